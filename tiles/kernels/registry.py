@@ -1,0 +1,47 @@
+"""All kernel families by name; third parties add theirs by the ``tile_workbench.kernels`` entry point."""
+
+import difflib
+from functools import cache
+from importlib.metadata import entry_points
+
+from tiles.kernels.base import Kernel
+
+__all__ = ["kernel", "kernels"]
+
+ENTRY_POINT = "tile_workbench.kernels"
+
+
+@cache
+def kernels() -> dict[str, Kernel]:
+    """Every kernel family, the workbench's own first.
+
+    Raises:
+        ValueError: two families share a name, or an entry point is no :class:`Kernel`.
+    """
+    from tiles.kernels.gemm import TritonGemm
+
+    found: dict[str, Kernel] = {}
+    own: tuple[Kernel, ...] = (TritonGemm(),)
+    for candidate in (*own, *(point.load()() for point in entry_points(group=ENTRY_POINT))):
+        if not isinstance(candidate, Kernel):
+            raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
+        if candidate.name in found:
+            raise ValueError(f"entry point {ENTRY_POINT}: kernel name {candidate.name!r} is taken")
+        found[candidate.name] = candidate
+    return found
+
+
+def kernel(name: str) -> Kernel:
+    """Look a kernel family up by name.
+
+    Raises:
+        ValueError: no such family; the message names the nearest and lists all.
+    """
+    try:
+        return kernels()[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, kernels(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"unknown kernel {name!r}: {hint}choose from {', '.join(kernels())}"
+        ) from None
