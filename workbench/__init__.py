@@ -1,0 +1,21 @@
+"""The tile workbench: predict, search, emit and verify low-precision GPU kernels.
+
+The functions here are the verbs of the command line.  ``predict`` needs numpy and pyyaml alone;
+the others load torch, triton, optuna or plotly when they are called.
+"""
+
+from workbench.api import emit, report, select_recipes, sweep, verify, winners
+from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+
+__all__ = [
+    "PredictedRow",
+    "PredictionReport",
+    "RefusedRow",
+    "emit",
+    "predict",
+    "report",
+    "select_recipes",
+    "sweep",
+    "verify",
+    "winners",
+]

@@ -33,7 +33,8 @@ def round_to_element(x: F32, fmt: ElementFormat) -> F32:
     clipped = np.clip(x, -fmt.max, fmt.max).astype(np.float64)
     _, exponent = np.frexp(clipped)  # |x| = f * 2**exponent with f in [0.5, 1)
     spacing = np.ldexp(1.0, np.maximum(exponent - 1, fmt.min_exponent) - fmt.mantissa_bits)
-    return (np.rint(clipped / spacing) * spacing).astype(np.float32)
+    rounded: F32 = (np.rint(clipped / spacing) * spacing).astype(np.float32)
+    return rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class FloatElement:
     @property
     def max_exponent(self) -> int:
         """Exponent of the largest finite number."""
-        top = 2**self.exponent_bits - 1 - self.bias
+        top = (1 << self.exponent_bits) - 1 - self.bias
         return top if self.specials is Specials.FN else top - 1
 
     @property

@@ -108,7 +108,7 @@ class LegalSpace:
     @property
     def rejected(self) -> Iterator[Rejected]:
         """Every illegal configuration with the first rule it breaks."""
-        for row in np.flatnonzero(self.first_broken < len(self.rules)):
+        for row in np.flatnonzero(self.first_broken < len(self.rules)).tolist():
             rule = self.rules[self.first_broken[row]]
             config = self.table.config(row)
             yield Rejected(config, Status.CONSTRAINTS, rule.name, rule.explain(row))

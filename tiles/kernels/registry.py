@@ -1,4 +1,4 @@
-"""All kernel families by name; third parties add theirs by the ``tile_workbench.kernels`` entry point."""
+"""All kernel families by name; others join through the ``tile_workbench.kernels`` entry point."""
 
 import difflib
 from functools import cache

@@ -1,0 +1,220 @@
+"""The command line: parses and prints; every verb is a function of ``workbench``."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import workbench
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="workbench",
+    help="Predict, search, emit and verify low-precision GPU kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+#: The base of every mistake in how a command was called (unknown option, bad value).
+_UsageError = typer.BadParameter.__bases__[0]
+
+#: Exit code of a caller's mistake, of a failed verification, and of an interrupted run.
+EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _print(*tables: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # A pipe has no width of its own; never fold numbers there.
+    for table in tables:
+        console.print(table)
+
+
+@app.command()
+def predict(
+    gpu: Annotated[str, typer.Option(help="A name from `workbench gpus`, or a GPU file.")] = "h200",
+    shape: Annotated[list[str] | None, typer.Option(help="MxNxK, repeatable.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A Hugging Face config.json.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Rows M, with --model.")] = None,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel degree, with --model.")] = 1,
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipe name, repeatable.")] = None,
+    fmt: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Element or tensor format of the activations, repeatable."),
+    ] = None,
+    kernel: Annotated[list[str] | None, typer.Option(help="Kernel family, repeatable.")] = None,
+    out: Annotated[str, typer.Option(help="Output format: bf16, fp16 or fp32.")] = "bf16",
+    as_json: Json = False,
+) -> None:
+    """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
+    report = workbench.predict(
+        gpu=gpu,
+        shapes=shape or (),
+        model=model,
+        tokens=tokens or (),
+        tp=tp,
+        recipes=workbench.select_recipes(recipe, fmt),
+        families=kernel,
+        out=out,
+    )
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    from workbench.tables import prediction_tables
+
+    _print(*prediction_tables(report))
+    for refused in report.refused:
+        print(f"not predicted: {refused.problem}: {refused.reason}")
+
+
+@app.command()
+def gpus(as_json: Json = False) -> None:
+    """List the GPUs that the cost model knows."""
+    from sim import gpu_names, load_gpu
+
+    loaded = [load_gpu(name) for name in gpu_names()]
+    if as_json:
+        _print_json({"schema": "tile-workbench/gpus/1", "gpus": [g.name for g in loaded]})
+        return
+    from workbench.tables import gpu_table
+
+    _print(gpu_table(loaded))
+
+
+@app.command()
+def formats(as_json: Json = False) -> None:
+    """List element formats and recipes."""
+    from tiles.formats import ELEMENTS
+    from tiles.recipes import RECIPES
+
+    if as_json:
+        recipes = {
+            name: {"activation": str(r.activation), "weight": str(r.weight), "source": r.source}
+            for name, r in RECIPES.items()
+        }
+        elements = {name: {"bits": e.bits, "max": e.max} for name, e in ELEMENTS.items()}
+        _print_json(
+            {"schema": "tile-workbench/formats/1", "elements": elements, "recipes": recipes}
+        )
+        return
+    from workbench.tables import element_table, recipe_table
+
+    _print(element_table(), recipe_table())
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file, e.g. examples/llama-3-8b.yaml.")],
+    on: Annotated[str | None, typer.Option(help="gpu, sim or auto; overrides the file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; overrides the file.")] = None,
+    max_measurements: Annotated[
+        int | None, typer.Option(help="Measurements a study; overrides the file.")
+    ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Of the whole sweep, e.g. 30m; overrides the file.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set a torn journal tail aside, then go on.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
+    from workbench.progress import sweep_progress
+
+    with sweep_progress(quiet=as_json) as progress:
+        run = workbench.sweep(
+            file,
+            on=on,
+            output=output,
+            max_measurements=max_measurements,
+            time_limit=time_limit,
+            repair=repair,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(workbench.winners(run))
+        return
+    from workbench.tables import winner_table
+
+    _print(winner_table(run))
+
+
+@app.command()
+def emit(
+    study: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/llama-3-8b.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    name: Annotated[str | None, typer.Option(help="Name of the emitted Python package.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a pip-installable kernel package with its evidence, and its wheel."""
+    package = workbench.emit(study, output, name=name)
+    if as_json:
+        _print_json(package.to_dict())
+    else:
+        print(f"package {package.folder}\nwheel   {package.wheel}")
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="An emitted folder or its wheel.")],
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Install a package in a throw-away environment and check digests, answers and speed."""
+    report = workbench.verify(package, device=device)
+    if output is not None:
+        report.write(output)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from workbench.tables import check_table, rival_table
+
+        _print(check_table(report), *rival_table(report))
+    if not report.passed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/llama-3-8b.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.")] = None,
+) -> None:
+    """Write one self-contained HTML page about a sweep."""
+    print(workbench.report(study, output))
+
+
+def main() -> None:
+    """Entry point: a caller's mistake is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        _mistake(error.format_message(), error)  # type: ignore[attr-defined]
+    except typer.Abort:
+        print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except (ValueError, OSError) as error:
+        _mistake(str(error), error)
+    sys.exit(code or 0)
+
+
+def _mistake(message: str, error: Exception) -> None:
+    """Print one line; developers see the traceback with WORKBENCH_TRACEBACK=1."""
+    if os.environ.get("WORKBENCH_TRACEBACK"):
+        raise error
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(EXIT_MISTAKE)

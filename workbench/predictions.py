@@ -1,0 +1,229 @@
+"""Which format pays on a shape: predicted time, speed-up and quantisation error per recipe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim import Gpu, Prediction, load_gpu, matmul_error, price
+from tiles.kernels import Kernel, kernel, kernels
+from tiles.problems import Gemm, Problem, Quantize, parse_shape
+from tiles.recipes import RECIPES, Recipe, recipe
+
+__all__ = ["PredictedRow", "PredictionReport", "RefusedRow", "predict"]
+
+SCHEMA = "tile-workbench/predict/1"
+BASELINE = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedRow:
+    """One recipe on one shape.  Every time in it is predicted."""
+
+    gemm: Prediction  #: the product alone, operands already quantised
+    quantize: Prediction | None  #: quantising the activations; ``None`` for unscaled recipes
+    baseline: Prediction  #: the bf16 product of the same shape
+    sqnr_normal_db: float  #: of the product, on normal data
+    sqnr_outlier_db: float  #: of the product, on data with outlier channels
+    layer: str = ""  #: where the shape comes from, when a model was given
+    count: int = 1  #: how often the model runs it
+
+    @property
+    def problem(self) -> Gemm:
+        """The product."""
+        assert isinstance(self.gemm.problem, Gemm)
+        return self.gemm.problem
+
+    @property
+    def speedup_kernel(self) -> float:
+        """Over bf16, operands already quantised."""
+        return self.baseline.time_us / self.gemm.time_us
+
+    @property
+    def speedup_with_quantize(self) -> float:
+        """Over bf16, activations quantised on every call, weights ahead of time."""
+        extra = 0.0 if self.quantize is None else self.quantize.time_us
+        return self.baseline.time_us / (self.gemm.time_us + extra)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRow:
+    """A recipe that no kernel runs on this GPU and shape, and why."""
+
+    problem: Problem
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionReport:
+    """What :func:`predict` answers."""
+
+    gpu: str
+    rows: tuple[PredictedRow, ...]
+    refused: tuple[RefusedRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping with a schema version."""
+        return {
+            "schema": SCHEMA,
+            "gpu": self.gpu,
+            "predicted": [_row_dict(row) for row in self.rows],
+            "refused": [{"problem": str(r.problem), "reason": r.reason} for r in self.refused],
+        }
+
+
+def _row_dict(row: PredictedRow) -> dict[str, Any]:
+    gemm = row.gemm
+    return {
+        "shape": list(row.problem.shape),
+        "layer": row.layer,
+        "count": row.count,
+        "recipe": row.problem.recipe.name,
+        "kernel": gemm.kernel,
+        "path": gemm.path.value,
+        "predicted_time_us": gemm.time_us,
+        "predicted_interval_us": [gemm.low_us, gemm.high_us],
+        "predicted_quantize_us": None if row.quantize is None else row.quantize.time_us,
+        "predicted_tflops": gemm.tflops,
+        "predicted_speedup_kernel": row.speedup_kernel,
+        "predicted_speedup_with_quantize": row.speedup_with_quantize,
+        "binding": gemm.binding,
+        "terms_us": dict(gemm.terms_us),
+        "dram_read_bytes": gemm.dram_read_bytes,
+        "dram_write_bytes": gemm.dram_write_bytes,
+        "l2_read_bytes": gemm.l2_read_bytes,
+        "sqnr_normal_db": row.sqnr_normal_db,
+        "sqnr_outlier_db": row.sqnr_outlier_db,
+        "config": gemm.config.to_dict(),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    m: int
+    n: int
+    k: int
+    layer: str = ""
+    count: int = 1
+
+
+class _Pricer:
+    """Prices problems on one GPU, each problem once."""
+
+    def __init__(self, gpu: Gpu, families: Sequence[Kernel]) -> None:
+        self.gpu = gpu
+        self.families = families
+        self.known: dict[Problem, Prediction | str] = {}
+
+    def best(self, problem: Problem) -> Prediction | str:
+        """The fastest predicted configuration over all families, or why there is none."""
+        if problem not in self.known:
+            self.known[problem] = self._price(problem)
+        return self.known[problem]
+
+    def _price(self, problem: Problem) -> Prediction | str:
+        reasons: list[str] = []
+        found: list[Prediction] = []
+        for family in self.families:
+            if reason := family.refusal(problem, self.gpu.limits):
+                reasons.append(reason)
+                continue
+            legal = family.legal_space(problem, self.gpu.limits).accepted
+            if len(legal) == 0:
+                reasons.append(f"{family.name} has no legal configuration")
+                continue
+            found.append(price(problem, family, legal, self.gpu).best())
+        if not found:
+            return "; ".join(reasons) or "no kernel family was chosen"
+        return min(found, key=lambda prediction: prediction.time_us)
+
+
+def _shapes(
+    shapes: Sequence[tuple[int, int, int] | str],
+    model: str | Path | None,
+    tokens: Sequence[int],
+    tp: int,
+) -> list[_Shape]:
+    wanted: list[_Shape] = []
+    for shape in shapes:
+        m, n, k = parse_shape(shape, 3) if isinstance(shape, str) else shape
+        wanted.append(_Shape(m=m, n=n, k=k))
+    if model is not None:
+        from workbench.models import gemm_shapes  # pydantic: only where a model file is read
+
+        wanted += [
+            _Shape(m=s.m, n=s.n, k=s.k, layer=s.layer, count=s.count)
+            for s in gemm_shapes(Path(model), tokens, tp)
+        ]
+    if not wanted:
+        raise ValueError("no shape given: pass --shape MxNxK or --model config.json --tokens T")
+    return wanted
+
+
+def predict(
+    *,
+    gpu: str | Path | Gpu = "h200",
+    shapes: Sequence[tuple[int, int, int] | str] = (),
+    model: str | Path | None = None,
+    tokens: Sequence[int] = (),
+    tp: int = 1,
+    recipes: Sequence[str] | None = None,
+    families: Sequence[str] | None = None,
+    out: str = "bf16",
+) -> PredictionReport:
+    """Predict every recipe on every shape; nothing is measured and no GPU is needed.
+
+    Args:
+        gpu: a name of ``workbench gpus``, the path of a GPU file, or a loaded GPU.
+        shapes: (M, N, K) or ``"MxNxK"``.
+        model: a Hugging Face ``config.json``; its projections join ``shapes`` for each of ``tokens``.
+        tokens: numbers of rows M that the model runs with.
+        tp: tensor-parallel degree that the model's projections are split by.
+        recipes: names; ``None`` asks for all that the GPU can run.
+        families: kernel families to choose from; ``None`` means all.
+        out: element format of C.
+    Raises:
+        ValueError: unknown name, impossible shape, or nothing to predict.
+    """
+    target = gpu if isinstance(gpu, Gpu) else load_gpu(str(gpu))
+    chosen = list(kernels().values()) if families is None else [kernel(name) for name in families]
+    wanted: list[Recipe] = (
+        list(RECIPES.values()) if recipes is None else [recipe(name) for name in recipes]
+    )
+    pricer = _Pricer(target, chosen)
+    rows: list[PredictedRow] = []
+    refused: list[RefusedRow] = []
+    for shape in _shapes(shapes, model, tokens, tp):
+        baseline_problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=recipe(BASELINE), out=out)
+        baseline = pricer.best(baseline_problem)
+        for one in wanted:
+            problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=one, out=out)
+            gemm = pricer.best(problem)
+            quantize = _quantize(pricer, problem)
+            failed = next((p for p in (baseline, gemm, quantize) if isinstance(p, str)), None)
+            if failed is not None:
+                refused.append(RefusedRow(problem=problem, reason=failed))
+                continue
+            assert isinstance(gemm, Prediction)
+            assert isinstance(baseline, Prediction)
+            assert not isinstance(quantize, str)
+            rows.append(
+                PredictedRow(
+                    gemm=gemm,
+                    quantize=quantize,
+                    baseline=baseline,
+                    sqnr_normal_db=matmul_error(one, "normal").sqnr_db,
+                    sqnr_outlier_db=matmul_error(one, "outlier").sqnr_db,
+                    layer=shape.layer,
+                    count=shape.count,
+                )
+            )
+    return PredictionReport(gpu=target.name, rows=tuple(rows), refused=tuple(refused))
+
+
+def _quantize(pricer: _Pricer, problem: Gemm) -> Prediction | str | None:
+    if not problem.recipe.quantized:
+        return None
+    return pricer.best(
+        Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation, source="bf16")
+    )
