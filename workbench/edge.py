@@ -1,4 +1,4 @@
-"""Text from outside: files are read up to a limit, mistakes become one line that says what to do."""
+"""Text from outside: read up to a limit; mistakes become one line that says what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ __all__ = ["StrictEntry", "complaint", "nearest", "read_bounded", "shown"]
 _NEXT_STEPS = {
     "missing": "add it",
     "int_type": "write a plain integer",
-    "string_type": "write a name or a path",
+    "string_type": "write text",
     "bool_type": "write true or false",
     "list_type": "write a list, e.g. [a, b]",
-    "model_type": "write key: value pairs",
     "literal_error": "choose one of them",
+    "string_pattern_mismatch": "write it on one line, without control characters",
     "too_short": "add what is missing",
     "too_long": "split it over several files",
 }
@@ -116,6 +116,8 @@ def complaint(path: Path, error: ValidationError, tags: frozenset[str] = frozens
     # A ValueError of our own validators already says rule, value and next step.
     if kind == "value_error":
         return f"{place}: {first['ctx']['error']}{tail}"
+    if kind == "model_type":  # pydantic names the Python class, which means nothing to a reader
+        return f"{place}: takes {{key: value}} pairs, got {shown(first['input'])}: correct it{tail}"
     rule = message[0].lower() + message[1:]
     step = _NEXT_STEPS.get(kind, "correct it")
     return f"{place}: {rule}, got {shown(first['input'])}: {step}{tail}"

@@ -33,7 +33,9 @@ class _CoreLoader(yaml.SafeLoader):
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise _Refused(f"more than {MAX_NODES} values: split it over several files")
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        if tag := getattr(self.peek_event(), "tag", None):  # type: ignore[no-untyped-call]
+            raise _Refused(f"tag {shown(tag)} is not taken: write the plain value")
+        node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
@@ -64,13 +66,13 @@ for _tag, _pattern, _first in (
     ),
 ):
     # PyYAML's own converter reads a leading zero as octal, which YAML 1.2 does not.
-    _CoreLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    _CoreLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
     )
 
 
 def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node))  # type: ignore[no-untyped-call]
+    text = str(loader.construct_scalar(node))
     return int(text, 16) if text.startswith("0x") else int(text)
 
 
@@ -105,14 +107,14 @@ def load_yaml(path: Path) -> Any:
     try:
         loader = _CoreLoader(raw.decode("utf-8"))
         try:
-            node = loader.get_single_node()  # type: ignore[no-untyped-call]
+            node = loader.get_single_node()
             if node is None:
                 raise _Refused("the file is empty: start from one in examples/")
             if _expanded(node, {}) > MAX_NODES:
                 raise _Refused(f"aliases expand to more than {MAX_NODES} values: write them out")
-            return loader.construct_document(node)  # type: ignore[no-untyped-call]
+            return loader.construct_document(node)
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: give a YAML file") from error
     except _Refused as error:

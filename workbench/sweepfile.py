@@ -1,0 +1,322 @@
+"""The sweep file: what to search, where and for how long, as YAML; parsed once, here."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from tiles.kernels import Kernel, Limits, kernel, kernels
+from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
+from tiles.recipes import recipe
+from workbench.edge import StrictEntry, complaint, nearest, shown
+from workbench.models import gemm_shapes
+from workbench.yamltext import load_yaml
+
+if TYPE_CHECKING:
+    from tuning import Plan
+
+__all__ = [
+    "MeasureEntry",
+    "ModelEntry",
+    "SearchEntry",
+    "ShapeEntry",
+    "SweepFile",
+    "Unserved",
+    "load_sweepfile",
+    "parse_time_limit",
+]
+
+MAX_ENTRIES = 1_000
+MAX_PROBLEMS = 20_000
+MAX_TIME_LIMIT_S = 30 * 24 * 3600
+
+_TIME_LIMIT = re.compile(r"([1-9][0-9]{0,8})(s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_MODEL, _SHAPE = "model entry", "shape entry"
+_TAGS = frozenset((_MODEL, _SHAPE))
+
+
+def parse_time_limit(text: str) -> float:
+    """Read ``90s``, ``30m`` or ``2h`` into seconds.
+
+    Raises:
+        ValueError: written otherwise, or longer than 30 days.
+    """
+    match = _TIME_LIMIT.fullmatch(text)
+    if not match:
+        raise ValueError(f"a time limit is written 90s, 30m or 2h, got {shown(text)}: correct it")
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > MAX_TIME_LIMIT_S:
+        raise ValueError(f"a time limit is at most 720h, got {shown(text)}: shorten it")
+    return float(seconds)
+
+
+def _time_limit(text: str) -> str:
+    parse_time_limit(text)
+    return text
+
+
+def _names_file(gpu: str) -> bool:
+    """Whether a ``gpu`` value is a path rather than a name."""
+    return gpu.endswith((".yaml", ".yml")) or "/" in gpu or os.sep in gpu
+
+
+def _beside(value: str, info: ValidationInfo) -> str:
+    """A path relative to the sweep file's folder, made absolute when the folder is known."""
+    folder = (info.context or {}).get("folder")
+    return value if folder is None else os.path.normpath(os.path.join(folder, value))
+
+
+#: No control characters: they have no place in a path and would break a one-line message.
+_PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_Extent = Annotated[int, Field(ge=1, le=MAX_EXTENT)]
+
+
+class ModelEntry(StrictEntry):
+    """The linear layers of a model, for each number of tokens."""
+
+    model: Annotated[_PathText, AfterValidator(_beside)]
+    tokens: Annotated[list[_Extent], Field(min_length=1, max_length=256)]
+    tp: Annotated[int, Field(ge=1, le=4096)] = 1
+
+
+class ShapeEntry(StrictEntry):
+    """One product by its M, N and K."""
+
+    shape: Annotated[list[_Extent], Field(min_length=3, max_length=3)]
+
+
+class SearchEntry(StrictEntry):
+    """How configurations are searched."""
+
+    strategy: Literal["hybrid", "tpe", "random", "exhaustive"] = "hybrid"
+    max_measurements: Annotated[int, Field(ge=1, le=1_000_000)] = 32  #: per study
+    time_limit: Annotated[str, AfterValidator(_time_limit)] = "30m"  #: of the whole sweep
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class MeasureEntry(StrictEntry):
+    """Where and in which state of the caches configurations are timed."""
+
+    on: Literal["auto", "gpu", "sim"] = "auto"  #: auto: gpu where there is one, else sim
+    cache: Literal["cold", "warm"] = "cold"
+
+
+def _entry_kind(value: Any) -> str:
+    """Which kind of problem entry was meant, so that its mistakes are told in its own terms."""
+    if isinstance(value, ShapeEntry):
+        return _SHAPE
+    if not isinstance(value, dict):
+        return _MODEL
+    if "shape" in value:
+        return _SHAPE
+    if any(key in value for key in ModelEntry.model_fields):
+        return _MODEL
+    return _SHAPE if any(nearest(key, ("shape",)) for key in value) else _MODEL
+
+
+def _any_kernel(value: Any) -> Any:
+    """``any`` stands for every family, which is ``None`` inside."""
+    if value == "any":
+        return None
+    if not isinstance(value, list):
+        raise ValueError(
+            f"takes any or a list of kernel families ({', '.join(kernels())}), "
+            f"got {shown(value)}: correct it"
+        )
+    return value
+
+
+_ProblemEntry = Annotated[
+    Annotated[ModelEntry, Tag(_MODEL)] | Annotated[ShapeEntry, Tag(_SHAPE)],
+    Discriminator(_entry_kind),
+]
+_Name = Annotated[str, Field(min_length=1, max_length=100)]
+_RecipeName = Annotated[_Name, AfterValidator(lambda name: recipe(name).name)]
+_KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unserved:
+    """A problem that no chosen kernel family can run on the GPU, and why."""
+
+    problem: Problem
+    reasons: Mapping[str, str]  #: kernel family to its refusal
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {'; '.join(dict.fromkeys(self.reasons.values()))}"
+
+
+class SweepFile(StrictEntry):
+    """A sweep file as it was written; paths of models and GPU files are absolute once loaded."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    gpu: _PathText
+    entries: Annotated[list[_ProblemEntry], Field(min_length=1, max_length=MAX_ENTRIES)] = Field(
+        alias="problems"
+    )
+    recipes: Annotated[list[_RecipeName], Field(min_length=1, max_length=100)]
+    kernels: Annotated[
+        Annotated[list[_KernelName], Field(min_length=1, max_length=100)] | None,
+        BeforeValidator(_any_kernel),
+    ] = None  #: families to choose from; None: any
+    search: SearchEntry = SearchEntry()
+    measure: MeasureEntry = MeasureEntry()
+    objective: Literal["time"] = "time"
+    quantize: bool = True  #: also search the quantisation of the activations that recipes need
+    output: _PathText  #: run folder
+
+    _problems: tuple[Problem, ...] = PrivateAttr(default=())
+
+    @field_validator("gpu")
+    @classmethod
+    def _known_gpu(cls, value: str, info: ValidationInfo) -> str:
+        from sim import gpu_names, load_gpu
+
+        if _names_file(value):
+            value = _beside(value, info)
+        elif value not in gpu_names():
+            raise ValueError(
+                f"unknown GPU {shown(value)}: {nearest(value, gpu_names())}choose one of "
+                f"{', '.join(gpu_names())}, or give the path of a GPU file"
+            )
+        load_gpu(value)
+        return value
+
+    @model_validator(mode="after")
+    def _expand(self) -> Self:
+        # Model files are read here, once: a sweep file that loads can be planned.
+        self._problems = tuple(_problems(self))
+        return self
+
+    def problems(self) -> list[Problem]:
+        """Every problem once: products shape by shape, each shape followed by its quantisations."""
+        return list(self._problems)
+
+    def families(self) -> list[Kernel]:
+        """The kernel families to choose from."""
+        return [kernel(name) for name in self.kernels or kernels()]
+
+    def studies(self) -> list[tuple[Problem, str]]:
+        """(problem, kernel family) for every family that can run the problem on the GPU."""
+        limits = self._limits()
+        return [
+            (problem, family.name)
+            for problem in self._problems
+            for family in self.families()
+            if family.refusal(problem, limits) is None
+        ]
+
+    def unserved(self) -> list[Unserved]:
+        """The problems that :meth:`studies` leaves out, each with every family's reason."""
+        limits = self._limits()
+        found: list[Unserved] = []
+        for problem in self._problems:
+            refusals = {f.name: f.refusal(problem, limits) for f in self.families()}
+            reasons = {name: reason for name, reason in refusals.items() if reason is not None}
+            if len(reasons) == len(refusals):
+                found.append(Unserved(problem=problem, reasons=reasons))
+        return found
+
+    def _limits(self) -> Limits:
+        from sim import load_gpu
+
+        return load_gpu(self.gpu).limits
+
+    def to_plan(
+        self,
+        *,
+        on: str | None = None,
+        output: Path | None = None,
+        max_measurements: int | None = None,
+        time_limit: str | None = None,
+    ) -> "Plan":
+        """The studies to run; arguments override what the file says.
+
+        Args:
+            on: ``gpu``, ``sim`` or ``auto``.
+            output: run folder.
+            max_measurements: per study.
+            time_limit: of the whole sweep, e.g. ``30m``.
+        Raises:
+            ValueError: an override is malformed, or no kernel can run any of the problems.
+        """
+        from tuning import Plan
+
+        measure = self.measure if on is None else MeasureEntry.model_validate({"on": on})
+        return Plan(
+            studies=self.studies(),
+            gpu=self.gpu,
+            strategy=self.search.strategy,
+            max_measurements=max_measurements or self.search.max_measurements,
+            time_limit_s=parse_time_limit(time_limit or self.search.time_limit),
+            seed=self.search.seed,
+            simulate=measure.on != "gpu",
+            folder=output or Path(self.output),
+        )
+
+
+def _problems(sweep: SweepFile) -> Iterator[Problem]:
+    """Products and quantisations in order of the file, each once."""
+    recipes = [recipe(name) for name in sweep.recipes]
+    seen: set[Problem] = set()
+    for index, entry in enumerate(sweep.entries):
+        try:
+            for m, n, k in _shapes(entry):
+                wanted: list[Problem] = [Gemm(m=m, n=n, k=k, recipe=r) for r in recipes]
+                if sweep.quantize:
+                    wanted += [
+                        Quantize(rows=m, cols=k, target=r.activation)
+                        for r in recipes
+                        if r.quantized
+                    ]
+                for problem in wanted:
+                    if problem not in seen:
+                        seen.add(problem)
+                        yield problem
+                if len(seen) > MAX_PROBLEMS:
+                    raise ValueError(
+                        f"the file comes to more than {MAX_PROBLEMS} problems: split it"
+                    )
+        except ValueError as error:
+            raise ValueError(f"problems[{index}]: {error}") from error
+
+
+def _shapes(entry: ModelEntry | ShapeEntry) -> list[tuple[int, int, int]]:
+    """(M, N, K) of an entry's products."""
+    if isinstance(entry, ShapeEntry):
+        m, n, k = entry.shape
+        return [(m, n, k)]
+    return [(s.m, s.n, s.k) for s in gemm_shapes(entry.model, entry.tokens, entry.tp)]
+
+
+def load_sweepfile(path: str | Path) -> SweepFile:
+    """Read and check a sweep file and everything that it names.
+
+    Args:
+        path: YAML; paths of models and of a GPU file in it are relative to its folder, the
+            ``output`` folder is relative to the working directory.
+    Raises:
+        ValueError: one line with file, key path, rule, value and next step.
+    """
+    path = Path(path)
+    data = load_yaml(path)
+    try:
+        return SweepFile.model_validate(data, context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        raise ValueError(complaint(path, error, _TAGS)) from error
