@@ -1,0 +1,158 @@
+"""EVIDENCE.json: what was measured, where, how exactly, and the digest of every file."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.emission.configs import TunedEntry
+
+if TYPE_CHECKING:
+    from tuning import StudyRecord
+
+__all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
+
+EVIDENCE = "EVIDENCE.json"
+SCHEMA = "tile-workbench/evidence/1"
+NEVER_MEASURED = "simulated, never measured"
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digest by relative path of every file below ``folder`` but the evidence and ``dist/``."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ValueError(f"{name} is a link: a package holds plain files only")
+        ignored = "__pycache__" in path.parts or path.name == EVIDENCE or name.startswith("dist/")
+        if path.is_file() and not ignored:
+            found[name] = digest(path.read_bytes())
+    return found
+
+
+def _entry(entry: TunedEntry) -> dict[str, Any]:
+    measurement = entry.best.measurement
+    figures = {
+        "time_us": measurement.time_us,
+        "iqr_us": measurement.iqr_us,
+        "samples": len(measurement.samples_us),
+        "samples_us": list(measurement.samples_us),
+        "timing": measurement.timing,
+    }
+    environment = entry.study.environment
+    return {
+        "kernel": entry.study.kernel,
+        "problem": str(entry.problem),
+        "gpu": entry.study.gpu,
+        "path": entry.path.value,
+        "config_file": entry.file_name,
+        "config": entry.best.config.to_dict(),
+        "simulated": entry.study.simulated,
+        "predicted": {
+            "time_us": entry.best.predicted_us,
+            "low_us": entry.best.predicted_low_us,
+            "high_us": entry.best.predicted_high_us,
+        },
+        # A measured and a simulated time never share a key.
+        "measured": None if entry.study.simulated else figures,
+        "simulation": figures if entry.study.simulated else None,
+        "accuracy": None if measurement.accuracy is None else asdict(measurement.accuracy),
+        "environment": None if environment is None else environment.to_dict(),
+        "search": {
+            "trials": len(entry.study.trials),
+            "rejected_by_rule": dict(entry.study.rejected_by_rule),
+        },
+    }
+
+
+def _workbench_version() -> str:
+    try:
+        return version("tile-workbench")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def evidence(
+    *,
+    name: str,
+    package_version: str,
+    entries: Sequence[TunedEntry],
+    not_emitted: Sequence["StudyRecord"],
+    templates: Mapping[str, str],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of EVIDENCE.json.
+
+    Args:
+        name: the package's name.
+        package_version: its version.
+        entries: the tuned entries.
+        not_emitted: studies without a correct configuration.
+        templates: kernel family by path of each file that was copied byte for byte.
+        files: digest by path of every other file of the package.
+    """
+    simulated = [entry.study.simulated for entry in entries]
+    statement = "every entry was measured on the GPU that it names"
+    if all(simulated):
+        statement = f"{NEVER_MEASURED}: configurations were chosen by the cost model alone"
+    elif any(simulated):
+        statement = f"entries marked simulated are {NEVER_MEASURED}"
+    return {
+        "schema": SCHEMA,
+        "package": name,
+        "version": package_version,
+        "workbench": _workbench_version(),
+        "simulated": any(simulated),
+        "statement": statement,
+        "entries": [_entry(entry) for entry in entries],
+        "defaults": "configurations for untuned extents are conservative and were never measured",
+        "not_emitted": [
+            {
+                "kernel": study.kernel,
+                "problem": str(study.problem),
+                "gpu": study.gpu,
+                "reason": f"none of {len(study.trials)} trials was correct",
+            }
+            for study in not_emitted
+        ],
+        "templates": {
+            path: {"kernel": family, "sha256": files[path]} for path, family in templates.items()
+        },
+        "files": dict(files),
+    }
+
+
+def read_evidence(text: str, where: str) -> dict[str, Any]:
+    """Parse EVIDENCE.json.
+
+    Args:
+        text: its content.
+        where: its path, for the message.
+    Raises:
+        ValueError: truncated, or not such a file.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is damaged ({error}): emit the package again") from None
+    keys = {
+        "schema",
+        "package",
+        "version",
+        "simulated",
+        "statement",
+        "entries",
+        "templates",
+        "files",
+    }
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not keys <= set(data):
+        raise ValueError(f"{where} does not carry the schema {SCHEMA!r}: emit the package again")
+    return data

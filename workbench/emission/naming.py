@@ -1,0 +1,55 @@
+"""What may become a name: of a package, of a file inside it."""
+
+import keyword
+import re
+import sys
+
+__all__ = ["check_file_part", "check_package_name"]
+
+_PACKAGE = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_FILE_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
+
+#: Import names that an emitted package must not hide.
+_TAKEN = frozenset(
+    {
+        "tiles",
+        "sim",
+        "tuning",
+        "workbench",
+        "torch",
+        "triton",
+        "numpy",
+        "cupy",
+        "pip",
+        "test",
+        "tests",
+    }
+)
+
+
+def check_package_name(name: str) -> str:
+    """The name itself, when it may be an import name and a distribution's name.
+
+    Raises:
+        ValueError: it may not; the message gives the rule.
+    """
+    if not _PACKAGE.fullmatch(name) or name.endswith("_"):
+        raise ValueError(
+            f"package name {name!r}: write 1 to 41 of a-z, 0-9 and _, a letter first, no _ last"
+        )
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _TAKEN:
+        raise ValueError(
+            f"package name {name!r} is taken by Python or a dependency: choose another"
+        )
+    return name
+
+
+def check_file_part(text: str, what: str) -> str:
+    """The text itself, when it may be part of a file's name.
+
+    Raises:
+        ValueError: it may not; the message says what it was.
+    """
+    if not _FILE_PART.fullmatch(text) or ".." in text:
+        raise ValueError(f"{what} {text!r}: emitted names hold a-z, 0-9, '.', '_' and '-' only")
+    return text

@@ -1,0 +1,168 @@
+"""Emission: a run's winners become a project folder and its wheel."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiles.kernels import Backend
+from workbench.emission import configs, evidence, project
+from workbench.emission.closure import template_closure
+from workbench.emission.configs import TunedEntry
+from workbench.emission.naming import check_file_part, check_package_name
+from workbench.emission.wheel import build_wheel
+
+if TYPE_CHECKING:
+    from tuning import Run
+
+__all__ = ["EmittedPackage", "emit"]
+
+VERSION = "0.1.0"
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmittedPackage:
+    """A package on disk."""
+
+    name: str
+    folder: Path
+    wheel: Path
+    entries: int  #: tuned entries
+    simulated: bool  #: some entry was never measured
+
+    @property
+    def evidence(self) -> Path:
+        """Its EVIDENCE.json."""
+        return self.folder / evidence.EVIDENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping."""
+        return {
+            "schema": "tile-workbench/emitted/1",
+            "name": self.name,
+            "folder": str(self.folder),
+            "wheel": str(self.wheel),
+            "entries": self.entries,
+            "simulated": self.simulated,
+        }
+
+
+def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
+    """Write an installable package with the fastest correct configuration of every study.
+
+    The folder appears complete or not at all: it is written under a temporary name and renamed.
+
+    Args:
+        run: a finished sweep, or the part of one that has happened.
+        out: folder to create.
+        name: import name of the package; default ``tile_kernels_<gpu>``.
+    Raises:
+        ValueError: ``out`` exists, the name may not be one, no study has a correct configuration,
+            or a study's kernel cannot be emitted.
+    """
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists and is left as it is: choose another output folder")
+    entries = _entries(run)
+    name = check_package_name(_default_name(entries) if name is None else name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary) / "package"
+        folder.mkdir()
+        record = _write(folder, name, entries, run)
+        wheel = build_wheel(folder)
+        if os.path.lexists(out):
+            raise ValueError(f"{out} appeared meanwhile and is left as it is: emit again elsewhere")
+        folder.rename(out)
+    return EmittedPackage(
+        name=name,
+        folder=out,
+        wheel=out / "dist" / wheel.name,
+        entries=len(entries),
+        simulated=record["simulated"],
+    )
+
+
+def _entries(run: "Run") -> list[TunedEntry]:
+    from sim import load_gpu
+
+    entries = [
+        TunedEntry(study=study, best=study.best, gpu=load_gpu(study.gpu))
+        for study in run.studies
+        if study.best is not None
+    ]
+    if not entries:
+        raise ValueError(
+            "no study of this run has a correct configuration yet: sweep on, then emit"
+        )
+    return entries
+
+
+def _default_name(entries: list[TunedEntry]) -> str:
+    gpu = check_file_part(entries[0].study.gpu, "gpu")
+    return "tile_kernels_" + gpu.replace("-", "_").replace(".", "_")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _module_files(entries: list[TunedEntry]) -> list[str]:
+    """Static files of the module that the entries need, relative to ``package_files``."""
+    backends = {entry.kernel.backend for entry in entries}
+    files = ["__init__.py", "_lookup.py", "kernels/__init__.py"]
+    files += sorted({configs.API_MODULES[entry.study.kernel] for entry in entries})
+    if Backend.TRITON in backends:
+        files += ["_torch_device.py", "kernels/triton/__init__.py"]
+    if Backend.CUPY in backends:
+        files += ["kernels/cuda/__init__.py"]
+    return files
+
+
+def _write(folder: Path, name: str, entries: list[TunedEntry], run: "Run") -> dict[str, Any]:
+    """Everything but the wheel; returns the evidence."""
+    module = folder / "src" / name
+    # First, because it refuses kernels that cannot be emitted.
+    for file, text in configs.config_files(entries).items():
+        _write_text(module / "configs" / file, text)
+    for file in _module_files(entries):
+        _copy(_HERE / "package_files" / file, module / file)
+    _write_text(module / "py.typed", "")
+    templates = {}
+    for entry in entries:
+        for source in template_closure(entry.kernel.template):
+            path = f"src/{name}/kernels/{entry.folder}/{source.name}"
+            _copy(source, folder / path)
+            templates[path] = entry.study.kernel
+    _copy(_HERE / "project_files" / "test_package.py", folder / "tests" / "test_package.py")
+    _copy(_HERE / "project_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
+    backends = [entry.kernel.backend for entry in entries]
+    _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, backends))
+    _write_text(folder / "LICENSE", project.license_text())
+
+    def record(files: dict[str, str]) -> dict[str, Any]:
+        return evidence.evidence(
+            name=name,
+            package_version=VERSION,
+            entries=entries,
+            not_emitted=[study for study in run.studies if study.best is None],
+            templates=templates if files else {},
+            files=files,
+        )
+
+    _write_text(folder / "README.md", project.readme_text(name, entries, record({})))
+    found = record(evidence.digests(folder))
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    # One copy for who reads the folder, the same bytes again for who has the wheel alone.
+    _write_text(folder / evidence.EVIDENCE, text)
+    _write_text(module / evidence.EVIDENCE, text)
+    return found

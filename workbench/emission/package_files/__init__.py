@@ -1,0 +1,28 @@
+"""Tuned low-precision kernels for PyTorch and CuPy; README.md lists what is in the package.
+
+``gemm`` and ``quantize`` take torch tensors, ``quantize_cuda.quantize`` takes CuPy arrays; a
+package holds those that it was emitted with.  Importing it imports neither torch nor cupy.
+"""
+
+import importlib
+import importlib.util
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Public function to the module that defines it; importing that module imports torch.
+_HOMES = {"gemm": "_gemm", "quantize": "_quantize"}
+
+__all__ = [name for name, home in _HOMES.items() if importlib.util.find_spec(f"{__name__}.{home}")]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = function
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

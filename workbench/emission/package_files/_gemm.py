@@ -1,0 +1,178 @@
+"""Scaled matrix products on torch tensors, registered as PyTorch operators."""
+
+import torch
+from torch import Tensor
+
+from ._lookup import choose, layouts, template
+from ._torch_device import DTYPES, NAMES, current, device_facts
+
+KERNEL = "triton_gemm"
+_LAYOUTS = layouts(KERNEL)
+_NAMESPACE = str(__package__).replace(".", "_")
+
+
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None = None,
+    b_scale: Tensor | None = None,
+    *,
+    recipe: str,
+    out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``C[M, N] = A[M, K] · B[N, K]^T`` of the values ``code x scale``.
+
+    Args:
+        a: (M, K) activations, K contiguous, in the recipe's activation element.
+        b: (N, K) weights, K contiguous, in the recipe's weight element.
+        a_scale, b_scale: fp32, one scale a block on the recipe's grid, any strides; ``None`` where
+            the recipe has no scales.  A NaN scale makes every product of its block NaN.
+        recipe: a recipe that the package was emitted with, e.g. ``"deepseek-fp8"``.
+        out_dtype: element type of C, one that the package was emitted with.
+        out: (M, N), ``out_dtype``, N contiguous: receives C when given; any content is overwritten.
+    Returns:
+        C (M, N), or ``out``.
+    Raises:
+        ValueError: unknown recipe or output, wrong shape, device or stride.
+        TypeError: wrong dtype.
+    """
+    layout = _LAYOUTS.get((recipe, NAMES.get(out_dtype, "")))
+    if layout is None:
+        known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
+        raise ValueError(f"no gemm for recipe {recipe!r} and output {out_dtype}: there is {known}")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or b.shape[0] == 0 or b.shape[1] == 0:
+        raise ValueError(
+            f"gemm takes a (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    _check_operand("a", a, a_scale, layout["a_element"], layout["a_block"])
+    _check_operand("b", b, b_scale, layout["b_element"], layout["b_block"])
+    if b.device != a.device:
+        raise ValueError(f"a lies on {a.device}, b on {b.device}: move one of them")
+    if out is None:
+        product: Tensor = _gemm_op(a, b, a_scale, b_scale, recipe, out_dtype)
+        return product
+    if tuple(out.shape) != (a.shape[0], b.shape[0]) or out.device != a.device:
+        raise ValueError(
+            f"out must be ({a.shape[0]}, {b.shape[0]}) on {a.device}, "
+            f"got {tuple(out.shape)} on {out.device}"
+        )
+    if out.dtype != out_dtype:
+        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
+    _gemm_out_op(a, b, a_scale, b_scale, out, recipe)
+    return out
+
+
+def _check_operand(
+    name: str, operand: Tensor, scale: Tensor | None, element: str, block: tuple[int, int] | None
+) -> None:
+    if operand.dtype != DTYPES[element]:
+        raise TypeError(f"{name} must be {DTYPES[element]} for this recipe, got {operand.dtype}")
+    if block is None:
+        if scale is not None:
+            raise ValueError(f"{name}_scale: the recipe leaves {name} unscaled, pass None")
+        return
+    rows, cols = operand.shape
+    grid = (
+        -(-rows // block[0]) if block[0] else 1,
+        -(-cols // block[1]) if block[1] else 1,
+    )
+    if scale is None:
+        raise ValueError(f"{name}_scale is missing: the recipe takes fp32 scales {grid}")
+    if scale.dtype != torch.float32:
+        raise TypeError(f"{name}_scale must be torch.float32, got {scale.dtype}")
+    if tuple(scale.shape) != grid or scale.device != operand.device:
+        raise ValueError(
+            f"{name}_scale must be {grid} on {operand.device}, "
+            f"got {tuple(scale.shape)} on {scale.device}"
+        )
+
+
+def _launch(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    out: Tensor,
+    recipe: str,
+) -> None:
+    m, k = a.shape
+    n = b.shape[0]
+    if m == 0:
+        return
+    device, num_sms = device_facts(a.device)
+    choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device)
+    layout = choice.file.layout
+    with current(a.device):
+        template(choice).launch(
+            a,
+            b,
+            out,
+            a_scale,
+            b_scale,
+            a_block=layout["a_block"],
+            b_block=layout["b_block"],
+            config=choice.config,
+            decode=layout["decode"],
+            num_sms=num_sms,
+        )
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::gemm",
+    mutates_args=(),
+    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, str recipe, "
+    "ScalarType out_dtype) -> Tensor",
+)
+def _gemm_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    recipe: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    out = a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
+    _launch(a, b, a_scale, b_scale, out, recipe)
+    return out
+
+
+@_gemm_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    recipe: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::gemm_out",
+    mutates_args=("out",),
+    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor(a!) out, "
+    "str recipe) -> ()",
+)
+def _gemm_out_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    out: Tensor,
+    recipe: str,
+) -> None:
+    _launch(a, b, a_scale, b_scale, out, recipe)
+
+
+@_gemm_out_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    out: Tensor,
+    recipe: str,
+) -> None:
+    return None

@@ -1,0 +1,193 @@
+"""Which configuration a call runs with: read from ``configs/*.json``, chosen by one rule.
+
+A file holds the tuned configurations of one kernel, one choice of formats and one set of fixed
+extents (N and K of a product, the columns of a quantisation) on one GPU, by the free extent M (the
+rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Fixed
+extents that were never tuned take a conservative default under the same rule, with one warning a
+process.  Standard library only.
+"""
+
+import importlib
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+SCHEMA = "tile-workbench/configs/1"
+
+Config = dict[str, "int | bool"]
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """One file of ``configs/``."""
+
+    kernel: str  #: kernel family, e.g. "triton_gemm"
+    template: str  #: module under ``kernels`` that holds its ``launch``, e.g. "triton.gemm_scaled"
+    gpu: str  #: GPU that the entries were searched for, e.g. "h200"
+    devices: tuple[str, ...]  #: what drivers call that GPU, as shell patterns
+    formats: tuple[str, str]  #: (recipe, output) of a product, (target, source) of a quantisation
+    extents: tuple[int, ...] | None  #: (N, K) or (columns,); ``None``: defaults for any
+    layout: Mapping[str, Any]  #: elements and scale blocks of the operands
+    entries: tuple[tuple[int, Config], ...]  #: (M, configuration), M ascending
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a call launches."""
+
+    file: ConfigFile
+    m: int  #: the M whose entry was taken
+    config: Config
+
+    @property
+    def tuned(self) -> bool:
+        """False when the extents were never tuned and the default stands in."""
+        return self.file.extents is not None
+
+
+def parse_config_file(text: str) -> ConfigFile:
+    """Read one file of ``configs/``.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"a configuration file carries the schema {SCHEMA!r}: emit again")
+    if not re.fullmatch(r"(triton|cuda)\.[a-z_][a-z0-9_]*", data["template"]):
+        raise ValueError(f"template {data['template']!r} is not a module of this package")
+    entries = tuple((int(entry["m"]), dict(entry["config"])) for entry in data["entries"])
+    if not entries or sorted({m for m, _ in entries}) != [m for m, _ in entries]:
+        raise ValueError("a configuration file lists its entries by M, ascending and each once")
+    first, second = data["formats"]
+    return ConfigFile(
+        kernel=data["kernel"],
+        template=data["template"],
+        gpu=data["gpu"],
+        devices=tuple(data["devices"]),
+        formats=(first, second),
+        extents=None if data["extents"] is None else tuple(data["extents"]),
+        layout={key: tuple(v) if isinstance(v, list) else v for key, v in data["layout"].items()},
+        entries=entries,
+    )
+
+
+def nearest(m: int, keys: Sequence[int]) -> int:
+    """The key nearest to ``m`` in log space; a tie goes to the smaller.
+
+    Args:
+        m: at least 1.
+        keys: ascending, at least one, each at least 1.
+    """
+    best = keys[0]
+    for key in keys[1:]:
+        # |log m - log key| < |log m - log best| for best < key, in integers: nothing is rounded.
+        if m * m > best * key:
+            best = key
+    return best
+
+
+def _read_all() -> tuple[ConfigFile, ...]:
+    folder = Path(__file__).parent / "configs"
+    return tuple(
+        parse_config_file(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    )
+
+
+FILES = _read_all()
+
+_templates: dict[str, ModuleType] = {}
+_choices: dict[tuple[object, ...], Choice] = {}
+_warned: set[tuple[object, ...]] = set()
+
+
+def layouts(kernel: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Operand layouts by formats, of everything that ``kernel`` serves in this package."""
+    return {file.formats: file.layout for file in FILES if file.kernel == kernel}
+
+
+def template(choice: Choice) -> ModuleType:
+    """The module whose ``launch`` serves the choice."""
+    name = choice.file.template
+    module = _templates.get(name)
+    if module is None:
+        module = _templates[name] = importlib.import_module(f"{__package__}.kernels.{name}")
+    return module
+
+
+def choose(
+    kernel: str, formats: tuple[str, str], extents: tuple[int, ...], m: int, device: str
+) -> Choice:
+    """The configuration of a call.
+
+    Args:
+        kernel: kernel family.
+        formats: (recipe, output) or (target, source).
+        extents: (N, K) or (columns,).
+        m: rows, at least 1.
+        device: the driver's name of the GPU, or "cpu" under Triton's interpreter.
+    Raises:
+        ValueError: the package holds no such kernel or formats.
+    """
+    key = (kernel, formats, extents, m, device)
+    found = _choices.get(key)
+    if found is None:
+        found = _choices[key] = choose_from(FILES, kernel, formats, extents, m, device)
+        if len(_choices) > 65536:  # M may vary without end in a long-lived server
+            _choices.clear()
+    return found
+
+
+def choose_from(
+    files: Sequence[ConfigFile],
+    kernel: str,
+    formats: tuple[str, str],
+    extents: tuple[int, ...],
+    m: int,
+    device: str,
+) -> Choice:
+    """:func:`choose` among the given files, without a cache."""
+    served = [file for file in files if (file.kernel, file.formats) == (kernel, formats)]
+    if not served:
+        known = sorted({" ".join(file.formats) for file in files if file.kernel == kernel})
+        raise ValueError(
+            f"this package has no {kernel} for {' '.join(formats)}: it has {', '.join(known)}"
+        )
+    here = [file for file in served if _is_gpu(file, device)]
+    if not here:
+        here = [file for file in served if file.gpu == served[0].gpu]
+        if device != "cpu":
+            _warn_once(
+                ("gpu", device),
+                f"{device} is not a GPU this package was tuned for ({here[0].gpu}): "
+                "speed is unknown, and a launch may fail",
+            )
+    tuned = [file for file in here if file.extents == extents]
+    if not tuned:
+        _warn_once(
+            (kernel, formats, extents),
+            f"{kernel} {' '.join(formats)} was never tuned for extents {extents}: "
+            "running a conservative default",
+        )
+        tuned = [file for file in here if file.extents is None]
+    file = tuned[0]
+    by_m = dict(file.entries)
+    taken = nearest(m, list(by_m))
+    return Choice(file=file, m=taken, config=by_m[taken])
+
+
+def _is_gpu(file: ConfigFile, device: str) -> bool:
+    return any(device == name or fnmatchcase(device, name) for name in file.devices)
+
+
+def _warn_once(key: tuple[object, ...], message: str) -> None:
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)

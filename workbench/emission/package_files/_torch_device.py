@@ -1,0 +1,36 @@
+"""What the torch functions ask of a device: each question once, and none waits for the GPU."""
+
+import contextlib
+
+import torch
+
+#: Multiprocessors that a persistent kernel counts on under Triton's interpreter.
+INTERPRETED_SMS = 4
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "e4m3fn": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+    "int8": torch.int8,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+_facts: dict[torch.device, tuple[str, int]] = {}
+
+
+def device_facts(device: torch.device) -> tuple[str, int]:
+    """Name and number of multiprocessors; ("cpu", a constant) under Triton's interpreter."""
+    if device.type != "cuda":
+        return "cpu", INTERPRETED_SMS
+    facts = _facts.get(device)
+    if facts is None:
+        properties = torch.cuda.get_device_properties(device)
+        facts = _facts[device] = (properties.name, properties.multi_processor_count)
+    return facts
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Makes ``device`` current while a kernel is launched on it."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,1 @@
+"""Triton templates, byte for byte as they were measured; EVIDENCE.json holds their digests."""

@@ -1,0 +1,151 @@
+"""The files around the module: pyproject.toml, README.md, LICENSE."""
+
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiles.kernels import Backend
+from tiles.problems import Gemm
+from workbench.emission.configs import TunedEntry
+from workbench.emission.evidence import NEVER_MEASURED
+
+__all__ = ["license_text", "pyproject_text", "readme_text"]
+
+_TORCH = ["torch>=2.6", "triton>=3.6; sys_platform == 'linux'"]
+_CUPY = ["numpy>=1.26", "cupy-cuda13x>=14.0"]
+
+
+def license_text() -> str:
+    """The licence under which the templates are passed on.
+
+    Raises:
+        ValueError: the workbench is installed without its licence.
+    """
+    source = Path(__file__).resolve().parents[2] / "LICENSE"
+    if source.is_file():
+        return source.read_text(encoding="utf-8")
+    for path in importlib.metadata.files("tile-workbench") or ():
+        if path.name == "LICENSE":
+            return path.read_text(encoding="utf-8")
+    raise ValueError("the workbench's LICENSE is missing: install tile-workbench again")
+
+
+def pyproject_text(name: str, version: str, backends: Iterable[Backend]) -> str:
+    """``pyproject.toml`` of a package; ``name`` has passed :func:`check_package_name`."""
+    used = set(backends)
+    required = _TORCH if Backend.TRITON in used else _CUPY
+    lines = [
+        "[build-system]",
+        'requires = ["flit_core>=3.11,<5"]',
+        'build-backend = "flit_core.buildapi"',
+        "",
+        "[project]",
+        f'name = "{name}"',
+        f'version = "{version}"',
+        'description = "Tuned low-precision GPU kernels, emitted by the tile workbench."',
+        'readme = "README.md"',
+        'requires-python = ">=3.10"',
+        'license = "Apache-2.0"',
+        'license-files = ["LICENSE"]',
+        "dependencies = [",
+        *(f'  "{requirement}",' for requirement in required),
+        "]",
+    ]
+    if used == {Backend.TRITON, Backend.CUPY}:
+        lines += ["", "[project.optional-dependencies]", "cupy = ["]
+        lines += [*(f'  "{requirement}",' for requirement in _CUPY), "]"]
+    lines += ["", "[tool.flit.module]", f'name = "{name}"']
+    return "\n".join(lines) + "\n"
+
+
+def _time(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _entry_row(entry: TunedEntry) -> str:
+    measured = None if entry.study.simulated else entry.best.measurement.time_us
+    cells = [
+        entry.study.kernel,
+        str(entry.problem),
+        entry.study.gpu,
+        entry.path.value,
+        _time(entry.best.predicted_us),
+        NEVER_MEASURED if entry.study.simulated else _time(measured),
+        str(entry.best.config),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
+    """A few lines of Python that call what the package holds."""
+    first: dict[str, TunedEntry] = {}
+    for entry in entries:
+        first.setdefault(entry.study.kernel, entry)
+    lines: list[str] = []
+    if "triton_gemm" in first:
+        entry = first["triton_gemm"]
+        recipe, out = entry.formats
+        assert isinstance(entry.problem, Gemm)
+        scaled = entry.problem.recipe.quantized
+        dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
+        lines += [
+            f"from {name} import gemm",
+            "",
+            "# C[M, N] = A[M, K] · B[N, K]^T, value = code x scale",
+            f"c = gemm(a, b{', a_scale, b_scale' if scaled else ''}, "
+            f'recipe="{recipe}", out_dtype=torch.{dtype})',
+        ]
+    if "triton_quantize" in first:
+        entry = first["triton_quantize"]
+        lines += [
+            f"from {name} import quantize",
+            "",
+            f'codes, scales = quantize(x, "{entry.formats[0]}")',
+        ]
+    if "cuda_quantize" in first:
+        entry = first["cuda_quantize"]
+        lines += [
+            f"from {name} import quantize_cuda  # CuPy arrays; imports no torch",
+            "",
+            f'codes, scales = quantize_cuda.quantize(x, "{entry.formats[0]}")',
+        ]
+    return lines
+
+
+def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, Any]) -> str:
+    """``README.md`` of a package."""
+    lines = [
+        f"# {name}",
+        "",
+        "Tuned low-precision GPU kernels, emitted by the tile workbench.",
+        f"Evidence: {evidence['statement']}.",
+        "`EVIDENCE.json` has samples, environment and accuracy of each entry, and the SHA-256 of",
+        "every file.",
+        "",
+        "    pip install dist/*.whl",
+        "",
+        "```python",
+        *_examples(name, entries),
+        "```",
+        "",
+        "The functions work under `torch.compile(fullgraph=True)` and in CUDA graphs.",
+        "`out=` writes into tensors that the caller owns.",
+        "",
+        "## Tuned entries",
+        "",
+        "| kernel | problem | GPU | path | predicted, us | measured, us | configuration |",
+        "|---|---|---|---|---|---|---|",
+        *(_entry_row(entry) for entry in entries),
+        "",
+        "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
+        "space. Extents that are not in the table run a conservative default, never measured,",
+        "with one warning a process. On another GPU the package warns: nothing was measured there.",
+        "",
+        "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",
+        "the kernel decodes them first (emulated).",
+        "",
+        "    python -m pytest tests          # a GPU, or TRITON_INTERPRET=1 on a CPU",
+        "    python benchmarks/benchmark.py  # a GPU",
+    ]
+    return "\n".join(lines) + "\n"
