@@ -28,6 +28,7 @@ from workbench.models import gemm_shapes
 from workbench.yamltext import load_yaml
 
 if TYPE_CHECKING:
+    from sim import Gpu
     from tuning import Plan
 
 __all__ = [
@@ -104,7 +105,7 @@ class ShapeEntry(StrictEntry):
 class SearchEntry(StrictEntry):
     """How configurations are searched."""
 
-    strategy: Literal["hybrid", "tpe", "random", "exhaustive"] = "hybrid"
+    strategy: Literal["hybrid", "model", "tpe", "random", "exhaustive"] = "hybrid"
     max_measurements: Annotated[int, Field(ge=1, le=1_000_000)] = 32  #: per study
     time_limit: Annotated[str, AfterValidator(_time_limit)] = "30m"  #: of the whole sweep
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -256,19 +257,38 @@ class SweepFile(StrictEntry):
         Raises:
             ValueError: an override is malformed, or no kernel can run any of the problems.
         """
-        from tuning import Plan
+        from sim import load_gpu
+        from tuning import Plan, Strategy, StudyPlan
 
-        measure = self.measure if on is None else MeasureEntry.model_validate({"on": on})
+        place = on or self.measure.on
+        if place not in ("auto", "gpu", "sim"):
+            raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        studies = self.studies()
+        if not studies:
+            reasons = "; ".join(str(one) for one in self.unserved()[:3])
+            raise ValueError(f"no kernel can run any of the problems: {reasons}: add recipes")
+        gpu = load_gpu(self.gpu)
+        simulate = place == "sim" or (place == "auto" and not _present(gpu))
         return Plan(
-            studies=self.studies(),
-            gpu=self.gpu,
-            strategy=self.search.strategy,
-            max_measurements=max_measurements or self.search.max_measurements,
+            studies=tuple(StudyPlan(problem=p, kernel=name) for p, name in studies),
+            gpu=gpu,
+            folder=output or Path(self.output),
+            strategy=Strategy(self.search.strategy),
+            max_measurements=(
+                self.search.max_measurements if max_measurements is None else max_measurements
+            ),
             time_limit_s=parse_time_limit(time_limit or self.search.time_limit),
             seed=self.search.seed,
-            simulate=measure.on != "gpu",
-            folder=output or Path(self.output),
+            simulate=simulate,
+            cache=self.measure.cache,
         )
+
+
+def _present(gpu: "Gpu") -> bool:
+    """Whether this machine has that GPU."""
+    import torch  # 3 s, so only where "auto" has to be decided
+
+    return torch.cuda.is_available() and gpu.matches(torch.cuda.get_device_name())
 
 
 def _problems(sweep: SweepFile) -> Iterator[Problem]:

@@ -1,0 +1,290 @@
+"""Sweep files: what they come to, and one line for every mistake in them."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tiles.problems import Gemm, Quantize
+from tiles.recipes import RECIPES
+from tuning import Strategy
+from workbench.sweepfile import SearchEntry, SweepFile, load_sweepfile, parse_time_limit
+from workbench.yamltext import load_yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+MINIMAL = """\
+schema: 1
+gpu: h200
+problems:
+  - {shape: [512, 1024, 2048]}
+recipes: [bf16, e4m3-row]
+output: runs/minimal
+"""
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refused(folder: Path, text: str | bytes) -> str:
+    """The message of a refused file, without its name."""
+    path = written(folder, text)
+    with pytest.raises(ValueError, match=r"sweep\.yaml") as caught:
+        load_sweepfile(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "bert-base", "deepseek-v3", "quickstart"])
+def test_every_example_loads_and_plans(name: str, tmp_path: Path) -> None:
+    sweep = load_sweepfile(EXAMPLES / f"{name}.yaml")
+    plan = sweep.to_plan(on="sim", output=tmp_path)
+    planned = {study.problem for study in plan.studies}
+    # Every problem of an example is served on its own GPU by a kernel that we ship.
+    assert planned == set(sweep.problems())
+    assert sweep.unserved() == []
+    assert plan.simulate
+    assert plan.folder == tmp_path
+
+
+def test_the_example_says_what_the_design_says() -> None:
+    sweep = load_sweepfile(EXAMPLES / "llama-3-8b.yaml")
+    products = [p for p in sweep.problems() if isinstance(p, Gemm)]
+    # Four layers at three token counts and one shape, of which 4096 x 4096 x 4096 is the layer o.
+    assert len(products) == 4 * 3 * 6
+    assert sweep.measure.on == "auto"
+    assert sweep.search.time_limit == "30m"
+    assert sweep.output == "runs/llama-3-8b"
+
+
+def test_problems_are_distinct_and_those_of_a_shape_adjacent(tmp_path: Path) -> None:
+    text = MINIMAL.replace("problems:", "problems:\n  - {shape: [512, 1024, 2048]}")
+    problems = load_sweepfile(written(tmp_path, text)).problems()
+    row = RECIPES["e4m3-row"]
+    assert problems == [
+        Gemm(m=512, n=1024, k=2048, recipe=RECIPES["bf16"]),
+        Gemm(m=512, n=1024, k=2048, recipe=row),
+        Quantize(rows=512, cols=2048, target=row.activation),
+    ]
+
+
+def test_activations_of_equal_format_are_quantised_once(tmp_path: Path) -> None:
+    text = MINIMAL.replace("problems:", "problems:\n  - {shape: [512, 64, 2048]}")
+    problems = load_sweepfile(written(tmp_path, text)).problems()
+    assert [type(p).__name__ for p in problems] == ["Gemm", "Gemm", "Quantize", "Gemm", "Gemm"]
+
+
+def test_quantise_false_leaves_the_products(tmp_path: Path) -> None:
+    problems = load_sweepfile(written(tmp_path, MINIMAL + "quantize: false\n")).problems()
+    assert [type(p) for p in problems] == [Gemm, Gemm]
+
+
+def test_what_no_kernel_serves_is_listed_with_the_reason(tmp_path: Path) -> None:
+    sweep = load_sweepfile(written(tmp_path, MINIMAL + "kernels: [triton_gemm]\n"))
+    (unserved,) = sweep.unserved()
+    assert isinstance(unserved.problem, Quantize)
+    assert "triton_gemm serves gemm problems" in str(unserved)
+    assert {name for _, name in sweep.studies()} == {"triton_gemm"}
+
+
+def test_a_sweep_without_any_kernel_is_refused(tmp_path: Path) -> None:
+    text = MINIMAL + "kernels: [triton_quantize]\nquantize: false\n"
+    sweep = load_sweepfile(written(tmp_path, text))
+    with pytest.raises(ValueError, match="no kernel can run any of the problems: gemm:512x"):
+        sweep.to_plan(on="sim")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "sweeps"
+    folder.mkdir()
+    (folder / "m.json").write_text((EXAMPLES / "models" / "bert-base.json").read_text())
+    text = MINIMAL.replace("{shape: [512, 1024, 2048]}", "{model: m.json, tokens: [128]}")
+    written(folder, text)
+    monkeypatch.chdir(tmp_path)
+    sweep = load_sweepfile(Path("sweeps/sweep.yaml"))
+    assert len([p for p in sweep.problems() if isinstance(p, Gemm)]) == 8
+    # The output stays relative to the working directory.
+    assert sweep.to_plan(on="sim").folder == Path("runs/minimal")
+
+
+def test_a_gpu_file_is_relative_to_the_file(tmp_path: Path) -> None:
+    import sim
+
+    source = Path(sim.__file__).parent / "gpus" / "h200.yaml"
+    (tmp_path / "mine.yaml").write_text(source.read_text())
+    sweep = load_sweepfile(written(tmp_path, MINIMAL.replace("h200", "./mine.yaml")))
+    assert sweep.to_plan(on="sim").gpu.limits == sim.load_gpu("h200").limits
+    message = refused(tmp_path, MINIMAL.replace("h200", "none.yaml"))
+    assert message.startswith("gpu: ")
+    assert "none.yaml" in message
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    sweep = load_sweepfile(written(tmp_path, MINIMAL))
+    plan = sweep.to_plan(on="gpu", max_measurements=7, time_limit="90s", output=tmp_path)
+    assert (plan.simulate, plan.max_measurements, plan.time_limit_s) == (False, 7, 90.0)
+    with pytest.raises(ValueError, match="--on takes auto, gpu or sim, got 'cpu'"):
+        sweep.to_plan(on="cpu")
+    with pytest.raises(ValueError, match="written 90s, 30m or 2h, got '5 minutes'"):
+        sweep.to_plan(on="sim", time_limit="5 minutes")
+    with pytest.raises(ValueError, match="max_measurements = 0"):
+        sweep.to_plan(on="sim", max_measurements=0)
+
+
+def test_auto_simulates_where_the_gpu_is_not(tmp_path: Path) -> None:
+    text = MINIMAL.replace("h200", "a100")
+    # No machine has every GPU: on the A100 itself this must not simulate.
+    import torch
+
+    from sim import load_gpu
+
+    here = torch.cuda.is_available() and load_gpu("a100").matches(torch.cuda.get_device_name())
+    assert load_sweepfile(written(tmp_path, text)).to_plan().simulate is not here
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("720h", 2_592_000)]
+)
+def test_time_limits(text: str, seconds: int) -> None:
+    assert parse_time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "0m", "-5m", "1.5h", "30M", "1d", "30m ", "٣m"])
+def test_refuses_other_time_limits(text: str) -> None:
+    with pytest.raises(ValueError, match="written 90s, 30m or 2h"):
+        parse_time_limit(text)
+
+
+def test_strategies_are_those_of_tuning() -> None:
+    assert set(get_args(SearchEntry.model_fields["strategy"].annotation)) == {
+        s.value for s in Strategy
+    }
+
+
+def test_python_builds_the_same_record(tmp_path: Path) -> None:
+    built = SweepFile.model_validate(
+        {
+            "schema": 1,
+            "gpu": "h200",
+            "problems": [{"shape": [512, 1024, 2048]}],
+            "recipes": ["bf16", "e4m3-row"],
+            "output": "runs/minimal",
+        }
+    )
+    assert built == load_sweepfile(written(tmp_path, MINIMAL))
+
+
+SHAPE = "{shape: [512, 1024, 2048]}"
+MISTAKES = {
+    "unknown key": (
+        ("output:", "outptu:"),
+        "unknown key 'outptu': did you mean 'output'? known keys: schema, gpu, problems,",
+    ),
+    "unknown nested key": (
+        ("output:", "search: {sed: 1}\noutput:"),
+        "search: unknown key 'sed': did you mean 'seed'?",
+    ),
+    "missing key": (("gpu: h200\n", ""), "gpu: this key is missing: add it"),
+    "schema": (("schema: 1", "schema: 2"), "schema: input should be 1, got 2"),
+    "gpu": (("h200", "h2000"), "gpu: unknown GPU 'h2000': did you mean 'h200'? choose one of"),
+    "gpu type": (("h200", "200"), "gpu: input should be a valid string, got 200: write text"),
+    "recipe": (("e4m3-row", "e4m3-rwo"), "recipes[1]: unknown recipe 'e4m3-rwo': did you mean"),
+    "kernel": (
+        ("output", "kernels: [triton_gem]\noutput"),
+        "kernels[0]: unknown kernel 'triton_gem': did you mean 'triton_gemm'?",
+    ),
+    "kernels": (("output", "kernels: all\noutput"), "kernels: takes any or a list of kernel fam"),
+    "strategy": (
+        ("output", "search: {strategy: hybird}\noutput"),
+        "search.strategy: input should be 'hybrid', 'model', 'tpe', 'random' or 'exhaustive', got",
+    ),
+    "time limit": (
+        ("output", "search: {time_limit: 30}\noutput"),
+        "search.time_limit: input should be a valid string, got 30",
+    ),
+    "boolean": (("output", "quantize: 1\noutput"), "quantize: input should be a valid boolean"),
+    "yes": (("output", "quantize: yes\noutput"), "quantize: input should be a valid boolean"),
+    "zero": (("512", "0"), "problems[0].shape[0]: input should be greater than or equal to 1, got"),
+    "negative": (("512", "-512"), "problems[0].shape[0]: input should be greater than or equal"),
+    "absurd": (("512", "9" * 30), "problems[0].shape[0]: input should be less than or equal to"),
+    "text": (("512", "'512'"), "problems[0].shape[0]: input should be a valid integer, got '512'"),
+    "fraction": (("512", "1e3"), "problems[0].shape[0]: input should be a valid integer, got 1000"),
+    "two extents": (("512, ", ""), "problems[0].shape: list should have at least 3 items"),
+    "huge tensor": (("[512, 1024,", "[16777216, 16777216,"), "problems[0]: "),
+    "no problems": ((f"\n  - {SHAPE}", " []"), "problems: list should have at least 1 item"),
+    "no entry": ((SHAPE, "5"), "problems[0]: takes {key: value} pairs, got 5"),
+    "both kinds": ((SHAPE, "{shape: [1, 1, 1], tp: 1}"), "problems[0]: unknown key 'tp'"),
+    "misspelt kind": ((SHAPE, "{modle: x, tokens: [1]}"), "problems[0]: unknown key 'modle': did"),
+    "misspelt shape": ((SHAPE, "{shapes: [1, 1, 1]}"), "problems[0]: unknown key 'shapes': did"),
+    "no model file": ((SHAPE, "{model: no.json, tokens: [1]}"), "problems[0]: "),
+    "newline": (("h200", '"h\\n200"'), "gpu: string should match pattern"),
+    "duplicate key": (("output", "gpu: h100\noutput"), "line 6: key 'gpu' stands twice: remove"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_told_in_one_line(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    assert change[0] in MINIMAL
+    assert refused(tmp_path, MINIMAL.replace(*change, 1)).startswith(says)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+NOT_TAKEN = {
+    "open bracket": ("a: [1, 2", "line 1: not valid YAML"),
+    "tab": ("a:\n\t- 1", "line 2: not valid YAML"),
+    "null byte": (b"a: \x00", "not valid YAML"),
+    "binary": (b"\xff\xfe\xfd", "not UTF-8 text"),
+    "empty": ("", "the file is empty: start from one in examples/"),
+    "list": ("- 1", "takes {key: value} pairs, got [1]"),
+    "two documents": ("--- 1\n--- 2", "line 2: not valid YAML"),
+    "large": (b"x" * 10_000_000, "takes at most 1048576 bytes"),
+    "deep": ("[" * 100_000, "nested deeper than 16 levels"),
+    "wide": ("[" + "1," * 30_000 + "]", "more than 20000 values"),
+    "alias bomb": (BOMB, "aliases expand to more than 20000 values"),
+    "endless alias": ("&a [*a]", "an alias refers to what contains it"),
+    "no anchor": ("a: *b", "line 1: not valid YAML"),
+    "python object": ("!!python/object/apply:os.system [ls]", "tag 'tag:yaml.org,2002:python/"),
+    "bad tag": ("a: !!int x", "tag 'tag:yaml.org,2002:int' is not taken"),
+    "list as key": ("? [a, b]\n: 1", "line 1: not valid YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), NOT_TAKEN.values(), ids=NOT_TAKEN.keys())
+def test_refuses_text_that_is_no_plain_yaml(tmp_path: Path, text: str | bytes, says: str) -> None:
+    assert refused(tmp_path, text).startswith(says)
+
+
+def test_refuses_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none.yaml: cannot be read .*: check the path"):
+        load_sweepfile(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        load_sweepfile(tmp_path)
+
+
+def test_yaml_is_read_by_the_core_schema_of_1_2(tmp_path: Path) -> None:
+    text = "{on: off, b: true, n: null, e: , i: 010, h: 0x10, f: 1e3, t: 1:30, d: 2026-01-02}"
+    assert load_yaml(written(tmp_path, text)) == {
+        "on": "off",
+        "b": True,
+        "n": None,
+        "e": None,
+        "i": 10,
+        "h": 16,
+        "f": 1000.0,
+        "t": "1:30",
+        "d": "2026-01-02",
+    }
+
+
+def test_aliases_may_repeat_values(tmp_path: Path) -> None:
+    text = MINIMAL.replace("[512, 1024, 2048]", "&s [512, 1024, 2048]").replace(
+        "recipes:", "  - {shape: *s}\nrecipes:"
+    )
+    assert len(load_sweepfile(written(tmp_path, text)).problems()) == 3
