@@ -1,19 +1,31 @@
 """Descriptor of the scaled GEMM in Triton: its configurations and which of them are legal."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tiles.formats import IntElement, element
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, TileConfig, Workload
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.formats import IntElement, TensorFormat, element
+from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.config import TileConfig
+from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
-__all__ = ["GemmConfig", "TritonGemm"]
+__all__ = ["GemmConfig", "TritonGemm", "smem_bytes"]
 
 #: 127 · 127 · K must stay below 2^31 for an exact int32 accumulator.
 MAX_INT32_K = (2**31 - 1) // (127 * 127)
+#: What a thread needs beside its accumulators: addresses, counters, scales.
+_OTHER_REGISTERS = 24
+_MAX_REGISTERS = 255
+_MAX_THREADS_PER_CTA = 1024
+#: Capability from which bf16 multiplies on tensor cores; older ones have fp16 only.
+_BF16_CAPABILITY = 80
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,41 @@ class GemmConfig(TileConfig):
     persistent: bool  #: one CTA per multiprocessor walks over the tiles
 
 
+def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+    """Shared memory of a CTA by configuration, bytes: pipeline stages and the staged output.
+
+    The stages hold both operands as they are stored.  A flattened persistent loop keeps them while
+    the epilogue stages the output (half a tile where a large one is written in two parts, at most
+    32 KiB at a time without descriptors); otherwise the output reuses their space.  Barriers and
+    the exchange of scales take less than 2 KiB, counted where descriptors are used.
+    """
+    operand_bytes = problem.recipe.activation.element.bits // 8
+    out_bytes = element(problem.out).bits // 8
+    m, n, k = table["block_m"], table["block_n"], table["block_k"]
+    pipeline = table["num_stages"] * (m + n) * k * operand_bytes
+    halved = table["tma"] & table["persistent"] & (m * n >= 128 * 128)
+    staged = m * n * out_bytes // np.where(halved, 2, 1)
+    staged = np.where(table["tma"], staged, np.minimum(staged, 32768))
+    barriers = np.where(table["tma"], 2048, 0)
+    total = np.where(table["persistent"], pipeline + staged, np.maximum(pipeline, staged))
+    result: NDArray[np.int64] = total + barriers
+    return result
+
+
+def _power_of_two(values: NDArray[Any]) -> Mask:
+    result: Mask = (values > 0) & (values & (values - 1) == 0)
+    return result
+
+
+def _next_power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def _quant_columns(fmt: TensorFormat) -> int:
+    """Elements along K under one scale; 0 when scales do not change along K."""
+    return 0 if fmt.scaling is None or fmt.scaling.cols is None else fmt.scaling.cols
+
+
 class TritonGemm(Kernel):
     """``tiles/kernels/triton/gemm_scaled.py``: plain, tensor, row and block scaled products."""
 
@@ -40,15 +87,29 @@ class TritonGemm(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
-        formats = (problem.recipe.activation, problem.recipe.weight)
-        if isinstance(formats[0].element, IntElement) and problem.k > MAX_INT32_K:
-            blockwise = problem.recipe.blockwise
-            if not blockwise:
-                return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
-        # Elements without a tensor-core path are decoded to fp16, which holds every 8-bit float.
-        for fmt in formats:
-            if fmt.element.name not in limits.native_elements and fmt.element.bits != 8:
-                return f"{fmt.element} has no path on {limits.gpu}"
+        activation, weight = problem.recipe.activation, problem.recipe.weight
+        elements = (activation.element, weight.element)
+        integer = [isinstance(e, IntElement) for e in elements]
+        if integer[0] != integer[1] or elements[0].bits != elements[1].bits:
+            return f"no tensor core multiplies {elements[0]} by {elements[1]}"
+        if elements[0].bits == 16 and elements[0].name != elements[1].name:
+            return f"no tensor core multiplies {elements[0]} by {elements[1]}"
+        if elements[0].bits not in (8, 16):
+            return f"{self.name} multiplies 8- and 16-bit elements, not {elements[0]}"
+        if all(integer) and not problem.recipe.blockwise and problem.k > MAX_INT32_K:
+            return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
+        for fmt in (activation, weight):
+            columns = _quant_columns(fmt)
+            if columns % 32:
+                return f"{fmt}: scale blocks along K must be multiples of 32, not {columns}"
+        if limits.vendor == "nvidia" and limits.capability < _BF16_CAPABILITY:
+            return f"{limits.gpu}: capability {limits.capability} < {_BF16_CAPABILITY}"
+        for one in elements:
+            if one.name in limits.native_elements:
+                continue
+            # Elements without a tensor-core path are decoded to fp16: it holds every 8-bit float.
+            if isinstance(one, IntElement) or one.bits != 8:
+                return f"{one} has no path on {limits.gpu}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
@@ -57,36 +118,70 @@ class TritonGemm(Kernel):
         native = elements <= limits.native_elements
         return NumericPath.NATIVE if native else NumericPath.EMULATED
 
-    def space(self, problem: Problem, limits: Limits) -> Iterator[GemmConfig]:
-        axes = itertools.product(
-            (16, 32, 64, 128, 256),  # block_m
-            (16, 32, 64, 128, 256),  # block_n
-            (32, 64, 128, 256),  # block_k
-            (1, 8),  # group_m
-            (4, 8),  # num_warps
-            (2, 3, 4, 5, 6),  # num_stages
-            (False, True),  # tma
-            (False, True),  # persistent
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            GemmConfig,
+            block_m=(16, 32, 64, 128, 256),
+            block_n=(16, 32, 64, 128, 256),
+            block_k=(32, 64, 128, 256),
+            group_m=(1, 8),
+            num_warps=(4, 8),
+            num_stages=(2, 3, 4, 5, 6),
+            tma=(False, True),
+            persistent=(False, True),
         )
-        for m, n, k, group, warps, stages, tma, persistent in axes:
-            yield GemmConfig(
-                block_m=m,
-                block_n=n,
-                block_k=k,
-                group_m=group,
-                num_warps=warps,
-                num_stages=stages,
-                tma=tma,
-                persistent=persistent,
-            )
 
-    def illegality(self, problem: Problem, config: TileConfig, limits: Limits) -> str | None:
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        """The legality rules, cheapest reason first; a configuration is counted by its first."""
         assert isinstance(problem, Gemm)
-        assert isinstance(config, GemmConfig)
-        raise AssertionError("to be written")
+        groups: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
+            _shape_rules,
+            _tma_rules,
+            _resource_rules,
+            _waste_rules,
+        )
+        return [rule for group in groups for rule in group(problem, table, limits)]
 
     def default(self, problem: Problem, limits: Limits) -> GemmConfig:
-        raise AssertionError("to be written")
+        """By M: small tiles that spread a decode product, large square ones for the rest.
+
+        Block-scaled products hold two accumulators, so their tiles stay at 128 x 128 and below.
+        The first candidate that the gate accepts is taken; the last one is legal wherever the
+        family serves at all.
+        """
+        assert isinstance(problem, Gemm)
+        quant = [q for q in map(_quant_columns, _formats(problem)) if q]
+        depth = 128 if problem.recipe.activation.element.bits == 8 else 64
+        tiles: tuple[tuple[int, int, int], ...]
+        if problem.m <= 16:
+            tiles = ((16, 64, 4), (16, 32, 4))
+        elif problem.m <= 64:
+            tiles = ((64, 64, 4), (32, 64, 4))
+        elif problem.m <= 512:
+            tiles = ((64, 128, 4), (64, 64, 4))
+        else:
+            tiles = ((128, 128, 8), (64, 64, 4))
+        if problem.n < 64:
+            tiles = (*((m, 32, 4) for m, _, _ in tiles), *tiles)
+        depths = [d for d in (depth, 64, 32) if all(q % d == 0 for q in quant)]
+        for tma in (True, False):
+            for m, n, warps in (*tiles, (16, 32, 4)):
+                for k in depths:
+                    for stages in (4, 3, 2):
+                        config = GemmConfig(
+                            block_m=m,
+                            block_n=n,
+                            block_k=k,
+                            group_m=8 if problem.m > m else 1,
+                            num_warps=warps,
+                            num_stages=stages,
+                            tma=tma,
+                            persistent=False,
+                        )
+                        table = ConfigTable.of([config])
+                        if not any(r.broken[0] for r in self.rules(problem, table, limits)):
+                            return config
+        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
 
     @property
     def template(self) -> Path:
@@ -97,3 +192,139 @@ class TritonGemm(Kernel):
 
         assert isinstance(problem, Gemm)
         return GemmWorkload(problem, device=device, seed=seed)
+
+
+def _formats(problem: Gemm) -> tuple[TensorFormat, TensorFormat]:
+    return problem.recipe.activation, problem.recipe.weight
+
+
+def _shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+    """What the compiler cannot build, whatever the GPU's size."""
+    m, n, k = table["block_m"], table["block_n"], table["block_k"]
+    warps, stages = table["num_warps"], table["num_stages"]
+    extents_ok = np.logical_and.reduce([_power_of_two(x) for x in (m, n, k, warps)])
+    # Below 32 bytes of depth, 8-bit instructions do not exist; 16 x 16 is Triton's smallest tile.
+    min_k = 32 if problem.recipe.activation.element.bits == 8 else 16
+    quant = [q for q in map(_quant_columns, _formats(problem)) if q]
+    undivided = np.zeros(len(table), dtype=bool)
+    for columns in quant:
+        undivided |= columns % np.maximum(k, 1) != 0
+    return [
+        # Triton's tensors have power-of-two extents; counts below 1 are slips.
+        Rule(
+            "tile shape",
+            ~extents_ok | (stages < 1) | (table["group_m"] < 1),
+            lambda r: (
+                f"block_m {m[r]}, block_n {n[r]}, block_k {k[r]}, num_warps {warps[r]} must be "
+                "powers of two, num_stages and group_m at least 1"
+            ),
+        ),
+        Rule(
+            "dot size",
+            (m < 16) | (n < 16) | (k < min_k),
+            lambda r: f"tile {m[r]}x{n[r]}x{k[r]}: a dot needs at least 16x16x{min_k}",
+        ),
+        # A K-iteration whose elements lie under several scales cannot be promoted as one product.
+        Rule(
+            "quant block",
+            undivided,
+            lambda r: f"block_k {k[r]} does not divide quant block k {min(quant, default=0)}",
+        ),
+    ]
+
+
+def _tma_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+    """What tensor-memory-access descriptors need."""
+    tma = table["tma"]
+    operand_row = problem.k * problem.recipe.activation.element.bits // 8
+    out_row = problem.n * element(problem.out).bits // 8
+    has_tma = "tma" in limits.features
+    aligned = operand_row % 16 == 0 and out_row % 16 == 0
+    boxes = (table["block_m"], table["block_n"], table["block_k"])
+    return [
+        Rule("tma", tma & (not has_tma), lambda r: f"{limits.gpu} has no tensor memory access"),
+        Rule(
+            "tma alignment",
+            tma & (not aligned),
+            lambda r: f"tma needs rows of multiples of 16 B, got K {operand_row} B, N {out_row} B",
+        ),
+        # cuTensorMapEncodeTiled: a box has at most 256 elements a dimension.
+        Rule(
+            "tma box",
+            tma & (np.maximum.reduce(boxes) > 256),
+            lambda r: "tma boxes have at most 256 elements a dimension",
+        ),
+    ]
+
+
+def _resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+    """What a CTA takes of a multiprocessor."""
+    m, n = table["block_m"], table["block_n"]
+    threads = table["num_warps"] * limits.warp_threads
+    smem = smem_bytes(problem, table)
+    accumulator = m * n // np.maximum(threads, 1)
+    # A promoted product stands beside the fp32 accumulator until it is added.
+    held = accumulator * (2 if problem.recipe.blockwise else 1)
+    per_thread = np.minimum(_MAX_REGISTERS, limits.registers_per_sm // np.maximum(threads, 1))
+    # Two accumulators of exactly 128 registers spill a few words only, so they stay in the space.
+    hopeless = (accumulator + _OTHER_REGISTERS > per_thread) | (held > per_thread + 1)
+    return [
+        Rule(
+            "threads",
+            threads > min(_MAX_THREADS_PER_CTA, limits.threads_per_sm),
+            lambda r: f"{threads[r]} threads > {_MAX_THREADS_PER_CTA} a CTA",
+        ),
+        Rule(
+            "shared memory",
+            smem > limits.smem_bytes_per_cta,
+            lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+        ),
+        Rule(
+            "registers",
+            hopeless,
+            lambda r: (
+                f"accumulators take {held[r]} of {per_thread[r]} registers a thread: they spill"
+            ),
+        ),
+    ]
+
+
+def _waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+    """Configurations that equal, or cannot beat, another one of the space."""
+    m, n, k = table["block_m"], table["block_n"], table["block_k"]
+    warps, stages, group = table["num_warps"], table["num_stages"], table["group_m"]
+    # wgmma works on 64 rows, so a tile of 64 is fair for any M; twice the next power of two is
+    # the last size that can still win by its smaller number of tiles.
+    most_m = max(64, 2 * _next_power_of_two(problem.m))
+    most_n = max(64, 2 * _next_power_of_two(problem.n))
+    most_k = max(32, _next_power_of_two(problem.k))
+    tiles_m = -(-problem.m // np.maximum(m, 1))
+    iterations = -(-problem.k // np.maximum(k, 1))
+    return [
+        Rule(
+            "oversized tile",
+            (m > most_m) | (n > most_n) | (k > most_k),
+            lambda r: (
+                f"tile {m[r]}x{n[r]}x{k[r]} for a product of {problem.m}x{problem.n}x{problem.k}"
+            ),
+        ),
+        # A warp's smallest share is one m16n8 instruction; more warps repeat each other's work.
+        Rule(
+            "warps",
+            (m // 16) * (n // 8) < warps,
+            lambda r: (
+                f"{warps[r]} warps share the {(m[r] // 16) * (n[r] // 8)} m16n8 parts of a tile"
+            ),
+        ),
+        # Stages beyond the iterations stay empty; only a persistent loop fills them across tiles.
+        Rule(
+            "stages",
+            ~table["persistent"] & (stages > np.maximum(2, iterations + 1)),
+            lambda r: f"{stages[r]} stages for {iterations[r]} K-iterations",
+        ),
+        Rule(
+            "raster",
+            (group > 1) & (tiles_m == 1),
+            lambda r: f"group_m {group[r]} equals group_m 1: there is one row of tiles",
+        ),
+    ]

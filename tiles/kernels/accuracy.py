@@ -1,0 +1,280 @@
+"""A-priori error bounds of a product, and the comparison of a kernel's output with its reference.
+
+Reference: the fp64 product of the dequantised operands. Both limits below are functions of the
+operands and of the arithmetic; nothing is tuned to an observed output.
+
+**What a tensor core does** (one MMA step, depth d): it aligns d exact products and the
+accumulator to the largest magnitude among them and keeps t significand bits of each, by
+truncation. So each of the d + 1 addends loses less than ``u·M`` with ``u = 2^(1-t)`` and M the
+largest partial sum or product. t = 24, d = 16 for 16-bit elements in fp32; t = 14, d = 32 for
+8-bit floats on Hopper (DeepSeek-V3 technical report, section 3.5.2, and DeepGEMM issue 50). Newer
+and older tensor cores keep more. int8 is exact in int32.
+
+**Element bound.** Over K elements the worst case ``K(1 + 1/d)·u·M`` is vacuous for t = 14 (it
+exceeds the result at K = 4096), so two parts are kept apart. The accumulator is truncated toward
+zero in each of the K/d steps, always with one sign: a bias of at most ``(K/d)·u·M``, summed as it
+is. The truncated products have signs that are independent of each other when operand signs are,
+so Hoeffding's inequality bounds their sum by ``L·u·M·sqrt(K(1 + 1/d))`` except with probability
+``2·exp(-L²/2)``. M obeys the same inequality: with ``q² = sum_k a_k² b_k²``, the largest partial
+sum stays below ``|exact| + L·q`` (the first term covers operands whose signs are not
+independent). L = 7.5 makes either probability 1.2e-12 an element; a product of 2^26 elements
+raises a false alarm in fewer than 1 run of 5000 even if both bounds were attained, which
+truncation to t bits is far from.
+
+With promotion every kb elements, n = ceil(K/kb) sums restart from zero: the random parts add in
+quadrature to ``L·u·sqrt(kb(1 + 1/d))·M'``, ``M' = |exact|/sqrt(n) + L·q``, and the biases to at
+most ``(kb/d)·u·sqrt(n)·M'``; scaling and adding in fp32 costs at most three roundings a block.
+The epilogue multiplies twice and converts once (4 units of 2^-24), and rounding to the output
+costs half an ulp.
+
+**Tile limit.** The root mean square error of each 128 x 128 tile must stay below twice its
+expectation under the same model with every truncation uniform in [0, u·M): random parts
+``/sqrt(3)``, biases ``/2``, ``M² = exact² + q²``, output rounding uniform. Two is the margin for
+a model that takes M for the sum's size throughout; edge tiles with n elements get ``sqrt(1 +
+L·sqrt(2/n))`` more for their sampling error. A scale wrong by 2 on one of 32 blocks along K moves
+its tile by 18 %, ten times this limit for promoted fp8, so it cannot pass however few tiles it
+touches.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from tiles.formats import FloatElement, IntElement, element
+from tiles.kernels.base import Accuracy
+from tiles.problems import Gemm
+
+__all__ = ["Arithmetic", "Reference", "compare", "gemm_arithmetic", "gemm_reference"]
+
+#: Deviation, in standard deviations of Hoeffding's bound, that one element exceeds once in 8e11.
+DEVIATIONS = 7.5
+#: Margin of the tile limit over the expected root mean square error.
+TILE_MARGIN = 2.0
+TILE = 128
+#: Rows of a tile times this many go through fp64 at once; keeps temporaries below 2 GiB.
+_CHUNK_ELEMENTS = 2**25
+_FP32_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """How a kernel adds up a product: what the error bound depends on beside the operands."""
+
+    significand_bits: int | None  #: kept of each addend of an MMA step; ``None``: exact
+    depth: int  #: elements along K of one MMA step
+    promote_k: int | None  #: elements along K between promotions to fp32; ``None``: never
+    output: FloatElement  #: format that the result is rounded to
+    output_truncates: bool = False  #: Triton's interpreter truncates fp32 to bf16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The fp64 product and how far an output may lie from it."""
+
+    exact: torch.Tensor  #: (M, N) float64
+    bound: torch.Tensor  #: (M, N) float32, largest error an element may have
+    tile_rms_limit: torch.Tensor  #: (ceil(M/128), ceil(N/128)) float64
+
+
+def gemm_arithmetic(problem: Gemm, *, decode: bool, interpreted: bool = False) -> Arithmetic:
+    """The arithmetic of a scaled GEMM.
+
+    Args:
+        problem: the product.
+        decode: 8-bit floats are multiplied as fp16.
+        interpreted: run by Triton's interpreter, whose products are fp32 and whose bf16 truncates.
+    """
+    activation = problem.recipe.activation
+    scalings = (activation.scaling, problem.recipe.weight.scaling)
+    intervals = [s.cols for s in scalings if s is not None and s.cols is not None]
+    output = element(problem.out)
+    assert isinstance(output, FloatElement)
+    bits: int | None = 24
+    depth = 16
+    if isinstance(activation.element, IntElement):
+        bits = None
+    elif activation.element.bits == 8 and not decode:
+        bits, depth = 14, 32
+    return Arithmetic(
+        significand_bits=bits,
+        depth=depth,
+        promote_k=min(intervals) if intervals else None,
+        output=output,
+        output_truncates=interpreted,
+    )
+
+
+def _element_bound(
+    exact: torch.Tensor, q: torch.Tensor, k: int, arithmetic: Arithmetic
+) -> torch.Tensor:
+    """Largest error of each element, see the module's docstring."""
+    size = exact.abs()
+    depth = arithmetic.depth
+    interval = min(k, arithmetic.promote_k or k)
+    blocks = math.ceil(k / interval)
+    error = 4 * _FP32_ROUNDING * size
+    if arithmetic.promote_k is not None:
+        error = error + 3 * blocks * _FP32_ROUNDING * (size + DEVIATIONS * q)
+    if arithmetic.significand_bits is not None:
+        unit = 2.0 ** (1 - arithmetic.significand_bits)
+        random = DEVIATIONS * math.sqrt(interval * (1 + 1 / depth))
+        bias = math.ceil(interval / depth) * math.sqrt(blocks)
+        error = error + unit * (random + bias) * (size / math.sqrt(blocks) + DEVIATIONS * q)
+    ulps = 1.0 if arithmetic.output_truncates else 0.5
+    out = arithmetic.output
+    return error + ulps * (out.epsilon * (size + error) + out.min_subnormal)
+
+
+def _element_variance(
+    exact: torch.Tensor, q: torch.Tensor, k: int, arithmetic: Arithmetic
+) -> torch.Tensor:
+    """Expected squared error of each element, see the module's docstring."""
+    depth = arithmetic.depth
+    interval = min(k, arithmetic.promote_k or k)
+    blocks = math.ceil(k / interval)
+    size2 = exact.square()
+    variance = (4 * _FP32_ROUNDING) ** 2 * size2
+    if arithmetic.promote_k is not None:
+        variance = variance + 3 * blocks * _FP32_ROUNDING**2 * (size2 + q.square())
+    if arithmetic.significand_bits is not None:
+        unit = 2.0 ** (1 - arithmetic.significand_bits)
+        spread = math.sqrt(interval * (1 + 1 / depth) / 3) + math.ceil(interval / depth) / 2
+        variance = variance + (unit * spread) ** 2 * (size2 / blocks + q.square())
+    ulps = 1.0 if arithmetic.output_truncates else 0.5
+    out = arithmetic.output
+    return variance + (ulps * out.epsilon) ** 2 / 3 * size2 + out.min_subnormal**2
+
+
+def _tile_means(values: torch.Tensor) -> torch.Tensor:
+    """Mean of every 128 x 128 tile, ragged edge tiles over the elements they have."""
+    return _tile_sums(values) / _tile_counts(values.shape[0], values.shape[1], values)
+
+
+def _tile_sums(values: torch.Tensor) -> torch.Tensor:
+    rows, cols = values.shape
+    padded = torch.nn.functional.pad(values, (0, -cols % TILE, 0, -rows % TILE))
+    tiles = padded.view(padded.shape[0] // TILE, TILE, padded.shape[1] // TILE, TILE)
+    return tiles.sum(dim=(1, 3), dtype=torch.float64)
+
+
+def _tile_counts(rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
+    def extents(total: int) -> torch.Tensor:
+        starts = torch.arange(0, total, TILE, device=like.device)
+        return torch.clamp(total - starts, max=TILE).to(torch.float64)
+
+    return torch.outer(extents(rows), extents(cols))
+
+
+def _row_chunks(rows: int, cols: int) -> range:
+    step = max(1, _CHUNK_ELEMENTS // (cols * TILE)) * TILE
+    return range(0, rows, step)
+
+
+def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> Reference:
+    """The exact product of dequantised operands, with its limits.
+
+    Args:
+        a: (M, K) float64, code x scale.
+        b: (N, K) float64.
+        arithmetic: how the kernel under test adds.
+    Returns:
+        Tensors on the operands' device.
+    Raises:
+        ValueError: operands are not float64 matrices of equal K.
+    """
+    if a.dtype != torch.float64 or b.dtype != torch.float64:
+        raise ValueError(f"the reference takes float64 operands, got {a.dtype} and {b.dtype}")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"operands of shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply"
+        )
+    (m, k), n = a.shape, b.shape[0]
+    exact = torch.empty(m, n, dtype=torch.float64, device=a.device)
+    bound = torch.empty(m, n, dtype=torch.float32, device=a.device)
+    limits = []
+    # q needs few digits: fp32, with both operands brought near 1 so that squares neither over-
+    # nor underflow.
+    a_unit, b_unit = (x.abs().amax().clamp_min(1e-300) for x in (a, b))
+    b_squares = (b / b_unit).to(torch.float32).square().T
+    chunks = _row_chunks(m, max(n, k))
+    for row in chunks:
+        rows = slice(row, min(row + chunks.step, m))
+        torch.matmul(a[rows], b.T, out=exact[rows])
+        a_squares = (a[rows] / a_unit).to(torch.float32).square()
+        q = (a_squares @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
+        bound[rows] = _element_bound(exact[rows], q, k, arithmetic).to(torch.float32)
+        limits.append(_tile_means(_element_variance(exact[rows], q, k, arithmetic)))
+    counts = _tile_counts(m, n, exact)
+    sampling = 1 + DEVIATIONS * torch.sqrt(2 / counts)
+    limit = TILE_MARGIN * torch.sqrt(torch.cat(limits) * sampling)
+    return Reference(exact=exact, bound=bound, tile_rms_limit=limit)
+
+
+def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
+    """Judge an output.
+
+    Args:
+        out: (M, N) bf16, fp16 or fp32 on the reference's device.
+        reference: what :func:`gemm_reference` gave.
+    Returns:
+        ``ok`` when every element lies within its bound, every tile within its limit, and NaN and
+        infinities stand exactly where the reference, rounded to the output's type, has them.
+        ``reason`` names the first bad element or tile.
+    Raises:
+        ValueError: the shapes differ.
+    """
+    m, n = reference.exact.shape
+    if tuple(out.shape) != (m, n):
+        raise ValueError(f"output has shape {tuple(out.shape)}, the reference {(m, n)}")
+    worst, error2, size2 = 0.0, 0.0, 0.0
+    reason = ""
+    chunks = _row_chunks(m, n)
+    for row in chunks:
+        rows = slice(row, min(row + chunks.step, m))
+        exact, bound = reference.exact[rows], reference.bound[rows]
+        got = out[rows].to(torch.float64)
+        error = (got - exact).abs()
+        ratio = error / bound
+        expected = exact.to(out.dtype).to(torch.float64)
+        special = ~torch.isfinite(expected)
+        ratio = torch.where(special, 0.0, torch.nan_to_num(ratio, nan=math.inf))
+        same = (got == expected) | (torch.isnan(got) & torch.isnan(expected))
+        ratio = torch.where(special & ~same, math.inf, ratio)
+        chunk_worst = float(ratio.amax())
+        worst = max(worst, chunk_worst)
+        if chunk_worst > 1 and not reason:
+            index = int(torch.nonzero(ratio.flatten() > 1)[0])
+            i, j = divmod(index, n)
+            reason = (
+                f"element ({row + i}, {j}) is {float(got[i, j]):.9g}, "
+                f"reference {float(exact[i, j]):.9g}, bound {float(bound[i, j]):.3g}"
+            )
+        squares = torch.where(special, 0.0, error.square())
+        error2 += float(squares.sum())
+        size2 += float(torch.where(special, 0.0, exact.square()).sum())
+        if not reason:
+            reason = _first_bad_tile(squares, row, reference)
+    relative = math.sqrt(error2 / size2) if size2 else math.sqrt(error2)
+    return Accuracy(
+        ok=not reason,
+        max_error_over_bound=worst,
+        relative_rms=math.inf if math.isnan(relative) else relative,
+        reason=reason,
+    )
+
+
+def _first_bad_tile(squares: torch.Tensor, row: int, reference: Reference) -> str:
+    """One line about the first tile whose root mean square error exceeds its limit, or ''."""
+    rms = torch.sqrt(_tile_means(squares))
+    first = row // TILE
+    limit = reference.tile_rms_limit[first : first + rms.shape[0]]
+    # Tiles that hold a special value have no finite limit; their other elements have bounds.
+    bad = torch.nonzero(rms > limit)
+    if not len(bad):
+        return ""
+    i, j = (int(x) for x in bad[0])
+    return (
+        f"tile of {TILE} x {TILE} at ({row + i * TILE}, {j * TILE}) has rms error "
+        f"{float(rms[i, j]):.3g}, limit {float(limit[i, j]):.3g}"
+    )
