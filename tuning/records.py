@@ -1,12 +1,14 @@
-"""What happened to a configuration: the record that every sweep stores."""
+"""What happened: to a configuration, in a study, in a run.  Everything that a sweep stores."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from tiles.kernels import Accuracy, Status
+from tiles.kernels import Accuracy, Status, TileConfig
+from tiles.problems import Problem
 
-__all__ = ["Environment", "Measurement"]
+__all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +21,13 @@ class Environment:
     versions: Mapping[str, str]  #: python, torch, triton, cuda, cupy, numpy, tile-workbench
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready mapping."""
+        """JSON-ready mapping, inverse of :meth:`from_dict`."""
         return {**asdict(self), "versions": dict(self.versions)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Environment":
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +72,46 @@ class Measurement:
             timing=data["timing"],
             accuracy=None if accuracy is None else Accuracy(**accuracy),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One finished trial: what was predicted beside what was measured."""
+
+    config: TileConfig
+    measurement: Measurement
+    predicted_us: float
+    predicted_low_us: float  #: lower end of the 90 % interval
+    predicted_high_us: float  #: upper end of the 90 % interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """One problem with one kernel family on one GPU."""
+
+    problem: Problem
+    kernel: str
+    gpu: str  #: name of the GPU file
+    path: str  #: "native" or "emulated"
+    simulated: bool
+    environment: Environment | None  #: None when simulated, or when nothing was timed yet
+    space_size: int  #: configurations enumerated, legal or not
+    legal_size: int
+    rejected_by_rule: Mapping[str, int]
+    stopped: str  #: why the search ended; empty while it has not
+    trials: tuple[TrialRecord, ...]  #: finished ones, in the order taken
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The fastest CORRECT trial."""
+        correct = [t for t in self.trials if t.measurement.time_us is not None]
+        return min(correct, key=lambda t: t.measurement.time_us or 0.0, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder read back: the plan as stored, and its studies in the plan's order."""
+
+    folder: Path
+    plan: Mapping[str, Any]
+    studies: tuple[StudyRecord, ...]  #: those that were started

@@ -1,0 +1,200 @@
+"""A HOST kernel family whose configurations misbehave in every way that candidate code can."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+
+from sim.prediction import PricedTable
+from tiles.kernels import (
+    Accuracy,
+    Backend,
+    ConfigTable,
+    Kernel,
+    Limits,
+    NumericPath,
+    Rule,
+    TileConfig,
+    Workload,
+)
+from tiles.problems import Gemm, Problem
+from tiles.recipes import recipe
+
+#: What each value of ``mode`` does.
+MODES = (
+    "fine",
+    "slow",
+    "raise",
+    "compile",
+    "exit",
+    "abort",
+    "hang",
+    "wrong",
+    "nan",
+    "noise",
+    "hang_timing",
+    "leave_child",
+)
+LOG_VARIABLE = "FAKE_KERNEL_LOG"  #: file that gets a line for every check
+
+
+class CompilationError(Exception):
+    """Stands for Triton's."""
+
+
+CompilationError.__module__ = "triton.compiler.errors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeConfig(TileConfig):
+    mode: int
+    size: int
+    flag: bool
+
+
+class FakeWorkload(Workload):
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.device = "cpu"
+
+    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
+        assert isinstance(config, FakeConfig)
+        seconds = 30.0 if MODES[config.mode] == "hang_timing" else 1e-6 * config.size
+        return [lambda: time.sleep(seconds)] * sets
+
+    def check(self, config: TileConfig) -> Accuracy:
+        assert isinstance(config, FakeConfig)
+        mode = MODES[config.mode]
+        if log := os.environ.get(LOG_VARIABLE):
+            with open(log, "a") as file:
+                file.write(f"{self.problem} {config}\n")
+        if mode == "slow":
+            time.sleep(0.15)
+        elif mode == "raise":
+            raise RuntimeError("illegal memory access\nsecond line")
+        elif mode == "compile":
+            raise CompilationError("register allocation failed")
+        elif mode == "exit":
+            print("last words", file=sys.stderr)
+            os._exit(3)
+        elif mode == "abort":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif mode == "hang":
+            time.sleep(60)
+        elif mode == "wrong":
+            return Accuracy(
+                ok=False, max_error_over_bound=9.0, relative_rms=0.5, reason="C[0, 1] = 7"
+            )
+        elif mode == "nan":
+            return Accuracy(
+                ok=False, max_error_over_bound=np.nan, relative_rms=np.nan, reason="C[0, 0] is NaN"
+            )
+        elif mode == "noise":
+            os.write(1, b'{"phase": "done"}\n' * 200_000)
+            sys.stdout.write("x" * 3_000_000)
+            sys.stderr.write("\n{not json")
+        elif mode == "leave_child":
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            os._exit(4)
+        return Accuracy(ok=True, max_error_over_bound=0.1, relative_rms=1e-3)
+
+    def compile(self, config: TileConfig) -> None:
+        self.check(config)
+
+    @property
+    def set_bytes(self) -> int:
+        return 1024
+
+
+class FakeKernel(Kernel):
+    name: ClassVar[str] = "fake"
+    backend: ClassVar[Backend] = Backend.HOST
+    config_type: ClassVar[type[TileConfig]] = FakeConfig
+    modes: ClassVar[tuple[str, ...]] = MODES
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        return None if isinstance(problem, Gemm) else "serves gemm only"
+
+    def path(self, problem: Problem, limits: Limits) -> NumericPath:
+        return NumericPath.NATIVE
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            FakeConfig,
+            mode=[MODES.index(mode) for mode in self.modes],
+            size=[16, 32, 64, 128],
+            flag=[False, True],
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        small = (table["size"] == 16) & table["flag"]
+        return [Rule("small flag", small, lambda row: f"size {table['size'][row]} with flag")]
+
+    def default(self, problem: Problem, limits: Limits) -> TileConfig:
+        return FakeConfig(mode=0, size=16, flag=False)
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__)
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        return FakeWorkload(problem)
+
+
+class FineKernel(FakeKernel):
+    """Only configurations that behave, some of them slowly."""
+
+    modes = ("fine", "slow")
+
+
+class SlowKernel(FakeKernel):
+    """A tenth of a second for every check, so that a test can interrupt it."""
+
+    modes = ("slow",)
+
+
+LIMITS = Limits(
+    gpu="fake",
+    vendor="nvidia",
+    capability=90,
+    smem_bytes_per_cta=232448,
+    registers_per_sm=65536,
+    threads_per_sm=2048,
+    warp_threads=32,
+    native_elements=frozenset({"bf16"}),
+)
+
+#: Stands for a ``sim.Gpu``.
+GPU = SimpleNamespace(name="fake", limits=LIMITS, l2_bytes=2**20, matches=lambda name: True)
+
+
+def gemm(m: int = 64, n: int = 64, k: int = 64) -> Gemm:
+    return Gemm(m=m, n=n, k=k, recipe=recipe("bf16"))
+
+
+def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: object) -> PricedTable:
+    """A model that prefers small sizes and knows nothing about modes."""
+    time_us = table["size"] * 1.0 + 0.1 * table["mode"] + 0.5 * table["flag"]
+    zero = np.zeros(len(table))
+    return PricedTable(
+        problem=problem,
+        kernel=kernel.name,
+        gpu="fake",
+        path=NumericPath.NATIVE,
+        table=table,
+        time_us=time_us,
+        low_us=time_us * 0.8,
+        high_us=time_us * 1.2,
+        terms_us={"launch": time_us},
+        dram_read_bytes=zero,
+        dram_write_bytes=zero,
+        l2_read_bytes=zero,
+    )

@@ -1,0 +1,70 @@
+"""Reads where a measurement happens: device, driver, clocks, versions."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+from tuning.records import Environment
+
+__all__ = ["free_gpu_bytes", "read_environment", "sm_clock_mhz"]
+
+_PACKAGES = ("torch", "triton", "numpy", "optuna", "tile-workbench")
+
+
+def _smi(field: str) -> str | None:
+    """One field of ``nvidia-smi``'s answer for the first device, or None without an answer."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def sm_clock_mhz() -> int | None:
+    """The first device's SM clock now, from NVML or nvidia-smi; None when neither answers."""
+    try:
+        import pynvml
+    except ImportError:
+        text = _smi("clocks.sm")
+        return int(text) if text is not None and text.isdecimal() else None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
+    except pynvml.NVMLError:
+        return None
+
+
+def free_gpu_bytes() -> int | None:
+    """Free memory of the first device, or None when it cannot be told."""
+    text = _smi("memory.free")
+    return int(text) * 2**20 if text is not None and text.isdecimal() else None
+
+
+def read_environment(device: str, clock_mhz: int | None = None) -> Environment:
+    """The environment of this process; ``device`` "cuda" imports torch, "cpu" does not."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            versions["cupy"] = version(package)
+        except PackageNotFoundError:
+            continue
+        break
+    if device == "cpu":
+        name = platform.processor() or platform.machine()
+        return Environment(gpu=name, driver="none", sm_clock_mhz=None, versions=versions)
+    import torch
+
+    versions["cuda"] = str(torch.version.cuda)
+    return Environment(
+        gpu=torch.cuda.get_device_name(),
+        driver=_smi("driver_version") or "unknown",
+        sm_clock_mhz=clock_mhz,
+        versions=versions,
+    )

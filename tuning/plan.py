@@ -1,0 +1,95 @@
+"""What a sweep is asked to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiles.problems import Problem, parse_problem
+
+if TYPE_CHECKING:
+    from sim import Gpu
+
+__all__ = ["PLAN_SCHEMA", "Plan", "Strategy", "StudyPlan"]
+
+PLAN_SCHEMA = "tile-workbench/plan/1"
+
+
+class Strategy(Enum):
+    """Who chooses the next configuration to measure."""
+
+    HYBRID = "hybrid"  #: the model's best first, then TPE, until an improvement is unlikely
+    MODEL = "model"  #: the model's best, in its order
+    TPE = "tpe"  #: TPE alone, without the model's advice
+    RANDOM = "random"  #: uniformly among the legal configurations
+    EXHAUSTIVE = "exhaustive"  #: every legal configuration, the model's best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPlan:
+    """One problem searched with one kernel family."""
+
+    problem: Problem
+    kernel: str  #: a registered family's name, or ``module:attribute`` of a Kernel
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready mapping, inverse of :meth:`from_dict`."""
+        return {"problem": str(self.problem), "kernel": self.kernel}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, str]) -> "StudyPlan":
+        """Read what :meth:`to_dict` wrote."""
+        return cls(problem=parse_problem(data["problem"]), kernel=data["kernel"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A sweep: studies on one GPU, how they are searched, and where the record is kept."""
+
+    studies: tuple[StudyPlan, ...]
+    gpu: "Gpu"
+    folder: Path
+    strategy: Strategy = Strategy.HYBRID
+    max_measurements: int = 32  #: finished trials of one study; no limit for ``exhaustive``
+    time_limit_s: float | None = None  #: of the whole sweep, shared fairly among its studies
+    seed: int = 0
+    simulate: bool = False  #: times are the model's predictions; no worker is started
+    cache: str = "cold"  #: "cold" (L2 emptied before every launch) or "warm"
+
+    def __post_init__(self) -> None:
+        if not self.studies:
+            raise ValueError("the plan has no studies: name at least one problem and kernel")
+        if self.max_measurements < 1:
+            raise ValueError(f"max_measurements = {self.max_measurements}: must be at least 1")
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise ValueError(f"time_limit_s = {self.time_limit_s}: must be positive")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed = {self.seed}: must lie in 0..2^32-1")
+        if self.cache not in ("cold", "warm"):
+            raise ValueError(f"cache = {self.cache!r}: choose cold or warm")
+        seen: set[str] = set()
+        for study in self.studies:
+            name = self.study_name(study)
+            if name in seen:
+                raise ValueError(f"study {name} is planned twice: remove one")
+            seen.add(name)
+
+    def study_name(self, study: StudyPlan) -> str:
+        """The optuna study's name: problem, kernel family, GPU, simulated or measured."""
+        mode = "simulated" if self.simulate else "measured"
+        return f"{study.problem}|{study.kernel}|{self.gpu.name}|{mode}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping of everything but the folder; what ``plan.json`` holds."""
+        return {
+            "schema": PLAN_SCHEMA,
+            "gpu": self.gpu.name,
+            "simulate": self.simulate,
+            "cache": self.cache,
+            "strategy": self.strategy.value,
+            "seed": self.seed,
+            "max_measurements": self.max_measurements,
+            "time_limit_s": self.time_limit_s,
+            "studies": [study.to_dict() for study in self.studies],
+        }

@@ -1,0 +1,219 @@
+"""The run folder: what is in it, how it is opened for a sweep and read back afterwards."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.trial import FrozenTrial
+
+from tiles.kernels import LegalSpace
+from tiles.problems import parse_problem
+from tuning.family import family
+from tuning.journal import JOURNAL, ReadOnlyJournal
+from tuning.plan import PLAN_SCHEMA, Plan, StudyPlan
+from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
+
+__all__ = [
+    "PLAN_FILE",
+    "REJECTIONS",
+    "check_folder",
+    "load_run",
+    "quiet_optuna",
+    "read_run",
+    "store_plan",
+    "write_rejections",
+]
+
+PLAN_FILE = "plan.json"
+REJECTIONS = "rejections.csv.gz"
+
+#: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
+_BUDGET = ("max_measurements", "time_limit_s")
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silence optuna's log, which repeats what the records hold, and restore it afterwards."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The stored plan of a run folder.
+
+    Raises:
+        ValueError: no such folder, no plan in it, or not a plan of this version.
+    """
+    path = folder / PLAN_FILE
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such run folder")
+    try:
+        plan = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no sweep: {PLAN_FILE} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: cut off or corrupt: {error}; write the folder anew") from error
+    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
+        found = plan.get("schema") if isinstance(plan, dict) else type(plan).__name__
+        raise ValueError(f"{path}: schema {found!r}, this version reads {PLAN_SCHEMA!r}")
+    return plan
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never seen half."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ValueError(
+            f"{path}: cannot be written: {error.strerror}: free space or choose another output"
+        ) from error
+
+
+def check_folder(plan: Plan) -> None:
+    """Make the run folder, or accept one that holds the same plan, whatever its budget.
+
+    Raises:
+        ValueError: the folder holds another sweep, or cannot be made.
+    """
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{plan.folder}: cannot be made: {error.strerror}: choose another output"
+        ) from error
+    journal = plan.folder / JOURNAL
+    if (plan.folder / PLAN_FILE).exists():
+        stored = read_plan(plan.folder)
+        wanted = plan.to_dict()
+        for key in wanted:
+            if key not in _BUDGET and stored.get(key) != wanted[key]:
+                raise ValueError(
+                    f"{plan.folder} holds another sweep ({key} differs): "
+                    "choose another output or delete it"
+                )
+    elif journal.exists() and journal.stat().st_size:
+        raise ValueError(
+            f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
+        )
+
+
+def store_plan(plan: Plan) -> None:
+    """Write the resolved plan, unless it is there.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    path = plan.folder / PLAN_FILE
+    if not path.exists() or read_plan(plan.folder) != plan.to_dict():
+        _replace(path, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
+
+
+def write_rejections(plan: Plan, spaces: Iterable[tuple[StudyPlan, LegalSpace]]) -> None:
+    """Write every refused configuration with its rule and reason, unless it was done before.
+
+    The columns are problem, kernel, status, rule, reason, configuration (``name=value`` words).
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    path = plan.folder / REJECTIONS
+    if path.exists():
+        return
+    buffer = io.BytesIO()
+    # mtime=0: the same plan gives the same bytes.
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as text:
+            rows = csv.writer(text)
+            rows.writerow(("problem", "kernel", "status", "rule", "reason", "config"))
+            for study, space in spaces:
+                problem = str(study.problem)
+                rows.writerows(
+                    (problem, study.kernel, r.status.value, r.rule, r.reason, r.config)
+                    for r in space.rejected
+                )
+    _replace(path, buffer.getvalue())
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder; writes nothing, also while its sweep goes on.
+
+    Raises:
+        ValueError: no such folder, no sweep in it, or a file is cut off or corrupt; the message
+            names file, line and next step.
+    """
+    plan = read_plan(folder)
+    path = folder / JOURNAL
+    if not path.exists():
+        return Run(folder=folder, plan=plan, studies=())
+    with quiet_optuna():
+        return read_run(folder, plan, JournalStorage(ReadOnlyJournal(path)))
+
+
+def read_run(folder: Path, plan: Mapping[str, Any], storage: BaseStorage) -> Run:
+    """A run from its open storage, studies in the plan's order."""
+    records = []
+    for study in storage.get_all_studies():
+        if "problem" not in study.user_attrs:
+            continue  # killed between its creation and its description: nothing was tried
+        trials = storage.get_all_trials(study._study_id, deepcopy=False)
+        records.append(_study_record(study.user_attrs, trials))
+    planned = [(study["problem"], study["kernel"]) for study in plan["studies"]]
+    order = {study: index for index, study in enumerate(planned)}
+    records.sort(key=lambda s: order.get((str(s.problem), s.kernel), len(order)))
+    return Run(folder=folder, plan=plan, studies=tuple(records))
+
+
+def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> StudyRecord:
+    compared = attributes.get("compared", {}).get("timings", {})
+    environment = attributes.get("environment")
+    kernel = family(attributes["kernel"])
+    records = []
+    for trial in trials:
+        if "measurement" not in trial.user_attrs:
+            continue
+        outcome = dict(trial.user_attrs["measurement"])
+        outcome.update(compared.get(str(trial.number), {}))
+        low, high = trial.user_attrs["predicted_90_us"]
+        records.append(
+            TrialRecord(
+                config=kernel.config_type.from_dict(trial.params),
+                measurement=Measurement.from_dict(outcome),
+                predicted_us=trial.user_attrs["predicted_us"],
+                predicted_low_us=low,
+                predicted_high_us=high,
+            )
+        )
+    return StudyRecord(
+        problem=parse_problem(attributes["problem"]),
+        kernel=attributes["kernel"],
+        gpu=attributes["gpu"],
+        path=attributes["path"],
+        simulated=attributes["simulated"],
+        environment=None if environment is None else Environment.from_dict(environment),
+        space_size=attributes["space_size"],
+        legal_size=attributes["legal_size"],
+        rejected_by_rule=attributes["rejected_by_rule"],
+        stopped=attributes.get("stopped", ""),
+        trials=tuple(records),
+    )

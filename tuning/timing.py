@@ -1,0 +1,188 @@
+"""One timing rule for every kernel and every rival.
+
+Launches of 50 us and more are timed one by one with device events, each after the L2 was
+overwritten; the time is the median.  For shorter ones the gaps between launches would count, so a
+CUDA graph launches many on operand sets that together exceed four times the L2, and a sample is
+the mean of one replay.  ``cache="warm"`` leaves out the flush and the rotation and is named so.
+Kernels of the HOST backend are timed with the host's clock.
+"""
+
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "GRAPH_BELOW_US",
+    "Launchers",
+    "Timer",
+    "Timing",
+    "open_timer",
+    "operand_sets",
+    "time_callable",
+    "time_interleaved",
+]
+
+Launch = Callable[[], None]
+#: From a number of operand sets to one launch on each; called once per timer.
+Launchers = Callable[[int], Sequence[Launch]]
+
+GRAPH_BELOW_US = 50.0
+#: Device time that the samples of one configuration aim to cover.
+SAMPLING_US = 100_000.0
+#: Samples stop here even when there are few: a kernel of a second is not run thirty times.
+SAMPLING_LIMIT_US = 2_000_000.0
+MIN_SAMPLES, MAX_SAMPLES = 30, 200
+MIN_REPLAYS, MAX_REPLAYS = 20, 100
+MIN_LAUNCHES_PER_GRAPH = 20
+#: More copies than this cost more to make than they tell; such timings are named "partial".
+MAX_SETS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long one launch takes."""
+
+    time_us: float  #: median of the samples
+    samples_us: tuple[float, ...]  #: in the order taken, to the nanosecond
+    timing: str  #: which rule: "events-cold", "graph-rotate", "events-warm", "graph-warm", "host"
+
+    @classmethod
+    def of(cls, samples_us: Sequence[float], timing: str) -> "Timing":
+        """Summarise raw samples."""
+        rounded = tuple(round(sample, 3) for sample in samples_us)
+        return cls(time_us=round(statistics.median(rounded), 4), samples_us=rounded, timing=timing)
+
+
+class Timer(ABC):
+    """A warmed-up launch that can be sampled again and again."""
+
+    name: str  #: the rule, as in :class:`Timing`
+    samples: int  #: how many samples one measurement takes
+
+    @abstractmethod
+    def sample(self, count: int) -> list[float]:
+        """Take samples: microseconds of one launch each."""
+
+    def load(self, duration_s: float) -> None:
+        """Queue work for about that long without waiting for it, so that clocks can be read."""
+        return None
+
+
+class HostTimer(Timer):
+    """Wall-clock time of a call on the host."""
+
+    name: ClassVar[str] = "host"  # type: ignore[misc]  # one rule, whatever the instance
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        launch()
+        estimate_us = max(self.sample(1)[0], 0.1)
+        self.samples = sample_count(estimate_us)
+
+    def sample(self, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            self._launch()
+            times.append((time.perf_counter_ns() - start) / 1e3)
+        return times
+
+
+def sample_count(estimate_us: float) -> int:
+    """Samples of single launches: 100 ms of them, 30 to 200, at most 2 s in all but at least 5."""
+    count = min(MAX_SAMPLES, max(MIN_SAMPLES, round(SAMPLING_US / estimate_us)))
+    return max(5, min(count, int(SAMPLING_LIMIT_US / estimate_us)))
+
+
+def operand_sets(set_bytes: int, l2_bytes: int) -> int:
+    """Copies of operands and output that together exceed four times the L2, at least two."""
+    return min(MAX_SETS, max(2, 4 * l2_bytes // max(1, set_bytes) + 1))
+
+
+def open_timer(
+    launchers: Launchers,
+    *,
+    set_bytes: int,
+    l2_bytes: int,
+    cache: str = "cold",
+    device: str,
+    like: Timer | None = None,
+) -> Timer:
+    """Warm a launch up, estimate it and choose the rule.
+
+    Args:
+        launchers: makes launches on that many separate copies of operands and output.
+        set_bytes: size of one copy.
+        l2_bytes: size of the L2, as the driver counts it.
+        cache: "cold" or "warm".
+        device: "cuda", or "cpu" for the host's clock.
+        like: a rival's timer, whose rule is taken whatever the estimate.
+
+    Raises:
+        ValueError: no such cache mode.
+    """
+    if cache not in ("cold", "warm"):
+        raise ValueError(f"cache = {cache!r}: choose cold or warm")
+    if device == "cpu":
+        return HostTimer(launchers(1)[0])
+    from tuning.timing_cuda import open_cuda_timer
+
+    return open_cuda_timer(
+        launchers, set_bytes=set_bytes, l2_bytes=l2_bytes, cache=cache, like=like
+    )
+
+
+def time_callable(
+    launchers: Launchers,
+    *,
+    set_bytes: int,
+    l2_bytes: int,
+    cache: str = "cold",
+    device: str = "cuda",
+) -> Timing:
+    """Time one launch under the workbench's rule; arguments as in :func:`open_timer`."""
+    timer = open_timer(
+        launchers, set_bytes=set_bytes, l2_bytes=l2_bytes, cache=cache, device=device
+    )
+    return Timing.of(timer.sample(timer.samples), timer.name)
+
+
+def time_interleaved(
+    rivals: Sequence[tuple[Launchers, int]],
+    *,
+    l2_bytes: int,
+    cache: str = "cold",
+    device: str = "cuda",
+    rounds: int = 6,
+) -> list[Timing]:
+    """Time rivals in turns, so that drifting clocks and temperatures touch all alike.
+
+    Args:
+        rivals: launchers and ``set_bytes`` of each.
+        rounds: turns; every other round runs in reverse order.
+
+    Returns:
+        One timing a rival, in the order given.
+    """
+    timers: list[Timer] = []
+    for launchers, size in rivals:
+        # Near the threshold two rules would favour one rival: the first one's holds for all.
+        timers.append(
+            open_timer(
+                launchers,
+                set_bytes=size,
+                l2_bytes=l2_bytes,
+                cache=cache,
+                device=device,
+                like=timers[0] if timers else None,
+            )
+        )
+    samples: list[list[float]] = [[] for _ in timers]
+    for turn in range(rounds):
+        order = range(len(timers)) if turn % 2 == 0 else reversed(range(len(timers)))
+        for index in order:
+            samples[index] += timers[index].sample(-(-timers[index].samples // rounds))
+    return [Timing.of(taken, timer.name) for taken, timer in zip(samples, timers, strict=True)]

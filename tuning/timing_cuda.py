@@ -1,0 +1,133 @@
+"""Timers on a CUDA device; see :mod:`tuning.timing` for the rule.  Imports torch."""
+
+import functools
+import statistics
+
+import torch
+
+from tuning.timing import (
+    GRAPH_BELOW_US,
+    MAX_REPLAYS,
+    MAX_SETS,
+    MIN_LAUNCHES_PER_GRAPH,
+    MIN_REPLAYS,
+    SAMPLING_US,
+    Launch,
+    Launchers,
+    Timer,
+    operand_sets,
+    sample_count,
+)
+
+__all__ = ["EventTimer", "GraphTimer", "open_cuda_timer"]
+
+#: Device time spent before the first sample: an idle GPU's clock takes milliseconds to rise.
+WARM_UP_US = 20_000.0
+ESTIMATE_SAMPLES = 5
+FLUSH_BYTES = 2**28
+
+
+@functools.cache
+def _flush_buffer(l2_bytes: int) -> torch.Tensor:
+    """A buffer more than twice the L2; writing it evicts everything else."""
+    return torch.empty(
+        max(FLUSH_BYTES, 2 * l2_bytes + 2**20) // 4, dtype=torch.int32, device="cuda"
+    )
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's gap
+
+
+class EventTimer(Timer):
+    """Device events around single launches, each after an L2 flush unless ``flush`` is None."""
+
+    def __init__(self, launch: Launch, flush: torch.Tensor | None) -> None:
+        self._launch = launch
+        self._flush = flush
+        self.name = "events-warm" if flush is None else "events-cold"
+        self.samples = ESTIMATE_SAMPLES
+
+    def sample(self, count: int) -> list[float]:
+        pairs = []
+        for _ in range(count):
+            start, end = _event(), _event()
+            # The flush also keeps the device busy while the host prepares the launch.
+            if self._flush is not None:
+                self._flush.zero_()
+            start.record()
+            self._launch()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) * 1e3 for start, end in pairs]
+
+    def warm_up(self, estimate_us: float) -> None:
+        """Launch without flush or events for about ``WARM_UP_US``."""
+        for _ in range(min(500, max(3, round(WARM_UP_US / estimate_us)))):
+            self._launch()
+
+    def load(self, duration_s: float) -> None:
+        for _ in range(max(3, min(2000, round(duration_s * 1e3)))):
+            self._launch()
+
+
+class GraphTimer(Timer):
+    """Replays of a graph whose launches rotate through separate operand sets."""
+
+    def __init__(self, launches: list[Launch], name: str, estimate_us: float) -> None:
+        self.sets = len(launches)
+        #: Every set is launched equally often.
+        self.launches = self.sets * -(-MIN_LAUNCHES_PER_GRAPH // self.sets)
+        self.name = name
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's gap
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            launches[0]()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            for index in range(self.launches):
+                launches[index % self.sets]()
+        replay_us = max(1.0, estimate_us) * self.launches
+        self.samples = min(MAX_REPLAYS, max(MIN_REPLAYS, round(SAMPLING_US / replay_us)))
+        for _ in range(max(2, min(50, round(WARM_UP_US / replay_us)))):
+            self._graph.replay()
+        torch.cuda.synchronize()
+
+    def sample(self, count: int) -> list[float]:
+        pairs = []
+        for _ in range(count):
+            start, end = _event(), _event()
+            start.record()
+            self._graph.replay()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) * 1e3 / self.launches for start, end in pairs]
+
+    def load(self, duration_s: float) -> None:
+        for _ in range(max(3, min(500, round(duration_s * 1e3)))):
+            self._graph.replay()
+
+
+def open_cuda_timer(
+    launchers: Launchers, *, set_bytes: int, l2_bytes: int, cache: str, like: Timer | None
+) -> EventTimer | GraphTimer:
+    """Warm up and choose the rule by a first estimate; see :func:`tuning.timing.open_timer`."""
+    launch = launchers(1)[0]
+    timer = EventTimer(launch, None if cache == "warm" else _flush_buffer(l2_bytes))
+    launch()
+    torch.cuda.synchronize()
+    estimate_us = max(0.5, statistics.median(timer.sample(ESTIMATE_SAMPLES)))
+    slow = estimate_us >= GRAPH_BELOW_US if like is None else isinstance(like, EventTimer)
+    if slow:
+        timer.warm_up(estimate_us)
+        timer.samples = sample_count(estimate_us)
+        return timer
+    if cache == "warm":
+        return GraphTimer([launch], "graph-warm", estimate_us)
+    sets = operand_sets(set_bytes, l2_bytes)
+    enough = sets < MAX_SETS
+    name = "graph-rotate" if enough else "graph-rotate-partial"
+    return GraphTimer(list(launchers(sets)), name, estimate_us)

@@ -1,0 +1,190 @@
+"""The measuring process: opens problems, checks and times configurations, one job at a time.
+
+Started by :mod:`tuning.worker` as ``python -m tuning.worker_main FD PARENT_PID``.  Requests and
+replies are JSON messages on the socket FD; standard output and error belong to candidate code.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tiles.kernels import Kernel, Status, Workload
+from tiles.problems import parse_problem
+from tuning.environment import read_environment, sm_clock_mhz
+from tuning.family import family
+from tuning.faults import classify, device_is_poisoned
+from tuning.records import Measurement
+from tuning.timing import Timing, open_timer, time_interleaved
+
+__all__ = ["main"]
+
+_PR_SET_PDEATHSIG = 1
+
+Reply = Callable[[str, Mapping[str, Any]], None]
+
+
+class _Bench:
+    """The problem that is open now; consecutive jobs on one problem share its operands."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str, str, int] | None = None
+        self._workload: Workload | None = None
+        self.kernel: Kernel | None = None
+
+    def open(self, job: Mapping[str, Any]) -> tuple[Kernel, Workload]:
+        key = (job["problem"], job["kernel"], job["device"], job["seed"])
+        if key != self._key or self._workload is None or self.kernel is None:
+            self.close()
+            self.kernel = family(job["kernel"])
+            self._workload = self.kernel.workload(
+                parse_problem(job["problem"]), device=job["device"], seed=job["seed"]
+            )
+            self._key = key
+        return self.kernel, self._workload
+
+    def close(self) -> None:
+        """Drop the operands before the next problem's are made: both may not fit."""
+        self._key = self._workload = self.kernel = None
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def _check_device(device: str) -> dict[str, Any]:
+    """Import what the device needs and say what was found."""
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return {"missing": "torch finds no CUDA device"}
+        l2_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
+    else:
+        l2_bytes = 0
+    return {"environment": read_environment(device).to_dict(), "l2_bytes": l2_bytes}
+
+
+def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
+    kernel, workload = bench.open(job)
+    config = kernel.config_type.from_dict(job["config"])
+    reply("opened", {})
+    accuracy = workload.check(config)
+    if not accuracy.ok:
+        outcome = Measurement(
+            status=Status.CORRECTNESS, simulated=False, reason=accuracy.reason, accuracy=accuracy
+        )
+        reply("done", {"measurement": outcome.to_dict()})
+        return
+    reply("checked", {})
+    timer = open_timer(
+        partial(workload.launchers, config),
+        set_bytes=workload.set_bytes,
+        l2_bytes=job["l2_bytes"],
+        cache=job["cache"],
+        device=job["device"],
+    )
+    timing = Timing.of(timer.sample(timer.samples), timer.name)
+    extra: dict[str, Any] = {}
+    if job["environment"]:
+        clock = None
+        if job["device"] == "cuda":
+            timer.load(0.1)
+            time.sleep(0.02)  # into the load; NVML answers with a recent average
+            clock = sm_clock_mhz()
+            _synchronize()
+        extra["environment"] = read_environment(job["device"], clock).to_dict()
+    outcome = Measurement(
+        status=Status.CORRECT,
+        simulated=False,
+        time_us=timing.time_us,
+        samples_us=timing.samples_us,
+        timing=timing.timing,
+        accuracy=accuracy,
+    )
+    reply("done", {"measurement": outcome.to_dict(), **extra})
+
+
+def _compare(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
+    kernel, workload = bench.open(job)
+    reply("opened", {})
+    configs = [kernel.config_type.from_dict(values) for values in job["configs"]]
+    timings = time_interleaved(
+        [(partial(workload.launchers, config), workload.set_bytes) for config in configs],
+        l2_bytes=job["l2_bytes"],
+        cache=job["cache"],
+        device=job["device"],
+    )
+    reply(
+        "done",
+        {
+            "timings": [
+                {"time_us": t.time_us, "samples_us": list(t.samples_us), "timing": t.timing}
+                for t in timings
+            ]
+        },
+    )
+
+
+def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
+    kernel, workload = bench.open(job)
+    reply("opened", {})
+    workload.compile(kernel.config_type.from_dict(job["config"]))
+    reply("done", {})
+
+
+def _synchronize() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when the parent is gone, even if a kernel hangs here."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+_JOBS = {"measure": _measure, "compare": _compare, "compile": _compile}
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve jobs until the parent closes the socket."""
+    _die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a sweep ends
+    connection = Connection(fd)
+
+    def reply(phase: str, content: Mapping[str, Any]) -> None:
+        connection.send_bytes(json.dumps({"phase": phase, **content}).encode())
+
+    bench = _Bench()
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        if job["kind"] == "hello":
+            reply("done", _check_device(job["device"]))
+            continue
+        try:
+            _JOBS[job["kind"]](bench, job, reply)
+        except Exception as error:  # the boundary: whatever candidate code raises is its outcome
+            status, reason = classify(error)
+            poisoned = device_is_poisoned()
+            reply("failed", {"status": status.value, "reason": reason, "restart": poisoned})
+            if poisoned:
+                os._exit(0)  # a poisoned context can hang in destructors
+            del error  # its traceback holds operands
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
