@@ -1,0 +1,8 @@
+"""Hardware simulation: GPU data files, the cost model, and the error of quantised products."""
+
+from sim.gpu import Gpu
+from sim.gpu_file import gpu_names, load_gpu
+from sim.model import price
+from sim.prediction import Prediction, PricedTable
+
+__all__ = ["Gpu", "Prediction", "PricedTable", "gpu_names", "load_gpu", "price"]

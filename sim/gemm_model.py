@@ -1,0 +1,301 @@
+"""The cost of a scaled GEMM: terms per K-iteration, per wave, and together.
+
+All terms are evaluated for every configuration of a table at once.  Clocks turn into time at the
+GPU's sustained clock, because dense products run at the power limit.  What is left out: compile
+facts (true registers, spills, pipeline depth), drift between CTAs, L2 partitions, the power that a
+particular configuration or its data draws, and warp specialisation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost import Cost
+from sim.gpu import Gpu
+from sim.memory import dram_ns, exposed_ns, l2_ns, load_latency_ns, overlap
+from sim.occupancy import ctas_per_sm, gemm_registers, spill_factor
+from sim.pipes import (
+    ISSUE_LANES,
+    decode_clk,
+    issue_clk,
+    mma_clk,
+    promotion_clk,
+    smem_clk,
+    uses_warpgroups,
+)
+from sim.traffic import Footprint, footprint, miss_share
+from sim.waves import waves
+from tiles.formats import element
+from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels.gemm import smem_bytes
+from tiles.problems import Gemm
+
+__all__ = ["gemm_cost"]
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+#: Clocks of one stage's barrier handshake; 60-100 expected, to be fitted.
+HANDSHAKE_CLK = 80.0
+#: Clocks from a CTA's start to its first load: indices, descriptors, barriers; a prior.
+SETUP_CLK = 300.0
+#: Filling and draining the whole device around a kernel; low end of the 2-5 us expected.
+DEVICE_FLOOR_US = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Iteration:
+    """What one CTA needs for one K-iteration, and for its start and end."""
+
+    tensor_clk: F64
+    cuda_core_clk: F64
+    spill_factor: F64
+    serial: bool  #: CUDA cores wait for the products of their own iteration
+    handshake_clk: F64
+    smem_clk: F64
+    l2_bytes: F64
+    iterations: I64
+    stages: I64
+    prologue_ns: F64
+    epilogue_ns: F64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wave:
+    """One wave's time and the part of it in which loads were waited for."""
+
+    time_ns: F64
+    exposed_ns: F64
+    dram_ns: F64
+
+
+def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) -> Cost:
+    """Price every configuration of a table with the columns of ``GemmConfig``."""
+    bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
+    warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
+    tma, persistent = table["tma"], table["persistent"]
+    m, n, k = problem.shape
+    activation, weight = problem.recipe.activation, problem.recipe.weight
+    emulated = path is NumericPath.EMULATED
+    multiplied = "fp16" if emulated else activation.element.name
+    bits, out_bits = activation.element.bits, element(problem.out).bits
+    clock_ghz = gpu.sustained_clock_mhz / 1e3
+
+    # Occupancy and waves.
+    warpgroups = uses_warpgroups(gpu, bm, warps)
+    threads = warps * gpu.warp_threads
+    loaded = (bm + bn) * bk * bits // 8
+    registers = gemm_registers(
+        bm,
+        bn,
+        threads,
+        promoted=problem.recipe.blockwise,
+        fragments=~warpgroups | emulated,
+        addressed_bytes=np.where(tma, 0, loaded),
+    )
+    occupancy = ctas_per_sm(
+        gpu, registers=registers, smem_bytes=smem_bytes(problem, table), warps=warps
+    )
+    occupancy = np.where(persistent, 1, occupancy)
+    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    tiles = tiles_m * tiles_n
+    spread = waves(tiles, occupancy, gpu.sm_count)
+
+    # Traffic.  A tile's mean share of the matrix stands for it, so that ragged edges count once.
+    a_tile = activation.storage_bytes(m, k) / tiles_m
+    b_tile = weight.storage_bytes(n, k) / tiles_n
+    seen = footprint(tiles_m, tiles_n, table["group_m"], spread.capacity)
+    l2_read = tiles * (a_tile + b_tile)
+    dram_read = _dram_read_bytes(
+        gpu, tiles_m, tiles_n, table["group_m"], a_tile, b_tile, spread.count, seen
+    )
+    dram_write = float(m * n * out_bits // 8)
+    full_bytes = seen.full_rows * a_tile + seen.full_cols * b_tile
+    tail_bytes = seen.tail_rows * a_tile + seen.tail_cols * b_tile
+    miss = np.minimum(1.0, dram_read / (full_bytes + tail_bytes))
+
+    # One K-iteration of one CTA.
+    iterations = -(-k // bk)
+    latency_ns = load_latency_ns(gpu, miss, tma)
+    iteration = _Iteration(
+        tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
+        cuda_core_clk=promotion_clk(gpu, bm, bn, bk, activation, weight)
+        + decode_clk(
+            gpu,
+            bm,
+            bn,
+            bk,
+            warps,
+            element=activation.element.name,
+            emulated=emulated,
+            warpgroups=warpgroups,
+        )
+        + issue_clk(loaded, tma),
+        spill_factor=spill_factor(gpu, registers),
+        serial=problem.recipe.blockwise or emulated,
+        handshake_clk=HANDSHAKE_CLK / np.maximum(stages - 1, 1),
+        smem_clk=smem_clk(
+            gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups
+        ),
+        l2_bytes=(a_tile + b_tile) / iterations,
+        iterations=iterations,
+        stages=stages,
+        prologue_ns=latency_ns + SETUP_CLK / clock_ghz,
+        epilogue_ns=_epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.quantized)
+        / clock_ghz,
+    )
+
+    # Full waves, all alike, and the partial wave with its own contention.
+    share = dram_read / (full_bytes + tail_bytes)
+    in_flight_share = np.maximum(stages - 1, 0.5) / iterations
+    whole = np.maximum(spread.full, 1)
+    full = _wave(
+        gpu,
+        iteration,
+        per_sm=occupancy,
+        sms=np.full(len(table), gpu.sm_count),
+        footprint_bytes=full_bytes / whole,
+        dram_share=share,
+        write_bytes=dram_write * (spread.capacity / tiles),
+        in_flight_share=in_flight_share,
+        latency_ns=latency_ns,
+        clock_ghz=clock_ghz,
+    )
+    tail = _wave(
+        gpu,
+        iteration,
+        per_sm=np.maximum(spread.tail_per_sm, 1),
+        sms=np.maximum(spread.tail_sms, 1),
+        footprint_bytes=tail_bytes,
+        dram_share=share,
+        write_bytes=dram_write * (spread.tail_ctas / tiles),
+        in_flight_share=in_flight_share,
+        latency_ns=latency_ns,
+        clock_ghz=clock_ghz,
+    )
+    has_tail = spread.tail_ctas > 0
+    # Later waves start while their neighbours still work; a persistent CTA fetches ahead.
+    later = np.where(persistent, 0.0, iteration.prologue_ns / occupancy)
+    ends = iteration.prologue_ns + (spread.count - 1) * later
+    ends += spread.full * iteration.epilogue_ns + has_tail * iteration.epilogue_ns
+    main = spread.full * full.time_ns + has_tail * tail.time_ns
+    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    per_sm = (spread.full * occupancy + spread.tail_per_sm) * iterations
+    clk_us = per_sm / (clock_ghz * 1e3)
+    terms = {
+        "tensor": iteration.tensor_clk * clk_us,
+        "cuda_cores": iteration.cuda_core_clk * clk_us,
+        "shared_memory": iteration.smem_clk * clk_us,
+        "l2": l2_ns(
+            gpu,
+            bytes_per_sm=iteration.l2_bytes * per_sm,
+            active_sms=np.where(spread.full > 0, gpu.sm_count, spread.tail_sms),
+            clock_ghz=clock_ghz,
+        )
+        / 1e3,
+        "dram": (spread.full * full.dram_ns + has_tail * tail.dram_ns) / 1e3,
+        "latency": (spread.full * full.exposed_ns + has_tail * tail.exposed_ns) / 1e3,
+        "prologue_epilogue": ends / 1e3,
+        "launch": np.full(len(table), launch_us),
+    }
+    return Cost(
+        time_us=(main + ends) / 1e3 + launch_us,
+        terms_us=terms,
+        dram_read_bytes=dram_read,
+        dram_write_bytes=np.full(len(table), dram_write),
+        l2_read_bytes=l2_read,
+    )
+
+
+def _dram_read_bytes(
+    gpu: Gpu,
+    tiles_m: I64,
+    tiles_n: I64,
+    group_m: I64,
+    a_tile: F64,
+    b_tile: F64,
+    wave_count: I64,
+    seen: Footprint,
+) -> F64:
+    """Operands once, and what later waves read again because the L2 has dropped it.
+
+    Within a wave CTAs advance together along K, so a tile row or column is fetched once.  Rows of A
+    and the column that a wave boundary cuts come back after one wave, the other columns of B after
+    a whole raster group.
+    """
+    rows = seen.full_rows + seen.tail_rows
+    cols = seen.full_cols + seen.tail_cols
+    group = np.minimum(group_m, tiles_m)
+    again_rows = rows - tiles_m
+    again_cols = cols - tiles_n
+    cut_cols = np.minimum(again_cols, wave_count - 1)
+    wave_bytes = (rows * a_tile + cols * b_tile) / wave_count
+    near = np.maximum(wave_bytes, group * a_tile + b_tile)
+    far = group * a_tile + tiles_n * b_tile
+    near_bytes = again_rows * a_tile + cut_cols * b_tile
+    far_bytes = (again_cols - cut_cols) * b_tile
+    once = tiles_m * a_tile + tiles_n * b_tile
+    read: F64 = (
+        once
+        + near_bytes * miss_share(near, gpu.l2_bytes)
+        + far_bytes * miss_share(far, gpu.l2_bytes)
+    )
+    return read
+
+
+def _epilogue_clk(gpu: Gpu, block_m: I64, block_n: I64, out_bits: int, *, scaled: bool) -> F64:
+    """Clocks to scale, convert, stage through shared memory and store one tile."""
+    tile = block_m * block_n
+    instructions = (2.0 if scaled else 0.0) + (0.5 if out_bits == 16 else 0.0)
+    stored = tile * (out_bits / 8)
+    clk: F64 = (
+        tile * instructions / ISSUE_LANES
+        + 2 * stored / gpu.smem_bytes_per_clk
+        + stored / gpu.l2_bytes_per_clk_per_sm
+    )
+    return clk
+
+
+def _wave(
+    gpu: Gpu,
+    one: _Iteration,
+    *,
+    per_sm: I64,
+    sms: I64,
+    footprint_bytes: F64,
+    dram_share: F64,
+    write_bytes: F64,
+    in_flight_share: F64,
+    latency_ns: F64,
+    clock_ghz: float,
+) -> _Wave:
+    """The main loop of one wave: ``per_sm`` CTAs on each of ``sms`` multiprocessors."""
+    busy = per_sm * np.maximum(one.tensor_clk, one.cuda_core_clk)
+    # A warpgroup that must add its partial sums before the next product leaves the tensor cores
+    # idle; co-resident CTAs fill in for one another, the less surely the fewer there are.
+    alone = (
+        one.tensor_clk + one.cuda_core_clk + HANDSHAKE_CLK
+        if one.serial
+        else np.maximum(one.tensor_clk, one.cuda_core_clk) + one.handshake_clk
+    )
+    compute = busy + (per_sm * alone - busy) / np.sqrt(per_sm)
+    in_flight = footprint_bytes * in_flight_share
+    moved = dram_ns(
+        gpu,
+        read_bytes=footprint_bytes * dram_share,
+        write_bytes=write_bytes,
+        in_flight_bytes=np.minimum(in_flight, footprint_bytes),
+    )
+    steady = overlap(
+        compute * one.spill_factor / clock_ghz,
+        per_sm * one.smem_clk / clock_ghz,
+        l2_ns(gpu, bytes_per_sm=per_sm * one.l2_bytes, active_sms=sms, clock_ghz=clock_ghz),
+        moved / one.iterations,
+    )
+    exposed = exposed_ns(latency_ns, steady, one.stages)
+    return _Wave(
+        time_ns=one.iterations * (steady + exposed),
+        exposed_ns=one.iterations * exposed,
+        dram_ns=moved,
+    )

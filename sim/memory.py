@@ -1,0 +1,56 @@
+"""L2 and DRAM: bandwidth, its saturation by bytes in flight, and latency that stays exposed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.gpu import Gpu
+
+__all__ = ["dram_ns", "exposed_ns", "l2_ns", "load_latency_ns", "overlap", "saturation"]
+
+F64 = NDArray[np.float64]
+
+
+def saturation(in_flight_bytes: F64, gb_per_s: float, latency_ns: float) -> F64:
+    """Share of a bandwidth that ``in_flight_bytes`` keep busy, in (0, 1].
+
+    Little's law asks for bandwidth x latency bytes (GB/s x ns = bytes); queueing softens the knee
+    to 1 - exp(-x), which meets public measurements of Hopper's TMA within a tenth.
+    """
+    return -np.expm1(-np.maximum(in_flight_bytes, 1.0) / (gb_per_s * latency_ns))
+
+
+def dram_ns(gpu: Gpu, *, read_bytes: F64, write_bytes: F64, in_flight_bytes: F64) -> F64:
+    """Nanoseconds to move the bytes through DRAM; writes need nobody to wait for them."""
+    busy = saturation(in_flight_bytes, gpu.dram_read_gb_per_s, gpu.dram_latency_ns)
+    return read_bytes / (gpu.dram_read_gb_per_s * busy) + write_bytes / gpu.dram_copy_gb_per_s
+
+
+def l2_ns(gpu: Gpu, *, bytes_per_sm: F64, active_sms: NDArray[np.int64], clock_ghz: float) -> F64:
+    """Nanoseconds to bring ``bytes_per_sm`` from the L2 to each of ``active_sms``."""
+    port = bytes_per_sm / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)
+    return np.maximum(port, bytes_per_sm * active_sms / gpu.l2_read_gb_per_s)
+
+
+def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
+    """Latency of a stage's loads when a share ``miss`` of the lines comes from DRAM."""
+    plain = gpu.l2_latency_ns + miss * max(0.0, gpu.dram_latency_ns - gpu.l2_latency_ns)
+    return plain + tma * gpu.tma_extra_latency_ns
+
+
+def exposed_ns(latency_ns: F64, steady_ns: F64, stages: NDArray[np.int64]) -> F64:
+    """Latency that a pipeline of ``stages`` buffers cannot hide, per iteration.
+
+    A buffer is busy for latency + one steady iteration and comes round every ``stages`` iterations.
+    """
+    return np.maximum(0.0, latency_ns - (stages - 1) * steady_ns) / stages
+
+
+def overlap(*terms: F64) -> F64:
+    """p-norm with p = 8: the slowest of resources side by side, and a little of the others."""
+    total = np.zeros_like(terms[0])
+    for term in terms:
+        square = term * term
+        fourth = square * square
+        total += fourth * fourth
+    root: F64 = np.sqrt(np.sqrt(np.sqrt(total)))
+    return root

@@ -1,0 +1,184 @@
+"""The pipes of one multiprocessor: clocks that a CTA needs of each for one K-iteration.
+
+Sources: instruction shapes from the PTX ISA (wgmma m64nNk32B, mma.sync m16n8); issue rates derived
+from the peaks; CUDA-core rates from the GPU file.  Constants written here are priors to be fitted.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.gpu import Gpu
+from tiles.formats import FloatElement, IntElement, TensorFormat
+from tiles.formats import element as lookup
+
+__all__ = ["decode_clk", "issue_clk", "mma_clk", "promotion_clk", "smem_clk", "uses_warpgroups"]
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+#: Four schedulers issue one warp instruction of 32 lanes each a clock.
+ISSUE_LANES = 128
+#: Instructions an element to decode it to fp16 by integer operations; a prior.
+DECODE_INSTRUCTIONS = {"e4m3fn": 2.0, "e5m2": 1.0, "int8": 2.0}
+
+
+def uses_warpgroups(gpu: Gpu, block_m: I64, warps: I64) -> Bool:
+    """Whether the compiler issues warpgroup products (wgmma, tcgen05) rather than ``mma.sync``."""
+    if not gpu.features & {"wgmma", "tcgen05"}:
+        return np.zeros(len(block_m), np.bool_)
+    wide: Bool = (block_m >= 64) & (warps % 4 == 0)
+    return wide
+
+
+def warp_grid(block_m: I64, block_n: I64, warps: I64) -> tuple[I64, I64]:
+    """Warps along M and along N under ``mma.sync``: as square as 16 x 8 instructions allow."""
+    along_m = np.minimum(warps, np.maximum(block_m // 16, 1))
+    square = np.where(block_m >= block_n, warps, np.maximum(warps // 2, 1))
+    along_m = np.minimum(along_m, square)
+    return along_m, np.maximum(warps // along_m, 1)
+
+
+def mma_clk(
+    gpu: Gpu,
+    block_m: I64,
+    block_n: I64,
+    block_k: I64,
+    warps: I64,
+    *,
+    element: str,
+    warpgroups: Bool,
+) -> F64:
+    """Tensor-core clocks of ``block_m x block_n x block_k`` products in ``element``.
+
+    A warpgroup instruction covers 64 rows (128 under tcgen05) and up to 256 columns; with both
+    operands in shared memory its feed takes 16 + N/4 clocks for N/2 clocks of products, so N < 64
+    starves it.  ``mma.sync`` covers 16 rows; where warpgroup instructions exist, it reaches a part
+    of their rate only and takes 8-bit floats through fp16.
+    """
+    wide_rows = 128 if "tcgen05" in gpu.features else 64
+    groups = np.maximum(warps // 4, 1)
+    groups_m = np.minimum(groups, np.maximum(block_m // 64, 1))
+    columns = np.clip(block_n * groups_m // groups, 8, 256)
+    starved = np.maximum(1.0, (16 + columns / 4) / (columns / 2))
+    wide_m = -(-block_m // wide_rows) * wide_rows
+    rate = gpu.tensor_flop_per_clk[element] * gpu.tensor_share
+    wide = 2.0 * wide_m * block_n * block_k / rate * starved
+    narrow_m = -(-block_m // 16) * 16
+    narrow = 2.0 * narrow_m * block_n * block_k / _narrow_rate(gpu, element)
+    return np.where(warpgroups, wide, narrow)
+
+
+def _has_warpgroups(gpu: Gpu) -> bool:
+    return bool(gpu.features & {"wgmma", "tcgen05"})
+
+
+def _widened(gpu: Gpu, element: str) -> bool:
+    """8-bit floats in ``mma.sync`` become fp16 products where warpgroup products exist."""
+    fmt = lookup(element)
+    return _has_warpgroups(gpu) and isinstance(fmt, FloatElement) and fmt.bits == 8
+
+
+def _narrow_rate(gpu: Gpu, element: str) -> float:
+    """flop/clk/SM of ``mma.sync``."""
+    rate = gpu.tensor_flop_per_clk["fp16" if _widened(gpu, element) else element]
+    return rate * gpu.mma_sync_share
+
+
+def promotion_clk(
+    gpu: Gpu,
+    block_m: I64,
+    block_n: I64,
+    block_k: I64,
+    activation: TensorFormat,
+    weight: TensorFormat,
+) -> F64:
+    """CUDA-core clocks to add one K-iteration's partial sums, scaled, to the fp32 accumulator.
+
+    Per accumulator element and K-block: one FFMA with the scale, and one int32 to fp32 conversion
+    for integers.  Where both scales change within the tile, they are multiplied once for each pair
+    of scale blocks that a thread's accumulators meet: a thread holds 2 of every 8 columns and 2 of
+    every 16 rows.  Conversion and multiply-add of one element depend on each other and a lone
+    warpgroup has one warp a scheduler, so their times add up.  0 for scales that do not change
+    along K: those wait for the epilogue.
+    """
+    depths = [f.scaling.cols for f in (activation, weight) if f.scaling and f.scaling.cols]
+    if not depths:
+        return np.zeros(len(block_m))
+    # A K-iteration deeper than the scales' block is promoted once a block.
+    promotions = np.maximum(block_k / min(depths), 1.0)
+    rows = activation.scaling.rows if activation.scaling else None
+    cols = weight.scaling.rows if weight.scaling else None
+    both_vary = (block_m > (rows or np.inf)) & (block_n > (cols or np.inf))
+    shared = max((rows or 8) / 8, 1.0) * max((cols or 4) / 4, 1.0)
+    fma = 1.0 + both_vary / shared
+    convert = 1.0 if isinstance(activation.element, IntElement) else 0.0
+    clk: F64 = (
+        block_m * block_n * promotions * (fma / gpu.fma_per_clk + convert / gpu.convert_per_clk)
+    )
+    return clk
+
+
+def decode_clk(
+    gpu: Gpu,
+    block_m: I64,
+    block_n: I64,
+    block_k: I64,
+    warps: I64,
+    *,
+    element: str,
+    emulated: bool,
+    warpgroups: Bool,
+) -> F64:
+    """CUDA-core clocks to widen one K-iteration's operands to fp16.
+
+    Emulated paths decode by integer operations, once an element for warpgroup products and once in
+    every warp that needs it for ``mma.sync``.  Native 8-bit floats are widened by conversions of
+    two elements an instruction where ``mma.sync`` takes them through fp16.
+    """
+    along_m, along_n = warp_grid(block_m, block_n, warps)
+    replicated = (block_m * along_n + block_n * along_m) * block_k
+    if emulated:
+        elements = np.where(warpgroups, (block_m + block_n) * block_k, replicated)
+        return elements * DECODE_INSTRUCTIONS.get(element, 2.0) / gpu.int_per_clk
+    if _widened(gpu, element):
+        return np.where(warpgroups, 0.0, replicated * 0.5 / gpu.convert_per_clk)
+    return np.zeros(len(block_m))
+
+
+def issue_clk(bytes_loaded: F64, tma: Bool) -> F64:
+    """Issue clocks of copying ``bytes_loaded`` by cp.async: 16 bytes and 3 instructions a lane."""
+    return np.where(tma, 0.0, bytes_loaded / 16 * 3 / ISSUE_LANES)
+
+
+def smem_clk(
+    gpu: Gpu,
+    block_m: I64,
+    block_n: I64,
+    block_k: I64,
+    warps: I64,
+    *,
+    bits: int,
+    emulated: bool,
+    warpgroups: Bool,
+) -> F64:
+    """Clocks of the shared-memory port for one K-iteration: buffers written, operands read.
+
+    Every warpgroup instruction reads its 64 rows of A and its columns of B anew; under ``mma.sync``
+    every warp reads its share of both.  Decoded operands of warpgroup products are stored again.
+    """
+    size = bits / 8
+    written = (block_m + block_n) * block_k * size
+    groups = np.maximum(warps // 4, 1)
+    groups_m = np.minimum(groups, np.maximum(block_m // 64, 1))
+    columns = np.clip(block_n * groups_m // groups, 8, 256)
+    wide_size = 2.0 if emulated else size
+    # Blackwell's instruction covers 128 rows, so it reads B half as often.
+    rows = 128 if "tcgen05" in gpu.features else 64
+    wide = (block_m * -(-block_n // columns) + block_n * -(-block_m // rows)) * block_k * wide_size
+    if emulated:
+        wide = wide + written + (block_m + block_n) * block_k * wide_size
+    along_m, along_n = warp_grid(block_m, block_n, warps)
+    narrow = (block_m * along_n + block_n * along_m) * block_k * size
+    clk = (written + np.where(warpgroups, wide, narrow)) / gpu.smem_bytes_per_clk
+    return clk.astype(np.float64)

@@ -1,0 +1,119 @@
+"""Footprints: how many tile rows of A and tile columns of B the CTAs of each wave touch.
+
+CTAs are numbered along the GROUP_M raster of Triton's matmul: ``group_m`` tile rows are visited
+column by column before the next group of rows begins; the last group may be narrower.  A wave is
+``wave`` consecutive numbers, the CTAs that are resident together.  Everything here is exact integer
+arithmetic on tiles.  ``tests/sim`` holds a twin with explicit loops over CTAs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "wave_footprint"]
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+#: Full waves that are visited one by one; of more, this many evenly spaced ones stand for all.
+MAX_WAVES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Tile rows and columns summed over waves; a tile counts once a wave that touches it."""
+
+    full_rows: F64  #: tile rows of A over all full waves (whole numbers up to ``MAX_WAVES`` waves)
+    full_cols: F64  #: tile columns of B over all full waves
+    tail_rows: F64  #: tile rows of the last, partial wave; 0 when there is none
+    tail_cols: F64
+
+
+def wave_footprint(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64, end: I64) -> list[I64]:
+    """Distinct tile rows and columns of the CTAs ``start <= number < end``, elementwise.
+
+    ``start < end <= tiles_m * tiles_n`` and ``group_m <= tiles_m`` must hold.
+    """
+    group_tiles = group_m * tiles_n
+    first, last = start // group_tiles, (end - 1) // group_tiles
+    first_height = np.minimum(group_m, tiles_m - first * group_m)
+    last_height = np.minimum(group_m, tiles_m - last * group_m)
+    first_col = (start - first * group_tiles) // first_height
+    last_col = (end - 1 - last * group_tiles) // last_height
+    one_group = first == last
+    # Within a group, `height` consecutive CTAs hold every row once, and fewer hold that many rows.
+    rows = np.where(
+        one_group,
+        np.minimum(first_height, end - start),
+        np.minimum(first_height, (first + 1) * group_tiles - start)
+        + np.minimum(last_height, end - last * group_tiles)
+        + (last - first - 1) * group_m,
+    )
+    # Two neighbouring groups hold a suffix and a prefix of the columns, three or more hold all.
+    cols = np.where(
+        one_group,
+        last_col - first_col + 1,
+        np.where(
+            last - first > 1, tiles_n, np.minimum(tiles_n, tiles_n - first_col + last_col + 1)
+        ),
+    )
+    return [rows, cols]
+
+
+def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
+    """Footprint of every wave of a raster, summed; one entry a configuration.
+
+    Args:
+        tiles_m, tiles_n: CTA tiles along M and N, at least 1.
+        group_m: raster group in tiles, at least 1.
+        wave: CTAs resident together, at least 1.
+    """
+    group_m = np.minimum(group_m, tiles_m)
+    distinct, inverse = _distinct(tiles_m, tiles_n, group_m, wave)
+    tiles_m, tiles_n, group_m, wave = (c[distinct] for c in (tiles_m, tiles_n, group_m, wave))
+    full = tiles_m * tiles_n // wave
+    visited = np.minimum(full, MAX_WAVES)
+    row = np.repeat(np.arange(len(full)), visited)
+    step = np.arange(len(row)) - np.repeat(np.cumsum(visited) - visited, visited)
+    start = step * full[row] // visited[row] * wave[row]
+    rows, cols = wave_footprint(tiles_m[row], tiles_n[row], group_m[row], start, start + wave[row])
+    weight = full / np.maximum(visited, 1)
+    full_rows = np.bincount(row, weights=rows, minlength=len(full)) * weight
+    full_cols = np.bincount(row, weights=cols, minlength=len(full)) * weight
+    end = tiles_m * tiles_n
+    start = np.minimum(full * wave, end - 1)
+    rows, cols = wave_footprint(tiles_m, tiles_n, group_m, start, end)
+    partial = full * wave < end
+    return Footprint(
+        full_rows=full_rows[inverse],
+        full_cols=full_cols[inverse],
+        tail_rows=np.where(partial, rows, 0).astype(np.float64)[inverse],
+        tail_cols=np.where(partial, cols, 0).astype(np.float64)[inverse],
+    )
+
+
+def _distinct(*columns: I64) -> tuple[I64, I64]:
+    """Row numbers of the distinct rows, and for every row which of them it equals."""
+    radix = 1
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        top = int(column.max()) + 1
+        radix *= top
+        key = key * top + column
+    if radix >= 2**63:  # the key would overflow, so every row stands for itself
+        rows = np.arange(len(key))
+        return rows, rows
+    _, distinct, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return distinct, inverse
+
+
+def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:
+    """Share of re-reads that miss a cache when ``distance_bytes`` lie between two uses.
+
+    A soft step at three quarters of the capacity: 1/2 there, 6 % at half of it, 94 % at twice it.
+    The steepness is a prior; replacement and set conflicts are not modelled.
+    """
+    square = (distance_bytes / (0.75 * cache_bytes)) ** 2
+    fourth = square * square
+    return fourth / (1 + fourth)
