@@ -25,7 +25,9 @@ With promotion every kb elements, n = ceil(K/kb) sums restart from zero: the ran
 quadrature to ``L·u·sqrt(kb(1 + 1/d))·M'``, ``M' = |exact|/sqrt(n) + L·q``, and the biases to at
 most ``(kb/d)·u·sqrt(n)·M'``; scaling and adding in fp32 costs at most three roundings a block.
 The epilogue multiplies twice and converts once (4 units of 2^-24), and rounding to the output
-costs half an ulp.
+costs half an ulp. The reference itself is rounded K + 2 times in fp64, each time by 2^-53 of at
+most ``sum_k |a_k b_k| <= sqrt(K)·q``: a kernel with exact sums must not be blamed for that where
+they cancel.
 
 **Tile limit.** The root mean square error of each 128 x 128 tile must stay below twice its
 expectation under the same model with every truncation uniform in [0, u·M): random parts
@@ -55,6 +57,7 @@ TILE = 128
 #: Rows of a tile times this many go through fp64 at once; keeps temporaries below 2 GiB.
 _CHUNK_ELEMENTS = 2**25
 _FP32_ROUNDING = 2.0**-24
+_FP64_ROUNDING = 2.0**-53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ def _element_bound(
     depth = arithmetic.depth
     interval = min(k, arithmetic.promote_k or k)
     blocks = math.ceil(k / interval)
-    error = 4 * _FP32_ROUNDING * size
+    error = 4 * _FP32_ROUNDING * size + (k + 2) * _FP64_ROUNDING * math.sqrt(k) * q
     if arithmetic.promote_k is not None:
         error = error + 3 * blocks * _FP32_ROUNDING * (size + DEVIATIONS * q)
     if arithmetic.significand_bits is not None:
