@@ -5,8 +5,14 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check test-slow test-gpu bench clean
 
+# The main job from end to end, into build/demo: predict, search, emit, verify, report.
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py
+	rm -rf build/demo
+	$(BIN)/workbench predict --gpu h200 --shape 4096x4096x4096
+	$(BIN)/workbench sweep examples/quickstart.yaml --output build/demo/run
+	$(BIN)/workbench emit build/demo/run --output build/demo/package --name tile_kernels
+	$(BIN)/workbench verify build/demo/package
+	$(BIN)/workbench report build/demo/run
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

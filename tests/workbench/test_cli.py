@@ -1,0 +1,127 @@
+"""The command line: real answers, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import workbench
+from tiles.recipes import RECIPES
+from workbench.cli import main
+
+SHAPE = "512x512x512"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_predict_prints_every_recipe_that_the_gpu_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "predict", "--gpu", "h200", "--shape", SHAPE) == 0
+    printed = capsys.readouterr().out
+    assert "predicted, not measured" in printed
+    for name in RECIPES:
+        assert name in printed
+
+
+def test_predict_json_is_what_the_python_api_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "predict", "--shape", SHAPE, "--recipe", "int8-row", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    expected = workbench.predict(shapes=[SHAPE], recipes=["int8-row"]).to_dict()
+    assert printed == expected
+    assert printed["schema"] == "tile-workbench/predict/1"
+    row = printed["predicted"][0]
+    assert row["predicted_speedup_with_quantize"] < row["predicted_speedup_kernel"]
+    low, high = row["predicted_interval_us"]
+    assert low < row["predicted_time_us"] < high
+
+
+def test_format_chooses_the_recipes_that_use_it() -> None:
+    assert workbench.select_recipes(None, ["int8.b32x32"]) == ["jetfire"]
+    assert workbench.select_recipes(["bf16"], ["e5m2"]) == [
+        "bf16",
+        "e5m2-tensor",
+        "e5m2-row",
+        "e5m2-b128",
+    ]
+    assert workbench.select_recipes() is None
+
+
+def test_fp8_on_a100_is_emulated_and_no_faster_than_bf16() -> None:
+    report = workbench.predict(gpu="a100", shapes=[(4096, 4096, 4096)], recipes=["e4m3-row"])
+    (row,) = report.rows
+    assert row.gemm.path.value == "emulated"
+    assert row.speedup_kernel < 1.1
+
+
+@pytest.mark.parametrize("verb", ["gpus", "formats"])
+def test_listings_have_a_schema(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, verb, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/1"
+    assert call(monkeypatch, verb) == 0
+    assert ("h200" if verb == "gpus" else "jetfire") in capsys.readouterr().out
+
+
+MISTAKES = {
+    "no shape": (["predict"], "pass --shape MxNxK"),
+    "unknown gpu": (["predict", "--gpu", "h2000", "--shape", SHAPE], "h200"),
+    "unknown recipe": (["predict", "--shape", SHAPE, "--recipe", "int9"], "unknown recipe 'int9'"),
+    "unknown format": (["predict", "--shape", SHAPE, "--format", "e9m9"], "no recipe takes"),
+    "unknown kernel": (["predict", "--shape", SHAPE, "--kernel", "gem"], "unknown kernel 'gem'"),
+    "zero extent": (["predict", "--shape", "0x1x1"], "M = 0"),
+    "negative extent": (["predict", "--shape=-1x1x1"], "write 3 integers"),
+    "absurd extent": (["predict", "--shape", "999999999x1x1"], "a dimension must lie in"),
+    "unknown output": (["predict", "--shape", SHAPE, "--out", "int4"], "output format 'int4'"),
+    "unknown option": (["predict", "--shap", SHAPE], "No such option"),
+    "unknown verb": (["predikt"], "No such command"),
+    "missing model": (["predict", "--model", "none.json", "--tokens", "1"], "none.json"),
+    "missing sweep file": (["sweep", "none.yaml"], "none.yaml"),
+    "missing run": (["emit", "none", "-o", "out"], "none"),
+    "missing run report": (["report", "none"], "none"),
+    "missing package": (["verify", "none"], "none"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert says in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_starts_without_torch_and_answers_fast() -> None:
+    script = (
+        "import sys, time; start = time.perf_counter(); import workbench; "
+        "workbench.predict(shapes=['4096x4096x4096']); "
+        "heavy = {'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules); "
+        "print(time.perf_counter() - start, sorted(heavy))"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    seconds, heavy = min(run.stdout.split(maxsplit=1) for run in runs)
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 1.0
