@@ -137,7 +137,7 @@ def _element_variance(
     interval = min(k, arithmetic.promote_k or k)
     blocks = math.ceil(k / interval)
     size2 = exact.square()
-    variance = (4 * _FP32_ROUNDING) ** 2 * size2
+    variance = (4 * _FP32_ROUNDING) ** 2 * size2 + k * _FP64_ROUNDING**2 * k * q.square()
     if arithmetic.promote_k is not None:
         variance = variance + 3 * blocks * _FP32_ROUNDING**2 * (size2 + q.square())
     if arithmetic.significand_bits is not None:
