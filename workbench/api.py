@@ -72,7 +72,7 @@ def sweep(
     )
     if repair:
         tuning.repair(plan.folder)
-    return tuning.run(plan, progress=progress)
+    return tuning.run(plan, progress or (lambda _: None))
 
 
 def winners(run: "Run") -> dict[str, Any]:

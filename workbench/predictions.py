@@ -176,7 +176,8 @@ def predict(
     Args:
         gpu: a name of ``workbench gpus``, the path of a GPU file, or a loaded GPU.
         shapes: (M, N, K) or ``"MxNxK"``.
-        model: a Hugging Face ``config.json``; its projections join ``shapes`` for each of ``tokens``.
+        model: a Hugging Face ``config.json``; its projections join ``shapes``, for each of
+            ``tokens``.
         tokens: numbers of rows M that the model runs with.
         tp: tensor-parallel degree that the model's projections are split by.
         recipes: names; ``None`` asks for all that the GPU can run.

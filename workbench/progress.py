@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
@@ -23,22 +23,30 @@ def sweep_progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
     bar = Bar(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[counts]}"),
         TextColumn("{task.fields[best]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
     with bar:
-        task = bar.add_task("sweep", total=None, best="")
+        task = bar.add_task("sweep", total=None, counts="", best="")
 
         def show(progress: "Progress") -> None:
-            best = "" if progress.best_us is None else f"best {progress.best_us:.1f} us"
+            share = 1.0 if progress.stopped else progress.finished / max(1, progress.budget)
             bar.update(
                 task,
-                description=progress.study,
-                completed=progress.done,
-                total=progress.total,
-                best=best + (" (simulated)" if progress.simulated and best else ""),
+                description=f"{progress.study.problem} {progress.study.kernel}",
+                total=progress.studies,
+                completed=progress.index + share,
+                counts=f"study {progress.index + 1}/{progress.studies}, trial {progress.finished}",
+                best=_best(progress),
             )
 
         yield show
+
+
+def _best(progress: "Progress") -> str:
+    if progress.best is None or progress.best.measurement.time_us is None:
+        return ""
+    label = " (simulated)" if progress.best.measurement.simulated else ""
+    return f"best {progress.best.measurement.time_us:.1f} us{label}"

@@ -1,6 +1,7 @@
 """What the command line prints: tables of predictions, GPUs, formats and checks."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -9,7 +10,16 @@ from tiles.formats import ELEMENTS, FloatElement
 from tiles.recipes import RECIPES
 from workbench.predictions import PredictionReport
 
-__all__ = ["element_table", "gpu_table", "prediction_tables", "recipe_table"]
+if TYPE_CHECKING:
+    from tuning import Run
+
+__all__ = [
+    "element_table",
+    "gpu_table",
+    "prediction_tables",
+    "recipe_table",
+    "winner_table",
+]
 
 
 def _bytes(count: float) -> str:
@@ -112,4 +122,34 @@ def recipe_table() -> Table:
         table.add_column(name)
     for one in RECIPES.values():
         table.add_row(one.name, str(one.activation), str(one.weight), one.source)
+    return table
+
+
+def winner_table(run: "Run") -> Table:
+    """The fastest correct configuration of every study; predicted and measured stand apart."""
+    simulated = any(study.simulated for study in run.studies)
+    title = f"{run.folder}  " + (
+        "SIMULATED: times are the cost model's" if simulated else "measured"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("problem", no_wrap=True)
+    table.add_column("kernel", no_wrap=True)
+    table.add_column("simulated us" if simulated else "measured us", justify="right")
+    table.add_column("predicted us", justify="right")
+    table.add_column("trials", justify="right")
+    table.add_column("legal", justify="right")
+    table.add_column("configuration", overflow="fold")
+    for study in run.studies:
+        best = study.best
+        if best is None or best.measurement.time_us is None:
+            shown = ["-", "-", str(len(study.trials)), str(study.legal_size), study.stopped]
+        else:
+            shown = [
+                f"{best.measurement.time_us:.1f}",
+                f"{best.predicted_us:.1f}",
+                str(len(study.trials)),
+                str(study.legal_size),
+                str(best.config),
+            ]
+        table.add_row(str(study.problem), study.kernel, *shown)
     return table
