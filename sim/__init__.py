@@ -3,6 +3,16 @@
 from sim.gpu import Gpu
 from sim.gpu_file import gpu_names, load_gpu
 from sim.model import price
+from sim.numerics import MatmulError, matmul_error
 from sim.prediction import Prediction, PricedTable
 
-__all__ = ["Gpu", "Prediction", "PricedTable", "gpu_names", "load_gpu", "price"]
+__all__ = [
+    "Gpu",
+    "MatmulError",
+    "Prediction",
+    "PricedTable",
+    "gpu_names",
+    "load_gpu",
+    "matmul_error",
+    "price",
+]

@@ -22,6 +22,7 @@ LOG_HALF_WIDTH = {
     "shared_memory": 0.35,
     "l2": 0.35,
     "dram": 0.25,
+    "load_store": 0.45,
     "latency": 0.50,
     "prologue_epilogue": 0.50,
     "launch": 0.40,
