@@ -1,0 +1,164 @@
+"""The checking process.  Run as a script by the throw-away environment's interpreter.
+
+First half: standard library and the package under test; imports of the workbench are refused, so
+the package works without it.  Second half: the workbench's own references and timers judge it.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FORBIDDEN = frozenset({"workbench", "tuning", "sim", "tiles"})
+NO_DEVICE = 3
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Refusal(MetaPathFinder):
+    """Refuses imports by top-level name, and remembers them: the importer may catch the error."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.attempts: list[str] = []
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] in self.names:
+            self.attempts.append(fullname)
+            raise ModuleNotFoundError(f"{fullname} is not there for an emitted package")
+        return None
+
+
+def _modules(package: ModuleType) -> list[str]:
+    return [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+
+
+def _import_lightly(name: str, report: Report) -> ModuleType:
+    """Import the package, and its CuPy part, and see that torch stayed out."""
+    package = importlib.import_module(name)
+    loaded = sorted({"torch", "cupy"} & set(sys.modules))
+    report(
+        {
+            "check": "light import",
+            "status": "failed" if loaded else "passed",
+            "detail": f"importing {name} loads {', '.join(loaded) or 'neither torch nor cupy'}",
+        }
+    )
+    if f"{name}.quantize_cuda" in _modules(package):
+        try:
+            importlib.import_module("cupy")
+        except ImportError:
+            status, detail = "skipped", "cupy is not installed"
+        else:
+            importlib.import_module(f"{name}.quantize_cuda")
+            status = "failed" if "torch" in sys.modules else "passed"
+            detail = f"{name}.quantize_cuda imports {'torch' if status == 'failed' else 'no torch'}"
+        report({"check": "CuPy without torch", "status": status, "detail": detail})
+    return package
+
+
+def _choose_device(wanted: str) -> str:
+    """Decide before triton is imported: it reads TRITON_INTERPRET when it decorates a kernel."""
+    import torch
+
+    if wanted == "cpu" or not torch.cuda.is_available():
+        if wanted == "cuda":
+            sys.exit(NO_DEVICE)
+        os.environ["TRITON_INTERPRET"] = "1"
+        return "cpu"
+    return "cuda"
+
+
+def _codes(torch: Any, rows: int, cols: int, element: str, device: str) -> Any:
+    names = {"e4m3fn": "float8_e4m3fn", "bf16": "bfloat16", "fp16": "float16"}
+    names |= {"e5m2": "float8_e5m2", "fp32": "float32"}
+    return torch.ones(rows, cols, device=device).to(getattr(torch, names.get(element, element)))
+
+
+def _smoke(package: ModuleType, device: str) -> int:
+    """Call every function of the package on small matrices of ones; returns how many calls."""
+    import torch
+
+    lookup = importlib.import_module(f"{package.__name__}._lookup")
+    rows, cols, calls = 16, 128, 0
+
+    def scales(block: Any) -> Any:
+        if block is None:
+            return None
+        grid = [-(-rows // block[0]) if block[0] else 1, -(-cols // block[1]) if block[1] else 1]
+        return torch.ones(grid, device=device)
+
+    for (recipe, out), layout in lookup.layouts("triton_gemm").items():
+        a = _codes(torch, rows, cols, layout["a_element"], device)
+        b = _codes(torch, rows, cols, layout["b_element"], device)
+        dtype = _codes(torch, 1, 1, out, "cpu").dtype
+        a_scale, b_scale = scales(layout["a_block"]), scales(layout["b_block"])
+        c = package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
+        if not bool((c == cols).all()):
+            raise ArithmeticError(f"{recipe}: a product of ones is not {cols}")
+        calls += 1
+    for target, source in lookup.layouts("triton_quantize"):
+        package.quantize(_codes(torch, rows, cols, source, device), target)
+        calls += 1
+    if device == "cuda" and lookup.layouts("cuda_quantize"):
+        cupy = importlib.import_module("cupy")
+        quantize = importlib.import_module(f"{package.__name__}.quantize_cuda").quantize
+        dtypes = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
+        for target, source in lookup.layouts("cuda_quantize"):
+            quantize(cupy.zeros((rows, cols), dtypes[source]), target)
+            calls += 1
+    return calls
+
+
+def _independence(package: ModuleType, device: str, refusal: Refusal, report: Report) -> None:
+    without = {"cupy"} if device == "cpu" else set()
+    for module in _modules(package):
+        if not (without and ("cuda" in module)):
+            importlib.import_module(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # untuned extents
+        calls = _smoke(package, device)
+    seen = sorted(FORBIDDEN & set(sys.modules) | set(refusal.attempts))
+    report(
+        {
+            "check": "independence",
+            "status": "failed" if seen else "passed",
+            "detail": f"the package imports {', '.join(seen)}"
+            if seen
+            else f"{calls} calls with imports of {', '.join(sorted(FORBIDDEN))} refused",
+        }
+    )
+
+
+def main(job_file: str) -> None:
+    """Check the package that the job names; results are lines of JSON."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    with Path(job["results"]).open("a", encoding="utf-8") as results:
+
+        def report(line: dict[str, Any]) -> None:
+            print(json.dumps(line), file=results, flush=True)
+
+        refusal = Refusal(FORBIDDEN)
+        sys.meta_path.insert(0, refusal)
+        package = _import_lightly(job["package"], report)
+        device = _choose_device(job["device"])
+        report({"device": device})
+        _independence(package, device, refusal, report)
+        sys.meta_path.remove(refusal)
+        sys.path.append(job["workbench"])
+        checks = importlib.import_module("workbench.verification.checks")
+        checks.run_checks(package, job, device, report)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

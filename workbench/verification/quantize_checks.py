@@ -1,0 +1,185 @@
+"""Checks of emitted quantisation: codes and scales bit for bit those of the reference."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from tiles.formats import IntElement
+from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.problems import Quantize, parse_problem
+from workbench.verification.recorder import Recorder, Report
+
+__all__ = ["QuantizeEntry", "check_quantize", "quantize_entries"]
+
+#: Codes before a launch: a kernel that forgets some leaves this behind.
+CODE_POISON = 0x55
+#: No block has a negative scale.
+SCALE_POISON = -1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeEntry:
+    """A tuned quantisation of the package."""
+
+    kernel: str  #: "triton_quantize" or "cuda_quantize"
+    problem: Quantize
+    config: Mapping[str, int | bool]
+    package: ModuleType
+    device: str
+    seed: int
+
+    @property
+    def exact_codes(self) -> bool:
+        """False where Triton's interpreter casts to 8-bit floats, unlike any hardware."""
+        integer = isinstance(self.problem.target.element, IntElement)
+        return self.device == "cuda" or integer or bool(self.config.get("software_cast"))
+
+    def choice(self, problem: Quantize) -> Any:
+        """What the package would run for a shape."""
+        name = "cpu"
+        if self.device == "cuda":
+            name = torch.cuda.get_device_name(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.package._lookup.choose(
+                self.kernel,
+                (str(problem.target), problem.source),
+                (problem.cols,),
+                problem.rows,
+                name,
+            )
+
+    def call(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
+        """The public function."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an untuned shape warns
+            if self.kernel == "cuda_quantize":
+                self._call_cupy(x, codes, scales)
+            else:
+                self.package.quantize(x, str(self.problem.target), out=(codes, scales))
+
+    def launch(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
+        """The Triton template with the tuned configuration, whatever the shape."""
+        choice = self.choice(self.problem)
+        self.package._lookup.template(choice).launch(
+            x, codes, scales, block=choice.file.layout["block"], config=self.config
+        )
+
+    def _call_cupy(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
+        import cupy
+
+        source = cupy.from_dlpack(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
+        if x.dtype == torch.bfloat16:
+            source = source.view(cupy.uint16)
+        bits = codes if codes.dtype == torch.int8 else codes.view(torch.uint8)
+        target = (cupy.from_dlpack(bits), cupy.from_dlpack(scales))
+        torch.cuda.synchronize()
+        self.package.quantize_cuda.quantize(source, str(self.problem.target), out=target)
+        cupy.cuda.runtime.deviceSynchronize()
+
+
+def quantize_entries(
+    package: ModuleType, evidence: Mapping[str, Any], device: str, seed: int
+) -> Iterator[QuantizeEntry]:
+    """The tuned quantisations that the evidence lists."""
+    for entry in evidence["entries"]:
+        if entry["kernel"] in ("triton_quantize", "cuda_quantize"):
+            problem = parse_problem(entry["problem"])
+            assert isinstance(problem, Quantize)
+            yield QuantizeEntry(
+                kernel=entry["kernel"],
+                problem=problem,
+                config=entry["config"],
+                package=package,
+                device=device,
+                seed=seed,
+            )
+
+
+def _random(entry: QuantizeEntry, problem: Quantize) -> torch.Tensor:
+    generator = torch.Generator(entry.device).manual_seed(entry.seed)
+    x = torch.randn(problem.rows, problem.cols, generator=generator, device=entry.device)
+    return x.to(CODE_DTYPES[problem.source])
+
+
+def _nasty(entry: QuantizeEntry, problem: Quantize) -> torch.Tensor:
+    """Zero blocks, outliers, subnormals, NaN and infinities, each in rows of their own."""
+    x = _random(entry, problem)
+    rows, cols = x.shape
+    x[0] = 0
+    x[rows // 5 :: 7, :: max(1, cols // 3)] *= 1e3
+    x[rows // 3] *= torch.finfo(x.dtype).tiny
+    x[rows // 2, cols // 2] = torch.nan
+    x[2 * rows // 3, cols - 1] = torch.inf
+    x[rows - 1, 0] = -torch.inf
+    return x
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype == torch.int8 else tensor.view(torch.uint8)
+
+
+def _judge(
+    check: Recorder,
+    entry: QuantizeEntry,
+    x: torch.Tensor,
+    run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
+) -> None:
+    """Quantise into poisoned outputs and compare with the reference, bit for bit."""
+    scaling = entry.problem.target.scaling
+    assert scaling is not None
+    expected_codes, expected_scales = quantize_torch(x, entry.problem.target)
+    assert expected_scales is not None
+    codes = torch.empty_like(expected_codes)
+    _bits(codes).fill_(CODE_POISON)
+    if entry.kernel == "cuda_quantize":
+        scales = torch.empty(expected_scales.shape, dtype=torch.float32, device=x.device)
+    else:
+        scales = empty_scales(x.shape[0], x.shape[1], scaling, x.device)
+    scales.fill_(SCALE_POISON)
+    run(x, codes, scales)
+    same = (scales == expected_scales) | (scales.isnan() & expected_scales.isnan())
+    if not bool(same.all()):
+        i, j = (int(v) for v in torch.nonzero(~same)[0])
+        got, wanted = float(scales[i, j]), float(expected_scales[i, j])
+        check.expect(False, f"scale ({i}, {j}) is {got:.9g}, reference {wanted:.9g}")
+    if entry.exact_codes:
+        wrong = torch.nonzero(_bits(codes) != _bits(expected_codes))
+        if len(wrong):
+            i, j = (int(v) for v in wrong[0])
+            got, wanted = int(_bits(codes)[i, j]), int(_bits(expected_codes)[i, j])
+            check.expect(False, f"code ({i}, {j}) is {got:#x}, reference {wanted:#x}")
+    what = "codes and scales" if entry.exact_codes else "scales (codes cannot be, see not checked)"
+    check.note(f"{x.shape[0]}x{x.shape[1]}: {what} bit for bit")
+
+
+def check_quantize(entry: QuantizeEntry, report: Report) -> None:
+    """Every check of one tuned quantisation."""
+    problem = entry.problem
+    label = f"{entry.kernel} {problem}"
+    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+        with Recorder(report, label) as check:
+            check.skip("CuPy kernels have no interpreter: needs a GPU")
+        return
+    with Recorder(report, f"{label}: configuration") as check:
+        choice = entry.choice(problem)
+        check.expect(choice.config == entry.config, f"the package runs {choice.config}")
+        check.note("the package runs the configuration of the evidence")
+    full, odd = problem, replace(problem, rows=67, cols=333)
+    run = entry.call
+    if entry.device == "cpu":
+        full = replace(problem, rows=min(problem.rows, 40), cols=min(problem.cols, 128))
+        odd = replace(problem, rows=37, cols=77)
+        # The public function would take the default for a shape this small.
+        run = entry.launch
+    with Recorder(report, f"{label}: random") as check:
+        _judge(check, entry, _random(entry, full), run)
+    with Recorder(report, f"{label}: nasty values") as check:
+        _judge(check, entry, _nasty(entry, full), run)
+    with Recorder(report, f"{label}: untuned odd extents") as check:
+        check.expect(not entry.choice(odd).tuned, "the package calls this shape tuned")
+        _judge(check, entry, _nasty(entry, odd), entry.call)

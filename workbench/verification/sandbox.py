@@ -1,0 +1,66 @@
+"""A throw-away virtual environment that sees this interpreter's libraries and one more wheel."""
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Sandbox", "make_sandbox"]
+
+INSTALL_TIMEOUT_S = 300
+#: Makes torch, triton, numpy and cupy visible; the new environment's own folder comes first.
+PTH = "libraries-of-the-running-interpreter.pth"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """A virtual environment with the package installed."""
+
+    python: Path
+    site: Path  #: its own site-packages: holds the package alone
+    how: str  #: how the package was installed
+
+
+def _library_folders() -> list[str]:
+    names = ("site-packages", "dist-packages")
+    return [entry for entry in sys.path if Path(entry).name in names and Path(entry).is_dir()]
+
+
+def make_sandbox(folder: Path, wheel: Path) -> Sandbox:
+    """Create an environment below ``folder`` and install the wheel into it, offline.
+
+    Raises:
+        ValueError: pip refused the wheel; the message has pip's last line.
+    """
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    scheme = sysconfig.get_paths(
+        "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix",
+        vars={"base": str(folder), "platbase": str(folder)},
+    )
+    site = Path(scheme["purelib"])
+    python = Path(scheme["scripts"]) / "python"
+    if importlib.util.find_spec("pip") is None:
+        # A wheel of Python files alone is installed once it is unpacked.
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        how = f"unpacked, because {sys.executable} has no pip"
+    else:
+        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+        command += ["--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*command, str(wheel.resolve())],
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise ValueError(f"pip could not install {wheel}: {lines[-1]}")
+        how = "installed by pip"
+    (site / PTH).write_text("\n".join(_library_folders()) + "\n", encoding="utf-8")
+    return Sandbox(python=python, site=site, how=how)
