@@ -106,6 +106,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     a_tile = activation.storage_bytes(m, k) / tiles_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
     seen = footprint(tiles_m, tiles_n, table["group_m"], spread.capacity)
+    once = tiles_m * a_tile + tiles_n * b_tile
     l2_read = tiles * (a_tile + b_tile)
     dram_read = _dram_read_bytes(
         gpu, tiles_m, tiles_n, table["group_m"], a_tile, b_tile, spread.count, seen
@@ -114,6 +115,11 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     full_bytes = seen.full_rows * a_tile + seen.full_cols * b_tile
     tail_bytes = seen.tail_rows * a_tile + seen.tail_cols * b_tile
     miss = np.minimum(1.0, dram_read / (full_bytes + tail_bytes))
+    # What is new in the partial wave comes from DRAM, and of the rest a share like everywhere.
+    tail_new = seen.tail_new_rows * a_tile + seen.tail_new_cols * b_tile
+    again = full_bytes + tail_bytes - once
+    again_share = (dram_read - once) / np.maximum(again, 1.0)
+    tail_read = tail_new + (tail_bytes - tail_new) * again_share
 
     # One K-iteration of one CTA.
     iterations = -(-k // bk)
@@ -147,16 +153,15 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     )
 
     # Full waves, all alike, and the partial wave with its own contention.
-    share = dram_read / (full_bytes + tail_bytes)
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)
     full = _wave(
         gpu,
         iteration,
         per_sm=occupancy,
-        sms=np.full(len(table), gpu.sm_count),
+        ctas=spread.capacity,
         footprint_bytes=full_bytes / whole,
-        dram_share=share,
+        read_bytes=(dram_read - tail_read) / whole,
         write_bytes=dram_write * (spread.capacity / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
@@ -166,9 +171,9 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         gpu,
         iteration,
         per_sm=np.maximum(spread.tail_per_sm, 1),
-        sms=np.maximum(spread.tail_sms, 1),
+        ctas=spread.tail_ctas,
         footprint_bytes=tail_bytes,
-        dram_share=share,
+        read_bytes=tail_read,
         write_bytes=dram_write * (spread.tail_ctas / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
@@ -190,7 +195,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         "l2": l2_ns(
             gpu,
             bytes_per_sm=iteration.l2_bytes * per_sm,
-            active_sms=np.where(spread.full > 0, gpu.sm_count, spread.tail_sms),
+            bytes_total=l2_read,
             clock_ghz=clock_ghz,
         )
         / 1e3,
@@ -262,15 +267,15 @@ def _wave(
     one: _Iteration,
     *,
     per_sm: I64,
-    sms: I64,
+    ctas: I64,
     footprint_bytes: F64,
-    dram_share: F64,
+    read_bytes: F64,
     write_bytes: F64,
     in_flight_share: F64,
     latency_ns: F64,
     clock_ghz: float,
 ) -> _Wave:
-    """The main loop of one wave: ``per_sm`` CTAs on each of ``sms`` multiprocessors."""
+    """The main loop of one wave: ``per_sm`` CTAs on each multiprocessor, ``ctas`` together."""
     busy = per_sm * np.maximum(one.tensor_clk, one.cuda_core_clk)
     # A warpgroup that must add its partial sums before the next product leaves the tensor cores
     # idle; co-resident CTAs fill in for one another, the less surely the fewer there are.
@@ -283,14 +288,19 @@ def _wave(
     in_flight = footprint_bytes * in_flight_share
     moved = dram_ns(
         gpu,
-        read_bytes=footprint_bytes * dram_share,
+        read_bytes=read_bytes,
         write_bytes=write_bytes,
         in_flight_bytes=np.minimum(in_flight, footprint_bytes),
     )
     steady = overlap(
         compute * one.spill_factor / clock_ghz,
         per_sm * one.smem_clk / clock_ghz,
-        l2_ns(gpu, bytes_per_sm=per_sm * one.l2_bytes, active_sms=sms, clock_ghz=clock_ghz),
+        l2_ns(
+            gpu,
+            bytes_per_sm=per_sm * one.l2_bytes,
+            bytes_total=ctas * one.l2_bytes,
+            clock_ghz=clock_ghz,
+        ),
         moved / one.iterations,
     )
     exposed = exposed_ns(latency_ns, steady, one.stages)

@@ -25,10 +25,10 @@ def dram_ns(gpu: Gpu, *, read_bytes: F64, write_bytes: F64, in_flight_bytes: F64
     return read_bytes / (gpu.dram_read_gb_per_s * busy) + write_bytes / gpu.dram_copy_gb_per_s
 
 
-def l2_ns(gpu: Gpu, *, bytes_per_sm: F64, active_sms: NDArray[np.int64], clock_ghz: float) -> F64:
-    """Nanoseconds to bring ``bytes_per_sm`` from the L2 to each of ``active_sms``."""
+def l2_ns(gpu: Gpu, *, bytes_per_sm: F64, bytes_total: F64, clock_ghz: float) -> F64:
+    """Nanoseconds to bring ``bytes_total`` from the L2, ``bytes_per_sm`` of them to one SM."""
     port = bytes_per_sm / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)
-    return np.maximum(port, bytes_per_sm * active_sms / gpu.l2_read_gb_per_s)
+    return np.maximum(port, bytes_total / gpu.l2_read_gb_per_s)
 
 
 def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:

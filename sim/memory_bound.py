@@ -70,10 +70,8 @@ def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu) -> Cost:
 
     # What the fullest SM does.
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / traits.ctas
-    active = np.minimum(traits.ctas, gpu.sm_count)
-    l2 = l2_ns(
-        gpu, bytes_per_sm=(l2_read + written) * sm_share, active_sms=active, clock_ghz=clock_ghz
-    )
+    through_l2 = l2_read + written
+    l2 = l2_ns(gpu, bytes_per_sm=through_l2 * sm_share, bytes_total=through_l2, clock_ghz=clock_ghz)
     cuda_cores = elements * sm_share * traits.instructions / ISSUE_LANES / clock_ghz
     segment = traits.segment_elements
     load_store = (

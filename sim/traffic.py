@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "wave_footprint"]
+__all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "seen_before", "wave_footprint"]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -28,6 +28,8 @@ class Footprint:
     full_cols: F64  #: tile columns of B over all full waves
     tail_rows: F64  #: tile rows of the last, partial wave; 0 when there is none
     tail_cols: F64
+    tail_new_rows: F64  #: tile rows that no wave before the partial one has touched
+    tail_new_cols: F64
 
 
 def wave_footprint(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64, end: I64) -> list[I64]:
@@ -61,6 +63,17 @@ def wave_footprint(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64, end: I6
     return [rows, cols]
 
 
+def seen_before(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64) -> list[I64]:
+    """Distinct tile rows and columns of the CTAs numbered below ``start``, elementwise."""
+    group_tiles = group_m * tiles_n
+    group = start // group_tiles
+    height = np.minimum(group_m, tiles_m - group * group_m)
+    within = start - group * group_tiles
+    rows = group * group_m + np.minimum(height, within)
+    cols = np.where(group > 0, tiles_n, -(-within // height))
+    return [rows, cols]
+
+
 def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     """Footprint of every wave of a raster, summed; one entry a configuration.
 
@@ -85,11 +98,14 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     start = np.minimum(full * wave, end - 1)
     rows, cols = wave_footprint(tiles_m, tiles_n, group_m, start, end)
     partial = full * wave < end
+    seen_rows, seen_cols = seen_before(tiles_m, tiles_n, group_m, start)
     return Footprint(
         full_rows=full_rows[inverse],
         full_cols=full_cols[inverse],
         tail_rows=np.where(partial, rows, 0).astype(np.float64)[inverse],
         tail_cols=np.where(partial, cols, 0).astype(np.float64)[inverse],
+        tail_new_rows=np.where(partial, tiles_m - seen_rows, 0).astype(np.float64)[inverse],
+        tail_new_cols=np.where(partial, tiles_n - seen_cols, 0).astype(np.float64)[inverse],
     )
 
 
