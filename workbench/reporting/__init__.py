@@ -1,0 +1,5 @@
+"""One self-contained HTML page about a sweep."""
+
+from workbench.reporting.page import write_report
+
+__all__ = ["write_report"]

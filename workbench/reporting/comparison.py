@@ -1,0 +1,125 @@
+"""Formats side by side: every product's speed-up over bf16 and its numerical error."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sim import matmul_error
+from tiles.problems import Gemm, Quantize
+from tiles.recipes import RECIPES, Recipe
+from tuning import Run, StudyRecord, TrialRecord
+
+__all__ = ["BASELINE", "Compared", "compare", "geometric_mean", "pareto_front", "shape_text"]
+
+BASELINE = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """The fastest correct kernel of one recipe on one shape.
+
+    Times are all measured or all simulated, as the run was: :attr:`simulated` says which.
+    """
+
+    problem: Gemm
+    kernel: str
+    path: str  #: "native" or "emulated"
+    simulated: bool
+    time_us: float
+    quantize_us: float | None  #: 0 for unscaled recipes; None when the run does not hold it
+    baseline_us: float | None  #: bf16 on the same shape; None when the run does not hold it
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the product."""
+        return self.problem.recipe
+
+    @property
+    def speedup_kernel(self) -> float | None:
+        """Over bf16, operands already quantised."""
+        return None if self.baseline_us is None else self.baseline_us / self.time_us
+
+    @property
+    def speedup_with_quantize(self) -> float | None:
+        """Over bf16, activations quantised on every call, weights ahead of time."""
+        if self.baseline_us is None or self.quantize_us is None:
+            return None
+        return self.baseline_us / (self.time_us + self.quantize_us)
+
+    def sqnr_db(self, data: str) -> float | None:
+        """Signal to quantisation noise of the product on ``normal`` or ``outlier`` data."""
+        value = float(matmul_error(self.recipe, data).sqnr_db)
+        return value if math.isfinite(value) else None
+
+
+def _fastest(studies: Iterable[StudyRecord]) -> tuple[StudyRecord, TrialRecord] | None:
+    """The study with the fastest correct trial, and that trial."""
+    found = [(study, study.best) for study in studies]
+    timed = [(s, b) for s, b in found if b is not None and b.measurement.time_us is not None]
+    return min(timed, key=lambda pair: pair[1].measurement.time_us or math.inf, default=None)
+
+
+def compare(run: Run) -> list[Compared]:
+    """Every product with a correct result, shape by shape, recipes in the catalogue's order."""
+    products: dict[tuple[bool, Gemm], list[StudyRecord]] = {}
+    quantizers: dict[tuple[bool, Quantize], list[StudyRecord]] = {}
+    for study in run.studies:
+        if isinstance(study.problem, Gemm):
+            products.setdefault((study.simulated, study.problem), []).append(study)
+        else:
+            quantizers.setdefault((study.simulated, study.problem), []).append(study)
+
+    def time_us(studies: Iterable[StudyRecord]) -> float | None:
+        fastest = _fastest(studies)
+        return None if fastest is None else fastest[1].measurement.time_us
+
+    rows: list[Compared] = []
+    for (simulated, problem), studies in products.items():
+        fastest = _fastest(studies)
+        if fastest is None or fastest[1].measurement.time_us is None:
+            continue
+        baseline = Gemm(
+            m=problem.m, n=problem.n, k=problem.k, recipe=RECIPES[BASELINE], out=problem.out
+        )
+        quantize_us: float | None = 0.0
+        if problem.recipe.quantized:
+            step = Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
+            quantize_us = time_us(quantizers.get((simulated, step), ()))
+        rows.append(
+            Compared(
+                problem=problem,
+                kernel=fastest[0].kernel,
+                path=fastest[0].path,
+                simulated=simulated,
+                time_us=fastest[1].measurement.time_us,
+                quantize_us=quantize_us,
+                baseline_us=time_us(products.get((simulated, baseline), ())),
+            )
+        )
+    shapes = list(dict.fromkeys(row.problem.shape for row in rows))
+    catalogue = [*RECIPES, *(r.recipe.name for r in rows if r.recipe.name not in RECIPES)]
+    return sorted(
+        rows, key=lambda r: (shapes.index(r.problem.shape), catalogue.index(r.recipe.name))
+    )
+
+
+def shape_text(problem: Gemm) -> str:
+    """``M×N×K``, with the output format where it is not the usual one."""
+    text = "×".join(map(str, problem.shape))
+    return text if problem.out == "bf16" else f"{text} {problem.out}"
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values, at least one."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both coordinates (larger is better), by x."""
+    front: list[int] = []
+    best_y = -math.inf
+    for index in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
+        if points[index][1] > best_y:
+            front.append(index)
+            best_y = points[index][1]
+    return front[::-1]

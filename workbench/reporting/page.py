@@ -1,0 +1,127 @@
+"""The HTML page: everything inlined, nothing fetched, no text unescaped."""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuning import Run
+from workbench.reporting.comparison import compare
+from workbench.reporting.figure import Figure
+from workbench.reporting.sections import Section, header, sections
+from workbench.reporting.style import SCRIPT, STYLE
+
+__all__ = ["write_report"]
+
+SCHEMA = "tile-workbench/report/1"
+
+
+def write_report(run: Run, out: Path) -> Path:
+    """Write one self-contained page about a run.
+
+    Args:
+        run: what a sweep recorded, finished or not.
+        out: the HTML file; its folder is made, an older file is replaced in one step.
+    Returns:
+        ``out``.
+    Raises:
+        ValueError: ``out`` is a folder.
+        OSError: it cannot be written.
+    """
+    if out.is_dir():
+        raise ValueError(f"{out}: is a folder: name a file, e.g. {out / 'report.html'}")
+    text = _page(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        # mkstemp keeps others from reading; a report is an ordinary file.
+        os.chmod(name, 0o644)
+        os.replace(name, out)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return out
+
+
+def _page(run: Run) -> str:
+    from plotly.offline import get_plotlyjs  # 5 MB of JavaScript, so only when a page is written
+
+    parts = sections(run, compare(run))
+    figures = [figure for part in parts for figure in part.figures]
+    data = _script_json({"schema": SCHEMA, "figures": [f.to_dict() for f in figures]})
+    # A browser reads CR LF as LF before it takes the digest.
+    scripts = (get_plotlyjs().replace("\r\n", "\n"), SCRIPT)
+    title = html.escape(f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}")
+    links = "".join(f'<a href="#{part.key}">{html.escape(part.title)}</a>' for part in parts)
+    body = "".join(_section(part) for part in parts)
+    # The policy names our scripts by digest: no other script runs and nothing is fetched, whatever
+    # the data holds.
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"script-src {' '.join(map(_digest, scripts))}; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{title}</h1>{header(run)}<nav>{links}</nav></header>\n<main>\n{body}</main>\n"
+        f'<script type="application/json" id="figures">{data}</script>\n'
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body>\n</html>\n"
+    )
+
+
+def _digest(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _script_json(value: Any) -> str:
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _section(part: Section) -> str:
+    plots = "".join(_plot(figure, alone=_only(part.figures)) for figure in part.figures)
+    return (
+        f'<section id="{part.key}"><h2>{html.escape(part.title)}</h2>'
+        f"{part.before}{plots}{part.after}</section>\n"
+    )
+
+
+def _only(figures: Sequence[Figure]) -> bool:
+    return len(figures) == 1
+
+
+def _plot(figure: Figure, *, alone: bool) -> str:
+    # A single plot needs no heading of its own below the section's.
+    title = "" if alone else f"<h3>{html.escape(figure.title)}</h3>"
+    menu = ""
+    if len(figure.views) > 1:
+        options = "".join(f"<option>{html.escape(view.name)}</option>" for view in figure.views)
+        menu = (
+            f'<select id="{figure.key}-view" autocomplete="off" '
+            f'aria-label="{html.escape(figure.title)}: what is shown">{options}</select>'
+        )
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in figure.notes)
+    legend = "".join(
+        f'<li><i style="background:{colour}"></i>{html.escape(name)}</li>'
+        for name, colour in figure.legend
+    )
+    if legend:
+        legend = f'<ul class="legend">{legend}</ul>'
+    words = html.escape(figure.title)
+    return (
+        f'{title}{menu}{legend}<div class="plot" id="{figure.key}" role="img" aria-label="{words}" '
+        f'style="height:{figure.height_px}px"></div>{notes}'
+    )
