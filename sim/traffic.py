@@ -2,8 +2,9 @@
 
 CTAs are numbered along the GROUP_M raster of Triton's matmul: ``group_m`` tile rows are visited
 column by column before the next group of rows begins; the last group may be narrower.  A wave is
-``wave`` consecutive numbers, the CTAs that are resident together.  Everything here is exact integer
-arithmetic on tiles.  ``tests/sim`` holds a twin with explicit loops over CTAs.
+``wave`` consecutive numbers, the CTAs that are resident together.  Everything here counts tiles
+exactly, in float64: whole numbers far below 2^53, whose quotients round down to the right integer
+and cost a fraction of an integer division.  ``tests/sim`` holds a twin with explicit loops.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 #: Full waves that are visited one by one; of more, this many evenly spaced ones stand for all.
-MAX_WAVES = 128
+MAX_WAVES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +33,17 @@ class Footprint:
     tail_new_cols: F64
 
 
-def wave_footprint(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64, end: I64) -> list[I64]:
+def wave_footprint(tiles_m: F64, tiles_n: F64, group_m: F64, start: F64, end: F64) -> list[F64]:
     """Distinct tile rows and columns of the CTAs ``start <= number < end``, elementwise.
 
     ``start < end <= tiles_m * tiles_n`` and ``group_m <= tiles_m`` must hold.
     """
     group_tiles = group_m * tiles_n
-    first, last = start // group_tiles, (end - 1) // group_tiles
+    first, last = np.floor(start / group_tiles), np.floor((end - 1) / group_tiles)
     first_height = np.minimum(group_m, tiles_m - first * group_m)
     last_height = np.minimum(group_m, tiles_m - last * group_m)
-    first_col = (start - first * group_tiles) // first_height
-    last_col = (end - 1 - last * group_tiles) // last_height
+    first_col = np.floor((start - first * group_tiles) / first_height)
+    last_col = np.floor((end - 1 - last * group_tiles) / last_height)
     one_group = first == last
     # Within a group, `height` consecutive CTAs hold every row once, and fewer hold that many rows.
     rows = np.where(
@@ -63,14 +64,14 @@ def wave_footprint(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64, end: I6
     return [rows, cols]
 
 
-def seen_before(tiles_m: I64, tiles_n: I64, group_m: I64, start: I64) -> list[I64]:
+def seen_before(tiles_m: F64, tiles_n: F64, group_m: F64, start: F64) -> list[F64]:
     """Distinct tile rows and columns of the CTAs numbered below ``start``, elementwise."""
     group_tiles = group_m * tiles_n
-    group = start // group_tiles
+    group = np.floor(start / group_tiles)
     height = np.minimum(group_m, tiles_m - group * group_m)
     within = start - group * group_tiles
     rows = group * group_m + np.minimum(height, within)
-    cols = np.where(group > 0, tiles_n, -(-within // height))
+    cols = np.where(group > 0, tiles_n, np.ceil(within / height))
     return [rows, cols]
 
 
@@ -84,28 +85,29 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     """
     group_m = np.minimum(group_m, tiles_m)
     distinct, inverse = _distinct(tiles_m, tiles_n, group_m, wave)
-    tiles_m, tiles_n, group_m, wave = (c[distinct] for c in (tiles_m, tiles_n, group_m, wave))
-    full = tiles_m * tiles_n // wave
+    full = (tiles_m * tiles_n // wave)[distinct]
+    m, n, group, ctas = (c[distinct].astype(np.float64) for c in (tiles_m, tiles_n, group_m, wave))
     visited = np.minimum(full, MAX_WAVES)
     row = np.repeat(np.arange(len(full)), visited)
     step = np.arange(len(row)) - np.repeat(np.cumsum(visited) - visited, visited)
-    start = step * full[row] // visited[row] * wave[row]
-    rows, cols = wave_footprint(tiles_m[row], tiles_n[row], group_m[row], start, start + wave[row])
+    # Beyond MAX_WAVES the visited waves are spread evenly.
+    start = np.floor(step * (full / np.maximum(visited, 1))[row]) * ctas[row]
+    rows, cols = wave_footprint(m[row], n[row], group[row], start, start + ctas[row])
     weight = full / np.maximum(visited, 1)
     full_rows = np.bincount(row, weights=rows, minlength=len(full)) * weight
     full_cols = np.bincount(row, weights=cols, minlength=len(full)) * weight
-    end = tiles_m * tiles_n
-    start = np.minimum(full * wave, end - 1)
-    rows, cols = wave_footprint(tiles_m, tiles_n, group_m, start, end)
-    partial = full * wave < end
-    seen_rows, seen_cols = seen_before(tiles_m, tiles_n, group_m, start)
+    end = m * n
+    partial = full * ctas < end
+    start = np.minimum(full * ctas, end - 1)
+    rows, cols = wave_footprint(m, n, group, start, end)
+    seen_rows, seen_cols = seen_before(m, n, group, start)
     return Footprint(
         full_rows=full_rows[inverse],
         full_cols=full_cols[inverse],
-        tail_rows=np.where(partial, rows, 0).astype(np.float64)[inverse],
-        tail_cols=np.where(partial, cols, 0).astype(np.float64)[inverse],
-        tail_new_rows=np.where(partial, tiles_m - seen_rows, 0).astype(np.float64)[inverse],
-        tail_new_cols=np.where(partial, tiles_n - seen_cols, 0).astype(np.float64)[inverse],
+        tail_rows=np.where(partial, rows, 0)[inverse],
+        tail_cols=np.where(partial, cols, 0)[inverse],
+        tail_new_rows=np.where(partial, m - seen_rows, 0)[inverse],
+        tail_new_cols=np.where(partial, n - seen_cols, 0)[inverse],
     )
 
 
