@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tiles.formats import TensorFormat
+from tiles.formats import IntElement, TensorFormat
 from tiles.kernels import Backend, Kernel, NumericPath, kernel
+from tiles.kernels.gemm import MAX_INT32_K
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.naming import check_file_part
 
@@ -111,12 +112,15 @@ def _layout(entry: TunedEntry) -> dict[str, Any]:
     if isinstance(problem, Quantize):
         return {"element": problem.target.element.name, "block": _block(problem.target)}
     recipe = problem.recipe
+    exact = isinstance(recipe.activation.element, IntElement)
     return {
         "a_element": recipe.activation.element.name,
         "a_block": _block(recipe.activation),
         "b_element": recipe.weight.element.name,
         "b_block": _block(recipe.weight),
         "decode": entry.path is NumericPath.EMULATED,
+        # Beyond it the int32 accumulator of a product without promotion could overflow.
+        "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
     }
 
 

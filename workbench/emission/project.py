@@ -77,21 +77,28 @@ def _entry_row(entry: TunedEntry) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _scaled(entry: TunedEntry) -> bool:
+    return isinstance(entry.problem, Gemm) and entry.problem.recipe.quantized
+
+
 def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     """A few lines of Python that call what the package holds."""
     first: dict[str, TunedEntry] = {}
-    for entry in entries:
+    # A recipe with scales shows more of the call than a plain one.
+    for entry in sorted(entries, key=lambda e: isinstance(e.problem, Gemm) and not _scaled(e)):
         first.setdefault(entry.study.kernel, entry)
     lines: list[str] = []
     if "triton_gemm" in first:
         entry = first["triton_gemm"]
         recipe, out = entry.formats
         assert isinstance(entry.problem, Gemm)
-        scaled = entry.problem.recipe.quantized
+        scaled = _scaled(entry)
         dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
         lines += [
+            "import torch",
             f"from {name} import gemm",
             "",
+            f"# a (M, K) {entry.problem.recipe.activation}, b (N, K) {entry.problem.recipe.weight}",
             "# C[M, N] = A[M, K] · B[N, K]^T, value = code x scale",
             f"c = gemm(a, b{', a_scale, b_scale' if scaled else ''}, "
             f'recipe="{recipe}", out_dtype=torch.{dtype})',

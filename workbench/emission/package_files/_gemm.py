@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._lookup import choose, layouts, template
+from ._lookup import choose, layouts, template, without_descriptors
 from ._torch_device import DTYPES, NAMES, current, device_facts
 
 KERNEL = "triton_gemm"
@@ -44,6 +44,10 @@ def gemm(
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or b.shape[0] == 0 or b.shape[1] == 0:
         raise ValueError(
             f"gemm takes a (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if layout["max_k"] is not None and a.shape[1] > layout["max_k"]:
+        raise ValueError(
+            f"K {a.shape[1]} > {layout['max_k']}: the int32 accumulator could overflow, split K"
         )
     _check_operand("a", a, a_scale, layout["a_element"], layout["a_block"])
     _check_operand("b", b, b_scale, layout["b_element"], layout["b_block"])
@@ -88,6 +92,12 @@ def _check_operand(
         )
 
 
+def _aligned(tensor: Tensor) -> bool:
+    """Whether tensor-memory-access descriptors can address the tensor: 16-byte rows."""
+    row_bytes = tensor.stride(0) * tensor.element_size()
+    return tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
+
+
 def _launch(
     a: Tensor,
     b: Tensor,
@@ -102,6 +112,8 @@ def _launch(
         return
     device, num_sms = device_facts(a.device)
     choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device)
+    if choice.config["tma"] and not all(_aligned(tensor) for tensor in (a, b, out)):
+        choice = without_descriptors(choice, m)
     layout = choice.file.layout
     with current(a.device):
         template(choice).launch(

@@ -187,6 +187,26 @@ def _is_gpu(file: ConfigFile, device: str) -> bool:
     return any(device == name or fnmatchcase(device, name) for name in file.devices)
 
 
+def without_descriptors(choice: Choice, m: int) -> Choice:
+    """The default that stands in where operands are not aligned as a tuned configuration needs.
+
+    Defaults were made for odd extents, so they use no tensor-memory-access descriptors.
+    """
+    tuned = choice.file
+    _warn_once(
+        ("unaligned", tuned.kernel, tuned.formats, tuned.extents),
+        f"{tuned.kernel} {' '.join(tuned.formats)}: rows of an operand do not start at multiples "
+        "of 16 bytes: running a conservative default",
+    )
+    for file in FILES:
+        same = (file.kernel, file.formats, file.gpu) == (tuned.kernel, tuned.formats, tuned.gpu)
+        if same and file.extents is None:
+            by_m = dict(file.entries)
+            taken = nearest(m, list(by_m))
+            return Choice(file=file, m=taken, config=by_m[taken])
+    raise ValueError(f"this package has no default for {tuned.kernel} {' '.join(tuned.formats)}")
+
+
 def _warn_once(key: tuple[object, ...], message: str) -> None:
     if key not in _warned:
         _warned.add(key)

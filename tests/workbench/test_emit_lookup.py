@@ -1,0 +1,106 @@
+"""The rule by which an emitted package chooses a configuration."""
+
+import json
+import warnings
+from fractions import Fraction
+
+import pytest
+
+from workbench.emission.package_files import _lookup
+from workbench.emission.package_files._lookup import choose_from, nearest, parse_config_file
+
+FORMATS = ("e4m3-row", "bf16")
+
+
+def _file(
+    keys: list[int], *, gpu: str = "h200", extents: list[int] | None = None, **changes: object
+) -> _lookup.ConfigFile:
+    data = {
+        "schema": "tile-workbench/configs/1",
+        "kernel": "triton_gemm",
+        "template": "triton.gemm_scaled",
+        "gpu": gpu,
+        "devices": [f"NVIDIA {gpu.upper()}"],
+        "formats": list(FORMATS),
+        "extents": extents,
+        "layout": {"a_block": [1, 0]},
+        "entries": [{"m": m, "config": {"block_m": m}} for m in keys],
+    }
+    return parse_config_file(json.dumps(data | changes))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_warned_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lookup, "_warned", set())
+
+
+@pytest.mark.parametrize("keys", [[1], [16, 512], [1, 2, 4, 8, 16], [7, 48, 49, 1000], [3, 12]])
+def test_nearest_in_log_space_at_every_m(keys: list[int]) -> None:
+    for m in range(1, 4 * keys[-1] + 2):
+        # Exact: |log(m / key)| is ordered as max(m, key) / min(m, key); the smaller key wins a tie.
+        expected = min(keys, key=lambda key: (Fraction(max(m, key), min(m, key)), key))
+        assert nearest(m, keys) == expected, m
+
+
+def test_tie_goes_to_the_smaller_key() -> None:
+    assert nearest(6, [3, 12]) == 3
+    assert nearest(7, [3, 12]) == 12
+
+
+def test_tuned_extents_take_the_nearest_entry_without_a_warning() -> None:
+    files = (_file([64]), _file([16, 512], extents=[4096, 1024]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choice = choose_from(files, "triton_gemm", FORMATS, (4096, 1024), 90, "NVIDIA H200")
+    assert (choice.m, choice.tuned, choice.config) == (16, True, {"block_m": 16})
+    assert choice.file.layout["a_block"] == (1, 0)
+
+
+def test_unseen_extents_take_the_default_with_one_warning() -> None:
+    files = (_file([16, 256]), _file([16], extents=[4096, 1024]))
+    with pytest.warns(RuntimeWarning, match=r"never tuned for extents \(4096, 1000\)"):
+        choice = choose_from(files, "triton_gemm", FORMATS, (4096, 1000), 300, "NVIDIA H200")
+    assert (choice.m, choice.tuned) == (256, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_from(files, "triton_gemm", FORMATS, (4096, 1000), 17, "NVIDIA H200")
+
+
+def test_files_of_the_gpu_at_hand_are_preferred() -> None:
+    files = (
+        _file([8], extents=[64, 64], gpu="a100"),
+        _file([8]),
+        _file([9], extents=[64, 64]),
+    )
+    choice = choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H200")
+    assert choice.m == 9
+
+
+def test_another_gpu_is_warned_about_once() -> None:
+    files = (_file([8]), _file([9], extents=[64, 64]))
+    with pytest.warns(RuntimeWarning, match="is not a GPU this package was tuned for"):
+        choice = choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H20")
+    assert choice.m == 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H20")
+
+
+def test_unknown_formats_are_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no triton_gemm for jetfire bf16: it has e4m3-row bf16"):
+        choose_from((_file([8]),), "triton_gemm", ("jetfire", "bf16"), (64, 64), 8, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": "tile-workbench/configs/2"}, "schema"),
+        ({"template": "os"}, "not a module of this package"),
+        ({"template": "triton.gemm_scaled.evil"}, "not a module of this package"),
+        ({"entries": []}, "ascending"),
+        ({"entries": [{"m": 2, "config": {}}, {"m": 1, "config": {}}]}, "ascending"),
+    ],
+)
+def test_damaged_files_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _file([1], **changes)

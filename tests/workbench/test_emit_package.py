@@ -1,0 +1,299 @@
+"""What emit writes: the files, their bytes, the evidence, and what it refuses."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from emit_runs import run_of, simulated_run, study
+
+from tiles.kernels import kernel
+from tiles.problems import Gemm
+from tiles.recipes import recipe
+from tuning import Run
+from workbench.emission import EmittedPackage, emit
+from workbench.emission.closure import imported_names, template_closure
+from workbench.emission.evidence import digest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PRODUCTS = [
+    (f"gemm:{m}x256x384:{name}:bf16", "triton_gemm")
+    for name in ("e4m3-row", "deepseek-fp8", "jetfire")
+    for m in (16, 512)
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return simulated_run(tmp_path_factory.mktemp("run") / "sweep", PRODUCTS)
+
+
+@pytest.fixture(scope="module")
+def package(run: Run, tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
+    return emit(run, tmp_path_factory.mktemp("emit") / "kernels", name="tile_pack")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_emits_exactly_these_files(package: EmittedPackage) -> None:
+    configs = [
+        f"src/tile_pack/configs/triton_gemm-{name}-bf16-{extents}-h200.json"
+        for name in ("deepseek-fp8", "e4m3-row", "jetfire")
+        for extents in ("256x384", "default")
+    ]
+    assert _files(package.folder) == sorted(
+        [
+            *configs,
+            "EVIDENCE.json",
+            "LICENSE",
+            "README.md",
+            "benchmarks/benchmark.py",
+            "dist/tile_pack-0.1.0-py3-none-any.whl",
+            "pyproject.toml",
+            "src/tile_pack/EVIDENCE.json",
+            "src/tile_pack/__init__.py",
+            "src/tile_pack/_gemm.py",
+            "src/tile_pack/_lookup.py",
+            "src/tile_pack/_torch_device.py",
+            "src/tile_pack/kernels/__init__.py",
+            "src/tile_pack/kernels/triton/__init__.py",
+            "src/tile_pack/kernels/triton/gemm_scaled.py",
+            "src/tile_pack/py.typed",
+            "tests/test_package.py",
+        ]
+    )
+
+
+def test_template_emitted_file_wheel_and_evidence_agree_byte_for_byte(
+    package: EmittedPackage,
+) -> None:
+    template = kernel("triton_gemm").template
+    path = "src/tile_pack/kernels/triton/gemm_scaled.py"
+    evidence = json.loads(package.evidence.read_text())
+    assert evidence["templates"][path]["kernel"] == "triton_gemm"
+    with zipfile.ZipFile(package.wheel) as wheel:
+        installed = wheel.read("tile_pack/kernels/triton/gemm_scaled.py")
+    expected = digest(template.read_bytes())
+    assert expected == digest((package.folder / path).read_bytes())
+    assert expected == digest(installed)
+    assert expected == evidence["files"][path] == evidence["templates"][path]["sha256"]
+
+
+def test_evidence_has_the_digest_of_every_other_file(package: EmittedPackage) -> None:
+    evidence = json.loads(package.evidence.read_text())
+    others = [
+        name
+        for name in _files(package.folder)
+        if not name.startswith("dist/") and not name.endswith("EVIDENCE.json")
+    ]
+    assert sorted(evidence["files"]) == others
+    for name in others:
+        assert evidence["files"][name] == digest((package.folder / name).read_bytes()), name
+
+
+def test_two_emissions_give_the_same_wheel(
+    run: Run, package: EmittedPackage, tmp_path: Path
+) -> None:
+    again = emit(run, tmp_path / "again", name="tile_pack")
+    assert digest(again.wheel.read_bytes()) == digest(package.wheel.read_bytes())
+    assert _files(again.folder) == _files(package.folder)
+
+
+def test_every_python_file_is_python_3_10_and_imports_no_workbench(package: EmittedPackage) -> None:
+    seen = 0
+    for path in package.folder.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+        assert not imported_names(tree) & {"workbench", "tuning", "sim", "tiles"}, path
+        seen += 1
+    assert seen == 9
+
+
+def test_module_imports_without_torch_and_without_cupy(package: EmittedPackage) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.modules['cupy'] = None\n"
+        "import tile_pack\n"
+        "assert tile_pack.__all__ == ['gemm'], tile_pack.__all__\n"
+        "assert 'torch' not in sys.modules and 'triton' not in sys.modules\n"
+    )
+    subprocess.run(
+        [sys.executable, "-I", "-c", code, str(package.folder / "src")], check=True, timeout=60
+    )
+
+
+def test_pyproject_is_a_flit_project_without_build_dependencies(package: EmittedPackage) -> None:
+    project = tomllib.loads((package.folder / "pyproject.toml").read_text())
+    assert project["build-system"] == {
+        "requires": ["flit_core>=3.11,<5"],
+        "build-backend": "flit_core.buildapi",
+    }
+    assert project["project"]["name"] == "tile_pack"
+    assert project["project"]["requires-python"] == ">=3.10"
+
+
+def test_configurations_of_the_files_are_the_winners(run: Run, package: EmittedPackage) -> None:
+    for found in run.studies:
+        assert isinstance(found.problem, Gemm)
+        name = f"triton_gemm-{found.problem.recipe}-bf16-256x384-h200.json"
+        file = json.loads((package.folder / "src/tile_pack/configs" / name).read_text())
+        entries = {entry["m"]: entry["config"] for entry in file["entries"]}
+        assert found.best is not None
+        assert entries[found.problem.m] == found.best.config.to_dict()
+        assert file["schema"] == "tile-workbench/configs/1"
+        assert file["devices"] == ["NVIDIA H200"]
+
+
+def test_defaults_use_no_descriptors(package: EmittedPackage) -> None:
+    files = sorted((package.folder / "src/tile_pack/configs").glob("*-default-*.json"))
+    assert len(files) == 3
+    for path in files:
+        for entry in json.loads(path.read_text())["entries"]:
+            assert entry["config"]["tma"] is False, path
+
+
+def test_simulated_sweep_says_it_was_never_measured(package: EmittedPackage) -> None:
+    evidence = json.loads(package.evidence.read_text())
+    assert package.simulated
+    assert evidence["simulated"] is True
+    assert evidence["statement"].startswith("simulated, never measured")
+    for entry in evidence["entries"]:
+        assert entry["simulated"]
+        assert entry["measured"] is None
+        assert entry["simulation"]["time_us"] > 0
+        assert entry["predicted"]["time_us"] > 0
+    readme = (package.folder / "README.md").read_text()
+    assert readme.count("simulated, never measured") == len(evidence["entries"]) + 1
+
+
+def test_measured_entry_keeps_samples_environment_and_accuracy(tmp_path: Path) -> None:
+    package = emit(run_of(study("gemm:64x96x128:bf16:bf16", simulated=False)), tmp_path / "out")
+    evidence = json.loads(package.evidence.read_text())
+    (entry,) = evidence["entries"]
+    assert package.name == "tile_kernels_h200"
+    assert evidence["statement"] == "every entry was measured on the GPU that it names"
+    assert entry["measured"]["time_us"] == 21.8125
+    assert entry["measured"]["samples"] == len(entry["measured"]["samples_us"]) == 30
+    assert entry["measured"]["iqr_us"] == 1.875
+    assert entry["simulation"] is None
+    assert entry["predicted"] == {"time_us": 19.5, "low_us": 15.0, "high_us": 25.0}
+    assert entry["environment"]["driver"] == "580.1"
+    assert entry["accuracy"]["max_error_over_bound"] == 0.25
+    assert "| 19.5 | 21.8 |" in (tmp_path / "out/README.md").read_text()
+
+
+def test_studies_without_a_correct_trial_are_listed_not_dropped(tmp_path: Path) -> None:
+    run = run_of(study("gemm:8x96x128:bf16:bf16"), study("gemm:9x96x128:bf16:bf16", correct=False))
+    evidence = json.loads(emit(run, tmp_path / "out").evidence.read_text())
+    assert [left["problem"] for left in evidence["not_emitted"]] == ["gemm:9x96x128:bf16:bf16"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Upper",
+        "9lives",
+        "a-b",
+        "a.b",
+        "../up",
+        "a b",
+        'x"\nrequires = ["evil"]',
+        "ünicode",
+        "trailing_",
+        "a" * 42,
+        "class",
+        "json",
+        "torch",
+        "tiles",
+        "name\n",
+    ],
+)
+def test_refuses_hostile_names(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="package name") as caught:
+        emit(run_of(study("gemm:64x96x128:bf16:bf16")), tmp_path / "out", name=name)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["../../etc", 'x";import os', "a/b", "", "A", "a\nb"])
+def test_refuses_recipe_names_that_are_no_file_names(text: str, tmp_path: Path) -> None:
+    made = study("gemm:64x96x128:bf16:bf16")
+    hostile = replace(
+        made, problem=replace(made.problem, recipe=replace(recipe("bf16"), name=text))
+    )
+    with pytest.raises(ValueError, match=r"format .* emitted names hold"):
+        emit(run_of(hostile), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused_and_untouched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is left as it is"):
+        emit(run_of(study("gemm:64x96x128:bf16:bf16")), out)
+    assert _files(out) == ["mine.txt"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_dangling_link_is_an_existing_output(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="exists and is left as it is"):
+        emit(run_of(study("gemm:64x96x128:bf16:bf16")), out)
+
+
+def test_refuses_a_run_without_a_correct_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no study of this run has a correct configuration"):
+        emit(run_of(study("gemm:64x96x128:bf16:bf16", correct=False)), tmp_path / "out")
+
+
+def test_refuses_two_studies_of_one_problem(tmp_path: Path) -> None:
+    one = study("gemm:64x96x128:bf16:bf16")
+    with pytest.raises(ValueError, match="two studies tuned gemm:64x96x128:bf16:bf16 on h200"):
+        emit(run_of(one, one), tmp_path / "out")
+
+
+def test_refuses_kernels_without_an_interface_in_packages(tmp_path: Path) -> None:
+    made = study("gemm:64x96x128:bf16:bf16", family="some.module:attribute")
+    with pytest.raises(ValueError, match="cannot be emitted"):
+        emit(run_of(made), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_closure_follows_siblings_and_refuses_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "kernel.py").write_text("import torch\nfrom .shared import f\nfrom . import more\n")
+    (tmp_path / "shared.py").write_text("from .more import g\nSOURCE = 'device.cuh'\n")
+    (tmp_path / "more.py").write_text("import math\n")
+    (tmp_path / "device.cuh").write_text("// device\n")
+    (tmp_path / "kernel.cu").write_text("// kernel\n")
+    (tmp_path / "unrelated.py").write_text("import os\n")
+    names = [path.name for path in template_closure(tmp_path / "kernel.py")]
+    assert names == ["device.cuh", "kernel.cu", "kernel.py", "more.py", "shared.py"]
+    (tmp_path / "more.py").write_text("def f():\n    from tiles.formats import element\n")
+    with pytest.raises(ValueError, match=r"more\.py: a template must not import 'tiles'"):
+        template_closure(tmp_path / "kernel.py")
+    (tmp_path / "more.py").write_text("from ..base import Kernel\n")
+    with pytest.raises(ValueError, match="imports only siblings"):
+        template_closure(tmp_path / "kernel.py")
+
+
+@pytest.mark.slow
+def test_emitted_project_passes_its_own_tests(package: EmittedPackage, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(package.folder, copy)
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        check=True,
+        cwd=copy,
+        timeout=300,
+        env={"TRITON_INTERPRET": "1", "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
