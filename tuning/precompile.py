@@ -36,10 +36,16 @@ class CompilePool:
     """Processes that compile what is announced; a context manager that kills them at the end.
 
     Failures are dropped here: the measuring worker meets the same one and records it.
+
+    Args:
+        limits: time limits of a job's stages.
+        size: processes; None = what CPUs and device memory allow.
+        device: "cuda", or "cpu" for kernels of the HOST backend.
     """
 
-    def __init__(self, limits: JobLimits, size: int | None = None) -> None:
+    def __init__(self, limits: JobLimits, size: int | None = None, *, device: str = "cuda") -> None:
         self._limits = limits
+        self._device = device
         self._size = pool_size(free_bytes=free_gpu_bytes()) if size is None else size
         self._jobs: deque[tuple[Target, TileConfig]] = deque()
         self._seen: set[tuple[Target, TileConfig]] = set()
@@ -54,7 +60,8 @@ class CompilePool:
     ) -> None:
         """Add configurations that will be measured; urgent ones go before those that wait."""
         with self._wake:
-            fresh = [(target, c) for c in configs if (target, c) not in self._seen]
+            named = dict.fromkeys((target, config) for config in configs)
+            fresh = [job for job in named if job not in self._seen]
             self._seen.update(fresh)
             if urgent:
                 self._jobs.extendleft(reversed(fresh))
@@ -81,7 +88,7 @@ class CompilePool:
 
     def __enter__(self) -> Self:
         for index in range(self._size):
-            worker = Worker("cuda", self._limits)
+            worker = Worker(self._device, self._limits)
             thread = threading.Thread(
                 target=self._serve, args=(worker,), name=f"precompile-{index}", daemon=True
             )

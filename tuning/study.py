@@ -264,6 +264,11 @@ class Study:
             for number, t in timings.items()
         }
         self.optuna.set_user_attr("compared", {"finished": self.finished, "timings": entries})
+        if timings:
+            winner = min(timings, key=lambda number: timings[number].time_us)
+            row, outcome = self.trials[winner]
+            entry = {**outcome.to_dict(), **entries[str(winner)]}
+            self.best = self._record(row, Measurement.from_dict(entry))
 
     @property
     def has_environment(self) -> bool:

@@ -1,0 +1,139 @@
+"""The journal: readable by optuna, one writer, whole after every fault."""
+
+import errno
+import os
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tuning.journal import JOURNAL, ReadOnlyJournal, RunJournal, read_journal, repair
+
+ENTRY = {"op_code": 5, "worker_id": "w", "trial_id": 0}
+
+
+def write_study(path: Path, trials: int = 5) -> None:
+    with RunJournal(path) as journal:
+        study = optuna.create_study(storage=JournalStorage(journal), study_name="s")
+        study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=trials)
+
+
+@pytest.fixture(autouse=True)
+def silence() -> None:
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+
+
+def test_optuna_reads_the_file_with_its_own_backend(tmp_path: Path) -> None:
+    write_study(tmp_path / JOURNAL)
+    theirs = optuna.load_study(
+        study_name="s", storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
+    )
+    ours = optuna.load_study(
+        study_name="s", storage=JournalStorage(ReadOnlyJournal(tmp_path / JOURNAL))
+    )
+    assert len(ours.trials) == 5
+    assert ours.trials == theirs.trials
+
+
+def test_a_second_session_goes_on(tmp_path: Path) -> None:
+    write_study(tmp_path / JOURNAL)
+    with RunJournal(tmp_path / JOURNAL) as journal:
+        study = optuna.load_study(study_name="s", storage=JournalStorage(journal))
+        study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=2)
+        assert len(study.trials) == 7
+    assert repair(tmp_path) == 0
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with RunJournal(tmp_path / JOURNAL):
+        with pytest.raises(ValueError, match="is being written by another sweep"):
+            RunJournal(tmp_path / JOURNAL)
+        (tmp_path / JOURNAL).write_bytes(b"{")
+        with pytest.raises(ValueError, match="cut off"):
+            RunJournal(tmp_path / JOURNAL)
+        with pytest.raises(ValueError, match="is being written by another sweep"):
+            repair(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_cut_off_line_is_named_and_set_aside(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / JOURNAL
+    write_study(path)
+    whole = path.read_bytes()
+    lines = whole.count(b"\n")
+    path.write_bytes(whole[:-cut])
+    with pytest.raises(ValueError, match=rf"journal\.log, line {lines} is cut off.*repair"):
+        RunJournal(path)
+    assert path.read_bytes() == whole[:-cut]
+    last = whole.splitlines(keepends=True)[-1]
+    assert repair(tmp_path) == len(last) - cut
+    assert path.read_bytes() == whole[: -len(last)]
+    assert (tmp_path / "journal.log.torn").read_bytes().rstrip(b"\n") == last[:-cut].rstrip(b"\n")
+    assert len(read_journal(path)) == lines - 1
+
+
+@pytest.mark.parametrize("bad", [b"\0\0\0", b"not json", b"[1]", b'{"op_code": 99}', b"\xff{}"])
+def test_corrupt_line_in_the_middle_is_named_and_set_aside(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / JOURNAL
+    write_study(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], bad + b"\n", *lines[3:]]))
+    with pytest.raises(ValueError, match=r"line 4 is (corrupt|no journal entry)"):
+        read_journal(path)
+    repair(tmp_path)
+    assert path.read_bytes() == b"".join(lines[:3])
+    assert (tmp_path / "journal.log.torn").read_bytes() == b"".join([bad + b"\n", *lines[3:]])
+
+
+def test_a_full_disk_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / JOURNAL
+    journal = RunJournal(path)
+    journal.append_logs([ENTRY])
+    journal.flush()
+    write = os.write
+    left = [30]
+
+    def full(fd: int, data: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(fd, data[: left[0]])
+        left[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", full)
+    journal.append_logs([ENTRY, ENTRY])
+    with pytest.raises(ValueError, match="No space left on device: free space"):
+        journal.flush()
+    monkeypatch.undo()
+    with journal:
+        pass
+    assert len(read_journal(path)) == 1
+
+
+def test_an_interrupted_flush_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = RunJournal(tmp_path / JOURNAL)
+    journal.append_logs([ENTRY, ENTRY])
+    write = os.write
+
+    def interrupted(fd: int, data: bytes) -> int:
+        write(fd, data[:20])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.flush()
+    monkeypatch.undo()
+    with journal:
+        pass
+    assert read_journal(tmp_path / JOURNAL) == [ENTRY, ENTRY]
+
+
+def test_missing_journal_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot be read: No such file"):
+        repair(tmp_path)
+    with pytest.raises(ValueError, match="cannot be written: No such file"):
+        RunJournal(tmp_path / "absent" / JOURNAL)

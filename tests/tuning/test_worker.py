@@ -1,0 +1,205 @@
+"""The measuring process: whatever candidate code does, a status comes back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_kernels
+import pytest
+
+from tiles.kernels import Status
+from tuning.precompile import CompilePool, pool_size
+from tuning.worker import JobLimits, Target, Worker
+
+LIMITS = JobLimits(check_s=0.8, time_s=0.8)
+TARGET = Target(
+    problem=str(fake_kernels.gemm()),
+    kernel="fake_kernels:FakeKernel",
+    device="cpu",
+    seed=0,
+    cache="cold",
+    l2_bytes=2**20,
+)
+
+
+def config(mode: str, size: int = 16) -> fake_kernels.FakeConfig:
+    return fake_kernels.FakeConfig(mode=fake_kernels.MODES.index(mode), size=size, flag=False)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker("cpu", LIMITS) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "reason"),
+    [
+        ("fine", Status.CORRECT, ""),
+        ("raise", Status.RUNTIME, "RuntimeError: illegal memory access ... second line"),
+        ("compile", Status.COMPILE, "CompilationError: register allocation failed"),
+        ("exit", Status.RUNTIME, "the process exited with code 3: last words"),
+        ("abort", Status.RUNTIME, "the process was killed by SIGSEGV"),
+        ("hang", Status.TIMEOUT, "compiling and checking took longer than 0.8 s"),
+        ("hang_timing", Status.TIMEOUT, "timing took longer than 0.8 s"),
+        ("wrong", Status.CORRECTNESS, "C[0, 1] = 7"),
+        ("nan", Status.CORRECTNESS, "C[0, 0] is NaN"),
+        ("noise", Status.CORRECT, ""),
+    ],
+)
+def test_every_misbehaviour_has_its_status(
+    worker: Worker, mode: str, status: Status, reason: str
+) -> None:
+    outcome, _ = worker.measure(TARGET, config(mode))
+    assert (outcome.status, outcome.reason) == (status, reason)
+    assert (outcome.time_us is not None) == (status is Status.CORRECT)
+    after, _ = worker.measure(TARGET, config("fine"))
+    assert after.status is Status.CORRECT
+
+
+def test_process_is_reused_until_it_dies(worker: Worker) -> None:
+    worker.measure(TARGET, config("fine"))
+    starts = worker.starts
+    for mode in ("fine", "raise", "compile", "wrong", "noise"):
+        worker.measure(TARGET, config(mode))
+    assert worker.starts == starts
+    worker.measure(TARGET, config("exit"))
+    worker.measure(TARGET, config("fine"))
+    assert worker.starts == starts + 1
+
+
+def test_time_is_that_of_the_launch(worker: Worker) -> None:
+    outcome, _ = worker.measure(TARGET, config("fine", size=2000))
+    assert outcome.timing == "host"
+    assert outcome.time_us is not None
+    assert 2000 <= outcome.time_us < 10_000
+    assert len(outcome.samples_us) >= 30
+
+
+def test_environment_is_read_on_request(worker: Worker) -> None:
+    _, none = worker.measure(TARGET, config("fine"))
+    _, environment = worker.measure(TARGET, config("fine"), environment=True)
+    assert none is None
+    assert environment is not None
+    assert environment.versions["python"] == sys.version.split()[0]
+
+
+def test_rivals_are_timed_in_turns(worker: Worker) -> None:
+    timings = worker.compare(TARGET, [config("fine", 300), config("fine", 100)])
+    assert timings is not None
+    assert timings[0].time_us > timings[1].time_us > 100
+    assert worker.compare(TARGET, [config("fine"), config("hang_timing")]) is None
+
+
+def test_a_child_that_a_candidate_left_is_killed(worker: Worker) -> None:
+    before = _sleepers()
+    outcome, _ = worker.measure(TARGET, config("leave_child"))
+    assert outcome.reason == "the process exited with code 4"
+    deadline = time.monotonic() + 3
+    while _sleepers() - before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _sleepers() - before
+
+
+def _sleepers() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if b"import time; time.sleep(60)" in command:
+                found.add(int(entry.name))
+    return found
+
+
+def test_unknown_kernel_is_recorded_with_its_reason(worker: Worker) -> None:
+    target = Target(**{**TARGET.to_dict(), "kernel": "fake_kernels:Nothing"})
+    outcome, _ = worker.measure(target, config("fine"))
+    assert outcome.status is Status.RUNTIME
+    assert "fake_kernels:Nothing" in outcome.reason
+
+
+@pytest.mark.slow
+def test_missing_device_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with (
+        Worker("cuda", LIMITS) as worker,
+        pytest.raises(ValueError, match="no CUDA device: simulate the sweep instead"),
+    ):
+        worker.hello()
+
+
+def test_worker_dies_with_its_parent() -> None:
+    script = (
+        "import time; from tuning.worker import Worker; w = Worker('cpu'); w.hello();"
+        "print(w._process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.communicate()
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_parent_imports_no_torch() -> None:
+    script = (
+        "import sys, tuning.sweep, tuning.precompile\n"
+        "from tuning.worker import Worker\n"
+        "with Worker('cpu') as w: w.hello()\n"
+        "sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_pool_compiles_what_is_announced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
+    configs = [config(mode) for mode in ("fine", "raise", "exit", "slow", "fine")]
+    with CompilePool(LIMITS, 2, device="cpu") as pool:
+        pool.announce(TARGET, configs)
+        pool.announce(TARGET, configs[:2], urgent=True)
+        deadline = time.monotonic() + 10
+        while pool.compiled < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 4
+    assert pool.compiled == 2
+
+
+def test_pool_that_is_left_early_leaves_no_process() -> None:
+    with CompilePool(JobLimits(), 2, device="cpu") as pool:
+        pool.announce(TARGET, [config("hang"), config("hang", 32)])
+        time.sleep(0.3)
+        workers = pool._workers
+    start = time.monotonic()
+    assert all(worker._process is None for worker in workers)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("cpus", "free", "size"),
+    [(1, None, 1), (2, None, 1), (8, None, 6), (16, None, 12), (64, None, 12), (16, 2**34, 2)],
+)
+def test_pool_size(cpus: int, free: int | None, size: int) -> None:
+    assert pool_size(cpus, free) == size
