@@ -273,6 +273,17 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     assert len(texts) == 1
 
 
+def test_a_run_taken_up_on_another_driver_names_both(tmp_path: Path) -> None:
+    run = invented_run(shapes=((512, 512, 512),), recipes=("bf16", "fp16"))
+    first, second = run.studies
+    assert second.environment is not None
+    other = replace(second.environment, driver="590.2", sm_clock_mhz=None)
+    got = page(replace(run, studies=(first, replace(second, environment=other))), tmp_path)
+    assert "580.1, 590.2" in got.text
+    assert "1755 MHz\n" in got.text
+    assert "2.11.0, 2.11.0" not in got.text
+
+
 def test_pareto_front_keeps_what_nothing_beats() -> None:
     points = [(30.0, 1.8), (31.0, 1.5), (31.0, 1.6), (40.0, 1.6), (50.0, 1.0), (45.0, 0.9)]
     beaten = {

@@ -158,7 +158,7 @@ def _error_view(name: str, rows: Sequence[Compared], data: str) -> View | None:
         "x": [noise for _, noise, _ in points],
         "y": means,
         "text": [label(recipe) for recipe, _, _ in points],
-        "textposition": _text_positions([noise for _, noise, _ in points], means),
+        "textposition": _text_positions([noise for _, noise, _ in points], front),
         "textfont": {"size": 11},
         "cliponaxis": False,
         "marker": {
@@ -197,16 +197,13 @@ def _error_view(name: str, rows: Sequence[Compared], data: str) -> View | None:
     return View(name=name, data=[line, scatter], layout=layout)
 
 
-def _text_positions(x: Sequence[float], y: Sequence[float]) -> list[str]:
-    """Names above and below in turn, so that neighbours do not cover each other.
+def _text_positions(x: Sequence[float], front: Sequence[int]) -> list[str]:
+    """Names above the falling line of the front and below the other points.
 
     They stand right of the point, clear of its range; left of the outermost one.
     """
-    order = sorted(range(len(x)), key=lambda i: (x[i], y[i]))
-    positions = [""] * len(x)
-    for rank, index in enumerate(order):
-        side = "left" if rank == len(order) - 1 else "right"
-        positions[index] = f"{('top', 'bottom')[rank % 2]} {side}"
+    positions = ["top right" if i in front else "bottom right" for i in range(len(x))]
+    positions[max(range(len(x)), key=lambda i: x[i])] = "bottom left"
     return positions
 
 
@@ -288,16 +285,17 @@ def convergence(run: Run) -> Figure | None:
         return None
     views = [_all_studies(started)]
     views += [_one_study(study) for study in started]
-    return Figure(
-        key="convergence",
-        title="Best so far",
-        views=views,
-        notes=[
-            "Over all studies a line is one study, grey where it quantises. In a single study the "
-            "line is the best so far, dots are trials, and crosses trials without a correct "
-            "result: hover to see why."
-        ],
-    )
+    notes = [
+        "Over all studies a line is one study, grey where it quantises. In a single study the line "
+        "is the best so far, dots are trials, and crosses trials without a correct result: hover "
+        "to see why."
+    ]
+    if any(study.simulated for study in started):
+        notes.append(
+            "In a simulated run the model judges its own choices, so a search that asks the model "
+            "first starts at its best."
+        )
+    return Figure(key="convergence", title="Best so far", views=views, notes=notes)
 
 
 def _best_so_far(study: StudyRecord) -> list[float | None]:
@@ -338,10 +336,16 @@ def _all_studies(studies: Sequence[StudyRecord]) -> View:
                 "hovertemplate": "trial %{x}: %{y:.3f}",
             }
         )
+    worst = max(time for trace in traces for time in trace["y"] if time is not None)
     layout = {
         "hovermode": "closest",
         "xaxis": axis("trial"),
-        "yaxis": axis("best so far / final best", type="log"),
+        # Never narrower than 20 %: noise of a converged study must not fill the plot.
+        "yaxis": axis(
+            "best so far / final best",
+            type="log",
+            range=[math.log10(0.98), math.log10(max(1.2, 1.05 * worst))],
+        ),
     }
     return View(name="all studies, relative to each one's best", data=traces, layout=layout)
 
@@ -418,6 +422,7 @@ def rejections(run: Run) -> list[Figure]:
                 "Refused before compiling, by rule",
                 rules.most_common(),
                 lambda _: "#4292c6",
+                "configurations",
                 f"{total} configurations over all studies, {legal} of them legal; each refused "
                 "one counts for the first rule that it breaks.",
             )
@@ -429,6 +434,7 @@ def rejections(run: Run) -> list[Figure]:
                 "Trials by status",
                 statuses.most_common(),
                 lambda name: _GOOD if name == "correct" else _BAD,
+                "trials",
                 f"{sum(statuses.values())} trials.",
             )
         )
@@ -440,6 +446,7 @@ def _counts(
     title: str,
     counts: Sequence[tuple[str, int]],
     colour: Callable[[str], str],
+    unit: str,
     note: str,
 ) -> Figure:
     trace = {
@@ -455,7 +462,7 @@ def _counts(
     }
     top = max(count for _, count in counts)
     layout = {
-        "xaxis": axis("configurations", range=[0, 1.2 * top]),
+        "xaxis": axis(unit, range=[0, 1.2 * top]),
         "yaxis": axis("", autorange="reversed", type="category"),
     }
     return Figure(

@@ -47,14 +47,16 @@ def header(run: Run) -> str:
     gpus = dict.fromkeys([str(run.plan.get("gpu", "?")), *(s.gpu for s in run.studies)])
     facts: dict[str, object] = {"GPU": ", ".join(gpus)}
     for environment in _environments(run):
-        facts |= {
-            "Device": environment.gpu,
-            "Driver": environment.driver,
-            "SM clock under load": (
-                None if environment.sm_clock_mhz is None else f"{environment.sm_clock_mhz} MHz"
-            ),
-        }
-        facts |= {f"{name}": version for name, version in environment.versions.items()}
+        clock = environment.sm_clock_mhz
+        for name, value in (
+            ("Device", environment.gpu),
+            ("Driver", environment.driver),
+            ("SM clock under load", "" if clock is None else f"{clock} MHz"),
+            *environment.versions.items(),
+        ):
+            # A run that was taken up again elsewhere names every value it saw.
+            seen = str(facts[name]).split(", ") if name in facts else []
+            facts[name] = ", ".join(dict.fromkeys([*seen, value])) if value else facts.get(name)
     limit = run.plan.get("time_limit_s")
     facts |= {
         "Studies": len(run.studies),
@@ -243,7 +245,11 @@ def _winners(run: Run) -> Section:
 
 def _winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
     word = "predicted" if simulated else "measured"
-    own = [] if simulated else [Column(_time_title(False), "number"), Column("IQR, us", "number")]
+    own = (
+        []
+        if simulated
+        else [Column(_time_title(False), "number"), Column("measured IQR, us", "number")]
+    )
     columns = [
         Column("problem"),
         Column("kernel"),
