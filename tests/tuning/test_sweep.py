@@ -365,7 +365,7 @@ def test_signal_ends_worker_and_keeps_the_record(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("attempt", range(3))
 def test_simulated_run_killed_anywhere_resumes(tmp_path: Path, attempt: int) -> None:
     rng = random.Random(attempt)
     folder = tmp_path / "run"
