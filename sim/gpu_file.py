@@ -14,6 +14,7 @@ from tiles.formats import ELEMENTS
 __all__ = ["gpu_names", "load_gpu"]
 
 MAX_FILE_BYTES = 1_000_000
+MAX_DEPTH = 8
 SCHEMA = 1
 
 _FOLDER = Path(__file__).parent / "gpus"
@@ -102,17 +103,30 @@ def _read(path: Path) -> Gpu:
         raise ValueError(f"gpu file {path}: {error.strerror or 'cannot be read'}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"gpu file {path}: larger than {MAX_FILE_BYTES} bytes")
-    if max(data.count(b"["), data.count(b"{")) > 1000:
-        # libyaml's composer recurses once a level, and the stack is not endless.
-        raise ValueError(f"gpu file {path}: more than 1000 lists or mappings")
     try:
-        content = yaml.load(data, Loader=_LOADER)
+        shallow = _is_shallow(data)
+        content = yaml.load(data, Loader=_LOADER) if shallow else None
     # Values such as the date 2026-13-45 fail in the constructor with a plain ValueError.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
         raise ValueError(f"gpu file {path}: not YAML{where}") from error
+    if not shallow:
+        raise ValueError(f"gpu file {path}: aliases or more than {MAX_DEPTH} levels of nesting")
     return _gpu(path, content)
+
+
+def _is_shallow(data: bytes) -> bool:
+    """False for what would exhaust the stack: composing a document recurses once a level."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
 
 
 def _mapping(path: Path, key: str, value: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def saturation(in_flight_bytes: F64, gb_per_s: float, latency_ns: float) -> F64:
     """Share of a bandwidth that ``in_flight_bytes`` keep busy, in (0, 1].
 
     Little's law asks for bandwidth x latency bytes (GB/s x ns = bytes); queueing softens the knee
-    to 1 - exp(-x), which meets public measurements of Hopper's TMA within a tenth.
+    to 1 - exp(-x), which meets public measurements of Hopper's TMA within a sixth.
     """
     return -np.expm1(-np.maximum(in_flight_bytes, 1.0) / (gb_per_s * latency_ns))
 

@@ -11,7 +11,15 @@ from sim.gpu import Gpu
 from tiles.formats import FloatElement, IntElement, TensorFormat
 from tiles.formats import element as lookup
 
-__all__ = ["decode_clk", "issue_clk", "mma_clk", "promotion_clk", "smem_clk", "uses_warpgroups"]
+__all__ = [
+    "decode_clk",
+    "issue_clk",
+    "mma_clk",
+    "promotion_clk",
+    "smem_clk",
+    "uses_warpgroups",
+    "warp_grid",
+]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -31,12 +39,14 @@ def uses_warpgroups(gpu: Gpu, block_m: I64, warps: I64) -> Bool:
     return wide
 
 
-def warp_grid(block_m: I64, block_n: I64, warps: I64) -> tuple[I64, I64]:
-    """Warps along M and along N under ``mma.sync``: as square as 16 x 8 instructions allow."""
-    along_m = np.minimum(warps, np.maximum(block_m // 16, 1))
-    square = np.where(block_m >= block_n, warps, np.maximum(warps // 2, 1))
-    along_m = np.minimum(along_m, square)
-    return along_m, np.maximum(warps // along_m, 1)
+def warp_grid(block_m: I64, block_n: I64, warps: I64) -> tuple[F64, F64]:
+    """Warps along M and along N under ``mma.sync``: parts of a tile as square as they can be.
+
+    Triton doubles the side whose part is longer, M on a tie, as long as 16 rows a warp are left.
+    """
+    squarest = np.exp2(np.floor(np.log2(2.0 * warps * block_m / block_n) / 2))
+    along_m = np.clip(squarest, 1, np.minimum(warps, np.maximum(block_m // 16, 1)))
+    return along_m, np.maximum(warps / along_m, 1)
 
 
 def mma_clk(

@@ -17,8 +17,9 @@ __all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "seen_before", "
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-#: Full waves that are visited one by one; of more, this many evenly spaced ones stand for all.
+#: Full waves that are visited one by one; of more, this many evenly spread ones stand for all.
 MAX_WAVES = 64
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +91,10 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     visited = np.minimum(full, MAX_WAVES)
     row = np.repeat(np.arange(len(full)), visited)
     step = np.arange(len(row)) - np.repeat(np.cumsum(visited) - visited, visited)
-    # Beyond MAX_WAVES the visited waves are spread evenly.
-    start = np.floor(step * (full / np.maximum(visited, 1))[row]) * ctas[row]
+    # Steps of the golden ratio spread the visited waves evenly and, unlike equal steps, never march
+    # in time with the raster.
+    spread = np.floor(step * GOLDEN % 1.0 * full[row])
+    start = np.where(full[row] > MAX_WAVES, spread, step) * ctas[row]
     rows, cols = wave_footprint(m[row], n[row], group[row], start, start + ctas[row])
     weight = full / np.maximum(visited, 1)
     full_rows = np.bincount(row, weights=rows, minlength=len(full)) * weight

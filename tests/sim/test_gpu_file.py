@@ -1,0 +1,216 @@
+"""GPU data files: what ships is complete, and what a user writes is checked in one line."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import sim
+from sim.gpu_file import MAX_FILE_BYTES
+from tiles.formats import ELEMENTS
+
+FOLDER = Path(sim.__file__).parent / "gpus"
+NAMES = ["a100", "b200", "h100", "h200", "l40s", "mi300x", "rtx4090"]
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert sim.gpu_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_a_source(name: str) -> None:
+    gpu = sim.load_gpu(name)
+    assert gpu.name == name
+    assert len(gpu.sources) == 31 + len(gpu.tensor_flop_per_clk)
+    assert all(len(source) >= 5 for source in gpu.sources.values())
+    assert gpu.native_elements <= set(ELEMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "tflops"),
+    [
+        ("h200", "bf16", 989.5),
+        ("h200", "e4m3fn", 1979),
+        ("h100", "int8", 1979),
+        ("a100", "bf16", 312),
+        ("a100", "int8", 624),
+        ("a100", "e4m3fn", 0),
+        ("l40s", "bf16", 362),
+        ("l40s", "e4m3fn", 733),
+        ("rtx4090", "fp16", 165.2),
+        ("rtx4090", "int8", 660.6),
+        ("b200", "bf16", 2250),
+        ("b200", "e5m2", 4500),
+        ("mi300x", "bf16", 1307),
+        ("mi300x", "e4m3fn", 0),  # its 8-bit floats are of another kind
+    ],
+)
+def test_rates_give_the_datasheet_peak(name: str, element: str, tflops: float) -> None:
+    assert sim.load_gpu(name).peak_tflops(element) == pytest.approx(tflops, rel=0.015)
+
+
+def test_h200_keeps_both_cache_sizes() -> None:
+    gpu = sim.load_gpu("h200")
+    assert (gpu.l2_bytes, gpu.l2_driver_bytes) == (50_000_000, 60 * 2**20)
+    assert gpu.dram_copy_gb_per_s == 4274
+
+
+def test_limits_carry_what_legality_needs() -> None:
+    limits = sim.load_gpu("h200").limits
+    assert limits.smem_bytes_per_cta == 232_448
+    assert limits.capability == 90
+    assert {"tma", "wgmma"} <= limits.features
+    assert "tma" not in sim.load_gpu("a100").limits.features
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA B200", "b200"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H20", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_a_device_name_means_one_gpu_or_none(device: str, name: str | None) -> None:
+    matching = [n for n in NAMES if sim.load_gpu(n).matches(device)]
+    assert matching == ([name] if name else [])
+
+
+def test_unknown_name_suggests_the_nearest_and_lists_all() -> None:
+    with pytest.raises(ValueError, match=r"unknown gpu 'h20'.*did you mean 'h200'.*a100, b200"):
+        sim.load_gpu("h20")
+
+
+def test_loading_is_fast(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes((FOLDER / "h200.yaml").read_bytes())
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        sim.load_gpu(path)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.02
+
+
+def write(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = yaml.safe_load((FOLDER / "h200.yaml").read_text())
+    change(content)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_users_file_is_read_by_its_path(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        lambda c: (
+            c.update(name="mine"),
+            c["figures"]["sm_count"].update(value=78, source="guess"),
+        ),
+    )
+    gpu = sim.load_gpu(str(path))
+    assert (gpu.name, gpu.sm_count, gpu.sources["sm_count"]) == ("mine", 78, "guess")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["figures"].pop("sm_count"), "sm_count is missing in figures"),
+        (lambda c: c.pop("figures"), "figures is missing in the file"),
+        (lambda c: c.update(colour="red"), "unknown key 'colour' in the file"),
+        (
+            lambda c: c["figures"].update(sm_counts={"value": 1, "source": "x"}),
+            "unknown key 'sm_counts' in figures, did you mean 'sm_count'",
+        ),
+        (
+            lambda c: c["figures"]["dram_gb_per_s"].update(value=-1),
+            "dram_gb_per_s = -1 must lie in 1..",
+        ),
+        (lambda c: c["figures"]["dram_gb_per_s"].update(value=4.8e12), "dram_gb_per_s = 4.8e"),
+        (lambda c: c["figures"]["dram_gb_per_s"].update(value=float("nan")), "must be a number"),
+        (lambda c: c["figures"]["dram_gb_per_s"].update(value="fast"), "must be a number"),
+        (lambda c: c["figures"]["sm_count"].update(value=True), "sm_count must be a number"),
+        (lambda c: c["figures"]["sm_count"].update(value=1.5), "sm_count must be a whole number"),
+        (lambda c: c["figures"]["sm_count"].pop("source"), "source is missing in sm_count"),
+        (lambda c: c["figures"]["sm_count"].update(source=""), "source of sm_count must be a text"),
+        (lambda c: c["figures"].update(sm_count=132), "sm_count must be a mapping"),
+        (lambda c: c.update(vendor="acme"), "vendor must be one of nvidia, amd"),
+        (lambda c: c.update(schema=2), "schema must be 1, got 2"),
+        (lambda c: c.update(capability="90"), "capability must be a whole number"),
+        (lambda c: c.update(matches="NVIDIA H200"), "matches must be a list"),
+        (lambda c: c.update(native_elements=["fp16", "fp3"]), "unknown element 'fp3'"),
+        (lambda c: c["tensor_flop_per_clk"].pop("int8"), "must name the native_elements"),
+        (
+            lambda c: c["figures"]["sustained_clock_mhz"].update(value=2500),
+            "sustained_clock_mhz must not exceed max_clock_mhz",
+        ),
+        (
+            lambda c: c["figures"]["smem_bytes_per_cta"].update(value=2**20),
+            "smem_bytes_per_cta must not exceed",
+        ),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = write(tmp_path, change)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is checked below
+        sim.load_gpu(path)
+    text = str(caught.value)
+    assert message in text
+    assert str(path) in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "not YAML at line"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: !!python/object/apply:os.system ['true']", "not YAML"),
+        (b"[" * 100_000, "levels of nesting"),
+        (b"- " * 300_000 + b"1", "levels of nesting"),
+        (b"a: &x [1]\nb: *x\n", "aliases"),
+        (b"- 1\n- 2\n", "the file must be a mapping"),
+        (b"", "the file must be a mapping"),
+        (b"figures: 2026-13-45\n", "not YAML"),
+        (b"# " + b"x" * MAX_FILE_BYTES, "larger than 1000000 bytes"),
+    ],
+    ids=[
+        "syntax",
+        "encoding",
+        "tag",
+        "deep",
+        "deep block",
+        "alias",
+        "list",
+        "empty",
+        "date",
+        "large",
+    ],
+)
+def test_a_file_that_is_no_gpu_file_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        sim.load_gpu(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.yaml: No such file"):
+        sim.load_gpu(tmp_path / "nowhere.yaml")
+    with pytest.raises(ValueError, match="Is a directory"):
+        sim.load_gpu(tmp_path)
