@@ -1,0 +1,80 @@
+"""Emit and verify on a GPU: answers at full size, torch.compile, CUDA graphs, rivals."""
+
+from pathlib import Path
+
+import pytest
+
+import tuning
+from sim import gpu_names, load_gpu
+from tiles.kernels import kernel
+from tiles.problems import Problem, parse_problem
+from workbench.emission import emit
+from workbench.verification import Outcome, verify
+
+pytestmark = pytest.mark.gpu
+
+PROBLEMS = (
+    ("gemm:512x1024x512:bf16:bf16", "triton_gemm"),
+    ("gemm:512x1024x512:e4m3-row:bf16", "triton_gemm"),
+    ("gemm:512x1024x512:deepseek-fp8:bf16", "triton_gemm"),
+    ("gemm:2048x2048x4096:deepseek-fp8:bf16", "triton_gemm"),
+    ("gemm:512x1024x512:int8-row:bf16", "triton_gemm"),
+    ("gemm:512x1024x512:jetfire:bf16", "triton_gemm"),
+    ("quantize:512x1024:e4m3fn.b1x128:bf16", "triton_quantize"),
+    ("quantize:512x1024:int8.b32x32:bf16", "triton_quantize"),
+    ("quantize:512x1024:int8.b32x32:bf16", "cuda_quantize"),
+)
+
+
+def _gpu_at_hand() -> str:
+    import torch
+
+    name = torch.cuda.get_device_name()
+    for known in gpu_names():
+        if load_gpu(known).matches(name):
+            return known
+    pytest.skip(f"no GPU file for {name}")
+
+
+def _servable(problem: Problem, family: str, gpu: str) -> bool:
+    return kernel(family).refusal(problem, load_gpu(gpu).limits) is None
+
+
+def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
+    gpu = _gpu_at_hand()
+    studies = [
+        tuning.StudyPlan(problem=parse_problem(text), kernel=family)
+        for text, family in PROBLEMS
+        if _servable(parse_problem(text), family, gpu)
+    ]
+    assert studies
+    plan = tuning.Plan(
+        studies=tuple(studies),
+        gpu=load_gpu(gpu),
+        folder=tmp_path / "sweep",
+        simulate=True,
+        max_measurements=2,
+    )
+    package = emit(tuning.run(plan), tmp_path / "kernels", name="tile_pack")
+    report = verify(package.folder, device="cuda", seed=11)
+    assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
+    assert report.device == "cuda"
+    assert report.not_checked == ()
+    names = {c.name for c in report.checks if c.status is Outcome.PASSED}
+    for study in studies:
+        if study.kernel == "triton_gemm":
+            label = f"triton_gemm {study.problem}"
+            for part in ("random", "one row beside", "NaN block", "subnormal elements"):
+                assert f"{label}: {part}" in names
+    assert sum("torch.compile fullgraph" in name for name in names) >= 4
+    assert sum("CUDA graph" in name for name in names) >= 4
+    timed = {(r.problem, r.rival): r for r in report.rivals}
+    for study in studies:
+        if study.kernel == "triton_gemm":
+            own = timed[str(study.problem), "this package"]
+            assert own.time_us is not None
+            assert own.samples_us
+    plain = timed["gemm:512x1024x512", "torch.matmul bf16"]
+    assert plain.time_us is not None
+    for rival in report.rivals:
+        assert (rival.time_us is None) == bool(rival.refused), rival
