@@ -92,6 +92,8 @@ def test_a_simulated_run_says_so_and_shows_no_measurement(tmp_path: Path) -> Non
     assert "SIMULATED" in got.text
     assert "MEASURED" not in got.text
     assert set(got.figures) == PLOTS
+    title = got.figures["speedup-kernel"][0]["layout"]["xaxis"]["title"]["text"]
+    assert title == "simulated speed-up over bf16"
     assert "there is no measurement to hold the prediction against" in got.text
     assert not [title for title in got.headings() if "measured" in title]
 

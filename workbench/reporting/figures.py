@@ -49,6 +49,11 @@ def _speedup_with_quantize(row: Compared) -> float | None:
     return row.speedup_with_quantize
 
 
+def _word(rows: Sequence[Compared]) -> str:
+    """Whether times are measured or simulated; a run folder holds one kind."""
+    return " and ".join(sorted({"simulated" if row.simulated else "measured" for row in rows}))
+
+
 def _speedup_bars(
     key: str, title: str, rows: Sequence[Compared], speedup: Callable[[Compared], float | None]
 ) -> Figure | None:
@@ -78,7 +83,7 @@ def _speedup_bars(
     layout = {
         "barmode": "group",
         "bargap": 0.25,
-        "xaxis": axis("speed-up over bf16", rangemode="tozero"),
+        "xaxis": axis(f"{_word(shown)} speed-up over bf16", rangemode="tozero"),
         "yaxis": axis(
             "", autorange="reversed", categoryorder="array", categoryarray=shapes, type="category"
         ),
@@ -192,7 +197,7 @@ def _error_view(name: str, rows: Sequence[Compared], data: str) -> View | None:
     room = max(2.0, 0.18 * (high - low))
     layout = {
         "xaxis": axis("SQNR of the product, dB", range=[low - room, high + room]),
-        "yaxis": axis(f"speed-up over bf16, {suffix}"),
+        "yaxis": axis(f"{_word(rows)} speed-up, {suffix}"),
     }
     return View(name=name, data=[line, scatter], layout=layout)
 
