@@ -1,0 +1,136 @@
+"""The CUDA C++ quantisation: compiled by NVRTC without a driver, and its launcher's refusals."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda.bindings import nvrtc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiles.kernels.cuda import quantize_blocks
+
+SOURCE = Path(quantize_blocks.__file__).with_suffix(".cu")
+WARP = {"threads": 256, "lanes": 16, "vector": 8, "unroll": 2}
+CASES = {
+    "b1x128": ("bf16", "int8", (1, 128), 4096, WARP),
+    "b128x128": ("fp16", "e4m3fn", (128, 128), 4096, WARP | {"lanes": 256, "unroll": 1}),
+    "b32x32": ("fp32", "e5m2", (32, 32), 4096, WARP | {"lanes": 32, "vector": 4, "unroll": 1}),
+    "row": ("bf16", "e4m3fn", (1, 0), 4096, WARP | {"lanes": 256, "unroll": 1}),
+    "row read twice": ("bf16", "int8", (1, 0), 2**20, WARP | {"lanes": 256, "unroll": 1}),
+    "b3x5": ("bf16", "e5m2", (3, 5), 40, WARP | {"vector": 1, "unroll": 1}),
+}
+
+
+def compiled(options: tuple[str, ...], architecture: str) -> str:
+    """PTX, with NVRTC's log in the failure's message; warnings count as failures."""
+    code = SOURCE.read_bytes()
+    error, program = nvrtc.nvrtcCreateProgram(code, b"quantize_blocks.cu", 0, [], [])
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    arguments = [o.encode() for o in (*options, f"--gpu-architecture={architecture}")]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    log = b" " * size
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
+    assert not log.strip(b" \0\n"), log.decode()
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    ptx = b" " * size
+    nvrtc.nvrtcGetPTX(program, ptx)
+    return ptx.decode()
+
+
+@pytest.mark.parametrize(
+    ("case", "architecture", "aligned"),
+    [
+        *((case, "sm_90a", True) for case in CASES),
+        *((case, arch, True) for case in ("b1x128", "b32x32") for arch in ("sm_80", "sm_100a")),
+        ("b1x128", "sm_90a", False),
+        ("row", "sm_80", False),
+    ],
+)
+def test_compiles_without_warnings(case: str, architecture: str, aligned: bool) -> None:
+    source, target, block, cols, config = CASES[case]
+    options = quantize_blocks.options(
+        source=source, target=target, block=block, cols=cols, aligned=aligned, config=config
+    )
+    ptx = compiled(options, architecture)
+    assert ".ftz" not in ptx  # subnormal values and scales are kept
+    if aligned and config["vector"] > 1:
+        assert re.search(r"ld\.global\.nc\.v4", ptx)
+        assert re.search(r"st\.global\.v2|st\.global\.u32|st\.global\.b32", ptx)
+    if target != "int8":
+        assert ("cvt.rn.satfinite" in ptx) == (architecture != "sm_80")
+
+
+@given(n=st.integers(0, 2**31 - 1), divisor=st.integers(1, 2**24))
+def test_division_by_multiplication_is_exact(n: int, divisor: int) -> None:
+    magic, shift = quantize_blocks._division(divisor)
+    assert magic < 2**32
+    assert ((n * magic >> 32) + n) >> shift == n // divisor
+
+
+def array(shape: tuple[int, ...], dtype: str, device: int = 0, contiguous: bool = True) -> Any:
+    """What the launcher looks at in a CuPy array."""
+    strides = np.empty(shape, dtype).strides
+    return SimpleNamespace(
+        shape=shape,
+        ndim=len(shape),
+        size=int(np.prod(shape)),
+        dtype=np.dtype(dtype),
+        strides=strides,
+        flags=SimpleNamespace(c_contiguous=contiguous),
+        data=SimpleNamespace(ptr=0),
+        device=device,
+    )
+
+
+GOOD = {
+    "x": array((4, 256), "uint16"),
+    "codes": array((4, 256), "uint8"),
+    "scales": array((4, 2), "float32"),
+    "source": "bf16",
+    "target": "e4m3fn",
+    "block": (1, 128),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": np.ones((4, 256))}, TypeError, "x is ndarray: it must be a CuPy array"),
+        ({"x": array((4, 256), "int32")}, TypeError, "x has dtype int32: it must be uint16"),
+        ({"codes": array((4, 256), "int8")}, TypeError, "codes has dtype int8: it must be uint8"),
+        ({"codes": array((4, 128), "uint8")}, ValueError, "codes have shape"),
+        ({"scales": array((4, 3), "float32")}, ValueError, r"need \(4, 2\)"),
+        ({"x": array((4, 256), "uint16", contiguous=False)}, ValueError, "must be C-contiguous"),
+        ({"x": array((4, 256), "uint16", device=1)}, ValueError, "must share one device"),
+        ({"source": "int4"}, ValueError, "source 'int4': choose one of fp32, bf16, fp16"),
+        ({"block": (0, 0)}, ValueError, "for one scale a row"),
+    ],
+)
+def test_launch_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = GOOD | change
+    with pytest.raises(error, match=message):
+        quantize_blocks._validate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": 100}, "threads = 100: it must be a multiple of 32"),
+        ({"lanes": 3}, "lanes = 3: it must be a power of two"),
+        ({"vector": 16}, "vector = 16: it must be 1, 4, 8 or 16 and divide a block's 40 columns"),
+        ({"unroll": 0}, "unroll = 0"),
+        ({"warps": 3}, "config has fields"),
+    ],
+)
+def test_options_refuse(change: dict[str, int], message: str) -> None:
+    config = WARP | change
+    with pytest.raises(ValueError, match=message):
+        quantize_blocks.options(
+            source="bf16", target="int8", block=(1, 40), cols=4096, aligned=True, config=config
+        )

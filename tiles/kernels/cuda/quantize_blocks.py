@@ -1,0 +1,227 @@
+"""Launch the CUDA C++ block quantisation of ``quantize_blocks.cu`` on CuPy arrays; no torch needed.
+
+CuPy compiles the source for the current device and keeps the binary in its disk cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
+
+#: Input formats by macro value; bf16 arrives as a uint16 view.
+SOURCES = ("fp32", "bf16", "fp16")
+#: Code formats by macro value; 8-bit floats arrive as uint8 views.
+TARGETS = ("int8", "e4m3fn", "e5m2")
+FIELDS = ("threads", "lanes", "vector", "unroll")
+SOURCE_DTYPES = {"fp32": ("float32",), "bf16": ("uint16",), "fp16": ("float16", "uint16")}
+TARGET_DTYPES = {"int8": ("int8",), "e4m3fn": ("uint8",), "e5m2": ("uint8",)}
+SOURCE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+#: A thread keeps at most this many 4-byte words of a block in registers; more are read twice.
+MAX_KEPT_WORDS = 64
+MAX_BLOCKS = 2**31 - 1
+
+
+def options(
+    *,
+    source: str,
+    target: str,
+    block: tuple[int, int],
+    cols: int,
+    aligned: bool,
+    config: Mapping[str, int | bool],
+) -> tuple[str, ...]:
+    """Compiler options for a problem and a configuration, architecture left out.
+
+    Args:
+        block: rows and columns under one scale; (1, 0) is one scale a row.
+        cols: columns of the matrix.
+        aligned: every vector of ``config["vector"]`` elements starts on its natural boundary.
+    Raises:
+        ValueError: an unknown format, or a configuration that does not fit the block.
+    """
+    for name, value, known in (("source", source, SOURCES), ("target", target, TARGETS)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    if sorted(config) != sorted(FIELDS):
+        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    threads, lanes, vector, unroll = (int(config[name]) for name in FIELDS)
+    if not 32 <= threads <= 1024 or threads % 32:
+        raise ValueError(f"threads = {threads}: it must be a multiple of 32 up to 1024")
+    if lanes < 1 or lanes & (lanes - 1) or threads % lanes:
+        raise ValueError(f"lanes = {lanes}: it must be a power of two that divides {threads}")
+    if vector not in (1, 4, 8, 16) or block[1] % vector:
+        raise ValueError(
+            f"vector = {vector}: it must be 1, 4, 8 or 16 and divide a block's {block[1]} columns"
+        )
+    if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
+        raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
+    items = -(-block[0] * -(-(block[1] or cols) // vector) // lanes)
+    keep = items * max(vector * SOURCE_BYTES[source] // 4, 1) <= MAX_KEPT_WORDS
+    if unroll < 1 or (unroll > 1 and not keep):
+        raise ValueError(
+            f"unroll = {unroll}: it must be 1 where a thread has more than {MAX_KEPT_WORDS} words"
+        )
+    macros = {
+        "SOURCE": SOURCES.index(source),
+        "TARGET": TARGETS.index(target),
+        "THREADS": threads,
+        "LANES": lanes,
+        "VECTOR": vector,
+        "UNROLL": unroll,
+        "ITEMS": items if keep else 1,
+        "KEEP": int(keep),
+        "BLOCK_ROWS": block[0],
+        "BLOCK_COLS": block[1],
+        "ALIGNED": int(aligned),
+    }
+    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+
+
+@cache
+def _kernel(device: int, compiler_options: tuple[str, ...]) -> Any:
+    """The compiled kernel; ``device`` is the current device, for which CuPy compiles."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
+    code = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    return cupy.RawModule(code=code, options=compiler_options).get_function("quantize_blocks")
+
+
+def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: Any) -> None:
+    for name, array in (("x", x), ("codes", codes), ("scales", scales)):
+        if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
+            raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
+    for name, value, known in (("source", source, SOURCES), ("target", target, TARGETS)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    for name, array, dtypes in (
+        ("x", x, SOURCE_DTYPES[source]),
+        ("codes", codes, TARGET_DTYPES[target]),
+        ("scales", scales, ("float32",)),
+    ):
+        if array.dtype.name not in dtypes:
+            raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(dtypes)}")
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"x has shape {x.shape}: it must be a non-empty matrix")
+    if codes.shape != x.shape:
+        raise ValueError(f"codes have shape {codes.shape}: x has {x.shape}")
+    for name, array in (("x", x), ("codes", codes)):
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name} has strides {array.strides}: it must be C-contiguous")
+    if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
+        raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
+    grid = (-(-x.shape[0] // block[0]), -(-x.shape[1] // block[1]) if block[1] else 1)
+    if tuple(scales.shape) != grid:
+        raise ValueError(
+            f"scales have shape {scales.shape}: blocks of {block} on x {x.shape} need {grid}"
+        )
+    if grid[0] * grid[1] > MAX_BLOCKS:
+        raise ValueError(f"{grid[0] * grid[1]} blocks: at most {MAX_BLOCKS} fit into one launch")
+    if not x.device == codes.device == scales.device:
+        raise ValueError(
+            f"x, codes and scales lie on {x.device}, {codes.device}, {scales.device}: "
+            "they must share one device"
+        )
+
+
+def _division(divisor: int) -> tuple[int, int]:
+    """(magic, shift) with n // divisor == (high32(n * magic) + n) >> shift for 0 <= n < 2^31.
+
+    Source: Granlund and Montgomery, Division by invariant integers, PLDI 1994, figure 4.1.
+    """
+    shift = (divisor - 1).bit_length()
+    return (2**32 * (2**shift - divisor)) // divisor + 1, shift
+
+
+def _compiled(
+    x: Any, codes: Any, source: str, target: str, block: Any, config: Mapping[str, int | bool]
+) -> Any:
+    vector = int(config["vector"]) if "vector" in config else 1
+    aligned = (
+        x.shape[1] % vector == 0
+        and x.data.ptr % min(16, vector * SOURCE_BYTES[source]) == 0
+        and codes.data.ptr % vector == 0
+    )
+    chosen = options(
+        source=source, target=target, block=block, cols=x.shape[1], aligned=aligned, config=config
+    )
+    return _kernel(x.device.id, chosen)
+
+
+def launch(
+    x: Any,
+    codes: Any,
+    scales: Any,
+    *,
+    source: str,
+    target: str,
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+    stream: Any = None,
+) -> None:
+    """Quantise ``x`` into ``codes`` and ``scales``.
+
+    Args:
+        x: (R, C) C-contiguous CuPy array: float32 (fp32), uint16 (bf16), float16 or uint16 (fp16).
+        codes: (R, C) C-contiguous, int8 or for 8-bit floats uint8; written.
+        scales: float32, one a block, any strides; written.
+        source: format of ``x``, one of ``SOURCES``.
+        target: format of the codes, one of ``TARGETS``.
+        block: rows and columns under one scale; (1, 0) is one scale a row.
+        config: the fields of ``CudaQuantizeConfig``.
+        stream: a CuPy stream; CuPy's current one when not given.
+    Raises:
+        ValueError: shapes, strides, devices or the configuration do not fit; TypeError: dtypes.
+    """
+    _validate(x, codes, scales, source, target, block)
+    with x.device:
+        kernel = _compiled(x, codes, source, target, block, config)
+        blocks = scales.shape[0] * scales.shape[1]
+        magic, shift = _division(scales.shape[1])
+        per_cta = int(config["threads"]) // int(config["lanes"]) * int(config["unroll"])
+        arguments = (
+            x,
+            codes,
+            scales,
+            np.int64(x.shape[0]),
+            np.int64(x.shape[1]),
+            np.uint32(blocks),
+            np.uint32(scales.shape[1]),
+            np.uint32(magic),
+            np.uint32(shift),
+            np.int64(scales.strides[0] // 4),
+            np.int64(scales.strides[1] // 4),
+        )
+        grid, threads = (-(-blocks // per_cta),), (int(config["threads"]),)
+        if stream is None:
+            kernel(grid, threads, arguments)
+        else:
+            with stream:
+                kernel(grid, threads, arguments)
+
+
+def precompile(
+    x: Any,
+    codes: Any,
+    scales: Any,
+    *,
+    source: str,
+    target: str,
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    _validate(x, codes, scales, source, target, block)
+    with x.device:
+        _compiled(x, codes, source, target, block, config)
