@@ -7,8 +7,8 @@ calls that fast accumulation).  Scales that change along K are applied to the pr
 K-iteration on its way into an fp32 accumulator (promotion).
 
 The module needs torch and triton and nothing else.  A configuration is a mapping with
-``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages`` (ints), ``tma``
-and ``persistent`` (bools).
+``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages`` (ints), ``tma``,
+``persistent`` and ``warp_specialize`` (bools).
 """
 
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ _FIELDS = (
     "num_stages",
     "tma",
     "persistent",
+    "warp_specialize",
 )
 
 
@@ -110,40 +111,33 @@ def _promote(
     product,
     s_a,
     s_b,
-    A_IN_K: tl.constexpr,
-    B_IN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     A_GROUP: tl.constexpr,
     B_GROUP: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):
-    """Add a scaled product to the accumulator, with one multiply-add an element where possible.
-
-    Everything is seen as (row blocks, rows, column blocks, columns), so that the two scales are
-    multiplied once a block instead of once an element.
-    """
+    """Add a scaled product to the accumulator, with one multiply-add an element where possible."""
     product = product.to(tl.float32)
-    product = product.reshape(BLOCK_M // A_GROUP, A_GROUP, BLOCK_N // B_GROUP, B_GROUP)
-    if A_IN_K and B_IN_K:
-        if A_GROUP == BLOCK_M and B_GROUP == BLOCK_N:
-            acc += product * (s_a * s_b)
-        elif B_GROUP == BLOCK_N:
-            acc += product * (s_a * s_b)[:, None, None, None]
-        elif A_GROUP == BLOCK_M:
-            acc += product * (s_a * s_b)[None, None, :, None]
-        else:
-            acc += product * (s_a[:, None, None, None] * s_b[None, None, :, None])
-    elif A_IN_K:
-        if A_GROUP == BLOCK_M:
-            acc += product * s_a
-        else:
-            acc += product * s_a[:, None, None, None]
-    else:
+    if GROUPED:
+        # Seen as (row blocks, rows, column blocks, columns), the two scales are multiplied once a
+        # block instead of once an element.
+        product = product.reshape(BLOCK_M // A_GROUP, A_GROUP, BLOCK_N // B_GROUP, B_GROUP)
         if B_GROUP == BLOCK_N:
-            acc += product * s_b
+            factor = (s_a * s_b)[:, None, None, None]
+        elif A_GROUP == BLOCK_M:
+            factor = (s_a * s_b)[None, None, :, None]
         else:
-            acc += product * s_b[None, None, :, None]
-    return acc
+            factor = s_a[:, None, None, None] * s_b[None, None, :, None]
+    elif A_GROUP == BLOCK_M and B_GROUP == BLOCK_N:
+        factor = s_a * s_b
+    elif B_GROUP == BLOCK_N:
+        factor = (s_a * s_b)[:, None]
+    elif A_GROUP == BLOCK_M:
+        factor = (s_a * s_b)[None, :]
+    else:
+        factor = s_a[:, None] * s_b[None, :]
+    return acc + product * factor
 
 
 @triton.jit
@@ -173,6 +167,8 @@ def _accumulate(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TMA: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
     A_DECODE: tl.constexpr,
@@ -183,19 +179,30 @@ def _accumulate(
     A_IN_K: tl.constexpr = A_COLS > 0
     B_IN_K: tl.constexpr = B_COLS > 0
     PROMOTE: tl.constexpr = A_IN_K or B_IN_K
+    # Splitting a tile between warp groups, the compiler cannot carry a vector of scales; there the
+    # other group's products hide the loads.
+    AHEAD: tl.constexpr = not SPECIALIZE
     DOT_TYPE: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    A_SPLIT: tl.constexpr = A_GROUP != 1 and A_GROUP != BLOCK_M
+    B_SPLIT: tl.constexpr = B_GROUP != 1 and B_GROUP != BLOCK_N
+    GROUPED: tl.constexpr = A_SPLIT or B_SPLIT
     k_iterations = tl.cdiv(k, BLOCK_K)
-    # Only read when they are loaded below; the compiler drops them otherwise.
-    s_a = 0.0
-    s_b = 0.0
+    # A side whose scales do not change along K is scaled in the epilogue.
+    s_a = 1.0
+    s_b = 1.0
     if PROMOTE:
-        acc = tl.zeros((BLOCK_M // A_GROUP, A_GROUP, BLOCK_N // B_GROUP, B_GROUP), dtype=tl.float32)
+        if GROUPED:
+            acc = tl.zeros(
+                (BLOCK_M // A_GROUP, A_GROUP, BLOCK_N // B_GROUP, B_GROUP), dtype=tl.float32
+            )
+        else:
+            acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         start = row0 * 0
-        if A_IN_K:
+        if A_IN_K and AHEAD:
             s_a = _load_scales(
                 a_scale, row0, start, m, stride_as_m, stride_as_k, A_ROWS, BLOCK_M, A_GROUP
             )
-        if B_IN_K:
+        if B_IN_K and AHEAD:
             s_b = _load_scales(
                 b_scale, col0, start, n, stride_bs_n, stride_bs_k, B_ROWS, BLOCK_N, B_GROUP
             )
@@ -208,16 +215,18 @@ def _accumulate(
         rows_b = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1).to(tl.int64)
         a_at = a + rows_a[:, None] * stride_am + offs_k[None, :]
         b_at = b + rows_b[:, None] * stride_bn + offs_k[None, :]
-    for step in range(k_iterations):
+    for step in tl.range(0, k_iterations, warp_specialize=SPECIALIZE and not PERSISTENT):
         k0 = step * BLOCK_K
         if PROMOTE:
             # The next iteration's scales are asked for before this one's product is waited for.
-            next_k = tl.minimum(step + 1, k_iterations - 1) * BLOCK_K
+            scale_step = tl.minimum(step + 1, k_iterations - 1) if AHEAD else step
+            loaded_a = 1.0
+            loaded_b = 1.0
             if A_IN_K:
-                next_a = _load_scales(
+                loaded_a = _load_scales(
                     a_scale,
                     row0,
-                    next_k // A_COLS,
+                    scale_step // (A_COLS // BLOCK_K),
                     m,
                     stride_as_m,
                     stride_as_k,
@@ -226,10 +235,10 @@ def _accumulate(
                     A_GROUP,
                 )
             if B_IN_K:
-                next_b = _load_scales(
+                loaded_b = _load_scales(
                     b_scale,
                     col0,
-                    next_k // B_COLS,
+                    scale_step // (B_COLS // BLOCK_K),
                     n,
                     stride_bs_n,
                     stride_bs_k,
@@ -254,15 +263,23 @@ def _accumulate(
         if PROMOTE:
             product = tl.dot(a_tile, b_tile.T, out_dtype=DOT_TYPE)
             acc = _promote(
-                acc, product, s_a, s_b, A_IN_K, B_IN_K, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP
+                acc,
+                product,
+                s_a if AHEAD else loaded_a,
+                s_b if AHEAD else loaded_b,
+                BLOCK_M,
+                BLOCK_N,
+                A_GROUP,
+                B_GROUP,
+                GROUPED,
             )
-            if A_IN_K:
-                s_a = next_a
-            if B_IN_K:
-                s_b = next_b
+            if A_IN_K and AHEAD:
+                s_a = loaded_a
+            if B_IN_K and AHEAD:
+                s_b = loaded_b
         else:
             acc = tl.dot(a_tile, b_tile.T, acc, out_dtype=DOT_TYPE)
-    if PROMOTE:
+    if PROMOTE and GROUPED:
         acc = acc.reshape(BLOCK_M, BLOCK_N)
     return acc
 
@@ -329,6 +346,8 @@ def _tile(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     SUBTILES: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -365,6 +384,8 @@ def _tile(
         BLOCK_N,
         BLOCK_K,
         TMA,
+        PERSISTENT,
+        SPECIALIZE,
         EVEN_K,
         INTEGER,
         A_DECODE,
@@ -384,7 +405,21 @@ def _tile(
         else:
             cols = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1)
             acc = acc * tl.load(b_scale + (cols // B_ROWS).to(tl.int64) * stride_bs_n)[None, :]
-    _store(c, acc, row0, col0, m, n, stride_cm, OUT, BLOCK_M, BLOCK_N, TMA, SUBTILES)
+    # Splitting a tile between warp groups, the compiler leaves descriptor stores whole: no TMA.
+    _store(
+        c,
+        acc,
+        row0,
+        col0,
+        m,
+        n,
+        stride_cm,
+        OUT,
+        BLOCK_M,
+        BLOCK_N,
+        TMA and not SPECIALIZE,
+        SUBTILES,
+    )
 
 
 @triton.jit
@@ -418,6 +453,7 @@ def gemm_scaled(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     PERSISTENT: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     SUBTILES: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -429,8 +465,15 @@ def gemm_scaled(
     """Grid: one program a tile, or any number of programs that share the tiles (PERSISTENT)."""
     if PERSISTENT:
         tiles = tl.cdiv(m, BLOCK_M) * tl.cdiv(n, BLOCK_N)
-        # Flattening joins the tile loop and the K loop, so loads run ahead across tiles.
-        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        # Flattening joins the tile loop and the K loop, so loads run ahead across tiles; a
+        # specialised producer warp runs ahead by itself.
+        for tile in tl.range(
+            tl.program_id(0),
+            tiles,
+            tl.num_programs(0),
+            flatten=not SPECIALIZE,
+            warp_specialize=SPECIALIZE,
+        ):
             _tile(
                 a,
                 b,
@@ -461,6 +504,8 @@ def gemm_scaled(
                 BLOCK_K,
                 GROUP_M,
                 TMA,
+                PERSISTENT,
+                SPECIALIZE,
                 SUBTILES,
                 EVEN_K,
                 INTEGER,
@@ -500,6 +545,8 @@ def gemm_scaled(
             BLOCK_K,
             GROUP_M,
             TMA,
+            PERSISTENT,
+            SPECIALIZE,
             SUBTILES,
             EVEN_K,
             INTEGER,
@@ -510,17 +557,19 @@ def gemm_scaled(
         )
 
 
-def scale_group(quant_rows: int, tile_rows: int) -> int:
+def scale_group(quant_rows: int, tile_rows: int, specialize: bool) -> int:
     """Consecutive tile rows that surely share a scale: the whole tile, a divisor of it, or 1."""
     if quant_rows == 0 or quant_rows % tile_rows == 0:
         return tile_rows
-    return quant_rows if tile_rows % quant_rows == 0 else 1
+    # Splitting a tile between warp groups, the compiler cannot follow a reshaped accumulator.
+    return quant_rows if tile_rows % quant_rows == 0 and not specialize else 1
 
 
-def subtiles(*, block_m: int, block_n: int, tma: bool, persistent: bool) -> int:
+def subtiles(config: Mapping[str, int | bool]) -> int:
     """Parts in which the epilogue writes a tile through its descriptor."""
     # A flattened persistent loop keeps its pipeline buffers while the epilogue stages the output.
-    return 2 if tma and persistent and block_m * block_n >= 128 * 128 else 1
+    flattened = config["tma"] and config["persistent"] and not config["warp_specialize"]
+    return 2 if flattened and config["block_m"] * config["block_n"] >= 128 * 128 else 1
 
 
 def constants(
@@ -551,7 +600,7 @@ def constants(
     block_m, block_n = int(config["block_m"]), int(config["block_n"])
     a_rows, a_cols = a_block or (0, 0)
     b_rows, b_cols = b_block or (0, 0)
-    tma, persistent = bool(config["tma"]), bool(config["persistent"])
+    specialize = bool(config["warp_specialize"])
     return {
         "A_SCALED": a_block is not None,
         "B_SCALED": b_block is not None,
@@ -559,15 +608,16 @@ def constants(
         "A_COLS": a_cols,
         "B_ROWS": b_rows,
         "B_COLS": b_cols,
-        "A_GROUP": scale_group(a_rows, block_m) if a_cols else block_m,
-        "B_GROUP": scale_group(b_rows, block_n) if b_cols else block_n,
+        "A_GROUP": scale_group(a_rows, block_m, specialize) if a_cols else block_m,
+        "B_GROUP": scale_group(b_rows, block_n, specialize) if b_cols else block_n,
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "BLOCK_K": int(config["block_k"]),
         "GROUP_M": int(config["group_m"]),
-        "TMA": tma,
-        "PERSISTENT": persistent,
-        "SUBTILES": subtiles(block_m=block_m, block_n=block_n, tma=tma, persistent=persistent),
+        "TMA": bool(config["tma"]),
+        "PERSISTENT": bool(config["persistent"]),
+        "SPECIALIZE": specialize,
+        "SUBTILES": subtiles(config),
         "EVEN_K": k % int(config["block_k"]) == 0,
         "INTEGER": a_type == "int8",
         "A_DECODE": a_type if decode and a_type in ("e4m3fn", "e5m2") else "",
@@ -647,6 +697,8 @@ def _check_config(config: Mapping[str, int | bool], num_sms: int | None) -> None
         raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(_FIELDS)}")
     if config["persistent"] and (num_sms is None or num_sms < 1):
         raise ValueError("a persistent config needs num_sms, the number of multiprocessors")
+    if config["warp_specialize"] and not (config["tma"] and config["num_warps"] == 4):
+        raise ValueError("warp_specialize needs tma and num_warps 4, a warp group")
 
 
 def _descriptor(name: str, tensor: torch.Tensor, block: list[int]) -> TensorDescriptor:
@@ -696,7 +748,9 @@ def _arguments(
         operands = [
             _descriptor("a", a, [block_m, block_k]),
             _descriptor("b", b, [block_n, block_k]),
-            _descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
+            c
+            if config["warp_specialize"]
+            else _descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
         ]
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     grid = min(tiles, num_sms) if config["persistent"] and num_sms else tiles
