@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workbench.emission import EmittedPackage
     from workbench.verification import VerifyReport
 
-__all__ = ["emit", "report", "select_recipes", "sweep", "verify", "winners"]
+__all__ = ["emit", "repair", "report", "select_recipes", "sweep", "verify", "winners"]
 
 
 def select_recipes(
@@ -52,7 +52,6 @@ def sweep(
     output: str | Path | None = None,
     max_measurements: int | None = None,
     time_limit: str | None = None,
-    repair: bool = False,
     progress: "Callable[[Progress], None] | None" = None,
 ) -> "Run":
     """Run, or go on with, the sweep that a YAML file describes; the other arguments override it.
@@ -70,9 +69,18 @@ def sweep(
         max_measurements=max_measurements,
         time_limit=time_limit,
     )
-    if repair:
-        tuning.repair(plan.folder)
     return tuning.run(plan, progress or (lambda _: None))
+
+
+def repair(study: str | Path) -> int:
+    """Set aside what a journal holds after its last whole record; returns the number of bytes.
+
+    Raises:
+        ValueError: no such run folder, or it cannot be written.
+    """
+    import tuning
+
+    return tuning.repair(Path(study))
 
 
 def winners(run: "Run") -> dict[str, Any]:

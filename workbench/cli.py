@@ -20,8 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-#: The base of every mistake in how a command was called (unknown option, bad value).
-_UsageError = typer.BadParameter.__bases__[0]
+#: The base of every mistake in how a command was called (unknown option, bad value); typer shows
+#: only its subclass for bad values.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 #: Exit code of a caller's mistake, of a failed verification, and of an interrupted run.
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
@@ -127,9 +128,6 @@ def sweep(
     time_limit: Annotated[
         str | None, typer.Option(help="Of the whole sweep, e.g. 30m; overrides the file.")
     ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Set a torn journal tail aside, then go on.")
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
@@ -142,7 +140,6 @@ def sweep(
             output=output,
             max_measurements=max_measurements,
             time_limit=time_limit,
-            repair=repair,
             progress=progress,
         )
     if as_json:
@@ -151,6 +148,15 @@ def sweep(
     from workbench.tables import winner_table
 
     _print(winner_table(run))
+
+
+@app.command()
+def repair(
+    study: Annotated[Path, typer.Argument(help="A run folder whose journal is damaged.")],
+) -> None:
+    """Set a journal's torn end aside, so that a sweep cut off in mid-write goes on."""
+    aside = workbench.repair(study)
+    print(f"{aside} bytes set aside in {study}/journal.log.torn" if aside else "nothing to repair")
 
 
 @app.command()
@@ -182,9 +188,9 @@ def verify(
     if as_json:
         _print_json(report.to_dict())
     else:
-        from workbench.tables import check_table, rival_table
+        from workbench.check_tables import verify_tables
 
-        _print(check_table(report), *rival_table(report))
+        _print(*verify_tables(report))
     if not report.passed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -203,7 +209,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
-        _mistake(error.format_message(), error)  # type: ignore[attr-defined]
+        _mistake(str(getattr(error, "message", error)), error)
     except typer.Abort:
         print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

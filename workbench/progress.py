@@ -28,21 +28,24 @@ def sweep_progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    with bar:
-        task = bar.add_task("sweep", total=None, counts="", best="")
+    task = bar.add_task("sweep", total=None, counts="", best="")
 
-        def show(progress: "Progress") -> None:
-            share = 1.0 if progress.stopped else progress.finished / max(1, progress.budget)
-            bar.update(
-                task,
-                description=f"{progress.study.problem} {progress.study.kernel}",
-                total=progress.studies,
-                completed=progress.index + share,
-                counts=f"study {progress.index + 1}/{progress.studies}, trial {progress.finished}",
-                best=_best(progress),
-            )
+    def show(progress: "Progress") -> None:
+        bar.start()  # not before there is something to show: a refused sweep prints its error alone
+        share = 1.0 if progress.stopped else progress.finished / max(1, progress.budget)
+        bar.update(
+            task,
+            description=f"{progress.study.problem} {progress.study.kernel}",
+            total=progress.studies,
+            completed=progress.index + share,
+            counts=f"study {progress.index + 1}/{progress.studies}, trial {progress.finished}",
+            best=_best(progress),
+        )
 
+    try:
         yield show
+    finally:
+        bar.stop()
 
 
 def _best(progress: "Progress") -> str:

@@ -90,6 +90,7 @@ MISTAKES = {
     "missing sweep file": (["sweep", "none.yaml"], "none.yaml"),
     "missing run": (["emit", "none", "-o", "out"], "none"),
     "missing run report": (["report", "none"], "none"),
+    "missing run repair": (["repair", "none"], "none"),
     "missing package": (["verify", "none"], "none"),
 }
 

@@ -1,0 +1,55 @@
+"""What `workbench verify` prints: checks, rivals, and what could not be checked."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from workbench.verification import RivalTiming, VerifyReport
+
+__all__ = ["verify_tables"]
+
+_STYLE = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+def verify_tables(report: "VerifyReport") -> Iterable[Table | Text]:
+    """A summary line, the checks, the timings, and the list of what this device cannot check."""
+    table = Table(
+        title=f"{report.package} {report.version} on {report.device}", title_justify="left"
+    )
+    table.add_column("check", overflow="fold")
+    table.add_column("outcome")
+    table.add_column("detail", overflow="fold")
+    for check in report.checks:
+        status = check.status.value
+        table.add_row(Text(check.name), Text(status, style=_STYLE[status]), Text(check.detail))
+    yield table
+    if report.rivals:
+        yield _rival_table(report.rivals)
+    for line in report.not_checked:
+        yield Text(f"not checked here: {line}")
+    yield Text(f"evidence: {report.statement}")
+    counts = {name: sum(c.status.value == name for c in report.checks) for name in _STYLE}
+    verdict = "PASSED" if report.passed else "FAILED"
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    yield Text(f"{verdict}: {summary}", style="bold green" if report.passed else "bold red")
+
+
+def _rival_table(rivals: Iterable["RivalTiming"]) -> Table:
+    table = Table(title="measured in this run, one timing rule for all", title_justify="left")
+    table.add_column("problem", no_wrap=True)
+    table.add_column("contender", no_wrap=True)
+    table.add_column("measured us", justify="right")
+    table.add_column("IQR us", justify="right")
+    table.add_column("timing, or why it did not run", overflow="fold")
+    for one in rivals:
+        table.add_row(
+            Text(one.problem),
+            Text(one.rival),
+            "-" if one.time_us is None else f"{one.time_us:.1f}",
+            "-" if one.iqr_us is None else f"{one.iqr_us:.1f}",
+            Text(one.refused or one.timing),
+        )
+    return table
