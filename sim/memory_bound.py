@@ -59,14 +59,15 @@ def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu) -> Cost:
     l2_read = read_once * traits.passes
     # Full waves and the partial one keep different numbers of bytes in flight.
     tail_share = spread.tail_ctas / traits.ctas
-    moved = (dram_read + written) / gpu.dram_copy_gb_per_s
+    read_ns = dram_read / gpu.dram_copy_gb_per_s
     busy = saturation(
         spread.capacity * traits.in_flight_bytes, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns
     )
     tail_busy = saturation(
         spread.tail_ctas * traits.in_flight_bytes, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns
     )
-    dram = moved * ((1 - tail_share) / busy + tail_share / tail_busy)
+    dram = read_ns * ((1 - tail_share) / busy + tail_share / tail_busy)
+    dram += written / gpu.dram_copy_gb_per_s  # nobody waits for a write
 
     # What the fullest SM does.
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / traits.ctas

@@ -1,0 +1,254 @@
+"""The whole GEMM model: sanity against an H200's measurements, laws, and speed.
+
+The measured figures are outside checks with wide bands; nothing in the model is fitted to them.
+"""
+
+import time
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.interval import LOG_HALF_WIDTH
+from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels.gemm import GemmConfig, TritonGemm
+from tiles.problems import Gemm
+from tiles.recipes import RECIPES, recipe
+
+KERNEL = TritonGemm()
+H200 = sim.load_gpu("h200")
+
+
+def gemm(m: int, n: int, k: int, name: str) -> Gemm:
+    return Gemm(m=m, n=n, k=k, recipe=recipe(name))
+
+
+def legal(problem: Gemm, gpu: sim.Gpu) -> ConfigTable:
+    return KERNEL.legal_space(problem, gpu.limits).accepted
+
+
+@cache
+def best(m: int, n: int, k: int, name: str, gpu: str = "h200") -> sim.Prediction:
+    problem, machine = gemm(m, n, k, name), sim.load_gpu(gpu)
+    return sim.price(problem, KERNEL, legal(problem, machine), machine).best()
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "measured_tflops"),
+    [
+        # An H200's best of 16-40 configurations of a plain Triton kernel.
+        (4096, "bf16", 611),
+        (4096, "e4m3-row", 1170),
+        (4096, "int8-row", 1133),
+        (4096, "deepseek-fp8", 778),
+        (4096, "int8-b128", 759),
+        (4096, "jetfire", 317),
+        (8192, "bf16", 681),
+        (8192, "e4m3-row", 1236),
+        (8192, "int8-row", 1248),
+        (8192, "deepseek-fp8", 860),
+        (8192, "int8-b128", 815),
+        (8192, "jetfire", 338),
+    ],
+)
+def test_best_prediction_is_near_what_an_h200_reaches(
+    size: int, name: str, measured_tflops: float
+) -> None:
+    ratio = best(size, size, size, name).tflops / measured_tflops
+    assert 0.7 < ratio < 1.35
+
+
+def test_formats_come_out_in_the_measured_order() -> None:
+    order = ["e4m3-row", "deepseek-fp8", "int8-b128", "bf16", "jetfire"]
+    speeds = [best(4096, 4096, 4096, name).tflops for name in order]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "k", "measured_us"),
+    [
+        ("bf16", 8192, 8192, 34.5),
+        ("bf16", 4096, 4096, 13.5),
+        ("e4m3-row", 8192, 8192, 19.9),
+        ("e4m3-row", 4096, 4096, 7.7),
+        ("bf16", 14336, 4096, 31.6),
+    ],
+)
+def test_decode_shapes_are_bound_by_dram(name: str, n: int, k: int, measured_us: float) -> None:
+    prediction = best(16, n, k, name)
+    assert prediction.binding == "dram"
+    assert 0.7 < prediction.time_us / measured_us < 1.35
+    assert 3.3 < prediction.dram_read_bytes / prediction.terms_us["dram"] / 1e6 < 3.95  # TB/s
+
+
+def test_promotion_binds_small_blocks_and_the_tensor_pipe_row_scales() -> None:
+    assert best(4096, 4096, 4096, "jetfire").binding == "cuda_cores"
+    assert best(8192, 8192, 8192, "e4m3-row").binding == "tensor"
+
+
+def test_a_gpu_without_the_element_decodes_it_and_loses() -> None:
+    emulated, native = (best(4096, 4096, 4096, n, "a100") for n in ("e4m3-row", "bf16"))
+    assert emulated.path is NumericPath.EMULATED
+    assert native.path is NumericPath.NATIVE
+    assert emulated.tflops < native.tflops
+    # At M = 16 half the bytes pay for the decode.
+    emulated, native = (best(16, 8192, 8192, n, "a100") for n in ("e4m3-row", "bf16"))
+    assert emulated.time_us < native.time_us
+
+
+def test_a_better_gpu_is_predicted_faster() -> None:
+    assert best(16, 8192, 8192, "bf16").time_us < best(16, 8192, 8192, "bf16", "h100").time_us
+    order = ["b200", "h100", "a100", "rtx4090"]
+    speeds = [best(4096, 4096, 4096, "bf16", gpu).tflops for gpu in order]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+SHAPES = st.tuples(*[st.one_of(st.integers(1, 300), st.integers(1, 9000))] * 3)
+GPUS = st.sampled_from(sim.gpu_names())
+NAMES = st.sampled_from(sorted(RECIPES))
+
+
+def some_legal(problem: Gemm, gpu: sim.Gpu, seed: int) -> ConfigTable:
+    table = legal(problem, gpu)
+    return table.take(np.random.default_rng(seed).integers(0, len(table), 100))
+
+
+@given(shape=SHAPES, name=NAMES, gpu=GPUS, seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_every_legal_configuration_has_a_finite_positive_price(
+    shape: tuple[int, int, int], name: str, gpu: str, seed: int
+) -> None:
+    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
+    priced = sim.price(problem, KERNEL, some_legal(problem, machine, seed), machine)
+    for column in (priced.time_us, *priced.terms_us.values()):
+        assert column.shape == (100,)
+        assert np.isfinite(column).all()
+        assert (column >= 0).all()
+    assert (0 < priced.low_us).all()
+    assert (priced.low_us < priced.time_us).all()
+    assert (priced.time_us < priced.high_us).all()
+    # Nothing takes less than its largest term, and none of the operands is read less than once.
+    largest = np.max(np.stack(list(priced.terms_us.values())), axis=0)
+    assert (priced.time_us >= largest * (1 - 1e-9)).all()
+    written = shape[0] * shape[1] * 2
+    assert (priced.dram_write_bytes == written).all()
+    assert (priced.dram_read_bytes >= (problem.min_bytes - written) * (1 - 1e-12)).all()
+    assert set(priced.terms_us) <= set(LOG_HALF_WIDTH)
+
+
+@given(shape=SHAPES, name=NAMES, gpu=GPUS, seed=st.integers(0, 99), factor=st.floats(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_more_bandwidth_and_a_higher_clock_are_never_slower(
+    shape: tuple[int, int, int], name: str, gpu: str, seed: int, factor: float
+) -> None:
+    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
+    table = some_legal(problem, machine, seed)
+    base = sim.price(problem, KERNEL, table, machine).time_us
+    for better in (
+        replace(
+            machine,
+            dram_read_gb_per_s=machine.dram_read_gb_per_s * factor,
+            dram_copy_gb_per_s=machine.dram_copy_gb_per_s * factor,
+        ),
+        replace(machine, l2_read_gb_per_s=machine.l2_read_gb_per_s * factor),
+        replace(machine, sustained_clock_mhz=machine.sustained_clock_mhz * factor),
+    ):
+        assert (sim.price(problem, KERNEL, table, better).time_us <= base * (1 + 1e-9)).all()
+
+
+@given(shape=SHAPES, name=NAMES, gpu=GPUS)
+@settings(max_examples=30, deadline=None)
+def test_more_sms_and_smaller_problems_are_never_slower_at_their_best(
+    shape: tuple[int, int, int], name: str, gpu: str
+) -> None:
+    """Of the best configuration: a given one may fall badly into waves, in life as here."""
+    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
+    table = legal(problem, machine)
+    base = sim.price(problem, KERNEL, table, machine).time_us.min()
+    more = replace(machine, sm_count=machine.sm_count * 2)
+    # Twice the SMs share the same L2: what a wave evicts may cost a per cent.
+    assert sim.price(problem, KERNEL, table, more).time_us.min() <= base * 1.02
+    for doubled in (replace(problem, m=2 * problem.m), replace(problem, n=2 * problem.n)):
+        assert sim.price(doubled, KERNEL, table, machine).time_us.min() >= base * 0.98
+
+
+def one(**fields: int | bool) -> ConfigTable:
+    config = {
+        "block_m": 128,
+        "block_n": 128,
+        "block_k": 64,
+        "group_m": 8,
+        "num_warps": 8,
+        "num_stages": 4,
+        "tma": True,
+        "persistent": False,
+    }
+    return ConfigTable.of([GemmConfig(**(config | fields))])  # type: ignore[arg-type]
+
+
+def price_one(problem: Gemm, **fields: int | bool) -> float:
+    return float(sim.price(problem, KERNEL, one(**fields), H200).time_us[0])
+
+
+def test_wave_quantisation_shows() -> None:
+    """133 tiles take two waves on 132 SMs that hold one CTA each."""
+    fits, spills = gemm(128 * 132, 128, 4096, "bf16"), gemm(128 * 133, 128, 4096, "bf16")
+    assert price_one(spills, persistent=True) > 1.5 * price_one(fits, persistent=True)
+
+
+def test_too_few_stages_expose_latency() -> None:
+    problem = gemm(4096, 4096, 4096, "bf16")
+    two, four = (
+        sim.price(problem, KERNEL, one(block_m=64, block_n=64, num_stages=s, persistent=True), H200)
+        for s in (2, 4)
+    )
+    assert two.terms_us["latency"][0] > four.terms_us["latency"][0]
+    assert two.time_us[0] > four.time_us[0]
+
+
+def test_grouped_raster_reads_less() -> None:
+    problem = gemm(8192, 8192, 8192, "bf16")
+    rows, groups = (
+        sim.price(problem, KERNEL, one(group_m=g), H200).dram_read_bytes[0] for g in (1, 8)
+    )
+    assert groups < rows / 2
+
+
+def test_small_problems_read_their_operands_once() -> None:
+    problem = gemm(1024, 1024, 1024, "e4m3-row")
+    priced = sim.price(problem, KERNEL, one(block_k=128), H200)
+    written = 1024 * 1024 * 2
+    assert priced.dram_read_bytes[0] == pytest.approx(problem.min_bytes - written, rel=0.01)
+    # 8 x 8 tiles: every row of tiles is loaded eight times from the L2.
+    assert priced.l2_read_bytes[0] == pytest.approx(8 * (problem.min_bytes - written), rel=0.001)
+
+
+def test_spilling_tile_is_avoided() -> None:
+    problem = gemm(4096, 4096, 4096, "bf16")
+    spilling = price_one(problem, block_m=256, block_n=256, block_k=32, tma=False)
+    assert spilling > 1.5 * price_one(problem, block_n=256)
+
+
+def test_an_empty_table_is_refused() -> None:
+    problem = gemm(64, 64, 64, "bf16")
+    with pytest.raises(ValueError, match="no configuration of triton_gemm to price"):
+        sim.price(problem, KERNEL, one().take(np.array([], dtype=np.int64)), H200)
+
+
+def test_twelve_recipes_are_priced_in_a_quarter_of_a_second() -> None:
+    """CPU time, because the machine that runs the tests may be busy with others."""
+    jobs = [gemm(4096, 4096, 4096, name) for name in RECIPES]
+    tables = [legal(problem, H200) for problem in jobs]
+    rows = sum(len(table) for table in tables)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        for problem, table in zip(jobs, tables, strict=True):
+            sim.price(problem, KERNEL, table, H200)
+        seconds.append(time.process_time() - start)
+    assert rows > 40_000
+    assert min(seconds) < 0.25
