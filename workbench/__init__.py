@@ -4,7 +4,7 @@ The functions here are the verbs of the command line.  ``predict`` needs numpy a
 the others load torch, triton, optuna or plotly when they are called.
 """
 
-from workbench.api import emit, repair, report, select_recipes, sweep, verify, winners
+from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "report",
     "select_recipes",
     "sweep",
+    "unserved",
     "verify",
     "winners",
 ]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workbench.emission import EmittedPackage
     from workbench.verification import VerifyReport
 
-__all__ = ["emit", "repair", "report", "select_recipes", "sweep", "verify", "winners"]
+__all__ = ["emit", "repair", "report", "select_recipes", "sweep", "unserved", "verify", "winners"]
 
 
 def select_recipes(
@@ -70,6 +70,17 @@ def sweep(
         time_limit=time_limit,
     )
     return tuning.run(plan, progress or (lambda _: None))
+
+
+def unserved(file: str | Path) -> list[str]:
+    """Problems of a sweep file that no chosen kernel family runs on its GPU, each with the reason.
+
+    Raises:
+        ValueError: the file is not a sweep file.
+    """
+    from workbench.sweepfile import load_sweepfile
+
+    return [str(one) for one in load_sweepfile(Path(file)).unserved()]
 
 
 def repair(study: str | Path) -> int:

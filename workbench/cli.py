@@ -142,6 +142,8 @@ def sweep(
             time_limit=time_limit,
             progress=progress,
         )
+    for refused in workbench.unserved(file):
+        print(f"not swept: {refused}", file=sys.stderr)
     if as_json:
         _print_json(workbench.winners(run))
         return
@@ -209,7 +211,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
-        _mistake(str(getattr(error, "message", error)), error)
+        describe = getattr(error, "format_message", error.__str__)
+        _mistake(describe(), error)
     except typer.Abort:
         print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

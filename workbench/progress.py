@@ -45,7 +45,8 @@ def sweep_progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _best(progress: "Progress") -> str:
