@@ -60,12 +60,12 @@ def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu) -> Cost:
     # Full waves and the partial one keep different numbers of bytes in flight.
     tail_share = spread.tail_ctas / traits.ctas
     read_ns = dram_read / gpu.dram_copy_gb_per_s
-    busy = saturation(
-        spread.capacity * traits.in_flight_bytes, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns
-    )
-    tail_busy = saturation(
-        spread.tail_ctas * traits.in_flight_bytes, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns
-    )
+    full_bytes = dram_read * (spread.capacity / traits.ctas)
+    tail_bytes = dram_read * tail_share
+    in_flight = np.minimum(spread.capacity * traits.in_flight_bytes, full_bytes)
+    tail_in_flight = np.minimum(spread.tail_ctas * traits.in_flight_bytes, tail_bytes)
+    busy = saturation(in_flight, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns)
+    tail_busy = saturation(tail_in_flight, gpu.dram_copy_gb_per_s, gpu.dram_latency_ns)
     dram = read_ns * ((1 - tail_share) / busy + tail_share / tail_busy)
     dram += written / gpu.dram_copy_gb_per_s  # nobody waits for a write
 
