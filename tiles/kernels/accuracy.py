@@ -149,6 +149,11 @@ def _element_variance(
     return variance + (ulps * out.epsilon) ** 2 / 3 * size2 + out.min_subnormal**2
 
 
+def _largest(x: torch.Tensor) -> torch.Tensor:
+    """Largest finite magnitude, at least 1e-300."""
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).abs().amax().clamp_min(1e-300)
+
+
 def _tile_means(values: torch.Tensor) -> torch.Tensor:
     """Mean of every 128 x 128 tile, ragged edge tiles over the elements they have."""
     return _tile_sums(values) / _tile_counts(values.shape[0], values.shape[1], values)
@@ -198,7 +203,7 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
     limits = []
     # q needs few digits: fp32, with both operands brought near 1 so that squares neither over-
     # nor underflow.
-    a_unit, b_unit = (x.abs().amax().clamp_min(1e-300) for x in (a, b))
+    a_unit, b_unit = (_largest(x) for x in (a, b))
     b_squares = (b / b_unit).to(torch.float32).square().T
     chunks = _row_chunks(m, max(n, k))
     for row in chunks:
@@ -207,7 +212,9 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
         a_squares = (a[rows] / a_unit).to(torch.float32).square()
         q = (a_squares @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
         bound[rows] = _element_bound(exact[rows], q, k, arithmetic).to(torch.float32)
-        limits.append(_tile_means(_element_variance(exact[rows], q, k, arithmetic)))
+        # Elements without a number add nothing to their tile's limit, nor to its error.
+        variance = _element_variance(exact[rows], q, k, arithmetic)
+        limits.append(_tile_means(torch.nan_to_num(variance, nan=0.0, posinf=0.0)))
     counts = _tile_counts(m, n, exact)
     sampling = 1 + DEVIATIONS * torch.sqrt(2 / counts)
     limit = TILE_MARGIN * torch.sqrt(torch.cat(limits) * sampling)
@@ -241,7 +248,7 @@ def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
         ratio = error / bound
         expected = exact.to(out.dtype).to(torch.float64)
         special = ~torch.isfinite(expected)
-        ratio = torch.where(special, 0.0, torch.nan_to_num(ratio, nan=math.inf))
+        ratio = torch.where(special, 0.0, torch.nan_to_num(ratio, nan=math.inf, posinf=math.inf))
         same = (got == expected) | (torch.isnan(got) & torch.isnan(expected))
         ratio = torch.where(special & ~same, math.inf, ratio)
         chunk_worst = float(ratio.amax())
@@ -272,7 +279,6 @@ def _first_bad_tile(squares: torch.Tensor, row: int, reference: Reference) -> st
     rms = torch.sqrt(_tile_means(squares))
     first = row // TILE
     limit = reference.tile_rms_limit[first : first + rms.shape[0]]
-    # Tiles that hold a special value have no finite limit; their other elements have bounds.
     bad = torch.nonzero(rms > limit)
     if not len(bad):
         return ""

@@ -1,0 +1,175 @@
+"""The scaled GEMM's space, legality rules, defaults and refusals."""
+
+from dataclasses import replace
+
+import pytest
+
+from tiles.kernels import Accepted, Limits, NumericPath, Rejected
+from tiles.kernels.gemm import MAX_INT32_K, GemmConfig, TritonGemm
+from tiles.problems import Gemm, Quantize, parse_problem
+from tiles.recipes import RECIPES, recipe
+
+H200 = Limits(
+    gpu="h200",
+    vendor="nvidia",
+    capability=90,
+    smem_bytes_per_cta=232448,
+    registers_per_sm=65536,
+    threads_per_sm=2048,
+    warp_threads=32,
+    native_elements=frozenset({"bf16", "fp16", "e4m3fn", "e5m2", "int8"}),
+    features=frozenset({"tma", "wgmma"}),
+)
+A100 = replace(
+    H200,
+    gpu="a100",
+    capability=80,
+    smem_bytes_per_cta=166912,
+    native_elements=frozenset({"bf16", "fp16", "int8"}),
+    features=frozenset(),
+)
+MI300X = replace(
+    A100,
+    gpu="mi300x",
+    vendor="amd",
+    capability=942,
+    smem_bytes_per_cta=65536,
+    registers_per_sm=131072,
+    warp_threads=64,
+)
+GEMM = TritonGemm()
+BASE = GemmConfig(
+    block_m=128,
+    block_n=128,
+    block_k=64,
+    group_m=8,
+    num_warps=8,
+    num_stages=3,
+    tma=True,
+    persistent=False,
+)
+
+
+def gemm(text: str) -> Gemm:
+    problem = parse_problem(text)
+    assert isinstance(problem, Gemm)
+    return problem
+
+
+@pytest.mark.parametrize("limits", [H200, A100, MI300X], ids=lambda limits: limits.gpu)
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "shape",
+    ["1x1x1", "1x4096x4096", "16x7168x2048", "300x40x4096", "4096x4096x4096", "77x4097x4095"],
+)
+def test_default_is_legal_wherever_the_family_serves(limits: Limits, name: str, shape: str) -> None:
+    for out in ("bf16", "fp32"):
+        problem = gemm(f"gemm:{shape}:{name}:{out}")
+        assert GEMM.refusal(problem, limits) is None
+        config = GEMM.default(problem, limits)
+        assert isinstance(GEMM.judge(problem, config, limits), Accepted)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_space_keeps_a_useful_part_and_accounts_for_the_rest(name: str) -> None:
+    problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
+    space = GEMM.legal_space(problem, H200)
+    assert len({str(config) for config in space.table}) == len(space.table)
+    assert len(space.accepted) > 500
+    assert sum(space.rejected_by_rule.values()) + len(space.accepted) == len(space.table)
+
+
+def reject(problem: str, limits: Limits = H200, **fields: int | bool) -> Rejected:
+    verdict = GEMM.judge(gemm(problem), replace(BASE, **fields), limits)
+    assert isinstance(verdict, Rejected)
+    return verdict
+
+
+LARGE = "gemm:4096x4096x4096"
+
+
+def test_accepts_the_base_configuration() -> None:
+    assert isinstance(GEMM.judge(gemm(f"{LARGE}:bf16:bf16"), BASE, H200), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("problem", "limits", "fields", "rule", "reason"),
+    [
+        (f"{LARGE}:bf16:bf16", H200, {"block_m": 96}, "tile shape", "block_m 96"),
+        (f"{LARGE}:bf16:bf16", H200, {"num_stages": 0}, "tile shape", "num_stages"),
+        (f"{LARGE}:bf16:bf16", H200, {"block_m": 8}, "dot size", "8x128x64"),
+        (f"{LARGE}:int8-row:bf16", H200, {"block_k": 16}, "dot size", "16x16x32"),
+        (f"{LARGE}:jetfire:bf16", H200, {}, "quant block", "block_k 64 does not divide"),
+        (f"{LARGE}:deepseek-fp8:bf16", H200, {"block_k": 256}, "quant block", "block k 128"),
+        (f"{LARGE}:bf16:bf16", A100, {}, "tma", "a100 has no tensor memory access"),
+        ("gemm:512x512x100:e4m3-row:bf16", H200, {}, "tma alignment", "K 100 B"),
+        ("gemm:512x500x512:bf16:bf16", H200, {}, "tma alignment", "N 1000 B"),
+        (f"{LARGE}:bf16:bf16", H200, {"block_m": 512, "block_n": 16}, "tma box", "256"),
+        (f"{LARGE}:bf16:bf16", H200, {"warp_specialize": True}, "warp group", "8 warps"),
+        (
+            f"{LARGE}:bf16:bf16",
+            A100,
+            {"warp_specialize": True, "tma": False},
+            "warp specialize",
+            "a100",
+        ),
+        (f"{LARGE}:bf16:bf16", H200, {"num_warps": 64, "tma": False}, "threads", "2048 threads"),
+        (
+            f"{LARGE}:bf16:bf16",
+            H200,
+            {"num_stages": 8},
+            "shared memory",
+            "smem 264192 B > 232448 B on h200",
+        ),
+        (
+            f"{LARGE}:bf16:bf16",
+            H200,
+            {"block_m": 256, "block_n": 256, "num_stages": 2},
+            "registers",
+            "256 of 255",
+        ),
+        (
+            f"{LARGE}:deepseek-fp8:bf16",
+            H200,
+            {"block_n": 256, "num_warps": 4},
+            "registers",
+            "512 of 255",
+        ),
+        ("gemm:16x4096x4096:bf16:bf16", H200, {"group_m": 1}, "oversized tile", "128x128x64"),
+        (f"{LARGE}:bf16:bf16", H200, {"block_m": 16, "block_n": 16}, "warps", "8 warps share"),
+        ("gemm:4096x4096x64:bf16:bf16", H200, {"num_stages": 4}, "stages", "1 K-iterations"),
+        ("gemm:100x4096x4096:bf16:bf16", H200, {}, "raster", "one row of tiles"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else None,
+)
+def test_refuses_with_rule_and_values(
+    problem: str, limits: Limits, fields: dict[str, int | bool], rule: str, reason: str
+) -> None:
+    verdict = reject(problem, limits, **fields)
+    assert verdict.rule == rule
+    assert reason in verdict.reason
+
+
+def test_serves_only_what_it_can_multiply_exactly_enough() -> None:
+    row = recipe("int8-row")
+    long = Gemm(m=16, n=16, k=MAX_INT32_K + 1, recipe=row)
+    assert "int32 accumulator could overflow" in (GEMM.refusal(long, H200) or "")
+    # Promotion empties the integer accumulator every 32 elements.
+    promoted = Gemm(m=16, n=16, k=MAX_INT32_K + 1, recipe=recipe("jetfire"))
+    assert GEMM.refusal(promoted, H200) is None
+    quantize = Quantize(rows=4, cols=128, target=row.activation)
+    assert "serves gemm problems" in (GEMM.refusal(quantize, H200) or "")
+    no_int8 = replace(H200, native_elements=frozenset({"bf16"}))
+    assert "int8 has no path" in (GEMM.refusal(gemm(f"{LARGE}:int8-row:bf16"), no_int8) or "")
+    mixed = replace(row, weight=recipe("e4m3-row").weight)
+    assert "no tensor core multiplies int8 by e4m3fn" in (
+        GEMM.refusal(Gemm(m=16, n=16, k=64, recipe=mixed), H200) or ""
+    )
+    turing = replace(A100, gpu="t4", capability=75)
+    assert "capability 75 < 80" in (GEMM.refusal(gemm(f"{LARGE}:bf16:bf16"), turing) or "")
+
+
+def test_path_says_where_8_bit_floats_are_decoded() -> None:
+    problem = gemm(f"{LARGE}:e4m3-row:bf16")
+    assert GEMM.path(problem, H200) is NumericPath.NATIVE
+    assert GEMM.path(problem, A100) is NumericPath.EMULATED
