@@ -3,17 +3,16 @@
 All terms are evaluated for every configuration of a table at once.  Clocks turn into time at the
 GPU's sustained clock, because dense products run at the power limit.  What is left out: compile
 facts (true registers, spills, pipeline depth), drift between CTAs, L2 partitions, the power that a
-particular configuration or its data draws, and warp specialisation.
+particular configuration or its data draws, and what specialised warps pay for their barriers.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost import Cost
+from sim.gemm_wave import HANDSHAKE_CLK, Iteration, price_wave
 from sim.gpu import Gpu
-from sim.memory import dram_ns, exposed_ns, l2_ns, load_latency_ns, overlap
+from sim.memory import l2_ns, load_latency_ns
 from sim.occupancy import ctas_per_sm, gemm_registers, spill_factor
 from sim.pipes import (
     ISSUE_LANES,
@@ -36,38 +35,10 @@ __all__ = ["gemm_cost"]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-#: Clocks of one stage's barrier handshake; 60-100 expected, to be fitted.
-HANDSHAKE_CLK = 80.0
 #: Clocks from a CTA's start to its first load: indices, descriptors, barriers; a prior.
 SETUP_CLK = 300.0
 #: Filling and draining the whole device around a kernel; low end of the 2-5 us expected.
 DEVICE_FLOOR_US = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Iteration:
-    """What one CTA needs for one K-iteration, and for its start and end."""
-
-    tensor_clk: F64
-    cuda_core_clk: F64
-    spill_factor: F64
-    serial: bool  #: CUDA cores wait for the products of their own iteration
-    handshake_clk: F64
-    smem_clk: F64
-    l2_bytes: F64
-    iterations: I64
-    stages: I64
-    prologue_ns: F64
-    epilogue_ns: F64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wave:
-    """One wave's time and the part of it in which loads were waited for."""
-
-    time_ns: F64
-    exposed_ns: F64
-    dram_ns: F64
 
 
 def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) -> Cost:
@@ -75,6 +46,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
     warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
     tma, persistent = table["tma"], table["persistent"]
+    special = table.columns.get("warp_specialize", np.zeros(len(table), np.bool_))
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     emulated = path is NumericPath.EMULATED
@@ -84,7 +56,10 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
 
     # Occupancy and waves.
     warpgroups = uses_warpgroups(gpu, bm, warps)
-    threads = warps * gpu.warp_threads
+    # Specialised: one or two groups of warps multiply, and the compiler makes it three in all.
+    groups = np.where(special, np.where(bm >= 128, 2, 1), 0)
+    consumers = warps * np.maximum(groups, 1)
+    threads = consumers * gpu.warp_threads
     loaded = (bm + bn) * bk * bits // 8
     registers = gemm_registers(
         bm,
@@ -95,7 +70,11 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         addressed_bytes=np.where(tma, 0, loaded),
     )
     occupancy = ctas_per_sm(
-        gpu, registers=registers, smem_bytes=smem_bytes(problem, table), warps=warps
+        gpu,
+        # The producer hands registers to the consumers; the sum stays what all three were given.
+        registers=np.where(special, (groups * registers + (3 - groups) * 40) // 3, registers),
+        smem_bytes=smem_bytes(problem, table),
+        warps=np.where(special, 3, 1) * warps,
     )
     occupancy = np.where(persistent, 1, occupancy)
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
@@ -124,9 +103,9 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     # One K-iteration of one CTA.
     iterations = -(-k // bk)
     latency_ns = load_latency_ns(gpu, miss, tma)
-    iteration = _Iteration(
-        tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
-        cuda_core_clk=promotion_clk(gpu, bm, bn, bk, activation, weight)
+    iteration = Iteration(
+        tensor_clk=mma_clk(gpu, bm, bn, bk, consumers, element=multiplied, warpgroups=warpgroups),
+        cuda_core_clk=promotion_clk(gpu, bm, bn, bk, activation, weight, specialized=special)
         + decode_clk(
             gpu,
             bm,
@@ -141,8 +120,9 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         spill_factor=spill_factor(gpu, registers),
         serial=problem.recipe.blockwise or emulated,
         handshake_clk=HANDSHAKE_CLK / np.maximum(stages - 1, 1),
+        groups=groups,
         smem_clk=smem_clk(
-            gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups
+            gpu, bm, bn, bk, consumers, bits=bits, emulated=emulated, warpgroups=warpgroups
         ),
         l2_bytes=(a_tile + b_tile) / iterations,
         iterations=iterations,
@@ -155,7 +135,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     # Full waves, all alike, and the partial wave with its own contention.
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)
-    full = _wave(
+    full = price_wave(
         gpu,
         iteration,
         per_sm=occupancy,
@@ -167,7 +147,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         latency_ns=latency_ns,
         clock_ghz=clock_ghz,
     )
-    tail = _wave(
+    tail = price_wave(
         gpu,
         iteration,
         per_sm=np.maximum(spread.tail_per_sm, 1),
@@ -260,52 +240,3 @@ def _epilogue_clk(gpu: Gpu, block_m: I64, block_n: I64, out_bits: int, *, scaled
         + stored / gpu.l2_bytes_per_clk_per_sm
     )
     return clk
-
-
-def _wave(
-    gpu: Gpu,
-    one: _Iteration,
-    *,
-    per_sm: I64,
-    ctas: I64,
-    footprint_bytes: F64,
-    read_bytes: F64,
-    write_bytes: F64,
-    in_flight_share: F64,
-    latency_ns: F64,
-    clock_ghz: float,
-) -> _Wave:
-    """The main loop of one wave: ``per_sm`` CTAs on each multiprocessor, ``ctas`` together."""
-    busy = per_sm * np.maximum(one.tensor_clk, one.cuda_core_clk)
-    # A warpgroup that must add its partial sums before the next product leaves the tensor cores
-    # idle; co-resident CTAs fill in for one another, the less surely the fewer there are.
-    alone = (
-        one.tensor_clk + one.cuda_core_clk + HANDSHAKE_CLK
-        if one.serial
-        else np.maximum(one.tensor_clk, one.cuda_core_clk) + one.handshake_clk
-    )
-    compute = busy + (per_sm * alone - busy) / np.sqrt(per_sm)
-    in_flight = footprint_bytes * in_flight_share
-    moved = dram_ns(
-        gpu,
-        read_bytes=read_bytes,
-        write_bytes=write_bytes,
-        in_flight_bytes=np.minimum(in_flight, footprint_bytes),
-    )
-    steady = overlap(
-        compute * one.spill_factor / clock_ghz,
-        per_sm * one.smem_clk / clock_ghz,
-        l2_ns(
-            gpu,
-            bytes_per_sm=per_sm * one.l2_bytes,
-            bytes_total=ctas * one.l2_bytes,
-            clock_ghz=clock_ghz,
-        ),
-        moved / one.iterations,
-    )
-    exposed = exposed_ns(latency_ns, steady, one.stages)
-    return _Wave(
-        time_ns=one.iterations * (steady + exposed),
-        exposed_ns=one.iterations * exposed,
-        dram_ns=moved,
-    )

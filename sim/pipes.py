@@ -102,15 +102,17 @@ def promotion_clk(
     block_k: I64,
     activation: TensorFormat,
     weight: TensorFormat,
+    *,
+    specialized: Bool,
 ) -> F64:
     """CUDA-core clocks to add one K-iteration's partial sums, scaled, to the fp32 accumulator.
 
     Per accumulator element and K-block: one FFMA with the scale, and one int32 to fp32 conversion
     for integers.  Where both scales change within the tile, they are multiplied once for each pair
     of scale blocks that a thread's accumulators meet: a thread holds 2 of every 8 columns and 2 of
-    every 16 rows.  Conversion and multiply-add of one element depend on each other and a lone
-    warpgroup has one warp a scheduler, so their times add up.  0 for scales that do not change
-    along K: those wait for the epilogue.
+    every 16 rows; specialised warps multiply them for every element.  Conversion and multiply-add
+    of one element depend on each other and a lone warpgroup has one warp a scheduler, so their
+    times add up.  0 for scales that do not change along K: those wait for the epilogue.
     """
     depths = [f.scaling.cols for f in (activation, weight) if f.scaling and f.scaling.cols]
     if not depths:
@@ -121,7 +123,7 @@ def promotion_clk(
     cols = weight.scaling.rows if weight.scaling else None
     both_vary = (block_m > (rows or np.inf)) & (block_n > (cols or np.inf))
     shared = max((rows or 8) / 8, 1.0) * max((cols or 4) / 4, 1.0)
-    fma = 1.0 + both_vary / shared
+    fma = 1.0 + both_vary / np.where(specialized, 1.0, shared)
     convert = 1.0 if isinstance(activation.element, IntElement) else 0.0
     clk: F64 = (
         block_m * block_n * promotions * (fma / gpu.fma_per_clk + convert / gpu.convert_per_clk)

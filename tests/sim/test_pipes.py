@@ -77,6 +77,7 @@ def promotion(activation: str, weight: str, m: int, n: int, k: int) -> float:
         column(k),
         TensorFormat.parse(activation),
         TensorFormat.parse(weight),
+        specialized=NO,
     )
     return float(clk[0])
 
