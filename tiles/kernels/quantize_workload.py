@@ -1,0 +1,220 @@
+"""A quantisation problem opened on a device, for the Triton and for the CUDA C++ kernel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from tiles.kernels.base import Accuracy, Backend, Workload
+from tiles.kernels.config import TileConfig
+from tiles.kernels.cuda import quantize_blocks as cuda_blocks
+from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.problems import Quantize
+
+__all__ = ["Matrices", "QuantizeWorkload"]
+
+#: What codes hold before a checked launch; rarely a right answer, never a run of them.
+POISON = 0x55
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrices:
+    """One copy of the input and of what the kernel writes."""
+
+    x: torch.Tensor
+    codes: torch.Tensor
+    scales: torch.Tensor
+
+
+class QuantizeWorkload(Workload):
+    """Random normal values in the source format, kept on ``device``."""
+
+    problem: Quantize
+
+    def __init__(self, problem: Quantize, *, backend: Backend, device: str, seed: int) -> None:
+        """Open the problem; operands are drawn on first use.
+
+        Args:
+            problem: the quantisation.
+            backend: ``TRITON``, or ``CUPY`` for the CUDA C++ kernel.
+            device: ``cuda``, ``cuda:1``, ...; for Triton also ``cpu`` (its interpreter).
+            seed: seeds the input.
+        Raises:
+            ValueError: no kernel quantises with that backend, or not on that device.
+        """
+        if backend not in (Backend.TRITON, Backend.CUPY):
+            raise ValueError(f"backend {backend.value}: quantisation runs on triton or cupy")
+        if backend is Backend.CUPY and torch.device(device).type != "cuda":
+            raise ValueError(f"device {device!r}: the CUDA C++ kernel needs a CUDA device")
+        self.problem = problem
+        self.device = device
+        self._backend = backend
+        self._seed = seed
+
+    def _blank(self) -> Matrices:
+        """Matrices of the right shapes, dtypes and strides; the input holds anything."""
+        rows, cols = self.problem.shape
+        target = self.problem.target
+        assert target.scaling is not None  # Quantize refuses formats without scaling
+        return Matrices(
+            x=torch.empty(rows, cols, dtype=CODE_DTYPES[self.problem.source], device=self.device),
+            codes=torch.empty(
+                rows, cols, dtype=CODE_DTYPES[target.element.name], device=self.device
+            ),
+            scales=empty_scales(rows, cols, target.scaling, self.device),
+        )
+
+    def _copy(self) -> Matrices:
+        blank = self._blank()
+        blank.x.copy_(self._drawn)
+        return blank
+
+    @cached_property
+    def _drawn(self) -> torch.Tensor:
+        generator = torch.Generator(device=self.device).manual_seed(self._seed)
+        x = torch.randn(self.problem.shape, generator=generator, device=self.device)
+        return x.to(CODE_DTYPES[self.problem.source])
+
+    @cached_property
+    def matrices(self) -> Matrices:
+        """The copy that :meth:`check` uses."""
+        return self._copy()
+
+    @cached_property
+    def _reference(self) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, scales = quantize_torch(self._drawn, self.problem.target)
+        assert scales is not None
+        return codes, scales
+
+    @property
+    def _block(self) -> tuple[int, int]:
+        scaling = self.problem.target.scaling
+        assert scaling is not None
+        return scaling.rows or 0, scaling.cols or 0
+
+    def _launcher(self, matrices: Matrices, config: TileConfig) -> Callable[[], None]:
+        if self._backend is Backend.CUPY:
+            return self._cuda_launcher(matrices, config)
+        from tiles.kernels.triton import quantize_blocks
+
+        fields = config.to_dict()
+        block = self._block
+
+        def run() -> None:
+            quantize_blocks.launch(
+                matrices.x, matrices.codes, matrices.scales, block=block, config=fields
+            )
+
+        return (
+            run if torch.device(self.device).type == "cuda" else self._interpreted(matrices, fields)
+        )
+
+    def _interpreted(self, matrices: Matrices, fields: dict[str, int | bool]) -> Callable[[], None]:
+        """A launch in Triton's interpreter, whose own casts to 8-bit floats wrap on overflow."""
+        from tiles.kernels.quantize_interpreter import exact_interpreter
+        from tiles.kernels.triton import quantize_blocks
+
+        exact = fields | {"software_cast": matrices.codes.dtype != torch.int8}
+
+        def run() -> None:
+            with exact_interpreter():
+                quantize_blocks.launch(
+                    matrices.x, matrices.codes, matrices.scales, block=self._block, config=exact
+                )
+
+        return run
+
+    def _cuda_arguments(self, matrices: Matrices, config: TileConfig) -> dict[str, Any]:
+        """The CUDA launcher's arguments: zero-copy CuPy views of the torch tensors."""
+        import cupy
+
+        bf16 = matrices.x.dtype == torch.bfloat16
+        int8 = matrices.codes.dtype == torch.int8
+        return {
+            "x": cupy.from_dlpack(matrices.x.view(torch.uint16) if bf16 else matrices.x),
+            "codes": cupy.from_dlpack(matrices.codes if int8 else matrices.codes.view(torch.uint8)),
+            "scales": cupy.from_dlpack(matrices.scales),
+            "source": self.problem.source,
+            "target": self.problem.target.element.name,
+            "block": self._block,
+            "config": config.to_dict(),
+        }
+
+    def _cuda_launcher(self, matrices: Matrices, config: TileConfig) -> Callable[[], None]:
+        arguments = self._cuda_arguments(matrices, config)
+
+        def run() -> None:
+            cuda_blocks.launch(**arguments, stream=_cupy_stream(self.device))
+
+        return run
+
+    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
+        copies = [self.matrices, *(self._copy() for _ in range(sets - 1))]
+        return [self._launcher(copy, config) for copy in copies]
+
+    def check(self, config: TileConfig) -> Accuracy:
+        self.matrices.codes.view(torch.uint8).fill_(POISON)
+        self.matrices.scales.fill_(float("nan"))
+        self._launcher(self.matrices, config)()
+        codes, scales = self._reference
+        reason = _first_difference("scale", self.matrices.scales, scales)
+        reason = reason or _first_difference("code", self.matrices.codes, codes)
+        return Accuracy(
+            ok=not reason,
+            max_error_over_bound=float("inf") if reason else 0.0,
+            relative_rms=_relative_rms(self.matrices.codes, codes),
+            reason=reason,
+        )
+
+    def compile(self, config: TileConfig) -> None:
+        blank = self._blank()
+        if self._backend is Backend.CUPY:
+            cuda_blocks.precompile(**self._cuda_arguments(blank, config))
+            return
+        from tiles.kernels.triton import quantize_blocks
+
+        quantize_blocks.precompile(
+            blank.x, blank.codes, blank.scales, block=self._block, config=config.to_dict()
+        )
+
+    @property
+    def set_bytes(self) -> int:
+        rows, cols = self.problem.shape
+        source = rows * cols * self.problem.source_element.bits // 8
+        return source + self.problem.target.storage_bytes(rows, cols)
+
+
+def _cupy_stream(device: str) -> Any:
+    """Torch's current stream for CuPy, so that launches join what torch captures into a graph."""
+    import cupy
+
+    stream = torch.cuda.current_stream(device)
+    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
+        return cupy.cuda.Stream.from_external(stream)
+    return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)
+
+
+def _first_difference(name: str, written: torch.Tensor, wanted: torch.Tensor) -> str:
+    """The first element that is not bit-identical, or nothing; one NaN scale is like another."""
+    if written.dtype == torch.float32:
+        differs = (written != wanted) & ~(written.isnan() & wanted.isnan())
+    else:
+        differs = written.view(torch.uint8) != wanted.view(torch.uint8)
+    count = int(differs.sum())
+    if not count:
+        return ""
+    flat = int(differs.reshape(-1).to(torch.uint8).argmax())
+    row, col = divmod(flat, written.shape[1])
+    got, want = (float(t[row, col]) for t in (written, wanted))
+    return f"{name}[{row}, {col}] = {got!r}, wanted {want!r} exactly; {count} differ"
+
+
+def _relative_rms(written: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Root mean square difference of the codes over that of the wanted ones, as values."""
+    if torch.equal(written.view(torch.uint8), wanted.view(torch.uint8)):
+        return 0.0
+    reference = wanted.float().nan_to_num()
+    error = (written.float().nan_to_num() - reference).norm()
+    return float(error / reference.norm().clamp(min=1e-30))
