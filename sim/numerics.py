@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats import dequantize, quantize
+from tiles.formats import TensorFormat, dequantize, quantize
 from tiles.recipes import Recipe
 
 __all__ = ["DATA_KINDS", "MatmulError", "matmul_error"]
@@ -27,6 +27,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 DATA_KINDS = ("normal", "outlier")
+SIDES = ("activation", "weight")
 ROWS, COLUMNS, DEPTH = 64, 64, 1024
 #: Outlier data: this many of the 1024 channels, and how much larger they are.  LLM.int8()
 #: (arXiv 2208.07339) finds features up to 20 times as large in about 0.1 % of the dimensions, and
@@ -47,16 +48,20 @@ class MatmulError:
 
 
 @cache
-def _operands(data: str) -> tuple[F32, F32, F64]:
-    """A (64, 1024), B (64, 1024) and the exact A · B^T."""
-    random = np.random.default_rng(_SEED)
-    a = random.standard_normal((ROWS, DEPTH), dtype=np.float32)
-    b = random.standard_normal((COLUMNS, DEPTH), dtype=np.float32)
+def _operand(side: str, data: str) -> F32:
+    """Activations (64, 1024) or weights (64, 1024)."""
+    random = np.random.default_rng((_SEED, SIDES.index(side)))
+    x = random.standard_normal((ROWS if side == "activation" else COLUMNS, DEPTH), dtype=np.float32)
     if data == "outlier":
-        # Activations only: weights of the same layers show no such channels.
         channels = random.choice(DEPTH, OUTLIER_CHANNELS, replace=False)
-        a[:, channels] *= np.float32(OUTLIER_GAIN)
-    return a, b, a.astype(np.float64) @ b.astype(np.float64).T
+        x[:, channels] *= np.float32(OUTLIER_GAIN)
+    return x
+
+
+@cache
+def _rounded(side: str, data: str, fmt: TensorFormat) -> F64:
+    """What an operand's codes stand for; recipes share formats, and both kinds of data weights."""
+    return dequantize(quantize(_operand(side, data), fmt))
 
 
 @cache
@@ -72,10 +77,17 @@ def matmul_error(recipe: Recipe, data: str = "normal") -> MatmulError:
     """
     if data not in DATA_KINDS:
         raise ValueError(f"data {data!r}: choose one of {', '.join(DATA_KINDS)}")
-    a, b, exact = _operands(data)
-    quantized_a = dequantize(quantize(a, recipe.activation))
-    quantized_b = dequantize(quantize(b, recipe.weight))
-    error = quantized_a @ quantized_b.T - exact
+    # Weights have no outliers: layers whose activations show such channels do not.
+    a, b = (
+        _operand(side, kind).astype(np.float64)
+        for side, kind in zip(SIDES, (data, "normal"), strict=True)
+    )
+    exact = a @ b.T
+    product = (
+        _rounded("activation", data, recipe.activation)
+        @ _rounded("weight", "normal", recipe.weight).T
+    )
+    error = product - exact
     noise = float(np.mean(error * error))
     signal = float(np.mean(exact * exact))
     return MatmulError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sim
-from sim.numerics import DEPTH, matmul_error
+from sim.numerics import DEPTH, _rounded, matmul_error
 from tiles.recipes import RECIPES, recipe
 
 
@@ -76,8 +76,9 @@ def test_measures_agree(name: str, data: str) -> None:
     error = matmul_error(recipe(name), data)
     assert error.data == data
     assert error.relative_rms == pytest.approx(10 ** (-error.sqnr_db / 20))
-    # The largest of 4096 errors lies well above their root mean square, not out of sight.
-    assert 2 < error.relative_max / error.relative_rms < 8
+    # The largest of 4096 errors lies well above their root mean square, not out of sight; rows with
+    # large outliers widen the spread.
+    assert 2 < error.relative_max / error.relative_rms < 12
 
 
 def test_the_same_twice_and_fast() -> None:
@@ -86,6 +87,7 @@ def test_the_same_twice_and_fast() -> None:
     seconds = []
     for _ in range(3):
         matmul_error.cache_clear()
+        _rounded.cache_clear()
         start = time.process_time()
         assert matmul_error(chosen, "normal") == first
         seconds.append(time.process_time() - start)
