@@ -1,0 +1,207 @@
+"""Both quantisation kernels on a GPU, bit for bit against the NumPy codec."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from tiles.formats import TensorFormat, quantize
+from tiles.kernels import Backend
+from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_workload import QuantizeWorkload
+from tiles.problems import parse_problem
+
+pytestmark = pytest.mark.gpu
+
+SHAPES = ((1, 1), (1, 128), (33, 129), (130, 1040), (512, 4096), (7, 40000))
+NUMPY_CODES = {"e4m3fn": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
+SOURCES = ("bf16", "fp16", "fp32")
+TARGETS = ("int8", "e4m3fn", "e5m2")
+
+
+def triton_configs(scaling: str) -> list[TritonQuantizeConfig]:
+    """Whole blocks, one block and steps through a block, hardware and integer casts."""
+    tiles = {
+        "tensor": ((1, 4096), (8, 512)),
+        "row": ((1, 8192), (4, 1024), (2, 256)),
+        "b1x128": ((16, 128), (4, 1024), (1, 64)),
+        "b128x128": ((128, 128), (32, 128)),
+        "b32x32": ((32, 128), (64, 64), (16, 32)),
+        "b3x5": ((4, 8), (2, 4)),
+        "b48x80": ((64, 128), (16, 64)),
+    }[scaling]
+    return [
+        TritonQuantizeConfig(
+            block_rows=rows,
+            block_cols=cols,
+            num_warps=4 if rows * cols < 16384 else 8,
+            num_stages=1 + 2 * (index == len(tiles) - 1 and scaling != "tensor"),
+            software_cast=bool(index % 2),
+        )
+        for index, (rows, cols) in enumerate(tiles)
+    ]
+
+
+def cuda_configs(scaling: str) -> list[CudaQuantizeConfig]:
+    """Groups within a warp, a warp, several warps; in registers and read twice; vectors and not."""
+    choices = {
+        "row": ((256, 256, 8, 1), (256, 32, 8, 1), (512, 128, 4, 1), (256, 1, 8, 1)),
+        "b1x128": ((256, 16, 8, 2), (256, 8, 16, 1), (128, 32, 4, 4), (64, 1, 4, 1)),
+        "b128x128": ((256, 256, 8, 1), (512, 512, 16, 1), (128, 128, 4, 1)),
+        "b32x32": ((256, 32, 8, 2), (256, 64, 16, 1), (128, 16, 8, 1)),
+        "b3x5": ((128, 16, 1, 2), (128, 4, 1, 1)),
+        "b48x80": ((256, 64, 8, 1), (256, 256, 16, 1)),
+    }[scaling]
+    return [
+        CudaQuantizeConfig(threads=threads, lanes=lanes, vector=vector, unroll=unroll)
+        for threads, lanes, vector, unroll in choices
+    ]
+
+
+def nasty(rows: int, cols: int, source: str) -> torch.Tensor:
+    """Zero blocks, subnormals, exact ties, NaN, infinities, -0 and huge values among numbers."""
+    rng = np.random.default_rng(rows * 7919 + cols)
+    x = rng.standard_normal((rows, cols)) * 2.0 ** rng.integers(-12, 12, (rows, cols))
+    if rows * cols > 1000:
+        x[: rows // 4, : cols // 3] = 0
+        x[rows // 2 :, cols // 2 :] *= {"fp32": 1e-42, "bf16": 1e-37, "fp16": 1e-6}[source]
+        x[rows // 3, : cols // 2] = np.arange(cols // 2) % 255 - 127 + 0.5
+        x[rows // 2, : cols // 8] = 127 * 2.0**-3
+        x[rows // 4, cols - 1], x[rows - 1, 1], x[0, cols // 2] = np.nan, -np.inf, -0.0
+        if source != "fp16":
+            x[rows // 5, cols // 2 :] *= 1e36
+    return torch.from_numpy(x.astype(np.float32)).to(CODE_DTYPES[source])
+
+
+def wanted(x: torch.Tensor, fmt: TensorFormat) -> tuple[np.ndarray, np.ndarray]:
+    quantized = quantize(x.float().cpu().numpy(), fmt)
+    values = quantized.codes
+    if fmt.element.name == "int8":
+        return np.nan_to_num(values).astype(np.int8).view(np.uint8), quantized.scales
+    codes = values.astype(NUMPY_CODES[fmt.element.name]).view(np.uint8)
+    return np.where(np.isnan(values), np.uint8(0x7F), codes), quantized.scales
+
+
+def run_triton(x, codes, scales, fmt, config):  # type: ignore[no-untyped-def]
+    from tiles.kernels.triton import quantize_blocks
+
+    block = (fmt.scaling.rows or 0, fmt.scaling.cols or 0)
+    quantize_blocks.launch(x, codes, scales, block=block, config=config.to_dict())
+
+
+def run_cuda(x, codes, scales, fmt, config, source):  # type: ignore[no-untyped-def]
+    cupy = pytest.importorskip("cupy")
+    from tiles.kernels.cuda import quantize_blocks
+
+    torch.cuda.synchronize()
+    quantize_blocks.launch(
+        cupy.from_dlpack(x.view(torch.uint16) if source == "bf16" else x),
+        cupy.from_dlpack(codes if codes.dtype == torch.int8 else codes.view(torch.uint8)),
+        cupy.from_dlpack(scales),
+        source=source,
+        target=fmt.element.name,
+        block=(fmt.scaling.rows, fmt.scaling.cols or 0),
+        config=config.to_dict(),
+    )
+    torch.cuda.synchronize()
+
+
+def compare(backend: str, source: str, target: str, scaling: str) -> None:
+    fmt = TensorFormat.parse(f"{target}.{scaling}")
+    assert fmt.scaling is not None
+    configs = triton_configs(scaling) if backend == "triton" else cuda_configs(scaling)
+    for shape in SHAPES:
+        x = nasty(*shape, source).cuda()
+        wanted_codes, wanted_scales = wanted(x, fmt)
+        for config in configs:
+            codes = torch.full(shape, 0x55, dtype=torch.uint8, device="cuda")
+            codes = codes.view(CODE_DTYPES[target])
+            scales = empty_scales(*shape, fmt.scaling, "cuda").fill_(-1)
+            if backend == "triton":
+                run_triton(x, codes, scales, fmt, config)
+            else:
+                run_cuda(x, codes, scales, fmt, config, source)
+            what = f"{shape} {config}"
+            np.testing.assert_array_equal(scales.cpu().numpy(), wanted_scales, err_msg=what)
+            got = codes.view(torch.uint8).cpu().numpy()
+            np.testing.assert_array_equal(got, wanted_codes, err_msg=what)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "scaling", ["tensor", "row", "b1x128", "b128x128", "b32x32", "b3x5", "b48x80"]
+)
+def test_triton_equals_the_codec_bit_for_bit(scaling: str, source: str, target: str) -> None:
+    compare("triton", source, target, scaling)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("scaling", ["row", "b1x128", "b128x128", "b32x32", "b3x5", "b48x80"])
+def test_cuda_equals_the_codec_bit_for_bit(scaling: str, source: str, target: str) -> None:
+    compare("cuda", source, target, scaling)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_torch_twin_on_the_gpu_equals_the_codec(target: str) -> None:
+    for scaling in ("tensor", "row", "b1x128", "b32x32"):
+        fmt = TensorFormat.parse(f"{target}.{scaling}")
+        x = nasty(130, 1040, "fp32").cuda()
+        codes, scales = quantize_torch(x, fmt)
+        wanted_codes, wanted_scales = wanted(x, fmt)
+        assert scales is not None
+        np.testing.assert_array_equal(scales.cpu().numpy(), wanted_scales)
+        np.testing.assert_array_equal(codes.view(torch.uint8).cpu().numpy(), wanted_codes)
+
+
+@pytest.mark.parametrize("scaling", ["tensor", "row", "b1x128"])
+@pytest.mark.parametrize("backend", [Backend.TRITON, Backend.CUPY], ids=["triton", "cupy"])
+def test_workload_checks_itself_and_replays_from_a_graph(backend: Backend, scaling: str) -> None:
+    if backend is Backend.CUPY:
+        pytest.importorskip("cupy")
+        if scaling == "tensor":
+            pytest.skip("the CUDA kernel serves no tensor scaling")
+    problem = parse_problem(f"quantize:512x4096:e4m3fn.{scaling}:bf16")
+    workload = QuantizeWorkload(problem, backend=backend, device="cuda", seed=1)
+    config = (triton_configs if backend is Backend.TRITON else cuda_configs)(scaling)[0]
+    workload.compile(config)
+    accuracy = workload.check(config)
+    assert accuracy.ok, accuracy.reason
+
+    launch = workload.launchers(config, 1)[0]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        launch()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        launch()
+    expected = workload.matrices.codes.view(torch.uint8).clone()
+    workload.matrices.codes.view(torch.uint8).fill_(0x55)
+    workload.matrices.scales.fill_(-1)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(workload.matrices.codes.view(torch.uint8), expected)
+    assert (workload.matrices.scales > 0).all()
+
+
+def test_offsets_beyond_two_to_the_31() -> None:
+    """The last rows of a matrix of more than 2^31 elements are quantised where they lie."""
+    rows, cols = 2**19 + 3, 4096
+    x = torch.zeros(rows, cols, dtype=torch.bfloat16, device="cuda")
+    x[-3:] = torch.randn(3, cols, device="cuda").to(torch.bfloat16)
+    fmt = TensorFormat.parse("int8.b1x128")
+    assert fmt.scaling is not None
+    wanted_codes, wanted_scales = wanted(x[-3:], fmt)
+    for backend in ("triton", "cuda"):
+        codes = torch.full((rows, cols), 0x55, dtype=torch.int8, device="cuda")
+        scales = empty_scales(rows, cols, fmt.scaling, "cuda")
+        if backend == "triton":
+            run_triton(x, codes, scales, fmt, triton_configs("b1x128")[0])
+        else:
+            run_cuda(x, codes, scales, fmt, cuda_configs("b1x128")[0], "bf16")
+        np.testing.assert_array_equal(codes[-3:].cpu().numpy().view(np.uint8), wanted_codes)
+        np.testing.assert_array_equal(scales[-3:].cpu().numpy(), wanted_scales)
+        assert not codes[:-3].any()
