@@ -49,24 +49,28 @@ class GemmConfig(TileConfig):
 def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes: pipeline stages and the staged output.
 
-    The stages hold both operands as they are stored.  A flattened persistent loop keeps them while
-    the epilogue stages the output (half a tile where a large one is written in two parts, at most
-    32 KiB at a time without descriptors); otherwise the output reuses their space.
-    Specialised warp groups stage 64 rows each, beside the stages.  Barriers and
-    the exchange of scales take less than 2 KiB, counted where descriptors are used.
+    The stages hold both operands as they are stored; one fewer feeds tiles below 64 rows, whose
+    mma.sync reads registers.  A flattened persistent loop keeps them while the epilogue stages the
+    output (half a tile where a large one is written in two parts, at most 16384 elements at a time
+    without descriptors); otherwise the output reuses their space.  Specialised warp groups stage 64
+    rows each, beside the stages.  Barriers and the exchange of scales take less than 2 KiB.
+
+    Compared with the compiler's figure on 56 random legal configurations (triton 3.7.1, sm_90):
+    never below it, at most 16 KiB above, within 4 % for half of them.
     """
     operand_bytes = problem.recipe.activation.element.bits // 8
     out_bytes = element(problem.out).bits // 8
     m, n, k = table["block_m"], table["block_n"], table["block_k"]
-    pipeline = table["num_stages"] * (m + n) * k * operand_bytes
+    stages = np.where(m < 64, np.maximum(table["num_stages"] - 1, 1), table["num_stages"])
+    pipeline = stages * (m + n) * k * operand_bytes
     halved = table["persistent"] & (m * n >= 128 * 128)
     staged = m * n * out_bytes // np.where(halved, 2, 1)
-    staged = np.where(table["tma"], staged, np.minimum(staged, 32768))
+    staged = np.where(table["tma"], staged, np.minimum(staged, 16384 * out_bytes))
     staged = np.where(table["warp_specialize"], np.minimum(m, 64) * n * out_bytes, staged)
-    barriers = np.where(table["tma"], 2048, 0)
+    small = np.where(table["tma"] | problem.recipe.quantized, 2048, 0)
     beside = table["persistent"] | table["warp_specialize"]
     total = np.where(beside, pipeline + staged, np.maximum(pipeline, staged))
-    result: NDArray[np.int64] = total + barriers
+    result: NDArray[np.int64] = total + small
     return result
 
 

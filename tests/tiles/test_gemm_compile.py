@@ -1,0 +1,86 @@
+"""The scaled GEMM compiles to the instructions that it was written for, without a GPU."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from cross_compile import compile_gemm, registers_and_stack
+from test_gemm_descriptor import A100, BASE, GEMM, H200, gemm
+
+from tiles.kernels import ConfigTable
+from tiles.kernels.gemm import GemmConfig, smem_bytes
+
+LARGE = "gemm:4096x4096x4096"
+WIDE = replace(BASE, block_n=256, block_k=128, num_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("problem", "config", "instruction"),
+    [
+        (f"{LARGE}:bf16:bf16", replace(WIDE, block_k=64), "m64n256k16.f32.bf16.bf16"),
+        (f"{LARGE}:e4m3-row:bf16", replace(WIDE, persistent=True), "m64n256k32.f32.e4m3.e4m3"),
+        (f"{LARGE}:int8-row:bf16", WIDE, "m64n128k32.s32.s8.s8"),
+        (f"{LARGE}:deepseek-fp8:bf16", replace(BASE, block_k=128), "m64n128k32.f32.e4m3.e4m3"),
+        (f"{LARGE}:jetfire:bf16", replace(BASE, block_k=32), "m64n128k32.s32.s8.s8"),
+    ],
+    ids=["bf16", "e4m3-row persistent", "int8-row", "deepseek-fp8", "jetfire"],
+)
+def test_hopper_kernel_uses_wgmma_and_tma_without_spills(
+    problem: str, config: GemmConfig, instruction: str
+) -> None:
+    compiled = compile_gemm(gemm(problem), config, 90)
+    assert f"wgmma.mma_async.sync.aligned.{instruction}" in compiled.asm["ptx"]
+    assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
+    registers, stack = registers_and_stack(compiled)
+    assert registers <= 255
+    assert stack == 0
+    # A layout conversion inside the loop would send the accumulator through shared memory.
+    loop = compiled.asm["ttgir"].split("scf.for", 1)[1].split("scf.yield", 1)[0]
+    assert config.persistent or "convert_layout" not in loop
+
+
+def test_pointer_loads_are_asynchronous_copies_of_16_bytes() -> None:
+    compiled = compile_gemm(gemm(f"{LARGE}:e4m3-row:bf16"), replace(BASE, tma=False), 90)
+    assert "wgmma.mma_async" in compiled.asm["ptx"]
+    assert "cp.async.cg.shared.global" in compiled.asm["ptx"]
+    assert "cp.async.bulk.tensor" not in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize("name", ["e4m3-tensor", "e5m2-b128"])
+def test_ampere_decodes_8_bit_floats_to_fp16(name: str) -> None:
+    problem = gemm(f"{LARGE}:{name}:bf16")
+    config = GEMM.default(problem, A100)
+    compiled = compile_gemm(problem, config, 80, decode=True)
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in compiled.asm["ptx"]
+    assert "cp.async.cg.shared.global" in compiled.asm["ptx"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "problem",
+    [
+        f"{LARGE}:bf16:bf16",
+        f"{LARGE}:e4m3-row:fp32",
+        f"{LARGE}:deepseek-fp8:bf16",
+        f"{LARGE}:int8-b128:bf16",
+        f"{LARGE}:jetfire:bf16",
+    ],
+)
+def test_estimated_shared_memory_covers_what_the_compiler_takes(problem: str) -> None:
+    """A sample of legal configurations: never too low, and at most 16 KiB too high."""
+    target = gemm(problem)
+    space = GEMM.legal_space(target, H200).accepted
+    # Specialised kernels compile with some versions of triton only.
+    space = space.take(~space["warp_specialize"])
+    rows = np.random.default_rng(0).choice(len(space), 24, replace=False)
+    sample = [space.config(int(row)) for row in rows]
+    estimated = smem_bytes(target, ConfigTable.of(sample))
+    for config, estimate in zip(sample, estimated.tolist(), strict=True):
+        assert isinstance(config, GemmConfig)
+        taken = compile_gemm(target, config, 90).metadata.shared
+        assert taken <= estimate, f"{config}: {taken} B taken, {estimate} B estimated"
+        assert estimate - taken <= 2**14, f"{config}: {taken} B taken, {estimate} B estimated"

@@ -1,0 +1,105 @@
+"""The scaled GEMM refuses operands and configurations that do not fit, before it launches."""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from tiles.kernels.triton import gemm_scaled  # noqa: E402 - triton is optional
+
+CONFIG: dict[str, int | bool] = {
+    "block_m": 32,
+    "block_n": 32,
+    "block_k": 32,
+    "group_m": 1,
+    "num_warps": 4,
+    "num_stages": 2,
+    "tma": False,
+    "persistent": False,
+    "warp_specialize": False,
+}
+
+
+def launch(**changes: Any) -> None:
+    """A launch of 64 x 48 x 96 int8 with row scales, changed in one place."""
+    arguments: dict[str, Any] = {
+        "a": torch.zeros(64, 96, dtype=torch.int8),
+        "b": torch.zeros(48, 96, dtype=torch.int8),
+        "c": torch.zeros(64, 48),
+        "a_scale": torch.ones(64, 1),
+        "b_scale": torch.ones(48, 1),
+        "a_block": (1, 0),
+        "b_block": (1, 0),
+        "config": CONFIG,
+    }
+    arguments |= changes
+    operands = [arguments.pop(name) for name in ("a", "b", "c", "a_scale", "b_scale")]
+    gemm_scaled.launch(*operands, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"a": torch.zeros(64, 96)}, TypeError, "a has dtype torch.float32"),
+        ({"c": torch.zeros(64, 48, dtype=torch.int8)}, TypeError, "c has dtype torch.int8"),
+        (
+            {"b": torch.zeros(48, 96, dtype=torch.bfloat16)},
+            TypeError,
+            "no tensor core multiplies these",
+        ),
+        ({"b": torch.zeros(48, 90, dtype=torch.int8)}, ValueError, "second extents must be equal"),
+        ({"c": torch.zeros(64, 47)}, ValueError, "c must be 64 x 48"),
+        ({"a": torch.zeros(96, dtype=torch.int8)}, ValueError, "a must be a non-empty matrix"),
+        (
+            {"a": torch.zeros(96, 64, dtype=torch.int8).T},
+            ValueError,
+            "a has stride 64 along its columns",
+        ),
+        ({"a": torch.zeros(64, 96, dtype=torch.int8, device="meta")}, ValueError, "lies on cpu"),
+        ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
+        ({"b_scale": torch.ones(48, 1).double()}, TypeError, "b_scale has dtype torch.float64"),
+        ({"a_scale": torch.ones(1, 64)}, ValueError, r"a_scale must have shape \(64, 1\)"),
+        (
+            {"a_scale": torch.ones(64, 6), "a_block": (1, 16)},
+            ValueError,
+            "block_k 32 does not divide the 16 columns",
+        ),
+        ({"a_block": (-1, 0)}, ValueError, "extents are positive"),
+        ({"config": {**CONFIG, "split_k": 2}}, ValueError, "field 'split_k'"),
+        ({"config": {**CONFIG, "persistent": True}}, ValueError, "needs num_sms"),
+        (
+            {"config": {**CONFIG, "warp_specialize": True}},
+            ValueError,
+            "warp_specialize needs tma and num_warps 4",
+        ),
+        (
+            {
+                "a": torch.zeros(64, 120, dtype=torch.int8)[:, :96],
+                "config": {**CONFIG, "tma": True},
+            },
+            ValueError,
+            "a: rows start 120 B apart",
+        ),
+    ],
+)
+def test_refuses_what_does_not_fit(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        launch(**changes)
+
+
+@pytest.mark.parametrize(
+    ("quant_rows", "tile_rows", "expected"),
+    [(0, 128, 128), (128, 64, 64), (128, 128, 128), (32, 128, 32), (1, 128, 1), (48, 128, 1)],
+)
+def test_scale_group_is_the_run_of_rows_that_surely_shares_a_scale(
+    quant_rows: int, tile_rows: int, expected: int
+) -> None:
+    group = gemm_scaled.scale_group(quant_rows, tile_rows, specialize=False)
+    assert group == expected
+    assert tile_rows % group == 0
+    for first in range(0, 4 * tile_rows, group):
+        assert quant_rows == 0 or first // quant_rows == (first + group - 1) // quant_rows
