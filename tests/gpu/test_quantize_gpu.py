@@ -70,7 +70,7 @@ def nasty(rows: int, cols: int, source: str) -> torch.Tensor:
         x[rows // 2, : cols // 8] = 127 * 2.0**-3
         x[rows // 4, cols - 1], x[rows - 1, 1], x[0, cols // 2] = np.nan, -np.inf, -0.0
         if source != "fp16":
-            x[rows // 5, cols // 2 :] *= 1e36
+            x[rows // 5, cols // 2 :] *= 1e33
     return torch.from_numpy(x.astype(np.float32)).to(CODE_DTYPES[source])
 
 
