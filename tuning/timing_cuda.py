@@ -2,6 +2,7 @@
 
 import functools
 import statistics
+from collections.abc import Sequence
 
 import torch
 
@@ -39,11 +40,29 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's gap
 
 
+def _capture(launches: Sequence[Launch]) -> torch.cuda.CUDAGraph:
+    """A graph of the launches, in their order; the first one has run before it is captured."""
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's gap
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        launches[0]()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        for launch in launches:
+            launch()
+    return graph
+
+
 class EventTimer(Timer):
-    """Device events around single launches, each after an L2 flush unless ``flush`` is None."""
+    """Device events around single launches, each after an L2 flush unless ``flush`` is None.
+
+    The launch is replayed from a graph: preparing a Triton launch takes the host longer than the
+    flush takes the device, and a kernel must not be charged for that.
+    """
 
     def __init__(self, launch: Launch, flush: torch.Tensor | None) -> None:
-        self._launch = launch
+        self._graph = _capture([launch])
         self._flush = flush
         self.name = "events-warm" if flush is None else "events-cold"
         self.samples = ESTIMATE_SAMPLES
@@ -52,11 +71,10 @@ class EventTimer(Timer):
         pairs = []
         for _ in range(count):
             start, end = _event(), _event()
-            # The flush also keeps the device busy while the host prepares the launch.
             if self._flush is not None:
                 self._flush.zero_()
             start.record()
-            self._launch()
+            self._graph.replay()
             end.record()
             pairs.append((start, end))
         torch.cuda.synchronize()
@@ -65,11 +83,11 @@ class EventTimer(Timer):
     def warm_up(self, estimate_us: float) -> None:
         """Launch without flush or events for about ``WARM_UP_US``."""
         for _ in range(min(500, max(3, round(WARM_UP_US / estimate_us)))):
-            self._launch()
+            self._graph.replay()
 
     def load(self, duration_s: float) -> None:
         for _ in range(max(3, min(2000, round(duration_s * 1e3)))):
-            self._launch()
+            self._graph.replay()
 
 
 class GraphTimer(Timer):
@@ -80,15 +98,7 @@ class GraphTimer(Timer):
         #: Every set is launched equally often.
         self.launches = self.sets * -(-MIN_LAUNCHES_PER_GRAPH // self.sets)
         self.name = name
-        self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's gap
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            launches[0]()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            for index in range(self.launches):
-                launches[index % self.sets]()
+        self._graph = _capture([launches[i % self.sets] for i in range(self.launches)])
         replay_us = max(1.0, estimate_us) * self.launches
         self.samples = min(MAX_REPLAYS, max(MIN_REPLAYS, round(SAMPLING_US / replay_us)))
         for _ in range(max(2, min(50, round(WARM_UP_US / replay_us)))):
@@ -117,8 +127,6 @@ def open_cuda_timer(
     """Warm up and choose the rule by a first estimate; see :func:`tuning.timing.open_timer`."""
     launch = launchers(1)[0]
     timer = EventTimer(launch, None if cache == "warm" else _flush_buffer(l2_bytes))
-    launch()
-    torch.cuda.synchronize()
     estimate_us = max(0.5, statistics.median(timer.sample(ESTIMATE_SAMPLES)))
     slow = estimate_us >= GRAPH_BELOW_US if like is None else isinstance(like, EventTimer)
     if slow:

@@ -213,3 +213,23 @@ class Faulty(Kernel):
     def workload(self, problem, *, device, seed):
         return FaultyWorkload(problem)
 """
+
+
+def test_a_slow_host_is_not_charged_to_a_short_kernel() -> None:
+    import time
+
+    import torch
+
+    def launchers(sets: int) -> list[Callable[[], None]]:
+        x = torch.randn(1 << 16, device="cuda")
+        y = torch.empty_like(x)
+
+        def launch() -> None:
+            time.sleep(0.002)
+            torch.add(x, 1.0, out=y)
+
+        return [launch] * sets
+
+    timing = time_callable(launchers, set_bytes=2**19, l2_bytes=l2_bytes())
+    assert timing.timing.startswith("graph")
+    assert timing.time_us < 20
