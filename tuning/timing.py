@@ -2,8 +2,9 @@
 
 Launches of 50 us and more are replayed one by one from a graph between device events, each after
 the L2 was overwritten; the time is the median.  For shorter ones the gaps between launches would
-count, so one graph launches many on operand sets that together exceed four times the L2, and a sample is
-the mean of one replay.  ``cache="warm"`` leaves out the flush and the rotation and is named so.
+count, so one graph launches many, on operand sets that together exceed four times the L2, and a
+sample is the mean of one replay.  ``cache="warm"`` leaves out the flush and the rotation and is
+named so.
 Kernels of the HOST backend are timed with the host's clock.
 """
 
