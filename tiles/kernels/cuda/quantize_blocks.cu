@@ -3,7 +3,8 @@
 // Codes and scales are bit-identical to the workbench's NumPy codec: both divisions are IEEE fp32,
 // rounding is to nearest even and saturates.  An all-zero block has codes 0 and scale 1.  A NaN or
 // an infinity makes the scale of its block NaN and all its codes 0 (int8) or 0x7f (8-bit floats).
-// Compile without -use_fast_math and with -ftz=false (NVRTC's default): subnormals count.
+// Subnormals count: CuPy compiles with -ftz=true whatever it is asked for, so what may meet one is
+// written in PTX, which the option does not touch.
 //
 // LANES threads share one block of BLOCK_ROWS x BLOCK_COLS elements (BLOCK_COLS 0: whole rows) and
 // take its vectors of VECTOR adjacent elements in turn, ITEMS each.  With KEEP a block is read once
@@ -35,6 +36,24 @@ typedef long long i64;
 struct Divisor {
     float scale, divisor, negative_reciprocal, negative_lift;
 };
+
+__device__ __forceinline__ float divide_rn(float x, float y) {
+    float result;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float multiply_rn(float x, float y) {
+    float result;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float fused_rn(float x, float y, float z) {
+    float result;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(x), "f"(y), "f"(z));
+    return result;
+}
 
 __device__ __forceinline__ float element(const u32 *words, int j) {
 #if SOURCE == 0
@@ -70,13 +89,13 @@ __device__ __forceinline__ u32 peak_bits(u32 peak) {
 
 __device__ __forceinline__ Divisor divisor_of(u32 amax_bits) {
     Divisor d;
-    d.scale = __fdiv_rn(__uint_as_float(amax_bits), CODE_MAX);
+    d.scale = divide_rn(__uint_as_float(amax_bits), CODE_MAX);
     // amax / max_element can underflow; such a block is stored as an all-zero one.
-    if (d.scale == 0.0f) d.scale = 1.0f;
+    if (__float_as_uint(d.scale) == 0) d.scale = 1.0f;
     if (amax_bits >= INFINITY_BITS) d.scale = __uint_as_float(NAN_BITS);
     float lift = d.scale < 0x1p-60f ? 0x1p64f : d.scale > 0x1p60f ? 0x1p-64f : 1.0f;
-    d.divisor = __fmul_rn(d.scale, lift);
-    d.negative_reciprocal = __fdiv_rn(-1.0f, d.divisor);
+    d.divisor = multiply_rn(d.scale, lift);
+    d.negative_reciprocal = divide_rn(-1.0f, d.divisor);
     d.negative_lift = -lift;
     return d;
 }
@@ -87,10 +106,10 @@ __device__ __forceinline__ Divisor divisor_of(u32 amax_bits) {
 // power of two keeps them so for every scale; they underflow only where |x / scale| is far below
 // half the smallest code.  The signs are arranged so that x = -0 gives -0.
 __device__ __forceinline__ float divide(float x, const Divisor &d) {
-    float negated = __fmul_rn(x, d.negative_lift);
-    float q = __fmul_rn(negated, d.negative_reciprocal);
-    q = __fmaf_rn(__fmaf_rn(q, d.divisor, negated), d.negative_reciprocal, q);
-    return __fmaf_rn(__fmaf_rn(q, d.divisor, negated), d.negative_reciprocal, q);
+    float negated = multiply_rn(x, d.negative_lift);
+    float q = multiply_rn(negated, d.negative_reciprocal);
+    q = fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
+    return fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
 }
 
 #if TARGET == 0
