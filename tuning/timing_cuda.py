@@ -62,6 +62,7 @@ class EventTimer(Timer):
     """
 
     def __init__(self, launch: Launch, flush: torch.Tensor | None) -> None:
+        self._launch = launch  # owns the operands that the graph reads and writes
         self._graph = _capture([launch])
         self._flush = flush
         self.name = "events-warm" if flush is None else "events-cold"
@@ -98,6 +99,7 @@ class GraphTimer(Timer):
         #: Every set is launched equally often.
         self.launches = self.sets * -(-MIN_LAUNCHES_PER_GRAPH // self.sets)
         self.name = name
+        self._launches = launches  # own the operands that the graph reads and writes
         self._graph = _capture([launches[i % self.sets] for i in range(self.launches)])
         replay_us = max(1.0, estimate_us) * self.launches
         self.samples = min(MAX_REPLAYS, max(MIN_REPLAYS, round(SAMPLING_US / replay_us)))

@@ -233,3 +233,26 @@ def test_a_slow_host_is_not_charged_to_a_short_kernel() -> None:
     timing = time_callable(launchers, set_bytes=2**19, l2_bytes=l2_bytes())
     assert timing.timing.startswith("graph")
     assert timing.time_us < 20
+
+
+def test_a_timer_keeps_the_operands_of_its_graph_alive() -> None:
+    import gc
+    import weakref
+
+    import torch
+
+    from tuning.timing import open_timer
+
+    for elements in (1 << 10, 1 << 28):  # one graph of many launches, and single launches
+        x = torch.zeros(elements, device="cuda")
+        alive = weakref.ref(x)
+        timer = open_timer(
+            lambda sets, x=x: [partial(x.add_, 1.0)] * sets,
+            set_bytes=4 * elements,
+            l2_bytes=l2_bytes(),
+            device="cuda",
+        )
+        del x
+        gc.collect()
+        assert alive() is not None
+        timer.sample(1)
