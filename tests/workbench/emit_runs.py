@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tuning
 from sim import load_gpu
-from tiles.kernels import Accuracy, Status, TileConfig, kernel
+from tiles.kernels import Accuracy, Status, TileConfig, kernel, kernels
 from tiles.problems import parse_problem
 from tuning import Environment, Measurement, Run, StudyRecord, TrialRecord
 from workbench.emission import build_wheel
@@ -45,7 +45,8 @@ def study(
     """A study with one trial, its configuration the family's default, made up without a sweep."""
     parsed = parse_problem(problem)
     if config is None:
-        config = kernel("triton_gemm").default(parsed, load_gpu("h200").limits)
+        chosen = family if family in kernels() else "triton_gemm"
+        config = kernel(chosen).default(parsed, load_gpu("h200").limits)
     samples = () if simulated else tuple(20.0 + i / 8 for i in range(30))
     measurement = Measurement(
         status=Status.CORRECT if correct else Status.CORRECTNESS,

@@ -73,6 +73,36 @@ def test_emits_exactly_these_files(package: EmittedPackage) -> None:
     )
 
 
+def test_each_kernel_family_brings_its_module_and_sources(tmp_path: Path) -> None:
+    made = (
+        study("gemm:64x96x128:bf16:bf16"),
+        study("quantize:64x256:int8.b32x32:bf16", family="triton_quantize"),
+        study("quantize:64x256:e4m3fn.b1x128:bf16", family="cuda_quantize"),
+    )
+    both = emit(run_of(*made), tmp_path / "both", name="tile_pack")
+    module = both.folder / "src/tile_pack"
+    python = {name for name in _files(module) if not name.endswith(".json")}
+    assert python >= {
+        "_gemm.py",
+        "_quantize.py",
+        "quantize_cuda.py",
+        "kernels/triton/gemm_scaled.py",
+        "kernels/triton/quantize_blocks.py",
+        "kernels/cuda/quantize_blocks.py",
+        "kernels/cuda/quantize_blocks.cu",
+    }
+    folder = kernel("cuda_quantize").template.parent
+    for name in ("quantize_blocks.py", "quantize_blocks.cu"):
+        assert (module / "kernels/cuda" / name).read_bytes() == (folder / name).read_bytes()
+    project = tomllib.loads((both.folder / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"][0].startswith("torch")
+    assert project["optional-dependencies"]["cupy"][1].startswith("cupy")
+    cuda = emit(run_of(made[2]), tmp_path / "cuda", name="tile_pack")
+    assert not (cuda.folder / "src/tile_pack/_torch_device.py").exists()
+    project = tomllib.loads((cuda.folder / "pyproject.toml").read_text())["project"]
+    assert [line.partition(">")[0] for line in project["dependencies"]] == ["numpy", "cupy-cuda13x"]
+
+
 def test_template_emitted_file_wheel_and_evidence_agree_byte_for_byte(
     package: EmittedPackage,
 ) -> None:

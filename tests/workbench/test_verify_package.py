@@ -12,6 +12,7 @@ from workbench.emission import EmittedPackage, emit
 from workbench.verification import Outcome, VerifyReport, verify
 
 RECIPES = ("e4m3-row", "deepseek-fp8", "jetfire")
+QUANTIZE = "quantize:64x256:int8.b32x32:bf16"
 TEMPLATE = "src/tile_pack/kernels/triton/gemm_scaled.py"
 
 WITHOUT_WEIGHT_SCALES = """
@@ -28,6 +29,7 @@ def launch(a, b, c, a_scale, b_scale, **keywords):
 def original(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
     folder = tmp_path_factory.mktemp("verify")
     problems = [(f"gemm:48x64x256:{name}:bf16", "triton_gemm") for name in RECIPES]
+    problems.append((QUANTIZE, "triton_quantize"))
     return emit(simulated_run(folder / "sweep", problems), folder / "kernels", name="tile_pack")
 
 
@@ -68,6 +70,8 @@ def test_simulated_sweep_passes_on_a_cpu(original: EmittedPackage, tmp_path: Pat
         label = f"triton_gemm gemm:48x64x256:{recipe}:bf16"
         for part in ("random", "tails of the tuned tile", "outlier per block", "NaN block"):
             assert _status(report, f"{label}: {part}") is Outcome.PASSED
+    for part in ("random", "nasty values", "untuned odd extents"):
+        assert _status(report, f"triton_quantize {QUANTIZE}: {part}") is Outcome.PASSED
     assert report.rivals == ()
     assert any("times" in line for line in report.not_checked)
     assert any("8-bit floats" in line for line in report.not_checked)
@@ -93,6 +97,19 @@ def test_kernel_that_drops_a_scale_fails_although_its_digests_match(package: Pat
     (templates,) = [c for c in report.checks if c.name == "templates"]
     assert templates.status is Outcome.SKIPPED
     assert "gemm_scaled.py" in templates.detail
+
+
+@pytest.mark.slow
+def test_every_quantisation_passes_on_a_cpu(tmp_path: Path) -> None:
+    targets = ("int8.row", "int8.tensor", "int8.b128x128", "e4m3fn.b1x128", "e5m2.row")
+    problems = [(f"quantize:64x256:{target}:bf16", "triton_quantize") for target in targets]
+    problems += [("quantize:64x256:int8.b1x128:fp32", "triton_quantize")]
+    problems += [("quantize:64x256:int8.b32x32:fp16", "cuda_quantize")]
+    made = (study(problem, family=family) for problem, family in problems)
+    report = verify(emit(run_of(*made), tmp_path / "out").folder, device="cpu", seed=5)
+    assert _failed(report) == {}
+    (cupy,) = [c for c in report.checks if c.name.startswith("cuda_quantize")]
+    assert cupy.status is Outcome.SKIPPED
 
 
 @pytest.mark.slow

@@ -23,13 +23,17 @@ def _fused(_: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 @contextmanager
-def exact_interpreter() -> Iterator[None]:
-    """Within the context, interpreted launches of the quantisation kernel are exact and fast."""
+def exact_interpreter(template: Any = quantize_blocks) -> Iterator[None]:
+    """Within the context, interpreted launches of the quantisation kernel are exact and fast.
+
+    Args:
+        template: the module that holds the kernel; an emitted package has its own copy.
+    """
     builder, reduction = interpreter.InterpreterBuilder, interpreter.ReduceOps
     original_fma, original_reduce = builder.create_fma, reduction.apply_impl
 
     def reduce(self: Any, operand: Any) -> Any:
-        if self.combine_fn is quantize_blocks._larger:
+        if self.combine_fn is template._larger:
             return self.min_max(operand[0], val_reduce_op=np.max)  # np.max lets NaN win
         return original_reduce(self, operand)
 

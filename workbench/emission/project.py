@@ -106,6 +106,7 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     if "triton_quantize" in first:
         entry = first["triton_quantize"]
         lines += [
+            *([""] if lines else []),
             f"from {name} import quantize",
             "",
             f'codes, scales = quantize(x, "{entry.formats[0]}")',
@@ -113,6 +114,7 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     if "cuda_quantize" in first:
         entry = first["cuda_quantize"]
         lines += [
+            *([""] if lines else []),
             f"from {name} import quantize_cuda  # CuPy arrays; imports no torch",
             "",
             f'codes, scales = quantize_cuda.quantize(x, "{entry.formats[0]}")',

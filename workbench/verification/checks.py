@@ -5,11 +5,36 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from workbench.verification.gemm_checks import check_gemm, check_untuned, gemm_entries
-from workbench.verification.quantize_checks import check_quantize, quantize_entries
+from workbench.verification.gemm_checks import (
+    GemmEntry,
+    check_gemm,
+    check_untuned,
+    gemm_entries,
+)
+from workbench.verification.quantize_checks import (
+    QuantizeEntry,
+    check_quantize,
+    quantize_entries,
+)
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["run_checks"]
+
+
+class _Seen:
+    """Remembers what was checked where every entry is cut down to the same small shapes."""
+
+    def __init__(self, device: str) -> None:
+        self._first: dict[tuple[object, ...], str] | None = {} if device == "cpu" else None
+
+    def before(self, entry: GemmEntry | QuantizeEntry, formats: tuple[str, str]) -> str:
+        """The earlier entry with the same kernel, formats and configuration, or ''."""
+        if self._first is None:
+            return ""
+        key = (type(entry), formats, *sorted(entry.config.items()))
+        name = str(entry.problem)
+        first = self._first.setdefault(key, name)
+        return "" if first == name else first
 
 
 def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report: Report) -> None:
@@ -27,15 +52,16 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     report({"environment": read_environment(device).to_dict()})
     evidence, seed = job["evidence"], job["seed"]
     products = list(gemm_entries(package, evidence, device, seed))
-    seen: set[tuple[str, str]] = set()
+    untuned: set[tuple[str, str]] = set()
+    seen = _Seen(device)
     for module in ("_gemm", "_quantize"):
         if module.removeprefix("_") in package.__all__:
             importlib.import_module(f"{package.__name__}.{module}")
     for product in products:
-        check_gemm(product, report)
         formats = (product.problem.recipe.name, product.problem.out)
-        if formats not in seen:
-            seen.add(formats)
+        check_gemm(product, report, seen=seen.before(product, formats))
+        if formats not in untuned:
+            untuned.add(formats)
             check_untuned(product, report)
             check_registration(product, report)
             if device == "cuda":
@@ -44,7 +70,8 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     for quantisation in quantisations:
         if quantisation.kernel == "cuda_quantize" and device == "cuda":
             importlib.import_module(f"{package.__name__}.quantize_cuda")
-        check_quantize(quantisation, report)
+        formats = (str(quantisation.problem.target), quantisation.problem.source)
+        check_quantize(quantisation, report, seen=seen.before(quantisation, formats))
     if device != "cuda":
         return
     from workbench.verification.rivals import time_products, time_quantize

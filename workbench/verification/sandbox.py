@@ -9,6 +9,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.emission.closure import DEPENDENCIES
+
 __all__ = ["Sandbox", "make_sandbox"]
 
 INSTALL_TIMEOUT_S = 300
@@ -26,8 +28,16 @@ class Sandbox:
 
 
 def _library_folders() -> list[str]:
+    """Where the running interpreter finds libraries, and above all what packages depend on."""
     names = ("site-packages", "dist-packages")
-    return [entry for entry in sys.path if Path(entry).name in names and Path(entry).is_dir()]
+    folders = [entry for entry in sys.path if Path(entry).name in names and Path(entry).is_dir()]
+    for dependency in sorted(DEPENDENCIES):
+        spec = importlib.util.find_spec(dependency)
+        if spec is not None and spec.origin is not None:
+            folder = str(Path(spec.origin).parent.parent)
+            if folder not in folders:
+                folders.append(folder)
+    return folders
 
 
 def make_sandbox(folder: Path, wheel: Path) -> Sandbox:

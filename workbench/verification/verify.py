@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def _run_child(
                 "seed": seed,
                 "results": str(results),
                 "evidence": package.evidence,
-                "workbench": str(Path(__file__).resolve().parents[2]),
+                # Only once the package has run without them.
+                "workbench": [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)],
             }
         ),
         encoding="utf-8",
