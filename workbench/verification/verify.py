@@ -34,6 +34,7 @@ WITHOUT_GPU = (
     "times, and with them every speed: there is no GPU",
     "tuned shapes at their full size: shapes stay at or below 128",
     "rounding to 8-bit floats: Triton's interpreter casts differently from the hardware",
+    "subnormal bf16 and e5m2 inputs: the interpreter misreads them",
     "compiled code, shared memory and registers: the interpreter compiles nothing",
     "CuPy kernels: they have no interpreter",
     "torch.compile and CUDA graphs",
