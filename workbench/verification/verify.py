@@ -32,7 +32,7 @@ NO_DEVICE = 3
 #: What no check on a CPU can tell; the report repeats it.
 WITHOUT_GPU = (
     "times, and with them every speed: there is no GPU",
-    "tuned shapes at their full size: shapes stay at or below 128",
+    "tuned shapes at their full size: small ones, below 200 a side, stand in for them",
     "rounding to 8-bit floats: Triton's interpreter casts differently from the hardware",
     "subnormal bf16 and e5m2 inputs: the interpreter misreads them",
     "compiled code, shared memory and registers: the interpreter compiles nothing",
