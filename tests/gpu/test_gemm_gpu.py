@@ -29,9 +29,6 @@ VARIANTS = {
     "tma persistent": replace(TMA, persistent=True),
     "tma persistent wide": replace(TMA, persistent=True, block_n=256),
     "small tile": replace(PLAIN, block_m=16, block_n=64, num_warps=4),
-    "one consumer": replace(TMA, block_m=64, num_warps=4, warp_specialize=True),
-    "two consumers": replace(TMA, num_warps=4, warp_specialize=True),
-    "two consumers persistent": replace(TMA, num_warps=4, warp_specialize=True, persistent=True),
 }
 
 
@@ -53,7 +50,7 @@ def deepest(problem: Gemm, config: GemmConfig) -> GemmConfig:
 def need(config: GemmConfig) -> None:
     import torch
 
-    if (config.tma or config.warp_specialize) and torch.cuda.get_device_capability() < (9, 0):
+    if config.tma and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("no tensor memory access")
 
 

@@ -49,9 +49,8 @@ def compile_gemm(problem: Gemm, config: GemmConfig, capability: int, decode: boo
     if config.tma:
         operands[0] = f"tensordesc<{stored}[{config.block_m}, {config.block_k}]>"
         operands[1] = f"tensordesc<{stored}[{config.block_n}, {config.block_k}]>"
-        if not config.warp_specialize:
-            cols = config.block_n // constants["SUBTILES"]
-            operands[2] = f"tensordesc<{c_type}[{config.block_m}, {cols}]>"
+        cols = config.block_n // constants["SUBTILES"]
+        operands[2] = f"tensordesc<{c_type}[{config.block_m}, {cols}]>"
     names = gemm_scaled.gemm_scaled.arg_names
     runtime = names[: names.index("A_SCALED")]
     scalars = ["i32"] * (len(runtime) - 5)

@@ -105,14 +105,6 @@ def test_accepts_the_base_configuration() -> None:
         ("gemm:512x512x100:e4m3-row:bf16", H200, {}, "tma alignment", "K 100 B"),
         ("gemm:512x500x512:bf16:bf16", H200, {}, "tma alignment", "N 1000 B"),
         (f"{LARGE}:bf16:bf16", H200, {"block_m": 512, "block_n": 16}, "tma box", "256"),
-        (f"{LARGE}:bf16:bf16", H200, {"warp_specialize": True}, "warp group", "8 warps"),
-        (
-            f"{LARGE}:bf16:bf16",
-            A100,
-            {"warp_specialize": True, "tma": False},
-            "warp specialize",
-            "a100",
-        ),
         (f"{LARGE}:bf16:bf16", H200, {"num_warps": 64, "tma": False}, "threads", "2048 threads"),
         (
             f"{LARGE}:bf16:bf16",

@@ -23,7 +23,6 @@ SMALL = {
     "num_stages": 2,
     "tma": False,
     "persistent": False,
-    "warp_specialize": False,
 }
 
 
@@ -44,9 +43,6 @@ def _cases() -> dict[str, dict]:
             persistent=True,
             block_m=128,
             block_n=128,
-        )
-        cases[f"{name} warp specialised"] = _case(
-            f"gemm:70x88x160:{name}:fp32", tma=True, warp_specialize=True, block_m=64
         )
     for name in ("e4m3-tensor", "e5m2-row", "deepseek-fp8", "e5m2-b128"):
         cases[f"{name} decoded"] = _case(f"gemm:40x50x141:{name}:fp32", decode=True)

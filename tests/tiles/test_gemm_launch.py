@@ -18,7 +18,6 @@ CONFIG: dict[str, int | bool] = {
     "num_stages": 2,
     "tma": False,
     "persistent": False,
-    "warp_specialize": False,
 }
 
 
@@ -70,11 +69,6 @@ def launch(**changes: Any) -> None:
         ({"config": {**CONFIG, "split_k": 2}}, ValueError, "field 'split_k'"),
         ({"config": {**CONFIG, "persistent": True}}, ValueError, "needs num_sms"),
         (
-            {"config": {**CONFIG, "warp_specialize": True}},
-            ValueError,
-            "warp_specialize needs tma and num_warps 4",
-        ),
-        (
             {
                 "a": torch.zeros(64, 120, dtype=torch.int8)[:, :96],
                 "config": {**CONFIG, "tma": True},
@@ -98,7 +92,7 @@ def test_refuses_what_does_not_fit(
 def test_scale_group_is_the_run_of_rows_that_surely_shares_a_scale(
     quant_rows: int, tile_rows: int, expected: int
 ) -> None:
-    group = gemm_scaled.scale_group(quant_rows, tile_rows, specialize=False)
+    group = gemm_scaled.scale_group(quant_rows, tile_rows)
     assert group == expected
     assert tile_rows % group == 0
     for first in range(0, 4 * tile_rows, group):

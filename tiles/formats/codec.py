@@ -1,8 +1,8 @@
 """NumPy reference codec: rounding to an element format and quantising in blocks.
 
 The rule (one for every backend of the workbench): ``scale = amax / max_element`` and
-``code = round(x / scale)``, both IEEE fp32 divisions, round to nearest even, saturating.  An all-zero
-block has codes 0 and scale 1; a NaN or an infinity makes the scale of its block NaN.
+``code = round(x / scale)``, both IEEE fp32 divisions, round to nearest even, saturating.  An
+all-zero block has codes 0 and scale 1; a NaN or an infinity makes the scale of its block NaN.
 """
 
 from dataclasses import dataclass

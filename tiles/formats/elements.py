@@ -22,8 +22,8 @@ class Specials(Enum):
 class FloatElement:
     """A binary floating-point element format, complete in its fields.
 
-    Value of a code with exponent field ``E`` and mantissa field ``M``: ``±2^(E-bias)·(1+M/2^m)`` for
-    ``E > 0`` and ``±2^(1-bias)·M/2^m`` for ``E = 0``, where ``m = precision - 1``.
+    Value of a code with exponent field ``E`` and mantissa field ``M``: ``±2^(E-bias)·(1+M/2^m)``
+    for ``E > 0`` and ``±2^(1-bias)·M/2^m`` for ``E = 0``, where ``m = precision - 1``.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """What a kernel family is to the rest of the workbench.
 
 A *descriptor* (:class:`Kernel`) knows which problems its kernel serves, which configurations exist
-and which of them are legal, and where the kernel's source lies.  It imports no torch, triton or cupy.
-The *workload* that it opens does: a workload holds one problem's operands on a device, launches the
-kernel on them and checks the answer.
+and which of them are legal, and where the kernel's source lies.  It imports no torch, triton or
+cupy.  The *workload* that it opens does: a workload holds one problem's operands on a device,
+launches the kernel on them and checks the answer.
 """
 
 from abc import ABC, abstractmethod

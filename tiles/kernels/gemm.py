@@ -21,8 +21,6 @@ MAX_INT32_K = (2**31 - 1) // (127 * 127)
 #: What a thread needs beside its accumulators: addresses, counters, scales.
 _OTHER_REGISTERS = 24
 _MAX_REGISTERS = 255
-#: Registers a thread of a specialised consumer group, as the compiler sets them (setmaxnreg).
-_CONSUMER_REGISTERS = 232
 _MAX_THREADS_PER_CTA = 1024
 #: Capability from which bf16 multiplies on tensor cores; older ones have fp16 only.
 _BF16_CAPABILITY = 80
@@ -42,8 +40,6 @@ class GemmConfig(TileConfig):
     num_stages: int  #: depth of the shared-memory pipeline
     tma: bool  #: loads and the store go through tensor-memory-access descriptors
     persistent: bool  #: one CTA per multiprocessor walks over the tiles
-    #: a producer warp group loads while one or two consumer groups of ``num_warps`` (4) multiply
-    warp_specialize: bool = False
 
 
 def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
@@ -52,12 +48,11 @@ def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     The stages hold both operands as they are stored; one fewer feeds tiles below 64 rows, whose
     mma.sync reads registers.  A flattened persistent loop keeps them while the epilogue stages the
     output (half a tile where a large one is written in two parts, at most 16384 elements at a time
-    without descriptors); otherwise the output reuses their space.  Specialised warp groups stage 64
-    rows at a time beside the stages, narrow ones with padding.  Barriers and the exchange of scales
-    take less than 2 KiB.
+    without descriptors); otherwise the output reuses their space.  Barriers and the
+    exchange of scales take less than 2 KiB.
 
-    Compared with the compiler's figure on 56 random legal configurations (triton 3.7.1, sm_90) and
-    20 specialised ones (3.6.0): never below it, at most 20 KiB above, within 4 % for half of them.
+    Compared with the compiler's figure on 56 random legal configurations (triton 3.7.1, sm_90):
+    never below it, at most 20 KiB above, within 4 % for half of them.
     """
     operand_bytes = problem.recipe.activation.element.bits // 8
     out_bytes = element(problem.out).bits // 8
@@ -67,12 +62,8 @@ def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     halved = table["persistent"] & (m * n >= 128 * 128)
     staged = m * n * out_bytes // np.where(halved, 2, 1)
     staged = np.where(table["tma"], staged, np.minimum(staged, 16384 * out_bytes))
-    group = 64 * n * out_bytes
-    exchanged = np.maximum(group, np.minimum(group * out_bytes, 8192 * out_bytes))
-    staged = np.where(table["warp_specialize"], exchanged, staged)
     small = np.where(table["tma"] | problem.recipe.quantized, 2048, 0)
-    beside = table["persistent"] | table["warp_specialize"]
-    total = np.where(beside, pipeline + staged, np.maximum(pipeline, staged))
+    total = np.where(table["persistent"], pipeline + staged, np.maximum(pipeline, staged))
     result: NDArray[np.int64] = total + small
     return result
 
@@ -143,7 +134,6 @@ class TritonGemm(Kernel):
             num_stages=(2, 3, 4, 5, 6),
             tma=(False, True),
             persistent=(False, True),
-            warp_specialize=(False, True),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
@@ -152,7 +142,6 @@ class TritonGemm(Kernel):
         groups: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
             _shape_rules,
             _tma_rules,
-            _specialize_rules,
             _resource_rules,
             _waste_rules,
         )
@@ -273,46 +262,15 @@ def _tma_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     ]
 
 
-def _specialize_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What splitting a CTA into a producer and consumers needs."""
-    special, warps, m = table["warp_specialize"], table["num_warps"], table["block_m"]
-    names = {fmt.element.name for fmt in _formats(problem)}
-    possible = "wgmma" in limits.features and names <= limits.native_elements
-    return [
-        # Consumers are warp groups that wait on wgmma; decoding in registers defeats that.
-        Rule(
-            "warp specialize",
-            special & (not possible),
-            lambda r: f"warp_specialize needs wgmma on stored elements, {limits.gpu} has none",
-        ),
-        # The compiler specialises descriptor loads only, splits a tile of 128 rows or more between
-        # two groups of four warps, and leaves 64 rows to one.
-        Rule(
-            "warp group",
-            special & (~table["tma"] | (warps != 4) | (m < 64)),
-            lambda r: (
-                f"warp_specialize needs tma, 4 warps and block_m 64 or more, "
-                f"got tma {table['tma'][r]}, {warps[r]} warps, block_m {m[r]}"
-            ),
-        ),
-    ]
-
-
 def _resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """What a CTA takes of a multiprocessor."""
     m, n = table["block_m"], table["block_n"]
-    special = table["warp_specialize"]
-    groups = np.where(special & (m >= 128), 2, 1)
-    holders = table["num_warps"] * limits.warp_threads * groups
-    # The compiler gives every specialised CTA three warp groups.
-    threads = np.where(special, 3, 1) * table["num_warps"] * limits.warp_threads
+    threads = table["num_warps"] * limits.warp_threads
     smem = smem_bytes(problem, table)
-    accumulator = m * n // np.maximum(holders, 1)
+    accumulator = m * n // np.maximum(threads, 1)
     # A promoted product stands beside the fp32 accumulator until it is added.
     held = accumulator * (2 if problem.recipe.blockwise else 1)
     per_thread = np.minimum(_MAX_REGISTERS, limits.registers_per_sm // np.maximum(threads, 1))
-    # Consumers take over what the producer gives back.
-    per_thread = np.where(special, _CONSUMER_REGISTERS, per_thread)
     # Two accumulators of exactly 128 registers spill a few words only, so they stay in the space.
     hopeless = (accumulator + _OTHER_REGISTERS > per_thread) | (held > per_thread + 1)
     return [

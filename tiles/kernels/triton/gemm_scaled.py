@@ -8,7 +8,7 @@ K-iteration on its way into an fp32 accumulator (promotion).
 
 The module needs torch and triton and nothing else.  A configuration is a mapping with
 ``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages`` (ints), ``tma``,
-``persistent`` and ``warp_specialize`` (bools).
+``persistent`` (bools).
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,6 @@ _FIELDS = (
     "num_stages",
     "tma",
     "persistent",
-    "warp_specialize",
 )
 
 
@@ -168,7 +167,6 @@ def _accumulate(
     BLOCK_K: tl.constexpr,
     TMA: tl.constexpr,
     PERSISTENT: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
     A_DECODE: tl.constexpr,
@@ -179,9 +177,6 @@ def _accumulate(
     A_IN_K: tl.constexpr = A_COLS > 0
     B_IN_K: tl.constexpr = B_COLS > 0
     PROMOTE: tl.constexpr = A_IN_K or B_IN_K
-    # Splitting a tile between warp groups, the compiler cannot carry a vector of scales; there the
-    # other group's products hide the loads.
-    AHEAD: tl.constexpr = not SPECIALIZE
     DOT_TYPE: tl.constexpr = tl.int32 if INTEGER else tl.float32
     A_SPLIT: tl.constexpr = A_GROUP != 1 and A_GROUP != BLOCK_M
     B_SPLIT: tl.constexpr = B_GROUP != 1 and B_GROUP != BLOCK_N
@@ -198,11 +193,11 @@ def _accumulate(
         else:
             acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         start = row0 * 0
-        if A_IN_K and AHEAD:
+        if A_IN_K:
             s_a = _load_scales(
                 a_scale, row0, start, m, stride_as_m, stride_as_k, A_ROWS, BLOCK_M, A_GROUP
             )
-        if B_IN_K and AHEAD:
+        if B_IN_K:
             s_b = _load_scales(
                 b_scale, col0, start, n, stride_bs_n, stride_bs_k, B_ROWS, BLOCK_N, B_GROUP
             )
@@ -215,18 +210,18 @@ def _accumulate(
         rows_b = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1).to(tl.int64)
         a_at = a + rows_a[:, None] * stride_am + offs_k[None, :]
         b_at = b + rows_b[:, None] * stride_bn + offs_k[None, :]
-    for step in tl.range(0, k_iterations, warp_specialize=SPECIALIZE and not PERSISTENT):
+    for step in range(k_iterations):
         k0 = step * BLOCK_K
         if PROMOTE:
             # The next iteration's scales are asked for before this one's product is waited for.
-            scale_step = tl.minimum(step + 1, k_iterations - 1) if AHEAD else step
-            loaded_a = 1.0
-            loaded_b = 1.0
+            next_step = tl.minimum(step + 1, k_iterations - 1)
+            next_a = 1.0
+            next_b = 1.0
             if A_IN_K:
-                loaded_a = _load_scales(
+                next_a = _load_scales(
                     a_scale,
                     row0,
-                    scale_step // (A_COLS // BLOCK_K),
+                    next_step // (A_COLS // BLOCK_K),
                     m,
                     stride_as_m,
                     stride_as_k,
@@ -235,10 +230,10 @@ def _accumulate(
                     A_GROUP,
                 )
             if B_IN_K:
-                loaded_b = _load_scales(
+                next_b = _load_scales(
                     b_scale,
                     col0,
-                    scale_step // (B_COLS // BLOCK_K),
+                    next_step // (B_COLS // BLOCK_K),
                     n,
                     stride_bs_n,
                     stride_bs_k,
@@ -262,21 +257,9 @@ def _accumulate(
         b_tile = _multiplicand(b_tile, B_DECODE, UPCAST)
         if PROMOTE:
             product = tl.dot(a_tile, b_tile.T, out_dtype=DOT_TYPE)
-            acc = _promote(
-                acc,
-                product,
-                s_a if AHEAD else loaded_a,
-                s_b if AHEAD else loaded_b,
-                BLOCK_M,
-                BLOCK_N,
-                A_GROUP,
-                B_GROUP,
-                GROUPED,
-            )
-            if A_IN_K and AHEAD:
-                s_a = loaded_a
-            if B_IN_K and AHEAD:
-                s_b = loaded_b
+            acc = _promote(acc, product, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED)
+            s_a = next_a
+            s_b = next_b
         else:
             acc = tl.dot(a_tile, b_tile.T, acc, out_dtype=DOT_TYPE)
     if PROMOTE and GROUPED:
@@ -347,7 +330,6 @@ def _tile(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     PERSISTENT: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
     SUBTILES: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -385,7 +367,6 @@ def _tile(
         BLOCK_K,
         TMA,
         PERSISTENT,
-        SPECIALIZE,
         EVEN_K,
         INTEGER,
         A_DECODE,
@@ -417,7 +398,7 @@ def _tile(
         OUT,
         BLOCK_M,
         BLOCK_N,
-        TMA and not SPECIALIZE,
+        TMA,
         SUBTILES,
     )
 
@@ -453,7 +434,6 @@ def gemm_scaled(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     PERSISTENT: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
     SUBTILES: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
@@ -465,15 +445,8 @@ def gemm_scaled(
     """Grid: one program a tile, or any number of programs that share the tiles (PERSISTENT)."""
     if PERSISTENT:
         tiles = tl.cdiv(m, BLOCK_M) * tl.cdiv(n, BLOCK_N)
-        # Flattening joins the tile loop and the K loop, so loads run ahead across tiles; a
-        # specialised producer warp runs ahead by itself.
-        for tile in tl.range(
-            tl.program_id(0),
-            tiles,
-            tl.num_programs(0),
-            flatten=not SPECIALIZE,
-            warp_specialize=SPECIALIZE,
-        ):
+        # Flattening joins the tile loop and the K loop, so loads run ahead across tiles.
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             _tile(
                 a,
                 b,
@@ -505,7 +478,6 @@ def gemm_scaled(
                 GROUP_M,
                 TMA,
                 PERSISTENT,
-                SPECIALIZE,
                 SUBTILES,
                 EVEN_K,
                 INTEGER,
@@ -546,7 +518,6 @@ def gemm_scaled(
             GROUP_M,
             TMA,
             PERSISTENT,
-            SPECIALIZE,
             SUBTILES,
             EVEN_K,
             INTEGER,
@@ -557,18 +528,17 @@ def gemm_scaled(
         )
 
 
-def scale_group(quant_rows: int, tile_rows: int, specialize: bool) -> int:
+def scale_group(quant_rows: int, tile_rows: int) -> int:
     """Consecutive tile rows that surely share a scale: the whole tile, a divisor of it, or 1."""
     if quant_rows == 0 or quant_rows % tile_rows == 0:
         return tile_rows
-    # Splitting a tile between warp groups, the compiler cannot follow a reshaped accumulator.
-    return quant_rows if tile_rows % quant_rows == 0 and not specialize else 1
+    return quant_rows if tile_rows % quant_rows == 0 else 1
 
 
 def subtiles(config: Mapping[str, int | bool]) -> int:
     """Parts in which the epilogue writes a tile through its descriptor."""
     # A flattened persistent loop keeps its pipeline buffers while the epilogue stages the output.
-    flattened = config["tma"] and config["persistent"] and not config["warp_specialize"]
+    flattened = config["tma"] and config["persistent"]
     return 2 if flattened and config["block_m"] * config["block_n"] >= 128 * 128 else 1
 
 
@@ -600,7 +570,6 @@ def constants(
     block_m, block_n = int(config["block_m"]), int(config["block_n"])
     a_rows, a_cols = a_block or (0, 0)
     b_rows, b_cols = b_block or (0, 0)
-    specialize = bool(config["warp_specialize"])
     return {
         "A_SCALED": a_block is not None,
         "B_SCALED": b_block is not None,
@@ -608,15 +577,14 @@ def constants(
         "A_COLS": a_cols,
         "B_ROWS": b_rows,
         "B_COLS": b_cols,
-        "A_GROUP": scale_group(a_rows, block_m, specialize) if a_cols else block_m,
-        "B_GROUP": scale_group(b_rows, block_n, specialize) if b_cols else block_n,
+        "A_GROUP": scale_group(a_rows, block_m) if a_cols else block_m,
+        "B_GROUP": scale_group(b_rows, block_n) if b_cols else block_n,
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "BLOCK_K": int(config["block_k"]),
         "GROUP_M": int(config["group_m"]),
         "TMA": bool(config["tma"]),
         "PERSISTENT": bool(config["persistent"]),
-        "SPECIALIZE": specialize,
         "SUBTILES": subtiles(config),
         "EVEN_K": k % int(config["block_k"]) == 0,
         "INTEGER": a_type == "int8",
@@ -697,8 +665,6 @@ def _check_config(config: Mapping[str, int | bool], num_sms: int | None) -> None
         raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(_FIELDS)}")
     if config["persistent"] and (num_sms is None or num_sms < 1):
         raise ValueError("a persistent config needs num_sms, the number of multiprocessors")
-    if config["warp_specialize"] and not (config["tma"] and config["num_warps"] == 4):
-        raise ValueError("warp_specialize needs tma and num_warps 4, a warp group")
 
 
 def _descriptor(name: str, tensor: torch.Tensor, block: list[int]) -> TensorDescriptor:
@@ -748,9 +714,7 @@ def _arguments(
         operands = [
             _descriptor("a", a, [block_m, block_k]),
             _descriptor("b", b, [block_n, block_k]),
-            c
-            if config["warp_specialize"]
-            else _descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
+            _descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
         ]
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     grid = min(tiles, num_sms) if config["persistent"] and num_sms else tiles
