@@ -1,13 +1,15 @@
 """The verbs of the workbench as Python functions; the command line calls exactly these."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
-    from tuning import Progress, Run
+    from tuning import Progress, Run, StudyRecord
     from workbench.emission import EmittedPackage
     from workbench.verification import VerifyReport
 
@@ -96,26 +98,45 @@ def repair(study: str | Path) -> int:
 
 def winners(run: "Run") -> dict[str, Any]:
     """The fastest correct configuration of every study, JSON-ready; predicted beside measured."""
-    studies = []
-    for study in run.studies:
-        best = study.best
-        entry: dict[str, Any] = {
-            "problem": str(study.problem),
-            "kernel": study.kernel,
-            "gpu": study.gpu,
-            "simulated": study.simulated,
-            "trials": len(study.trials),
-            "rejected_by_rule": dict(study.rejected_by_rule),
-        }
-        if best is not None:
-            time_key = "simulated_time_us" if study.simulated else "measured_time_us"
-            entry |= {
-                "config": best.config.to_dict(),
-                "predicted_time_us": best.predicted_us,
-                time_key: best.measurement.time_us,
-            }
-        studies.append(entry)
-    return {"schema": "tile-workbench/winners/1", "studies": studies}
+    return {
+        "schema": "tile-workbench/winners/1",
+        "plan": dict(run.plan),
+        "studies": [_winner(study) for study in run.studies],
+    }
+
+
+def _winner(study: "StudyRecord") -> dict[str, Any]:
+    statuses = Counter(trial.measurement.status.value for trial in study.trials)
+    entry: dict[str, Any] = {
+        "problem": str(study.problem),
+        "kernel": study.kernel,
+        "path": study.path,
+        "simulated": study.simulated,
+        "environment": None if study.environment is None else study.environment.to_dict(),
+        "legal_configurations": study.legal_size,
+        "trials_by_status": dict(statuses),
+        "rejected_by_rule": dict(study.rejected_by_rule),
+        "stopped": study.stopped,
+    }
+    best = study.best
+    if best is None:
+        return entry
+    measurement = best.measurement
+    outcome = {
+        "time_us": measurement.time_us,
+        "iqr_us": measurement.iqr_us,
+        "samples": len(measurement.samples_us),
+        "timing": measurement.timing,
+        "accuracy": None if measurement.accuracy is None else asdict(measurement.accuracy),
+    }
+    return entry | {
+        "config": best.config.to_dict(),
+        "predicted": {
+            "time_us": best.predicted_us,
+            "interval_us": [best.predicted_low_us, best.predicted_high_us],
+        },
+        "simulated_outcome" if study.simulated else "measured": outcome,
+    }
 
 
 def emit(study: str | Path, output: str | Path, *, name: str | None = None) -> "EmittedPackage":
