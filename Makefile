@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu bench clean
+.PHONY: demo test check test-slow test-gpu bench bench-gpu clean
 
 # The main job from end to end, into build/demo: predict, search, emit, verify, report.
 demo: $(VENV)/.installed
@@ -30,6 +30,9 @@ test-gpu: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest bench
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest bench -m gpu
 
 # The pinned torch first and by itself: where an index offers a CPU build of it, pip takes that one.
 $(VENV)/.installed: pyproject.toml constraints.txt
