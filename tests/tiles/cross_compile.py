@@ -12,7 +12,7 @@ from triton.compiler import ASTSource
 
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.gemm_workload import launch_block
-from tiles.kernels.triton import gemm_scaled
+from tiles.kernels.triton import gemm_arguments, gemm_scaled
 from tiles.problems import Gemm
 
 _TYPES = {
@@ -32,7 +32,7 @@ def compile_gemm(problem: Gemm, config: GemmConfig, capability: int, decode: boo
         fmt.element.name for fmt in (problem.recipe.activation, problem.recipe.weight)
     )
     a_block, b_block = launch_block(problem.recipe.activation), launch_block(problem.recipe.weight)
-    constants = gemm_scaled.constants(
+    constants = gemm_arguments.constants(
         config=fields,
         k=problem.k,
         a_block=a_block,

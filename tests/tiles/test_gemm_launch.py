@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from tiles.kernels.triton import gemm_scaled  # noqa: E402 - triton is optional
+from tiles.kernels.triton import gemm_arguments, gemm_scaled  # noqa: E402 - triton is optional
 
 CONFIG: dict[str, int | bool] = {
     "block_m": 32,
@@ -92,7 +92,7 @@ def test_refuses_what_does_not_fit(
 def test_scale_group_is_the_run_of_rows_that_surely_shares_a_scale(
     quant_rows: int, tile_rows: int, expected: int
 ) -> None:
-    group = gemm_scaled.scale_group(quant_rows, tile_rows)
+    group = gemm_arguments.scale_group(quant_rows, tile_rows)
     assert group == expected
     assert tile_rows % group == 0
     for first in range(0, 4 * tile_rows, group):

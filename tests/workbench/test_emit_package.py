@@ -66,7 +66,9 @@ def test_emits_exactly_these_files(package: EmittedPackage) -> None:
             "src/tile_pack/_torch_device.py",
             "src/tile_pack/kernels/__init__.py",
             "src/tile_pack/kernels/triton/__init__.py",
+            "src/tile_pack/kernels/triton/gemm_arguments.py",
             "src/tile_pack/kernels/triton/gemm_scaled.py",
+            "src/tile_pack/kernels/triton/gemm_tile.py",
             "src/tile_pack/py.typed",
             "tests/test_package.py",
         ]
