@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from workbench.verification import RivalTiming, VerifyReport
+    from workbench.verification import Check, RivalTiming, VerifyReport
 
 __all__ = ["verify_tables"]
 
@@ -15,16 +15,23 @@ _STYLE = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 def verify_tables(report: "VerifyReport") -> Iterable[Table | Text]:
-    """A summary line, the checks, the timings, and the list of what this device cannot check."""
+    """Checks by subject, timings, what this device cannot check, and the verdict."""
     table = Table(
         title=f"{report.package} {report.version} on {report.device}", title_justify="left"
     )
-    table.add_column("check", overflow="fold")
-    table.add_column("outcome")
-    table.add_column("detail", overflow="fold")
-    for check in report.checks:
-        status = check.status.value
-        table.add_row(Text(check.name), Text(status, style=_STYLE[status]), Text(check.detail))
+    table.add_column("subject", overflow="fold")
+    table.add_column("passed", justify="right")
+    table.add_column("outcome of the others, and why", overflow="fold")
+    for subject, checks in _by_subject(report.checks).items():
+        passed = sum(check.status.value == "passed" for check in checks)
+        others = Text("\n").join(
+            Text.assemble(
+                (check.status.value, _STYLE[check.status.value]), f" {check.name}: {check.detail}"
+            )
+            for check in checks
+            if check.status.value != "passed"
+        )
+        table.add_row(Text(subject), str(passed), others)
     yield table
     if report.rivals:
         yield _rival_table(report.rivals)
@@ -35,6 +42,15 @@ def verify_tables(report: "VerifyReport") -> Iterable[Table | Text]:
     verdict = "PASSED" if report.passed else "FAILED"
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     yield Text(f"{verdict}: {summary}", style="bold green" if report.passed else "bold red")
+
+
+def _by_subject(checks: Iterable["Check"]) -> dict[str, list["Check"]]:
+    """Checks of one kernel on one problem together; all others under the package's name."""
+    grouped: dict[str, list[Check]] = {}
+    for check in checks:
+        subject, colon, _ = check.name.rpartition(": ")
+        grouped.setdefault(subject if colon else "package", []).append(check)
+    return grouped
 
 
 def _rival_table(rivals: Iterable["RivalTiming"]) -> Table:
