@@ -8,13 +8,10 @@ from numpy.typing import NDArray
 from sim.gpu import Gpu
 from sim.memory import dram_ns, exposed_ns, l2_ns, overlap
 
-__all__ = ["HANDSHAKE_CLK", "Iteration", "Wave", "compute_clk", "price_wave"]
+__all__ = ["Iteration", "Wave", "compute_clk", "price_wave"]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
-
-#: Clocks of one stage's barrier handshake; 60-100 expected, to be fitted.
-HANDSHAKE_CLK = 80.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +19,15 @@ class Iteration:
     """What one CTA needs for one K-iteration, and for its start and end."""
 
     tensor_clk: F64
-    cuda_core_clk: F64
-    spill_factor: F64
+    promotion_clk: F64  #: CUDA-core work on operands or partial sums, which tensor cores can hide
+    issue_clk: F64  #: load, store and address instructions that nothing hides
+    wait_clk: F64  #: barriers, and products or scales that are waited for
     serial: bool  #: CUDA cores wait for the products of their own iteration
-    handshake_clk: F64
-    groups: I64  #: consumer warp groups of a specialised CTA, 0 where warps are not specialised
     smem_clk: F64
     l2_bytes: F64
     iterations: I64
     stages: I64
+    held_stages: I64  #: buffers that products of earlier iterations still read
     prologue_ns: F64
     epilogue_ns: F64
 
@@ -44,23 +41,31 @@ class Wave:
     dram_ns: F64
 
 
+#: Share of the time in which a wave touches its lines first, at DRAM's rate, that shows beside
+#: other resources: everybody waits for them.  A prior of the size that different rasters show.
+FIRST_TOUCH_EXPOSED = 0.1
+#: Of the time in which a lone CTA leaves the tensor cores idle, n co-resident ones leave
+#: n^-exponent of it idle.  Waits alone are filled better than waits and CUDA-core work.
+#: Measured on an H200 by this project, November 2026.
+WAITS_HIDDEN_EXPONENT = 1.3
+SERIAL_HIDDEN_EXPONENT = 0.7
+
+
 def compute_clk(one: Iteration, per_sm: I64) -> F64:
     """Clocks of one K-iteration of ``per_sm`` CTAs on tensor and CUDA cores together.
 
-    A warp group that must add its partial sums before its next product leaves the tensor cores idle
-    meanwhile: T = 1 + R alone.  Others fill in for it, the less surely the fewer there are: of the
-    time that could be hidden, co-resident CTAs leave 1/sqrt(CTAs) exposed, and specialised warp
-    groups, which wait for nothing but their own products, leave 1/groups.  Both are priors.
+    A CTA that must add its partial sums before its next product leaves the tensor cores idle
+    meanwhile: T = 1 + R and its waits.  Co-resident CTAs fill in for it, see the exponents above.
     """
-    busy = per_sm * np.maximum(one.tensor_clk, one.cuda_core_clk)
+    busy = per_sm * (np.maximum(one.tensor_clk, one.promotion_clk) + one.issue_clk)
     if one.serial:
-        # A producer group does the handshakes of specialised consumers.
-        handshake = np.where(one.groups > 0, one.handshake_clk, HANDSHAKE_CLK)
-        alone = one.tensor_clk + one.cuda_core_clk + handshake
+        alone = one.tensor_clk + one.promotion_clk
     else:
-        alone = np.maximum(one.tensor_clk, one.cuda_core_clk) + one.handshake_clk
-    exposed = 1 / (np.sqrt(per_sm) * np.maximum(one.groups, 1))
-    return busy + (per_sm * alone - busy) * exposed
+        alone = np.maximum(one.tensor_clk, one.promotion_clk)
+    alone = alone + one.issue_clk + one.wait_clk
+    exponent = SERIAL_HIDDEN_EXPONENT if one.serial else WAITS_HIDDEN_EXPONENT
+    clk: F64 = busy + (per_sm * alone - busy) * per_sm.astype(np.float64) ** -exponent
+    return clk
 
 
 def price_wave(
@@ -86,7 +91,7 @@ def price_wave(
         in_flight_bytes=np.minimum(in_flight, footprint_bytes),
     )
     steady = overlap(
-        compute * one.spill_factor / clock_ghz,
+        compute / clock_ghz,
         per_sm * one.smem_clk / clock_ghz,
         l2_ns(
             gpu,
@@ -96,7 +101,9 @@ def price_wave(
         ),
         moved / one.iterations,
     )
-    exposed = exposed_ns(latency_ns, steady, one.stages)
+    first_touches = footprint_bytes / gpu.dram_read_gb_per_s / one.iterations
+    steady = steady + FIRST_TOUCH_EXPOSED * first_touches
+    exposed = exposed_ns(latency_ns, steady, one.stages, one.held_stages)
     return Wave(
         time_ns=one.iterations * (steady + exposed),
         exposed_ns=one.iterations * exposed,

@@ -65,6 +65,15 @@ def _rounded(side: str, data: str, fmt: TensorFormat) -> F64:
 
 
 @cache
+def _exact(data: str) -> F64:
+    """The product that every recipe is compared with."""
+    # Weights have no outliers: layers whose activations show such channels do not.
+    a, b = _operand("activation", data), _operand("weight", "normal")
+    exact: F64 = a.astype(np.float64) @ b.astype(np.float64).T
+    return exact
+
+
+@cache
 def matmul_error(recipe: Recipe, data: str = "normal") -> MatmulError:
     """Error of a 64 x 64 x 1024 product under a recipe; deterministic, computed once a recipe.
 
@@ -77,12 +86,7 @@ def matmul_error(recipe: Recipe, data: str = "normal") -> MatmulError:
     """
     if data not in DATA_KINDS:
         raise ValueError(f"data {data!r}: choose one of {', '.join(DATA_KINDS)}")
-    # Weights have no outliers: layers whose activations show such channels do not.
-    a, b = (
-        _operand(side, kind).astype(np.float64)
-        for side, kind in zip(SIDES, (data, "normal"), strict=True)
-    )
-    exact = a @ b.T
+    exact = _exact(data)
     product = (
         _rounded("activation", data, recipe.activation)
         @ _rounded("weight", "normal", recipe.weight).T

@@ -5,18 +5,31 @@ from numpy.typing import NDArray
 
 from sim.gpu import Gpu
 
-__all__ = ["ctas_per_sm", "gemm_registers", "spill_factor"]
+__all__ = [
+    "BASE_REGISTERS",
+    "FLATTENED_REGISTERS",
+    "NEEDED_REGISTERS",
+    "SCALE_REGISTERS",
+    "ctas_per_sm",
+    "gemm_registers",
+    "spill_clk",
+]
 
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 
 #: Addresses, loop state and pointers of a thread; a prior, the compiler's count is not known here.
 BASE_REGISTERS = 40
 #: Operand fragments that pass through registers on the way to ``mma.sync`` or to a decode.
 FRAGMENT_REGISTERS = 32
-#: A loop that spills ``SPILL_CLIFF_BYTES`` a thread or more takes this many times longer: 2-5 were
-#: seen for tiles of 256x256, because accumulators travel through memory in every iteration.
-SPILL_CLIFF = 3.0
-SPILL_CLIFF_BYTES = 64.0
+#: Of these, what the compiler cannot do without before it spills accumulators; it recomputes the
+#: rest.  A flattened tile loop keeps the state of the next tile as well, and scales that differ
+#: within a tile stand beside the accumulators.  Measured on an H200 by this project, November 2026.
+NEEDED_REGISTERS = 10
+FLATTENED_REGISTERS = 30
+SCALE_REGISTERS = 30
+#: Bytes a clock at which spilled registers reach the L1 cache; half the port, a prior.
+SPILL_BYTES_PER_CLK = 64.0
 #: Shared memory that the system keeps for itself a CTA (CUDA C++ programming guide).
 SYSTEM_SMEM_BYTES = 1024
 
@@ -30,7 +43,7 @@ def gemm_registers(
     fragments: NDArray[np.bool_],
     addressed_bytes: I64,
 ) -> I64:
-    """Registers a thread would like, before the compiler's limit.
+    """Registers a thread holds for accumulators, addresses and operands, without loop state.
 
     ``promoted`` products hold a second accumulator: the partial sum beside the running one.
     ``fragments``: operands pass through registers.  ``addressed_bytes`` of an iteration's operands
@@ -38,17 +51,15 @@ def gemm_registers(
     """
     accumulators = -(-block_m * block_n * (2 if promoted else 1) // threads)
     addresses = 2 * (addressed_bytes // (16 * threads))
-    total: I64 = accumulators + addresses + BASE_REGISTERS + FRAGMENT_REGISTERS * fragments
+    total: I64 = accumulators + addresses + FRAGMENT_REGISTERS * fragments
     return total
 
 
-def spill_factor(gpu: Gpu, registers: I64) -> NDArray[np.float64]:
-    """How much longer the arithmetic of a loop takes when ``registers`` a thread do not fit."""
-    spilled_bytes = 4 * np.maximum(registers - gpu.registers_per_thread, 0)
-    factor: NDArray[np.float64] = 1 + (SPILL_CLIFF - 1) * np.minimum(
-        1.0, spilled_bytes / SPILL_CLIFF_BYTES
-    )
-    return factor
+def spill_clk(gpu: Gpu, registers: I64, threads: I64) -> F64:
+    """Clocks an iteration to store and reload what of ``registers`` a thread does not fit."""
+    spilled_bytes = 4 * np.maximum(registers - gpu.registers_per_thread, 0) * threads
+    clk: F64 = 2 * spilled_bytes / SPILL_BYTES_PER_CLK
+    return clk
 
 
 def ctas_per_sm(gpu: Gpu, *, registers: I64, smem_bytes: I64, warps: I64) -> I64:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.gemm_wave import HANDSHAKE_CLK, Iteration, compute_clk
+from sim.gemm_wave import Iteration, compute_clk
 from sim.interval import LOG_HALF_WIDTH
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.gemm import GemmConfig, TritonGemm
@@ -34,10 +34,10 @@ def legal(problem: Gemm, gpu: sim.Gpu) -> ConfigTable:
 
 @cache
 def best_plain(size: int, name: str) -> sim.Prediction:
-    """The best cube among neither persistent nor specialised kernels, as those measured were."""
+    """The best cube among kernels that are not persistent, as those measured were."""
     problem = gemm(size, size, size, name)
     table = legal(problem, H200)
-    table = table.take(~table["persistent"] & ~table["warp_specialize"])
+    table = table.take(~table["persistent"])
     return sim.price(problem, KERNEL, table, H200).best()
 
 
@@ -73,9 +73,11 @@ def test_best_prediction_is_near_what_an_h200_reaches(
 
 
 def test_formats_come_out_in_the_measured_order() -> None:
-    order = ["e4m3-row", "deepseek-fp8", "int8-b128", "bf16", "jetfire"]
-    speeds = [best_plain(4096, name).tflops for name in order]
-    assert speeds == sorted(speeds, reverse=True)
+    """e4m3 and int8 in blocks of 128 lie within 10 % of each other, either way round."""
+    for block in ("deepseek-fp8", "int8-b128"):
+        order = ["e4m3-row", block, "bf16", "jetfire"]
+        speeds = [best_plain(4096, name).tflops for name in order]
+        assert speeds == sorted(speeds, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,8 @@ def test_decode_shapes_are_bound_by_dram(name: str, n: int, k: int, measured_us:
 
 
 def test_promotion_binds_small_blocks_and_the_tensor_pipe_row_scales() -> None:
-    assert best_plain(4096, "jetfire").binding == "cuda_cores"
+    small = best_plain(4096, "jetfire").terms_us
+    assert small["cuda_cores"] > 1.5 * small["tensor"]
     assert best(8192, 8192, 8192, "e4m3-row").binding == "tensor"
 
 
@@ -210,38 +213,43 @@ def test_wave_quantisation_shows() -> None:
     assert price_one(spills, persistent=True) > 1.5 * price_one(fits, persistent=True)
 
 
-def test_specialised_warps_hide_part_of_the_promotion() -> None:
-    problem = gemm(4096, 4096, 4096, "int8-b128")
-    serial, hidden = (
-        price_one(problem, block_k=128, num_warps=4, num_stages=4, warp_specialize=flag)
-        for flag in (False, True)
-    )
-    assert hidden < serial
-    plain = gemm(4096, 4096, 4096, "int8-row")
-    assert hidden > price_one(plain, block_k=128, num_warps=8)
+def test_promotion_costs_more_in_a_flattened_loop_and_plain_products_less() -> None:
+    for name, faster in (("deepseek-fp8", False), ("e4m3-row", True)):
+        problem = gemm(4096, 4096, 4096, name)
+        plain, flattened = (
+            price_one(problem, block_k=128, persistent=flag) for flag in (False, True)
+        )
+        assert (flattened < plain) is faster
+
+
+def test_ordinary_loads_cost_a_tenth_and_more() -> None:
+    problem = gemm(4096, 4096, 4096, "bf16")
+    for fields in ({"num_warps": 4, "num_stages": 3}, {"block_n": 256}):
+        descriptor, ordinary = (price_one(problem, tma=flag, **fields) for flag in (True, False))
+        assert ordinary > 1.08 * descriptor
 
 
 def test_serial_promotion_follows_one_plus_r() -> None:
-    """A lone CTA that is not held up by memory takes T = 1 + R and a handshake."""
+    """A lone CTA that is not held up by memory takes T = 1 + R and its waits."""
     iteration = Iteration(
         tensor_clk=np.array([512.0, 512.0]),
-        cuda_core_clk=np.array([384.0, 384.0]),
-        spill_factor=np.ones(2),
+        promotion_clk=np.array([384.0, 384.0]),
+        issue_clk=np.zeros(2),
+        wait_clk=np.array([280.0, 0.0]),
         serial=True,
-        handshake_clk=np.array([20.0, 20.0]),
-        groups=np.array([0, 2]),
         smem_clk=np.zeros(2),
         l2_bytes=np.zeros(2),
         iterations=np.array([32, 32]),
         stages=np.array([4, 4]),
+        held_stages=np.array([0, 0]),
         prologue_ns=np.zeros(2),
         epilogue_ns=np.zeros(2),
     )
-    alone, pingpong = compute_clk(iteration, np.array([1, 1]))
-    assert alone == 512 + 384 + HANDSHAKE_CLK
-    assert 512 < pingpong < 512 + 384
+    alone = compute_clk(iteration, np.array([1, 1]))
+    assert alone.tolist() == [512 + 384 + 280, 512 + 384]
     four = compute_clk(iteration, np.array([4, 4]))
-    assert 4 * 512 < four[1] < four[0] < 4 * alone
+    assert (4 * 512 < four).all()
+    assert (four < 4 * alone).all()
 
 
 def test_too_few_stages_expose_latency() -> None:

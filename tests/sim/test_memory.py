@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 import sim
-from sim.memory import dram_ns, exposed_ns, l2_ns, load_latency_ns, overlap, saturation
+from sim.memory import (
+    dram_ns,
+    exposed_ns,
+    l2_ns,
+    load_latency_ns,
+    overlap,
+    saturation,
+    segment_share,
+)
 
 H200 = sim.load_gpu("h200")
 
@@ -43,8 +51,8 @@ def test_few_bytes_in_flight_are_bound_by_latency() -> None:
 
 
 def test_l2_is_bound_by_the_whole_or_by_one_port() -> None:
-    whole = l2_ns(H200, bytes_per_sm=np.array([1e6]), bytes_total=np.array([132e6]), clock_ghz=1.5)
-    assert whole[0] == pytest.approx(132e6 / 9800)
+    whole = l2_ns(H200, bytes_per_sm=np.array([1e6]), bytes_total=np.array([132e6]), clock_ghz=1.9)
+    assert whole[0] == pytest.approx(132e6 / 13000)
     port = l2_ns(H200, bytes_per_sm=np.array([1e6]), bytes_total=np.array([1e6]), clock_ghz=1.5)
     assert port[0] == pytest.approx(1e6 / 64 / 1.5)
 
@@ -57,10 +65,18 @@ def test_latency_mixes_levels_and_adds_the_descriptors_share() -> None:
 def test_exposed_latency_of_a_pipeline() -> None:
     stages = np.array([2, 4, 5])
     # A buffer is busy for 900 + 200 ns and comes round every `stages` iterations of 200 ns.
-    exposed = exposed_ns(np.array(900.0), np.array(200.0), stages)
+    none = np.array(0)
+    exposed = exposed_ns(np.array(900.0), np.array(200.0), stages, none)
     assert exposed == pytest.approx([350, 75, 20])
     assert 200 + exposed == pytest.approx(1100 / stages)
-    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3)) == 0
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3), none) == 0
+    # A buffer that a product in flight still reads is none to load ahead into.
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3), np.array(1)) == 200 / 3
+
+
+def test_short_rows_waste_l2_requests() -> None:
+    share = segment_share(np.array([32.0, 64.0, 128.0, 512.0]))
+    assert share == pytest.approx([0.5, 0.75, 1, 1])
 
 
 def test_overlap_is_the_slowest_and_a_little_more() -> None:

@@ -1,0 +1,82 @@
+"""How the compiler schedules the K loop of the Triton template: what waits for what.
+
+Read off 396 timings of Triton 3.6.0 on an H200 (``data/h200/first_look``).  The constants here and
+those of ``sim.gemm_wave``, ``sim.pipes``, ``sim.occupancy`` and ``sim.memory`` whose comments say
+"measured" were set by hand, one term after another, on its 4096-cubed rows: drains on int8 rows,
+handshakes on bf16 and e4m3 rows, promotion and spills on int8-b128 and deepseek-fp8 rows, ordinary
+loads on the two bf16 rows that use them.  The 8192-cubed rows served as a check only, except that
+the sustained clock is a compromise between both sizes.  Nothing differs between recipes but what
+their formats say.  Three facts carry most of it:
+
+* A warpgroup product stays in flight across iterations only where its accumulator is floating-point
+  and unpromoted and the loop is flattened over tiles, or has one warpgroup.  Elsewhere the loop
+  waits for the product of its own iteration and starts the next one into an idle tensor core.
+* A product in flight holds its buffers, so loads run one stage less ahead.
+* Scales that differ between a tile's rows or columns arrive as vectors, late in a flattened loop.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.occupancy import FLATTENED_REGISTERS, NEEDED_REGISTERS, SCALE_REGISTERS
+from tiles.formats import IntElement
+from tiles.kernels import ConfigTable
+from tiles.problems import Gemm
+
+__all__ = ["Schedule", "gemm_schedule"]
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+# Clocks an iteration, measured on an H200 by this project, November 2026.
+#: Barriers of a stage, and issuing its loads and products, beside a product in flight.
+HANDSHAKE_CLK = 20.0
+#: The same in a loop that is not flattened.
+PLAIN_HANDSHAKE_CLK = 100.0
+#: Draining a product that the loop waits for, and starting the next.
+DRAIN_CLK = 280.0
+#: Barriers of a second warpgroup.
+SECOND_GROUP_CLK = 30.0
+#: Vectors of scales, asked for an iteration ahead, and not.
+SCALES_CLK = 80.0
+LATE_SCALES_CLK = 190.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Waits of one K-iteration of a CTA."""
+
+    wait_clk: F64  #: clocks in which neither tensor nor CUDA cores work for the CTA
+    held_stages: I64  #: buffers that a product in flight keeps from being refilled
+    state_registers: I64  #: registers a thread beside accumulators, addresses and operands
+
+
+def gemm_schedule(
+    problem: Gemm, table: ConfigTable, *, warpgroups: Bool, emulated: bool
+) -> Schedule:
+    """Waits of every configuration; ``mma.sync`` needs no draining."""
+    activation, weight = problem.recipe.activation, problem.recipe.weight
+    persistent, warps = table["persistent"], table["num_warps"]
+    promoted = problem.recipe.blockwise
+    kept = not (promoted or emulated or isinstance(activation.element, IntElement))
+    in_flight = warpgroups & kept & (persistent | (warps <= 4))
+    wait = np.where(persistent & in_flight, HANDSHAKE_CLK, PLAIN_HANDSHAKE_CLK)
+    wait = np.where(warpgroups & ~in_flight, DRAIN_CLK, wait)
+    wait = wait + SECOND_GROUP_CLK * (warps > 4)
+    vectors = np.zeros(len(table), np.bool_)
+    if promoted:
+        for fmt, extent in ((activation, table["block_m"]), (weight, table["block_n"])):
+            # A few scales, one for 16 rows or more, cost neither time nor registers.
+            if fmt.scaling is not None and fmt.scaling.rows is not None and fmt.scaling.rows < 16:
+                vectors = vectors | (extent > fmt.scaling.rows)
+    wait = wait + vectors * np.where(persistent, LATE_SCALES_CLK, SCALES_CLK)
+    return Schedule(
+        wait_clk=wait,
+        held_stages=in_flight.astype(np.int64),
+        state_registers=NEEDED_REGISTERS
+        + FLATTENED_REGISTERS * (persistent & promoted)
+        + SCALE_REGISTERS * vectors,
+    )
