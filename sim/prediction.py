@@ -83,4 +83,4 @@ class PricedTable:
 
     def best(self) -> Prediction:
         """The fastest predicted configuration."""
-        return self.prediction(int(self.ranking()[0]))
+        return self.prediction(int(np.argmin(self.time_us)))
