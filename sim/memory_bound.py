@@ -1,8 +1,9 @@
 """The cost of quantisation kernels: bytes over the bandwidth that their accesses in flight reach.
 
-``sim.quantize_traits`` reads a family's columns; nothing here knows a family.  Gaps of a CTA without
-neighbours and the second pass were set on 35 timings of Triton kernels on an H200 at 4096 x 4096,
-the device floor on 61 at 16 x 4096, all of one board and session; nothing larger was measured.
+``sim.quantize_traits`` reads a family's columns; nothing here knows a family.  Gaps of a CTA
+without neighbours and the second pass were set on 35 timings of Triton kernels on an H200 at
+4096 x 4096, the device floor on 61 at 16 x 4096, all of one board and session; nothing larger was
+measured.
 
 Left out: the spread of a tile over the lanes of a warp beyond its contiguous segments, DRAM
 read-write turnaround beyond the measured copy, and the order in which CTAs drift.
