@@ -4,8 +4,10 @@ Read off 396 timings of Triton 3.6.0 on an H200 (``data/h200/first_look``).  The
 those of ``sim.gemm_wave``, ``sim.pipes``, ``sim.occupancy`` and ``sim.memory`` whose comments say
 "measured" were set by hand, one term after another, on its 4096-cubed rows: drains on int8 rows,
 handshakes on bf16 and e4m3 rows, promotion and spills on int8-b128 and deepseek-fp8 rows, ordinary
-loads on the two bf16 rows that use them.  The 8192-cubed rows served as a check only, except that
-the sustained clock is a compromise between both sizes.  Nothing differs between recipes but what
+loads on the two bf16 rows that use them.  The 8192-cubed rows were the check, but always in view,
+and clock, tensor share and L2 rate are a compromise between both sizes that the rows do not tell
+apart; latency with two stages and the raster's share come from a dozen further rows at 4096 cubed
+that are not stored.  So no figure on these rows is held-out.  Nothing differs between recipes but what
 their formats say.  Three facts carry most of it:
 
 * A warpgroup product stays in flight across iterations only where its accumulator is floating-point
