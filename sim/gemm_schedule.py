@@ -7,8 +7,8 @@ handshakes on bf16 and e4m3 rows, promotion and spills on int8-b128 and deepseek
 loads on the two bf16 rows that use them.  The 8192-cubed rows were the check, but always in view,
 and clock, tensor share and L2 rate are a compromise between both sizes that the rows do not tell
 apart; latency with two stages and the raster's share come from a dozen further rows at 4096 cubed
-that are not stored.  So no figure on these rows is held-out.  Nothing differs between recipes but what
-their formats say.  Three facts carry most of it:
+that are not stored.  So no figure on these rows is held-out.  Nothing differs between recipes but
+what their formats say.  Three facts carry most of it:
 
 * A warpgroup product stays in flight across iterations only where its accumulator is floating-point
   and unpromoted and the loop is flattened over tiles, or has one warpgroup.  Elsewhere the loop
