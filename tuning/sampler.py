@@ -13,10 +13,47 @@ from optuna.trial import FrozenTrial
 from tiles.kernels import ConfigTable
 from tuning.plan import Strategy
 
-__all__ = ["LegalSampler", "LegalTable"]
+__all__ = ["LegalSampler", "LegalTable", "diverse_best"]
 
 #: Trials before TPE models anything; until then it would answer with independent random values.
 STARTUP_TRIALS = 10
+#: Squared distance from which two configurations are unlike: two doublings or flags apart.
+UNLIKE = 2.0
+
+
+def _coordinates(column: NDArray[Any], values: Any) -> NDArray[np.float64]:
+    """Values of a field on the axis that distances are taken on.
+
+    A factor of two in a tile extent counts as much as switching a flag.
+    """
+    plain = np.asarray(values, dtype=np.float64)
+    logarithmic = column.dtype != np.bool_ and bool((column > 0).all())
+    return np.log2(plain) if logarithmic else plain
+
+
+def diverse_best(table: ConfigTable, ranking: NDArray[np.int64], count: int) -> list[int]:
+    """Rows to measure first: half by rank, half by rank among those unlike every row before.
+
+    The best predicted rows are often one tile with another raster or pipeline depth; where the
+    model is wrong about that tile, they are wrong together.
+
+    Args:
+        ranking: rows, best first.
+        count: how many; fewer come back only from a smaller table.
+    """
+    points = np.stack([_coordinates(c, c) for c in table.columns.values()], axis=1)
+    chosen = [int(row) for row in ranking[: (count + 1) // 2]]
+    nearest = np.full(len(table), np.inf)
+    for row in chosen:
+        nearest = np.minimum(nearest, ((points - points[row]) ** 2).sum(axis=1))
+    rest = ranking[len(chosen) :]
+    while len(chosen) < count and len(rest):
+        unlike = rest[nearest[rest] >= UNLIKE]
+        row = int(unlike[0] if len(unlike) else rest[0])
+        chosen.append(row)
+        rest = rest[rest != row]
+        nearest = np.minimum(nearest, ((points - points[row]) ** 2).sum(axis=1))
+    return chosen
 
 
 class LegalTable:
@@ -34,10 +71,6 @@ class LegalTable:
         self.space = {name: _distribution(column) for name, column in table.columns.items()}
         columns = [column.tolist() for column in table.columns.values()]
         self._rows = {values: row for row, values in enumerate(zip(*columns, strict=True))}
-        self._logarithmic = {
-            name: column.dtype != np.bool_ and bool((column > 0).all())
-            for name, column in table.columns.items()
-        }
         self._points = np.stack(
             [self._coordinate(name, column) for name, column in table.columns.items()], axis=1
         )
@@ -46,9 +79,7 @@ class LegalTable:
         return len(self.table)
 
     def _coordinate(self, name: str, values: Any) -> NDArray[np.float64]:
-        # A factor of two in a tile extent counts as much as switching a flag.
-        plain = np.asarray(values, dtype=np.float64)
-        return np.log2(plain) if self._logarithmic[name] else plain
+        return _coordinates(self.table.columns[name], values)
 
     def row(self, values: Mapping[str, Any]) -> int | None:
         """The row of a configuration, or None when it is not legal here."""

@@ -16,7 +16,7 @@ from sim.prediction import PricedTable
 from tiles.kernels import Kernel, LegalSpace, TileConfig
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, TrialRecord
-from tuning.sampler import LegalSampler, LegalTable
+from tuning.sampler import LegalSampler, LegalTable, diverse_best
 from tuning.stopping import improvement_chance
 from tuning.timing import Timing
 
@@ -56,7 +56,7 @@ class Candidates:
         if self.priced is None or plan.strategy is not Strategy.HYBRID:
             return []
         count = math.ceil(SEED_SHARE * self.budget(plan))
-        return [int(row) for row in self.priced.ranking()[:count]]
+        return diverse_best(self.priced.table, self.priced.ranking(), count)
 
     def configs(self, rows: list[int]) -> list[TileConfig]:
         """Legal configurations by row."""

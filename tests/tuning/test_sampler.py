@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiles.kernels import ConfigTable
+from tiles.kernels.gemm import GemmConfig
 from tuning.plan import Strategy
-from tuning.sampler import LegalSampler, LegalTable
+from tuning.sampler import LegalSampler, LegalTable, diverse_best
 
 
 def legal_table(keep: int = 2**24 - 1) -> LegalTable:
@@ -112,3 +113,45 @@ def test_row_of_an_unknown_configuration_is_none() -> None:
     assert legal.row({"mode": 0, "size": 48, "flag": False}) is None
     assert legal.row({"mode": 0}) is None
     assert legal.row(legal.params(7)) == 7
+
+
+def test_seeds_are_half_the_best_and_half_unlike_them() -> None:
+    table = ConfigTable.product(
+        GemmConfig,
+        block_m=(64, 128),
+        block_n=(64, 128, 256),
+        block_k=(64,),
+        group_m=(1, 2),
+        num_warps=(4,),
+        num_stages=(2, 3, 4),
+        tma=(True,),
+        persistent=(False, True),
+    )
+    ranking = np.arange(len(table))
+    seeds = diverse_best(table, ranking, 8)
+    assert seeds[:4] == [0, 1, 2, 3]
+    assert len(set(seeds)) == 8
+    points = np.log2(np.stack([table[n] for n in ("block_m", "block_n", "num_stages")], axis=1))
+    flags = np.stack([np.log2(table["group_m"]), table["persistent"]], axis=1)
+    points = np.concatenate([points, flags], axis=1)
+    for index in range(4, 8):
+        earlier = points[seeds[:index]]
+        assert ((earlier - points[seeds[index]]) ** 2).sum(axis=1).min() >= 2.0
+        skipped = [r for r in range(seeds[index]) if r not in seeds[:index]]
+        near = [((earlier - points[r]) ** 2).sum(axis=1).min() < 2.0 for r in skipped]
+        assert all(near), "a better row that is unlike all before was passed over"
+
+
+def test_seeds_of_a_small_table_are_all_of_it() -> None:
+    table = ConfigTable.product(
+        GemmConfig,
+        block_m=(64,),
+        block_n=(64,),
+        block_k=(64,),
+        group_m=(1, 8),
+        num_warps=(4,),
+        num_stages=(2, 3),
+        tma=(True,),
+        persistent=(False,),
+    )
+    assert sorted(diverse_best(table, np.array([3, 1, 0, 2]), 9)) == [0, 1, 2, 3]

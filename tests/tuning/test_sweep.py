@@ -76,8 +76,14 @@ def test_simulated_sweep_records_predictions_as_such(tmp_path: Path, strategy: S
 
 def test_hybrid_starts_with_the_models_best(tmp_path: Path) -> None:
     run = sweep(make_plan(tmp_path / "run"))
-    predicted = [trial.predicted_us for trial in run.studies[0].trials]
-    assert predicted[:6] == [pytest.approx(16 + 0.1 * mode) for mode in range(6)]
+    study = run.studies[0]
+    predicted = [trial.predicted_us for trial in study.trials]
+    assert predicted[:3] == [pytest.approx(16 + 0.1 * mode) for mode in range(3)]
+    assert sorted(predicted)[:3] == predicted[:3]
+    # The other half of the seeds lies elsewhere: another size, not one more mode of the same.
+    sizes = [trial.config.to_dict()["size"] for trial in study.trials]
+    assert len(set(sizes[:3])) == 1
+    assert any(size != sizes[0] for size in sizes[3:6])
 
 
 def test_same_plan_same_trials(tmp_path: Path) -> None:
