@@ -80,10 +80,10 @@ def test_hybrid_starts_with_the_models_best(tmp_path: Path) -> None:
     predicted = [trial.predicted_us for trial in study.trials]
     assert predicted[:3] == [pytest.approx(16 + 0.1 * mode) for mode in range(3)]
     assert sorted(predicted)[:3] == predicted[:3]
-    # The other half of the seeds lies elsewhere: another size, not one more mode of the same.
-    sizes = [trial.config.to_dict()["size"] for trial in study.trials]
-    assert len(set(sizes[:3])) == 1
-    assert any(size != sizes[0] for size in sizes[3:6])
+    # The other half of the seeds lies elsewhere: not one more mode of the same.
+    modes = [trial.config.to_dict()["mode"] for trial in study.trials]
+    assert modes[:3] == [0, 1, 2]
+    assert all(abs(mode - earlier) > 1 for mode in modes[3:6] for earlier in modes[:3])
 
 
 def test_same_plan_same_trials(tmp_path: Path) -> None:
