@@ -119,7 +119,8 @@ class Quantize:
 
 Problem = Gemm | Quantize
 
-_SHAPE = re.compile(r"\d{1,12}(x\d{1,12})*")
+#: ASCII digits alone: ``\d`` takes those of every script.
+_SHAPE = re.compile(r"[0-9]{1,12}(x[0-9]{1,12})*")
 
 
 def parse_shape(text: str, extents: int) -> tuple[int, ...]:
@@ -130,7 +131,9 @@ def parse_shape(text: str, extents: int) -> tuple[int, ...]:
     """
     if not _SHAPE.fullmatch(text) or text.count("x") != extents - 1:
         example = "x".join(["4096"] * extents)
-        raise ValueError(f"shape {text!r}: write {extents} integers joined by x, e.g. {example}")
+        raise ValueError(
+            f"shape {text[:60]!r}: write {extents} integers joined by x, e.g. {example}"
+        )
     return tuple(int(part) for part in text.split("x"))
 
 

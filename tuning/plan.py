@@ -15,6 +15,8 @@ __all__ = ["PLAN_SCHEMA", "Plan", "Strategy", "StudyPlan"]
 
 PLAN_SCHEMA = "tile-workbench/plan/1"
 
+MAX_MEASUREMENTS = 1_000_000  #: of one study
+
 
 class Strategy(Enum):
     """Who chooses the next configuration to measure."""
@@ -60,8 +62,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.studies:
             raise ValueError("the plan has no studies: name at least one problem and kernel")
-        if self.max_measurements < 1:
-            raise ValueError(f"max_measurements = {self.max_measurements}: must be at least 1")
+        if not 1 <= self.max_measurements <= MAX_MEASUREMENTS:
+            raise ValueError(
+                f"max_measurements = {self.max_measurements}: must be at least 1 and at most "
+                f"{MAX_MEASUREMENTS}"
+            )
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             raise ValueError(f"time_limit_s = {self.time_limit_s}: must be positive")
         if not 0 <= self.seed < 2**32:

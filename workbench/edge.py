@@ -29,9 +29,10 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
     Raises:
         ValueError: no such file, not a regular file, not readable, or too large.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: not a regular file: give the path of a file")
     try:
+        # Before it is opened: opening a pipe would wait for a writer.
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path}: not a regular file: give the path of a file")
         with path.open("rb") as stream:
             data = stream.read(limit_bytes + 1)
     except OSError as error:

@@ -148,7 +148,13 @@ def _shapes(
     for shape in shapes:
         m, n, k = parse_shape(shape, 3) if isinstance(shape, str) else shape
         wanted.append(_Shape(m=m, n=n, k=k))
+    if model is None and (tokens or tp != 1):
+        raise ValueError(
+            "--tokens and --tp belong to a model: add --model config.json, or drop them"
+        )
     if model is not None:
+        if not tokens:
+            raise ValueError(f"{model}: no number of tokens given: add --tokens T")
         from workbench.models import gemm_shapes  # pydantic: only where a model file is read
 
         wanted += [

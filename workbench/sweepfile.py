@@ -260,7 +260,7 @@ class SweepFile(StrictEntry):
         from sim import load_gpu
         from tuning import Plan, Strategy, StudyPlan
 
-        place = on or self.measure.on
+        place = self.measure.on if on is None else on
         if place not in ("auto", "gpu", "sim"):
             raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
         studies = self.studies()
@@ -272,12 +272,14 @@ class SweepFile(StrictEntry):
         return Plan(
             studies=tuple(StudyPlan(problem=p, kernel=name) for p, name in studies),
             gpu=gpu,
-            folder=output or Path(self.output),
+            folder=Path(self.output) if output is None else output,
             strategy=Strategy(self.search.strategy),
             max_measurements=(
                 self.search.max_measurements if max_measurements is None else max_measurements
             ),
-            time_limit_s=parse_time_limit(time_limit or self.search.time_limit),
+            time_limit_s=parse_time_limit(
+                self.search.time_limit if time_limit is None else time_limit
+            ),
             seed=self.search.seed,
             simulate=simulate,
             cache=self.measure.cache,
