@@ -24,6 +24,11 @@ JOURNAL = "journal.log"
 
 #: optuna's operation codes, ``optuna.storages.journal._storage.JournalOperation``.
 _OPERATIONS = range(11)
+_CREATE_STUDY, _CREATE_TRIAL = 0, 4
+
+
+def _is_operation(code: object) -> bool:
+    return type(code) is int and code in _OPERATIONS
 
 
 def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
@@ -34,6 +39,8 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     """
     entries: list[dict[str, Any]] = []
     good_bytes = 0
+    studies: set[str] = set()
+    trials = 0
     try:
         with path.open("rb") as file:
             for line in file:
@@ -41,10 +48,18 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
                     return entries, good_bytes, "is cut off"
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     return entries, good_bytes, "is corrupt"
-                if not isinstance(entry, dict) or entry.get("op_code") not in _OPERATIONS:
+                if not isinstance(entry, dict) or not _is_operation(entry.get("op_code")):
                     return entries, good_bytes, "is no journal entry"
+                # Optuna skips what refers to nothing: a lost line would take results with it.
+                if "study_id" in entry and entry["study_id"] not in range(len(studies)):
+                    return entries, good_bytes, "refers to a study that no line before it creates"
+                if "trial_id" in entry and entry["trial_id"] not in range(trials):
+                    return entries, good_bytes, "refers to a trial that no line before it creates"
+                if entry["op_code"] == _CREATE_STUDY:
+                    studies.add(str(entry.get("study_name")))
+                trials += entry["op_code"] == _CREATE_TRIAL
                 entries.append(entry)
                 good_bytes += len(line)
     except OSError as error:

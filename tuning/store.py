@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "quiet_optuna",
     "read_run",
     "store_plan",
+    "whole",
     "write_rejections",
 ]
 
@@ -38,6 +40,13 @@ REJECTIONS = "rejections.csv.gz"
 
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
 _BUDGET = ("max_measurements", "time_limit_s")
+_NUMBERS = ("seed", *_BUDGET)
+_TEXTS = ("gpu", "cache", "strategy")
+_ANEW = "bring back a copy, or sweep into another output"
+#: How optuna and the records answer to data of the wrong shape.
+_UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
+#: What a sweep that was killed at its very start may leave.
+_LEFT_OVERS = frozenset({JOURNAL, f"{PLAN_FILE}.tmp"})
 
 
 @contextlib.contextmanager
@@ -66,12 +75,53 @@ def read_plan(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no sweep: {PLAN_FILE} is missing") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: cut off or corrupt: {error}; write the folder anew") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cut off or corrupt: {error}; {_ANEW}") from error
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
         found = plan.get("schema") if isinstance(plan, dict) else type(plan).__name__
-        raise ValueError(f"{path}: schema {found!r}, this version reads {PLAN_SCHEMA!r}")
+        raise ValueError(f"{path}: schema {found!r}, this version reads {PLAN_SCHEMA!r}; {_ANEW}")
+    try:
+        for study in plan["studies"]:
+            StudyPlan.from_dict(study)
+        for key in _NUMBERS:
+            if key != "time_limit_s" or plan[key] is not None:
+                _number(key, plan[key])
+        for key in _TEXTS:
+            if not isinstance(plan[key], str):
+                raise TypeError(f"{key} is not a text")
+    except _UNFIT as error:
+        raise ValueError(f"{path}: {_unfit(error)}; {_ANEW}") from error
     return plan
+
+
+def _number(key: str, value: Any) -> Any:
+    """The value, when it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{key} is not a number")
+    return value
+
+
+def _unfit(error: BaseException) -> str:
+    """What is wrong with data that parsed: the key that is missing, or the exception's message."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error) or "out of order"
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Read back what a journal's lines say together; each line alone is known to be good.
+
+    Raises:
+        ValueError: the lines contradict one another, as after an edit or a lost line.
+    """
+    try:
+        yield
+    except _UNFIT as error:
+        raise ValueError(
+            f"{path}: its entries do not fit together ({_unfit(error)}): it was edited or lost "
+            "lines; bring back a copy, or sweep into another output"
+        ) from error
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -116,6 +166,13 @@ def check_folder(plan: Plan) -> None:
     elif journal.exists() and journal.stat().st_size:
         raise ValueError(
             f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
+        )
+    elif foreign := sorted(
+        entry.name for entry in plan.folder.iterdir() if entry.name not in _LEFT_OVERS
+    ):
+        raise ValueError(
+            f"{plan.folder} holds {foreign[0]!r} and no sweep: choose another output, a folder "
+            "of its own"
         )
 
 
@@ -177,7 +234,7 @@ def load_run(folder: Path) -> Run:
     path = folder / JOURNAL
     if not path.exists():
         return Run(folder=folder, plan=plan, studies=())
-    with quiet_optuna():
+    with quiet_optuna(), whole(path):
         return read_run(folder, plan, JournalStorage(ReadOnlyJournal(path)))
 
 
@@ -201,6 +258,8 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
     kernel = family(attributes["kernel"])
     records = []
     for trial in trials:
+        if not isinstance(trial.system_attrs, dict):
+            raise TypeError(f"system_attrs of trial {trial.number} is no mapping")
         if "measurement" not in trial.user_attrs:
             continue
         outcome = dict(trial.user_attrs["measurement"])
@@ -210,9 +269,9 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
             TrialRecord(
                 config=kernel.config_type.from_dict(trial.params),
                 measurement=Measurement.from_dict(outcome),
-                predicted_us=trial.user_attrs["predicted_us"],
-                predicted_low_us=low,
-                predicted_high_us=high,
+                predicted_us=_number("predicted_us", trial.user_attrs["predicted_us"]),
+                predicted_low_us=_number("predicted_90_us", low),
+                predicted_high_us=_number("predicted_90_us", high),
             )
         )
     return StudyRecord(
@@ -222,9 +281,11 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
         path=attributes["path"],
         simulated=attributes["simulated"],
         environment=None if environment is None else Environment.from_dict(environment),
-        space_size=attributes["space_size"],
-        legal_size=attributes["legal_size"],
-        rejected_by_rule=attributes["rejected_by_rule"],
+        space_size=_number("space_size", attributes["space_size"]),
+        legal_size=_number("legal_size", attributes["legal_size"]),
+        rejected_by_rule={
+            rule: _number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
+        },
         stopped=attributes.get("stopped", ""),
         trials=tuple(records),
     )

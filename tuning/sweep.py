@@ -16,7 +16,7 @@ from tuning.family import family
 from tuning.journal import JOURNAL, RunJournal
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Measurement, Run, TrialRecord
-from tuning.store import check_folder, quiet_optuna, read_run, store_plan, write_rejections
+from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole, write_rejections
 from tuning.study import Candidates, Study, describe
 from tuning.worker import JobLimits
 
@@ -83,13 +83,17 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(quiet_optuna())
         journal = stack.enter_context(RunJournal(plan.folder / JOURNAL))
-        store_plan(plan)
-        write_rejections(plan, ((c.plan, c.space) for c in found))
-        storage = JournalStorage(journal)
+        path = plan.folder / JOURNAL
+        with whole(path):
+            storage = JournalStorage(journal)
+            read_run(plan.folder, plan.to_dict(), storage)  # nothing is measured on a bad record
         bench = None
         if not plan.simulate:
             bench = stack.enter_context(Bench(plan, limits, precompile))
             bench.start(found)
+        # Once nothing refuses it any more: a stored plan binds the folder to this sweep.
+        store_plan(plan)
+        write_rejections(plan, ((c.plan, c.space) for c in found))
         deadline = None if plan.time_limit_s is None else time.monotonic() + plan.time_limit_s
         for index, candidates in enumerate(found):
             seconds = None

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from tuning.journal import JOURNAL, ReadOnlyJournal, RunJournal, read_journal, repair
 
-ENTRY = {"op_code": 5, "worker_id": "w", "trial_id": 0}
+ENTRY = {"op_code": 0, "worker_id": "w", "study_name": "s"}
 
 
 def write_study(path: Path, trials: int = 5) -> None:
