@@ -260,7 +260,7 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
     assert write_report(run, out) == out
     first = out.read_text(encoding="utf-8")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="disk full: free space"):
         write_report(invented_run(), out)
     assert out.read_text(encoding="utf-8") == first
     assert [p.name for p in out.parent.iterdir()] == ["report.html"]

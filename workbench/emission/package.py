@@ -1,9 +1,11 @@
 """Emission: a run's winners become a project folder and its wheel."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from workbench.emission.closure import template_closure
 from workbench.emission.configs import TunedEntry
 from workbench.emission.naming import check_file_part, check_package_name
 from workbench.emission.wheel import build_wheel
+from workbench.outfile import unwritable
 
 if TYPE_CHECKING:
     from tuning import Run
@@ -64,13 +67,14 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         ValueError: ``out`` exists, the name may not be one, no study has a correct configuration,
             or a study's kernel cannot be emitted.
     """
-    if os.path.lexists(out):
+    with unwritable(out):
+        exists = os.path.lexists(out)
+    if exists:
         raise ValueError(f"{out} exists and is left as it is: choose another output folder")
     entries = _entries(run)
     name = check_package_name(_default_name(entries) if name is None else name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / "package"
+    with unwritable(out), _workplace(out) as temporary:
+        folder = temporary / "package"
         folder.mkdir()
         record = _write(folder, name, entries, run)
         wheel = build_wheel(folder)
@@ -84,6 +88,14 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         entries=len(entries),
         simulated=record["simulated"],
     )
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out``, so that the finished package is renamed, not copied."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".workbench-", dir=out.parent) as temporary:
+        yield Path(temporary)
 
 
 def _entries(run: "Run") -> list[TunedEntry]:

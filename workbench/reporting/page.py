@@ -4,13 +4,12 @@ import base64
 import hashlib
 import html
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tuning import Run
+from workbench.outfile import check_outfile, write_outfile
 from workbench.reporting.comparison import compare
 from workbench.reporting.figure import Figure
 from workbench.reporting.sections import Section, header, sections
@@ -30,23 +29,10 @@ def write_report(run: Run, out: Path) -> Path:
     Returns:
         ``out``.
     Raises:
-        ValueError: ``out`` is a folder.
-        OSError: it cannot be written.
+        ValueError: ``out`` is a folder or cannot be written.
     """
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder: name a file, e.g. {out / 'report.html'}")
-    text = _page(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        # mkstemp keeps others from reading; a report is an ordinary file.
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+    check_outfile(out)
+    write_outfile(out, _page(run))
     return out
 
 

@@ -7,6 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from workbench.outfile import write_outfile
+
 __all__ = ["SCHEMA", "Check", "Outcome", "RivalTiming", "VerifyReport"]
 
 SCHEMA = "tile-workbench/verify/1"
@@ -84,7 +86,9 @@ class VerifyReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON, under a temporary name first."""
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write the report as JSON, complete or not at all.
+
+        Raises:
+            ValueError: it cannot be written.
+        """
+        write_outfile(path, json.dumps(self.to_dict(), indent=1) + "\n")
