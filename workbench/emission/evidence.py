@@ -19,6 +19,16 @@ EVIDENCE = "EVIDENCE.json"
 SCHEMA = "tile-workbench/evidence/1"
 NEVER_MEASURED = "simulated, never measured"
 
+_TYPES = {
+    "package": str,
+    "version": str,
+    "simulated": bool,
+    "statement": str,
+    "entries": list,
+    "templates": dict,
+    "files": dict,
+}
+
 
 def digest(data: bytes) -> str:
     """SHA-256, hexadecimal."""
@@ -31,7 +41,13 @@ def digests(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise ValueError(f"{name} is a link: a package holds plain files only")
+            raise ValueError(
+                f"{folder}: {name} is a link, a package holds plain files: remove it or emit again"
+            )
+        if not path.is_file() and not path.is_dir():
+            raise ValueError(
+                f"{folder}: {name} is no plain file: remove it or emit the package again"
+            )
         ignored = "__pycache__" in path.parts or path.name == EVIDENCE or name.startswith("dist/")
         if path.is_file() and not ignored:
             found[name] = digest(path.read_bytes())
@@ -130,6 +146,18 @@ def evidence(
     }
 
 
+def _has_types(data: Mapping[str, Any]) -> bool:
+    """Whether everything that a reader relies on is there, and of its type."""
+    if not all(isinstance(data.get(key), kind) for key, kind in _TYPES.items()):
+        return False
+    return all(isinstance(value, str) for value in data["files"].values()) and all(
+        isinstance(record, dict)
+        and isinstance(record.get("kernel"), str)
+        and isinstance(record.get("sha256"), str)
+        for record in data["templates"].values()
+    )
+
+
 def read_evidence(text: str, where: str) -> dict[str, Any]:
     """Parse EVIDENCE.json.
 
@@ -141,18 +169,8 @@ def read_evidence(text: str, where: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is damaged ({error}): emit the package again") from None
-    keys = {
-        "schema",
-        "package",
-        "version",
-        "simulated",
-        "statement",
-        "entries",
-        "templates",
-        "files",
-    }
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not keys <= set(data):
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not _has_types(data):
         raise ValueError(f"{where} does not carry the schema {SCHEMA!r}: emit the package again")
     return data

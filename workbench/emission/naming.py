@@ -35,7 +35,8 @@ def check_package_name(name: str) -> str:
     """
     if not _PACKAGE.fullmatch(name) or name.endswith("_"):
         raise ValueError(
-            f"package name {name!r}: write 1 to 41 of a-z, 0-9 and _, a letter first, no _ last"
+            f"package name {name[:60]!r}: "
+            "write 1 to 41 of a-z, 0-9 and _, a letter first, no _ last"
         )
     if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _TAKEN:
         raise ValueError(

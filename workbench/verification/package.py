@@ -1,6 +1,7 @@
 """Opening an emitted package, and holding every file of it against EVIDENCE.json."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ __all__ = ["Package", "check_files", "installed_digests", "open_package"]
 
 #: No file of an emitted package comes near this; a larger one is not unpacked.
 MAX_FILE_BYTES = 2**26
+#: All files of a wheel together.
+MAX_WHEEL_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +63,30 @@ def _wheel_files(wheel: Path) -> dict[str, bytes]:
     """Content by path of everything in a wheel but its metadata."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            files = {}
+            files: dict[str, bytes] = {}
+            room = MAX_WHEEL_BYTES
             for info in archive.infolist():
                 parts = info.filename.split("/")
                 if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
-                    raise ValueError(f"{wheel}: {info.filename!r} leads out of the wheel")
-                if info.file_size > MAX_FILE_BYTES:
-                    raise ValueError(f"{wheel}: {info.filename} is too large for such a package")
+                    raise ValueError(
+                        f"{wheel}: {info.filename!r} leads out of the wheel: do not install it"
+                    )
+                room -= info.file_size
+                if info.file_size > MAX_FILE_BYTES or room < 0:
+                    raise ValueError(
+                        f"{wheel}: {info.filename} is too large for such a package: emit it again"
+                    )
                 if info.filename in files:
-                    raise ValueError(f"{wheel}: {info.filename} is in it twice")
+                    raise ValueError(f"{wheel}: {info.filename} is in it twice: emit it again")
                 if not info.is_dir() and not parts[0].endswith(".dist-info"):
                     files[info.filename] = archive.read(info)
             return files
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{wheel} is not a wheel that can be read: {error}") from None
+    # RuntimeError: encrypted, or packed in an unknown way.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"{wheel} is not a wheel that can be read ({error}): "
+            "name an emitted folder or its wheel"
+        ) from None
 
 
 def _open_wheel(path: Path, wheel: Path) -> Package:
@@ -103,6 +116,8 @@ def open_package(path: Path) -> Package:
     record = path / EVIDENCE
     if not record.is_file():
         raise ValueError(f"{path} holds no {EVIDENCE}: it is not a folder that emit wrote")
+    if record.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{record} is too large for such a package: emit it again")
     text = record.read_text(encoding="utf-8", errors="replace")
     name, evidence = _parse(text, str(record))
     check_files(digests(path), evidence["files"], str(path))
