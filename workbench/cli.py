@@ -1,7 +1,9 @@
 """The command line: parses and prints; every verb is a function of ``workbench``."""
 
+import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import workbench
+from workbench.outfile import check_outfile
 
 __all__ = ["app", "main"]
 
@@ -24,15 +27,14 @@ app = typer.Typer(
 #: only its subclass for bad values.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-#: Exit code of a caller's mistake, of a failed verification, and of an interrupted run.
-EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+#: Exit code of a caller's mistake, of a failed verification, of Ctrl-C and of SIGTERM.
+EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
 
 
 def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def _print(*tables: Any) -> None:
@@ -184,6 +186,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Install a package in a throw-away environment and check digests, answers and speed."""
+    if output is not None:
+        check_outfile(output)  # a verification takes minutes
     report = workbench.verify(package, device=device)
     if output is not None:
         report.write(output)
@@ -206,19 +210,53 @@ def report(
     print(workbench.report(study, output))
 
 
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinding ends the measuring process, which may hang in a kernel."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Entry point: a caller's mistake is one line on stderr and exit code 2."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer's answer to a KeyboardInterrupt
+            raise typer.Abort
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a full disk is still reported; at exit it is ignored
     except _UsageError as error:
-        describe = getattr(error, "format_message", error.__str__)
-        _mistake(describe(), error)
+        message = getattr(error, "format_message", error.__str__)()
+        if not message:  # called without a verb: the help was printed
+            sys.exit(EXIT_MISTAKE)
+        _mistake(message, error)
     except typer.Abort:
         print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except (ValueError, OSError) as error:
+    except _Terminated:
+        print("terminated; nothing is lost, the same command goes on", file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
+    except OSError as error:
+        _system_error(error)
+    except ValueError as error:
         _mistake(str(error), error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code or 0)
+
+
+def _system_error(error: OSError) -> None:
+    """What the operating system refused: a path, or the output that this process writes to."""
+    reason = error.strerror or type(error).__name__
+    if error.filename is not None:
+        _mistake(f"{error.filename}: {reason}: check the path", error)
+    # What the buffer still holds would fail once more, with a traceback, when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        sys.exit(EXIT_FAILED)  # the reader, e.g. head, has seen enough
+    _mistake(f"output cannot be written: {reason}: free space or write elsewhere", error)
 
 
 def _mistake(message: str, error: Exception) -> None:
