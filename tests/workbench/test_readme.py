@@ -1,0 +1,119 @@
+"""The README's outputs are real: its tables are rebuilt from the evidence and from the code.
+
+``python tests/workbench/test_readme.py`` prints them anew.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+EVIDENCE = ROOT / "evidence" / "h200"
+PREDICT = ["predict", "--gpu", "h200", "--shape", "4096x4096x4096"]
+MATMUL = "torch.matmul bf16"
+ROW = "torch._scaled_mm row, fast accumulation"
+TENSOR = "torch._scaled_mm tensor, fast accumulation"
+BLOCK = "torch._scaled_mm 1x128 by 128x128"
+INTEGER = "torch._int_mm"
+
+
+def measured_us(run: str) -> dict[str, dict[str, float]]:
+    """Shape to contender to microseconds, from the verification of a run's package."""
+    report = json.loads((EVIDENCE / run / "verify.json").read_text())
+    assert report["passed"]
+    assert report["device"] == "cuda"
+    shapes: dict[str, dict[str, float]] = {}
+    for line in report["rivals"]:
+        kind, shape, *own = line["problem"].split(":")
+        if kind == "gemm" and line["time_us"] is not None:
+            name = own[0] if own else line["rival"]
+            shapes.setdefault(shape, {})[name] = line["time_us"]
+    return shapes
+
+
+def llama_table() -> str:
+    """Measured speed-up over cuBLAS bf16 of our kernels and of the vendor's, by shape."""
+    own = ("bf16", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b128", "jetfire")
+    heads = [
+        "M x N x K",
+        "cuBLAS bf16 us",
+        *own,
+        "`_scaled_mm` row",
+        "`_scaled_mm` 1x128",
+        "`_int_mm`",
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for shape, times in measured_us("llama-3-8b").items():
+        base = times[MATMUL]
+        names = (*own, ROW, BLOCK, INTEGER)
+        ratios = [f"{base / times[name]:.2f}" if name in times else "-" for name in names]
+        lines.append("| " + " | ".join([shape, f"{base:.1f}", *ratios]) + " |")
+    return "\n".join(lines)
+
+
+def square_table() -> str:
+    """Our kernel against the vendor's in the same format: vendor's time over ours."""
+    pairs = (
+        ("bf16", MATMUL),
+        ("e4m3-tensor", TENSOR),
+        ("e4m3-row", ROW),
+        ("deepseek-fp8", BLOCK),
+        ("int8-row", INTEGER),
+    )
+    lines = ["| recipe | against | 4096^3 | 8192^3 |", "|---|---|---:|---:|"]
+    shapes = measured_us("square")
+    for ours, vendor in pairs:
+        ratios = [f"{shapes[s][vendor] / shapes[s][ours]:.2f}" for s in shapes]
+        lines.append(f"| {ours} | `{vendor}` | " + " | ".join(ratios) + " |")
+    return "\n".join(lines)
+
+
+def predict_output(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    from workbench.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["workbench", *PREDICT])
+    with pytest.raises(SystemExit):
+        main()
+    return capsys.readouterr().out
+
+
+def without_padding(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def test_the_tables_are_those_of_the_evidence() -> None:
+    readme = README.read_text()
+    assert llama_table() in readme
+    assert square_table() in readme
+
+
+def test_the_prediction_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = re.search(r"\$ workbench (predict.*)\n([^`]+)```", README.read_text())
+    assert block is not None
+    assert block[1].split() == PREDICT
+    assert without_padding(block[2]) == without_padding(predict_output(capsys, monkeypatch))
+
+
+def test_the_floors_that_the_kernels_must_hold_are_held() -> None:
+    shapes = measured_us("square")
+    assert set(shapes) == {"4096x4096x4096", "8192x8192x8192"}
+    for times in shapes.values():
+        assert times[MATMUL] / times["bf16"] >= 0.85
+        assert times[TENSOR] / times["e4m3-tensor"] >= 0.9
+        assert times[INTEGER] / times["int8-row"] >= 1.3
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+if __name__ == "__main__":
+    print(llama_table(), square_table(), sep="\n\n")
