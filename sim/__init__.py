@@ -1,7 +1,7 @@
 """Hardware simulation: GPU data files, the cost model, and the error of quantised products."""
 
 from sim.gpu import Gpu
-from sim.gpu_file import gpu_names, load_gpu
+from sim.gpu_file import gpu_names, load_gpu, parse_gpu
 from sim.model import price
 from sim.numerics import MatmulError, matmul_error
 from sim.prediction import Prediction, PricedTable
@@ -14,5 +14,6 @@ __all__ = [
     "gpu_names",
     "load_gpu",
     "matmul_error",
+    "parse_gpu",
     "price",
 ]

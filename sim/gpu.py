@@ -1,7 +1,7 @@
 """A GPU as the cost model sees it: one frozen record of figures, read from a data file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from tiles.kernels.base import Limits
@@ -57,6 +57,7 @@ class Gpu:
     int_per_clk: float  #: integer logic, shifts, permutes
     convert_per_clk: float  #: int32 to fp32 and back
     sources: Mapping[str, str]  #: figure to where it comes from
+    text: str = field(repr=False)  #: of the file that it was read from
 
     @property
     def limits(self) -> Limits:

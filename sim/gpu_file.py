@@ -1,7 +1,7 @@
 """Reading GPU data files, the workbench's own and the user's."""
 
-import difflib
-import math
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import yaml
 
 from sim.gpu import Gpu
 from tiles.formats import ELEMENTS
+from tiles.intake import nearest, read_bounded, shown
 
-__all__ = ["gpu_names", "load_gpu"]
+__all__ = ["gpu_names", "load_gpu", "parse_gpu"]
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -61,6 +62,10 @@ _KEYS = (
     "tensor_flop_per_clk"
 ).split()
 _VENDORS = ("nvidia", "amd")
+#: What the cost model and the legality rules ask for.
+_FEATURES = ("tma", "wgmma", "tcgen05")
+#: A GPU's name becomes part of the names of files and packages.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def gpu_names() -> list[str]:
@@ -81,10 +86,9 @@ def load_gpu(name_or_path: str | Path) -> Gpu:
         return _read(Path(name_or_path))
     names = gpu_names()
     if text not in names:
-        near = difflib.get_close_matches(text.lower(), names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"unknown gpu {text!r}: {hint}choose from {', '.join(names)} or give a .yaml file"
+            f"unknown gpu {shown(text)}: {nearest(text.lower(), names)}"
+            f"choose from {', '.join(names)} or give a .yaml file"
         )
     return _own(text)
 
@@ -95,31 +99,45 @@ def _own(name: str) -> Gpu:
 
 
 def _read(path: Path) -> Gpu:
-    """Read and check one file."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"gpu file {path}: {error.strerror or 'cannot be read'}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"gpu file {path}: larger than {MAX_FILE_BYTES} bytes")
+        data = read_bounded(path, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise ValueError(f"gpu file {error}") from error
+    return parse_gpu(data, f"gpu file {path}")
+
+
+def parse_gpu(data: bytes, where: str) -> Gpu:
+    """Check the content of a GPU file and make the record.
+
+    Args:
+        data: at most ``MAX_FILE_BYTES`` bytes of YAML in UTF-8.
+        where: what messages begin with, e.g. ``gpu file my.yaml``.
+    Raises:
+        ValueError: the content breaks a rule; one line.
+    """
     try:
-        shallow = _is_shallow(data)
-        content = yaml.load(data, Loader=_LOADER) if shallow else None
+        text = data.decode("utf-8")
+        shallow = _is_shallow(text)
+        content = yaml.load(text, Loader=_LOADER) if shallow else None
     # Values such as the date 2026-13-45 fail in the constructor with a plain ValueError.
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"gpu file {path}: not YAML{where}") from error
+        line = f" at line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{where}: not YAML in UTF-8{line}: correct it") from error
     if not shallow:
-        raise ValueError(f"gpu file {path}: aliases or more than {MAX_DEPTH} levels of nesting")
-    return _gpu(path, content)
+        raise ValueError(
+            f"{where}: aliases or more than {MAX_DEPTH} levels of nesting: write plain values"
+        )
+    try:
+        return _gpu(text, content)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
-def _is_shallow(data: bytes) -> bool:
+def _is_shallow(text: str) -> bool:
     """False for what would exhaust the stack: composing a document recurses once a level."""
     depth = 0
-    for event in yaml.parse(data, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -129,98 +147,122 @@ def _is_shallow(data: bytes) -> bool:
     return True
 
 
-def _mapping(path: Path, key: str, value: object) -> dict[str, Any]:
+def _mapping(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise ValueError(f"gpu file {path}: {key} must be a mapping")
+        raise ValueError(f"{key} must be a mapping, got {shown(value)}: write key: value pairs")
     return value
 
 
-def _check_keys(path: Path, where: str, given: dict[str, Any], known: list[str]) -> None:
+def _check_keys(where: str, given: dict[str, Any], known: list[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"gpu file {path}: unknown key {key[:60]!r} in {where}{hint}")
+            hint = nearest(key, known) or "remove it"
+            raise ValueError(f"unknown key {shown(key)} in {where}: {hint.strip()}")
     for key in known:
         if key not in given:
-            raise ValueError(f"gpu file {path}: {key} is missing in {where}")
+            raise ValueError(f"{key} is missing in {where}: add it")
 
 
-def _text(path: Path, key: str, value: object) -> str:
+def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError(f"gpu file {path}: {key} must be a text of one line")
+        raise ValueError(f"{key} must be a text of one line, got {shown(value)}: correct it")
     return value
 
 
-def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
+def _texts(key: str, value: object, known: Iterable[str] | None = None) -> tuple[str, ...]:
+    """A list of texts, all of them ``known`` when that is given."""
     if not isinstance(value, list):
-        raise ValueError(f"gpu file {path}: {key} must be a list of texts")
-    return tuple(_text(path, key, item) for item in value)
+        raise ValueError(f"{key} must be a list of texts, got {shown(value)}: write [a, b]")
+    texts = tuple(_text(key, item) for item in value)
+    for text in texts:
+        if known is not None and text not in known:
+            raise ValueError(
+                f"{key}: unknown {shown(text)}: {nearest(text, known)}"
+                f"choose from {', '.join(known)}"
+            )
+    return texts
 
 
-def _figure(
-    path: Path, key: str, entry: object, rule: tuple[float, float, bool]
-) -> tuple[float, str]:
+def _whole(value: object, low: int, high: int) -> bool:
+    """Whether it is an integer of that range; 1.0 and true are none."""
+    return type(value) is int and low <= value <= high
+
+
+def _figure(key: str, entry: object, rule: tuple[float, float, bool]) -> tuple[float, str]:
     """Value and source of one figure."""
-    figure = _mapping(path, key, entry)
-    _check_keys(path, key, {"unit": "", **figure}, ["value", "unit", "source"])
-    value = figure["value"]
+    figure = _mapping(key, entry)
+    _check_keys(key, {"unit": "", **figure}, ["value", "unit", "source"])
+    value = figure["value"]  # math.isnan would overflow on a very long integer
     low, high, whole = rule
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"gpu file {path}: {key} must be a number, got {str(value)[:40]!r}")
-    if whole and value != int(value):
-        raise ValueError(f"gpu file {path}: {key} must be a whole number, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
+    # Integers of any length compare exactly; only what lies in the range is converted.
     if not low <= value <= high:
-        raise ValueError(f"gpu file {path}: {key} = {value:g} must lie in {low:g}..{high:g}")
-    return (int(value) if whole else float(value)), _text(
-        path, f"source of {key}", figure["source"]
-    )
+        raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
+    if whole and value != int(value):
+        raise ValueError(f"{key} must be a whole number, got {value}: round it")
+    source = _text(f"source of {key}", figure["source"])
+    return (int(value) if whole else float(value)), source
 
 
-def _gpu(path: Path, content: object) -> Gpu:
+def _name(value: object) -> str:
+    name = _text("name", value)
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            f"name {shown(name)}: write 1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit "
+            "first, no '..'"
+        )
+    return name
+
+
+def _gpu(text: str, content: object) -> Gpu:
     """Check a parsed file and make the record."""
-    top = _mapping(path, "the file", content)
-    _check_keys(path, "the file", top, _KEYS)
-    if top["schema"] != SCHEMA:
-        raise ValueError(f"gpu file {path}: schema must be {SCHEMA}, got {str(top['schema'])[:40]}")
+    top = _mapping("the file", content)
+    _check_keys("the file", top, _KEYS)
+    if not _whole(top["schema"], SCHEMA, SCHEMA):
+        raise ValueError(f"schema must be {SCHEMA}, got {shown(top['schema'])}: correct it")
     if top["vendor"] not in _VENDORS:
-        raise ValueError(f"gpu file {path}: vendor must be one of {', '.join(_VENDORS)}")
-    capability = top["capability"]
-    if type(capability) is not int or not 1 <= capability <= 9999:
-        raise ValueError(f"gpu file {path}: capability must be a whole number in 1..9999")
-    entries = _mapping(path, "figures", top["figures"])
-    _check_keys(path, "figures", entries, list(_FIGURES))
-    figures = {key: _figure(path, key, entries[key], rule) for key, rule in _FIGURES.items()}
+        raise ValueError(
+            f"vendor must be one of {', '.join(_VENDORS)}, got {shown(top['vendor'])}: choose one"
+        )
+    if not _whole(top["capability"], 1, 9999):
+        raise ValueError(
+            f"capability must be a whole number in 1..9999, got {shown(top['capability'])}: "
+            "write 90 for 9.0"
+        )
+    entries = _mapping("figures", top["figures"])
+    _check_keys("figures", entries, list(_FIGURES))
+    figures = {key: _figure(key, entries[key], rule) for key, rule in _FIGURES.items()}
     rates = {
-        name: _figure(path, f"tensor_flop_per_clk.{name}", entry, _TENSOR_RATE)
-        for name, entry in _mapping(path, "tensor_flop_per_clk", top["tensor_flop_per_clk"]).items()
+        name: _figure(f"tensor_flop_per_clk.{name[:40]}", entry, _TENSOR_RATE)
+        for name, entry in _mapping("tensor_flop_per_clk", top["tensor_flop_per_clk"]).items()
     }
-    native = _texts(path, "native_elements", top["native_elements"])
-    for name in native:
-        if name not in ELEMENTS:
-            raise ValueError(f"gpu file {path}: native_elements: unknown element {name[:40]!r}")
+    native = _texts("native_elements", top["native_elements"], ELEMENTS)
     if set(native) != set(rates):
         raise ValueError(
-            f"gpu file {path}: tensor_flop_per_clk must name the native_elements, no more, no less"
+            "tensor_flop_per_clk must name the native_elements, no more, no less: make them agree"
         )
     if "fp16" not in rates:
-        raise ValueError(f"gpu file {path}: native_elements must hold fp16, others decode to it")
+        raise ValueError("native_elements must hold fp16, others decode to it: add it")
     values: dict[str, Any] = {key: value for key, (value, _) in figures.items()}
-    if values["sustained_clock_mhz"] > values["max_clock_mhz"]:
-        raise ValueError(f"gpu file {path}: sustained_clock_mhz must not exceed max_clock_mhz")
-    if values["smem_bytes_per_cta"] > values["smem_bytes_per_sm"]:
-        raise ValueError(f"gpu file {path}: smem_bytes_per_cta must not exceed smem_bytes_per_sm")
+    for smaller, larger in (
+        ("sustained_clock_mhz", "max_clock_mhz"),
+        ("smem_bytes_per_cta", "smem_bytes_per_sm"),
+    ):
+        if values[smaller] > values[larger]:
+            raise ValueError(f"{smaller} must not exceed {larger}: correct one of them")
     sources = {key: source for key, (_, source) in figures.items()}
     sources |= {f"tensor_flop_per_clk.{key}": source for key, (_, source) in rates.items()}
     return Gpu(
-        name=_text(path, "name", top["name"]),
-        title=_text(path, "title", top["title"]),
+        name=_name(top["name"]),
+        title=_text("title", top["title"]),
         vendor=top["vendor"],
-        capability=capability,
-        device_names=_texts(path, "matches", top["matches"]),
-        features=frozenset(_texts(path, "features", top["features"])),
+        capability=top["capability"],
+        device_names=_texts("matches", top["matches"]),
+        features=frozenset(_texts("features", top["features"], _FEATURES)),
         native_elements=frozenset(native),
         tensor_flop_per_clk={key: value for key, (value, _) in rates.items()},
         sources=sources,
+        text=text,
         **values,
     )

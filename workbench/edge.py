@@ -1,14 +1,14 @@
-"""Text from outside: read up to a limit; mistakes become one line that says what to do."""
+"""Entries of our own files: strict, and mistakes become one line that says what to do."""
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["StrictEntry", "complaint", "nearest", "read_bounded", "shown"]
+from tiles.intake import nearest, shown
+
+__all__ = ["StrictEntry", "complaint"]
 
 _NEXT_STEPS = {
     "missing": "add it",
@@ -21,48 +21,6 @@ _NEXT_STEPS = {
     "too_short": "add what is missing",
     "too_long": "split it over several files",
 }
-
-
-def read_bounded(path: Path, limit_bytes: int) -> bytes:
-    """Read a regular file of at most ``limit_bytes`` bytes.
-
-    Raises:
-        ValueError: no such file, not a regular file, not readable, or too large.
-    """
-    try:
-        # Before it is opened: opening a pipe would wait for a writer.
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: not a regular file: give the path of a file")
-        with path.open("rb") as stream:
-            data = stream.read(limit_bytes + 1)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
-    if len(data) > limit_bytes:
-        raise ValueError(
-            f"{path}: takes at most {limit_bytes} bytes, this file is larger: "
-            "check that it is the file you meant"
-        )
-    return data
-
-
-def shown(value: object, width: int = 60) -> str:
-    """A value on one line, cut at ``width`` characters."""
-    # Only a prefix of a long container or string is formatted: its repr may be huge.
-    if isinstance(value, str | list | tuple):
-        value = value[: width + 1]
-    elif isinstance(value, dict):
-        value = dict(list(value.items())[:8])
-    elif isinstance(value, int) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """``did you mean 'x'? `` when a known name is close, else the empty string."""
-    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 class StrictEntry(BaseModel):

@@ -17,8 +17,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from tiles.intake import nearest, read_bounded, shown
 from tiles.problems import MAX_EXTENT
-from workbench.edge import complaint, nearest, read_bounded, shown
+from workbench.edge import complaint
 
 __all__ = ["MODEL_TYPES", "LayerShape", "gemm_shapes"]
 

@@ -20,10 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from tiles.intake import nearest, shown
 from tiles.kernels import Kernel, Limits, kernel, kernels
 from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
 from tiles.recipes import recipe
-from workbench.edge import StrictEntry, complaint, nearest, shown
+from workbench.edge import StrictEntry, complaint
 from workbench.models import gemm_shapes
 from workbench.yamltext import load_yaml
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from workbench.edge import read_bounded, shown
+from tiles.intake import read_bounded, shown
 
 __all__ = ["load_yaml"]
 
