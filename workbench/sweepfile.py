@@ -43,6 +43,7 @@ __all__ = [
     "parse_time_limit",
 ]
 
+SCHEMA = 1
 MAX_ENTRIES = 1_000
 MAX_PROBLEMS = 20_000
 MAX_TIME_LIMIT_S = 30 * 24 * 3600
@@ -71,6 +72,13 @@ def parse_time_limit(text: str) -> float:
 def _time_limit(text: str) -> str:
     parse_time_limit(text)
     return text
+
+
+def _schema(version: int) -> int:
+    # Not a Literal, which takes 1.0 and true for 1.
+    if version != SCHEMA:
+        raise ValueError(f"must be {SCHEMA}, got {shown(version)}: correct it")
+    return version
 
 
 def _names_file(gpu: str) -> bool:
@@ -167,7 +175,7 @@ class Unserved:
 class SweepFile(StrictEntry):
     """A sweep file as it was written; paths of models and GPU files are absolute once loaded."""
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Annotated[int, AfterValidator(_schema)] = Field(alias="schema")
     gpu: _PathText
     entries: Annotated[list[_ProblemEntry], Field(min_length=1, max_length=MAX_ENTRIES)] = Field(
         alias="problems"
