@@ -1,5 +1,6 @@
 """What a sweep is asked to do."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -90,6 +91,8 @@ class Plan:
         return {
             "schema": PLAN_SCHEMA,
             "gpu": self.gpu.name,
+            # Another file of the same name is another sweep.
+            "gpu_sha256": hashlib.sha256(self.gpu.text.encode()).hexdigest(),
             "simulate": self.simulate,
             "cache": self.cache,
             "strategy": self.strategy.value,

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiles.kernels import Accuracy, Status, TileConfig
 from tiles.problems import Problem
+
+if TYPE_CHECKING:
+    from sim import Gpu
 
 __all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
 
@@ -114,4 +117,5 @@ class Run:
 
     folder: Path
     plan: Mapping[str, Any]
+    gpu: "Gpu"  #: read from the file that the folder keeps
     studies: tuple[StudyRecord, ...]  #: those that were started

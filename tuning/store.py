@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -16,6 +17,9 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial
 
+from sim import Gpu, gpu_names, load_gpu, parse_gpu
+from sim.gpu_file import MAX_FILE_BYTES
+from tiles.intake import read_bounded
 from tiles.kernels import LegalSpace, Status
 from tiles.problems import parse_problem
 from tuning.family import family
@@ -24,6 +28,7 @@ from tuning.plan import PLAN_SCHEMA, Plan, StudyPlan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 
 __all__ = [
+    "GPU_FILE",
     "PLAN_FILE",
     "REJECTIONS",
     "check_folder",
@@ -36,17 +41,20 @@ __all__ = [
 ]
 
 PLAN_FILE = "plan.json"
+GPU_FILE = "gpu.yaml"
 REJECTIONS = "rejections.csv.gz"
 
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
 _BUDGET = ("max_measurements", "time_limit_s")
+#: How messages call a key of the plan.
+_SAID = {"gpu_sha256": "the GPU file"}
 _NUMBERS = ("seed", *_BUDGET)
 _TEXTS = ("gpu", "cache", "strategy")
 _ANEW = "bring back a copy, or sweep into another output"
 #: How optuna and the records answer to data of the wrong shape.
 _UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
 #: What a sweep that was killed at its very start may leave.
-_LEFT_OVERS = frozenset({JOURNAL, f"{PLAN_FILE}.tmp"})
+_LEFT_OVERS = frozenset({JOURNAL, GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"})
 
 
 @contextlib.contextmanager
@@ -92,6 +100,28 @@ def read_plan(folder: Path) -> dict[str, Any]:
     except _UNFIT as error:
         raise ValueError(f"{path}: {_unfit(error)}; {_ANEW}") from error
     return plan
+
+
+def read_gpu(folder: Path, plan: Mapping[str, Any]) -> Gpu:
+    """The GPU that a run folder's sweep is for, as its file said when the sweep began.
+
+    Raises:
+        ValueError: the folder's copy of the file is missing, or it is not that file.
+    """
+    path = folder / GPU_FILE
+    # Plans once held the name alone; it meant a GPU that comes with the workbench.
+    if "gpu_sha256" not in plan and plan["gpu"] in gpu_names():
+        return load_gpu(plan["gpu"])
+    try:
+        data = read_bounded(path, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_ANEW}") from error
+    if hashlib.sha256(data).hexdigest() != plan.get("gpu_sha256"):
+        raise ValueError(f"{path}: not the file that the sweep began with; {_ANEW}")
+    gpu = parse_gpu(data, str(path))
+    if gpu.name != plan["gpu"]:
+        raise ValueError(f"{path}: names {gpu.name!r}, {PLAN_FILE} {plan['gpu']!r:.60}; {_ANEW}")
+    return gpu
 
 
 def _number(key: str, value: Any) -> Any:
@@ -147,6 +177,11 @@ def check_folder(plan: Plan) -> None:
     Raises:
         ValueError: the folder holds another sweep, or cannot be made.
     """
+    if parse_gpu(plan.gpu.text.encode(), f"gpu {plan.gpu.name!r}") != plan.gpu:
+        raise ValueError(
+            f"gpu {plan.gpu.name!r} was changed after its file was read: write the figures into "
+            "the file"
+        )
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,9 +195,10 @@ def check_folder(plan: Plan) -> None:
         for key in wanted:
             if key not in _BUDGET and stored.get(key) != wanted[key]:
                 raise ValueError(
-                    f"{plan.folder} holds another sweep ({key} differs): "
+                    f"{plan.folder} holds another sweep ({_SAID.get(key, key)} differs): "
                     "choose another output or delete it"
                 )
+        read_gpu(plan.folder, stored)
     elif journal.exists() and journal.stat().st_size:
         raise ValueError(
             f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
@@ -177,12 +213,14 @@ def check_folder(plan: Plan) -> None:
 
 
 def store_plan(plan: Plan) -> None:
-    """Write the resolved plan, unless it is there.
+    """Write the resolved plan and its GPU's file, unless they are there.
 
     Raises:
         ValueError: the folder cannot be written.
     """
     path = plan.folder / PLAN_FILE
+    if not path.exists():  # the plan last: with it the folder is a sweep's
+        _replace(plan.folder / GPU_FILE, plan.gpu.text.encode())
     if not path.exists() or read_plan(plan.folder) != plan.to_dict():
         _replace(path, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
 
@@ -231,25 +269,28 @@ def load_run(folder: Path) -> Run:
             names file, line and next step.
     """
     plan = read_plan(folder)
+    gpu = read_gpu(folder, plan)
     path = folder / JOURNAL
     if not path.exists():
-        return Run(folder=folder, plan=plan, studies=())
+        return Run(folder=folder, plan=plan, gpu=gpu, studies=())
     with quiet_optuna(), whole(path):
-        return read_run(folder, plan, JournalStorage(ReadOnlyJournal(path)))
+        return read_run(folder, plan, gpu, JournalStorage(ReadOnlyJournal(path)))
 
 
-def read_run(folder: Path, plan: Mapping[str, Any], storage: BaseStorage) -> Run:
+def read_run(folder: Path, plan: Mapping[str, Any], gpu: Gpu, storage: BaseStorage) -> Run:
     """A run from its open storage, studies in the plan's order."""
     records = []
     for study in storage.get_all_studies():
         if "problem" not in study.user_attrs:
             continue  # killed between its creation and its description: nothing was tried
         trials = storage.get_all_trials(study._study_id, deepcopy=False)
+        if study.user_attrs["gpu"] != gpu.name:
+            raise ValueError(f"a study is for another GPU than {gpu.name!r}")
         records.append(_study_record(study.user_attrs, trials))
     planned = [(study["problem"], study["kernel"]) for study in plan["studies"]]
     order = {study: index for index, study in enumerate(planned)}
     records.sort(key=lambda s: order.get((str(s.problem), s.kernel), len(order)))
-    return Run(folder=folder, plan=plan, studies=tuple(records))
+    return Run(folder=folder, plan=plan, gpu=gpu, studies=tuple(records))
 
 
 def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> StudyRecord:

@@ -86,7 +86,9 @@ def run(
         path = plan.folder / JOURNAL
         with whole(path):
             storage = JournalStorage(journal)
-            read_run(plan.folder, plan.to_dict(), storage)  # nothing is measured on a bad record
+            read_run(
+                plan.folder, plan.to_dict(), plan.gpu, storage
+            )  # nothing is measured on a bad record
         bench = None
         if not plan.simulate:
             bench = stack.enter_context(Bench(plan, limits, precompile))
@@ -101,7 +103,7 @@ def run(
                 # What earlier studies left over is shared among the rest.
                 seconds = max(0.0, deadline - time.monotonic()) / (len(found) - index)
             _Search(plan, candidates, index, storage, journal, bench, progress).run(seconds)
-        return read_run(plan.folder, plan.to_dict(), storage)
+        return read_run(plan.folder, plan.to_dict(), plan.gpu, storage)
 
 
 def _enumerate(plan: Plan, study: StudyPlan, price: Pricing) -> Candidates:

@@ -170,7 +170,7 @@ def test_a_users_file_is_read_by_its_path(tmp_path: Path) -> None:
         (lambda c: c.update(matches="NVIDIA H200"), "matches must be a list"),
         (
             lambda c: c.update(native_elements=["fp16", "fp3"]),
-            "native_elements: unknown 'fp3': choose",
+            "native_elements: unknown 'fp3': did you mean",
         ),
         (lambda c: c["tensor_flop_per_clk"].pop("int8"), "must name the native_elements"),
         (

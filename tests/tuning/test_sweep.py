@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
+import sim
 import tuning
 from tiles.kernels import Status
 from tuning import Plan, Progress, Strategy, StudyPlan
 from tuning.journal import JOURNAL, RunJournal, read_journal
-from tuning.store import PLAN_FILE, REJECTIONS, quiet_optuna
+from tuning.store import GPU_FILE, PLAN_FILE, REJECTIONS, quiet_optuna
 from tuning.worker import JobLimits
 
 LIMITS = JobLimits(check_s=2.0, time_s=2.0)
@@ -37,9 +40,8 @@ def make_plan(folder: Path, kernel: str = MANY, studies: int = 1, **changes: Any
             StudyPlan(problem=fake_kernels.gemm(m=64 * (i + 1)), kernel=kernel)
             for i in range(studies)
         ),
-        gpu=fake_kernels.GPU,  # type: ignore[arg-type]  # stands for a sim.Gpu
         folder=folder,
-        **{"simulate": True, "max_measurements": 12, **changes},
+        **{"gpu": fake_kernels.GPU, "simulate": True, "max_measurements": 12, **changes},
     )
 
 
@@ -100,7 +102,7 @@ def test_every_rejection_is_listed_with_its_reason(tmp_path: Path) -> None:
     with gzip.open(plan.folder / REJECTIONS, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
     kernel = fake_kernels.FakeKernel()
-    space = kernel.legal_space(plan.studies[0].problem, fake_kernels.LIMITS)
+    space = kernel.legal_space(plan.studies[0].problem, fake_kernels.GPU.limits)
     assert [(r["config"], r["status"], r["rule"], r["reason"]) for r in rows] == [
         (str(r.config), r.status.value, r.rule, r.reason) for r in space.rejected
     ]
@@ -131,6 +133,7 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
         ({"cache": "warm"}, "cache"),
         ({"simulate": False}, "simulate"),
         ({"studies": 2}, "studies"),
+        ({"gpu": fake_kernels.gpu(title="another")}, "the GPU file"),
     ],
 )
 def test_another_plan_is_refused(tmp_path: Path, change: dict[str, Any], key: str) -> None:
@@ -144,6 +147,7 @@ def test_plan_file_is_pinned(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / PLAN_FILE).read_text()) == {
         "schema": "tile-workbench/plan/1",
         "gpu": "fake",
+        "gpu_sha256": hashlib.sha256(fake_kernels.GPU.text.encode()).hexdigest(),
         "simulate": True,
         "cache": "cold",
         "strategy": "hybrid",
@@ -152,6 +156,50 @@ def test_plan_file_is_pinned(tmp_path: Path) -> None:
         "time_limit_s": None,
         "studies": [{"problem": "gemm:64x64x64:bf16:bf16", "kernel": MANY}],
     }
+
+
+def test_the_gpu_file_is_kept_and_given_back(tmp_path: Path) -> None:
+    run = sweep(make_plan(tmp_path / "run"))
+    assert (tmp_path / "run" / GPU_FILE).read_text() == fake_kernels.GPU.text
+    assert tuning.load_run(tmp_path / "run").gpu == run.gpu == fake_kernels.GPU
+
+
+def test_a_gpu_that_is_not_its_file_is_refused(tmp_path: Path) -> None:
+    """What is kept must be what was priced."""
+    faster = replace(fake_kernels.GPU, sm_count=200)
+    with pytest.raises(ValueError, match="gpu 'fake' was changed after its file was read: write"):
+        sweep(make_plan(tmp_path / "run", gpu=faster))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.write_text(path.read_text() + "# more\n"), "not the file that"),
+        (lambda path: path.write_bytes(b""), "not the file that"),
+    ],
+)
+def test_a_damaged_gpu_file_is_told(tmp_path: Path, damage: Any, says: str) -> None:
+    plan = make_plan(tmp_path / "run")
+    sweep(plan)
+    damage(plan.folder / GPU_FILE)
+    files = {path: path.read_bytes() for path in plan.folder.iterdir()}
+    for use in (lambda: tuning.load_run(plan.folder), lambda: sweep(plan)):
+        with pytest.raises(ValueError, match=rf"gpu\.yaml: .*{says}.*bring back a copy"):
+            use()
+    assert {path: path.read_bytes() for path in plan.folder.iterdir()} == files
+
+
+def test_a_plan_of_before_gpu_files_were_kept_means_one_of_ours(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run", gpu=sim.load_gpu("h200"))
+    sweep(plan)
+    (plan.folder / GPU_FILE).unlink()
+    old = {key: value for key, value in plan.to_dict().items() if key != "gpu_sha256"}
+    (plan.folder / PLAN_FILE).write_text(json.dumps(old))
+    assert tuning.load_run(plan.folder).gpu == sim.load_gpu("h200")
+    (plan.folder / PLAN_FILE).write_text(json.dumps({**old, "gpu": "mine"}))
+    with pytest.raises(ValueError, match=r"gpu\.yaml: .*bring back a copy"):
+        tuning.load_run(plan.folder)
 
 
 def test_torn_journal_is_reported_before_anything_is_written(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def study(
 
 def run_of(*studies: StudyRecord) -> Run:
     """A run of made-up studies."""
-    return Run(folder=Path("runs/made-up"), plan={}, studies=studies)
+    return Run(folder=Path("runs/made-up"), plan={}, gpu=load_gpu("h200"), studies=studies)
 
 
 def reseal(folder: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sim import load_gpu
 from tiles.kernels import Accuracy, Status
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.quantize import TritonQuantizeConfig
@@ -133,4 +134,4 @@ def invented_run(
         "time_limit_s": 1800.0,
         "studies": [],
     }
-    return Run(folder=Path("runs") / name, plan=plan, studies=tuple(studies))
+    return Run(folder=Path("runs") / name, plan=plan, gpu=load_gpu("h200"), studies=tuple(studies))

@@ -11,8 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from emit_runs import run_of, simulated_run, study
 
+import workbench
+from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.problems import Gemm
 from tiles.recipes import recipe
@@ -264,6 +267,36 @@ def test_refuses_recipe_names_that_are_no_file_names(text: str, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"format .* emitted names hold"):
         emit(run_of(hostile), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+SWEEP = """
+schema: 1
+gpu: my.yaml
+problems: [{shape: [256, 256, 256]}]
+recipes: [bf16]
+kernels: [triton_gemm]
+search: {max_measurements: 1}
+output: run
+"""
+
+
+@pytest.mark.parametrize("name", ["workstation-" + "9" * 50, "h200"])
+def test_a_sweep_on_a_users_gpu_file_is_emitted_for_that_gpu(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(load_gpu("h200").text)
+    content |= {"name": name, "matches": ["ACME 1"]}
+    Path("my.yaml").write_text(yaml.safe_dump(content))
+    Path("s.yaml").write_text(SWEEP)
+    workbench.sweep("s.yaml", on="sim")
+    Path("my.yaml").unlink()
+    package = workbench.emit("run", "package")
+    assert [e["gpu"] for e in json.loads(package.evidence.read_text())["entries"]] == [name]
+    tuned = list(package.folder.glob("src/*/configs/*.json"))
+    assert len(tuned) == 2
+    for path in tuned:
+        assert json.loads(path.read_text())["devices"] == ["ACME 1"]
 
 
 def test_existing_output_is_refused_and_untouched(tmp_path: Path) -> None:

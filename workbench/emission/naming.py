@@ -4,10 +4,12 @@ import keyword
 import re
 import sys
 
-__all__ = ["check_file_part", "check_package_name"]
+__all__ = ["MAX_NAME", "check_file_part", "check_package_name"]
 
-_PACKAGE = re.compile(r"[a-z][a-z0-9_]{0,40}")
-_FILE_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
+MAX_NAME = 41  #: characters of a package's name
+
+_PACKAGE = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
+_FILE_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 #: Import names that an emitted package must not hide.
 _TAKEN = frozenset(
@@ -36,7 +38,7 @@ def check_package_name(name: str) -> str:
     if not _PACKAGE.fullmatch(name) or name.endswith("_"):
         raise ValueError(
             f"package name {name[:60]!r}: "
-            "write 1 to 41 of a-z, 0-9 and _, a letter first, no _ last"
+            f"write 1 to {MAX_NAME} of a-z, 0-9 and _, a letter first, no _ last"
         )
     if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _TAKEN:
         raise ValueError(

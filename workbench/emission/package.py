@@ -14,7 +14,7 @@ from tiles.kernels import Backend
 from workbench.emission import configs, evidence, project
 from workbench.emission.closure import template_closure
 from workbench.emission.configs import TunedEntry
-from workbench.emission.naming import check_file_part, check_package_name
+from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.wheel import build_wheel
 from workbench.outfile import unwritable
 
@@ -99,10 +99,8 @@ def _workplace(out: Path) -> Iterator[Path]:
 
 
 def _entries(run: "Run") -> list[TunedEntry]:
-    from sim import load_gpu
-
     entries = [
-        TunedEntry(study=study, best=study.best, gpu=load_gpu(study.gpu))
+        TunedEntry(study=study, best=study.best, gpu=run.gpu)
         for study in run.studies
         if study.best is not None
     ]
@@ -115,7 +113,8 @@ def _entries(run: "Run") -> list[TunedEntry]:
 
 def _default_name(entries: list[TunedEntry]) -> str:
     gpu = check_file_part(entries[0].study.gpu, "gpu")
-    return "tile_kernels_" + gpu.replace("-", "_").replace(".", "_")
+    name = "tile_kernels_" + gpu.replace("-", "_").replace(".", "_")
+    return name[:MAX_NAME].rstrip("_")
 
 
 def _copy(source: Path, target: Path) -> None:
