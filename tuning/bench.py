@@ -47,8 +47,8 @@ class Bench:
         """Start compilers and worker, and hand the studies' seeds to the compilers.
 
         Raises:
-            ValueError: a study needs a CUDA device and there is none, or it is another GPU.
-            RuntimeError: the measuring process does not start.
+            ValueError: a study needs a CUDA device and there is none, or it is another GPU; or the
+                measuring process does not start.
         """
         on_gpu = [study for study in studies if _device(study) == "cuda"]
         if not on_gpu:

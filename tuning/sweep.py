@@ -70,8 +70,8 @@ def run(
 
     Raises:
         ValueError: the folder holds another sweep, is damaged or cannot be written; a kernel
-            cannot serve its problem; there is no such device, or it is another GPU.
-        RuntimeError: the measuring process does not start.
+            cannot serve its problem; there is no such device, or it is another GPU; the
+            measuring process does not start.
     """
     limits = limits or JobLimits()
     if price is None:

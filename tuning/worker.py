@@ -128,16 +128,19 @@ class Worker:
         """Start the process when there is none: its environment and its L2's bytes (0 unknown).
 
         Raises:
-            ValueError: there is no such device.
-            RuntimeError: the process does not start.
+            ValueError: there is no such device, or the process does not start.
         """
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._start()
             try:
+                self._start()
                 self._hello = self._ask({"kind": "hello", "device": self.device}, ("start_s",))
-            except _Lost as lost:
-                raise RuntimeError(f"the measuring process does not start: {lost.reason}") from lost
+            # No memory, no file descriptors, no thread, or no torch: the user's to mend.
+            except (_Lost, OSError, RuntimeError) as error:
+                raise ValueError(
+                    f"the measuring process does not start: {one_line(str(error))}: "
+                    f"mend what `{sys.executable} -c 'import torch'` says, or simulate the sweep"
+                ) from error
         if "missing" in self._hello:
             raise ValueError(f"{self._hello['missing']}: simulate the sweep instead")
         return Environment.from_dict(self._hello["environment"]), self._hello["l2_bytes"]
@@ -154,8 +157,7 @@ class Worker:
             The outcome, whatever happened, and the environment if it was asked for and read.
 
         Raises:
-            ValueError: there is no such device.
-            RuntimeError: the process does not start.
+            ValueError: there is no such device, or the process does not start.
         """
         job = {
             "kind": "measure",
@@ -178,8 +180,7 @@ class Worker:
         """Time configurations in turns; None when one of them fails this time.
 
         Raises:
-            ValueError: there is no such device.
-            RuntimeError: the process does not start.
+            ValueError: there is no such device, or the process does not start.
         """
         job = {"kind": "compare", "configs": [c.to_dict() for c in configs], **target.to_dict()}
         self.hello()
@@ -196,8 +197,7 @@ class Worker:
         """Fill the compiler's disk cache; False when that failed.
 
         Raises:
-            ValueError: there is no such device.
-            RuntimeError: the process does not start.
+            ValueError: there is no such device, or the process does not start.
         """
         self.hello()
         try:

@@ -135,6 +135,19 @@ def test_a_refused_gpu_sweep_does_not_bind_its_folder(
     assert call("sweep", "s.yaml", "--json")[0] == 0
 
 
+@pytest.mark.parametrize("python", [shutil.which("false"), "/nowhere/python"])
+def test_a_measuring_process_that_does_not_start_is_told(
+    python: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("s.yaml").write_text(SWEEP)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", python)
+        answer = call("sweep", "s.yaml", "--on", "gpu")
+    is_mistake(answer, "error: the measuring process does not start: ")
+    assert "or simulate the sweep" in answer[1]
+    assert not Path("run/plan.json").exists()
+
+
 def _without(line: int) -> Callable[[list[bytes]], list[bytes]]:
     return lambda lines: lines[:line] + lines[line + 1 :]
 
