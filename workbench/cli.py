@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import workbench
-from workbench.outfile import check_outfile
+from workbench.outfile import check_name, check_outfile
 
 __all__ = ["app", "main"]
 
@@ -29,6 +29,18 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 #: Exit code of a caller's mistake, of a failed verification, of Ctrl-C and of SIGTERM.
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; ``Path`` would take the empty text for the working directory."""
+    if not text:
+        raise typer.BadParameter("the path is empty: name a file or a folder")
+    try:
+        check_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return Path(text)
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
 
@@ -51,7 +63,9 @@ def _print(*tables: Any) -> None:
 def predict(
     gpu: Annotated[str, typer.Option(help="A name from `workbench gpus`, or a GPU file.")] = "h200",
     shape: Annotated[list[str] | None, typer.Option(help="MxNxK, repeatable.")] = None,
-    model: Annotated[Path | None, typer.Option(help="A Hugging Face config.json.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(parser=_path, help="A Hugging Face config.json.")
+    ] = None,
     tokens: Annotated[list[int] | None, typer.Option(help="Rows M, with --model.")] = None,
     tp: Annotated[int, typer.Option(help="Tensor-parallel degree, with --model.")] = 1,
     recipe: Annotated[list[str] | None, typer.Option(help="Recipe name, repeatable.")] = None,
@@ -121,9 +135,13 @@ def formats(as_json: Json = False) -> None:
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file, e.g. examples/llama-3-8b.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(parser=_path, help="A sweep file, e.g. examples/llama-3-8b.yaml.")
+    ],
     on: Annotated[str | None, typer.Option(help="gpu, sim or auto; overrides the file.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Run folder; overrides the file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=_path, help="Run folder; overrides the file.")
+    ] = None,
     max_measurements: Annotated[
         int | None, typer.Option(help="Measurements a study; overrides the file.")
     ] = None,
@@ -156,7 +174,9 @@ def sweep(
 
 @app.command()
 def repair(
-    study: Annotated[Path, typer.Argument(help="A run folder whose journal is damaged.")],
+    study: Annotated[
+        Path, typer.Argument(parser=_path, help="A run folder whose journal is damaged.")
+    ],
 ) -> None:
     """Set a journal's torn end aside, so that a sweep cut off in mid-write goes on."""
     aside = workbench.repair(study)
@@ -165,8 +185,10 @@ def repair(
 
 @app.command()
 def emit(
-    study: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/llama-3-8b.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    study: Annotated[
+        Path, typer.Argument(parser=_path, help="A run folder, e.g. runs/llama-3-8b.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", parser=_path, help="Folder to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the emitted Python package.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -180,9 +202,11 @@ def emit(
 
 @app.command()
 def verify(
-    package: Annotated[Path, typer.Argument(help="An emitted folder or its wheel.")],
+    package: Annotated[Path, typer.Argument(parser=_path, help="An emitted folder or its wheel.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    output: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=_path, help="Also write the report as JSON.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Install a package in a throw-away environment and check digests, answers and speed."""
@@ -203,8 +227,12 @@ def verify(
 
 @app.command()
 def report(
-    study: Annotated[Path, typer.Argument(help="A run folder, e.g. runs/llama-3-8b.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file.")] = None,
+    study: Annotated[
+        Path, typer.Argument(parser=_path, help="A run folder, e.g. runs/llama-3-8b.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", parser=_path, help="HTML file.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
     print(workbench.report(study, output))

@@ -3,10 +3,27 @@
 import contextlib
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["check_outfile", "unwritable", "write_outfile"]
+from tiles.intake import shown
+
+__all__ = ["check_name", "check_outfile", "unwritable", "write_outfile"]
+
+
+#: Unicode's categories of control characters, of bytes that are no UTF-8, and of line ends.
+_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
+
+
+def check_name(path: str | Path) -> None:
+    """Refuse a path that would break a message's line or steer the terminal it is printed on.
+
+    Raises:
+        ValueError: it holds control characters.
+    """
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in str(path)):
+        raise ValueError(f"{shown(str(path))}: holds control characters: choose another name")
 
 
 @contextlib.contextmanager
@@ -29,8 +46,9 @@ def check_outfile(path: Path) -> None:
     """Refuse what must not be replaced by a file, before any work is done for it.
 
     Raises:
-        ValueError: a folder, a device or a pipe.
+        ValueError: a folder, a device or a pipe, or a name with control characters.
     """
+    check_name(path)
     with unwritable(path):
         if path.is_dir():
             raise ValueError(f"{path}: is a folder: name a file in it")

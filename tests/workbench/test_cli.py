@@ -12,6 +12,7 @@ from tiles.recipes import RECIPES
 from workbench.cli import main
 
 SHAPE = "512x512x512"
+LONG = "x" * 300
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -80,6 +81,27 @@ MISTAKES = {
     "unknown recipe": (["predict", "--shape", SHAPE, "--recipe", "int9"], "unknown recipe 'int9'"),
     "unknown format": (["predict", "--shape", SHAPE, "--format", "e9m9"], "no recipe takes"),
     "unknown kernel": (["predict", "--shape", SHAPE, "--kernel", "gem"], "unknown kernel 'gem'"),
+    "digits of another script": (["predict", "--shape", "٣x٣x٣"], "write 3 integers"),
+    "shape of 5000 digits": (["predict", "--shape", "9" * 5000 + "x1x1"], "write 3 integers"),
+    "tokens without a model": (["predict", "--shape", SHAPE, "--tokens", "0"], "--model"),
+    "tp without a model": (["predict", "--shape", SHAPE, "--tp", "-1"], "--model"),
+    "model without tokens": (["predict", "--shape", SHAPE, "--model", "m"], "add --tokens"),
+    "model of a long name": (["predict", "--model", LONG, "--tokens", "1"], "check the path"),
+    "sweep file of a long name": (["sweep", LONG], "check the path"),
+    "run of a long name": (["report", LONG], "check the path"),
+    "package of a long name": (["verify", LONG], "check the path"),
+    "empty gpu": (["predict", "--gpu", "", "--shape", SHAPE], "unknown gpu ''"),
+    "empty model": (["predict", "--model", "", "--tokens", "1"], "the path is empty"),
+    "empty sweep file": (["sweep", ""], "the path is empty"),
+    "empty sweep output": (["sweep", "s.yaml", "--output", ""], "the path is empty"),
+    "empty run": (["emit", "", "-o", "out"], "the path is empty"),
+    "empty run report": (["report", ""], "the path is empty"),
+    "empty run repair": (["repair", ""], "the path is empty"),
+    "empty package": (["verify", ""], "the path is empty"),
+    "empty package output": (["emit", "none", "-o", ""], "the path is empty"),
+    "empty page": (["report", "none", "-o", ""], "the path is empty"),
+    "empty verification": (["verify", "none", "--output", ""], "the path is empty"),
+    "run named by controls": (["report", "a\x1b[2Jb"], "control characters"),
     "zero extent": (["predict", "--shape", "0x1x1"], "M = 0"),
     "negative extent": (["predict", "--shape=-1x1x1"], "write 3 integers"),
     "absurd extent": (["predict", "--shape", "999999999x1x1"], "a dimension must lie in"),
@@ -109,6 +131,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert says in captured.err
+    assert len(captured.err) < 600
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from workbench.emission.closure import template_closure
 from workbench.emission.configs import TunedEntry
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.wheel import build_wheel
-from workbench.outfile import unwritable
+from workbench.outfile import check_name, unwritable
 
 if TYPE_CHECKING:
     from tuning import Run
@@ -67,6 +67,7 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         ValueError: ``out`` exists, the name may not be one, no study has a correct configuration,
             or a study's kernel cannot be emitted.
     """
+    check_name(out)
     with unwritable(out):
         exists = os.path.lexists(out)
     if exists:
