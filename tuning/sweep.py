@@ -162,17 +162,28 @@ class _Search:
         )
         stopped = study.exhausted()
         if not stopped:
-            study.optuna.optimize(
-                partial(self._measure, study),
-                n_trials=study.budget - study.finished,
-                timeout=seconds,
-            )
+            self._optimize(study, seconds)
             stopped = study.exhausted() or "the sweep's time limit was reached"
         if bench is not None:
             self._compare(study, bench)
         study.store_end(stopped)
         self._journal.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
         self._report(study, None, stopped)
+
+    def _optimize(self, study: Study, seconds: float | None) -> None:
+        try:
+            study.optuna.optimize(
+                partial(self._measure, study),
+                n_trials=study.budget - study.finished,
+                timeout=seconds,
+            )
+        except UnboundLocalError as error:
+            # An interrupt that strikes while optuna closes a trial trips its own clean-up, which
+            # hides the interrupt behind this error.  The next run closes the trial.
+            interrupt = error.__context__
+            if interrupt is None or isinstance(interrupt, Exception):
+                raise
+            raise interrupt from None
 
     def _measure(self, study: Study, trial: optuna.Trial) -> float:
         row = study.ask(trial)

@@ -25,7 +25,8 @@ import tuning
 from tiles.kernels import Status
 from tuning import Plan, Progress, Strategy, StudyPlan
 from tuning.journal import JOURNAL, RunJournal, read_journal
-from tuning.store import GPU_FILE, PLAN_FILE, REJECTIONS, quiet_optuna
+from tuning.store import REJECTIONS, quiet_optuna
+from tuning.stored_plan import GPU_FILE, PLAN_FILE
 from tuning.worker import JobLimits
 
 LIMITS = JobLimits(check_s=2.0, time_s=2.0)
@@ -262,6 +263,29 @@ def test_a_study_without_legal_configurations_is_recorded(
     assert run.studies[0].best is None
     assert run.studies[0].rejected_by_rule == {"all": 96}
     assert events[-1].stopped == "no configuration is legal"
+
+
+def test_an_interrupt_inside_optunas_bookkeeping_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optuna.study import _optimize
+
+    plan = make_plan(tmp_path / "run")
+    close, closed = _optimize._tell_with_warning, 0
+
+    def strike(**arguments: Any) -> Any:
+        nonlocal closed
+        closed += 1
+        if closed == 4:
+            raise KeyboardInterrupt
+        return close(**arguments)
+
+    monkeypatch.setattr(_optimize, "_tell_with_warning", strike)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(plan)
+    resumed = sweep(plan)
+    configs = configs_of(resumed)
+    assert len(configs) == len(set(configs)) == plan.max_measurements
 
 
 @pytest.mark.parametrize("after", [0, 3, 8, 11])
