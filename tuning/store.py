@@ -3,10 +3,8 @@
 import contextlib
 import csv
 import gzip
-import hashlib
 import io
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,19 +15,16 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial
 
-from sim import Gpu, gpu_names, load_gpu, parse_gpu
-from sim.gpu_file import MAX_FILE_BYTES
-from tiles.intake import read_bounded
+from sim import Gpu, parse_gpu
 from tiles.kernels import LegalSpace, Status
 from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
-from tuning.plan import PLAN_SCHEMA, Plan, StudyPlan
+from tuning.plan import Plan, StudyPlan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
+from tuning.stored_plan import GPU_FILE, PLAN_FILE, UNFIT, number, read_gpu, read_plan, unfit
 
 __all__ = [
-    "GPU_FILE",
-    "PLAN_FILE",
     "REJECTIONS",
     "check_folder",
     "load_run",
@@ -40,19 +35,12 @@ __all__ = [
     "write_rejections",
 ]
 
-PLAN_FILE = "plan.json"
-GPU_FILE = "gpu.yaml"
 REJECTIONS = "rejections.csv.gz"
 
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
 _BUDGET = ("max_measurements", "time_limit_s")
 #: How messages call a key of the plan.
 _SAID = {"gpu_sha256": "the GPU file"}
-_NUMBERS = ("seed", *_BUDGET)
-_TEXTS = ("gpu", "cache", "strategy")
-_ANEW = "bring back a copy, or sweep into another output"
-#: How optuna and the records answer to data of the wrong shape.
-_UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
 #: What a sweep that was killed at its very start may leave.
 _LEFT_OVERS = frozenset({JOURNAL, GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"})
 
@@ -68,76 +56,6 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """The stored plan of a run folder.
-
-    Raises:
-        ValueError: no such folder, no plan in it, or not a plan of this version.
-    """
-    path = folder / PLAN_FILE
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such run folder")
-    try:
-        plan = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no sweep: {PLAN_FILE} is missing") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cut off or corrupt: {error}; {_ANEW}") from error
-    if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
-        found = plan.get("schema") if isinstance(plan, dict) else type(plan).__name__
-        raise ValueError(f"{path}: schema {found!r}, this version reads {PLAN_SCHEMA!r}; {_ANEW}")
-    try:
-        for study in plan["studies"]:
-            StudyPlan.from_dict(study)
-        for key in _NUMBERS:
-            if key != "time_limit_s" or plan[key] is not None:
-                _number(key, plan[key])
-        for key in _TEXTS:
-            if not isinstance(plan[key], str):
-                raise TypeError(f"{key} is not a text")
-    except _UNFIT as error:
-        raise ValueError(f"{path}: {_unfit(error)}; {_ANEW}") from error
-    return plan
-
-
-def read_gpu(folder: Path, plan: Mapping[str, Any]) -> Gpu:
-    """The GPU that a run folder's sweep is for, as its file said when the sweep began.
-
-    Raises:
-        ValueError: the folder's copy of the file is missing, or it is not that file.
-    """
-    path = folder / GPU_FILE
-    # Plans once held the name alone; it meant a GPU that comes with the workbench.
-    if "gpu_sha256" not in plan and plan["gpu"] in gpu_names():
-        return load_gpu(plan["gpu"])
-    try:
-        data = read_bounded(path, MAX_FILE_BYTES)
-    except ValueError as error:
-        raise ValueError(f"{error}; {_ANEW}") from error
-    if hashlib.sha256(data).hexdigest() != plan.get("gpu_sha256"):
-        raise ValueError(f"{path}: not the file that the sweep began with; {_ANEW}")
-    gpu = parse_gpu(data, str(path))
-    if gpu.name != plan["gpu"]:
-        raise ValueError(f"{path}: names {gpu.name!r}, {PLAN_FILE} {plan['gpu']!r:.60}; {_ANEW}")
-    return gpu
-
-
-def _number(key: str, value: Any) -> Any:
-    """The value, when it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{key} is not a number")
-    return value
-
-
-def _unfit(error: BaseException) -> str:
-    """What is wrong with data that parsed: the key that is missing, or the exception's message."""
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return str(error) or "out of order"
-
-
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[None]:
     """Read back what a journal's lines say together; each line alone is known to be good.
@@ -147,9 +65,9 @@ def whole(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except _UNFIT as error:
+    except UNFIT as error:
         raise ValueError(
-            f"{path}: its entries do not fit together ({_unfit(error)}): it was edited or lost "
+            f"{path}: its entries do not fit together ({unfit(error)}): it was edited or lost "
             "lines; bring back a copy, or sweep into another output"
         ) from error
 
@@ -310,9 +228,9 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
             TrialRecord(
                 config=kernel.config_type.from_dict(trial.params),
                 measurement=Measurement.from_dict(outcome),
-                predicted_us=_number("predicted_us", trial.user_attrs["predicted_us"]),
-                predicted_low_us=_number("predicted_90_us", low),
-                predicted_high_us=_number("predicted_90_us", high),
+                predicted_us=number("predicted_us", trial.user_attrs["predicted_us"]),
+                predicted_low_us=number("predicted_90_us", low),
+                predicted_high_us=number("predicted_90_us", high),
             )
         )
     return StudyRecord(
@@ -322,10 +240,10 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
         path=attributes["path"],
         simulated=attributes["simulated"],
         environment=None if environment is None else Environment.from_dict(environment),
-        space_size=_number("space_size", attributes["space_size"]),
-        legal_size=_number("legal_size", attributes["legal_size"]),
+        space_size=number("space_size", attributes["space_size"]),
+        legal_size=number("legal_size", attributes["legal_size"]),
         rejected_by_rule={
-            rule: _number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
+            rule: number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
         },
         stopped=attributes.get("stopped", ""),
         trials=tuple(records),
