@@ -73,7 +73,9 @@ def predict(
         list[str] | None,
         typer.Option("--format", help="Element or tensor format of the activations, repeatable."),
     ] = None,
-    kernel: Annotated[list[str] | None, typer.Option(help="Kernel family, repeatable.")] = None,
+    kernel: Annotated[
+        list[str] | None, typer.Option(help="Kernel family of the product, repeatable.")
+    ] = None,
     out: Annotated[str, typer.Option(help="Output format: bf16, fp16 or fp32.")] = "bf16",
     as_json: Json = False,
 ) -> None:

@@ -21,8 +21,9 @@ class PredictedRow:
     """One recipe on one shape.  Every time in it is predicted."""
 
     gemm: Prediction  #: the product alone, operands already quantised
-    quantize: Prediction | None  #: quantising the activations; ``None`` for unscaled recipes
-    baseline: Prediction  #: the bf16 product of the same shape
+    #: quantising the activations; ``None`` for unscaled recipes, and where no family does it
+    quantize: Prediction | None
+    baseline: Prediction | None  #: the bf16 product of the same shape; ``None``: no family runs it
     sqnr_normal_db: float  #: of the product, on normal data
     sqnr_outlier_db: float  #: of the product, on data with outlier channels
     layer: str = ""  #: where the shape comes from, when a model was given
@@ -35,15 +36,21 @@ class PredictedRow:
         return self.gemm.problem
 
     @property
-    def speedup_kernel(self) -> float:
-        """Over bf16, operands already quantised."""
-        return self.baseline.time_us / self.gemm.time_us
+    def speedup_kernel(self) -> float | None:
+        """Over bf16, operands already quantised; ``None`` without a baseline."""
+        return None if self.baseline is None else self.baseline.time_us / self.gemm.time_us
 
     @property
-    def speedup_with_quantize(self) -> float:
-        """Over bf16, activations quantised on every call, weights ahead of time."""
-        extra = 0.0 if self.quantize is None else self.quantize.time_us
-        return self.baseline.time_us / (self.gemm.time_us + extra)
+    def speedup_with_quantize(self) -> float | None:
+        """Over bf16, activations quantised on every call, weights ahead of time.
+
+        ``None`` without a baseline, and where no family quantises what the recipe needs.
+        """
+        if self.baseline is None:
+            return None
+        if self.quantize is None:
+            return None if self.problem.recipe.quantized else self.speedup_kernel
+        return self.baseline.time_us / (self.gemm.time_us + self.quantize.time_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +96,9 @@ def _row_dict(row: PredictedRow) -> dict[str, Any]:
         "predicted_speedup_with_quantize": row.speedup_with_quantize,
         "binding": gemm.binding,
         "terms_us": dict(gemm.terms_us),
-        "dram_read_bytes": gemm.dram_read_bytes,
-        "dram_write_bytes": gemm.dram_write_bytes,
-        "l2_read_bytes": gemm.l2_read_bytes,
+        "dram_read_bytes": round(gemm.dram_read_bytes),
+        "dram_write_bytes": round(gemm.dram_write_bytes),
+        "l2_read_bytes": round(gemm.l2_read_bytes),
         "sqnr_normal_db": row.sqnr_normal_db,
         "sqnr_outlier_db": row.sqnr_outlier_db,
         "config": gemm.config.to_dict(),
@@ -187,7 +194,8 @@ def predict(
         tokens: numbers of rows M that the model runs with.
         tp: tensor-parallel degree that the model's projections are split by.
         recipes: names; ``None`` asks for all that the GPU can run.
-        families: kernel families to choose from; ``None`` means all.
+        families: kernel families to choose the product's from; ``None`` means all.  Quantising
+            is priced over all families either way.
         out: element format of C.
     Raises:
         ValueError: unknown name, impossible shape, or nothing to predict.
@@ -197,28 +205,24 @@ def predict(
     wanted: list[Recipe] = (
         list(RECIPES.values()) if recipes is None else [recipe(name) for name in recipes]
     )
-    pricer = _Pricer(target, chosen)
+    products = _Pricer(target, chosen)
+    quantisations = _Pricer(target, list(kernels().values()))
     rows: list[PredictedRow] = []
     refused: list[RefusedRow] = []
     for shape in _shapes(shapes, model, tokens, tp):
         baseline_problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=recipe(BASELINE), out=out)
-        baseline = pricer.best(baseline_problem)
+        baseline = products.best(baseline_problem)
         for one in wanted:
             problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=one, out=out)
-            gemm = pricer.best(problem)
-            quantize = _quantize(pricer, problem)
-            failed = next((p for p in (baseline, gemm, quantize) if isinstance(p, str)), None)
-            if failed is not None:
-                refused.append(RefusedRow(problem=problem, reason=failed))
+            gemm = products.best(problem)
+            if isinstance(gemm, str):
+                refused.append(RefusedRow(problem=problem, reason=gemm))
                 continue
-            assert isinstance(gemm, Prediction)
-            assert isinstance(baseline, Prediction)
-            assert not isinstance(quantize, str)
             rows.append(
                 PredictedRow(
                     gemm=gemm,
-                    quantize=quantize,
-                    baseline=baseline,
+                    quantize=_quantize(quantisations, problem),
+                    baseline=None if isinstance(baseline, str) else baseline,
                     sqnr_normal_db=matmul_error(one, "normal").sqnr_db,
                     sqnr_outlier_db=matmul_error(one, "outlier").sqnr_db,
                     layer=shape.layer,
@@ -228,9 +232,11 @@ def predict(
     return PredictionReport(gpu=target.name, rows=tuple(rows), refused=tuple(refused))
 
 
-def _quantize(pricer: _Pricer, problem: Gemm) -> Prediction | str | None:
+def _quantize(pricer: _Pricer, problem: Gemm) -> Prediction | None:
+    """Quantising a product's activations; ``None`` where nothing is quantised or no family can."""
     if not problem.recipe.quantized:
         return None
-    return pricer.best(
+    found = pricer.best(
         Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation, source="bf16")
     )
+    return None if isinstance(found, str) else found

@@ -31,6 +31,11 @@ def _bytes(count: float) -> str:
     return f"{count:.4g} GiB"
 
 
+def _ratio(value: float | None) -> str:
+    """A speed-up, or ``-`` where there is none."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def prediction_tables(report: PredictionReport) -> Iterable[Table]:
     """One table a shape; every time in it is predicted."""
     by_shape: dict[tuple[int, int, int], list[int]] = {}
@@ -63,8 +68,8 @@ def prediction_tables(report: PredictionReport) -> Iterable[Table]:
                 f"{gemm.time_us:.1f}",
                 f"{gemm.low_us:.1f}-{gemm.high_us:.1f}",
                 f"{gemm.tflops:.0f}",
-                f"{row.speedup_kernel:.2f}",
-                f"{row.speedup_with_quantize:.2f}",
+                _ratio(row.speedup_kernel),
+                _ratio(row.speedup_with_quantize),
                 gemm.binding,
                 _bytes(gemm.dram_read_bytes + gemm.dram_write_bytes),
                 f"{row.sqnr_normal_db:.1f}",
