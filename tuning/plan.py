@@ -7,7 +7,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiles.kernels.closure import source_digest
 from tiles.problems import Problem, parse_problem
+from tuning.family import family
 
 if TYPE_CHECKING:
     from sim import Gpu
@@ -99,5 +101,10 @@ class Plan:
             "seed": self.seed,
             "max_measurements": self.max_measurements,
             "time_limit_s": self.time_limit_s,
+            # Numbers of other source are another sweep's.
+            "sources": {
+                name: source_digest(family(name).template)
+                for name in sorted({study.kernel for study in self.studies})
+            },
             "studies": [study.to_dict() for study in self.studies],
         }

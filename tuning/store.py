@@ -40,7 +40,7 @@ REJECTIONS = "rejections.csv.gz"
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
 _BUDGET = ("max_measurements", "time_limit_s")
 #: How messages call a key of the plan.
-_SAID = {"gpu_sha256": "the GPU file"}
+_SAID = {"gpu_sha256": "the GPU file", "sources": "the kernels' source"}
 #: What a sweep that was killed at its very start may leave.
 _LEFT_OVERS = frozenset({JOURNAL, GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"})
 

@@ -23,6 +23,7 @@ from optuna.storages import JournalStorage
 import sim
 import tuning
 from tiles.kernels import Status
+from tiles.kernels.closure import source_digest
 from tuning import Plan, Progress, Strategy, StudyPlan
 from tuning.journal import JOURNAL, RunJournal, read_journal
 from tuning.store import REJECTIONS, quiet_optuna
@@ -143,6 +144,17 @@ def test_another_plan_is_refused(tmp_path: Path, change: dict[str, Any], key: st
         sweep(make_plan(tmp_path / "run", **change))
 
 
+def test_a_sweep_of_other_kernel_source_is_another_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(make_plan(tmp_path / "run"))
+    edited = tmp_path / "template.py"
+    edited.write_bytes(fake_kernels.FakeKernel().template.read_bytes() + b"\n# faster\n")
+    monkeypatch.setattr(fake_kernels.FakeKernel, "template", edited)
+    with pytest.raises(ValueError, match=r"holds another sweep \(the kernels' source"):
+        sweep(make_plan(tmp_path / "run", max_measurements=20))
+
+
 def test_plan_file_is_pinned(tmp_path: Path) -> None:
     sweep(make_plan(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / PLAN_FILE).read_text()) == {
@@ -155,6 +167,7 @@ def test_plan_file_is_pinned(tmp_path: Path) -> None:
         "seed": 0,
         "max_measurements": 12,
         "time_limit_s": None,
+        "sources": {MANY: source_digest(fake_kernels.FakeKernel().template)},
         "studies": [{"problem": "gemm:64x64x64:bf16:bf16", "kernel": MANY}],
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import tuning
 from sim import load_gpu
 from tiles.kernels import Accuracy, Status, TileConfig, kernel, kernels
+from tiles.kernels.closure import source_digest
 from tiles.problems import parse_problem
 from tuning import Environment, Measurement, Run, StudyRecord, TrialRecord
 from workbench.emission import build_wheel
@@ -82,7 +83,13 @@ def study(
 
 def run_of(*studies: StudyRecord) -> Run:
     """A run of made-up studies."""
-    return Run(folder=Path("runs/made-up"), plan={}, gpu=load_gpu("h200"), studies=studies)
+    sources = {one.kernel: source_digest(kernel(one.kernel).template) for one in studies}
+    return Run(
+        folder=Path("runs/made-up"),
+        plan={"sources": sources},
+        gpu=load_gpu("h200"),
+        studies=studies,
+    )
 
 
 def reseal(folder: Path) -> None:

@@ -17,11 +17,11 @@ from emit_runs import run_of, simulated_run, study
 import workbench
 from sim import load_gpu
 from tiles.kernels import kernel
+from tiles.kernels.closure import imported_names, template_closure
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 from tuning import Run
 from workbench.emission import EmittedPackage, emit
-from workbench.emission.closure import imported_names, template_closure
 from workbench.emission.evidence import digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -362,3 +362,10 @@ def test_emitted_project_passes_its_own_tests(package: EmittedPackage, tmp_path:
         timeout=300,
         env={"TRITON_INTERPRET": "1", "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "PATH": ""},
     )
+
+
+def test_other_source_than_was_swept_is_not_emitted(run: Run, tmp_path: Path) -> None:
+    changed = replace(run, plan={"sources": dict.fromkeys(run.plan["sources"], "0" * 64)})
+    with pytest.raises(ValueError, match="the source of triton_gemm is not the one that was swept"):
+        emit(changed, tmp_path / "out", name="tile_pack")
+    assert not (tmp_path / "out").exists()

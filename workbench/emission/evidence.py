@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiles.kernels.closure import source_digest
 from workbench.emission.configs import TunedEntry
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
     environment = entry.study.environment
     return {
         "kernel": entry.study.kernel,
+        "source_sha256": source_digest(entry.kernel.template),
         "problem": str(entry.problem),
         "gpu": entry.study.gpu,
         "path": entry.path.value,

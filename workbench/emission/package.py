@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.kernels import Backend
+from tiles.kernels.closure import source_digest, template_closure
 from workbench.emission import configs, evidence, project
-from workbench.emission.closure import template_closure
 from workbench.emission.configs import TunedEntry
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.wheel import build_wheel
@@ -99,6 +99,18 @@ def _workplace(out: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
+def _check_sources(run: "Run", entries: list[TunedEntry]) -> None:
+    """What ships must be what was measured."""
+    measured = run.plan.get("sources", {})
+    for entry in entries:
+        name = entry.study.kernel
+        if measured.get(name) != source_digest(entry.kernel.template):
+            raise ValueError(
+                f"{run.folder}: the source of {name} is not the one that was swept: sweep again "
+                "into another folder, then emit"
+            )
+
+
 def _entries(run: "Run") -> list[TunedEntry]:
     entries = [
         TunedEntry(study=study, best=study.best, gpu=run.gpu)
@@ -146,6 +158,7 @@ def _write(folder: Path, name: str, entries: list[TunedEntry], run: "Run") -> di
     # First, because it refuses kernels that cannot be emitted.
     for file, text in configs.config_files(entries).items():
         _write_text(module / "configs" / file, text)
+    _check_sources(run, entries)
     for file in _module_files(entries):
         _copy(_HERE / "package_files" / file, module / file)
     _write_text(module / "py.typed", "")

@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.emission.closure import DEPENDENCIES
+from tiles.kernels.closure import DEPENDENCIES
 
 __all__ = ["Sandbox", "make_sandbox"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tiles.kernels import kernels
-from workbench.emission.closure import template_closure
+from tiles.kernels.closure import template_closure
 from workbench.emission.evidence import digest
 from workbench.verification.package import (
     Package,

@@ -1,11 +1,12 @@
 """Which files ship with a template: itself and the siblings that it reaches by relative import."""
 
 import ast
+import hashlib
 import re
 import sys
 from pathlib import Path
 
-__all__ = ["DEPENDENCIES", "imported_names", "template_closure"]
+__all__ = ["DEPENDENCIES", "imported_names", "source_digest", "template_closure"]
 
 #: Third-party packages that emitted code may import.
 DEPENDENCIES = frozenset({"torch", "triton", "numpy", "cupy"})
@@ -56,6 +57,21 @@ def _sources(tree: ast.AST, path: Path) -> set[Path]:
     }
 
 
+def _reachable(template: Path) -> dict[Path, ast.AST | None]:
+    """The template and what it reaches, each with its syntax tree (``None`` for CUDA C++)."""
+    files: dict[Path, ast.AST | None] = {}
+    pending = {template}
+    while pending:
+        path = pending.pop()
+        if not path.is_file():
+            raise ValueError(f"template file {path} does not exist")
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        files[path] = tree
+        pending |= _siblings(tree, path) - set(files)
+        files |= dict.fromkeys(_sources(tree, path))
+    return files
+
+
 def template_closure(template: Path) -> tuple[Path, ...]:
     """The template and everything that ships with it, sorted; all in one folder.
 
@@ -63,17 +79,25 @@ def template_closure(template: Path) -> tuple[Path, ...]:
         ValueError: a sibling is missing, or a file imports something other than the standard
             library, torch, triton, numpy, cupy and its siblings.
     """
-    files: set[Path] = set()
-    pending = {template}
-    while pending:
-        path = pending.pop()
-        if not path.is_file():
-            raise ValueError(f"template file {path} does not exist")
-        files.add(path)
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-        allowed = DEPENDENCIES | sys.stdlib_module_names
-        if foreign := sorted(imported_names(tree) - allowed):
+    files = _reachable(template)
+    allowed = DEPENDENCIES | sys.stdlib_module_names
+    for path, tree in files.items():
+        if tree is not None and (foreign := sorted(imported_names(tree) - allowed)):
             raise ValueError(f"{path}: a template must not import {foreign[0]!r}")
-        pending |= _siblings(tree, path) - files
-        files |= _sources(tree, path)
     return tuple(sorted(files))
+
+
+def source_digest(template: Path) -> str:
+    """SHA-256 of a kernel's source: names and contents of the template and what it reaches.
+
+    A measurement belongs to this source and to no other.
+
+    Raises:
+        ValueError: a sibling is missing.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_reachable(template)):
+        content = path.read_bytes()
+        digest.update(f"{path.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
