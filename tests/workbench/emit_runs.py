@@ -83,7 +83,8 @@ def study(
 
 def run_of(*studies: StudyRecord) -> Run:
     """A run of made-up studies."""
-    sources = {one.kernel: source_digest(kernel(one.kernel).template) for one in studies}
+    known = {one.kernel for one in studies} & set(kernels())
+    sources = {name: source_digest(kernel(name).template) for name in known}
     return Run(
         folder=Path("runs/made-up"),
         plan={"sources": sources},
