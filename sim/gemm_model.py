@@ -58,7 +58,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     clock_ghz = gpu.sustained_clock_mhz / 1e3
 
     # Occupancy and waves.
-    warpgroups = uses_warpgroups(gpu, bm, warps)
+    warpgroups = uses_warpgroups(gpu, bm, warps, element=multiplied)
     threads = warps * gpu.warp_threads
     loaded = (bm + bn) * bk * bits // 8
     registers = gemm_registers(

@@ -33,13 +33,22 @@ COPY_INSTRUCTIONS = 7.0
 #: Share of the shared-memory port's clocks that filling the buffers takes from reading operands.
 #: Measured on an H200 by this project, November 2026: 128 x 128 tiles beside 128 x 256 ones.
 SMEM_FILL_SHARE = 0.75
+#: From this capability on, integers are multiplied by ``mma.sync`` although there is better.  Its
+#: rate there is a prior: ``mma_sync_share`` of the element's peak, never measured.
+INTEGER_MMA_SYNC_CAPABILITY = 100
 #: Instructions an element to decode it to fp16 by integer operations; a prior.
 DECODE_INSTRUCTIONS = {"e4m3fn": 2.0, "e5m2": 1.0, "int8": 2.0}
 
 
-def uses_warpgroups(gpu: Gpu, block_m: I64, warps: I64) -> Bool:
-    """Whether the compiler issues warpgroup products (wgmma, tcgen05) rather than ``mma.sync``."""
-    if not gpu.features & {"wgmma", "tcgen05"}:
+def uses_warpgroups(gpu: Gpu, block_m: I64, warps: I64, *, element: str) -> Bool:
+    """Whether the compiler issues warpgroup products (wgmma, tcgen05) rather than ``mma.sync``.
+
+    From capability 100 on, Triton 3.6 and 3.7 multiply floating-point elements by tcgen05 and
+    integers by ``mma.sync``: read off the instructions of the template compiled for sm_100.
+    """
+    # Compiled code decides: tcgen05 itself has integer products.
+    integer = isinstance(lookup(element), IntElement)
+    if not _has_warpgroups(gpu) or (integer and gpu.capability >= INTEGER_MMA_SYNC_CAPABILITY):
         return np.zeros(len(block_m), np.bool_)
     wide: Bool = (block_m >= 64) & (warps % 4 == 0)
     return wide

@@ -120,6 +120,15 @@ def test_a_better_gpu_is_predicted_faster() -> None:
     assert speeds == sorted(speeds, reverse=True)
 
 
+def test_integers_on_blackwell_are_no_faster_than_its_plain_products() -> None:
+    integer, plain, fp8 = (
+        best(8192, 8192, 8192, n, "b200") for n in ("int8-row", "bf16", "e4m3-row")
+    )
+    # 148 SMs x 4096 flop/clk at 1.55 GHz: what mma.sync reaches at most.
+    assert integer.tflops < 148 * 4096 * 1.55e-3
+    assert integer.tflops < plain.tflops < fp8.tflops
+
+
 SHAPES = st.tuples(*[st.one_of(st.integers(1, 300), st.integers(1, 9000))] * 3)
 GPUS = st.sampled_from(sim.gpu_names())
 NAMES = st.sampled_from(sorted(RECIPES))

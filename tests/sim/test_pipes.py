@@ -20,6 +20,7 @@ from tiles.formats import TensorFormat
 
 H200 = sim.load_gpu("h200")
 A100 = sim.load_gpu("a100")
+B200 = sim.load_gpu("b200")
 IDEAL = replace(H200, tensor_share=1.0, mma_sync_share=1.0)
 
 
@@ -65,8 +66,22 @@ def test_mma_sync_pads_to_16_rows_and_widens_8_bit_floats() -> None:
 
 def test_warpgroups_need_64_rows_and_four_warps() -> None:
     rows, warps = column(16, 64, 64, 128), column(4, 4, 2, 8)
-    assert uses_warpgroups(H200, rows, warps).tolist() == [False, True, False, True]
-    assert not uses_warpgroups(A100, rows, warps).any()
+    for element in ("bf16", "e4m3fn", "int8"):
+        wide = uses_warpgroups(H200, rows, warps, element=element)
+        assert wide.tolist() == [False, True, False, True]
+        assert not uses_warpgroups(A100, rows, warps, element=element).any()
+
+
+def test_blackwell_multiplies_integers_by_mma_sync() -> None:
+    rows, warps = column(64, 128), column(4, 8)
+    assert not uses_warpgroups(B200, rows, warps, element="int8").any()
+    for element in ("bf16", "fp16", "e4m3fn", "e5m2"):
+        assert uses_warpgroups(B200, rows, warps, element=element).all()
+    # A quarter of 16384 flop/clk/SM: the rate of A100, which has nothing but mma.sync.
+    shape = (column(128), column(128), column(64), column(8))
+    clk = mma_clk(B200, *shape, element="int8", warpgroups=NO)
+    assert clk[0] == pytest.approx(2 * 128 * 128 * 64 / 4096)
+    assert A100.tensor_flop_per_clk["int8"] == 4096
 
 
 def promotion(activation: str, weight: str, m: int, n: int, k: int) -> float:
