@@ -155,6 +155,8 @@ def sweep(
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
     from workbench.progress import sweep_progress
 
+    for refused in workbench.unserved(file):
+        print(f"not swept: {refused}", file=sys.stderr)
     with sweep_progress(quiet=as_json) as progress:
         run = workbench.sweep(
             file,
@@ -164,8 +166,6 @@ def sweep(
             time_limit=time_limit,
             progress=progress,
         )
-    for refused in workbench.unserved(file):
-        print(f"not swept: {refused}", file=sys.stderr)
     if as_json:
         _print_json(workbench.winners(run))
         return

@@ -189,7 +189,7 @@ class SweepFile(StrictEntry):
     measure: MeasureEntry = MeasureEntry()
     objective: Literal["time"] = "time"
     quantize: bool = True  #: also search the quantisation of the activations that recipes need
-    output: _PathText  #: run folder
+    output: _PathText | None = None  #: run folder; None: the caller of ``to_plan`` gives it
 
     _problems: tuple[Problem, ...] = PrivateAttr(default=())
 
@@ -260,11 +260,12 @@ class SweepFile(StrictEntry):
 
         Args:
             on: ``gpu``, ``sim`` or ``auto``.
-            output: run folder.
+            output: run folder; must be given where the file names none.
             max_measurements: per study.
             time_limit: of the whole sweep, e.g. ``30m``.
         Raises:
-            ValueError: an override is malformed, or no kernel can run any of the problems.
+            ValueError: an override is malformed, no run folder is named, or no kernel can run any
+                of the problems.
         """
         from sim import load_gpu
         from tuning import Plan, Strategy, StudyPlan
@@ -272,6 +273,13 @@ class SweepFile(StrictEntry):
         place = self.measure.on if on is None else on
         if place not in ("auto", "gpu", "sim"):
             raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        if output is None:
+            if self.output is None:
+                raise ValueError(
+                    "no run folder: add a line such as `output: runs/mine` to the sweep file, "
+                    "or pass --output"
+                )
+            output = Path(self.output)
         studies = self.studies()
         if not studies:
             reasons = "; ".join(str(one) for one in self.unserved()[:3])
@@ -281,7 +289,7 @@ class SweepFile(StrictEntry):
         return Plan(
             studies=tuple(StudyPlan(problem=p, kernel=name) for p, name in studies),
             gpu=gpu,
-            folder=Path(self.output) if output is None else output,
+            folder=output,
             strategy=Strategy(self.search.strategy),
             max_measurements=(
                 self.search.max_measurements if max_measurements is None else max_measurements
@@ -296,10 +304,11 @@ class SweepFile(StrictEntry):
 
 
 def _present(gpu: "Gpu") -> bool:
-    """Whether this machine has that GPU."""
-    import torch  # 3 s, so only where "auto" has to be decided
+    """Whether this machine has that GPU; neither torch nor CUDA is needed to tell."""
+    from tuning.visible_gpu import visible_gpu
 
-    return torch.cuda.is_available() and gpu.matches(torch.cuda.get_device_name())
+    name = visible_gpu()
+    return name is not None and gpu.matches(name)
 
 
 def _problems(sweep: SweepFile) -> Iterator[Problem]:

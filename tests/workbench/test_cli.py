@@ -149,3 +149,26 @@ def test_predict_starts_without_torch_and_answers_fast() -> None:
     seconds, heavy = min(run.stdout.split(maxsplit=1) for run in runs)
     assert heavy.strip() == "[]"
     assert float(seconds) < 1.0
+
+
+def test_what_is_not_swept_is_told_before_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "schema: 1\ngpu: h200\nproblems: [{shape: [64, 64, 64]}]\nrecipes: [e4m3-row]\n"
+        "kernels: [triton_gemm]\nsearch: {max_measurements: 1}\n"
+    )
+    said: list[str] = []
+    before = workbench.sweep
+
+    def sweep(*arguments: object, **options: object) -> object:
+        said.append(capsys.readouterr().err)
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(workbench, "sweep", sweep)
+    assert call(monkeypatch, "sweep", file, "--on", "sim", "--output", tmp_path / "run") == 0
+    (told,) = said
+    assert told.startswith("not swept: quantize:64x64:e4m3fn.row:bf16: triton_gemm serves gemm")
+    assert told.count("\n") == 1
+    assert "not swept" not in capsys.readouterr().err

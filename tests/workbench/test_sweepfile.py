@@ -136,15 +136,21 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         sweep.to_plan(on="sim", max_measurements=0)
 
 
-def test_auto_simulates_where_the_gpu_is_not(tmp_path: Path) -> None:
+def test_auto_simulates_where_the_gpu_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = MINIMAL.replace("h200", "a100")
-    # No machine has every GPU: on the A100 itself this must not simulate.
-    import torch
+    sweep = load_sweepfile(written(tmp_path, text))
+    for name, simulate in (("NVIDIA A100-SXM4-80GB", False), ("NVIDIA H200", True), (None, True)):
+        monkeypatch.setattr("tuning.visible_gpu.visible_gpu", lambda name=name: name)
+        assert sweep.to_plan().simulate is simulate
 
-    from sim import load_gpu
 
-    here = torch.cuda.is_available() and load_gpu("a100").matches(torch.cuda.get_device_name())
-    assert load_sweepfile(written(tmp_path, text)).to_plan().simulate is not here
+def test_the_run_folder_may_come_from_the_caller_alone(tmp_path: Path) -> None:
+    sweep = load_sweepfile(written(tmp_path, MINIMAL.replace("output: runs/minimal\n", "")))
+    assert sweep.to_plan(on="sim", output=tmp_path / "run").folder == tmp_path / "run"
+    with pytest.raises(ValueError, match="no run folder: add a line such as `output: runs/mine`"):
+        sweep.to_plan(on="sim")
 
 
 @pytest.mark.parametrize(
