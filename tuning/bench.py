@@ -84,7 +84,7 @@ class Bench:
         worker = self._worker(_device(study))
         return worker.measure(self._target(study), config, environment=environment)
 
-    def compare(self, study: Candidates, configs: Sequence[TileConfig]) -> list[Timing] | None:
+    def compare(self, study: Candidates, configs: Sequence[TileConfig]) -> list[Timing] | str:
         """Time in turns; see :meth:`tuning.worker.Worker.compare`."""
         return self._worker(_device(study)).compare(self._target(study), configs)
 

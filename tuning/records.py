@@ -102,6 +102,7 @@ class StudyRecord:
     legal_size: int
     rejected_by_rule: Mapping[str, int]
     stopped: str  #: why the search ended; empty while it has not
+    not_compared: str  #: why near-ties could not be timed in turns; empty when they were, or none
     trials: tuple[TrialRecord, ...]  #: finished ones, in the order taken
 
     @property

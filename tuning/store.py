@@ -246,5 +246,6 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
             rule: number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
         },
         stopped=attributes.get("stopped", ""),
+        not_compared=attributes.get("compared", {}).get("failed", ""),
         trials=tuple(records),
     )

@@ -253,8 +253,11 @@ class Study:
         stored = self.optuna.user_attrs.get("compared")
         return stored is not None and stored["finished"] == self.finished
 
-    def store_comparison(self, timings: Mapping[int, Timing]) -> None:
-        """Replace the samples of tied trials (by number) with those taken in turns."""
+    def store_comparison(self, timings: Mapping[int, Timing], failed: str = "") -> None:
+        """Replace the samples of tied trials (by number) with those taken in turns.
+
+        ``failed`` says why there are none: the winner then rests on samples taken apart.
+        """
         entries = {
             str(number): {
                 "time_us": t.time_us,
@@ -263,7 +266,9 @@ class Study:
             }
             for number, t in timings.items()
         }
-        self.optuna.set_user_attr("compared", {"finished": self.finished, "timings": entries})
+        self.optuna.set_user_attr(
+            "compared", {"finished": self.finished, "timings": entries, "failed": failed}
+        )
         if timings:
             winner = min(timings, key=lambda number: timings[number].time_us)
             row, outcome = self.trials[winner]

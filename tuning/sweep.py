@@ -218,7 +218,10 @@ class _Search:
             return
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
         timings = bench.compare(self._candidates, configs)
-        study.store_comparison({} if timings is None else dict(zip(ties, timings, strict=True)))
+        if isinstance(timings, str):
+            study.store_comparison({}, failed=timings)
+        else:
+            study.store_comparison(dict(zip(ties, timings, strict=True)))
 
     def _report(self, study: Study | None, trial: TrialRecord | None, stopped: str = "") -> None:
         self._progress(

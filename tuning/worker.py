@@ -176,8 +176,8 @@ class Worker:
             None if read is None else Environment.from_dict(read),
         )
 
-    def compare(self, target: Target, configs: Sequence[TileConfig]) -> list[Timing] | None:
-        """Time configurations in turns; None when one of them fails this time.
+    def compare(self, target: Target, configs: Sequence[TileConfig]) -> list[Timing] | str:
+        """Time configurations in turns; the reason when one of them fails this time.
 
         Raises:
             ValueError: there is no such device, or the process does not start.
@@ -186,8 +186,8 @@ class Worker:
         self.hello()
         try:
             answer = self._ask(job, ("open_s", "compare_s"))
-        except _Lost:
-            return None
+        except _Lost as lost:
+            return lost.reason
         return [
             Timing(time_us=t["time_us"], samples_us=tuple(t["samples_us"]), timing=t["timing"])
             for t in answer["timings"]

@@ -117,6 +117,7 @@ def _winner(study: "StudyRecord") -> dict[str, Any]:
         "trials_by_status": dict(statuses),
         "rejected_by_rule": dict(study.rejected_by_rule),
         "stopped": study.stopped,
+        "not_compared": study.not_compared,
     }
     best = study.best
     if best is None:

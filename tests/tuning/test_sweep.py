@@ -379,6 +379,20 @@ def test_measured_sweep_of_a_misbehaving_kernel(
     assert log.read_text().splitlines() == checked
 
 
+def test_ties_that_cannot_be_compared_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuning.bench import Bench
+    from tuning.study import Study
+
+    monkeypatch.setattr(Study, "ties", lambda study: list(study.trials)[:2])
+    monkeypatch.setattr(Bench, "compare", lambda *_: "the process died with signal 11")
+    plan = make_plan(tmp_path / "run", SLOW, simulate=False, strategy=Strategy.EXHAUSTIVE)
+    (study,) = sweep(plan).studies
+    assert study.not_compared == "the process died with signal 11"
+    assert study.best is not None
+
+
 def test_time_limit_is_shared_and_kept(tmp_path: Path) -> None:
     plan = make_plan(
         tmp_path / "run", SLOW, studies=3, simulate=False, time_limit_s=2.0, max_measurements=7

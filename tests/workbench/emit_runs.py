@@ -77,6 +77,7 @@ def study(
         legal_size=8,
         rejected_by_rule={"shared memory": 2},
         stopped="done",
+        not_compared="",
         trials=(trial,),
     )
 

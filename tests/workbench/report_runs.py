@@ -97,6 +97,7 @@ def study(
         "legal_size": 1900,
         "rejected_by_rule": {"shared memory": 1800, "tma needs 16-byte rows": 700, "warps": 400},
         "stopped": "an improvement of 1 % is unlikely",
+        "not_compared": "",
         "trials": tuple(records),
     }
     return StudyRecord(**{**values, **changes})
