@@ -13,14 +13,18 @@ FORMATS = ("e4m3-row", "bf16")
 
 
 def _file(
-    keys: list[int], *, gpu: str = "h200", extents: list[int] | None = None, **changes: object
+    keys: list[int],
+    *,
+    gpu: str | None = "h200",
+    extents: list[int] | None = None,
+    **changes: object,
 ) -> _lookup.ConfigFile:
     data = {
         "schema": "tile-workbench/configs/1",
         "kernel": "triton_gemm",
         "template": "triton.gemm_scaled",
         "gpu": gpu,
-        "devices": [f"NVIDIA {gpu.upper()}"],
+        "devices": [] if gpu is None else [f"NVIDIA {gpu.upper()}"],
         "formats": list(FORMATS),
         "extents": extents,
         "layout": {"a_block": [1, 0]},
@@ -76,14 +80,31 @@ def test_files_of_the_gpu_at_hand_are_preferred() -> None:
     assert choice.m == 9
 
 
-def test_another_gpu_is_warned_about_once() -> None:
-    files = (_file([8]), _file([9], extents=[64, 64]))
-    with pytest.warns(RuntimeWarning, match="is not a GPU this package was tuned for"):
-        choice = choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H20")
-    assert choice.m == 9
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H20")
+def test_an_unseen_gpu_takes_the_default_of_any_gpu_with_one_warning() -> None:
+    files = (_file([8]), _file([9], extents=[64, 64]), _file([16, 256], gpu=None))
+    for name in ("NVIDIA L40S", "NVIDIA A100-SXM4-80GB", "NVIDIA H20"):
+        with pytest.warns(RuntimeWarning, match=f"{name} is not a GPU this package was") as caught:
+            choice = choose_from(files, "triton_gemm", FORMATS, (64, 64), 300, name)
+        assert len(caught) == 1
+        assert (choice.m, choice.tuned, choice.file.gpu) == (256, False, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            choose_from(files, "triton_gemm", FORMATS, (77, 64), 8, name)
+
+
+def test_the_default_of_any_gpu_stays_away_from_the_tuned_one_and_the_interpreter() -> None:
+    files = (_file([16], gpu=None), _file([9], extents=[64, 64]), _file([8]))
+    for device in ("NVIDIA H200", "cpu"):
+        assert choose_from(files, "triton_gemm", FORMATS, (64, 64), 8, device).m == 9
+        with pytest.warns(RuntimeWarning, match="never tuned"):
+            assert choose_from(files, "triton_gemm", FORMATS, (64, 1), 8, device).m == 8
+        _lookup._warned.clear()
+
+
+def test_layouts_are_those_of_the_tuned_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    anywhere = _file([8], gpu=None, layout={"decode": None})
+    monkeypatch.setattr(_lookup, "FILES", (_file([8], layout={"decode": False}), anywhere))
+    assert _lookup.layouts("triton_gemm") == {FORMATS: {"decode": False}}
 
 
 def test_unknown_formats_are_refused_with_those_there_are() -> None:

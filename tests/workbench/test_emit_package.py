@@ -6,23 +6,28 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from emit_runs import run_of, simulated_run, study
 
 import workbench
 from sim import load_gpu
-from tiles.kernels import kernel
+from tiles.kernels import ConfigTable, kernel
 from tiles.kernels.closure import imported_names, template_closure
-from tiles.problems import Gemm
+from tiles.kernels.gemm import GemmConfig
+from tiles.problems import Gemm, parse_problem
 from tiles.recipes import recipe
 from tuning import Run
 from workbench.emission import EmittedPackage, emit
 from workbench.emission.evidence import digest
+from workbench.emission.package_files import _torch_device
+from workbench.emission.package_files._lookup import choose_from, parse_config_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,9 +54,9 @@ def _files(folder: Path) -> list[str]:
 
 def test_emits_exactly_these_files(package: EmittedPackage) -> None:
     configs = [
-        f"src/tile_pack/configs/triton_gemm-{name}-bf16-{extents}-h200.json"
+        f"src/tile_pack/configs/triton_gemm-{name}-bf16-{part}.json"
         for name in ("deepseek-fp8", "e4m3-row", "jetfire")
-        for extents in ("256x384", "default")
+        for part in ("256x384-h200", "default-h200", "default")
     ]
     assert _files(package.folder) == sorted(
         [
@@ -194,6 +199,55 @@ def test_defaults_use_no_descriptors(package: EmittedPackage) -> None:
             assert entry["config"]["tma"] is False, path
 
 
+@pytest.mark.parametrize("name", ["NVIDIA L40S", "NVIDIA A100-SXM4-80GB"])
+@pytest.mark.parametrize("gpu", ["l40s", "a100"])
+def test_an_unseen_gpu_is_given_what_it_can_run(
+    package: EmittedPackage, name: str, gpu: str
+) -> None:
+    configs = (package.folder / "src/tile_pack/configs").glob("*.json")
+    files = tuple(parse_config_file(path.read_text()) for path in sorted(configs))
+    limits = replace(load_gpu(gpu).limits, smem_bytes_per_cta=96 * 1024)
+    for scheme in ("deepseek-fp8", "e4m3-row", "jetfire"):
+        for m in (1, 16, 100, 512, 8192):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                choice = choose_from(files, "triton_gemm", (scheme, "bf16"), (256, 384), m, name)
+            assert not choice.tuned
+            # Whether 8-bit floats are decoded is decided where the GPU can be asked.
+            assert choice.file.layout["decode"] is None
+            config = GemmConfig(**choice.config)
+            assert not config.tma
+            problem = parse_problem(f"gemm:{choice.m}x4095x4095:{scheme}:bf16")
+            gate = kernel("triton_gemm").rules(problem, ConfigTable.of([config]), limits)
+            assert [rule.name for rule in gate if rule.broken[0]] == []
+
+
+def test_an_unseen_gpu_casts_to_8_bit_floats_in_software(tmp_path: Path) -> None:
+    made = study("quantize:64x256:e4m3fn.b1x128:bf16", family="triton_quantize")
+    folder = emit(run_of(made), tmp_path / "out", name="tile_pack").folder
+    stem = "src/tile_pack/configs/triton_quantize-e4m3fn.b1x128-bf16-default"
+    for name, software in (("", True), ("-h200", False)):
+        entries = json.loads((folder / f"{stem}{name}.json").read_text())["entries"]
+        assert {entry["config"]["software_cast"] for entry in entries} == {software}
+
+
+@pytest.mark.parametrize(
+    ("capability", "decode"), [((8, 0), True), ((8, 6), True), ((8, 9), False), ((9, 0), False)]
+)
+def test_gpus_before_ada_decode_8_bit_floats(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], decode: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(_torch_device, "_decodes", {})
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
+    )
+    device = torch.device("cuda", 1)
+    assert [_torch_device.decodes(device) for _ in range(3)] == [decode] * 3
+    assert asked == [device]
+    assert not _torch_device.decodes(torch.device("cpu"))
+
+
 def test_simulated_sweep_says_it_was_never_measured(package: EmittedPackage) -> None:
     evidence = json.loads(package.evidence.read_text())
     assert package.simulated
@@ -293,7 +347,7 @@ def test_a_sweep_on_a_users_gpu_file_is_emitted_for_that_gpu(
     Path("my.yaml").unlink()
     package = workbench.emit("run", "package")
     assert [e["gpu"] for e in json.loads(package.evidence.read_text())["entries"]] == [name]
-    tuned = list(package.folder.glob("src/*/configs/*.json"))
+    tuned = list(package.folder.glob(f"src/*/configs/*-{name}.json"))
     assert len(tuned) == 2
     for path in tuned:
         assert json.loads(path.read_text())["devices"] == ["ACME 1"]

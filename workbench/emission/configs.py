@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tiles.formats import IntElement, TensorFormat
-from tiles.kernels import Backend, Kernel, NumericPath, kernel
+from tiles.kernels import Backend, Kernel, Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.naming import check_file_part
@@ -30,6 +30,18 @@ API_MODULES = {
 DEFAULT_M = (16, 64, 256, 1024, 4096)
 #: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).
 DEFAULT_EXTENT = 4095
+#: What any NVIDIA GPU of capability 8.0 and up has: no descriptors, 99 KiB of shared memory a CTA
+#: less a margin, no 8-bit floats (decoded at run time where the tensor cores do not take them).
+ANY_GPU = Limits(
+    gpu="any GPU",
+    vendor="nvidia",
+    capability=80,
+    smem_bytes_per_cta=96 * 1024,
+    registers_per_sm=65536,
+    threads_per_sm=1024,
+    warp_threads=32,
+    native_elements=frozenset({"fp16", "bf16", "int8"}),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +104,14 @@ def _formats(problem: Problem) -> tuple[str, str]:
     return (str(problem.target), problem.source)
 
 
-def _file_name(entry: TunedEntry, extents: tuple[int, ...] | None) -> str:
+def _file_name(entry: TunedEntry, extents: tuple[int, ...] | None, *, any_gpu: bool = False) -> str:
     parts = [
         check_file_part(entry.study.kernel, "kernel"),
         *(check_file_part(name, "format") for name in entry.formats),
         "default" if extents is None else "x".join(map(str, extents)),
-        check_file_part(entry.study.gpu, "gpu"),
     ]
+    if not any_gpu:
+        parts.append(check_file_part(entry.study.gpu, "gpu"))
     return "-".join(parts) + ".json"
 
 
@@ -107,7 +120,7 @@ def _block(fmt: TensorFormat) -> list[int] | None:
     return None if fmt.scaling is None else [fmt.scaling.rows or 0, fmt.scaling.cols or 0]
 
 
-def _layout(entry: TunedEntry) -> dict[str, Any]:
+def _layout(entry: TunedEntry, *, any_gpu: bool) -> dict[str, Any]:
     problem = entry.problem
     if isinstance(problem, Quantize):
         return {"element": problem.target.element.name, "block": _block(problem.target)}
@@ -118,7 +131,7 @@ def _layout(entry: TunedEntry) -> dict[str, Any]:
         "a_block": _block(recipe.activation),
         "b_element": recipe.weight.element.name,
         "b_block": _block(recipe.weight),
-        "decode": entry.path is NumericPath.EMULATED,
+        "decode": None if any_gpu else entry.path is NumericPath.EMULATED,
         # Beyond it the int32 accumulator of a product without promotion could overflow.
         "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
     }
@@ -141,17 +154,23 @@ def _devices(entries: Iterable[TunedEntry]) -> list[str]:
     return sorted(names)
 
 
-def _text(entries: Sequence[TunedEntry], extents: list[int] | None, configs: dict[int, Any]) -> str:
+def _text(
+    entries: Sequence[TunedEntry],
+    extents: list[int] | None,
+    configs: dict[int, Any],
+    *,
+    any_gpu: bool = False,
+) -> str:
     first = entries[0]
     data = {
         "schema": SCHEMA,
         "kernel": first.study.kernel,
         "template": f"{first.folder}.{first.kernel.template.stem}",
-        "gpu": first.study.gpu,
-        "devices": _devices(entries),
+        "gpu": None if any_gpu else first.study.gpu,
+        "devices": [] if any_gpu else _devices(entries),
         "formats": list(first.formats),
         "extents": extents,
-        "layout": _layout(first),
+        "layout": _layout(first, any_gpu=any_gpu),
         "entries": [{"m": m, "config": configs[m]} for m in sorted(configs)],
     }
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
@@ -182,9 +201,15 @@ def config_files(entries: Sequence[TunedEntry]) -> dict[str, str]:
         files[name] = _text(same, list(same[0].extents), configs)
     for same in families.values():
         first = same[0]
-        defaults = {
-            m: first.kernel.default(problem, first.gpu.limits).to_dict()
-            for m, problem in default_problems(first.problem).items()
-        }
-        files[_file_name(first, None)] = _text(same, None, defaults)
+        files[_file_name(first, None)] = _text(same, None, _defaults(first, first.gpu.limits))
+        anywhere = _text(same, None, _defaults(first, ANY_GPU), any_gpu=True)
+        files[_file_name(first, None, any_gpu=True)] = anywhere
     return files
+
+
+def _defaults(entry: TunedEntry, limits: Limits) -> dict[int, Any]:
+    """Default configurations of the entry's family, by free extent."""
+    return {
+        m: entry.kernel.default(problem, limits).to_dict()
+        for m, problem in default_problems(entry.problem).items()
+    }

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ._lookup import choose, layouts, template, without_descriptors
-from ._torch_device import DTYPES, NAMES, current, device_facts
+from ._torch_device import DTYPES, NAMES, current, decodes, device_facts
 
 KERNEL = "triton_gemm"
 _LAYOUTS = layouts(KERNEL)
@@ -115,6 +115,8 @@ def _launch(
     if choice.config["tma"] and not all(_aligned(tensor) for tensor in (a, b, out)):
         choice = without_descriptors(choice, m)
     layout = choice.file.layout
+    # The default for any GPU leaves the numeric path open.
+    decode = decodes(a.device) if layout["decode"] is None else layout["decode"]
     with current(a.device):
         template(choice).launch(
             a,
@@ -125,7 +127,7 @@ def _launch(
             a_block=layout["a_block"],
             b_block=layout["b_block"],
             config=choice.config,
-            decode=layout["decode"],
+            decode=decode,
             num_sms=num_sms,
         )
 

@@ -4,7 +4,8 @@ A file holds the tuned configurations of one kernel, one choice of formats and o
 extents (N and K of a product, the columns of a quantisation) on one GPU, by the free extent M (the
 rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Fixed
 extents that were never tuned take a conservative default under the same rule, with one warning a
-process.  Standard library only.
+process; on a GPU that the package was not tuned for, every call takes a default that runs on any
+NVIDIA GPU of capability 8.0 and up.  Standard library only.
 """
 
 import importlib
@@ -29,7 +30,7 @@ class ConfigFile:
 
     kernel: str  #: kernel family, e.g. "triton_gemm"
     template: str  #: module under ``kernels`` that holds its ``launch``, e.g. "triton.gemm_scaled"
-    gpu: str  #: GPU that the entries were searched for, e.g. "h200"
+    gpu: str | None  #: GPU that the entries were searched for, e.g. "h200"; ``None``: any
     devices: tuple[str, ...]  #: what drivers call that GPU, as shell patterns
     formats: tuple[str, str]  #: (recipe, output) of a product, (target, source) of a quantisation
     extents: tuple[int, ...] | None  #: (N, K) or (columns,); ``None``: defaults for any
@@ -47,7 +48,7 @@ class Choice:
 
     @property
     def tuned(self) -> bool:
-        """False when the extents were never tuned and the default stands in."""
+        """False when extents or GPU were never tuned and a default stands in."""
         return self.file.extents is not None
 
 
@@ -110,7 +111,11 @@ _warned: set[tuple[object, ...]] = set()
 
 def layouts(kernel: str) -> dict[tuple[str, str], Mapping[str, Any]]:
     """Operand layouts by formats, of everything that ``kernel`` serves in this package."""
-    return {file.formats: file.layout for file in FILES if file.kernel == kernel}
+    return {
+        file.formats: file.layout
+        for file in FILES
+        if file.kernel == kernel and file.gpu is not None
+    }
 
 
 def template(choice: Choice) -> ModuleType:
@@ -160,15 +165,17 @@ def choose_from(
         raise ValueError(
             f"this package has no {kernel} for {' '.join(formats)}: it has {', '.join(known)}"
         )
+    home = next((file.gpu for file in served if file.gpu is not None), None)
     here = [file for file in served if _is_gpu(file, device)]
+    if not here and device == "cpu":
+        here = [file for file in served if file.gpu == home]
     if not here:
-        here = [file for file in served if file.gpu == served[0].gpu]
-        if device != "cpu":
-            _warn_once(
-                ("gpu", device),
-                f"{device} is not a GPU this package was tuned for ({here[0].gpu}): "
-                "speed is unknown, and a launch may fail",
-            )
+        _warn_once(
+            ("gpu", device),
+            f"{device} is not a GPU this package was tuned for ({home}): "
+            "running a conservative default, whose speed is unknown",
+        )
+        return _entry([file for file in served if file.gpu is None], m)
     tuned = [file for file in here if file.extents == extents]
     if not tuned:
         _warn_once(
@@ -177,10 +184,16 @@ def choose_from(
             "running a conservative default",
         )
         tuned = [file for file in here if file.extents is None]
-    file = tuned[0]
-    by_m = dict(file.entries)
+    return _entry(tuned, m)
+
+
+def _entry(files: Sequence[ConfigFile], m: int) -> Choice:
+    """The entry of the first file that serves ``m``."""
+    if not files:
+        raise ValueError("this package lacks the default for the call: install it again")
+    by_m = dict(files[0].entries)
     taken = nearest(m, list(by_m))
-    return Choice(file=file, m=taken, config=by_m[taken])
+    return Choice(file=files[0], m=taken, config=by_m[taken])
 
 
 def _is_gpu(file: ConfigFile, device: str) -> bool:
@@ -198,13 +211,15 @@ def without_descriptors(choice: Choice, m: int) -> Choice:
         f"{tuned.kernel} {' '.join(tuned.formats)}: rows of an operand do not start at multiples "
         "of 16 bytes: running a conservative default",
     )
-    for file in FILES:
-        same = (file.kernel, file.formats, file.gpu) == (tuned.kernel, tuned.formats, tuned.gpu)
-        if same and file.extents is None:
-            by_m = dict(file.entries)
-            taken = nearest(m, list(by_m))
-            return Choice(file=file, m=taken, config=by_m[taken])
-    raise ValueError(f"this package has no default for {tuned.kernel} {' '.join(tuned.formats)}")
+    return _entry(
+        [
+            file
+            for file in FILES
+            if (file.kernel, file.formats, file.gpu) == (tuned.kernel, tuned.formats, tuned.gpu)
+            and file.extents is None
+        ],
+        m,
+    )
 
 
 def _warn_once(key: tuple[object, ...], message: str) -> None:

@@ -17,7 +17,11 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+#: First capability whose tensor cores multiply 8-bit floats.
+FP8_CAPABILITY = (8, 9)
+
 _facts: dict[torch.device, tuple[str, int]] = {}
+_decodes: dict[torch.device, bool] = {}
 
 
 def device_facts(device: torch.device) -> tuple[str, int]:
@@ -29,6 +33,15 @@ def device_facts(device: torch.device) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(device)
         facts = _facts[device] = (properties.name, properties.multi_processor_count)
     return facts
+
+
+def decodes(device: torch.device) -> bool:
+    """Whether 8-bit floats are multiplied as fp16: GPUs before capability 8.9, and only those."""
+    found = _decodes.get(device)
+    if found is None:
+        found = device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY
+        _decodes[device] = found
+    return found
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
