@@ -191,8 +191,9 @@ def load_run(folder: Path) -> Run:
     path = folder / JOURNAL
     if not path.exists():
         return Run(folder=folder, plan=plan, gpu=gpu, studies=())
+    journal = ReadOnlyJournal(path)  # says itself which line is damaged
     with quiet_optuna(), whole(path):
-        return read_run(folder, plan, gpu, JournalStorage(ReadOnlyJournal(path)))
+        return read_run(folder, plan, gpu, JournalStorage(journal))
 
 
 def read_run(folder: Path, plan: Mapping[str, Any], gpu: Gpu, storage: BaseStorage) -> Run:

@@ -225,8 +225,11 @@ def test_torn_journal_is_reported_before_anything_is_written(tmp_path: Path) -> 
     files = {path: path.read_bytes() for path in plan.folder.iterdir()}
     with pytest.raises(ValueError, match=rf"line {lines} is cut off"):
         sweep(make_plan(tmp_path / "run", max_measurements=30))
-    with pytest.raises(ValueError, match=rf"line {lines} is cut off"):
+    with pytest.raises(
+        ValueError, match=rf"journal\.log, line {lines} is cut off: run `work"
+    ) as told:
         tuning.load_run(plan.folder)
+    assert "edited" not in str(told.value)
     assert {path: path.read_bytes() for path in plan.folder.iterdir()} == files
     tuning.repair(plan.folder)
     assert len(configs_of(sweep(plan))) == 12
