@@ -11,31 +11,40 @@ largest partial sum or product. t = 24, d = 16 for 16-bit elements in fp32; t = 
 and older tensor cores keep more. int8 is exact in int32.
 
 **Element bound.** Over K elements the worst case ``K(1 + 1/d)·u·M`` is vacuous for t = 14 (it
-exceeds the result at K = 4096), so two parts are kept apart. The accumulator is truncated toward
-zero in each of the K/d steps, always with one sign: a bias of at most ``(K/d)·u·M``, summed as it
-is. The truncated products have signs that are independent of each other when operand signs are,
-so Hoeffding's inequality bounds their sum by ``L·u·M·sqrt(K(1 + 1/d))`` except with probability
-``2·exp(-L²/2)``. M obeys the same inequality: with ``q² = sum_k a_k² b_k²``, the largest partial
-sum stays below ``|exact| + L·q`` (the first term covers operands whose signs are not
-independent). L = 7.5 makes either probability 1.2e-12 an element; a product of 2^26 elements
-raises a false alarm in fewer than 1 run of 5000 even if both bounds were attained, which
-truncation to t bits is far from.
+exceeds the result at K = 4096), so three parts are kept apart. The accumulator is truncated
+toward zero in each of the K/d steps, always with one sign: a bias of at most ``(K/d)·u·M``, summed
+as it is. A product is truncated toward zero too, so its error has its sign. Let signs be drawn
+independently of each other and of the magnitudes, with any common mean c. Truncation takes each
+product's magnitude uniformly in [0, u·M), or less, so the errors have a mean of at most
+``|c|·K·u·M/2``, and Hoeffding's inequality bounds their deviation from it by
+``L·u·M·sqrt(K(1 + 1/d))`` except with probability ``2·exp(-L²/2)``. The mean is granted with
+``kappa = |exact| / sum_k |a_k b_k|`` for ``|c|``: 1 for operands of one sign, about 1/sqrt(K) for
+signs without preference. Around ``|c|`` it scatters by ``q / sum_k |a_k b_k|``, with
+``q² = sum_k a_k² b_k²``: for normal operands ``0.8·sqrt(K)·u·M`` of the mean, less than one of the
+L deviations. M obeys the same inequality: the largest partial sum stays below ``|exact| + L·q``.
+L = 7.5 makes either probability 1.2e-12 an element; a product of 2^26 elements raises a false
+alarm in fewer than 1 run of 5000 even if both bounds were attained, which truncation to t bits is
+far from. Not covered: signs that go with magnitudes, such as one large product against thousands
+of small ones of the other sign.
 
 With promotion every kb elements, n = ceil(K/kb) sums restart from zero: the random parts add in
 quadrature to ``L·u·sqrt(kb(1 + 1/d))·M'``, ``M' = |exact|/sqrt(n) + L·q``, and the biases to at
-most ``(kb/d)·u·sqrt(n)·M'``; scaling and adding in fp32 costs at most three roundings a block.
-The epilogue multiplies twice and converts once (4 units of 2^-24), and rounding to the output
-costs half an ulp. The reference itself is rounded K + 2 times in fp64, each time by 2^-53 of at
-most ``sum_k |a_k b_k| <= sqrt(K)·q``: a kernel with exact sums must not be blamed for that where
-they cancel.
+most ``kb(kappa/2 + 1/d)·u·sqrt(n)·M'``; scaling and adding in fp32 costs at most three roundings a
+block. The epilogue multiplies twice and converts once (4 units of 2^-24), and rounding to the
+output costs half an ulp. The reference itself is rounded K + 2 times in fp64, each time by 2^-53
+of at most ``sum_k |a_k b_k| <= sqrt(K)·q``: a kernel with exact sums must not be blamed for that
+where they cancel.
 
 **Tile limit.** The root mean square error of each 128 x 128 tile must stay below twice its
 expectation under the same model with every truncation uniform in [0, u·M): random parts
-``/sqrt(3)``, biases ``/2``, ``M² = exact² + q²``, output rounding uniform. Two is the margin for
-a model that takes M for the sum's size throughout; edge tiles with n elements get ``sqrt(1 +
-L·sqrt(2/n))`` more for their sampling error. A scale wrong by 2 on one of 32 blocks along K moves
-its tile by 18 %, ten times this limit for promoted fp8, so it cannot pass however few tiles it
-touches.
+``/sqrt(3)``, biases ``/2``, ``M² = exact² + q²``, output rounding uniform. The biases of n blocks
+add in quadrature, but as far as kappa says, ``kappa·kb(1 + 1/d)·u·M/2`` each, they add up. Two is
+the margin for a model that takes M for the sum's size throughout; edge tiles with n elements get
+``sqrt(1 + L·sqrt(2/n))`` more for their sampling error. A scale wrong by 2 on one of 32 blocks
+along K moves its tile by 18 %, ten times this limit for promoted fp8, so it cannot pass however
+few tiles it touches. With operands of one sign it moves the tile by 3 %, which the limit for
+promoted fp8 still sees. fp8 sums that are never promoted then lose some 8 % at K = 4096 by
+truncation alone, and no limit can be narrower than that.
 """
 
 import math
@@ -109,7 +118,7 @@ def gemm_arithmetic(problem: Gemm, *, decode: bool, interpreted: bool = False) -
 
 
 def _element_bound(
-    exact: torch.Tensor, q: torch.Tensor, k: int, arithmetic: Arithmetic
+    exact: torch.Tensor, q: torch.Tensor, kappa: torch.Tensor, k: int, arithmetic: Arithmetic
 ) -> torch.Tensor:
     """Largest error of each element, see the module's docstring."""
     size = exact.abs()
@@ -122,7 +131,7 @@ def _element_bound(
     if arithmetic.significand_bits is not None:
         unit = 2.0 ** (1 - arithmetic.significand_bits)
         random = DEVIATIONS * math.sqrt(interval * (1 + 1 / depth))
-        bias = math.ceil(interval / depth) * math.sqrt(blocks)
+        bias = (math.ceil(interval / depth) + kappa * (interval / 2)) * math.sqrt(blocks)
         error = error + unit * (random + bias) * (size / math.sqrt(blocks) + DEVIATIONS * q)
     ulps = 1.0 if arithmetic.output_truncates else 0.5
     out = arithmetic.output
@@ -130,7 +139,7 @@ def _element_bound(
 
 
 def _element_variance(
-    exact: torch.Tensor, q: torch.Tensor, k: int, arithmetic: Arithmetic
+    exact: torch.Tensor, q: torch.Tensor, kappa: torch.Tensor, k: int, arithmetic: Arithmetic
 ) -> torch.Tensor:
     """Expected squared error of each element, see the module's docstring."""
     depth = arithmetic.depth
@@ -142,11 +151,19 @@ def _element_variance(
         variance = variance + 3 * blocks * _FP32_ROUNDING**2 * (size2 + q.square())
     if arithmetic.significand_bits is not None:
         unit = 2.0 ** (1 - arithmetic.significand_bits)
-        spread = math.sqrt(interval * (1 + 1 / depth) / 3) + math.ceil(interval / depth) / 2
-        variance = variance + (unit * spread) ** 2 * (size2 / blocks + q.square())
+        steps = math.ceil(interval / depth)
+        random = math.sqrt(interval * (1 + 1 / depth) / 3)
+        spread = random + steps / 2 + kappa * ((interval + steps) * math.sqrt(blocks) / 2)
+        variance = variance + (unit * spread).square() * (size2 / blocks + q.square())
     ulps = 1.0 if arithmetic.output_truncates else 0.5
     out = arithmetic.output
     return variance + (ulps * out.epsilon) ** 2 / 3 * size2 + out.min_subnormal**2
+
+
+def _one_signedness(exact: torch.Tensor, sizes: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """``|exact| / (sizes * unit)`` in [0, 1], float32; 0 where nothing is added."""
+    ratio = (exact.abs() / unit).to(torch.float32) / sizes
+    return torch.nan_to_num(ratio, nan=0.0, posinf=1.0).clamp_(max=1.0)
 
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
@@ -201,19 +218,21 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
     exact = torch.empty(m, n, dtype=torch.float64, device=a.device)
     bound = torch.empty(m, n, dtype=torch.float32, device=a.device)
     limits = []
-    # q needs few digits: fp32, with both operands brought near 1 so that squares neither over-
-    # nor underflow.
+    # q and kappa need few digits: fp32, with both operands brought near 1 so that squares neither
+    # over- nor underflow.
     a_unit, b_unit = (_largest(x) for x in (a, b))
-    b_squares = (b / b_unit).to(torch.float32).square().T
+    b_sizes = (b / b_unit).to(torch.float32).abs_().T
+    b_squares = b_sizes.square()
     chunks = _row_chunks(m, max(n, k))
     for row in chunks:
         rows = slice(row, min(row + chunks.step, m))
         torch.matmul(a[rows], b.T, out=exact[rows])
-        a_squares = (a[rows] / a_unit).to(torch.float32).square()
-        q = (a_squares @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
-        bound[rows] = _element_bound(exact[rows], q, k, arithmetic).to(torch.float32)
+        a_sizes = (a[rows] / a_unit).to(torch.float32).abs_()
+        q = (a_sizes.square() @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
+        kappa = _one_signedness(exact[rows], a_sizes @ b_sizes, a_unit * b_unit)
+        bound[rows] = _element_bound(exact[rows], q, kappa, k, arithmetic).to(torch.float32)
         # Elements without a number add nothing to their tile's limit, nor to its error.
-        variance = _element_variance(exact[rows], q, k, arithmetic)
+        variance = _element_variance(exact[rows], q, kappa, k, arithmetic)
         limits.append(_tile_means(torch.nan_to_num(variance, nan=0.0, posinf=0.0)))
     counts = _tile_counts(m, n, exact)
     sampling = 1 + DEVIATIONS * torch.sqrt(2 / counts)
@@ -245,7 +264,7 @@ def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
         exact, bound = reference.exact[rows], reference.bound[rows]
         got = out[rows].to(torch.float64)
         error = (got - exact).abs()
-        ratio = error / bound
+        ratio = torch.where(error == 0, 0.0, error / bound)  # a bound may underflow to 0
         expected = exact.to(out.dtype).to(torch.float64)
         special = ~torch.isfinite(expected)
         ratio = torch.where(special, 0.0, torch.nan_to_num(ratio, nan=math.inf, posinf=math.inf))
