@@ -6,11 +6,13 @@ the others load torch, triton, optuna or plotly when they are called.
 
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+from workbench.version import workbench_version
 
 __all__ = [
     "PredictedRow",
     "PredictionReport",
     "RefusedRow",
+    "__version__",
     "emit",
     "predict",
     "repair",
@@ -21,3 +23,5 @@ __all__ = [
     "verify",
     "winners",
 ]
+
+__version__ = workbench_version()

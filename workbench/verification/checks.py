@@ -18,7 +18,7 @@ from workbench.verification.quantize_checks import (
 )
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["run_checks"]
+__all__ = ["environment_of", "run_checks"]
 
 
 class _Seen:
@@ -37,6 +37,20 @@ class _Seen:
         return "" if first == name else first
 
 
+def environment_of(device: str) -> dict[str, Any]:
+    """Device, driver and versions of this process, the workbench's own also from a checkout.
+
+    The clock is that of each timing.
+    """
+    from tuning.environment import read_environment
+    from workbench import __version__
+
+    environment = read_environment(device).to_dict()
+    if environment["versions"].get("tile-workbench") in (None, "absent"):
+        environment["versions"]["tile-workbench"] = __version__
+    return environment
+
+
 def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report: Report) -> None:
     """Check answers, and on a GPU speed, of every tuned entry.
 
@@ -46,10 +60,9 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
         device: "cuda" or "cpu".
         report: takes one JSON-ready mapping a result.
     """
-    from tuning.environment import read_environment
     from workbench.verification.torch_checks import check_compiled, check_registration
 
-    report({"environment": read_environment(device).to_dict()})
+    report({"environment": environment_of(device)})
     evidence, seed = job["evidence"], job["seed"]
     products = list(gemm_entries(package, evidence, device, seed))
     untuned: set[tuple[str, str]] = set()
