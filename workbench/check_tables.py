@@ -59,6 +59,7 @@ def _rival_table(rivals: Iterable["RivalTiming"]) -> Table:
     table.add_column("contender", no_wrap=True)
     table.add_column("measured us", justify="right")
     table.add_column("IQR us", justify="right")
+    table.add_column("SM MHz", justify="right")
     table.add_column("timing, or why it did not run", overflow="fold")
     for one in rivals:
         table.add_row(
@@ -66,6 +67,7 @@ def _rival_table(rivals: Iterable["RivalTiming"]) -> Table:
             Text(one.rival),
             "-" if one.time_us is None else f"{one.time_us:.1f}",
             "-" if one.iqr_us is None else f"{one.iqr_us:.1f}",
-            Text(one.refused or one.timing),
+            "-" if one.sm_clock_mhz is None else str(one.sm_clock_mhz),
+            Text(one.refused or ", ".join(filter(None, (one.timing, one.note)))),
         )
     return table

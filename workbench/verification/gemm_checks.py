@@ -11,7 +11,7 @@ import torch
 from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Gemm, parse_problem
-from workbench.verification.operands import Matrix, Pattern, draw
+from workbench.verification.operands import Matrix, Pattern, draw, draw_pair
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["GemmEntry", "check_gemm", "gemm_entries"]
@@ -60,12 +60,11 @@ class GemmEntry:
 
     def operands(self, problem: Gemm, pattern: Pattern) -> tuple[Matrix, Matrix]:
         """A and B of a shape."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
         recipe = problem.recipe
-        a = draw(problem.m, problem.k, recipe.activation, pattern, generator, self.device)
-        b = draw(problem.n, problem.k, recipe.weight, pattern, generator, self.device)
+        a, b = draw_pair(problem.shape, recipe, pattern, self.seed, self.device)
         if pattern is Pattern.SUBNORMAL and recipe.weight.element.name == "bf16":
             # The product of two bf16 subnormals underflows fp32; one of them is enough.
+            generator = torch.Generator(self.device).manual_seed(self.seed + 1)
             b = draw(problem.n, problem.k, recipe.weight, Pattern.RANDOM, generator, self.device)
             large = b.codes * 2.0**100
             b = replace(b, codes=large, values=large.double())

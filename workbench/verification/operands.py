@@ -7,8 +7,9 @@ import torch
 
 from tiles.formats import FloatElement, IntElement, TensorFormat
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.recipes import Recipe
 
-__all__ = ["Matrix", "Pattern", "draw", "values"]
+__all__ = ["Matrix", "Pattern", "draw", "draw_pair", "values"]
 
 
 class Pattern(Enum):
@@ -100,3 +101,17 @@ def draw(
         else:
             scales[0, -1] = torch.nan
     return Matrix(codes=codes, scales=scales, values=values(codes, scales, fmt), nan_rows=bad)
+
+
+def draw_pair(
+    shape: tuple[int, int, int], recipe: Recipe, pattern: Pattern, seed: int, device: str
+) -> tuple[Matrix, Matrix]:
+    """A (M, K) and B (N, K) of a product.
+
+    The same seed, shape (M, N, K) and device quantise the same matrices for every recipe, so that
+    kernels of different formats are timed on the same data.
+    """
+    m, n, k = shape
+    generator = torch.Generator(device).manual_seed(seed)
+    a = draw(m, k, recipe.activation, pattern, generator, device)
+    return a, draw(n, k, recipe.weight, pattern, generator, device)

@@ -42,6 +42,8 @@ class RivalTiming:
     samples_us: tuple[float, ...] = ()
     timing: str = ""  #: rule by which it was timed
     refused: str = ""  #: why it did not run
+    sm_clock_mhz: int | None = None  #: while it ran back to back, just after it was timed
+    note: str = ""  #: what it does otherwise than the package
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,19 @@ from typing import Any
 import torch
 
 from tiles.problems import Gemm
-from tuning.timing import Timing, time_interleaved
+from tuning.timing import Timing, open_timer, time_interleaved
+from workbench.verification.clock import clock_under_load
 from workbench.verification.gemm_checks import GemmEntry
 from workbench.verification.operands import Pattern
 from workbench.verification.quantize_checks import QuantizeEntry
 from workbench.verification.recorder import Report
+from workbench.verification.rival_products import (
+    RIVALS,
+    RivalProduct,
+    clone,
+    make_launch,
+    rival_operands,
+)
 
 __all__ = ["time_products", "time_quantize"]
 
@@ -26,6 +34,7 @@ class Contender:
     name: str
     make: Callable[[], Launch]
     set_bytes: int
+    note: str = ""  #: what it does otherwise than the package
 
 
 def _copies(contender: Contender) -> Callable[[int], Sequence[Callable[[], None]]]:
@@ -47,13 +56,7 @@ def _bytes(*tensors: torch.Tensor | None) -> int:
 
 
 def _clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """A copy with the same strides, padding included."""
-    if tensor is None:
-        return None
-    copy = torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    )
-    return copy.copy_(tensor)
+    return None if tensor is None else clone(tensor)
 
 
 def _own(entry: GemmEntry) -> Contender:
@@ -89,77 +92,15 @@ def _own(entry: GemmEntry) -> Contender:
     return Contender(problem=str(entry.problem), name="this package", make=make, set_bytes=size)
 
 
-def _plain(m: int, n: int, k: int) -> Contender:
-    def make() -> Launch:
-        x = torch.randn(m, k, device="cuda").to(torch.bfloat16)
-        w = torch.randn(n, k, device="cuda").to(torch.bfloat16)
-        out = torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
-        return lambda: torch.matmul(x, w.T, out=out)
-
-    size = 2 * (m * k + n * k + m * n)
+def _rival(rival: RivalProduct, shape: tuple[int, int, int], seed: int, device: str) -> Contender:
+    operands = rival_operands(rival, shape, seed=seed, device=device)
     return Contender(
-        problem=f"gemm:{m}x{n}x{k}", name="torch.matmul bf16", make=make, set_bytes=size
+        problem="gemm:" + "x".join(map(str, shape)),
+        name=rival.name,
+        make=lambda: make_launch(rival, operands),
+        set_bytes=operands.set_bytes,
+        note=rival.note,
     )
-
-
-def _integer(m: int, n: int, k: int) -> Contender:
-    def make() -> Launch:
-        x = torch.randint(-127, 128, (m, k), device="cuda", dtype=torch.int8)
-        w = torch.randint(-127, 128, (n, k), device="cuda", dtype=torch.int8)
-        return lambda: torch._int_mm(x, w.T)
-
-    size = m * k + n * k + 4 * m * n
-    return Contender(problem=f"gemm:{m}x{n}x{k}", name="torch._int_mm", make=make, set_bytes=size)
-
-
-def _tensor_scales(m: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.rand((), device="cuda") + 0.5, torch.rand((), device="cuda") + 0.5
-
-
-def _row_scales(m: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.rand(m, 1, device="cuda") + 0.5, torch.rand(1, n, device="cuda") + 0.5
-
-
-def _block_scales(m: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """1x128 for A with rows contiguous; 128x128 for B with K contiguous, padded to 4."""
-    blocks_k, blocks_n = -(-k // 128), -(-n // 128)
-    a = torch.rand(blocks_k, m, device="cuda").t() + 0.5
-    b = torch.rand(blocks_n, blocks_k + -blocks_k % 4, device="cuda")[:, :blocks_k].t() + 0.5
-    return _strided_like(a, (1, m)), _strided_like(b, (1, blocks_k + -blocks_k % 4))
-
-
-def _strided_like(tensor: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
-    copy = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device)
-    return copy.copy_(tensor)
-
-
-def _scaled(m: int, n: int, k: int, mode: str, scales: Any, *, fast: bool) -> Contender:
-    def make() -> Launch:
-        x = torch.randn(m, k, device="cuda").to(torch.float8_e4m3fn)
-        w = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
-        scale_a, scale_b = scales(m, n, k)
-        return lambda: torch._scaled_mm(
-            x,
-            w.T,
-            scale_a=scale_a,
-            scale_b=scale_b,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=fast,
-        )
-
-    size = m * k + n * k + 2 * m * n
-    name = f"torch._scaled_mm {mode}"
-    return Contender(problem=f"gemm:{m}x{n}x{k}", name=name, make=make, set_bytes=size)
-
-
-def _rivals(m: int, n: int, k: int) -> list[Contender]:
-    return [
-        _plain(m, n, k),
-        _scaled(m, n, k, "tensor, fast accumulation", _tensor_scales, fast=True),
-        _scaled(m, n, k, "row, fast accumulation", _row_scales, fast=True),
-        _scaled(m, n, k, "1x128 by 128x128", _block_scales, fast=False),
-        _integer(m, n, k),
-    ]
 
 
 def _refusal(contender: Contender) -> str:
@@ -172,7 +113,25 @@ def _refusal(contender: Contender) -> str:
     return ""
 
 
-def _line(contender: Contender, timing: Timing | None, refused: str = "") -> dict[str, Any]:
+def _clock(contender: Contender, l2_bytes: int) -> int | None:
+    """The clock under one contender; one set of operands is enough to draw its power."""
+    timer = open_timer(
+        _copies(contender),
+        set_bytes=contender.set_bytes,
+        l2_bytes=l2_bytes,
+        cache="warm",
+        device="cuda",
+    )
+    return clock_under_load(timer)
+
+
+def _line(
+    contender: Contender,
+    timing: Timing | None,
+    *,
+    refused: str = "",
+    clock_mhz: int | None = None,
+) -> dict[str, Any]:
     samples = () if timing is None else timing.samples_us
     ordered = sorted(samples)
     quartiles = (len(ordered) // 4, (3 * len(ordered)) // 4)
@@ -186,6 +145,8 @@ def _line(contender: Contender, timing: Timing | None, refused: str = "") -> dic
             "samples_us": list(samples),
             "timing": "" if timing is None else timing.timing,
             "refused": refused,
+            "sm_clock_mhz": clock_mhz,
+            "note": contender.note,
         }
     }
 
@@ -194,13 +155,13 @@ def _time(contenders: Sequence[Contender]) -> Iterator[dict[str, Any]]:
     able = []
     for contender in contenders:
         if refused := _refusal(contender):
-            yield _line(contender, None, refused)
+            yield _line(contender, None, refused=refused)
         else:
             able.append(contender)
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
     timings = time_interleaved([(_copies(c), c.set_bytes) for c in able], l2_bytes=l2_bytes)
     for contender, timing in zip(able, timings, strict=True):
-        yield _line(contender, timing)
+        yield _line(contender, timing, clock_mhz=_clock(contender, l2_bytes))
 
 
 def time_products(entries: Sequence[GemmEntry], report: Report) -> None:
@@ -209,8 +170,11 @@ def time_products(entries: Sequence[GemmEntry], report: Report) -> None:
     for entry in entries:
         problem: Gemm = entry.problem
         by_shape.setdefault(problem.shape, []).append(entry)
-    for (m, n, k), same in by_shape.items():
-        for line in _time([*(_own(entry) for entry in same), *_rivals(m, n, k)]):
+    for shape, same in by_shape.items():
+        # The seed of the own entries, so that all multiply the same data.
+        seed, device = same[0].seed, same[0].device
+        rivals = (_rival(rival, shape, seed, device) for rival in RIVALS)
+        for line in _time([*(_own(entry) for entry in same), *rivals]):
             report(line)
 
 
