@@ -77,8 +77,3 @@ class Gpu:
     def matches(self, device_name: str) -> bool:
         """True when a driver that reports ``device_name`` means this GPU."""
         return any(fnmatchcase(device_name, pattern) for pattern in self.device_names)
-
-    def peak_tflops(self, element: str) -> float:
-        """Datasheet TFLOP/s of dense products of an element, 0 where it is not native."""
-        rate = self.tensor_flop_per_clk.get(element, 0.0)
-        return rate * self.sm_count * self.datasheet_clock_mhz / 1e6

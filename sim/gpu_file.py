@@ -10,11 +10,11 @@ import yaml
 
 from sim.gpu import Gpu
 from tiles.formats import ELEMENTS
-from tiles.intake import nearest, read_bounded, shown
+from tiles.intake import MAX_YAML_BYTES, nearest, read_bounded, shown
 
 __all__ = ["gpu_names", "load_gpu", "parse_gpu"]
 
-MAX_FILE_BYTES = 1_000_000
+MAX_FILE_BYTES = MAX_YAML_BYTES
 MAX_DEPTH = 8
 SCHEMA = 1
 

@@ -4,7 +4,10 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["nearest", "read_bounded", "shown"]
+__all__ = ["MAX_YAML_BYTES", "nearest", "read_bounded", "shown"]
+
+#: Of a sweep file and of a GPU file; real ones have a few thousand.
+MAX_YAML_BYTES = 2**20
 
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:

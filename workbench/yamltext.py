@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
-from tiles.intake import read_bounded, shown
+from tiles.intake import MAX_YAML_BYTES, read_bounded, shown
 
 __all__ = ["load_yaml"]
 
-MAX_YAML_BYTES = 2**20
 MAX_DEPTH = 16
 #: Nodes after every alias is written out; a real sweep file has a few hundred.
 MAX_NODES = 20_000

@@ -41,7 +41,7 @@ def test_derived_limits_equal_the_twin(name: str) -> None:
     assert isinstance(fmt, FloatElement)
     info = ml_dtypes.finfo(TWINS[name])
     assert fmt.max == float(info.max)
-    assert fmt.min_normal == float(info.smallest_normal)
+    assert 2.0**fmt.min_exponent == float(info.smallest_normal)
     assert fmt.min_subnormal == float(info.smallest_subnormal)
     assert fmt.epsilon == float(info.eps)
 

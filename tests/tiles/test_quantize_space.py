@@ -169,7 +169,7 @@ def test_scales_are_positive_and_errors_within_half_a_step(
     rows, cols = fmt.scaling.rows or 9, fmt.scaling.cols or 40
     scale = np.kron(quantized.scales, np.ones((rows, cols)))[:9, :40].astype(np.float64)
     if isinstance(fmt.element, FloatElement):
-        ratio = np.maximum(np.abs(x / scale), fmt.element.min_normal)
+        ratio = np.maximum(np.abs(x / scale), 2.0**fmt.element.min_exponent)
         step = 2.0 ** (np.floor(np.log2(ratio)) - fmt.element.mantissa_bits)
     else:
         step = np.ones_like(scale)

@@ -73,11 +73,6 @@ class FloatElement:
         return 2.0**-self.mantissa_bits
 
     @property
-    def min_normal(self) -> float:
-        """Smallest positive normal value."""
-        return 2.0**self.min_exponent
-
-    @property
     def min_subnormal(self) -> float:
         """Smallest positive value."""
         return 2.0 ** (self.min_exponent - self.mantissa_bits)

@@ -12,7 +12,7 @@ from workbench.emission.evidence import NEVER_MEASURED
 
 __all__ = ["license_text", "pyproject_text", "readme_text"]
 
-_TORCH = ["torch>=2.6", "triton>=3.6; sys_platform == 'linux'"]
+_TORCH = ["torch>=2.11", "triton>=3.6; sys_platform == 'linux'"]
 _CUPY = ["numpy>=1.26", "cupy-cuda13x>=14.0"]
 
 

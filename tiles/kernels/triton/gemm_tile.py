@@ -136,7 +136,6 @@ def accumulate(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TMA: tl.constexpr,
-    PERSISTENT: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
     A_DECODE: tl.constexpr,
