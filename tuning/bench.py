@@ -59,7 +59,7 @@ class Bench:
         if not self._plan.gpu.matches(environment.gpu):
             raise ValueError(
                 f"the device is {environment.gpu!r}, the plan is for {self._plan.gpu.name}: "
-                "name the right GPU or simulate the sweep"
+                "name the right GPU or simulate the sweep, --on sim"
             )
         self._l2_bytes = max(self._l2_bytes, l2_bytes)
         # In the order of measuring: a compiler stays with a problem as the worker does.

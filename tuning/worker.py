@@ -139,10 +139,11 @@ class Worker:
             except (_Lost, OSError, RuntimeError) as error:
                 raise ValueError(
                     f"the measuring process does not start: {one_line(str(error))}: "
-                    f"mend what `{sys.executable} -c 'import torch'` says, or simulate the sweep"
+                    f"mend what `{sys.executable} -c 'import torch'` says, "
+                    "or simulate the sweep, --on sim"
                 ) from error
         if "missing" in self._hello:
-            raise ValueError(f"{self._hello['missing']}: simulate the sweep instead")
+            raise ValueError(f"{self._hello['missing']}: simulate the sweep instead, --on sim")
         return Environment.from_dict(self._hello["environment"]), self._hello["l2_bytes"]
 
     def measure(

@@ -140,7 +140,7 @@ def test_missing_device_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with (
         Worker("cuda", LIMITS) as worker,
-        pytest.raises(ValueError, match="no CUDA device: simulate the sweep instead"),
+        pytest.raises(ValueError, match="no CUDA device: simulate the sweep instead, --on sim"),
     ):
         worker.hello()
 

@@ -60,7 +60,6 @@ def test_simulated_sweep_passes_on_a_cpu(original: EmittedPackage, tmp_path: Pat
     report = verify(original.folder, device="cpu", seed=3)
     assert _failed(report) == {}
     assert report.passed
-    assert report.exit_status == 0
     assert report.device == "cpu"
     assert report.statement.startswith("simulated, never measured")
     assert _status(report, "evidence") is Outcome.SKIPPED
@@ -90,7 +89,6 @@ def test_kernel_that_drops_a_scale_fails_although_its_digests_match(package: Pat
     reseal(package)
     report = verify(package, device="cpu", seed=3)
     assert not report.passed
-    assert report.exit_status == 1
     failed = _failed(report)
     assert "triton_gemm gemm:48x64x256:e4m3-row:bf16: random" in failed
     assert "reference" in failed["triton_gemm gemm:48x64x256:e4m3-row:bf16: random"]

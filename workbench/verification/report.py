@@ -66,11 +66,6 @@ class VerifyReport:
         """True when no check failed."""
         return not any(check.status is Outcome.FAILED for check in self.checks)
 
-    @property
-    def exit_status(self) -> int:
-        """0 when everything that ran holds, else 1."""
-        return 0 if self.passed else 1
-
     def count(self, status: Outcome) -> int:
         """Number of checks that ended so."""
         return sum(check.status is status for check in self.checks)
