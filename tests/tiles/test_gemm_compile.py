@@ -71,7 +71,7 @@ def test_ampere_decodes_8_bit_floats_to_fp16(name: str) -> None:
     ],
 )
 def test_estimated_shared_memory_covers_what_the_compiler_takes(problem: str) -> None:
-    """A sample of legal configurations: never too low, and at most 16 KiB too high."""
+    """A sample of legal configurations: never too low, and at most 36 KiB too high."""
     target = gemm(problem)
     space = GEMM.legal_space(target, H200).accepted
     rows = np.random.default_rng(0).choice(len(space), 24, replace=False)
@@ -81,4 +81,4 @@ def test_estimated_shared_memory_covers_what_the_compiler_takes(problem: str) ->
         assert isinstance(config, GemmConfig)
         taken = compile_gemm(target, config, 90).metadata.shared
         assert taken <= estimate, f"{config}: {taken} B taken, {estimate} B estimated"
-        assert estimate - taken <= 2**14, f"{config}: {taken} B taken, {estimate} B estimated"
+        assert estimate - taken <= 36 * 2**10, f"{config}: {taken} B taken, {estimate} B estimated"
