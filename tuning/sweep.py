@@ -13,6 +13,7 @@ from sim.prediction import PricedTable
 from tiles.kernels import Status
 from tuning.bench import Bench
 from tuning.family import family
+from tuning.interrupts import Interrupts
 from tuning.journal import JOURNAL, RunJournal
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Measurement, Run, TrialRecord
@@ -81,6 +82,7 @@ def run(
     check_folder(plan)
     found = [_enumerate(plan, study, price) for study in plan.studies]
     with ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts())
         stack.enter_context(quiet_optuna())
         journal = stack.enter_context(RunJournal(plan.folder / JOURNAL))
         path = plan.folder / JOURNAL
@@ -92,7 +94,8 @@ def run(
         bench = None
         if not plan.simulate:
             bench = stack.enter_context(Bench(plan, limits, precompile))
-            bench.start(found)
+            with interrupts.let_through():
+                bench.start(found)
         # Once nothing refuses it any more: a stored plan binds the folder to this sweep.
         store_plan(plan)
         write_rejections(plan, ((c.plan, c.space) for c in found))
@@ -102,7 +105,8 @@ def run(
             if deadline is not None:
                 # What earlier studies left over is shared among the rest.
                 seconds = max(0.0, deadline - time.monotonic()) / (len(found) - index)
-            _Search(plan, candidates, index, storage, journal, bench, progress).run(seconds)
+            search = _Search(plan, candidates, index, storage, journal, bench, progress, interrupts)
+            search.run(seconds)
         return read_run(plan.folder, plan.to_dict(), plan.gpu, storage)
 
 
@@ -135,6 +139,7 @@ class _Search:
         journal: RunJournal,
         bench: Bench | None,
         progress: Callable[[Progress], None],
+        interrupts: Interrupts,
     ) -> None:
         self._plan = plan
         self._candidates = candidates
@@ -143,6 +148,7 @@ class _Search:
         self._journal = journal
         self._bench = bench
         self._progress = progress
+        self._interrupts = interrupts
 
     def run(self, seconds: float | None) -> None:
         """Search until the study is exhausted or its share of the time is over."""
@@ -186,6 +192,7 @@ class _Search:
             raise interrupt from None
 
     def _measure(self, study: Study, trial: optuna.Trial) -> float:
+        self._interrupts.check()
         row = study.ask(trial)
         if self._bench is None:
             outcome = Measurement(
@@ -198,7 +205,8 @@ class _Search:
             self._journal.flush()  # a trial that kills this process is seen by the next run
             config = study.priced.table.config(row)
             wanted = not study.has_environment
-            outcome, environment = self._bench.measure(self._candidates, config, wanted)
+            with self._interrupts.let_through():
+                outcome, environment = self._bench.measure(self._candidates, config, wanted)
             if environment is not None:
                 study.store_environment(environment)
         record = study.tell(trial, row, outcome)
@@ -217,7 +225,8 @@ class _Search:
         if len(ties) < 2 or study.compared:
             return
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
-        timings = bench.compare(self._candidates, configs)
+        with self._interrupts.let_through():
+            timings = bench.compare(self._candidates, configs)
         if isinstance(timings, str):
             study.store_comparison({}, failed=timings)
         else:
