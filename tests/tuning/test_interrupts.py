@@ -42,7 +42,7 @@ def test_a_second_signal_is_not_held_back() -> None:
 
 
 def test_a_signal_that_nobody_asked_for_is_delivered_at_the_end() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupts():  # noqa: PT012 - the order of what happens inside is the test
+    with pytest.raises(KeyboardInterrupt), Interrupts():
         interrupt()
 
 
