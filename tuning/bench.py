@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from tiles.kernels import Backend, TileConfig
+from tuning.interrupts import Interrupts
 from tuning.plan import Plan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
@@ -23,10 +24,13 @@ class Bench:
         precompile: processes that compile ahead; None = by CPUs and memory, 0 = none.
     """
 
-    def __init__(self, plan: Plan, limits: JobLimits, precompile: int | None) -> None:
+    def __init__(
+        self, plan: Plan, limits: JobLimits, precompile: int | None, interrupts: Interrupts
+    ) -> None:
         self._plan = plan
         self._limits = limits
         self._precompile = precompile
+        self._interrupts = interrupts
         self._stack = ExitStack()
         self._workers: dict[str, Worker] = {}
         self._pool: CompilePool | None = None
@@ -90,7 +94,9 @@ class Bench:
 
     def _worker(self, device: str) -> Worker:
         if device not in self._workers:
-            self._workers[device] = self._stack.enter_context(Worker(device, self._limits))
+            self._workers[device] = self._stack.enter_context(
+                Worker(device, self._limits, self._interrupts)
+            )
         return self._workers[device]
 
     def _target(self, study: Candidates) -> Target:

@@ -93,9 +93,8 @@ def run(
             )  # nothing is measured on a bad record
         bench = None
         if not plan.simulate:
-            bench = stack.enter_context(Bench(plan, limits, precompile))
-            with interrupts.let_through():
-                bench.start(found)
+            bench = stack.enter_context(Bench(plan, limits, precompile, interrupts))
+            bench.start(found)
         # Once nothing refuses it any more: a stored plan binds the folder to this sweep.
         store_plan(plan)
         write_rejections(plan, ((c.plan, c.space) for c in found))
@@ -205,8 +204,7 @@ class _Search:
             self._journal.flush()  # a trial that kills this process is seen by the next run
             config = study.priced.table.config(row)
             wanted = not study.has_environment
-            with self._interrupts.let_through():
-                outcome, environment = self._bench.measure(self._candidates, config, wanted)
+            outcome, environment = self._bench.measure(self._candidates, config, wanted)
             if environment is not None:
                 study.store_environment(environment)
         record = study.tell(trial, row, outcome)
@@ -225,8 +223,7 @@ class _Search:
         if len(ties) < 2 or study.compared:
             return
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
-        with self._interrupts.let_through():
-            timings = bench.compare(self._candidates, configs)
+        timings = bench.compare(self._candidates, configs)
         if isinstance(timings, str):
             study.store_comparison({}, failed=timings)
         else:

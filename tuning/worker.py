@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from tiles.kernels import Status, TileConfig
 from tuning.faults import one_line
+from tuning.interrupts import Interrupts
 from tuning.records import Environment, Measurement
 from tuning.timing import Timing
 
@@ -101,9 +102,16 @@ class Worker:
     Args:
         device: "cuda", or "cpu" for kernels of the HOST backend.
         limits: time limits of a job's stages.
+        interrupts: holds signals back but for the wait for an answer; by default they strike
+            anywhere.
     """
 
-    def __init__(self, device: str, limits: JobLimits | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        limits: JobLimits | None = None,
+        interrupts: Interrupts | None = None,
+    ) -> None:
         self.device = device
         self.limits = limits or JobLimits()
         self.starts = 0  #: processes started so far
@@ -112,6 +120,7 @@ class Worker:
         self._tail: _Tail | None = None
         self._hello: dict[str, Any] = {}
         self._stopped = False
+        self._interrupts = interrupts or Interrupts()
 
     def __enter__(self) -> Self:
         return self
@@ -284,7 +293,9 @@ class Worker:
         else:
             limit = getattr(self.limits, stage)
         try:
-            if not self._connection.poll(limit):
+            with self._interrupts.let_through():  # minutes, and no lock is held
+                ready = self._connection.poll(limit)
+            if not ready:
                 self.close()
                 raise _Lost(Status.TIMEOUT, f"{_STAGES[stage]} took longer than {limit:g} s")
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
