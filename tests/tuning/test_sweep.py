@@ -479,8 +479,13 @@ def test_simulated_run_killed_anywhere_resumes(tmp_path: Path, attempt: int) -> 
     folder = tmp_path / "run"
     kills = 0
     for _ in range(20):
+        journal = folder / JOURNAL
+        before = journal.stat().st_size if journal.exists() else 0
         process = start_run(folder, MANY, studies=10, max_measurements=60)
-        time.sleep(rng.uniform(0.6, 2.5))
+        # From the moment it writes: importing takes longer than all of its trials.
+        while process.poll() is None and (not journal.exists() or journal.stat().st_size <= before):
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
