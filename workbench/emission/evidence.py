@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.kernels.closure import source_digest
 from workbench.emission.configs import TunedEntry
+from workbench.version import workbench_version
 
 if TYPE_CHECKING:
     from tuning import StudyRecord
@@ -91,13 +91,6 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
     }
 
 
-def _workbench_version() -> str:
-    try:
-        return version("tile-workbench")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
-
-
 def evidence(
     *,
     name: str,
@@ -127,7 +120,7 @@ def evidence(
         "schema": SCHEMA,
         "package": name,
         "version": package_version,
-        "workbench": _workbench_version(),
+        "workbench": workbench_version(),
         "simulated": any(simulated),
         "statement": statement,
         "entries": [_entry(entry) for entry in entries],
