@@ -20,7 +20,7 @@ SCHEMA = 1
 
 _FOLDER = Path(__file__).parent / "gpus"
 # libyaml reads a GPU file in a millisecond; the pure Python loader stands in where it is missing.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 #: Figure to (lowest, highest, whole number): wide enough for any accelerator of this decade.
 _FIGURES: dict[str, tuple[float, float, bool]] = {
@@ -64,8 +64,23 @@ _KEYS = (
 _VENDORS = ("nvidia", "amd")
 #: What the cost model and the legality rules ask for.
 _FEATURES = ("tma", "wgmma", "tcgen05")
+_TWICE = "the same key twice, "
 #: A GPU's name becomes part of the names of files and packages.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class _UniqueKeys(_SafeLoader):  # type: ignore[misc]  # chosen where libyaml is known
+    """Plain YAML would let the last of two equal keys win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = _TWICE + shown(key.value)
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 def gpu_names() -> list[str]:
@@ -118,11 +133,14 @@ def parse_gpu(data: bytes, where: str) -> Gpu:
     try:
         text = data.decode("utf-8")
         shallow = _is_shallow(text)
-        content = yaml.load(text, Loader=_LOADER) if shallow else None
+        content = yaml.load(text, Loader=_UniqueKeys) if shallow else None
     # Values such as the date 2026-13-45 fail in the constructor with a plain ValueError.
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or ""
+        if problem.startswith(_TWICE):
+            raise ValueError(f"{where}: {problem}{line}: remove one") from error
         raise ValueError(f"{where}: not YAML in UTF-8{line}: correct it") from error
     if not shallow:
         raise ValueError(
@@ -137,7 +155,7 @@ def parse_gpu(data: bytes, where: str) -> Gpu:
 def _is_shallow(text: str) -> bool:
     """False for what would exhaust the stack: composing a document recurses once a level."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_UniqueKeys):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -41,6 +41,8 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     good_bytes = 0
     studies: set[str] = set()
     trials = 0
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
     try:
         with path.open("rb") as file:
             for line in file:

@@ -212,6 +212,8 @@ def test_a_broken_file_is_refused_in_one_line(
         (b"- 1\n- 2\n", "the file must be a mapping"),
         (b"", "the file must be a mapping"),
         (b"figures: 2026-13-45\n", "not YAML"),
+        (b"schema: 1\nname: a\nname: b\n", "the same key twice, 'name' at line 3: remove one"),
+        (b"figures:\n  a: {value: 1, value: 2}\n", "twice, 'value' at line 2: remove one"),
         (b"# " + b"x" * MAX_FILE_BYTES, "at most 1048576 bytes, this file is larger"),
     ],
     ids=[
@@ -224,6 +226,8 @@ def test_a_broken_file_is_refused_in_one_line(
         "list",
         "empty",
         "date",
+        "twice",
+        "twice inside",
         "large",
     ],
 )

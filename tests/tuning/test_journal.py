@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import optuna
@@ -137,3 +138,14 @@ def test_missing_journal_is_one_line(tmp_path: Path) -> None:
         repair(tmp_path)
     with pytest.raises(ValueError, match="cannot be written: No such file"):
         RunJournal(tmp_path / "absent" / JOURNAL)
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    """Opening it would wait for a writer for ever."""
+    os.mkfifo(tmp_path / JOURNAL)
+    signal.alarm(5)  # ends a run that hangs
+    try:
+        with pytest.raises(ValueError, match=r"journal\.log: not a regular file"):
+            RunJournal(tmp_path / JOURNAL)
+    finally:
+        signal.alarm(0)
