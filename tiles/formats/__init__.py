@@ -1,27 +1,48 @@
 """Number formats: elements, scaling, and the reference codec."""
 
-from tiles.formats.codec import Quantized, dequantize, quantize, round_to_element
+from tiles.formats.catalogue import ELEMENTS, SCALE_ELEMENTS, element, scale_element
+from tiles.formats.codec import Quantized, dequantize, quantize, scale_codes
 from tiles.formats.elements import (
-    ELEMENTS,
+    CodebookElement,
     ElementFormat,
+    ExponentElement,
     FloatElement,
     IntElement,
+    PositElement,
     Specials,
-    element,
 )
-from tiles.formats.tensor import Scaling, TensorFormat
+from tiles.formats.encode import code_dtype, decode, encode
+from tiles.formats.grid import CodeGrid, code_grid, code_values
+from tiles.formats.rounding import Rounding, philox, random_bits
+from tiles.formats.scaling import ScaleRule, Scaling
+from tiles.formats.tensor import TensorFormat
 
 __all__ = [
     "ELEMENTS",
+    "SCALE_ELEMENTS",
+    "CodeGrid",
+    "CodebookElement",
     "ElementFormat",
+    "ExponentElement",
     "FloatElement",
     "IntElement",
+    "PositElement",
     "Quantized",
+    "Rounding",
+    "ScaleRule",
     "Scaling",
     "Specials",
     "TensorFormat",
+    "code_dtype",
+    "code_grid",
+    "code_values",
+    "decode",
     "dequantize",
     "element",
+    "encode",
+    "philox",
     "quantize",
-    "round_to_element",
+    "random_bits",
+    "scale_codes",
+    "scale_element",
 ]

@@ -1,8 +1,8 @@
-"""NumPy reference codec: rounding to an element format and quantising in blocks.
+"""NumPy reference codec of tensor formats.
 
-The rule (one for every backend of the workbench): ``scale = amax / max_element`` and
-``code = round(x / scale)``, both IEEE fp32 divisions, round to nearest even, saturating.  An
-all-zero block has codes 0 and scale 1; a NaN or an infinity makes the scale of its block NaN.
+The rule (one for every backend of the workbench): the scale follows from the block, is rounded to
+the format it is stored in, and ``code = round(x / scale)``, in IEEE fp32 divisions.  An all-zero
+block has codes 0 and scale 1 (E8M0: 2^-127); a NaN or an infinity makes the scale of its block NaN.
 """
 
 from dataclasses import dataclass
@@ -10,87 +10,105 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats.elements import ElementFormat, IntElement
-from tiles.formats.tensor import Scaling, TensorFormat
+from tiles.formats.block_scales import (
+    block_amax,
+    block_scales,
+    spread,
+    tensor_scale,
+    zero_points,
+)
+from tiles.formats.elements import ExponentElement, IntElement
+from tiles.formats.encode import Codes, code_dtype, decode, encode
+from tiles.formats.rounding import Rounding, random_bits
+from tiles.formats.tensor import TensorFormat
 
-__all__ = ["Quantized", "dequantize", "quantize", "round_to_element"]
+__all__ = ["Quantized", "dequantize", "quantize", "scale_codes"]
 
 F32 = NDArray[np.float32]
 
 
-def round_to_element(x: F32, fmt: ElementFormat) -> F32:
-    """Round ``x`` to the nearest value of ``fmt``, ties to even, saturating at ``±fmt.max``.
-
-    Args:
-        x: any shape, float32.  NaN stays NaN; infinities saturate like any other large value.
-    Returns:
-        float32 array of the same shape that holds only values of ``fmt``.
-    """
-    if isinstance(fmt, IntElement):
-        return np.clip(np.rint(x), -fmt.max, fmt.max).astype(np.float32)
-    if fmt.bits == 32:
-        return x.astype(np.float32)
-    clipped = np.clip(x, -fmt.max, fmt.max).astype(np.float64)
-    _, exponent = np.frexp(clipped)  # |x| = f * 2**exponent with f in [0.5, 1)
-    spacing = np.ldexp(1.0, np.maximum(exponent - 1, fmt.min_exponent) - fmt.mantissa_bits)
-    rounded: F32 = (np.rint(clipped / spacing) * spacing).astype(np.float32)
-    return rounded
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """Codes and scales of a matrix; ``codes`` holds element *values*, not bit patterns."""
+    """Codes and scales of a matrix, one code an item; packing is a step of its own."""
 
-    codes: F32  #: (rows, cols), values of the element format
-    scales: F32  #: scale grid of the format, see :meth:`Scaling.grid`
+    codes: Codes  #: (rows, cols) bit patterns of the element format
+    scales: F32  #: scale grid of the format, see :meth:`Scaling.grid`; a single 1 without scaling
     format: TensorFormat
+    zero_points: NDArray[np.uint8] | None = None  #: scale grid, for asymmetric formats
+    tensor_scale: float = 1.0  #: second level, 1 where there is none
+
+    @property
+    def values(self) -> F32:
+        """(rows, cols) what the codes stand for before scales and zero points."""
+        return decode(self.codes, self.format.element)
 
 
-def _spread(scales: F32, scaling: Scaling, rows: int, cols: int) -> F32:
-    """Repeat a scale grid to one scale an element."""
-    spread = np.repeat(scales, rows if scaling.rows is None else scaling.rows, axis=0)[:rows]
-    return np.repeat(spread, cols if scaling.cols is None else scaling.cols, axis=1)[:, :cols]
-
-
-def _block_amax(x: F32, scaling: Scaling) -> F32:
-    """Largest magnitude of every block, ragged last blocks included; NaN wins over numbers."""
-    rows, cols = x.shape
-    row_starts = np.arange(0, rows, rows if scaling.rows is None else scaling.rows)
-    col_starts = np.arange(0, cols, cols if scaling.cols is None else scaling.cols)
-    by_rows = np.maximum.reduceat(np.abs(x), row_starts, axis=0)
-    return np.maximum.reduceat(by_rows, col_starts, axis=1)
-
-
-def quantize(x: F32, fmt: TensorFormat) -> Quantized:
+def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
     """Quantise a matrix under the workbench's rule (see the module's docstring).
 
     Args:
-        x: (rows, cols) float32.
+        x: (rows, cols) float32, contiguous or not.
+        seed: 64-bit key of stochastic rounding; other formats do not look at it.
     Returns:
-        Codes as values, and fp32 scales; without scaling the scale grid is a single 1.
+        Codes and scales; codes saturate.  In a poisoned block codes are the element's NaN, or
+        the code of zero where it has none.
     Raises:
         ValueError: ``x`` is not a non-empty matrix.
+        TypeError: ``x`` is not float32.
     """
     if x.ndim != 2 or x.size == 0:
-        raise ValueError(f"quantize takes a non-empty matrix, got shape {x.shape}")
-    x = np.ascontiguousarray(x, dtype=np.float32)
+        raise ValueError(f"quantize takes a non-empty matrix, got shape {x.shape}: reshape it")
+    if x.dtype != np.float32:
+        raise TypeError(f"quantize takes float32, got {x.dtype}: cast it first")
+    x = np.ascontiguousarray(x)
+    random = None
+    if fmt.rounding is Rounding.STOCHASTIC:
+        random = random_bits(0, x.size, seed).reshape(x.shape)
     if fmt.scaling is None:
-        return Quantized(
-            codes=round_to_element(x, fmt.element), scales=np.ones((1, 1), np.float32), format=fmt
-        )
-    amax = _block_amax(x, fmt.scaling)
-    scales = amax / np.float32(fmt.element.max)
-    # amax below max_element * 2^-149 underflows to a zero scale and is stored as an all-zero block.
-    scales = np.where(scales == 0, np.float32(1), scales)
-    scales = np.where(np.isfinite(amax), scales, np.float32(np.nan))
-    with np.errstate(invalid="ignore"):
-        ratio = x / _spread(scales, fmt.scaling, *x.shape)
-    return Quantized(codes=round_to_element(ratio, fmt.element), scales=scales, format=fmt)
+        codes = encode(x, fmt.element, fmt.rounding, random=random)
+        return Quantized(codes=codes, scales=np.ones((1, 1), np.float32), format=fmt)
+    outer = tensor_scale(block_amax(x, fmt.scaling), fmt.element, fmt.scaling)
+    scales = block_scales(x, fmt.element, fmt.scaling, outer)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratio = x / spread(scales * outer, fmt.scaling, *x.shape)
+    if not fmt.asymmetric:
+        codes = encode(ratio, fmt.element, fmt.rounding, random=random)
+        return Quantized(codes=codes, scales=scales, format=fmt, tensor_scale=float(outer))
+    assert isinstance(fmt.element, IntElement)
+    zeros = zero_points(x, fmt.element, fmt.scaling, scales)
+    shift = spread(zeros.astype(np.float32), fmt.scaling, *x.shape)
+    # Rounded first and shifted then: ties are even before the zero point is added.
+    wide = IntElement(name="steps", bits=16)
+    steps = decode(encode(ratio, wide, fmt.rounding, random=random), wide)
+    codes = encode(steps + shift, fmt.element)
+    return Quantized(codes=codes, scales=scales, format=fmt, zero_points=zeros)
 
 
 def dequantize(q: Quantized) -> NDArray[np.float64]:
-    """Exact values (rows, cols) that the codes stand for: code x scale in float64."""
-    if q.format.scaling is None:
-        return q.codes.astype(np.float64)
-    scales = _spread(q.scales, q.format.scaling, *q.codes.shape)
-    return q.codes.astype(np.float64) * scales.astype(np.float64)
+    """Exact values (rows, cols) that the codes stand for: (code - zero) x scales in float64."""
+    values = q.values.astype(np.float64)
+    scaling = q.format.scaling
+    if scaling is None:
+        return values
+    if q.zero_points is not None:
+        values -= spread(q.zero_points.astype(np.float32), scaling, *q.codes.shape)
+    scales = spread(q.scales, scaling, *q.codes.shape).astype(np.float64)
+    # One level's scale times code is exact; the second level rounds once.
+    return values * scales * q.tensor_scale
+
+
+def scale_codes(q: Quantized) -> Codes:
+    """Scales as bit patterns of the format that they are stored in.
+
+    Raises:
+        ValueError: the format has no scaling.
+    """
+    scaling = q.format.scaling
+    if scaling is None:
+        raise ValueError(f"{q.format} has no scales")
+    stored = scaling.stored
+    if isinstance(stored, ExponentElement):
+        finite = np.where(np.isfinite(q.scales), q.scales, np.float32(1))
+        codes = np.frexp(finite)[1] - 1 + stored.bias
+        return np.where(np.isfinite(q.scales), codes, stored.nan_code).astype(code_dtype(stored))
+    return encode(q.scales, stored)

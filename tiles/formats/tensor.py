@@ -1,93 +1,106 @@
 """Tensor formats: an element format plus the rule by which elements share scales."""
 
-import re
 from dataclasses import dataclass
 
-from tiles.formats.elements import ElementFormat, element
+from tiles.formats.catalogue import element
+from tiles.formats.elements import (
+    CodebookElement,
+    ElementFormat,
+    ExponentElement,
+    IntElement,
+    PositElement,
+)
+from tiles.formats.rounding import Rounding
+from tiles.formats.scaling import ScaleRule, Scaling
 
-__all__ = ["Scaling", "TensorFormat"]
+__all__ = ["TensorFormat"]
 
-_BLOCK = re.compile(r"b([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """Which elements of a matrix share one fp32 scale; value = code x scale.
-
-    ``rows`` x ``cols`` elements lie under one scale; ``None`` means the whole extent, so
-    ``Scaling(rows=1, cols=None)`` is one scale a row.  Columns run along K, the contraction.
-    """
-
-    rows: int | None
-    cols: int | None
-
-    def __post_init__(self) -> None:
-        for name, extent in (("rows", self.rows), ("cols", self.cols)):
-            if extent is not None and extent < 1:
-                raise ValueError(f"scaling {name} must be at least 1, got {extent}")
-
-    def grid(self, rows: int, cols: int) -> tuple[int, int]:
-        """Shape of the scale matrix of a ``rows`` x ``cols`` matrix; ragged last blocks count."""
-        return (
-            1 if self.rows is None else -(-rows // self.rows),
-            1 if self.cols is None else -(-cols // self.cols),
-        )
-
-    @property
-    def blockwise(self) -> bool:
-        """True when scales change along K, so that partial sums are promoted inside the K loop."""
-        return self.cols is not None
-
-    @classmethod
-    def parse(cls, text: str) -> "Scaling":
-        """Read ``tensor``, ``row`` or ``b<rows>x<cols>``.
-
-        Raises:
-            ValueError: none of these.
-        """
-        if text == "tensor":
-            return cls(rows=None, cols=None)
-        if text == "row":
-            return cls(rows=1, cols=None)
-        if match := _BLOCK.fullmatch(text):
-            return cls(rows=int(match[1]), cols=int(match[2]))
-        raise ValueError(
-            f"unknown scaling {text!r}: write tensor, row or b<rows>x<cols>, e.g. b1x128"
-        )
-
-    def __str__(self) -> str:
-        if self.cols is None:
-            return "tensor" if self.rows is None else "row"
-        return f"b{self.rows}x{self.cols}"
+NVFP4 = "e2m1fn.b1x16+e4m3fn+two-level"
+_ROUNDINGS = {r.value: r for r in Rounding if r is not Rounding.NEAREST_EVEN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFormat:
-    """How a tensor is stored: element format and scaling (``None``: plain, unscaled)."""
+    """How a tensor is stored: element format, scaling (``None``: plain, unscaled) and rounding."""
 
     element: ElementFormat
     scaling: Scaling | None = None
+    rounding: Rounding = Rounding.NEAREST_EVEN
+
+    def __post_init__(self) -> None:
+        if self.scaling is None:
+            return
+        if self.asymmetric and not (self.scaling.plain or self.scaling.rule is ScaleRule.ABSMAX):
+            raise ValueError(f"{self.element} has zero points, which go with absmax scales only")
+        if self.scaling.two_level and self.element.name != "e2m1fn":
+            raise ValueError(f"two levels of scales are for e2m1fn, not {self.element}")
+        if isinstance(self.element, CodebookElement) and isinstance(
+            self.scaling.stored, ExponentElement
+        ):
+            raise ValueError(f"{self.element} has no exponent: it takes no E8M0 scales")
+        if isinstance(self.element, PositElement):
+            raise ValueError(
+                f"{self.element} is most precise near 1, so absmax scaling would lose by it: "
+                "write it without scaling"
+            )
+
+    @property
+    def asymmetric(self) -> bool:
+        """True when each scale has a zero point beside it: value = (code - zero) x scale."""
+        return isinstance(self.element, IntElement) and not self.element.signed
+
+    @property
+    def plain(self) -> bool:
+        """True when codes follow from fp32 absmax scales, or none, by rounding to nearest even."""
+        scaled_plainly = self.scaling is None or self.scaling.plain
+        nearest = self.rounding is Rounding.NEAREST_EVEN
+        return scaled_plainly and nearest and not self.asymmetric
 
     @classmethod
     def parse(cls, text: str) -> "TensorFormat":
-        """Read ``element`` or ``element.scaling``, e.g. ``bf16``, ``e4m3fn.b1x128``.
+        """Read ``element``, ``element.scaling`` or ``nvfp4``, with a rounding after ``+``.
+
+        Examples: ``bf16``, ``e4m3fn.b1x128``, ``int8.b32x32+sr``, ``e2m1fn.mx+rceil``, ``bf16+sr``.
+        Roundings are ``+sr``, ``+rtz`` and ``+away``.
 
         Raises:
-            ValueError: unknown element or scaling.
+            ValueError: unknown element or scaling, or they do not go together.
         """
-        name, dot, scaling = text.partition(".")
-        return cls(element=element(name), scaling=Scaling.parse(scaling) if dot else None)
+        words = text.split("+")
+        roundings = [_ROUNDINGS[word] for word in words[1:] if word in _ROUNDINGS]
+        if len(roundings) > 1:
+            raise ValueError(f"{text!r} names two roundings: leave one out")
+        rest = "+".join([words[0], *(word for word in words[1:] if word not in _ROUNDINGS)])
+        if rest == "nvfp4":
+            rest = NVFP4
+        name, dot, scaling = rest.partition(".")
+        return cls(
+            element=element(name),
+            scaling=Scaling.parse(scaling) if dot else None,
+            rounding=roundings[0] if roundings else Rounding.NEAREST_EVEN,
+        )
 
     def scale_count(self, rows: int, cols: int) -> int:
-        """Number of scales that a ``rows`` x ``cols`` matrix carries."""
+        """Number of scales that a ``rows`` x ``cols`` matrix carries, the tensor's own aside."""
         if self.scaling is None:
             return 0
         grid = self.scaling.grid(rows, cols)
         return grid[0] * grid[1]
 
     def storage_bytes(self, rows: int, cols: int) -> int:
-        """Bytes of codes and fp32 scales of a ``rows`` x ``cols`` matrix."""
-        return rows * cols * self.element.bits // 8 + 4 * self.scale_count(rows, cols)
+        """Bytes of packed codes, scales and zero points of a ``rows`` x ``cols`` matrix."""
+        scales = self.scale_count(rows, cols)
+        # tf32 has no storage of its own: its numbers lie in fp32 words.
+        width = 32 if self.element.bits > 16 else self.element.bits
+        size = rows * (-(-cols * width // 8))
+        if self.scaling is not None:
+            size += scales * self.scaling.stored.bits // 8 + 4 * self.scaling.two_level
+        if self.asymmetric:
+            size += -(-scales * self.element.bits // 8)
+        return size
 
     def __str__(self) -> str:
-        return self.element.name if self.scaling is None else f"{self.element.name}.{self.scaling}"
+        text = self.element.name if self.scaling is None else f"{self.element.name}.{self.scaling}"
+        if text == NVFP4:
+            text = "nvfp4"
+        return text if self.rounding is Rounding.NEAREST_EVEN else f"{text}+{self.rounding.value}"
