@@ -1,35 +1,11 @@
-"""Recipes: which tensor format the activations and the weights of a product take."""
+"""The named recipes."""
 
 import difflib
-from dataclasses import dataclass
 
 from tiles.formats import TensorFormat
+from tiles.recipes.definition import Recipe
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A named choice of formats.  ``weight`` rows are output channels, columns run along K."""
-
-    name: str
-    activation: TensorFormat
-    weight: TensorFormat
-    source: str  #: where the recipe comes from
-
-    @property
-    def quantized(self) -> bool:
-        """True when activations must be quantised before the product can run."""
-        return self.activation.scaling is not None
-
-    @property
-    def blockwise(self) -> bool:
-        """True when scales change along K on either side."""
-        scalings = (self.activation.scaling, self.weight.scaling)
-        return any(s is not None and s.blockwise for s in scalings)
-
-    def __str__(self) -> str:
-        return self.name
+__all__ = ["RECIPES", "recipe"]
 
 
 def _recipe(name: str, activation: str, weight: str, source: str) -> Recipe:

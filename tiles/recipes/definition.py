@@ -1,0 +1,129 @@
+"""What a recipe is: the formats that the tensors of one linear layer take, and what goes with them.
+
+For a layer ``Y = X · W^T`` a recipe names the formats of the activations X, the weights W, the
+output Y, its gradient, and of the residual stream beside the layer.  Columns of every scaling run
+along the contraction of the product that the tensor enters.
+"""
+
+from dataclasses import dataclass
+
+from tiles.formats import ElementFormat, Rounding, TensorFormat, element
+
+__all__ = ["OutlierBlocks", "OutlierColumns", "Recipe", "WeightUpdate"]
+
+_BF16 = TensorFormat(element=element("bf16"))
+_FP16 = element("fp16")
+_KAHAN = "+kahan"
+_NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierColumns:
+    """Columns along K that stay out of the low-precision product.
+
+    Every K-column of the activations that holds some ``|x| > threshold`` is multiplied in ``kept``,
+    with the same columns of the weights, and added; scales are those of what is left.
+    Source: LLM.int8(), arXiv 2208.07339, section 3.2.
+    """
+
+    threshold: float = 6.0
+    kept: ElementFormat = _FP16
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise ValueError(f"outlier threshold {self.threshold}: it must be positive")
+
+    def __str__(self) -> str:
+        return f"columns with |x| > {self.threshold:g} in {self.kept}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierBlocks:
+    """Activation blocks that fall back to twice the bits.
+
+    A block whose amax exceeds ``gain`` times the median amax of the tensor's blocks is stored in
+    two steps: its codes, and the rest that they leave, quantised once more with the same format.
+    Source: arXiv 2503.08040, fallback quantisation; the paper steers its threshold to a share of
+    blocks, ``gain`` is the workbench's stand-in for that.
+    """
+
+    gain: float
+
+    def __post_init__(self) -> None:
+        if not self.gain >= 1:
+            raise ValueError(f"outlier gain {self.gain}: it must be at least 1")
+
+    def __str__(self) -> str:
+        return f"blocks with amax > {self.gain:g} x median twice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUpdate:
+    """How training keeps the weights that every step changes.
+
+    ``Kahan``: with ``y = step - c`` and ``t = round(w + y)``, ``c = round(round(t - w) - y)``.
+    """
+
+    master: TensorFormat | None  #: format of the kept weights; ``None``: the recipe does not train
+    kahan: bool = False  #: a compensation ``c`` in the same format carries what rounding lost
+
+    def __post_init__(self) -> None:
+        if self.kahan and (self.master is None or self.master.rounding is Rounding.STOCHASTIC):
+            raise ValueError("Kahan summation needs kept weights that are rounded to nearest")
+
+    @property
+    def bits(self) -> int:
+        """Bits of a kept weight and its compensation, scales left out; 0 without training."""
+        if self.master is None:
+            return 0
+        return self.master.element.bits * (2 if self.kahan else 1)
+
+    @classmethod
+    def parse(cls, text: str) -> "WeightUpdate":
+        """Read ``none``, a tensor format (``fp32``, ``bf16+sr``) or one with ``+kahan``.
+
+        Raises:
+            ValueError: none of these.
+        """
+        if text == _NONE:
+            return cls(master=None)
+        kahan = text.endswith(_KAHAN)
+        return cls(master=TensorFormat.parse(text.removesuffix(_KAHAN)), kahan=kahan)
+
+    def __str__(self) -> str:
+        return _NONE if self.master is None else f"{self.master}{_KAHAN if self.kahan else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A named choice of formats.  ``weight`` rows are output channels, columns run along K."""
+
+    name: str
+    activation: TensorFormat
+    weight: TensorFormat
+    source: str  #: where the recipe comes from, and what of it is modelled
+    #: Gradient of the output, as the backward products take it; bf16 where there is no training.
+    gradient: TensorFormat = _BF16
+    output: TensorFormat = _BF16  #: what the product leaves for the operator after it
+    residual: TensorFormat = _BF16  #: the residual stream
+    update: WeightUpdate = WeightUpdate(master=None)
+    outliers: OutlierColumns | OutlierBlocks | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """True when activations must be quantised before the product can run."""
+        return self.activation.scaling is not None or self.activation.element.bits < 16
+
+    @property
+    def trains(self) -> bool:
+        """True when the recipe covers training; others are for inference alone."""
+        return self.update.master is not None
+
+    @property
+    def blockwise(self) -> bool:
+        """True when scales change along K on either side."""
+        scalings = (self.activation.scaling, self.weight.scaling)
+        return any(s is not None and s.blockwise for s in scalings)
+
+    def __str__(self) -> str:
+        return self.name
