@@ -100,31 +100,37 @@ def _float_scales(
     outer: np.float32,
 ) -> F32:
     top = np.float32(element.max)
-    if isinstance(element, IntElement) and not element.signed:
-        span = _span(x, scaling)
-        ideal = _finite_or_zero(span) / top
-    elif scaling.rule is ScaleRule.PERCENTILE:
-        assert scaling.percentile is not None
-        ideal = _percentile_amax(x, amax, scaling, scaling.percentile) / top
-    elif scaling.rule is ScaleRule.MSE:
-        ideal = _least_squares_scales(x, amax, element, scaling, stored)
-    elif scaling.rule is ScaleRule.POW2:
-        ideal = _power_above(amax / top)
+    if scaling.rule is ScaleRule.MSE:
+        scales = _least_squares_scales(x, amax, element, scaling, stored, outer)
     else:
-        ideal = amax / top
-    scales = _stored(ideal / outer, stored)
-    if scaling.two_level:
-        scales = np.where(amax > 0, np.maximum(scales, MIN_TWO_LEVEL_SCALE), np.float32(0))
-    return np.where(scales == 0, np.float32(1), scales)
+        if isinstance(element, IntElement) and not element.signed:
+            # Halves: the whole span of a block may exceed fp32's range.
+            ideal = _finite_or_zero(_half_span(x, scaling)) / (top / 2)
+        elif scaling.rule is ScaleRule.PERCENTILE:
+            ideal = _quotient(_percentile_amax(x, amax, scaling), top)
+        elif scaling.rule is ScaleRule.POW2:
+            ideal = _power_above(_quotient(amax, top))
+        else:
+            ideal = _quotient(amax, top)
+        scales = _stored(ideal / outer, stored, scaling)
+    return np.where((scales == 0) | (amax == 0), np.float32(1), scales)
 
 
-def _stored(scales: F32, stored: FloatElement) -> F32:
+def _quotient(amax: F32, top: np.float32) -> F32:
+    """fp32 quotient; infinite where the largest element is below 1 and amax near fp32's end."""
+    with np.errstate(over="ignore"):
+        return amax / top
+
+
+def _stored(scales: F32, stored: FloatElement, scaling: Scaling) -> F32:
     """Round scales to the format they are stored in, saturating."""
-    return decode(encode(scales.astype(np.float32), stored), stored)
+    rounded = decode(encode(scales.astype(np.float32), stored), stored)
+    return np.maximum(rounded, MIN_TWO_LEVEL_SCALE) if scaling.two_level else rounded
 
 
 def _power_above(ratio: F32) -> F32:
-    """The smallest power of two not below each ratio; zero stays zero."""
+    """The smallest power of two not below each ratio, at most 2^127; zero stays zero."""
+    ratio = np.minimum(ratio, np.finfo(np.float32).max)
     fraction, exponent = np.frexp(ratio)  # ratio = fraction · 2**exponent, fraction in [0.5, 1)
     exponent = np.minimum(exponent - (fraction == 0.5), 127)
     return np.where(ratio > 0, np.ldexp(np.float32(1), exponent), np.float32(0))
@@ -147,9 +153,9 @@ def _exponent_scales(amax: F32, element: ElementFormat, scaling: Scaling) -> F32
             carries = fraction * 2 >= 2.0 - 2.0 ** -(mantissa_bits + 1)
             power = floor + carries - emax
         case _:
-            # amax has 24 bits, so the fp32 quotient never rounds down to a power of two.
-            quotient, above = np.frexp(amax / np.float32(element.max))
-            power = above - (quotient == 0.5)
+            # Without a division: its quotient would round among the fp32 subnormals.
+            top_fraction, top_exponent = np.frexp(np.float32(element.max))
+            power = exponent - top_exponent + (fraction > top_fraction)
     bias = scaling.stored.bias
     power = np.clip(power, -bias, scaling.stored.max_code - bias)
     power = np.where(amax > 0, power, -bias)
@@ -157,13 +163,12 @@ def _exponent_scales(amax: F32, element: ElementFormat, scaling: Scaling) -> F32
     return scales
 
 
-def _percentile_amax(x: F32, amax: F32, scaling: Scaling, percentile: float) -> F32:
-    """The magnitude of rank ceil(percentile · n) of every block; 0 for poisoned blocks."""
+def _percentile_amax(x: F32, amax: F32, scaling: Scaling) -> F32:
+    """The magnitude of the percentile's rank in every block; 0 for poisoned blocks."""
     result = np.zeros_like(amax)
     for place, block in _blocks(np.abs(x), scaling):
-        rank = max(1, int(np.ceil(percentile / 100 * block.size)))
         if np.isfinite(block).all():
-            result[place] = np.sort(block, axis=None)[rank - 1]
+            result[place] = np.sort(block, axis=None)[scaling.rank(block.size) - 1]
     return result
 
 
@@ -172,8 +177,14 @@ def _finite_or_zero(amax: F32) -> F32:
 
 
 def _least_squares_scales(
-    x: F32, amax: F32, element: ElementFormat, scaling: Scaling, stored: FloatElement
+    x: F32,
+    amax: F32,
+    element: ElementFormat,
+    scaling: Scaling,
+    stored: FloatElement,
+    outer: np.float32,
 ) -> F32:
+    """Of the candidates, the stored scale of least squared error; of equals the largest."""
     result = np.zeros_like(amax)
     top = np.float32(element.max)
     for place, block in _blocks(x, scaling):
@@ -183,12 +194,14 @@ def _least_squares_scales(
         best = None
         for step in range(MSE_STEPS):
             clip = amax[place] * np.float32(1 - step / (2 * MSE_STEPS))
-            scale = _stored(np.array(clip / top), stored)[()]
+            scale = _stored(_quotient(np.array(clip), top) / outer, stored, scaling)[()]
             if scale == 0:
                 break
-            values = decode(encode(block / scale, element), element).astype(np.float64)
-            # In units of amax the error is at most 1; products of code and scale are exact.
-            error = block.astype(np.float64) - values * np.float64(scale)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                ratio = block / (scale * outer)
+            values = decode(encode(ratio, element), element).astype(np.float64)
+            # In units of amax the error is at most 1; products of code and scales are exact.
+            error = block.astype(np.float64) - values * np.float64(scale) * np.float64(outer)
             error /= np.float64(amax[place])
             total = int(np.floor(error * error * unit).astype(np.int64).sum())
             if best is None or total < best:
@@ -196,12 +209,13 @@ def _least_squares_scales(
     return result
 
 
-def _span(x: F32, scaling: Scaling) -> F32:
-    """Largest minus smallest value of every block, zero counted in."""
+def _half_span(x: F32, scaling: Scaling) -> F32:
+    """Half of largest minus smallest value of every block, zero counted in."""
     low = np.minimum(_reduce(np.minimum, x, scaling), np.float32(0))
     high = np.maximum(_reduce(np.maximum, x, scaling), np.float32(0))
-    with np.errstate(invalid="ignore", over="ignore"):
-        return high - low
+    with np.errstate(invalid="ignore"):
+        half: F32 = high * np.float32(0.5) - low * np.float32(0.5)
+        return half
 
 
 def zero_points(x: F32, element: IntElement, scaling: Scaling, scales: F32) -> NDArray[np.uint8]:

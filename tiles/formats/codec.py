@@ -69,7 +69,8 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
         return Quantized(codes=codes, scales=np.ones((1, 1), np.float32), format=fmt)
     outer = tensor_scale(block_amax(x, fmt.scaling), fmt.element, fmt.scaling)
     scales = block_scales(x, fmt.element, fmt.scaling, outer)
-    with np.errstate(invalid="ignore", over="ignore"):
+    # Two levels of tiny scales may make a product of 0: what is divided by it saturates.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         ratio = x / spread(scales * outer, fmt.scaling, *x.shape)
     if not fmt.asymmetric:
         codes = encode(ratio, fmt.element, fmt.rounding, random=random)

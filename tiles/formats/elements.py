@@ -4,6 +4,7 @@ A format is a record of independent facts; everything else is derived from them.
 named formats, with their sources, is in :mod:`tiles.formats.catalogue`.
 """
 
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
@@ -189,6 +190,10 @@ class PositElement:
             raise ValueError(
                 f"{self.name}: posits of 3 to 16 bits and es 0 to 4, got {self.bits}, es {self.es}"
             )
+        if self.max_exponent > 126:
+            raise ValueError(
+                f"{self.name}: posits up to 2^126, in fp32's range, got 2^{self.max_exponent}"
+            )
 
     @property
     def max_code(self) -> int:
@@ -235,6 +240,9 @@ class CodebookElement:
     def __post_init__(self) -> None:
         if len(self.values) != 2**self.bits or list(self.values) != sorted(set(self.values)):
             raise ValueError(f"{self.name}: a codebook has 2**bits values in ascending order")
+        for value in self.values:
+            if abs(value) >= 2.0**127 or struct.unpack("f", struct.pack("f", value))[0] != value:
+                raise ValueError(f"{self.name}: value {value} is no fp32 number: round it first")
 
     @property
     def max(self) -> float:

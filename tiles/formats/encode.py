@@ -120,14 +120,14 @@ def _encode_float(
     over = codes > fmt.max_code
     codes = np.minimum(codes, fmt.max_code)
     if not fmt.signed:
-        codes = np.where(x < 0, 0, codes)
+        codes, over = np.where(x < 0, 0, codes), over & (x > 0)
     elif fmt.specials is Specials.FNUZ:
         codes = np.where(np.signbit(x) & (codes > 0), codes | 1 << (fmt.bits - 1), codes)
     else:
         codes = np.where(np.signbit(x), codes | 1 << (fmt.bits - 1), codes)
     if not saturate:
         if rounding is Rounding.TOWARD_ZERO:  # IEEE 754-2019, section 7.4: finite stays finite
-            over = infinite
+            over = over & infinite
         codes = np.where(over, _overflow_codes(x, fmt), codes)
     return np.where(nan, fmt.nan_code or 0, codes).astype(np.int64)
 

@@ -38,20 +38,21 @@ def _float_values(fmt: FloatElement, codes: NDArray[np.int64]) -> F64:
     return np.where((magnitude > fmt.max_code) & ~infinite, np.nan, values)
 
 
-def _posit_value(fmt: PositElement, code: int) -> float:
+def _posit_value(code: int, bits: int, es: int) -> float:
     """One posit, read bit by bit."""
-    if code in (0, fmt.nan_code):
+    nar = 1 << (bits - 1)
+    if code in (0, nar):
         return 0.0 if code == 0 else np.nan
-    if code > fmt.nan_code:
-        return -_posit_value(fmt, (1 << fmt.bits) - code)
-    digits = f"{code:0{fmt.bits}b}"[1:]
+    if code > nar:
+        return -_posit_value((1 << bits) - code, bits, es)
+    digits = f"{code:0{bits}b}"[1:]
     run = len(digits) - len(digits.lstrip(digits[0]))
     regime = run - 1 if digits[0] == "1" else -run
     rest = digits[run + 1 :]  # behind the digit that ends the run
-    exponent = int(rest[: fmt.es].ljust(fmt.es, "0") or "0", 2)  # missing exponent bits are zeros
-    fraction = rest[fmt.es :]
+    exponent = int(rest[:es].ljust(es, "0") or "0", 2)  # missing exponent bits are zeros
+    fraction = rest[es:]
     significand = 1.0 + (int(fraction, 2) / 2.0 ** len(fraction) if fraction else 0.0)
-    return float(significand * 2.0 ** (regime * 2**fmt.es + exponent))
+    return float(significand * 2.0 ** (regime * 2**es + exponent))
 
 
 @cache
@@ -74,7 +75,7 @@ def code_values(fmt: ElementFormat) -> F64:
             negative = fmt.signed & (plain >= 1 << (fmt.bits - 1))
             values = (plain - np.where(negative, 1 << fmt.bits, 0)) / 2.0**fmt.fraction_bits
         case PositElement():
-            values = np.array([_posit_value(fmt, int(code)) for code in codes])
+            values = np.array([_posit_value(int(code), fmt.bits, fmt.es) for code in codes])
         case CodebookElement():
             values = np.array(fmt.values)
     values.flags.writeable = False
@@ -142,8 +143,9 @@ def code_grid(fmt: ElementFormat) -> CodeGrid:
     codes = codes[np.argsort(values[codes], kind="stable")]
     finite = values[codes]
     if isinstance(fmt, PositElement):
-        longer = PositElement(name=fmt.name, bits=fmt.bits + 1, es=fmt.es)
-        middles = np.array([_posit_value(longer, 2 * int(code) + 1) for code in codes[:-1]])
+        middles = np.array(
+            [_posit_value(2 * int(code) + 1, fmt.bits + 1, fmt.es) for code in codes[:-1]]
+        )
     else:
         middles = (finite[:-1] + finite[1:]) / 2
     return CodeGrid(
