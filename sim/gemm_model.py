@@ -132,8 +132,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
         stages=stages,
         held_stages=schedule.held_stages,
         prologue_ns=first_ns + SETUP_CLK / clock_ghz,
-        epilogue_ns=_epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.quantized)
-        / clock_ghz,
+        epilogue_ns=_epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled) / clock_ghz,
     )
 
     # Full waves, all alike, and the partial wave with its own contention.

@@ -13,9 +13,13 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
+from tiles.recipes import Recipe
 
 __all__ = ["GemmConfig", "TritonGemm", "smem_bytes"]
 
+#: Elements that the template loads; operands are of one element, or both 8-bit floats.
+OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
+EIGHT_BIT_FLOATS = frozenset({"e4m3fn", "e5m2"})
 #: 127 · 127 · K must stay below 2^31 for an exact int32 accumulator.
 MAX_INT32_K = (2**31 - 1) // (127 * 127)
 #: What a thread needs beside its accumulators: addresses, counters, scales.
@@ -68,7 +72,7 @@ def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     staged = np.where(
         table["tma"], staged, np.minimum(staged, 4096 * table["num_warps"] * out_bytes)
     )
-    small = np.where(table["tma"] | problem.recipe.quantized, 2048, 0)
+    small = np.where(table["tma"] | problem.recipe.scaled, 2048, 0)
     total = np.where(table["persistent"], pipeline + staged, np.maximum(pipeline, staged))
     result: NDArray[np.int64] = total + small
     return result
@@ -98,15 +102,11 @@ class TritonGemm(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
+        if reason := self._unserved(problem.recipe):
+            return reason
         activation, weight = problem.recipe.activation, problem.recipe.weight
         elements = (activation.element, weight.element)
         integer = [isinstance(e, IntElement) for e in elements]
-        if integer[0] != integer[1] or elements[0].bits != elements[1].bits:
-            return f"no tensor core multiplies {elements[0]} by {elements[1]}"
-        if elements[0].bits == 16 and elements[0].name != elements[1].name:
-            return f"no tensor core multiplies {elements[0]} by {elements[1]}"
-        if elements[0].bits not in (8, 16):
-            return f"{self.name} multiplies 8- and 16-bit elements, not {elements[0]}"
         if all(integer) and not problem.recipe.blockwise and problem.k > MAX_INT32_K:
             return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
         for fmt in (activation, weight):
@@ -121,6 +121,22 @@ class TritonGemm(Kernel):
             # Elements without a tensor-core path are decoded to fp16: it holds every 8-bit float.
             if isinstance(one, IntElement) or one.bits != 8:
                 return f"{one} has no path on {limits.gpu}"
+        return None
+
+    def _unserved(self, recipe: Recipe) -> str | None:
+        """Why the template computes no product of this recipe, whatever the GPU; None: it does."""
+        if recipe.outliers is not None:
+            return f"{self.name} has no second product for outliers: {recipe.outliers}"
+        formats = (recipe.activation, recipe.weight)
+        a, b = (fmt.element.name for fmt in formats)
+        for fmt in formats:
+            if fmt.element.name not in OPERANDS:
+                return f"{self.name} multiplies {', '.join(OPERANDS)}, not {fmt.element}"
+        if a != b and not {a, b} <= EIGHT_BIT_FLOATS:
+            return f"no tensor core multiplies {a} by {b}"
+        for fmt in formats:
+            if not fmt.plain:
+                return f"{self.name} takes fp32 absmax scales and codes rounded to even, not {fmt}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

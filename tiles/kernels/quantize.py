@@ -108,6 +108,8 @@ class _QuantizeKernel(Kernel):
             return f"{self.name} serves quantize problems, not {problem}"
         if problem.target.element.name not in TARGETS:
             return f"{self.name} writes {', '.join(TARGETS)}, not {problem.target.element}"
+        if not problem.target.plain:
+            return f"{self.name} writes fp32 absmax scales and rounds to even, not {problem.target}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

@@ -109,10 +109,51 @@ class Recipe:
     update: WeightUpdate = WeightUpdate(master=None)
     outliers: OutlierColumns | OutlierBlocks | None = None
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        activation: str,
+        weight: str | None = None,
+        gradient: str = "bf16",
+        output: str = "bf16",
+        residual: str = "bf16",
+        update: str = "none",
+        outliers: OutlierColumns | OutlierBlocks | None = None,
+        source: str,
+    ) -> "Recipe":
+        """A recipe from the texts of its formats; weights are like activations unless said.
+
+        Raises:
+            ValueError: a text is not a tensor format, or ``update`` no weight update.
+        """
+        return cls(
+            name=name,
+            activation=TensorFormat.parse(activation),
+            weight=TensorFormat.parse(activation if weight is None else weight),
+            gradient=TensorFormat.parse(gradient),
+            output=TensorFormat.parse(output),
+            residual=TensorFormat.parse(residual),
+            update=WeightUpdate.parse(update),
+            outliers=outliers,
+            source=source,
+        )
+
     @property
     def quantized(self) -> bool:
-        """True when activations must be quantised before the product can run."""
-        return self.activation.scaling is not None or self.activation.element.bits < 16
+        """True when activations must be scaled and rounded before the product can run."""
+        return self.activation.scaling is not None
+
+    @property
+    def direct_cast(self) -> bool:
+        """True when activations are rounded to fewer than 16 bits without any scale."""
+        return self.activation.scaling is None and self.activation.element.bits < 16
+
+    @property
+    def scaled(self) -> bool:
+        """True when the product has scales to apply, on either side."""
+        return self.activation.scaling is not None or self.weight.scaling is not None
 
     @property
     def trains(self) -> bool:
