@@ -1,0 +1,19 @@
+"""Numerical error of formats and recipes: of tensors, of products, measured and expected."""
+
+from sim.error.accumulation import Accumulation
+from sim.error.datasets import DATA_KINDS, sample
+from sim.error.product import MatmulError, product_error
+from sim.error.tensor import ErrorSums, Rounder, TensorError, numpy_rounder, tensor_error
+
+__all__ = [
+    "DATA_KINDS",
+    "Accumulation",
+    "ErrorSums",
+    "MatmulError",
+    "Rounder",
+    "TensorError",
+    "numpy_rounder",
+    "product_error",
+    "sample",
+    "tensor_error",
+]

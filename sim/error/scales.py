@@ -1,0 +1,104 @@
+"""The scales behind a rounded tensor, and what its blocks can represent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.formats import (
+    CodebookElement,
+    ElementFormat,
+    FloatElement,
+    IntElement,
+    PositElement,
+    Rounding,
+    ScaleRule,
+    Scaling,
+    TensorFormat,
+)
+from tiles.formats.block_scales import block_amax, block_scales, tensor_scale, zero_points
+
+__all__ = ["BlockScales", "block_grid", "find_scales"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+#: Rules whose scale is searched for: the reference does that block by block.
+_SEARCHED = (ScaleRule.MSE, ScaleRule.PERCENTILE)
+
+
+def block_grid(grid: F64, scaling: Scaling | None, first: int, rows: int, cols: int) -> F64:
+    """One item an element for ``rows`` rows from ``first`` on, or what broadcasts to that."""
+    if scaling is None:
+        return grid
+    if scaling.rows is not None:
+        grid = grid[np.arange(first, first + rows) // scaling.rows]
+    if scaling.cols is not None:
+        grid = np.repeat(grid, scaling.cols, axis=1)[:, :cols]
+    return grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockScales:
+    """Scales of a tensor, its second level included."""
+
+    format: TensorFormat
+    scales: F64  #: scale grid of the format; a single 1 without scaling
+    zeros: F64 | None  #: zero points, on the same grid
+
+    def limits(self) -> tuple[F64, F64]:
+        """Lowest and highest number of each block that does not saturate, on the scale grid.
+
+        As IEEE 754-2019, section 7.4 has it for overflow: a number saturates when rounding to
+        nearest without a largest code would leave it beyond that code, so half a step above the
+        largest value still counts as rounding.
+        """
+        low, high = _reach(self.format.element)
+        zeros = 0.0 if self.zeros is None else self.zeros
+        return (low - zeros) * self.scales, (high - zeros) * self.scales
+
+
+def find_scales(x: F32, fmt: TensorFormat, rounded: Floats) -> BlockScales:
+    """The scales that a rounder used on ``x``.
+
+    They follow from ``x`` by the reference's rules, but where a rule searches (MSE, percentile)
+    they are read off the result: such scales lie at or below amax / max_element, so each block's
+    largest magnitude has the largest code.
+
+    Args:
+        x: (rows, cols) float32, finite.
+        rounded: (rows, cols) what the codes of ``x`` stand for.
+    """
+    scaling = fmt.scaling
+    if scaling is None:
+        return BlockScales(format=fmt, scales=np.ones((1, 1)), zeros=None)
+    if scaling.rule in _SEARCHED and fmt.rounding is Rounding.NEAREST_EVEN:
+        tops = block_amax(rounded.astype(np.float32), scaling) / np.float64(fmt.element.max)
+        return BlockScales(format=fmt, scales=np.where(tops > 0, tops, 1.0), zeros=None)
+    outer = tensor_scale(block_amax(x, scaling), fmt.element, scaling)
+    scales = block_scales(x, fmt.element, scaling, outer)
+    zeros = None
+    if fmt.asymmetric:
+        assert isinstance(fmt.element, IntElement)
+        zeros = zero_points(x, fmt.element, scaling, scales).astype(np.float64)
+    return BlockScales(
+        format=fmt, scales=scales.astype(np.float64) * np.float64(outer), zeros=zeros
+    )
+
+
+def _reach(element: ElementFormat) -> tuple[float, float]:
+    """Lowest and highest number that rounding to nearest does not saturate."""
+    match element:
+        case FloatElement():
+            half = 2.0 ** (element.max_exponent - element.mantissa_bits - 1)
+            low = -element.max - half if element.signed else -element.min_subnormal / 2
+            return low, element.max + half
+        case IntElement():
+            half = element.min_subnormal / 2
+            return (-element.max if element.signed else 0.0) - half, element.max + half
+        case CodebookElement():
+            v = element.values
+            return v[0] - (v[1] - v[0]) / 2, v[-1] + (v[-1] - v[-2]) / 2
+        case PositElement():
+            return -element.max, element.max

@@ -1,0 +1,175 @@
+"""The error that a tensor format leaves in a tensor."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.error.scales import block_grid, find_scales
+from tiles.formats import TensorFormat, dequantize, quantize
+
+__all__ = [
+    "ErrorSums",
+    "Rounder",
+    "TensorError",
+    "check_finite",
+    "numpy_rounder",
+    "ratio_db",
+    "tensor_error",
+]
+
+F32 = NDArray[np.float32]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+#: Quantises and dequantises: (rows, cols) float32, its format, the seed of stochastic rounding
+#: -> (rows, cols) what the codes stand for.  Its scales must be those of the reference codec.
+Rounder = Callable[[F32, TensorFormat, int], Floats]
+
+#: Elements that go through the sums at once; bounds temporaries to some 2 MB each.
+_CHUNK_ELEMENTS = 2**18
+
+
+def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> Floats:
+    """The reference codec's values, float64."""
+    return dequantize(quantize(x, fmt, seed=seed))
+
+
+def check_finite(x: F32, name: str = "data") -> None:
+    """Refuse data whose error is not defined.
+
+    Raises:
+        TypeError: not float32.
+        ValueError: not a non-empty matrix, or it holds a NaN or an infinity.
+    """
+    if x.dtype != np.float32:
+        raise TypeError(f"{name}: errors are those of float32 tensors, got {x.dtype}: cast it")
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"{name}: errors are those of non-empty matrices, got shape {x.shape}")
+    finite = np.isfinite(x)
+    if not finite.all():
+        row, col = (int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name} must be finite, got {x[row, col]} at ({row}, {col}): one NaN or infinity "
+            "makes the scale of its block NaN; leave such tensors out"
+        )
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """10·log10(signal / noise); infinite without noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorError:
+    """How far what the codes stand for lies from a tensor ``x``."""
+
+    sqnr_db: float  #: 10·log10(sum of x² / sum of error²); infinite when nothing was lost
+    relative_max: float  #: largest |error| / |x| over x ≠ 0; 0 for an all-zero tensor
+    relative_mean: float  #: mean of the same
+    clipped_share: float  #: of all elements, those that saturate, see :meth:`BlockScales.limits`
+    flushed_share: float  #: of all elements, those with x ≠ 0 that became 0
+    count: int  #: elements
+
+
+class ErrorSums:
+    """Adds up errors over any number of tensors, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.signal = 0.0  #: sum of x²
+        self.noise = 0.0  #: sum of error²
+        self.relative = 0.0  #: sum of |error| / |x|
+        self.relative_max = 0.0
+        self.nonzero = 0
+        self.clipped = 0
+        self.flushed = 0
+
+    def add(self, x: F32, rounded: Floats, fmt: TensorFormat) -> None:
+        """Count a tensor in.
+
+        Args:
+            x: (rows, cols) float32, whole blocks of the format: scales are found from it.
+            rounded: (rows, cols) float32 or float64, what its codes stand for.
+        Raises:
+            TypeError: ``x`` is not float32.
+            ValueError: the shapes differ, or ``x`` or ``rounded`` holds a NaN or an infinity.
+        """
+        check_finite(x)
+        if rounded.shape != x.shape:
+            raise ValueError(f"a tensor of shape {x.shape} was rounded to shape {rounded.shape}")
+        low, high = find_scales(x, fmt, rounded).limits()
+        rows, cols = x.shape
+        step = max(1, _CHUNK_ELEMENTS // cols)
+        for first in range(0, rows, step):
+            part = x[first : first + step].astype(np.float64)
+            after = rounded[first : first + step].astype(np.float64)
+            lows, highs = (block_grid(g, fmt.scaling, first, *part.shape) for g in (low, high))
+            self.clipped += int(np.count_nonzero((part < lows) | (part > highs)))
+            self._add(part, after)
+        if not math.isfinite(self.noise):
+            raise ValueError(f"{fmt}: finite data were rounded to a NaN or an infinity")
+
+    def _add(self, x: NDArray[np.float64], rounded: NDArray[np.float64]) -> None:
+        error = np.abs(rounded - x)
+        size = np.abs(x)
+        nonzero = size > 0
+        self.count += x.size
+        self.signal += float(np.vdot(size, size))
+        self.noise += float(np.vdot(error, error))
+        self.nonzero += int(np.count_nonzero(nonzero))
+        self.flushed += int(np.count_nonzero(nonzero & (rounded == 0)))
+        # What is zero is zero in every format, so its quotient stays the error, 0.
+        relative = np.divide(error, size, out=error, where=nonzero)
+        self.relative += float(relative.sum())
+        self.relative_max = max(self.relative_max, float(relative.max()))
+
+    def merge(self, other: "ErrorSums") -> None:
+        """Count in what another one has counted."""
+        self.count += other.count
+        self.signal += other.signal
+        self.noise += other.noise
+        self.relative += other.relative
+        self.relative_max = max(self.relative_max, other.relative_max)
+        self.nonzero += other.nonzero
+        self.clipped += other.clipped
+        self.flushed += other.flushed
+
+    def result(self) -> TensorError:
+        """The error of all that was counted.
+
+        Raises:
+            ValueError: nothing was.
+        """
+        if self.count == 0:
+            raise ValueError("no tensor was counted: add one first")
+        return TensorError(
+            sqnr_db=ratio_db(self.signal, self.noise),
+            relative_max=self.relative_max,
+            relative_mean=self.relative / max(1, self.nonzero),
+            clipped_share=self.clipped / self.count,
+            flushed_share=self.flushed / self.count,
+            count=self.count,
+        )
+
+
+def tensor_error(
+    x: F32, fmt: TensorFormat, rounder: Rounder = numpy_rounder, seed: int = 0
+) -> TensorError:
+    """The error that a format leaves in a tensor.
+
+    Args:
+        x: (rows, cols) float32, finite.
+        rounder: the codec; the reference's, or a faster one with the same result.
+        seed: of stochastic rounding.
+    Raises:
+        TypeError: ``x`` is not float32.
+        ValueError: ``x`` is no non-empty matrix, or holds a NaN or an infinity.
+    """
+    check_finite(x)
+    sums = ErrorSums()
+    sums.add(x, rounder(x, fmt, seed), fmt)
+    return sums.result()
