@@ -96,8 +96,12 @@ def predict(
     from workbench.tables import prediction_tables
 
     _print(*prediction_tables(report))
-    for refused in report.refused:
-        print(f"not predicted: {refused.problem}: {refused.reason}")
+    if recipe or fmt:
+        for refused in report.refused:
+            print(f"not predicted: {refused.problem}: {refused.reason}")
+    elif report.refused:
+        names = ", ".join(dict.fromkeys(refused.problem.recipe.name for refused in report.refused))
+        print(f"not predicted (--recipe NAME says why): {names}")
 
 
 @app.command()

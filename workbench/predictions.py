@@ -1,7 +1,7 @@
 """Which format pays on a shape: predicted time, speed-up and quantisation error per recipe."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class PredictedRow:
     """One recipe on one shape.  Every time in it is predicted."""
 
     gemm: Prediction  #: the product alone, operands already quantised
-    #: quantising the activations; ``None`` for unscaled recipes, and where no family does it
+    #: quantising the activations; ``None`` where they stay in 16 bits, and where no family does it
     quantize: Prediction | None
     baseline: Prediction | None  #: the bf16 product of the same shape; ``None``: no family runs it
     sqnr_normal_db: float  #: of the product, on normal data
@@ -49,7 +49,8 @@ class PredictedRow:
         if self.baseline is None:
             return None
         if self.quantize is None:
-            return None if self.problem.recipe.quantized else self.speedup_kernel
+            recipe = self.problem.recipe
+            return None if recipe.quantized or recipe.direct_cast else self.speedup_kernel
         return self.baseline.time_us / (self.gemm.time_us + self.quantize.time_us)
 
 
@@ -57,7 +58,7 @@ class PredictedRow:
 class RefusedRow:
     """A recipe that no kernel runs on this GPU and shape, and why."""
 
-    problem: Problem
+    problem: Gemm
     reason: str
 
 
@@ -115,34 +116,46 @@ class _Shape:
 
 
 class _Pricer:
-    """Prices problems on one GPU, each problem once."""
+    """Prices problems on one GPU; products of the same operands, under whatever recipe, once."""
 
     def __init__(self, gpu: Gpu, families: Sequence[Kernel]) -> None:
         self.gpu = gpu
         self.families = families
-        self.known: dict[Problem, Prediction | str] = {}
+        self.known: dict[Hashable, Prediction | None] = {}
 
     def best(self, problem: Problem) -> Prediction | str:
         """The fastest predicted configuration over all families, or why there is none."""
-        if problem not in self.known:
-            self.known[problem] = self._price(problem)
-        return self.known[problem]
-
-    def _price(self, problem: Problem) -> Prediction | str:
         reasons: list[str] = []
         found: list[Prediction] = []
         for family in self.families:
             if reason := family.refusal(problem, self.gpu.limits):
                 reasons.append(reason)
                 continue
-            legal = family.legal_space(problem, self.gpu.limits).accepted
-            if len(legal) == 0:
+            prediction = self._price(problem, family)
+            if prediction is None:
                 reasons.append(f"{family.name} has no legal configuration")
                 continue
-            found.append(price(problem, family, legal, self.gpu).best())
+            found.append(prediction)
         if not found:
             return "; ".join(reasons) or "no kernel family was chosen"
-        return min(found, key=lambda prediction: prediction.time_us)
+        return replace(min(found, key=lambda prediction: prediction.time_us), problem=problem)
+
+    def _price(self, problem: Problem, family: Kernel) -> Prediction | None:
+        """The family's fastest configuration; ``None`` without a legal one."""
+        key = (family.name, _computed(problem))
+        if key not in self.known:
+            legal = family.legal_space(problem, self.gpu.limits).accepted
+            best = price(problem, family, legal, self.gpu).best() if len(legal) else None
+            self.known[key] = best
+        return self.known[key]
+
+
+def _computed(problem: Problem) -> Hashable:
+    """What a kernel sees of a problem: recipes that differ in training alone have one product."""
+    if isinstance(problem, Quantize):
+        return problem
+    one = problem.recipe
+    return (problem.shape, problem.out, one.activation, one.weight, one.outliers)
 
 
 def _shapes(
@@ -193,7 +206,7 @@ def predict(
             ``tokens``.
         tokens: numbers of rows M that the model runs with.
         tp: tensor-parallel degree that the model's projections are split by.
-        recipes: names; ``None`` asks for all that the GPU can run.
+        recipes: names; ``None`` asks for all, and those that no kernel runs are among the refused.
         families: kernel families to choose the product's from; ``None`` means all.  Quantising
             is priced over all families either way.
         out: element format of C.

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, Limits, NumericPath, Rejected
 from tiles.kernels.gemm import MAX_INT32_K, GemmConfig, TritonGemm
 from tiles.problems import Gemm, Quantize, parse_problem
-from tiles.recipes import RECIPES, recipe
+from tiles.recipes import RECIPES, Recipe, recipe
 
 H200 = Limits(
     gpu="h200",
@@ -38,6 +39,17 @@ MI300X = replace(
     warp_threads=64,
 )
 GEMM = TritonGemm()
+#: Recipes whose product the template computes, on every GPU of the workbench.
+SERVED = (
+    *("bf16", "bf16-kahan", "bf16-sr", "fp16", "e4m3-tensor", "e4m3-row", "e5m2-tensor"),
+    *("e5m2-row", "fp8-bert", "fp8-ptq-e4m3", "fp8-ptq-e5m2", "fp8-lm", "deepseek-fp8"),
+    *("e5m2-b128", "unit-scaling", "int8-tensor", "int8-row", "int8-b128", "jetfire"),
+    *("jetfire-64", "jetfire-128"),
+)
+#: One of those that share a product.
+PRODUCTS = tuple(
+    {(recipe(name).activation, recipe(name).weight): name for name in reversed(SERVED)}.values()
+)
 BASE = GemmConfig(
     block_m=128,
     block_n=128,
@@ -57,7 +69,7 @@ def gemm(text: str) -> Gemm:
 
 
 @pytest.mark.parametrize("limits", [H200, A100, MI300X], ids=lambda limits: limits.gpu)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize(
     "shape",
     ["1x1x1", "1x4096x4096", "16x7168x2048", "300x40x4096", "4096x4096x4096", "77x4097x4095"],
@@ -70,7 +82,7 @@ def test_default_is_legal_wherever_the_family_serves(limits: Limits, name: str, 
         assert isinstance(GEMM.judge(problem, config, limits), Accepted)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_space_keeps_a_useful_part_and_accounts_for_the_rest(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     space = GEMM.legal_space(problem, H200)
@@ -165,3 +177,59 @@ def test_path_says_where_8_bit_floats_are_decoded() -> None:
     problem = gemm(f"{LARGE}:e4m3-row:bf16")
     assert GEMM.path(problem, H200) is NumericPath.NATIVE
     assert GEMM.path(problem, A100) is NumericPath.EMULATED
+    # A direct cast has no scales; its elements are decoded all the same.
+    assert GEMM.path(gemm(f"{LARGE}:unit-scaling:bf16"), A100) is NumericPath.EMULATED
+
+
+@pytest.mark.parametrize("gpu", gpu_names())
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_served_or_refused_in_one_line(name: str, gpu: str) -> None:
+    limits = load_gpu(gpu).limits
+    problem = gemm(f"gemm:512x512x512:{name}:bf16")
+    reason = GEMM.refusal(problem, limits)
+    assert (reason is None) == (name in SERVED), reason
+    if reason is None:
+        elements = {str(f.element) for f in (recipe(name).activation, recipe(name).weight)}
+        native = elements <= limits.native_elements
+        assert (GEMM.path(problem, limits) is NumericPath.NATIVE) == native
+    else:
+        assert "\n" not in reason
+        assert 10 < len(reason) < 160
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "reason"),
+    [
+        ("int8.row", "mxint8.row", "not mxint8"),
+        ("e4m3fn.row", "e3m4fn.row", "not e3m4fn"),
+        ("bf16", "fp16", "no tensor core multiplies bf16 by fp16"),
+        ("bf16", "int8.row", "no tensor core multiplies bf16 by int8"),
+        ("e4m3fn.row", "int8.row", "no tensor core multiplies e4m3fn by int8"),
+        ("int8.b32x32+sr", "int8.b32x32", "not int8.b32x32+sr"),
+        ("int8.b32x32", "int8.b32x32+fp16", "not int8.b32x32+fp16"),
+        ("e4m3fn.mx", "e4m3fn.row", "not e4m3fn.mx"),
+        ("e4m3fn.tensor+pow2", "e4m3fn.row", "not e4m3fn.tensor+pow2"),
+        ("int8.row", "int8.row+mse", "not int8.row+mse"),
+        ("bf16+sr", "bf16", "not bf16+sr"),
+        ("int8.b1x48", "int8.row", "multiples of 32, not 48"),
+        ("int8.col", "int8.col", "multiples of 32, not 1"),
+        ("e4m3fn.row", "e5m2.b128x128", None),
+        ("int8.b32x32", "int8.tensor", None),
+        ("e4m3fn", "e4m3fn.row", None),
+    ],
+)
+def test_a_pair_of_formats_is_refused_by_its_own_reason(
+    activation: str, weight: str, reason: str | None
+) -> None:
+    one = Recipe.of("pair", activation=activation, weight=weight, source="a test")
+    refused = GEMM.refusal(Gemm(m=64, n=64, k=128, recipe=one), H200)
+    assert (refused is None) if reason is None else (reason in (refused or ""))
+
+
+def test_outliers_that_no_kernel_multiplies_are_never_dropped() -> None:
+    for name, says in (("llm-int8", "|x| > 6"), ("int8-fallback", "2 x median")):
+        refused = GEMM.refusal(gemm(f"{LARGE}:{name}:bf16"), H200) or ""
+        assert "has no second product for outliers" in refused
+        assert says in refused
+        plain = replace(recipe(name), outliers=None)
+        assert GEMM.refusal(Gemm(m=64, n=64, k=64, recipe=plain), H200) is None

@@ -26,7 +26,7 @@ class Compared:
     path: str  #: "native" or "emulated"
     simulated: bool
     time_us: float
-    quantize_us: float | None  #: 0 for unscaled recipes; None when the run does not hold it
+    quantize_us: float | None  #: 0 for 16-bit recipes; None when the run does not hold it
     baseline_us: float | None  #: bf16 on the same shape; None when the run does not hold it
 
     @property
@@ -85,6 +85,8 @@ def compare(run: Run) -> list[Compared]:
         if problem.recipe.quantized:
             step = Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
             quantize_us = time_us(quantizers.get((simulated, step), ()))
+        elif problem.recipe.direct_cast:
+            quantize_us = None
         rows.append(
             Compared(
                 problem=problem,
