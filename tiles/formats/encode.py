@@ -109,10 +109,12 @@ def _encode_float(
     random: NDArray[np.uint32] | None,
 ) -> I64:
     nan, infinite = np.isnan(x), np.isinf(x)
-    magnitude = np.where(nan, 0.0, np.where(infinite, _HUGE, np.abs(x).astype(np.float64)))
+    x = np.where(nan, np.float32(0), x)  # before any arithmetic: a NaN may be a signalling one
+    magnitude = np.where(infinite, _HUGE, np.abs(x).astype(np.float64))
     _, exponent = np.frexp(magnitude)  # magnitude = f · 2**exponent with f in [0.5, 1)
     # An exponent past the largest binade is past the largest code, whatever the mantissa.
     exponent = np.clip(exponent - 1, fmt.min_exponent, fmt.max_exponent + 1)
+    exponent = np.where(magnitude > 0, exponent, fmt.min_exponent)  # zero has none of its own
     ratio = np.minimum(np.ldexp(magnitude, fmt.mantissa_bits - exponent), 2.0**fmt.precision)
     steps = _to_integer(ratio, rounding, random)
     # A subnormal's code is its count of steps; each binade above has 2**mantissa_bits more.
@@ -141,8 +143,8 @@ def _overflow_codes(x: F32, fmt: FloatElement) -> I64:
 def _encode_int(
     x: F32, fmt: IntElement, rounding: Rounding, random: NDArray[np.uint32] | None
 ) -> I64:
-    nan = np.isnan(x)
-    magnitude = np.where(nan, 0.0, np.abs(x).astype(np.float64)) * 2.0**fmt.fraction_bits
+    x = np.where(np.isnan(x), np.float32(0), x)
+    magnitude = np.abs(x).astype(np.float64) * 2.0**fmt.fraction_bits
     steps = _to_integer(np.minimum(magnitude, fmt.max_integer), rounding, random)
     steps = np.minimum(steps, fmt.max_integer)
     signed = np.where(x < 0, -steps if fmt.signed else 0, steps)
@@ -191,8 +193,10 @@ def decode(codes: Codes, fmt: ElementFormat | ExponentElement) -> F32:
         float32 of the same shape, NaN and infinities included.
     """
     if isinstance(fmt, ExponentElement):
-        powers = np.ldexp(np.float32(1), codes.astype(np.int32) - fmt.bias)
-        return np.where(codes == fmt.nan_code, np.float32(np.nan), powers).astype(np.float32)
+        nan = codes == fmt.nan_code
+        exponents = np.where(nan, 0, codes.astype(np.int32) - fmt.bias)
+        powers = np.ldexp(np.float32(1), exponents)
+        return np.where(nan, np.float32(np.nan), powers).astype(np.float32)
     if fmt.bits <= MAX_BITS:
         return code_values(fmt).astype(np.float32)[codes]
     # Formats wider than 16 bits are fp32 with its last mantissa bits cut off.
