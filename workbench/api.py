@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiles.formats import TensorFormat
+from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
@@ -33,15 +35,19 @@ def select_recipes(
         return None
     chosen = {recipe(name).name for name in names or ()}
     for fmt in formats or ():
+        try:
+            written = str(TensorFormat.parse(fmt))  # one spelling of the several that it may have
+        except ValueError:
+            written = fmt
         found = {
             r.name
             for r in RECIPES.values()
-            if fmt in (str(r.activation), r.activation.element.name)
+            if written in (str(r.activation), r.activation.element.name)
         }
         if not found:
             known = sorted({str(r.activation) for r in RECIPES.values()})
             raise ValueError(
-                f"no recipe takes activations in {fmt!r}: choose from {', '.join(known)}"
+                f"no recipe takes activations in {shown(fmt)}: choose from {', '.join(known)}"
             )
         chosen |= found
     return [name for name in RECIPES if name in chosen]

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from sim import load_gpu
 from tiles.kernels import Accepted, Limits
 from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.problems import Gemm, parse_problem
-from tiles.recipes import RECIPES
+from tiles.recipes import RECIPES, Recipe
 
 pytestmark = pytest.mark.gpu
 
@@ -38,6 +39,14 @@ def gemm(text: str) -> Gemm:
     return problem
 
 
+#: One recipe of each product that the kernel computes, whatever the GPU's limits.
+PRODUCTS = [
+    name
+    for name in {(r.activation, r.weight): n for n, r in reversed(RECIPES.items())}.values()
+    if TritonGemm().refusal(gemm(f"gemm:64x64x64:{name}:bf16"), load_gpu("h200").limits) is None
+]
+
+
 def deepest(problem: Gemm, config: GemmConfig) -> GemmConfig:
     """The configuration with the K-iteration that is usual for the recipe."""
     recipe = problem.recipe
@@ -55,7 +64,7 @@ def need(config: GemmConfig) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_every_recipe_lies_within_its_bounds(name: str, variant: str) -> None:
     from tiles.kernels.gemm_workload import GemmWorkload
 
@@ -72,7 +81,27 @@ def test_every_recipe_lies_within_its_bounds(name: str, variant: str) -> None:
             assert verdict.ok, f"{problem} {chosen}: {verdict.reason}"
 
 
-@pytest.mark.parametrize("name", ["e4m3-tensor", "e5m2-row", "deepseek-fp8", "e5m2-b128"])
+@pytest.mark.parametrize(
+    ("activation", "weight"),
+    [
+        ("e4m3fn.b1x128", "e5m2.tensor"),
+        ("e5m2.row", "e4m3fn.b128x128"),
+        ("int8.b32x32", "int8.row"),
+        ("e4m3fn", "e4m3fn.row"),
+    ],
+)
+def test_sides_may_differ_in_scaling(activation: str, weight: str) -> None:
+    from tiles.kernels.gemm_workload import GemmWorkload
+
+    pair = Recipe.of("pair", activation=activation, weight=weight, source="a test")
+    problem = Gemm(m=333, n=517, k=1001, recipe=pair, out="fp32")
+    verdict = GemmWorkload(problem, device="cuda", seed=4).check(deepest(problem, PLAIN))
+    assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize(
+    "name", ["e4m3-tensor", "e5m2-row", "deepseek-fp8", "e5m2-b128", "unit-scaling"]
+)
 def test_decoded_8_bit_floats_are_as_exact_as_fp16(name: str) -> None:
     from tiles.kernels.gemm_workload import GemmWorkload
 

@@ -131,7 +131,11 @@ def test_integers_on_blackwell_are_no_faster_than_its_plain_products() -> None:
 
 SHAPES = st.tuples(*[st.one_of(st.integers(1, 300), st.integers(1, 9000))] * 3)
 GPUS = st.sampled_from(sim.gpu_names())
-NAMES = st.sampled_from(sorted(RECIPES))
+#: Recipes whose product the kernel computes, on every GPU of the catalogue.
+SERVED = sorted(
+    name for name in RECIPES if KERNEL.refusal(gemm(64, 64, 64, name), H200.limits) is None
+)
+NAMES = st.sampled_from(SERVED)
 
 
 def some_legal(problem: Gemm, gpu: sim.Gpu, seed: int) -> ConfigTable:
@@ -302,7 +306,9 @@ def test_an_empty_table_is_refused() -> None:
 
 def test_twelve_recipes_are_priced_in_a_quarter_of_a_second() -> None:
     """CPU time, because the machine that runs the tests may be busy with others."""
-    jobs = [gemm(4096, 4096, 4096, name) for name in RECIPES]
+    names = ("bf16", "fp16", "e4m3-tensor", "e4m3-row", "e5m2-tensor", "e5m2-row", "deepseek-fp8")
+    names += ("e5m2-b128", "int8-tensor", "int8-row", "int8-b128", "jetfire")
+    jobs = [gemm(4096, 4096, 4096, name) for name in names]
     tables = [legal(problem, H200) for problem in jobs]
     rows = sum(len(table) for table in tables)
     seconds = []

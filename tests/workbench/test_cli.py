@@ -29,8 +29,25 @@ def test_predict_prints_every_recipe_that_the_gpu_runs(
     assert call(monkeypatch, "predict", "--gpu", "h200", "--shape", SHAPE) == 0
     printed = capsys.readouterr().out
     assert "predicted, not measured" in printed
-    for name in RECIPES:
-        assert name in printed
+    table, refused = printed.split("not predicted (--recipe NAME says why): ")
+    rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    told = refused.strip().split(", ")
+    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "unit-scaling"} <= set(rows)
+    assert {"nvfp4", "llm-int8", "w4a16-g128"} <= set(told)
+    assert sorted(rows + told) == sorted(RECIPES)
+
+
+def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("predict", "--shape", SHAPE, "--recipe", "nvfp4", "--recipe", "bf16")
+    assert call(monkeypatch, *asked) == 0
+    (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("not predicted")]
+    assert told.startswith(f"not predicted: gemm:{SHAPE}:nvfp4:bf16: triton_gemm multiplies bf16")
+    assert call(monkeypatch, *asked, "--json") == 0
+    (refused,) = json.loads(capsys.readouterr().out)["refused"]
+    assert refused["problem"] == f"gemm:{SHAPE}:nvfp4:bf16"
+    assert "not e2m1fn" in refused["reason"]
 
 
 def test_predict_json_is_what_the_python_api_says(
@@ -53,8 +70,15 @@ def test_format_chooses_the_recipes_that_use_it() -> None:
         "bf16",
         "e5m2-tensor",
         "e5m2-row",
+        "fp8-ptq-e5m2",
         "e5m2-b128",
+        "mxfp8-e5m2",
     ]
+    # Another spelling of a format means the same one.
+    assert workbench.select_recipes(None, ["e2m1fn.b1x32+e8m0fnu"]) == ["mxfp4"]
+    assert workbench.select_recipes(None, ["e2m1fn.b1x16+e4m3fn+two-level"]) == ["nvfp4"]
+    with pytest.raises(ValueError, match=r"no recipe takes activations in 'e4m3fn\.b7x7'"):
+        workbench.select_recipes(None, ["e4m3fn.b7x7"])
     assert workbench.select_recipes() is None
 
 

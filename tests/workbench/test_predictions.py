@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+import sim
 import workbench
+from sim import PricedTable
 from tiles.kernels import kernels
+from tiles.problems import Problem
 from tiles.recipes import RECIPES
+from workbench import predictions
 from workbench.predictions import predict
 from workbench.tables import prediction_tables
 
@@ -36,8 +40,41 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
     chosen = predict(shapes=[SHAPE], families=["triton_gemm"])
     every = predict(shapes=[SHAPE])
-    assert [row.problem.recipe.name for row in chosen.rows] == list(RECIPES)
-    assert chosen == every
+    names = [row.problem.recipe.name for row in chosen.rows]
+    refused = [row.problem.recipe.name for row in chosen.refused]
+    assert {"bf16", "jetfire", "unit-scaling"} <= set(names)
+    assert [name for name in RECIPES if name not in refused] == names
+    assert chosen.rows == every.rows
+    assert [row.problem for row in every.refused] == [row.problem for row in chosen.refused]
+
+
+def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced: list[str] = []
+
+    def price(problem: Problem, *rest: object) -> PricedTable:
+        priced.append(str(problem))
+        return sim.price(problem, *rest)
+
+    monkeypatch.setattr(predictions, "price", price)
+    names = ["int8-b128", "jetfire-128", "bf16", "bf16-kahan", "bf16-sr"]
+    report = predict(shapes=[SHAPE], recipes=names)
+    assert priced == [
+        f"gemm:{SHAPE}:bf16:bf16",
+        f"gemm:{SHAPE}:int8-b128:bf16",
+        "quantize:512x512:int8.b128x128:bf16",
+        "quantize:512x512:int8.b128x128:bf16",
+    ]
+    # Each row says its own recipe; what differs is the training, not the product.
+    assert [row.problem.recipe.name for row in report.rows] == names
+    times = [row.gemm.time_us for row in report.rows]
+    assert times[0] == times[1] != times[2] == times[3] == times[4]
+
+
+def test_a_direct_cast_has_no_speedup_with_quantize_that_nobody_priced() -> None:
+    (row,) = predict(shapes=[SHAPE], recipes=["fp8-ptq-e5m2"]).rows
+    assert row.quantize is None
+    assert row.speedup_kernel is not None
+    assert row.speedup_with_quantize is None
 
 
 def test_a_family_that_multiplies_nothing_is_refused_by_its_own_reason() -> None:
