@@ -3,7 +3,9 @@
 from sim.error.accumulation import Accumulation
 from sim.error.datasets import DATA_KINDS, sample
 from sim.error.product import MatmulError, product_error
-from sim.error.tensor import ErrorSums, Rounder, TensorError, numpy_rounder, tensor_error
+from sim.error.rounding import Rounder, numpy_rounder
+from sim.error.small_product import matmul_error
+from sim.error.tensor import ErrorSums, TensorError, tensor_error
 
 __all__ = [
     "DATA_KINDS",
@@ -12,6 +14,7 @@ __all__ = [
     "MatmulError",
     "Rounder",
     "TensorError",
+    "matmul_error",
     "numpy_rounder",
     "product_error",
     "sample",

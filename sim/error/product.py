@@ -1,8 +1,8 @@
 """The error that a recipe's quantisation leaves in a product, without any kernel or GPU.
 
 The product of what the codes stand for is compared with the fp64 product of the originals.
-Outliers are handled as the recipe says.  Rounding of the output is left out: every recipe of a
-comparison shares it.  Rounding of the sums is left out as well, unless an
+Outliers are handled as the recipe says.  Rounding of the output is left out unless it is asked for:
+most recipes of a comparison share it.  Rounding of the sums is left out as well, unless an
 :class:`~sim.error.accumulation.Accumulation` is asked for.
 """
 
@@ -11,14 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.error.accumulation import Accumulation
-from sim.error.tensor import Rounder, check_finite, numpy_rounder, ratio_db
-from tiles.recipes import Recipe
+from sim.error.accumulation import Accumulation, Operand, limited, limited_product
+from sim.error.rounding import Rounder, numpy_rounder
+from sim.error.scales import block_grid, find_scales
+from sim.error.tensor import check_finite, ratio_db
+from tiles.formats import TensorFormat, decode, encode
+from tiles.formats.block_scales import block_amax
+from tiles.recipes import OutlierBlocks, OutlierColumns, Recipe
 
 __all__ = ["MatmulError", "exact_product", "product_error"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
 
 #: Products of at most this many multiplications are cut into slices, see :func:`exact_product`.
 _SMALL = 2**23
@@ -36,7 +41,7 @@ class MatmulError:
     accumulation: str = "exact"  #: how sums were modelled, as :class:`Accumulation` spells it
 
 
-def exact_product(a: F32 | F64, b: F32 | F64) -> F64:
+def exact_product(a: Floats, b: Floats) -> F64:
     """``a @ b.T`` in fp64; (M, K) times (N, K) gives (M, N).
 
     Small products go in slices of 64 columns: BLAS libraries keep products of 64 x 64 x 64 on one
@@ -44,7 +49,7 @@ def exact_product(a: F32 | F64, b: F32 | F64) -> F64:
     do.
     """
     a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
-    if len(a) * len(b) * a.shape[1] > _SMALL or a.shape[1] % _SLICE:
+    if len(a) * len(b) * a.shape[1] > _SMALL or a.shape[1] % _SLICE or a.shape[1] == 0:
         large: F64 = a @ b.T
         return large
     a_slices, b_slices = (x.reshape(len(x), -1, _SLICE).transpose(1, 0, 2) for x in (a, b))
@@ -60,20 +65,24 @@ def product_error(
     rounder: Rounder = numpy_rounder,
     accumulation: Accumulation = Accumulation.EXACT,
     exact: F64 | None = None,
+    round_output: bool = False,
     data: str = "given",
     seed: int = 0,
 ) -> MatmulError:
-    """Error of ``a @ b.T`` under a recipe; the output is not rounded.
+    """Error of ``a @ b.T`` under a recipe.
 
     Args:
         recipe: formats of activations and weights, and what happens to outliers.
         a: (M, K) float32 activations, finite.
         b: (N, K) float32 weights, finite.
         rounder: the codec.
-        accumulation: how sums along K are rounded.
+        accumulation: how sums along K are rounded.  Only products of 8-bit floats on both sides
+            have a limited accumulator; the result says what was modelled.
         exact: (M, N) ``exact_product(a, b)``, where it is known already.
+        round_output: count the rounding of the product to ``recipe.output`` in.
         data: goes into the result's ``data``.
-        seed: of stochastic rounding; activations, weights and residuals take different bits.
+        seed: of stochastic rounding; activations, weights, residuals and output take different
+            bits.
     Raises:
         TypeError: operands are not float32.
         ValueError: operands do not multiply, or hold a NaN or an infinity.
@@ -84,18 +93,80 @@ def product_error(
         raise ValueError(f"operands of shapes {a.shape} and {b.shape} do not multiply")
     if exact is None:
         exact = exact_product(a, b)
-    error = _product(recipe, a, b, rounder, seed) - exact
+    if not (limited(recipe.activation) and limited(recipe.weight)):
+        accumulation = Accumulation.EXACT
+    product: Floats = _Product(
+        recipe=recipe, rounder=rounder, accumulation=accumulation, seed=seed
+    ).multiply(a, b)
+    if round_output:
+        product = rounder(product.astype(np.float32), recipe.output, _seed(seed, 3))
+    error = product - exact
     noise = float(np.mean(error * error))
     signal = float(np.mean(exact * exact))
+    # Operands whose product is all zero leave nothing to compare an error with.
+    size = signal**0.5 if signal > 0 else 1.0
     return MatmulError(
         data=data,
         sqnr_db=ratio_db(signal, noise),
-        relative_max=float(np.max(np.abs(error))) / signal**0.5,
-        relative_rms=(noise / signal) ** 0.5,
+        relative_max=float(np.max(np.abs(error))) / size,
+        relative_rms=noise**0.5 / size,
+        accumulation=str(accumulation),
     )
 
 
-def _product(recipe: Recipe, a: F32, b: F32, rounder: Rounder, seed: int) -> F64:
-    seeds = [(4 * seed + i) % 2**64 for i in range(3)]
-    weights = rounder(b, recipe.weight, seeds[1])
-    return exact_product(rounder(a, recipe.activation, seeds[0]), weights)
+def _seed(seed: int, tensor: int) -> int:
+    """Different bits for each of four tensors of one product."""
+    return (4 * seed + tensor) % 2**64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Product:
+    recipe: Recipe
+    rounder: Rounder
+    accumulation: Accumulation
+    seed: int
+
+    def multiply(self, a: F32, b: F32) -> F64:
+        """The product of (M, K) and (N, K) under the recipe."""
+        outliers = self.recipe.outliers
+        weights = self.rounder(b, self.recipe.weight, _seed(self.seed, 1))
+        if isinstance(outliers, OutlierColumns):
+            kept = (np.abs(a) > outliers.threshold).any(axis=0)
+            # Weights are quantised ahead of time, before anyone knows the columns; a zero in the
+            # activations takes theirs out of the product and of the activations' scales.
+            rest = np.where(kept, np.float32(0), a) if kept.any() else a
+            product = self._times(rest, self._rounded(rest, 0), b, weights)
+            wide = (decode(encode(x[:, kept], outliers.kept), outliers.kept) for x in (a, b))
+            return product + exact_product(*wide)
+        rounded = self._rounded(a, 0)
+        product = self._times(a, rounded, b, weights)
+        if isinstance(outliers, OutlierBlocks):
+            residual = _residual(a, rounded, self.recipe.activation, outliers)
+            product += self._times(residual, self._rounded(residual, 2), b, weights)
+        return product
+
+    def _rounded(self, a: F32, tensor: int) -> Floats:
+        return self.rounder(a, self.recipe.activation, _seed(self.seed, tensor))
+
+    def _times(self, a: F32, a_rounded: Floats, b: F32, b_rounded: Floats) -> F64:
+        if self.accumulation.significand_bits is None:
+            return exact_product(a_rounded, b_rounded)
+        return limited_product(
+            Operand.of(a_rounded, find_scales(a, self.recipe.activation, a_rounded)),
+            Operand.of(b_rounded, find_scales(b, self.recipe.weight, b_rounded)),
+            self.accumulation,
+        )
+
+
+def _residual(a: F32, rounded: Floats, fmt: TensorFormat, outliers: OutlierBlocks) -> F32:
+    """What rounding leaves of the blocks that fall back, zero elsewhere.
+
+    Raises:
+        ValueError: the format has no blocks.
+    """
+    if fmt.scaling is None:
+        raise ValueError(f"{fmt} has no blocks, so no block of it can fall back")
+    amax = block_amax(a, fmt.scaling).astype(np.float64)
+    chosen = (amax > outliers.gain * np.median(amax)).astype(np.float64)
+    wide = block_grid(chosen, fmt.scaling, 0, *a.shape)
+    return np.where(wide > 0, a - rounded, 0.0).astype(np.float32)

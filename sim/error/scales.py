@@ -1,6 +1,7 @@
 """The scales behind a rounded tensor, and what its blocks can represent."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-#: Rules whose scale is searched for: the reference does that block by block.
-_SEARCHED = (ScaleRule.MSE, ScaleRule.PERCENTILE)
+_Grid = TypeVar("_Grid", F32, F64)
 
 
-def block_grid(grid: F64, scaling: Scaling | None, first: int, rows: int, cols: int) -> F64:
+def block_grid(grid: _Grid, scaling: Scaling | None, first: int, rows: int, cols: int) -> _Grid:
     """One item an element for ``rows`` rows from ``first`` on, or what broadcasts to that."""
     if scaling is None:
         return grid
@@ -62,9 +62,9 @@ class BlockScales:
 def find_scales(x: F32, fmt: TensorFormat, rounded: Floats) -> BlockScales:
     """The scales that a rounder used on ``x``.
 
-    They follow from ``x`` by the reference's rules, but where a rule searches (MSE, percentile)
-    they are read off the result: such scales lie at or below amax / max_element, so each block's
-    largest magnitude has the largest code.
+    They follow from ``x`` by the reference's rules.  Those of the MSE rule, which the reference
+    searches for block by block, are read off the result where they can be: such scales lie at or
+    below amax / max_element, so each block's largest magnitude has the largest code.
 
     Args:
         x: (rows, cols) float32, finite.
@@ -73,10 +73,13 @@ def find_scales(x: F32, fmt: TensorFormat, rounded: Floats) -> BlockScales:
     scaling = fmt.scaling
     if scaling is None:
         return BlockScales(format=fmt, scales=np.ones((1, 1)), zeros=None)
-    if scaling.rule in _SEARCHED and fmt.rounding is Rounding.NEAREST_EVEN:
+    nearest = fmt.rounding is Rounding.NEAREST_EVEN
+    if scaling.rule is ScaleRule.MSE and nearest and not scaling.two_level:
         tops = block_amax(rounded.astype(np.float32), scaling) / np.float64(fmt.element.max)
         return BlockScales(format=fmt, scales=np.where(tops > 0, tops, 1.0), zeros=None)
-    outer = tensor_scale(block_amax(x, scaling), fmt.element, scaling)
+    outer = np.float32(1)
+    if scaling.two_level:
+        outer = tensor_scale(block_amax(x, scaling), fmt.element, scaling)
     scales = block_scales(x, fmt.element, scaling, outer)
     zeros = None
     if fmt.asymmetric:

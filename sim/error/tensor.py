@@ -1,21 +1,19 @@
 """The error that a tensor format leaves in a tensor."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.error.rounding import Rounder, numpy_rounder
 from sim.error.scales import block_grid, find_scales
-from tiles.formats import TensorFormat, dequantize, quantize
+from tiles.formats import TensorFormat
 
 __all__ = [
     "ErrorSums",
-    "Rounder",
     "TensorError",
     "check_finite",
-    "numpy_rounder",
     "ratio_db",
     "tensor_error",
 ]
@@ -23,17 +21,8 @@ __all__ = [
 F32 = NDArray[np.float32]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-#: Quantises and dequantises: (rows, cols) float32, its format, the seed of stochastic rounding
-#: -> (rows, cols) what the codes stand for.  Its scales must be those of the reference codec.
-Rounder = Callable[[F32, TensorFormat, int], Floats]
-
 #: Elements that go through the sums at once; bounds temporaries to some 2 MB each.
 _CHUNK_ELEMENTS = 2**18
-
-
-def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> Floats:
-    """The reference codec's values, float64."""
-    return dequantize(quantize(x, fmt, seed=seed))
 
 
 def check_finite(x: F32, name: str = "data") -> None:
@@ -88,12 +77,13 @@ class ErrorSums:
         self.clipped = 0
         self.flushed = 0
 
-    def add(self, x: F32, rounded: Floats, fmt: TensorFormat) -> None:
+    def add(self, x: F32, rounded: Floats, fmt: TensorFormat, *, appended: int = 0) -> None:
         """Count a tensor in.
 
         Args:
             x: (rows, cols) float32, whole blocks of the format: scales are found from it.
             rounded: (rows, cols) float32 or float64, what its codes stand for.
+            appended: last rows that lend their extremes to the scales and are not counted.
         Raises:
             TypeError: ``x`` is not float32.
             ValueError: the shapes differ, or ``x`` or ``rounded`` holds a NaN or an infinity.
@@ -102,11 +92,12 @@ class ErrorSums:
         if rounded.shape != x.shape:
             raise ValueError(f"a tensor of shape {x.shape} was rounded to shape {rounded.shape}")
         low, high = find_scales(x, fmt, rounded).limits()
-        rows, cols = x.shape
+        rows, cols = len(x) - appended, x.shape[1]
         step = max(1, _CHUNK_ELEMENTS // cols)
         for first in range(0, rows, step):
-            part = x[first : first + step].astype(np.float64)
-            after = rounded[first : first + step].astype(np.float64)
+            last = min(first + step, rows)
+            part = x[first:last].astype(np.float64)
+            after = rounded[first:last].astype(np.float64)
             lows, highs = (block_grid(g, fmt.scaling, first, *part.shape) for g in (low, high))
             self.clipped += int(np.count_nonzero((part < lows) | (part > highs)))
             self._add(part, after)

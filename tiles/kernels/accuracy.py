@@ -53,6 +53,7 @@ from dataclasses import dataclass
 import torch
 
 from tiles.formats import FloatElement, IntElement, element
+from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
 from tiles.kernels.base import Accuracy
 from tiles.problems import Gemm
 
@@ -107,7 +108,7 @@ def gemm_arithmetic(problem: Gemm, *, decode: bool, interpreted: bool = False) -
     if isinstance(activation.element, IntElement):
         bits = None
     elif activation.element.bits == 8 and not decode:
-        bits, depth = 14, 32
+        bits, depth = HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
     return Arithmetic(
         significand_bits=bits,
         depth=depth,
