@@ -18,6 +18,7 @@ from tiles.formats.scaling import ScaleRule, Scaling
 __all__ = [
     "MIN_TWO_LEVEL_SCALE",
     "MSE_STEPS",
+    "MSE_SUM_BITS",
     "block_amax",
     "block_scales",
     "spread",
@@ -30,7 +31,7 @@ F32 = NDArray[np.float32]
 #: The MSE rule tries ``amax · (1 - i / (2 · MSE_STEPS)) / max_element`` for i = 0 .. MSE_STEPS - 1.
 MSE_STEPS = 32
 #: Squared errors of a block are added as integers, so that the sum is the same in any order.
-_MSE_SUM_BITS = 62
+MSE_SUM_BITS = 62
 #: Smallest block scale of NVFP4: the smallest normal of e4m3fn.
 MIN_TWO_LEVEL_SCALE = np.float32(2.0**-6)
 
@@ -190,7 +191,7 @@ def _least_squares_scales(
     for place, block in _blocks(x, scaling):
         if amax[place] == 0:
             continue
-        unit = 2.0 ** (_MSE_SUM_BITS - int(block.size - 1).bit_length())
+        unit = 2.0 ** (MSE_SUM_BITS - int(block.size - 1).bit_length())
         best = None
         for step in range(MSE_STEPS):
             clip = amax[place] * np.float32(1 - step / (2 * MSE_STEPS))
@@ -214,8 +215,7 @@ def _half_span(x: F32, scaling: Scaling) -> F32:
     low = np.minimum(_reduce(np.minimum, x, scaling), np.float32(0))
     high = np.maximum(_reduce(np.maximum, x, scaling), np.float32(0))
     with np.errstate(invalid="ignore"):
-        half: F32 = high * np.float32(0.5) - low * np.float32(0.5)
-        return half
+        return (high * np.float32(0.5) - low * np.float32(0.5)).astype(np.float32)
 
 
 def zero_points(x: F32, element: IntElement, scaling: Scaling, scales: F32) -> NDArray[np.uint8]:

@@ -44,9 +44,10 @@ class FloatElement:
     signed: bool = True  #: False: no sign bit, negative numbers round to zero
 
     def __post_init__(self) -> None:
-        if not (1 < self.precision < self.bits and self.exponent_bits >= 1):
+        if self.precision < 2 or self.exponent_bits < 1:
+            most = self.precision + self.exponent_bits - 1
             raise ValueError(
-                f"{self.name}: need 1 < precision < bits, "
+                f"{self.name}: need 1 < precision <= {most}, which leaves an exponent, "
                 f"got precision={self.precision}, bits={self.bits}"
             )
         if self.specials is Specials.FNUZ and not self.signed:
