@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check test-slow test-gpu bench bench-gpu clean
+.PHONY: demo test check docs test-slow test-gpu bench bench-gpu clean
 
 # The main job from end to end, into build/demo: predict, search, emit, verify, report.
 demo: $(VENV)/.installed
@@ -21,6 +21,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m workbench.format_page > docs/formats.md.new
+	mv docs/formats.md.new docs/formats.md
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

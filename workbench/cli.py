@@ -120,23 +120,15 @@ def gpus(as_json: Json = False) -> None:
 
 @app.command()
 def formats(as_json: Json = False) -> None:
-    """List element formats and recipes."""
-    from tiles.formats import ELEMENTS
-    from tiles.recipes import RECIPES
-
+    """List elements, scale formats and rules, roundings, and recipes with their sources."""
     if as_json:
-        recipes = {
-            name: {"activation": str(r.activation), "weight": str(r.weight), "source": r.source}
-            for name, r in RECIPES.items()
-        }
-        elements = {name: {"bits": e.bits, "max": e.max} for name, e in ELEMENTS.items()}
-        _print_json(
-            {"schema": "tile-workbench/formats/1", "elements": elements, "recipes": recipes}
-        )
-        return
-    from workbench.tables import element_table, recipe_table
+        from workbench.format_facts import formats_dict
 
-    _print(element_table(), recipe_table())
+        _print_json(formats_dict())
+        return
+    from workbench.tables import format_tables
+
+    _print(*format_tables())
 
 
 @app.command()

@@ -3,21 +3,31 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from sim import Gpu
-from tiles.formats import ELEMENTS, FloatElement
+from tiles.formats import ELEMENTS, SCALE_ELEMENTS
 from tiles.recipes import RECIPES
+from workbench.format_facts import (
+    ELEMENT_COLUMNS,
+    RECIPE_COLUMNS,
+    ROUNDINGS,
+    RULES,
+    element_cells,
+    recipe_cells,
+    scale_cells,
+)
 from workbench.predictions import PredictionReport
 
 if TYPE_CHECKING:
     from tuning import Run
 
 __all__ = [
-    "element_table",
+    "format_tables",
     "gpu_table",
     "prediction_tables",
-    "recipe_table",
     "winner_table",
 ]
 
@@ -105,28 +115,40 @@ def gpu_table(gpus: Iterable[Gpu]) -> Table:
     return table
 
 
-def element_table() -> Table:
-    """Element formats with what follows from their fields."""
-    table = Table(title="Element formats", title_justify="left")
-    for name in ("name", "bits", "exponent", "mantissa", "bias", "max", "smallest", "epsilon"):
-        table.add_column(name, justify="left" if name == "name" else "right")
-    for fmt in ELEMENTS.values():
-        if isinstance(fmt, FloatElement):
-            fields = (fmt.exponent_bits, fmt.mantissa_bits, fmt.bias, fmt.max, fmt.min_subnormal)
-            shown = [f"{value:g}" for value in (*fields, fmt.epsilon)]
-        else:
-            shown = ["-", "-", "-", f"{fmt.max:g}", "1", "1"]
-        table.add_row(fmt.name, str(fmt.bits), *shown)
-    return table
+def format_tables() -> Iterable[Table]:
+    """Elements, scale formats, scale rules, roundings, recipes, and where the recipes come from."""
+    kept = [i for i, name in enumerate(ELEMENT_COLUMNS) if name not in ("NaN codes", "source")]
+    cells = map(element_cells, ELEMENTS.values())
+    yield _text_table(
+        "Element formats; also e<E>m<M>[b<bias>][fn|fnuz] and ffp8_[u]e<E>m<M>[b<bias>]",
+        [ELEMENT_COLUMNS[i].replace(" ", "\n") for i in kept],
+        (tuple(row[i] for i in kept) for row in cells),
+    )
+    columns = ("name", "bits", "max", "min", "")
+    yield _text_table("Scale formats (+NAME)", columns, map(scale_cells, SCALE_ELEMENTS.values()))
+    rules = ((rule.value, text) for rule, text in RULES.items())
+    yield _text_table("Scale rules (+NAME; p99.9 is a percentile)", ("name", "scale"), rules)
+    roundings = ((rounding.value, text) for rounding, text in ROUNDINGS.items())
+    yield _text_table("Roundings (+NAME)", ("name", "a value goes"), roundings)
+    recipes = map(recipe_cells, RECIPES.values())
+    yield _text_table("Recipes (--recipe NAME)", RECIPE_COLUMNS, recipes)
+    sources = ((r.name, str(r.outliers or "-"), r.source) for r in RECIPES.values())
+    yield _text_table("Sources of the recipes", ("name", "outliers", "source"), sources)
 
 
-def recipe_table() -> Table:
-    """Recipes with the tensor formats that they give to activations and weights."""
-    table = Table(title="Recipes (--recipe NAME)", title_justify="left")
-    for name in ("name", "activations", "weights", "source"):
-        table.add_column(name)
-    for one in RECIPES.values():
-        table.add_row(one.name, str(one.activation), str(one.weight), one.source)
+def _text_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """A table of texts without frames, so that wide ones fit; its first column is never folded."""
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for index, name in enumerate(columns):
+        table.add_column(name, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -94,7 +94,8 @@ def test_listings_have_a_schema(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, verb, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/1"
+    version = {"gpus": 1, "formats": 2}[verb]
+    assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/{version}"
     assert call(monkeypatch, verb) == 0
     assert ("h200" if verb == "gpus" else "jetfire") in capsys.readouterr().out
 

@@ -11,7 +11,6 @@ _JETFIRE_FLOW = (
 )
 _LLM_INT8 = "LLM.int8(), arXiv 2208.07339"
 _FALLBACK = "Accurate INT8 Training Through Dynamic Block-Level Fallback, arXiv 2503.08040"
-_WEIGHT_ONLY = "weight-only quantisation, arXiv 2411.02355"
 
 
 def _jetfire(name: str, block: str, source: str) -> Recipe:
@@ -76,13 +75,13 @@ INT_RECIPES = (
         "w8a16",
         activation="bf16",
         weight="int8.row",
-        source=f"{_WEIGHT_ONLY}: INT8 weights per channel, 16-bit activations",
+        source="weight-only INT8 as in TensorRT-LLM: one scale a channel, 16-bit activations",
     ),
     Recipe.of(
         "w4a16-g128",
         activation="bf16",
         weight="int4.g128",
-        source=f"{_WEIGHT_ONLY} (W4A16), groups of 128 along K as in GPTQ, arXiv 2210.17323; "
+        source="W4A16 of arXiv 2411.02355, groups of 128 along K as in GPTQ, arXiv 2210.17323; "
         "modelled: rounding to nearest, without its compensation",
     ),
 )
