@@ -5,7 +5,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["improvement_chance"]
+__all__ = ["improvement_chance", "row_chances"]
+
+F64 = NDArray[np.float64]
 
 #: Half the width of a 90 % interval of a normal distribution, in standard deviations.
 _HALF_90 = 1.6449
@@ -13,31 +15,31 @@ _HALF_90 = 1.6449
 _FLOOR = 0.03
 
 
-def improvement_chance(
-    predicted_us: NDArray[np.float64],
-    low_us: NDArray[np.float64],
-    high_us: NDArray[np.float64],
+def row_chances(
+    predicted_us: F64,
+    low_us: F64,
+    high_us: F64,
     untried: NDArray[np.bool_],
     rows: NDArray[np.int64],
-    measured_us: NDArray[np.float64],
+    measured_us: F64,
     margin: float = 0.01,
-) -> float:
-    """Chance that an untried configuration beats the fastest measured one by ``margin``.
+) -> F64:
+    """Chance of each untried configuration to beat the fastest measured one by ``margin``.
 
     The model's errors are taken as log-normal: their common part (the median of measured over
     predicted in this study) is removed, their spread is the model's own interval or what was
     seen here (median absolute deviation), whichever is smaller, but at least 3 %, and never less
     than the common part: what was measured first is alike, and a model that is 40 % off on it is
-    not to be believed within 3 % on the rest.  Errors of unmeasured configurations are taken as
-    independent, which overstates the chance.
+    not to be believed within 3 % on the rest.
 
     Args:
         predicted_us, low_us, high_us, untried: (configurations,)
         rows: (measured,) which configurations were measured and CORRECT; at least 4.
         measured_us: (measured,) their times.
+
+    Returns:
+        (untried,) probabilities, in the order of the table.
     """
-    if not untried.any():
-        return 0.0
     errors = np.log(measured_us / predicted_us[rows])
     bias = float(np.median(errors))
     seen = 1.4826 * float(np.median(np.abs(errors - bias)))
@@ -45,5 +47,25 @@ def improvement_chance(
     sigma = np.maximum(max(_FLOOR, abs(bias)), np.minimum(stated, max(seen, _FLOOR)))
     goal = math.log(float(measured_us.min()) * (1 - margin))
     z = (goal - np.log(predicted_us[untried]) - bias) / sigma
-    better = 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(z / math.sqrt(2)))
-    return float(1 - np.prod(1 - better))
+    better: F64 = 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(z / math.sqrt(2)))
+    return better
+
+
+def improvement_chance(
+    predicted_us: F64,
+    low_us: F64,
+    high_us: F64,
+    untried: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    measured_us: F64,
+    margin: float = 0.01,
+) -> float:
+    """Chance that any untried configuration beats the fastest measured one by ``margin``.
+
+    Errors of unmeasured configurations are taken as independent, which overstates the chance.
+    The arguments are those of :func:`row_chances`.
+    """
+    if not untried.any():
+        return 0.0
+    chances = row_chances(predicted_us, low_us, high_us, untried, rows, measured_us, margin)
+    return float(1 - np.prod(1 - chances))

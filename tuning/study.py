@@ -2,32 +2,25 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sim.prediction import PricedTable
 from tiles.kernels import Kernel, LegalSpace, TileConfig
+from tuning.neighbours import winning_params
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, TrialRecord
-from tuning.sampler import LegalSampler, LegalTable, diverse_best
-from tuning.stopping import improvement_chance
+from tuning.sampler import LegalSampler
+from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, SearchStrategy
 from tuning.timing import Timing
 
 __all__ = ["Candidates", "Study", "describe"]
-
-#: Of a hybrid search's measurements, the share that the model's ranking decides.
-SEED_SHARE = 0.5
-#: Correct measurements before the stopping rule is asked.
-ENOUGH = 8
-#: The search stops when an improvement by 1 % is less likely than this.
-UNLIKELY = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +44,21 @@ class Candidates:
             return self.legal_size
         return min(plan.max_measurements, self.legal_size)
 
+    def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
+        """The plan's strategy on these configurations; at least one is legal."""
+        assert self.priced is not None
+        return STRATEGIES[plan.strategy](
+            LegalTable.of(self.priced),
+            seed=seed,
+            budget=plan.max_measurements,
+            neighbours=neighbours,
+            # A simulated sweep has no uncertainty that a stopping rule could weigh.
+            early_stop=not plan.simulate,
+        )
+
     def seeds(self, plan: Plan) -> list[int]:
-        """Rows that the model alone chooses before the search begins, best first."""
-        if self.priced is None or plan.strategy is not Strategy.HYBRID:
-            return []
-        count = math.ceil(SEED_SHARE * self.budget(plan))
-        return diverse_best(self.priced.table, self.priced.ranking(), count)
+        """Rows that are measured whatever comes of them, as far as they are known by now."""
+        return [] if self.priced is None else self.strategy(plan).openers
 
     def configs(self, rows: list[int]) -> list[TileConfig]:
         """Legal configurations by row."""
@@ -100,75 +102,121 @@ class Study:
         *,
         batch: int = 1,
         announce: Callable[[list[TileConfig]], None] | None = None,
+        alone: bool = True,
     ) -> None:
         """Create the study or find it; finish what was measured, queue what was cut short.
 
         Args:
             candidates: with at least one legal configuration.
             batch, announce: proposals drawn at a time, and who is told of them.
+            alone: no other process works on the study, so a running trial was cut short.
         """
         assert candidates.priced is not None
         self.plan = plan
         self.candidates = candidates
         self.priced = candidates.priced
-        advised = plan.strategy not in (Strategy.TPE, Strategy.RANDOM)
-        self.legal = LegalTable(
-            self.priced.table, self.priced.time_us if advised else np.zeros(len(self.priced))
-        )
         self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
-        self.finished = 0  #: trials with an outcome, those that are not legal any more included
+        self._illegal = 0  # outcomes of configurations that are not legal any more
         self.best: TrialRecord | None = None
         self._storage = storage
+        self._told: set[int] = set()  # numbers of trials with an outcome
+        self._settled = 0  # trials below this number have ended and were looked at
+        self._queued: set[int] = set()  # rows of trials that wait
         name = describe(plan, candidates, storage)
         # A study of the same plan draws the same numbers, whatever else the plan holds.
         seed = (plan.seed + zlib.crc32(name.encode())) % 2**32
-        sampler = LegalSampler(
-            self.legal,
-            plan.strategy,
-            seed,
-            batch=batch,
-            announce=None if announce is None else lambda rows: announce(candidates.configs(rows)),
-        )
+        neighbours = self._neighbours(name)
+        self.strategy = candidates.strategy(plan, seed, neighbours)
+        self.legal = self.strategy.legal
+        self.history = History(len(self.legal))
+        tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
+        sampler = LegalSampler(self.strategy, self._look, batch=batch, announce=tell)
         self.optuna = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-        self._resume()
-        for row in candidates.seeds(plan):
-            if self.finished + len(self._queued) < self.budget:
-                self._enqueue(row)
+        self._resume(alone)
+        coming = [row for row in self.strategy.openers if self.history.untried[row]]
+        if tell is not None and neighbours and coming:
+            tell(coming)
 
     @property
     def budget(self) -> int:
         """Finished trials after which the study ends."""
         return self.candidates.budget(self.plan)
 
-    def _resume(self) -> None:
-        self._queued: set[int] = set()  # rows of trials that wait
-        cut_short: list[int] = []
-        for trial in self.optuna.get_trials(deepcopy=False):
-            row = self.legal.row(trial.system_attrs.get("fixed_params", trial.params))
-            if "measurement" in trial.user_attrs:
-                outcome = Measurement.from_dict(trial.user_attrs["measurement"])
-                if not trial.state.is_finished():
-                    # Killed between storing the outcome and closing the trial.
-                    state = TrialState.PRUNED if outcome.time_us is None else TrialState.COMPLETE
-                    self.optuna.tell(trial.number, outcome.time_us, state)
-                self._note(trial.number, row, outcome)
-                continue
-            if trial.state is TrialState.WAITING and row is not None:
-                self.legal.untried[row] = False
-                self._queued.add(row)
-                continue
-            if not trial.state.is_finished():
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            if row is not None:
-                cut_short.append(row)
-        for row in cut_short:
-            self._enqueue(row)
+    @property
+    def finished(self) -> int:
+        """Configurations with an outcome, those that are not legal any more included."""
+        return self.history.finished + self._illegal
 
-    def _enqueue(self, row: int) -> None:
-        if self.legal.untried[row]:
-            self.legal.untried[row] = False
-            self.optuna.enqueue_trial(self.legal.params(row))
-            self._queued.add(row)
+    def _neighbours(self, name: str) -> list[int]:
+        """Rows that won at other M when this study began; kept, so that resuming finds the same."""
+        study_id = self._storage.get_study_id_from_name(name)
+        stored = self._storage.get_study_user_attrs(study_id).get("neighbours")
+        if stored is None and self._storage.get_n_trials(study_id) == 0:
+            stored = winning_params(self.plan, self.candidates.plan, self._storage)
+            if stored:
+                self._storage.set_study_user_attr(study_id, "neighbours", stored)
+        if not stored:
+            return []
+        table = LegalTable.of(self.priced)
+        rows = [table.row(params) for params in stored]
+        return [row for row in rows if row is not None]
+
+    def _resume(self, alone: bool) -> None:
+        live: set[int | None] = set()
+        for trial in self.optuna.get_trials(deepcopy=False):
+            if "measurement" in trial.user_attrs:
+                if not trial.state.is_finished() and alone:
+                    # Killed between storing the outcome and closing the trial.
+                    time_us = trial.user_attrs["measurement"]["time_us"]
+                    state = TrialState.PRUNED if time_us is None else TrialState.COMPLETE
+                    self.optuna.tell(trial.number, time_us, state)
+            elif trial.state is TrialState.RUNNING and alone:
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            elif trial.state is TrialState.WAITING and self._row(trial) is None:
+                # It was legal for an earlier version.
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            elif not trial.state.is_finished():
+                live.add(self._row(trial))
+        self.refresh()
+        told = {row for row, _ in self.history.told}
+        for row in self.history.rows:
+            if row not in told and row not in live:
+                self.optuna.enqueue_trial(self.legal.params(row))
+                self._queued.add(row)
+
+    def _row(self, trial: FrozenTrial) -> int | None:
+        return self.legal.row(trial.system_attrs.get("fixed_params", trial.params))
+
+    def refresh(self, before: int | None = None) -> int:
+        """Take in what the storage holds, other processes' trials included.
+
+        Args:
+            before: the number of a trial that is about to be drawn.
+
+        Returns:
+            How many running trials with smaller numbers have no row yet.
+        """
+        undrawn = 0
+        settled = True
+        self._queued.clear()
+        for trial in self.optuna.get_trials(deepcopy=False)[self._settled :]:
+            settled = settled and trial.state.is_finished()
+            self._settled += settled
+            row = self._row(trial)
+            if trial.number not in self._told and "measurement" in trial.user_attrs:
+                outcome = Measurement.from_dict(trial.user_attrs["measurement"])
+                self._note(trial.number, row, outcome)
+            elif row is not None:
+                self.history.ask(row, trial.number)
+                if trial.state is TrialState.WAITING:
+                    self._queued.add(row)
+            elif trial.state is TrialState.RUNNING and before is not None:
+                undrawn += trial.number < before
+        return undrawn
+
+    def _look(self, trial: FrozenTrial) -> tuple[History, int]:
+        undrawn = self.refresh(trial.number)
+        return self.history, undrawn
 
     def ask(self, trial: optuna.Trial) -> int:
         """Draw a trial's parameters: the row that it measures."""
@@ -176,7 +224,7 @@ class Study:
             trial._suggest(name, distribution)
         row = self.legal.row(trial.params)
         assert row is not None, "sampled an illegal configuration"
-        self.legal.untried[row] = False
+        self.history.ask(row, trial.number)
         self._queued.discard(row)
         return row
 
@@ -203,10 +251,12 @@ class Study:
         )
 
     def _note(self, number: int, row: int | None, outcome: Measurement) -> None:
-        self.finished += 1
+        self._told.add(number)
         if row is None:
+            self._illegal += 1
             return
-        self.legal.untried[row] = False
+        self.history.ask(row, number)
+        self.history.tell(row, Outcome(outcome.status, outcome.time_us))
         self.trials[number] = (row, outcome)
         best_us = math.inf if self.best is None else self.best.measurement.time_us or math.inf
         if outcome.time_us is not None and outcome.time_us < best_us:
@@ -216,27 +266,7 @@ class Study:
         """Why no further trial is needed, or "" while one is."""
         if self.finished >= self.budget:
             return f"{self.finished} of {self.budget} measurements done"
-        if self._queued:
-            return ""
-        if not self.legal.untried.any():
-            return "every legal configuration was tried"
-        if self.plan.strategy is not Strategy.HYBRID or self.plan.simulate:
-            return ""  # a simulated sweep has no uncertainty that a rule could weigh
-        correct = [(row, m.time_us) for row, m in self.trials.values() if m.time_us is not None]
-        if len(correct) < ENOUGH:
-            return ""
-        rows, times = zip(*correct, strict=True)
-        chance = improvement_chance(
-            self.priced.time_us,
-            self.priced.low_us,
-            self.priced.high_us,
-            self.legal.untried,
-            np.array(rows),
-            np.array(times),
-        )
-        if chance < UNLIKELY:
-            return f"an improvement by 1 % has a chance of {chance:.3f}"
-        return ""
+        return "" if self._queued else self.strategy.stop(self.history)
 
     def ties(self, within: float = 0.03, most: int = 12) -> list[int]:
         """Numbers of the CORRECT trials as fast as the best within a share, fastest first."""

@@ -1,6 +1,7 @@
-"""Proposals: always legal, always new, and the nearest to what was proposed."""
+"""Strategies inside optuna studies: legal, new, and the same after every interruption."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import fake_kernels
@@ -9,20 +10,23 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.storages import BaseStorage, InMemoryStorage
+from test_strategies import legal_table
+from test_sweep import MANY, configs_of, make_plan, sweep
 
-from tiles.kernels import ConfigTable
+import tuning
+from tiles.kernels import ConfigTable, Status
 from tiles.kernels.gemm import GemmConfig
-from tuning.plan import Strategy
-from tuning.sampler import LegalSampler, LegalTable, diverse_best
+from tuning import Plan, Strategy, StudyPlan
+from tuning.records import Measurement
+from tuning.strategies.legal_table import diverse_best
+from tuning.study import Candidates, Study
+from tuning.sweep import _enumerate
 
 
-def legal_table(keep: int = 2**24 - 1) -> LegalTable:
-    table = ConfigTable.product(
-        fake_kernels.FakeConfig, mode=[0, 1, 2], size=[16, 32, 64, 256], flag=[False, True]
-    )
-    mask = np.array([bool(keep >> bit & 1) for bit in range(len(table))])
-    kept = table.take(mask)
-    return LegalTable(kept, np.arange(len(kept), dtype=np.float64))
+@pytest.fixture(autouse=True)
+def silence() -> None:
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
 def scalar_distance(a: dict[str, Any], b: dict[str, Any], logarithmic_mode: bool) -> float:
@@ -42,70 +46,23 @@ def scalar_distance(a: dict[str, Any], b: dict[str, Any], logarithmic_mode: bool
     size=st.integers(16, 256),
     flag=st.booleans(),
 )
-def test_snap_finds_the_nearest_untried_legal_configuration(
+def test_snap_finds_the_nearest_allowed_configuration(
     keep: int, tried: int, mode: int, size: int, flag: bool
 ) -> None:
     legal = legal_table(keep)
-    legal.untried[:] = [not tried >> row & 1 for row in range(len(legal))]
-    if not legal.untried.any():
+    allowed = np.array([not tried >> row & 1 for row in range(len(legal))])
+    if not allowed.any():
         return
     point = {"mode": mode, "size": size, "flag": flag}
-    row = legal.nearest_untried(point)
-    assert legal.untried[row]
+    row = legal.nearest(point, allowed)
+    assert allowed[row]
     logarithmic = all(config.mode > 0 for config in legal.table)
     distances = {
         r: scalar_distance(point, legal.params(r), logarithmic)
         for r in range(len(legal))
-        if legal.untried[r]
+        if allowed[r]
     }
     assert distances[row] == pytest.approx(min(distances.values()), abs=1e-6)
-
-
-@pytest.mark.parametrize("strategy", list(Strategy))
-@pytest.mark.parametrize("batch", [1, 5])
-def test_every_strategy_tries_each_configuration_once(strategy: Strategy, batch: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    legal = legal_table(0b101101110111011101110111)
-    batches: list[list[int]] = []
-    sampler = LegalSampler(
-        legal, strategy, 1, batch=batch, announce=lambda rows: batches.append(list(rows))
-    )
-    study = optuna.create_study(sampler=sampler)
-    rows = []
-
-    def objective(trial: optuna.Trial) -> float:
-        params = {name: trial._suggest(name, d) for name, d in legal.space.items()}
-        row = legal.row(params)
-        assert row is not None
-        assert trial.params == legal.params(row)
-        rows.append(row)
-        if row % 5 == 0:
-            raise optuna.TrialPruned
-        return float(legal.predicted_us[row])
-
-    study.optimize(objective, n_trials=len(legal))
-    assert sorted(rows) == list(range(len(legal)))
-    if strategy in (Strategy.MODEL, Strategy.EXHAUSTIVE):
-        assert rows == sorted(rows)
-    assert bool(batches) == (batch > 1)
-
-
-def test_tpe_is_seeded() -> None:
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-
-    def params(seed: int) -> list[dict[str, Any]]:
-        legal = legal_table()
-        study = optuna.create_study(sampler=LegalSampler(legal, Strategy.TPE, seed))
-
-        def objective(trial: optuna.Trial) -> float:
-            values = {n: trial._suggest(n, d) for n, d in legal.space.items()}
-            return float(values["size"] + values["mode"])
-
-        study.optimize(objective, n_trials=18)
-        return [trial.params for trial in study.trials]
-
-    assert params(3) == params(3)
-    assert params(3) != params(4)
 
 
 def test_row_of_an_unknown_configuration_is_none() -> None:
@@ -113,6 +70,208 @@ def test_row_of_an_unknown_configuration_is_none() -> None:
     assert legal.row({"mode": 0, "size": 48, "flag": False}) is None
     assert legal.row({"mode": 0}) is None
     assert legal.row(legal.params(7)) == 7
+
+
+class Interrupted(BaseException):
+    """A process that ends here."""
+
+
+def candidates_of(plan: Plan) -> Candidates:
+    return _enumerate(plan, plan.studies[0], fake_kernels.price)
+
+
+def go_on(
+    plan: Plan,
+    storage: BaseStorage,
+    *,
+    batch: int = 1,
+    stop_after: int | None = None,
+    stage: str = "asked",
+    announced: list[list[Any]] | None = None,
+) -> Study:
+    """Open the study and measure until it is exhausted, or cut a trial short."""
+    announce = None if announced is None else announced.append
+    study = Study(plan, candidates_of(plan), storage, batch=batch, announce=announce)
+    done = 0
+
+    def objective(trial: optuna.Trial) -> float:
+        nonlocal done
+        if stage == "blank" and done == stop_after:
+            raise Interrupted
+        row = study.ask(trial)
+        if stage == "asked" and done == stop_after:
+            raise Interrupted
+        failed = row % 4 == 3
+        outcome = Measurement(
+            status=Status.RUNTIME if failed else Status.CORRECT,
+            simulated=False,
+            time_us=None if failed else 10.0 + 37 * row % 84,
+        )
+        study.tell(trial, row, outcome)
+        if stage == "told" and done == stop_after:
+            raise Interrupted
+        done += 1
+        if study.exhausted():
+            study.optuna.stop()
+        if outcome.time_us is None:
+            raise optuna.TrialPruned
+        return outcome.time_us
+
+    if not study.exhausted():
+        study.optuna.optimize(objective, n_trials=study.budget - study.finished)
+    return study
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("stage", ["blank", "asked", "told"])
+def test_a_study_cut_short_anywhere_ends_as_if_it_had_not_been(
+    strategy: Strategy, stage: str
+) -> None:
+    plan = make_plan(Path("unused"), strategy=strategy, simulate=False, max_measurements=30)
+    whole = go_on(plan, InMemoryStorage(), batch=5)
+    asked = len(whole.history.rows)
+    assert asked == whole.budget if strategy is not Strategy.HYBRID else asked > 15
+    for cut in (2, 9, 17):
+        storage = InMemoryStorage()
+        with pytest.raises(Interrupted):
+            go_on(plan, storage, batch=5, stop_after=cut, stage=stage)
+        resumed = go_on(plan, storage, batch=5)
+        assert resumed.history.told == whole.history.told
+
+
+def test_batches_are_announced_before_they_are_measured() -> None:
+    plan = make_plan(Path("unused"), strategy=Strategy.MODEL, simulate=False, max_measurements=12)
+    announced: list[list[Any]] = []
+    study = go_on(plan, InMemoryStorage(), batch=5, announced=announced)
+    assert [len(batch) for batch in announced] == [5, 5, 5]
+    measured = [study.priced.table.config(row) for row in study.history.rows]
+    assert [config for batch in announced for config in batch][:12] == measured
+
+
+def test_two_processes_share_a_study() -> None:
+    """Each sees what the other has asked for, and neither ends the other's trial."""
+    plan = make_plan(Path("unused"), simulate=False, max_measurements=20)
+    storage = InMemoryStorage()
+    studies = [Study(plan, candidates_of(plan), storage, alone=False) for _ in range(2)]
+    rows = []
+    for number in range(20):
+        study = studies[number % 2]
+        trial = study.optuna.ask()
+        rows.append(study.ask(trial))
+        late = Study(plan, candidates_of(plan), storage, alone=False)
+        assert not late._queued
+        time_us = 10.0 + rows[-1]
+        measurement = Measurement(status=Status.CORRECT, simulated=False, time_us=time_us)
+        study.tell(trial, rows[-1], measurement)
+        study.optuna.tell(trial, time_us)
+    assert len(set(rows)) == 20
+    for study in studies:
+        study.refresh()
+        assert study.finished == 20
+
+
+def test_trials_that_are_drawn_at_once_differ() -> None:
+    plan = make_plan(Path("unused"), strategy=Strategy.MODEL, simulate=False)
+    storage = InMemoryStorage()
+    studies = [Study(plan, candidates_of(plan), storage, alone=False) for _ in range(3)]
+    trials = [study.optuna.ask() for study in studies]
+    rows = [study.ask(trial) for study, trial in zip(studies, trials, strict=True)]
+    assert len(set(rows)) == 3
+
+
+@pytest.mark.parametrize("after", [0, 5, 9])
+def test_an_interrupted_sweep_tries_what_an_uninterrupted_one_tries(
+    tmp_path: Path, after: int
+) -> None:
+    plan = make_plan(tmp_path / "cut", max_measurements=14, studies=2)
+    whole = sweep(make_plan(tmp_path / "whole", max_measurements=14, studies=2))
+    seen = 0
+
+    def interrupt(_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == after + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(plan, interrupt)
+    assert configs_of(sweep(plan)) == configs_of(whole)
+
+
+def plan_over_m(folder: Path, *rows: int, **changes: Any) -> Plan:
+    studies = tuple(StudyPlan(problem=fake_kernels.gemm(m=m), kernel=MANY) for m in rows)
+    return Plan(studies=studies, gpu=fake_kernels.GPU, folder=folder, simulate=True, **changes)
+
+
+def test_each_m_opens_with_its_neighbours_winners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winner at M = 64 is the model's worst at M = 128, and is measured there first."""
+
+    def price(problem: Any, kernel: Any, table: Any, gpu: object) -> Any:
+        priced = fake_kernels.price(problem, kernel, table, gpu)
+        if problem.m == 64:
+            for column in (priced.time_us, priced.low_us, priced.high_us):
+                column[:] = column[::-1].copy()
+        return priced
+
+    plan = plan_over_m(tmp_path / "run", 64, 128, max_measurements=8)
+    run = tuning.run(plan, price=price)
+    best = run.studies[0].best
+    assert best is not None
+    assert run.studies[1].trials[0].config == best.config
+    assert run.studies[1].trials[0].predicted_us > run.studies[1].trials[1].predicted_us
+
+
+def test_neighbours_are_nearest_first_and_of_the_same_work(tmp_path: Path) -> None:
+    from tuning.neighbours import neighbours
+
+    plan = plan_over_m(tmp_path / "run", 64, 4096, 16, 256, 128)
+    other = StudyPlan(problem=fake_kernels.gemm(m=96, n=128), kernel=MANY)
+    again = StudyPlan(problem=fake_kernels.gemm(m=100), kernel="fake_kernels:FineKernel")
+    plan = Plan(
+        studies=(*plan.studies, other, again), gpu=plan.gpu, folder=plan.folder, simulate=True
+    )
+    found = neighbours(plan, plan.studies[0])
+    assert [study.problem.shape[0] for study in found] == [128, 16, 256, 4096]
+    assert neighbours(plan, other) == neighbours(plan, again) == []
+
+
+def test_a_neighbours_winner_that_is_not_legal_is_left_out(tmp_path: Path) -> None:
+    plan = plan_over_m(tmp_path / "run", 64, max_measurements=8)
+    storage = InMemoryStorage()
+    study = Study(plan, candidates_of(plan), storage)
+    assert study.strategy.neighbours == ()
+    storage.set_study_user_attr(
+        study.optuna._study_id,
+        "neighbours",
+        [{"mode": 0, "size": 16, "flag": True}, {"mode": 2, "size": 64, "flag": True}],
+    )
+    again = Study(plan, candidates_of(plan), storage)
+    legal = again.legal.row({"mode": 2, "size": 64, "flag": True})
+    assert again.strategy.neighbours == (legal,)
+    assert again.strategy.openers[0] == legal
+
+
+def test_near_ties_timed_in_turns_decide_who_won() -> None:
+    from tuning.neighbours import winner
+
+    study = optuna.create_study(study_name="s")
+    for value, size in ((10.0, 16), (10.1, 32), (12.0, 64)):
+        distributions = {"size": optuna.distributions.IntDistribution(16, 64)}
+        study.add_trial(
+            optuna.create_trial(
+                params={"size": size},
+                distributions=distributions,
+                value=value,
+                user_attrs={"measurement": {"time_us": value}},
+            )
+        )
+    assert winner(study._storage, "s") == {"size": 16}
+    timings = {"0": {"time_us": 10.3}, "1": {"time_us": 10.2}}
+    study.set_user_attr("compared", {"timings": timings})
+    assert winner(study._storage, "s") == {"size": 32}
+    assert winner(study._storage, "absent") is None
 
 
 def test_seeds_are_half_the_best_and_half_unlike_them() -> None:

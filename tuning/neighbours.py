@@ -1,0 +1,73 @@
+"""Winners of neighbouring problems: the same work on another number of rows M."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from tiles.problems import Gemm, Problem, Quantize
+from tuning.plan import Plan, StudyPlan
+
+__all__ = ["neighbours", "winner", "winning_params"]
+
+
+def _rows(problem: Problem) -> int | None:
+    """The dimension that batches and sequences change, or None when a problem has none such."""
+    if isinstance(problem, Gemm):
+        return problem.m
+    return problem.rows if isinstance(problem, Quantize) else None
+
+
+def _at(problem: Problem, rows: int) -> Problem:
+    """The problem with another number of rows."""
+    if isinstance(problem, Gemm):
+        return replace(problem, m=rows)
+    return replace(problem, rows=rows) if isinstance(problem, Quantize) else problem
+
+
+def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
+    """The plan's studies of the same kernel that differ in M alone, nearest M first.
+
+    Distance is the ratio of the two M; of two equally far the smaller M comes first.
+    """
+    own = _rows(study.problem)
+    if own is None:
+        return []
+    found: list[tuple[float, int, StudyPlan]] = []
+    for other in plan.studies:
+        rows = _rows(other.problem)
+        if rows is None or rows == own or other.kernel != study.kernel:
+            continue
+        if _at(other.problem, own) == study.problem:
+            found.append((abs(math.log(rows / own)), rows, other))
+    return [other for *_, other in sorted(found, key=lambda entry: entry[:2])]
+
+
+def winner(storage: BaseStorage, name: str) -> Mapping[str, Any] | None:
+    """Parameters of a stored study's fastest correct trial, or None when there is none."""
+    try:
+        study_id = storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+    # Near-ties were timed again in turns; those times decide where there are any.
+    compared = storage.get_study_user_attrs(study_id).get("compared", {}).get("timings", {})
+    times_us: list[tuple[float, int, Mapping[str, Any]]] = []
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        # Not the trial's state: one that was interrupted after its outcome was stored has failed.
+        time_us = trial.user_attrs.get("measurement", {}).get("time_us")
+        again = compared.get(str(trial.number))
+        if time_us is not None and (again is not None or not compared):
+            times_us.append((again["time_us"] if again else time_us, trial.number, trial.params))
+    return min(times_us, key=lambda entry: entry[:2])[2] if times_us else None
+
+
+def winning_params(plan: Plan, study: StudyPlan, storage: BaseStorage) -> list[dict[str, Any]]:
+    """The neighbours' winners that are known so far, nearest first, each once."""
+    found: list[dict[str, Any]] = []
+    for other in neighbours(plan, study):
+        params = winner(storage, plan.study_name(other))
+        if params is not None and dict(params) not in found:
+            found.append(dict(params))
+    return found

@@ -1,0 +1,67 @@
+"""The model's best first, then TPE on what the model leaves uncertain, until that is settled."""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuning.plan import Strategy
+from tuning.stopping import improvement_chance, row_chances
+from tuning.strategies.base import History
+from tuning.strategies.legal_table import diverse_best
+from tuning.strategies.tpe import TpeStrategy
+
+__all__ = ["HybridStrategy"]
+
+#: Of the budget, the share that is decided before anything is measured.
+OPENING_SHARE = 0.5
+#: Of those, at most this share goes to winners of neighbouring problems.
+NEIGHBOUR_SHARE = 0.25
+#: Correct measurements before the stopping rule is asked.
+ENOUGH = 8
+#: The search stops when an improvement by 1 % is less likely than this.
+UNLIKELY = 0.05
+
+
+class HybridStrategy(TpeStrategy):
+    """The default.
+
+    It opens with the winners of neighbouring problems and with the model's best, half of them
+    unlike the rest.  Then TPE proposes, and proposals move to the nearest row that may still
+    hold an improvement.  It stops when an improvement by 1 % anywhere is unlikely.
+    """
+
+    name: ClassVar[Strategy] = Strategy.HYBRID
+    advised: ClassVar[bool] = True
+
+    def choose_openers(self) -> list[int]:
+        """Neighbours' winners, nearest first, then the model's best."""
+        count = math.ceil(OPENING_SHARE * self.budget)
+        winners = list(self.neighbours[: math.ceil(NEIGHBOUR_SHARE * count)])
+        best = diverse_best(self.legal.table, self.legal.ranking, count)
+        return list(dict.fromkeys(winners + best))[:count]
+
+    def promising(self, history: History) -> NDArray[np.bool_]:
+        """(rows,) Untried, and not among those that together cannot keep the search going."""
+        rows, times_us = history.correct()
+        if len(rows) < ENOUGH:
+            return history.untried
+        legal, untried = self.legal, history.untried
+        chances = row_chances(legal.time_us, legal.low_us, legal.high_us, untried, rows, times_us)
+        wanted = untried.copy()
+        wanted[untried] = chances >= UNLIKELY / len(chances)
+        return wanted
+
+    def satisfied(self, history: History) -> str:
+        """The stopping rule: the chance that something unmeasured is more than 1 % better."""
+        rows, times_us = history.correct()
+        if len(rows) < ENOUGH:
+            return ""
+        legal = self.legal
+        chance = improvement_chance(
+            legal.time_us, legal.low_us, legal.high_us, history.untried, rows, times_us
+        )
+        if chance < UNLIKELY:
+            return f"an improvement by 1 % has a chance of {chance:.3f}"
+        return ""

@@ -1,0 +1,96 @@
+"""Optuna's TPE on an enumerated space: its proposals are snapped to legal, untried rows."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+
+from tuning.plan import Strategy
+from tuning.strategies.base import History, Outcome, SearchStrategy
+from tuning.strategies.legal_table import LegalTable
+
+__all__ = ["TpeStrategy"]
+
+#: Outcomes before TPE models anything; until then rows are drawn at random.
+STARTUP_TRIALS = 10
+
+
+class TpeStrategy(SearchStrategy):
+    """TPE alone: it does not look at predicted times."""
+
+    name: ClassVar[Strategy] = Strategy.TPE
+    #: Whether the model decides among rows that are equally near to a proposal.
+    advised: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        legal: LegalTable,
+        *,
+        seed: int,
+        budget: int,
+        neighbours: Sequence[int] = (),
+        early_stop: bool = True,
+    ) -> None:
+        super().__init__(
+            legal, seed=seed, budget=budget, neighbours=neighbours, early_stop=early_stop
+        )
+        self._told: list[tuple[int, Outcome]] = []
+        self._mirror = optuna.storages.InMemoryStorage()
+
+    def search(self, history: History, count: int) -> list[int]:
+        """TPE's proposals, each moved to the nearest row that is legal and left."""
+        rng = self.rng(history)
+        left = history.untried.copy()
+        told = history.told
+        modelled = len(told) >= STARTUP_TRIALS and bool(self.legal.varied)
+        if modelled:
+            begun, wanted = create_trial(state=TrialState.RUNNING), self.promising(history)
+            sampler = TPESampler(
+                seed=int(rng.integers(2**32)),
+                multivariate=True,
+                n_startup_trials=STARTUP_TRIALS,
+                constant_liar=False,  # rows are de-duplicated here
+            )
+            study = self._study(told, sampler)
+        rows: list[int] = []
+        for _ in range(count):
+            if modelled:
+                proposal = sampler.sample_relative(study, begun, self.legal.varied)
+                among = left & wanted
+                row = self.legal.nearest(proposal, among if among.any() else left, self.advised)
+            else:
+                row = int(rng.choice(np.flatnonzero(left)))
+            left[row] = False
+            rows.append(row)
+        return rows
+
+    def promising(self, history: History) -> NDArray[np.bool_]:
+        """(rows,) Where proposals may go while any such row is left: everywhere."""
+        return history.untried
+
+    def _study(self, told: list[tuple[int, Outcome]], sampler: TPESampler) -> optuna.Study:
+        """The history as a study in memory, which is what optuna's sampler reads."""
+        if not self._told or self._told != told[: len(self._told)]:
+            self._mirror, self._told = optuna.storages.InMemoryStorage(), []
+            self._mirror.create_new_study([StudyDirection.MINIMIZE], self.name.value)
+        # A new object each time: a Study keeps the trials that it has read.
+        study = optuna.load_study(study_name=self.name.value, storage=self._mirror, sampler=sampler)
+        for row, outcome in told[len(self._told) :]:
+            params = self.legal.params(row)
+            failed = outcome.time_us is None
+            study.add_trial(
+                create_trial(
+                    # Pruned trials rank behind all others, so TPE learns to avoid them.
+                    state=TrialState.PRUNED if failed else TrialState.COMPLETE,
+                    value=outcome.time_us,
+                    params={name: params[name] for name in self.legal.varied},
+                    distributions=self.legal.varied,
+                )
+            )
+        self._told = told
+        return study
