@@ -11,10 +11,10 @@ from tuning.records import Environment, Measurement, Run, StudyRecord, TrialReco
 
 if TYPE_CHECKING:
     from tuning.journal import repair
+    from tuning.limits import JobLimits
     from tuning.store import load_run
     from tuning.sweep import Progress, run
     from tuning.timing import Timing, time_callable, time_interleaved
-    from tuning.worker import JobLimits
 
 __all__ = [
     "Environment",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "JobLimits": "tuning.worker",
+    "JobLimits": "tuning.limits",
     "Progress": "tuning.sweep",
     "Timing": "tuning.timing",
     "load_run": "tuning.store",

@@ -4,7 +4,7 @@ import sys
 
 from tiles.kernels import Status
 
-__all__ = ["classify", "device_is_poisoned", "one_line"]
+__all__ = ["classify", "device_is_poisoned", "must_restart", "one_line"]
 
 #: Exceptions by name, so that neither triton nor cupy is imported to recognise them.
 _COMPILER_ERRORS = frozenset(
@@ -18,6 +18,15 @@ _COMPILER_ERRORS = frozenset(
 )
 #: Triton's MLIR passes fail with a bare RuntimeError.
 _COMPILER_MESSAGES = ("PassManager::run failed", "failed to translate module to LLVM IR")
+#: After these the process starts anew: what a failed configuration still holds goes with it.
+_OUT_OF_MEMORY = frozenset(
+    {
+        "builtins.MemoryError",
+        "torch.OutOfMemoryError",
+        "torch.cuda.OutOfMemoryError",
+        "cupy.cuda.memory.OutOfMemoryError",
+    }
+)
 _REASON_CHARACTERS = 300
 
 
@@ -28,15 +37,24 @@ def one_line(text: str) -> str:
     return " ... ".join(ends)[:_REASON_CHARACTERS]
 
 
-def classify(error: Exception) -> tuple[Status, str]:
+def _names(error: BaseException) -> set[str]:
+    """Full names of the exception's classes."""
+    return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+
+
+def classify(error: BaseException) -> tuple[Status, str]:
     """COMPILE for what a compiler refused, RUNTIME for everything else, and the reason."""
-    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     # Triton's message starts with the source around the error; the field holds what is wrong.
     said = getattr(error, "error_message", None) or str(error)
     reason = f"{type(error).__name__}: {one_line(str(said))}".removesuffix(": ")
-    if names & _COMPILER_ERRORS or any(text in str(error) for text in _COMPILER_MESSAGES):
+    if _names(error) & _COMPILER_ERRORS or any(text in str(error) for text in _COMPILER_MESSAGES):
         return Status.COMPILE, reason
     return Status.RUNTIME, reason
+
+
+def must_restart(error: BaseException) -> bool:
+    """True when the process must end: memory ran out, or its CUDA context is unusable."""
+    return bool(_names(error) & _OUT_OF_MEMORY) or device_is_poisoned()
 
 
 def device_is_poisoned() -> bool:

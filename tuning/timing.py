@@ -5,7 +5,7 @@ the L2 was overwritten; the time is the median.  For shorter ones the gaps betwe
 count, so one graph launches many, on operand sets that together exceed four times the L2, and a
 sample is the mean of one replay.  ``cache="warm"`` leaves out the flush and the rotation and is
 named so.
-Kernels of the HOST backend are timed with the host's clock.
+Kernels of the HOST backend are timed with the host's clock, a fifth as long.
 """
 
 import statistics
@@ -36,6 +36,9 @@ SAMPLING_US = 100_000.0
 #: Samples stop here even when there are few: a kernel of a second is not run thirty times.
 SAMPLING_LIMIT_US = 2_000_000.0
 MIN_SAMPLES, MAX_SAMPLES = 30, 200
+#: The same for the host's clock, which needs no graph and no flush.
+HOST_SAMPLING_US = 20_000.0
+HOST_MIN_SAMPLES = 10
 MIN_REPLAYS, MAX_REPLAYS = 20, 100
 MIN_LAUNCHES_PER_GRAPH = 20
 #: More copies than this cost more to make than they tell; such timings are named "partial".
@@ -81,7 +84,7 @@ class HostTimer(Timer):
         self._launch = launch
         launch()
         estimate_us = max(self.sample(1)[0], 0.1)
-        self.samples = sample_count(estimate_us)
+        self.samples = sample_count(estimate_us, HOST_SAMPLING_US, HOST_MIN_SAMPLES)
 
     def sample(self, count: int) -> list[float]:
         times = []
@@ -92,9 +95,11 @@ class HostTimer(Timer):
         return times
 
 
-def sample_count(estimate_us: float) -> int:
+def sample_count(
+    estimate_us: float, cover_us: float = SAMPLING_US, fewest: int = MIN_SAMPLES
+) -> int:
     """Samples of single launches: 100 ms of them, 30 to 200, at most 2 s in all but at least 5."""
-    count = min(MAX_SAMPLES, max(MIN_SAMPLES, round(SAMPLING_US / estimate_us)))
+    count = min(MAX_SAMPLES, max(fewest, round(cover_us / estimate_us)))
     return max(5, min(count, int(SAMPLING_LIMIT_US / estimate_us)))
 
 

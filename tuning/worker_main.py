@@ -6,21 +6,21 @@ replies are JSON messages on the socket FD; standard output and error belong to 
 
 import ctypes
 import gc
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 from tiles.kernels import Kernel, Status, Workload
 from tiles.problems import parse_problem
+from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.family import family
-from tuning.faults import classify, device_is_poisoned
+from tuning.faults import classify, must_restart
+from tuning.process_memory import offer_to_oom_killer
 from tuning.records import Measurement
 from tuning.timing import Timing, open_timer, time_interleaved
 
@@ -53,23 +53,30 @@ class _Bench:
     def close(self) -> None:
         """Drop the operands before the next problem's are made: both may not fit."""
         self._key = self._workload = self.kernel = None
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        _free()
 
 
-def _check_device(device: str) -> dict[str, Any]:
-    """Import what the device needs and say what was found."""
-    if device == "cuda":
+def _check_device(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Import what the device needs, cap its memory and say what was found."""
+    l2_bytes = 0
+    if job["device"] == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             return {"missing": "torch finds no CUDA device"}
         l2_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
-    else:
-        l2_bytes = 0
-    return {"environment": read_environment(device).to_dict(), "l2_bytes": l2_bytes}
+        torch.cuda.set_per_process_memory_fraction(job["device_share"])
+        # CuPy reads it when its pool is made; a family that needs no CuPy does not import it.
+        os.environ["CUPY_GPU_MEMORY_LIMIT"] = f"{100 * job['device_share']:g}%"
+    return {"environment": read_environment(job["device"]).to_dict(), "l2_bytes": l2_bytes}
+
+
+def _free() -> None:
+    """Give back what a failed configuration held."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
@@ -161,29 +168,36 @@ def main(fd: int, parent: int) -> None:
     """Serve jobs until the parent closes the socket."""
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a sweep ends
-    connection = Connection(fd)
-
-    def reply(phase: str, content: Mapping[str, Any]) -> None:
-        connection.send_bytes(json.dumps({"phase": phase, **content}).encode())
-
+    offer_to_oom_killer()
+    channel = Channel.inherited(fd)
+    output = os.dup(1)
     bench = _Bench()
     while True:
         try:
-            job = json.loads(connection.recv_bytes())
+            job = channel.receive()
         except EOFError:
             return
-        if job["kind"] == "hello":
-            reply("done", _check_device(job["device"]))
-            continue
+        for standard in (1, 2):  # the last candidate may have closed them
+            os.dup2(output, standard)
+        reply = partial(_reply, channel, job["number"])
         try:
-            _JOBS[job["kind"]](bench, job, reply)
-        except Exception as error:  # the boundary: whatever candidate code raises is its outcome
+            if job["kind"] == "hello":
+                reply("done", _check_device(job))
+            else:
+                _JOBS[job["kind"]](bench, job, reply)
+        # The boundary: whatever candidate code raises, an exit included, is its outcome.
+        except BaseException as error:
             status, reason = classify(error)
-            poisoned = device_is_poisoned()
-            reply("failed", {"status": status.value, "reason": reason, "restart": poisoned})
-            if poisoned:
+            restart = must_restart(error)
+            reply("failed", {"status": status.value, "reason": reason, "restart": restart})
+            if restart:
                 os._exit(0)  # a poisoned context can hang in destructors
             del error  # its traceback holds operands
+            _free()
+
+
+def _reply(channel: Channel, number: int, phase: str, content: Mapping[str, Any]) -> None:
+    channel.send({"job": number, "phase": phase, **content})
 
 
 if __name__ == "__main__":

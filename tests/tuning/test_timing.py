@@ -68,7 +68,7 @@ def test_rivals_alternate_and_keep_their_order() -> None:
     assert fast.time_us < slow.time_us
     turns = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert len(turns) >= 5
-    assert len(fast.samples_us) >= 30
+    assert len(fast.samples_us) >= 10
 
 
 def test_cache_mode_is_checked() -> None:

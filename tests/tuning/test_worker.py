@@ -85,7 +85,7 @@ def test_time_is_that_of_the_launch(worker: Worker) -> None:
     assert outcome.timing == "host"
     assert outcome.time_us is not None
     assert 2000 <= outcome.time_us < 10_000
-    assert len(outcome.samples_us) >= 30
+    assert len(outcome.samples_us) >= 10
 
 
 def test_environment_is_read_on_request(worker: Worker) -> None:
@@ -148,7 +148,7 @@ def test_missing_device_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> No
 def test_worker_dies_with_its_parent() -> None:
     script = (
         "import time; from tuning.worker import Worker; w = Worker('cpu'); w.hello();"
-        "print(w._process.pid, flush=True); time.sleep(60)"
+        "print(w.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -1,0 +1,99 @@
+"""A whole sweep over configurations that break their process in every way that needs no GPU."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_kernels
+import hostile_kernels
+import pytest
+from hostile_kernels import MODES, mode_of
+
+import tuning
+from tiles.kernels import Status
+from tuning import JobLimits, Plan, Strategy, StudyPlan
+
+LIMITS = JobLimits(check_s=1.0, time_s=1.0, host_bytes=hostile_kernels.HOST_BYTES)
+
+
+def make_plan(folder: Path, kernel: str = "HostileKernel", **changes: object) -> Plan:
+    study = StudyPlan(problem=fake_kernels.gemm(), kernel=f"hostile_kernels:{kernel}")
+    return Plan(
+        studies=(study,),
+        folder=folder,
+        gpu=fake_kernels.GPU,
+        strategy=Strategy.EXHAUSTIVE,
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def sweep(folder: Path, limits: JobLimits = LIMITS) -> tuning.Run:
+    return tuning.run(make_plan(folder), price=hostile_kernels.price, limits=limits)
+
+
+def check(run: tuning.Run) -> None:
+    """Every configuration has the status that its misbehaviour deserves."""
+    (study,) = run.studies
+    assert {mode_of(t.config) for t in study.trials} == set(MODES)
+    assert len(study.trials) == len(MODES) + 2
+    for trial in study.trials:
+        mode = mode_of(trial.config)
+        status, reason = MODES[mode]
+        found = trial.measurement
+        assert found.status is status, f"{mode}: {found.status}, {found.reason}"
+        assert reason in found.reason, f"{mode}: {found.reason}"
+        assert (found.time_us is not None) == (status is Status.CORRECT), mode
+    assert study.best is not None
+    assert study.best.config.to_dict()["size"] == 100
+    assert study.environment is not None
+
+
+def test_every_configuration_ends_with_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
+    run = sweep(tmp_path / "run")
+    check(run)
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == len(MODES) + 2  # no configuration ran twice
+    assert sweep(tmp_path / "run") == run
+    assert log.read_text().splitlines() == lines
+    assert tuning.load_run(tmp_path / "run") == run
+
+
+@pytest.mark.slow
+def test_ten_gigabytes_of_output_and_exit_code_0(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; import test_hostile_sweep as t\n"
+        "limits = t.JobLimits(check_s=60, time_s=1.5, check_floor_s=3, time_floor_s=1.5,"
+        " host_bytes=t.LIMITS.host_bytes)\n"
+        f"t.check(t.sweep(Path({str(tmp_path / 'run')!r}), limits))"
+    )
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": here, hostile_kernels.FLOOD_VARIABLE: str(10**10)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=600)
+    assert done.returncode == 0
+
+
+def rate(folder: Path) -> float:
+    """Configurations a second once the measuring process runs, store included."""
+    told: list[float] = []
+    plan = make_plan(folder, "MillisecondKernel")
+    tuning.run(
+        plan,
+        lambda event: told.append(time.monotonic()) if event.trial is not None else None,
+        price=hostile_kernels.price,
+        limits=JobLimits(),
+    )
+    assert len(told) == 400
+    return (len(told) - 1) / (told[-1] - told[0])
+
+
+@pytest.mark.slow
+def test_twenty_measured_configurations_a_second(tmp_path: Path) -> None:
+    measured = rate(tmp_path / "run")
+    print(f"{measured:.1f} configurations a second")
+    assert measured >= 20
