@@ -155,7 +155,11 @@ def _computed(problem: Problem) -> Hashable:
     if isinstance(problem, Quantize):
         return problem
     one = problem.recipe
-    return (problem.shape, problem.out, one.activation, one.weight, one.outliers)
+    return (problem.shape, problem.out, *_product(one))
+
+
+def _product(one: Recipe) -> tuple[Hashable, ...]:
+    return (one.activation, one.weight, one.outliers)
 
 
 def _shapes(
@@ -220,6 +224,8 @@ def predict(
     )
     products = _Pricer(target, chosen)
     quantisations = _Pricer(target, list(kernels().values()))
+    # One recipe stands for all of its product, so that its error is computed once.
+    same = {_product(one): one for one in wanted}
     rows: list[PredictedRow] = []
     refused: list[RefusedRow] = []
     for shape in _shapes(shapes, model, tokens, tp):
@@ -236,8 +242,8 @@ def predict(
                     gemm=gemm,
                     quantize=_quantize(quantisations, problem),
                     baseline=None if isinstance(baseline, str) else baseline,
-                    sqnr_normal_db=matmul_error(one, "normal").sqnr_db,
-                    sqnr_outlier_db=matmul_error(one, "outlier").sqnr_db,
+                    sqnr_normal_db=matmul_error(same[_product(one)], "normal").sqnr_db,
+                    sqnr_outlier_db=matmul_error(same[_product(one)], "outlier").sqnr_db,
                     layer=shape.layer,
                     count=shape.count,
                 )
