@@ -2,6 +2,7 @@
 
 from sim.error.accumulation import Accumulation
 from sim.error.datasets import DATA_KINDS, sample
+from sim.error.expected import expected_sqnr_db
 from sim.error.product import MatmulError, product_error
 from sim.error.rounding import Rounder, numpy_rounder
 from sim.error.small_product import matmul_error
@@ -14,6 +15,7 @@ __all__ = [
     "MatmulError",
     "Rounder",
     "TensorError",
+    "expected_sqnr_db",
     "matmul_error",
     "numpy_rounder",
     "product_error",
