@@ -44,10 +44,20 @@ def spread(scales: F32, scaling: Scaling, rows: int, cols: int) -> F32:
 
 def _reduce(ufunc: np.ufunc, x: F32, scaling: Scaling) -> F32:
     rows, cols = x.shape
-    row_starts = np.arange(0, rows, rows if scaling.rows is None else scaling.rows)
-    col_starts = np.arange(0, cols, cols if scaling.cols is None else scaling.cols)
-    reduced: F32 = ufunc.reduceat(ufunc.reduceat(x, row_starts, axis=0), col_starts, axis=1)
-    return reduced
+    high, wide = scaling.rows or rows, scaling.cols or cols
+    return np.ascontiguousarray(_runs(ufunc, _runs(ufunc, x, high).T, wide).T)
+
+
+def _runs(ufunc: np.ufunc, x: F32, extent: int) -> F32:
+    """Reduce runs of ``extent`` items along the first axis, the last one ragged."""
+    if extent == 1:
+        return x
+    whole = len(x) // extent * extent
+    # Much faster than reduceat, which NumPy does item by item.
+    runs: F32 = ufunc.reduce(x[:whole].reshape(-1, extent, x.shape[1]), axis=1)
+    if whole == len(x):
+        return runs
+    return np.concatenate([runs, ufunc.reduce(x[whole:], axis=0, keepdims=True)])
 
 
 def block_amax(x: F32, scaling: Scaling) -> F32:
