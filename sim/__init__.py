@@ -1,9 +1,9 @@
 """Hardware simulation: GPU data files, the cost model, and the error of quantised products."""
 
+from sim.error import MatmulError, matmul_error
 from sim.gpu import Gpu
 from sim.gpu_file import gpu_names, load_gpu, parse_gpu
 from sim.model import price
-from sim.numerics import MatmulError, matmul_error
 from sim.prediction import Prediction, PricedTable
 
 __all__ = [
