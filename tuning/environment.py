@@ -4,6 +4,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+from tuning.nvml import chosen_gpu, open_nvml
 from tuning.records import Environment
 
 __all__ = ["free_gpu_bytes", "read_environment", "sm_clock_mhz"]
@@ -12,8 +13,11 @@ _PACKAGES = ("torch", "triton", "numpy", "optuna", "tile-workbench")
 
 
 def _smi(field: str) -> str | None:
-    """One field of ``nvidia-smi``'s answer for the first device, or None without an answer."""
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", "--id=0"]
+    """One field of ``nvidia-smi``'s answer for this process's GPU, or None without an answer."""
+    command = [
+        *("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"),
+        f"--id={chosen_gpu()}",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -22,22 +26,16 @@ def _smi(field: str) -> str | None:
 
 
 def sm_clock_mhz() -> int | None:
-    """The first device's SM clock now, from NVML or nvidia-smi; None when neither answers."""
-    try:
-        import pynvml
-    except ImportError:
-        text = _smi("clocks.sm")
-        return int(text) if text is not None and text.isdecimal() else None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
-    except pynvml.NVMLError:
-        return None
+    """The GPU's SM clock now, from NVML or nvidia-smi; None when neither answers."""
+    nvml = open_nvml()
+    if nvml is not None:
+        return nvml.read().sm_clock_mhz
+    text = _smi("clocks.sm")
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def free_gpu_bytes() -> int | None:
-    """Free memory of the first device, or None when it cannot be told."""
+    """Free memory of this process's GPU, or None when it cannot be told."""
     text = _smi("memory.free")
     return int(text) * 2**20 if text is not None and text.isdecimal() else None
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from tiles.kernels import Accuracy, Status, TileConfig
 from tiles.problems import Problem
+from tuning.conditions import Conditions
 
 if TYPE_CHECKING:
     from sim import Gpu
 
 __all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
+
+#: Fields of a measurement that early journals lack.
+_LATER = ("conditions",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Measurement:
     samples_us: tuple[float, ...] = ()  #: raw samples, in the order taken
     timing: str = ""  #: "events-cold", "graph-rotate", "simulated": how it was timed
     accuracy: Accuracy | None = None
+    conditions: Conditions | None = None  #: None when nothing read the sensors
 
     @property
     def iqr_us(self) -> float | None:
@@ -55,17 +60,14 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""
-        return {
-            **asdict(self),
-            "status": self.status.value,
-            "samples_us": list(self.samples_us),
-            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
-        }
+        content = asdict(self) | {"status": self.status.value, "samples_us": list(self.samples_us)}
+        # Of what came later than the first journals, only what there is.
+        return {k: v for k, v in content.items() if v is not None or k not in _LATER}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
         """Read what :meth:`to_dict` wrote."""
-        accuracy = data["accuracy"]
+        accuracy, conditions = data["accuracy"], data.get("conditions")
         return cls(
             status=Status(data["status"]),
             simulated=data["simulated"],
@@ -74,6 +76,7 @@ class Measurement:
             samples_us=tuple(data["samples_us"]),
             timing=data["timing"],
             accuracy=None if accuracy is None else Accuracy(**accuracy),
+            conditions=None if conditions is None else Conditions.from_dict(conditions),
         )
 
 

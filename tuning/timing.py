@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 Launch = Callable[[], None]
+Meanwhile = Callable[[], None]
 #: From a number of operand sets to one launch on each; called once per timer.
 Launchers = Callable[[int], Sequence[Launch]]
 
@@ -67,8 +68,12 @@ class Timer(ABC):
     samples: int  #: how many samples one measurement takes
 
     @abstractmethod
-    def sample(self, count: int) -> list[float]:
-        """Take samples: microseconds of one launch each."""
+    def sample(self, count: int, meanwhile: Meanwhile | None = None) -> list[float]:
+        """Take samples: microseconds of one launch each.
+
+        Args:
+            meanwhile: called once while the device works on them.
+        """
 
     def load(self, duration_s: float) -> None:
         """Queue work for about that long without waiting for it, so that clocks can be read."""
@@ -86,12 +91,14 @@ class HostTimer(Timer):
         estimate_us = max(self.sample(1)[0], 0.1)
         self.samples = sample_count(estimate_us, HOST_SAMPLING_US, HOST_MIN_SAMPLES)
 
-    def sample(self, count: int) -> list[float]:
+    def sample(self, count: int, meanwhile: Meanwhile | None = None) -> list[float]:
         times = []
         for _ in range(count):
             start = time.perf_counter_ns()
             self._launch()
             times.append((time.perf_counter_ns() - start) / 1e3)
+        if meanwhile is not None:
+            meanwhile()
         return times
 
 

@@ -15,6 +15,7 @@ from tuning.timing import (
     SAMPLING_US,
     Launch,
     Launchers,
+    Meanwhile,
     Timer,
     operand_sets,
     sample_count,
@@ -68,7 +69,7 @@ class EventTimer(Timer):
         self.name = "events-warm" if flush is None else "events-cold"
         self.samples = ESTIMATE_SAMPLES
 
-    def sample(self, count: int) -> list[float]:
+    def sample(self, count: int, meanwhile: Meanwhile | None = None) -> list[float]:
         pairs = []
         for _ in range(count):
             start, end = _event(), _event()
@@ -78,6 +79,8 @@ class EventTimer(Timer):
             self._graph.replay()
             end.record()
             pairs.append((start, end))
+        if meanwhile is not None:
+            meanwhile()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) * 1e3 for start, end in pairs]
 
@@ -107,7 +110,7 @@ class GraphTimer(Timer):
             self._graph.replay()
         torch.cuda.synchronize()
 
-    def sample(self, count: int) -> list[float]:
+    def sample(self, count: int, meanwhile: Meanwhile | None = None) -> list[float]:
         pairs = []
         for _ in range(count):
             start, end = _event(), _event()
@@ -115,6 +118,8 @@ class GraphTimer(Timer):
             self._graph.replay()
             end.record()
             pairs.append((start, end))
+        if meanwhile is not None:
+            meanwhile()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) * 1e3 / self.launches for start, end in pairs]
 

@@ -20,6 +20,8 @@ from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.family import family
 from tuning.faults import classify, must_restart
+from tuning.guard import guarded_samples
+from tuning.observers import Observer, open_observer
 from tuning.process_memory import offer_to_oom_killer
 from tuning.records import Measurement
 from tuning.timing import Timing, open_timer, time_interleaved
@@ -38,6 +40,7 @@ class _Bench:
         self._key: tuple[str, str, str, int] | None = None
         self._workload: Workload | None = None
         self.kernel: Kernel | None = None
+        self.observer: Observer | None = None
 
     def open(self, job: Mapping[str, Any]) -> tuple[Kernel, Workload]:
         key = (job["problem"], job["kernel"], job["device"], job["seed"])
@@ -56,19 +59,25 @@ class _Bench:
         _free()
 
 
-def _check_device(job: Mapping[str, Any]) -> dict[str, Any]:
+def _hello(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     """Import what the device needs, cap its memory and say what was found."""
     l2_bytes = 0
     if job["device"] == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            return {"missing": "torch finds no CUDA device"}
+            reply("done", {"missing": "torch finds no CUDA device"})
+            return
+        bench.observer = open_observer()
         l2_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
         torch.cuda.set_per_process_memory_fraction(job["device_share"])
         # CuPy reads it when its pool is made; a family that needs no CuPy does not import it.
         os.environ["CUPY_GPU_MEMORY_LIMIT"] = f"{100 * job['device_share']:g}%"
-    return {"environment": read_environment(job["device"]).to_dict(), "l2_bytes": l2_bytes}
+        if bench.observer is not None:
+            torch.zeros(1, device="cuda")
+            bench.observer.claim()
+    environment = read_environment(job["device"]).to_dict()
+    reply("done", {"environment": environment, "l2_bytes": l2_bytes})
 
 
 def _free() -> None:
@@ -98,7 +107,8 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
         cache=job["cache"],
         device=job["device"],
     )
-    timing = Timing.of(timer.sample(timer.samples), timer.name)
+    samples, conditions = guarded_samples(timer, bench.observer)
+    timing = Timing.of(samples, timer.name)
     extra: dict[str, Any] = {}
     if job["environment"]:
         clock = None
@@ -115,6 +125,7 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
         samples_us=timing.samples_us,
         timing=timing.timing,
         accuracy=accuracy,
+        conditions=conditions,
     )
     reply("done", {"measurement": outcome.to_dict(), **extra})
 
@@ -161,7 +172,7 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-_JOBS = {"measure": _measure, "compare": _compare, "compile": _compile}
+_JOBS = {"hello": _hello, "measure": _measure, "compare": _compare, "compile": _compile}
 
 
 def main(fd: int, parent: int) -> None:
@@ -181,10 +192,7 @@ def main(fd: int, parent: int) -> None:
             os.dup2(output, standard)
         reply = partial(_reply, channel, job["number"])
         try:
-            if job["kind"] == "hello":
-                reply("done", _check_device(job))
-            else:
-                _JOBS[job["kind"]](bench, job, reply)
+            _JOBS[job["kind"]](bench, job, reply)
         # The boundary: whatever candidate code raises, an exit included, is its outcome.
         except BaseException as error:
             status, reason = classify(error)
