@@ -101,10 +101,9 @@ def exponent_scale(amax: Fraction, element: Exact, rule: str) -> Fraction:
 
 
 def mantissa_bits(element: Exact) -> int:
-    """Bits that values of the last full binade differ in."""
-    top = 2 ** exponent_of(Fraction(element.max))
-    low = [value for value in element.ascending if top / 2 <= value < top]
-    return (len(low) - 1).bit_length()
+    """Bits that the values of the last binade differ in."""
+    first = 2.0 ** exponent_of(Fraction(element.max))
+    return (sum(value >= first for value in element.ascending) - 1).bit_length()
 
 
 def store(ideal: Fraction, scheme: Scheme) -> Fraction:
@@ -119,7 +118,7 @@ def codes_of(
 
 
 def quotient(x: Fraction, divisor: Fraction) -> float:
-    """fp32 quotient as a float; beyond fp32's range infinite, which saturates like its largest."""
+    """fp32 quotient as a float; beyond fp32's range its largest, which saturates like infinity."""
     return float(fp32(x / divisor))
 
 

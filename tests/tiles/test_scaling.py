@@ -19,7 +19,7 @@ from exact_scales import (
     squared_error,
     tensor_scale,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiles.formats import (
@@ -373,6 +373,7 @@ def test_percentiles_are_of_the_nearest_rank(count: int, rank: int) -> None:
     np.testing.assert_array_equal(quantize(x, fmt).scales, [[np.float32(rank) / np.float32(127)]])
 
 
+@settings(deadline=None)
 @given(st.integers(500_000, 999_999), st.integers(1, 10**6))
 def test_ranks_are_exact(percentile: int, count: int) -> None:
     scaling = Scaling(rows=1, cols=None, rule=ScaleRule.PERCENTILE, percentile=percentile / 10_000)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from exact_elements import FLOATS, Exact, all_exact, exact_table
 from format_twins import gfloat_twin
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiles.formats import (
@@ -73,6 +73,7 @@ def test_philox_equals_its_scalar_twin() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.integers(0, 50), st.integers(0, 50), st.integers(0, 2**64 - 1))
 def test_random_bits_do_not_depend_on_where_a_slice_begins(
     base: int, skip: int, count: int, seed: int
