@@ -5,15 +5,18 @@ the others load torch, triton, optuna or plotly when they are called.
 """
 
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
+from workbench.errors import ErrorReport, error
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
 from workbench.version import workbench_version
 
 __all__ = [
+    "ErrorReport",
     "PredictedRow",
     "PredictionReport",
     "RefusedRow",
     "__version__",
     "emit",
+    "error",
     "predict",
     "repair",
     "report",

@@ -105,6 +105,67 @@ def predict(
 
 
 @app.command()
+def error(
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Recipe name or all, repeatable.")
+    ] = None,
+    fmt: Annotated[
+        list[str] | None, typer.Option("--format", help="Tensor format, repeatable.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="RxK of the activations.  [default: 1024x1024]")
+    ] = None,
+    weight_shape: Annotated[
+        str | None, typer.Option(help="NxK of the weights.  [default: that of the activations]")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="normal, laplace, student-t, outlier or all, repeatable.  "
+            "[default: normal, outlier]"
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(parser=_path, help="Rank formats on a safetensors file or folder instead."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(parser=_path, help="With --weights: also write a page.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of data and of stochastic rounding.")] = 0,
+    accumulation: Annotated[
+        str | None,
+        typer.Option(help="exact, hopper-fp8 or hopper-fp8+128.  [default: exact]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What formats and recipes lose, on simulated data or on a checkpoint's weights."""
+    from workbench.progress import weights_progress
+
+    with weights_progress(quiet=as_json) as progress:
+        report = workbench.error(
+            recipes=recipe,
+            formats=fmt,
+            shape=shape,
+            weight_shape=weight_shape,
+            data=data,
+            weights=weights,
+            html=html,
+            seed=seed,
+            accumulation=accumulation,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    from workbench.error_tables import error_tables
+
+    _print(*error_tables(report))
+    if html is not None:
+        print(html)
+
+
+@app.command()
 def gpus(as_json: Json = False) -> None:
     """List the GPUs that the cost model knows."""
     from sim import gpu_names, load_gpu

@@ -1,4 +1,4 @@
-"""A progress bar for sweeps: studies, best so far, time left."""
+"""Progress bars on stderr: of a sweep, and of a checkpoint's weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from workbench.weights import printable
+
 if TYPE_CHECKING:
     from tuning import Progress
+    from workbench.checkpoint import StoredTensor
 
-__all__ = ["sweep_progress"]
+__all__ = ["sweep_progress", "weights_progress"]
 
 
 @contextmanager
@@ -54,3 +57,29 @@ def _best(progress: "Progress") -> str:
         return ""
     label = " (simulated)" if progress.best.measurement.simulated else ""
     return f"best {progress.best.measurement.time_us:.1f} us{label}"
+
+
+@contextmanager
+def weights_progress(*, quiet: bool) -> "Iterator[Callable[[StoredTensor, int, int], None]]":
+    """A callback for ``workbench.error`` that draws on stderr; ``quiet`` draws nothing."""
+    if quiet:
+        yield lambda tensor, done, total: None
+        return
+    bar = Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("", total=None)
+
+    def show(tensor: "StoredTensor", done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, description=printable(tensor.name, 48), total=total, completed=done)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,5 +1,6 @@
-"""One self-contained HTML page about a sweep."""
+"""Self-contained HTML pages: one about a sweep, one about a checkpoint's weights."""
 
 from workbench.reporting.page import write_report
+from workbench.reporting.weights import write_weights_page
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_weights_page"]

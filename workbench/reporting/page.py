@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,19 @@ from workbench.reporting.figure import Figure
 from workbench.reporting.sections import Section, header, sections
 from workbench.reporting.style import SCRIPT, STYLE
 
-__all__ = ["write_report"]
+__all__ = ["Page", "page_html", "write_report"]
 
 SCHEMA = "tile-workbench/report/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What is on a page."""
+
+    schema: str  #: of the data that the page holds
+    title: str  #: plain text
+    header: str  #: HTML below the title
+    sections: Sequence[Section]
 
 
 def write_report(run: Run, out: Path) -> Path:
@@ -32,19 +43,26 @@ def write_report(run: Run, out: Path) -> Path:
         ValueError: ``out`` is a folder or cannot be written.
     """
     check_outfile(out)
-    write_outfile(out, _page(run))
+    page = Page(
+        schema=SCHEMA,
+        title=f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}",
+        header=header(run),
+        sections=sections(run, compare(run)),
+    )
+    write_outfile(out, page_html(page))
     return out
 
 
-def _page(run: Run) -> str:
+def page_html(page: Page) -> str:
+    """A page as one self-contained HTML text."""
     from plotly.offline import get_plotlyjs  # 5 MB of JavaScript, so only when a page is written
 
-    parts = sections(run, compare(run))
+    parts = page.sections
     figures = [figure for part in parts for figure in part.figures]
-    data = _script_json({"schema": SCHEMA, "figures": [f.to_dict() for f in figures]})
+    data = _script_json({"schema": page.schema, "figures": [f.to_dict() for f in figures]})
     # A browser reads CR LF as LF before it takes the digest.
     scripts = (get_plotlyjs().replace("\r\n", "\n"), SCRIPT)
-    title = html.escape(f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}")
+    title = html.escape(page.title)
     links = "".join(f'<a href="#{part.key}">{html.escape(part.title)}</a>' for part in parts)
     body = "".join(_section(part) for part in parts)
     # The policy names our scripts by digest: no other script runs and nothing is fetched, whatever
@@ -59,7 +77,7 @@ def _page(run: Run) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{title}</h1>{header(run)}<nav>{links}</nav></header>\n<main>\n{body}</main>\n"
+        f"<header><h1>{title}</h1>{page.header}<nav>{links}</nav></header>\n<main>\n{body}</main>\n"
         f'<script type="application/json" id="figures">{data}</script>\n'
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"

@@ -1,0 +1,234 @@
+"""Checkpoints in safetensors files: what they hold, and slices of it in bounded memory."""
+
+import contextlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.intake import read_bounded, shown
+from workbench.outfile import check_name
+
+__all__ = ["Checkpoint", "StoredTensor"]
+
+F32 = NDArray[np.float32]
+
+#: Of a safetensors header and of an index; a model of 60 000 tensors has 10 MB of either.
+MAX_HEADER_BYTES = 2**25
+MAX_SHARDS = 4096
+#: A mapping's pages count as this process's memory until the file is closed: it is opened anew
+#: after this many bytes.
+MAPPED_BYTES = 2**27
+SUFFIX = ".safetensors"
+
+#: Bits an element, by safetensors' names of the types that are read; the rest are skipped.
+FLOAT_BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """An entry of a checkpoint.  ``name`` comes from the file: escape it before showing it."""
+
+    name: str
+    dtype: str  #: as safetensors spells it
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def rows(self) -> int:
+        """Extent of the first dimension, the output channels."""
+        return self.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """Product of the other dimensions."""
+        return int(np.prod(self.shape[1:], dtype=object))
+
+    @property
+    def refusal(self) -> str:
+        """Why it is no weight matrix of floating-point numbers; empty when it is one."""
+        if self.dtype not in FLOAT_BITS:
+            return f"{self.dtype}: not floating-point numbers of 8 to 64 bits"
+        if 0 in self.shape:
+            return "empty"
+        if len(self.shape) < 2:
+            return f"{len(self.shape)}-dimensional: no matrix (a norm, a bias or a scale)"
+        return ""
+
+
+class Checkpoint:
+    """The tensors of one or more safetensors files, in natural order of their names.
+
+    Args:
+        path: a ``.safetensors`` file, its ``.index.json``, or a folder of either.
+    Raises:
+        ValueError: missing, not a regular file, damaged, or a name that stands twice; the message
+            names the file and the rule.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_name(path)
+        self.path = path
+        self.files = _shards(path)
+        found: dict[str, StoredTensor] = {}
+        for file in self.files:
+            for tensor in _entries(file):
+                if tensor.name in found:
+                    raise ValueError(
+                        f"{file}: tensor {shown(tensor.name)} stands in "
+                        f"{found[tensor.name].file.name} too: keep one of them"
+                    )
+                found[tensor.name] = tensor
+        self.tensors: Sequence[StoredTensor] = sorted(found.values(), key=_natural)
+        if not found:
+            raise ValueError(f"{path}: holds no tensors: check that it is the file you meant")
+
+    def slices(self, tensor: StoredTensor, rows: int) -> Iterator[F32]:
+        """Consecutive slices of ``rows`` rows as (rows, cols) float32, the last one ragged.
+
+        Raises:
+            ValueError: the file changed or cannot be read any more.
+        """
+        step = max(1, MAPPED_BYTES * 8 // (FLOAT_BITS[tensor.dtype] * tensor.cols * rows)) * rows
+        for start in range(0, tensor.rows, step):
+            with _opened(tensor.file) as file:
+                for first in range(start, min(start + step, tensor.rows), rows):
+                    yield _slice(file, tensor, first, min(first + rows, tensor.rows))
+
+
+def _slice(file: Any, tensor: StoredTensor, start: int, stop: int) -> F32:
+    import torch
+
+    part = file.get_slice(tensor.name)[start:stop]
+    matrix: F32 = part.to(torch.float32, copy=True).reshape(stop - start, -1).numpy()
+    return matrix
+
+
+def _natural(tensor: StoredTensor) -> list[tuple[int, str]]:
+    """``layers.2`` before ``layers.10``."""
+    parts = re.split(r"([0-9]{1,18})", tensor.name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise ValueError(
+            f"{path}: no safetensors file that can be read: {shown(reason, 160)[1:-1]}: "
+            "check that it is the file you meant and that it is complete"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
+
+
+def _entries(path: Path) -> Iterator[StoredTensor]:
+    _check_header(path)
+    with _opened(path) as file:
+        for name in file.keys():
+            part = file.get_slice(name)
+            shape = tuple(part.get_shape())
+            yield StoredTensor(name=name, dtype=part.get_dtype(), shape=shape, file=path)
+
+
+def _check_header(path: Path) -> None:
+    """What the library would wait for, take gigabytes for, or pass over in silence."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(
+                f"{path}: not a regular file: give a {SUFFIX} file or a folder of them"
+            )
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(8)
+            if len(head) < 8:
+                raise ValueError(
+                    f"{path}: {size} bytes are no {SUFFIX} file: check that it is complete"
+                )
+            (length,) = struct.unpack("<Q", head)
+            if length > size - 8:
+                raise ValueError(
+                    f"{path}: the header takes {length} bytes, the file has {size}: "
+                    f"check that it is a {SUFFIX} file and complete"
+                )
+            if length > MAX_HEADER_BYTES:
+                raise ValueError(
+                    f"{path}: the header takes {length} bytes, at most {MAX_HEADER_BYTES} are "
+                    "read: check that it is the file you meant"
+                )
+            text = stream.read(length)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
+    # Anything else that is wrong is told when the library opens the file.
+    with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{path}: {shown(twice)} stands twice in the header: repair the file")
+    return found
+
+
+def _shards(path: Path) -> list[Path]:
+    try:
+        if path.is_dir():
+            indices = sorted(path.glob(f"*{SUFFIX}.index.json"))
+            files = sorted(path.glob(f"*{SUFFIX}"))
+            if len(indices) == 1:
+                return _indexed(indices[0])
+            if not files:
+                raise ValueError(f"{path}: holds no {SUFFIX} file: give the folder that does")
+            if len(files) > MAX_SHARDS:
+                raise ValueError(f"{path}: holds {len(files)} {SUFFIX} files: give one of them")
+            return files
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
+    return _indexed(path) if path.name.endswith(".json") else [path]
+
+
+def _indexed(path: Path) -> list[Path]:
+    """The files that ``model.safetensors.index.json`` names, which lie beside it."""
+    rule = f'an index holds {{"weight_map": {{tensor: file}}}}, files beside it and in {SUFFIX}'
+    try:
+        index = json.loads(read_bounded(path, MAX_HEADER_BYTES))
+        names = sorted(set(index["weight_map"].values()))
+        good = all(name.endswith(SUFFIX) and Path(name).name == name for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {rule}: correct it") from error
+    if not good or not 1 <= len(names) <= MAX_SHARDS:
+        raise ValueError(f"{path}: {rule}: correct it")
+    files = [path.parent / name for name in names]
+    for file in files:
+        check_name(file)
+        if not file.exists():
+            raise ValueError(f"{file}: named in {path.name}, and missing: fetch it")
+    return files

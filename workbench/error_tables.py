@@ -1,0 +1,167 @@
+"""What ``workbench error`` prints."""
+
+import math
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from workbench.errors import ErrorReport
+from workbench.weights import LayerStatus, WeightReport, printable
+
+__all__ = ["error_tables"]
+
+#: Layers and reasons that a terminal shows; ``--json`` and ``--html`` have all.
+MAX_LISTED = 60
+
+
+def error_tables(report: ErrorReport) -> Iterator[Table | Text]:
+    """Tables of a report: tensors and products by kind of data, or a checkpoint's ranking."""
+    if report.weights is not None:
+        yield from _weight_tables(report.weights)
+        return
+    for data in dict.fromkeys(row.data for row in report.tensors):
+        yield _tensor_table(report, data)
+        if report.products:
+            yield _product_table(report, data)
+
+
+def _db(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if math.isfinite(value) else "exact"
+
+
+def _share(value: float) -> str:
+    """A share in percent; what is not zero does not look like it."""
+    return "0" if value == 0 else f"{100 * value:.3g}"
+
+
+def _tensor_table(report: ErrorReport, data: str) -> Table:
+    assert report.shape is not None
+    assert report.weight_shape is not None
+    shapes = ["x".join(map(str, shape)) for shape in (report.shape, report.weight_shape)]
+    title = f"{data} data  activations {shapes[0]}, weights {shapes[1]}"
+    table = Table(title=title, title_justify="left")
+    for name in ("recipe", "operand", "format"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        "bits per\nelement",
+        "SQNR dB",
+        "expected\nSQNR dB",
+        "relative\nerror, max",
+        "relative\nerror, mean",
+        "clipped %",
+        "flushed %",
+    ):
+        table.add_column(name, justify="right")
+    rows = [row for row in report.tensors if row.data == data]
+    before = None
+    for row in rows:
+        same = [r for r in rows if (r.recipe, r.format) == (row.recipe, row.format)]
+        same = [r for r in same if r.error is row.error]
+        if same[0] is not row:
+            continue  # named with the operand of the same data and format
+        name = row.recipe or "-"
+        table.add_row(
+            "" if name == before else name,
+            ", ".join(r.operand for r in same),
+            str(row.format),
+            f"{row.bits_per_element:.3f}",
+            _db(row.error.sqnr_db),
+            _db(row.expected_sqnr_db),
+            f"{row.error.relative_max:.3g}",
+            f"{row.error.relative_mean:.3g}",
+            _share(row.error.clipped_share),
+            _share(row.error.flushed_share),
+        )
+        before = name
+    return table
+
+
+def _product_table(report: ErrorReport, data: str) -> Table:
+    m, n, k = report.product_shape
+    title = (
+        f"{data} data  products, M={m} N={n} K={k}\n"
+        f"first rows of either side, {report.accumulation} sums"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("recipe", no_wrap=True)
+    for name in ("SQNR dB", "relative rms", "max over rms"):
+        table.add_column(name, justify="right")
+    for row in report.products:
+        if row.data == data:
+            table.add_row(
+                row.recipe,
+                _db(row.error.sqnr_db),
+                f"{row.error.relative_rms:.3g}",
+                f"{row.error.relative_max:.3g}",
+            )
+    return table
+
+
+def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
+    # Text, never strings, for what comes from the file: rich reads markup in strings.
+    name = printable(report.path.name)
+    ranking = Table(title=Text(f"{name}  formats over all layers"), title_justify="left")
+    ranking.add_column("format", no_wrap=True)
+    for heading in ("bits per\nelement", "SQNR dB", "worst\nlayer dB"):
+        ranking.add_column(heading, justify="right")
+    ranking.add_column("worst layer", overflow="fold")
+    for heading in ("best on\nlayers", "layers"):
+        ranking.add_column(heading, justify="right")
+    rows = report.ranking()
+    for row in rows:
+        ranking.add_row(
+            str(row.format),
+            f"{row.bits_per_element:.3f}",
+            _db(row.sqnr_db),
+            _db(row.worst_db),
+            Text(printable(row.worst_layer)),
+            str(row.best),
+            str(row.layers),
+        )
+    if rows:
+        yield ranking
+        yield _layer_table(report)
+    others = [layer for layer in report.layers if layer.status is not LayerStatus.RANKED]
+    others.sort(key=lambda layer: layer.status is LayerStatus.SKIPPED)
+    for layer in others[:MAX_LISTED]:
+        yield Text(f"{layer.status.value}: {printable(layer.tensor.name)}: {layer.reason}")
+    partly = {
+        f"{one.format}: {printable(layer.tensor.name)}: {one.reason}"
+        for layer in report.ranked
+        for one in layer.errors
+        if one.reason
+    }
+    for line in sorted(partly)[:MAX_LISTED]:
+        yield Text(line)
+    if len(others) > MAX_LISTED or len(partly) > MAX_LISTED:
+        yield Text("more reasons: --json or --html page.html")
+
+
+def _layer_table(report: WeightReport) -> Table:
+    layers = report.ranked
+    title = "SQNR dB by layer"
+    if len(layers) > MAX_LISTED:
+        title += f", the first {MAX_LISTED} of {len(layers)}: all with --json or --html page.html"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", overflow="fold")
+    table.add_column("type and shape", no_wrap=True)
+    table.add_column("best", no_wrap=True)
+    shown = report.formats[:8]
+    for fmt in shown:
+        table.add_column(str(fmt).replace(".", "\n."), justify="right")
+    for layer in layers[:MAX_LISTED]:
+        errors = [one for one in layer.errors if one.error is not None]
+        best = max(errors, key=lambda one: one.error.sqnr_db if one.error else -math.inf)
+        table.add_row(
+            Text(printable(layer.tensor.name)),
+            f"{layer.tensor.dtype} {'x'.join(map(str, layer.tensor.shape))}",
+            str(best.format),
+            *(
+                "-" if one.error is None else _db(one.error.sqnr_db)
+                for one in layer.errors[: len(shown)]
+            ),
+        )
+    return table
