@@ -20,10 +20,10 @@ class Rounding(Enum):
     STOCHASTIC = "sr"  #: up with the probability of the distance from below, to 32 bits
 
 
-_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+PHILOX_ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
-_ROUNDS = 10
 
 
 def philox(counter: U64, seed: int) -> U32:
@@ -39,8 +39,9 @@ def philox(counter: U64, seed: int) -> U32:
     words = np.zeros((4, len(counter)), np.uint64)
     words[0], words[1] = counter & _LOW, counter >> np.uint64(32)
     key = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(_ROUNDS):
-        product0, product1 = words[0] * _MULTIPLIERS[0], words[2] * _MULTIPLIERS[1]
+    for _ in range(PHILOX_ROUNDS):
+        product0 = words[0] * np.uint64(PHILOX_MULTIPLIERS[0])
+        product1 = words[2] * np.uint64(PHILOX_MULTIPLIERS[1])
         words = np.stack(
             [
                 (product1 >> np.uint64(32)) ^ words[1] ^ np.uint64(key[0]),
@@ -49,7 +50,7 @@ def philox(counter: U64, seed: int) -> U32:
                 product0 & _LOW,
             ]
         )
-        key = [(k + w) & 0xFFFFFFFF for k, w in zip(key, _WEYL, strict=True)]
+        key = [(k + w) & 0xFFFFFFFF for k, w in zip(key, PHILOX_WEYL, strict=True)]
     return words.T.astype(np.uint32)
 
 

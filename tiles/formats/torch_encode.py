@@ -1,0 +1,226 @@
+"""Element codecs in torch, on any device, eager or compiled: float32 to bit patterns and back.
+
+Bit-identical with :mod:`tiles.formats.encode`.  Numbers are compared and cut as integers wherever
+that is possible, so that no backend's subnormals, NaN patterns or fused roundings come into it.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from tiles.formats.elements import (
+    CodebookElement,
+    ElementFormat,
+    FloatElement,
+    IntElement,
+    PositElement,
+    Specials,
+)
+from tiles.formats.grid import MAX_BITS, code_grid, code_values
+from tiles.formats.rounding import Rounding
+
+__all__ = ["CODE_DTYPES", "decode", "encode", "pattern_dtype", "round_to_steps"]
+
+#: Elements that torch stores in a dtype of their own; the others are stored as bit patterns.
+CODE_DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "e4m3fn": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+    "int8": torch.int8,
+}
+#: Those whose conversion from float32 is torch's own, once numbers are clamped.
+_CAST = ("fp16", "e4m3fn", "e5m2")
+_MAGNITUDE = 0x7FFFFFFF
+_INFINITY = 0x7F800000
+_RANDOM_RANGE = 2**32
+
+
+def pattern_dtype(fmt: ElementFormat) -> torch.dtype:
+    """The integer that holds a bit pattern: uint8 up to 8 bits, int16 up to 16, else int32."""
+    if fmt.bits <= 8:
+        return torch.uint8
+    return torch.int16 if fmt.bits <= 16 else torch.int32
+
+
+def encode(
+    x: torch.Tensor,
+    fmt: ElementFormat,
+    rounding: Rounding = Rounding.NEAREST_EVEN,
+    *,
+    random: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Bit patterns of ``x``, saturating.
+
+    Args:
+        x: any shape, float32.
+        random: int64 of the same shape in [0, 2**32), for stochastic rounding and it alone.
+    Returns:
+        ``x.shape`` in :func:`pattern_dtype`.  A NaN takes ``fmt.nan_code``, or the code of zero
+        where there is none.
+    """
+    match fmt:
+        case IntElement():
+            steps = round_to_steps(x, fmt, rounding, random).to(torch.int32)
+            codes = (steps + fmt.offset) & ((1 << fmt.bits) - 1)
+            return codes.to(pattern_dtype(fmt))
+        case FloatElement() if fmt.name in _CAST and rounding is Rounding.NEAREST_EVEN:
+            # Clamped first: not every torch release saturates in the cast to an 8-bit float.
+            codes = x.clamp(-fmt.max, fmt.max).to(CODE_DTYPES[fmt.name]).view(pattern_dtype(fmt))
+        case FloatElement() if fmt.exponent_bits == 8 and fmt.bias == 127:
+            codes = _cut(x, fmt, rounding, random)
+        case _:
+            codes = _search(x, fmt, rounding, random)
+    return codes.masked_fill(x.isnan(), _nan_pattern(fmt))
+
+
+def _nan_pattern(fmt: FloatElement | PositElement | CodebookElement) -> int:
+    if isinstance(fmt, CodebookElement):
+        return int(np.argmin(np.abs(np.array(fmt.values))))
+    code = fmt.nan_code or 0
+    # The same bits as a number of the signed 16-bit type.
+    return code - (1 << 16) if fmt.bits == 16 and code >= 1 << 15 else code
+
+
+def round_to_steps(
+    x: torch.Tensor, fmt: IntElement, rounding: Rounding, random: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``x`` in steps of an integer format: whole float32 numbers within its range, NaN as 0."""
+    x = x.masked_fill(x.isnan(), 0.0)
+    if fmt.fraction_bits:
+        x = x * 2.0**fmt.fraction_bits
+    x = x.clamp(-float(fmt.max_integer) if fmt.signed else 0.0, float(fmt.max_integer))
+    if rounding is Rounding.NEAREST_EVEN:
+        return torch.round(x)
+    if rounding is Rounding.TOWARD_ZERO:
+        return torch.trunc(x)
+    whole = torch.trunc(x)
+    fraction = (x - whole).abs()
+    if rounding is Rounding.NEAREST_AWAY:
+        return whole + torch.where(fraction >= 0.5, x.sign(), 0.0)
+    assert random is not None
+    return whole + torch.where(_carries(fraction, random), x.sign(), 0.0)
+
+
+def _carries(fraction: torch.Tensor, random: torch.Tensor) -> torch.Tensor:
+    # Scaling by a power of two is exact; the conversion to an integer cuts.
+    return (fraction * float(_RANDOM_RANGE)).to(torch.int64) + random >= _RANDOM_RANGE
+
+
+def _cut(
+    x: torch.Tensor, fmt: FloatElement, rounding: Rounding, random: torch.Tensor | None
+) -> torch.Tensor:
+    """fp32's own exponents: the code is the fp32 word without its last mantissa bits."""
+    word = x.view(torch.int32)
+    magnitude = (word & _MAGNITUDE).clamp(max=_INFINITY)
+    shift = 23 - fmt.mantissa_bits
+    codes = magnitude >> shift
+    if shift and rounding is Rounding.NEAREST_EVEN:
+        codes = (magnitude + (codes & 1) + ((1 << (shift - 1)) - 1)) >> shift
+    elif shift and rounding is Rounding.NEAREST_AWAY:
+        codes = (magnitude + (1 << (shift - 1))) >> shift
+    elif shift and rounding is Rounding.STOCHASTIC:
+        assert random is not None
+        rest = (magnitude & ((1 << shift) - 1)).to(torch.int64) << (32 - shift)
+        codes = codes + (rest + random >= _RANDOM_RANGE).to(torch.int32)
+    codes = codes.clamp(max=fmt.max_code)
+    # An arithmetic shift of the sign bit; what is above the format's own is cut off by the type.
+    sign = (word >> shift) & ~((1 << (fmt.bits - 1)) - 1)
+    codes = codes | sign
+    if 16 < fmt.bits < 32:
+        codes = codes & ((1 << fmt.bits) - 1)
+    return codes.to(pattern_dtype(fmt))
+
+
+def _ordered(values: np.ndarray) -> np.ndarray:
+    """float32 as int32 of the same order; -0 comes before +0."""
+    word = values.view(np.int32)
+    return word ^ ((word >> 31) & np.int32(_MAGNITUDE))
+
+
+@cache
+def _tables(
+    fmt: ElementFormat, rounding: Rounding, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Thresholds between places of a format's grid as ordered int32, and the grid's values."""
+    grid = code_grid(fmt)
+    # Places are codes: neither floats nor posits nor codebooks leave one out between finite values.
+    assert (grid.codes == np.arange(len(grid.codes))).all()
+    thresholds = _ordered(grid.thresholds(rounding) + np.float32(0))
+    # A threshold of zero is passed by -0 too.
+    thresholds = np.where(thresholds == 0, np.int32(-1), thresholds)
+    return (
+        torch.from_numpy(thresholds).to(device),
+        torch.from_numpy(grid.values.astype(np.float64)).to(device),
+    )
+
+
+@cache
+def _values(fmt: ElementFormat, device: torch.device) -> torch.Tensor:
+    """float32 value of every code."""
+    return torch.from_numpy(code_values(fmt).astype(np.float32)).to(device)
+
+
+# What ``torch.compiler.assume_constant_result`` does, without loading the compiler (1.5 s): tables
+# are constants of a compiled graph.
+_tables._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_values._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _search(
+    x: torch.Tensor,
+    fmt: FloatElement | PositElement | CodebookElement,
+    rounding: Rounding,
+    random: torch.Tensor | None,
+) -> torch.Tensor:
+    thresholds, values = _tables(fmt, rounding, x.device)
+    word = x.view(torch.int32)
+    if isinstance(fmt, CodebookElement):
+        key = word ^ ((word >> 31) & _MAGNITUDE)
+    else:
+        key = word & _MAGNITUDE
+    place = torch.searchsorted(thresholds, key, right=True, out_int32=True)
+    if rounding is Rounding.STOCHASTIC:
+        assert random is not None
+        size = x if isinstance(fmt, CodebookElement) else x.abs()
+        place = _stochastic_place(values, size.double(), place, random)
+    negative = word < 0
+    match fmt:
+        case FloatElement() if not fmt.signed:
+            place = place.masked_fill(negative, 0)
+        case FloatElement():
+            if fmt.specials is Specials.FNUZ:
+                negative = negative & (place > 0)
+            place = place | (negative.to(torch.int32) << (fmt.bits - 1))
+        case PositElement():
+            place = torch.where(negative, -place, place) & ((1 << fmt.bits) - 1)
+    return place.to(pattern_dtype(fmt))
+
+
+def _stochastic_place(
+    values: torch.Tensor, x: torch.Tensor, place: torch.Tensor, random: torch.Tensor
+) -> torch.Tensor:
+    """Move on from the place nearer to zero with the probability of the distance from it."""
+    outward = torch.where(x < 0, -1, 1)
+    beyond = (place + outward).clamp(0, len(values) - 1).to(torch.int32)
+    here, there = values[place], values[beyond]
+    gap = (there - here).abs()
+    # Outside the range there is no gap; below the smallest posit the distance would be negative.
+    distance = torch.where(gap > 0, x.abs() - here.abs(), 0.0).clamp(min=0.0)
+    fraction = distance / torch.where(gap > 0, gap, 1.0)
+    return torch.where(_carries(fraction, random), beyond, place)
+
+
+def decode(patterns: torch.Tensor, fmt: ElementFormat) -> torch.Tensor:
+    """float32 values of bit patterns, as :func:`encode` returns them; exact."""
+    if fmt.name in CODE_DTYPES:
+        return patterns.view(CODE_DTYPES[fmt.name]).float()
+    if fmt.bits > MAX_BITS:
+        return (patterns << (32 - fmt.bits)).view(torch.float32)
+    index = patterns.to(torch.int32)
+    if fmt.bits == MAX_BITS:
+        index = index & 0xFFFF
+    values = _values(fmt, patterns.device)
+    return values.index_select(0, index.reshape(-1)).view(patterns.shape)
