@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from tiles.kernels import Backend, TileConfig
+from tuning.candidates import Candidates
 from tuning.interrupts import Interrupts
 from tuning.plan import Plan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
-from tuning.study import Candidates
 from tuning.timing import Timing
 from tuning.worker import JobLimits, Target, Worker
 
@@ -80,6 +80,14 @@ class Bench:
         """Have configurations compiled that will be measured soon."""
         if self._pool is not None and _device(study) == "cuda":
             self._pool.announce(self._target(study), configs, urgent=urgent)
+
+    def environment(self, study: Candidates) -> Environment:
+        """Where this study is measured.
+
+        Raises:
+            ValueError: there is no such device, or the measuring process does not start.
+        """
+        return self._worker(_device(study)).hello()[0]
 
     def measure(
         self, study: Candidates, config: TileConfig, environment: bool

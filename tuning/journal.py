@@ -1,165 +1,77 @@
-"""The run folder's journal: optuna's journal file with one writer and few disk syncs.
+"""The run folder's journal: optuna's journal file, shared by processes of one host, few disk syncs.
 
 The lines are those of ``optuna.storages.journal.JournalFileBackend``, which can read the file.
-That backend takes a lock and syncs the disk for each of the dozen operations of a trial, and
-re-reads the file after each.  Here one process owns the file while it runs, so it reads the
-file once, and lines wait in memory until :meth:`RunJournal.flush`.
+That backend makes a lock file and syncs the disk for each of the dozen operations of a trial.
+Here the kernel's lock on the file itself orders the writers, a process reads only what others
+added, and the disk is synced by :meth:`RunJournal.flush`, once a trial.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from optuna.storages.journal import BaseJournalBackend
 
+from tuning.journal_file import (
+    JOURNAL,
+    EntryCheck,
+    ReadOnlyJournal,
+    bad_line,
+    read_journal,
+    repair,
+    set_aside,
+)
+from tuning.leases import anyone_alive
+
 __all__ = ["JOURNAL", "ReadOnlyJournal", "RunJournal", "read_journal", "repair"]
-
-JOURNAL = "journal.log"
-
-#: optuna's operation codes, ``optuna.storages.journal._storage.JournalOperation``.
-_OPERATIONS = range(11)
-_CREATE_STUDY, _CREATE_TRIAL = 0, 4
-
-
-def _is_operation(code: object) -> bool:
-    return type(code) is int and code in _OPERATIONS
-
-
-def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
-    """Entries up to the first bad line, the bytes they take, and what is wrong with that line.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
-    entries: list[dict[str, Any]] = []
-    good_bytes = 0
-    studies: set[str] = set()
-    trials = 0
-    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-        raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return entries, good_bytes, "is cut off"
-                try:
-                    entry = json.loads(line)
-                except (ValueError, RecursionError):
-                    return entries, good_bytes, "is corrupt"
-                if not isinstance(entry, dict) or not _is_operation(entry.get("op_code")):
-                    return entries, good_bytes, "is no journal entry"
-                # Optuna skips what refers to nothing: a lost line would take results with it.
-                if "study_id" in entry and entry["study_id"] not in range(len(studies)):
-                    return entries, good_bytes, "refers to a study that no line before it creates"
-                if "trial_id" in entry and entry["trial_id"] not in range(trials):
-                    return entries, good_bytes, "refers to a trial that no line before it creates"
-                if entry["op_code"] == _CREATE_STUDY:
-                    studies.add(str(entry.get("study_name")))
-                trials += entry["op_code"] == _CREATE_TRIAL
-                entries.append(entry)
-                good_bytes += len(line)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    return entries, good_bytes, ""
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Every entry of a journal.
-
-    Raises:
-        ValueError: unreadable, or a line is cut off or corrupt; the message names the line.
-    """
-    entries, _, fault = _scan(path)
-    if fault:
-        raise ValueError(
-            f"{path}, line {len(entries) + 1} {fault}: run `workbench repair {path.parent}`, "
-            f"which sets the rest aside in {path.name}.torn"
-        )
-    return entries
-
-
-def repair(folder: Path) -> int:
-    """Move everything from the journal's first bad line on to ``journal.log.torn``.
-
-    Entries refer to earlier ones by position, so what follows a bad line cannot be kept.
-    Nothing is deleted: the torn file is appended to.
-
-    Returns:
-        The number of bytes set aside; 0 when the journal is whole.
-
-    Raises:
-        ValueError: there is no journal, or the folder cannot be written.
-    """
-    path = folder / JOURNAL
-    _, good_bytes, fault = _scan(path)
-    if not fault:
-        return 0
-    torn = path.with_name(JOURNAL + ".torn")
-    try:
-        with path.open("r+b") as journal, torn.open("ab") as aside:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            journal.seek(good_bytes)
-            tail = journal.read()
-            aside.write(tail if tail.endswith(b"\n") else tail + b"\n")
-            aside.flush()
-            os.fsync(aside.fileno())
-            journal.truncate(good_bytes)
-    except BlockingIOError as error:
-        raise ValueError(f"{folder} is being written by another sweep: wait for its end") from error
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be repaired: {error.strerror}") from error
-    return len(tail)
-
-
-class ReadOnlyJournal(BaseJournalBackend):
-    """Entries of a finished or running sweep; refuses to add any."""
-
-    def __init__(self, path: Path) -> None:
-        self._entries = read_journal(path)
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """Entries from that number on."""
-        return self._entries[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Never: the file is open for reading."""
-        raise AssertionError("a read-only journal was written to")
 
 
 class RunJournal(BaseJournalBackend):
-    """The journal of the sweep that owns the folder; a context manager.
+    """The journal of a sweep that is at work; a context manager, for one thread.
+
+    A line that another process left cut off is set aside while somebody is at work in the folder;
+    otherwise it is reported, because it may have been cut by something else than a kill.
+
+    After a fault (a full disk, a damaged line) entries are kept in memory alone, so that optuna
+    ends its trial in good order, and :meth:`flush` reports the fault.
 
     Raises:
-        ValueError: the file is damaged, cannot be written, or another sweep owns it.
+        ValueError: the file is damaged or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if path.exists():
-            read_journal(path)  # a damaged journal is reported before anything is written
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
+        self._check = EntryCheck()
+        self._fresh: list[dict[str, Any]] = []
+        self._first_fresh = 0  #: number of the first entry that optuna has not read
+        self._entries = 0
+        self._bytes = 0  #: of the entries read or written
+        self._held = 0  #: how many times :meth:`exclusive` is open
+        self._fault: ValueError | None = None
+        self._told = False
+        self._dirty = False
+        self._synced_at = time.monotonic()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise ValueError(self._unwritable(error)) from error
         try:
-            # The kernel drops this lock when the process dies, however it dies.
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._fresh = read_journal(path)
-        except OSError as error:
+            with self.exclusive():
+                pass
+            if self._fault is not None:
+                raise self._fault
+        except BaseException:
             os.close(self._fd)
-            raise ValueError(
-                f"{path.parent} is being written by another sweep: wait or choose another output"
-            ) from error
-        self._first_fresh = 0  #: number of the first entry that optuna has not read
-        self._bytes = os.fstat(self._fd).st_size
-        self._waiting: list[str] = []
-        self._flushed_at = time.monotonic()
+            raise
 
     def _unwritable(self, error: OSError) -> str:
         return (
@@ -167,43 +79,110 @@ class RunJournal(BaseJournalBackend):
             f"free space or choose another output, then run again"
         )
 
+    @property
+    def running(self) -> dict[int, str]:
+        """Trials that run, by optuna's id: the worker id that optuna wrote when each began."""
+        return self._check.running
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Everything that others wrote is known, and nobody else writes; may be nested."""
+        if not self._held:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._held += 1
+        try:
+            if self._held == 1:
+                self._catch_up()
+            yield
+        finally:
+            self._held -= 1
+            if not self._held:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _catch_up(self) -> None:
+        size = os.fstat(self._fd).st_size
+        if size == self._bytes or self._fault is not None:
+            return
+        if size < self._bytes:
+            self._fault = ValueError(
+                f"{self._path} was cut while it was in use: run the same command again"
+            )
+            return
+        data = os.pread(self._fd, size - self._bytes, self._bytes)
+        entries, good_bytes, fault = self._check.read(data)
+        self._fresh += entries
+        self._entries += len(entries)
+        self._bytes += good_bytes
+        if fault == "is cut off" and anyone_alive(self._path.parent):
+            try:
+                set_aside(self._path, self._fd, self._bytes)
+            except OSError as error:
+                self._fault = ValueError(self._unwritable(error))
+        elif fault:
+            self._fault = bad_line(self._path, self._entries + 1, fault)
+
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Entries from that number on; numbers only grow, so earlier ones are forgotten."""
         assert log_number_from >= self._first_fresh
+        if not self._held and os.fstat(self._fd).st_size != self._bytes:
+            with self.exclusive():
+                pass
         del self._fresh[: log_number_from - self._first_fresh]
         self._first_fresh = log_number_from
         return list(self._fresh)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add entries; they are on disk after the next :meth:`flush`."""
-        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
-        self._waiting += lines
-        self._fresh += [json.loads(line) for line in lines]
+        """Add entries, after all that others added; on disk after the next :meth:`flush`."""
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        data = "".join(lines).encode()
+        with self.exclusive():
+            if self._fault is None:
+                self._write(data)
+            if self._fault is None:
+                self._bytes += len(data)
+            for line in lines:
+                entry = json.loads(line)
+                self._check.note(entry)
+                self._fresh.append(entry)
+            self._entries += len(lines)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.write(self._fd, view)
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                view = view[written:]
+            self._dirty = True
+        except OSError as error:
+            self._fault = ValueError(self._unwritable(error))
+            self._fault.__cause__ = error
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._bytes)
+        except BaseException:  # an interrupt: as if the entries had never been given
+            os.ftruncate(self._fd, self._bytes)
+            raise
 
     def flush(self, older_than_s: float = 0.0) -> None:
-        """Write what waits and sync the disk, unless the last time is more recent than that.
+        """Sync the disk, unless the last time is more recent than that.
 
         Raises:
             ValueError: the disk is full or the file cannot be written; it is left whole.
         """
-        if not self._waiting or time.monotonic() - self._flushed_at < older_than_s:
+        if self._fault is not None:
+            self._told = True
+            raise self._fault
+        if not self._dirty or time.monotonic() - self._synced_at < older_than_s:
             return
-        data = ("\n".join(self._waiting) + "\n").encode()
         try:
-            if os.fstat(self._fd).st_size != self._bytes:
-                os.ftruncate(self._fd, self._bytes)  # an interrupted flush left half a line
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
             os.fsync(self._fd)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._bytes)
-            self._waiting = []
-            raise ValueError(self._unwritable(error)) from error
-        self._bytes += len(data)
-        self._waiting = []
-        self._flushed_at = time.monotonic()
+            self._fault = ValueError(self._unwritable(error))
+            self._told = True
+            raise self._fault from error
+        self._dirty = False
+        self._synced_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -215,6 +194,7 @@ class RunJournal(BaseJournalBackend):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self.flush()
+            if not self._told:
+                self.flush()
         finally:
             os.close(self._fd)

@@ -61,6 +61,7 @@ class Plan:
     seed: int = 0
     simulate: bool = False  #: times are the model's predictions; no worker is started
     cache: str = "cold"  #: "cold" (L2 emptied before every launch) or "warm"
+    shared_name: str = ""  #: of the sweep in a shared storage; empty when a folder keeps the record
 
     def __post_init__(self) -> None:
         if not self.studies:
@@ -76,6 +77,10 @@ class Plan:
             raise ValueError(f"seed = {self.seed}: must lie in 0..2^32-1")
         if self.cache not in ("cold", "warm"):
             raise ValueError(f"cache = {self.cache!r}: choose cold or warm")
+        if "|" in self.shared_name or not self.shared_name.isprintable():
+            raise ValueError(
+                f"study name {self.shared_name!r:.80}: write it without | and controls"
+            )
         seen: set[str] = set()
         for study in self.studies:
             name = self.study_name(study)
@@ -84,9 +89,13 @@ class Plan:
             seen.add(name)
 
     def study_name(self, study: StudyPlan) -> str:
-        """The optuna study's name: problem, kernel family, GPU, simulated or measured."""
+        """The optuna study's name: problem, kernel family, GPU, simulated or measured.
+
+        In a shared storage the sweep's name stands before them.
+        """
         mode = "simulated" if self.simulate else "measured"
-        return f"{study.problem}|{study.kernel}|{self.gpu.name}|{mode}"
+        name = f"{study.problem}|{study.kernel}|{self.gpu.name}|{mode}"
+        return f"{self.shared_name}|{name}" if self.shared_name else name
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping of everything but the folder; what ``plan.json`` holds."""
@@ -108,3 +117,25 @@ class Plan:
             },
             "studies": [study.to_dict() for study in self.studies],
         }
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, gpu: "Gpu", folder: Path, shared_name: str = ""
+    ) -> "Plan":
+        """Read what :meth:`to_dict` wrote, with what it leaves out.
+
+        Raises:
+            ValueError: a value that no plan has.
+        """
+        return cls(
+            studies=tuple(StudyPlan.from_dict(study) for study in data["studies"]),
+            gpu=gpu,
+            folder=folder,
+            strategy=Strategy(data["strategy"]),
+            max_measurements=data["max_measurements"],
+            time_limit_s=data["time_limit_s"],
+            seed=data["seed"],
+            simulate=data["simulate"],
+            cache=data["cache"],
+            shared_name=shared_name,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from sim import Gpu, parse_gpu
@@ -20,8 +20,10 @@ from tiles.kernels import LegalSpace, Status
 from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
+from tuning.leases import SUFFIX
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
+from tuning.replayed_journal import ReplayedJournal
 from tuning.stored_plan import GPU_FILE, PLAN_FILE, UNFIT, number, read_gpu, read_plan, unfit
 
 __all__ = [
@@ -42,7 +44,9 @@ _BUDGET = ("max_measurements", "time_limit_s")
 #: How messages call a key of the plan.
 _SAID = {"gpu_sha256": "the GPU file", "sources": "the kernels' source"}
 #: What a sweep that was killed at its very start may leave.
-_LEFT_OVERS = frozenset({JOURNAL, GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"})
+_LEFT_OVERS = frozenset(
+    {JOURNAL, f"{JOURNAL}.torn", GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"}
+)
 
 
 @contextlib.contextmanager
@@ -122,7 +126,9 @@ def check_folder(plan: Plan) -> None:
             f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
         )
     elif foreign := sorted(
-        entry.name for entry in plan.folder.iterdir() if entry.name not in _LEFT_OVERS
+        entry.name
+        for entry in plan.folder.iterdir()
+        if entry.name not in _LEFT_OVERS and SUFFIX not in entry.suffixes
     ):
         raise ValueError(
             f"{plan.folder} holds {foreign[0]!r} and no sweep: choose another output, a folder "
@@ -193,7 +199,7 @@ def load_run(folder: Path) -> Run:
         return Run(folder=folder, plan=plan, gpu=gpu, studies=())
     journal = ReadOnlyJournal(path)  # says itself which line is damaged
     with quiet_optuna(), whole(path):
-        return read_run(folder, plan, gpu, JournalStorage(journal))
+        return read_run(folder, plan, gpu, ReplayedJournal(journal))
 
 
 def read_run(folder: Path, plan: Mapping[str, Any], gpu: Gpu, storage: BaseStorage) -> Run:

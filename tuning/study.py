@@ -2,93 +2,36 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
+from optuna.storages._heartbeat import is_heartbeat_enabled  # optuna gives it no public name
 from optuna.trial import FrozenTrial, TrialState
 
-from sim.prediction import PricedTable
-from tiles.kernels import Kernel, LegalSpace, TileConfig
+from tiles.kernels import TileConfig
+from tuning.candidates import Candidates, describe
 from tuning.neighbours import winning_params
-from tuning.plan import Plan, Strategy, StudyPlan
+from tuning.plan import Plan, Strategy
 from tuning.records import Environment, Measurement, TrialRecord
+from tuning.rescue import fail_stale_trials
 from tuning.sampler import LegalSampler
-from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, SearchStrategy
+from tuning.strategies import History, LegalTable, Outcome
 from tuning.timing import Timing
 
-__all__ = ["Candidates", "Study", "describe"]
+__all__ = ["Candidates", "Repeat", "Study", "Surplus"]
+
+#: Larger than any trial's number: the place of a row whose trial has no number yet.
+_LAST = 2**62
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """A study's legal configurations with their predictions, made before anything is measured."""
-
-    plan: StudyPlan
-    kernel: Kernel
-    space: LegalSpace
-    priced: PricedTable | None  #: of the accepted configurations; None when there are none
-    path: str  #: "native" or "emulated"
-
-    @property
-    def legal_size(self) -> int:
-        """Number of legal configurations."""
-        return 0 if self.priced is None else len(self.priced)
-
-    def budget(self, plan: Plan) -> int:
-        """Finished trials after which the study ends."""
-        if plan.strategy is Strategy.EXHAUSTIVE:
-            return self.legal_size
-        return min(plan.max_measurements, self.legal_size)
-
-    def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
-        """The plan's strategy on these configurations; at least one is legal."""
-        assert self.priced is not None
-        return STRATEGIES[plan.strategy](
-            LegalTable.of(self.priced),
-            seed=seed,
-            budget=plan.max_measurements,
-            neighbours=neighbours,
-            # A simulated sweep has no uncertainty that a stopping rule could weigh.
-            early_stop=not plan.simulate,
-        )
-
-    def seeds(self, plan: Plan) -> list[int]:
-        """Rows that are measured whatever comes of them, as far as they are known by now."""
-        return [] if self.priced is None else self.strategy(plan).openers
-
-    def configs(self, rows: list[int]) -> list[TileConfig]:
-        """Legal configurations by row."""
-        if self.priced is None:
-            return []
-        return [self.priced.table.config(row) for row in rows]
+class Surplus(optuna.TrialPruned):
+    """A trial that began when nothing was left: other workers run the last configurations."""
 
 
-def describe(plan: Plan, candidates: Candidates, storage: BaseStorage) -> str:
-    """Create the optuna study, or find it, and say what it is about: its name."""
-    description: Mapping[str, Any] = {
-        "kernel": candidates.plan.kernel,
-        "gpu": plan.gpu.name,
-        "path": candidates.path,
-        "simulated": plan.simulate,
-        "space_size": len(candidates.space.table),
-        "legal_size": candidates.legal_size,
-        "rejected_by_rule": candidates.space.rejected_by_rule,
-        "problem": str(candidates.plan.problem),  # last: with it the description is whole
-    }
-    name = plan.study_name(candidates.plan)
-    try:
-        study_id = storage.get_study_id_from_name(name)
-    except KeyError:
-        study_id = storage.create_new_study([StudyDirection.MINIMIZE], name)
-    stored = storage.get_study_user_attrs(study_id)
-    for key, value in description.items():
-        if stored.get(key) != value:
-            storage.set_study_user_attr(study_id, key, value)
-    return name
+class Repeat(optuna.TrialPruned):
+    """A trial of a configuration that another worker runs or has measured."""
 
 
 class Study:
@@ -108,8 +51,11 @@ class Study:
 
         Args:
             candidates: with at least one legal configuration.
+            storage: one that several processes share has ``choosing`` (a lock on choosing a
+                configuration) and heartbeats, which tell whose trials were cut short.
             batch, announce: proposals drawn at a time, and who is told of them.
-            alone: no other process works on the study, so a running trial was cut short.
+            alone: of a storage without heartbeats: no other process works on the study, so a
+                running trial was cut short.
         """
         assert candidates.priced is not None
         self.plan = plan
@@ -122,17 +68,27 @@ class Study:
         self._told: set[int] = set()  # numbers of trials with an outcome
         self._settled = 0  # trials below this number have ended and were looked at
         self._queued: set[int] = set()  # rows of trials that wait
-        name = describe(plan, candidates, storage)
+        self._running: dict[int, int | None] = {}  # other processes' trials: number, row
+        self._mine = -1  # number of the trial that runs here
+        self._undrawn = 0  # trials begun before that one, whose rows are not known yet
+        self.overtaken = False  #: a trial of this process went stale and was given to another
+        self.name = plan.study_name(candidates.plan)
+        with self._choosing():
+            name = describe(plan, candidates, storage)
+            neighbours = self._neighbours(name)
         # A study of the same plan draws the same numbers, whatever else the plan holds.
         seed = (plan.seed + zlib.crc32(name.encode())) % 2**32
-        neighbours = self._neighbours(name)
         self.strategy = candidates.strategy(plan, seed, neighbours)
         self.legal = self.strategy.legal
         self.history = History(len(self.legal))
         tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
         sampler = LegalSampler(self.strategy, self._look, batch=batch, announce=tell)
         self.optuna = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-        self._resume(alone)
+        self._beats = is_heartbeat_enabled(storage)
+        if self._beats:
+            fail_stale_trials(self.optuna)
+        with self._choosing():
+            self._resume(alone and not self._beats)
         coming = [row for row in self.strategy.openers if self.history.untried[row]]
         if tell is not None and neighbours and coming:
             tell(coming)
@@ -177,12 +133,41 @@ class Study:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             elif not trial.state.is_finished():
                 live.add(self._row(trial))
+        self._requeue_lost()
+
+    def _choosing(self) -> AbstractContextManager[None]:
+        """While this is open no other process chooses a configuration of the study."""
+        lock = getattr(self._storage, "choosing", None)
+        return nullcontext() if lock is None else lock(self.name)
+
+    def _requeue_lost(self) -> None:
+        """Queue the configurations that were begun, have no outcome, and that nobody runs."""
         self.refresh()
-        told = {row for row, _ in self.history.told}
+        live = {row for row, _ in self.history.told} | self._queued | set(self._running.values())
         for row in self.history.rows:
-            if row not in told and row not in live:
-                self.optuna.enqueue_trial(self.legal.params(row))
-                self._queued.add(row)
+            if row not in live:
+                self._enqueue(row)
+        self._queue_ahead()
+
+    def _queue_ahead(self) -> None:
+        """Keep the queue of a fleet's exhaustive study filled: its workers only take from it."""
+        ahead: int = getattr(self._storage, "queue_ahead", 0)
+        if self.plan.strategy is Strategy.EXHAUSTIVE and len(self._queued) < (ahead + 1) // 2:
+            for row in self.strategy.propose(self.history, ahead - len(self._queued)):
+                self._enqueue(row)
+
+    def _enqueue(self, row: int) -> None:
+        self.optuna.enqueue_trial(self.legal.params(row))
+        self._queued.add(row)
+        self.history.ask(row, _LAST)
+
+    def look_around(self) -> str:
+        """See what other processes did, queue what they lost: :meth:`exhausted` after that."""
+        if self._beats:
+            fail_stale_trials(self.optuna)
+        with self._choosing():
+            self._requeue_lost()
+        return self.exhausted()
 
     def _row(self, trial: FrozenTrial) -> int | None:
         return self.legal.row(trial.system_attrs.get("fixed_params", trial.params))
@@ -199,6 +184,7 @@ class Study:
         undrawn = 0
         settled = True
         self._queued.clear()
+        self._running.clear()
         for trial in self.optuna.get_trials(deepcopy=False)[self._settled :]:
             settled = settled and trial.state.is_finished()
             self._settled += settled
@@ -206,27 +192,61 @@ class Study:
             if trial.number not in self._told and "measurement" in trial.user_attrs:
                 outcome = Measurement.from_dict(trial.user_attrs["measurement"])
                 self._note(trial.number, row, outcome)
+            elif trial.number in self._told:
+                continue
+            elif trial.state is TrialState.RUNNING and trial.number != self._mine:
+                self._running[trial.number] = row
+                if row is not None:
+                    self.history.ask(row, trial.number)
+                elif before is not None:
+                    undrawn += trial.number < before
             elif row is not None:
-                self.history.ask(row, trial.number)
+                # A repeat was given up; the row keeps the place of the trial that measures it.
+                if trial.state is not TrialState.PRUNED:
+                    self.history.ask(row, trial.number)
                 if trial.state is TrialState.WAITING:
                     self._queued.add(row)
-            elif trial.state is TrialState.RUNNING and before is not None:
-                undrawn += trial.number < before
         return undrawn
 
     def _look(self, trial: FrozenTrial) -> tuple[History, int]:
-        undrawn = self.refresh(trial.number)
-        return self.history, undrawn
+        return self.history, self._undrawn
 
     def ask(self, trial: optuna.Trial) -> int:
-        """Draw a trial's parameters: the row that it measures."""
-        for name, distribution in self.legal.space.items():
-            trial._suggest(name, distribution)
+        """Draw a trial's parameters: the row that it measures.
+
+        Raises:
+            Surplus: nothing is left for it.
+            Repeat: another process measures the queued configuration, or has measured it.
+        """
+        self._mine = trial.number
+        with self._choosing():
+            self._undrawn = self.refresh(trial.number)
+            if trial._fixed_params:
+                queued = self.legal.row(trial._fixed_params)
+                if queued is None or self._taken(queued):
+                    raise Repeat("another worker measures this configuration")
+            elif self.idle:
+                raise Surplus("other workers run the last configurations")
+            self._queue_ahead()
+            for name, distribution in self.legal.space.items():
+                trial._suggest(name, distribution)
         row = self.legal.row(trial.params)
         assert row is not None, "sampled an illegal configuration"
         self.history.ask(row, trial.number)
         self._queued.discard(row)
         return row
+
+    def _taken(self, row: int) -> bool:
+        """True when the row has an outcome, or another process runs it."""
+        return row in self._running.values() or self.history.outcome(row) is not None
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits and what is needed runs already, in other processes."""
+        if self._queued:
+            return False
+        begun = self.finished + len(self._running)
+        return begun >= self.budget or not self.history.untried.any()
 
     def tell(self, trial: optuna.Trial, row: int, outcome: Measurement) -> TrialRecord:
         """Store an outcome beside its prediction."""
@@ -266,7 +286,9 @@ class Study:
         """Why no further trial is needed, or "" while one is."""
         if self.finished >= self.budget:
             return f"{self.finished} of {self.budget} measurements done"
-        return "" if self._queued else self.strategy.stop(self.history)
+        if self._queued or (self._running and not self.history.untried.any()):
+            return ""  # what runs elsewhere may yet be lost
+        return self.strategy.stop(self.history)
 
     def ties(self, within: float = 0.03, most: int = 12) -> list[int]:
         """Numbers of the CORRECT trials as fast as the best within a share, fastest first."""

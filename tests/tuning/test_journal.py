@@ -1,4 +1,4 @@
-"""The journal: readable by optuna, one writer, whole after every fault."""
+"""The journal: readable by optuna, shared by writers of one host, whole after every fault."""
 
 import errno
 import os
@@ -9,8 +9,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from tuning.journal import JOURNAL, ReadOnlyJournal, RunJournal, read_journal, repair
+from tuning.replayed_journal import ReplayedJournal
+from tuning.run_storage import RunStorage
 
 ENTRY = {"op_code": 0, "worker_id": "w", "study_name": "s"}
 
@@ -32,7 +35,7 @@ def test_optuna_reads_the_file_with_its_own_backend(tmp_path: Path) -> None:
         study_name="s", storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
     )
     ours = optuna.load_study(
-        study_name="s", storage=JournalStorage(ReadOnlyJournal(tmp_path / JOURNAL))
+        study_name="s", storage=ReplayedJournal(ReadOnlyJournal(tmp_path / JOURNAL))
     )
     assert len(ours.trials) == 5
     assert ours.trials == theirs.trials
@@ -47,15 +50,63 @@ def test_a_second_session_goes_on(tmp_path: Path) -> None:
     assert repair(tmp_path) == 0
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with RunJournal(tmp_path / JOURNAL):
-        with pytest.raises(ValueError, match="is being written by another sweep"):
-            RunJournal(tmp_path / JOURNAL)
-        (tmp_path / JOURNAL).write_bytes(b"{")
-        with pytest.raises(ValueError, match="cut off"):
-            RunJournal(tmp_path / JOURNAL)
+def test_two_writers_share_the_file(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    with RunJournal(path) as one, RunJournal(path) as two:
+        first, second = JournalStorage(one), JournalStorage(two)
+        optuna.create_study(storage=first, study_name="s")
+        for storage in (first, second) * 4:
+            study = optuna.load_study(study_name="s", storage=storage)
+            study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=2)
+            study.enqueue_trial({"x": 3})
+        # Of two that take a waiting trial one gets it.
+        waiting = [t for t in study.trials if t.state is TrialState.WAITING]
+        ours, theirs = (
+            s.set_trial_state_values(waiting[0]._trial_id, TrialState.RUNNING)
+            for s in (first, second)
+        )
+        assert (ours, theirs) == (True, False)
+        assert first.get_all_trials(0) == second.get_all_trials(0)
+        assert [t.number for t in second.get_all_trials(0)] == list(range(len(study.trials)))
+        read = ReplayedJournal(ReadOnlyJournal(path))
+        assert read.get_all_trials(0) == first.get_all_trials(0)
+
+
+def test_a_line_cut_by_a_kill_is_set_aside_while_others_are_at_work(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    with RunStorage(tmp_path) as storage:
+        optuna.create_study(storage=storage, study_name="s")
+        with path.open("ab") as file:
+            file.write(b'{"op_code": 4, "wor')
+        assert len(read_journal(path)) == 1  # somebody is at it: not reported as damage
+        study = optuna.load_study(storage=storage, study_name="s")
+        study.optimize(lambda trial: trial.suggest_int("x", 0, 9), n_trials=2)
+    assert (tmp_path / "journal.log.torn").read_bytes() == b'{"op_code": 4, "wor\n'
+    assert repair(tmp_path) == 0
+    with RunStorage(tmp_path) as storage:
+        assert len(storage.get_all_trials(0)) == 2
+
+
+def test_repair_waits_for_those_at_work(tmp_path: Path) -> None:
+    with RunStorage(tmp_path) as storage:
+        optuna.create_study(storage=storage, study_name="s")
+        with (tmp_path / JOURNAL).open("ab") as file:
+            file.write(b"{}\n")
         with pytest.raises(ValueError, match="is being written by another sweep"):
             repair(tmp_path)
+        with pytest.raises(ValueError, match=r"line 2 is no journal entry: run `work"):
+            storage.flush() if storage.get_all_studies() else None
+    assert repair(tmp_path) == 3
+    assert not list(tmp_path.glob("*.lease"))
+
+
+def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
+    journal = RunJournal(tmp_path / JOURNAL)
+    journal.append_logs([ENTRY])
+    os.truncate(tmp_path / JOURNAL, 3)
+    journal.append_logs([ENTRY])
+    with pytest.raises(ValueError, match="was cut while it was in use"), journal:
+        pass
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
@@ -113,11 +164,11 @@ def test_a_full_disk_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.M
     assert len(read_journal(path)) == 1
 
 
-def test_an_interrupted_flush_is_written_again(
+def test_an_interrupted_entry_was_never_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = RunJournal(tmp_path / JOURNAL)
-    journal.append_logs([ENTRY, ENTRY])
+    journal.append_logs([ENTRY])
     write = os.write
 
     def interrupted(fd: int, data: bytes) -> int:
@@ -126,10 +177,11 @@ def test_an_interrupted_flush_is_written_again(
 
     monkeypatch.setattr(os, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        journal.flush()
+        journal.append_logs([ENTRY, ENTRY])
     monkeypatch.undo()
     with journal:
-        pass
+        assert len(list(journal.read_logs(0))) == 1
+        journal.append_logs([ENTRY])
     assert read_journal(tmp_path / JOURNAL) == [ENTRY, ENTRY]
 
 

@@ -53,6 +53,10 @@ class History:
         """Rows with their outcomes, in the order in which they were asked for."""
         return [(row, self._outcomes[row]) for row in self.rows if row in self._outcomes]
 
+    def outcome(self, row: int) -> Outcome | None:
+        """How a row ended, or None when it has not."""
+        return self._outcomes.get(row)
+
     @property
     def finished(self) -> int:
         """Number of rows with an outcome."""

@@ -1,0 +1,83 @@
+"""What a study may measure: its legal configurations with their predictions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from sim.prediction import PricedTable
+from tiles.kernels import Kernel, LegalSpace, TileConfig
+from tuning.plan import Plan, Strategy, StudyPlan
+from tuning.strategies import STRATEGIES, LegalTable, SearchStrategy
+
+__all__ = ["Candidates", "describe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """A study's legal configurations with their predictions, made before anything is measured."""
+
+    plan: StudyPlan
+    kernel: Kernel
+    space: LegalSpace
+    priced: PricedTable | None  #: of the accepted configurations; None when there are none
+    path: str  #: "native" or "emulated"
+
+    @property
+    def legal_size(self) -> int:
+        """Number of legal configurations."""
+        return 0 if self.priced is None else len(self.priced)
+
+    def budget(self, plan: Plan) -> int:
+        """Finished trials after which the study ends."""
+        if plan.strategy is Strategy.EXHAUSTIVE:
+            return self.legal_size
+        return min(plan.max_measurements, self.legal_size)
+
+    def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
+        """The plan's strategy on these configurations; at least one is legal."""
+        assert self.priced is not None
+        return STRATEGIES[plan.strategy](
+            LegalTable.of(self.priced),
+            seed=seed,
+            budget=plan.max_measurements,
+            neighbours=neighbours,
+            # A simulated sweep has no uncertainty that a stopping rule could weigh.
+            early_stop=not plan.simulate,
+        )
+
+    def seeds(self, plan: Plan) -> list[int]:
+        """Rows that are measured whatever comes of them, as far as they are known by now."""
+        return [] if self.priced is None else self.strategy(plan).openers
+
+    def configs(self, rows: list[int]) -> list[TileConfig]:
+        """Legal configurations by row."""
+        if self.priced is None:
+            return []
+        return [self.priced.table.config(row) for row in rows]
+
+
+def describe(plan: Plan, candidates: Candidates, storage: BaseStorage) -> str:
+    """Create the optuna study, or find it, and say what it is about: its name."""
+    description: Mapping[str, Any] = {
+        "kernel": candidates.plan.kernel,
+        "gpu": plan.gpu.name,
+        "path": candidates.path,
+        "simulated": plan.simulate,
+        "space_size": len(candidates.space.table),
+        "legal_size": candidates.legal_size,
+        "rejected_by_rule": candidates.space.rejected_by_rule,
+        "problem": str(candidates.plan.problem),  # last: with it the description is whole
+    }
+    name = plan.study_name(candidates.plan)
+    try:
+        study_id = storage.get_study_id_from_name(name)
+    except KeyError:
+        study_id = storage.create_new_study([StudyDirection.MINIMIZE], name)
+    stored = storage.get_study_user_attrs(study_id)
+    for key, value in description.items():
+        if stored.get(key) != value:
+            storage.set_study_user_attr(study_id, key, value)
+    return name

@@ -1,0 +1,291 @@
+"""Optuna's PostgreSQL storage for a fleet: heartbeats, retries, and patience with a restart."""
+
+import contextlib
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from tuning.rescue import close_measured, requeue_callback
+from tuning.storage_url import parse_storage_url, shown_url
+
+__all__ = ["FleetStorage"]
+
+#: A worker tells so often that its trial lives; silent for so long, its trial goes to another.
+HEARTBEAT_S, GRACE_S = 10, 60
+#: A server that restarts is waited for so long.
+OUTAGE_S = 180.0
+#: The first connection, where a wrong URL shows.
+CONNECT_S = 10
+#: Nobody holds a study for longer: choosing a configuration takes well under a second.
+LOCK_S = 300
+#: Of the server's side, so that the lock of a host that lost power is given back.
+_KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+
+#: What may be done again when the connection broke, because doing it twice changes nothing.
+_REPEATABLE = (
+    "create_new_study",
+    "delete_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_all_studies",
+    "_create_new_trial",  # at worst a trial that nobody runs, which goes stale without harm
+    "_set_trial_param",
+    "set_trial_state_values",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "get_trial_id_from_study_id_trial_number",
+    "get_trial",
+    "_get_trials",
+    "record_heartbeat",
+)
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    """RDBStorage's method, called again while the server restarts."""
+    method = getattr(RDBStorage, name)
+
+    @wraps(method)
+    def call(self: "FleetStorage", *args: Any, **kwargs: Any) -> Any:
+        return self._through_outages(lambda: method(self, *args, **kwargs))
+
+    return call
+
+
+class _PatientStorage(RDBStorage):
+    def _through_outages(self, call: Callable[[], Any]) -> Any:
+        raise NotImplementedError
+
+
+for _name in _REPEATABLE:
+    setattr(_PatientStorage, _name, _patient(_name))
+
+
+class FleetStorage(_PatientStorage):
+    """A PostgreSQL storage that several hosts share; a context manager.
+
+    Args:
+        url: ``postgresql+psycopg://user:password@host:port/database``; its secrets are never shown.
+        heartbeat_s, grace_s: see :class:`optuna.storages.RDBStorage`.
+        outage_s: how long a server that stopped answering is waited for.
+
+    Raises:
+        ValueError: psycopg is missing, the URL is wrong, nothing answers there, or the database
+            was made by another version of optuna.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        heartbeat_s: int = HEARTBEAT_S,
+        grace_s: int = GRACE_S,
+        outage_s: float = OUTAGE_S,
+    ) -> None:
+        parsed = parse_storage_url(url)
+        self.shown = shown_url(parsed)
+        self._secrets = [s for s in (url, parsed.password, *_texts(parsed.query)) if s]
+        self._outage_s = outage_s
+        self._silent_since: dict[int, float] = {}
+        self._locks: sqlalchemy.Connection | None = None
+        options = {
+            "pool_pre_ping": True,
+            "connect_args": {
+                "connect_timeout": CONNECT_S,
+                "keepalives_idle": 30,
+                "tcp_user_timeout": 60_000,
+                "options": _KEEPALIVE,
+                **parsed.query,
+            },
+        }
+        plain = parsed.set(query={})
+        try:
+            with self._first_contact(plain, options), warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                super().__init__(
+                    # optuna fills in {SCHEMA_VERSION}.
+                    plain.render_as_string(hide_password=False)
+                    .replace("{", "{{")
+                    .replace("}", "}}"),
+                    engine_kwargs=options,
+                    heartbeat_interval=heartbeat_s,
+                    grace_period=grace_s,
+                    heartbeat_stale_trial_callback=requeue_callback(),
+                )
+        except ImportError:
+            raise ValueError("psycopg is missing: pip install 'tile-workbench[fleet]'") from None
+        except RuntimeError as error:  # optuna: the tables are another version's
+            raise ValueError(f"storage {self.shown}: {self._clean(error)}") from None
+        except (StorageInternalError, SQLAlchemyError) as error:
+            # ``from None``: a traceback would show what the driver was given.
+            raise ValueError(
+                f"storage {self.shown} does not answer: {self._clean(error)}: "
+                "start the server or correct the URL"
+            ) from None
+
+    @contextlib.contextmanager
+    def _first_contact(self, url: sqlalchemy.URL, options: Mapping[str, Any]) -> Iterator[None]:
+        """Hold a lock while optuna makes its tables: two that make them at once collide."""
+        engine = sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.NullPool, connect_args=options["connect_args"]
+        )
+        with engine.connect() as connection:
+            connection.execute(_LOCK, {"key": _key("tables")})
+            yield
+
+    def _clean(self, error: BaseException) -> str:
+        """The first line of what the driver said, without secrets."""
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        original = getattr(cause, "orig", None) or cause or error
+        text = next(
+            (line for line in str(original).splitlines() if line.strip()), "no reason given"
+        )
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _through_outages(self, call: Callable[[], Any]) -> Any:
+        deadline: float | None = None
+        while True:
+            try:
+                return call()
+            except UpdateFinishedTrialError:
+                if deadline is None:
+                    raise
+                return True  # the first try was stored before its answer was lost
+            except (StorageInternalError, OperationalError, InterfaceError) as error:
+                if not _is_outage(error):
+                    raise
+                now = time.monotonic()
+                deadline = deadline or now + self._outage_s
+                if now > deadline:
+                    raise ValueError(
+                        f"storage {self.shown} does not answer any more: {self._clean(error)}: "
+                        "nothing stored is lost; start the server, then run the same command again"
+                    ) from None
+                time.sleep(0.25)
+
+    @contextlib.contextmanager
+    def choosing(self, study_name: str) -> Iterator[None]:
+        """While a configuration is chosen and claimed, no other worker of the study chooses.
+
+        The lock belongs to a connection: the server gives it back when the worker dies.
+        """
+        key = {"key": _key(study_name)}
+        self._through_outages(lambda: self._lock(key))
+        try:
+            yield
+        finally:
+            try:
+                if self._locks is not None:
+                    self._locks.execute(_UNLOCK, key)
+            except DBAPIError:
+                self._drop_locks()  # with the connection the lock is gone
+
+    def _lock(self, key: Mapping[str, int]) -> None:
+        try:
+            if self._locks is None:
+                self._locks = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                self._locks.execute(sqlalchemy.text(f"SET lock_timeout = '{LOCK_S}s'"))
+            self._locks.execute(_LOCK, key)
+        except DBAPIError:
+            self._drop_locks()
+            raise
+
+    def _drop_locks(self) -> None:
+        if self._locks is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                self._locks.invalidate()
+            with contextlib.suppress(SQLAlchemyError):
+                self._locks.close()
+        self._locks = None
+
+    def flush(self, older_than_s: float = 0.0) -> None:
+        """Nothing: every operation is committed when it returns."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Tell that a trial lives; the thread that calls this must not die of an outage."""
+        with contextlib.suppress(ValueError):  # the sweep's own thread reports it
+            super().record_heartbeat(trial_id)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        return close_measured(self, self._through_outages(lambda: self._stale(study_id)))
+
+    def _stale(self, study_id: int) -> list[int]:
+        """Trials whose heartbeat stopped, or never began, for the grace period."""
+        grace_s = float(self.grace_period or 0)
+        with self.engine.connect() as connection:
+            # While the server was down nobody could tell that it lives.
+            up_s = float(connection.execute(_UPTIME).scalar_one())
+            if up_s < grace_s:
+                return []
+            silent = set(connection.execute(_SILENT, {"study": study_id}).scalars())
+        now = time.monotonic()
+        self._silent_since = {
+            trial_id: self._silent_since.get(trial_id, now) for trial_id in silent
+        }
+        # Killed between the trial's creation and its first heartbeat.
+        stale = [t for t, since in self._silent_since.items() if now - since > grace_s]
+        return stale + super()._get_stale_trial_ids(study_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._drop_locks()
+        self.remove_session()
+        self.engine.dispose()
+
+
+_LOCK = sqlalchemy.text("SELECT pg_advisory_lock(:key)")
+_UNLOCK = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
+_UPTIME = sqlalchemy.text("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")
+_SILENT = sqlalchemy.text(
+    "SELECT trial_id FROM trials LEFT JOIN trial_heartbeats USING (trial_id) "
+    "WHERE study_id = :study AND state = 'RUNNING' AND heartbeat IS NULL"
+)
+
+
+def _unfilled(url: str) -> str:
+    """Braces doubled: optuna fills in ``{SCHEMA_VERSION}``."""
+    return url.replace("{", "{{").replace("}", "}}")
+
+
+def _key(name: str) -> int:
+    """A lock's number; the namespace keeps it apart from other programs' locks."""
+    digest = hashlib.sha256(f"tile-workbench\0{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _is_outage(error: BaseException) -> bool:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, OperationalError | InterfaceError) or (
+        isinstance(cause, DBAPIError) and cause.connection_invalidated
+    )
+
+
+def _texts(query: Mapping[str, str | Sequence[str]]) -> list[str]:
+    """The values of a URL's options, any of which may be a secret."""
+    return [v for value in query.values() for v in ([value] if isinstance(value, str) else value)]

@@ -1,0 +1,240 @@
+"""One study's search: draws configurations, measures them, and shares the work with others."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+
+from tiles.kernels import Status
+from tuning.bench import Bench
+from tuning.candidates import Candidates, describe
+from tuning.interrupts import Interrupts
+from tuning.known_failures import KnownFailures
+from tuning.plan import Plan, StudyPlan
+from tuning.records import Measurement, TrialRecord
+from tuning.run_storage import RunStorage
+from tuning.study import Study, Surplus
+
+if TYPE_CHECKING:
+    from tuning.fleet_storage import FleetStorage
+
+__all__ = ["Progress", "Search", "search_all"]
+
+#: A simulated trial is recomputed in a millisecond: its journal entries may wait this long.
+SIMULATED_FLUSH_S = 0.5
+#: TPE proposals drawn together while compilers work ahead.
+LOOK_AHEAD = 8
+#: How often a worker that has nothing to do looks whether another one has died.
+IDLE_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where the sweep stands; given to the caller after every trial and every study."""
+
+    study: StudyPlan
+    index: int  #: of the study, from 0
+    studies: int
+    finished: int  #: trials of this study with an outcome, earlier runs included
+    budget: int  #: trials after which this study ends
+    trial: TrialRecord | None  #: the one that just ended, None at a study's end
+    best: TrialRecord | None  #: the study's fastest CORRECT trial so far
+    stopped: str = ""  #: at a study's end: why
+
+
+class Search:
+    """One study's search in this process.
+
+    Args:
+        bench: measures; None for a simulated sweep.
+        failures: what is known to fail; None to try everything.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        candidates: Candidates,
+        index: int,
+        storage: "RunStorage | FleetStorage",
+        *,
+        bench: Bench | None,
+        failures: KnownFailures | None,
+        progress: Callable[[Progress], None],
+        interrupts: Interrupts,
+    ) -> None:
+        self._plan = plan
+        self._candidates = candidates
+        self._index = index
+        self._storage = storage
+        self._bench = bench
+        self._failures = failures
+        self._progress = progress
+        self._interrupts = interrupts
+        self._study: Study | None = None
+        self._waited = False
+        self.done = False
+
+    def run(self, seconds: float | None) -> None:
+        """Search until the study is exhausted, its share of the time is over, or the rest runs
+        elsewhere; :attr:`done` is False in the last case."""
+        candidates = self._candidates
+        if candidates.priced is None:
+            with self._storage.choosing(""):
+                describe(self._plan, candidates, self._storage)
+            self._report("no configuration is legal")
+            self.done = True
+            return
+        if self._study is None:
+            self._study = self._open()
+        study = self._study
+        limit = None if seconds is None else time.monotonic() + seconds
+        stopped = study.look_around()
+        while not stopped and not study.idle:
+            left = None if limit is None else limit - time.monotonic()
+            if left is not None and left <= 0:
+                stopped = "the sweep's time limit was reached"
+                break
+            self._optimize(study, left)
+            stopped = study.look_around()
+        if stopped:
+            self._finish(study, stopped)
+        else:
+            self._waited = True
+
+    def _open(self) -> Study:
+        bench = self._bench
+        ahead = bench is not None and bench.compiles_ahead(self._candidates)
+        return Study(
+            self._plan,
+            self._candidates,
+            self._storage,
+            batch=LOOK_AHEAD if ahead else 1,
+            announce=None if bench is None else partial(bench.announce, self._candidates),
+        )
+
+    def _finish(self, study: Study, stopped: str) -> None:
+        # Whoever saw the last trial end compares; one that waited for it would do it again.
+        if self._bench is not None and not self._waited:
+            self._compare(study, self._bench)
+        study.store_end(stopped)
+        self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
+        self._report(stopped)
+        self.done = True
+
+    def _optimize(self, study: Study, seconds: float | None) -> None:
+        try:
+            study.optuna.optimize(
+                partial(self._measure, study),
+                n_trials=study.budget - study.finished,
+                timeout=seconds,
+            )
+        except UnboundLocalError as error:
+            # An interrupt that strikes while optuna closes a trial trips its own clean-up, which
+            # hides the interrupt behind this error.  The next run closes the trial.
+            interrupt = error.__context__
+            if interrupt is None or isinstance(interrupt, Exception):
+                raise
+            raise interrupt from None
+        except ValueError:
+            if not study.overtaken:
+                raise
+            study.overtaken = False
+
+    def _measure(self, study: Study, trial: optuna.Trial) -> float:
+        self._interrupts.check()
+        try:
+            row = study.ask(trial)
+        except Surplus:
+            study.optuna.stop()
+            raise
+        outcome = self._outcome(study, row)
+        try:
+            record = study.tell(trial, row, outcome)
+        except UpdateFinishedTrialError:
+            # Silent for too long: the trial was given to another worker, whose outcome counts.
+            study.overtaken = True
+            raise optuna.TrialPruned("measured by another worker") from None
+        self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
+        if study.exhausted() or study.idle:
+            study.optuna.stop()
+        self._report(trial=record)
+        if outcome.time_us is None:
+            # TPE ranks pruned trials behind all others, so it learns to avoid them.
+            raise optuna.TrialPruned(outcome.reason)
+        return outcome.time_us
+
+    def _outcome(self, study: Study, row: int) -> Measurement:
+        if self._bench is None:
+            return Measurement(
+                status=Status.CORRECT,
+                simulated=True,
+                time_us=float(study.priced.time_us[row]),
+                timing="simulated",
+            )
+        config, failures = study.priced.table.config(row), self._failures
+        where = None if failures is None else self._bench.environment(self._candidates)
+        if failures is not None and where is not None:
+            known = failures.known(self._candidates.plan, config, where)
+            if known is not None:
+                return known
+        outcome, environment = self._bench.measure(
+            self._candidates, config, not study.has_environment
+        )
+        if environment is not None:
+            study.store_environment(environment)
+        if failures is not None and where is not None and outcome.time_us is None:
+            failures.remember(self._candidates.plan, config, where, outcome)
+        return outcome
+
+    def _compare(self, study: Study, bench: Bench) -> None:
+        """Time in turns what is too close to call by samples taken minutes apart."""
+        ties = study.ties()
+        if len(ties) < 2 or study.compared:
+            return
+        configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
+        timings = bench.compare(self._candidates, configs)
+        if isinstance(timings, str):
+            study.store_comparison({}, failed=timings)
+        else:
+            study.store_comparison(dict(zip(ties, timings, strict=True)))
+
+    def _report(self, stopped: str = "", trial: TrialRecord | None = None) -> None:
+        study = self._study
+        self._progress(
+            Progress(
+                study=self._candidates.plan,
+                index=self._index,
+                studies=len(self._plan.studies),
+                finished=0 if study is None else study.finished,
+                budget=0 if study is None else study.budget,
+                trial=trial,
+                best=None if study is None else study.best,
+                stopped=stopped,
+            )
+        )
+
+
+def search_all(
+    searches: Sequence[Search], time_limit_s: float | None, interrupts: Interrupts
+) -> None:
+    """Run every study; come back to those whose last trials run in other processes.
+
+    Args:
+        time_limit_s: shared fairly: what earlier studies left over is shared among the rest.
+    """
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    left = list(searches)
+    while left:
+        for place, search in enumerate(left):
+            seconds = None
+            if deadline is not None:
+                seconds = max(0.0, deadline - time.monotonic()) / (len(left) - place)
+            search.run(seconds)
+        left = [search for search in left if not search.done]
+        if left:
+            with interrupts.let_through():
+                time.sleep(IDLE_S)
