@@ -13,6 +13,8 @@ __all__ = ["error_tables"]
 
 #: Layers and reasons that a terminal shows; ``--json`` and ``--html`` have all.
 MAX_LISTED = 60
+#: Formats, best first, that have a column of their own beside the layers.
+MAX_FORMATS = 8
 
 
 def error_tables(report: ErrorReport) -> Iterator[Table | Text]:
@@ -126,8 +128,14 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
         yield _layer_table(report)
     others = [layer for layer in report.layers if layer.status is not LayerStatus.RANKED]
     others.sort(key=lambda layer: layer.status is LayerStatus.SKIPPED)
-    for layer in others[:MAX_LISTED]:
-        yield Text(f"{layer.status.value}: {printable(layer.tensor.name)}: {layer.reason}")
+    groups: dict[str, list[str]] = {}
+    for layer in others:
+        groups.setdefault(f"{layer.status.value}: {layer.reason}", []).append(
+            printable(layer.tensor.name)
+        )
+    for why, names in groups.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield Text(f"{why}: {', '.join(names[:3])}{more}")
     partly = {
         f"{one.format}: {printable(layer.tensor.name)}: {one.reason}"
         for layer in report.ranked
@@ -136,7 +144,7 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
     }
     for line in sorted(partly)[:MAX_LISTED]:
         yield Text(line)
-    if len(others) > MAX_LISTED or len(partly) > MAX_LISTED:
+    if len(partly) > MAX_LISTED:
         yield Text("more reasons: --json or --html page.html")
 
 
@@ -149,19 +157,17 @@ def _layer_table(report: WeightReport) -> Table:
     table.add_column("layer", overflow="fold")
     table.add_column("type and shape", no_wrap=True)
     table.add_column("best", no_wrap=True)
-    shown = report.formats[:8]
+    shown = [row.format for row in report.ranking()[:MAX_FORMATS]]
     for fmt in shown:
         table.add_column(str(fmt).replace(".", "\n."), justify="right")
     for layer in layers[:MAX_LISTED]:
         errors = [one for one in layer.errors if one.error is not None]
         best = max(errors, key=lambda one: one.error.sqnr_db if one.error else -math.inf)
+        by_format = {one.format: one.error.sqnr_db for one in errors if one.error is not None}
         table.add_row(
             Text(printable(layer.tensor.name)),
             f"{layer.tensor.dtype} {'x'.join(map(str, layer.tensor.shape))}",
             str(best.format),
-            *(
-                "-" if one.error is None else _db(one.error.sqnr_db)
-                for one in layer.errors[: len(shown)]
-            ),
+            *(_db(by_format.get(fmt)) for fmt in shown),
         )
     return table

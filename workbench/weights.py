@@ -197,7 +197,7 @@ def candidate_formats() -> list[TensorFormat]:
     """Scaled weight formats of the recipes, each once, rounded to nearest."""
     found = dict.fromkeys(recipe.weight for recipe in RECIPES.values())
     return [
-        fmt for fmt in found if fmt.element.bits < 16 and fmt.rounding is not Rounding.STOCHASTIC
+        fmt for fmt in found if fmt.scaling is not None and fmt.rounding is not Rounding.STOCHASTIC
     ]
 
 
@@ -306,6 +306,6 @@ def _not_finite(slices: Iterator[F32], dtype: str) -> str:
             first = (before + int(row), int(col))
         count += int(np.count_nonzero(bad))
         before += len(x)
-    beyond = ", or beyond fp32," if dtype == "F64" else ""
-    word = "value is" if count == 1 else "values are"
-    return f"{count} {word} NaN or infinite{beyond} first at row {first[0]}, column {first[1]}"
+    beyond = " or beyond fp32" if dtype == "F64" else ""
+    what = "1 value is" if count == 1 else f"{count} values are"
+    return f"{what} NaN or infinite{beyond}, the first at row {first[0]}, column {first[1]}"

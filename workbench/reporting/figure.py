@@ -43,6 +43,7 @@ class Figure:
     title: str
     views: Sequence[View]
     height_px: int = 380
+    min_width_px: int = 0  #: on a narrower screen the plot scrolls sideways
     legend: Sequence[tuple[str, str]] = field(default_factory=tuple)  #: (name, colour)
     notes: Sequence[str] = field(default_factory=tuple)  #: plain text shown below it
 

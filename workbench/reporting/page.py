@@ -125,7 +125,12 @@ def _plot(figure: Figure, *, alone: bool) -> str:
     if legend:
         legend = f'<ul class="legend">{legend}</ul>'
     words = html.escape(figure.title)
-    return (
-        f'{title}{menu}{legend}<div class="plot" id="{figure.key}" role="img" aria-label="{words}" '
-        f'style="height:{figure.height_px}px"></div>{notes}'
+    size = f"height:{figure.height_px}px"
+    if figure.min_width_px:
+        size += f";min-width:{figure.min_width_px}px"
+    plot = (
+        f'<div class="plot" id="{figure.key}" role="img" aria-label="{words}" style="{size}"></div>'
     )
+    if figure.min_width_px:
+        plot = f'<div class="wide" tabindex="0">{plot}</div>'
+    return f"{title}{menu}{legend}{plot}{notes}"

@@ -25,7 +25,7 @@ nav { display: flex; flex-wrap: wrap; gap: 0.2rem 1rem; font-size: 0.9rem; } a {
   margin: 0.4rem 0; padding: 0; list-style: none; }
 .legend i { display: inline-block; width: 0.8rem; height: 0.8rem; margin-right: 0.4rem;
   border-radius: 2px; vertical-align: -1px; }
-.plot { width: 100%; min-width: 0; }
+.plot { width: 100%; min-width: 0; } .wide { overflow-x: auto; }
 select { font: inherit; font-size: 0.9rem; max-width: 100%; padding: 0.3rem; color: var(--ink);
   background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: 6px;

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tiles.formats import TensorFormat
 from workbench.outfile import check_outfile, write_outfile
 from workbench.reporting.figure import Figure, View, axis, label
 from workbench.reporting.page import Page, page_html
@@ -23,7 +24,7 @@ SCHEMA = "tile-workbench/weights-page/1"
 MAX_ROWS = 400
 #: Layers of a table at most; ``--json`` has all.
 MAX_LISTED = 2000
-ROW_PX = 16
+ROW_PX, CELL_PX = 16, 16
 
 
 def write_weights_page(report: WeightReport, out: Path) -> Path:
@@ -125,18 +126,21 @@ def _ranking(report: WeightReport) -> Section:
 _Row = tuple[str, list[float | None]]
 
 
-def _ratios(layer: LayerErrors) -> list[float | None]:
-    return [None if e.error is None else 10 ** (-e.error.sqnr_db / 10) for e in layer.errors]
+def _ratios(layer: LayerErrors, formats: Sequence[TensorFormat]) -> list[float | None]:
+    found = {e.format: 10 ** (-e.error.sqnr_db / 10) for e in layer.errors if e.error is not None}
+    return [found.get(fmt) for fmt in formats]
 
 
-def _rows(report: WeightReport) -> tuple[list[_Row], bool]:
+def _rows(report: WeightReport, formats: Sequence[TensorFormat]) -> tuple[list[_Row], bool]:
     """Rows of the heat map, and whether a row is a kind of layers instead of one."""
     layers = report.ranked
     if len(layers) <= MAX_ROWS:
-        return [(layer.tensor.name, _ratios(layer)) for layer in layers], False
+        return [(layer.tensor.name, _ratios(layer, formats)) for layer in layers], False
     kinds: dict[str, list[list[float | None]]] = {}
     for layer in layers:
-        kinds.setdefault(re.sub("[0-9]+", "*", layer.tensor.name), []).append(_ratios(layer))
+        kinds.setdefault(re.sub("[0-9]+", "*", layer.tensor.name), []).append(
+            _ratios(layer, formats)
+        )
     rows: list[_Row] = []
     for kind, found in list(kinds.items())[:MAX_ROWS]:
         columns = [[v for v in column if v is not None] for column in zip(*found, strict=True)]
@@ -146,19 +150,14 @@ def _rows(report: WeightReport) -> tuple[list[_Row], bool]:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without the parts that all share, cut to what a phone has room for."""
-    parts = [name.split(".") for name in names]
-    shared = 0
-    if len(names) > 1:
-        shortest = min(map(len, parts))
-        while shared < shortest - 1 and len({part[shared] for part in parts}) == 1:
-            shared += 1
-    cut = [".".join(part[shared:]).removesuffix(".weight") for part in parts]
+    """Names without what most share, cut to what a phone has room for."""
+    cut = [name.removeprefix("model.").removesuffix(".weight") for name in names]
     return [text if len(text) <= 28 else f"…{text[-27:]}" for text in map(printable, cut)]
 
 
 def _map(report: WeightReport) -> Section:
-    rows, kinds = _rows(report)
+    formats = [row.format for row in report.ranking()]  # best first
+    rows, kinds = _rows(report, formats)
     if not rows:
         return Section(
             key="map", title="Layers by format", before=_paragraph("No layer was ranked.")
@@ -176,9 +175,10 @@ def _map(report: WeightReport) -> Section:
         key="layer-map",
         title="SQNR of every layer under every format",
         views=[
-            _view("SQNR", report, rows, decibels, "SQNR %{customdata[1]} dB"),
-            _view("behind the layer's best format", report, rows, below, "%{z:.2f} dB"),
+            _view("SQNR", formats, rows, decibels, "SQNR %{customdata[1]} dB"),
+            _view("behind the layer's best format", formats, rows, below, "%{z:.2f} dB"),
         ],
+        min_width_px=260 + CELL_PX * len(formats),
         height_px=180 + ROW_PX * max(10, len(rows)),
         notes=["White or black cells have no figure: the format was not tried on that layer."]
         if any(v is None for line in decibels for v in line)
@@ -197,7 +197,7 @@ def _minus(value: float, top: float) -> float:
 
 def _view(
     name: str,
-    report: WeightReport,
+    formats: Sequence[TensorFormat],
     rows: Sequence[_Row],
     values: Sequence[Sequence[float | None]],
     hover: str,
@@ -209,7 +209,7 @@ def _view(
     data: dict[str, Any] = {
         "type": "heatmap",
         "z": z,
-        "x": [label(fmt) for fmt in report.formats],
+        "x": [label(fmt) for fmt in formats],
         "y": list(range(len(rows))),
         "customdata": [
             [[label(printable(row[0])), _db(v)] for v in line]
