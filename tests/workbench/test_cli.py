@@ -162,10 +162,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_predict_starts_without_torch_and_answers_fast() -> None:
     script = (
-        "import sys, time; start = time.perf_counter(); import workbench; "
+        # CPU time: whoever else works on this machine shall not decide.
+        "import sys, time; start = time.process_time(); import workbench; "
         "workbench.predict(shapes=['4096x4096x4096']); "
         "heavy = {'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules); "
-        "print(time.perf_counter() - start, sorted(heavy))"
+        "print(time.process_time() - start, sorted(heavy))"
     )
     runs = [
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
