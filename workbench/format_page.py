@@ -74,7 +74,9 @@ PACKING = """\
 - 4 bits: two a byte, the even element in the low nibble: `[N, K/2]`. `int4` is stored plus 8.
 - 6 bits: four elements in three bytes, little-endian: element i in bits 6i to 6i + 5.
 - Every row starts on a byte of its own; group scales and zero points lie along K: `[N, ceil(K/g)]`.
-- Scales of 1xB blocks are stored with rows contiguous, padded to 4, all others row-major.
+- Scales of 1xB blocks are stored with rows contiguous, padded to 4, all others row-major. For
+  block-scaled tensor cores MX and NVFP4 scales lie in tiles of 128 x 4 (`swizzle_scales`).
+- `tiles.formats.packing` packs and unpacks; kernels take 8- and 16-bit elements, which need none.
 """
 
 
