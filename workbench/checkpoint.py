@@ -23,6 +23,7 @@ F32 = NDArray[np.float32]
 #: Of a safetensors header and of an index; a model of 60 000 tensors has 10 MB of either.
 MAX_HEADER_BYTES = 2**25
 MAX_SHARDS = 4096
+MAX_DIMENSIONS = 8
 #: A mapping's pages count as this process's memory until the file is closed: it is opened anew
 #: after this many bytes.
 MAPPED_BYTES = 2**27
@@ -61,6 +62,12 @@ class StoredTensor:
         return int(np.prod(self.shape[1:], dtype=object))
 
     @property
+    def kind(self) -> str:
+        """Type and extents, ``BF16 4096x4096``."""
+        more = "x..." if len(self.shape) > MAX_DIMENSIONS else ""
+        return f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
+
+    @property
     def refusal(self) -> str:
         """Why it is no weight matrix of floating-point numbers; empty when it is one."""
         if self.dtype not in FLOAT_BITS:
@@ -69,6 +76,8 @@ class StoredTensor:
             return "empty"
         if len(self.shape) < 2:
             return f"{len(self.shape)}-dimensional: no matrix (a norm, a bias or a scale)"
+        if len(self.shape) > MAX_DIMENSIONS:
+            return f"{len(self.shape)}-dimensional: at most {MAX_DIMENSIONS} are read as a matrix"
         return ""
 
 

@@ -110,8 +110,7 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
     for heading in ("bits per\nelement", "SQNR dB", "worst\nlayer dB"):
         ranking.add_column(heading, justify="right")
     ranking.add_column("worst layer", overflow="fold")
-    for heading in ("best on\nlayers", "layers"):
-        ranking.add_column(heading, justify="right")
+    ranking.add_column("best on\nlayers", justify="right")
     rows = report.ranking()
     for row in rows:
         ranking.add_row(
@@ -120,8 +119,7 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
             _db(row.sqnr_db),
             _db(row.worst_db),
             Text(printable(row.worst_layer)),
-            str(row.best),
-            str(row.layers),
+            f"{row.best} of {row.layers}",
         )
     if rows:
         yield ranking
@@ -166,7 +164,7 @@ def _layer_table(report: WeightReport) -> Table:
         by_format = {one.format: one.error.sqnr_db for one in errors if one.error is not None}
         table.add_row(
             Text(printable(layer.tensor.name)),
-            f"{layer.tensor.dtype} {'x'.join(map(str, layer.tensor.shape))}",
+            layer.tensor.kind,
             str(best.format),
             *(_db(by_format.get(fmt)) for fmt in shown),
         )

@@ -65,10 +65,7 @@ class ErrorReport:
         return answer | {
             "shape": list(self.shape),
             "weight_shape": list(self.weight_shape),
-            "product_rows": [
-                min(SAMPLE_ROWS, self.shape[0]),
-                min(SAMPLE_ROWS, self.weight_shape[0]),
-            ],
+            "product_shape": list(self.product_shape),
             "accumulation": self.accumulation,
             "tensors": [
                 {

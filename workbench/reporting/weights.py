@@ -95,8 +95,7 @@ def _ranking(report: WeightReport) -> Section:
             _db(row.sqnr_db),
             _db(row.worst_db),
             printable(row.worst_layer),
-            row.best,
-            row.layers,
+            f"{row.best} of {row.layers}",
         ]
         for place, row in enumerate(report.ranking(), 1)
     ]
@@ -112,7 +111,6 @@ def _ranking(report: WeightReport) -> Section:
         Column("worst layer, dB", "number"),
         Column("worst layer", "code"),
         Column("best on layers", "number"),
-        Column("layers", "number"),
     ]
     return Section(
         key="ranking",
@@ -249,15 +247,13 @@ def _layers(report: WeightReport) -> Section:
     ranked = report.ranked
     columns = [
         Column("layer", "code"),
-        Column("type"),
-        Column("shape"),
+        Column("type and shape"),
         *(Column(f"{fmt}, dB", "number") for fmt in report.formats),
     ]
     rows = [
         [
             printable(layer.tensor.name),
-            layer.tensor.dtype,
-            "×".join(map(str, layer.tensor.shape)),
+            layer.tensor.kind,
             *(_db(None if one.error is None else one.error.sqnr_db) for one in layer.errors),
         ]
         for layer in ranked[:MAX_LISTED]
@@ -284,14 +280,14 @@ def _others(report: WeightReport) -> Section:
             [
                 printable(layer.tensor.name),
                 layer.status.value,
-                f"{layer.tensor.dtype} {'×'.join(map(str, layer.tensor.shape))}",
+                layer.tensor.kind,
                 layer.reason,
             ]
             for layer in others
         ),
         *reasons,
     ]
-    columns = [Column("tensor", "code"), Column("status"), Column(""), Column("reason", "wrap")]
+    columns = [Column("tensor", "code"), Column("status"), Column("what"), Column("reason", "wrap")]
     after = table(columns, rows[:MAX_LISTED]) if rows else _paragraph("Every tensor was ranked.")
     if len(rows) > MAX_LISTED:
         after += _paragraph(f"{len(rows) - MAX_LISTED} more are in the JSON answer.", "note")

@@ -1,0 +1,169 @@
+"""``workbench error`` on simulated data and on a caller's matrices."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import workbench
+from sim.error import numpy_rounder, sample, tensor_error
+from tiles.formats import TensorFormat
+from tiles.recipes import RECIPES
+from workbench.cli import main
+
+SHAPE = "96x64"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_the_table_has_tensors_and_products_of_every_kind_of_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--recipe", "jetfire", "--shape", "300x64", "--data", "all") == 0
+    printed = capsys.readouterr().out
+    for data in ("normal", "laplace", "student-t", "outlier"):
+        assert f"{data} data  activations 300x64, weights 300x64" in printed
+        assert f"{data} data  products, M=256 N=256 K=64" in printed
+    assert printed.count("int8.b32x32+sr") == 4
+    assert "first rows of either side, exact sums" in printed
+
+
+def test_json_is_what_the_python_api_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--recipe", "jetfire", "--format", "bf16", "--shape", SHAPE, "--data", "normal"]
+    assert call(monkeypatch, *options, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    report = workbench.error(recipes="jetfire", formats="bf16", shape=(96, 64), data="normal")
+    assert printed == report.to_dict()
+    assert printed["schema"] == "tile-workbench/error/1"
+    assert [(row["recipe"], row["operand"]) for row in printed["tensors"]] == [
+        ("jetfire", "activation"),
+        ("jetfire", "weight"),
+        ("jetfire", "gradient"),
+        (None, "activation"),
+        (None, "weight"),
+    ]
+    assert printed["product_shape"] == [96, 96, 64]
+
+
+def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
+    report = workbench.error(recipes="all", shape=SHAPE, weight_shape="40x64", data="outlier")
+    assert [row.recipe for row in report.products] == list(RECIPES)
+    assert Counter(row.recipe for row in report.tensors) == dict.fromkeys(RECIPES, 3)
+    assert {row.error.count for row in report.tensors if row.operand == "weight"} == {40 * 64}
+    assert len(workbench.error(shape=SHAPE, data="normal").products) == len(RECIPES)
+
+
+def test_tensor_errors_are_those_of_the_reference_codec() -> None:
+    (row, _) = workbench.error(formats="e4m3fn.mx", shape=SHAPE, data="laplace").tensors
+    expected = tensor_error(sample("laplace", 96, 64), TensorFormat.parse("e4m3fn.mx"))
+    assert row.error == expected
+    assert row.bits_per_element == 8.25
+
+
+def test_a_format_meets_a_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[tuple[str, int]] = Counter()
+
+    def counting(x: Any, fmt: TensorFormat, seed: int = 0) -> Any:
+        seen[str(fmt), x.shape[0]] += 1
+        return numpy_rounder(x, fmt, seed)
+
+    monkeypatch.setattr("workbench.errors.numpy_rounder", counting)
+    # Recipes without outliers of their own; normal and outlier data share their weights.
+    names = ["bf16", "bf16-kahan", "int8-row", "e4m3-row", "w8a16"]
+    workbench.error(recipes=names, formats="int8.row", shape=(96, 64), weight_shape=(40, 64))
+    assert seen[("int8.row", 40)] == 1
+    assert seen[("int8.row", 96)] == 2
+    assert seen[("bf16", 96)] == 2
+
+
+def test_the_products_sample_has_the_scales_of_the_whole_matrix() -> None:
+    x = sample("normal", 300, 64)
+    plain = workbench.error(recipes="int8-tensor", data={"x": x})
+    x[299, 0] = 1000.0  # outside the sample of 256 rows
+    spoilt = workbench.error(recipes="int8-tensor", data={"x": x})
+    assert spoilt.products[0].error.sqnr_db < plain.products[0].error.sqnr_db - 20
+
+
+def test_expected_sqnr_stands_beside_the_measured_one() -> None:
+    report = workbench.error(formats=["int8.b32x32", "e4m3fn.row"], shape="512x512", data="normal")
+    for row in report.tensors:
+        assert row.expected_sqnr_db == pytest.approx(row.error.sqnr_db, abs=0.3)
+    own = workbench.error(formats="int8.row", data={"mine": sample("normal", 32, 32)})
+    assert [row.expected_sqnr_db is None for row in own.tensors] == [True, False]
+
+
+def test_limited_sums_cost_precision() -> None:
+    def sqnr(accumulation: str) -> float:
+        report = workbench.error(
+            recipes="e4m3-row", shape="64x4096", data="normal", accumulation=accumulation
+        )
+        assert report.accumulation == accumulation
+        return report.products[0].error.sqnr_db
+
+    exact, promoted, never = map(sqnr, ("exact", "hopper-fp8+128", "hopper-fp8"))
+    assert exact > promoted > never
+
+
+def test_a_format_that_keeps_everything_is_exact_and_json_can_say_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--format", "fp32", "--shape", SHAPE) == 0
+    assert "exact" in capsys.readouterr().out
+    report = workbench.error(formats="fp32", shape=SHAPE).to_dict()
+    assert report["tensors"][0]["sqnr_db"] is None
+    json.dumps(report, allow_nan=False)
+
+
+def _torch(x: NDArray[np.float32]) -> Any:
+    import torch
+
+    return torch.from_numpy(x).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.astype(np.float64),
+        lambda x: np.asfortranarray(x),
+        lambda x: x.astype(ml_dtypes.bfloat16),
+        _torch,
+    ],
+    ids=["float64", "fortran", "ml_dtypes", "torch"],
+)
+def test_own_data_of_any_floating_type(convert: Any) -> None:
+    x = sample("normal", 48, 64).astype(ml_dtypes.bfloat16).astype(np.float32)
+    expected = workbench.error(recipes="int8-row", data={"own": x})
+    assert workbench.error(recipes="int8-row", data={"own": convert(x)}) == expected
+    assert expected.shape == (48, 64)
+
+
+def test_the_seed_changes_data_and_stochastic_rounding() -> None:
+    first, again, other = (
+        workbench.error(recipes="jetfire", shape=SHAPE, data="normal", seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first.tensors != other.tensors
+
+
+def test_simulated_data_need_no_torch() -> None:
+    script = (
+        "import sys, workbench; workbench.error(recipes='jetfire', shape='64x64'); "
+        "print(sorted({'torch', 'triton', 'plotly', 'safetensors'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
