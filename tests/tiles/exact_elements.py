@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -268,6 +268,7 @@ def exact_table(name: str, bits: int, values: tuple[float, ...]) -> Exact:
     return Exact(name=name, bits=bits, values=dict(enumerate(map(Fraction, values))))
 
 
+@cache
 def all_exact() -> dict[str, Exact]:
     """Every format of up to 10 bits but the table nf4, whose values are data."""
     return {

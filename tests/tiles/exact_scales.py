@@ -23,11 +23,25 @@ def exponent_of(x: Fraction) -> int:
 
 def round_binary(x: Fraction, precision: int, min_exponent: int, top: Fraction) -> Fraction:
     """To nearest even with so many significand bits; subnormals below; saturating."""
-    if x == 0:
-        return x
-    step = Fraction(2) ** (max(exponent_of(abs(x)), min_exponent) - precision + 1)
-    rounded = round(x / step) * step  # Python rounds halves of rationals to even
+    count, power = steps_of(x.numerator, x.denominator, precision, min_exponent)
+    rounded = Fraction(count << power) if power >= 0 else Fraction(count, 1 << -power)
     return max(-top, min(top, rounded))
+
+
+def steps_of(over: int, under: int, precision: int, min_exponent: int) -> tuple[int, int]:
+    """``over / under`` to nearest even: steps, and the power of two that one step is."""
+    size = abs(over)
+    exponent = size.bit_length() - under.bit_length()
+    if size << max(-exponent, 0) < under << max(exponent, 0):
+        exponent -= 1
+    power = max(exponent, min_exponent) - precision + 1
+    if power >= 0:
+        under <<= power
+    else:
+        size <<= -power
+    count, rest = divmod(size, under)
+    count += 2 * rest > under or (2 * rest == under and count % 2 == 1)
+    return count if over >= 0 else -count, power
 
 
 #: Precision, exponent of the smallest normal, largest.
@@ -37,6 +51,9 @@ STORED = {
     "bf16": (8, -126, (2 - Fraction(1, 2**7)) * 2**127),
     "e4m3fn": (4, -6, Fraction(448)),
 }
+
+
+FP32_MAX = float(STORED["fp32"][2])
 
 
 def fp32(x: Fraction) -> Fraction:
@@ -119,14 +136,19 @@ def codes_of(
 
 def quotient(x: Fraction, divisor: Fraction) -> float:
     """fp32 quotient as a float; beyond fp32's range its largest, which saturates like infinity."""
-    return float(fp32(x / divisor))
+    over, under = x.numerator * divisor.denominator, x.denominator * divisor.numerator
+    count, power = steps_of(over, under, *STORED["fp32"][:2])
+    if count.bit_length() + power > 128:
+        return math.copysign(FP32_MAX, count)
+    return math.ldexp(count, power)  # exact: 24 bits
 
 
 def squared_error(
     numbers: list[Fraction], scale: Fraction, outer: Fraction, element: Exact
 ) -> Fraction:
     codes = codes_of(numbers, fp32(scale * outer), element, "rne")
-    values = [element.values.get(code, F0) * scale * outer for code in codes]
+    unit = scale * outer
+    values = [element.values.get(code, F0) * unit for code in codes]
     return sum(((x - v) ** 2 for x, v in zip(numbers, values, strict=True)), F0)
 
 
@@ -200,7 +222,8 @@ def quantize_block(
             element.encode(math.copysign(quotient(x, divisor), sign), rounding)
             for x, sign in zip(numbers, flat, strict=True)
         ]
-        values = [element.values.get(c, F0) * scale * outer for c in codes if c is not None]
+        unit = scale * outer
+        values = [element.values.get(c, F0) * unit for c in codes if c is not None]
         return Block(scale=scale, zero=0, codes=codes, values=values)
     top = int(element.max)
     zero = max(0, min(top, round(fp32(-min(F0, *numbers) / scale))))

@@ -106,17 +106,17 @@ def test_every_code_decodes_as_in_exact_rationals(name: str) -> None:
     assert_same_numbers(decode(all_codes(fmt.bits), fmt), EXACT[name].decoded())
 
 
-@pytest.mark.parametrize("name", WIDE_FLOATS)
+@pytest.mark.parametrize("name", ["bf16", "e5m8fn", "e5m10fnuz"])
 def test_every_16_bit_code_decodes_as_in_exact_rationals(name: str) -> None:
     exact = exact_float(name, *WIDE_FLOATS[name])
     fmt = element(name)
     assert_same_numbers(decode(all_codes(fmt.bits), fmt), exact.decoded())
 
 
-@pytest.mark.parametrize(("bits", "es"), [(3, 0), (6, 1), (9, 4), (12, 2), (16, 2)])
+@pytest.mark.parametrize(("bits", "es"), [(3, 0), (6, 1), (9, 4), (11, 2), (16, 2)])
 def test_posits_of_other_sizes_decode_by_the_standards_formula(bits: int, es: int) -> None:
     fmt = PositElement(name="posit", bits=bits, es=es)
-    codes = all_codes(bits)[:: 1 if bits < 16 else 5]
+    codes = all_codes(bits)[:: 1 if bits < 16 else 31]
     codes = codes[(codes != 0) & (codes != 1 << (bits - 1))]
     expected = np.array([float(posit_value(int(code), bits, es)) for code in codes])
     assert_same_numbers(decode(codes, fmt), expected)

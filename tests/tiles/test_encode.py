@@ -36,7 +36,6 @@ from tiles.formats import (
     encode,
 )
 
-EXACT = all_exact()
 ROUNDINGS = [Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO]
 GFLOAT_ROUNDINGS = {
     Rounding.NEAREST_EVEN: gfloat.RoundMode.TiesToEven,
@@ -52,7 +51,7 @@ def nf4() -> CodebookElement:
     return fmt
 
 
-EXACT["nf4"] = exact_table("nf4", 4, nf4().values)
+EXACT = all_exact() | {"nf4": exact_table("nf4", 4, nf4().values)}
 
 
 @cache

@@ -1,7 +1,7 @@
 """Scaling: the texts, every scale rule against exact rationals, and what blocks share.
 
-4 256 texts are read and written back and 2 800 refused; 149 formats quantise two matrices of 424
-telling numbers to the codes, scales and values of exact rationals.
+4 256 texts are read and written back and 2 800 refused; 149 formats quantise 535 telling numbers
+to the codes, scales and values of exact rationals.
 """
 
 from fractions import Fraction
@@ -38,10 +38,9 @@ from tiles.formats import (
     scale_element,
 )
 
-EXACT = all_exact()
 _nf4 = element("nf4")
 assert isinstance(_nf4, CodebookElement)
-EXACT["nf4"] = exact_table("nf4", 4, _nf4.values)
+EXACT = all_exact() | {"nf4": exact_table("nf4", 4, _nf4.values)}
 E8M0_RULES = ("floor", "ceil", "rceil", "even")
 BASES: dict[str, tuple[int | None, int | None]] = {
     "tensor": (None, None),
@@ -308,7 +307,8 @@ def test_codes_and_scales_are_those_of_exact_rationals(
 ) -> None:
     fmt, x = TensorFormat.parse(text_of(name, scheme, rounding)), telling_matrix(1)
     assert_equals_exact(quantize(x, fmt), x, EXACT[name], scheme, rounding)
-    x[1, 3], x[4, 50], x[6, 2] = np.nan, np.inf, -np.inf
+    x = x[[1, 4, 6], :37]
+    x[0, 3], x[1, 35], x[2, 17] = np.nan, np.inf, -np.inf
     assert_equals_exact(quantize(x, fmt), x, EXACT[name], scheme, rounding)
 
 
@@ -331,7 +331,7 @@ def test_blocks_are_ragged_at_both_ends_and_never_straddle_rows(
     ("name", "scheme"), MSE_SCHEMES, ids=[text_of(*case) for case in MSE_SCHEMES]
 )
 def test_mse_takes_the_candidate_of_least_squared_error(name: str, scheme: Scheme) -> None:
-    x, exact = telling_matrix(3)[:5], EXACT[name]
+    x, exact = telling_matrix(3)[[0, 3, 4, 6], :37], EXACT[name]
     q = quantize(x, TensorFormat.parse(text_of(name, scheme)))
     outer = Fraction(q.tensor_scale)
     clipped = 0
