@@ -26,8 +26,8 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 #: -> (rows, cols) what the codes stand for.  Its scales must be those of the reference codec.
 Rounder = Callable[[F32, TensorFormat, int], Floats]
 
-#: Elements that are rounded at once: some 0.5 MB a temporary, which stays in the cache.
-_CHUNK_ELEMENTS = 2**16
+#: Elements that are rounded at once: 128 KB a temporary, which stays in the cache.
+_CHUNK_ELEMENTS = 2**14
 _EXPONENT = np.uint64(0x7FF0_0000_0000_0000)
 
 
