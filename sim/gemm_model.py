@@ -31,7 +31,7 @@ from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm
 
-__all__ = ["gemm_cost"]
+__all__ = ["dram_read_bytes", "gemm_cost"]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -86,7 +86,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     seen = footprint(tiles_m, tiles_n, table["group_m"], spread.capacity)
     once = tiles_m * a_tile + tiles_n * b_tile
     l2_read = tiles * (a_tile + b_tile)
-    dram_read = _dram_read_bytes(
+    dram_read = dram_read_bytes(
         gpu, tiles_m, tiles_n, table["group_m"], a_tile, b_tile, spread.count, seen
     )
     dram_write = float(m * n * out_bits // 8)
@@ -196,7 +196,7 @@ def gemm_cost(problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu) ->
     )
 
 
-def _dram_read_bytes(
+def dram_read_bytes(
     gpu: Gpu,
     tiles_m: I64,
     tiles_n: I64,

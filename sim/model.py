@@ -2,10 +2,12 @@
 
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
+from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.interval import interval_us
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
 from tiles.kernels import ConfigTable, Kernel
+from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.problems import Gemm, Problem
 
 __all__ = ["price"]
@@ -25,7 +27,9 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
     if len(table) == 0:
         raise ValueError(f"no configuration of {kernel.name} to price for {problem} on {gpu.name}")
     path = kernel.path(problem, gpu.limits)
-    if isinstance(problem, Gemm):
+    if isinstance(problem, Gemm) and kernel.config_type is HopperGemmConfig:
+        cost = hopper_gemm_cost(problem, table, gpu)
+    elif isinstance(problem, Gemm):
         cost = gemm_cost(problem, path, table, gpu)
     else:
         cost = quantize_cost(problem, table, gpu)

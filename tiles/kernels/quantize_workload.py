@@ -10,6 +10,7 @@ import torch
 from tiles.kernels.base import Accuracy, Backend, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import quantize_blocks as cuda_blocks
+from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.problems import Quantize
 
@@ -128,14 +129,10 @@ class QuantizeWorkload(Workload):
 
     def _cuda_arguments(self, matrices: Matrices, config: TileConfig) -> dict[str, Any]:
         """The CUDA launcher's arguments: zero-copy CuPy views of the torch tensors."""
-        import cupy
-
-        bf16 = matrices.x.dtype == torch.bfloat16
-        int8 = matrices.codes.dtype == torch.int8
         return {
-            "x": cupy.from_dlpack(matrices.x.view(torch.uint16) if bf16 else matrices.x),
-            "codes": cupy.from_dlpack(matrices.codes if int8 else matrices.codes.view(torch.uint8)),
-            "scales": cupy.from_dlpack(matrices.scales),
+            "x": cupy_view(matrices.x),
+            "codes": cupy_view(matrices.codes),
+            "scales": cupy_view(matrices.scales),
             "source": self.problem.source,
             "target": self.problem.target.element.name,
             "block": self._block,
@@ -146,7 +143,7 @@ class QuantizeWorkload(Workload):
         arguments = self._cuda_arguments(matrices, config)
 
         def run() -> None:
-            cuda_blocks.launch(**arguments, stream=_cupy_stream(self.device))
+            cuda_blocks.launch(**arguments, stream=cupy_stream(self.device))
 
         return run
 
@@ -184,16 +181,6 @@ class QuantizeWorkload(Workload):
         rows, cols = self.problem.shape
         source = rows * cols * self.problem.source_element.bits // 8
         return source + self.problem.target.storage_bytes(rows, cols)
-
-
-def _cupy_stream(device: str) -> Any:
-    """Torch's current stream for CuPy, so that launches join what torch captures into a graph."""
-    import cupy
-
-    stream = torch.cuda.current_stream(device)
-    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
-        return cupy.cuda.Stream.from_external(stream)
-    return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)
 
 
 def _first_difference(name: str, written: torch.Tensor, wanted: torch.Tensor) -> str:

@@ -1,0 +1,119 @@
+"""The Hopper GEMM on a GPU: scale modes, elements and outputs, tails, clusters, both schedules."""
+
+import pytest
+
+from sim import load_gpu
+from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig
+from tiles.problems import Gemm
+from tiles.recipes import recipe
+
+pytestmark = pytest.mark.gpu
+
+SHAPES = ((256, 512, 1024), (200, 264, 336), (16, 1024, 512), (1, 128, 256), (1000, 2056, 4112))
+RECIPES = (
+    "bf16",
+    "fp16",
+    "e4m3-tensor",
+    "e4m3-row",
+    "e5m2-tensor",
+    "e5m2-row",
+    "deepseek-fp8",
+    "e5m2-b128",
+    "int8-tensor",
+    "int8-row",
+    "int8-b128",
+)
+
+
+def config(**fields: int | bool) -> HopperGemmConfig:
+    base = {
+        "block_m": 128,
+        "block_n": 128,
+        "stages": 4,
+        "cluster": 1,
+        "group_m": 4,
+        "pingpong": False,
+        "store_buffers": 1,
+    }
+    return HopperGemmConfig.from_dict(base | fields)
+
+
+CONFIGS = {
+    "shared tile": config(),
+    "cluster": config(cluster=2, group_m=1, stages=5),
+    "turns": config(pingpong=True, store_buffers=2),
+    "turns, cluster": config(pingpong=True, cluster=2, stages=6),
+    "wide": config(block_n=256, cluster=2),
+    "narrow": config(block_n=64, stages=8, store_buffers=2),
+    "192": config(block_n=192),
+    "tall": config(block_m=256),
+    "low turns": config(block_m=64, block_n=256, pingpong=True, stages=3),
+}
+
+
+#: Rules about what the kernel cannot do; the others are about what is not worth trying.
+HARD_RULES = ("promotion", "registers", "shared memory", "tile shape")
+
+
+@pytest.fixture(autouse=True)
+def hopper() -> None:
+    import torch
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the kernel is for capability 9.0")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("out", ["bf16", "fp32"])
+def test_every_schedule_stays_within_the_bound(name: str, out: str) -> None:
+    family, limits = HopperGemm(), load_gpu("h200").limits
+    tried = 0
+    for m, n, k in SHAPES:
+        problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out=out)
+        assert family.refusal(problem, limits) is None
+        workload = family.workload(problem, device="cuda", seed=m)
+        for text, one in CONFIGS.items():
+            broken = family.judge(problem, one, limits)
+            if getattr(broken, "rule", "") in (
+                "promotion",
+                "registers",
+                "shared memory",
+                "tile shape",
+            ):
+                continue
+            accuracy = workload.check(one)
+            assert accuracy.ok, (problem, text, accuracy)
+            tried += 1
+    assert tried >= 15
+
+
+def test_a_nan_scale_poisons_its_rows_and_nothing_else() -> None:
+    import torch
+
+    problem = Gemm(m=256, n=256, k=512, recipe=recipe("deepseek-fp8"))
+    workload = HopperGemm().workload(problem, device="cuda", seed=0)
+    operands = workload.operands
+    operands.a_scale[3, 1] = float("nan")
+    operands.c.fill_(1.0)
+    workload._launcher(operands, config())()
+    bad = operands.c.isnan()
+    assert bad[3].all()
+    assert not bad[torch.arange(256) != 3].any()
+
+
+def test_a_graph_replays_the_launch() -> None:
+    import torch
+
+    problem = Gemm(m=512, n=512, k=512, recipe=recipe("e4m3-row"))
+    workload = HopperGemm().workload(problem, device="cuda", seed=0)
+    run = workload.launchers(config(pingpong=True), 1)[0]
+    run()
+    wanted = workload.operands.c.clone()
+    torch.cuda.synchronize()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    workload.operands.c.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(workload.operands.c, wanted)

@@ -1,0 +1,566 @@
+// C[M, N] = A[M, K] . B[N, K]^T on Hopper (sm_90a): TMA loads, wgmma, TMA stores.
+//
+// One warp of the first warpgroup keeps a ring of STAGES tiles of A and B filled (128 bytes of K
+// each, 128-byte swizzle); two more warpgroups multiply.  "full" barriers count the bytes that the
+// copy engine has brought, "empty" barriers the warps that are done with a stage.  The launch is
+// persistent: each CTA, or cluster of CLUSTER CTAs that are neighbours along M and share each tile
+// of B by multicast, walks over the tiles in a raster of GROUP_M cluster rows.
+//
+// PINGPONG 0: both warpgroups work on one tile, BLOCK_M / 2 rows each.  PINGPONG 1: each has a tile
+// of its own and they take turns, so that one stores while the other multiplies.
+//
+// SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
+// CUDA cores ("promoted"), while the other warpgroup's product runs on the tensor cores.  What the
+// next step waits for (its barrier, its scales) is fetched while this step's product runs.
+//
+// A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
+//
+// Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
+// 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
+// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+typedef long long i64;
+
+#define CONSUMERS 2
+#define THREADS (128 * (CONSUMERS + 1))
+#define ROW_BYTES 128  // of a stage's rows and of a staging buffer's: the width of the swizzle
+#define ELEMENT_BYTES (ELEMENT < 2 ? 2 : 1)
+#define BLOCK_K (ROW_BYTES / ELEMENT_BYTES)
+#define ROWS (PINGPONG ? BLOCK_M : BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
+#define TILES_M (ROWS / 64)                              // wgmma is 64 rows high
+#define HALF (BLOCK_N / 2)                               // accumulators of a thread for 64 rows
+#define A_BYTES (BLOCK_M * ROW_BYTES)
+#define B_BYTES (BLOCK_N * ROW_BYTES)
+#define PROMOTED (SCALES >= 3)
+#define SCALE_BYTES (SCALES == 3 ? BLOCK_M * 4 : 0)
+#define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
+#define STORE_BYTES (64 * ROW_BYTES)
+#define STORE_COLUMNS (OUT == 2 ? 32 : 64)
+#define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
+
+// Registers of the producer and of a consumer thread: 128 * 40 + 256 * 232 = 64 512 of 65 536.
+#define PRODUCER_REGISTERS 40
+#define CONSUMER_REGISTERS 232
+
+// Named barriers: 1 and 2 are the consumers' turns, 3 and 4 join the threads of one.
+#define TURN 1
+#define GROUP 3
+
+struct __align__(64) TensorMap {
+    u8 bytes[128];
+};
+
+#if ELEMENT == 4
+typedef int Accumulator;
+#define REGISTER "r"
+#else
+typedef float Accumulator;
+#define REGISTER "f"
+#endif
+
+__device__ __forceinline__ u32 shared_address(const void *p) {
+    u32 address = (u32)__cvta_generic_to_shared(p);
+    // Opaque and the same in every lane: computed once, and kept in a uniform register.
+    asm volatile("" : "+r"(address));
+    return __shfl_sync(0xffffffffu, address, 0);
+}
+
+__device__ __forceinline__ float load_shared(u32 address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address));
+    return x;
+}
+
+__device__ __forceinline__ void barrier_init(u32 bar, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
+
+__device__ __forceinline__ void barrier_expect(u32 bar, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 bar) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive_at(u32 bar, u32 cta) {
+    asm volatile(
+        "{\n.reg .b32 remote;\n"
+        "mapa.shared::cluster.u32 remote, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
+        "r"(cta)
+        : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
+    u32 done;
+    do {
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(bar), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+
+__device__ __forceinline__ void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
+        "l"(map), "r"(bar), "r"(x), "r"(y)
+        : "memory");
+}
+
+__device__ __forceinline__ void load_tile_everywhere(u32 to, const TensorMap *map, u32 bar, int x,
+                                                     int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+        "l"(map), "r"(bar), "r"(x), "r"(y), "h"((u16)((1 << CLUSTER) - 1))
+        : "memory");
+}
+
+__device__ __forceinline__ void store_tile(const TensorMap *map, u32 from, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n"
+        "cp.async.bulk.commit_group;" ::"l"(map),
+        "r"(from), "r"(x), "r"(y)
+        : "memory");
+}
+
+// A wgmma operand in shared memory: K-major, 128-byte swizzle, 1024 bytes between groups of 8 rows.
+__device__ __forceinline__ u64 descriptor(u32 address) {
+    return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+// The accumulators of wgmma are an operand list as long as the tile is wide.
+#define LIST8(a, b, c, d, e, f, g, h) \
+    "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
+#define PLACES_32                                                      \
+    LIST8(0, 1, 2, 3, 4, 5, 6, 7) "," LIST8(8, 9, 10, 11, 12, 13, 14, 15) "," \
+    LIST8(16, 17, 18, 19, 20, 21, 22, 23) "," LIST8(24, 25, 26, 27, 28, 29, 30, 31)
+#define PLACES_64                                                                       \
+    PLACES_32 "," LIST8(32, 33, 34, 35, 36, 37, 38, 39) "," LIST8(40, 41, 42, 43, 44, 45, 46, 47) \
+    "," LIST8(48, 49, 50, 51, 52, 53, 54, 55) "," LIST8(56, 57, 58, 59, 60, 61, 62, 63)
+#define PLACES_96                                                                       \
+    PLACES_64 "," LIST8(64, 65, 66, 67, 68, 69, 70, 71) "," LIST8(72, 73, 74, 75, 76, 77, 78, 79) \
+    "," LIST8(80, 81, 82, 83, 84, 85, 86, 87) "," LIST8(88, 89, 90, 91, 92, 93, 94, 95)
+#define PLACES_128                                                                 \
+    PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103) ","                    \
+    LIST8(104, 105, 106, 107, 108, 109, 110, 111) ","                              \
+    LIST8(112, 113, 114, 115, 116, 117, 118, 119) "," LIST8(120, 121, 122, 123, 124, 125, 126, 127)
+#define SINKS_8(d, i)                                                                \
+    "+" REGISTER(d[i]), "+" REGISTER(d[i + 1]), "+" REGISTER(d[i + 2]), "+" REGISTER(d[i + 3]), \
+    "+" REGISTER(d[i + 4]), "+" REGISTER(d[i + 5]), "+" REGISTER(d[i + 6]), "+" REGISTER(d[i + 7])
+#define SINKS_32(d, i) SINKS_8(d, i), SINKS_8(d, i + 8), SINKS_8(d, i + 16), SINKS_8(d, i + 24)
+
+#if BLOCK_N == 64
+#define SHAPE "m64n64"
+#define PLACES PLACES_32
+#define SINKS(d) SINKS_32(d, 0)
+#define SOURCES "%32, %33"
+#define KEEP "%34"
+#elif BLOCK_N == 128
+#define SHAPE "m64n128"
+#define PLACES PLACES_64
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32)
+#define SOURCES "%64, %65"
+#define KEEP "%66"
+#elif BLOCK_N == 192
+#define SHAPE "m64n192"
+#define PLACES PLACES_96
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64)
+#define SOURCES "%96, %97"
+#define KEEP "%98"
+#elif BLOCK_N == 256
+#define SHAPE "m64n256"
+#define PLACES PLACES_128
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_32(d, 96)
+#define SOURCES "%128, %129"
+#define KEEP "%130"
+#else
+#error "BLOCK_N is 64, 128, 192 or 256"
+#endif
+
+#if ELEMENT == 0
+#define TYPES "k16.f32.bf16.bf16"
+#elif ELEMENT == 1
+#define TYPES "k16.f32.f16.f16"
+#elif ELEMENT == 2
+#define TYPES "k32.f32.e4m3.e4m3"
+#elif ELEMENT == 3
+#define TYPES "k32.f32.e5m2.e5m2"
+#else
+#define TYPES "k32.s32.s8.s8"
+#endif
+#if ELEMENT < 2
+#define SIGNS ", 1, 1, 0, 0"  // operands as they are, neither transposed
+#elif ELEMENT < 4
+#define SIGNS ", 1, 1"
+#else
+#define SIGNS ""
+#endif
+
+// d += a . b, or d = a . b where keep is 0: 64 rows by BLOCK_N columns by 32 bytes of K.
+__device__ __forceinline__ void wgmma(Accumulator (&d)[HALF], u64 a, u64 b, int keep) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " KEEP
+                 ", 0;\n"
+                 "wgmma.mma_async.sync.aligned." SHAPE TYPES " {" PLACES "}, " SOURCES
+                 ", p" SIGNS ";\n}"
+                 : SINKS(d)
+                 : "l"(a), "l"(b), "r"(keep));
+}
+
+__device__ __forceinline__ void wgmma_fence() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+// Keeps the compiler from moving accumulators that the tensor cores are writing.
+__device__ __forceinline__ void pin(Accumulator (&d)[HALF]) {
+#pragma unroll
+    for (int i = 0; i < HALF; i++) asm volatile("" : "+" REGISTER(d[i])::"memory");
+}
+
+__device__ __forceinline__ void turn_wait(int who) {
+    asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
+}
+
+__device__ __forceinline__ void turn_pass(int who) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(TURN + who) : "memory");
+}
+
+__device__ __forceinline__ void group_sync(int who) {
+    asm volatile("bar.sync %0, 128;" ::"r"(GROUP + who) : "memory");
+}
+
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// The output's tiles in the order in which they are worked on.
+struct Raster {
+    int cols, cluster_rows;
+
+    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N) {
+        cluster_rows = ((m + BLOCK_M - 1) / BLOCK_M + CLUSTER - 1) / CLUSTER;
+    }
+
+    __device__ int count() const { return cluster_rows * cols; }
+
+    __device__ void place(int index, int &row, int &col) const {
+        const int group = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
+        const int height = min(cluster_rows - group * GROUP_M, GROUP_M);
+        row = group * GROUP_M + inside % height;
+        col = inside / height;
+    }
+};
+
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 packed;
+#if OUT == 1
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+#endif
+    return packed;
+}
+
+// Writes 16 columns of a warp's 16 rows, laid out as wgmma leaves them, into a staging buffer.
+// v: columns 2l, 2l+1 of row r, the same of row r + 8, then 8 columns further on.
+__device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, int part,
+                                              const float (&v)[8]) {
+#if OUT == 2
+#pragma unroll
+    for (int g = 0; g < 2; g++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int r = warp * 16 + h * 8 + lane / 4;
+            const int byte = (part * 16 + g * 8 + lane % 4 * 2) * 4;
+            const u32 to = buffer + r * ROW_BYTES + ((byte / 16 ^ r % 8) * 16 + byte % 16);
+            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(v[g * 4 + h * 2]),
+                         "f"(v[g * 4 + h * 2 + 1])
+                         : "memory");
+        }
+#else
+    const int r = warp * 16 + lane % 16, piece = part * 2 + lane / 16;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     buffer + r * ROW_BYTES + ((piece ^ r % 8) * 16)),
+                 "r"(pack(v[0], v[1])), "r"(pack(v[2], v[3])), "r"(pack(v[4], v[5])),
+                 "r"(pack(v[6], v[7]))
+                 : "memory");
+#endif
+}
+
+#if CLUSTER > 1
+#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_SHAPE
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
+gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+            const __grid_constant__ TensorMap map_scale, const __grid_constant__ TensorMap map_c,
+            const float *a_scale, const float *b_scale, int m, int n, int k) {
+    extern __shared__ __align__(1024) u8 memory[];
+    __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
+#if SCALES == 2
+    __shared__ __align__(8) float columns[CONSUMERS][BLOCK_N];  // scales of a tile's columns
+#endif
+    const u32 a_ring = shared_address(memory), b_ring = a_ring + STAGES * A_BYTES;
+    const u32 scale_ring = b_ring + STAGES * B_BYTES, store_ring = scale_ring + SCALE_RING;
+    const u32 full_bar = shared_address(full), empty_bar = shared_address(empty);
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
+    const Raster raster(m, n);
+    const int steps = (k + BLOCK_K - 1) / BLOCK_K;
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
+
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(full_bar + s * 8, 1);
+            barrier_init(empty_bar + s * 8, (PINGPONG ? 1 : CONSUMERS) * 4 * CLUSTER);  // warps
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+
+    if (group == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+        if (threadIdx.x == 0) {
+            int stage = 0;
+            u32 phase = 1;  // the ring is empty: the first wait on every stage passes
+            for (int index = blockIdx.x / CLUSTER; index < raster.count();
+                 index += gridDim.x / CLUSTER) {
+                int row, col;
+                raster.place(index, row, col);
+                const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+                for (int step = 0; step < steps; step++) {
+                    const u32 bar = full_bar + stage * 8;
+                    barrier_wait(empty_bar + stage * 8, phase);
+                    barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+                    if (CLUSTER > 1) {
+                        const int part = rank * (BLOCK_N / CLUSTER);
+                        load_tile_everywhere(b_ring + stage * B_BYTES + part * ROW_BYTES, &map_b,
+                                             bar, step * BLOCK_K, left + part);
+                    } else {
+                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                    }
+                    if (SCALES == 3)
+                        load_tile(scale_ring + stage * SCALE_BYTES, &map_scale, bar, top, step);
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+        const int consumer = group - 1, thread = threadIdx.x % 128;
+        const int lane = thread % 32, warp = thread / 32;
+        const int offset = PINGPONG ? 0 : consumer * ROWS;  // of this warpgroup's rows in a tile
+#if SCALES >= 2
+        const int first_row = offset + warp * 16 + lane / 4;
+#endif
+        const u64 a_first = descriptor(a_ring + offset * ROW_BYTES), b_first = descriptor(b_ring);
+        int stage = 0, sequence = 0;
+        u32 phase = 0;
+        auto release = [&](int s) {
+            if (CLUSTER > 1) {
+                if (lane < CLUSTER) barrier_arrive_at(empty_bar + s * 8, lane);
+            } else if (lane == 0) {
+                barrier_arrive(empty_bar + s * 8);
+            }
+        };
+        auto multiply = [&](Accumulator(&d)[TILES_M][HALF], bool first) {
+            const u64 a = a_first + stage * (A_BYTES >> 4), b = b_first + stage * (B_BYTES >> 4);
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++) pin(d[t]);
+            wgmma_fence();
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int s = 0; s < 4; s++)
+                    wgmma(d[t], a + t * (64 * ROW_BYTES >> 4) + s * 2, b + s * 2, !first || s > 0);
+            wgmma_commit();
+        };
+#if PINGPONG
+        if (consumer == 1) turn_pass(0);
+#endif
+        for (int index = blockIdx.x / CLUSTER; index < raster.count();
+             index += gridDim.x / CLUSTER, sequence++) {
+            if (PINGPONG) {
+                if (sequence % 2 != consumer) continue;
+                const u32 position = (u32)sequence * steps;
+                stage = position % STAGES, phase = position / STAGES & 1;
+            }
+            int row, col;
+            raster.place(index, row, col);
+            const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+            Accumulator product[TILES_M][HALF];
+#if SCALES == 2
+            // Asked for before the products, so that the epilogue need not wait for them.
+            float my_columns[(BLOCK_N + 127) / 128], row_factor[TILES_M][2];
+#pragma unroll
+            for (int i = 0; i < (BLOCK_N + 127) / 128; i++) {
+                const int x = left + i * 128 + thread;
+                my_columns[i] = x < n ? __ldg(b_scale + x) : 0.0f;
+            }
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+                    row_factor[t][h] =
+                        __ldg(a_scale + min(top + first_row + t * 64 + h * 8, m - 1));
+#elif SCALES == 1
+            const float one_factor = __ldg(a_scale) * __ldg(b_scale);
+#endif
+#if PROMOTED
+            float sum[TILES_M][HALF];
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
+            const float *b_next = b_scale + (i64)(left / QUANT) * steps;
+            // A cluster's last tile may lie beyond M: its scales are read from the last block.
+            const int a_block = min(top + offset, m - 1) / QUANT;
+            const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
+            float b_now = __ldg(b_next), a_now = SCALES == 4 ? __ldg(a_next) : 1.0f;
+            float left_now[TILES_M][2];
+            auto fetch_left = [&] {
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        left_now[t][h] =
+                            SCALES == 3 ? load_shared(scale_ring + stage * SCALE_BYTES +
+                                                      (first_row + t * 64 + h * 8) * 4)
+                                        : 1.0f;
+            };
+            barrier_wait(full_bar + stage * 8, phase);
+            fetch_left();
+            for (int step = 0; step < steps; step++) {
+                multiply(product, true);
+                // While the product runs: its factors, and all that the next step waits for.
+                const int used = stage;
+                const float common = SCALES == 4 ? a_now * b_now : b_now;
+                float factor[TILES_M][2];
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                    for (int h = 0; h < 2; h++)
+                        factor[t][h] = SCALES == 3 ? left_now[t][h] * common : common;
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+                if (step + 1 < steps) {
+                    b_now = __ldg(++b_next);
+                    if (SCALES == 4) a_now = __ldg(++a_next);
+                    barrier_wait(full_bar + stage * 8, phase);
+                    fetch_left();
+                }
+                wgmma_wait<0>();
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++) pin(product[t]);
+                release(used);
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                    for (int i = 0; i < HALF; i++)
+                        sum[t][i] += factor[t][i / 2 % 2] * (float)product[t][i];
+            }
+#else
+#if PINGPONG
+            turn_wait(consumer);
+#endif
+            for (int step = 0; step < steps; step++) {
+                barrier_wait(full_bar + stage * 8, phase);
+                multiply(product, step == 0);
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++) pin(product[t]);
+                wgmma_wait<1>();
+                if (step > 0) release(stage == 0 ? STAGES - 1 : stage - 1);
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+            }
+#if PINGPONG
+            turn_pass(1 - consumer);
+#endif
+            wgmma_wait<0>();
+            release(stage == 0 ? STAGES - 1 : stage - 1);
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++) pin(product[t]);
+#endif
+#if SCALES == 2
+            group_sync(consumer);  // the last tile's columns have been read
+#pragma unroll
+            for (int i = 0; i < (BLOCK_N + 127) / 128; i++)
+                if (i * 128 + thread < BLOCK_N) columns[consumer][i * 128 + thread] = my_columns[i];
+#endif
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++) {
+#pragma unroll
+                for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
+                    const int turn = (t * (BLOCK_N / STORE_COLUMNS) + chunk) % STORE_BUFFERS;
+                    const u32 buffer = store_ring + (consumer * STORE_BUFFERS + turn) * STORE_BYTES;
+                    const int x = left + chunk * STORE_COLUMNS;
+                    if (thread == 0)
+                        asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(STORE_BUFFERS - 1)
+                                     : "memory");
+                    group_sync(consumer);
+#pragma unroll
+                    for (int part = 0; part < STORE_COLUMNS / 16; part++) {
+                        float v[8];
+#pragma unroll
+                        for (int e = 0; e < 8; e++) {
+                            const int i = chunk * (STORE_COLUMNS / 2) + part * 8 + e;
+#if PROMOTED
+                            v[e] = sum[t][i];
+#else
+                            v[e] = (float)product[t][i];
+#endif
+#if SCALES == 1
+                            v[e] *= one_factor;
+#elif SCALES == 2
+                            const int at = chunk * STORE_COLUMNS + part * 16 + e / 4 * 8;
+                            const float2 pair =
+                                *(const float2 *)&columns[consumer][at + lane % 4 * 2];
+                            v[e] *= row_factor[t][e / 2 % 2];
+                            v[e] *= e % 2 ? pair.y : pair.x;
+#endif
+                        }
+                        stage_columns(buffer, warp, lane, part, v);
+                    }
+                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    group_sync(consumer);
+                    if (thread == 0 && x < n && top + offset + t * 64 < m)
+                        store_tile(&map_c, buffer, x, top + offset + t * 64);
+                }
+            }
+        }
+#if PINGPONG
+        if (sequence % 2 == consumer) turn_wait(consumer);  // takes the turn that nobody used
+#endif
+        if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+    if (CLUSTER > 1) cluster_sync();  // until then a neighbour may arrive at this CTA's barriers
+}

@@ -1,0 +1,338 @@
+"""Launch the Hopper product of ``gemm_hopper.cu`` on CuPy arrays; no torch needed.
+
+CuPy compiles the source for the current device and keeps the binary in its disk cache.  Tensor
+maps, which tell the copy engine where a matrix lies, are made by the driver and kept by address and
+shape.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ELEMENTS",
+    "FIELDS",
+    "OUTPUTS",
+    "SCALES",
+    "launch",
+    "options",
+    "precompile",
+    "smem_bytes",
+]
+
+#: Operand formats by macro value; bf16 arrives as uint16, 8-bit floats as uint8 views.
+ELEMENTS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
+#: Output formats by macro value; bf16 as a uint16 view.
+OUTPUTS = ("bf16", "fp16", "fp32")
+#: Scale modes by macro value: none, one each, rows of A and of B, 1x128 and 128x128, 128x128 both.
+SCALES = ("none", "tensor", "row", "b1x128", "b128x128")
+FIELDS = (
+    "block_m", "block_n", "stages", "cluster", "group_m", "pingpong", "store_buffers",
+)  # fmt: skip
+DTYPES = {
+    "bf16": ("uint16",),
+    "fp16": ("float16", "uint16"),
+    "fp32": ("float32",),
+    "e4m3fn": ("uint8",),
+    "e5m2": ("uint8",),
+    "int8": ("int8",),
+}
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "e4m3fn": 1, "e5m2": 1, "int8": 1}
+#: Bytes of K in a stage, the width of the swizzle, and of a staging buffer's rows.
+ROW_BYTES = 128
+CONSUMERS = 2
+THREADS = 128 * (CONSUMERS + 1)
+QUANT = 128
+#: An integer sum of this many products of codes up to 127 stays below 2^31.
+MAX_INT32_K = (2**31 - 1) // 127**2
+
+# cuda.h: CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion.
+_MAP_TYPES = {1: 0, 2: 1, 4: 7}  # UINT8, UINT16, FLOAT32 by element bytes
+_SWIZZLE_NONE, _SWIZZLE_128B = 0, 3
+_L2_PROMOTION_256B = 3
+_MAP_BYTES = 128
+_MAP_DTYPE = np.dtype([("bytes", "u1", _MAP_BYTES)])
+
+
+def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
+    block_m, stages = int(config["block_m"]), int(config["stages"])
+    tiles = stages * (block_m + int(config["block_n"])) * ROW_BYTES
+    scale_ring = -(-stages * block_m * 4 // 1024) * 1024 if scales == "b1x128" else 0
+    return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
+
+
+def options(
+    *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
+) -> tuple[str, ...]:
+    """Compiler options for formats and a configuration.
+
+    Raises:
+        ValueError: an unknown format, or a configuration that the kernel does not have.
+    """
+    for name, value, known in (
+        ("element", element, ELEMENTS),
+        ("out", out, OUTPUTS),
+        ("scales", scales, SCALES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    if sorted(config) != sorted(FIELDS):
+        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
+    rows = block_m if pingpong else block_m // CONSUMERS
+    promoted = scales in ("b1x128", "b128x128")
+    if rows not in (64, 128) or (not pingpong and block_m % 128):
+        raise ValueError(f"block_m = {block_m}: a warpgroup takes 64 or 128 rows of a tile")
+    if block_n not in (64, 128, 192, 256) or rows // 64 * block_n > 256:
+        raise ValueError(
+            f"block_n = {block_n}: it must be 64, 128, 192 or 256, half of that at {rows} rows a "
+            "warpgroup"
+        )
+    if promoted and (pingpong or rows * block_n > 64 * 128):
+        raise ValueError("scales along K take 64 rows a warpgroup, block_n up to 128, no pingpong")
+    if cluster not in (1, 2) or buffers not in (1, 2) or not 2 <= stages <= 8 or group_m < 1:
+        raise ValueError(
+            f"cluster = {cluster}, store_buffers = {buffers}, stages = {stages}, group_m = "
+            f"{group_m}: they lie in 1..2, 1..2, 2..8 and from 1"
+        )
+    macros = {
+        "ELEMENT": ELEMENTS.index(element),
+        "OUT": OUTPUTS.index(out),
+        "SCALES": SCALES.index(scales),
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "STAGES": stages,
+        "CLUSTER": cluster,
+        "GROUP_M": group_m,
+        "PINGPONG": pingpong,
+        "STORE_BUFFERS": buffers,
+    }
+    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+
+
+@cache
+def _kernel(device: int, compiler_options: tuple[str, ...], smem: int) -> Any:
+    """The compiled kernel of a device, allowed ``smem`` bytes of dynamic shared memory."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
+    code = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    kernel = cupy.RawModule(code=code, options=compiler_options).get_function("gemm_hopper")
+    kernel.max_dynamic_shared_size_bytes = smem
+    return kernel
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
+@cache
+def _encoder() -> Any:
+    """``cuTensorMapEncodeTiled`` of the installed driver."""
+    encode = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
+    encode.restype = ctypes.c_int
+    return encode
+
+
+@lru_cache(maxsize=4096)
+def _tensor_map(
+    pointer: int, item_bytes: int, inner: int, outer: int, row_bytes: int, box: tuple[int, int]
+) -> Any:
+    """Tensor map of a matrix, as the kernel takes it by value.
+
+    Args:
+        inner, outer: elements of a row, and rows.
+        row_bytes: from one row to the next.
+        box: elements and rows of a tile; tiles 128 bytes wide are swizzled.
+    Raises:
+        ValueError: the driver refuses these numbers.
+    """
+    memory = (ctypes.c_uint8 * (_MAP_BYTES + 64))()
+    aligned = ctypes.addressof(memory) + -ctypes.addressof(memory) % 64
+    swizzled = box[0] * item_bytes == ROW_BYTES and box[1] > 1
+    result = _encoder()(
+        ctypes.c_void_p(aligned),
+        _MAP_TYPES[item_bytes],
+        2,
+        ctypes.c_void_p(pointer),
+        (ctypes.c_uint64 * 2)(inner, outer),
+        (ctypes.c_uint64 * 1)(row_bytes),
+        (ctypes.c_uint32 * 2)(*box),
+        (ctypes.c_uint32 * 2)(1, 1),
+        0,  # not interleaved
+        _SWIZZLE_128B if swizzled else _SWIZZLE_NONE,
+        _L2_PROMOTION_256B,
+        0,  # what lies outside is zero
+    )
+    if result:
+        raise ValueError(
+            f"the driver refuses a tensor map of {outer} x {inner} elements of {item_bytes} bytes, "
+            f"rows {row_bytes} bytes apart, tile {box}: error {result}"
+        )
+    raw = ctypes.string_at(aligned, _MAP_BYTES)
+    return np.frombuffer(raw, _MAP_DTYPE)[0]
+
+
+def _check_matrix(name: str, array: Any, dtypes: tuple[str, ...], shape: tuple[int, int]) -> None:
+    if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
+        raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
+    if array.dtype.name not in dtypes:
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(dtypes)}")
+    if tuple(array.shape) != shape or 0 in shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
+
+
+def _validate(
+    a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
+) -> tuple[int, int, int]:
+    """Check the operands; returns (M, N, K)."""
+    for name, value, known in (
+        ("element", element, ELEMENTS),
+        ("out", out, OUTPUTS),
+        ("scales", scales, SCALES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    for name, array in (("a", a), ("b", b), ("c", c)):
+        if getattr(array, "ndim", 2) != 2:
+            raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
+    m, k, n = a.shape[0], a.shape[1], b.shape[0]
+    _check_matrix("a", a, DTYPES[element], (m, k))
+    _check_matrix("b", b, DTYPES[element], (n, k))
+    _check_matrix("c", c, DTYPES[out], (m, n))
+    for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
+        row = array.shape[1] * ELEMENT_BYTES[item]
+        if not array.flags.c_contiguous or row % 16 or array.data.ptr % 16:
+            raise ValueError(
+                f"{name}: rows must be contiguous, a multiple of 16 bytes and start on one; they "
+                f"have {row} bytes at address {array.data.ptr:#x}, strides {array.strides}"
+            )
+    if element == "int8" and scales not in ("b1x128", "b128x128") and k > MAX_INT32_K:
+        raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
+    blocks = -(-k // QUANT)
+    grids = {
+        "none": (None, None),
+        "tensor": ((1, 1), (1, 1)),
+        "row": ((m, 1), (n, 1)),
+        "b1x128": ((m, blocks), (-(-n // QUANT), blocks)),
+        "b128x128": ((-(-m // QUANT), blocks), (-(-n // QUANT), blocks)),
+    }[scales]
+    for name, scale, grid in (("a_scale", a_scale, grids[0]), ("b_scale", b_scale, grids[1])):
+        if grid is None:
+            if scale is not None:
+                raise ValueError(f"{name} is given: scales {scales!r} take none")
+            continue
+        _check_matrix(name, scale, ("float32",), grid)
+        if name == "a_scale" and scales == "b1x128":
+            leading = scale.strides[1]
+            if scale.strides[0] != 4 or leading % 16 or scale.data.ptr % 16:
+                raise ValueError(
+                    f"a_scale has strides {scale.strides}: M must be contiguous, its columns a "
+                    "multiple of 16 bytes apart and aligned to 16"
+                )
+        elif not scale.flags.c_contiguous:
+            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
+    arrays = [x for x in (b, c, a_scale, b_scale) if x is not None]
+    if any(x.device != a.device for x in arrays):
+        raise ValueError("the operands lie on several devices: they must share one")
+    return m, n, k
+
+
+def launch(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    stream: Any = None,
+) -> None:
+    """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
+
+    Args:
+        a: (M, K), b: (N, K), C-contiguous CuPy arrays in the view dtypes of ``DTYPES``; rows are
+            multiples of 16 bytes.
+        c: (M, N) in ``out``; written.
+        a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
+            128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
+        config: the fields of ``HopperGemmConfig``.
+    Raises:
+        ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
+    """
+    m, n, k = _validate(a, b, c, a_scale, b_scale, element, out, scales)
+    with a.device:
+        kernel = _compiled(a, element, out, scales, config)
+        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        item = ELEMENT_BYTES[element]
+        width = ROW_BYTES // item
+        map_a = _tensor_map(a.data.ptr, item, k, m, k * item, (width, block_m))
+        map_b = _tensor_map(b.data.ptr, item, k, n, k * item, (width, block_n // cluster))
+        map_scale = map_a  # not looked at
+        if scales == "b1x128":
+            stride = a_scale.strides[1]
+            map_scale = _tensor_map(
+                a_scale.data.ptr, 4, stride // 4, a_scale.shape[1], stride, (block_m, 1)
+            )
+        out_item = ELEMENT_BYTES[out]
+        map_c = _tensor_map(c.data.ptr, out_item, n, m, n * out_item, (ROW_BYTES // out_item, 64))
+        tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
+        grid = (cluster * min(tiles, _multiprocessors(a.device.id) // cluster),)
+        arguments = (
+            map_a,
+            map_b,
+            map_scale,
+            map_c,
+            np.uint64(0 if a_scale is None else a_scale.data.ptr),
+            np.uint64(0 if b_scale is None else b_scale.data.ptr),
+            np.int32(m),
+            np.int32(n),
+            np.int32(k),
+        )
+        smem = smem_bytes(scales=scales, config=config)
+        if stream is None:
+            kernel(grid, (THREADS,), arguments, shared_mem=smem)
+        else:
+            with stream:
+                kernel(grid, (THREADS,), arguments, shared_mem=smem)
+
+
+def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
+    chosen = options(element=element, out=out, scales=scales, config=config)
+    return _kernel(a.device.id, chosen, smem_bytes(scales=scales, config=config))
+
+
+def precompile(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    _validate(a, b, c, a_scale, b_scale, element, out, scales)
+    with a.device:
+        _compiled(a, element, out, scales, config)

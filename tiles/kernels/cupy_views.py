@@ -1,0 +1,31 @@
+"""CuPy's view of torch tensors and of torch's stream."""
+
+from typing import Any
+
+import torch
+
+__all__ = ["cupy_stream", "cupy_view"]
+
+#: CuPy has no bf16 and no 8-bit floats: their bit patterns travel as unsigned integers.
+_PATTERNS = {
+    torch.bfloat16: torch.uint16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
+
+
+def cupy_view(tensor: torch.Tensor) -> Any:
+    """The same memory as a CuPy array, bf16 as uint16 and 8-bit floats as uint8."""
+    import cupy
+
+    return cupy.from_dlpack(tensor.view(_PATTERNS.get(tensor.dtype, tensor.dtype)))
+
+
+def cupy_stream(device: str) -> Any:
+    """Torch's current stream for CuPy, so that launches join what torch captures into a graph."""
+    import cupy
+
+    stream = torch.cuda.current_stream(device)
+    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
+        return cupy.cuda.Stream.from_external(stream)
+    return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)

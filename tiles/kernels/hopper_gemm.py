@@ -1,0 +1,229 @@
+"""Descriptor of the Hopper GEMM in CUDA C++: its configurations and which of them are legal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.formats import Scaling, TensorFormat, element
+from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.config import TileConfig
+from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.table import ConfigTable, Rule
+from tiles.problems import Gemm, Problem
+
+__all__ = ["HopperGemm", "HopperGemmConfig", "hopper_smem_bytes", "scale_mode"]
+
+OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
+#: wgmma of this form exists on this capability alone: neither before nor after.
+CAPABILITY = 90
+CONSUMERS = 2
+#: Bytes of K in a pipeline stage: one row of the 128-byte swizzle.
+STAGE_BYTES = 128
+QUANT = 128
+#: Barriers, 16 bytes a stage, and scales of columns; rings begin at the next multiple of this.
+STATIC_UNIT_BYTES = 1024
+MAX_STAGES = 8
+#: Registers that the products of a consumer thread may take, sums of promoted ones included.
+MAX_ACCUMULATORS = 128
+ALIGNMENT_BYTES = 16
+
+#: Scalings of (activations, weights) by the launcher's name for them.
+_MODES = {
+    (None, None): "none",
+    ("tensor", "tensor"): "tensor",
+    ("row", "row"): "row",
+    ("b1x128", "b128x128"): "b1x128",
+    ("b128x128", "b128x128"): "b128x128",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperGemmConfig(TileConfig):
+    """One configuration of the Hopper GEMM."""
+
+    block_m: int  #: tile rows
+    block_n: int  #: tile columns
+    stages: int  #: tiles of A and B in flight
+    cluster: int  #: CTAs, neighbours along M, that share each tile of B by multicast
+    group_m: int  #: raster group: cluster rows visited before moving along N
+    pingpong: bool  #: the two consumer warpgroups have a tile each; otherwise they share one
+    store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
+
+
+def scale_mode(activation: TensorFormat, weight: TensorFormat) -> str | None:
+    """The launcher's scale mode of a pair of formats, or ``None`` where it has none."""
+    return _MODES.get((_name(activation.scaling), _name(weight.scaling)))
+
+
+def _name(scaling: Scaling | None) -> str | None:
+    return None if scaling is None else str(scaling)
+
+
+def hopper_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+    """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
+    mode = scale_mode(problem.recipe.activation, problem.recipe.weight)
+    stages, m = table["stages"], table["block_m"]
+    tiles = stages * (m + table["block_n"]) * STAGE_BYTES
+    scales = -(-stages * m * 4 // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
+    staging = CONSUMERS * table["store_buffers"] * 64 * 128
+    columns = CONSUMERS * table["block_n"] * 4 if mode == "row" else 0
+    static = -(-(16 * stages + columns) // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
+    total: NDArray[np.int64] = static + tiles + scales + staging
+    return total
+
+
+class HopperGemm(Kernel):
+    """``tiles/kernels/cuda/gemm_hopper.cu``: TMA, wgmma, warp-specialised; capability 9.0 alone."""
+
+    name: ClassVar[str] = "hopper_gemm"
+    backend: ClassVar[Backend] = Backend.CUPY
+    config_type: ClassVar[type[TileConfig]] = HopperGemmConfig
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if not isinstance(problem, Gemm):
+            return f"{self.name} serves gemm problems, not {problem}"
+        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
+            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
+        recipe = problem.recipe
+        a, b = recipe.activation, recipe.weight
+        if recipe.outliers is not None:
+            return f"{self.name} has no second product for outliers: {recipe.outliers}"
+        if a.element != b.element or a.element.name not in OPERANDS:
+            return (
+                f"{self.name} multiplies two of one element of {', '.join(OPERANDS)}, "
+                f"not {a.element} by {b.element}"
+            )
+        mode = scale_mode(a, b)
+        if mode is None or not (a.plain and b.plain):
+            return f"{self.name} has no scale mode for {a} by {b}"
+        if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
+            return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
+        rows = {
+            "K": problem.k * a.element.bits // 8,
+            "N": problem.n * element(problem.out).bits // 8,
+        }
+        for name, row_bytes in rows.items():
+            if row_bytes % ALIGNMENT_BYTES:
+                return f"{name}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
+        return None
+
+    def path(self, problem: Problem, limits: Limits) -> NumericPath:
+        return NumericPath.NATIVE
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            HopperGemmConfig,
+            block_m=(64, 128, 256),
+            block_n=(64, 128, 192, 256),
+            stages=(3, 4, 5, 6, 7, 8),
+            cluster=(1, 2),
+            group_m=(1, 4, 8, 16),
+            pingpong=(False, True),
+            store_buffers=(1, 2),
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        assert isinstance(problem, Gemm)
+        promoted = problem.recipe.blockwise
+        m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
+        group, pingpong, buffers = (table[f] for f in ("group_m", "pingpong", "store_buffers"))
+        rows = np.where(pingpong, m, m // CONSUMERS)
+        held = rows * n // 128 * (2 if promoted else 1)
+        smem = hopper_smem_bytes(problem, table)
+        cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
+        columns = -(-problem.n // np.maximum(n, 1))
+        depth = STAGE_BYTES * 8 // problem.recipe.activation.element.bits
+        steps = -(-problem.k // depth)
+        return [
+            Rule(
+                "tile shape",
+                ((rows != 64) & (rows != 128)) | ~np.isin(n, (64, 128, 192, 256)),
+                lambda r: (
+                    f"tile {m[r]}x{n[r]}: a warpgroup takes 64 or 128 rows and 64, 128, 192 or 256 "
+                    f"columns, here it would take {rows[r]} rows"
+                ),
+            ),
+            Rule(
+                "counts",
+                (stages < 2)
+                | (stages > MAX_STAGES)
+                | ~np.isin(cluster, (1, 2))
+                | ~np.isin(buffers, (1, 2))
+                | (group < 1),
+                lambda r: (
+                    f"stages {stages[r]}, cluster {cluster[r]}, store_buffers {buffers[r]}, "
+                    f"group_m {group[r]}: they lie in 2..8, 1..2, 1..2 and from 1"
+                ),
+            ),
+            Rule(
+                "promotion",
+                pingpong & promoted | (promoted & ((rows != 64) | (n > QUANT))),
+                lambda r: (
+                    f"tile {m[r]}x{n[r]}: scales along K take 64 rows a warpgroup, at most {QUANT} "
+                    "columns, and both warpgroups on one tile"
+                ),
+            ),
+            Rule(
+                "registers",
+                held > MAX_ACCUMULATORS,
+                lambda r: f"{held[r]} accumulators a thread > {MAX_ACCUMULATORS}",
+            ),
+            Rule(
+                "shared memory",
+                smem > limits.smem_bytes_per_cta,
+                lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+            ),
+            Rule(
+                "oversized tile",
+                (m > max(64, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
+                lambda r: f"tile {m[r]}x{n[r]} for a product of {problem.m}x{problem.n}",
+            ),
+            Rule(
+                "cluster",
+                (cluster > 1) & (problem.m <= m),
+                lambda r: "a cluster shares B between tiles along M: there is one row of tiles",
+            ),
+            Rule(
+                "raster",
+                (group > 1) & ((cluster_rows == 1) | (columns == 1)),
+                lambda r: f"group_m {group[r]} equals group_m 1: one row or column of tiles",
+            ),
+            Rule(
+                "stages",
+                stages > np.maximum(3, 2 * steps),
+                lambda r: f"{stages[r]} stages for {steps} steps along K",
+            ),
+        ]
+
+    def default(self, problem: Problem, limits: Limits) -> HopperGemmConfig:
+        """Tiles of 128 x 128, lower for few rows; turns where nothing is promoted."""
+        assert isinstance(problem, Gemm)
+        promoted = problem.recipe.blockwise
+        for m, n in ((128, 128), (64, 128), (128, 64), (64, 64)):
+            for stages in (5, 4, 3):
+                config = HopperGemmConfig(
+                    block_m=128 if promoted else m,
+                    block_n=n,
+                    stages=stages,
+                    cluster=1,
+                    group_m=8 if problem.m > 128 and problem.n > n else 1,
+                    pingpong=not promoted,
+                    store_buffers=1,
+                )
+                table = ConfigTable.of([config])
+                if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
+                    return config
+        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__).parent / "cuda" / "gemm_hopper.py"
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        from tiles.kernels.hopper_gemm_workload import HopperGemmWorkload
+
+        assert isinstance(problem, Gemm)
+        return HopperGemmWorkload(problem, device=device, seed=seed)
