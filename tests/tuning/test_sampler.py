@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
+from sweep_runs import MANY, configs_of, make_plan, sweep
 from test_strategies import legal_table
-from test_sweep import MANY, configs_of, make_plan, sweep
 
 import tuning
 from tiles.kernels import ConfigTable, Status

@@ -1,0 +1,157 @@
+"""Sweeps that are killed at random moments, as a script: it forks, so it must have no threads.
+
+``python kill_loop.py FOLDER STRATEGY WORKERS KILLS SEED`` starts WORKERS processes on one run
+folder, kills one of them at a random moment and starts another, KILLS times; then it lets them
+end.  It prints how many kills struck a living process.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import fake_kernels
+from sweep_runs import MANY, make_plan
+
+import tuning
+import tuning.search
+import tuning.store
+import tuning.sweep
+from tiles.kernels import Status, TileConfig
+from tuning import Measurement, Plan, Strategy
+from tuning.journal import JOURNAL
+from tuning.records import Environment
+from tuning.timing import Timing
+
+MEASURING_S = 0.004
+
+
+def true_time_us(config: TileConfig) -> float:
+    """What this configuration takes: the model's time, off by up to 20 % either way."""
+    values = config.to_dict()
+    predicted = values["size"] * 1.0 + 0.1 * values["mode"] + 0.5 * values["flag"]
+    return float(predicted * (0.8 + 0.4 * (zlib.crc32(str(config).encode()) % 1000) / 1000))
+
+
+class TableBench:
+    """Answers as a bench would, without processes: always the same for a configuration."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def start(self, studies: object) -> None:
+        pass
+
+    def compiles_ahead(self, study: object) -> bool:
+        return False
+
+    def announce(self, *_: object) -> None:
+        pass
+
+    def environment(self, study: object) -> Environment:
+        return Environment(gpu="table", driver="none", sm_clock_mhz=None, versions={})
+
+    def measure(
+        self, study: object, config: TileConfig, environment: bool
+    ) -> tuple[Measurement, Environment | None]:
+        time.sleep(MEASURING_S)
+        where = self.environment(study) if environment else None
+        if zlib.crc32(str(config).encode()) % 7 == 0:
+            return Measurement(status=Status.RUNTIME, simulated=False, reason="seventh"), where
+        time_us = true_time_us(config)
+        return Measurement(
+            status=Status.CORRECT, simulated=False, time_us=time_us, timing="table"
+        ), where
+
+    def compare(self, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        return [
+            Timing(time_us=true_time_us(c), samples_us=(true_time_us(c),), timing="table")
+            for c in configs
+        ]
+
+
+def plan_of(folder: Path, strategy: str, kills: int = 0) -> Plan:
+    budget = 60 if strategy == "hybrid" else 40
+    return make_plan(
+        folder,
+        MANY,
+        studies=2 if 0 < kills < 10 else 6,
+        simulate=False,
+        strategy=Strategy(strategy),
+        max_measurements=budget,
+    )
+
+
+def sweep(plan: Plan) -> tuning.Run:
+    tuning.sweep.Bench = TableBench  # type: ignore[misc,assignment]
+    tuning.search.IDLE_S = 0.05
+    return tuning.run(plan, price=fake_kernels.price)
+
+
+def measured(folder: Path) -> Counter[str]:
+    """How often each configuration has an outcome, from what is on the disk."""
+    if not (folder / JOURNAL).exists() or not (folder / tuning.store.PLAN_FILE).exists():
+        return Counter()
+    tuning.repair(folder)
+    run = tuning.load_run(folder)
+    return Counter(f"{s.problem} {t.config}" for s in run.studies for t in s.trials)
+
+
+def start(plan: Plan) -> int:
+    pid = os.fork()
+    if not pid:
+        try:
+            sweep(plan)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def main(folder: Path, strategy: str, workers: int, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    plan = plan_of(folder, strategy, kills)
+    before: Counter[str] = Counter()
+    struck = 0
+    alive: list[int] = []
+    for _ in range(kills):
+        while len(alive) < workers:
+            alive.append(start(plan))
+        time.sleep(rng.uniform(0.0, 0.25))
+        victim = alive.pop(rng.randrange(len(alive)))
+        os.kill(victim, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1])
+        assert code in (0, -signal.SIGKILL), code
+        struck += code == -signal.SIGKILL
+        if workers == 1:
+            now = measured(folder)
+            assert now >= before, "a completed measurement was lost"
+            before = now
+    for pid in alive:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    sweep(plan)
+    assert max(measured(folder).values()) == 1, "a configuration was measured twice"
+    print(struck)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *(int(word) for word in sys.argv[3:6]))

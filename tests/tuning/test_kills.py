@@ -1,0 +1,87 @@
+"""``kill -9`` at random moments: nothing completed is lost, nothing is measured twice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_kernels
+import kill_loop
+import pytest
+
+import tuning
+from tuning.journal import JOURNAL, repair
+from tuning.run_storage import RunStorage
+
+
+def killed_run(folder: Path, strategy: str, workers: int, kills: int) -> tuple[tuning.Run, int]:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [
+            *(sys.executable, str(here / "kill_loop.py"), str(folder), strategy),
+            *(str(workers), str(kills), "1"),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return tuning.load_run(folder), int(done.stdout)
+
+
+def best_us(study: tuning.StudyRecord) -> float:
+    assert study.best is not None
+    return kill_loop.true_time_us(study.best.config)
+
+
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kills: int) -> None:
+    run, struck = killed_run(tmp_path / "one", strategy, workers=1, kills=kills)
+    assert struck >= kills // 2
+    many, struck = killed_run(tmp_path / "two", strategy, workers=2, kills=kills)
+    assert struck >= kills // 2
+    monkeypatch.setattr(tuning.sweep, "Bench", kill_loop.TableBench)
+    whole = tuning.run(
+        kill_loop.plan_of(tmp_path / "whole", strategy, kills), price=fake_kernels.price
+    )
+    for resumed in (run, many):
+        for study, uninterrupted in zip(resumed.studies, whole.studies, strict=True):
+            configs = [trial.config for trial in study.trials]
+            assert len(set(configs)) == len(configs)
+            if strategy == "hybrid":
+                assert best_us(study) <= 1.005 * best_us(uninterrupted)
+            else:
+                assert set(configs) == {t.config for t in uninterrupted.trials}
+                assert best_us(study) == best_us(uninterrupted)
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "hybrid"])
+def test_four_kills_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    check(tmp_path, monkeypatch, strategy, kills=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["exhaustive", "model", "hybrid"])
+def test_fifty_kills_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    check(tmp_path, monkeypatch, strategy, kills=50)
+
+
+def test_a_dead_workers_trials_wait_again_and_a_living_ones_do_not(tmp_path: Path) -> None:
+    plan = kill_loop.plan_of(tmp_path / "run", "model", 1)
+    kill_loop.sweep(plan)
+    lines = (plan.folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    cut = max(n for n, line in enumerate(lines) if b'"param_name"' in line)
+    (plan.folder / JOURNAL).write_bytes(b"".join(lines[: cut + 1]))
+    assert repair(plan.folder) == 0
+    with RunStorage(plan.folder) as living:
+        assert len(living.journal.running) == 1
+        (study,) = [s for s in living.get_all_studies() if living._get_stale_trial_ids(s._study_id)]
+        mine = living.create_new_trial(study._study_id)
+        with RunStorage(plan.folder) as other:
+            dead = other._get_stale_trial_ids(study._study_id)
+            assert len(dead) == 1
+            assert mine not in dead
