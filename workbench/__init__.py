@@ -7,6 +7,7 @@ the others load torch, triton, optuna or plotly when they are called.
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.errors import ErrorReport, error
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+from workbench.studies import export, import_t4, replay
 from workbench.version import workbench_version
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "__version__",
     "emit",
     "error",
+    "export",
+    "import_t4",
     "predict",
     "repair",
+    "replay",
     "report",
     "select_recipes",
     "sweep",

@@ -1,17 +1,21 @@
 """The command line: parses and prints; every verb is a function of ``workbench``."""
 
 import errno
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import workbench
-from workbench.outfile import check_name, check_outfile
+from workbench.console import Json
+from workbench.console import path_argument as _path
+from workbench.console import print_json as _print_json
+from workbench.console import print_tables as _print
+from workbench.outfile import check_outfile
+from workbench.study_verbs import add_study_verbs
 
 __all__ = ["app", "main"]
 
@@ -29,34 +33,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 #: Exit code of a caller's mistake, of a failed verification, of Ctrl-C and of SIGTERM.
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
-
-
-def _path(text: str) -> Path:
-    """A path of the command line; ``Path`` would take the empty text for the working directory."""
-    if not text:
-        raise typer.BadParameter("the path is empty: name a file or a folder")
-    try:
-        check_name(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return Path(text)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _print(*tables: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # A pipe has no width of its own; never fold numbers there.
-    for table in tables:
-        console.print(table)
 
 
 @app.command()
@@ -295,6 +271,9 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
     print(workbench.report(study, output))
+
+
+add_study_verbs(app)
 
 
 class _Terminated(BaseException):

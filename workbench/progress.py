@@ -1,4 +1,4 @@
-"""Progress bars on stderr: of a sweep, and of a checkpoint's weights."""
+"""Progress bars on stderr: of a sweep, of a replay, and of a checkpoint's weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tuning import Progress
     from workbench.checkpoint import StoredTensor
 
-__all__ = ["sweep_progress", "weights_progress"]
+__all__ = ["counted_progress", "sweep_progress", "weights_progress"]
 
 
 @contextmanager
@@ -77,6 +77,33 @@ def weights_progress(*, quiet: bool) -> "Iterator[Callable[[StoredTensor, int, i
     def show(tensor: "StoredTensor", done: int, total: int) -> None:
         bar.start()
         bar.update(task, description=printable(tensor.name, 48), total=total, completed=done)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def counted_progress(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A callback that takes how many are done, of how many; ``quiet`` draws nothing."""
+    if quiet:
+        yield lambda done, of: None
+        return
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(name, total=None)
+
+    def show(done: int, of: int) -> None:
+        bar.start()
+        bar.update(task, total=of, completed=done)
 
     try:
         yield show

@@ -1,0 +1,137 @@
+"""Replay, export and import through the command line."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import workbench
+from workbench.cli import main
+
+SWEEP = """
+schema: 1
+gpu: h200
+problems: [{shape: [64, 256, 256]}, {shape: [128, 256, 256]}]
+recipes: [int8-row]
+kernels: [cuda_quantize]
+search: {strategy: exhaustive}
+measure: {on: sim}
+output: run
+"""
+PROBLEM = "quantize:128x256:int8.row:bf16"
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies of every legal configuration, simulated."""
+    made = tmp_path_factory.mktemp("exhaustive")
+    (made / "sweep.yaml").write_text(SWEEP)
+    workbench.sweep(made / "sweep.yaml", output=made / "run")
+    return made / "run"
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """The command line in this process and an empty folder: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_replay_prints_a_table_a_study_and_one_of_all(call: Call, folder: Path) -> None:
+    code, out, err = call("replay", folder, "--seeds", "2", "--max-measurements", "12")
+    assert code == 0, err
+    assert out.count("SIMULATED: times are the cost model's") == 2
+    assert "all 2 studies" in out
+    assert "median (p10-p90) of 2 seeds" in out
+    for strategy in ("hybrid", "model", "tpe", "random"):
+        assert out.count(f"│ {strategy} ") == 3
+
+
+def test_replay_answers_machines_and_writes_a_file(
+    call: Call, folder: Path, tmp_path: Path
+) -> None:
+    code, out, err = call(
+        "replay", folder, "--strategy", "random", "--strategy", "model", "--seeds", "3", "--json",
+        "--problem", PROBLEM, "--output", "found/replay.json",
+    )  # fmt: skip
+    assert code == 0, err
+    printed = json.loads(out)
+    assert printed == json.loads((tmp_path / "found" / "replay.json").read_text())
+    assert printed["schema"] == "tile-workbench/replay/1"
+    (study,) = printed["studies"]
+    assert study["problem"] == PROBLEM
+    assert list(study["strategies"]) == ["random", "model"]
+    assert len(study["strategies"]["model"]["median"]) == 32
+
+
+def test_a_run_goes_through_files_and_back(call: Call, folder: Path, tmp_path: Path) -> None:
+    import tuning
+
+    code, out, err = call("export", folder, "files", "--to", "t4")
+    assert code == 0, err
+    paths = [tmp_path / line for line in out.splitlines()]
+    assert [path.name[:4] for path in paths] == ["000_", "001_"]
+    code, out, err = call("import", *paths, "--output", "back")
+    assert code == 0, err
+    run, back = tuning.load_run(folder), tuning.load_run(tmp_path / "back")
+    assert out == f"{sum(len(study.trials) for study in run.studies)} configurations in back\n"
+    assert back.studies == run.studies
+    code, out, err = call("export", folder, "one.json", "--problem", PROBLEM)
+    assert (code, out) == (0, "one.json\n"), err
+    assert (tmp_path / "one.json").read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("replay", "absent"), "absent: no such run folder"),
+        (("replay", "{run}", "--strategy", "hybird"), "did you mean 'hybrid'?"),
+        (("replay", "{run}", "--seeds", "0"), "seeds = 0: must lie in 1..10000"),
+        (("replay", "{run}", "--seeds", "many"), "'many' is not a valid int"),
+        (("replay", "{run}", "--max-measurements", "-1"), "max_measurements = -1"),
+        (("replay", "{run}", "--problem", "x"), "has no study of 'x': choose one of quantize:"),
+        (("replay", "{run}", "--output", "{run}"), "is a folder: name a file in it"),
+        (("replay", ""), "the path is empty"),
+        (("replay", "{part}"), "3 of 225 legal configurations were measured: finish a sweep"),
+        (("replay", "{part}", "--sample"), "chosen by model, which is no fair sample"),
+        (("export", "absent", "a.json"), "absent: no such run folder"),
+        (("export", "{run}", "a.json"), "holds 2 studies, a T4 file one: choose with --problem"),
+        (("export", "{run}", "a.json", "--to", "t1"), "--to takes t4, got 't1'"),
+        (("export", "{run}", "a.json", "--problem", "x"), "has no study of 'x': choose one of"),
+        (("export", "{run}", "a.json", "--kernel", "y"), "has no study of 'y'"),
+        (("import", "absent.json", "--output", "b"), "absent.json: cannot be read"),
+        (("import", "{run}/plan.json", "--output", "b"), "plan.json: results: this key is missing"),
+        (("import", "{run}", "--output", "b"), "not a regular file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    call: Call, folder: Path, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    part = tmp_path / "part"
+    if "{part}" in arguments:
+        (tmp_path / "part.yaml").write_text(
+            SWEEP.replace("strategy: exhaustive", "strategy: model, max_measurements: 3")
+        )
+        workbench.sweep(tmp_path / "part.yaml", output=part)
+    code, out, err = call(*(one.format(run=folder, part=part) for one in arguments))
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not (tmp_path / "a.json").exists()
+    assert not (tmp_path / "b").exists()

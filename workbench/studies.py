@@ -1,0 +1,154 @@
+"""What is done with finished studies: replayed, exported, imported."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiles.intake import nearest, shown
+from workbench.outfile import check_outfile, write_outfile
+
+if TYPE_CHECKING:
+    from tuning.records import Run, StudyRecord
+    from tuning.replay import Replay
+    from tuning.t4_import import Imported
+
+__all__ = ["export", "import_t4", "replay"]
+
+
+def replay(
+    study: str | Path,
+    *,
+    strategies: Sequence[str] | None = None,
+    seeds: int = 50,
+    max_measurements: int = 32,
+    problems: Sequence[str] = (),
+    sample: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Replay":
+    """Let strategies search the studies of a run folder again, from what was measured.
+
+    Args:
+        study: a run folder whose studies measured every legal configuration.
+        strategies: hybrid, model, tpe, random, exhaustive; the first four when None.
+        seeds: searches a strategy.
+        max_measurements: the budget of one search.
+        problems: only the studies of these problems; all when empty.
+        sample: accept studies of a random sweep that measured a part of their space, and take
+            that part for the whole.
+        progress: told how many searches are done, of how many.
+
+    Raises:
+        ValueError: no such run, it is not finished or not exhaustive, or a bad argument.
+    """
+    import tuning
+    from tuning.replay import COMPARED
+    from tuning.replay import replay as replay_run
+
+    known = [one.value for one in tuning.Strategy]
+    for name in strategies or ():
+        if name not in known:
+            raise ValueError(
+                f"unknown strategy {shown(name)}: {nearest(name, known)}choose from "
+                f"{', '.join(known)}"
+            )
+    return replay_run(
+        tuning.load_run(Path(study)),
+        [tuning.Strategy(name) for name in strategies] if strategies else COMPARED,
+        seeds=seeds,
+        max_measurements=max_measurements,
+        problems=problems,
+        sample=sample,
+        progress=progress or (lambda done, of: None),
+    )
+
+
+def export(
+    study: str | Path,
+    file: str | Path,
+    *,
+    to: str = "t4",
+    problem: str | None = None,
+    kernel: str | None = None,
+) -> list[Path]:
+    """Write studies of a run folder as TuningSchema T4 files, one a study.
+
+    Args:
+        study: a run folder.
+        file: a name that ends in ``.json``; any other is a folder, for all chosen studies.
+        to: ``t4``.
+        problem, kernel: which studies; all when None.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: no such run or study, several studies for one file, or it cannot be written.
+    """
+    import tuning
+    from tuning.t4 import study_to_t4, t4_text
+
+    if to != "t4":
+        raise ValueError(f"--to takes t4, got {shown(to)}: correct it")
+    folder = Path(file)
+    into = folder.suffix != ".json"
+    if not into:
+        check_outfile(folder)
+    run = tuning.load_run(Path(study))
+    chosen = _chosen(run, problem, kernel)
+    if not into and len(chosen) > 1:
+        raise ValueError(
+            f"{study} holds {len(chosen)} studies, a T4 file one: choose with --problem and "
+            f"--kernel, or name a folder: {folder.with_suffix('')}"
+        )
+    written = []
+    for index, one in chosen:
+        path = folder / _file_name(index, one) if into else folder
+        write_outfile(path, t4_text(study_to_t4(run, one)))
+        written.append(path)
+    return written
+
+
+def _chosen(run: "Run", problem: str | None, kernel: str | None) -> "list[tuple[int, StudyRecord]]":
+    """Studies with their place in the run, which keeps files in order."""
+    found = [
+        (index, one)
+        for index, one in enumerate(run.studies)
+        if problem in (None, str(one.problem)) and kernel in (None, one.kernel)
+    ]
+    if not found:
+        wanted = " with ".join(shown(name) for name in (problem, kernel) if name is not None)
+        known = list(dict.fromkeys(str(one.problem) for one in run.studies))
+        raise ValueError(
+            f"{run.folder} has no study of {wanted}: {nearest(problem, known)}choose one of "
+            f"{', '.join(known[:5])}"
+            if known
+            else f"{run.folder} holds no study yet: finish its sweep first"
+        )
+    return found
+
+
+def _file_name(index: int, study: "StudyRecord") -> str:
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{study.problem}_{study.kernel}")
+    return f"{index:03d}_{plain}.t4.json"
+
+
+def import_t4(
+    files: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    problem: str | None = None,
+    kernel: str | None = None,
+    gpu: str | None = None,
+) -> "Imported":
+    """Make a run folder of T4 files; see :func:`tuning.t4_import.import_t4`.
+
+    Raises:
+        ValueError: a file is no T4 file or does not say what it measured, or the folder exists.
+    """
+    from tuning.t4_import import import_t4 as import_files
+
+    paths = [files] if isinstance(files, str | Path) else files
+    return import_files(
+        [Path(path) for path in paths], Path(output), problem=problem, kernel=kernel, gpu=gpu
+    )
