@@ -84,7 +84,7 @@ def test_every_schedule_stays_within_the_bound(name: str, out: str) -> None:
             accuracy = workload.check(one)
             assert accuracy.ok, (problem, text, accuracy)
             tried += 1
-    assert tried >= 15
+    assert tried >= 10
 
 
 def test_a_nan_scale_poisons_its_rows_and_nothing_else() -> None:
