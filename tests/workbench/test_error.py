@@ -1,6 +1,7 @@
 """``workbench error`` on simulated data and on a caller's matrices."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -60,11 +61,11 @@ def test_json_is_what_the_python_api_says(
 
 
 def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
-    report = workbench.error(recipes="all", shape=SHAPE, weight_shape="40x64", data="outlier")
+    report = workbench.error(recipes="all", shape="48x32", weight_shape="40x32", data="outlier")
     assert [row.recipe for row in report.products] == list(RECIPES)
     assert Counter(row.recipe for row in report.tensors) == dict.fromkeys(RECIPES, 3)
-    assert {row.error.count for row in report.tensors if row.operand == "weight"} == {40 * 64}
-    assert len(workbench.error(shape=SHAPE, data="normal").products) == len(RECIPES)
+    assert {row.error.count for row in report.tensors if row.operand == "weight"} == {40 * 32}
+    assert len(workbench.error(shape="8x8", data="normal").products) == len(RECIPES)
 
 
 def test_tensor_errors_are_those_of_the_reference_codec() -> None:
@@ -158,6 +159,26 @@ def test_the_seed_changes_data_and_stochastic_rounding() -> None:
     )
     assert first == again
     assert first.tensors != other.tensors
+
+
+def test_the_readme_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = re.search(r"\$ workbench error (.*)\n([^`]+)```", readme)
+    assert block is not None
+    assert call(monkeypatch, *block[1].split()) == 0
+    printed = capsys.readouterr().out
+    number = r"[0-9]+\.?[0-9]*"
+
+    def words(text: str) -> list[str]:
+        # NumPy may draw other data in another version: errors then differ a little.
+        return re.sub(number, "#", text).split()
+
+    assert words(printed) == words(block[2])
+    for got, shown in zip(re.findall(number, printed), re.findall(number, block[2]), strict=True):
+        assert float(got) == pytest.approx(float(shown), rel=0.5)
+    assert printed.count("42.1") >= 2
 
 
 def test_simulated_data_need_no_torch() -> None:
