@@ -55,6 +55,8 @@ class Bench:
                 measuring process does not start.
         """
         on_gpu = [study for study in studies if _device(study) == "cuda"]
+        if len(on_gpu) < len(studies):
+            self._worker("cpu").hello()  # its start is no part of a sweep's time limit
         if not on_gpu:
             return
         if self._precompile != 0:

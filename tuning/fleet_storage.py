@@ -25,6 +25,9 @@ __all__ = ["FleetStorage"]
 
 #: A worker tells so often that its trial lives; silent for so long, its trial goes to another.
 HEARTBEAT_S, GRACE_S = 10, 60
+#: A worker reads the whole queue before each trial, so it holds no more than a fleet can take.
+QUEUE_AHEAD = 64
+IDLE_S = 2.0
 #: A server that restarts is waited for so long.
 OUTAGE_S = 180.0
 #: The first connection, where a wrong URL shows.
@@ -81,6 +84,11 @@ for _name in _REPEATABLE:
 class FleetStorage(_PatientStorage):
     """A PostgreSQL storage that several hosts share; a context manager.
 
+    Attributes:
+        shown: the URL as messages and files may hold it.
+        queue_ahead: configurations of an exhaustive study that wait in its queue.
+        idle_s: how often a worker without work looks whether another one has died.
+
     Args:
         url: ``postgresql+psycopg://user:password@host:port/database``; its secrets are never shown.
         heartbeat_s, grace_s: see :class:`optuna.storages.RDBStorage`.
@@ -101,6 +109,8 @@ class FleetStorage(_PatientStorage):
     ) -> None:
         parsed = parse_storage_url(url)
         self.shown = shown_url(parsed)
+        self.queue_ahead = QUEUE_AHEAD
+        self.idle_s = min(IDLE_S, grace_s / 2)
         self._secrets = [s for s in (url, parsed.password, *_texts(parsed.query)) if s]
         self._outage_s = outage_s
         self._silent_since: dict[int, float] = {}

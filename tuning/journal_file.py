@@ -1,8 +1,10 @@
 """A journal's lines: which are whole, what they create, who runs which trial; and mending a cut."""
 
 import fcntl
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,22 @@ from optuna.storages.journal import BaseJournalBackend
 
 from tuning.leases import anyone_alive
 
-__all__ = ["JOURNAL", "EntryCheck", "ReadOnlyJournal", "read_journal", "repair", "set_aside"]
+__all__ = [
+    "JOURNAL",
+    "PACKED",
+    "EntryCheck",
+    "ReadOnlyJournal",
+    "bad_line",
+    "read_journal",
+    "repair",
+    "set_aside",
+]
 
 JOURNAL = "journal.log"
+#: A finished run's journal as data sets keep it.
+PACKED = f"{JOURNAL}.gz"
+#: Of a packed journal, unpacked: more is not one of ours.
+_MAX_UNPACKED = 2**30
 
 #: optuna's operation codes, ``optuna.storages.journal._storage.JournalOperation``.
 _OPERATIONS = range(11)
@@ -120,9 +135,22 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
         raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
     try:
-        return EntryCheck().read(path.read_bytes())
+        return EntryCheck().read(_content(path))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            data = file.read(_MAX_UNPACKED + 1)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cut off or corrupt: bring back a copy") from error
+    if len(data) > _MAX_UNPACKED:
+        raise ValueError(f"{path}: holds more than {_MAX_UNPACKED} bytes: it is no sweep's journal")
+    return data
 
 
 def bad_line(path: Path, number: int, fault: str) -> ValueError:

@@ -31,6 +31,8 @@ class RunStorage(ReplayedJournal, BaseHeartbeat):
         ValueError: the journal is damaged, or the folder cannot be written.
     """
 
+    idle_s = 0.3  #: how often a process without work looks whether another one has died
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.journal = RunJournal(folder / JOURNAL)

@@ -28,8 +28,6 @@ __all__ = ["Progress", "Search", "search_all"]
 SIMULATED_FLUSH_S = 0.5
 #: TPE proposals drawn together while compilers work ahead.
 LOOK_AHEAD = 8
-#: How often a worker that has nothing to do looks whether another one has died.
-IDLE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,12 +217,13 @@ class Search:
 
 
 def search_all(
-    searches: Sequence[Search], time_limit_s: float | None, interrupts: Interrupts
+    searches: Sequence[Search], time_limit_s: float | None, idle_s: float, interrupts: Interrupts
 ) -> None:
     """Run every study; come back to those whose last trials run in other processes.
 
     Args:
         time_limit_s: shared fairly: what earlier studies left over is shared among the rest.
+        idle_s: between two looks at what the others do.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     left = list(searches)
@@ -237,4 +236,4 @@ def search_all(
         left = [search for search in left if not search.done]
         if left:
             with interrupts.let_through():
-                time.sleep(IDLE_S)
+                time.sleep(idle_s)

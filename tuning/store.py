@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,21 @@ from tiles.kernels import LegalSpace, Status
 from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
+from tuning.journal_file import PACKED
 from tuning.leases import SUFFIX
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 from tuning.replayed_journal import ReplayedJournal
-from tuning.stored_plan import GPU_FILE, PLAN_FILE, UNFIT, number, read_gpu, read_plan, unfit
+from tuning.stored_plan import (
+    GPU_FILE,
+    PLAN_FILE,
+    UNFIT,
+    difference,
+    number,
+    read_gpu,
+    read_plan,
+    unfit,
+)
 
 __all__ = [
     "REJECTIONS",
@@ -39,10 +49,6 @@ __all__ = [
 
 REJECTIONS = "rejections.csv.gz"
 
-#: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
-_BUDGET = ("max_measurements", "time_limit_s")
-#: How messages call a key of the plan.
-_SAID = {"gpu_sha256": "the GPU file", "sources": "the kernels' source"}
 #: What a sweep that was killed at its very start may leave.
 _LEFT_OVERS = frozenset(
     {JOURNAL, f"{JOURNAL}.torn", GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"}
@@ -113,13 +119,15 @@ def check_folder(plan: Plan) -> None:
     journal = plan.folder / JOURNAL
     if (plan.folder / PLAN_FILE).exists():
         stored = read_plan(plan.folder)
-        wanted = plan.to_dict()
-        for key in wanted:
-            if key not in _BUDGET and stored.get(key) != wanted[key]:
-                raise ValueError(
-                    f"{plan.folder} holds another sweep ({_SAID.get(key, key)} differs): "
-                    "choose another output or delete it"
-                )
+        if differs := difference(stored, plan.to_dict()):
+            raise ValueError(
+                f"{plan.folder} holds another sweep ({differs} differs): "
+                "choose another output or delete it"
+            )
+        if (plan.folder / PACKED).exists() and not journal.exists():
+            raise ValueError(
+                f"{plan.folder} holds a finished data set ({PACKED}): choose another output"
+            )
         read_gpu(plan.folder, stored)
     elif journal.exists() and journal.stat().st_size:
         raise ValueError(
@@ -195,6 +203,8 @@ def load_run(folder: Path) -> Run:
     plan = read_plan(folder)
     gpu = read_gpu(folder, plan)
     path = folder / JOURNAL
+    if not path.exists() and (folder / PACKED).exists():
+        path = folder / PACKED
     if not path.exists():
         return Run(folder=folder, plan=plan, gpu=gpu, studies=())
     journal = ReadOnlyJournal(path)  # says itself which line is damaged
@@ -202,12 +212,24 @@ def load_run(folder: Path) -> Run:
         return read_run(folder, plan, gpu, ReplayedJournal(journal))
 
 
-def read_run(folder: Path, plan: Mapping[str, Any], gpu: Gpu, storage: BaseStorage) -> Run:
-    """A run from its open storage, studies in the plan's order."""
+def read_run(
+    folder: Path,
+    plan: Mapping[str, Any],
+    gpu: Gpu,
+    storage: BaseStorage,
+    ours: Callable[[Mapping[str, Any]], bool] = lambda attributes: True,
+) -> Run:
+    """A run from its open storage, studies in the plan's order.
+
+    Args:
+        ours: of a storage that holds other sweeps too: whether a study of these attributes counts.
+    """
     records = []
     for study in storage.get_all_studies():
         if "problem" not in study.user_attrs:
             continue  # killed between its creation and its description: nothing was tried
+        if not ours(study.user_attrs):
+            continue
         trials = storage.get_all_trials(study._study_id, deepcopy=False)
         if study.user_attrs["gpu"] != gpu.name:
             raise ValueError(f"a study is for another GPU than {gpu.name!r}")

@@ -12,7 +12,17 @@ from sim.gpu_file import MAX_FILE_BYTES
 from tiles.intake import read_bounded
 from tuning.plan import PLAN_SCHEMA, StudyPlan
 
-__all__ = ["GPU_FILE", "PLAN_FILE", "UNFIT", "number", "read_gpu", "read_plan", "unfit"]
+__all__ = [
+    "GPU_FILE",
+    "PLAN_FILE",
+    "UNFIT",
+    "check_plan",
+    "difference",
+    "number",
+    "read_gpu",
+    "read_plan",
+    "unfit",
+]
 
 PLAN_FILE = "plan.json"
 GPU_FILE = "gpu.yaml"
@@ -21,6 +31,10 @@ GPU_FILE = "gpu.yaml"
 UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
 _NUMBERS = ("seed", "max_measurements", "time_limit_s")
 _TEXTS = ("gpu", "cache", "strategy")
+#: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
+_BUDGET = ("max_measurements", "time_limit_s")
+#: How messages call a key of the plan.
+_SAID = {"gpu_sha256": "the GPU file", "sources": "the kernels' source"}
 _ANEW = "bring back a copy, or sweep into another output"
 
 
@@ -41,9 +55,19 @@ def read_plan(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cut off or corrupt: {error}; {_ANEW}") from error
+    check_plan(plan, str(path))
+    return dict(plan)
+
+
+def check_plan(plan: Any, where: str) -> None:
+    """Look at a plan that was stored.
+
+    Raises:
+        ValueError: not a plan of this version; the message begins with ``where``.
+    """
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
         found = plan.get("schema") if isinstance(plan, dict) else type(plan).__name__
-        raise ValueError(f"{path}: schema {found!r}, this version reads {PLAN_SCHEMA!r}; {_ANEW}")
+        raise ValueError(f"{where}: schema {found!r}, this version reads {PLAN_SCHEMA!r}; {_ANEW}")
     try:
         for study in plan["studies"]:
             StudyPlan.from_dict(study)
@@ -54,8 +78,15 @@ def read_plan(folder: Path) -> dict[str, Any]:
             if not isinstance(plan[key], str):
                 raise TypeError(f"{key} is not a text")
     except UNFIT as error:
-        raise ValueError(f"{path}: {unfit(error)}; {_ANEW}") from error
-    return plan
+        raise ValueError(f"{where}: {unfit(error)}; {_ANEW}") from error
+
+
+def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What two plans disagree about, their budgets left out; "" when they agree."""
+    for key in wanted:
+        if key not in _BUDGET and stored.get(key) != wanted[key]:
+            return _SAID.get(key, key)
+    return ""
 
 
 def read_gpu(folder: Path, plan: Mapping[str, Any]) -> Gpu:

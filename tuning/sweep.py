@@ -128,7 +128,7 @@ def search_studies(
             )
             for index, candidates in enumerate(found)
         ]
-        search_all(searches, plan.time_limit_s, interrupts)
+        search_all(searches, plan.time_limit_s, storage.idle_s, interrupts)
 
 
 def enumerate_studies(plan: Plan, price: Pricing | None = None) -> list[Candidates]:

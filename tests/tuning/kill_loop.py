@@ -21,7 +21,6 @@ import fake_kernels
 from sweep_runs import MANY, make_plan
 
 import tuning
-import tuning.search
 import tuning.store
 import tuning.sweep
 from tiles.kernels import Status, TileConfig
@@ -102,7 +101,6 @@ def plan_of(folder: Path, strategy: str, kills: int = 0) -> Plan:
 
 def sweep(plan: Plan) -> tuning.Run:
     tuning.sweep.Bench = TableBench  # type: ignore[misc,assignment]
-    tuning.search.IDLE_S = 0.05
     return tuning.run(plan, price=fake_kernels.price)
 
 
