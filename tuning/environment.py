@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from tuning.nvml import chosen_gpu, open_nvml
 from tuning.records import Environment
 
-__all__ = ["free_gpu_bytes", "read_environment", "sm_clock_mhz"]
+__all__ = ["driver_version", "free_gpu_bytes", "read_environment", "sm_clock_mhz"]
 
 _PACKAGES = ("torch", "triton", "numpy", "optuna", "tile-workbench")
 
@@ -32,6 +32,11 @@ def sm_clock_mhz() -> int | None:
         return nvml.read().sm_clock_mhz
     text = _smi("clocks.sm")
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def driver_version() -> str | None:
+    """Of this process's GPU, or None where nvidia-smi does not answer."""
+    return _smi("driver_version")
 
 
 def free_gpu_bytes() -> int | None:
@@ -62,7 +67,7 @@ def read_environment(device: str, clock_mhz: int | None = None) -> Environment:
     versions["cuda"] = str(torch.version.cuda)
     return Environment(
         gpu=torch.cuda.get_device_name(),
-        driver=_smi("driver_version") or "unknown",
+        driver=driver_version() or "unknown",
         sm_clock_mhz=clock_mhz,
         versions=versions,
     )

@@ -20,7 +20,7 @@ from tuning.shared_sweep import (
 )
 from tuning.store import quiet_optuna
 from tuning.stored_plan import read_gpu, read_plan
-from tuning.sweep import Pricing, enumerate_studies, run, search_studies
+from tuning.sweep import Again, Pricing, enumerate_studies, run, search_studies
 from tuning.worker import JobLimits
 
 __all__ = ["load_shared", "run_shared", "work", "work_in_folder"]
@@ -35,6 +35,7 @@ def run_shared(
     limits: JobLimits | None = None,
     precompile: int | None = None,
     retry_failures: bool = False,
+    again: Again = Again.REFUSE,
     storage: FleetStorage | None = None,
 ) -> Run:
     """Begin a sweep in a shared storage, or join it, and search until nothing is left.
@@ -43,7 +44,7 @@ def run_shared(
         plan: ``plan.shared_name`` is the sweep's name; no folder is written.
         url: of the PostgreSQL database; its secrets are neither shown nor stored.
         storage: an open one; ``url`` is not looked at then.
-        progress, price, limits, precompile, retry_failures: see :func:`tuning.run`.
+        progress, price, limits, precompile, retry_failures, again: see :func:`tuning.run`.
 
     Raises:
         ValueError: as :func:`tuning.run`, and what is wrong with the storage.
@@ -65,6 +66,7 @@ def run_shared(
             limits=limits,
             precompile=precompile,
             retry_failures=retry_failures,
+            again=again,
         )
         return read_shared_run(storage, plan)
 
@@ -79,6 +81,7 @@ def work(
     limits: JobLimits | None = None,
     precompile: int | None = None,
     retry_failures: bool = False,
+    again: Again = Again.REFUSE,
     storage: FleetStorage | None = None,
 ) -> list[Run]:
     """Help with a sweep that another host began, until nothing is left of what can run here.
@@ -133,6 +136,7 @@ def work(
                 limits=limits,
                 precompile=precompile,
                 retry_failures=retry_failures,
+                again=again,
             )
             done.append(read_shared_run(storage, plan))
         if not done:
@@ -149,6 +153,7 @@ def work_in_folder(
     limits: JobLimits | None = None,
     precompile: int | None = None,
     retry_failures: bool = False,
+    again: Again = Again.REFUSE,
 ) -> Run:
     """Help with a sweep that another process of this host began in a run folder.
 
@@ -164,6 +169,7 @@ def work_in_folder(
         limits=limits,
         precompile=precompile,
         retry_failures=retry_failures,
+        again=again,
     )
 
 

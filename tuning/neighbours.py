@@ -52,7 +52,13 @@ def winner(storage: BaseStorage, name: str) -> Mapping[str, Any] | None:
     except KeyError:
         return None
     # Near-ties were timed again in turns; those times decide where there are any.
-    compared = storage.get_study_user_attrs(study_id).get("compared", {}).get("timings", {})
+    attributes = storage.get_study_user_attrs(study_id)
+    compared = attributes.get("compared", {}).get("timings", {})
+    if "revalidated" in attributes:  # the others are stale, and failures have no time
+        fresh = attributes["revalidated"]["measurements"]
+        compared = {n: one for n, one in fresh.items() if one["time_us"] is not None}
+        if not compared:
+            return None
     times_us: list[tuple[float, int, Mapping[str, Any]]] = []
     for trial in storage.get_all_trials(study_id, deepcopy=False):
         # Not the trial's state: one that was interrupted after its outcome was stored has failed.

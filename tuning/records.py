@@ -89,6 +89,7 @@ class TrialRecord:
     predicted_us: float
     predicted_low_us: float  #: lower end of the 90 % interval
     predicted_high_us: float  #: upper end of the 90 % interval
+    stale: str = ""  #: why it may not win: other trials of its study were measured again later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +108,13 @@ class StudyRecord:
     stopped: str  #: why the search ended; empty while it has not
     not_compared: str  #: why near-ties could not be timed in turns; empty when they were, or none
     trials: tuple[TrialRecord, ...]  #: finished ones, in the order taken
+    source: str = ""  #: SHA-256 of the kernel source that was measured; empty in the oldest runs
+    repeats: int = 0  #: trials of a configuration that another trial had measured
 
     @property
     def best(self) -> TrialRecord | None:
-        """The fastest CORRECT trial."""
-        correct = [t for t in self.trials if t.measurement.time_us is not None]
+        """The fastest CORRECT trial that still counts."""
+        correct = [t for t in self.trials if t.measurement.time_us is not None and not t.stale]
         return min(correct, key=lambda t: t.measurement.time_us or 0.0, default=None)
 
 

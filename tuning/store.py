@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from sim import Gpu, parse_gpu
-from tiles.kernels import LegalSpace, Status
+from tiles.kernels import LegalSpace, Status, TileConfig
 from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
@@ -99,8 +99,11 @@ def _replace(path: Path, data: bytes) -> None:
         ) from error
 
 
-def check_folder(plan: Plan) -> None:
+def check_folder(plan: Plan, *, sources: bool = True) -> None:
     """Make the run folder, or accept one that holds the same plan, whatever its budget.
+
+    Args:
+        sources: whether the kernels' source must be the same, too.
 
     Raises:
         ValueError: the folder holds another sweep, or cannot be made.
@@ -119,7 +122,10 @@ def check_folder(plan: Plan) -> None:
     journal = plan.folder / JOURNAL
     if (plan.folder / PLAN_FILE).exists():
         stored = read_plan(plan.folder)
-        if differs := difference(stored, plan.to_dict()):
+        wanted = plan.to_dict()
+        if not sources:
+            stored["sources"] = wanted["sources"]
+        if differs := difference(stored, wanted):
             raise ValueError(
                 f"{plan.folder} holds another sweep ({differs} differs): "
                 "choose another output or delete it"
@@ -233,18 +239,23 @@ def read_run(
         trials = storage.get_all_trials(study._study_id, deepcopy=False)
         if study.user_attrs["gpu"] != gpu.name:
             raise ValueError(f"a study is for another GPU than {gpu.name!r}")
-        records.append(_study_record(study.user_attrs, trials))
+        source = plan.get("sources", {}).get(study.user_attrs["kernel"], "")
+        records.append(_study_record(study.user_attrs, trials, source))
     planned = [(study["problem"], study["kernel"]) for study in plan["studies"]]
     order = {study: index for index, study in enumerate(planned)}
     records.sort(key=lambda s: order.get((str(s.problem), s.kernel), len(order)))
     return Run(folder=folder, plan=plan, gpu=gpu, studies=tuple(records))
 
 
-def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> StudyRecord:
+def _study_record(
+    attributes: Mapping[str, Any], trials: list[FrozenTrial], source: str
+) -> StudyRecord:
     compared = attributes.get("compared", {}).get("timings", {})
-    environment = attributes.get("environment")
+    again = attributes.get("revalidated")
+    environment = attributes.get("environment") if again is None else again["environment"]
     kernel = family(attributes["kernel"])
-    records = []
+    records: dict[TileConfig, TrialRecord] = {}
+    measured = 0
     for trial in trials:
         if not isinstance(trial.system_attrs, dict):
             raise TypeError(f"system_attrs of trial {trial.number} is no mapping")
@@ -252,16 +263,22 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
             continue
         outcome = dict(trial.user_attrs["measurement"])
         outcome.update(compared.get(str(trial.number), {}))
+        stale = ""
+        if again is not None:
+            outcome = again["measurements"].get(str(trial.number), outcome)
+            if str(trial.number) not in again["measurements"]:
+                stale = f"not measured again on {again['date']}"
         low, high = trial.user_attrs["predicted_90_us"]
-        records.append(
-            TrialRecord(
-                config=kernel.config_type.from_dict(trial.params),
-                measurement=Measurement.from_dict(outcome),
-                predicted_us=number("predicted_us", trial.user_attrs["predicted_us"]),
-                predicted_low_us=number("predicted_90_us", low),
-                predicted_high_us=number("predicted_90_us", high),
-            )
+        measured += 1
+        record = TrialRecord(
+            config=kernel.config_type.from_dict(trial.params),
+            measurement=Measurement.from_dict(outcome),
+            predicted_us=number("predicted_us", trial.user_attrs["predicted_us"]),
+            predicted_low_us=number("predicted_90_us", low),
+            predicted_high_us=number("predicted_90_us", high),
+            stale=stale,
         )
+        records.setdefault(record.config, record)  # of repeats the first counts
     return StudyRecord(
         problem=parse_problem(attributes["problem"]),
         kernel=attributes["kernel"],
@@ -276,5 +293,7 @@ def _study_record(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> S
         },
         stopped=attributes.get("stopped", ""),
         not_compared=attributes.get("compared", {}).get("failed", ""),
-        trials=tuple(records),
+        trials=tuple(records.values()),
+        source=source if again is None else again["source"],
+        repeats=measured - len(records),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from sim.prediction import PricedTable
@@ -13,6 +14,7 @@ from tuning.journal import JOURNAL
 from tuning.known_failures import KnownFailures
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Run
+from tuning.revalidate import refuse_stale, revalidate
 from tuning.run_storage import RunStorage
 from tuning.search import Progress, Search, search_all
 from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole, write_rejections
@@ -21,10 +23,18 @@ from tuning.worker import JobLimits
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
 
-__all__ = ["Pricing", "Progress", "enumerate_studies", "run", "search_studies"]
+__all__ = ["Again", "Pricing", "Progress", "enumerate_studies", "run", "search_studies"]
 
 #: ``sim.price``: problem, kernel, legal configurations, GPU -> predicted times.
 Pricing = Callable[..., PricedTable]
+
+
+class Again(Enum):
+    """What happens to stored results when source, device, driver or versions have changed."""
+
+    REFUSE = "refuse"  #: the sweep is refused, with what changed
+    ALLOW = "allow"  #: old and new results stand together
+    REVALIDATE = "revalidate"  #: winners and runners-up are measured again, nothing else is
 
 
 def run(
@@ -35,6 +45,7 @@ def run(
     limits: JobLimits | None = None,
     precompile: int | None = None,
     retry_failures: bool = False,
+    again: Again = Again.REFUSE,
 ) -> Run:
     """Run a sweep, go on with one that was interrupted, or help one that other processes run.
 
@@ -48,6 +59,7 @@ def run(
         limits: time limits of a measuring job's stages.
         precompile: processes that compile ahead; None = by CPUs and memory, 0 = none.
         retry_failures: launch also what failed before with the same source and versions.
+        again: what happens to stored results that were measured under other conditions.
 
     Returns:
         The whole run, earlier sessions and other processes' trials included.
@@ -55,9 +67,10 @@ def run(
     Raises:
         ValueError: the folder holds another sweep, is damaged or cannot be written; a kernel
             cannot serve its problem; there is no such device, or it is another GPU; the
-            measuring process does not start.
+            measuring process does not start; stored results are stale.
     """
-    check_folder(plan)
+    revalidating = again is Again.REVALIDATE
+    check_folder(plan, sources=not revalidating)
     found = enumerate_studies(plan, price)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
@@ -69,8 +82,11 @@ def run(
         def begin() -> None:
             # Once nothing refuses it any more: a stored plan binds the folder to this sweep.
             with storage.choosing(""):
-                check_folder(plan)  # another process may have begun meanwhile
-                store_plan(plan)
+                # Another process may have begun meanwhile.
+                check_folder(plan, sources=not revalidating)
+                # What was not measured again is of the old source until all of it is.
+                if not revalidating:
+                    store_plan(plan)
                 write_rejections(plan, ((c.plan, c.space) for c in found))
 
         search_studies(
@@ -83,7 +99,9 @@ def run(
             limits=limits,
             precompile=precompile,
             retry_failures=retry_failures,
+            again=again,
         )
+        store_plan(plan)
         return read_run(plan.folder, plan.to_dict(), plan.gpu, storage)
 
 
@@ -98,6 +116,7 @@ def search_studies(
     limits: JobLimits | None,
     precompile: int | None,
     retry_failures: bool,
+    again: Again,
 ) -> None:
     """Search a plan's studies on an open storage.
 
@@ -114,7 +133,14 @@ def search_studies(
             bench = stack.enter_context(Bench(plan, limits or JobLimits(), precompile, interrupts))
             bench.start(found)
             failures = KnownFailures(plan, trust=not retry_failures)
+            if again is Again.REFUSE:
+                refuse_stale(plan, found, storage, bench)
         begin()
+        if again is Again.REVALIDATE:
+            if bench is None:
+                raise ValueError("a simulated sweep has nothing to revalidate: leave it out")
+            revalidate(plan, found, storage, bench, progress)
+            return
         searches = [
             Search(
                 plan,

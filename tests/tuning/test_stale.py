@@ -1,0 +1,169 @@
+"""Results that rest on another source, driver or version are shown as stale, and never mixed in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import fake_kernels
+import kill_loop
+import pytest
+from sweep_runs import MANY, make_plan
+
+import tuning
+from tiles.kernels import Backend, TileConfig
+from tuning import Measurement, Plan, Strategy
+from tuning.journal import JOURNAL
+from tuning.neighbours import winner
+from tuning.records import Environment
+from tuning.run_storage import RunStorage
+from tuning.staleness import changes, staleness
+from tuning.stored_plan import PLAN_FILE
+from tuning.sweep import Again
+
+THEN = Environment(
+    gpu="NVIDIA H200",
+    driver="570.1",
+    sm_clock_mhz=1980,
+    versions={"torch": "2.11", "triton": "3.6", "cuda": "13.0", "numpy": "2.4"},
+)
+NOW = replace(THEN, driver="580.2", versions={**THEN.versions, "triton": "3.7", "numpy": "2.5"})
+
+
+class DatedBench(kill_loop.TableBench):
+    """A table bench of an environment and a factor on every time."""
+
+    where = THEN
+    factor = 1.0
+    measured: list[TileConfig]
+
+    def environment(self, study: object) -> Environment:
+        return type(self).where
+
+    def measure(
+        self, study: object, config: TileConfig, environment: bool
+    ) -> tuple[Measurement, Environment | None]:
+        outcome, where = super().measure(study, config, environment)
+        type(self).measured.append(config)
+        # The new driver turns the order round.
+        if outcome.time_us is not None and type(self).where is NOW:
+            outcome = replace(outcome, time_us=1000 / outcome.time_us)
+        return outcome, where
+
+    def compare(self, study: object, configs: object) -> str:  # type: ignore[override]
+        return "not here"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> type[DatedBench]:
+    monkeypatch.setattr(kill_loop, "MEASURING_S", 0.0)
+    monkeypatch.setattr("tuning.sweep.Bench", DatedBench)
+    monkeypatch.setattr(DatedBench, "where", THEN)
+    monkeypatch.setattr(DatedBench, "measured", [], raising=False)
+    return DatedBench
+
+
+def sweep(plan: Plan, again: Again = Again.REFUSE) -> tuning.Run:
+    return tuning.run(plan, price=fake_kernels.price, again=again)
+
+
+def test_what_counts_as_a_change() -> None:
+    assert changes(THEN, THEN, Backend.TRITON) == []
+    assert changes(THEN, NOW, Backend.TRITON) == [
+        "driver 570.1 then, 580.2 now",
+        "triton 3.6 then, 3.7 now",
+    ]
+    assert changes(THEN, NOW, Backend.CUPY) == ["driver 570.1 then, 580.2 now"]
+    unknown = replace(THEN, driver="unknown", versions={})
+    assert changes(THEN, unknown, Backend.TRITON) == []
+
+
+def test_another_gpu_makes_nothing_stale_but_the_source_does(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study,) = sweep(make_plan(tmp_path / "run", simulate=False)).studies
+    assert study.environment == THEN
+    assert staleness(study, None) == staleness(study, THEN) == []
+    assert staleness(study, replace(NOW, gpu="NVIDIA A100")) == []
+    assert staleness(study, NOW) == ["driver 570.1 then, 580.2 now", "triton 3.6 then, 3.7 now"]
+    edited = tmp_path / "template.py"
+    edited.write_bytes(fake_kernels.FakeKernel().template.read_bytes() + b"\n# faster\n")
+    monkeypatch.setattr(fake_kernels.FakeKernel, "template", edited)
+    assert staleness(study, None) == [f"the source of {MANY} changed"]
+
+
+def test_a_sweep_does_not_go_on_with_stale_results(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "run", simulate=False, strategy=Strategy.RANDOM)
+    sweep(plan)
+    files = {path: path.read_bytes() for path in plan.folder.iterdir()}
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    more = replace(plan, max_measurements=20)
+    with pytest.raises(
+        ValueError, match=r"is stale: driver 570\.1 then, 580\.2 now, triton .*--re"
+    ):
+        sweep(more)
+    assert {path: path.read_bytes() for path in plan.folder.iterdir()} == files
+    assert len(sweep(more, Again.ALLOW).studies[0].trials) == 20
+
+
+def test_revalidating_measures_winners_and_runners_up_alone(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        tmp_path / "run",
+        simulate=False,
+        studies=2,
+        strategy=Strategy.RANDOM,
+        max_measurements=30,
+    )
+    before = sweep(plan)
+    first = [
+        sorted(
+            (t for t in s.trials if t.measurement.time_us is not None),
+            key=lambda t: t.measurement.time_us or 0.0,
+        )
+        for s in before.studies
+    ]
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    DatedBench.measured.clear()
+    after = sweep(plan, Again.REVALIDATE)
+    assert 2 * 5 <= len(DatedBench.measured) <= 2 * 12
+    for study, ranked in zip(after.studies, first, strict=True):
+        fresh = [t for t in study.trials if not t.stale]
+        assert {t.config for t in fresh} == {t.config for t in ranked[: len(fresh)]}
+        assert len(study.trials) == 30
+        assert study.environment == NOW
+        assert staleness(study, NOW) == []
+        assert study.best is not None
+        assert study.best.config == ranked[len(fresh) - 1].config  # the order is turned round
+        assert study.best.measurement.time_us == pytest.approx(
+            1000 / kill_loop.true_time_us(study.best.config)
+        )
+        with RunStorage(plan.folder) as storage:
+            name = next(n for n in plan.studies if n.problem == study.problem)
+            assert winner(storage, plan.study_name(name)) == study.best.config.to_dict()
+    assert sweep(plan) == after == tuning.load_run(plan.folder)
+    assert sweep(plan, Again.REVALIDATE).studies[0].best == after.studies[0].best
+
+
+def test_revalidating_takes_another_source(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "run", simulate=False)
+    sweep(plan)
+    edited = tmp_path / "template.py"
+    edited.write_bytes(fake_kernels.FakeKernel().template.read_bytes() + b"\n# faster\n")
+    monkeypatch.setattr(fake_kernels.FakeKernel, "template", edited)
+    with pytest.raises(ValueError, match="the kernels' source differs"):
+        sweep(plan)
+    (study,) = sweep(plan, Again.REVALIDATE).studies
+    assert staleness(study, None) == []
+    assert json.loads((plan.folder / PLAN_FILE).read_text())["sources"] == {MANY: study.source}
+    assert (plan.folder / JOURNAL).read_bytes().count(b'"revalidated"') == 1
+    assert sweep(plan).studies == (study,)
+
+
+def test_a_simulated_sweep_has_nothing_to_revalidate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a simulated sweep has nothing to revalidate"):
+        sweep(make_plan(tmp_path / "run"), Again.REVALIDATE)
