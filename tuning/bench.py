@@ -1,34 +1,45 @@
 """The machinery of a measured sweep: measuring processes and compilers, behind one context."""
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from tiles.kernels import Backend, TileConfig
+from tiles.kernels import Backend, Status, TileConfig
 from tuning.candidates import Candidates
+from tuning.facts_cache import FactsCache
 from tuning.interrupts import Interrupts
+from tuning.limits import AdaptiveLimits
 from tuning.plan import Plan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
 from tuning.timing import Timing
-from tuning.worker import JobLimits, Target, Worker
+from tuning.worker import Compiled, JobLimits, Target, Worker
 
 __all__ = ["Bench"]
+
+#: What a compiler says of the source; anything else may be the compiling process's own trouble.
+_FINAL = (Status.COMPILE, Status.TIMEOUT)
+#: While a compilation is waited for, signals are heard this often.
+LOOK_S = 0.2
 
 
 class Bench:
     """Measures a plan's configurations in worker processes; leaving the context kills them.
 
     Args:
-        precompile: processes that compile ahead; None = by CPUs and memory, 0 = none.
+        precompile: processes that compile ahead; 0 = none, None = by CPUs and memory, and none for
+            kernels of the HOST backend.
     """
 
     def __init__(
         self, plan: Plan, limits: JobLimits, precompile: int | None, interrupts: Interrupts
     ) -> None:
         self._plan = plan
-        self._limits = limits
+        self._limits = AdaptiveLimits(limits)
+        self._facts = FactsCache()
         self._precompile = precompile
         self._interrupts = interrupts
         self._stack = ExitStack()
@@ -48,40 +59,50 @@ class Bench:
         self._stack.close()
 
     def start(self, studies: Sequence[Candidates]) -> None:
-        """Start compilers and worker, and hand the studies' seeds to the compilers.
+        """Start compilers and workers, and hand the studies' seeds to the compilers.
 
         Raises:
             ValueError: a study needs a CUDA device and there is none, or it is another GPU; or the
                 measuring process does not start.
         """
-        on_gpu = [study for study in studies if _device(study) == "cuda"]
-        if len(on_gpu) < len(studies):
-            self._worker("cpu").hello()  # its start is no part of a sweep's time limit
-        if not on_gpu:
-            return
-        if self._precompile != 0:
-            self._pool = self._stack.enter_context(CompilePool(self._limits, self._precompile))
-        environment, l2_bytes = self._worker("cuda").hello()
-        if not self._plan.gpu.matches(environment.gpu):
-            raise ValueError(
-                f"the device is {environment.gpu!r}, the plan is for {self._plan.gpu.name}: "
-                "name the right GPU or simulate the sweep, --on sim"
+        devices = {_device(study) for study in studies}
+        if self._precompile != 0 and ("cuda" in devices or self._precompile is not None):
+            on_device = any(study.kernel.backend is Backend.CUPY for study in studies)
+            self._pool = self._stack.enter_context(
+                CompilePool(self._limits, self._precompile, on_device=on_device)
             )
-        self._l2_bytes = max(self._l2_bytes, l2_bytes)
+        for device in sorted(devices):  # a sweep's time limit begins when all is ready
+            environment, l2_bytes = self._worker(device).hello()
+            if device != "cuda":
+                continue
+            if not self._plan.gpu.matches(environment.gpu):
+                raise ValueError(
+                    f"the device is {environment.gpu!r}, the plan is for {self._plan.gpu.name}: "
+                    "name the right GPU or simulate the sweep, --on sim"
+                )
+            self._l2_bytes = max(self._l2_bytes, l2_bytes)
         # In the order of measuring: a compiler stays with a problem as the worker does.
-        for study in on_gpu:
+        for study in studies:
             self.announce(study, study.configs(study.seeds(self._plan)), urgent=False)
 
     def compiles_ahead(self, study: Candidates) -> bool:
         """True when announcing this study's configurations early saves time."""
-        return self._pool is not None and _device(study) == "cuda"
+        return self._pool is not None and (_device(study) == "cuda" or bool(self._precompile))
 
     def announce(
         self, study: Candidates, configs: Sequence[TileConfig], urgent: bool = True
     ) -> None:
         """Have configurations compiled that will be measured soon."""
-        if self._pool is not None and _device(study) == "cuda":
-            self._pool.announce(self._target(study), configs, urgent=urgent)
+        if self._pool is not None and self.compiles_ahead(study):
+            limits = self._plan.gpu.limits
+            fresh = [config for config in configs if not self._hopeless(study, config)]
+            self._pool.announce(self._target(study), fresh, limits, urgent=urgent)
+
+    def _hopeless(self, study: Candidates, config: TileConfig) -> bool:
+        """True when an earlier compilation has shown that the GPU cannot launch it."""
+        limits = self._plan.gpu.limits
+        facts = self._facts.get(study.kernel, study.plan.problem, config, limits)
+        return facts is not None and bool(facts.refusal(limits))
 
     def environment(self, study: Candidates) -> Environment:
         """Where this study is measured.
@@ -94,9 +115,41 @@ class Bench:
     def measure(
         self, study: Candidates, config: TileConfig, environment: bool
     ) -> tuple[Measurement, Environment | None]:
-        """Measure in the worker; see :meth:`tuning.worker.Worker.measure`."""
+        """Measure in the worker, unless the compiler has shown that it would be in vain.
+
+        See :meth:`tuning.worker.Worker.measure`.
+        """
+        problem, limits = study.plan.problem, self._plan.gpu.limits
+        facts = self._facts.get(study.kernel, problem, config, limits)
+        if facts is None or not facts.refusal(limits):
+            compiled = self._compiled(study, config)
+            facts = compiled.facts or facts
+            if compiled.status in _FINAL:
+                return (
+                    Measurement(status=compiled.status, simulated=False, reason=compiled.reason),
+                    None,
+                )
+        if facts is not None and (refusal := facts.refusal(limits)):
+            return (
+                Measurement(
+                    status=Status.CONSTRAINTS, simulated=False, reason=refusal, facts=facts
+                ),
+                None,
+            )
         worker = self._worker(_device(study))
-        return worker.measure(self._target(study), config, environment=environment)
+        outcome, read = worker.measure(self._target(study), config, environment=environment)
+        return replace(outcome, facts=facts), read
+
+    def _compiled(self, study: Candidates, config: TileConfig) -> Compiled:
+        """How compiling ahead ended; waits for it, since the GPU would wait for the compiler."""
+        if self._pool is None or not self.compiles_ahead(study):
+            return Compiled()
+        self.announce(study, [config])
+        future = self._pool.hasten(self._target(study), config)
+        while True:
+            with self._interrupts.let_through():
+                if wait([future], LOOK_S).done:
+                    return future.result()
 
     def compare(self, study: Candidates, configs: Sequence[TileConfig]) -> list[Timing] | str:
         """Time in turns; see :meth:`tuning.worker.Worker.compare`."""

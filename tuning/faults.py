@@ -14,6 +14,7 @@ _COMPILER_ERRORS = frozenset(
         "triton.runtime.errors.PTXASError",
         "cupy.cuda.compiler.CompileException",
         "cupy_backends.cuda.libs.nvrtc.NVRTCError",
+        "tiles.kernels.compile_facts.OfflineCompileError",
     }
 )
 #: Triton's MLIR passes fail with a bare RuntimeError.

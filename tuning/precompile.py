@@ -1,20 +1,25 @@
 """Compiles ahead of the measuring worker, which then finds binaries in the disk cache."""
 
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, InvalidStateError
 from types import TracebackType
 from typing import Self
 
-from tiles.kernels import TileConfig
+from tiles.kernels import Limits, Status, TileConfig
 from tuning.environment import free_gpu_bytes
-from tuning.worker import JobLimits, Target, Worker
+from tuning.limits import AdaptiveLimits
+from tuning.worker import Compiled, JobLimits, Target, Worker
 
 __all__ = ["CompilePool", "pool_size"]
 
 #: A CUDA context with torch takes 0.5 GB of device memory, and a problem's operands come on top.
 BYTES_PER_PROCESS = 4 * 2**30
+#: The worker's device: it looks for none, and its jobs open one when they need it.
+OFFLINE = "cpu"
 
 
 def pool_size(cpus: int | None = None, free_bytes: int | None = None) -> int:
@@ -32,23 +37,32 @@ def pool_size(cpus: int | None = None, free_bytes: int | None = None) -> int:
     return max(1, size)
 
 
+_Job = tuple[Target, TileConfig]
+
+
 class CompilePool:
     """Processes that compile what is announced; a context manager that kills them at the end.
 
-    Failures are dropped here: the measuring worker meets the same one and records it.
+    They touch no GPU, but for families that cannot compile without one.
 
     Args:
         limits: time limits of a job's stages.
         size: processes; None = what CPUs and device memory allow.
-        device: "cuda", or "cpu" for kernels of the HOST backend.
+        on_device: some family cannot compile without the GPU.
     """
 
-    def __init__(self, limits: JobLimits, size: int | None = None, *, device: str = "cuda") -> None:
-        self._limits = limits
-        self._device = device
-        self._size = pool_size(free_bytes=free_gpu_bytes()) if size is None else size
-        self._jobs: deque[tuple[Target, TileConfig]] = deque()
-        self._seen: set[tuple[Target, TileConfig]] = set()
+    def __init__(
+        self,
+        limits: JobLimits | AdaptiveLimits,
+        size: int | None = None,
+        *,
+        on_device: bool = False,
+    ) -> None:
+        self._limits = limits if isinstance(limits, AdaptiveLimits) else AdaptiveLimits(limits)
+        self._size = size or pool_size(free_bytes=free_gpu_bytes() if on_device else None)
+        self._jobs: deque[_Job] = deque()
+        self._gpus: dict[Target, Limits | None] = {}
+        self._futures: dict[_Job, Future[Compiled]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._workers: list[Worker] = []
@@ -56,18 +70,37 @@ class CompilePool:
         self.compiled = 0  #: jobs that ended well
 
     def announce(
-        self, target: Target, configs: Iterable[TileConfig], *, urgent: bool = False
+        self,
+        target: Target,
+        configs: Iterable[TileConfig],
+        limits: Limits | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
-        """Add configurations that will be measured; urgent ones go before those that wait."""
+        """Add configurations that will be measured; urgent ones go before those that wait.
+
+        Args:
+            limits: of the GPU to compile for; None compiles on the target's device.
+        """
         with self._wake:
+            self._gpus[target] = limits
             named = dict.fromkeys((target, config) for config in configs)
-            fresh = [job for job in named if job not in self._seen]
-            self._seen.update(fresh)
+            fresh = [job for job in named if job not in self._futures]
+            self._futures.update((job, Future()) for job in fresh)
             if urgent:
                 self._jobs.extendleft(reversed(fresh))
             else:
                 self._jobs.extend(fresh)
             self._wake.notify_all()
+
+    def hasten(self, target: Target, config: TileConfig) -> Future[Compiled]:
+        """Put an announced configuration before all others: how compiling it will end, or ended."""
+        job = target, config
+        with self._wake:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                self._jobs.appendleft(job)
+            return self._futures[job]
 
     def _serve(self, worker: Worker) -> None:
         while True:
@@ -76,19 +109,21 @@ class CompilePool:
                     self._wake.wait()
                 if self._closing:
                     return
-                target, config = self._jobs.popleft()
+                job = self._jobs.popleft()
+                limits = self._gpus[job[0]]
             try:
-                compiled = worker.compile(target, config)
-            except (ValueError, RuntimeError, OSError, AssertionError):
-                if self._closing:
-                    return  # the process was killed under this thread
-                compiled = False
+                compiled = worker.compile(*job, limits)
+            except (ValueError, RuntimeError, OSError, AssertionError) as error:
+                # Killed under this thread, or it cannot start: the measuring worker will tell.
+                compiled = Compiled(status=Status.RUNTIME, reason=str(error))
             with self._wake:
-                self.compiled += compiled
+                self.compiled += compiled.status is None
+            with contextlib.suppress(InvalidStateError):  # the pool was left meanwhile
+                self._futures[job].set_result(compiled)
 
     def __enter__(self) -> Self:
         for index in range(self._size):
-            worker = Worker(self._device, self._limits)
+            worker = Worker(OFFLINE, self._limits)
             thread = threading.Thread(
                 target=self._serve, args=(worker,), name=f"precompile-{index}", daemon=True
             )
@@ -113,3 +148,5 @@ class CompilePool:
             thread.join(5.0)
         for worker in self._workers:
             worker.close()
+        for future in self._futures.values():
+            future.cancel()

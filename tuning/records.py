@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.kernels import Accuracy, Status, TileConfig
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.problems import Problem
 from tuning.conditions import Conditions
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
 
 #: Fields of a measurement that early journals lack.
-_LATER = ("conditions",)
+_LATER = ("conditions", "facts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Measurement:
     timing: str = ""  #: "events-cold", "graph-rotate", "simulated": how it was timed
     accuracy: Accuracy | None = None
     conditions: Conditions | None = None  #: None when nothing read the sensors
+    facts: CompileFacts | None = None  #: None when nothing was compiled ahead
 
     @property
     def iqr_us(self) -> float | None:
@@ -68,6 +70,7 @@ class Measurement:
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
         """Read what :meth:`to_dict` wrote."""
         accuracy, conditions = data["accuracy"], data.get("conditions")
+        facts = data.get("facts")
         return cls(
             status=Status(data["status"]),
             simulated=data["simulated"],
@@ -77,6 +80,7 @@ class Measurement:
             timing=data["timing"],
             accuracy=None if accuracy is None else Accuracy(**accuracy),
             conditions=None if conditions is None else Conditions.from_dict(conditions),
+            facts=None if facts is None else CompileFacts.from_dict(facts),
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tiles.kernels import TileConfig
+from tiles.kernels import Limits, Status, TileConfig
+from tiles.kernels.compile_facts import CompileFacts
 from tuning.faults import one_line
 from tuning.interrupts import Interrupts
 from tuning.limits import AdaptiveLimits, JobLimits
@@ -16,7 +17,7 @@ from tuning.records import Environment, Measurement
 from tuning.timing import Timing
 from tuning.worker_process import Lost, WorkerProcess
 
-__all__ = ["JobLimits", "Target", "Worker"]
+__all__ = ["Compiled", "JobLimits", "Target", "Worker"]
 
 #: A process that started before is started anew this often: the driver may need a moment.
 STARTS, PAUSE_S = 3, 2.0
@@ -38,6 +39,15 @@ class Target:
     def to_dict(self) -> dict[str, Any]:
         """The part of a job that all configurations of a study share."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """How compiling ahead ended."""
+
+    status: Status | None = None  #: COMPILE, TIMEOUT or RUNTIME; None when it went well
+    reason: str = ""
+    facts: CompileFacts | None = None  #: None where the family's compiler needs the GPU
 
 
 class Worker:
@@ -169,18 +179,27 @@ class Worker:
             for t in answer["timings"]
         ]
 
-    def compile(self, target: Target, config: TileConfig) -> bool:
-        """Fill the compiler's disk cache; False when that failed.
+    def compile(self, target: Target, config: TileConfig, limits: Limits | None = None) -> Compiled:
+        """Fill the compiler's disk cache, launching nothing.
+
+        Args:
+            limits: of the GPU to compile for; it is not touched where the family can do without.
 
         Raises:
             ValueError: there is no such device, or the process does not start.
         """
-        job = {"kind": "compile", "config": config.to_dict(), **target.to_dict()}
+        job = {
+            "kind": "compile",
+            "config": config.to_dict(),
+            "limits": None if limits is None else limits.to_dict(),
+            **target.to_dict(),
+        }
         try:
-            self._ask(job, ("open_s", "compile_s"))
-        except Lost:
-            return False
-        return True
+            answer = self._ask(job, ("open_s", "compile_s"))
+        except Lost as lost:
+            return Compiled(status=lost.status, reason=lost.reason)
+        facts = answer["facts"]
+        return Compiled(facts=None if facts is None else CompileFacts.from_dict(facts))
 
     def _ask(self, job: dict[str, Any], stages: tuple[str, ...]) -> dict[str, Any]:
         self.hello()

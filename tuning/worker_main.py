@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tiles.kernels import Kernel, Status, Workload
+from tiles.kernels import Backend, Kernel, Limits, Status, Workload
 from tiles.problems import parse_problem
 from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
+from tuning.facts_cache import FactsCache
 from tuning.family import family
 from tuning.faults import classify, must_restart
 from tuning.guard import guarded_samples
@@ -152,10 +153,17 @@ def _compare(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
 
 
 def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
-    kernel, workload = bench.open(job)
+    kernel, problem = family(job["kernel"]), parse_problem(job["problem"])
+    config = kernel.config_type.from_dict(job["config"])
+    limits = None if job["limits"] is None else Limits.from_dict(job["limits"])
     reply("opened", {})
-    workload.compile(kernel.config_type.from_dict(job["config"]))
-    reply("done", {})
+    facts = None if limits is None else kernel.compile_offline(problem, config, limits)
+    if facts is not None and limits is not None:
+        FactsCache().put(kernel, problem, config, limits, facts)
+    # CuPy keeps binaries of its own making only, and makes them on the device alone.
+    if facts is None or kernel.backend is Backend.CUPY:
+        bench.open(job)[1].compile(config)
+    reply("done", {"facts": None if facts is None else facts.to_dict()})
 
 
 def _synchronize() -> None:

@@ -70,7 +70,11 @@ def test_fifty_kills_lose_nothing(
     check(tmp_path, monkeypatch, strategy, kills=50)
 
 
-def test_a_dead_workers_trials_wait_again_and_a_living_ones_do_not(tmp_path: Path) -> None:
+def test_a_dead_workers_trials_wait_again_and_a_living_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loop replaces them for its whole process, which here is that of the other tests too.
+    monkeypatch.setattr(tuning.sweep, "Bench", tuning.sweep.Bench)
     plan = kill_loop.plan_of(tmp_path / "run", "model", 1)
     kill_loop.sweep(plan)
     lines = (plan.folder / JOURNAL).read_bytes().splitlines(keepends=True)

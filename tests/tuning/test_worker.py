@@ -178,7 +178,7 @@ def test_pool_compiles_what_is_announced_once(
     log = tmp_path / "log"
     monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
     configs = [config(mode) for mode in ("fine", "raise", "exit", "slow", "fine")]
-    with CompilePool(LIMITS, 2, device="cpu") as pool:
+    with CompilePool(LIMITS, 2) as pool:
         pool.announce(TARGET, configs)
         pool.announce(TARGET, configs[:2], urgent=True)
         deadline = time.monotonic() + 10
@@ -190,7 +190,7 @@ def test_pool_compiles_what_is_announced_once(
 
 
 def test_pool_that_is_left_early_leaves_no_process() -> None:
-    with CompilePool(JobLimits(), 2, device="cpu") as pool:
+    with CompilePool(JobLimits(), 2) as pool:
         pool.announce(TARGET, [config("hang"), config("hang", 32)])
         time.sleep(0.3)
         workers = pool._workers

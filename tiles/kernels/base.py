@@ -7,15 +7,16 @@ launches the kernel on them and checks the answer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Problem
@@ -73,6 +74,17 @@ class Limits:
     warp_threads: int
     native_elements: frozenset[str]  #: element names that the tensor cores multiply
     features: frozenset[str] = frozenset()  #: "tma", "wgmma", ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping, inverse of :meth:`from_dict`."""
+        sets = {"native_elements": sorted(self.native_elements), "features": sorted(self.features)}
+        return asdict(self) | sets
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Limits":
+        """Read what :meth:`to_dict` wrote."""
+        sets = {name: frozenset(data[name]) for name in ("native_elements", "features")}
+        return cls(**{**data, **sets})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +201,22 @@ class Kernel(ABC):
     @abstractmethod
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         """Open the problem on a device with fresh random operands."""
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        """Compile for a GPU that need not be there: what the compiler made of the configuration.
+
+        Called in processes that launch nothing.  What is compiled should lie in the compiler's
+        disk cache afterwards, where a launch finds it.
+
+        Returns:
+            None where the family has no such compiler, or not for that GPU.
+
+        Raises:
+            whatever the compiler raises.
+        """
+        return None
 
     def judge(self, problem: Problem, config: TileConfig, limits: Limits) -> Accepted | Rejected:
         """The legality gate that heuristic, search and user configurations all pass."""

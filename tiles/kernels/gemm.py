@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tiles.formats import IntElement, TensorFormat, element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
@@ -219,6 +220,18 @@ class TritonGemm(Kernel):
 
         assert isinstance(problem, Gemm)
         return GemmWorkload(problem, device=device, seed=seed)
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.gemm_workload import GemmWorkload
+        from tiles.kernels.offline_triton import META, facts_of
+
+        assert isinstance(problem, Gemm)
+        native = {e.name for e in (f.element for f in _formats(problem))} <= limits.native_elements
+        # The number of multiprocessors decides the grid alone, not what is compiled.
+        workload = GemmWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)
+        return facts_of(lambda: workload.compile(config), limits)
 
 
 def _formats(problem: Gemm) -> tuple[TensorFormat, TensorFormat]:

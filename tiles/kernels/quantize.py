@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tiles.formats import IntElement, Scaling
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Problem, Quantize
@@ -281,6 +282,14 @@ class TritonQuantize(_QuantizeKernel):
     def template(self) -> Path:
         return Path(__file__).parent / "triton" / "quantize_blocks.py"
 
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.offline_triton import META, facts_of
+
+        workload = self.workload(problem, device=META, seed=0)
+        return facts_of(lambda: workload.compile(config), limits)
+
 
 def kept_words(problem: Quantize, table: ConfigTable) -> NDArray[np.int64]:
     """4-byte words of one quantisation block that each of its threads handles; at most 64 are kept
@@ -398,3 +407,22 @@ class CudaQuantize(_QuantizeKernel):
     @property
     def template(self) -> Path:
         return Path(__file__).parent / "cuda" / "quantize_blocks.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import quantize_blocks
+        from tiles.kernels.offline_cuda import facts_of
+
+        assert isinstance(problem, Quantize)
+        assert isinstance(config, CudaQuantizeConfig)
+        scaling = _scaling(problem)
+        options = quantize_blocks.options(
+            source=problem.source,
+            target=problem.target.element.name,
+            block=(scaling.rows or 0, scaling.cols or 0),
+            cols=problem.cols,
+            aligned=problem.cols % config.vector == 0,  # device memory starts aligned
+            config=config.to_dict(),
+        )
+        return facts_of(self.template.with_suffix(".cu"), options, config.threads, limits)
