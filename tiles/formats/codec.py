@@ -17,7 +17,7 @@ from tiles.formats.block_scales import (
     tensor_scale,
     zero_points,
 )
-from tiles.formats.elements import ExponentElement, IntElement
+from tiles.formats.elements import ElementFormat, ExponentElement, IntElement
 from tiles.formats.encode import Codes, code_dtype, decode, encode
 from tiles.formats.rounding import Rounding, random_bits
 from tiles.formats.tensor import TensorFormat
@@ -25,6 +25,9 @@ from tiles.formats.tensor import TensorFormat
 __all__ = ["Quantized", "dequantize", "quantize", "scale_codes"]
 
 F32 = NDArray[np.float32]
+
+#: Elements that are encoded at once: some 0.5 MB a temporary, which stays in the cache.
+_PIECE_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,8 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
     if x.dtype != np.float32:
         raise TypeError(f"quantize takes float32, got {x.dtype}: cast it first")
     x = np.ascontiguousarray(x)
-    random = None
-    if fmt.rounding is Rounding.STOCHASTIC:
-        random = random_bits(0, x.size, seed).reshape(x.shape)
     if fmt.scaling is None:
-        codes = encode(x, fmt.element, fmt.rounding, random=random)
+        codes = _encode(x, fmt.element, fmt.rounding, seed)
         return Quantized(codes=codes, scales=np.ones((1, 1), np.float32), format=fmt)
     outer = tensor_scale(block_amax(x, fmt.scaling), fmt.element, fmt.scaling)
     scales = block_scales(x, fmt.element, fmt.scaling, outer)
@@ -73,16 +73,29 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         ratio = x / spread(scales * outer, fmt.scaling, *x.shape)
     if not fmt.asymmetric:
-        codes = encode(ratio, fmt.element, fmt.rounding, random=random)
+        codes = _encode(ratio, fmt.element, fmt.rounding, seed)
         return Quantized(codes=codes, scales=scales, format=fmt, tensor_scale=float(outer))
     assert isinstance(fmt.element, IntElement)
     zeros = zero_points(x, fmt.element, fmt.scaling, scales)
     shift = spread(zeros.astype(np.float32), fmt.scaling, *x.shape)
     # Rounded first and shifted then: ties are even before the zero point is added.
     wide = IntElement(name="steps", bits=16)
-    steps = decode(encode(ratio, wide, fmt.rounding, random=random), wide)
+    steps = decode(_encode(ratio, wide, fmt.rounding, seed), wide)
     codes = encode(steps + shift, fmt.element)
     return Quantized(codes=codes, scales=scales, format=fmt, zero_points=zeros)
+
+
+def _encode(x: F32, element: ElementFormat, rounding: Rounding, seed: int) -> Codes:
+    """Codes of a matrix, piece by piece; random bits go by the flat index."""
+    codes = np.empty(x.shape, code_dtype(element))
+    numbers, patterns = x.reshape(-1), codes.reshape(-1)
+    for first in range(0, x.size, _PIECE_ELEMENTS):
+        part = numbers[first : first + _PIECE_ELEMENTS]
+        random = None
+        if rounding is Rounding.STOCHASTIC:
+            random = random_bits(first, part.size, seed)
+        patterns[first : first + part.size] = encode(part, element, rounding, random=random)
+    return codes
 
 
 def dequantize(q: Quantized) -> NDArray[np.float64]:
