@@ -31,7 +31,7 @@ SCHEMA = "tile-workbench/error/1"
 DEFAULT_SHAPE = (1024, 1024)
 DEFAULT_DATA = ("normal", "outlier")
 #: What an element takes: as data, and while it is rounded, once a thread (stochastically: most).
-DATA_BYTES, ROUNDED_BYTES = 4, 64
+DATA_BYTES, ROUNDED_BYTES = 4, 32
 MAX_SEED = 2**61
 
 
