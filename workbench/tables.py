@@ -1,6 +1,6 @@
 """What the command line prints: tables of predictions, GPUs, formats and checks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -30,6 +30,17 @@ __all__ = [
     "prediction_tables",
     "winner_table",
 ]
+
+
+#: Fields of configurations by the letter that stands for them in a table.
+_LETTERS = {
+    "cluster": "c",
+    "group_m": "g",
+    "num_warps": "w",
+    "num_stages": "s",
+    "stages": "s",
+    "store_buffers": "b",
+}
 
 
 def _bytes(count: float) -> str:
@@ -84,17 +95,17 @@ def prediction_tables(report: PredictionReport) -> Iterable[Table]:
                 _bytes(gemm.dram_read_bytes + gemm.dram_write_bytes),
                 f"{row.sqnr_normal_db:.1f}",
                 f"{row.sqnr_outlier_db:.1f}",
-                _short_config(gemm.config.to_dict()),
+                _short_config(gemm.kernel, gemm.config.to_dict()),
             )
         yield table
 
 
-def _short_config(config: dict[str, int | bool]) -> str:
-    """``128x256x64 g8 w8 s4 tma persistent``: the usual way to write a tile."""
-    blocks = "x".join(str(config[name]) for name in ("block_m", "block_n", "block_k"))
-    flags = [name for name in ("tma", "persistent") if config[name]]
-    numbers = f"g{config['group_m']} w{config['num_warps']} s{config['num_stages']}"
-    return " ".join([blocks, numbers, *flags])
+def _short_config(kernel: str, config: Mapping[str, int | bool]) -> str:
+    """``triton 128x256x64 g8 w8 s4 tma persistent``: family, and the usual way to write a tile."""
+    blocks = [str(config[name]) for name in ("block_m", "block_n", "block_k") if name in config]
+    counts = [f"{letter}{config[name]}" for name, letter in _LETTERS.items() if name in config]
+    flags = [name for name, value in config.items() if value is True]
+    return " ".join([kernel.removesuffix("_gemm"), "x".join(blocks), *counts, *flags])
 
 
 def gpu_table(gpus: Iterable[Gpu]) -> Table:

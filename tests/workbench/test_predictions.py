@@ -7,7 +7,7 @@ import pytest
 import sim
 import workbench
 from sim import PricedTable
-from tiles.kernels import kernels
+from tiles.kernels import Kernel, kernels
 from tiles.problems import Problem
 from tiles.recipes import RECIPES
 from workbench import predictions
@@ -38,7 +38,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
 
 
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
-    chosen = predict(shapes=[SHAPE], families=["triton_gemm"])
+    chosen = predict(shapes=[SHAPE], families=["triton_gemm", "hopper_gemm"])
     every = predict(shapes=[SHAPE])
     names = [row.problem.recipe.name for row in chosen.rows]
     refused = [row.problem.recipe.name for row in chosen.refused]
@@ -48,21 +48,48 @@ def test_a_family_of_products_leaves_quantising_to_all() -> None:
     assert [row.problem for row in every.refused] == [row.problem for row in chosen.refused]
 
 
-def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    priced: list[str] = []
+def test_the_faster_family_is_told_and_one_can_be_asked_for() -> None:
+    names = ["bf16", "deepseek-fp8", "jetfire"]
+    both = predict(shapes=["4096x4096x4096"], recipes=names)
+    times = {}
+    for family in ("triton_gemm", "hopper_gemm"):
+        alone = predict(shapes=["4096x4096x4096"], recipes=names, families=[family])
+        assert {row.gemm.kernel for row in alone.rows} == {family}
+        times |= {(family, row.problem.recipe.name): row.gemm.time_us for row in alone.rows}
+    # Blocks of 32 x 32 are Triton's alone.
+    assert ("hopper_gemm", "jetfire") not in times
+    for row in both.rows:
+        name = row.problem.recipe.name
+        assert row.gemm.time_us == min(t for (_, recipe), t in times.items() if recipe == name)
+        assert row.gemm.time_us == times[row.gemm.kernel, name]
+    told = cells(both, "best configuration")
+    assert told[0].startswith("hopper 128x")
+    assert told[2].startswith("triton 128x64x32 g")
 
-    def price(problem: Problem, *rest: object) -> PricedTable:
-        priced.append(str(problem))
-        return sim.price(problem, *rest)
+
+@pytest.mark.parametrize("gpu", ["a100", "b200", "l40s", "mi300x", "rtx4090"])
+def test_a_family_for_hopper_is_predicted_nowhere_else(gpu: str) -> None:
+    every = predict(gpu=gpu, shapes=[SHAPE], recipes=["bf16", "int8-row"])
+    assert {row.gemm.kernel for row in every.rows} == {"triton_gemm"}
+
+
+def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced: list[tuple[str, str]] = []
+
+    def price(problem: Problem, family: Kernel, *rest: object) -> PricedTable:
+        priced.append((family.name, str(problem)))
+        return sim.price(problem, family, *rest)
 
     monkeypatch.setattr(predictions, "price", price)
     names = ["int8-b128", "jetfire-128", "bf16", "bf16-kahan", "bf16-sr"]
     report = predict(shapes=[SHAPE], recipes=names)
     assert priced == [
-        f"gemm:{SHAPE}:bf16:bf16",
-        f"gemm:{SHAPE}:int8-b128:bf16",
-        "quantize:512x512:int8.b128x128:bf16",
-        "quantize:512x512:int8.b128x128:bf16",
+        ("triton_gemm", f"gemm:{SHAPE}:bf16:bf16"),
+        ("hopper_gemm", f"gemm:{SHAPE}:bf16:bf16"),
+        ("triton_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("hopper_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("triton_quantize", "quantize:512x512:int8.b128x128:bf16"),
+        ("cuda_quantize", "quantize:512x512:int8.b128x128:bf16"),
     ]
     # Each row says its own recipe; what differs is the training, not the product.
     assert [row.problem.recipe.name for row in report.rows] == names

@@ -15,7 +15,7 @@ from tuning.timing import Timer, time_interleaved
 from workbench.verification import RivalTiming, rivals
 from workbench.verification.checks import environment_of
 from workbench.verification.clock import clock_under_load
-from workbench.verification.gemm_checks import GemmEntry
+from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern
 from workbench.verification.rival_products import RIVALS, make_launch, rival_operands
 

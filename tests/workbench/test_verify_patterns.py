@@ -3,7 +3,7 @@
 import pytest
 
 from tiles.recipes import recipe
-from workbench.verification.gemm_checks import NASTY, _misread
+from workbench.verification.gemm_judge import NASTY, misread
 from workbench.verification.operands import Pattern
 
 
@@ -18,4 +18,4 @@ from workbench.verification.operands import Pattern
     ],
 )
 def test_only_what_the_interpreter_misreads_is_left_out(name: str, skipped: set[Pattern]) -> None:
-    assert {pattern for pattern in NASTY if _misread(recipe(name), pattern)} == skipped
+    assert {pattern for pattern in NASTY if misread(recipe(name), pattern)} == skipped

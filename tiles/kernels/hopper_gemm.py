@@ -97,7 +97,8 @@ class HopperGemm(Kernel):
                 f"not {a.element} by {b.element}"
             )
         mode = scale_mode(a, b)
-        if mode is None or not (a.plain and b.plain):
+        along_k = recipe.blockwise and a.element.bits != 8
+        if mode is None or along_k or not (a.plain and b.plain):
             return f"{self.name} has no scale mode for {a} by {b}"
         if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
             return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
@@ -137,6 +138,8 @@ class HopperGemm(Kernel):
         columns = -(-problem.n // np.maximum(n, 1))
         depth = STAGE_BYTES * 8 // problem.recipe.activation.element.bits
         steps = -(-problem.k // depth)
+        # The lowest tile there is serves any M: both warpgroups share it where products promote.
+        lowest = 64 * (CONSUMERS if promoted else 1)
         return [
             Rule(
                 "tile shape",
@@ -178,7 +181,7 @@ class HopperGemm(Kernel):
             ),
             Rule(
                 "oversized tile",
-                (m > max(64, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
+                (m > max(lowest, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
                 lambda r: f"tile {m[r]}x{n[r]} for a product of {problem.m}x{problem.n}",
             ),
             Rule(

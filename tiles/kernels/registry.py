@@ -19,10 +19,11 @@ def kernels() -> dict[str, Kernel]:
         ValueError: two families share a name, or an entry point is no :class:`Kernel`.
     """
     from tiles.kernels.gemm import TritonGemm
+    from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
     for candidate in (*own, *(point.load()() for point in entry_points(group=ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")

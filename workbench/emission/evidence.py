@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.kernels.closure import source_digest
-from workbench.emission.configs import TunedEntry
+from workbench.emission.winners import Slower, TunedEntry
 from workbench.version import workbench_version
 
 if TYPE_CHECKING:
@@ -91,12 +91,22 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
     }
 
 
+def _left(study: "StudyRecord", reason: str) -> dict[str, str]:
+    return {
+        "kernel": study.kernel,
+        "problem": str(study.problem),
+        "gpu": study.gpu,
+        "reason": reason,
+    }
+
+
 def evidence(
     *,
     name: str,
     package_version: str,
     entries: Sequence[TunedEntry],
-    not_emitted: Sequence["StudyRecord"],
+    incorrect: Sequence["StudyRecord"],
+    slower: Sequence[Slower],
     templates: Mapping[str, str],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -106,7 +116,8 @@ def evidence(
         name: the package's name.
         package_version: its version.
         entries: the tuned entries.
-        not_emitted: studies without a correct configuration.
+        incorrect: studies without a correct configuration.
+        slower: entries that another family beats on their problem.
         templates: kernel family by path of each file that was copied byte for byte.
         files: digest by path of every other file of the package.
     """
@@ -126,13 +137,8 @@ def evidence(
         "entries": [_entry(entry) for entry in entries],
         "defaults": "configurations for untuned extents are conservative and were never measured",
         "not_emitted": [
-            {
-                "kernel": study.kernel,
-                "problem": str(study.problem),
-                "gpu": study.gpu,
-                "reason": f"none of {len(study.trials)} trials was correct",
-            }
-            for study in not_emitted
+            *(_left(one.entry.study, str(one)) for one in slower),
+            *(_left(s, f"none of {len(s.trials)} trials was correct") for s in incorrect),
         ],
         "templates": {
             path: {"kernel": family, "sha256": files[path]} for path, family in templates.items()

@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiles.kernels import Backend
+from tiles.kernels import Backend, kernel
 from tiles.kernels.closure import source_digest, template_closure
 from workbench.emission import configs, evidence, project
-from workbench.emission.configs import TunedEntry
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.wheel import build_wheel
+from workbench.emission.winners import (
+    API_MODULES,
+    Slower,
+    TunedEntry,
+    families_of,
+    fastest,
+    template_folder,
+)
 from workbench.outfile import check_name, unwritable
 
 if TYPE_CHECKING:
@@ -55,7 +62,9 @@ class EmittedPackage:
 
 
 def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
-    """Write an installable package with the fastest correct configuration of every study.
+    """Write an installable package with the fastest correct configuration of every problem.
+
+    Several families that tuned one problem for the same function compete: the fastest ships.
 
     The folder appears complete or not at all: it is written under a temporary name and renamed.
 
@@ -72,12 +81,12 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         exists = os.path.lexists(out)
     if exists:
         raise ValueError(f"{out} exists and is left as it is: choose another output folder")
-    entries = _entries(run)
+    entries, slower = fastest(_entries(run))
     name = check_package_name(_default_name(entries) if name is None else name)
     with unwritable(out), _workplace(out) as temporary:
         folder = temporary / "package"
         folder.mkdir()
-        record = _write(folder, name, entries, run)
+        record = _write(folder, name, entries, slower, run)
         wheel = build_wheel(folder)
         if os.path.lexists(out):
             raise ValueError(f"{out} appeared meanwhile and is left as it is: emit again elsewhere")
@@ -140,11 +149,16 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _module_files(entries: list[TunedEntry]) -> list[str]:
-    """Static files of the module that the entries need, relative to ``package_files``."""
-    backends = {entry.kernel.backend for entry in entries}
+#: Static files of single families, beside the module that calls them.
+_FAMILY_FILES = {"hopper_gemm": ["_hopper_gemm.py", "gemm_cuda.py"]}
+
+
+def _module_files(families: list[str]) -> list[str]:
+    """Static files of the module that the families need, relative to ``package_files``."""
+    backends = {kernel(name).backend for name in families}
     files = ["__init__.py", "_lookup.py", "kernels/__init__.py"]
-    files += sorted({configs.API_MODULES[entry.study.kernel] for entry in entries})
+    files += sorted({API_MODULES[name] for name in families})
+    files += [file for name in families for file in _FAMILY_FILES.get(name, ())]
     if Backend.TRITON in backends:
         files += ["_torch_device.py", "kernels/triton/__init__.py"]
     if Backend.CUPY in backends:
@@ -152,26 +166,27 @@ def _module_files(entries: list[TunedEntry]) -> list[str]:
     return files
 
 
-def _write(folder: Path, name: str, entries: list[TunedEntry], run: "Run") -> dict[str, Any]:
+def _write(
+    folder: Path, name: str, entries: list[TunedEntry], slower: list[Slower], run: "Run"
+) -> dict[str, Any]:
     """Everything but the wheel; returns the evidence."""
     module = folder / "src" / name
-    # First, because it refuses kernels that cannot be emitted.
+    families = sorted({family for entry in entries for family in families_of(entry)})
     for file, text in configs.config_files(entries).items():
         _write_text(module / "configs" / file, text)
     _check_sources(run, entries)
-    for file in _module_files(entries):
+    for file in _module_files(families):
         _copy(_HERE / "package_files" / file, module / file)
     _write_text(module / "py.typed", "")
     templates = {}
-    for entry in entries:
-        for source in template_closure(entry.kernel.template):
-            path = f"src/{name}/kernels/{entry.folder}/{source.name}"
+    for family in map(kernel, families):
+        for source in template_closure(family.template):
+            path = f"src/{name}/kernels/{template_folder(family)}/{source.name}"
             _copy(source, folder / path)
-            templates[path] = entry.study.kernel
+            templates[path] = family.name
     _copy(_HERE / "project_files" / "test_package.py", folder / "tests" / "test_package.py")
     _copy(_HERE / "project_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
-    backends = [entry.kernel.backend for entry in entries]
-    _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, backends))
+    _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, families))
     _write_text(folder / "LICENSE", project.license_text())
 
     def record(files: dict[str, str]) -> dict[str, Any]:
@@ -179,7 +194,8 @@ def _write(folder: Path, name: str, entries: list[TunedEntry], run: "Run") -> di
             name=name,
             package_version=VERSION,
             entries=entries,
-            not_emitted=[study for study in run.studies if study.best is None],
+            incorrect=[study for study in run.studies if study.best is None],
+            slower=slower,
             templates=templates if files else {},
             files=files,
         )

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tiles.kernels import Backend
+from tiles.kernels import Backend, kernel
 from tiles.problems import Gemm
-from workbench.emission.configs import TunedEntry
 from workbench.emission.evidence import NEVER_MEASURED
+from workbench.emission.winners import STAND_INS, TunedEntry
 
 __all__ = ["license_text", "pyproject_text", "readme_text"]
 
@@ -31,10 +31,21 @@ def license_text() -> str:
     raise ValueError("the workbench's LICENSE is missing: install tile-workbench again")
 
 
-def pyproject_text(name: str, version: str, backends: Iterable[Backend]) -> str:
-    """``pyproject.toml`` of a package; ``name`` has passed :func:`check_package_name`."""
-    used = set(backends)
-    required = _TORCH if Backend.TRITON in used else _CUPY
+def pyproject_text(name: str, version: str, families: Iterable[str]) -> str:
+    """``pyproject.toml`` of a package.
+
+    Args:
+        name: has passed :func:`check_package_name`.
+        version: the package's.
+        families: what ships.  CuPy is an extra where torch functions do without it, and required
+            where one of them is faster with it.
+    """
+    shipped = set(families)
+    used = {kernel(family).backend for family in shipped}
+    required = [
+        *(_TORCH if Backend.TRITON in used else ()),
+        *(_CUPY if Backend.TRITON not in used or shipped & set(STAND_INS) else ()),
+    ]
     lines = [
         "[build-system]",
         'requires = ["flit_core>=3.11,<5"]',
@@ -52,7 +63,7 @@ def pyproject_text(name: str, version: str, backends: Iterable[Backend]) -> str:
         *(f'  "{requirement}",' for requirement in required),
         "]",
     ]
-    if used == {Backend.TRITON, Backend.CUPY}:
+    if Backend.CUPY in used and not set(_CUPY) <= set(required):
         lines += ["", "[project.optional-dependencies]", "cupy = ["]
         lines += [*(f'  "{requirement}",' for requirement in _CUPY), "]"]
     lines += ["", "[tool.flit.module]", f'name = "{name}"']
@@ -88,8 +99,9 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     for entry in sorted(entries, key=lambda e: isinstance(e.problem, Gemm) and not _scaled(e)):
         first.setdefault(entry.study.kernel, entry)
     lines: list[str] = []
-    if "triton_gemm" in first:
-        entry = first["triton_gemm"]
+    products = [first[family] for family in ("triton_gemm", "hopper_gemm") if family in first]
+    if products:
+        entry = max(products, key=_scaled)
         recipe, out = entry.formats
         assert isinstance(entry.problem, Gemm)
         scaled = _scaled(entry)
@@ -102,6 +114,15 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
             "# C[M, N] = A[M, K] · B[N, K]^T, value = code x scale",
             f"c = gemm(a, b{', a_scale, b_scale' if scaled else ''}, "
             f'recipe="{recipe}", out_dtype=torch.{dtype})',
+        ]
+    if "hopper_gemm" in first:
+        recipe, out = first["hopper_gemm"].formats
+        scales = ", a_scale, b_scale" if _scaled(first["hopper_gemm"]) else ""
+        lines += [
+            "",
+            f"from {name} import gemm_cuda  # CuPy arrays; imports no torch",
+            "",
+            f'c = gemm_cuda.gemm(a, b{scales}, recipe="{recipe}", out_format="{out}")',
         ]
     if "triton_quantize" in first:
         entry = first["triton_quantize"]
@@ -120,6 +141,18 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
             f'codes, scales = quantize_cuda.quantize(x, "{entry.formats[0]}")',
         ]
     return lines
+
+
+def _stand_in_text(entries: Sequence[TunedEntry]) -> list[str]:
+    """What runs where ``hopper_gemm`` cannot."""
+    if not any(entry.study.kernel in STAND_INS for entry in entries):
+        return []
+    return [
+        "`gemm` launches `hopper_gemm` through CuPy on torch's own memory and stream. Where rows",
+        "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
+        "9.0, a default of `triton_gemm` runs in its place, with one warning.",
+        "",
+    ]
 
 
 def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, Any]) -> str:
@@ -152,6 +185,7 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "with one warning a process. On another GPU every call runs a default that needs no more",
         "than NVIDIA's capability 8.0, with one warning: nothing was measured there.",
         "",
+        *_stand_in_text(entries),
         "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",
         "the kernel decodes them first (emulated).",
         "",

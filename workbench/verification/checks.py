@@ -5,12 +5,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from workbench.verification.gemm_checks import (
-    GemmEntry,
-    check_gemm,
-    check_untuned,
-    gemm_entries,
-)
+from workbench.verification.gemm_checks import check_gemm, check_untuned
+from workbench.verification.gemm_entry import HOPPER, GemmEntry, gemm_entries
 from workbench.verification.quantize_checks import (
     QuantizeEntry,
     check_quantize,
@@ -66,10 +62,15 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     evidence, seed = job["evidence"], job["seed"]
     products = list(gemm_entries(package, evidence, device, seed))
     untuned: set[tuple[str, str]] = set()
+    compiled: set[tuple[str, str, str]] = set()
     seen = _Seen(device)
     for module in ("_gemm", "_quantize"):
         if module.removeprefix("_") in package.__all__:
             importlib.import_module(f"{package.__name__}.{module}")
+    if any(product.kernel == HOPPER for product in products):
+        importlib.import_module(f"{package.__name__}._hopper_gemm")
+        if device == "cuda":
+            importlib.import_module(f"{package.__name__}.gemm_cuda")
     for product in products:
         formats = (product.problem.recipe.name, product.problem.out)
         check_gemm(product, report, seen=seen.before(product, formats))
@@ -77,8 +78,9 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
             untuned.add(formats)
             check_untuned(product, report)
             check_registration(product, report)
-            if device == "cuda":
-                check_compiled(product, report)
+        if device == "cuda" and (product.kernel, *formats) not in compiled:
+            compiled.add((product.kernel, *formats))
+            check_compiled(product, report)
     quantisations = list(quantize_entries(package, evidence, device, seed))
     for quantisation in quantisations:
         if quantisation.kernel == "cuda_quantize" and device == "cuda":

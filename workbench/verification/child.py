@@ -55,15 +55,18 @@ def _import_lightly(name: str, report: Report) -> ModuleType:
             "detail": f"importing {name} loads {', '.join(loaded) or 'neither torch nor cupy'}",
         }
     )
-    if f"{name}.quantize_cuda" in _modules(package):
+    functions = sorted({f"{name}.quantize_cuda", f"{name}.gemm_cuda"} & set(_modules(package)))
+    if functions:
         try:
             importlib.import_module("cupy")
         except ImportError:
             status, detail = "skipped", "cupy is not installed"
         else:
-            importlib.import_module(f"{name}.quantize_cuda")
+            for function in functions:
+                importlib.import_module(function)
             status = "failed" if "torch" in sys.modules else "passed"
-            detail = f"{name}.quantize_cuda imports {'torch' if status == 'failed' else 'no torch'}"
+            imports = "imports torch" if status == "failed" else "imports no torch"
+            detail = f"{' or '.join(functions)} {imports}"
         report({"check": "CuPy without torch", "status": status, "detail": detail})
     return package
 
@@ -93,10 +96,13 @@ def _smoke(package: ModuleType, device: str) -> int:
     lookup = importlib.import_module(f"{package.__name__}._lookup")
     rows, cols, calls = 4, 128, 0
 
-    def scales(block: Any) -> Any:
+    def scales(block: Any, height: int = rows, width: int = cols) -> Any:
         if block is None:
             return None
-        grid = [-(-rows // block[0]) if block[0] else 1, -(-cols // block[1]) if block[1] else 1]
+        grid = [
+            -(-height // block[0]) if block[0] else 1,
+            -(-width // block[1]) if block[1] else 1,
+        ]
         return torch.ones(grid, device=device)
 
     for (recipe, out), layout in lookup.layouts("triton_gemm").items():
@@ -106,6 +112,19 @@ def _smoke(package: ModuleType, device: str) -> int:
         a_scale, b_scale = scales(layout["a_block"]), scales(layout["b_block"])
         package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
         calls += 1
+    for file in lookup.FILES:
+        if device == "cuda" and file.kernel == "hopper_gemm" and file.extents is not None:
+            n, k = file.extents
+            recipe, out = file.formats
+            a = _codes(torch, rows, k, file.layout["a_element"], device)
+            b = _codes(torch, n, k, file.layout["b_element"], device)
+            dtype = _codes(torch, 1, 1, out, "cpu").dtype
+            a_scale = scales(file.layout["a_block"], rows, k)
+            b_scale = scales(file.layout["b_block"], n, k)
+            package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
+            calls += 1
+    if device == "cuda" and lookup.layouts("hopper_gemm"):
+        calls += _smoke_cupy(package, lookup)
     for target, source in lookup.layouts("triton_quantize"):
         package.quantize(_codes(torch, rows, cols, source, device), target)
         calls += 1
@@ -117,6 +136,29 @@ def _smoke(package: ModuleType, device: str) -> int:
             quantize(cupy.zeros((rows, cols), dtypes[source]), target)
             calls += 1
     return calls
+
+
+def _smoke_cupy(package: ModuleType, lookup: ModuleType) -> int:
+    """Call the product of CuPy arrays on zeros; returns how many calls."""
+    cupy = importlib.import_module("cupy")
+    gemm = importlib.import_module(f"{package.__name__}.gemm_cuda").gemm
+    dtypes = {"bf16": "uint16", "fp16": "float16", "int8": "int8"}
+    rows, cols = 8, 256
+    layouts = lookup.layouts("hopper_gemm")
+    for (recipe, out), layout in layouts.items():
+        a = cupy.zeros((rows, cols), dtypes.get(layout["a_element"], "uint8"))
+        b = cupy.zeros((cols, cols), a.dtype)
+        scales = []
+        for operand, block in ((a, layout["a_block"]), (b, layout["b_block"])):
+            grid = block and [
+                -(-extent // under) if under else 1
+                for extent, under in zip(operand.shape, block, strict=True)
+            ]
+            # 1xB scales of A have M contiguous.
+            order = "F" if operand is a and block and block[0] == 1 else "C"
+            scales.append(grid and cupy.ones(grid, "float32", order=order))
+        gemm(a, b, *scales, recipe=recipe, out_format=out)
+    return len(layouts)
 
 
 def _recorder() -> Any:

@@ -1,162 +1,23 @@
 """Checks of the emitted products: fresh operands, tails, nasty values, poisoned outputs."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import Any
+from dataclasses import replace
 
-import torch
-
-from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.quantize_torch import CODE_DTYPES
-from tiles.problems import Gemm, parse_problem
-from tiles.recipes import Recipe
-from workbench.verification.operands import Matrix, Pattern, draw, draw_pair
+from tiles.problems import Gemm
+from workbench.verification.gemm_entry import HOPPER, TRITON, GemmEntry
+from workbench.verification.gemm_judge import NASTY, judge, misread
+from workbench.verification.hopper_checks import (
+    check_cupy,
+    check_launcher,
+    check_stand_in,
+    check_unaligned,
+)
+from workbench.verification.operands import Pattern
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["GemmEntry", "check_gemm", "gemm_entries"]
+__all__ = ["check_gemm", "check_untuned"]
 
-#: Rows behind the output that a launch must leave as they were.
-GUARD_ROWS = 4
 #: Largest extents under Triton's interpreter.
 SMALL = 128
-#: Elements whose subnormals Triton's interpreter widens to other values (3.7).
-MISREAD_SUBNORMALS = ("bf16", "e5m2")
-NASTY = (Pattern.ZERO_BLOCK, Pattern.OUTLIER, Pattern.SUBNORMAL, Pattern.NAN)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GemmEntry:
-    """A tuned product of the package."""
-
-    problem: Gemm
-    config: Mapping[str, int | bool]
-    package: ModuleType
-    device: str
-    seed: int
-
-    @property
-    def lookup(self) -> Any:
-        """The package's lookup module."""
-        return self.package._lookup
-
-    @property
-    def layout(self) -> Any:
-        """The package's layout of the operands."""
-        return self.lookup.layouts("triton_gemm")[self.problem.recipe.name, self.problem.out]
-
-    def choice(self, problem: Gemm) -> Any:
-        """What the package would run for a shape."""
-        name, _ = self.package._torch_device.device_facts(torch.device(self.device))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self.lookup.choose(
-                "triton_gemm",
-                (problem.recipe.name, problem.out),
-                (problem.n, problem.k),
-                problem.m,
-                name,
-            )
-
-    def operands(self, problem: Gemm, pattern: Pattern) -> tuple[Matrix, Matrix]:
-        """A and B of a shape."""
-        recipe = problem.recipe
-        a, b = draw_pair(problem.shape, recipe, pattern, self.seed, self.device)
-        if pattern is Pattern.SUBNORMAL and recipe.weight.element.name == "bf16":
-            # The product of two bf16 subnormals underflows fp32; one of them is enough.
-            generator = torch.Generator(self.device).manual_seed(self.seed + 1)
-            b = draw(problem.n, problem.k, recipe.weight, Pattern.RANDOM, generator, self.device)
-            large = b.codes * 2.0**100
-            b = replace(b, codes=large, values=large.double())
-        return a, b
-
-    def call(self, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
-        """The public function."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an untuned shape warns
-            self.package.gemm(
-                a.codes,
-                b.codes,
-                a.scales,
-                b.scales,
-                recipe=self.problem.recipe.name,
-                out_dtype=out.dtype,
-                out=out,
-            )
-
-    def launch(self, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
-        """The template with the tuned configuration, whatever the shape."""
-        _, num_sms = self.package._torch_device.device_facts(out.device)
-        self.lookup.template(self.choice(self.problem)).launch(
-            a.codes,
-            b.codes,
-            out,
-            a.scales,
-            b.scales,
-            a_block=self.layout["a_block"],
-            b_block=self.layout["b_block"],
-            config=self.config,
-            decode=self.layout["decode"],
-            num_sms=num_sms,
-        )
-
-
-def gemm_entries(
-    package: ModuleType, evidence: Mapping[str, Any], device: str, seed: int
-) -> Iterator[GemmEntry]:
-    """The tuned products that the evidence lists."""
-    for entry in evidence["entries"]:
-        if entry["kernel"] == "triton_gemm":
-            problem = parse_problem(entry["problem"])
-            assert isinstance(problem, Gemm)
-            yield GemmEntry(
-                problem=problem,
-                config=entry["config"],
-                package=package,
-                device=device,
-                seed=seed,
-            )
-
-
-def _poisoned(problem: Gemm, device: str) -> torch.Tensor:
-    """An output full of NaN, with guard rows behind it."""
-    dtype = CODE_DTYPES[problem.out]
-    shape = (problem.m + GUARD_ROWS, problem.n)
-    return torch.full(shape, torch.nan, dtype=dtype, device=device)
-
-
-def _judge(
-    check: Recorder, entry: GemmEntry, problem: Gemm, pattern: Pattern, *, tuned: bool
-) -> None:
-    """Run one product into a poisoned output and compare it with the fp64 reference."""
-    a, b = entry.operands(problem, pattern)
-    buffer = _poisoned(problem, entry.device)
-    out = buffer[: problem.m]
-    if tuned:
-        entry.launch(a, b, out)
-    else:
-        entry.call(a, b, out)
-    check.expect(bool(buffer[problem.m :].isnan().all()), "rows behind the output were written to")
-    nan = a.nan_rows[:, None] | b.nan_rows[None, :]
-    check.expect(
-        bool(out[nan].isnan().all()), "a NaN scale must make every product of its block NaN"
-    )
-    rows, cols = ~a.nan_rows, ~b.nan_rows
-    if not (bool(rows.any()) and bool(cols.any())):
-        check.note("every element is NaN, as it must be")
-        return
-    arithmetic = gemm_arithmetic(
-        problem, decode=entry.layout["decode"], interpreted=entry.device == "cpu"
-    )
-    reference = gemm_reference(a.values[rows], b.values[cols], arithmetic)
-    accuracy = compare(out[rows][:, cols], reference)
-    check.expect(accuracy.ok, accuracy.reason)
-    check.note(
-        f"{problem.m}x{problem.n}x{problem.k}: error at most "
-        f"{accuracy.max_error_over_bound:.3g} of the bound, relative rms error "
-        f"{accuracy.relative_rms:.3g}"
-    )
 
 
 def _beside(entry: GemmEntry) -> Gemm:
@@ -171,10 +32,13 @@ def _beside(entry: GemmEntry) -> Gemm:
 def _tail_shape(entry: GemmEntry) -> Gemm:
     """Extents beyond multiples of the tuned tile; multiples of 16 where descriptors want them."""
     config = entry.config
-    step = 16 if config["tma"] else 1
+    on_hopper = entry.kernel == HOPPER
+    step = 16 if on_hopper or config["tma"] else 1
+    bits = entry.problem.recipe.activation.element.bits
+    block_k = 1024 // bits if on_hopper else int(config["block_k"])
     m = int(config["block_m"]) + 5
     n = int(config["block_n"]) + 3 * step
-    k = int(config["block_k"]) + 3 * step
+    k = block_k + 3 * step
     if entry.device == "cpu":
         m, n, k = min(m, 37), min(n, 48 + 3 * step), min(k, 128 + 3 * step)
     return replace(entry.problem, m=m, n=n, k=k)
@@ -189,16 +53,22 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
         seen: an entry already checked whose answers here would come from the very same launches.
     """
     tuned = entry.problem
-    label = f"triton_gemm {tuned}"
+    label = f"{entry.kernel} {tuned}"
     on_gpu = entry.device == "cuda"
     with Recorder(report, f"{label}: configuration") as check:
         choice = entry.choice(tuned)
-        check.expect(choice.config == entry.config, f"the package runs {choice.config}")
+        runs = f"the package runs {choice.file.kernel} {choice.config}"
+        same = (choice.file.kernel, choice.config) == (entry.kernel, entry.config)
+        check.expect(same, runs)
         check.expect(choice.tuned, "the package takes the default")
         check.note("the package runs the configuration of the evidence")
     if seen:
         with Recorder(report, f"{label}: answers") as check:
             check.note(f"formats, configuration and small shapes are those of {seen}")
+        return
+    if entry.kernel == HOPPER and not on_gpu:
+        check_launcher(entry, report)
+        check_stand_in(entry, _several_blocks(entry), report)
         return
     full = tuned
     if not on_gpu:
@@ -208,30 +78,24 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
         if misfit:
             check.skip(misfit)
         else:
-            _judge(check, entry, full, Pattern.RANDOM, tuned=not on_gpu)
+            run = entry.call if on_gpu else entry.launch
+            judge(check, entry, full, Pattern.RANDOM, run)
     if on_gpu:
         with Recorder(report, f"{label}: one row beside") as check:
-            _judge(check, entry, _beside(entry), Pattern.RANDOM, tuned=False)
+            judge(check, entry, _beside(entry), Pattern.RANDOM, entry.call)
     with Recorder(report, f"{label}: tails of the tuned tile") as check:
-        _judge(check, entry, _tail_shape(entry), Pattern.RANDOM, tuned=True)
+        judge(check, entry, _tail_shape(entry), Pattern.RANDOM, entry.launch)
     nasty = _several_blocks(entry)
     for pattern in NASTY:
         with Recorder(report, f"{label}: {pattern.value}") as check:
-            reason = "" if on_gpu else _misread(tuned.recipe, pattern)
+            reason = "" if on_gpu else misread(tuned.recipe, pattern)
             if reason:
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")
             else:
-                _judge(check, entry, nasty, pattern, tuned=True)
-
-
-def _misread(recipe: Recipe, pattern: Pattern) -> str:
-    """What Triton's interpreter gets wrong about operands of this pattern; empty: nothing."""
-    if pattern is Pattern.SUBNORMAL and recipe.weight.element.name in MISREAD_SUBNORMALS:
-        return "misreads these subnormals"
-    # With scales it is one of them that is NaN.
-    if pattern is Pattern.NAN and recipe.direct_cast and recipe.activation.element.name == "e4m3fn":
-        return "reads the NaN of e4m3fn as 480"
-    return ""
+                judge(check, entry, nasty, pattern, entry.launch)
+    if entry.kernel == HOPPER:
+        check_unaligned(entry, report)
+        check_cupy(entry, report)
 
 
 def _several_blocks(entry: GemmEntry) -> Gemm:
@@ -250,7 +114,7 @@ def _misfit(entry: GemmEntry, problem: Gemm) -> str:
     """Why a small shape cannot run the tuned configuration, or ''."""
     bits = problem.recipe.activation.element.bits
     out_bits = 32 if problem.out == "fp32" else 16
-    if entry.config["tma"] and (problem.k * bits % 128 or problem.n * out_bits % 128):
+    if entry.config.get("tma") and (problem.k * bits % 128 or problem.n * out_bits % 128):
         return "the tuned shape itself is not aligned for descriptors"
     return ""
 
@@ -260,6 +124,6 @@ def check_untuned(entry: GemmEntry, report: Report) -> None:
     problem = replace(entry.problem, m=35, n=77, k=191)
     if entry.device == "cpu":
         problem = replace(problem, m=19, n=37, k=133)
-    with Recorder(report, f"triton_gemm {problem}: untuned odd extents") as check:
+    with Recorder(report, f"{TRITON} {problem}: untuned odd extents") as check:
         check.expect(not entry.choice(problem).tuned, "the package calls this shape tuned")
-        _judge(check, entry, problem, Pattern.RANDOM, tuned=False)
+        judge(check, entry, problem, Pattern.RANDOM, entry.call)

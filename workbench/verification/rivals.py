@@ -1,7 +1,7 @@
 """Times the package and what people would use instead, in one run, under one rule."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from tiles.problems import Gemm
 from tuning.timing import Timing, open_timer, time_interleaved
 from workbench.verification.clock import clock_under_load
-from workbench.verification.gemm_checks import GemmEntry
+from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern
 from workbench.verification.quantize_checks import QuantizeEntry
 from workbench.verification.recorder import Report
@@ -61,31 +61,14 @@ def _clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def _own(entry: GemmEntry) -> Contender:
     a, b = entry.operands(entry.problem, Pattern.RANDOM)
-    _, num_sms = entry.package._torch_device.device_facts(a.codes.device)
-    template = entry.lookup.template(entry.choice(entry.problem))
     dtype = entry.package._torch_device.DTYPES[entry.problem.out]
     m, n, _ = entry.problem.shape
 
     def make() -> Launch:
-        a_codes, b_codes = a.codes.clone(), b.codes.clone()
-        a_scale, b_scale = _clone(a.scales), _clone(b.scales)
+        left = replace(a, codes=a.codes.clone(), scales=_clone(a.scales))
+        right = replace(b, codes=b.codes.clone(), scales=_clone(b.scales))
         out = torch.empty(m, n, dtype=dtype, device=entry.device)
-
-        def run() -> None:
-            template.launch(
-                a_codes,
-                b_codes,
-                out,
-                a_scale,
-                b_scale,
-                a_block=entry.layout["a_block"],
-                b_block=entry.layout["b_block"],
-                config=entry.config,
-                decode=entry.layout["decode"],
-                num_sms=num_sms,
-            )
-
-        return run
+        return lambda: entry.launch(left, right, out)
 
     out_bytes = m * n * torch.empty(0, dtype=dtype).element_size()
     size = _bytes(a.codes, b.codes, a.scales, b.scales) + out_bytes

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from workbench.verification.gemm_checks import GemmEntry
+from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern
 from workbench.verification.recorder import Recorder, Report
 
@@ -50,7 +50,7 @@ def check_compiled(entry: GemmEntry, report: Report) -> None:
         )
         return result
 
-    label = f"triton_gemm {problem}"
+    label = f"{entry.kernel} {problem}"
     with Recorder(report, f"{label}: torch.compile fullgraph") as check:
         compiled = torch.compile(product, fullgraph=True)
         check.expect(

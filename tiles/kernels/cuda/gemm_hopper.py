@@ -97,6 +97,8 @@ def options(
         )
     if promoted and (pingpong or rows * block_n > 64 * 128):
         raise ValueError("scales along K take 64 rows a warpgroup, block_n up to 128, no pingpong")
+    if promoted and ELEMENT_BYTES[element] != 1:
+        raise ValueError(f"scales along K take 8-bit elements, not {element}")
     if cluster not in (1, 2) or buffers not in (1, 2) or not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(
             f"cluster = {cluster}, store_buffers = {buffers}, stages = {stages}, group_m = "
@@ -193,6 +195,20 @@ def _check_matrix(name: str, array: Any, dtypes: tuple[str, ...], shape: tuple[i
         raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
 
 
+def _pitch(array: Any) -> int:
+    """Bytes from one row to the next; what a lone row has for a stride means nothing."""
+    if array.shape[0] == 1:
+        return -(-int(array.shape[1]) * int(array.dtype.itemsize) // 16) * 16
+    return int(array.strides[0])
+
+
+def _column_pitch(scale: Any) -> int:
+    """Bytes from one column of 1x128 scales to the next; a lone column's stride means nothing."""
+    if scale.shape[1] == 1:
+        return -(-int(scale.shape[0]) * 4 // 16) * 16
+    return int(scale.strides[1])
+
+
 def _validate(
     a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
 ) -> tuple[int, int, int]:
@@ -212,11 +228,13 @@ def _validate(
     _check_matrix("b", b, DTYPES[element], (n, k))
     _check_matrix("c", c, DTYPES[out], (m, n))
     for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
-        row = array.shape[1] * ELEMENT_BYTES[item]
-        if not array.flags.c_contiguous or row % 16 or array.data.ptr % 16:
+        pitch, bytes_each = _pitch(array), ELEMENT_BYTES[item]
+        packed = array.strides[1] == bytes_each or array.shape[1] == 1
+        overlapping = pitch < array.shape[1] * bytes_each
+        if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
             raise ValueError(
-                f"{name}: rows must be contiguous, a multiple of 16 bytes and start on one; they "
-                f"have {row} bytes at address {array.data.ptr:#x}, strides {array.strides}"
+                f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
+                f"at address {array.data.ptr:#x} and have strides {array.strides}"
             )
     if element == "int8" and scales not in ("b1x128", "b128x128") and k > MAX_INT32_K:
         raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
@@ -235,8 +253,9 @@ def _validate(
             continue
         _check_matrix(name, scale, ("float32",), grid)
         if name == "a_scale" and scales == "b1x128":
-            leading = scale.strides[1]
-            if scale.strides[0] != 4 or leading % 16 or scale.data.ptr % 16:
+            apart = _column_pitch(scale)
+            packed = scale.strides[0] == 4 or m == 1
+            if not packed or apart < 4 * m or apart % 16 or scale.data.ptr % 16:
                 raise ValueError(
                     f"a_scale has strides {scale.strides}: M must be contiguous, its columns a "
                     "multiple of 16 bytes apart and aligned to 16"
@@ -265,9 +284,9 @@ def launch(
     """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
 
     Args:
-        a: (M, K), b: (N, K), C-contiguous CuPy arrays in the view dtypes of ``DTYPES``; rows are
-            multiples of 16 bytes.
-        c: (M, N) in ``out``; written.
+        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``DTYPES``; rows are contiguous and
+            start at multiples of 16 bytes.
+        c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
             128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
         config: the fields of ``HopperGemmConfig``.
@@ -280,16 +299,15 @@ def launch(
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
         item = ELEMENT_BYTES[element]
         width = ROW_BYTES // item
-        map_a = _tensor_map(a.data.ptr, item, k, m, k * item, (width, block_m))
-        map_b = _tensor_map(b.data.ptr, item, k, n, k * item, (width, block_n // cluster))
+        map_a = _tensor_map(a.data.ptr, item, k, m, _pitch(a), (width, block_m))
+        map_b = _tensor_map(b.data.ptr, item, k, n, _pitch(b), (width, block_n // cluster))
         map_scale = map_a  # not looked at
         if scales == "b1x128":
-            stride = a_scale.strides[1]
             map_scale = _tensor_map(
-                a_scale.data.ptr, 4, stride // 4, a_scale.shape[1], stride, (block_m, 1)
+                a_scale.data.ptr, 4, m, a_scale.shape[1], _column_pitch(a_scale), (block_m, 1)
             )
         out_item = ELEMENT_BYTES[out]
-        map_c = _tensor_map(c.data.ptr, out_item, n, m, n * out_item, (ROW_BYTES // out_item, 64))
+        map_c = _tensor_map(c.data.ptr, out_item, n, m, _pitch(c), (ROW_BYTES // out_item, 64))
         tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
         grid = (cluster * min(tiles, _multiprocessors(a.device.id) // cluster),)
         arguments = (

@@ -1,7 +1,8 @@
 """Tuned low-precision kernels for PyTorch and CuPy; README.md lists what is in the package.
 
-``gemm`` and ``quantize`` take torch tensors, ``quantize_cuda.quantize`` takes CuPy arrays; a
-package holds those that it was emitted with.  Importing it imports neither torch nor cupy.
+``gemm`` and ``quantize`` take torch tensors, ``gemm_cuda.gemm`` and ``quantize_cuda.quantize`` take
+CuPy arrays; a package holds those that it was emitted with.  Importing it imports neither torch nor
+cupy.
 """
 
 import importlib

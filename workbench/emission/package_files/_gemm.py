@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
-from ._lookup import choose, layouts, template, without_descriptors
+from ._lookup import choose, layouts, stand_in, template
 from ._torch_device import DTYPES, NAMES, current, decodes, device_facts
 
 KERNEL = "triton_gemm"
+#: The CUDA C++ kernel; it has the fastest configuration of some shapes.
+HOPPER = "hopper_gemm"
+UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 _NAMESPACE = str(__package__).replace(".", "_")
 
@@ -93,9 +96,10 @@ def _check_operand(
 
 
 def _aligned(tensor: Tensor) -> bool:
-    """Whether tensor-memory-access descriptors can address the tensor: 16-byte rows."""
+    """Whether tensor-memory-access descriptors can address the tensor: 16-byte rows, one by one."""
     row_bytes = tensor.stride(0) * tensor.element_size()
-    return tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
+    apart = tensor.stride(0) >= tensor.shape[1]
+    return apart and tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
 
 
 def _launch(
@@ -111,9 +115,17 @@ def _launch(
     if m == 0:
         return
     device, num_sms = device_facts(a.device)
-    choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device)
-    if choice.config["tma"] and not all(_aligned(tensor) for tensor in (a, b, out)):
-        choice = without_descriptors(choice, m)
+    choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device, (HOPPER,))
+    aligned = all(_aligned(tensor) for tensor in (a, b, out))
+    if choice.file.kernel == HOPPER:
+        from . import _hopper_gemm  # ships with such entries only
+
+        if aligned and not (obstacle := _hopper_gemm.obstacle(a.device)):
+            _hopper_gemm.launch(choice, a, b, a_scale, b_scale, out)
+            return
+        choice = stand_in(choice, KERNEL, m, obstacle if aligned else UNALIGNED)
+    elif choice.config["tma"] and not aligned:
+        choice = stand_in(choice, KERNEL, m, UNALIGNED)
     layout = choice.file.layout
     # The default for any GPU leaves the numeric path open.
     decode = decodes(a.device) if layout["decode"] is None else layout["decode"]

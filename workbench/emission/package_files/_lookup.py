@@ -2,7 +2,8 @@
 
 A file holds the tuned configurations of one kernel, one choice of formats and one set of fixed
 extents (N and K of a product, the columns of a quantisation) on one GPU, by the free extent M (the
-rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Fixed
+rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Where
+several kernels compute the same product, the entries of all of them stand in one row.  Fixed
 extents that were never tuned take a conservative default under the same rule, with one warning a
 process; on a GPU that the package was not tuned for, every call takes a default that runs on any
 NVIDIA GPU of capability 8.0 and up.  Standard library only.
@@ -128,7 +129,12 @@ def template(choice: Choice) -> ModuleType:
 
 
 def choose(
-    kernel: str, formats: tuple[str, str], extents: tuple[int, ...], m: int, device: str
+    kernel: str,
+    formats: tuple[str, str],
+    extents: tuple[int, ...],
+    m: int,
+    device: str,
+    others: tuple[str, ...] = (),
 ) -> Choice:
     """The configuration of a call.
 
@@ -138,13 +144,14 @@ def choose(
         extents: (N, K) or (columns,).
         m: rows, at least 1.
         device: the driver's name of the GPU, or "cpu" under Triton's interpreter.
+        others: families whose tuned entries count as well; defaults are those of ``kernel``.
     Raises:
         ValueError: the package holds no such kernel or formats.
     """
-    key = (kernel, formats, extents, m, device)
+    key = (kernel, formats, extents, m, device, others)
     found = _choices.get(key)
     if found is None:
-        found = _choices[key] = choose_from(FILES, kernel, formats, extents, m, device)
+        found = _choices[key] = choose_from(FILES, kernel, formats, extents, m, device, others)
         if len(_choices) > 65536:  # M may vary without end in a long-lived server
             _choices.clear()
     return found
@@ -157,6 +164,7 @@ def choose_from(
     extents: tuple[int, ...],
     m: int,
     device: str,
+    others: tuple[str, ...] = (),
 ) -> Choice:
     """:func:`choose` among the given files, without a cache."""
     served = [file for file in files if (file.kernel, file.formats) == (kernel, formats)]
@@ -176,6 +184,8 @@ def choose_from(
             "running a conservative default, whose speed is unknown",
         )
         return _entry([file for file in served if file.gpu is None], m)
+    gpus = {file.gpu for file in here}
+    here += [f for f in files if f.kernel in others and f.formats == formats and f.gpu in gpus]
     tuned = [file for file in here if file.extents == extents]
     if not tuned:
         _warn_once(
@@ -183,39 +193,48 @@ def choose_from(
             f"{kernel} {' '.join(formats)} was never tuned for extents {extents}: "
             "running a conservative default",
         )
-        tuned = [file for file in here if file.extents is None]
+        tuned = [file for file in here if file.extents is None and file.kernel == kernel]
     return _entry(tuned, m)
 
 
 def _entry(files: Sequence[ConfigFile], m: int) -> Choice:
-    """The entry of the first file that serves ``m``."""
+    """The entry that serves ``m``; of two for the same M the first file's."""
     if not files:
         raise ValueError("this package lacks the default for the call: install it again")
-    by_m = dict(files[0].entries)
-    taken = nearest(m, list(by_m))
-    return Choice(file=files[0], m=taken, config=by_m[taken])
+    by_m: dict[int, tuple[ConfigFile, Config]] = {}
+    for file in files:
+        for key, config in file.entries:
+            by_m.setdefault(key, (file, config))
+    taken = nearest(m, sorted(by_m))
+    file, config = by_m[taken]
+    return Choice(file=file, m=taken, config=config)
 
 
 def _is_gpu(file: ConfigFile, device: str) -> bool:
     return any(device == name or fnmatchcase(device, name) for name in file.devices)
 
 
-def without_descriptors(choice: Choice, m: int) -> Choice:
-    """The default that stands in where operands are not aligned as a tuned configuration needs.
+def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
+    """The default of ``kernel`` that runs where a tuned configuration cannot, with one warning.
 
-    Defaults were made for odd extents, so they use no tensor-memory-access descriptors.
+    Defaults were made for odd extents, so they need no alignment.
+
+    Args:
+        choice: what was chosen.
+        kernel: family of the default.
+        m: rows of the call.
+        why: what is in the way.
     """
     tuned = choice.file
     _warn_once(
-        ("unaligned", tuned.kernel, tuned.formats, tuned.extents),
-        f"{tuned.kernel} {' '.join(tuned.formats)}: rows of an operand do not start at multiples "
-        "of 16 bytes: running a conservative default",
+        (why, tuned.kernel, tuned.formats, tuned.extents),
+        f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
     )
     return _entry(
         [
             file
             for file in FILES
-            if (file.kernel, file.formats, file.gpu) == (tuned.kernel, tuned.formats, tuned.gpu)
+            if (file.kernel, file.formats, file.gpu) == (kernel, tuned.formats, tuned.gpu)
             and file.extents is None
         ],
         m,

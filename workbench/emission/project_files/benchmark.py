@@ -37,9 +37,10 @@ def main() -> None:
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}\n"
     )
-    print("| recipe | M N K | this package, us | torch.matmul bf16, us | TFLOP/s | speed-up |")
-    print("|---|---|---|---|---|---|")
-    for path in sorted((PROJECT / "src" / NAME / "configs").glob("triton_gemm-*.json")):
+    heads = ("recipe", "M N K", "kernel", "this package, us", "torch.matmul bf16, us", "TFLOP/s")
+    print("| " + " | ".join((*heads, "speed-up")) + " |")
+    print("|---" * (len(heads) + 1) + "|")
+    for path in sorted((PROJECT / "src" / NAME / "configs").glob("*_gemm-*.json")):
         file = json.loads(path.read_text(encoding="utf-8"))
         if file["extents"] is None:
             continue
@@ -59,7 +60,7 @@ def main() -> None:
             rival_us = _median_us(partial(torch.matmul, x, weight.T))
             rate = 2 * m * n * k / own_us / 1e6
             print(
-                f"| {recipe} | {m} {n} {k} | {own_us:.1f} | {rival_us:.1f} "
+                f"| {recipe} | {m} {n} {k} | {file['kernel']} | {own_us:.1f} | {rival_us:.1f} "
                 f"| {rate:.0f} | {rival_us / own_us:.2f} |"
             )
 

@@ -92,6 +92,42 @@ def test_gemm_is_close_to_the_product_in_float64(recipe: str, out: str, layout: 
     assert (c.double() - expected).norm() <= 0.01 * expected.norm()
 
 
+TUNED = [
+    pytest.param(c, entry["m"], id=f"{' '.join(c['formats'])} {entry['m']} {c['extents']}")
+    for c in CONFIGS
+    if c["kernel"] == "hopper_gemm" and c["extents"] is not None
+    for entry in c["entries"]
+]
+
+
+@pytest.mark.parametrize(("config", "m"), TUNED)
+def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
+    torch = pytest.importorskip("torch")
+    cupy = pytest.importorskip("cupy")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs a GPU of capability 9.0")
+    package = importlib.import_module(NAME)
+    hopper = importlib.import_module(f"{NAME}._hopper_gemm")
+    recipe, out = config["formats"]
+    layout, (n, k) = config["layout"], config["extents"]
+    dtype = importlib.import_module(f"{NAME}._torch_device").DTYPES[out]
+    torch.manual_seed(0)
+    a, a_scale, a_value = _operand(torch, m, k, layout["a_element"], layout["a_block"], "cuda")
+    b, b_scale, b_value = _operand(torch, n, k, layout["b_element"], layout["b_block"], "cuda")
+    c = package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
+    expected = a_value @ b_value.T
+    assert (c.double() - expected).norm() <= 0.01 * expected.norm()
+    # The same call on CuPy arrays, scales as its kernel reads them.
+    if a_scale is not None:
+        a_scale = hopper._columns_aligned(a_scale) if layout["scales"] == "b1x128" else a_scale
+    views = [None if t is None else hopper._view(t) for t in (a, b, a_scale, b_scale)]
+    gemm_cuda = importlib.import_module(f"{NAME}.gemm_cuda")
+    torch.cuda.synchronize()
+    again = gemm_cuda.gemm(*views, recipe=recipe, out_format=out)
+    cupy.cuda.runtime.deviceSynchronize()
+    assert (again == hopper._view(c)).all()
+
+
 @pytest.mark.parametrize(("target", "source", "layout"), _layouts("triton_quantize"))
 def test_quantize_keeps_the_values(target: str, source: str, layout: Any) -> None:
     device = _device()

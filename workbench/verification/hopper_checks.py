@@ -1,0 +1,151 @@
+"""Checks of the CUDA C++ product alone: its refusals, its stand-in, its CuPy function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tiles.problems import Gemm
+from workbench.verification.gemm_entry import GemmEntry
+from workbench.verification.gemm_judge import NASTY, judge, misread
+from workbench.verification.operands import Matrix, Pattern
+from workbench.verification.recorder import Recorder, Report
+
+__all__ = ["check_cupy", "check_launcher", "check_stand_in", "check_unaligned"]
+
+NO_INTERPRETER = "CuPy kernels have no interpreter: needs a GPU"
+#: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
+_VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Device:
+    """Where a fake array lies."""
+
+    id: int = 0
+
+
+def _fake(rows: int, cols: int, name: str, *, pointer: int = 1 << 20) -> Any:
+    """What the launcher looks at in a CuPy array; there is no memory behind it."""
+    dtype = np.dtype(_VIEWS.get(name, "uint8"))
+    return SimpleNamespace(
+        shape=(rows, cols),
+        ndim=2,
+        dtype=dtype,
+        strides=(cols * dtype.itemsize, dtype.itemsize),
+        flags=SimpleNamespace(c_contiguous=True),
+        data=SimpleNamespace(ptr=pointer),
+        device=_Device(),
+    )
+
+
+def check_launcher(entry: GemmEntry, report: Report) -> None:
+    """Without a GPU: the launcher takes the tuned configuration, and refuses what it cannot do."""
+    choice, layout = entry.choice(entry.problem), entry.layout
+    scales = choice.file.layout["scales"]
+    template = entry.lookup.template(choice)
+    formats = {"element": layout["a_element"], "out": entry.problem.out, "scales": scales}
+    label = f"{entry.kernel} {entry.problem}"
+    with Recorder(report, f"{label}: launcher") as check:
+        options = template.options(**formats, config=entry.config)
+        check.expect("-arch=sm_90a" in options, f"compiled with {options}")
+        m, n, k = 64, 128, 256
+        good = {
+            "a": _fake(m, k, layout["a_element"]),
+            "b": _fake(n, k, layout["b_element"]),
+            "c": _fake(m, n, entry.problem.out),
+        }
+        odd = _fake(m, k, layout["a_element"], pointer=(1 << 20) + 8)
+        wrong = {
+            "rows off a 16-byte boundary": {"a": odd},
+            "an output of another shape": {"c": _fake(m, n + 16, entry.problem.out)},
+            "scales that are missing": {} if scales != "none" else {"a_scale": good["a"]},
+            "a configuration with an unknown field": {"config": {**entry.config, "warps": 4}},
+        }
+        for what, change in wrong.items():
+            arguments: dict[str, Any] = {**formats, "config": entry.config, **good, **change}
+            check.expect(_refuses(template.launch, arguments), f"the launcher takes {what}")
+        check.note(f"takes the configuration; refuses {', '.join(wrong)}")
+    with Recorder(report, f"{label}: answers") as check:
+        check.skip(NO_INTERPRETER)
+
+
+def _refuses(launch: Callable[..., None], arguments: dict[str, Any]) -> bool:
+    try:
+        launch(**arguments)
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
+def check_stand_in(entry: GemmEntry, problem: Gemm, report: Report) -> None:
+    """Without a GPU: what runs where the kernel cannot gives right answers under the interpreter.
+
+    Args:
+        entry: the product.
+        problem: a small shape with several scale blocks.
+        report: takes the results.
+    """
+    label = f"{entry.kernel} {entry.problem}: stand-in"
+    with Recorder(report, f"{label}: configuration") as check:
+        choice = entry.stand_in()
+        check.expect(choice.file.kernel != entry.kernel, "a kernel stands in for itself")
+        check.expect(not choice.tuned, "the stand-in is a tuned entry")
+        check.expect(not choice.config["tma"], "the stand-in needs alignment")
+        check.note(f"{choice.file.kernel}, default for M = {choice.m}")
+    for pattern in (Pattern.RANDOM, *NASTY):
+        with Recorder(report, f"{label}: {pattern.value}") as check:
+            if reason := misread(problem.recipe, pattern):
+                check.skip(f"Triton's interpreter {reason}: needs a GPU")
+            else:
+                judge(check, entry, problem, pattern, entry.launch_stand_in)
+
+
+def check_unaligned(entry: GemmEntry, report: Report) -> None:
+    """On a GPU: rows off a 16-byte boundary, at the tuned extents, run the stand-in."""
+    problem = replace(entry.problem, m=min(entry.problem.m, 129))
+
+    def call(a: Matrix, b: Matrix, out: torch.Tensor) -> None:
+        entry.call(replace(a, codes=_shifted(a.codes)), b, out)
+
+    label = f"{entry.kernel} {entry.problem}: rows off a 16-byte boundary"
+    with Recorder(report, label) as check:
+        judge(check, entry, problem, Pattern.RANDOM, call)
+
+
+def _shifted(matrix: torch.Tensor) -> torch.Tensor:
+    """The same values one element into a wider allocation."""
+    rows, cols = matrix.shape
+    bits = torch.int8 if matrix.element_size() == 1 else torch.int16
+    wide = torch.zeros((rows, cols + 16), dtype=bits, device=matrix.device)
+    held = wide[:, 1 : cols + 1]
+    held.copy_(matrix.view(bits))
+    return held.view(matrix.dtype)
+
+
+def check_cupy(entry: GemmEntry, report: Report) -> None:
+    """On a GPU: the CuPy function gives the torch function's result, bit for bit."""
+    problem = entry.problem
+    with Recorder(report, f"{entry.kernel} {problem}: CuPy arrays") as check:
+        a, b = entry.operands(problem, Pattern.RANDOM)
+        dtype = entry.package._torch_device.DTYPES[problem.out]
+        expected = torch.empty(problem.m, problem.n, dtype=dtype, device=entry.device)
+        entry.call(a, b, expected)
+        out = torch.full_like(expected, torch.nan)
+        view = entry.package._hopper_gemm._view
+        torch.cuda.synchronize()
+        entry.package.gemm_cuda.gemm(
+            view(a.codes),
+            view(b.codes),
+            None if a.scales is None else view(a.scales),
+            None if b.scales is None else view(b.scales),
+            recipe=problem.recipe.name,
+            out_format=problem.out,
+            out=view(out),
+        )
+        torch.cuda.synchronize()
+        check.expect(torch.equal(out, expected), "it differs from the torch function's result")
+        check.note("bit for bit the torch function's result")
