@@ -1,7 +1,6 @@
 """Search: legal space, cost model, optuna, an isolated measuring process, records.
 
-``run``, ``load_run``, ``repair`` and the timing functions load on first use, because optuna takes
-half a second to import.
+What needs optuna, which takes half a second to import, loads on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 
 if TYPE_CHECKING:
+    from tuning.fleet import load_shared, run_shared
     from tuning.journal import repair
     from tuning.limits import JobLimits
     from tuning.store import load_run
@@ -29,8 +29,10 @@ __all__ = [
     "Timing",
     "TrialRecord",
     "load_run",
+    "load_shared",
     "repair",
     "run",
+    "run_shared",
     "time_callable",
     "time_interleaved",
 ]
@@ -40,8 +42,10 @@ _LAZY = {
     "Progress": "tuning.sweep",
     "Timing": "tuning.timing",
     "load_run": "tuning.store",
+    "load_shared": "tuning.fleet",
     "repair": "tuning.journal",
     "run": "tuning.sweep",
+    "run_shared": "tuning.fleet",
     "time_callable": "tuning.timing",
     "time_interleaved": "tuning.timing",
 }

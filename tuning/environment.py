@@ -4,12 +4,13 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+from tiles.version import workbench_version
 from tuning.nvml import chosen_gpu, open_nvml
 from tuning.records import Environment
 
 __all__ = ["driver_version", "free_gpu_bytes", "read_environment", "sm_clock_mhz"]
 
-_PACKAGES = ("torch", "triton", "numpy", "optuna", "tile-workbench")
+_PACKAGES = ("torch", "triton", "numpy", "optuna")
 
 
 def _smi(field: str) -> str | None:
@@ -53,6 +54,7 @@ def read_environment(device: str, clock_mhz: int | None = None) -> Environment:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "absent"
+    versions["tile-workbench"] = workbench_version()  # known in a source tree, too
     for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
         try:
             versions["cupy"] = version(package)

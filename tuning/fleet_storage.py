@@ -46,7 +46,6 @@ _KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_kee
 #: What may be done again when the connection broke, because doing it twice changes nothing.
 _REPEATABLE = (
     "create_new_study",
-    "delete_study",
     "set_study_user_attr",
     "set_study_system_attr",
     "get_study_id_from_name",
@@ -235,6 +234,14 @@ class FleetStorage(_PatientStorage):
 
     def flush(self, older_than_s: float = 0.0) -> None:
         """Nothing: every operation is committed when it returns."""
+
+    def delete_study(self, study_id: int) -> None:
+        """Never: a click in a dashboard must not cost measurements.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("studies of a sweep are not deleted from here")
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Tell that a trial lives; the thread that calls this must not die of an outage."""

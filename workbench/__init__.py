@@ -7,6 +7,7 @@ the others load torch, triton, optuna or plotly when they are called.
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.errors import ErrorReport, error
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay
 from workbench.version import workbench_version
 
@@ -16,6 +17,7 @@ __all__ = [
     "PredictionReport",
     "RefusedRow",
     "__version__",
+    "dashboard",
     "emit",
     "error",
     "export",
@@ -29,6 +31,7 @@ __all__ = [
     "unserved",
     "verify",
     "winners",
+    "work",
 ]
 
 __version__ = workbench_version()

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
+from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
     from tuning import Progress, Run, StudyRecord
@@ -60,16 +61,36 @@ def sweep(
     output: str | Path | None = None,
     max_measurements: int | None = None,
     time_limit: str | None = None,
+    storage: str | None = None,
+    study: str | None = None,
+    retry_failures: bool = False,
+    revalidate: bool = False,
+    allow_stale: bool = False,
     progress: "Callable[[Progress], None] | None" = None,
 ) -> "Run":
     """Run, or go on with, the sweep that a YAML file describes; the other arguments override it.
 
+    Args:
+        storage: URL of a shared PostgreSQL storage, which holds the record instead of a run folder.
+        study: the sweep's name in the storage; by default the name of the run folder.
+        retry_failures: launch also what failed before with the same source and versions.
+        revalidate: measure the stored winners and their runners-up again, and nothing else.
+        allow_stale: go on where driver, versions or device are not those that are stored.
+
     Raises:
-        ValueError: the file, an override or the run folder does not allow it; the message says how
-            to go on.
+        ValueError: the file, an override, the run folder or the storage does not allow it; the
+            message says how to go on.
     """
     import tuning
+    from tuning.sweep import Again
     from workbench.sweepfile import load_sweepfile
+
+    if revalidate and allow_stale:
+        raise ValueError("--revalidate and --allow-stale exclude each other: choose one")
+    if storage is None and study is not None:
+        raise ValueError("--study names a sweep in a shared storage: add --storage URL")
+    if storage is not None and output is None:
+        output = study
 
     plan = load_sweepfile(Path(file)).to_plan(
         on=on,
@@ -77,7 +98,13 @@ def sweep(
         max_measurements=max_measurements,
         time_limit=time_limit,
     )
-    return tuning.run(plan, progress or (lambda _: None))
+    tell = progress or (lambda _: None)
+    again = Again.REVALIDATE if revalidate else Again.ALLOW if allow_stale else Again.REFUSE
+    if storage is None:
+        return tuning.run(plan, tell, retry_failures=retry_failures, again=again)
+    name = study or plan.folder.name
+    plan = replace(plan, folder=Path(name), shared_name=name)
+    return tuning.run_shared(plan, storage, tell, retry_failures=retry_failures, again=again)
 
 
 def unserved(file: str | Path) -> list[str]:
@@ -104,14 +131,17 @@ def repair(study: str | Path) -> int:
 
 def winners(run: "Run") -> dict[str, Any]:
     """The fastest correct configuration of every study, JSON-ready; predicted beside measured."""
+    from tuning.staleness import host_environment, staleness
+
+    here = host_environment()
     return {
         "schema": "tile-workbench/winners/1",
         "plan": dict(run.plan),
-        "studies": [_winner(study) for study in run.studies],
+        "studies": [_winner(study, staleness(study, here)) for study in run.studies],
     }
 
 
-def _winner(study: "StudyRecord") -> dict[str, Any]:
+def _winner(study: "StudyRecord", stale: list[str]) -> dict[str, Any]:
     statuses = Counter(trial.measurement.status.value for trial in study.trials)
     entry: dict[str, Any] = {
         "problem": str(study.problem),
@@ -124,6 +154,7 @@ def _winner(study: "StudyRecord") -> dict[str, Any]:
         "rejected_by_rule": dict(study.rejected_by_rule),
         "stopped": study.stopped,
         "not_compared": study.not_compared,
+        "stale": stale,
     }
     best = study.best
     if best is None:
@@ -146,16 +177,40 @@ def _winner(study: "StudyRecord") -> dict[str, Any]:
     }
 
 
-def emit(study: str | Path, output: str | Path, *, name: str | None = None) -> "EmittedPackage":
-    """Write a pip-installable package with the winners of a run folder, and its wheel.
+def emit(
+    study: str | Path,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    storage: str | None = None,
+    allow_stale: bool = False,
+) -> "EmittedPackage":
+    """Write a pip-installable package with the winners of a sweep, and its wheel.
+
+    Args:
+        study: a run folder or, with a storage, the name of a sweep.
+        output: folder to create.
+        name: of the package.
+        storage: URL of a shared storage.
+        allow_stale: also where driver or versions have changed since; the evidence names those of
+            the measurement.  A changed kernel source is refused all the same: what ships must be
+            what was measured.
 
     Raises:
-        ValueError: no such run, nothing correct in it, a bad name, or the output folder exists.
+        ValueError: no such run, nothing correct in it, its results are stale, a bad name, or the
+            output folder exists.
     """
-    import tuning
     from workbench.emission import emit as emit_run
 
-    return emit_run(tuning.load_run(Path(study)), Path(output), name=name)
+    run = load_study(study, storage)
+    stale = [] if allow_stale else stale_lines(run)
+    if stale:
+        more = f" (and {len(stale) - 1} more)" if len(stale) > 1 else ""
+        raise ValueError(
+            f"{run.folder} is stale: {stale[0]}{more}: measure its winners again with "
+            "`workbench sweep FILE --revalidate`, or emit with --allow-stale"
+        )
+    return emit_run(run, Path(output), name=name)
 
 
 def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":
@@ -169,15 +224,21 @@ def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":
     return verify_package(Path(package), device=device)
 
 
-def report(study: str | Path, output: str | Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run folder; default ``<run>/report.html``.
+def report(
+    study: str | Path, output: str | Path | None = None, *, storage: str | None = None
+) -> Path:
+    """Write one self-contained HTML page about a sweep.
+
+    Args:
+        study: a run folder or, with a storage, the name of a sweep.
+        output: default ``<run>/report.html``, or ``<name>.html`` for one in a storage.
+        storage: URL of a shared storage.
 
     Raises:
         ValueError: no such run, or its journal is damaged.
     """
-    import tuning
     from workbench.reporting import write_report
 
-    folder = Path(study)
-    target = folder / "report.html" if output is None else Path(output)
-    return write_report(tuning.load_run(folder), target)
+    default = Path(f"{study}.html") if storage is not None else Path(study) / "report.html"
+    target = default if output is None else Path(output)
+    return write_report(load_study(study, storage), target)

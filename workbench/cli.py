@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 import workbench
-from workbench.console import Json
+from workbench.console import Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
+from workbench.fleet_verbs import add_fleet_verbs
 from workbench.outfile import check_outfile
+from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
 
 __all__ = ["app", "main"]
@@ -183,6 +185,20 @@ def sweep(
     time_limit: Annotated[
         str | None, typer.Option(help="Of the whole sweep, e.g. 30m; overrides the file.")
     ] = None,
+    storage: Storage = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Name in the storage.  [default: the run folder's name]"),
+    ] = None,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Launch also what is known to fail.")
+    ] = False,
+    revalidate: Annotated[
+        bool, typer.Option("--revalidate", help="Only measure stored winners and runners-up again.")
+    ] = False,
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Go on although driver or versions have changed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
@@ -197,6 +213,11 @@ def sweep(
             output=output,
             max_measurements=max_measurements,
             time_limit=time_limit,
+            storage=storage,
+            study=study,
+            retry_failures=retry_failures,
+            revalidate=revalidate,
+            allow_stale=allow_stale,
             progress=progress,
         )
     if as_json:
@@ -205,6 +226,8 @@ def sweep(
     from workbench.tables import winner_table
 
     _print(winner_table(run))
+    for line in stale_lines(run):
+        print(f"stale: {line}")
 
 
 @app.command()
@@ -225,10 +248,14 @@ def emit(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", parser=_path, help="Folder to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the emitted Python package.")] = None,
+    storage: Storage = None,
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Also where driver or versions have changed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a pip-installable kernel package with its evidence, and its wheel."""
-    package = workbench.emit(study, output, name=name)
+    package = workbench.emit(study, output, name=name, storage=storage, allow_stale=allow_stale)
     if as_json:
         _print_json(package.to_dict())
     else:
@@ -268,12 +295,14 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=_path, help="HTML file.")
     ] = None,
+    storage: Storage = None,
 ) -> None:
     """Write one self-contained HTML page about a sweep."""
-    print(workbench.report(study, output))
+    print(workbench.report(study, output, storage=storage))
 
 
 add_study_verbs(app)
+add_fleet_verbs(app)
 
 
 class _Terminated(BaseException):

@@ -8,9 +8,15 @@ import typer
 
 from workbench.outfile import check_name
 
-__all__ = ["Json", "path_argument", "print_json", "print_tables"]
+__all__ = ["Json", "Storage", "path_argument", "print_json", "print_tables"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
+
+
+Storage = Annotated[
+    str | None,
+    typer.Option(help="postgresql+psycopg://user@host/database, which several hosts share."),
+]
 
 
 def path_argument(text: str) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tiles.intake import nearest, shown
 from workbench.outfile import check_outfile, write_outfile
+from workbench.shared import load_study
 
 if TYPE_CHECKING:
     from tuning.records import Run, StudyRecord
@@ -23,6 +24,7 @@ def replay(
     seeds: int = 50,
     max_measurements: int = 32,
     problems: Sequence[str] = (),
+    storage: str | None = None,
     sample: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Replay":
@@ -34,6 +36,7 @@ def replay(
         seeds: searches a strategy.
         max_measurements: the budget of one search.
         problems: only the studies of these problems; all when empty.
+        storage: URL of a shared storage; ``study`` is then the name of a sweep.
         sample: accept studies of a random sweep that measured a part of their space, and take
             that part for the whole.
         progress: told how many searches are done, of how many.
@@ -53,7 +56,7 @@ def replay(
                 f"{', '.join(known)}"
             )
     return replay_run(
-        tuning.load_run(Path(study)),
+        load_study(study, storage),
         [tuning.Strategy(name) for name in strategies] if strategies else COMPARED,
         seeds=seeds,
         max_measurements=max_measurements,
@@ -70,6 +73,7 @@ def export(
     to: str = "t4",
     problem: str | None = None,
     kernel: str | None = None,
+    storage: str | None = None,
 ) -> list[Path]:
     """Write studies of a run folder as TuningSchema T4 files, one a study.
 
@@ -78,6 +82,7 @@ def export(
         file: a name that ends in ``.json``; any other is a folder, for all chosen studies.
         to: ``t4``.
         problem, kernel: which studies; all when None.
+        storage: URL of a shared storage; ``study`` is then the name of a sweep.
 
     Returns:
         The files that were written.
@@ -85,7 +90,6 @@ def export(
     Raises:
         ValueError: no such run or study, several studies for one file, or it cannot be written.
     """
-    import tuning
     from tuning.t4 import study_to_t4, t4_text
 
     if to != "t4":
@@ -94,7 +98,7 @@ def export(
     into = folder.suffix != ".json"
     if not into:
         check_outfile(folder)
-    run = tuning.load_run(Path(study))
+    run = load_study(study, storage)
     chosen = _chosen(run, problem, kernel)
     if not into and len(chosen) > 1:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import workbench
-from workbench.console import Json, path_argument, print_json, print_tables
+from workbench.console import Json, Storage, path_argument, print_json, print_tables
 from workbench.outfile import check_outfile, write_outfile
 
 __all__ = ["add_study_verbs"]
@@ -30,6 +30,7 @@ def replay(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Searches a strategy.")] = 50,
     max_measurements: Annotated[int, typer.Option(help="Of one search.")] = 32,
+    storage: Storage = None,
     problem: Annotated[
         list[str] | None, typer.Option(help="Only studies of these problems, repeatable.")
     ] = None,
@@ -54,6 +55,7 @@ def replay(
             seeds=seeds,
             max_measurements=max_measurements,
             problems=problem or (),
+            storage=storage,
             sample=sample,
             progress=progress,
         )
@@ -80,9 +82,12 @@ def export(
         str | None, typer.Option(help="Which study of a run that holds several.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="The same, by kernel family.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Write what a study has measured as a TuningSchema T4 file, which other tuners read."""
-    for path in workbench.export(study, file, to=to, problem=problem, kernel=kernel):
+    for path in workbench.export(
+        study, file, to=to, problem=problem, kernel=kernel, storage=storage
+    ):
         print(path)
 
 

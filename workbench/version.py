@@ -1,16 +1,5 @@
-"""The workbench's version: of the installed distribution, or of the checkout that is imported."""
+"""The workbench's version; :mod:`tiles.version` holds it, where every package finds it."""
 
-from importlib.metadata import PackageNotFoundError, version
+from tiles.version import VERSION, workbench_version
 
 __all__ = ["VERSION", "workbench_version"]
-
-#: The one place where it is written; ``pyproject.toml`` reads it from here.
-VERSION = "0.1.0"
-
-
-def workbench_version() -> str:
-    """The installed distribution's version, :data:`VERSION` where there is none."""
-    try:
-        return version("tile-workbench")
-    except PackageNotFoundError:
-        return VERSION

@@ -100,6 +100,7 @@ def plan_of(folder: Path, strategy: str, kills: int = 0) -> Plan:
 
 
 def sweep(plan: Plan) -> tuning.Run:
+    """Only for this script: it changes the program for good."""
     tuning.sweep.Bench = TableBench  # type: ignore[misc,assignment]
     return tuning.run(plan, price=fake_kernels.price)
 

@@ -18,6 +18,7 @@ from workbench.reporting.figures import (
     speedups,
 )
 from workbench.reporting.table import Column, number, table
+from workbench.shared import stale_lines
 
 __all__ = ["Section", "header", "sections"]
 
@@ -73,7 +74,11 @@ def header(run: Run) -> str:
         for name, value in facts.items()
         if value is not None
     )
-    return f"{banner}<dl>{listed}</dl>"
+    stale = "".join(
+        f'<p class="banner simulated"><b>STALE</b> {html.escape(line)}</p>'
+        for line in stale_lines(run)
+    )
+    return f"{banner}{stale}<dl>{listed}</dl>"
 
 
 def _banner(simulated: bool) -> str:
