@@ -1,0 +1,194 @@
+"""Several processes on one run folder: they share the work, and a dead one's is done again."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import fake_kernels
+import kill_loop
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from sweep_runs import make_plan
+
+import tuning
+from tuning import Progress, Strategy
+from tuning.fleet import work_in_folder
+from tuning.followed_journal import open_followed
+from tuning.journal import JOURNAL
+from tuning.leases import SUFFIX, Lease, anyone_alive, is_alive
+from tuning.run_storage import RunStorage
+
+
+def test_a_lease_lives_as_long_as_its_holder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tuning.leases import Lease\n"
+        f"lease = Lease(Path({str(tmp_path)!r}), 'one'); print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    assert is_alive(tmp_path, "one")
+    assert anyone_alive(tmp_path)
+    process.kill()
+    process.communicate()
+    assert not is_alive(tmp_path, "one")
+    assert list(tmp_path.iterdir()) == []  # what the dead one left is cleared away
+    with Lease(tmp_path, "two"):
+        assert anyone_alive(tmp_path)
+        assert not is_alive(tmp_path, "one")
+    assert not anyone_alive(tmp_path)
+
+
+def test_a_worker_joins_a_sweep_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second joins from inside the first one's progress: both are at work at once."""
+    monkeypatch.setattr("tuning.sweep.Bench", kill_loop.TableBench)
+    plan = make_plan(tmp_path / "run", simulate=False, strategy=Strategy.EXHAUSTIVE)
+    seen: list[str] = []
+    joined: list[tuning.Run] = []
+
+    def count(event: Progress) -> None:
+        if event.trial is not None:
+            seen.append(str(event.trial.config))
+
+    def join(event: Progress) -> None:
+        count(event)
+        if len(seen) == 10:
+            assert len(list(plan.folder.glob(f"*{SUFFIX}"))) == 1
+            joined.append(work_in_folder(plan.folder, count, price=fake_kernels.price))
+
+    run = tuning.run(plan, join, price=fake_kernels.price)
+    assert len(seen) == len(set(seen)) == 84
+    assert len(joined[0].studies[0].trials) == 84
+    assert run == tuning.load_run(plan.folder)
+    assert not list(plan.folder.glob(f"*{SUFFIX}"))
+
+
+def test_workers_that_share_a_model_guided_study_measure_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep.Bench", kill_loop.TableBench)
+    plan = make_plan(tmp_path / "run", simulate=False, strategy=Strategy.TPE, max_measurements=40)
+    failures: list[BaseException] = []
+
+    def sweep() -> None:
+        try:
+            tuning.run(plan, price=fake_kernels.price)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=sweep) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    (study,) = tuning.load_run(plan.folder).studies
+    assert study.repeats == 0
+    assert 40 <= len(study.trials) <= 42
+    with RunStorage(plan.folder) as storage:
+        trials = storage.get_all_trials(0)
+    begun = Counter(str(sorted(trial.params.items())) for trial in trials if trial.params)
+    assert max(begun.values()) == 1
+
+
+def test_a_study_is_looked_at_while_it_goes_on(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run", studies=2)
+    lengths: list[int] = []
+
+    with open_followed_later(plan.folder) as look:
+        tuning.run(plan, lambda event: lengths.append(look()), price=fake_kernels.price)
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == 24
+    with pytest.raises(ValueError, match="open for reading only"):
+        with open_followed(plan.folder, None) as (storage, _):
+            storage.create_new_trial(0)
+
+
+class open_followed_later:
+    """Opens at the first look: the run folder exists by then."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: object = None
+
+    def __enter__(self) -> "object":
+        return self.look
+
+    def look(self) -> int:
+        if self._opened is None:
+            self._opened = open_followed(self._folder, None)
+            self.storage, _ = self._opened.__enter__()
+        studies = self.storage.get_all_studies()
+        return sum(len(self.storage.get_all_trials(s._study_id)) for s in studies)
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+
+def write_trials(folder: Path, trials: int) -> None:
+    """A journal as a long sweep leaves it, without running one."""
+    plan = make_plan(folder, simulate=False, strategy=Strategy.RANDOM, max_measurements=84)
+    tuning.run(plan, price=fake_kernels.price)
+    lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    first = next(i for i, line in enumerate(lines) if line["op_code"] == 4)
+    head, one = lines[:first], []
+    for line in lines[first:]:
+        if line.get("trial_id", 0) != 0 or (one and line["op_code"] == 4):
+            break
+        one.append(line)
+    with (folder / JOURNAL).open("w") as file:
+        for line in head:
+            file.write(json.dumps(line) + "\n")
+        for number in range(trials):
+            for line in one:
+                if "trial_id" in line:
+                    line["trial_id"] = number
+                file.write(json.dumps(line) + "\n")
+
+
+def test_ten_thousand_trials_open_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep.Bench", kill_loop.TableBench)
+    write_trials(tmp_path / "run", 10_000)
+    plan = make_plan(
+        tmp_path / "run", simulate=False, strategy=Strategy.RANDOM, max_measurements=84
+    )
+    begin = time.process_time()
+    with RunStorage(plan.folder) as storage:
+        assert len(storage.get_all_trials(0, deepcopy=False)) == 10_000
+    opening_s = time.process_time() - begin
+    begin = time.process_time()
+    events: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        tuning.run(plan, lambda _: (events.append(1), stop()), price=fake_kernels.price)
+    resuming_s = time.process_time() - begin
+    print(f"opens in {opening_s:.2f} s, resumes in {resuming_s:.2f} s of CPU")
+    assert opening_s < 5
+    assert resuming_s < 5
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_optuna_reads_what_several_processes_wrote(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run", studies=2)
+    tuning.run(plan, price=fake_kernels.price)
+    theirs = optuna.storages.JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
+    with RunStorage(plan.folder) as ours:
+        for study in ours.get_all_studies():
+            assert theirs.get_all_trials(study._study_id) == ours.get_all_trials(study._study_id)
