@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda.bindings import nvrtc
 from hypothesis import given
 from hypothesis import strategies as st
+from nvrtc_compile import compile_cuda
 
 from tiles.kernels.cuda import quantize_blocks
 
@@ -26,21 +26,10 @@ CASES = {
 
 
 def compiled(options: tuple[str, ...], architecture: str) -> str:
-    """PTX, with NVRTC's log in the failure's message; warnings count as failures."""
-    code = SOURCE.read_bytes()
-    error, program = nvrtc.nvrtcCreateProgram(code, b"quantize_blocks.cu", 0, [], [])
-    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS
-    arguments = [o.encode() for o in (*options, f"--gpu-architecture={architecture}")]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
-    _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size
-    nvrtc.nvrtcGetProgramLog(program, log)
-    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
-    assert not log.strip(b" \0\n"), log.decode()
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    ptx = b" " * size
-    nvrtc.nvrtcGetPTX(program, ptx)
-    return ptx.decode()
+    """PTX; warnings count as failures."""
+    found = compile_cuda(SOURCE, (*options, f"--gpu-architecture={architecture}"))
+    assert not found.log
+    return found.ptx
 
 
 @pytest.mark.parametrize(

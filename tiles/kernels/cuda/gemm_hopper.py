@@ -43,6 +43,10 @@ DTYPES = {
     "e5m2": ("uint8",),
     "int8": ("int8",),
 }
+#: NumPy's one-letter names of the view dtypes: ``dtype.name`` is slow to make.
+_LETTERS = {
+    name: frozenset(np.dtype(view).char for view in views) for name, views in DTYPES.items()
+}
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "e4m3fn": 1, "e5m2": 1, "int8": 1}
 #: Bytes of K in a stage, the width of the swizzle, and of a staging buffer's rows.
 ROW_BYTES = 128
@@ -95,7 +99,7 @@ def options(
             f"block_n = {block_n}: it must be 64, 128, 192 or 256, half of that at {rows} rows a "
             "warpgroup"
         )
-    if promoted and (pingpong or rows * block_n > 64 * 128):
+    if promoted and (pingpong or rows != 64 or block_n > QUANT):
         raise ValueError("scales along K take 64 rows a warpgroup, block_n up to 128, no pingpong")
     if promoted and ELEMENT_BYTES[element] != 1:
         raise ValueError(f"scales along K take 8-bit elements, not {element}")
@@ -120,15 +124,23 @@ def options(
 
 
 @cache
-def _kernel(device: int, compiler_options: tuple[str, ...], smem: int) -> Any:
-    """The compiled kernel of a device, allowed ``smem`` bytes of dynamic shared memory."""
+def _kernel(
+    device: int, element: str, out: str, scales: str, items: tuple[tuple[str, int | bool], ...]
+) -> Any:
+    """The compiled kernel of a device for formats and a configuration's fields.
+
+    Raises:
+        ValueError: as :func:`options`.
+    """
+    config = dict(items)
+    compiler_options = options(element=element, out=out, scales=scales, config=config)
     try:
         import cupy
     except ImportError as error:
         raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
     code = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
     kernel = cupy.RawModule(code=code, options=compiler_options).get_function("gemm_hopper")
-    kernel.max_dynamic_shared_size_bytes = smem
+    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
     return kernel
 
 
@@ -186,12 +198,12 @@ def _tensor_map(
     return np.frombuffer(raw, _MAP_DTYPE)[0]
 
 
-def _check_matrix(name: str, array: Any, dtypes: tuple[str, ...], shape: tuple[int, int]) -> None:
+def _check_matrix(name: str, array: Any, item: str, shape: tuple[int, int]) -> None:
     if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
         raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
-    if array.dtype.name not in dtypes:
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(dtypes)}")
-    if tuple(array.shape) != shape or 0 in shape:
+    if array.dtype.char not in _LETTERS[item]:
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(DTYPES[item])}")
+    if array.shape != shape or 0 in shape:
         raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
 
 
@@ -224,9 +236,9 @@ def _validate(
         if getattr(array, "ndim", 2) != 2:
             raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
     m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    _check_matrix("a", a, DTYPES[element], (m, k))
-    _check_matrix("b", b, DTYPES[element], (n, k))
-    _check_matrix("c", c, DTYPES[out], (m, n))
+    _check_matrix("a", a, element, (m, k))
+    _check_matrix("b", b, element, (n, k))
+    _check_matrix("c", c, out, (m, n))
     for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
         pitch, bytes_each = _pitch(array), ELEMENT_BYTES[item]
         packed = array.strides[1] == bytes_each or array.shape[1] == 1
@@ -251,7 +263,7 @@ def _validate(
             if scale is not None:
                 raise ValueError(f"{name} is given: scales {scales!r} take none")
             continue
-        _check_matrix(name, scale, ("float32",), grid)
+        _check_matrix(name, scale, "fp32", grid)
         if name == "a_scale" and scales == "b1x128":
             apart = _column_pitch(scale)
             packed = scale.strides[0] == 4 or m == 1
@@ -330,8 +342,7 @@ def launch(
 
 
 def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
-    chosen = options(element=element, out=out, scales=scales, config=config)
-    return _kernel(a.device.id, chosen, smem_bytes(scales=scales, config=config))
+    return _kernel(a.device.id, element, out, scales, tuple(config.items()))
 
 
 def precompile(

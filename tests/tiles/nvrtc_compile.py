@@ -1,0 +1,44 @@
+"""CUDA C++ compiled by NVRTC without a driver."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cuda.bindings import nvrtc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What NVRTC made of a source."""
+
+    ptx: str
+    log: str
+
+
+def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
+    """PTX and log; a failure has the log in its message.
+
+    ``-arch=`` is spelt ``--gpu-architecture=`` here: CuPy translates it.
+    """
+    error, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    _check(error, "")
+    spelt = [o.replace("-arch=", "--gpu-architecture=") for o in options]
+    arguments = [o.encode() for o in spelt]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
+    log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+    _check(error, log)
+    ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    nvrtc.nvrtcDestroyProgram(program)
+    return Compiled(ptx=ptx, log=log)
+
+
+def _check(error: Any, log: str) -> None:
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, log
+
+
+def _text(size: Any, get: Any, program: Any) -> str:
+    _, count = size(program)
+    text = b" " * count
+    get(program, text)
+    return text.decode().strip(" \0\n")
