@@ -28,9 +28,9 @@ def launch(name: str, x: Any, out: Any) -> None:
     """Run a source on all of ``x``, torch tensors of one length."""
     import numpy as np
 
-    from tiles.kernels.quantize_workload import _cupy_stream
+    from tiles.kernels.cupy_views import cupy_stream
 
     count = x.numel()
     arguments = (np.uint64(x.data_ptr()), np.uint64(out.data_ptr()), np.int64(count))
-    with _cupy_stream("cuda"):
+    with cupy_stream("cuda"):
         _function(name)((-(-count // THREADS),), (THREADS,), arguments)

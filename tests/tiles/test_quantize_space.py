@@ -164,7 +164,7 @@ def test_scales_are_positive_and_errors_within_half_a_step(
 ) -> None:
     quantized = quantize(x, fmt)
     assert (quantized.scales > 0).all()
-    assert (np.abs(quantized.codes) <= fmt.element.max).all()
+    assert (np.abs(quantized.values) <= fmt.element.max).all()
     assert fmt.scaling is not None
     rows, cols = fmt.scaling.rows or 9, fmt.scaling.cols or 40
     scale = np.kron(quantized.scales, np.ones((rows, cols)))[:9, :40].astype(np.float64)

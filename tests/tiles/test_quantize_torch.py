@@ -1,6 +1,5 @@
 """The torch quantiser against the NumPy codec, bit for bit."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,6 @@ from tiles.kernels.quantize_torch import quantize_torch
 ELEMENTS = ("int8", "e4m3fn", "e5m2")
 SCALINGS = ("tensor", "row", "b1x128", "b128x128", "b32x32", "b3x5")
 SHAPES = ((1, 1), (7, 300), (128, 256), (130, 129))
-NUMPY_CODES = {"e4m3fn": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
 
 
 def nasty(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
@@ -30,11 +28,7 @@ def nasty(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
 def reference_codes(x: torch.Tensor, fmt: TensorFormat) -> tuple[np.ndarray, np.ndarray]:
     """The codec's codes as bytes and its scales."""
     quantized = quantize(x.float().numpy(), fmt)
-    values = quantized.codes
-    if fmt.element.name == "int8":
-        return np.nan_to_num(values).astype(np.int8).view(np.uint8), quantized.scales
-    codes = values.astype(NUMPY_CODES[fmt.element.name]).view(np.uint8)
-    return np.where(np.isnan(values), np.uint8(0x7F), codes), quantized.scales
+    return quantized.codes, quantized.scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -59,7 +53,7 @@ def test_unscaled_formats_are_rounded_and_have_no_scales(name: str) -> None:
     x = nasty(40, 50)
     codes, scales = quantize_torch(x, TensorFormat.parse(name))
     assert scales is None
-    wanted = quantize(x.numpy(), TensorFormat.parse(name)).codes
+    wanted = quantize(x.numpy(), TensorFormat.parse(name)).values
     np.testing.assert_array_equal(codes.float().numpy(), wanted)
 
 
