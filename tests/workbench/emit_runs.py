@@ -42,17 +42,18 @@ def study(
     simulated: bool = True,
     config: TileConfig | None = None,
     correct: bool = True,
+    time_us: float = 21.8125,
 ) -> StudyRecord:
     """A study with one trial, its configuration the family's default, made up without a sweep."""
     parsed = parse_problem(problem)
     if config is None:
         chosen = family if family in kernels() else "triton_gemm"
         config = kernel(chosen).default(parsed, load_gpu("h200").limits)
-    samples = () if simulated else tuple(20.0 + i / 8 for i in range(30))
+    samples = () if simulated else tuple(time_us - 1.8125 + i / 8 for i in range(30))
     measurement = Measurement(
         status=Status.CORRECT if correct else Status.CORRECTNESS,
         simulated=simulated,
-        time_us=21.8125 if correct else None,
+        time_us=time_us if correct else None,
         samples_us=samples if correct else (),
         timing="simulated" if simulated else "graph-rotate",
         accuracy=None
