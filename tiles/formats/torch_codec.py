@@ -4,7 +4,8 @@ Bit-identical with :func:`tiles.formats.quantize` for every format.  A matrix is
 of ``chunk_elements``; beside input and result no more than ``WORKSPACE_BYTES`` for each of their
 elements is in use at a time, however large the matrix (and as much for each scale of one row of
 blocks, where a row has more elements than a piece).  Under ``torch.compile`` the matrix is one
-piece, unless ``chunk_elements`` says otherwise: fused code has few temporaries.
+piece, unless ``chunk_elements`` says otherwise: fused code has few temporaries.  The rules that
+search for a scale (MSE and percentiles) are not compiled: they break the graph and run as they are.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 
 from tiles.formats.elements import ExponentElement, IntElement
 from tiles.formats.rounding import Rounding
-from tiles.formats.scaling import Scaling
+from tiles.formats.scaling import ScaleRule, Scaling
 from tiles.formats.tensor import TensorFormat
 from tiles.formats.torch_encode import (
     CODE_DTYPES,
@@ -106,24 +107,27 @@ class QuantizedTensor:
             raise TypeError(f"dequantize to float32 or float64, not {dtype}: cast the result")
         bits, scaling = self.bits, self.format.scaling
         rows, cols = bits.shape
-        result = torch.empty(rows, cols, dtype=dtype, device=bits.device)
+        result = None
         for band in bands(rows, cols, scaling, _limit(bits, chunk_elements)):
             for piece in band.pieces:
-                values = decode(bits[piece.rows, piece.cols], self.format.element).to(dtype)
+                values = decode(piece.of(bits), self.format.element).to(dtype)
                 if scaling is not None:
-                    values = piece.flat(
-                        self._scaled(piece.in_blocks(values), piece, band.grid_rows)
-                    )
+                    values = self._scaled(values, piece, band.grid_rows)
+                if values.shape == bits.shape:
+                    return values
+                if result is None:
+                    result = torch.empty(rows, cols, dtype=dtype, device=bits.device)
                 result[piece.rows, piece.cols] = values
+        assert result is not None
         return result
 
     def _scaled(self, values: torch.Tensor, piece: Piece, grid_rows: slice) -> torch.Tensor:
         assert self.scales is not None
         if self.zero_points is not None:
-            values = values - piece.spread(self.zero_points[grid_rows])
+            values = piece.with_scales(torch.sub, values, self.zero_points[grid_rows])
         # Codes times block scales are exact in float32 where a second level follows, else in
         # float64: so each result is rounded once.
-        values = values * piece.spread(self.scales[grid_rows])
+        values = piece.with_scales(torch.mul, values, self.scales[grid_rows])
         return values if self.tensor_scale is None else values * self.tensor_scale
 
 
@@ -147,10 +151,24 @@ def quantize_tensor(
         )
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise TypeError(f"quantisation takes bf16, fp16 or fp32, got {x.dtype}: cast it first")
+    if torch.compiler.is_compiling() and _searches(fmt):
+        return _uncompiled(x, fmt, seed, chunk_elements)
+    return _quantize(x, fmt, seed, chunk_elements)
+
+
+def _searches(fmt: TensorFormat) -> bool:
+    """True for scale rules whose passes over the values would unroll to a graph of thousands."""
+    rules = (ScaleRule.MSE, ScaleRule.PERCENTILE)
+    return fmt.scaling is not None and fmt.scaling.rule in rules
+
+
+def _quantize(
+    x: torch.Tensor, fmt: TensorFormat, seed: int, chunk_elements: int | None
+) -> QuantizedTensor:
     limit = _limit(x, chunk_elements)
     rows, cols = x.shape
     outer = _outer_scale(x, fmt, limit)
-    patterns = torch.empty(rows, cols, dtype=pattern_dtype(fmt.element), device=x.device)
+    patterns = None
     scales = zeros = None
     if fmt.scaling is not None:
         scales = empty_scales(rows, cols, fmt.scaling, x.device)
@@ -164,8 +182,16 @@ def quantize_tensor(
             if zeros is not None and shifts is not None:
                 zeros[band.grid_rows] = shifts
             divisors = divisors if outer is None else divisors * outer
+        without_nan = _without_nan(divisors)
         for piece in band.pieces:
-            patterns[piece.rows, piece.cols] = _codes(x, piece, fmt, divisors, shifts, seed)
+            codes = _codes(x, piece, fmt, divisors, shifts, seed, without_nan)
+            if codes.shape == x.shape:
+                patterns = codes.contiguous()
+                break
+            if patterns is None:
+                patterns = torch.empty(rows, cols, dtype=codes.dtype, device=x.device)
+            patterns[piece.rows, piece.cols] = codes
+    assert patterns is not None
     return QuantizedTensor(
         codes=patterns.view(CODE_DTYPES.get(fmt.element.name, patterns.dtype)),
         scales=scales,
@@ -175,6 +201,10 @@ def quantize_tensor(
     )
 
 
+# As ``torch.compiler.disable``, which would load the compiler at once.
+_uncompiled = torch._disable_dynamo(_quantize)  # type: ignore[attr-defined]
+
+
 def _limit(x: torch.Tensor, chunk_elements: int | None) -> int | None:
     if chunk_elements is None:
         compiling = torch.compiler.is_compiling()
@@ -182,6 +212,13 @@ def _limit(x: torch.Tensor, chunk_elements: int | None) -> int | None:
     if chunk_elements < 1:
         raise ValueError(f"chunk_elements {chunk_elements}: at least 1")
     return chunk_elements
+
+
+def _without_nan(divisors: torch.Tensor | None) -> bool:
+    """True if quotients are known to hold no NaN; asked where the answer costs no waiting."""
+    if divisors is None or torch.compiler.is_compiling() or divisors.device.type != "cpu":
+        return False
+    return bool((divisors > 0).all())
 
 
 def _outer_scale(x: torch.Tensor, fmt: TensorFormat, limit: int | None) -> torch.Tensor | None:
@@ -202,6 +239,7 @@ def _codes(
     divisors: torch.Tensor | None,
     shifts: torch.Tensor | None,
     seed: int,
+    without_nan: bool,
 ) -> torch.Tensor:
     """Bit patterns of a piece of the matrix."""
     random = None
@@ -210,11 +248,10 @@ def _codes(
         height, width = piece.shape
         random = random_bits(first, height * width, seed, x.device).view(height, width)
     if divisors is None:
-        return encode(x[piece.rows, piece.cols].float(), fmt.element, fmt.rounding, random=random)
-    ratio = divide(piece.blocks(x).float(), piece.spread(divisors))
+        return encode(piece.of(x).float(), fmt.element, fmt.rounding, random=random)
+    ratio = piece.with_scales(divide, piece.of(x).float(), divisors)
     if shifts is None:
-        return encode(piece.flat(ratio), fmt.element, fmt.rounding, random=random)
+        return encode(ratio, fmt.element, fmt.rounding, random=random, without_nan=without_nan)
     # Rounded first and shifted then: ties are even before the zero point is added.
-    steps = round_to_steps(piece.flat(ratio), _STEPS, fmt.rounding, random)
-    shifted = piece.in_blocks(steps) + piece.spread(shifts)
-    return encode(piece.flat(shifted), fmt.element)
+    steps = round_to_steps(ratio, _STEPS, fmt.rounding, random, without_nan=without_nan)
+    return encode(piece.with_scales(torch.add, steps, shifts), fmt.element, without_nan=True)

@@ -4,8 +4,6 @@ Bit-identical with :mod:`tiles.formats.encode`.  Numbers are compared and cut as
 that is possible, so that no backend's subnormals, NaN patterns or fused roundings come into it.
 """
 
-from functools import cache
-
 import numpy as np
 import torch
 
@@ -19,6 +17,7 @@ from tiles.formats.elements import (
 )
 from tiles.formats.grid import MAX_BITS, code_grid, code_values
 from tiles.formats.rounding import Rounding
+from tiles.formats.torch_constants import held_tensor
 
 __all__ = ["CODE_DTYPES", "decode", "encode", "pattern_dtype", "round_to_steps"]
 
@@ -51,29 +50,35 @@ def encode(
     rounding: Rounding = Rounding.NEAREST_EVEN,
     *,
     random: torch.Tensor | None = None,
+    without_nan: bool = False,
 ) -> torch.Tensor:
     """Bit patterns of ``x``, saturating.
 
     Args:
         x: any shape, float32.
         random: int64 of the same shape in [0, 2**32), for stochastic rounding and it alone.
+        without_nan: the caller knows that there is no NaN in ``x``, which saves a quarter.
     Returns:
         ``x.shape`` in :func:`pattern_dtype`.  A NaN takes ``fmt.nan_code``, or the code of zero
         where there is none.
     """
     match fmt:
         case IntElement():
-            steps = round_to_steps(x, fmt, rounding, random).to(torch.int32)
-            codes = (steps + fmt.offset) & ((1 << fmt.bits) - 1)
-            return codes.to(pattern_dtype(fmt))
+            steps = round_to_steps(x, fmt, rounding, random, without_nan=without_nan)
+            codes = (steps + fmt.offset if fmt.offset else steps).to(torch.int32)
+            if fmt.signed and fmt.bits not in (8, 16):
+                codes = codes & ((1 << fmt.bits) - 1)
+            return codes.to(pattern_dtype(fmt))  # cuts a negative number to its last bits
         case FloatElement() if fmt.name in _CAST and rounding is Rounding.NEAREST_EVEN:
             # Clamped first: not every torch release saturates in the cast to an 8-bit float.
             codes = x.clamp(-fmt.max, fmt.max).to(CODE_DTYPES[fmt.name]).view(pattern_dtype(fmt))
         case FloatElement() if fmt.exponent_bits == 8 and fmt.bias == 127:
             codes = _cut(x, fmt, rounding, random)
+        case FloatElement() if rounding is Rounding.NEAREST_EVEN and _rounds_by_addition(fmt):
+            codes = _round_by_addition(x, fmt)
         case _:
             codes = _search(x, fmt, rounding, random)
-    return codes.masked_fill(x.isnan(), _nan_pattern(fmt))
+    return codes if without_nan else codes.masked_fill(x.isnan(), _nan_pattern(fmt))
 
 
 def _nan_pattern(fmt: FloatElement | PositElement | CodebookElement) -> int:
@@ -85,10 +90,16 @@ def _nan_pattern(fmt: FloatElement | PositElement | CodebookElement) -> int:
 
 
 def round_to_steps(
-    x: torch.Tensor, fmt: IntElement, rounding: Rounding, random: torch.Tensor | None = None
+    x: torch.Tensor,
+    fmt: IntElement,
+    rounding: Rounding,
+    random: torch.Tensor | None = None,
+    *,
+    without_nan: bool = False,
 ) -> torch.Tensor:
     """``x`` in steps of an integer format: whole float32 numbers within its range, NaN as 0."""
-    x = x.masked_fill(x.isnan(), 0.0)
+    if not without_nan:
+        x = x.masked_fill(x.isnan(), 0.0)
     if fmt.fraction_bits:
         x = x * 2.0**fmt.fraction_bits
     x = x.clamp(-float(fmt.max_integer) if fmt.signed else 0.0, float(fmt.max_integer))
@@ -134,39 +145,65 @@ def _cut(
     return codes.to(pattern_dtype(fmt))
 
 
+def _rounds_by_addition(fmt: FloatElement) -> bool:
+    """True where fp32 has room for the numbers that :func:`_round_by_addition` adds."""
+    return fmt.min_exponent >= -126 and fmt.max_exponent + 23 - fmt.mantissa_bits <= 127
+
+
+def _round_by_addition(x: torch.Tensor, fmt: FloatElement) -> torch.Tensor:
+    """Nearest even: fp32 rounds to the format's steps when a number of their size x 2^23 is added.
+
+    Its last mantissa bits then count the steps.
+    """
+    word = x.view(torch.int32)
+    magnitude = (word & _MAGNITUDE).view(torch.float32).clamp(max=fmt.max)
+    # The power of two below each number, no smaller than that of the smallest normal one.
+    lowest = (fmt.min_exponent + 127) << 23
+    power = magnitude.view(torch.int32).clamp(min=lowest) & _INFINITY
+    large = power + ((23 - fmt.mantissa_bits) << 23)
+    steps = (magnitude + large.view(torch.float32)).view(torch.int32) - large
+    # A subnormal's code is its count of steps; each binade above has 2**mantissa_bits more.
+    codes = ((power - lowest) >> (23 - fmt.mantissa_bits)) + steps
+    return _with_sign(codes, word, fmt).to(pattern_dtype(fmt))
+
+
+def _with_sign(codes: torch.Tensor, word: torch.Tensor, fmt: FloatElement) -> torch.Tensor:
+    """Codes of magnitudes, int32, with the sign of the fp32 words they come from."""
+    if not fmt.signed:
+        return torch.where(word < 0, 0, codes)
+    sign = (word >> (32 - fmt.bits)) & (1 << (fmt.bits - 1))
+    if fmt.specials is Specials.FNUZ:
+        sign = torch.where(codes > 0, sign, 0)
+    return codes | sign
+
+
 def _ordered(values: np.ndarray) -> np.ndarray:
     """float32 as int32 of the same order; -0 comes before +0."""
     word = values.view(np.int32)
     return word ^ ((word >> 31) & np.int32(_MAGNITUDE))
 
 
-@cache
-def _tables(
-    fmt: ElementFormat, rounding: Rounding, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Thresholds between places of a format's grid as ordered int32, and the grid's values."""
+@held_tensor
+def _thresholds(fmt: ElementFormat, rounding: Rounding, device: torch.device) -> torch.Tensor:
+    """Thresholds between the places of a format's grid, as ordered int32."""
     grid = code_grid(fmt)
     # Places are codes: neither floats nor posits nor codebooks leave one out between finite values.
     assert (grid.codes == np.arange(len(grid.codes))).all()
     thresholds = _ordered(grid.thresholds(rounding) + np.float32(0))
     # A threshold of zero is passed by -0 too.
-    thresholds = np.where(thresholds == 0, np.int32(-1), thresholds)
-    return (
-        torch.from_numpy(thresholds).to(device),
-        torch.from_numpy(grid.values.astype(np.float64)).to(device),
-    )
+    return torch.from_numpy(np.where(thresholds == 0, np.int32(-1), thresholds)).to(device)
 
 
-@cache
+@held_tensor
+def _grid_values(fmt: ElementFormat, device: torch.device) -> torch.Tensor:
+    """float64 values of a format's grid."""
+    return torch.from_numpy(code_grid(fmt).values).to(device)
+
+
+@held_tensor
 def _values(fmt: ElementFormat, device: torch.device) -> torch.Tensor:
     """float32 value of every code."""
     return torch.from_numpy(code_values(fmt).astype(np.float32)).to(device)
-
-
-# What ``torch.compiler.assume_constant_result`` does, without loading the compiler (1.5 s): tables
-# are constants of a compiled graph.
-_tables._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_values._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _search(
@@ -175,7 +212,7 @@ def _search(
     rounding: Rounding,
     random: torch.Tensor | None,
 ) -> torch.Tensor:
-    thresholds, values = _tables(fmt, rounding, x.device)
+    thresholds = _thresholds(fmt, rounding, x.device)
     word = x.view(torch.int32)
     if isinstance(fmt, CodebookElement):
         key = word ^ ((word >> 31) & _MAGNITUDE)
@@ -185,17 +222,11 @@ def _search(
     if rounding is Rounding.STOCHASTIC:
         assert random is not None
         size = x if isinstance(fmt, CodebookElement) else x.abs()
-        place = _stochastic_place(values, size.double(), place, random)
-    negative = word < 0
-    match fmt:
-        case FloatElement() if not fmt.signed:
-            place = place.masked_fill(negative, 0)
-        case FloatElement():
-            if fmt.specials is Specials.FNUZ:
-                negative = negative & (place > 0)
-            place = place | (negative.to(torch.int32) << (fmt.bits - 1))
-        case PositElement():
-            place = torch.where(negative, -place, place) & ((1 << fmt.bits) - 1)
+        place = _stochastic_place(_grid_values(fmt, x.device), size.double(), place, random)
+    if isinstance(fmt, FloatElement):
+        place = _with_sign(place, word, fmt)
+    elif isinstance(fmt, PositElement):
+        place = torch.where(word < 0, -place, place) & ((1 << fmt.bits) - 1)
     return place.to(pattern_dtype(fmt))
 
 
@@ -215,10 +246,11 @@ def _stochastic_place(
 
 def decode(patterns: torch.Tensor, fmt: ElementFormat) -> torch.Tensor:
     """float32 values of bit patterns, as :func:`encode` returns them; exact."""
-    if fmt.name in CODE_DTYPES:
+    if fmt.name in CODE_DTYPES and not (isinstance(fmt, FloatElement) and fmt.bits == 8):
         return patterns.view(CODE_DTYPES[fmt.name]).float()
     if fmt.bits > MAX_BITS:
         return (patterns << (32 - fmt.bits)).view(torch.float32)
+    # Of 8-bit floats too: on CPUs a table is faster than torch's conversion.
     index = patterns.to(torch.int32)
     if fmt.bits == MAX_BITS:
         index = index & 0xFFFF

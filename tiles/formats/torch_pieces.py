@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tiles.formats.scaling import Scaling
+from tiles.formats.torch_constants import held_tensor
 
 __all__ = ["Band", "Piece", "bands"]
 
@@ -28,27 +29,52 @@ class Piece:
         """Rows and columns."""
         return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
 
-    def blocks(self, x: torch.Tensor, fill: float = 0) -> torch.Tensor:
-        """The piece of matrix ``x`` as (grid rows, block rows, grid columns, block columns)."""
-        return self.in_blocks(x[self.rows, self.cols], fill)
+    @property
+    def _missing(self) -> tuple[int, int]:
+        """Rows and columns that ragged last blocks lack."""
+        return -self.shape[0] % self.block[0], -self.shape[1] % self.block[1]
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """The piece of matrix ``x``."""
+        return x[self.rows, self.cols]
 
     def in_blocks(self, piece: torch.Tensor, fill: float = 0) -> torch.Tensor:
-        """A tensor of the piece's shape in blocks; ragged ones are filled up."""
-        (rows, cols), (high, wide) = self.shape, self.block
-        missing = (-rows % high, -cols % wide)
-        if any(missing):
-            piece = torch.nn.functional.pad(piece, (0, missing[1], 0, missing[0]), value=fill)
-        return piece.reshape((rows + missing[0]) // high, high, (cols + missing[1]) // wide, wide)
+        """The piece as (grid rows, block rows, grid columns, block columns), ragged blocks filled.
 
-    def flat(self, blocks: torch.Tensor) -> torch.Tensor:
-        """What :meth:`in_blocks` made, as a matrix of the piece's shape again."""
-        rows, cols = self.shape
-        matrix = blocks.reshape(blocks.shape[0] * self.block[0], -1)
-        return matrix[:rows, :cols]
+        For reductions over blocks: dimensions 1 and 3.
+        """
+        down, across = self._missing
+        if down or across:
+            piece = torch.nn.functional.pad(piece, (0, across, 0, down), value=fill)
+        high, wide = self.block
+        return piece.reshape(piece.shape[0] // high, high, -1, wide)
 
     def spread(self, grid: torch.Tensor) -> torch.Tensor:
-        """A band's scale grid, so that it broadcasts against the piece's blocks."""
+        """A band's scale grid, so that it broadcasts against :meth:`in_blocks`."""
         return grid[self.grid_rows, self.grid_cols][:, None, :, None]
+
+    def with_scales(
+        self,
+        combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        piece: torch.Tensor,
+        grid: torch.Tensor,
+    ) -> torch.Tensor:
+        """``combine(element, its block's scale)`` for every element of the piece."""
+        if not any(self._missing):
+            return combine(self.in_blocks(piece), self.spread(grid)).reshape(self.shape)
+        # By tables: what a compiler makes of blocks that are cut off is not always right (inductor
+        # for CPUs splits the loop at the block length and forgets the rest of the row).
+        rows, cols = (
+            _block_indices(extent, block, grid.device)
+            for extent, block in zip(self.shape, self.block, strict=True)
+        )
+        grid = grid[self.grid_rows, self.grid_cols]
+        return combine(piece, grid.index_select(0, rows).index_select(1, cols))
+
+
+@held_tensor
+def _block_indices(extent: int, block: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(extent, device=device) // block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +119,7 @@ class Band:
 def _cuts(extent: int, block: int, limit: int) -> Iterator[tuple[slice, slice, int]]:
     """Elements, blocks, block length of each cut: whole blocks up to a limit, or parts of one."""
     if block <= limit:
-        step = limit // block * block
+        step = extent if extent <= limit else limit // block * block
         for start in range(0, extent, step):
             stop = min(start + step, extent)
             yield slice(start, stop), slice(start // block, -(-stop // block)), block

@@ -49,7 +49,7 @@ def _magnitudes(x: torch.Tensor) -> torch.Tensor:
 def band_amax(x: torch.Tensor, band: Band) -> torch.Tensor:
     """Largest magnitude of each block, (grid of the band) float32; NaN wins over numbers."""
     words = band.reduce(
-        lambda piece: _magnitudes(piece.blocks(x)).amax(dim=(1, 3)), torch.maximum, 0
+        lambda piece: piece.in_blocks(_magnitudes(piece.of(x))).amax(dim=(1, 3)), torch.maximum, 0
     )
     return words.view(x.dtype).float()
 
@@ -158,7 +158,7 @@ def _percentile_amax(x: torch.Tensor, band: Band, scaling: Scaling) -> torch.Ten
 
     def count(limit: torch.Tensor, piece: Piece) -> torch.Tensor:
         # What fills ragged blocks up is above every limit.
-        magnitudes = piece.in_blocks(_magnitudes(x[piece.rows, piece.cols]), torch.iinfo(word).max)
+        magnitudes = piece.in_blocks(_magnitudes(piece.of(x)), torch.iinfo(word).max)
         return (magnitudes <= piece.spread(limit)).sum(dim=(1, 3))
 
     found = torch.zeros(band.grid_shape, dtype=word, device=x.device)
@@ -189,7 +189,7 @@ def _least_squares_scales(
     units = band.by_size(unit, wide_amax)
 
     def squares(scale: torch.Tensor, piece: Piece) -> torch.Tensor:
-        block = piece.blocks(x).float()
+        block = piece.in_blocks(piece.of(x)).float()
         total = scale if outer is None else scale * outer
         ratio = divide(block, piece.spread(total))
         values = decode(encode(ratio, fmt.element), fmt.element).double()
@@ -197,8 +197,9 @@ def _least_squares_scales(
         # In units of amax the error is at most 1; products of code and scales are exact.
         error = (block.double() - values * piece.spread(wide_scale)) / piece.spread(wide_amax)
         square = (error * error * piece.spread(units)).to(torch.int64)
-        # The elements that fill ragged blocks up may decode to another number than 0.
-        return piece.in_blocks(piece.flat(square)).sum(dim=(1, 3))
+        # What fills ragged blocks up is 0, which may decode to another number.
+        inside = piece.in_blocks(torch.ones(piece.shape, dtype=torch.bool, device=x.device))
+        return torch.where(inside, square, 0).sum(dim=(1, 3))
 
     best = torch.full(band.grid_shape, torch.iinfo(torch.int64).max, device=x.device)
     chosen = torch.zeros_like(amax)
@@ -216,8 +217,10 @@ def _asymmetric(
     x: torch.Tensor, band: Band, element: IntElement, scaling: Scaling
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # What fills ragged blocks up is zero, which counts in every block.
-    low = band.reduce(lambda piece: piece.blocks(x).amin(dim=(1, 3)), torch.minimum, 0)
-    high = band.reduce(lambda piece: piece.blocks(x).amax(dim=(1, 3)), torch.maximum, 0)
+    low = band.reduce(lambda piece: piece.in_blocks(piece.of(x)).amin(dim=(1, 3)), torch.minimum, 0)
+    high = band.reduce(
+        lambda piece: piece.in_blocks(piece.of(x)).amax(dim=(1, 3)), torch.maximum, 0
+    )
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     amax = torch.maximum(high, -low)
     # Halves: the whole span of a block may exceed fp32's range.  By float64, so that no compiler
