@@ -6,6 +6,13 @@ count, so one graph launches many, on operand sets that together exceed four tim
 sample is the mean of one replay.  ``cache="warm"`` leaves out the flush and the rotation and is
 named so.
 Kernels of the HOST backend are timed with the host's clock, a fifth as long.
+
+Rivals take turns.  A GPU at its power limit lowers its clock and raises it again over some tens of
+milliseconds, so a kernel that draws little power looks slow right after one that draws much, and
+one that draws much looks fast after a pause.  On an H200 a product of 1.27 ms took 1.55 ms after
+half a second of bf16 products, and 70 to 100 ms to recover; a bf16 product took 1.42 ms for the
+first 10 to 20 ms after idling, 1.64 ms from then on.  So each turn begins with 100 ms of the rival
+itself, whose samples are dropped.
 """
 
 import statistics
@@ -17,6 +24,7 @@ from typing import ClassVar
 
 __all__ = [
     "GRAPH_BELOW_US",
+    "SETTLE_S",
     "Launchers",
     "Timer",
     "Timing",
@@ -42,6 +50,8 @@ HOST_SAMPLING_US = 20_000.0
 HOST_MIN_SAMPLES = 10
 MIN_REPLAYS, MAX_REPLAYS = 20, 100
 MIN_LAUNCHES_PER_GRAPH = 20
+#: Of a rival's own launches before its samples of a turn: the clock follows the power drawn.
+SETTLE_S = 0.1
 #: More copies than this cost more to make than they tell; such timings are named "partial".
 MAX_SETS = 2048
 
@@ -77,6 +87,14 @@ class Timer(ABC):
 
     def load(self, duration_s: float) -> None:
         """Queue work for about that long without waiting for it, so that clocks can be read."""
+        return None
+
+    def settle(self, duration_s: float) -> None:
+        """Run for about that long as samples do, until the clock is this launch's own.
+
+        Nothing by default: where samples are replays of many launches they are short and gentle,
+        and on the host there is no such clock.
+        """
         return None
 
 
@@ -169,13 +187,14 @@ def time_interleaved(
     l2_bytes: int,
     cache: str = "cold",
     device: str = "cuda",
-    rounds: int = 6,
+    rounds: int = 4,
 ) -> list[Timing]:
     """Time rivals in turns, so that drifting clocks and temperatures touch all alike.
 
     Args:
         rivals: launchers and ``set_bytes`` of each.
-        rounds: turns; every other round runs in reverse order.
+        rounds: turns; every other round runs in reverse order.  A turn begins with ``SETTLE_S`` of
+            the rival, dropped.
 
     Returns:
         One timing a rival, in the order given.
@@ -197,5 +216,6 @@ def time_interleaved(
     for turn in range(rounds):
         order = range(len(timers)) if turn % 2 == 0 else reversed(range(len(timers)))
         for index in order:
+            timers[index].settle(SETTLE_S)
             samples[index] += timers[index].sample(-(-timers[index].samples // rounds))
     return [Timing.of(taken, timer.name) for taken, timer in zip(samples, timers, strict=True)]

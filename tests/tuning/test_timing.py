@@ -2,18 +2,23 @@
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import ClassVar
 
 import fake_kernels
 import numpy as np
 import pytest
 
 from tiles.kernels import Status
+from tuning import timing
 from tuning.environment import read_environment
 from tuning.family import family
 from tuning.faults import classify, one_line
 from tuning.stopping import improvement_chance
 from tuning.timing import (
     MAX_SETS,
+    SETTLE_S,
+    Timer,
     Timing,
     open_timer,
     operand_sets,
@@ -69,6 +74,77 @@ def test_rivals_alternate_and_keep_their_order() -> None:
     turns = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert len(turns) >= 5
     assert len(fast.samples_us) >= 10
+
+
+class _Powered(Timer):
+    """A launch on a GPU whose clock takes 80 ms to follow the power that is drawn."""
+
+    name = "events-cold"
+    samples = 100
+    now_ms = 0.0
+    clock = 1.0
+    log: ClassVar[list[str]] = []
+
+    def __init__(self, who: str, own_clock: float) -> None:
+        self.who, self.own_clock = who, own_clock
+
+    def _run(self) -> float:
+        """One millisecond of work at full clock."""
+        step = (self.own_clock - _Powered.clock) / 20
+        _Powered.clock += step
+        _Powered.now_ms += 1 / _Powered.clock
+        return 1000.0 / _Powered.clock
+
+    def sample(self, count: int, meanwhile: Callable[[], None] | None = None) -> list[float]:
+        _Powered.log.append(f"{self.who} {count}")
+        return [self._run() for _ in range(count)]
+
+    def settle(self, duration_s: float) -> None:
+        _Powered.log.append(f"{self.who} settles {duration_s}")
+        until = _Powered.now_ms + 1e3 * duration_s
+        while _Powered.now_ms < until:
+            self._run()
+
+
+@pytest.mark.parametrize("order", [("hungry", "gentle"), ("gentle", "hungry")])
+def test_a_rival_settles_before_its_samples(
+    order: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_clock = {"hungry": 0.8, "gentle": 1.0}
+    waiting = [_Powered(who, own_clock[who]) for who in order]
+    timers = {timer.who: timer for timer in waiting}
+    monkeypatch.setattr(timing, "open_timer", lambda *_, **__: waiting.pop(0))
+    monkeypatch.setattr(_Powered, "log", [])
+    timings = time_interleaved([(lambda sets: [], 1)] * 2, l2_bytes=1)
+    for who, found in zip(order, timings, strict=True):
+        # Not even the first samples of a turn show whose turn it was before.
+        assert found.samples_us == pytest.approx([1000 / timers[who].own_clock] * 100, rel=0.01)
+    first, second = order
+    turn = {who: [f"{who} settles {SETTLE_S}", f"{who} 25"] for who in order}
+    assert _Powered.log == 2 * (turn[first] + turn[second] + turn[second] + turn[first])
+
+
+def test_an_event_timer_settles_by_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = pytest.importorskip("tuning.timing_cuda")
+    timer = object.__new__(cuda.EventTimer)
+    timer.samples = 100
+    now = [5.0]
+    taken: list[int] = []
+
+    def sample(count: int) -> list[float]:
+        taken.append(count)
+        now[0] += count * 1e-3
+        return [1000.0] * count
+
+    monkeypatch.setattr(timer, "sample", sample)
+    monkeypatch.setattr(cuda, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    timer.settle(0.09)
+    assert taken == [20] * 5
+    taken.clear()
+    timer.samples = 5  # a kernel of a second: one launch is more than enough
+    now[0] += 1.0
+    timer.settle(0.0005)
+    assert taken == [1]
 
 
 def test_cache_mode_is_checked() -> None:
