@@ -92,7 +92,7 @@ def plan_of(folder: Path, strategy: str, kills: int = 0) -> Plan:
     return make_plan(
         folder,
         MANY,
-        studies=2 if 0 < kills < 10 else 6,
+        studies=1 if kills < 10 else 6,
         simulate=False,
         strategy=Strategy(strategy),
         max_measurements=budget,
@@ -135,7 +135,7 @@ def main(folder: Path, strategy: str, workers: int, kills: int, seed: int) -> No
     for _ in range(kills):
         while len(alive) < workers:
             alive.append(start(plan))
-        time.sleep(rng.uniform(0.0, 0.25))
+        time.sleep(rng.uniform(0.0, 0.25 if kills >= 10 else 0.12))
         victim = alive.pop(rng.randrange(len(alive)))
         os.kill(victim, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1])
@@ -145,9 +145,12 @@ def main(folder: Path, strategy: str, workers: int, kills: int, seed: int) -> No
             now = measured(folder)
             assert now >= before, "a completed measurement was lost"
             before = now
+    while len(alive) < workers:
+        alive.append(start(plan))
     for pid in alive:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    sweep(plan)
+    if kills:
+        sweep(plan)
     assert max(measured(folder).values()) == 1, "a configuration was measured twice"
     print(struck)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import fake_kernels
@@ -62,6 +63,17 @@ def test_four_kills_lose_nothing(
     check(tmp_path, monkeypatch, strategy, kills=4)
 
 
+def test_workers_that_share_a_model_guided_study_measure_nothing_twice(tmp_path: Path) -> None:
+    run, _ = killed_run(tmp_path / "run", "tpe", workers=3, kills=0)
+    (study,) = run.studies
+    assert study.repeats == 0
+    assert 40 <= len(study.trials) <= 42
+    with RunStorage(tmp_path / "run") as storage:
+        trials = storage.get_all_trials(0)
+    begun = Counter(str(sorted(trial.params.items())) for trial in trials if trial.params)
+    assert max(begun.values()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["exhaustive", "model", "hybrid"])
 def test_fifty_kills_lose_nothing(
@@ -75,7 +87,7 @@ def test_a_dead_workers_trials_wait_again_and_a_living_ones_do_not(
 ) -> None:
     # The loop replaces them for its whole process, which here is that of the other tests too.
     monkeypatch.setattr(tuning.sweep, "Bench", tuning.sweep.Bench)
-    plan = kill_loop.plan_of(tmp_path / "run", "model", 1)
+    plan = kill_loop.plan_of(tmp_path / "run", "model")
     kill_loop.sweep(plan)
     lines = (plan.folder / JOURNAL).read_bytes().splitlines(keepends=True)
     cut = max(n for n, line in enumerate(lines) if b'"param_name"' in line)
