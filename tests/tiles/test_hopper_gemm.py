@@ -139,6 +139,16 @@ def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
         check_compiled(problem, one)
 
 
+def test_compile_facts_without_a_gpu() -> None:
+    problem, one = gemm("gemm:4096x4096x4096:deepseek-fp8:bf16"), config(stages=6, cluster=2)
+    facts = FAMILY.compile_offline(problem, one, H200)
+    assert facts is not None
+    assert (facts.target, facts.threads, facts.mma) == ("sm_90a", THREADS, "wgmma")
+    assert (facts.pipeline_depth, facts.stack_bytes) == (6, 0)
+    assert facts.smem_bytes == hopper_smem_bytes(problem, ConfigTable.of([one]))[0]
+    assert facts.refusal(H200) == ""
+
+
 def test_the_source_has_no_default_for_a_macro() -> None:
     whole = options(gemm("gemm:256x256x256:bf16:bf16"), config())
     without = [option for option in whole if not option.startswith("-DBLOCK_N=")]

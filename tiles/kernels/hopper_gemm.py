@@ -1,6 +1,6 @@
 """Descriptor of the Hopper GEMM in CUDA C++: its configurations and which of them are legal."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tiles.formats import Scaling, TensorFormat, element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.table import ConfigTable, Rule
@@ -224,6 +225,35 @@ class HopperGemm(Kernel):
     @property
     def template(self) -> Path:
         return Path(__file__).parent / "cuda" / "gemm_hopper.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import gemm_hopper
+        from tiles.kernels.offline_cuda import facts_of
+
+        assert isinstance(problem, Gemm)
+        assert isinstance(config, HopperGemmConfig)
+        scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
+        assert scales is not None
+        options = gemm_hopper.options(
+            element=problem.recipe.activation.element.name,
+            out=problem.out,
+            scales=scales,
+            config=config.to_dict(),
+        )
+        (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
+        facts = facts_of(
+            self.template.with_suffix(".cu"),
+            [option for option in options if not option.startswith("-arch=")],
+            gemm_hopper.THREADS,
+            limits,
+            target=target,
+        )
+        if facts is None:
+            return None
+        dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict())
+        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         from tiles.kernels.hopper_gemm_workload import HopperGemmWorkload

@@ -27,7 +27,7 @@ def compiler_name() -> str | None:
 
 
 def facts_of(
-    source: Path, options: Sequence[str], threads: int, limits: Limits
+    source: Path, options: Sequence[str], threads: int, limits: Limits, *, target: str = ""
 ) -> CompileFacts | None:
     """Facts of the kernels of one CUDA C++ file.
 
@@ -36,6 +36,7 @@ def facts_of(
         options: the compiler's, without the architecture.
         threads: of a CTA, where the source does not say.
         limits: names the GPU; NVIDIA only.
+        target: architecture, where it is not the GPU's plain one, e.g. "sm_90a".
 
     Returns:
         None for another vendor's GPU, and without NVRTC or ``cuobjdump``.
@@ -48,7 +49,7 @@ def facts_of(
         return None
     from cuda.bindings import nvrtc
 
-    target = f"sm_{limits.capability}"
+    target = target or f"sm_{limits.capability}"
     error, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
     if int(error):
         raise OfflineCompileError(f"nvrtc: {error.name}")
