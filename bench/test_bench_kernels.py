@@ -35,17 +35,23 @@ def time_default(benchmark: BenchmarkFixture, family_name: str, problem: Problem
     benchmark.extra_info["config"] = str(config)
 
 
-#: One recipe of each product that the kernel computes.
+#: One recipe of each product that a family computes.
 PRODUCTS = [
-    r.name
+    (family, r.name)
+    for family in ("triton_gemm", "hopper_gemm")
     for r in {(r.activation, r.weight): r for r in reversed(RECIPES.values())}.values()
-    if not kernel("triton_gemm").refusal(Gemm(m=64, n=64, k=64, recipe=r), load_gpu("h200").limits)
+    if not kernel(family).refusal(Gemm(m=64, n=64, k=64, recipe=r), load_gpu("h200").limits)
 ]
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_gemm(benchmark: BenchmarkFixture, name: str) -> None:
-    time_default(benchmark, "triton_gemm", Gemm(m=8192, n=8192, k=8192, recipe=recipe(name)))
+@pytest.mark.parametrize(("family", "name"), PRODUCTS)
+def test_gemm(benchmark: BenchmarkFixture, family: str, name: str) -> None:
+    if family == "hopper_gemm":
+        import torch
+
+        if torch.cuda.get_device_capability() != (9, 0):
+            pytest.skip("the kernel is for capability 9.0")
+    time_default(benchmark, family, Gemm(m=8192, n=8192, k=8192, recipe=recipe(name)))
 
 
 @pytest.mark.parametrize("family", ["triton_quantize", "cuda_quantize"])

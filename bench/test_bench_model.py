@@ -12,9 +12,15 @@ from tiles.problems import Gemm
 from tiles.recipes import recipe
 
 
-@pytest.mark.parametrize("name", ["bf16", "deepseek-fp8", "jetfire"])
-def test_price_a_legal_space(benchmark: BenchmarkFixture, name: str) -> None:
-    gpu, family = load_gpu("h200"), kernel("triton_gemm")
+@pytest.mark.parametrize(
+    ("family_name", "name"),
+    [
+        *(("triton_gemm", name) for name in ("bf16", "deepseek-fp8", "jetfire")),
+        *(("hopper_gemm", name) for name in ("bf16", "deepseek-fp8")),
+    ],
+)
+def test_price_a_legal_space(benchmark: BenchmarkFixture, family_name: str, name: str) -> None:
+    gpu, family = load_gpu("h200"), kernel(family_name)
     problem = Gemm(m=4096, n=4096, k=4096, recipe=recipe(name))
     table = family.legal_space(problem, gpu.limits).accepted
     priced = benchmark(price, problem, family, table, gpu)

@@ -50,7 +50,6 @@ CONFIGS = {
     "low turns": config(block_m=64, block_n=256, pingpong=True, stages=3),
 }
 
-
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
 HARD_RULES = ("promotion", "registers", "shared memory", "tile shape")
 
@@ -74,17 +73,50 @@ def test_every_schedule_stays_within_the_bound(name: str, out: str) -> None:
         workload = family.workload(problem, device="cuda", seed=m)
         for text, one in CONFIGS.items():
             broken = family.judge(problem, one, limits)
-            if getattr(broken, "rule", "") in (
-                "promotion",
-                "registers",
-                "shared memory",
-                "tile shape",
-            ):
+            if getattr(broken, "rule", "") in HARD_RULES:
                 continue
             accuracy = workload.check(one)
             assert accuracy.ok, (problem, text, accuracy)
             tried += 1
     assert tried >= 10
+
+
+def test_rows_and_scales_may_lie_apart() -> None:
+    import torch
+
+    from tiles.kernels.gemm_workload import Operands
+
+    problem = Gemm(m=300, n=264, k=512, recipe=recipe("deepseek-fp8"))
+    workload = HopperGemm().workload(problem, device="cuda", seed=0)
+    plain = workload.operands
+    workload._launcher(plain, config(cluster=2))()
+    wanted = plain.c.clone()
+
+    def apart(tensor: torch.Tensor, rows: int, pitch: int) -> torch.Tensor:
+        """The same values inside a larger matrix full of NaN, some of its rows down."""
+        bits = torch.uint8 if tensor.element_size() == 1 else tensor.dtype
+        wide = torch.full((rows + tensor.shape[0] + 8, pitch), 0x7F, device="cuda").to(bits)
+        if bits.is_floating_point:
+            wide.fill_(float("nan"))
+        held = wide[rows : rows + tensor.shape[0], : tensor.shape[1]]
+        held.copy_(tensor.view(bits))
+        return held.view(tensor.dtype)
+
+    # The last rows of a larger grid of scales: nothing behind them belongs to anybody.
+    grid = torch.full((4, 1024), float("nan"), device="cuda")
+    scale = grid.t()[1024 - 300 :]
+    scale.copy_(plain.a_scale)
+    operands = Operands(
+        a=apart(plain.a, 16, 1024),
+        b=apart(plain.b, 32, 768),
+        c=apart(plain.c, 8, 512),
+        a_scale=scale,
+        b_scale=plain.b_scale,
+    )
+    workload._launcher(operands, config(cluster=2))()
+    assert torch.equal(operands.c, wanted)
+    around = torch.as_strided(operands.c, (300, 512 - 264), (512, 1), 8 * 512 + 264)
+    assert around.isnan().all()
 
 
 def test_a_nan_scale_poisons_its_rows_and_nothing_else() -> None:

@@ -20,10 +20,19 @@ PROBLEMS = (
     ("gemm:2048x2048x4096:deepseek-fp8:bf16", "triton_gemm"),
     ("gemm:512x1024x512:int8-row:bf16", "triton_gemm"),
     ("gemm:512x1024x512:jetfire:bf16", "triton_gemm"),
+    ("gemm:1024x512x1024:bf16:bf16", "hopper_gemm"),
+    ("gemm:1024x512x1024:e4m3-row:fp16", "hopper_gemm"),
+    ("gemm:1024x512x1024:deepseek-fp8:bf16", "hopper_gemm"),
+    ("gemm:16x512x1024:deepseek-fp8:bf16", "hopper_gemm"),
+    ("gemm:1024x512x1024:int8-row:fp32", "hopper_gemm"),
+    ("gemm:1024x512x1024:int8-b128:bf16", "hopper_gemm"),
     ("quantize:512x1024:e4m3fn.b1x128:bf16", "triton_quantize"),
     ("quantize:512x1024:int8.b32x32:bf16", "triton_quantize"),
     ("quantize:512x1024:int8.b32x32:bf16", "cuda_quantize"),
 )
+
+
+PRODUCTS = ("triton_gemm", "hopper_gemm")
 
 
 def _gpu_at_hand() -> str:
@@ -62,15 +71,22 @@ def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
     assert report.not_checked == ()
     names = {c.name for c in report.checks if c.status is Outcome.PASSED}
     for study in studies:
-        if study.kernel == "triton_gemm":
-            label = f"triton_gemm {study.problem}"
-            for part in ("random", "one row beside", "NaN block", "subnormal elements"):
-                assert f"{label}: {part}" in names
+        if study.kernel not in PRODUCTS:
+            continue
+        parts = ["random", "one row beside", "tails of the tuned tile", "NaN block"]
+        if study.kernel == "hopper_gemm":
+            parts += ["rows off a 16-byte boundary", "CuPy arrays"]
+        for part in (*parts, "subnormal elements", "configuration"):
+            assert f"{study.kernel} {study.problem}: {part}" in names
+    if any(study.kernel == "hopper_gemm" for study in studies):
+        compiled = {name for name in names if "torch.compile fullgraph" in name}
+        assert sum(name.startswith("hopper_gemm") for name in compiled) == 5
+        assert "CuPy without torch" in names
     assert sum("torch.compile fullgraph" in name for name in names) >= 4
     assert sum("CUDA graph" in name for name in names) >= 4
     timed = {(r.problem, r.rival): r for r in report.rivals}
     for study in studies:
-        if study.kernel == "triton_gemm":
+        if study.kernel in PRODUCTS:
             own = timed[str(study.problem), "this package"]
             assert own.time_us is not None
             assert own.samples_us
