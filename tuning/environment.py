@@ -4,7 +4,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
-from tiles.version import workbench_version
+from tiles.version import VERSION
 from tuning.nvml import chosen_gpu, open_nvml
 from tuning.records import Environment
 
@@ -54,7 +54,7 @@ def read_environment(device: str, clock_mhz: int | None = None) -> Environment:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "absent"
-    versions["tile-workbench"] = workbench_version()  # known in a source tree, too
+    versions["tile-workbench"] = VERSION  # known in a source tree, too
     for package in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
         try:
             versions["cupy"] = version(package)

@@ -4,12 +4,16 @@ The functions here are the verbs of the command line.  ``predict`` needs numpy a
 the others load torch, triton, optuna or plotly when they are called.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from tiles.version import VERSION
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
-from workbench.errors import ErrorReport, error
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
 from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay
-from workbench.version import workbench_version
+
+if TYPE_CHECKING:
+    from workbench.errors import ErrorReport, error
 
 __all__ = [
     "ErrorReport",
@@ -34,4 +38,14 @@ __all__ = [
     "work",
 ]
 
-__version__ = workbench_version()
+__version__ = VERSION
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("ErrorReport", "error"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from workbench import errors
+
+    found = getattr(errors, name)
+    globals()[name] = found
+    return found

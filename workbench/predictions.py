@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim import Gpu, Prediction, load_gpu, matmul_error, price
+from tiles.formats import ElementFormat
 from tiles.kernels import Kernel, kernel, kernels
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
@@ -142,7 +143,7 @@ class _Pricer:
 
     def _price(self, problem: Problem, family: Kernel) -> Prediction | None:
         """The family's fastest configuration; ``None`` without a legal one."""
-        key = (family.name, _computed(problem))
+        key = (family.name, _computed(problem, self.gpu))
         if key not in self.known:
             legal = family.legal_space(problem, self.gpu.limits).accepted
             best = price(problem, family, legal, self.gpu).best() if len(legal) else None
@@ -150,12 +151,27 @@ class _Pricer:
         return self.known[key]
 
 
-def _computed(problem: Problem) -> Hashable:
-    """What a kernel sees of a problem: recipes that differ in training alone have one product."""
+def _computed(problem: Problem, gpu: Gpu) -> Hashable:
+    """What kernels and cost model see of a problem.
+
+    Recipes that differ in training alone have one product; elements of one width, kind and rate,
+    as e4m3fn and e5m2 often are, cost the same.
+    """
     if isinstance(problem, Quantize):
         return problem
     one = problem.recipe
-    return (problem.shape, problem.out, *_product(one))
+    formats = (
+        (*_cost_class(fmt.element, gpu), fmt.scaling, fmt.plain)
+        for fmt in (one.activation, one.weight)
+    )
+    same = one.activation.element == one.weight.element
+    return (problem.shape, problem.out, *formats, one.outliers, same)
+
+
+def _cost_class(element: ElementFormat, gpu: Gpu) -> tuple[object, ...]:
+    if element.name not in gpu.native_elements:
+        return (element,)  # it is refused, or decoded by its own instructions
+    return (type(element), element.bits, gpu.tensor_flop_per_clk[element.name])
 
 
 def _product(one: Recipe) -> tuple[Hashable, ...]:

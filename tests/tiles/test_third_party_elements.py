@@ -1,10 +1,10 @@
 """Element formats that other distributions offer under the entry point group."""
 
-from importlib import metadata
+from pathlib import Path
 
 import pytest
 
-from tiles.formats import IntElement, TensorFormat, catalogue, element
+from tiles.formats import IntElement, TensorFormat, element
 from tiles.recipes import Recipe
 
 ENTRY = "tile_workbench.formats"
@@ -13,13 +13,15 @@ WRONG_NAME = IntElement(name="int5", bits=5)
 
 
 @pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution that offers three entries, two of them wrong."""
-    points = metadata.EntryPoints(
-        metadata.EntryPoint(name=name, value=f"{__name__}:{attribute}", group=ENTRY)
-        for name, attribute in (("int6", "OFFERED"), ("int7", "WRONG_NAME"), ("int3", "ENTRY"))
-    )
-    monkeypatch.setattr(catalogue.metadata, "entry_points", points.select)
+def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution on the path that offers three entries, two of them wrong."""
+    info = tmp_path / "more_formats-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more-formats\nVersion: 1.0\n")
+    entries = (("int6", "OFFERED"), ("int7", "WRONG_NAME"), ("int3", "ENTRY"))
+    lines = [f"{name} = {__name__}:{attribute}" for name, attribute in entries]
+    (info / "entry_points.txt").write_text("\n".join([f"[{ENTRY}]", *lines, ""]))
+    monkeypatch.syspath_prepend(str(tmp_path))
 
 
 @pytest.mark.usefixtures("offered")

@@ -10,8 +10,8 @@ split and bias).
 
 import re
 from collections.abc import Iterable
-from importlib import metadata
 
+from tiles.entry_points import offered
 from tiles.formats.elements import (
     CodebookElement,
     ElementFormat,
@@ -141,13 +141,12 @@ def _parametric(name: str) -> ElementFormat | None:
 
 def _third_party(name: str) -> ElementFormat | None:
     """A format that an installed distribution offers under the entry point group."""
-    for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
-        offered = entry.load()
-        if not isinstance(offered, ElementFormat) or offered.name != name:
+    for where, found in offered(ENTRY_POINTS, name):
+        if not isinstance(found, ElementFormat) or found.name != name:
             raise ValueError(
-                f"entry point {entry.value!r} of {ENTRY_POINTS} is no element format named {name!r}"
+                f"entry point {where!r} of {ENTRY_POINTS} is no element format named {name!r}"
             )
-        return offered
+        return found
     return None
 
 

@@ -2,8 +2,8 @@
 
 import difflib
 from functools import cache
-from importlib.metadata import entry_points
 
+from tiles.entry_points import offered
 from tiles.kernels.base import Kernel
 
 __all__ = ["kernel", "kernels"]
@@ -24,7 +24,7 @@ def kernels() -> dict[str, Kernel]:
 
     found: dict[str, Kernel] = {}
     own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
-    for candidate in (*own, *(point.load()() for point in entry_points(group=ENTRY_POINT))):
+    for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
         if candidate.name in found:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiles.kernels.closure import source_digest
+from tiles.version import VERSION
 from workbench.emission.winners import Slower, TunedEntry
-from workbench.version import workbench_version
 
 if TYPE_CHECKING:
     from tuning import StudyRecord
@@ -131,7 +131,7 @@ def evidence(
         "schema": SCHEMA,
         "package": name,
         "version": package_version,
-        "workbench": workbench_version(),
+        "workbench": VERSION,
         "simulated": any(simulated),
         "statement": statement,
         "entries": [_entry(entry) for entry in entries],
