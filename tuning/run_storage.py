@@ -14,6 +14,7 @@ from tuning.journal import JOURNAL, RunJournal
 from tuning.leases import Lease, is_alive
 from tuning.replayed_journal import ReplayedJournal
 from tuning.rescue import close_measured, requeue_callback
+from tuning.store import whole
 
 __all__ = ["RunStorage"]
 
@@ -36,17 +37,21 @@ class RunStorage(ReplayedJournal, BaseHeartbeat):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.journal = RunJournal(folder / JOURNAL)
-        super().__init__(self.journal)
-        #: What optuna writes into every entry of this process, and the name of its lease.
-        self._name = self._worker_id_prefix.rstrip("-")
-        self._callback = requeue_callback()
         try:
+            with whole(folder / JOURNAL):
+                super().__init__(self.journal)
+            #: What optuna writes into every entry of this process, and the name of its lease.
+            self._name = self._worker_id_prefix.rstrip("-")
+            self._callback = requeue_callback()
             self._lease = Lease(folder, self._name)
         except OSError as error:
             self.journal.__exit__(None, None, None)
             raise ValueError(
                 f"{folder}: cannot be written: {error.strerror}: choose another output"
             ) from error
+        except BaseException:
+            self.journal.__exit__(None, None, None)
+            raise
 
     @contextmanager
     def choosing(self, study_name: str) -> Iterator[None]:

@@ -147,7 +147,7 @@ JOURNALS = {
         line.replace(b'"legal_size":', b'"legal_size":"many","x":') for line in lines
     ],
     "no parameters": lambda lines: [
-        line.replace(b'"system_attrs":{', b'"system_attrs":0,"x":{') for line in lines
+        line.replace(b'"distribution":', b'"distribution":0,"x":') for line in lines
     ],
     "reversed": lambda lines: lines[::-1],
     "binary": _with(bytes(range(256))),
