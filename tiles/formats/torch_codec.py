@@ -39,8 +39,9 @@ __all__ = [
 SCALE_ROW_PADDING = 4
 #: Elements worked on at a time: what stays in a CPU core's cache, what fills a GPU.
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
-#: Upper bound of the temporaries an element of a piece; stochastic rounding needs the most.
-WORKSPACE_BYTES = 160
+#: Upper bound of the temporaries an element of a piece; stochastic rounding by table and the search
+#: for the least error need the most, FP8 and integers less than 40.
+WORKSPACE_BYTES = 240
 #: Zero points are subtracted from whole numbers of steps of this width.
 _STEPS = IntElement(name="steps", bits=16)
 
