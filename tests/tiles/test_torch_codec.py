@@ -1,7 +1,7 @@
 """The torch codec against the NumPy reference, bit for bit."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,15 @@ from tiles.formats.torch_codec import (
 )
 
 BF16 = cases.all_bf16()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices here are small: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def reference(x: np.ndarray, fmt: TensorFormat, seed: int = 0) -> Any:
@@ -159,10 +168,10 @@ class Peak(TorchDispatchMode):
         self.live -= size
 
 
-@pytest.mark.parametrize("shape", [(96, 128), (1, 12288), (3, 5000)], ids=str)
+@pytest.mark.parametrize("shape", [(96, 128), (1, 12288)], ids=str)
 def test_temporaries_do_not_grow_with_the_matrix(shape: tuple[int, int]) -> None:
     x = cases.as_torch(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-    for name in (*cases.SCALED[::2], "int4.g32+mse", "bf16+sr", "posit8es1+sr", "nvfp4+sr", "tf32"):
+    for name in (*cases.SCALED[::3], "int4.g32+mse", "bf16+sr", "posit8es1+sr", "nvfp4+sr", "tf32"):
         check_workspace(x, TensorFormat.parse(name), chunk=4096)
 
 
