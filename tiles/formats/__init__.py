@@ -13,6 +13,8 @@ from tiles.formats.elements import (
 )
 from tiles.formats.encode import code_dtype, decode, encode
 from tiles.formats.grid import CodeGrid, code_grid, code_values
+from tiles.formats.packed import PackedMatrix, pack, unpack
+from tiles.formats.packing import pack_codes, swizzle_scales, unpack_codes, unswizzle_scales
 from tiles.formats.rounding import Rounding, philox, random_bits
 from tiles.formats.scaling import ScaleRule, Scaling
 from tiles.formats.tensor import TensorFormat
@@ -26,6 +28,7 @@ __all__ = [
     "ExponentElement",
     "FloatElement",
     "IntElement",
+    "PackedMatrix",
     "PositElement",
     "Quantized",
     "Rounding",
@@ -40,9 +43,15 @@ __all__ = [
     "dequantize",
     "element",
     "encode",
+    "pack",
+    "pack_codes",
     "philox",
     "quantize",
     "random_bits",
     "scale_codes",
     "scale_element",
+    "swizzle_scales",
+    "unpack",
+    "unpack_codes",
+    "unswizzle_scales",
 ]
