@@ -1,9 +1,20 @@
 """What every test runs under."""
 
+import itertools
+from pathlib import Path
+
 import pytest
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_caches(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's caches, or those of the test before it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+    # Not made: whoever caches makes it.  pytest would list the folders of all tests before.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_caches / str(next(_NUMBERS))))

@@ -50,6 +50,7 @@ def check(run: tuning.Run) -> None:
     assert study.environment is not None
 
 
+@pytest.mark.slow
 def test_every_configuration_ends_with_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ def write_trials(folder: Path, trials: int) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_open_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,6 +257,7 @@ assert torch.equal(product(same, a_scale), product(same.contiguous(), a_scale))
 """
 
 
+@pytest.mark.slow
 def test_the_stand_in_runs_where_the_kernel_cannot(tmp_path: Path) -> None:
     made = study("gemm:40x64x256:e4m3-row:bf16", family="hopper_gemm")
     package = emit(run_of(made), tmp_path / "out", name="tile_pack")

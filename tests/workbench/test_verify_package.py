@@ -83,6 +83,7 @@ def test_simulated_sweep_passes_on_a_cpu(original: EmittedPackage, tmp_path: Pat
     assert len(data["checks"]) == len(report.checks)
 
 
+@pytest.mark.slow
 def test_kernel_that_drops_a_scale_fails_although_its_digests_match(package: Path) -> None:
     with (package / TEMPLATE).open("a") as template:
         template.write(WITHOUT_WEIGHT_SCALES)
