@@ -129,8 +129,7 @@ __device__ __forceinline__ void load_tile_everywhere(u32 to, const TensorMap *ma
 
 __device__ __forceinline__ void store_tile(const TensorMap *map, u32 from, int x, int y) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n"
-        "cp.async.bulk.commit_group;" ::"l"(map),
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
         "r"(from), "r"(x), "r"(y)
         : "memory");
 }
@@ -385,7 +384,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         const int first_row = offset + warp * 16 + lane / 4;
 #endif
         const u64 a_first = descriptor(a_ring + offset * ROW_BYTES), b_first = descriptor(b_ring);
-        int stage = 0, sequence = 0;
+        int stage = 0, sequence = 0, store_turn = 0;
         u32 phase = 0;
         auto release = [&](int s) {
             if (CLUSTER > 1) {
@@ -520,8 +519,11 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             for (int t = 0; t < TILES_M; t++) {
 #pragma unroll
                 for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
-                    const int turn = (t * (BLOCK_N / STORE_COLUMNS) + chunk) % STORE_BUFFERS;
-                    const u32 buffer = store_ring + (consumer * STORE_BUFFERS + turn) * STORE_BYTES;
+                    // Buffers alternate across tiles too: the one taken now was stored from
+                    // STORE_BUFFERS groups ago, and has been read when fewer are pending.
+                    const u32 buffer =
+                        store_ring + (consumer * STORE_BUFFERS + store_turn) * STORE_BYTES;
+                    store_turn = (store_turn + 1) % STORE_BUFFERS;
                     const int x = left + chunk * STORE_COLUMNS;
                     if (thread == 0)
                         asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(STORE_BUFFERS - 1)
@@ -552,8 +554,12 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     }
                     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
                     group_sync(consumer);
-                    if (thread == 0 && x < n && top + offset + t * 64 < m)
-                        store_tile(&map_c, buffer, x, top + offset + t * 64);
+                    if (thread == 0) {
+                        if (x < n && top + offset + t * 64 < m)
+                            store_tile(&map_c, buffer, x, top + offset + t * 64);
+                        // A group for every buffer, also an empty one: the wait above counts them.
+                        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+                    }
                 }
             }
         }
