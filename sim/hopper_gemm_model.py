@@ -18,7 +18,6 @@ from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.traffic import footprint
-from sim.waves import waves
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
@@ -58,8 +57,7 @@ def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     rows_m = -(-tiles_m // cluster)
     slots = gpu.sm_count // cluster
-    spread = waves(rows_m * tiles_n, np.ones_like(bm), 1)  # one at a time: counts only
-    rounds = -(-spread.tiles // slots)
+    rounds = -(-rows_m * tiles_n // slots)
     a_tile = activation.storage_bytes(m, k) / rows_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
     seen = footprint(rows_m, tiles_n, table["group_m"], slots + 0 * bm)

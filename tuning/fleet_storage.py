@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import TracebackType
@@ -78,8 +79,9 @@ def _patient(name: str) -> Callable[..., Any]:
 
 
 class _PatientStorage(RDBStorage):
+    @abstractmethod
     def _through_outages(self, call: Callable[[], Any]) -> Any:
-        raise NotImplementedError
+        """Make a call, again while the server restarts."""
 
 
 for _name in _REPEATABLE:

@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 import fake_kernels
 import kill_loop
-import numpy as np
 
 import tuning.sweep
 from sim.prediction import PricedTable
-from tiles.kernels import ConfigTable, Kernel, Limits, NumericPath, Rule, Status, TileConfig
+from tiles.kernels import ConfigTable, Kernel, Limits, Rule, Status, TileConfig
 from tiles.problems import Problem
 from tuning import Measurement, Plan, Strategy, StudyPlan
 from tuning.fleet import run_shared, work
@@ -49,21 +48,7 @@ class GridKernel(fake_kernels.FakeKernel):
 
 def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: object) -> PricedTable:
     time_us = table["size"] * 1.0 + 0.01 * table["mode"]
-    zero = np.zeros(len(table))
-    return PricedTable(
-        problem=problem,
-        kernel=kernel.name,
-        gpu="fake",
-        path=NumericPath.NATIVE,
-        table=table,
-        time_us=time_us,
-        low_us=time_us * 0.8,
-        high_us=time_us * 1.2,
-        terms_us={"launch": time_us},
-        dram_read_bytes=zero,
-        dram_write_bytes=zero,
-        l2_read_bytes=zero,
-    )
+    return fake_kernels.priced(problem, kernel, table, time_us)
 
 
 def log(word: str, config: TileConfig) -> None:

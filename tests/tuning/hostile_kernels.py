@@ -20,7 +20,6 @@ from tiles.kernels import (
     ConfigTable,
     Kernel,
     Limits,
-    NumericPath,
     Rule,
     Status,
     TileConfig,
@@ -226,18 +225,4 @@ class MillisecondKernel(fake_kernels.FakeKernel):
 def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: object) -> PricedTable:
     """A model that knows sizes only."""
     time_us = table["size"] * 1.0
-    zero = np.zeros(len(table))
-    return PricedTable(
-        problem=problem,
-        kernel=kernel.name,
-        gpu="fake",
-        path=NumericPath.NATIVE,
-        table=table,
-        time_us=time_us,
-        low_us=time_us * 0.8,
-        high_us=time_us * 1.2,
-        terms_us={"launch": time_us},
-        dram_read_bytes=zero,
-        dram_write_bytes=zero,
-        l2_read_bytes=zero,
-    )
+    return fake_kernels.priced(problem, kernel, table, time_us)

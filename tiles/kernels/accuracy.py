@@ -7,7 +7,7 @@ operands and of the arithmetic; nothing is tuned to an observed output.
 accumulator to the largest magnitude among them and keeps t significand bits of each, by
 truncation. So each of the d + 1 addends loses less than ``u·M`` with ``u = 2^(1-t)`` and M the
 largest partial sum or product. t = 24, d = 16 for 16-bit elements in fp32; t = 14, d = 32 for
-8-bit floats on Hopper (DeepSeek-V3 technical report, section 3.5.2, and DeepGEMM issue 50). Newer
+8-bit floats on Hopper (DeepSeek-V3 technical report, section 3.5.2, and DeepGEMM#50). Newer
 and older tensor cores keep more. int8 is exact in int32.
 
 **Element bound.** Over K elements the worst case ``K(1 + 1/d)·u·M`` is vacuous for t = 14 (it

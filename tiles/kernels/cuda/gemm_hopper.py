@@ -72,6 +72,16 @@ def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
 
+def _check_names(element: str, out: str, scales: str) -> None:
+    for name, value, known in (
+        ("element", element, ELEMENTS),
+        ("out", out, OUTPUTS),
+        ("scales", scales, SCALES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+
+
 def options(
     *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
 ) -> tuple[str, ...]:
@@ -80,13 +90,7 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    for name, value, known in (
-        ("element", element, ELEMENTS),
-        ("out", out, OUTPUTS),
-        ("scales", scales, SCALES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    _check_names(element, out, scales)
     if sorted(config) != sorted(FIELDS):
         raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
     block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
@@ -225,13 +229,7 @@ def _validate(
     a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
 ) -> tuple[int, int, int]:
     """Check the operands; returns (M, N, K)."""
-    for name, value, known in (
-        ("element", element, ELEMENTS),
-        ("out", out, OUTPUTS),
-        ("scales", scales, SCALES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    _check_names(element, out, scales)
     for name, array in (("a", a), ("b", b), ("c", c)):
         if getattr(array, "ndim", 2) != 2:
             raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
