@@ -138,8 +138,8 @@ def test_scale_bytes_at_the_ends() -> None:
 
 
 def test_known_blocks_of_the_field() -> None:
-    # Filed against microxcaling as a fault (#4), but OCP has it so: 957 is 478.5 steps of 2, clamped to
-    # 896.
+    # Filed against microxcaling as a fault (#4), but OCP has it so: 957 is 478.5 steps of 2,
+    # clamped to 896.
     x = np.full((1, 32), 957, np.float32)
     assert dequantize(quantize(x, TensorFormat.parse("e4m3fn.mx")))[0, 0] == 896
     assert dequantize(quantize(x, TensorFormat.parse("e4m3fn.mx+rceil")))[0, 0] == 960
