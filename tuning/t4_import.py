@@ -1,9 +1,12 @@
 """Run folders made of TuningSchema T4 files: our own, and those of other tuners."""
 
 import contextlib
+import gzip
+import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,12 @@ from tuning.strategies.legal_table import LegalTable
 from tuning.t4_schema import check_t4
 from tuning.t4_study import T4Study, foreign_study, own_study
 
-__all__ = ["Imported", "import_t4"]
+__all__ = ["Imported", "import_t4", "t4_files"]
 
 MAX_FILE_BYTES = 2**30
+
+#: How the names of T4 files end, as ``workbench export`` writes them and packed with gzip.
+ENDINGS = (".t4.json", ".t4.json.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,16 @@ class Imported:
     folder: Path
     trials: int
     left_out: tuple[str, ...]  #: results that are no configuration of the kernel family, and why
+
+
+def t4_files(path: Path) -> list[Path]:
+    """The T4 files that a path stands for: itself, or those of a folder, sorted by name.
+
+    A path that is neither, a run folder for one, stands for none.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS))
+    return [path] if path.name.endswith((".json", ".json.gz")) else []
 
 
 def import_t4(
@@ -49,6 +65,7 @@ def import_t4(
     """Write a run folder that holds the files' studies.
 
     Args:
+        files: JSON, or JSON packed with gzip where the name ends in ``.gz``.
         folder: to be made.
         problem, kernel, gpu: what a file of another tuner does not say: its problem's text, a
             kernel family whose fields its configurations have, and a GPU by name or file.
@@ -101,8 +118,21 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"holds {text}, which is no JSON: write null or leave it out")
 
 
+def _unpacked(path: Path, packed: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+            text = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: is no whole gzip file ({error}): fetch it anew") from error
+    if len(text) > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: takes at most {MAX_FILE_BYTES} bytes unpacked: split it")
+    return text
+
+
 def _read(path: Path, problem: str | None, kernel: str | None, gpu: str | None) -> T4Study:
     text = read_bounded(path, MAX_FILE_BYTES)
+    if path.suffix == ".gz":
+        text = _unpacked(path, text)
     try:
         data = check_t4(json.loads(text, parse_constant=_no_constant))
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,9 @@
 """What is done with finished studies: replayed, exported, imported."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,8 @@ def replay(
     """Let strategies search the studies of a run folder again, from what was measured.
 
     Args:
-        study: a run folder whose studies measured every legal configuration.
+        study: a run folder whose studies measured every legal configuration; or a T4 file of
+            such a study, or a folder of them.
         strategies: hybrid, model, tpe, random, exhaustive; the first four when None.
         seeds: searches a strategy.
         max_measurements: the budget of one search.
@@ -55,15 +58,29 @@ def replay(
                 f"unknown strategy {shown(name)}: {nearest(name, known)}choose from "
                 f"{', '.join(known)}"
             )
-    return replay_run(
-        load_study(study, storage),
-        [tuning.Strategy(name) for name in strategies] if strategies else COMPARED,
-        seeds=seeds,
-        max_measurements=max_measurements,
-        problems=problems,
-        sample=sample,
-        progress=progress or (lambda done, of: None),
-    )
+    with _loaded(study, storage) as run:
+        return replay_run(
+            run,
+            [tuning.Strategy(name) for name in strategies] if strategies else COMPARED,
+            seeds=seeds,
+            max_measurements=max_measurements,
+            problems=problems,
+            sample=sample,
+            progress=progress or (lambda done, of: None),
+        )
+
+
+@contextlib.contextmanager
+def _loaded(study: str | Path, storage: str | None) -> "Iterator[Run]":
+    """A run, or what T4 files hold as one."""
+    from tuning.t4_import import import_t4, t4_files
+
+    files = t4_files(Path(study)) if storage is None else []
+    if not files:
+        yield load_study(study, storage)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield load_study(import_t4(files, Path(scratch) / Path(study).name).folder, None)
 
 
 def export(
@@ -145,14 +162,16 @@ def import_t4(
     kernel: str | None = None,
     gpu: str | None = None,
 ) -> "Imported":
-    """Make a run folder of T4 files; see :func:`tuning.t4_import.import_t4`.
+    """Make a run folder of T4 files, or of folders of them.
+
+    See :func:`tuning.t4_import.import_t4`.
 
     Raises:
         ValueError: a file is no T4 file or does not say what it measured, or the folder exists.
     """
     from tuning.t4_import import import_t4 as import_files
+    from tuning.t4_import import t4_files
 
-    paths = [files] if isinstance(files, str | Path) else files
-    return import_files(
-        [Path(path) for path in paths], Path(output), problem=problem, kernel=kernel, gpu=gpu
-    )
+    paths = [Path(path) for path in ([files] if isinstance(files, str | Path) else files)]
+    named = [file for path in paths for file in t4_files(path) or [path]]
+    return import_files(named, Path(output), problem=problem, kernel=kernel, gpu=gpu)

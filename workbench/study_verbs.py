@@ -23,7 +23,14 @@ def add_study_verbs(app: typer.Typer) -> None:
 
 
 def replay(
-    study: Run,
+    study: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY",
+            parser=path_argument,
+            help="A run folder, a T4 file or a folder of them.",
+        ),
+    ],
     strategy: Annotated[
         list[str] | None,
         typer.Option(help="Repeatable.  [default: hybrid, model, tpe, random]"),
@@ -93,7 +100,7 @@ def export(
 
 def import_(
     file: Annotated[
-        list[Path], typer.Argument(parser=path_argument, help="T4 files, a study each.")
+        list[Path], typer.Argument(parser=path_argument, help="T4 files, a study each, or folders.")
     ],
     output: Annotated[
         Path,

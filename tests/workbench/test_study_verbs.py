@@ -1,5 +1,6 @@
 """Replay, export and import through the command line."""
 
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -59,6 +60,36 @@ def test_replay_prints_a_table_a_study_and_one_of_all(call: Call, folder: Path) 
     assert "median (p10-p90) of 2 seeds" in out
     for strategy in ("hybrid", "model", "tpe", "random"):
         assert out.count(f"│ {strategy} ") == 3
+
+
+def test_replay_reads_t4_files_packed_or_not(call: Call, folder: Path, tmp_path: Path) -> None:
+    assert call("export", folder, "plain")[0] == 0
+    plain = sorted((tmp_path / "plain").iterdir())
+    (tmp_path / "packed").mkdir()
+    for file in plain:
+        packed = tmp_path / "packed" / f"{file.name}.gz"
+        packed.write_bytes(gzip.compress(file.read_bytes()))
+    arguments = ("--strategy", "random", "--seeds", "2", "--json")
+    code, out, err = call("replay", folder, *arguments)
+    assert code == 0, err
+    wanted = json.loads(out)["studies"]
+    for form in ("plain", "packed"):
+        found = json.loads(call("replay", form, *arguments)[1])
+        assert found["study"] == form
+        assert found["studies"] == wanted
+        assert call("import", form, "--output", f"run-{form}")[0] == 0
+    alone = json.loads(call("replay", plain[0], *arguments)[1])
+    assert alone["studies"] == wanted[:1]
+
+
+def test_half_a_packed_file_is_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
+    assert call("export", folder, "half.json", "--problem", PROBLEM)[0] == 0
+    packed = gzip.compress((tmp_path / "half.json").read_bytes())
+    (tmp_path / "half.json.gz").write_bytes(packed[: len(packed) // 2])
+    code, out, err = call("replay", "half.json.gz")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: half.json.gz: is no whole gzip file")
+    assert err.count("\n") == 1
 
 
 def test_replay_answers_machines_and_writes_a_file(
