@@ -8,7 +8,7 @@ from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.hopper_gemm import HopperGemmConfig
-from tiles.problems import Gemm, Problem
+from tiles.problems import Gemm, Problem, Quantize
 
 __all__ = ["price"]
 
@@ -22,7 +22,7 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         table: configurations, legal ones; at least one.
         gpu: the GPU to predict for.
     Raises:
-        ValueError: the table is empty.
+        ValueError: the table is empty, or nothing prices that kind of problem.
     """
     if len(table) == 0:
         raise ValueError(f"no configuration of {kernel.name} to price for {problem} on {gpu.name}")
@@ -31,8 +31,10 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         cost = hopper_gemm_cost(problem, table, gpu)
     elif isinstance(problem, Gemm):
         cost = gemm_cost(problem, path, table, gpu)
-    else:
+    elif isinstance(problem, Quantize):
         cost = quantize_cost(problem, table, gpu)
+    else:
+        raise ValueError(f"{problem}: no cost model for {problem.kind} problems")
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)
     return PricedTable(
         problem=problem,

@@ -2,29 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from optuna.storages import BaseStorage
 
-from tiles.problems import Gemm, Problem, Quantize
 from tuning.plan import Plan, StudyPlan
 
 __all__ = ["neighbours", "winner", "winning_params"]
-
-
-def _rows(problem: Problem) -> int | None:
-    """The dimension that batches and sequences change, or None when a problem has none such."""
-    if isinstance(problem, Gemm):
-        return problem.m
-    return problem.rows if isinstance(problem, Quantize) else None
-
-
-def _at(problem: Problem, rows: int) -> Problem:
-    """The problem with another number of rows."""
-    if isinstance(problem, Gemm):
-        return replace(problem, m=rows)
-    return replace(problem, rows=rows) if isinstance(problem, Quantize) else problem
 
 
 def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
@@ -32,15 +16,13 @@ def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
 
     Distance is the ratio of the two M; of two equally far the smaller M comes first.
     """
-    own = _rows(study.problem)
-    if own is None:
-        return []
+    own = study.problem.tokens
     found: list[tuple[float, int, StudyPlan]] = []
     for other in plan.studies:
-        rows = _rows(other.problem)
-        if rows is None or rows == own or other.kernel != study.kernel:
+        rows = other.problem.tokens
+        if rows == own or other.kernel != study.kernel:
             continue
-        if _at(other.problem, own) == study.problem:
+        if other.problem.with_tokens(own) == study.problem:
             found.append((abs(math.log(rows / own)), rows, other))
     return [other for *_, other in sorted(found, key=lambda entry: entry[:2])]
 

@@ -157,7 +157,7 @@ def _computed(problem: Problem, gpu: Gpu) -> Hashable:
     Recipes that differ in training alone have one product; elements of one width, kind and rate,
     as e4m3fn and e5m2 often are, cost the same.
     """
-    if isinstance(problem, Quantize):
+    if not isinstance(problem, Gemm):
         return problem
     one = problem.recipe
     formats = (

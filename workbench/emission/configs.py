@@ -55,6 +55,7 @@ def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, An
     problem = entry.problem
     if isinstance(problem, Quantize):
         return {"element": problem.target.element.name, "block": _block(problem.target)}
+    assert isinstance(problem, Gemm)  # API_MODULES names the families that are emitted
     recipe = problem.recipe
     exact = isinstance(recipe.activation.element, IntElement)
     layout: dict[str, Any] = {
@@ -73,9 +74,7 @@ def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, An
 
 def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[int, Problem]:
     """By free extent: the problems whose default configurations stand in for untuned extents."""
-    if isinstance(problem, Gemm):
-        return {m: replace(problem, m=m, n=extent, k=extent) for m in DEFAULT_M}
-    return {m: replace(problem, rows=m, cols=extent) for m in DEFAULT_M}
+    return {m: problem.resized(m, *(extent for _ in problem.shape[1:])) for m in DEFAULT_M}
 
 
 def _devices(entries: Iterable[TunedEntry]) -> list[str]:
@@ -114,7 +113,7 @@ def _text(
 def config_files(entries: Sequence[TunedEntry]) -> dict[str, str]:
     """Every file of ``configs/`` by name, of entries that :func:`fastest` has kept."""
     files: dict[str, str] = {}
-    shared: dict[tuple[str, tuple[str, str], str], list[TunedEntry]] = {}
+    shared: dict[tuple[str, tuple[str, ...], str], list[TunedEntry]] = {}
     shapes: dict[str, list[TunedEntry]] = {}
     for entry in entries:
         for name in families_of(entry):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tiles.kernels import Backend, Kernel, NumericPath, kernel
-from tiles.problems import Gemm, Problem
+from tiles.problems import Problem
 from workbench.emission.naming import check_file_part
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class TunedEntry:
         return self.problem.shape[1:]
 
     @property
-    def formats(self) -> tuple[str, str]:
+    def formats(self) -> tuple[str, ...]:
         """(recipe, output) of a product, (target, source) of a quantisation."""
-        return _formats(self.problem)
+        return self.problem.formats
 
     @property
     def simulated(self) -> bool:
@@ -134,12 +134,6 @@ def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slowe
         kept.append(winner)
         slower += [Slower(entry=e, winner=winner) for e in same if e is not winner]
     return kept, slower
-
-
-def _formats(problem: Problem) -> tuple[str, str]:
-    if isinstance(problem, Gemm):
-        return (problem.recipe.name, problem.out)
-    return (str(problem.target), problem.source)
 
 
 def config_file_name(

@@ -66,7 +66,7 @@ def compare(run: Run) -> list[Compared]:
     for study in run.studies:
         if isinstance(study.problem, Gemm):
             products.setdefault((study.simulated, study.problem), []).append(study)
-        else:
+        elif isinstance(study.problem, Quantize):
             quantizers.setdefault((study.simulated, study.problem), []).append(study)
 
     def time_us(studies: Iterable[StudyRecord]) -> float | None:
