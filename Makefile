@@ -27,7 +27,7 @@ docs: $(VENV)/.installed
 	mv docs/formats.md.new docs/formats.md
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -m gpu
