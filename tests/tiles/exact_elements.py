@@ -58,9 +58,26 @@ INTEGERS = {
     "int4": (4, True, 0, 8),
     "uint4": (4, False, 0, 0),
     "mxint8": (8, True, 6, 0),
+    # Spelt out by their names.
+    "int2": (2, True, 0, 2),
+    "int3": (3, True, 0, 4),
+    "int6": (6, True, 0, 32),
+    "int9": (9, True, 0, 0),
+    "uint2": (2, False, 0, 0),
+    "uint3": (3, False, 0, 0),
+    "uint10": (10, False, 0, 0),
 }
 #: Bits, exponent bits.
-POSITS = {"posit8es0": (8, 0), "posit8es1": (8, 1), "posit8es2": (8, 2)}
+POSITS = {
+    "posit8es0": (8, 0),
+    "posit8es1": (8, 1),
+    "posit8es2": (8, 2),
+    # Spelt out by their names.
+    "posit3es0": (3, 0),
+    "posit6es1": (6, 1),
+    "posit9es4": (9, 4),
+    "posit10es2": (10, 2),
+}
 
 
 @dataclass(frozen=True)

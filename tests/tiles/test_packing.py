@@ -33,6 +33,10 @@ FORMATS = (
     "uint8.b5x7",
     "nf4.g64",
     "int8.row",
+    "int3.g32",
+    "uint3.g32",
+    "int16.row",
+    "posit6es1",
     "e4m3fn.b1x128+bf16",
     "e6m5.row",
 )

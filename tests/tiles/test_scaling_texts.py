@@ -137,6 +137,7 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
         ("int4.b1x16+e4m3fn+two-level", "two levels of scales are for e2m1fn, not int4"),
         ("uint4.g128+mse", "uint4 has zero points, which go with absmax scales only"),
         ("uint4.mx", "uint4 has zero points"),
+        ("uint9.row", "uint9 has zero points, which take a byte: use at most uint8, or int9"),
         ("nf4.mx", "nf4 has no exponent: it takes no E8M0 scales"),
         ("posit8es2.row", "posit8es2 is most precise near 1"),
         ("e9m9.row", r"unknown element format 'e9m9': choose one of .*e4m3fn"),

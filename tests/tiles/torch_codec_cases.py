@@ -21,6 +21,13 @@ PARAMETRIC = (
     "e3m8fnuz",
     "e4m3b140fn",
     "e8m1b129fn",
+    "int2",
+    "int6",
+    "uint3",
+    "int16",
+    "uint16",
+    "posit6es1",
+    "posit16es2",
 )
 ROUNDINGS = tuple("" if r is Rounding.NEAREST_EVEN else f"+{r.value}" for r in Rounding)
 #: Every element, named and parametric, under every rounding, without scales.
@@ -51,6 +58,9 @@ SCALED = (
     "uint4.g32+sr",
     "uint8.b5x7+rtz",
     "uint8.tensor+bf16",
+    "int3.g32",
+    "uint2.g32",
+    "int16.row",
     "nf4.g64",
     "nf4.g64+sr",
     "e4m3fn.b1x32+e4m3fn",

@@ -105,11 +105,26 @@ SCALE_ELEMENTS: dict[str, FloatElement | ExponentElement] = {
 _FLOAT = re.compile(r"e([1-8])m([1-9]|10)(?:b(-?[0-9]{1,3}))?(fn|fnuz|)")
 #: ``ffp8_e3m4b5``, ``ffp8_ue4m4``: eight bits, no specials.
 _FFP8 = re.compile(r"ffp8_(u?)e([1-7])m([1-7])(?:b(-?[0-9]{1,3}))?")
+#: ``int3``, ``uint6``.
+_INT = re.compile(r"(u?)int([1-9][0-9]?)")
+#: ``posit16es1``.
+_POSIT = re.compile(r"posit([1-9][0-9]?)es([0-9])")
 _MAX_BITS = 16
 
 
 def _parametric(name: str) -> ElementFormat | None:
-    """The float that a name spells out; None when it spells none."""
+    """The integer, posit or float that a name spells out; None when it spells none."""
+    if match := _INT.fullmatch(name):
+        signed, bits = not match[1], int(match[2])
+        # Below a byte symmetric integers are stored unsigned about their middle, as int4 is.
+        offset = 2 ** (bits - 1) if signed and bits < 8 else 0
+        return IntElement(name=name, bits=bits, signed=signed, offset=offset)
+    if match := _POSIT.fullmatch(name):
+        return PositElement(name=name, bits=int(match[1]), es=int(match[2]))
+    return _parametric_float(name)
+
+
+def _parametric_float(name: str) -> FloatElement | None:
     if match := _FLOAT.fullmatch(name):
         unsigned, exponent, mantissa, bias, suffix = "", *match.groups()
         specials = Specials(suffix or "ieee")
@@ -153,8 +168,9 @@ def _third_party(name: str) -> ElementFormat | None:
 def element(name: str) -> ElementFormat:
     """Look an element format up by name, or make the one that a parametric name spells out.
 
-    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules) and
-    ``ffp8_[u]e<E>m<M>[b<bias>]`` (eight bits, every code finite, ``u`` without sign).
+    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules),
+    ``ffp8_[u]e<E>m<M>[b<bias>]`` (eight bits, every code finite, ``u`` without sign),
+    ``[u]int<N>`` (2 to 16 bits) and ``posit<N>es<E>`` (3 to 16 bits, up to 4 of them exponent).
 
     Raises:
         ValueError: no such format; the message names the nearest and lists those there are.

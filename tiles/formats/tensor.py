@@ -32,6 +32,11 @@ class TensorFormat:
             return
         if self.asymmetric and not (self.scaling.plain or self.scaling.rule is ScaleRule.ABSMAX):
             raise ValueError(f"{self.element} has zero points, which go with absmax scales only")
+        if self.asymmetric and self.element.bits > 8:
+            raise ValueError(
+                f"{self.element} has zero points, which take a byte: use at most uint8, "
+                f"or int{self.element.bits}"
+            )
         if self.scaling.two_level and self.element.name != "e2m1fn":
             raise ValueError(f"two levels of scales are for e2m1fn, not {self.element}")
         if isinstance(self.element, CodebookElement) and isinstance(
