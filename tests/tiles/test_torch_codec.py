@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiles.formats import TensorFormat, dequantize, quantize, random_bits, torch_random
+from tiles.formats import (
+    ElementFormat,
+    FloatElement,
+    IntElement,
+    PositElement,
+    Specials,
+    TensorFormat,
+    dequantize,
+    quantize,
+    random_bits,
+    torch_constants,
+    torch_random,
+)
 from tiles.formats.torch_codec import (
     WORKSPACE_BYTES,
     QuantizedTensor,
@@ -249,6 +261,35 @@ def test_refuses_what_it_cannot_quantize() -> None:
         quantize_tensor(torch.ones(3, 3), fmt).dequantize(torch.bfloat16)
     with pytest.raises(ValueError, match="bf16 has no scales"):
         _ = quantize_tensor(torch.ones(3, 3), TensorFormat.parse("bf16")).scale_bits
+
+
+#: Records that carry a catalogue name, but not that format's facts.
+NAMESAKES = (
+    FloatElement(name="e5m2", bits=8, precision=3, bias=15, specials=Specials.FN),
+    FloatElement(name="e4m3fn", bits=8, precision=4, bias=9, specials=Specials.FN),
+    FloatElement(name="fp16", bits=16, precision=9, bias=63, specials=Specials.IEEE),
+    FloatElement(name="int8", bits=8, precision=4, bias=7, specials=Specials.FN),
+    IntElement(name="e4m3fn", bits=8, signed=False),
+    PositElement(name="bf16", bits=16, es=1),
+)
+
+
+@pytest.mark.parametrize("namesake", NAMESAKES, ids=repr)
+def test_a_record_is_known_by_its_facts_and_not_by_its_name(namesake: ElementFormat) -> None:
+    fmt = TensorFormat(element=namesake)
+    wanted = reference(BF16, fmt)
+    got = quantize_tensor(cases.as_torch(BF16), fmt)
+    cases.assert_same(got, wanted)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(got.dequantize(torch.float64).numpy(), dequantize(wanted))
+
+
+def test_tables_do_not_pile_up_with_the_shapes_of_calls() -> None:
+    fmt = TensorFormat.parse("e4m3fn.b3x5")
+    held = len(vars(torch_constants._HELD))
+    for rows in range(1, 30):
+        quantize_tensor(torch.ones(rows, rows + 70), fmt).dequantize()
+    assert len(vars(torch_constants._HELD)) <= held + 1  # e4m3fn's own values
 
 
 def test_leaves_its_input_as_it_was() -> None:

@@ -175,8 +175,8 @@ def unpack_tensor(packed: PackedMatrix, device: str = "cpu") -> "QuantizedTensor
     """As :func:`unpack`, into torch tensors on a device, scales in their conventional layout."""
     import torch
 
-    from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales
-    from tiles.formats.torch_encode import pattern_dtype
+    from tiles.formats.torch_codec import QuantizedTensor, empty_scales
+    from tiles.formats.torch_encode import code_dtype as torch_dtype
 
     quantized, fmt = unpack(packed), packed.format
     signed = {1: np.uint8, 2: np.int16, 4: np.int32}[quantized.codes.itemsize]
@@ -190,7 +190,7 @@ def unpack_tensor(packed: PackedMatrix, device: str = "cpu") -> "QuantizedTensor
     if quantized.zero_points is not None:
         zeros = torch.from_numpy(quantized.zero_points).to(device)
     return QuantizedTensor(
-        codes=bits.view(CODE_DTYPES.get(fmt.element.name, pattern_dtype(fmt.element))),
+        codes=bits.view(torch_dtype(fmt.element)),
         scales=scales,
         format=fmt,
         zero_points=zeros,

@@ -18,6 +18,7 @@ from tiles.formats.scaling import ScaleRule, Scaling
 from tiles.formats.tensor import TensorFormat
 from tiles.formats.torch_encode import (
     CODE_DTYPES,
+    code_dtype,
     decode,
     encode,
     pattern_dtype,
@@ -194,7 +195,7 @@ def _quantize(
             patterns[piece.rows, piece.cols] = codes
     assert patterns is not None
     return QuantizedTensor(
-        codes=patterns.view(CODE_DTYPES.get(fmt.element.name, patterns.dtype)),
+        codes=patterns.view(code_dtype(fmt.element)),
         scales=scales,
         format=fmt,
         zero_points=zeros,

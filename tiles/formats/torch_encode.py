@@ -7,6 +7,7 @@ that is possible, so that no backend's subnormals, NaN patterns or fused roundin
 import numpy as np
 import torch
 
+from tiles.formats.catalogue import ELEMENTS
 from tiles.formats.elements import (
     CodebookElement,
     ElementFormat,
@@ -19,7 +20,7 @@ from tiles.formats.grid import MAX_BITS, code_grid, code_values
 from tiles.formats.rounding import Rounding
 from tiles.formats.torch_constants import held_tensor
 
-__all__ = ["CODE_DTYPES", "decode", "encode", "pattern_dtype", "round_to_steps"]
+__all__ = ["CODE_DTYPES", "code_dtype", "decode", "encode", "pattern_dtype", "round_to_steps"]
 
 #: Elements that torch stores in a dtype of their own; the others are stored as bit patterns.
 CODE_DTYPES = {
@@ -31,7 +32,7 @@ CODE_DTYPES = {
     "int8": torch.int8,
 }
 #: Those whose conversion from float32 is torch's own, once numbers are clamped.
-_CAST = ("fp16", "e4m3fn", "e5m2")
+_CAST = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 _MAGNITUDE = 0x7FFFFFFF
 _INFINITY = 0x7F800000
 _RANDOM_RANGE = 2**32
@@ -42,6 +43,16 @@ def pattern_dtype(fmt: ElementFormat) -> torch.dtype:
     if fmt.bits <= 8:
         return torch.uint8
     return torch.int16 if fmt.bits <= 16 else torch.int32
+
+
+def code_dtype(fmt: ElementFormat) -> torch.dtype:
+    """The dtype that codes are stored in: torch's own of that format, else :func:`pattern_dtype`.
+
+    By the record's facts: one that has a catalogue name and other facts is another format.
+    """
+    if fmt.name in CODE_DTYPES and fmt == ELEMENTS[fmt.name]:
+        return CODE_DTYPES[fmt.name]
+    return pattern_dtype(fmt)
 
 
 def encode(
@@ -69,9 +80,9 @@ def encode(
             if fmt.signed and fmt.bits not in (8, 16):
                 codes = codes & ((1 << fmt.bits) - 1)
             return codes.to(pattern_dtype(fmt))  # cuts a negative number to its last bits
-        case FloatElement() if fmt.name in _CAST and rounding is Rounding.NEAREST_EVEN:
+        case FloatElement() if rounding is Rounding.NEAREST_EVEN and code_dtype(fmt) in _CAST:
             # Clamped first: not every torch release saturates in the cast to an 8-bit float.
-            codes = x.clamp(-fmt.max, fmt.max).to(CODE_DTYPES[fmt.name]).view(pattern_dtype(fmt))
+            codes = x.clamp(-fmt.max, fmt.max).to(code_dtype(fmt)).view(pattern_dtype(fmt))
         case FloatElement() if fmt.exponent_bits == 8 and fmt.bias == 127:
             codes = _cut(x, fmt, rounding, random)
         case FloatElement() if rounding is Rounding.NEAREST_EVEN and _rounds_by_addition(fmt):
@@ -246,8 +257,9 @@ def _stochastic_place(
 
 def decode(patterns: torch.Tensor, fmt: ElementFormat) -> torch.Tensor:
     """float32 values of bit patterns, as :func:`encode` returns them; exact."""
-    if fmt.name in CODE_DTYPES and not (isinstance(fmt, FloatElement) and fmt.bits == 8):
-        return patterns.view(CODE_DTYPES[fmt.name]).float()
+    dtype = code_dtype(fmt)
+    if dtype != patterns.dtype and not (isinstance(fmt, FloatElement) and fmt.bits == 8):
+        return patterns.view(dtype).float()
     if fmt.bits > MAX_BITS:
         return (patterns << (32 - fmt.bits)).view(torch.float32)
     # Of 8-bit floats too: on CPUs a table is faster than torch's conversion.
