@@ -51,8 +51,8 @@ Made from the code by `python -m workbench.format_page > docs/formats.md`; do no
 codes.
 
 A tensor format is an element, or `element.scaling`, with details behind `+`: a scale format, a
-scale rule, `two-level`, a rounding. Columns of a scaling run along K, the contraction. A recipe
-names the formats of a linear layer's tensors.
+scale rule, `two-level`, a rounding, `nosat`. Columns of a scaling run along K, the contraction. A
+recipe names the formats of a linear layer's tensors.
 """
 
 ELEMENT_NOTES = """\
@@ -142,7 +142,9 @@ def format_page() -> str:
         _section(
             "Roundings",
             _table(("name", "a value goes"), ((_code(r.value), t) for r, t in ROUNDINGS.items())),
-            "Every rounding saturates. Posits go to the nearer side of the posit with one bit more "
+            "Numbers beyond the range saturate; with `+nosat` they become infinity, or NaN where "
+            "the element has none (what rounds toward zero stays finite). Scales always saturate. "
+            "Posits go to the nearer side of the posit with one bit more "
             "(Posit Standard 2022, section 4), codebooks to the nearest entry.",
         ),
         _section("Packing", PACKING),

@@ -91,6 +91,19 @@ def legal(name: str, scaling: Scaling) -> bool:
     return name == "e2m1fn" or not scaling.two_level
 
 
+def test_overflow_is_written_behind_the_rounding() -> None:
+    for text, canonical in (
+        ("e4m3fn+nosat", "e4m3fn+nosat"),
+        ("e5m2.row+nosat+sr", "e5m2.row+sr+nosat"),
+        ("e4m3fn.mx+nosat+rceil", "e4m3fn.mx+rceil+nosat"),
+    ):
+        fmt = TensorFormat.parse(text)
+        assert not fmt.saturate
+        assert not fmt.plain
+        assert str(fmt) == canonical
+        assert TensorFormat.parse(canonical) == fmt
+
+
 def test_every_tensor_format_is_read_and_written_or_refused() -> None:
     names = ["e4m3fn", "e2m1fn", "int8", "uint8", "uint4", "mxint8", "nf4", "posit8es1", "bf16"]
     roundings = {"": "rne", "+sr": "sr", "+rtz": "rtz", "+away": "away"}
@@ -130,6 +143,10 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
         ("int8.row+mse+pow2", r"scaling 'row\+mse\+pow2' names a rule twice: leave one out"),
         ("int8.row+p99+p98", "names a rule twice"),
         ("int8.row+fp16+bf16", "names a scale format twice"),
+        ("e2m1fn.mx+nosat", "e2m1fn has no code for what lies beyond its range: it always satur"),
+        ("posit8es1+nosat", "posit8es1 has no code for what lies beyond its range"),
+        ("e4m3fn.row+mse+nosat", "the rule 'mse' counts on numbers that saturate"),
+        ("e4m3fn+nosat+nosat", r"'e4m3fn\+nosat\+nosat' names nosat twice"),
         ("nvfp4+sr+rtz", "names two roundings: leave one out"),
         ("e2m1fn.b1x16+two-level", "two levels of scales are for e4m3fn block scales"),
         ("e2m1fn.b1x16+e4m3fn+two-level+two-level", "names a two-level twice"),

@@ -17,6 +17,7 @@ from tiles.formats import (
     FloatElement,
     IntElement,
     PositElement,
+    Rounding,
     Specials,
     TensorFormat,
     dequantize,
@@ -58,7 +59,7 @@ def compare(name: str, x: np.ndarray, dtype: torch.dtype, chunks: tuple[int | No
         cases.assert_same(got, wanted, (x.shape, dtype, chunk))
 
 
-@pytest.mark.parametrize("name", cases.UNSCALED)
+@pytest.mark.parametrize("name", [*cases.UNSCALED, *cases.OVERFLOWING])
 def test_every_bf16_number_in_every_element_and_rounding(name: str) -> None:
     fmt = TensorFormat.parse(name)
     got = quantize_tensor(cases.as_torch(BF16, torch.bfloat16), fmt, seed=3)
@@ -73,6 +74,23 @@ def test_every_bf16_number_in_every_element_and_rounding(name: str) -> None:
 def test_random_fp32_words_in_every_element_and_rounding(name: str) -> None:
     x = cases.random_words(30_000, seed=1).reshape(3, -1)
     compare(name, x, torch.float32, (None, 7001))
+
+
+@pytest.mark.parametrize("name", cases.OVERFLOWING)
+def test_numbers_overflow_where_the_reference_has_it(name: str) -> None:
+    fmt = TensorFormat.parse(name)
+    assert isinstance(fmt.element, FloatElement)
+    gap = 2.0 ** (fmt.element.max_exponent - fmt.element.mantissa_bits)
+    with np.errstate(over="ignore"):
+        edges = fmt.element.max + gap * np.arange(0, 2.25, 0.125)
+        x = np.concatenate([edges.astype(np.float32), np.float32([np.inf, 0, 1])])
+        x = np.concatenate([x, *(np.nextafter(x, np.float32(to)) for to in (np.inf, 0))])
+    x = np.concatenate([x, -x])
+    codes = reference(x.reshape(2, -1), fmt, seed=9).codes
+    if fmt.element.bits < 32 and fmt.rounding is not Rounding.TOWARD_ZERO:
+        highest = codes & ((1 << (fmt.element.bits - 1)) - 1) if fmt.element.signed else codes
+        assert (highest == fmt.element.max_code).any()
+    compare(name, x.reshape(2, -1), torch.float32, (None,))
 
 
 @pytest.mark.parametrize("name", cases.SCALED)
@@ -206,7 +224,7 @@ def check_workspace(x: torch.Tensor, fmt: TensorFormat, chunk: int) -> None:
 @pytest.mark.parametrize(
     "name",
     "bf16 fp16 e4m3fn.mx e5m2.b1x32 e2m1fn.mx+rceil nvfp4 uint4.g32 int8.b32x32+sr nf4.g64 "
-    "posit8es1 e3m4fn.row+away e4m3fn.col".split(),
+    "posit8es1 e3m4fn.row+away e4m3fn.col e4m3fn.mx+nosat".split(),
 )
 def test_compiled_equals_the_reference(name: str) -> None:
     fmt = TensorFormat.parse(name)

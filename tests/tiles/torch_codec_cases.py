@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiles.formats import ELEMENTS, Quantized, Rounding
+from tiles.formats import ELEMENTS, Quantized, Rounding, can_overflow, element
 from tiles.formats.torch_codec import QuantizedTensor
 
 F32 = NDArray[np.float32]
@@ -32,6 +32,13 @@ PARAMETRIC = (
 ROUNDINGS = tuple("" if r is Rounding.NEAREST_EVEN else f"+{r.value}" for r in Rounding)
 #: Every element, named and parametric, under every rounding, without scales.
 UNSCALED = tuple(f"{name}{r}" for name in (*ELEMENTS, *PARAMETRIC) for r in ROUNDINGS)
+#: Those that overflow to an infinity or NaN, under every rounding.
+OVERFLOWING = tuple(
+    f"{name}{r}+nosat"
+    for name in (*ELEMENTS, *PARAMETRIC)
+    for r in ROUNDINGS
+    if can_overflow(element(name))
+)
 #: Every scaling, scale format and rule, with elements of every kind.
 SCALED = (
     "e4m3fn.tensor",
@@ -48,6 +55,9 @@ SCALED = (
     "e2m3fn.mx+rceil+sr",
     "e2m1fn.mx+even",
     "fp32.mx+even",
+    "e4m3fn.mx+nosat",
+    "e5m2.mx+even+sr+nosat",
+    "e3m4.row+fp16+nosat",
     "e4m3fn.b1x16+e8m0fnu+even",
     "nvfp4",
     "nvfp4+sr",

@@ -249,11 +249,18 @@ def _codes(
         first = piece.rows.start * x.shape[1] + piece.cols.start
         height, width = piece.shape
         random = random_bits(first, height * width, seed, x.device).view(height, width)
-    if divisors is None:
-        return encode(piece.of(x).float(), fmt.element, fmt.rounding, random=random)
-    ratio = piece.with_scales(divide, piece.of(x).float(), divisors)
+    ratio = piece.of(x).float()
+    if divisors is not None:
+        ratio = piece.with_scales(divide, ratio, divisors)
     if shifts is None:
-        return encode(ratio, fmt.element, fmt.rounding, random=random, without_nan=without_nan)
+        return encode(
+            ratio,
+            fmt.element,
+            fmt.rounding,
+            saturate=fmt.saturate,
+            random=random,
+            without_nan=without_nan,
+        )
     # Rounded first and shifted then: ties are even before the zero point is added.
     steps = round_to_steps(ratio, _STEPS, fmt.rounding, random, without_nan=without_nan)
     return encode(piece.with_scales(torch.add, steps, shifts), fmt.element, without_nan=True)

@@ -60,13 +60,15 @@ def encode(
     fmt: ElementFormat,
     rounding: Rounding = Rounding.NEAREST_EVEN,
     *,
+    saturate: bool = True,
     random: torch.Tensor | None = None,
     without_nan: bool = False,
 ) -> torch.Tensor:
-    """Bit patterns of ``x``, saturating.
+    """Bit patterns of ``x``.
 
     Args:
         x: any shape, float32.
+        saturate: as in :func:`tiles.formats.encode`; False where the format has codes for it.
         random: int64 of the same shape in [0, 2**32), for stochastic rounding and it alone.
         without_nan: the caller knows that there is no NaN in ``x``, which saves a quarter.
     Returns:
@@ -89,15 +91,42 @@ def encode(
             codes = _round_by_addition(x, fmt)
         case _:
             codes = _search(x, fmt, rounding, random)
+    if not saturate:
+        assert isinstance(fmt, FloatElement)  # TensorFormat refuses the others
+        over = _overflows(x, fmt, rounding, random)
+        infinity, sign = fmt.inf_code, 1 << (fmt.bits - 1)
+        codes = codes.masked_fill(over & (x > 0), _pattern(infinity or fmt.nan_code or 0, fmt))
+        if fmt.signed:
+            below = fmt.nan_code or 0 if infinity is None else infinity | sign
+            codes = codes.masked_fill(over & (x < 0), _pattern(below, fmt))
     return codes if without_nan else codes.masked_fill(x.isnan(), _nan_pattern(fmt))
 
 
 def _nan_pattern(fmt: FloatElement | PositElement | CodebookElement) -> int:
     if isinstance(fmt, CodebookElement):
         return int(np.argmin(np.abs(np.array(fmt.values))))
-    code = fmt.nan_code or 0
-    # The same bits as a number of the signed 16-bit type.
-    return code - (1 << 16) if fmt.bits == 16 and code >= 1 << 15 else code
+    return _pattern(fmt.nan_code or 0, fmt)
+
+
+def _pattern(code: int, fmt: ElementFormat) -> int:
+    """A code as a number of :func:`pattern_dtype`, whose types of 16 and 32 bits are signed."""
+    return code - (1 << fmt.bits) if fmt.bits in (16, 32) and code >> (fmt.bits - 1) else code
+
+
+def _overflows(
+    x: torch.Tensor, fmt: FloatElement, rounding: Rounding, random: torch.Tensor | None
+) -> torch.Tensor:
+    """True where a number rounds beyond the largest, infinities included."""
+    if rounding is Rounding.TOWARD_ZERO:  # IEEE 754-2019, section 7.4: finite stays finite
+        return x.isinf()
+    # In float64, which holds the middle behind every format's largest number.
+    size, top, gap = x.abs().double(), fmt.max, 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
+    if rounding is Rounding.STOCHASTIC:
+        assert random is not None
+        return _carries(((size - top) / gap).clamp(0.0, 1.0), random)
+    if rounding is Rounding.NEAREST_EVEN and fmt.max_code % 2 == 0:
+        return size > top + gap / 2
+    return size >= top + gap / 2
 
 
 def round_to_steps(
