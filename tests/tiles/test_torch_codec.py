@@ -108,6 +108,17 @@ def test_every_scaling_and_rule(name: str) -> None:
     compare(name, np.clip(cases.nasty(9, 70), -6e4, 6e4), torch.float16, (None,))
 
 
+@pytest.mark.parametrize("name", cases.SCALED_AND_NAMED)
+def test_every_bf16_number_under_every_scaling(name: str) -> None:
+    for x in cases.bf16_matrices():
+        compare(name, x, torch.bfloat16, (None,))
+
+
+def test_every_format_that_a_recipe_names_is_compared() -> None:
+    compared = {*cases.UNSCALED, *cases.SCALED_AND_NAMED}
+    assert set(cases.recipe_formats()) <= {str(TensorFormat.parse(name)) for name in compared}
+
+
 @pytest.mark.parametrize("name", cases.SEARCHED)
 def test_scales_of_least_error(name: str) -> None:
     for shape, chunks in (((1, 1), (None,)), ((9, 70), (None, 50)), ((6, 64), (None, 129))):
