@@ -1,5 +1,6 @@
 """Packed codes, scale tiles, and the bytes of whole quantised matrices."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiles.formats import TensorFormat, quantize, scale_codes
+from tiles.formats import TensorFormat, packing, quantize, scale_codes
 from tiles.formats.packed import PackedMatrix, pack, unpack, unpack_tensor
 from tiles.formats.packing import (
     pack_codes,
@@ -63,6 +64,32 @@ def test_rows_are_little_endian_numbers(
     by_torch = pack_codes(signed, bits)
     np.testing.assert_array_equal(by_torch.numpy(), packed)
     assert torch.equal(unpack_codes(by_torch, bits, cols), signed)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 12])
+def test_pieces_make_the_same_bytes(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = np.uint8 if bits <= 8 else np.int16
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (11, 77)).astype(dtype)
+    whole = pack_codes(codes.view(f"u{codes.itemsize}"), bits)
+    for limit in (8, 40, 200):
+        monkeypatch.setattr(packing, "PIECE_ELEMENTS", limit)
+        for array in (codes.view(f"u{codes.itemsize}"), torch.from_numpy(codes)):
+            packed = pack_codes(array, bits)
+            np.testing.assert_array_equal(np.asarray(packed), whole)
+            again = unpack_codes(packed, bits, 77)
+            np.testing.assert_array_equal(np.asarray(again), np.asarray(array))
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_packing_takes_little_memory_beside_its_result(bits: int) -> None:
+    codes = np.zeros((64, 1 << 17), np.uint8)
+    for work, what in ((pack_codes, (codes, bits)), (unpack_codes, None)):
+        arguments = what or (pack_codes(codes, bits), bits, codes.shape[1])
+        tracemalloc.start()
+        result = work(*arguments)  # type: ignore[operator]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak - result.nbytes <= 4 * packing.PIECE_ELEMENTS, work.__name__
 
 
 def test_even_element_of_four_bits_lies_in_the_low_nibble() -> None:

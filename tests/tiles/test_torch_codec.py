@@ -26,6 +26,7 @@ from tiles.formats import (
     torch_constants,
     torch_random,
 )
+from tiles.formats.packing import pack_codes, swizzle_scales, unpack_codes
 from tiles.formats.torch_codec import (
     WORKSPACE_BYTES,
     QuantizedTensor,
@@ -254,6 +255,31 @@ def test_compiled_equals_the_reference(name: str) -> None:
         np.testing.assert_array_equal(values.numpy(), dequantize(wanted).astype(np.float32))
     # The compiler's flags must not have set the process to flush subnormals.
     assert torch.tensor([1e-40]).mul(0.5).item() > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["e3m2fn.mx", "int8.b32x32"])
+def test_one_graph_quantizes_packs_and_comes_back(name: str) -> None:
+    fmt = TensorFormat.parse(name)
+    assert fmt.scaling is not None
+    bits = fmt.element.bits
+
+    def round_trip(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        quantized = quantize_tensor(x, fmt)
+        packed = pack_codes(quantized.bits, bits)
+        scales = swizzle_scales(quantized.scale_bits.view(torch.uint8))
+        return packed, unpack_codes(packed, bits, x.shape[1]), scales, quantized.dequantize()
+
+    torch._dynamo.reset()
+    x = cases.as_torch(cases.nasty(37, 131))
+    traced = torch.compile(round_trip, fullgraph=True, dynamic=False, backend="eager")
+    for got, wanted in zip(traced(x), round_trip(x), strict=True):
+        np.testing.assert_array_equal(got.numpy(), wanted.numpy())
+
+
+def test_packing_for_a_device_waits_for_no_look_at_the_codes() -> None:
+    codes = torch.zeros(4, 64, dtype=torch.uint8, device="meta")
+    assert pack_codes(codes, 4).shape == (4, 32)
 
 
 @pytest.mark.slow

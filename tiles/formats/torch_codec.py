@@ -5,7 +5,8 @@ of ``chunk_elements``; beside input and result no more than ``WORKSPACE_BYTES`` 
 elements is in use at a time, however large the matrix (and as much for each scale of one row of
 blocks, where a row has more elements than a piece).  Under ``torch.compile`` the matrix is one
 piece, unless ``chunk_elements`` says otherwise: fused code has few temporaries.  The rules that
-search for a scale (MSE and percentiles) are not compiled: they break the graph and run as they are.
+search for a scale (MSE and percentiles) are not compiled: they break the graph and run as they are,
+and ``fullgraph=True`` refuses them.
 """
 
 from dataclasses import dataclass
