@@ -47,6 +47,14 @@ def shown(value: object, width: int = 60) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """``did you mean 'x'? `` when a known name is close, else the empty string."""
-    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
+    """``did you mean 'x'? `` when a known name is close, else the empty string.
+
+    Case does not count; the shortest name that begins with the given one comes first.
+    """
+    wanted = str(name)[:100].lower()
+    # Of two that differ in nothing but case the first one is offered.
+    by_lower = dict(reversed([(text.lower(), text) for text in known]))
+    close = sorted((text for text in reversed(by_lower) if text.startswith(wanted)), key=len)
+    if not close or len(wanted) < 3:
+        close = difflib.get_close_matches(wanted, by_lower, n=1)
+    return f"did you mean {by_lower[close[0]]!r}? " if close else ""

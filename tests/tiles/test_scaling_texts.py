@@ -77,6 +77,9 @@ def test_short_names_stand_for_long_ones() -> None:
         assert str(Scaling.parse(short)) == str(Scaling.parse(long))
     nvfp4 = TensorFormat.parse("nvfp4")
     assert nvfp4 == TensorFormat.parse("e2m1fn.b1x16+two-level+e4m3fn")
+    assert TensorFormat.parse("nvfp4+mse+sr") == TensorFormat.parse(
+        "e2m1fn.b1x16+e4m3fn+two-level+mse+sr"
+    )
     assert (str(nvfp4), str(TensorFormat.parse("nvfp4+sr"))) == ("nvfp4", "nvfp4+sr")
 
 
@@ -134,12 +137,28 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
         ("int8.b1x128x2", "unknown scaling 'b1x128x2'"),
         ("int8.g0", "unknown scaling 'g0'"),
         ("int8.", "unknown scaling ''"),
-        ("int8.row+fp8", "unknown scale format 'fp8'.*choose one of fp32"),
+        ("int8.row+fp8", r"unknown detail 'fp8' of scaling 'row\+fp8'.*choose one of fp32"),
         ("int8.row+rceil", r"fp32 scales cannot follow the rule 'rceil': choose one of absmax"),
         ("int8.mx+mse", r"e8m0fnu scales cannot follow the rule 'mse': choose one of floor"),
         ("int8.mx+p99", "e8m0fnu scales cannot follow the rule 'p'"),
         ("int8.row+p49.9", "percentile 49.9: at least 50 and below 100"),
-        ("int8.row+p100", "unknown scale format 'p100'"),
+        ("int8.row+p100", "unknown detail 'p100'.*p<percentile>"),
+        ("e4m3fn.tensr", "unknown scaling 'tensr': did you mean 'tensor'"),
+        ("e4m3fn.MX", "unknown scaling 'MX': did you mean 'mx'"),
+        (
+            "e4m3fn.mx+rceill",
+            r"unknown detail 'rceill' of scaling 'mx\+rceill': did you mean 'rceil'",
+        ),
+        ("e4m3fn.row+BF16", "unknown detail 'BF16'.*did you mean 'bf16'"),
+        ("int8.row+rtzz", "unknown detail 'rtzz'.*did you mean 'rtz'"),
+        ("E4M3", "did you mean 'e4m3'"),
+        ("E4M3FN.row", "did you mean 'e4m3fn'"),
+        ("fp8", "did you mean 'e4m3fn'"),
+        ("mxfp8", "did you mean 'e4m3fn.mx'"),
+        ("MXFP4-rceil", "did you mean 'e2m1fn.mx'"),
+        ("NVFP4", "did you mean 'nvfp4'"),
+        ("posit16", "did you mean 'posit16es2'"),
+        ("nvfp4+bf16", "names a scale format twice"),
         ("int8.row+mse+pow2", r"scaling 'row\+mse\+pow2' names a rule twice: leave one out"),
         ("int8.row+p99+p98", "names a rule twice"),
         ("int8.row+fp16+bf16", "names a scale format twice"),

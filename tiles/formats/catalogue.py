@@ -110,6 +110,20 @@ _INT = re.compile(r"(u?)int([1-9][0-9]?)")
 #: ``posit16es1``.
 _POSIT = re.compile(r"posit([1-9][0-9]?)es([0-9])")
 _MAX_BITS = 16
+#: What people call formats, and the notation's word for it; told, never taken.
+_SPOKEN = {
+    "fp8": "e4m3fn",
+    "fp6": "e3m2fn",
+    "fp4": "e2m1fn",
+    "mxfp8": "e4m3fn.mx",
+    "mxfp6": "e3m2fn.mx",
+    "mxfp4": "e2m1fn.mx",
+    "nvfp4": "nvfp4",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
 
 
 def _parametric(name: str) -> ElementFormat | None:
@@ -178,8 +192,16 @@ def element(name: str) -> ElementFormat:
     # Third parties last: looking through what is installed takes longer than all the rest.
     found = ELEMENTS.get(name) or _parametric(name) or _third_party(name)
     if found is None:
-        raise ValueError(_unknown("element format", name, ELEMENTS))
+        raise ValueError(_unknown("element format", name, ELEMENTS, _spoken(name)))
     return found
+
+
+def _spoken(name: str) -> str:
+    """What a name that is no element's may stand for, as a question; empty when nothing comes."""
+    found = _SPOKEN.get(name.lower().split("-")[0])
+    if re.fullmatch(r"posit(?:[3-9]|1[0-6])", name.lower()):
+        found = f"{name.lower()}es2"  # the Posit Standard's
+    return f"did you mean {found!r}? " if found else ""
 
 
 def scale_element(name: str) -> FloatElement | ExponentElement:
@@ -193,5 +215,6 @@ def scale_element(name: str) -> FloatElement | ExponentElement:
     return SCALE_ELEMENTS[name]
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"unknown {kind} {shown(name)}: {nearest(name, known)}choose one of {', '.join(known)}"
+def _unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
+    hint = hint or nearest(name, known)
+    return f"unknown {kind} {shown(name)}: {hint}choose one of {', '.join(known)}"

@@ -79,7 +79,7 @@ class TensorFormat:
 
     @classmethod
     def parse(cls, text: str) -> "TensorFormat":
-        """Read ``element``, ``element.scaling`` or ``nvfp4``, with details after ``+``.
+        """Read ``element``, ``element.scaling`` or ``nvfp4``, with details behind ``+``.
 
         Examples: ``bf16``, ``e4m3fn.b1x128``, ``int8.b32x32+sr``, ``e2m1fn.mx+rceil``, ``bf16+sr``.
         Roundings are ``+sr``, ``+rtz`` and ``+away``; ``+nosat`` lets elements overflow.
@@ -95,8 +95,8 @@ class TensorFormat:
             raise ValueError(f"{text!r} names {_NO_SATURATION} twice: leave one out")
         own = (*_ROUNDINGS, _NO_SATURATION)
         rest = "+".join([words[0], *(word for word in words[1:] if word not in own)])
-        if rest == "nvfp4":
-            rest = NVFP4
+        if rest.split("+")[0] == "nvfp4":
+            rest = NVFP4 + rest.removeprefix("nvfp4")
         name, dot, scaling = rest.partition(".")
         return cls(
             element=element(name),
