@@ -110,6 +110,8 @@ _INT = re.compile(r"(u?)int([1-9][0-9]?)")
 #: ``posit16es1``.
 _POSIT = re.compile(r"posit([1-9][0-9]?)es([0-9])")
 _MAX_BITS = 16
+#: Their bias, by name: without ``fn`` they would be taken for formats of half their range.
+_SUB_BYTE = {"e3m2fn": 3, "e2m3fn": 1, "e2m1fn": 1}
 #: What people call formats, and the notation's word for it; told, never taken.
 _SPOKEN = {
     "fp8": "e4m3fn",
@@ -140,15 +142,23 @@ def _parametric(name: str) -> ElementFormat | None:
 
 def _parametric_float(name: str) -> FloatElement | None:
     if match := _FLOAT.fullmatch(name):
+        if name + "fn" in _SUB_BYTE:
+            raise ValueError(
+                f"element {name!r}: write {name}fn for the format of OCP MX v1.0, or the bias for "
+                f"one with infinity and NaN, e.g. {name}b{_SUB_BYTE[name + 'fn']}"
+            )
         unsigned, exponent, mantissa, bias, suffix = "", *match.groups()
         specials = Specials(suffix or "ieee")
+        # Below a byte the fn formats of OCP MX v1.0 have no NaN either.
+        if specials is Specials.FN and int(exponent) + int(mantissa) < 7:
+            specials = Specials.NONE
     elif match := _FFP8.fullmatch(name):
         unsigned, exponent, mantissa, bias = match.groups()
         specials = Specials.NONE
     else:
         return None
     bits = int(exponent) + int(mantissa) + (0 if unsigned else 1)
-    if specials is Specials.NONE and bits != 8:
+    if name.startswith("ffp8") and bits != 8:
         raise ValueError(f"element {name!r}: sign, exponent and mantissa must make 8 bits")
     if bits > _MAX_BITS:
         raise ValueError(f"element {name!r}: {bits} bits: at most {_MAX_BITS}")
@@ -182,7 +192,8 @@ def _third_party(name: str) -> ElementFormat | None:
 def element(name: str) -> ElementFormat:
     """Look an element format up by name, or make the one that a parametric name spells out.
 
-    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules),
+    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules; ``fn`` below a
+    byte: every code finite, as in OCP MX),
     ``ffp8_[u]e<E>m<M>[b<bias>]`` (eight bits, every code finite, ``u`` without sign),
     ``[u]int<N>`` (2 to 16 bits) and ``posit<N>es<E>`` (3 to 16 bits, up to 4 of them exponent).
 
