@@ -189,6 +189,26 @@ def test_a_packed_matrix_names_what_is_missing() -> None:
     arrays, header = packed.arrays(), packed.header()
     with pytest.raises(ValueError, match="without 'format'"):
         PackedMatrix.read(arrays, {"shape": "4x64"})
+    for key, text, message in (
+        ("shape", "4", "shape '4' of a packed matrix: rows and columns of at least 1"),
+        ("shape", "0x4", "shape '0x4'"),
+        ("shape", "-4x64", "shape '-4x64'"),
+        ("shape", "4x64x1", "shape '4x64x1'"),
+        ("shape", "axb", "shape 'axb'"),
+        ("tensor_scale", "nan", "tensor_scale 'nan' of a packed matrix: a positive number"),
+        ("tensor_scale", "inf", "tensor_scale 'inf'"),
+        ("tensor_scale", "0x0p0", "tensor_scale '0x0p0'"),
+        ("tensor_scale", "-0x1p0", "tensor_scale '-0x1p0'"),
+        ("tensor_scale", "0x1p99999", "tensor_scale '0x1p99999'"),
+        ("tensor_scale", "much", "tensor_scale 'much'"),
+        ("format", "e9m9", "unknown element format 'e9m9'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PackedMatrix.read(arrays, header | {key: text})
+    with pytest.raises(ValueError, match=r"tensor_scale '0x1p1' .*: e4m3fn\.mx has none, write 1"):
+        PackedMatrix.read(arrays, header | {"format": "e4m3fn.mx", "tensor_scale": "0x1p1"})
+    with pytest.raises(TypeError, match="codes of a packed matrix are uint8 arrays, got float64"):
+        PackedMatrix.read(arrays | {"codes": np.ones((4, 32))}, header)  # type: ignore[dict-item]
     del arrays["scales"]
     with pytest.raises(ValueError, match="was the file cut short"):
         unpack(PackedMatrix.read(arrays, header))

@@ -1,5 +1,7 @@
 """A quantised matrix as bytes: what is written to a file, and read back."""
 
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from tiles.formats.codec import Quantized, scale_codes
 from tiles.formats.encode import code_dtype, decode
 from tiles.formats.packing import pack_codes, unpack_codes
 from tiles.formats.tensor import TensorFormat
+from tiles.intake import shown
 
 if TYPE_CHECKING:
     from tiles.formats.torch_codec import QuantizedTensor
@@ -19,6 +22,7 @@ __all__ = ["PackedMatrix", "pack", "unpack", "unpack_tensor"]
 U8 = NDArray[np.uint8]
 #: Codes wider than this lie in fp32 words.
 _PACKED_BITS = 16
+_SHAPE = re.compile(r"([1-9][0-9]{0,17})x([1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +59,59 @@ class PackedMatrix:
 
         Raises:
             ValueError: something is missing, or a name or a number is malformed.
+            TypeError: an array is not of bytes.
         """
         try:
-            rows, cols = (int(extent) for extent in header["shape"].split("x"))
-            return cls(
-                format=TensorFormat.parse(header["format"]),
-                shape=(rows, cols),
-                codes=arrays["codes"],
-                scales=arrays.get("scales"),
-                zero_points=arrays.get("zero_points"),
-                tensor_scale=float.fromhex(header["tensor_scale"]),
-            )
+            fmt = TensorFormat.parse(header["format"])
+            shape = _shape(header["shape"])
+            tensor_scale = _tensor_scale(header["tensor_scale"], fmt)
+            codes = arrays["codes"]
         except KeyError as missing:
             raise ValueError(f"a packed matrix without {missing}: pass all that was written") from (
                 missing
             )
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise TypeError(f"{name} of a packed matrix are uint8 arrays, got {kind}")
+        return cls(
+            format=fmt,
+            shape=shape,
+            codes=codes,
+            scales=arrays.get("scales"),
+            zero_points=arrays.get("zero_points"),
+            tensor_scale=tensor_scale,
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, and 4 for a tensor scale."""
         two_level = self.format.scaling is not None and self.format.scaling.two_level
         return sum(array.nbytes for array in self.arrays().values()) + 4 * two_level
+
+
+def _shape(text: str) -> tuple[int, int]:
+    match = _SHAPE.fullmatch(str(text))
+    if match is None:
+        raise ValueError(
+            f"shape {shown(text)} of a packed matrix: rows and columns of at least 1, as 4x64"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _tensor_scale(text: str, fmt: TensorFormat) -> float:
+    try:
+        scale = float.fromhex(str(text))
+    except (ValueError, OverflowError):
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"tensor_scale {shown(text)} of a packed matrix: a positive number in hexadecimal "
+            "digits, as 0x1.8p-3"
+        )
+    if scale != 1 and (fmt.scaling is None or not fmt.scaling.two_level):
+        raise ValueError(f"tensor_scale {shown(text)} of a packed matrix: {fmt} has none, write 1")
+    return scale
 
 
 def pack(quantized: "Quantized | QuantizedTensor") -> PackedMatrix:
