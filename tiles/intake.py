@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["MAX_YAML_BYTES", "nearest", "read_bounded", "shown"]
+__all__ = ["MAX_YAML_BYTES", "check_text", "nearest", "read_bounded", "shown"]
 
 #: Of a sweep file and of a GPU file; real ones have a few thousand.
 MAX_YAML_BYTES = 2**20
@@ -44,6 +44,16 @@ def shown(value: object, width: int = 60) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def check_text(what: str, value: object) -> None:
+    """Refuse what is no text before it is read as a name.
+
+    Raises:
+        TypeError: it is not; the message says what was to be named.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is given by its name, a text, not as {shown(value)}")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

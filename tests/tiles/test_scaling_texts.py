@@ -3,8 +3,11 @@
 4 256 tensor formats are read and written back and 2 800 refused.
 """
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tiles.formats import (
@@ -13,8 +16,10 @@ from tiles.formats import (
     Scaling,
     TensorFormat,
     element,
+    quantize,
     scale_element,
 )
+from tiles.recipes import recipe
 
 E8M0_RULES = ("floor", "ceil", "rceil", "even")
 BASES: dict[str, tuple[int | None, int | None]] = {
@@ -182,6 +187,27 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
 def test_texts_that_mean_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TensorFormat.parse(text)
+
+
+def test_what_is_no_text_or_no_array_is_refused_by_name() -> None:
+    readers: list[tuple[Callable[[Any], object], str]] = [
+        (element, "an element format"),
+        (scale_element, "a scale format"),
+        (Scaling.parse, "a scaling"),
+        (TensorFormat.parse, "a tensor format"),
+        (recipe, "a recipe"),
+    ]
+    for read, what in readers:
+        for value in (None, 8, ["e4m3fn"], b"e4m3fn"):
+            with pytest.raises(TypeError, match=f"{what} is given by its name, a text, not as"):
+                read(value)
+    fmt: Any = TensorFormat.parse("int8.row")
+    rows: Any = [[1.0]]
+    with pytest.raises(TypeError, match="quantize takes a float32 array, got list"):
+        quantize(rows, fmt)
+    fmt = "e4m3fn.mx"
+    with pytest.raises(TypeError, match=r"takes a TensorFormat, got 'e4m3fn\.mx': parse it first"):
+        quantize(np.ones((1, 1), np.float32), fmt)
 
 
 def test_records_that_no_text_spells_are_refused() -> None:

@@ -179,6 +179,12 @@ def test_strides_of_the_input_do_not_matter(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["int8.row", "e4m3fn.mx", "bf16", "nvfp4+sr"])
+def test_a_view_that_carries_its_sign_beside_it_is_read_with_it(name: str) -> None:
+    fmt, x = TensorFormat.parse(name), cases.as_torch(cases.nasty(5, 64))
+    cases.assert_same(quantize_tensor(x._neg_view(), fmt), reference((-x).numpy(), fmt))
+
+
 class Peak(TorchDispatchMode):
     """The most bytes of storage that operations of torch had allocated at once."""
 
@@ -308,6 +314,12 @@ def test_refuses_what_it_cannot_quantize() -> None:
         quantize_tensor(torch.ones(3), fmt)
     with pytest.raises(TypeError, match=r"bf16, fp16 or fp32, got torch\.int32"):
         quantize_tensor(torch.ones(3, 3, dtype=torch.int32), fmt)
+    with pytest.raises(TypeError, match="takes a tensor, got ndarray: make it one"):
+        quantize_tensor(np.ones((3, 3), np.float32), fmt)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"takes a TensorFormat, got 'int8\.row': parse it first"):
+        quantize_tensor(torch.ones(3, 3), "int8.row")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got the layout torch.sparse_coo: call to_dense\(\)"):
+        quantize_tensor(torch.ones(3, 3).to_sparse(), fmt)
     with pytest.raises(ValueError, match="chunk_elements 0: at least 1"):
         quantize_tensor(torch.ones(3, 3), fmt, chunk_elements=0)
     with pytest.raises(ValueError, match="seed -1: a 64-bit"):

@@ -21,7 +21,7 @@ from tiles.formats.elements import (
     PositElement,
     Specials,
 )
-from tiles.intake import nearest, shown
+from tiles.intake import check_text, nearest, shown
 
 __all__ = ["ELEMENTS", "SCALE_ELEMENTS", "element", "scale_element"]
 
@@ -199,7 +199,9 @@ def element(name: str) -> ElementFormat:
 
     Raises:
         ValueError: no such format; the message names the nearest and lists those there are.
+        TypeError: not a text.
     """
+    check_text("an element format", name)
     # Third parties last: looking through what is installed takes longer than all the rest.
     found = ELEMENTS.get(name) or _parametric(name) or _third_party(name)
     if found is None:
@@ -220,7 +222,9 @@ def scale_element(name: str) -> FloatElement | ExponentElement:
 
     Raises:
         ValueError: no such format.
+        TypeError: not a text.
     """
+    check_text("a scale format", name)
     if name not in SCALE_ELEMENTS:
         raise ValueError(_unknown("scale format", name, SCALE_ELEMENTS))
     return SCALE_ELEMENTS[name]

@@ -21,6 +21,7 @@ from tiles.formats.elements import ElementFormat, ExponentElement, IntElement
 from tiles.formats.encode import Codes, code_dtype, decode, encode
 from tiles.formats.rounding import Rounding, random_bits
 from tiles.formats.tensor import TensorFormat
+from tiles.intake import shown
 
 __all__ = ["Quantized", "dequantize", "quantize", "scale_codes"]
 
@@ -57,8 +58,12 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
         the code of zero where it has none.
     Raises:
         ValueError: ``x`` is not a non-empty matrix.
-        TypeError: ``x`` is not float32.
+        TypeError: ``x`` is not a float32 array, or ``fmt`` no :class:`TensorFormat`.
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"quantize takes a float32 array, got {type(x).__name__}: make it one")
+    if not isinstance(fmt, TensorFormat):
+        raise TypeError(f"quantize takes a TensorFormat, got {shown(fmt)}: parse it first")
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"quantize takes a non-empty matrix, got shape {x.shape}: reshape it")
     if x.dtype != np.float32:

@@ -7,7 +7,7 @@ from enum import Enum
 from tiles.formats.catalogue import SCALE_ELEMENTS, scale_element
 from tiles.formats.elements import ExponentElement, FloatElement
 from tiles.formats.rounding import Rounding
-from tiles.intake import nearest, shown
+from tiles.intake import check_text, nearest, shown
 
 __all__ = ["ScaleRule", "Scaling"]
 
@@ -119,7 +119,9 @@ class Scaling:
 
         Raises:
             ValueError: none of these, or they do not go together.
+            TypeError: not a text.
         """
+        check_text("a scaling", text)
         base, *details = text.split("+")
         rows, cols, stored = _extents(base, text)
         rule: ScaleRule | None = None

@@ -13,6 +13,7 @@ from tiles.formats.elements import (
 from tiles.formats.encode import can_overflow
 from tiles.formats.rounding import Rounding
 from tiles.formats.scaling import ScaleRule, Scaling
+from tiles.intake import check_text
 
 __all__ = ["TensorFormat"]
 
@@ -86,7 +87,9 @@ class TensorFormat:
 
         Raises:
             ValueError: unknown element or scaling, or they do not go together.
+            TypeError: not a text.
         """
+        check_text("a tensor format", text)
         words = text.split("+")
         roundings = [_ROUNDINGS[word] for word in words[1:] if word in _ROUNDINGS]
         if len(roundings) > 1:

@@ -28,6 +28,7 @@ from tiles.formats.torch_encode import (
 from tiles.formats.torch_pieces import Piece, bands
 from tiles.formats.torch_random import random_bits
 from tiles.formats.torch_scales import band_amax, band_scales, divide, tensor_scale
+from tiles.intake import shown
 
 __all__ = [
     "CODE_DTYPES",
@@ -145,15 +146,24 @@ def quantize_tensor(
         chunk_elements: elements worked on at a time, see the module's docstring; by default
             2^20 on a CPU and 2^24 on a GPU.  No result depends on it.
     Raises:
-        ValueError: ``x`` is not a non-empty matrix, or ``chunk_elements`` is not positive.
+        ValueError: ``x`` is not a non-empty dense matrix, or ``chunk_elements`` is not positive.
         TypeError: ``x`` is not bf16, fp16 or fp32.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"quantize_tensor takes a tensor, got {type(x).__name__}: make it one")
+    if not isinstance(fmt, TensorFormat):
+        raise TypeError(f"quantize_tensor takes a TensorFormat, got {shown(fmt)}: parse it first")
+    if x.layout is not torch.strided:
+        raise ValueError(
+            f"quantisation takes a dense matrix, got the layout {x.layout}: call to_dense() first"
+        )
     if x.ndim != 2 or x.numel() == 0:
         raise ValueError(
             f"quantisation takes a non-empty matrix, got shape {tuple(x.shape)}: reshape it first"
         )
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise TypeError(f"quantisation takes bf16, fp16 or fp32, got {x.dtype}: cast it first")
+    x = x.resolve_neg()  # words are read below, and a view may carry its sign beside them
     if torch.compiler.is_compiling() and _searches(fmt):
         return _uncompiled(x, fmt, seed, chunk_elements)
     return _quantize(x, fmt, seed, chunk_elements)
