@@ -116,7 +116,14 @@ def _product(
         return rounder(x, fmt, seed)  # what is left when outliers are taken out
 
     error = product_error(
-        recipe, a.top, b.top, rounder=known, accumulation=accumulation, data=data, seed=a.seed
+        recipe,
+        a.top,
+        b.top,
+        rounder=known,
+        accumulation=accumulation,
+        whole=a.x,
+        data=data,
+        seed=a.seed,
     )
     return ProductRow(recipe=recipe.name, data=data, error=error)
 
