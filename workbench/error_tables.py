@@ -83,18 +83,17 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
 
 def _product_table(report: ErrorReport, data: str) -> Table:
     m, n, k = report.product_shape
-    title = (
-        f"{data} data  products, M={m} N={n} K={k}\n"
-        f"first rows of either side, {report.accumulation} sums"
-    )
+    title = f"{data} data  products, M={m} N={n} K={k}\nfirst rows of either side"
     table = Table(title=title, title_justify="left")
-    table.add_column("recipe", no_wrap=True)
+    for name in ("recipe", "sums"):
+        table.add_column(name, no_wrap=True)
     for name in ("SQNR dB", "relative rms", "max over rms"):
         table.add_column(name, justify="right")
     for row in report.products:
         if row.data == data:
             table.add_row(
                 row.recipe,
+                row.error.accumulation,
                 _db(row.error.sqnr_db),
                 f"{row.error.relative_rms:.3g}",
                 f"{row.error.relative_max:.3g}",

@@ -42,7 +42,7 @@ class ErrorReport:
     seed: int
     shape: tuple[int, int] | None = None  #: of the activations; ``None`` for a checkpoint
     weight_shape: tuple[int, int] | None = None
-    accumulation: str = "exact"
+    accumulation: str = "exact"  #: as asked for; each product says what was modelled
     tensors: tuple[TensorRow, ...] = ()
     products: tuple[ProductRow, ...] = ()
     weights: WeightReport | None = None
@@ -83,6 +83,7 @@ class ErrorReport:
                 {
                     "recipe": row.recipe,
                     "data": row.data,
+                    "accumulation": row.error.accumulation,
                     "sqnr_db": _finite(row.error.sqnr_db),
                     "relative_rms": row.error.relative_rms,
                     "relative_max": row.error.relative_max,
@@ -123,7 +124,8 @@ def error(
             on its weight matrices instead of on simulated data.
         html: also write the ranking of ``weights`` as one self-contained page.
         seed: of data and of stochastic rounding.
-        accumulation: of products: ``exact``, ``hopper-fp8`` or ``hopper-fp8+128``.
+        accumulation: of products with e4m3fn or e5m2 on both sides: ``exact``, ``hopper-fp8`` or
+            ``hopper-fp8+128``; sums of others are exact.
         progress: called with the tensor of ``weights`` at hand, and elements done and in all.
     Raises:
         ValueError: an unknown name, an impossible or too large shape, data with a NaN or an

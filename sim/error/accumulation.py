@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sim.error.rounding import round_to_nearest
 from sim.error.scales import BlockScales, block_grid
-from tiles.formats import FloatElement, TensorFormat
+from tiles.formats import ELEMENTS, FloatElement, TensorFormat
 from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
 
 __all__ = ["Accumulation", "Operand", "limited", "limited_product", "promotions"]
@@ -36,6 +36,8 @@ F64 = NDArray[np.float64]
 #: Elements of the output that are added up at once: some 0.25 MB a temporary.
 _TILE_ELEMENTS = 2**16
 _EXPONENT = np.uint32(0x7F80_0000)
+#: What wgmma and mma.sync take as ``.e4m3`` and ``.e5m2``: PTX ISA, section 9.7.
+_MULTIPLIED = (ELEMENTS["e4m3fn"], ELEMENTS["e5m2"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +100,12 @@ Accumulation.HOPPER_FP8_PROMOTED = Accumulation(significand_bits=HOPPER_FP8_BITS
 
 
 def limited(fmt: TensorFormat) -> bool:
-    """True for tensors of 8-bit floats, whose sums go through the limited accumulator.
+    """True for the 8-bit floats that tensor cores multiply, through the limited accumulator.
 
-    Sums of int8 are exact, those of 16-bit elements keep 24 bits.
+    They are e4m3fn and e5m2; other 8-bit floats are decoded into 16 bits first, whose sums keep 24
+    bits.  Sums of int8 are exact.
     """
-    return isinstance(fmt.element, FloatElement) and fmt.element.bits == 8
+    return fmt.element in _MULTIPLIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,8 +77,8 @@ def product_error(
         a: (M, K) float32 activations, finite.
         b: (N, K) float32 weights, finite.
         rounder: the codec.
-        accumulation: how sums along K are rounded.  Only products of 8-bit floats on both sides
-            have a limited accumulator; the result says what was modelled.
+        accumulation: how sums along K are rounded.  Only products with e4m3fn or e5m2 on both
+            sides have a limited accumulator; the result says what was modelled.
         exact: (M, N) ``exact_product(a, b)``, where it is known already.
         whole: (rows, K) the activations that ``a`` is a part of, whose outliers are taken out;
             ``a`` itself unless given.

@@ -38,7 +38,8 @@ def test_the_table_has_tensors_and_products_of_every_kind_of_data(
         assert f"{data} data  activations 300x64, weights 300x64" in printed
         assert f"{data} data  products, M=256 N=256 K=64" in printed
     assert printed.count("int8.b32x32+sr") == 4
-    assert "first rows of either side, exact sums" in printed
+    assert "first rows of either side" in printed
+    assert printed.count("│ jetfire │ exact │") == 4
 
 
 def test_json_is_what_the_python_api_says(
@@ -117,6 +118,22 @@ def test_limited_sums_cost_precision() -> None:
 
     exact, promoted, never = map(sqnr, ("exact", "hopper-fp8+128", "hopper-fp8"))
     assert exact > promoted > never
+
+
+def test_every_product_says_how_its_sums_were_modelled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["e4m3-row", "bf16", "int8-row", "fp8-ptq-e3m4"]
+    options = [x for name in names for x in ("--recipe", name)]
+    options += ["--shape", "32x128", "--data", "normal", "--accumulation", "hopper-fp8+128"]
+    assert call(monkeypatch, *options, "--json") == 0
+    products = json.loads(capsys.readouterr().out)["products"]
+    found = {row["recipe"]: row["accumulation"] for row in products}
+    assert found == dict.fromkeys(names, "exact") | {"e4m3-row": "hopper-fp8+128"}
+    assert call(monkeypatch, *options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"│ e4m3-row +│ hopper-fp8\+128 │", printed)
+    assert re.search(r"│ int8-row +│ exact +│", printed)
 
 
 def test_a_format_that_keeps_everything_is_exact_and_json_can_say_it(

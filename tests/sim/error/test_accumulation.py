@@ -181,13 +181,13 @@ def test_more_bits_are_better_and_enough_bits_are_exact() -> None:
     assert limited(small, small, fmt, fmt, Accumulation.HOPPER_FP8).tolist() == [[64, 64], [64, 64]]
 
 
-def test_only_eight_bit_floats_have_it_and_the_result_says_so() -> None:
+def test_only_what_tensor_cores_multiply_has_it_and_the_result_says_so() -> None:
     a, b = sample("normal", 16, 256), sample("normal", 16, 256, side="weight")
     way = Accumulation.HOPPER_FP8_PROMOTED
     fp8 = product_error(recipe("e4m3-row"), a, b, accumulation=way)
     assert fp8.accumulation == "hopper-fp8+128"
     assert fp8 != product_error(recipe("e4m3-row"), a, b)
-    for name in ("int8-row", "bf16", "mxfp4"):
+    for name in ("int8-row", "bf16", "mxfp4", "fp8-ptq-e3m4", "fp8-ptq-mixed", "ffp8"):
         assert product_error(recipe(name), a, b, accumulation=way) == product_error(
             recipe(name), a, b
         )
