@@ -89,6 +89,8 @@ def _product_table(report: ErrorReport, data: str) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("SQNR dB", "relative rms", "max over rms"):
         table.add_column(name, justify="right")
+    table.add_column("output", no_wrap=True)
+    table.add_column("SQNR dB with\noutput rounded", justify="right")
     for row in report.products:
         if row.data == data:
             table.add_row(
@@ -97,6 +99,8 @@ def _product_table(report: ErrorReport, data: str) -> Table:
                 _db(row.error.sqnr_db),
                 f"{row.error.relative_rms:.3g}",
                 f"{row.error.relative_max:.3g}",
+                str(row.output),
+                _db(row.output_error.sqnr_db),
             )
     return table
 

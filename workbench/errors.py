@@ -87,6 +87,10 @@ class ErrorReport:
                     "sqnr_db": _finite(row.error.sqnr_db),
                     "relative_rms": row.error.relative_rms,
                     "relative_max": row.error.relative_max,
+                    "output": str(row.output),
+                    "output_sqnr_db": _finite(row.output_error.sqnr_db),
+                    "output_relative_rms": row.output_error.relative_rms,
+                    "output_relative_max": row.output_error.relative_max,
                 }
                 for row in self.products
             ],

@@ -14,7 +14,7 @@ from sim.error import (
     Rounder,
     TensorError,
     expected_sqnr_db,
-    product_error,
+    product_errors,
     sample,
     tensor_error,
 )
@@ -51,7 +51,9 @@ class ProductRow:
 
     recipe: str
     data: str
-    error: MatmulError
+    error: MatmulError  #: of the product as it leaves the sums
+    output: TensorFormat  #: what the recipe leaves for the operator after it
+    output_error: MatmulError  #: of the product rounded to that
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ def _product(
                 return matrix.rounded_top(fmt)
         return rounder(x, fmt, seed)  # what is left when outliers are taken out
 
-    error = product_error(
+    error, output_error = product_errors(
         recipe,
         a.top,
         b.top,
@@ -125,7 +127,13 @@ def _product(
         data=data,
         seed=a.seed,
     )
-    return ProductRow(recipe=recipe.name, data=data, error=error)
+    return ProductRow(
+        recipe=recipe.name,
+        data=data,
+        error=error,
+        output=recipe.output,
+        output_error=output_error,
+    )
 
 
 def matrix_errors(

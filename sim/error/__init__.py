@@ -3,7 +3,7 @@
 from sim.error.accumulation import Accumulation
 from sim.error.datasets import DATA_KINDS, sample
 from sim.error.expected import expected_sqnr_db
-from sim.error.product import MatmulError, product_error
+from sim.error.product import MatmulError, product_error, product_errors
 from sim.error.rounding import Rounder, numpy_rounder
 from sim.error.small_product import matmul_error
 from sim.error.tensor import ErrorSums, TensorError, tensor_error
@@ -19,6 +19,7 @@ __all__ = [
     "matmul_error",
     "numpy_rounder",
     "product_error",
+    "product_errors",
     "sample",
     "tensor_error",
 ]

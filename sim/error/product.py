@@ -19,7 +19,7 @@ from sim.error.tensor import check_finite, ratio_db
 from tiles.formats import decode, encode
 from tiles.recipes import OutlierBlocks, OutlierColumns, Recipe
 
-__all__ = ["MatmulError", "exact_product", "product_error"]
+__all__ = ["MatmulError", "exact_product", "product_error", "product_errors"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -90,6 +90,44 @@ def product_error(
         TypeError: operands are not float32.
         ValueError: operands do not multiply, or hold a NaN or an infinity.
     """
+    product, exact, way = _multiply(recipe, a, b, rounder, accumulation, exact, whole, seed)
+    if round_output:
+        return _error(_output(product, recipe, rounder, seed), exact, data, way)
+    return _error(product, exact, data, way)
+
+
+def product_errors(
+    recipe: Recipe,
+    a: F32,
+    b: F32,
+    *,
+    rounder: Rounder = numpy_rounder,
+    accumulation: Accumulation = Accumulation.EXACT,
+    exact: F64 | None = None,
+    whole: F32 | None = None,
+    data: str = "given",
+    seed: int = 0,
+) -> tuple[MatmulError, MatmulError]:
+    """Error of one product before and after its rounding to ``recipe.output``.
+
+    Arguments and errors are those of :func:`product_error`.
+    """
+    product, exact, way = _multiply(recipe, a, b, rounder, accumulation, exact, whole, seed)
+    output = _output(product, recipe, rounder, seed)
+    return _error(product, exact, data, way), _error(output, exact, data, way)
+
+
+def _multiply(
+    recipe: Recipe,
+    a: F32,
+    b: F32,
+    rounder: Rounder,
+    accumulation: Accumulation,
+    exact: F64 | None,
+    whole: F32 | None,
+    seed: int,
+) -> tuple[F64, F64, Accumulation]:
+    """The product under the recipe, the exact one, and how sums were modelled."""
     check_finite(a, "activations")
     check_finite(b, "weights")
     if a.shape[1] != b.shape[1]:
@@ -98,11 +136,15 @@ def product_error(
         exact = exact_product(a, b)
     if not (limited(recipe.activation) and limited(recipe.weight)):
         accumulation = Accumulation.EXACT
-    product: Floats = _Product(
-        recipe=recipe, rounder=rounder, accumulation=accumulation, seed=seed
-    ).multiply(a, b, a if whole is None else whole)
-    if round_output:
-        product = rounder(product.astype(np.float32), recipe.output, _seed(seed, 3))
+    product = _Product(recipe=recipe, rounder=rounder, accumulation=accumulation, seed=seed)
+    return product.multiply(a, b, a if whole is None else whole), exact, accumulation
+
+
+def _output(product: F64, recipe: Recipe, rounder: Rounder, seed: int) -> Floats:
+    return rounder(product.astype(np.float32), recipe.output, _seed(seed, 3))
+
+
+def _error(product: Floats, exact: F64, data: str, accumulation: Accumulation) -> MatmulError:
     error = product - exact
     noise = float(np.mean(error * error))
     signal = float(np.mean(exact * exact))

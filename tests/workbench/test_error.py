@@ -1,6 +1,7 @@
 """``workbench error`` on simulated data and on a caller's matrices."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -77,19 +78,19 @@ def test_tensor_errors_are_those_of_the_reference_codec() -> None:
 
 
 def test_a_format_meets_a_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: Counter[tuple[str, int]] = Counter()
+    seen: Counter[tuple[str, tuple[int, int]]] = Counter()
 
     def counting(x: Any, fmt: TensorFormat, seed: int = 0) -> Any:
-        seen[str(fmt), x.shape[0]] += 1
+        seen[str(fmt), x.shape] += 1
         return numpy_rounder(x, fmt, seed)
 
     monkeypatch.setattr("workbench.errors.numpy_rounder", counting)
     # Recipes without outliers of their own; normal and outlier data share their weights.
     names = ["bf16", "bf16-kahan", "int8-row", "e4m3-row", "w8a16"]
     workbench.error(recipes=names, formats="int8.row", shape=(96, 64), weight_shape=(40, 64))
-    assert seen[("int8.row", 40)] == 1
-    assert seen[("int8.row", 96)] == 2
-    assert seen[("bf16", 96)] == 2
+    assert seen["int8.row", (40, 64)] == 1
+    assert seen["int8.row", (96, 64)] == 2
+    assert seen["bf16", (96, 64)] == 2
 
 
 def test_the_products_sample_has_the_scales_of_the_whole_matrix() -> None:
@@ -118,6 +119,20 @@ def test_limited_sums_cost_precision() -> None:
 
     exact, promoted, never = map(sqnr, ("exact", "hopper-fp8+128", "hopper-fp8"))
     assert exact > promoted > never
+
+
+def test_products_have_the_error_of_their_rounded_output_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jetfire's INT8 output adds about as much noise as one INT8 operand, 42 dB, to 39 dB."""
+    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["products"]
+    assert row["output"] == "int8.b32x32"
+    expected = -10 * math.log10(10 ** (-row["sqnr_db"] / 10) + 10**-4.2)
+    assert row["output_sqnr_db"] == pytest.approx(expected, abs=0.2)
+    assert row["output_relative_rms"] == pytest.approx(10 ** (-row["output_sqnr_db"] / 20))
+    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal") == 0
+    assert f"│ int8.b32x32 │          {row['output_sqnr_db']:.2f} │" in capsys.readouterr().out
 
 
 def test_every_product_says_how_its_sums_were_modelled(

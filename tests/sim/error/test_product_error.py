@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.error import numpy_rounder, product_error, sample
+from sim.error import numpy_rounder, product_error, product_errors, sample
 from sim.error.product import exact_product
 from tiles.formats import TensorFormat
 from tiles.recipes import OutlierBlocks, OutlierColumns, Recipe, recipe
@@ -184,7 +184,9 @@ def test_the_output_is_rounded_when_asked() -> None:
     a, b = operands("normal")
     one = replace(recipe("fp16"), output=TensorFormat.parse("e4m3fn"))
     assert product_error(one, a, b).sqnr_db > 60
-    assert product_error(one, a, b, round_output=True).sqnr_db == pytest.approx(31.5, abs=0.3)
+    rounded = product_error(one, a, b, round_output=True)
+    assert rounded.sqnr_db == pytest.approx(31.5, abs=0.3)
+    assert product_errors(one, a, b) == (product_error(one, a, b), rounded)
 
 
 def test_seeds_move_stochastic_rounding_alone_and_tensors_have_bits_of_their_own() -> None:
