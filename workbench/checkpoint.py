@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import struct
 from collections import Counter
@@ -24,6 +25,8 @@ F32 = NDArray[np.float32]
 MAX_HEADER_BYTES = 2**25
 MAX_SHARDS = 4096
 MAX_DIMENSIONS = 8
+#: Least K of a stack of matrices; kernels of convolutions are smaller along an axis.
+MIN_DEPTH = 32
 #: A mapping's pages count as this process's memory until the file is closed: it is opened anew
 #: after this many bytes.
 MAPPED_BYTES = 2**27
@@ -52,20 +55,32 @@ class StoredTensor:
     file: Path
 
     @property
+    def stacked(self) -> bool:
+        """True for a stack of matrices, [experts, N, K]; their rows follow each other.
+
+        A last extent below ``MIN_DEPTH`` is that of a convolution's kernel along one axis, whose
+        weights are read as (out, rest) like those of more axes.
+        """
+        return len(self.shape) == 3 and self.shape[2] >= MIN_DEPTH
+
+    @property
     def rows(self) -> int:
-        """Extent of the first dimension, the output channels."""
-        return self.shape[0]
+        """Rows of the matrix that it is read as: output channels, of every expert in a stack."""
+        return self.shape[0] * self.shape[1] if self.stacked else self.shape[0]
 
     @property
     def cols(self) -> int:
-        """Product of the other dimensions."""
-        return int(np.prod(self.shape[1:], dtype=object))
+        """Columns of the matrix that it is read as, along K."""
+        return math.prod(self.shape[2:] if self.stacked else self.shape[1:])
 
     @property
     def kind(self) -> str:
-        """Type and extents, ``BF16 4096x4096``."""
+        """Type and extents, ``BF16 4096x4096``, and the matrix that others are read as."""
         more = "x..." if len(self.shape) > MAX_DIMENSIONS else ""
-        return f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
+        text = f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
+        if len(self.shape) > 2 and not self.refusal:
+            text += f" as {self.rows}x{self.cols}"
+        return text
 
     @property
     def refusal(self) -> str:
@@ -122,10 +137,21 @@ class Checkpoint:
 
 
 def _slice(file: Any, tensor: StoredTensor, start: int, stop: int) -> F32:
+    """(stop - start, cols) rows of the matrix that a tensor is read as."""
     import torch
 
-    part = file.get_slice(tensor.name)[start:stop]
-    matrix: F32 = part.to(torch.float32, copy=True).reshape(stop - start, -1).numpy()
+    stored = file.get_slice(tensor.name)
+    matrix: F32
+    if not tensor.stacked:
+        part = stored[start:stop]
+        matrix = part.to(torch.float32, copy=True).reshape(stop - start, -1).numpy()
+        return matrix
+    matrix = np.empty((stop - start, tensor.cols), np.float32)
+    high = tensor.shape[1]
+    for which in range(start // high, -(-stop // high)):
+        first, last = max(start, which * high), min(stop, (which + 1) * high)
+        part = stored[which : which + 1, first - which * high : last - which * high]
+        matrix[first - start : last - start] = part[0].to(torch.float32).numpy()
     return matrix
 
 

@@ -187,6 +187,35 @@ def test_small_slices_give_what_one_slice_gives(
         assert got["error"] == pytest.approx(expected["error"], rel=1e-12)
 
 
+def test_experts_follow_each_other_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks stay within a row of K; slices cut through experts."""
+    x = normal(3 * 100, 40, 8)
+    path = tmp_path / "m.safetensors"
+    save_file({"experts.weight": x.clone().reshape(3, 100, 40), "plain.weight": x}, path)
+    monkeypatch.setattr("workbench.weights.SLICE_ELEMENTS", 1)
+    arguments = ["--weights", path, "--format", "e2m1fn.mx", "--format", "int8.row"]
+    assert call(monkeypatch, *arguments, "--json") == 0
+    experts, plain = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    assert (experts["shape"], experts["matrix"]) == ([3, 100, 40], [300, 40])
+    assert experts["formats"] == plain["formats"]
+    assert call(monkeypatch, *arguments) == 0
+    assert "F32 3x100x40 as 300x40" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(48, 8, 3, 3), (48, 24, 4), (48, 1, 2, 3, 5)])
+def test_convolutions_are_read_as_out_by_rest(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape)).float()
+    path = tmp_path / "m.safetensors"
+    save_file({"conv": x}, path)
+    checkpoint = Checkpoint(path)
+    (tensor,) = checkpoint.tensors
+    (part,) = checkpoint.slices(tensor, 48)
+    assert np.array_equal(part, x.reshape(48, -1).numpy())
+    assert tensor.kind.endswith(f" as 48x{part.shape[1]}")
+
+
 @pytest.mark.parametrize(
     "dtype",
     [
