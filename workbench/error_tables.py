@@ -68,7 +68,7 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
         table.add_row(
             "" if name == before else name,
             ", ".join(r.operand for r in same),
-            str(row.format),
+            str(row.format) if row.outliers is None else f"{row.format}\n{row.outliers}",
             f"{row.bits_per_element:.3f}",
             _db(row.error.sqnr_db),
             _db(row.expected_sqnr_db),

@@ -73,6 +73,7 @@ class ErrorReport:
                     "data": row.data,
                     "operand": row.operand,
                     "format": str(row.format),
+                    "outliers": row.outliers,
                     "bits_per_element": row.bits_per_element,
                     "expected_sqnr_db": _finite(row.expected_sqnr_db),
                     **error_dict(row.error),

@@ -65,7 +65,8 @@ def test_json_is_what_the_python_api_says(
 def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
     report = workbench.error(recipes="all", shape="48x32", weight_shape="40x32", data="outlier")
     assert [row.recipe for row in report.products] == list(RECIPES)
-    assert Counter(row.recipe for row in report.tensors) == dict.fromkeys(RECIPES, 3)
+    operands = {name: 3 if one.trains else 2 for name, one in RECIPES.items()}
+    assert Counter(row.recipe for row in report.tensors) == operands
     assert {row.error.count for row in report.tensors if row.operand == "weight"} == {40 * 32}
     assert len(workbench.error(shape="8x8", data="normal").products) == len(RECIPES)
 
@@ -107,6 +108,24 @@ def test_expected_sqnr_stands_beside_the_measured_one() -> None:
         assert row.expected_sqnr_db == pytest.approx(row.error.sqnr_db, abs=0.3)
     own = workbench.error(formats="int8.row", data={"mine": sample("normal", 32, 32)})
     assert [row.expected_sqnr_db is None for row in own.tensors] == [True, False]
+
+
+def test_tensors_count_outliers_in_as_the_recipe_stores_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("int8-row", "llm-int8", "int8-b128", "int8-fallback")
+    report = workbench.error(recipes=names, shape="512x512", data="outlier")
+    rows = {row.recipe: row for row in report.tensors if row.operand == "activation"}
+    sqnr = {name: row.error.sqnr_db for name, row in rows.items()}
+    assert sqnr["llm-int8"] > sqnr["int8-row"] + 20
+    assert sqnr["int8-fallback"] > sqnr["int8-b128"] + 0.5
+    # 3 of 512 columns in fp16; 4 of 16 blocks twice.
+    assert rows["llm-int8"].bits_per_element == (3 * 16 + 509 * 8 + 32) / 512
+    bits = rows["int8-b128"].bits_per_element
+    assert rows["int8-fallback"].bits_per_element == pytest.approx(1.25 * bits)
+    assert rows["llm-int8"].expected_sqnr_db is None
+    assert call(monkeypatch, "--recipe", "llm-int8", "--shape", SHAPE) == 0
+    assert "columns with |x| > 6 in fp16" in capsys.readouterr().out
 
 
 def test_limited_sums_cost_precision() -> None:
