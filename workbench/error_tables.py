@@ -44,6 +44,9 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
     assert report.weight_shape is not None
     shapes = ["x".join(map(str, shape)) for shape in (report.shape, report.weight_shape)]
     title = f"{data} data  activations {shapes[0]}, weights {shapes[1]}"
+    rows = [row for row in report.tensors if row.data == data]
+    if any(row.operand == "gradient" for row in rows):
+        title += "\ngradients: the activations' values in the gradients' formats"
     table = Table(title=title, title_justify="left")
     for name in ("recipe", "operand", "format"):
         table.add_column(name, no_wrap=True)
@@ -57,7 +60,6 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
         "flushed %",
     ):
         table.add_column(name, justify="right")
-    rows = [row for row in report.tensors if row.data == data]
     before = None
     for row in rows:
         same = [r for r in rows if (r.recipe, r.format) == (row.recipe, row.format)]

@@ -67,6 +67,8 @@ class ErrorReport:
             "weight_shape": list(self.weight_shape),
             "product_shape": list(self.product_shape),
             "accumulation": self.accumulation,
+            # The same values under the gradients' formats.
+            "gradient_data": "activations",
             "tensors": [
                 {
                     "recipe": row.recipe,

@@ -39,6 +39,7 @@ def test_the_table_has_tensors_and_products_of_every_kind_of_data(
         assert f"{data} data  activations 300x64, weights 300x64" in printed
         assert f"{data} data  products, M=256 N=256 K=64" in printed
     assert printed.count("int8.b32x32+sr") == 4
+    assert printed.count("gradients: the activations' values in the gradients' formats") == 4
     assert "first rows of either side" in printed
     assert printed.count("│ jetfire │ exact │") == 4
 
@@ -60,6 +61,9 @@ def test_json_is_what_the_python_api_says(
         (None, "weight"),
     ]
     assert printed["product_shape"] == [96, 96, 64]
+    assert printed["gradient_data"] == "activations"
+    assert call(monkeypatch, "--recipe", "int8-row", "--shape", SHAPE) == 0
+    assert "gradient" not in capsys.readouterr().out
 
 
 def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
