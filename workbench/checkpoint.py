@@ -7,7 +7,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tiles.intake import read_bounded, shown
 from workbench.outfile import check_name
+from workbench.stored_scales import SCALE_SUFFIXES, scale_blocks, times_scales
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
@@ -53,6 +54,8 @@ class StoredTensor:
     dtype: str  #: as safetensors spells it
     shape: tuple[int, ...]
     file: Path
+    scales: "StoredTensor | None" = None  #: that its codes are multiplied by
+    scales_of: str = ""  #: the tensor whose scales these are
 
     @property
     def stacked(self) -> bool:
@@ -80,11 +83,23 @@ class StoredTensor:
         text = f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
         if len(self.shape) > 2 and not self.refusal:
             text += f" as {self.rows}x{self.cols}"
+        if self.scales is not None:
+            text += f" x scales {'x'.join(map(str, self.scales.shape)) or '1'}"
         return text
+
+    @property
+    def note(self) -> str:
+        """What its numbers may lack; empty when nothing."""
+        if self.refusal or self.scales is not None or FLOAT_BITS[self.dtype] > 8:
+            return ""
+        suffixes = " or ".join(SCALE_SUFFIXES)
+        return f"codes as they are stored: no scales named with {suffixes} lie beside them"
 
     @property
     def refusal(self) -> str:
         """Why it is no weight matrix of floating-point numbers; empty when it is one."""
+        if self.scales_of:
+            return "scales of another tensor"
         if self.dtype not in FLOAT_BITS:
             return f"{self.dtype}: not floating-point numbers of 8 to 64 bits"
         if 0 in self.shape:
@@ -119,6 +134,7 @@ class Checkpoint:
                         f"{found[tensor.name].file.name} too: keep one of them"
                     )
                 found[tensor.name] = tensor
+        _match_scales(found)
         self.tensors: Sequence[StoredTensor] = sorted(found.values(), key=_natural)
         if not found:
             raise ValueError(f"{path}: holds no tensors: check that it is the file you meant")
@@ -126,14 +142,49 @@ class Checkpoint:
     def slices(self, tensor: StoredTensor, rows: int) -> Iterator[F32]:
         """Consecutive slices of ``rows`` rows as (rows, cols) float32, the last one ragged.
 
+        Codes beside scales are multiplied by them.
+
         Raises:
             ValueError: the file changed or cannot be read any more.
         """
+        first = 0
+        scales, block = self._scales(tensor)
+        for x in self._stored(tensor, rows):
+            yield x if scales is None else times_scales(x, scales, block, first)
+            first += len(x)
+
+    def _scales(self, tensor: StoredTensor) -> tuple[F32 | None, tuple[int, int]]:
+        import torch
+
+        if tensor.scales is None:
+            return None, (1, 1)
+        with _opened(tensor.scales.file) as file:
+            scales = file.get_tensor(tensor.scales.name).to(torch.float32).numpy()
+        block = scale_blocks(tensor.rows, tensor.cols, scales.shape)
+        assert block is not None  # a condition of the match
+        return scales.reshape(-(-tensor.rows // block[0]), -1), block
+
+    def _stored(self, tensor: StoredTensor, rows: int) -> Iterator[F32]:
         step = max(1, MAPPED_BYTES * 8 // (FLOAT_BITS[tensor.dtype] * tensor.cols * rows)) * rows
         for start in range(0, tensor.rows, step):
             with _opened(tensor.file) as file:
                 for first in range(start, min(start + step, tensor.rows), rows):
                     yield _slice(file, tensor, first, min(first + rows, tensor.rows))
+
+
+def _match_scales(found: dict[str, StoredTensor]) -> None:
+    """Put 8-bit codes and the scales that are named after them together."""
+    for name, tensor in list(found.items()):
+        if tensor.refusal or FLOAT_BITS[tensor.dtype] > 8:
+            continue
+        for suffix in SCALE_SUFFIXES:
+            scales = found.get(name + suffix)
+            if scales is None or FLOAT_BITS.get(scales.dtype, 0) < 16:
+                continue
+            if scale_blocks(tensor.rows, tensor.cols, scales.shape) is not None:
+                found[name] = replace(tensor, scales=scales)
+                found[scales.name] = replace(scales, scales_of=name)
+                break
 
 
 def _slice(file: Any, tensor: StoredTensor, start: int, stop: int) -> F32:

@@ -129,16 +129,16 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
     if rows:
         yield ranking
         yield _layer_table(report)
+    bare = [layer.tensor for layer in report.ranked if layer.tensor.note]
+    if bare:
+        yield Text(f"{bare[0].note}: {_names([tensor.name for tensor in bare])}")
     others = [layer for layer in report.layers if layer.status is not LayerStatus.RANKED]
     others.sort(key=lambda layer: layer.status is LayerStatus.SKIPPED)
     groups: dict[str, list[str]] = {}
     for layer in others:
-        groups.setdefault(f"{layer.status.value}: {layer.reason}", []).append(
-            printable(layer.tensor.name)
-        )
+        groups.setdefault(f"{layer.status.value}: {layer.reason}", []).append(layer.tensor.name)
     for why, names in groups.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield Text(f"{why}: {', '.join(names[:3])}{more}")
+        yield Text(f"{why}: {_names(names)}")
     partly = {
         f"{one.format}: {printable(layer.tensor.name)}: {one.reason}"
         for layer in report.ranked
@@ -149,6 +149,11 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
         yield Text(line)
     if len(partly) > MAX_LISTED:
         yield Text("more reasons: --json or --html page.html")
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(map(printable, names[:3]))}{more}"
 
 
 def _layer_table(report: WeightReport) -> Table:

@@ -88,6 +88,8 @@ class LayerErrors:
             "matrix": None if self.tensor.refusal else [self.tensor.rows, self.tensor.cols],
             "status": self.status.value,
             "reason": self.reason,
+            "scales": None if self.tensor.scales is None else self.tensor.scales.name,
+            "note": self.tensor.note,
             "formats": [
                 {
                     "format": str(one.format),
