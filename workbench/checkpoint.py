@@ -1,11 +1,8 @@
 """Checkpoints in safetensors files: what they hold, and slices of it in bounded memory."""
 
 import contextlib
-import json
 import math
 import re
-import struct
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,24 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.intake import read_bounded, shown
+from tiles.intake import shown
+from workbench.checkpoint_header import check_header
 from workbench.outfile import check_name
+from workbench.shards import shards
 from workbench.stored_scales import SCALE_SUFFIXES, scale_blocks, times_scales
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
 F32 = NDArray[np.float32]
 
-#: Of a safetensors header and of an index; a model of 60 000 tensors has 10 MB of either.
-MAX_HEADER_BYTES = 2**25
-MAX_SHARDS = 4096
 MAX_DIMENSIONS = 8
 #: Least K of a stack of matrices; kernels of convolutions are smaller along an axis.
 MIN_DEPTH = 32
 #: A mapping's pages count as this process's memory until the file is closed: it is opened anew
 #: after this many bytes.
 MAPPED_BYTES = 2**27
-SUFFIX = ".safetensors"
 
 #: Bits an element, by safetensors' names of the types that are read; the rest are skipped.
 FLOAT_BITS = {
@@ -124,7 +119,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         check_name(path)
         self.path = path
-        self.files = _shards(path)
+        self.files = shards(path)
         found: dict[str, StoredTensor] = {}
         for file in self.files:
             for tensor in _entries(file):
@@ -231,90 +226,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _entries(path: Path) -> Iterator[StoredTensor]:
-    _check_header(path)
+    check_header(path)
     with _opened(path) as file:
         for name in file.keys():
             part = file.get_slice(name)
             shape = tuple(part.get_shape())
             yield StoredTensor(name=name, dtype=part.get_dtype(), shape=shape, file=path)
-
-
-def _check_header(path: Path) -> None:
-    """What the library would wait for, take gigabytes for, or pass over in silence."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError(
-                f"{path}: not a regular file: give a {SUFFIX} file or a folder of them"
-            )
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            head = stream.read(8)
-            if len(head) < 8:
-                raise ValueError(
-                    f"{path}: {size} bytes are no {SUFFIX} file: check that it is complete"
-                )
-            (length,) = struct.unpack("<Q", head)
-            if length > size - 8:
-                raise ValueError(
-                    f"{path}: the header takes {length} bytes, the file has {size}: "
-                    f"check that it is a {SUFFIX} file and complete"
-                )
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(
-                    f"{path}: the header takes {length} bytes, at most {MAX_HEADER_BYTES} are "
-                    "read: check that it is the file you meant"
-                )
-            text = stream.read(length)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
-    # Anything else that is wrong is told when the library opens the file.
-    with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
-
-
-def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{path}: {shown(twice)} stands twice in the header: repair the file")
-    return found
-
-
-def _shards(path: Path) -> list[Path]:
-    try:
-        if path.is_dir():
-            indices = sorted(path.glob(f"*{SUFFIX}.index.json"))
-            files = sorted(path.glob(f"*{SUFFIX}"))
-            if len(indices) == 1:
-                return _indexed(indices[0])
-            if not files:
-                raise ValueError(f"{path}: holds no {SUFFIX} file: give the folder that does")
-            if len(files) > MAX_SHARDS:
-                raise ValueError(f"{path}: holds {len(files)} {SUFFIX} files: give one of them")
-            return files
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
-    return _indexed(path) if path.name.endswith(".json") else [path]
-
-
-def _indexed(path: Path) -> list[Path]:
-    """The files that ``model.safetensors.index.json`` names, which lie beside it."""
-    rule = f'an index holds {{"weight_map": {{tensor: file}}}}, files beside it and in {SUFFIX}'
-    try:
-        index = json.loads(read_bounded(path, MAX_HEADER_BYTES))
-        names = sorted(set(index["weight_map"].values()))
-        good = all(name.endswith(SUFFIX) and Path(name).name == name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: {rule}: correct it") from error
-    if not good or not 1 <= len(names) <= MAX_SHARDS:
-        raise ValueError(f"{path}: {rule}: correct it")
-    files = [path.parent / name for name in names]
-    for file in files:
-        check_name(file)
-        if not file.exists():
-            raise ValueError(f"{file}: named in {path.name}, and missing: fetch it")
-    return files
