@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sim.error.rounding import round_to_nearest
 from sim.error.scales import BlockScales, block_grid
 from tiles.formats import ELEMENTS, FloatElement, TensorFormat
+from tiles.intake import nearest, shown
 from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
 
 __all__ = ["Accumulation", "Operand", "limited", "limited_product", "promotions"]
@@ -35,6 +36,7 @@ F64 = NDArray[np.float64]
 
 #: Elements of the output that are added up at once: some 0.25 MB a temporary.
 _TILE_ELEMENTS = 2**16
+_NAMES = ("exact", "hopper-fp8", "hopper-fp8+128")
 _EXPONENT = np.uint32(0x7F80_0000)
 #: What wgmma and mma.sync take as ``.e4m3`` and ``.e5m2``: PTX ISA, section 9.7.
 _MULTIPLIED = (ELEMENTS["e4m3fn"], ELEMENTS["e5m2"])
@@ -81,7 +83,8 @@ class Accumulation:
         match = re.fullmatch(r"hopper-fp8(?:\+([1-9][0-9]{0,5}))?", text)
         if match is None:
             raise ValueError(
-                f"unknown accumulation {text!r}: choose exact, hopper-fp8 or hopper-fp8+128"
+                f"unknown accumulation {shown(text)}: {nearest(text, _NAMES)}"
+                "choose exact, hopper-fp8 or hopper-fp8+128"
             )
         return cls(
             significand_bits=HOPPER_FP8_BITS, interval=None if match[1] is None else int(match[1])

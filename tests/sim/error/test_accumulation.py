@@ -203,6 +203,9 @@ def test_bad_accumulations_are_refused() -> None:
         ValueError, match="unknown accumulation 'fp32': choose exact, hopper-fp8 or"
     ):
         Accumulation.parse("fp32")
+    for text in ("hopper", "hopper_fp8", "Hopper-FP8"):
+        with pytest.raises(ValueError, match=f"'{text}': did you mean 'hopper-fp8'"):
+            Accumulation.parse(text)
     with pytest.raises(ValueError, match="promotion every 100 of K: take a multiple of 32"):
         Accumulation.parse("hopper-fp8+100")
     with pytest.raises(ValueError, match="exact sums are not promoted"):
