@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import workbench
@@ -130,6 +132,23 @@ def test_tensors_count_outliers_in_as_the_recipe_stores_them(
     assert rows["llm-int8"].expected_sqnr_db is None
     assert call(monkeypatch, "--recipe", "llm-int8", "--shape", SHAPE) == 0
     assert "columns with |x| > 6 in fp16" in capsys.readouterr().out
+
+
+def test_objects_say_what_their_names_say() -> None:
+    names = workbench.error(recipes="int8-row", formats="nf4.g64", shape=SHAPE, data="normal")
+    objects = workbench.error(
+        recipes=RECIPES["int8-row"],
+        formats=[TensorFormat.parse("nf4.g64")],
+        shape=[96, 64],
+        data=["normal"],
+    )
+    assert objects == names
+    own = replace(RECIPES["int8-row"], name="mine", activation=TensorFormat.parse("e5m2.row"))
+    (row,) = workbench.error(recipes=[own, own], shape=SHAPE, data="normal").products
+    assert row.recipe == "mine"
+    x = sample("normal", 16, 64)
+    alone = workbench.error(recipes="int8-row", data=x)
+    assert alone == workbench.error(recipes="int8-row", data={"data": torch.from_numpy(x)})
 
 
 def test_limited_sums_cost_precision() -> None:

@@ -53,6 +53,7 @@ OPTIONS = {
     "unknown data": (["--data", "gauss"], "unknown data 'gauss'"),
     "near data": (["--data", "outliers"], "did you mean 'outlier'?"),
     "unknown accumulation": (["--accumulation", "volta"], "hopper-fp8"),
+    "near accumulation": (["--accumulation", "hopper"], "did you mean 'hopper-fp8'?"),
     "empty format": (["--format", ""], "unknown element format ''"),
     "shape of one extent": (["--shape", "4096"], "write 2 integers"),
     "shape of three extents": (["--shape", "1x2x3"], "write 2 integers"),
@@ -298,6 +299,9 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "shape of floats": ({"shape": (2.5, 2)}, "two extents of at least 1"),
     "shape of booleans": ({"shape": (True, 2)}, "two extents of at least 1"),
     "shape of three": ({"shape": (2, 2, 2)}, "two extents of at least 1"),
+    "one extent": ({"shape": 5}, "shape 5: give two extents"),
+    "one extent of the weights": ({"weight_shape": 5}, "weight shape 5: give two extents"),
+    "rows of several lengths": ({"data": {"x": [[1.0, 2.0], [3.0]]}}, "x: .*give a matrix"),
     "seed of text": ({"seed": "1"}, "seed '1'"),
     "seed of a boolean": ({"seed": True}, "seed True"),
 }
@@ -307,3 +311,23 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_arguments_that_mean_nothing_are_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         workbench.error(recipes="int8-row", **arguments)
+
+
+TYPES: dict[str, tuple[dict[str, Any], str]] = {
+    "recipes": ({"recipes": 5}, "recipes 5: give names, recipes or all"),
+    "a recipe": ({"recipes": [None]}, "recipes None: give names"),
+    "formats": ({"formats": 5}, "formats 5: give tensor formats or their texts"),
+    "a format": ({"formats": [b"int8"]}, "formats b'int8': give tensor formats"),
+    "data": ({"data": 5}, "data 5: give names or a matrix"),
+    "a kind of data": ({"data": [[1.0]]}, r"data \[1.0\]: give names or a matrix"),
+    "a name of data": ({"data": {3: np.ones((2, 2))}}, "data 3: name a matrix by a text"),
+    "accumulation": ({"accumulation": 5}, "accumulation 5: give a text"),
+    "weights": ({"weights": 5}, "weights 5: give a path"),
+    "html": ({"weights": "m.safetensors", "html": b"p"}, "html b'p': give a path"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), TYPES.values(), ids=TYPES.keys())
+def test_arguments_of_another_type_are_refused(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        workbench.error(**({"formats": "int8.row"} | arguments))
