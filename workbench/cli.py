@@ -135,12 +135,17 @@ def error(
         )
     if as_json:
         _print_json(report.to_dict())
-        return
-    from workbench.error_tables import error_tables
+    else:
+        from workbench.error_tables import error_tables
 
-    _print(*error_tables(report))
-    if html is not None:
-        print(html)
+        _print(*error_tables(report))
+        if html is not None:
+            print(html)
+    if report.weights is not None and not report.weights.ranked:
+        raise ValueError(
+            f"{weights}: no tensor could be ranked, for the reasons listed: give a checkpoint with "
+            "matrices of finite floating-point weights"
+        )
 
 
 @app.command()
