@@ -289,6 +289,7 @@ def _study_record(
         stopped=attributes.get("stopped", ""),
         not_compared=validity.not_compared,
         trials=tuple(records.values()),
-        source=source if again is None else again["source"],
-        repeats=measured - len(records),
+        source=attributes.get("source", source) if again is None else again["source"],
+        # An imported study holds the first of each configuration's trials alone.
+        repeats=measured - len(records) + number("repeats", attributes.get("repeats", 0)),
     )
