@@ -298,7 +298,7 @@ class Study:
             return ""  # what runs elsewhere may yet be lost
         return self.strategy.stop(self.history)
 
-    def ties(self, most: int = 12) -> list[int]:
+    def ties(self) -> list[int]:
         """Numbers of the CORRECT trials as fast as the best within 3 %, fastest first."""
         times = {
             n: m.time_us
@@ -308,8 +308,7 @@ class Study:
         if not times:
             return []
         limit = min(times.values()) * (1 + NEAR)
-        close = sorted((n for n, t in times.items() if t <= limit), key=times.__getitem__)
-        return close[:most]
+        return sorted((n for n, t in times.items() if t <= limit), key=times.__getitem__)
 
     @property
     def compared(self) -> bool:
@@ -320,7 +319,7 @@ class Study:
     def store_comparison(self, timings: Mapping[int, Timing], failed: str = "") -> None:
         """Replace the samples of tied trials (by number) with those taken in turns.
 
-        ``failed`` says why there are none: the winner then rests on samples taken apart.
+        ``failed`` says why some or all have none: they then rest on samples taken apart.
         """
         entries = {
             str(number): {
