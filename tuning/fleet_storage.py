@@ -206,25 +206,39 @@ class FleetStorage(_PatientStorage):
         The lock belongs to a connection: the server gives it back when the worker dies.
         """
         key = {"key": _key(study_name)}
-        self._through_outages(lambda: self._lock(key))
+        self._through_outages(lambda: self._lock(key, _LOCK))
         try:
             yield
         finally:
-            try:
-                if self._locks is not None:
-                    self._locks.execute(_UNLOCK, key)
-            except DBAPIError:
-                self._drop_locks()  # with the connection the lock is gone
+            self._unlock(key)
 
-    def _lock(self, key: Mapping[str, int]) -> None:
+    @contextlib.contextmanager
+    def comparing(self, study_name: str) -> Iterator[bool]:
+        """True for one worker at a time, and for the next one when that one dies."""
+        key = {"key": _key(f"{study_name}\0comparing")}
+        mine = bool(self._through_outages(lambda: self._lock(key, _TRY_LOCK)))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._unlock(key)
+
+    def _lock(self, key: Mapping[str, int], how: sqlalchemy.TextClause) -> Any:
         try:
             if self._locks is None:
                 self._locks = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
                 self._locks.execute(sqlalchemy.text(f"SET lock_timeout = '{LOCK_S}s'"))
-            self._locks.execute(_LOCK, key)
+            return self._locks.execute(how, key).scalar()
         except DBAPIError:
             self._drop_locks()
             raise
+
+    def _unlock(self, key: Mapping[str, int]) -> None:
+        try:
+            if self._locks is not None:
+                self._locks.execute(_UNLOCK, key)
+        except DBAPIError:
+            self._drop_locks()  # with the connection the lock is gone
 
     def _drop_locks(self) -> None:
         if self._locks is not None:
@@ -285,6 +299,7 @@ class FleetStorage(_PatientStorage):
 
 
 _LOCK = sqlalchemy.text("SELECT pg_advisory_lock(:key)")
+_TRY_LOCK = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
 _UNLOCK = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
 _UPTIME = sqlalchemy.text("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")
 _SILENT = sqlalchemy.text(

@@ -74,7 +74,6 @@ class Search:
         self._progress = progress
         self._interrupts = interrupts
         self._study: Study | None = None
-        self._waited = False
         self.done = False
 
     def run(self, seconds: float | None) -> None:
@@ -101,8 +100,6 @@ class Search:
             stopped = study.look_around()
         if stopped:
             self._finish(study, stopped, limit)
-        else:
-            self._waited = True
 
     def _open(self) -> Study:
         bench = self._bench
@@ -116,9 +113,8 @@ class Search:
         )
 
     def _finish(self, study: Study, stopped: str, limit: float | None) -> None:
-        # Whoever saw the last trial end compares; one that waited for it would do it again.
-        if self._bench is not None and not self._waited:
-            self._compare(study, self._bench, limit)
+        if self._bench is not None and not self._compared(study, self._bench, limit):
+            return  # another process does; should it die, the comparison is this one's
         study.store_end(stopped)
         self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
         self._report(stopped)
@@ -189,11 +185,20 @@ class Search:
             failures.remember(self._candidates.plan, config, where, outcome)
         return outcome
 
+    def _compared(self, study: Study, bench: Bench, limit: float | None) -> bool:
+        """Have near-ties timed in turns by one process; False while another one is at it."""
+        if study.compared or len(study.ties()) < 2:
+            return True
+        with self._storage.comparing(study.name) as mine:
+            if mine:
+                study.refresh()
+                if not study.compared:
+                    self._compare(study, bench, limit)
+        return mine
+
     def _compare(self, study: Study, bench: Bench, limit: float | None) -> None:
         """Time in turns what is too close to call by samples taken minutes apart."""
         ties = study.ties()
-        if len(ties) < 2 or study.compared:
-            return
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
         timings, left = compare_all(
             partial(bench.compare, self._candidates),

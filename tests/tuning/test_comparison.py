@@ -1,5 +1,9 @@
 """Near-ties: every one of them takes turns, however many there are."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 from sweep_runs import make_plan
 
 import tuning
+import tuning.sweep
 from tiles.kernels import Status, TileConfig
 from tuning import Measurement, Strategy
 from tuning.comparison import GROUP, compare_all
@@ -94,3 +99,58 @@ def test_a_sweep_compares_everything_within_3_percent(
     assert (len(study.trials), len(interleaved)) == (84, 84 - left)
     said = f"{left} of 84 near-ties were not timed in turns: the time limit was reached"
     assert study.not_compared == (said if left else "")
+
+
+class HoldingBench(FlatBench):
+    """Begins to compare and never ends."""
+
+    def compare(self, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        print("comparing", flush=True)
+        time.sleep(600)
+        raise AssertionError("was to be killed")
+
+
+def hold(folder: str) -> None:
+    """A process that is at its comparison; it changes the program for good."""
+    tuning.sweep.Bench = HoldingBench  # type: ignore[misc,assignment]
+    tuning.run(plan_of(Path(folder)), price=fake_kernels.price)
+
+
+def plan_of(folder: Path) -> tuning.Plan:
+    return make_plan(folder, simulate=False, max_measurements=12, strategy=Strategy.MODEL)
+
+
+def test_when_the_comparing_process_dies_another_one_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(__file__).parent
+    folder = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import test_comparison; test_comparison.hold({str(folder)!r})"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])},
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"comparing\n"
+    compared: list[int | None] = []
+
+    def compare(self: object, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        compared.append(holder.poll())
+        return [Timing(time_us=1.0, samples_us=(1.0,), timing="here") for _ in configs]
+
+    monkeypatch.setattr(FlatBench, "compare", compare)
+    monkeypatch.setattr("tuning.sweep.Bench", FlatBench)
+    looks: list[float] = []
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            holder.kill()
+            holder.wait()
+
+    monkeypatch.setattr("tuning.search.time", SimpleNamespace(monotonic=time.monotonic, sleep=look))
+    (study,) = tuning.run(plan_of(folder), price=fake_kernels.price).studies
+    holder.stdout.close()
+    assert compared == [-signal.SIGKILL]
+    assert len(looks) == 3
+    assert {t.measurement.timing for t in study.trials} == {"here-interleaved"}
