@@ -16,6 +16,7 @@ from tuning.shared_sweep import (
     refusal,
     same_space,
     shared_plans,
+    store_sources,
     stored_attributes,
 )
 from tuning.store import quiet_optuna
@@ -56,18 +57,21 @@ def run_shared(
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(quiet_optuna())
         storage = stack.enter_context(storage or FleetStorage(url))
+        revalidating = again is Again.REVALIDATE
         search_studies(
             plan,
             found,
             storage,
             progress,
-            lambda: begin_studies(plan, found, storage),
+            lambda: begin_studies(plan, found, storage, sources=not revalidating),
             interrupts,
             limits=limits,
             precompile=precompile,
             retry_failures=retry_failures,
             again=again,
         )
+        if revalidating:  # all of it is of the present source now
+            store_sources(plan, storage)
         return read_shared_run(storage, plan)
 
 
