@@ -186,7 +186,7 @@ def load_shared(name: str, url: str) -> Run:
     Raises:
         ValueError: no such sweep, several GPUs, or what is wrong with the storage.
     """
-    with quiet_optuna(), FleetStorage(url) as storage:
+    with quiet_optuna(), FleetStorage(url, read_only=True) as storage:
         plans = shared_plans(storage, name)
         if len(plans) > 1:
             choices = ", ".join(f"{name}@{plan.gpu.name}" for plan in plans)
