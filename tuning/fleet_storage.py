@@ -32,8 +32,8 @@ __all__ = ["FleetStorage"]
 
 #: A worker tells so often that its trial lives; silent for so long, its trial goes to another.
 HEARTBEAT_S, GRACE_S = 10, 60
-#: A worker reads the whole queue before each trial, so it holds no more than a fleet can take.
-QUEUE_AHEAD = 64
+#: A worker reads the whole queue twice a trial, so it is short; who finds it empty fills it.
+QUEUE_AHEAD = 16
 IDLE_S = 2.0
 #: A server that restarts is waited for so long.
 OUTAGE_S = 180.0
