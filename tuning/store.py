@@ -35,6 +35,7 @@ from tuning.stored_plan import (
     read_plan,
     unfit,
 )
+from tuning.validity import Validity
 
 __all__ = [
     "REJECTIONS",
@@ -250,7 +251,7 @@ def read_run(
 def _study_record(
     attributes: Mapping[str, Any], trials: list[FrozenTrial], source: str
 ) -> StudyRecord:
-    compared = attributes.get("compared", {}).get("timings", {})
+    validity = Validity.of(attributes)
     again = attributes.get("revalidated")
     environment = attributes.get("environment") if again is None else again["environment"]
     kernel = family(attributes["kernel"])
@@ -261,24 +262,18 @@ def _study_record(
             raise TypeError(f"system_attrs of trial {trial.number} is no mapping")
         if "measurement" not in trial.user_attrs:
             continue
-        outcome = dict(trial.user_attrs["measurement"])
-        outcome.update(compared.get(str(trial.number), {}))
-        stale = ""
-        if again is not None:
-            outcome = again["measurements"].get(str(trial.number), outcome)
-            if str(trial.number) not in again["measurements"]:
-                stale = f"not measured again on {again['date']}"
         low, high = trial.user_attrs["predicted_90_us"]
         measured += 1
         record = TrialRecord(
             config=kernel.config_type.from_dict(trial.params),
-            measurement=Measurement.from_dict(outcome),
+            measurement=Measurement.from_dict(validity.outcome(trial)),
             predicted_us=number("predicted_us", trial.user_attrs["predicted_us"]),
             predicted_low_us=number("predicted_90_us", low),
             predicted_high_us=number("predicted_90_us", high),
-            stale=stale,
+            stale=validity.stale(trial),
         )
-        records.setdefault(record.config, record)  # of repeats the first counts
+        if record.config not in records or (records[record.config].stale and not record.stale):
+            records[record.config] = record  # of repeats the first counts, unless it is stale
     return StudyRecord(
         problem=parse_problem(attributes["problem"]),
         kernel=attributes["kernel"],
@@ -292,8 +287,9 @@ def _study_record(
             rule: number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
         },
         stopped=attributes.get("stopped", ""),
-        not_compared=attributes.get("compared", {}).get("failed", ""),
+        not_compared=validity.not_compared,
         trials=tuple(records.values()),
-        source=source if again is None else again["source"],
-        repeats=measured - len(records),
+        source=attributes.get("source", source) if again is None else again["source"],
+        # An imported study holds the first of each configuration's trials alone.
+        repeats=measured - len(records) + number("repeats", attributes.get("repeats", 0)),
     )

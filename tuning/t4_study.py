@@ -64,6 +64,9 @@ def own_study(data: Mapping[str, Any]) -> T4Study:
         trials=tuple(
             _own_trial(index, result, config_type) for index, result in enumerate(data["results"])
         ),
+        # Files of before these keys have neither: the source is the plan's.
+        source=_text(block, "source"),
+        repeats=block.get("repeats", 0),
     )
     gpu = parse_gpu(block["gpu_file"].encode(), "workbench.gpu_file")
     return T4Study(plan=block["plan"], gpu=gpu, study=study)
@@ -90,7 +93,15 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_us=block["predicted_us"],
         predicted_low_us=low,
         predicted_high_us=high,
+        stale=_text(block, "stale"),
     )
+
+
+def _text(block: Mapping[str, Any], key: str) -> str:
+    value = block.get(key, "")
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is not a text")
+    return value
 
 
 def foreign_study(
