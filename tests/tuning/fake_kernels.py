@@ -44,6 +44,7 @@ MODES = (
     "noise",
     "hang_timing",
     "leave_child",
+    "kill",
 )
 LOG_VARIABLE = "FAKE_KERNEL_LOG"  #: file that gets a line for every check
 
@@ -89,6 +90,8 @@ class FakeWorkload(Workload):
             os._exit(3)
         elif mode == "abort":
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         elif mode == "hang":
             time.sleep(60)
         elif mode == "wrong":
