@@ -160,6 +160,20 @@ class FineKernel(FakeKernel):
     modes = ("fine", "slow")
 
 
+class WideKernel(FakeKernel):
+    """Many times more configurations than a search measures."""
+
+    modes = MODES[:8]
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            FakeConfig,
+            mode=[MODES.index(mode) for mode in self.modes],
+            size=list(range(100, 200, 2)),
+            flag=[False, True],
+        )
+
+
 class SlowKernel(FakeKernel):
     """A tenth of a second for every check, so that a test can interrupt it."""
 
