@@ -123,7 +123,7 @@ class FakeKernel(Kernel):
     name: ClassVar[str] = "fake"
     backend: ClassVar[Backend] = Backend.HOST
     config_type: ClassVar[type[TileConfig]] = FakeConfig
-    modes: ClassVar[tuple[str, ...]] = MODES
+    modes: ClassVar[tuple[str, ...]] = MODES[:12]
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         return None if isinstance(problem, Gemm) else "serves gemm only"
@@ -171,6 +171,15 @@ class WideKernel(FakeKernel):
             mode=[MODES.index(mode) for mode in self.modes],
             size=list(range(100, 200, 2)),
             flag=[False, True],
+        )
+
+
+class HugeKernel(FakeKernel):
+    """Ten thousand legal configurations and more."""
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            FakeConfig, mode=list(range(12)), size=list(range(1000, 2000)), flag=[True]
         )
 
 

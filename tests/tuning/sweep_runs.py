@@ -14,6 +14,7 @@ LIMITS = JobLimits(check_s=2.0, time_s=2.0)
 MANY = "fake_kernels:FakeKernel"
 FINE = "fake_kernels:FineKernel"
 WIDE = "fake_kernels:WideKernel"
+HUGE = "fake_kernels:HugeKernel"
 SLOW = "fake_kernels:SlowKernel"
 
 
