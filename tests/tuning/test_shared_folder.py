@@ -136,7 +136,7 @@ def write_trials(folder: Path, trials: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [Strategy.RANDOM, Strategy.HYBRID])
+@pytest.mark.parametrize("strategy", [Strategy.RANDOM, Strategy.TPE])
 def test_ten_thousand_trials_open_in_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
 ) -> None:
