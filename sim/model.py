@@ -1,5 +1,8 @@
 """Pricing: every configuration of a table, on a GPU that need not be here."""
 
+from collections.abc import Mapping
+
+from sim.compiled import Compiled
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
@@ -7,13 +10,20 @@ from sim.interval import interval_us
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
 from tiles.kernels import ConfigTable, Kernel
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.problems import Gemm, Problem, Quantize
 
 __all__ = ["price"]
 
 
-def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> PricedTable:
+def price(
+    problem: Problem,
+    kernel: Kernel,
+    table: ConfigTable,
+    gpu: Gpu,
+    facts: Mapping[int, CompileFacts] | None = None,
+) -> PricedTable:
     """Predict time, traffic and terms of every configuration in ``table``.
 
     Args:
@@ -21,18 +31,21 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         kernel: the family that the configurations belong to.
         table: configurations, legal ones; at least one.
         gpu: the GPU to predict for.
+        facts: what a compiler made of some rows of the table, by row; the others' registers, shared
+            memory and spills are estimated.
     Raises:
         ValueError: the table is empty, or nothing prices that kind of problem.
     """
     if len(table) == 0:
         raise ValueError(f"no configuration of {kernel.name} to price for {problem} on {gpu.name}")
     path = kernel.path(problem, gpu.limits)
+    compiled = Compiled.of(len(table), facts or {})
     if isinstance(problem, Gemm) and kernel.config_type is HopperGemmConfig:
         cost = hopper_gemm_cost(problem, table, gpu)
     elif isinstance(problem, Gemm):
-        cost = gemm_cost(problem, path, table, gpu)
+        cost = gemm_cost(problem, path, table, gpu, compiled)
     elif isinstance(problem, Quantize):
-        cost = quantize_cost(problem, table, gpu)
+        cost = quantize_cost(problem, table, gpu, compiled)
     else:
         raise ValueError(f"{problem}: no cost model for {problem.kind} problems")
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)

@@ -1,6 +1,6 @@
 """What a study may measure: its legal configurations with their predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ from tiles.kernels import Kernel, LegalSpace, TileConfig
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.strategies import STRATEGIES, LegalTable, SearchStrategy
 
-__all__ = ["Candidates", "describe"]
+__all__ = ["Candidates", "Pricing", "describe"]
+
+#: Like :func:`sim.price`.
+Pricing = Callable[..., PricedTable]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Candidates:
     space: LegalSpace
     priced: PricedTable | None  #: of the accepted configurations; None when there are none
     path: str  #: "native" or "emulated"
+    price: Pricing  #: what made ``priced``
 
     @property
     def legal_size(self) -> int:

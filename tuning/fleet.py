@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tuning.candidates import Pricing
 from tuning.fleet_storage import FleetStorage
 from tuning.interrupts import Interrupts
 from tuning.plan import Plan
@@ -21,7 +22,7 @@ from tuning.shared_sweep import (
 )
 from tuning.store import quiet_optuna
 from tuning.stored_plan import read_gpu, read_plan
-from tuning.sweep import Again, Pricing, enumerate_studies, run, search_studies
+from tuning.sweep import Again, enumerate_studies, run, search_studies
 from tuning.worker import JobLimits
 
 __all__ = ["load_shared", "run_shared", "work", "work_in_folder"]

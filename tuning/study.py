@@ -14,6 +14,7 @@ from tiles.kernels import TileConfig
 from tuning.candidates import Candidates, describe
 from tuning.neighbours import winning_params
 from tuning.plan import Plan, Strategy
+from tuning.priced_facts import price_with_facts
 from tuning.records import Environment, Measurement, TrialRecord
 from tuning.rescue import fail_stale_trials
 from tuning.sampler import LegalSampler
@@ -60,14 +61,19 @@ class Study:
             alone: of a storage without heartbeats: no other process works on the study, so a
                 running trial was cut short.
         """
-        assert candidates.priced is not None
         self.plan = plan
+        self.name = plan.study_name(candidates.plan)
+        self._storage = storage
+        with self._choosing():
+            describe(plan, candidates, storage)
+            study_id = storage.get_study_id_from_name(self.name)
+            candidates = price_with_facts(plan, candidates, storage, study_id)
+        assert candidates.priced is not None
         self.candidates = candidates
         self.priced = candidates.priced
         self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
         self._illegal = 0  # outcomes of configurations that are not legal any more
         self.best: TrialRecord | None = None
-        self._storage = storage
         self._stale: set[int] = set()  # numbers of trials whose outcome does not count any more
         self._told: set[int] = set()  # numbers of trials with an outcome
         self._settled = 0  # trials below this number have ended and were looked at
@@ -76,18 +82,16 @@ class Study:
         self._mine = -1  # number of the trial that runs here
         self._undrawn = 0  # trials begun before that one, whose rows are not known yet
         self.overtaken = False  #: a trial of this process went stale and was given to another
-        self.name = plan.study_name(candidates.plan)
         with self._choosing():
-            name = describe(plan, candidates, storage)
-            neighbours = self._neighbours(name)
+            neighbours = self._neighbours(self.name)
         # A study of the same plan draws the same numbers, whatever else the plan holds.
-        seed = (plan.seed + zlib.crc32(name.encode())) % 2**32
+        seed = (plan.seed + zlib.crc32(self.name.encode())) % 2**32
         self.strategy = candidates.strategy(plan, seed, neighbours)
         self.legal = self.strategy.legal
         self.history = History(len(self.legal))
         tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
         sampler = LegalSampler(self.strategy, self._look, batch=batch, announce=tell)
-        self.optuna = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        self.optuna = optuna.load_study(study_name=self.name, storage=storage, sampler=sampler)
         self._validity = Validity.of(self.optuna.user_attrs)
         self._beats = is_heartbeat_enabled(storage)
         if self._beats:

@@ -5,9 +5,8 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sim.prediction import PricedTable
 from tuning.bench import Bench
-from tuning.candidates import Candidates
+from tuning.candidates import Candidates, Pricing
 from tuning.family import family
 from tuning.interrupts import Interrupts
 from tuning.journal import JOURNAL
@@ -23,10 +22,7 @@ from tuning.worker import JobLimits
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
 
-__all__ = ["Again", "Pricing", "Progress", "enumerate_studies", "run", "search_studies"]
-
-#: ``sim.price``: problem, kernel, legal configurations, GPU -> predicted times.
-Pricing = Callable[..., PricedTable]
+__all__ = ["Again", "Progress", "enumerate_studies", "run", "search_studies"]
 
 
 class Again(Enum):
@@ -184,4 +180,5 @@ def _enumerate(plan: Plan, study: StudyPlan, price: Pricing) -> Candidates:
         space=space,
         priced=price(study.problem, kernel, table, plan.gpu) if len(table) else None,
         path=kernel.path(study.problem, limits).value,
+        price=price,
     )

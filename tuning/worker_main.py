@@ -20,7 +20,7 @@ from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.facts_cache import FactsCache
 from tuning.family import family
-from tuning.faults import classify, must_restart
+from tuning.faults import classify, device_is_poisoned, ran_out_of_memory
 from tuning.guard import guarded_samples
 from tuning.observers import Observer, open_observer
 from tuning.process_memory import offer_to_oom_killer
@@ -204,8 +204,17 @@ def main(fd: int, parent: int) -> None:
         # The boundary: whatever candidate code raises, an exit included, is its outcome.
         except BaseException as error:
             status, reason = classify(error)
-            restart = must_restart(error)
-            reply("failed", {"status": status.value, "reason": reason, "restart": restart})
+            full = ran_out_of_memory(error)
+            restart = full or device_is_poisoned()
+            reply(
+                "failed",
+                {
+                    "status": status.value,
+                    "reason": reason,
+                    "restart": restart,
+                    "out_of_memory": full,
+                },
+            )
             if restart:
                 os._exit(0)  # a poisoned context can hang in destructors
             del error  # its traceback holds operands
