@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import sim
 from tuning.bench import Bench
-from tuning.candidates import Candidates, Pricing
+from tuning.candidates import Candidates, Pricing, pricing
 from tuning.family import family
 from tuning.interrupts import Interrupts
 from tuning.journal import JOURNAL
@@ -51,7 +52,7 @@ def run(
     Args:
         plan: what to search; ``plan.folder`` is made when it is missing.
         progress: called after every trial and every study, in this thread.
-        price: the cost model; ``sim.price`` when None.
+        price: the cost model; :func:`tuning.candidates.pricing` when None.
         limits: time limits of a measuring job's stages.
         precompile: processes that compile ahead; None = by CPUs and memory, 0 = none.
         retry_failures: launch also what failed before with the same source and versions.
@@ -157,21 +158,20 @@ def enumerate_studies(plan: Plan, price: Pricing | None = None) -> list[Candidat
     """The legal configurations of every study with their predictions.
 
     Raises:
-        ValueError: a kernel cannot serve its problem.
+        ValueError: a kernel cannot serve its problem, or a simulated sweep has no times for it.
     """
-    if price is None:
-        from sim import price as price_of_sim
-
-        price = price_of_sim
     return [_enumerate(plan, study, price) for study in plan.studies]
 
 
-def _enumerate(plan: Plan, study: StudyPlan, price: Pricing) -> Candidates:
+def _enumerate(plan: Plan, study: StudyPlan, price: Pricing | None) -> Candidates:
     kernel = family(study.kernel)
     limits = plan.gpu.limits
     refusal = kernel.refusal(study.problem, limits)
     if refusal is not None:
         raise ValueError(f"{study.kernel} cannot serve {study.problem}: {refusal}")
+    if price is None:
+        # Prices of a family that nothing prices would be all that a simulated sweep finds.
+        price = sim.price if plan.simulate else pricing(study.problem, kernel)
     space = kernel.legal_space(study.problem, limits)
     table = space.accepted
     return Candidates(

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sim import Gpu, load_gpu, parse_gpu, price
+from sim import Gpu, load_gpu, parse_gpu
 from tiles.intake import shown
 from tiles.kernels import Accepted, ConfigTable, Kernel, Status, TileConfig
 from tiles.problems import parse_problem
+from tuning.candidates import pricing
 from tuning.family import family
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, StudyRecord, TrialRecord
@@ -139,7 +140,7 @@ def foreign_study(
     if not outcomes:
         raise ValueError(f"no result is a legal configuration of {kernel_name}: {left_out[:1]}")
     space = kernel.legal_space(problem, gpu.limits)
-    priced = price(problem, kernel, ConfigTable.of(list(outcomes)), gpu)
+    priced = pricing(problem, kernel)(problem, kernel, ConfigTable.of(list(outcomes)), gpu)
     legal_size = len(space.accepted)
     whole = len(outcomes) == legal_size
     study = StudyRecord(

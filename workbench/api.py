@@ -107,15 +107,22 @@ def sweep(
     return tuning.run_shared(plan, storage, tell, retry_failures=retry_failures, again=again)
 
 
-def unserved(file: str | Path) -> list[str]:
-    """Problems of a sweep file that no chosen kernel family runs on its GPU, each with the reason.
+def unserved(file: str | Path, *, on: str | None = None) -> list[str]:
+    """What a sweep file leaves out, each with the reason.
+
+    That is problems that no chosen kernel family runs on its GPU, and families that a simulated
+    sweep has no cost model for.
+
+    Args:
+        on: like that of :func:`sweep`.
 
     Raises:
-        ValueError: the file is not a sweep file.
+        ValueError: the file is not a sweep file, or ``on`` is malformed.
     """
     from workbench.sweepfile import load_sweepfile
 
-    return [str(one) for one in load_sweepfile(Path(file)).unserved()]
+    read = load_sweepfile(Path(file))
+    return [*map(str, read.unserved()), *read.unsimulated(on)]
 
 
 def repair(study: str | Path) -> int:

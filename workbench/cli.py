@@ -209,7 +209,7 @@ def sweep(
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
     from workbench.progress import sweep_progress
 
-    for refused in workbench.unserved(file):
+    for refused in workbench.unserved(file, on=on):
         print(f"not swept: {refused}", file=sys.stderr)
     with sweep_progress(quiet=as_json) as progress:
         run = workbench.sweep(

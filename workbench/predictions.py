@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sim import Gpu, Prediction, load_gpu, matmul_error, price
+from sim import Gpu, Prediction, load_gpu, matmul_error, price, unpriced
 from tiles.formats import ElementFormat
 from tiles.kernels import Kernel, kernel, kernels
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
@@ -130,6 +130,9 @@ class _Pricer:
         found: list[Prediction] = []
         for family in self.families:
             if reason := family.refusal(problem, self.gpu.limits):
+                reasons.append(reason)
+                continue
+            if reason := unpriced(problem, family):
                 reasons.append(reason)
                 continue
             prediction = self._price(problem, family)

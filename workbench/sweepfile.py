@@ -243,6 +243,31 @@ class SweepFile(StrictEntry):
                 found.append(Unserved(problem=problem, reasons=reasons))
         return found
 
+    def unsimulated(self, on: str | None = None) -> list[str]:
+        """Why a simulated sweep leaves families out that a measured one would search.
+
+        Raises:
+            ValueError: ``on`` is malformed.
+        """
+        return list(dict.fromkeys(self._unpriced(self._simulated(on)).values()))
+
+    def _unpriced(self, simulate: bool) -> dict[tuple[Problem, str], str]:
+        """Studies that a simulated sweep has no times for; families asked for by name stay."""
+        from sim import unpriced
+
+        if not simulate or self.kernels is not None:
+            return {}
+        reasons = {study: unpriced(study[0], kernel(study[1])) for study in self.studies()}
+        return {study: reason for study, reason in reasons.items() if reason is not None}
+
+    def _simulated(self, on: str | None) -> bool:
+        from sim import load_gpu
+
+        place = self.measure.on if on is None else on
+        if place not in ("auto", "gpu", "sim"):
+            raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        return place == "sim" or (place == "auto" and not _present(load_gpu(self.gpu)))
+
     def _limits(self) -> Limits:
         from sim import load_gpu
 
@@ -266,13 +291,14 @@ class SweepFile(StrictEntry):
         Raises:
             ValueError: an override is malformed, no run folder is named, or no kernel can run any
                 of the problems.
+
+        A simulated sweep over any family leaves out those without a cost model; one that is asked
+        for by name stays in, and is refused when the sweep begins.
         """
         from sim import load_gpu
         from tuning import Plan, Strategy, StudyPlan
 
-        place = self.measure.on if on is None else on
-        if place not in ("auto", "gpu", "sim"):
-            raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        simulate = self._simulated(on)
         if output is None:
             if self.output is None:
                 raise ValueError(
@@ -284,11 +310,13 @@ class SweepFile(StrictEntry):
         if not studies:
             reasons = "; ".join(str(one) for one in self.unserved()[:3])
             raise ValueError(f"no kernel can run any of the problems: {reasons}: add recipes")
-        gpu = load_gpu(self.gpu)
-        simulate = place == "sim" or (place == "auto" and not _present(gpu))
+        if left := self._unpriced(simulate):
+            studies = [study for study in studies if study not in left]
+            if not studies:
+                raise ValueError(f"nothing can be simulated: {next(iter(left.values()))}")
         return Plan(
             studies=tuple(StudyPlan(problem=p, kernel=name) for p, name in studies),
-            gpu=gpu,
+            gpu=load_gpu(self.gpu),
             folder=output,
             strategy=Strategy(self.search.strategy),
             max_measurements=(

@@ -10,7 +10,7 @@ import fake_kernels
 import optuna
 import pytest
 from optuna.storages import JournalStorage
-from sweep_runs import MANY, SLOW, configs_of, make_plan, sweep
+from sweep_runs import FINE, LIMITS, MANY, SLOW, configs_of, make_plan, sweep
 
 import tuning
 from tiles.kernels import Status
@@ -40,6 +40,17 @@ def test_simulated_sweep_records_predictions_as_such(tmp_path: Path, strategy: S
         best = run.studies[0].best
         assert best is not None
         assert best.measurement.time_us == 16.0
+
+
+def test_a_family_that_nothing_prices_is_measured_beside_the_roofline(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run", FINE, simulate=False, max_measurements=3)
+    (study,) = tuning.run(plan, limits=LIMITS).studies
+    assert [trial.measurement.status for trial in study.trials] == [Status.CORRECT] * 3
+    assert len({trial.config for trial in study.trials}) == 3
+    assert len({trial.predicted_us for trial in study.trials}) == 1
+    # Simulated, the roofline would be all that it finds.
+    with pytest.raises(ValueError, match="fake has no cost model for gemm problems"):
+        tuning.run(make_plan(tmp_path / "simulated", FINE), limits=LIMITS)
 
 
 def test_hybrid_starts_with_the_models_best(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 from functools import cache
+from typing import Any
 
 from tiles.entry_points import offered
 from tiles.kernels.base import Kernel
@@ -16,7 +17,8 @@ def kernels() -> dict[str, Kernel]:
     """Every kernel family, the workbench's own first.
 
     Raises:
-        ValueError: two families share a name, or an entry point is no :class:`Kernel`.
+        ValueError: two families share a name, or an entry point is no :class:`Kernel` or
+            cannot be loaded.
     """
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.hopper_gemm import HopperGemm
@@ -24,13 +26,23 @@ def kernels() -> dict[str, Kernel]:
 
     found: dict[str, Kernel] = {}
     own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
-    for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
+    for candidate in (*own, *(_made(where, make) for where, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
         if candidate.name in found:
             raise ValueError(f"entry point {ENTRY_POINT}: kernel name {candidate.name!r} is taken")
         found[candidate.name] = candidate
     return found
+
+
+def _made(where: str, make: Any) -> Any:
+    """The family that an entry point's class, or function without arguments, makes."""
+    try:
+        return make()
+    except TypeError as error:  # not callable, abstract, or it takes arguments
+        raise ValueError(
+            f"entry point {ENTRY_POINT}: {where} cannot be called ({error}): name a Kernel's class"
+        ) from error
 
 
 def kernel(name: str) -> Kernel:
