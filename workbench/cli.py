@@ -70,11 +70,19 @@ def predict(
     )
     if as_json:
         _print_json(report.to_dict())
-        return
+    elif report.rows:
+        _print_predictions(report, reasons=bool(recipe or fmt))
+    if not report.rows:
+        first, *others = report.refused
+        more = f" (and {len(others)} more refused; --json lists them)" if others else ""
+        raise ValueError(f"nothing was predicted: {first.problem}: {first.reason}{more}")
+
+
+def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
     from workbench.tables import prediction_tables
 
     _print(*prediction_tables(report))
-    if recipe or fmt:
+    if reasons:
         for refused in report.refused:
             print(f"not predicted: {refused.problem}: {refused.reason}")
     elif report.refused:

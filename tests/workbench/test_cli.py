@@ -50,6 +50,28 @@ def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
     assert "not e2m1fn" in refused["reason"]
 
 
+@pytest.mark.parametrize(
+    ("shapes", "more"), [((SHAPE,), ""), ((SHAPE, "64x64x64"), " (and 1 more refused; --json")]
+)
+def test_nothing_predicted_is_a_mistake_that_names_the_reason(
+    shapes: tuple[str, ...],
+    more: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["predict", "--recipe", "nvfp4", *(f"--shape={shape}" for shape in shapes)]
+    assert call(monkeypatch, *asked) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:nvfp4:bf16: triton")
+    assert said.err.count("\n") == 1
+    assert more in said.err
+    assert call(monkeypatch, *asked, "--json") == 2
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["refused"]) == len(shapes)
+    assert said.err.startswith("error: nothing was predicted")
+
+
 def test_predict_json_is_what_the_python_api_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
