@@ -7,7 +7,7 @@ from typing import Any
 
 from sim import Gpu, Prediction, load_gpu, matmul_error, price, unpriced
 from tiles.formats import ElementFormat
-from tiles.kernels import Kernel, kernel, kernels
+from tiles.kernels import Kernel, kernel, kernels, telling
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
 
@@ -141,7 +141,7 @@ class _Pricer:
                 continue
             found.append(prediction)
         if not found:
-            return "; ".join(reasons) or "no kernel family was chosen"
+            return "; ".join(telling(reasons, problem)) or "no kernel family was chosen"
         return replace(min(found, key=lambda prediction: prediction.time_us), problem=problem)
 
     def _price(self, problem: Problem, family: Kernel) -> Prediction | None:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from tiles.intake import nearest, shown
-from tiles.kernels import Kernel, Limits, kernel, kernels
+from tiles.kernels import Kernel, Limits, kernel, kernels, telling
 from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
 from tiles.recipes import recipe
 from workbench.edge import StrictEntry, complaint
@@ -169,7 +169,7 @@ class Unserved:
     reasons: Mapping[str, str]  #: kernel family to its refusal
 
     def __str__(self) -> str:
-        return f"{self.problem}: {'; '.join(dict.fromkeys(self.reasons.values()))}"
+        return f"{self.problem}: {'; '.join(telling(self.reasons.values(), self.problem))}"
 
 
 class SweepFile(StrictEntry):

@@ -41,7 +41,7 @@ class UnpricedPlugin(Kernel):
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
-            return f"plugin serves gemm problems, not {problem.kind}"
+            return f"plugin serves gemm problems, not {problem}"
         return None if problem.recipe == recipe("bf16") else "plugin serves bf16 alone"
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
