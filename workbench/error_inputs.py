@@ -1,8 +1,6 @@
 """Arguments of ``workbench.error``, read and checked once; what is wrong is told in one line."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from tiles.formats import TensorFormat
 from tiles.intake import nearest, shown
 from tiles.problems import parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
+from workbench.arguments import items_of
 from workbench.outfile import check_name
 
 __all__ = [
@@ -23,31 +22,11 @@ __all__ = [
     "extents",
     "is_matrix",
     "matrices",
-    "path_of",
 ]
 
 F32 = NDArray[np.float32]
 
 DEFAULT_DATA = ("normal", "outlier")
-
-
-def _listed(name: str, value: object, one: type | tuple[type, ...], rule: str) -> list[Any]:
-    """Items of one type: a single one, a sequence of them, or none.
-
-    Raises:
-        TypeError: anything else.
-    """
-    if value is None:
-        return []
-    if isinstance(value, one):
-        return [value]
-    if isinstance(value, bytes) or not isinstance(value, Sequence | set | frozenset):
-        raise TypeError(f"{name} {shown(value)}: give {rule}")
-    items = list(value)
-    for item in items:
-        if not isinstance(item, one):
-            raise TypeError(f"{name} {shown(item)}: give {rule}")
-    return items
 
 
 def chosen_recipes(recipes: object, *, default: bool) -> list[Recipe]:
@@ -59,7 +38,7 @@ def chosen_recipes(recipes: object, *, default: bool) -> list[Recipe]:
         TypeError: neither names nor recipes.
         ValueError: an unknown name.
     """
-    listed = _listed("recipes", recipes, (str, Recipe), "names, recipes or all")
+    listed = items_of("recipes", recipes, (str, Recipe), "names, recipes or all")
     if "all" in listed or (not listed and default):
         return list(RECIPES.values())
     wanted = [one if isinstance(one, Recipe) else recipe(one) for one in listed]
@@ -74,7 +53,7 @@ def chosen_formats(formats: object) -> list[TensorFormat]:
         TypeError: neither formats nor texts.
         ValueError: a text that is no format.
     """
-    listed = _listed("formats", formats, (str, TensorFormat), "tensor formats or their texts")
+    listed = items_of("formats", formats, (str, TensorFormat), "tensor formats or their texts")
     parsed = (one if isinstance(one, TensorFormat) else TensorFormat.parse(one) for one in listed)
     return list(dict.fromkeys(parsed))
 
@@ -95,17 +74,6 @@ def accumulation_of(value: object) -> Accumulation:
     return Accumulation.parse(value)
 
 
-def path_of(name: str, value: object) -> Path:
-    """A path from a text or a path.
-
-    Raises:
-        TypeError: neither.
-    """
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        raise TypeError(f"{name} {shown(value)}: give a path or a text")
-    return Path(value)
-
-
 def is_matrix(data: object) -> bool:
     """True for an array or a tensor, which is data without a name."""
     return isinstance(data, np.ndarray) or hasattr(data, "detach")
@@ -118,7 +86,7 @@ def data_kinds(data: object) -> list[str]:
         TypeError: neither names nor matrices.
         ValueError: none, or an unknown one.
     """
-    listed = _listed("data", DEFAULT_DATA if data is None else data, str, "names or a matrix")
+    listed = items_of("data", DEFAULT_DATA if data is None else data, str, "names or a matrix")
     if not listed:
         raise ValueError(f"no data given: choose all, {', '.join(DATA_KINDS)}")
     if "all" in listed:

@@ -14,6 +14,7 @@ from sim.error import Accumulation, numpy_rounder
 from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import Recipe
+from workbench.arguments import path_of
 from workbench.error_inputs import (
     accumulation_of,
     chosen_formats,
@@ -22,7 +23,6 @@ from workbench.error_inputs import (
     extents,
     is_matrix,
     matrices,
-    path_of,
 )
 from workbench.matrix_errors import SAMPLE_ROWS, ProductRow, TensorRow, matrix_errors
 from workbench.outfile import check_outfile

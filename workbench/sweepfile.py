@@ -60,7 +60,7 @@ def parse_time_limit(text: str) -> float:
     Raises:
         ValueError: written otherwise, or longer than 30 days.
     """
-    match = _TIME_LIMIT.fullmatch(text)
+    match = _TIME_LIMIT.fullmatch(text) if isinstance(text, str) else None
     if not match:
         raise ValueError(f"a time limit is written 90s, 30m or 2h, got {shown(text)}: correct it")
     seconds = int(match[1]) * _SECONDS[match[2]]

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from tiles.entry_points import offered
+from tiles.intake import check_text
 from tiles.kernels.base import Kernel
 
 __all__ = ["kernel", "kernels"]
@@ -50,7 +51,9 @@ def kernel(name: str) -> Kernel:
 
     Raises:
         ValueError: no such family; the message names the nearest and lists all.
+        TypeError: not a text.
     """
+    check_text("a kernel", name)
     try:
         return kernels()[name]
     except KeyError:
