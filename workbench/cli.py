@@ -36,6 +36,9 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 #: Exit code of a caller's mistake, of a failed verification, of Ctrl-C and of SIGTERM.
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
+#: Verbs that go on where they were stopped.
+RESUMED = ("sweep", "worker")
+
 
 @app.command()
 def predict(
@@ -341,10 +344,10 @@ def main() -> None:
             sys.exit(EXIT_MISTAKE)
         _mistake(message, error)
     except typer.Abort:
-        print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
+        print(f"interrupted; {_after_a_stop()}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except _Terminated:
-        print("terminated; nothing is lost, the same command goes on", file=sys.stderr)
+        print(f"terminated; {_after_a_stop()}", file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
     except OSError as error:
         _system_error(error)
@@ -353,6 +356,14 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(code or 0)
+
+
+def _after_a_stop() -> str:
+    """What a command that was stopped leaves behind: sweeps are recorded trial by trial."""
+    verb = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    if verb in RESUMED:
+        return "nothing is lost, the same command goes on"
+    return "the same command begins anew"
 
 
 def _system_error(error: OSError) -> None:

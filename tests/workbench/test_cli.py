@@ -1,6 +1,7 @@
 """The command line: real answers, and one line with exit code 2 for every mistake."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,39 @@ def test_listings_have_a_schema(
     assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/{version}"
     assert call(monkeypatch, verb) == 0
     assert ("h200" if verb == "gpus" else "jetfire") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, "SIGTERM"])
+@pytest.mark.parametrize(
+    ("verb", "attribute", "says"),
+    [
+        (("sweep", "s.yaml"), "unserved", "nothing is lost, the same command goes on"),
+        (("worker", "--study", "run"), "work", "nothing is lost, the same command goes on"),
+        (("predict", "--shape", SHAPE), "predict", "the same command begins anew"),
+        (("verify", "package"), "verify", "the same command begins anew"),
+        (("emit", "run", "-o", "out"), "emit", "the same command begins anew"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_a_stopped_command_leaves_is_said_of_that_command(
+    verb: tuple[str, ...],
+    attribute: str,
+    says: str,
+    stop: type[KeyboardInterrupt] | str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        if stop is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workbench, attribute, stopped)
+    asked = "interrupted" if stop is KeyboardInterrupt else "terminated"
+    assert call(monkeypatch, *verb) == (130 if stop is KeyboardInterrupt else 143)
+    assert capsys.readouterr().err == f"{asked}; {says}\n"
 
 
 MISTAKES = {
