@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tiles.problems import Gemm
+from tiles.recipes import Recipe
 from workbench.verification.gemm_entry import HOPPER, TRITON, GemmEntry
 from workbench.verification.gemm_judge import NASTY, judge, misread
 from workbench.verification.hopper_checks import (
@@ -16,7 +17,7 @@ from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["check_gemm", "check_untuned"]
 
-#: Largest extents under Triton's interpreter.
+#: Largest K of the random product under Triton's interpreter.
 SMALL = 128
 
 
@@ -38,9 +39,9 @@ def _tail_shape(entry: GemmEntry) -> Gemm:
     block_k = 1024 // bits if on_hopper else int(config["block_k"])
     m = int(config["block_m"]) + 5
     n = int(config["block_n"]) + 3 * step
-    k = block_k + 3 * step
+    k = max(block_k, _blocks_along_k(entry.problem.recipe)) + 3 * step
     if entry.device == "cpu":
-        m, n, k = min(m, 37), min(n, 48 + 3 * step), min(k, 128 + 3 * step)
+        m, n = min(m, 37), min(n, 48 + 3 * step)
     return replace(entry.problem, m=m, n=n, k=k)
 
 
@@ -99,15 +100,20 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
 
 
 def _several_blocks(entry: GemmEntry) -> Gemm:
-    """A small shape with more than one scale block along every side, the last of them ragged."""
+    """A small shape with two scale blocks along M and N and four along K, the last ragged."""
     recipe = entry.problem.recipe
     sides = []
     for fmt in (recipe.activation, recipe.weight):
         rows = None if fmt.scaling is None else fmt.scaling.rows
         sides.append((rows or 1) + 16 if (rows or 1) > 32 else 48)
-    return replace(
-        entry.problem, m=sides[0] - 3, n=sides[1], k=160 if entry.device == "cpu" else 288
-    )
+    return replace(entry.problem, m=sides[0] - 3, n=sides[1], k=_blocks_along_k(recipe) + 16)
+
+
+def _blocks_along_k(recipe: Recipe) -> int:
+    """Extent of three scale blocks along K, at least: an index that stops at 1 is seen."""
+    scalings = (recipe.activation.scaling, recipe.weight.scaling)
+    extents = (0 if scaling is None else scaling.cols for scaling in scalings)
+    return 3 * max(SMALL, *(cols or 0 for cols in extents))
 
 
 def _misfit(entry: GemmEntry, problem: Gemm) -> str:
