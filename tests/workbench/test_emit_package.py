@@ -2,7 +2,6 @@
 
 import ast
 import json
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -403,19 +402,6 @@ def test_closure_follows_siblings_and_refuses_the_rest(tmp_path: Path) -> None:
     (tmp_path / "more.py").write_text("from ..base import Kernel\n")
     with pytest.raises(ValueError, match="imports only siblings"):
         template_closure(tmp_path / "kernel.py")
-
-
-@pytest.mark.slow
-def test_emitted_project_passes_its_own_tests(package: EmittedPackage, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(package.folder, copy)
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        check=True,
-        cwd=copy,
-        timeout=300,
-        env={"TRITON_INTERPRET": "1", "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
 
 
 def test_other_source_than_was_swept_is_not_emitted(run: Run, tmp_path: Path) -> None:
