@@ -10,6 +10,7 @@ import pytest
 from emit_runs import run_of, study
 
 from workbench.emission import emit
+from workbench.verification.package import open_package
 
 QUANTIZE = "quantize:64x256:int8.b32x32:bf16"
 KERNELS = "src/tile_pack/kernels/triton"
@@ -45,6 +46,8 @@ def _own_tests(project: Path, **environment: str) -> subprocess.CompletedProcess
 def test_emitted_project_passes_its_own_tests(project: Path) -> None:
     done = _own_tests(project)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert (project / ".pytest_cache").exists()
+    open_package(project)  # what the tests leave behind is no change
 
 
 @pytest.mark.slow

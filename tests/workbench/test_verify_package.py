@@ -10,6 +10,7 @@ from emit_runs import reseal, run_of, simulated_run, study
 
 from workbench.emission import EmittedPackage, emit
 from workbench.verification import Outcome, VerifyReport, verify
+from workbench.verification.package import open_package
 
 RECIPES = ("e4m3-row", "deepseek-fp8", "jetfire")
 QUANTIZE = "quantize:64x256:int8.b32x32:bf16"
@@ -189,6 +190,18 @@ def test_extra_file_is_refused_by_name(package: Path) -> None:
     (package / "src/tile_pack/sitecustomize.py").write_text("")
     with pytest.raises(ValueError, match=r"sitecustomize\.py is not in EVIDENCE\.json"):
         verify(package, device="cpu")
+
+
+def test_caches_and_version_control_are_no_change(package: Path) -> None:
+    leftovers = (".git/config", ".pytest_cache/x", "tests/.pytest_cache/x", "src/__pycache__/x.pyc")
+    for name in leftovers:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    (package / ".venv").symlink_to(package.parent)
+    assert open_package(package).name == "tile_pack"
+    (package / "src/tile_pack/.hidden.py").write_text("")
+    with pytest.raises(ValueError, match=r"tile_pack/\.hidden\.py is not in EVIDENCE\.json"):
+        open_package(package)
 
 
 @pytest.mark.parametrize("size", [0, 1, 500])

@@ -20,6 +20,7 @@ EVIDENCE = "EVIDENCE.json"
 SCHEMA = "tile-workbench/evidence/1"
 NEVER_MEASURED = "simulated, never measured"
 
+_CACHES = frozenset({"__pycache__", ".pytest_cache"})
 _TYPES = {
     "package": str,
     "version": str,
@@ -37,10 +38,17 @@ def digest(data: bytes) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Digest by relative path of every file below ``folder`` but the evidence and ``dist/``."""
+    """Digest by relative path of every file below ``folder`` but the evidence and ``dist/``.
+
+    Caches, and what begins with a dot at the top, are what tests, editors and version control leave
+    behind: none of it is installed, the wheel is.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        relative = path.relative_to(folder)
+        name = relative.as_posix()
+        if name.startswith((".", "dist/")) or not _CACHES.isdisjoint(relative.parts):
+            continue
         if path.is_symlink():
             raise ValueError(
                 f"{folder}: {name} is a link, a package holds plain files: remove it or emit again"
@@ -49,8 +57,7 @@ def digests(folder: Path) -> dict[str, str]:
             raise ValueError(
                 f"{folder}: {name} is no plain file: remove it or emit the package again"
             )
-        ignored = "__pycache__" in path.parts or path.name == EVIDENCE or name.startswith("dist/")
-        if path.is_file() and not ignored:
+        if path.is_file() and path.name != EVIDENCE:
             found[name] = digest(path.read_bytes())
     return found
 
