@@ -277,10 +277,18 @@ def test_measured_entry_keeps_samples_environment_and_accuracy(tmp_path: Path) -
     assert "| 19.5 | 21.8 |" in (tmp_path / "out/README.md").read_text()
 
 
-def test_studies_without_a_correct_trial_are_listed_not_dropped(tmp_path: Path) -> None:
-    run = run_of(study("gemm:8x96x128:bf16:bf16"), study("gemm:9x96x128:bf16:bf16", correct=False))
-    evidence = json.loads(emit(run, tmp_path / "out").evidence.read_text())
-    assert [left["problem"] for left in evidence["not_emitted"]] == ["gemm:9x96x128:bf16:bf16"]
+def test_studies_without_a_winner_are_listed_not_dropped(tmp_path: Path) -> None:
+    tuned, failed, unbegun = (f"gemm:{m}x96x128:bf16:bf16" for m in (8, 9, 10))
+    run = run_of(study(tuned), study(failed, correct=False), planned=[(unbegun, "triton_gemm")])
+    package = emit(run, tmp_path / "out")
+    left = json.loads(package.evidence.read_text())["not_emitted"]
+    assert {one["problem"]: one["reason"] for one in left} == {
+        failed: "none of 1 trials was correct",
+        unbegun: "never searched",
+    }
+    assert (package.studies, package.without_winner) == (3, 2)
+    readme = (tmp_path / "out/README.md").read_text()
+    assert f"| triton_gemm | {unbegun} | h200 | never searched |" in readme
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
-from workbench.emission.winners import Slower, TunedEntry
-
-if TYPE_CHECKING:
-    from tuning import StudyRecord
+from workbench.emission.not_emitted import NotEmitted
+from workbench.emission.winners import TunedEntry
 
 __all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
 
@@ -98,22 +96,12 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
     }
 
 
-def _left(study: "StudyRecord", reason: str) -> dict[str, str]:
-    return {
-        "kernel": study.kernel,
-        "problem": str(study.problem),
-        "gpu": study.gpu,
-        "reason": reason,
-    }
-
-
 def evidence(
     *,
     name: str,
     package_version: str,
     entries: Sequence[TunedEntry],
-    incorrect: Sequence["StudyRecord"],
-    slower: Sequence[Slower],
+    left: Sequence[NotEmitted],
     templates: Mapping[str, str],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -123,8 +111,7 @@ def evidence(
         name: the package's name.
         package_version: its version.
         entries: the tuned entries.
-        incorrect: studies without a correct configuration.
-        slower: entries that another family beats on their problem.
+        left: studies that do not ship.
         templates: kernel family by path of each file that was copied byte for byte.
         files: digest by path of every other file of the package.
     """
@@ -144,8 +131,8 @@ def evidence(
         "entries": [_entry(entry) for entry in entries],
         "defaults": "configurations for untuned extents are conservative and were never measured",
         "not_emitted": [
-            *(_left(one.entry.study, str(one)) for one in slower),
-            *(_left(s, f"none of {len(s.trials)} trials was correct") for s in incorrect),
+            {"kernel": one.kernel, "problem": one.problem, "gpu": one.gpu, "reason": one.reason}
+            for one in left
         ],
         "templates": {
             path: {"kernel": family, "sha256": files[path]} for path, family in templates.items()
