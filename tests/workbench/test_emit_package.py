@@ -395,6 +395,17 @@ def test_refuses_kernels_without_an_interface_in_packages(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_kernels_without_an_interface_do_not_stop_the_others(tmp_path: Path) -> None:
+    foreign = study("gemm:64x96x128:bf16:bf16", family="some.module:attribute", time_us=1.0)
+    package = emit(run_of(study("gemm:64x96x128:bf16:bf16"), foreign), tmp_path / "out")
+    evidence = json.loads(package.evidence.read_text())
+    assert [entry["kernel"] for entry in evidence["entries"]] == ["triton_gemm"]
+    (left,) = evidence["not_emitted"]
+    assert left["kernel"] == "some.module:attribute"
+    assert left["reason"].startswith("packages have a function for triton_gemm, hopper_gemm")
+    assert (package.studies, package.without_winner) == (2, 0)
+
+
 def test_closure_follows_siblings_and_refuses_the_rest(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text("import torch\nfrom .shared import f\nfrom . import more\n")
     (tmp_path / "shared.py").write_text("from .more import g\nSOURCE = 'device.cuh'\n")

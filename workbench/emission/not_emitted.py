@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.emission.winners import Slower
+from workbench.emission.winners import API_MODULES, Slower
 
 if TYPE_CHECKING:
     from tuning import Run, StudyRecord
@@ -41,6 +41,11 @@ def not_emitted(run: "Run", slower: Sequence[Slower]) -> list[NotEmitted]:
         slower: entries that another family beats on their problem.
     """
     left = [_of(one.entry.study, str(one), has_winner=True) for one in slower]
+    left += [
+        _of(study, f"packages have a function for {', '.join(API_MODULES)} only", has_winner=True)
+        for study in run.studies
+        if study.best is not None and study.kernel not in API_MODULES
+    ]
     left += [
         _of(study, f"none of {len(study.trials)} trials was correct", has_winner=False)
         for study in run.studies

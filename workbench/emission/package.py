@@ -77,8 +77,8 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         out: folder to create.
         name: import name of the package; default ``tile_kernels_<gpu>``.
     Raises:
-        ValueError: ``out`` exists, the name may not be one, no study has a correct configuration,
-            or a study's kernel cannot be emitted.
+        ValueError: ``out`` exists, the name may not be one, or no study of a kernel that can be
+            emitted has a correct configuration.
     """
     check_name(out)
     with unwritable(out):
@@ -128,6 +128,7 @@ def _check_sources(run: "Run", entries: list[TunedEntry]) -> None:
 
 
 def _entries(run: "Run") -> list[TunedEntry]:
+    """The winners of the studies whose kernels a package has a function for."""
     entries = [
         TunedEntry(study=study, best=study.best, gpu=run.gpu)
         for study in run.studies
@@ -137,7 +138,13 @@ def _entries(run: "Run") -> list[TunedEntry]:
         raise ValueError(
             "no study of this run has a correct configuration yet: sweep on, then emit"
         )
-    return entries
+    emitted = [entry for entry in entries if entry.study.kernel in API_MODULES]
+    if not emitted:
+        raise ValueError(
+            f"kernel {entries[0].study.kernel!r} cannot be emitted, only {', '.join(API_MODULES)}: "
+            "sweep one of these too, then emit"
+        )
+    return emitted
 
 
 def _default_name(entries: list[TunedEntry]) -> str:
