@@ -1,5 +1,6 @@
 """Small faults in an emitted kernel that verification sees without a GPU."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,3 +45,28 @@ def test_the_third_scale_block_along_k_is_read(tmp_path: Path) -> None:
     failed = _failed(tmp_path, ("deepseek-fp8", "int8-b128"), "gemm_tile.py", old, new)
     assert all(any("outlier per block" in one for one in bad) for bad in failed.values()), failed
     assert all(any("tails" in one for one in bad) for bad in failed.values()), failed
+
+
+def _spoil_a_default(package: Path, pattern: str, m: int, key: str, value: int) -> None:
+    (path,) = (package / "src/tile_pack/configs").glob(pattern)
+    data = json.loads(path.read_text())
+    (entry,) = [one for one in data["entries"] if one["m"] == m]
+    entry["config"][key] = value
+    path.write_text(json.dumps(data))
+
+
+def test_every_default_configuration_is_launched(tmp_path: Path) -> None:
+    made = (
+        study("gemm:48x64x256:int8-row:bf16"),
+        study("quantize:64x256:int8.row:bf16", family="triton_quantize"),
+    )
+    package = emit(run_of(*made), tmp_path / "kernels", name="tile_pack").folder
+    # No extents of two powers of two: the launchers refuse them.
+    _spoil_a_default(package, "triton_gemm-*-default.json", 4096, "block_m", 48)
+    _spoil_a_default(package, "triton_quantize-*-default-h200.json", 1024, "block_cols", 48)
+    reseal(package)
+    failed = [c.name for c in verify(package, device="cpu").checks if c.status is Outcome.FAILED]
+    assert failed == [
+        "triton_gemm int8-row bf16: default for M = 4096 on any GPU",
+        "triton_quantize int8.row bf16: default for M = 1024 on h200",
+    ]

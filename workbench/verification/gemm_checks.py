@@ -1,9 +1,11 @@
 """Checks of the emitted products: fresh operands, tails, nasty values, poisoned outputs."""
 
 from dataclasses import replace
+from functools import partial
 
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
+from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.gemm_entry import HOPPER, TRITON, GemmEntry
 from workbench.verification.gemm_judge import NASTY, judge, misread
 from workbench.verification.hopper_checks import (
@@ -15,7 +17,7 @@ from workbench.verification.hopper_checks import (
 from workbench.verification.operands import Pattern
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["check_gemm", "check_untuned"]
+__all__ = ["check_defaults", "check_gemm", "check_untuned"]
 
 #: Largest K of the random product under Triton's interpreter.
 SMALL = 128
@@ -125,11 +127,33 @@ def _misfit(entry: GemmEntry, problem: Gemm) -> str:
     return ""
 
 
+def _odd(entry: GemmEntry) -> Gemm:
+    """Extents that nothing was tuned for, and that no alignment helps."""
+    if entry.device == "cpu":
+        return replace(entry.problem, m=19, n=37, k=133)
+    return replace(entry.problem, m=35, n=77, k=191)
+
+
+def check_defaults(entry: GemmEntry, report: Report) -> None:
+    """Every default configuration for the entry's formats gives the right answer once."""
+    formats = (entry.problem.recipe.name, entry.problem.out)
+    for family in (TRITON, HOPPER):
+        problem = _odd(entry) if family == TRITON else replace(entry.problem, m=35, n=80, k=256)
+        for choice in default_choices(entry.lookup, family, formats):
+            name = f"{family} {' '.join(formats)}: {default_name(choice)}"
+            with Recorder(report, name) as check:
+                obstacle = family == HOPPER and entry.hopper_obstacle
+                if obstacle:
+                    check.skip(obstacle)
+                else:
+                    judge(
+                        check, entry, problem, Pattern.RANDOM, partial(entry.launch_choice, choice)
+                    )
+
+
 def check_untuned(entry: GemmEntry, report: Report) -> None:
     """Odd extents that were never tuned run the default, and say so once."""
-    problem = replace(entry.problem, m=35, n=77, k=191)
-    if entry.device == "cpu":
-        problem = replace(problem, m=19, n=37, k=133)
+    problem = _odd(entry)
     with Recorder(report, f"{TRITON} {problem}: untuned odd extents") as check:
         check.expect(not entry.choice(problem).tuned, "the package calls this shape tuned")
         judge(check, entry, problem, Pattern.RANDOM, entry.call)
