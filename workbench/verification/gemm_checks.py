@@ -7,7 +7,7 @@ from tiles.problems import Gemm
 from tiles.recipes import Recipe
 from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.gemm_entry import HOPPER, TRITON, GemmEntry
-from workbench.verification.gemm_judge import NASTY, judge, misread
+from workbench.verification.gemm_judge import judge, misread, nasty
 from workbench.verification.hopper_checks import (
     check_cupy,
     check_launcher,
@@ -88,14 +88,14 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
             judge(check, entry, _beside(entry), Pattern.RANDOM, entry.call)
     with Recorder(report, f"{label}: tails of the tuned tile") as check:
         judge(check, entry, _tail_shape(entry), Pattern.RANDOM, entry.launch)
-    nasty = _several_blocks(entry)
-    for pattern in NASTY:
+    small = _several_blocks(entry)
+    for pattern in nasty(tuned.recipe):
         with Recorder(report, f"{label}: {pattern.value}") as check:
             reason = "" if on_gpu else misread(tuned.recipe, pattern)
             if reason:
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")
             else:
-                judge(check, entry, nasty, pattern, entry.launch)
+                judge(check, entry, small, pattern, entry.launch)
     if entry.kernel == HOPPER:
         check_unaligned(entry, report)
         check_cupy(entry, report)
