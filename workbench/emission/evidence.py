@@ -10,7 +10,7 @@ from typing import Any
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
 from workbench.emission.not_emitted import NotEmitted
-from workbench.emission.winners import TunedEntry
+from workbench.emission.winners import API_MODULES, TunedEntry
 
 __all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
 
@@ -141,11 +141,25 @@ def evidence(
     }
 
 
+def _is_entry(entry: object) -> bool:
+    """Whether kernel, problem and configuration are there, of a family that is emitted."""
+    return (
+        isinstance(entry, dict)
+        and str(entry.get("kernel")) in API_MODULES
+        and isinstance(entry.get("problem"), str)
+        and isinstance(entry.get("config"), dict)
+    )
+
+
 def _has_types(data: Mapping[str, Any]) -> bool:
     """Whether everything that a reader relies on is there, and of its type."""
     if not all(isinstance(data.get(key), kind) for key, kind in _TYPES.items()):
         return False
-    return all(isinstance(value, str) for value in data["files"].values()) and all(
+    if not all(isinstance(value, str) for value in data["files"].values()):
+        return False
+    if not all(_is_entry(entry) for entry in data["entries"]):
+        return False
+    return all(
         isinstance(record, dict)
         and isinstance(record.get("kernel"), str)
         and isinstance(record.get("sha256"), str)

@@ -9,6 +9,7 @@ from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 from workbench.verification.gemm_entry import GemmEntry
+from workbench.verification.not_checked import MISREAD_SUBNORMALS
 from workbench.verification.operands import Matrix, Pattern, has_infinity
 from workbench.verification.recorder import Recorder
 
@@ -18,8 +19,6 @@ Launch = Callable[[Matrix, Matrix, torch.Tensor], None]
 
 #: Rows behind the output that a launch must leave as they were.
 GUARD_ROWS = 4
-#: Elements whose subnormals Triton's interpreter widens to other values (3.7).
-MISREAD_SUBNORMALS = ("bf16", "e5m2")
 _NASTY = (Pattern.ZERO_BLOCK, Pattern.OUTLIER, Pattern.SUBNORMAL, Pattern.NAN)
 
 
