@@ -59,3 +59,11 @@ def test_a_quantisation_that_truncates_fails_them(project: Path) -> None:
     path.write_text(text.replace(nearest, "ratio.to(tl.int32).to(tl.int8)"))
     done = _own_tests(project)
     assert "FAILED tests/test_package.py::test_quantize_keeps_the_values[int8.b32x32" in done.stdout
+
+
+@pytest.mark.slow
+def test_another_installed_version_fails_them(project: Path, tmp_path: Path) -> None:
+    other = emit(run_of(study("gemm:16x64x128:bf16:bf16")), tmp_path / "other", name="tile_pack")
+    done = _own_tests(project, PYTHONPATH=str(other.folder / "src"))
+    assert "src/tile_pack is not this project's: pip install" in done.stdout
+    assert "test_the_nearest_tuned_extent_is_taken" in done.stdout.partition("FAILED")[2]
