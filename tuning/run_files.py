@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tuning.journal_file import JOURNAL
 from tuning.leases import SUFFIX
-from tuning.store import REJECTIONS
+from tuning.rejections import REJECTIONS
 from tuning.stored_plan import GPU_FILE, PLAN_FILE
 
 __all__ = ["is_run_file"]

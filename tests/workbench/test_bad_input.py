@@ -179,7 +179,22 @@ def test_a_damaged_journal_is_told_and_left_as_it_is(
     assert not Path("package").exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.31, 0.5, 0.77, 0.999])
+@pytest.mark.parametrize("command", ["sweep s.yaml", "report run", "emit run -o p", "repair run"])
+@pytest.mark.parametrize("lost", ["is empty", "is missing"])
+def test_a_journal_that_lost_everything_is_not_a_new_sweep(
+    command: str, lost: str, run: Path, call: Call
+) -> None:
+    Path("s.yaml").write_text(SWEEP)
+    journal = run / "journal.log"
+    journal.unlink()
+    if lost == "is empty":
+        journal.touch()
+    is_mistake(call(*command.split()), f"journal.log: {lost}, but its sweep has recorded results")
+    assert journal.exists() == (lost == "is empty")
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.31, 0.5, 0.77, 0.999])
 def test_a_journal_cut_anywhere_is_repaired_without_loss(
     share: float, run: Path, call: Call
 ) -> None:
@@ -188,7 +203,7 @@ def test_a_journal_cut_anywhere_is_repaired_without_loss(
     cut = data[: int(share * len(data))]
     journal.write_bytes(cut)
     Path("s.yaml").write_text(SWEEP.replace("max_measurements: 2", "max_measurements: 3"))
-    if not cut.endswith(b"\n") and cut:
+    if not cut.endswith(b"\n"):
         is_mistake(call("sweep", "s.yaml"), "workbench repair run")
         assert call("repair", "run") == (0, "")
         torn = (run / "journal.log.torn").read_bytes()
