@@ -14,10 +14,11 @@ from tuning.journal import JOURNAL
 from tuning.known_failures import KnownFailures
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Run
+from tuning.rejections import write_rejections
 from tuning.revalidate import refuse_stale, revalidate
 from tuning.run_storage import RunStorage
 from tuning.search import Progress, Search, search_all
-from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole, write_rejections
+from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole
 from tuning.worker import JobLimits
 
 if TYPE_CHECKING:

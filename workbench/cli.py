@@ -289,7 +289,9 @@ def verify(
 ) -> None:
     """Install a package in a throw-away environment and check digests, answers and speed."""
     if output is not None:
-        check_outfile(output)  # a verification takes minutes
+        from workbench.verification.report import SCHEMA
+
+        check_outfile(output, SCHEMA)  # a verification takes minutes
     report = workbench.verify(package, device=device)
     if output is not None:
         report.write(output)

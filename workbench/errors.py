@@ -164,7 +164,9 @@ def error(
             raise ValueError(f"{name} belongs to simulated data: drop it, or drop --weights")
     page = None if html is None else path_of("html", html)
     if page is not None:
-        check_outfile(page)  # a checkpoint takes minutes
+        from workbench.reporting.weights import SCHEMA as PAGE_SCHEMA
+
+        check_outfile(page, PAGE_SCHEMA)  # a checkpoint takes minutes
     candidates = list(dict.fromkeys([*(r.weight for r in chosen), *wanted])) or candidate_formats()
     ranked = rank_weights(
         path_of("weights", weights),

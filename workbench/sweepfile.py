@@ -23,6 +23,7 @@ from pydantic import (
 from tiles.intake import nearest, shown
 from tiles.kernels import Kernel, Limits, kernel, kernels, telling
 from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
+from tiles.problems.base import check_plain
 from tiles.recipes import recipe
 from workbench.edge import StrictEntry, complaint
 from workbench.models import gemm_shapes
@@ -161,6 +162,11 @@ _RecipeName = Annotated[_Name, AfterValidator(lambda name: recipe(name).name)]
 _KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
 
 
+def _output_format(name: str) -> str:
+    check_plain("output", name)
+    return name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unserved:
     """A problem that no chosen kernel family can run on the GPU, and why."""
@@ -181,6 +187,7 @@ class SweepFile(StrictEntry):
         alias="problems"
     )
     recipes: Annotated[list[_RecipeName], Field(min_length=1, max_length=100)]
+    out: Annotated[_Name, AfterValidator(_output_format)] = "bf16"  #: element format of C
     kernels: Annotated[
         Annotated[list[_KernelName], Field(min_length=1, max_length=100)] | None,
         BeforeValidator(_any_kernel),
@@ -346,7 +353,9 @@ def _problems(sweep: SweepFile) -> Iterator[Problem]:
     for index, entry in enumerate(sweep.entries):
         try:
             for m, n, k in _shapes(entry):
-                wanted: list[Problem] = [Gemm(m=m, n=n, k=k, recipe=r) for r in recipes]
+                wanted: list[Problem] = [
+                    Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes
+                ]
                 if sweep.quantize:
                     wanted += [
                         Quantize(rows=m, cols=k, target=r.activation)

@@ -1,6 +1,8 @@
 """The command line: real answers, and one line with exit code 2 for every mistake."""
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -216,21 +218,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_starts_without_torch_and_answers_fast() -> None:
+def test_predict_starts_without_torch() -> None:
     script = (
-        # CPU time: whoever else works on this machine shall not decide.
-        "import sys, time; start = time.process_time(); import workbench; "
-        "workbench.predict(shapes=['4096x4096x4096']); "
-        "heavy = {'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules); "
-        "print(time.process_time() - start, sorted(heavy))"
+        "import sys, workbench; workbench.predict(shapes=['4096x4096x4096']); "
+        "print({'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    seconds, heavy = min(run.stdout.split(maxsplit=1) for run in runs)
-    assert heavy.strip() == "[]"
-    assert float(seconds) < 1.0
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+def test_the_command_predicts_within_a_second() -> None:
+    """From the interpreter's start to the printed table, as CPU time.
+
+    Whoever else works on this machine shall not decide: not by waiting, hence CPU time, nor by
+    crowding the caches, hence the fastest of a few.  On one thread CPU time is what the user waits.
+    """
+    command = [sys.executable, "-m", "workbench", "predict", "--gpu", "h200"]
+    seconds: list[float] = []
+    while len(seconds) < 6 and min(seconds, default=9.9) >= 1.0:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = subprocess.run(
+            [*command, "--shape", "4096x4096x4096"],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert b"deepseek-fp8" in run.stdout
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 1.0, seconds
 
 
 def test_what_is_not_swept_is_told_before_the_sweep(

@@ -372,15 +372,18 @@ def test_an_unwritable_page_is_told_before_the_work_and_an_older_one_stays(
     known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "page.html"
-    out.write_text("older")
+    older = '<meta name="generator" content="tile-workbench/weights-page/1">'
+    out.write_text(older)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(ValueError, match="disk full: free space"):
         workbench.error(weights=known, formats="int8.row", html=out)
-    assert out.read_text() == "older"
+    assert out.read_text() == older
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     monkeypatch.setattr("workbench.errors.rank_weights", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(ValueError, match="is a folder"):
         workbench.error(weights=known, formats="int8.row", html=tmp_path)
+    with pytest.raises(ValueError, match="exists and holds no tile-workbench/weights-page"):
+        workbench.error(weights=known, formats="int8.row", html=known)
 
 
 def test_a_checkpoint_of_nothing_to_rank_is_still_answered(
