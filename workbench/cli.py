@@ -276,6 +276,8 @@ def emit(
         _print_json(package.to_dict())
     else:
         print(f"package {package.folder}\nwheel   {package.wheel}")
+        if package.without_winner:
+            print(f"{package.without_winner} of {package.studies} studies have no winner")
 
 
 @app.command()
