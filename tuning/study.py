@@ -68,9 +68,10 @@ class Study:
             describe(plan, candidates, storage)
             study_id = storage.get_study_id_from_name(self.name)
             candidates = price_with_facts(plan, candidates, storage, study_id)
-        assert candidates.priced is not None
-        self.candidates = candidates
-        self.priced = candidates.priced
+            assert candidates.priced is not None
+            self.candidates = candidates
+            self.priced = candidates.priced
+            neighbours = self._neighbours(self.name)
         self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
         self._illegal = 0  # outcomes of configurations that are not legal any more
         self.best: TrialRecord | None = None
@@ -82,8 +83,6 @@ class Study:
         self._mine = -1  # number of the trial that runs here
         self._undrawn = 0  # trials begun before that one, whose rows are not known yet
         self.overtaken = False  #: a trial of this process went stale and was given to another
-        with self._choosing():
-            neighbours = self._neighbours(self.name)
         # A study of the same plan draws the same numbers, whatever else the plan holds.
         seed = (plan.seed + zlib.crc32(self.name.encode())) % 2**32
         self.strategy = candidates.strategy(plan, seed, neighbours)

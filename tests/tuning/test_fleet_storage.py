@@ -1,6 +1,5 @@
 """The shared storage itself, on a PostgreSQL server: locks, roles, what its messages show."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import fleet_worker
@@ -10,17 +9,7 @@ import pytest
 from tuning.fleet import load_shared, run_shared
 from tuning.fleet_storage import FleetStorage
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(postgres.BINARIES is None, reason="PostgreSQL's server is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    pytest.importorskip("psycopg", reason="needs the extra fleet")
-    with postgres.Server() as server:
-        yield server
+pytestmark = postgres.MARKS
 
 
 def test_one_worker_compares_and_the_next_when_it_is_gone(server: postgres.Server) -> None:
