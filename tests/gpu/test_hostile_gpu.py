@@ -104,8 +104,9 @@ def test_a_cap_of_device_memory_holds_and_the_next_configuration_is_measured() -
         outcome, _ = worker.measure(target_of("triton_gemm", problem), large)
         assert outcome.status is Status.RUNTIME
         assert "OutOfMemoryError" in outcome.reason
+        assert outcome.reason.endswith("(twice, in two processes)")
         problem = "gemm:256x256x256:bf16:bf16"
         small = family.default(parse_problem(problem), limits)
         outcome, _ = worker.measure(target_of("triton_gemm", problem), small)
         assert outcome.status is Status.CORRECT, outcome.reason
-        assert worker.starts == 2
+        assert worker.starts == 3  # the first failure might have been a neighbour's doing
