@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tiles.kernels import Backend, Kernel, Limits, Status, Workload
+from tiles.kernels import Kernel, Limits, Status, Workload
+from tiles.kernels.cuda.modules import BINARIES
 from tiles.problems import parse_problem
+from tuning.cache_folder import cache_folder
 from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.facts_cache import FactsCache
@@ -160,8 +162,7 @@ def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     facts = None if limits is None else kernel.compile_offline(problem, config, limits)
     if facts is not None and limits is not None:
         FactsCache().put(kernel, problem, config, limits, facts)
-    # CuPy keeps binaries of its own making only, and makes them on the device alone.
-    if facts is None or kernel.backend is Backend.CUPY:
+    if facts is None:
         bench.open(job)[1].compile(config)
     reply("done", {"facts": None if facts is None else facts.to_dict()})
 
@@ -188,6 +189,7 @@ def main(fd: int, parent: int) -> None:
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a sweep ends
     offer_to_oom_killer()
+    os.environ.setdefault(BINARIES, str(cache_folder() / "binaries"))
     channel = Channel.inherited(fd)
     output = os.dup(1)
     bench = _Bench()

@@ -408,10 +408,10 @@ def test_kernels_without_an_interface_do_not_stop_the_others(tmp_path: Path) -> 
 
 def test_closure_follows_siblings_and_refuses_the_rest(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text("import torch\nfrom .shared import f\nfrom . import more\n")
-    (tmp_path / "shared.py").write_text("from .more import g\nSOURCE = 'device.cuh'\n")
+    (tmp_path / "shared.py").write_text("from .more import g\n")
     (tmp_path / "more.py").write_text("import math\n")
     (tmp_path / "device.cuh").write_text("// device\n")
-    (tmp_path / "kernel.cu").write_text("// kernel\n")
+    (tmp_path / "kernel.cu").write_text('#include "device.cuh"\n// kernel\n')
     (tmp_path / "unrelated.py").write_text("import os\n")
     names = [path.name for path in template_closure(tmp_path / "kernel.py")]
     assert names == ["device.cuh", "kernel.cu", "kernel.py", "more.py", "shared.py"]
