@@ -4,11 +4,12 @@ from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.interval import interval_us
+from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.hopper_gemm import HopperGemmConfig
-from tiles.problems import Gemm, Problem, Quantize
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize
 
 __all__ = ["price"]
 
@@ -31,6 +32,12 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         cost = hopper_gemm_cost(problem, table, gpu)
     elif isinstance(problem, Gemm):
         cost = gemm_cost(problem, path, table, gpu)
+    elif isinstance(problem, GroupedGemm) and kernel.config_type is HopperGemmConfig:
+        cost = hopper_grouped_cost(problem, table, gpu)
+    elif isinstance(problem, GroupedGemm):
+        cost = grouped_cost(problem, path, table, gpu)
+    elif isinstance(problem, BatchedGemm):
+        cost = batched_cost(problem, path, table, gpu)
     elif isinstance(problem, Quantize):
         cost = quantize_cost(problem, table, gpu)
     else:

@@ -419,9 +419,9 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
     def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
         launches.append((grid, block, arguments, shared_mem))
 
-    monkeypatch.setattr(gemm_hopper, "_tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper, "_kernel", lambda *key: kernel)
-    monkeypatch.setattr(gemm_hopper, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
+    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: kernel)
+    monkeypatch.setattr(gemm_hopper, "multiprocessors", lambda device: 132)
     apart = {
         "a": array((300, 256), "uint8", strides=(512, 1), pointer=1 << 20),
         "c": array((300, 128), "uint16", strides=(1024, 2), pointer=1 << 21),

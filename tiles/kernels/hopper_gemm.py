@@ -15,7 +15,7 @@ from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
-__all__ = ["HopperGemm", "HopperGemmConfig", "hopper_smem_bytes", "scale_mode"]
+__all__ = ["HopperGemm", "HopperGemmConfig", "hopper_facts", "hopper_smem_bytes", "scale_mode"]
 
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 #: wgmma of this form exists on this capability alone: neither before nor after.
@@ -63,7 +63,7 @@ def _name(scaling: Scaling | None) -> str | None:
     return None if scaling is None else str(scaling)
 
 
-def hopper_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
     mode = scale_mode(problem.recipe.activation, problem.recipe.weight)
     stages, m = table["stages"], table["block_m"]
@@ -71,9 +71,41 @@ def hopper_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     scales = -(-stages * m * 4 // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
     staging = CONSUMERS * table["store_buffers"] * 64 * 128
     columns = CONSUMERS * table["block_n"] * 4 if mode == "row" else 0
-    static = -(-(16 * stages + columns) // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
+    tiles_of_groups = 12 * groups + 4 if groups else 0
+    used = 16 * stages + columns + tiles_of_groups
+    static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
     total: NDArray[np.int64] = static + tiles + scales + staging
     return total
+
+
+def hopper_facts(
+    problem: Gemm, config: HopperGemmConfig, limits: Limits, *, groups: int = 0
+) -> CompileFacts | None:
+    """Compile facts of ``gemm_hopper.cu`` for a product, or for one of ``groups``."""
+    from tiles.kernels.cuda import gemm_hopper
+    from tiles.kernels.offline_cuda import facts_of
+
+    scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
+    assert scales is not None
+    options = gemm_hopper.options(
+        element=problem.recipe.activation.element.name,
+        out=problem.out,
+        scales=scales,
+        config=config.to_dict(),
+        groups=groups,
+    )
+    (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
+    facts = facts_of(
+        Path(gemm_hopper.__file__).with_suffix(".cu"),
+        [option for option in options if not option.startswith("-arch=")],
+        gemm_hopper.THREADS,
+        limits,
+        target=target,
+    )
+    if facts is None:
+        return None
+    dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict())
+    return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
 
 class HopperGemm(Kernel):
@@ -229,31 +261,9 @@ class HopperGemm(Kernel):
     def compile_offline(
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
-        from tiles.kernels.cuda import gemm_hopper
-        from tiles.kernels.offline_cuda import facts_of
-
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperGemmConfig)
-        scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
-        assert scales is not None
-        options = gemm_hopper.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            scales=scales,
-            config=config.to_dict(),
-        )
-        (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
-        facts = facts_of(
-            self.template.with_suffix(".cu"),
-            [option for option in options if not option.startswith("-arch=")],
-            gemm_hopper.THREADS,
-            limits,
-            target=target,
-        )
-        if facts is None:
-            return None
-        dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict())
-        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
+        return hopper_facts(problem, config, limits)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         from tiles.kernels.hopper_gemm_workload import HopperGemmWorkload

@@ -18,12 +18,23 @@ def kernels() -> dict[str, Kernel]:
     Raises:
         ValueError: two families share a name, or an entry point is no :class:`Kernel`.
     """
+    from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.gemm import TritonGemm
+    from tiles.kernels.grouped_gemm import TritonGroupedGemm
     from tiles.kernels.hopper_gemm import HopperGemm
+    from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (
+        TritonGemm(),
+        HopperGemm(),
+        TritonQuantize(),
+        CudaQuantize(),
+        TritonBatchedGemm(),
+        TritonGroupedGemm(),
+        HopperGroupedGemm(),
+    )
     for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")

@@ -1,13 +1,31 @@
 """Problems: the computations that kernels are searched for, a kind a file."""
 
 from tiles.problems.base import MAX_EXTENT, Problem, parse_shape
+from tiles.problems.batched_gemm import BatchedGemm, SecondOperand
 from tiles.problems.gemm import Gemm
+from tiles.problems.group_layout import GroupLayout, RowOrder
+from tiles.problems.grouped_gemm import GroupedGemm
 from tiles.problems.quantize import Quantize
 
-__all__ = ["KINDS", "MAX_EXTENT", "Gemm", "Problem", "Quantize", "parse_problem", "parse_shape"]
+__all__ = [
+    "KINDS",
+    "MAX_EXTENT",
+    "BatchedGemm",
+    "Gemm",
+    "GroupLayout",
+    "GroupedGemm",
+    "Problem",
+    "Quantize",
+    "RowOrder",
+    "SecondOperand",
+    "parse_problem",
+    "parse_shape",
+]
 
 #: Every kind of problem by the first word of its text.
-KINDS: dict[str, type[Problem]] = {one.kind: one for one in (Gemm, Quantize)}
+KINDS: dict[str, type[Problem]] = {
+    one.kind: one for one in (Gemm, Quantize, BatchedGemm, GroupedGemm)
+}
 
 
 def parse_problem(text: str) -> Problem:

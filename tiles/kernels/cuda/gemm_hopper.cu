@@ -15,9 +15,15 @@
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
+// GROUPS > 0: rows belong to so many groups (experts), each with a B of its own, one under the
+// other.  Where a group's rows lie is read on the device: `counts` rows (or up to the next offset)
+// from `offsets` on, or from every `capacity` rows on.  A scan makes the tiles of the groups before
+// each one, and every walker over tiles moves on through it.  A tile's 64 rows that reach beyond
+// the group are stored row by row, because a tensor map knows one end only.
+//
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS.
+// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, GROUPS.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -53,6 +59,24 @@ typedef long long i64;
 struct __align__(64) TensorMap {
     u8 bytes[128];
 };
+
+#if GROUPS
+// Where the rows of the groups lie, and the output's rows for those that TMA does not store.
+struct Groups {
+    const i64 *offsets;  // of each group's first row; null: every `capacity` rows
+    const int *counts;   // rows of each group; null: up to the next offset
+    u8 *c;
+    i64 c_pitch;     // bytes from one row of C to the next
+    int capacity;    // rows that a group has at most
+    int scale_rows;  // rows of map_scale that each group has of its own; 0: all share them
+};
+#define GROUPS_PARAMETER , const __grid_constant__ Groups groups
+#if SCALES != 0 && SCALES != 2 && SCALES != 3
+#error "groups have no scales, those of rows, or those of 1x128 and 128x128 blocks"
+#endif
+#else
+#define GROUPS_PARAMETER
+#endif
 
 #if ELEMENT == 4
 typedef int Accumulator;
@@ -258,21 +282,104 @@ __device__ __forceinline__ u32 cluster_rank() {
     return rank;
 }
 
-// The output's tiles in the order in which they are worked on.
-struct Raster {
-    int cols, cluster_rows;
+// Where a tile lies.
+struct Tile {
+    int top, left;    // its first row, in A and C, and its first column
+    int end;          // behind the last row that is stored
+    int b_top;        // row of B's map for its first column
+    int group;        // 0 without groups
+    int scale_x;      // of map_scale, for its first row
+    int scale_y;      // of map_scale, for K = 0
+};
 
-    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N) {
+#if GROUPS
+// Filled once: cluster rows of tiles in the groups before each, the first row of each, its rows.
+struct GroupTable {
+    int before[GROUPS + 1], first[GROUPS], rows[GROUPS];
+};
+
+// By the first warp.
+__device__ __forceinline__ void scan_groups(GroupTable &table, const Groups &groups, int m) {
+    int carry = 0;
+    for (int base = 0; base < GROUPS; base += 32) {
+        const int lane = threadIdx.x, g = base + lane;
+        int first = 0, rows = 0;
+        if (g < GROUPS) {
+            const i64 start = groups.offsets ? __ldg(groups.offsets + g) : (i64)g * groups.capacity;
+            const i64 count =
+                groups.counts ? __ldg(groups.counts + g) : __ldg(groups.offsets + g + 1) - start;
+            // Whatever the device says, nothing outside the matrices is touched.
+            first = (int)min(max(start, (i64)0), (i64)m);
+            rows = (int)min(max(count, (i64)0), (i64)min(groups.capacity, m - first));
+            table.first[g] = first;
+            table.rows[g] = rows;
+        }
+        int sum = (rows + BLOCK_M * CLUSTER - 1) / (BLOCK_M * CLUSTER);
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            const int other = __shfl_up_sync(0xffffffffu, sum, step);
+            if (lane >= step) sum += other;
+        }
+        sum += carry;
+        if (g < GROUPS) table.before[g + 1] = sum;
+        carry = __shfl_sync(0xffffffffu, sum, 31);
+    }
+    if (threadIdx.x == 0) table.before[0] = 0;
+}
+#endif
+
+// The output's tiles in the order in which they are worked on: groups, then rasters of GROUP_M
+// cluster rows.
+struct Raster {
+    int cols;
+#if GROUPS
+    const GroupTable &table;
+    const Groups &groups;
+    int n, group;
+
+    __device__ Raster(int m, int n, const GroupTable &table, const Groups &groups)
+        : cols((n + BLOCK_N - 1) / BLOCK_N), table(table), groups(groups), n(n), group(0) {}
+
+    __device__ int count() const { return table.before[GROUPS] * cols; }
+#else
+    int m, cluster_rows;
+
+    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N), m(m) {
         cluster_rows = ((m + BLOCK_M - 1) / BLOCK_M + CLUSTER - 1) / CLUSTER;
     }
 
     __device__ int count() const { return cluster_rows * cols; }
+#endif
 
-    __device__ void place(int index, int &row, int &col) const {
-        const int group = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
-        const int height = min(cluster_rows - group * GROUP_M, GROUP_M);
-        row = group * GROUP_M + inside % height;
-        col = inside / height;
+    // Tiles are asked for in ascending order.
+    __device__ Tile place(int index, u32 rank) {
+        Tile tile;
+#if GROUPS
+        while (index >= table.before[group + 1] * cols) group++;
+        const int first = table.first[group], rows = table.rows[group];
+        const int cluster_rows = table.before[group + 1] - table.before[group];
+        index -= table.before[group] * cols;
+#endif
+        const int raster = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
+        const int height = min(cluster_rows - raster * GROUP_M, GROUP_M);
+        const int row = raster * GROUP_M + inside % height;
+        tile.top = (row * CLUSTER + rank) * BLOCK_M;
+        tile.left = inside / height * BLOCK_N;
+#if GROUPS
+        tile.group = group;
+        tile.scale_x = groups.scale_rows ? tile.top : first + tile.top;
+        tile.scale_y = group * groups.scale_rows;
+        tile.top += first;
+        tile.end = first + rows;
+        tile.b_top = group * n + tile.left;
+#else
+        tile.group = 0;
+        tile.scale_x = tile.top;
+        tile.scale_y = 0;
+        tile.end = m;
+        tile.b_top = tile.left;
+#endif
+        return tile;
     }
 };
 
@@ -312,6 +419,24 @@ __device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, in
 #endif
 }
 
+#if GROUPS
+// Writes the first `rows` rows of a staging buffer to row y, column x of C, 16 bytes at a time.
+__device__ __forceinline__ void store_rows(const Groups &groups, u32 buffer, int thread, int x,
+                                           int y, int rows, int n) {
+    constexpr int item = OUT == 2 ? 4 : 2;
+    for (int piece = thread; piece < rows * (ROW_BYTES / 16); piece += 128) {
+        const int r = piece / (ROW_BYTES / 16), at = piece % (ROW_BYTES / 16);
+        if (x + at * (16 / item) >= n) continue;
+        uint4 v;
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                     : "r"(buffer + r * ROW_BYTES + ((at ^ r % 8) * 16))
+                     : "memory");
+        *(uint4 *)(groups.c + (y + r) * groups.c_pitch + (i64)x * item + at * 16) = v;
+    }
+}
+#endif
+
 #if CLUSTER > 1
 #define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
 #else
@@ -321,7 +446,7 @@ __device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, in
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
 gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
             const __grid_constant__ TensorMap map_scale, const __grid_constant__ TensorMap map_c,
-            const float *a_scale, const float *b_scale, int m, int n, int k) {
+            const float *a_scale, const float *b_scale, int m, int n, int k GROUPS_PARAMETER) {
     extern __shared__ __align__(1024) u8 memory[];
     __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
 #if SCALES == 2
@@ -331,7 +456,13 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
     const u32 scale_ring = b_ring + STAGES * B_BYTES, store_ring = scale_ring + SCALE_RING;
     const u32 full_bar = shared_address(full), empty_bar = shared_address(empty);
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
-    const Raster raster(m, n);
+#if GROUPS
+    __shared__ GroupTable table;
+    if (threadIdx.x < 32) scan_groups(table, groups, m);
+    Raster raster(m, n, table, groups);
+#else
+    Raster raster(m, n);
+#endif
     const int steps = (k + BLOCK_K - 1) / BLOCK_K;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
 
@@ -354,23 +485,22 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             u32 phase = 1;  // the ring is empty: the first wait on every stage passes
             for (int index = blockIdx.x / CLUSTER; index < raster.count();
                  index += gridDim.x / CLUSTER) {
-                int row, col;
-                raster.place(index, row, col);
-                const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+                const Tile tile = raster.place(index, rank);
                 for (int step = 0; step < steps; step++) {
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, tile.top);
                     if (CLUSTER > 1) {
                         const int part = rank * (BLOCK_N / CLUSTER);
                         load_tile_everywhere(b_ring + stage * B_BYTES + part * ROW_BYTES, &map_b,
-                                             bar, step * BLOCK_K, left + part);
+                                             bar, step * BLOCK_K, tile.b_top + part);
                     } else {
-                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, tile.b_top);
                     }
                     if (SCALES == 3)
-                        load_tile(scale_ring + stage * SCALE_BYTES, &map_scale, bar, top, step);
+                        load_tile(scale_ring + stage * SCALE_BYTES, &map_scale, bar, tile.scale_x,
+                                  tile.scale_y + step);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
             }
@@ -415,9 +545,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                 const u32 position = (u32)sequence * steps;
                 stage = position % STAGES, phase = position / STAGES & 1;
             }
-            int row, col;
-            raster.place(index, row, col);
-            const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+            const Tile tile = raster.place(index, rank);
+            const int top = tile.top, left = tile.left;
             Accumulator product[TILES_M][HALF];
 #if SCALES == 2
             // Asked for before the products, so that the epilogue need not wait for them.
@@ -425,7 +554,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
             for (int i = 0; i < (BLOCK_N + 127) / 128; i++) {
                 const int x = left + i * 128 + thread;
-                my_columns[i] = x < n ? __ldg(b_scale + x) : 0.0f;
+                my_columns[i] = x < n ? __ldg(b_scale + (i64)tile.group * n + x) : 0.0f;
             }
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
@@ -442,7 +571,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                 for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
-            const float *b_next = b_scale + (i64)(left / QUANT) * steps;
+            const i64 b_block = (i64)tile.group * ((n + QUANT - 1) / QUANT) + left / QUANT;
+            const float *b_next = b_scale + b_block * steps;
             // A cluster's last tile may lie beyond M: its scales are read from the last block.
             const int a_block = min(top + offset, m - 1) / QUANT;
             const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
@@ -554,9 +684,13 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     }
                     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
                     group_sync(consumer);
+                    const int y = top + offset + t * 64;
+                    const bool whole = !GROUPS || y + 64 <= tile.end;
+#if GROUPS
+                    if (!whole) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
+#endif
                     if (thread == 0) {
-                        if (x < n && top + offset + t * 64 < m)
-                            store_tile(&map_c, buffer, x, top + offset + t * 64);
+                        if (whole && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
                         // A group for every buffer, also an empty one: the wait above counts them.
                         asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                     }

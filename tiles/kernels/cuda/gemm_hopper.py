@@ -20,10 +20,17 @@ __all__ = [
     "FIELDS",
     "OUTPUTS",
     "SCALES",
+    "check_matrix",
+    "check_names",
+    "column_pitch",
+    "compiled_kernel",
     "launch",
+    "multiprocessors",
     "options",
     "precompile",
+    "row_pitch",
     "smem_bytes",
+    "tensor_map",
 ]
 
 #: Operand formats by macro value; bf16 arrives as uint16, 8-bit floats as uint8 views.
@@ -72,7 +79,12 @@ def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
 
-def _check_names(element: str, out: str, scales: str) -> None:
+def check_names(element: str, out: str, scales: str) -> None:
+    """Refuse formats and scale modes that the kernel does not have.
+
+    Raises:
+        ValueError: names the one and lists the choices.
+    """
     for name, value, known in (
         ("element", element, ELEMENTS),
         ("out", out, OUTPUTS),
@@ -83,14 +95,19 @@ def _check_names(element: str, out: str, scales: str) -> None:
 
 
 def options(
-    *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    groups: int = 0,
 ) -> tuple[str, ...]:
-    """Compiler options for formats and a configuration.
+    """Compiler options for formats and a configuration; ``groups``: matrices that B comes in.
 
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    _check_names(element, out, scales)
+    check_names(element, out, scales)
     if sorted(config) != sorted(FIELDS):
         raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
     block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
@@ -123,33 +140,42 @@ def options(
         "GROUP_M": group_m,
         "PINGPONG": pingpong,
         "STORE_BUFFERS": buffers,
+        "GROUPS": groups,
     }
     return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
 
 
 @cache
-def _kernel(
-    device: int, element: str, out: str, scales: str, items: tuple[tuple[str, int | bool], ...]
+def compiled_kernel(
+    device: int,
+    element: str,
+    out: str,
+    scales: str,
+    items: tuple[tuple[str, int | bool], ...],
+    groups: int = 0,
 ) -> Any:
-    """The compiled kernel of a device for formats and a configuration's fields.
+    """The compiled kernel of a device for formats, a configuration's fields and groups.
 
     Raises:
         ValueError: as :func:`options`.
     """
     config = dict(items)
-    compiler_options = options(element=element, out=out, scales=scales, config=config)
+    compiler_options = options(
+        element=element, out=out, scales=scales, config=config, groups=groups
+    )
     try:
         import cupy
     except ImportError as error:
         raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
-    code = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    code = Path(__file__).with_name("gemm_hopper.cu").read_text(encoding="utf-8")
     kernel = cupy.RawModule(code=code, options=compiler_options).get_function("gemm_hopper")
     kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
     return kernel
 
 
 @cache
-def _multiprocessors(device: int) -> int:
+def multiprocessors(device: int) -> int:
+    """Multiprocessors of a device."""
     import cupy
 
     return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
@@ -164,7 +190,7 @@ def _encoder() -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _tensor_map(
+def tensor_map(
     pointer: int, item_bytes: int, inner: int, outer: int, row_bytes: int, box: tuple[int, int]
 ) -> Any:
     """Tensor map of a matrix, as the kernel takes it by value.
@@ -202,7 +228,12 @@ def _tensor_map(
     return np.frombuffer(raw, _MAP_DTYPE)[0]
 
 
-def _check_matrix(name: str, array: Any, item: str, shape: tuple[int, int]) -> None:
+def check_matrix(name: str, array: Any, item: str, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a CuPy array of ``item`` elements and of ``shape``, without extents of 0.
+
+    Raises:
+        TypeError, ValueError: the message names the array and the rule.
+    """
     if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
         raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
     if array.dtype.char not in _LETTERS[item]:
@@ -211,14 +242,14 @@ def _check_matrix(name: str, array: Any, item: str, shape: tuple[int, int]) -> N
         raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
 
 
-def _pitch(array: Any) -> int:
+def row_pitch(array: Any) -> int:
     """Bytes from one row to the next; what a lone row has for a stride means nothing."""
     if array.shape[0] == 1:
         return -(-int(array.shape[1]) * int(array.dtype.itemsize) // 16) * 16
     return int(array.strides[0])
 
 
-def _column_pitch(scale: Any) -> int:
+def column_pitch(scale: Any) -> int:
     """Bytes from one column of 1x128 scales to the next; a lone column's stride means nothing."""
     if scale.shape[1] == 1:
         return -(-int(scale.shape[0]) * 4 // 16) * 16
@@ -229,16 +260,16 @@ def _validate(
     a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
 ) -> tuple[int, int, int]:
     """Check the operands; returns (M, N, K)."""
-    _check_names(element, out, scales)
+    check_names(element, out, scales)
     for name, array in (("a", a), ("b", b), ("c", c)):
         if getattr(array, "ndim", 2) != 2:
             raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
     m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    _check_matrix("a", a, element, (m, k))
-    _check_matrix("b", b, element, (n, k))
-    _check_matrix("c", c, out, (m, n))
+    check_matrix("a", a, element, (m, k))
+    check_matrix("b", b, element, (n, k))
+    check_matrix("c", c, out, (m, n))
     for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
-        pitch, bytes_each = _pitch(array), ELEMENT_BYTES[item]
+        pitch, bytes_each = row_pitch(array), ELEMENT_BYTES[item]
         packed = array.strides[1] == bytes_each or array.shape[1] == 1
         overlapping = pitch < array.shape[1] * bytes_each
         if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
@@ -261,9 +292,9 @@ def _validate(
             if scale is not None:
                 raise ValueError(f"{name} is given: scales {scales!r} take none")
             continue
-        _check_matrix(name, scale, "fp32", grid)
+        check_matrix(name, scale, "fp32", grid)
         if name == "a_scale" and scales == "b1x128":
-            apart = _column_pitch(scale)
+            apart = column_pitch(scale)
             packed = scale.strides[0] == 4 or m == 1
             if not packed or apart < 4 * m or apart % 16 or scale.data.ptr % 16:
                 raise ValueError(
@@ -309,17 +340,17 @@ def launch(
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
         item = ELEMENT_BYTES[element]
         width = ROW_BYTES // item
-        map_a = _tensor_map(a.data.ptr, item, k, m, _pitch(a), (width, block_m))
-        map_b = _tensor_map(b.data.ptr, item, k, n, _pitch(b), (width, block_n // cluster))
+        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
+        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // cluster))
         map_scale = map_a  # not looked at
         if scales == "b1x128":
-            map_scale = _tensor_map(
-                a_scale.data.ptr, 4, m, a_scale.shape[1], _column_pitch(a_scale), (block_m, 1)
+            map_scale = tensor_map(
+                a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
             )
         out_item = ELEMENT_BYTES[out]
-        map_c = _tensor_map(c.data.ptr, out_item, n, m, _pitch(c), (ROW_BYTES // out_item, 64))
+        map_c = tensor_map(c.data.ptr, out_item, n, m, row_pitch(c), (ROW_BYTES // out_item, 64))
         tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
-        grid = (cluster * min(tiles, _multiprocessors(a.device.id) // cluster),)
+        grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
         arguments = (
             map_a,
             map_b,
@@ -340,7 +371,7 @@ def launch(
 
 
 def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
-    return _kernel(a.device.id, element, out, scales, tuple(config.items()))
+    return compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
 
 
 def precompile(
