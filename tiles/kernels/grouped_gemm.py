@@ -128,7 +128,7 @@ class TritonGroupedGemm(Kernel):
         heights = (128, 64, 32, 16) if high else (64, 32, 16)
         for block_m, block_n in product(heights, (128, 64, 32)):
             for block_k, (stages, with_tma) in product(
-                (min([depth, *quant]), 32), ((4, tma), (3, tma), (3, False), (2, False))
+                (min([depth, *quant]), 32), ((4, tma), (3, tma), (2, tma), (2, False))
             ):
                 config = GroupedGemmConfig(
                     block_m=block_m,
