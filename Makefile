@@ -27,7 +27,7 @@ docs: $(VENV)/.installed
 	mv docs/formats.md.new docs/formats.md
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -m gpu
@@ -39,10 +39,12 @@ bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest bench -m gpu
 
 # The pinned torch first and by itself: where an index offers a CPU build of it, pip takes that one.
+# pip compiles what it installs, but not these packages: without it the first run takes seconds.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q sim tiles tuning workbench
 	touch $@
 
 clean:

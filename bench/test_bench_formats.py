@@ -13,12 +13,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiles.formats import TensorFormat
+from tiles.formats.packed import pack
 from tiles.formats.torch_codec import quantize_tensor
 
 SHAPE = (4096, 4096)
 BLOCK = 32
 FP8 = ("e4m3fn.mx", "e5m2.mx", "e4m3fn.b1x32")
-SUB_BYTE = ("e2m1fn.mx", "nvfp4", "e2m3fn.mx", "int4.g32")
+SUB_BYTE = ("e2m1fn.mx", "nvfp4", "e2m3fn.mx", "e3m2fn.mx", "int4.g32")
 #: Encoding and decoding together take at most so many times the plain pass.
 BARS = dict.fromkeys(FP8, 3.0) | dict.fromkeys(SUB_BYTE, 10.0)
 ROUNDS = 5
@@ -69,6 +70,13 @@ def test_encode_and_decode(benchmark: BenchmarkFixture, x: torch.Tensor, name: s
     benchmark.extra_info["plain ms"] = round(min(plain) * 1e3, 1)
     print(f"{name}: {ratio:.2f} times the plain pass of {min(plain) * 1e3:.0f} ms")
     assert ratio <= BARS[name], f"{name}: {ratio:.2f} times the plain pass, at most {BARS[name]}"
+
+
+@pytest.mark.parametrize("name", ["e2m1fn.mx", "e3m2fn.mx", "nvfp4"])
+def test_pack(benchmark: BenchmarkFixture, x: torch.Tensor, name: str) -> None:
+    quantized = quantize_tensor(x, TensorFormat.parse(name))
+    packed = benchmark.pedantic(pack, (quantized,), rounds=ROUNDS, warmup_rounds=1)
+    assert packed.format == quantized.format
 
 
 def test_plain_pass(benchmark: BenchmarkFixture, x: torch.Tensor) -> None:

@@ -1,12 +1,16 @@
 """Hardware simulation: GPU data files, the cost model, and the error of quantised products."""
 
+from sim.cost import Cost
 from sim.error import MatmulError, matmul_error
 from sim.gpu import Gpu
 from sim.gpu_file import gpu_names, load_gpu, parse_gpu
-from sim.model import price
+from sim.model import CostModel, price, unpriced
 from sim.prediction import Prediction, PricedTable
+from sim.roofline import roofline
 
 __all__ = [
+    "Cost",
+    "CostModel",
     "Gpu",
     "MatmulError",
     "Prediction",
@@ -16,4 +20,6 @@ __all__ = [
     "matmul_error",
     "parse_gpu",
     "price",
+    "roofline",
+    "unpriced",
 ]

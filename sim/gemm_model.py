@@ -1,14 +1,15 @@
 """The cost of a scaled GEMM: terms per K-iteration, per wave, and together.
 
 All terms are evaluated for every configuration of a table at once.  Clocks turn into time at the
-GPU's sustained clock, because dense products run at the power limit.  What is left out: compile
-facts (true registers, spills, pipeline depth), drift between CTAs, L2 partitions, the power that a
-particular configuration or its data draws.
+GPU's sustained clock, because dense products run at the power limit.  Rows that were compiled take
+the compiler's registers, shared memory and spills instead of the estimates.  What is left out:
+drift between CTAs, L2 partitions, the power that a particular configuration or its data draws.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, price_wave
@@ -50,6 +51,7 @@ def gemm_cost(
     path: NumericPath,
     table: ConfigTable,
     gpu: Gpu,
+    compiled: Compiled,
     *,
     most_per_sm: I64 | None = None,
 ) -> Cost:
@@ -82,8 +84,8 @@ def gemm_cost(
     )
     occupancy = ctas_per_sm(
         gpu,
-        registers=registers + BASE_REGISTERS,
-        smem_bytes=smem_bytes(problem, table),
+        registers=compiled.registers(registers + BASE_REGISTERS),
+        smem_bytes=compiled.smem(smem_bytes(problem, table)),
         warps=warps,
     )
     occupancy = np.where(persistent, 1, occupancy)
@@ -134,7 +136,11 @@ def gemm_cost(
             warpgroups=warpgroups,
         ),
         issue_clk=issue_clk(loaded, tma)
-        + spill_clk(gpu, registers + schedule.state_registers, threads),
+        + spill_clk(
+            gpu,
+            compiled.live_registers(registers + schedule.state_registers, gpu.registers_per_thread),
+            threads,
+        ),
         wait_clk=schedule.wait_clk,
         serial=problem.recipe.blockwise or emulated,
         smem_clk=smem_clk(

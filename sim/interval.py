@@ -27,13 +27,15 @@ LOG_HALF_WIDTH = {
     "prologue_epilogue": 0.50,
     "launch": 0.40,
 }
+#: The same for a term that a kernel family's own cost model names otherwise.
+OTHER_HALF_WIDTH = 0.50
 #: Added on the emulated path, whose instruction counts are guesses.
 EMULATED_EXTRA = 0.15
 
 
 def interval_us(time_us: F64, terms_us: dict[str, F64], path: NumericPath) -> tuple[F64, F64]:
     """Lower and upper end of the 90 % interval: ``0 < low < time < high``, elementwise."""
-    widths = np.array([LOG_HALF_WIDTH[name] for name in terms_us])
+    widths = np.array([LOG_HALF_WIDTH.get(name, OTHER_HALF_WIDTH) for name in terms_us])
     if path is NumericPath.EMULATED:
         widths = widths + EMULATED_EXTRA
     width = widths[np.argmax(np.stack(list(terms_us.values())), axis=0)]

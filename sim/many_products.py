@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
@@ -38,7 +39,7 @@ SCAN_US = 1.5
 TURNED_PER_CLK = 32.0
 
 #: Prices a plain product on rows of a table.
-Price = Callable[[Gemm, ConfigTable], Cost]
+Price = Callable[[Gemm, ConfigTable, Compiled], Cost]
 
 
 def _rows_at_once(single: Gemm, rows: float) -> int:
@@ -50,7 +51,11 @@ def _rows_at_once(single: Gemm, rows: float) -> int:
 
 
 def _by_height(
-    table: ConfigTable, single: Gemm, rows: Callable[[int], float], price: Price
+    table: ConfigTable,
+    single: Gemm,
+    rows: Callable[[int], float],
+    price: Price,
+    compiled: Compiled,
 ) -> Cost:
     """Price a table, tile height by tile height, each with the rows that its tiles cover.
 
@@ -63,7 +68,7 @@ def _by_height(
         wanted = rows(height)
         m = _rows_at_once(single, wanted)
         plain = Gemm(m=m, n=single.n, k=single.k, recipe=single.recipe, out=single.out)
-        cost = price(plain, table.take(chosen))
+        cost = price(plain, table.take(chosen), compiled.take(chosen))
         launch = cost.terms_us["launch"]
         factor = wanted / m
         found = {
@@ -110,9 +115,13 @@ def _with_traffic(
     )
 
 
-def _grouped(problem: GroupedGemm, table: ConfigTable, gpu: Gpu, price: Price) -> Cost:
+def _grouped(
+    problem: GroupedGemm, table: ConfigTable, gpu: Gpu, price: Price, compiled: Compiled
+) -> Cost:
     single = problem.single(1)
-    plain = _by_height(table, single, lambda height: problem.expected_tiles(height) * height, price)
+    plain = _by_height(
+        table, single, lambda height: problem.expected_tiles(height) * height, price, compiled
+    )
     weight = problem.recipe.weight.storage_bytes(problem.n, problem.k)
     rows = problem.m // problem.top_k
     return _with_traffic(
@@ -125,21 +134,30 @@ def _grouped(problem: GroupedGemm, table: ConfigTable, gpu: Gpu, price: Price) -
     )
 
 
-def grouped_cost(problem: GroupedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu) -> Cost:
+def grouped_cost(
+    problem: GroupedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+) -> Cost:
     """Price every configuration of a table with the columns of ``GroupedGemmConfig``."""
 
-    def price(plain: Gemm, rows: ConfigTable) -> Cost:
-        return gemm_cost(plain, path, as_gemm_table(rows), gpu, most_per_sm=rows["ctas_per_sm"])
+    def price(plain: Gemm, rows: ConfigTable, known: Compiled) -> Cost:
+        most_per_sm = rows["ctas_per_sm"]
+        return gemm_cost(plain, path, as_gemm_table(rows), gpu, known, most_per_sm=most_per_sm)
 
-    return _grouped(problem, table, gpu, price)
+    return _grouped(problem, table, gpu, price, compiled)
 
 
 def hopper_grouped_cost(problem: GroupedGemm, table: ConfigTable, gpu: Gpu) -> Cost:
     """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
-    return _grouped(problem, table, gpu, lambda plain, rows: hopper_gemm_cost(plain, rows, gpu))
+
+    def price(plain: Gemm, rows: ConfigTable, _: Compiled) -> Cost:
+        return hopper_gemm_cost(plain, rows, gpu)
+
+    return _grouped(problem, table, gpu, price, Compiled.of(len(table), {}))
 
 
-def batched_cost(problem: BatchedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu) -> Cost:
+def batched_cost(
+    problem: BatchedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+) -> Cost:
     """Price every configuration of a table with the columns of ``BatchedGemmConfig``."""
     batch, m, n, k = problem.shape
     single = problem.single
@@ -147,7 +165,8 @@ def batched_cost(problem: BatchedGemm, path: NumericPath, table: ConfigTable, gp
         table,
         single,
         lambda height: float(batch * -(-m // height) * height),
-        lambda one, rows: gemm_cost(one, path, as_gemm_table(rows), gpu),
+        lambda one, rows, known: gemm_cost(one, path, as_gemm_table(rows), gpu, known),
+        compiled,
     )
     turned = np.zeros(len(table))
     weight = problem.recipe.weight

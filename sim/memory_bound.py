@@ -12,6 +12,7 @@ read-write turnaround beyond the measured copy, and the order in which CTAs drif
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
@@ -42,7 +43,7 @@ def lsu_clk(moved_bytes: F64, segment_bytes: F64) -> F64:
     return clk
 
 
-def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu) -> Cost:
+def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
     """Price every configuration of a quantisation family."""
     traits = quantize_traits(problem, table, gpu)
     elements = problem.rows * problem.cols
@@ -52,7 +53,10 @@ def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu) -> Cost:
     clock_ghz = gpu.max_clock_mhz / 1e3  # streaming draws far less than the power limit
 
     occupancy = ctas_per_sm(
-        gpu, registers=traits.registers, smem_bytes=traits.smem_bytes, warps=traits.warps
+        gpu,
+        registers=compiled.registers(traits.registers),
+        smem_bytes=compiled.smem(traits.smem_bytes),
+        warps=traits.warps,
     )
     spread = waves(traits.ctas, occupancy, gpu.sm_count)
 

@@ -1,5 +1,12 @@
 """Pricing: every configuration of a table, on a GPU that need not be here."""
 
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from sim.compiled import Compiled
+from sim.cost import Cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
@@ -7,14 +14,70 @@ from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
-from tiles.kernels import ConfigTable, Kernel
+from tiles.kernels import ConfigTable, Kernel, TileConfig
+from tiles.kernels.batched_gemm import BatchedGemmConfig
+from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.gemm import GemmConfig
+from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize
 
-__all__ = ["price"]
+__all__ = ["CostModel", "price", "unpriced"]
 
 
-def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> PricedTable:
+@runtime_checkable
+class CostModel(Protocol):
+    """A kernel family that brings its own cost model: a :class:`Kernel` with this method."""
+
+    def cost(
+        self, problem: Problem, table: ConfigTable, gpu: Gpu, facts: Mapping[int, CompileFacts]
+    ) -> Cost:
+        """Times and traffic of every row of ``table``, all columns of its length.
+
+        Args:
+            table: legal configurations, at least one.
+            facts: what a compiler made of some rows, by row; often empty.
+        """
+
+
+#: Problem and configuration -> problem, path, table, GPU, compile facts -> cost.
+_MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
+    (Gemm, GemmConfig): gemm_cost,
+    (Gemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_gemm_cost(
+        problem, table, gpu
+    ),
+    (BatchedGemm, BatchedGemmConfig): batched_cost,
+    (GroupedGemm, GroupedGemmConfig): grouped_cost,
+    (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(
+        problem, table, gpu
+    ),
+    (Quantize, TritonQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
+    (Quantize, CudaQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
+}
+
+
+def unpriced(problem: Problem, kernel: Kernel) -> str | None:
+    """Why nothing prices that problem with that kernel family, or ``None`` when :func:`price` does.
+
+    A family is priced by its own method ``cost`` (:class:`CostModel`), or when it has the
+    configurations of one of the workbench's.
+    """
+    if isinstance(kernel, CostModel) or (type(problem), kernel.config_type) in _MODELS:
+        return None
+    return (
+        f"{kernel.name} has no cost model for {problem.kind} problems: "
+        "measure it, or give it a method cost()"
+    )
+
+
+def price(
+    problem: Problem,
+    kernel: Kernel,
+    table: ConfigTable,
+    gpu: Gpu,
+    facts: Mapping[int, CompileFacts] | None = None,
+) -> PricedTable:
     """Predict time, traffic and terms of every configuration in ``table``.
 
     Args:
@@ -22,26 +85,24 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         kernel: the family that the configurations belong to.
         table: configurations, legal ones; at least one.
         gpu: the GPU to predict for.
+        facts: what a compiler made of some rows of the table, by row; the others' registers, shared
+            memory and spills are estimated.
     Raises:
-        ValueError: the table is empty, or nothing prices that kind of problem.
+        ValueError: the table is empty, nothing prices that problem with that family, or the
+            family's own cost model answers with what no configuration can cost.
     """
     if len(table) == 0:
         raise ValueError(f"no configuration of {kernel.name} to price for {problem} on {gpu.name}")
+    reason = unpriced(problem, kernel)
+    if reason is not None:
+        raise ValueError(reason)
     path = kernel.path(problem, gpu.limits)
-    if isinstance(problem, Gemm) and kernel.config_type is HopperGemmConfig:
-        cost = hopper_gemm_cost(problem, table, gpu)
-    elif isinstance(problem, Gemm):
-        cost = gemm_cost(problem, path, table, gpu)
-    elif isinstance(problem, GroupedGemm) and kernel.config_type is HopperGemmConfig:
-        cost = hopper_grouped_cost(problem, table, gpu)
-    elif isinstance(problem, GroupedGemm):
-        cost = grouped_cost(problem, path, table, gpu)
-    elif isinstance(problem, BatchedGemm):
-        cost = batched_cost(problem, path, table, gpu)
-    elif isinstance(problem, Quantize):
-        cost = quantize_cost(problem, table, gpu)
+    if isinstance(kernel, CostModel):
+        cost = kernel.cost(problem, table, gpu, facts or {})
+        _check(cost, kernel.name, len(table))
     else:
-        raise ValueError(f"{problem}: no cost model for {problem.kind} problems")
+        model = _MODELS[type(problem), kernel.config_type]
+        cost = model(problem, path, table, gpu, Compiled.of(len(table), facts or {}))
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)
     return PricedTable(
         problem=problem,
@@ -57,3 +118,31 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         dram_write_bytes=cost.dram_write_bytes,
         l2_read_bytes=cost.l2_read_bytes,
     )
+
+
+def _check(cost: object, kernel: str, rows: int) -> None:
+    """Refuse what a family's own cost model may not answer with."""
+    if not isinstance(cost, Cost):
+        raise ValueError(f"kernel {kernel}: cost() returned {type(cost).__name__}: return sim.Cost")
+    if not cost.terms_us:
+        raise ValueError(f"kernel {kernel}: cost() names no term: give terms_us at least one")
+    columns = {
+        "time_us": cost.time_us,
+        **{f"terms_us[{name!r}]": column for name, column in cost.terms_us.items()},
+        "dram_read_bytes": cost.dram_read_bytes,
+        "dram_write_bytes": cost.dram_write_bytes,
+        "l2_read_bytes": cost.l2_read_bytes,
+    }
+    for name, column in columns.items():
+        if np.shape(column) != (rows,):
+            raise ValueError(
+                f"kernel {kernel}: cost() returned {name} of shape {np.shape(column)}: "
+                f"return one number for each of the {rows} configurations"
+            )
+        if not np.isfinite(column).all() or np.min(column) < 0:
+            raise ValueError(
+                f"kernel {kernel}: cost() returned {name} = {np.min(column)}: "
+                "return finite numbers that are not negative"
+            )
+    if np.min(cost.time_us) == 0:
+        raise ValueError(f"kernel {kernel}: cost() returned time_us = 0: return positive times")

@@ -2,9 +2,25 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["offered"]
+
+#: What importing a module of another distribution, and reading a name in it, commonly raises.
+_LOAD_ERRORS = (
+    ImportError,
+    AttributeError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    LookupError,
+)
 
 
 def offered(group: str, name: str | None = None) -> list[tuple[str, Any]]:
@@ -15,13 +31,26 @@ def offered(group: str, name: str | None = None) -> list[tuple[str, Any]]:
 
     Args:
         name: of one entry; ``None`` for all of them.
+    Raises:
+        ValueError: what an entry names cannot be loaded; the message names its distribution.
     """
     if not _named(group):
         return []
     from importlib.metadata import entry_points
 
     points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
-    return [(point.value, point.load()) for point in points]
+    return [(point.value, _load(point)) for point in points]
+
+
+def _load(point: "EntryPoint") -> Any:
+    try:
+        return point.load()
+    except _LOAD_ERRORS as error:
+        owner = "" if point.dist is None else f" of distribution {point.dist.name}"
+        raise ValueError(
+            f"entry point {point.group}: {point.name} = {point.value}{owner} cannot be loaded "
+            f"({type(error).__name__}: {error}): repair or uninstall that distribution"
+        ) from error
 
 
 def _named(group: str) -> bool:

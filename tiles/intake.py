@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["MAX_YAML_BYTES", "nearest", "read_bounded", "shown"]
+__all__ = ["MAX_YAML_BYTES", "check_text", "nearest", "read_bounded", "shown"]
 
 #: Of a sweep file and of a GPU file; real ones have a few thousand.
 MAX_YAML_BYTES = 2**20
@@ -46,7 +46,25 @@ def shown(value: object, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
+def check_text(what: str, value: object) -> None:
+    """Refuse what is no text before it is read as a name.
+
+    Raises:
+        TypeError: it is not; the message says what was to be named.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is given by its name, a text, not as {shown(value)}")
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
-    """``did you mean 'x'? `` when a known name is close, else the empty string."""
-    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
+    """``did you mean 'x'? `` when a known name is close, else the empty string.
+
+    Case does not count; the shortest name that begins with the given one comes first.
+    """
+    wanted = str(name)[:100].lower()
+    # Of two that differ in nothing but case the first one is offered.
+    by_lower = dict(reversed([(text.lower(), text) for text in known]))
+    close = sorted((text for text in reversed(by_lower) if text.startswith(wanted)), key=len)
+    if not close or len(wanted) < 3:
+        close = difflib.get_close_matches(wanted, by_lower, n=1)
+    return f"did you mean {by_lower[close[0]]!r}? " if close else ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from tiles.kernels import Backend, Status, TileConfig
+from tiles.kernels import Backend, Status, TileConfig, offline_cuda
 from tuning.candidates import Candidates
 from tuning.facts_cache import FactsCache
 from tuning.interrupts import Interrupts
@@ -67,7 +67,9 @@ class Bench:
         """
         devices = {_device(study) for study in studies}
         if self._precompile != 0 and ("cuda" in devices or self._precompile is not None):
-            on_device = any(study.kernel.backend is Backend.CUPY for study in studies)
+            on_device = not offline_cuda.available() and any(
+                study.kernel.backend is Backend.CUPY for study in studies
+            )
             self._pool = self._stack.enter_context(
                 CompilePool(self._limits, self._precompile, on_device=on_device)
             )

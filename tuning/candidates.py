@@ -1,18 +1,28 @@
 """What a study may measure: its legal configurations with their predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+import sim
 from sim.prediction import PricedTable
 from tiles.kernels import Kernel, LegalSpace, TileConfig
+from tiles.problems import Problem
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.strategies import STRATEGIES, LegalTable, SearchStrategy
 
-__all__ = ["Candidates", "describe"]
+__all__ = ["Candidates", "Pricing", "describe", "pricing"]
+
+#: Like :func:`sim.price`.
+Pricing = Callable[..., PricedTable]
+
+
+def pricing(problem: Problem, kernel: Kernel) -> Pricing:
+    """The cost model, or the roofline where it cannot price the problem with that family."""
+    return sim.price if sim.unpriced(problem, kernel) is None else sim.roofline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +34,7 @@ class Candidates:
     space: LegalSpace
     priced: PricedTable | None  #: of the accepted configurations; None when there are none
     path: str  #: "native" or "emulated"
+    price: Pricing  #: what made ``priced``
 
     @property
     def legal_size(self) -> int:

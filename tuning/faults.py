@@ -4,7 +4,7 @@ import sys
 
 from tiles.kernels import Status
 
-__all__ = ["classify", "device_is_poisoned", "must_restart", "one_line"]
+__all__ = ["classify", "device_is_poisoned", "one_line", "ran_out_of_memory"]
 
 #: Exceptions by name, so that neither triton nor cupy is imported to recognise them.
 _COMPILER_ERRORS = frozenset(
@@ -53,9 +53,9 @@ def classify(error: BaseException) -> tuple[Status, str]:
     return Status.RUNTIME, reason
 
 
-def must_restart(error: BaseException) -> bool:
-    """True when the process must end: memory ran out, or its CUDA context is unusable."""
-    return bool(_names(error) & _OUT_OF_MEMORY) or device_is_poisoned()
+def ran_out_of_memory(error: BaseException) -> bool:
+    """True when an allocation on the host or on the device found no room."""
+    return bool(_names(error) & _OUT_OF_MEMORY)
 
 
 def device_is_poisoned() -> bool:

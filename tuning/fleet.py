@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tuning.candidates import Pricing
 from tuning.fleet_storage import FleetStorage
 from tuning.interrupts import Interrupts
 from tuning.plan import Plan
@@ -16,11 +17,12 @@ from tuning.shared_sweep import (
     refusal,
     same_space,
     shared_plans,
+    store_sources,
     stored_attributes,
 )
 from tuning.store import quiet_optuna
 from tuning.stored_plan import read_gpu, read_plan
-from tuning.sweep import Again, Pricing, enumerate_studies, run, search_studies
+from tuning.sweep import Again, enumerate_studies, run, search_studies
 from tuning.worker import JobLimits
 
 __all__ = ["load_shared", "run_shared", "work", "work_in_folder"]
@@ -56,18 +58,21 @@ def run_shared(
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(quiet_optuna())
         storage = stack.enter_context(storage or FleetStorage(url))
+        revalidating = again is Again.REVALIDATE
         search_studies(
             plan,
             found,
             storage,
             progress,
-            lambda: begin_studies(plan, found, storage),
+            lambda: begin_studies(plan, found, storage, sources=not revalidating),
             interrupts,
             limits=limits,
             precompile=precompile,
             retry_failures=retry_failures,
             again=again,
         )
+        if revalidating:  # all of it is of the present source now
+            store_sources(plan, storage)
         return read_shared_run(storage, plan)
 
 
@@ -182,7 +187,7 @@ def load_shared(name: str, url: str) -> Run:
     Raises:
         ValueError: no such sweep, several GPUs, or what is wrong with the storage.
     """
-    with quiet_optuna(), FleetStorage(url) as storage:
+    with quiet_optuna(), FleetStorage(url, read_only=True) as storage:
         plans = shared_plans(storage, name)
         if len(plans) > 1:
             choices = ", ".join(f"{name}@{plan.gpu.name}" for plan in plans)

@@ -32,8 +32,8 @@ __all__ = ["FleetStorage"]
 
 #: A worker tells so often that its trial lives; silent for so long, its trial goes to another.
 HEARTBEAT_S, GRACE_S = 10, 60
-#: A worker reads the whole queue before each trial, so it holds no more than a fleet can take.
-QUEUE_AHEAD = 64
+#: A worker reads the whole queue twice a trial, so it is short; who finds it empty fills it.
+QUEUE_AHEAD = 16
 IDLE_S = 2.0
 #: A server that restarts is waited for so long.
 OUTAGE_S = 180.0
@@ -43,6 +43,9 @@ CONNECT_S = 10
 LOCK_S = 300
 #: Of the server's side, so that the lock of a host that lost power is given back.
 _KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+
+#: Options of libpq that a message must not repeat.
+_SECRET_OPTIONS = ("password", "passfile", "sslpassword", "sslkey", "oauth_client_secret")
 
 #: What may be done again when the connection broke, because doing it twice changes nothing.
 _REPEATABLE = (
@@ -100,10 +103,12 @@ class FleetStorage(_PatientStorage):
         url: ``postgresql+psycopg://user:password@host:port/database``; its secrets are never shown.
         heartbeat_s, grace_s: see :class:`optuna.storages.RDBStorage`.
         outage_s: how long a server that stopped answering is waited for.
+        read_only: change nothing: no tables are made, and a role that may only read will do.
 
     Raises:
-        ValueError: psycopg is missing, the URL is wrong, nothing answers there, or the database
-            was made by another version of optuna.
+        ValueError: psycopg is missing, the URL is wrong, nothing answers there, the role lacks a
+            right, or the database was made by another version of optuna; read only, also that it
+            holds no sweep.
     """
 
     def __init__(
@@ -113,12 +118,13 @@ class FleetStorage(_PatientStorage):
         heartbeat_s: int = HEARTBEAT_S,
         grace_s: int = GRACE_S,
         outage_s: float = OUTAGE_S,
+        read_only: bool = False,
     ) -> None:
         parsed = parse_storage_url(url)
         self.shown = shown_url(parsed)
         self.queue_ahead = QUEUE_AHEAD
         self.idle_s = min(IDLE_S, grace_s / 2)
-        self._secrets = [s for s in (url, parsed.password, *_texts(parsed.query)) if s]
+        self._secrets = [s for s in (url, parsed.password, *_secret_options(parsed.query)) if s]
         self._outage_s = outage_s
         self._silent_since: dict[int, float] = {}
         self._locks: sqlalchemy.Connection | None = None
@@ -128,43 +134,58 @@ class FleetStorage(_PatientStorage):
                 "connect_timeout": CONNECT_S,
                 "keepalives_idle": 30,
                 "tcp_user_timeout": 60_000,
-                "options": _KEEPALIVE,
                 **parsed.query,
+                "options": " ".join(
+                    (
+                        _KEEPALIVE,
+                        *(["-c default_transaction_read_only=on"] if read_only else []),
+                        *_values(parsed.query.get("options", ())),
+                    )
+                ),
             },
         }
         plain = parsed.set(query={})
+        whole = False
         try:
-            with self._first_contact(plain, options), warnings.catch_warnings():
+            with self._first_contact(plain, options, read_only), warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 super().__init__(
-                    # optuna fills in {SCHEMA_VERSION}.
-                    plain.render_as_string(hide_password=False)
-                    .replace("{", "{{")
-                    .replace("}", "}}"),
+                    _unfilled(plain.render_as_string(hide_password=False)),
                     engine_kwargs=options,
                     heartbeat_interval=heartbeat_s,
                     grace_period=grace_s,
                     heartbeat_stale_trial_callback=requeue_callback(),
+                    skip_table_creation=read_only,
                 )
+            whole = True
         except ImportError:
             raise ValueError("psycopg is missing: pip install 'tile-workbench[fleet]'") from None
         except RuntimeError as error:  # optuna: the tables are another version's
             raise ValueError(f"storage {self.shown}: {self._clean(error)}") from None
         except (StorageInternalError, SQLAlchemyError) as error:
+            if _lacks_right(error):
+                raise self._refused(error) from None
             # ``from None``: a traceback would show what the driver was given.
             raise ValueError(
                 f"storage {self.shown} does not answer: {self._clean(error)}: "
                 "start the server or correct the URL"
             ) from None
+        finally:
+            if not whole and hasattr(self, "scoped_session"):
+                self.__exit__(None, None, None)  # connections that were made before it failed
 
     @contextlib.contextmanager
-    def _first_contact(self, url: sqlalchemy.URL, options: Mapping[str, Any]) -> Iterator[None]:
+    def _first_contact(
+        self, url: sqlalchemy.URL, options: Mapping[str, Any], read_only: bool
+    ) -> Iterator[None]:
         """Hold a lock while optuna makes its tables: two that make them at once collide."""
         engine = sqlalchemy.create_engine(
             url, poolclass=sqlalchemy.NullPool, connect_args=options["connect_args"]
         )
         with engine.connect() as connection:
             connection.execute(_LOCK, {"key": _key("tables")})
+            if read_only and not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                raise ValueError(f"storage {self.shown} holds no sweep: name another database")
             yield
 
     def _clean(self, error: BaseException) -> str:
@@ -178,6 +199,13 @@ class FleetStorage(_PatientStorage):
             text = text.replace(secret, "***")
         return text
 
+    def _refused(self, error: BaseException) -> ValueError:
+        """What to tell of a server that answers and will not do it."""
+        advice = "correct what it names, then run the same command again"
+        if _lacks_right(error):
+            advice = "grant its role that right, or name another role in the URL"
+        return ValueError(f"storage {self.shown} refuses: {self._clean(error)}: {advice}")
+
     def _through_outages(self, call: Callable[[], Any]) -> Any:
         deadline: float | None = None
         while True:
@@ -189,7 +217,7 @@ class FleetStorage(_PatientStorage):
                 return True  # the first try was stored before its answer was lost
             except (StorageInternalError, OperationalError, InterfaceError) as error:
                 if not _is_outage(error):
-                    raise
+                    raise self._refused(error) from None
                 now = time.monotonic()
                 deadline = deadline or now + self._outage_s
                 if now > deadline:
@@ -206,25 +234,39 @@ class FleetStorage(_PatientStorage):
         The lock belongs to a connection: the server gives it back when the worker dies.
         """
         key = {"key": _key(study_name)}
-        self._through_outages(lambda: self._lock(key))
+        self._through_outages(lambda: self._lock(key, _LOCK))
         try:
             yield
         finally:
-            try:
-                if self._locks is not None:
-                    self._locks.execute(_UNLOCK, key)
-            except DBAPIError:
-                self._drop_locks()  # with the connection the lock is gone
+            self._unlock(key)
 
-    def _lock(self, key: Mapping[str, int]) -> None:
+    @contextlib.contextmanager
+    def comparing(self, study_name: str) -> Iterator[bool]:
+        """True for one worker at a time, and for the next one when that one dies."""
+        key = {"key": _key(f"{study_name}\0comparing")}
+        mine = bool(self._through_outages(lambda: self._lock(key, _TRY_LOCK)))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._unlock(key)
+
+    def _lock(self, key: Mapping[str, int], how: sqlalchemy.TextClause) -> Any:
         try:
             if self._locks is None:
                 self._locks = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
                 self._locks.execute(sqlalchemy.text(f"SET lock_timeout = '{LOCK_S}s'"))
-            self._locks.execute(_LOCK, key)
+            return self._locks.execute(how, key).scalar()
         except DBAPIError:
             self._drop_locks()
             raise
+
+    def _unlock(self, key: Mapping[str, int]) -> None:
+        try:
+            if self._locks is not None:
+                self._locks.execute(_UNLOCK, key)
+        except DBAPIError:
+            self._drop_locks()  # with the connection the lock is gone
 
     def _drop_locks(self) -> None:
         if self._locks is not None:
@@ -285,6 +327,7 @@ class FleetStorage(_PatientStorage):
 
 
 _LOCK = sqlalchemy.text("SELECT pg_advisory_lock(:key)")
+_TRY_LOCK = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
 _UNLOCK = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
 _UPTIME = sqlalchemy.text("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")
 _SILENT = sqlalchemy.text(
@@ -304,6 +347,12 @@ def _key(name: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
+def _lacks_right(error: BaseException) -> bool:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    # SQLSTATE of "insufficient privilege".
+    return getattr(getattr(cause, "orig", None), "sqlstate", None) == "42501"
+
+
 def _is_outage(error: BaseException) -> bool:
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     # Optuna answers a broken query with another one on the same, dead connection.
@@ -312,6 +361,10 @@ def _is_outage(error: BaseException) -> bool:
     )
 
 
-def _texts(query: Mapping[str, str | Sequence[str]]) -> list[str]:
-    """The values of a URL's options, any of which may be a secret."""
-    return [v for value in query.values() for v in ([value] if isinstance(value, str) else value)]
+def _secret_options(query: Mapping[str, str | Sequence[str]]) -> list[str]:
+    """The values of those of a URL's options that are secrets, or say where one lies."""
+    return [v for name in _SECRET_OPTIONS for v in _values(query.get(name, ()))]
+
+
+def _values(option: str | Sequence[str]) -> Sequence[str]:
+    return [option] if isinstance(option, str) else option

@@ -26,13 +26,19 @@ def guarded_samples(
     if observer is None:
         return timer.sample(timer.samples), None
     observer.company()  # what went on before is another measurement's
-    repeats = 0
+    thrown_away: list[str] = []
     while True:
         samples, readings = _watched(timer, observer)
         disturbed = observer.company() or _moved(readings)
-        if not disturbed or repeats == REPEATS:
-            return samples, Conditions.of(observer.source, readings, repeats, disturbed)
-        repeats += 1
+        if not disturbed or len(thrown_away) == REPEATS:
+            return samples, Conditions.of(
+                observer.source,
+                readings,
+                thrown_away=thrown_away,
+                disturbed=disturbed,
+                company_watched=observer.watches_company,
+            )
+        thrown_away.append(disturbed)
 
 
 def _watched(timer: Timer, observer: Observer) -> tuple[list[float], list[Reading]]:

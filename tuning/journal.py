@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from optuna.storages.journal import BaseJournalBackend
 
+from tuning.begun_mark import check_begun, is_begun, mark_begun
 from tuning.journal_file import (
     JOURNAL,
     EntryCheck,
@@ -43,13 +44,15 @@ class RunJournal(BaseJournalBackend):
     ends its trial in good order, and :meth:`flush` reports the fault.
 
     Raises:
-        ValueError: the file is damaged or cannot be written.
+        ValueError: the file is damaged, was emptied or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
+        check_begun(path)
+        self._begun = is_begun(path)
         self._check = EntryCheck()
         self._fresh: list[dict[str, Any]] = []
         self._first_fresh = 0  #: number of the first entry that optuna has not read
@@ -177,10 +180,13 @@ class RunJournal(BaseJournalBackend):
             return
         try:
             os.fsync(self._fd)
+            if not self._begun:
+                mark_begun(self._path)
         except OSError as error:
             self._fault = ValueError(self._unwritable(error))
             self._told = True
             raise self._fault from error
+        self._begun = True
         self._dirty = False
         self._synced_at = time.monotonic()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
+from tuning.begun_mark import check_begun, unmark_begun
 from tuning.leases import anyone_alive
 
 __all__ = [
@@ -130,10 +131,11 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     """What :meth:`EntryCheck.read` says of a file.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or has lost all that was recorded in it.
     """
     if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
         raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
+    check_begun(path)
     try:
         return EntryCheck().read(_content(path))
     except OSError as error:
@@ -148,6 +150,8 @@ def _content(path: Path) -> bytes:
             data = file.read(_MAX_UNPACKED + 1)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cut off or corrupt: bring back a copy") from error
+    if not data:  # only finished runs are packed
+        raise ValueError(f"{path}: is empty: bring back a copy")
     if len(data) > _MAX_UNPACKED:
         raise ValueError(f"{path}: holds more than {_MAX_UNPACKED} bytes: it is no sweep's journal")
     return data
@@ -204,7 +208,8 @@ def repair(folder: Path) -> int:
         The number of bytes set aside; 0 when the journal is whole.
 
     Raises:
-        ValueError: there is no journal, the folder cannot be written, or a sweep writes it.
+        ValueError: there is no journal or nothing in it where there was, the folder cannot be
+            written, or a sweep writes it.
     """
     path = folder / JOURNAL
     _, good_bytes, fault = _scan(path)
@@ -215,6 +220,8 @@ def repair(folder: Path) -> int:
     try:
         with path.open("r+b") as journal:
             fcntl.flock(journal, fcntl.LOCK_EX)
+            if not good_bytes:
+                unmark_begun(path)
             return set_aside(path, journal.fileno(), good_bytes)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be repaired: {error.strerror}") from error

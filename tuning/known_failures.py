@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,11 +129,26 @@ def _append(path: Path, line: str) -> None:
         size = os.fstat(fd).st_size
         if size > _MAX_BYTES:
             kept = os.pread(fd, size, size // 2).partition(b"\n")[2]
-            os.ftruncate(fd, 0)
-            os.write(fd, kept)
-            size = len(kept)
+            _replace(path, kept + line.encode() + b"\n")
+            return
         # A process that was killed may have left half a line: it must not spoil this one.
         cut = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
         os.write(fd, (b"\n" if cut else b"") + line.encode() + b"\n")
     finally:
         os.close(fd)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Give the file other content at one blow.
+
+    A process that waits for the old file's lock then writes its line to a file without a name:
+    that line is lost, as any may be of a cache.
+    """
+    temporary, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(temporary, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+        raise

@@ -7,6 +7,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from tuning.plan import Plan, StudyPlan
+from tuning.validity import Validity
 
 __all__ = ["neighbours", "winner", "winning_params"]
 
@@ -28,26 +29,20 @@ def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
 
 
 def winner(storage: BaseStorage, name: str) -> Mapping[str, Any] | None:
-    """Parameters of a stored study's fastest correct trial, or None when there is none."""
+    """Parameters of a stored study's fastest correct trial that counts; None without one."""
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
         return None
-    # Near-ties were timed again in turns; those times decide where there are any.
-    attributes = storage.get_study_user_attrs(study_id)
-    compared = attributes.get("compared", {}).get("timings", {})
-    if "revalidated" in attributes:  # the others are stale, and failures have no time
-        fresh = attributes["revalidated"]["measurements"]
-        compared = {n: one for n, one in fresh.items() if one["time_us"] is not None}
-        if not compared:
-            return None
+    validity = Validity.of(storage.get_study_user_attrs(study_id))
     times_us: list[tuple[float, int, Mapping[str, Any]]] = []
     for trial in storage.get_all_trials(study_id, deepcopy=False):
         # Not the trial's state: one that was interrupted after its outcome was stored has failed.
-        time_us = trial.user_attrs.get("measurement", {}).get("time_us")
-        again = compared.get(str(trial.number))
-        if time_us is not None and (again is not None or not compared):
-            times_us.append((again["time_us"] if again else time_us, trial.number, trial.params))
+        if "measurement" not in trial.user_attrs or validity.stale(trial):
+            continue
+        time_us = validity.outcome(trial)["time_us"]
+        if time_us is not None:
+            times_us.append((time_us, trial.number, trial.params))
     return min(times_us, key=lambda entry: entry[:2])[2] if times_us else None
 
 

@@ -57,6 +57,7 @@ class Nvml:
     """One GPU's sensors and the processes on it."""
 
     source = "nvml"
+    watches_company = True
 
     def __init__(self, pynvml: Any, handle: Any) -> None:
         self._nvml = pynvml

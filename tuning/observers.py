@@ -24,6 +24,10 @@ class Observer(Protocol):
     def source(self) -> str:
         """ "nvml" or "nvidia-smi"."""
 
+    @property
+    def watches_company(self) -> bool:
+        """Whether :meth:`company` would notice another process."""
+
     def claim(self) -> None:
         """Called once this process has a context on the GPU."""
 
@@ -46,6 +50,7 @@ class SmiObserver:
     """The latest line of an ``nvidia-smi`` that reads again and again.  Sees no other process."""
 
     source = "nvidia-smi"
+    watches_company = False
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process

@@ -19,6 +19,8 @@ __all__ = ["PLAN_SCHEMA", "Plan", "Strategy", "StudyPlan"]
 PLAN_SCHEMA = "tile-workbench/plan/1"
 
 MAX_MEASUREMENTS = 1_000_000  #: of one study
+#: Characters of a study's name in optuna's tables.
+MAX_SHARED_NAME = 512
 
 
 class Strategy(Enum):
@@ -86,6 +88,11 @@ class Plan:
             name = self.study_name(study)
             if name in seen:
                 raise ValueError(f"study {name} is planned twice: remove one")
+            if self.shared_name and len(name) > MAX_SHARED_NAME:
+                raise ValueError(
+                    f"study name {self.shared_name!r:.80}: with problem, kernel and GPU these are "
+                    f"{len(name)} characters, more than {MAX_SHARED_NAME}: choose a shorter one"
+                )
             seen.add(name)
 
     def study_name(self, study: StudyPlan) -> str:

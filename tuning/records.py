@@ -110,7 +110,7 @@ class StudyRecord:
     legal_size: int
     rejected_by_rule: Mapping[str, int]
     stopped: str  #: why the search ended; empty while it has not
-    not_compared: str  #: why near-ties could not be timed in turns; empty when they were, or none
+    not_compared: str  #: why near-ties were not timed in turns, and how many; empty when all were
     trials: tuple[TrialRecord, ...]  #: finished ones, in the order taken
     source: str = ""  #: SHA-256 of the kernel source that was measured; empty in the oldest runs
     repeats: int = 0  #: trials of a configuration that another trial had measured

@@ -52,10 +52,16 @@ class ReplaySpace:
             sample: accept one that measured a part of its space, and replay within that part.
 
         Raises:
-            ValueError: configurations were left out, or none is correct.
+            ValueError: configurations were left out, some results are stale, or none is correct.
         """
         trials = list({trial.config: trial for trial in study.trials}.values())
         name = f"{study.problem} with {study.kernel}"
+        # What was measured again was chosen for being fast: the rest is no fair sample either.
+        if stale := [trial.stale for trial in trials if trial.stale]:
+            raise ValueError(
+                f"{name}: {len(stale)} of {len(trials)} results are stale ({stale[0]}), and "
+                "old and new times do not mix: sweep it anew into another output"
+            )
         if len(trials) < study.legal_size and not sample:
             raise ValueError(
                 f"{name}: {len(trials)} of {study.legal_size} legal configurations were measured: "

@@ -5,16 +5,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 
-from tiles.kernels import Status
 from tiles.kernels.closure import source_digest
 from tuning.bench import Bench
 from tuning.candidates import Candidates
 from tuning.plan import Plan
-from tuning.records import Environment, Measurement, TrialRecord
+from tuning.records import Environment, TrialRecord
 from tuning.search import Progress
 from tuning.staleness import changes
 from tuning.strategies import LegalTable
+from tuning.validity import Validity
 
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
@@ -66,91 +67,121 @@ def revalidate(
 ) -> None:
     """Measure every study's winner and runners-up again; the other results do not count any more.
 
-    The old outcomes stay in their trials, the new ones stand beside them in the study.
+    The old outcomes stay in their trials, the new ones stand beside them in the study.  Each is
+    stored as it comes: one that was interrupted goes on where it was left, and a study that was
+    measured again under the present conditions is left alone.
     """
     for index, study in enumerate(found):
         attributes = _attributes(plan, study, storage)
         if not attributes or study.priced is None:
             continue
+        here = bench.environment(study)
+        if _holds(attributes.get("revalidated"), study, here):
+            continue
         study_id = storage.get_study_id_from_name(plan.study_name(study.plan))
-        again = _measure_again(plan, study, storage, study_id, attributes, bench, index, progress)
-        storage.set_study_user_attr(study_id, "revalidated", again)
-        storage.flush()
+        begun = attributes.get("revalidating")
+        if not _holds(begun, study, here):
+            begun = None
+
+        def keep(key: str, content: Mapping[str, Any], study_id: int = study_id) -> None:
+            storage.set_study_user_attr(study_id, key, dict(content))
+            storage.flush()
+
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        again = _measure_again(plan, study, trials, attributes, begun, bench, index, progress, keep)
+        keep("revalidated", again)
+        keep("revalidating", {})
+
+
+def _holds(done: Mapping[str, Any] | None, study: Candidates, here: Environment) -> bool:
+    """True when what was measured again was measured as it would be now."""
+    if not done or done["source"] != source_digest(study.kernel.template):
+        return False
+    return not changes(_environment(done), here, study.kernel.backend)
 
 
 def _measure_again(
     plan: Plan,
     study: Candidates,
-    storage: BaseStorage,
-    study_id: int,
+    trials: Sequence[FrozenTrial],
     attributes: Mapping[str, Any],
+    begun: Mapping[str, Any] | None,
     bench: Bench,
     index: int,
     progress: Callable[[Progress], None],
+    keep: Callable[[str, Mapping[str, Any]], None],
 ) -> dict[str, Any]:
+    """What the study says of its revalidation, whose part done before is ``begun``."""
     assert study.priced is not None
-    legal = LegalTable.of(study.priced)
-    chosen = _winners(storage, study_id, attributes, legal)
-    environment = bench.environment(study)
-    outcomes: dict[int, Measurement] = {}
-    for number, row in chosen.items():
+    chosen = _winners(trials, attributes, LegalTable.of(study.priced))
+    environment = bench.environment(study) if begun is None else _environment(begun)
+    entries: dict[str, dict[str, Any]] = {} if begun is None else dict(begun["measurements"])
+    again: dict[str, Any] = {
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "source": source_digest(study.kernel.template),
+        "environment": environment.to_dict(),
+        "before": len(trials),
+        "waiting": [t.number for t in trials if t.state is TrialState.WAITING],
+        "measurements": entries,
+    }
+    for done, (number, row) in enumerate(chosen.items(), start=1):
+        if str(number) in entries:
+            continue
         config = study.priced.table.config(row)
         outcome, read = bench.measure(study, config, environment.sm_clock_mhz is None)
         environment = read or environment
-        outcomes[number] = outcome
-        low, high = float(study.priced.low_us[row]), float(study.priced.high_us[row])
+        entries[str(number)] = outcome.to_dict()
+        keep("revalidating", again | {"environment": environment.to_dict()})
         record = TrialRecord(
             config=config,
             measurement=outcome,
             predicted_us=float(study.priced.time_us[row]),
-            predicted_low_us=low,
-            predicted_high_us=high,
+            predicted_low_us=float(study.priced.low_us[row]),
+            predicted_high_us=float(study.priced.high_us[row]),
         )
         progress(
             Progress(
                 study=study.plan,
                 index=index,
                 studies=len(plan.studies),
-                finished=len(outcomes),
+                finished=done,
                 budget=len(chosen),
                 trial=record,
                 best=None,
             )
         )
-    entries = {str(number): outcome.to_dict() for number, outcome in outcomes.items()}
-    correct = [n for n, o in outcomes.items() if o.status is Status.CORRECT]
+    again["environment"] = environment.to_dict()
+    correct = [n for n in chosen if entries[str(n)]["time_us"] is not None]
     if len(correct) > 1:
         timings = bench.compare(study, [study.priced.table.config(chosen[n]) for n in correct])
-        if not isinstance(timings, str):
-            for number, timing in zip(correct, timings, strict=True):
-                entries[str(number)] |= {
-                    "time_us": timing.time_us,
-                    "samples_us": list(timing.samples_us),
-                    "timing": f"{timing.timing}-interleaved",
-                }
-    return {
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "source": source_digest(study.kernel.template),
-        "environment": environment.to_dict(),
-        "measurements": entries,
-    }
+        if isinstance(timings, str):
+            return again | {"not_compared": timings}
+        for number, timing in zip(correct, timings, strict=True):
+            entries[str(number)] |= {
+                "time_us": timing.time_us,
+                "samples_us": list(timing.samples_us),
+                "timing": f"{timing.timing}-interleaved",
+            }
+    return again
+
+
+def _environment(done: Mapping[str, Any]) -> Environment:
+    return Environment.from_dict(done["environment"])
 
 
 def _winners(
-    storage: BaseStorage, study_id: int, attributes: Mapping[str, Any], legal: LegalTable
+    trials: Sequence[FrozenTrial], attributes: Mapping[str, Any], legal: LegalTable
 ) -> dict[int, int]:
-    """Trial number and row of the fastest CORRECT trials that are legal still, fastest first."""
-    compared = attributes.get("compared", {}).get("timings", {})
-    again = attributes.get("revalidated", {}).get("measurements", {})
+    """Trial number and row of the fastest CORRECT trials that count and are legal still."""
+    validity = Validity.of(attributes)
     timed: list[tuple[float, int, int]] = []
-    for trial in storage.get_all_trials(study_id, deepcopy=False):
+    for trial in trials:
         row = legal.row(trial.params)
-        key = str(trial.number)
-        if "measurement" not in trial.user_attrs or row is None or (again and key not in again):
+        if "measurement" not in trial.user_attrs or row is None or validity.stale(trial):
             continue
-        outcome = {**trial.user_attrs["measurement"], **compared.get(key, {}), **again.get(key, {})}
-        if outcome["time_us"] is not None:
-            timed.append((outcome["time_us"], trial.number, row))
+        time_us = validity.outcome(trial)["time_us"]
+        if time_us is not None:
+            timed.append((time_us, trial.number, row))
     timed.sort()
     limit = timed[0][0] * (1 + WITHIN) if timed else 0.0
     return {

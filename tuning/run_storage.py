@@ -59,6 +59,21 @@ class RunStorage(ReplayedJournal, BaseHeartbeat):
         with self.journal.exclusive():
             yield
 
+    @contextmanager
+    def comparing(self, study_name: str) -> Iterator[bool]:
+        """True for one process at a time, and for the next one when that one dies."""
+        study_id = self.get_study_id_from_name(study_name)
+        with self.journal.exclusive():
+            by = self.get_study_user_attrs(study_id).get("comparing", "")
+            mine = by in ("", self._name) or not is_alive(self._folder, by)
+            if mine:
+                self.set_study_user_attr(study_id, "comparing", self._name)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self.set_study_user_attr(study_id, "comparing", "")
+
     def flush(self, older_than_s: float = 0.0) -> None:
         """See :meth:`tuning.journal.RunJournal.flush`."""
         self.journal.flush(older_than_s)

@@ -12,6 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from tiles.kernels import Status
 from tuning.bench import Bench
 from tuning.candidates import Candidates, describe
+from tuning.comparison import compare_all
 from tuning.interrupts import Interrupts
 from tuning.known_failures import KnownFailures
 from tuning.plan import Plan, StudyPlan
@@ -73,7 +74,6 @@ class Search:
         self._progress = progress
         self._interrupts = interrupts
         self._study: Study | None = None
-        self._waited = False
         self.done = False
 
     def run(self, seconds: float | None) -> None:
@@ -99,9 +99,7 @@ class Search:
             self._optimize(study, left)
             stopped = study.look_around()
         if stopped:
-            self._finish(study, stopped)
-        else:
-            self._waited = True
+            self._finish(study, stopped, limit)
 
     def _open(self) -> Study:
         bench = self._bench
@@ -114,10 +112,9 @@ class Search:
             announce=None if bench is None else partial(bench.announce, self._candidates),
         )
 
-    def _finish(self, study: Study, stopped: str) -> None:
-        # Whoever saw the last trial end compares; one that waited for it would do it again.
-        if self._bench is not None and not self._waited:
-            self._compare(study, self._bench)
+    def _finish(self, study: Study, stopped: str, limit: float | None) -> None:
+        if self._bench is not None and not self._compared(study, self._bench, limit):
+            return  # another process does; should it die, the comparison is this one's
         study.store_end(stopped)
         self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
         self._report(stopped)
@@ -188,17 +185,27 @@ class Search:
             failures.remember(self._candidates.plan, config, where, outcome)
         return outcome
 
-    def _compare(self, study: Study, bench: Bench) -> None:
+    def _compared(self, study: Study, bench: Bench, limit: float | None) -> bool:
+        """Have near-ties timed in turns by one process; False while another one is at it."""
+        if study.compared or len(study.ties()) < 2:
+            return True
+        with self._storage.comparing(study.name) as mine:
+            if mine:
+                study.refresh()
+                if not study.compared:
+                    self._compare(study, bench, limit)
+        return mine
+
+    def _compare(self, study: Study, bench: Bench, limit: float | None) -> None:
         """Time in turns what is too close to call by samples taken minutes apart."""
         ties = study.ties()
-        if len(ties) < 2 or study.compared:
-            return
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
-        timings = bench.compare(self._candidates, configs)
-        if isinstance(timings, str):
-            study.store_comparison({}, failed=timings)
-        else:
-            study.store_comparison(dict(zip(ties, timings, strict=True)))
+        timings, left = compare_all(
+            partial(bench.compare, self._candidates),
+            configs,
+            lambda: limit is None or time.monotonic() < limit,
+        )
+        study.store_comparison(dict(zip(ties, timings, strict=False)), failed=left)
 
     def _report(self, stopped: str = "", trial: TrialRecord | None = None) -> None:
         study = self._study

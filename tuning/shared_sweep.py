@@ -21,7 +21,14 @@ from tuning.visible_gpu import visible_gpu
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
 
-__all__ = ["begin_studies", "read_shared_run", "refusal", "shared_plans", "space_digest"]
+__all__ = [
+    "begin_studies",
+    "read_shared_run",
+    "refusal",
+    "shared_plans",
+    "space_digest",
+    "store_sources",
+]
 
 #: What a study's attributes are called: the sweep's name, its plan, the GPU file's text, the place
 #: among the sweep's studies, and the digest of its legal configurations.
@@ -37,8 +44,14 @@ def space_digest(table: ConfigTable) -> str:
     return digest.hexdigest()
 
 
-def begin_studies(plan: Plan, found: Sequence[Candidates], storage: "FleetStorage") -> None:
+def begin_studies(
+    plan: Plan, found: Sequence[Candidates], storage: "FleetStorage", *, sources: bool = True
+) -> None:
     """Create the sweep's studies, or accept those that hold the same plan, whatever its budget.
+
+    Args:
+        sources: whether the kernels' source must be the same, too; where it need not, a stored
+            study keeps its own.
 
     Raises:
         ValueError: the name holds another sweep, or one of another version.
@@ -48,7 +61,7 @@ def begin_studies(plan: Plan, found: Sequence[Candidates], storage: "FleetStorag
         for candidates in found:
             study = stored.get(plan.study_name(candidates.plan))
             if study is not None and _PLAN in study.user_attrs:
-                _check_same(plan, candidates, study.user_attrs, storage.shown)
+                _check_same(plan, candidates, study.user_attrs, storage.shown, sources)
         for place, candidates in enumerate(found):
             name = plan.study_name(candidates.plan)
             if name in stored:
@@ -66,13 +79,24 @@ def begin_studies(plan: Plan, found: Sequence[Candidates], storage: "FleetStorag
                 _SWEEP: plan.shared_name,  # last: with it the study is the sweep's
             }
             before = {} if name not in stored else stored[name].user_attrs
+            if not sources and _PLAN in before:
+                shared["sources"] = before[_PLAN]["sources"]
             for key, value in attributes.items():
                 if before.get(key) != value:
                     storage.set_study_user_attr(study_id, key, value)
 
 
+def store_sources(plan: Plan, storage: "FleetStorage") -> None:
+    """Say that every study is of the present source, once it was measured again."""
+    for study, attributes in stored_attributes(storage, plan).items():
+        shared = {**attributes[_PLAN], "sources": plan.to_dict()["sources"]}
+        if shared != attributes[_PLAN]:
+            study_id = storage.get_study_id_from_name(plan.study_name(study))
+            storage.set_study_user_attr(study_id, _PLAN, shared)
+
+
 def _check_same(
-    plan: Plan, candidates: Candidates, attributes: Mapping[str, Any], shown: str
+    plan: Plan, candidates: Candidates, attributes: Mapping[str, Any], shown: str, sources: bool
 ) -> None:
     name = plan.shared_name
     stored = {**attributes[_PLAN], "studies": []}
@@ -81,7 +105,7 @@ def _check_same(
     kernel = candidates.plan.kernel
     ours = {**plan.to_dict(), "studies": []}
     for one in (stored, ours):
-        one["sources"] = one["sources"].get(kernel)
+        one["sources"] = one["sources"].get(kernel) if sources else None
     differs = difference(stored, ours)
     if not differs and attributes[_SPACE] != space_digest(candidates.space.accepted):
         differs = f"the space of {candidates.plan.problem} with {kernel}"

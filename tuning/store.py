@@ -1,28 +1,25 @@
 """The run folder: what is in it, how it is opened for a sweep and read back afterwards."""
 
 import contextlib
-import csv
-import gzip
-import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from sim import Gpu, parse_gpu
-from tiles.kernels import LegalSpace, Status, TileConfig
+from tiles.kernels import TileConfig
 from tiles.problems import parse_problem
+from tuning.begun_mark import check_begun
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
 from tuning.journal_file import PACKED
 from tuning.leases import SUFFIX
-from tuning.plan import Plan, StudyPlan
+from tuning.plan import Plan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 from tuning.replayed_journal import ReplayedJournal
 from tuning.stored_plan import (
@@ -35,19 +32,17 @@ from tuning.stored_plan import (
     read_plan,
     unfit,
 )
+from tuning.validity import Validity
 
 __all__ = [
-    "REJECTIONS",
     "check_folder",
     "load_run",
     "quiet_optuna",
     "read_run",
+    "replace_file",
     "store_plan",
     "whole",
-    "write_rejections",
 ]
-
-REJECTIONS = "rejections.csv.gz"
 
 #: What a sweep that was killed at its very start may leave.
 _LEFT_OVERS = frozenset(
@@ -82,8 +77,12 @@ def whole(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is never seen half."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never seen half.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -158,45 +157,9 @@ def store_plan(plan: Plan) -> None:
     """
     path = plan.folder / PLAN_FILE
     if not path.exists():  # the plan last: with it the folder is a sweep's
-        _replace(plan.folder / GPU_FILE, plan.gpu.text.encode())
+        replace_file(plan.folder / GPU_FILE, plan.gpu.text.encode())
     if not path.exists() or read_plan(plan.folder) != plan.to_dict():
-        _replace(path, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
-
-
-def write_rejections(plan: Plan, spaces: Iterable[tuple[StudyPlan, LegalSpace]]) -> None:
-    """Write every refused configuration with its rule and reason, unless it was done before.
-
-    The columns are problem, kernel, status, rule, reason, configuration (``name=value`` words).
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
-    path = plan.folder / REJECTIONS
-    if path.exists():
-        return
-    buffer = io.BytesIO()
-    # mtime=0: the same plan gives the same bytes.
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as text:
-            rows = csv.writer(text)
-            rows.writerow(("problem", "kernel", "status", "rule", "reason", "config"))
-            for study, space in spaces:
-                rows.writerows(_rejected_rows(study, space))
-    _replace(path, buffer.getvalue())
-
-
-def _rejected_rows(study: StudyPlan, space: LegalSpace) -> Iterator[tuple[str, ...]]:
-    """The refused configurations of a study as text, ten times faster than by record."""
-    refused = np.flatnonzero(space.first_broken < len(space.rules))
-    problem, status = str(study.problem), Status.CONSTRAINTS.value
-    words = [
-        [f"{name}={value}" for value in column[refused].astype(np.int64).tolist()]
-        for name, column in space.table.columns.items()
-    ]
-    broken = space.first_broken[refused].tolist()
-    for row, index, *config in zip(refused.tolist(), broken, *words, strict=True):
-        rule = space.rules[index]
-        yield problem, study.kernel, status, rule.name, rule.explain(row), " ".join(config)
+        replace_file(path, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
 
 
 def load_run(folder: Path) -> Run:
@@ -212,6 +175,7 @@ def load_run(folder: Path) -> Run:
     if not path.exists() and (folder / PACKED).exists():
         path = folder / PACKED
     if not path.exists():
+        check_begun(path)
         return Run(folder=folder, plan=plan, gpu=gpu, studies=())
     journal = ReadOnlyJournal(path)  # says itself which line is damaged
     with quiet_optuna(), whole(path):
@@ -250,7 +214,7 @@ def read_run(
 def _study_record(
     attributes: Mapping[str, Any], trials: list[FrozenTrial], source: str
 ) -> StudyRecord:
-    compared = attributes.get("compared", {}).get("timings", {})
+    validity = Validity.of(attributes)
     again = attributes.get("revalidated")
     environment = attributes.get("environment") if again is None else again["environment"]
     kernel = family(attributes["kernel"])
@@ -261,24 +225,18 @@ def _study_record(
             raise TypeError(f"system_attrs of trial {trial.number} is no mapping")
         if "measurement" not in trial.user_attrs:
             continue
-        outcome = dict(trial.user_attrs["measurement"])
-        outcome.update(compared.get(str(trial.number), {}))
-        stale = ""
-        if again is not None:
-            outcome = again["measurements"].get(str(trial.number), outcome)
-            if str(trial.number) not in again["measurements"]:
-                stale = f"not measured again on {again['date']}"
         low, high = trial.user_attrs["predicted_90_us"]
         measured += 1
         record = TrialRecord(
             config=kernel.config_type.from_dict(trial.params),
-            measurement=Measurement.from_dict(outcome),
+            measurement=Measurement.from_dict(validity.outcome(trial)),
             predicted_us=number("predicted_us", trial.user_attrs["predicted_us"]),
             predicted_low_us=number("predicted_90_us", low),
             predicted_high_us=number("predicted_90_us", high),
-            stale=stale,
+            stale=validity.stale(trial),
         )
-        records.setdefault(record.config, record)  # of repeats the first counts
+        if record.config not in records or (records[record.config].stale and not record.stale):
+            records[record.config] = record  # of repeats the first counts, unless it is stale
     return StudyRecord(
         problem=parse_problem(attributes["problem"]),
         kernel=attributes["kernel"],
@@ -292,8 +250,9 @@ def _study_record(
             rule: number(rule, count) for rule, count in attributes["rejected_by_rule"].items()
         },
         stopped=attributes.get("stopped", ""),
-        not_compared=attributes.get("compared", {}).get("failed", ""),
+        not_compared=validity.not_compared,
         trials=tuple(records.values()),
-        source=source if again is None else again["source"],
-        repeats=measured - len(records),
+        source=attributes.get("source", source) if again is None else again["source"],
+        # An imported study holds the first of each configuration's trials alone.
+        repeats=measured - len(records) + number("repeats", attributes.get("repeats", 0)),
     )

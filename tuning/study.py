@@ -14,14 +14,18 @@ from tiles.kernels import TileConfig
 from tuning.candidates import Candidates, describe
 from tuning.neighbours import winning_params
 from tuning.plan import Plan, Strategy
+from tuning.priced_facts import price_with_facts
 from tuning.records import Environment, Measurement, TrialRecord
 from tuning.rescue import fail_stale_trials
 from tuning.sampler import LegalSampler
 from tuning.strategies import History, LegalTable, Outcome
 from tuning.timing import Timing
+from tuning.validity import Validity
 
 __all__ = ["Candidates", "Repeat", "Study", "Surplus"]
 
+#: Trials within this share of the best are too close to call by samples taken minutes apart.
+NEAR = 0.03
 #: Larger than any trial's number: the place of a row whose trial has no number yet.
 _LAST = 2**62
 
@@ -57,14 +61,21 @@ class Study:
             alone: of a storage without heartbeats: no other process works on the study, so a
                 running trial was cut short.
         """
-        assert candidates.priced is not None
         self.plan = plan
-        self.candidates = candidates
-        self.priced = candidates.priced
+        self.name = plan.study_name(candidates.plan)
+        self._storage = storage
+        with self._choosing():
+            describe(plan, candidates, storage)
+            study_id = storage.get_study_id_from_name(self.name)
+            candidates = price_with_facts(plan, candidates, storage, study_id)
+            assert candidates.priced is not None
+            self.candidates = candidates
+            self.priced = candidates.priced
+            neighbours = self._neighbours(self.name)
         self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
         self._illegal = 0  # outcomes of configurations that are not legal any more
         self.best: TrialRecord | None = None
-        self._storage = storage
+        self._stale: set[int] = set()  # numbers of trials whose outcome does not count any more
         self._told: set[int] = set()  # numbers of trials with an outcome
         self._settled = 0  # trials below this number have ended and were looked at
         self._queued: set[int] = set()  # rows of trials that wait
@@ -72,18 +83,15 @@ class Study:
         self._mine = -1  # number of the trial that runs here
         self._undrawn = 0  # trials begun before that one, whose rows are not known yet
         self.overtaken = False  #: a trial of this process went stale and was given to another
-        self.name = plan.study_name(candidates.plan)
-        with self._choosing():
-            name = describe(plan, candidates, storage)
-            neighbours = self._neighbours(name)
         # A study of the same plan draws the same numbers, whatever else the plan holds.
-        seed = (plan.seed + zlib.crc32(name.encode())) % 2**32
+        seed = (plan.seed + zlib.crc32(self.name.encode())) % 2**32
         self.strategy = candidates.strategy(plan, seed, neighbours)
         self.legal = self.strategy.legal
         self.history = History(len(self.legal))
         tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
         sampler = LegalSampler(self.strategy, self._look, batch=batch, announce=tell)
-        self.optuna = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        self.optuna = optuna.load_study(study_name=self.name, storage=storage, sampler=sampler)
+        self._validity = Validity.of(self.optuna.user_attrs)
         self._beats = is_heartbeat_enabled(storage)
         if self._beats:
             fail_stale_trials(self.optuna)
@@ -190,7 +198,10 @@ class Study:
             self._settled += settled
             row = self._row(trial)
             if trial.number not in self._told and "measurement" in trial.user_attrs:
-                outcome = Measurement.from_dict(trial.user_attrs["measurement"])
+                outcome = Measurement.from_dict(self._validity.measured(trial))
+                # It guides the search still, better than nothing would.
+                if self._validity.stale(trial):
+                    self._stale.add(trial.number)
                 self._note(trial.number, row, outcome)
             elif trial.number in self._told:
                 continue
@@ -279,7 +290,7 @@ class Study:
         self.history.tell(row, Outcome(outcome.status, outcome.time_us))
         self.trials[number] = (row, outcome)
         best_us = math.inf if self.best is None else self.best.measurement.time_us or math.inf
-        if outcome.time_us is not None and outcome.time_us < best_us:
+        if outcome.time_us is not None and outcome.time_us < best_us and number not in self._stale:
             self.best = self._record(row, outcome)
 
     def exhausted(self) -> str:
@@ -290,14 +301,17 @@ class Study:
             return ""  # what runs elsewhere may yet be lost
         return self.strategy.stop(self.history)
 
-    def ties(self, within: float = 0.03, most: int = 12) -> list[int]:
-        """Numbers of the CORRECT trials as fast as the best within a share, fastest first."""
-        times = {n: m.time_us for n, (_, m) in self.trials.items() if m.time_us is not None}
+    def ties(self) -> list[int]:
+        """Numbers of the CORRECT trials as fast as the best within 3 %, fastest first."""
+        times = {
+            n: m.time_us
+            for n, (_, m) in self.trials.items()
+            if m.time_us is not None and n not in self._stale
+        }
         if not times:
             return []
-        limit = min(times.values()) * (1 + within)
-        close = sorted((n for n, t in times.items() if t <= limit), key=times.__getitem__)
-        return close[:most]
+        limit = min(times.values()) * (1 + NEAR)
+        return sorted((n for n, t in times.items() if t <= limit), key=times.__getitem__)
 
     @property
     def compared(self) -> bool:
@@ -308,7 +322,7 @@ class Study:
     def store_comparison(self, timings: Mapping[int, Timing], failed: str = "") -> None:
         """Replace the samples of tied trials (by number) with those taken in turns.
 
-        ``failed`` says why there are none: the winner then rests on samples taken apart.
+        ``failed`` says why some or all have none: they then rest on samples taken apart.
         """
         entries = {
             str(number): {
@@ -318,9 +332,10 @@ class Study:
             }
             for number, t in timings.items()
         }
-        self.optuna.set_user_attr(
-            "compared", {"finished": self.finished, "timings": entries, "failed": failed}
-        )
+        comparison = {"finished": self.finished, "timings": entries, "failed": failed}
+        if self._validity.date:  # so that its times are known to be younger
+            comparison["revalidation"] = self._validity.before
+        self.optuna.set_user_attr("compared", comparison)
         if timings:
             winner = min(timings, key=lambda number: timings[number].time_us)
             row, outcome = self.trials[winner]

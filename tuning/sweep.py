@@ -5,28 +5,26 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sim.prediction import PricedTable
+import sim
 from tuning.bench import Bench
-from tuning.candidates import Candidates
+from tuning.candidates import Candidates, Pricing, pricing
 from tuning.family import family
 from tuning.interrupts import Interrupts
 from tuning.journal import JOURNAL
 from tuning.known_failures import KnownFailures
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Run
+from tuning.rejections import write_rejections
 from tuning.revalidate import refuse_stale, revalidate
 from tuning.run_storage import RunStorage
 from tuning.search import Progress, Search, search_all
-from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole, write_rejections
+from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole
 from tuning.worker import JobLimits
 
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
 
-__all__ = ["Again", "Pricing", "Progress", "enumerate_studies", "run", "search_studies"]
-
-#: ``sim.price``: problem, kernel, legal configurations, GPU -> predicted times.
-Pricing = Callable[..., PricedTable]
+__all__ = ["Again", "Progress", "enumerate_studies", "run", "search_studies"]
 
 
 class Again(Enum):
@@ -55,7 +53,7 @@ def run(
     Args:
         plan: what to search; ``plan.folder`` is made when it is missing.
         progress: called after every trial and every study, in this thread.
-        price: the cost model; ``sim.price`` when None.
+        price: the cost model; :func:`tuning.candidates.pricing` when None.
         limits: time limits of a measuring job's stages.
         precompile: processes that compile ahead; None = by CPUs and memory, 0 = none.
         retry_failures: launch also what failed before with the same source and versions.
@@ -161,21 +159,20 @@ def enumerate_studies(plan: Plan, price: Pricing | None = None) -> list[Candidat
     """The legal configurations of every study with their predictions.
 
     Raises:
-        ValueError: a kernel cannot serve its problem.
+        ValueError: a kernel cannot serve its problem, or a simulated sweep has no times for it.
     """
-    if price is None:
-        from sim import price as price_of_sim
-
-        price = price_of_sim
     return [_enumerate(plan, study, price) for study in plan.studies]
 
 
-def _enumerate(plan: Plan, study: StudyPlan, price: Pricing) -> Candidates:
+def _enumerate(plan: Plan, study: StudyPlan, price: Pricing | None) -> Candidates:
     kernel = family(study.kernel)
     limits = plan.gpu.limits
     refusal = kernel.refusal(study.problem, limits)
     if refusal is not None:
         raise ValueError(f"{study.kernel} cannot serve {study.problem}: {refusal}")
+    if price is None:
+        # Prices of a family that nothing prices would be all that a simulated sweep finds.
+        price = sim.price if plan.simulate else pricing(study.problem, kernel)
     space = kernel.legal_space(study.problem, limits)
     table = space.accepted
     return Candidates(
@@ -184,4 +181,5 @@ def _enumerate(plan: Plan, study: StudyPlan, price: Pricing) -> Candidates:
         space=space,
         priced=price(study.problem, kernel, table, plan.gpu) if len(table) else None,
         path=kernel.path(study.problem, limits).value,
+        price=price,
     )

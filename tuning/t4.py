@@ -52,6 +52,8 @@ def study_to_t4(run: Run, study: StudyRecord) -> dict[str, Any]:
             "rejected_by_rule": dict(study.rejected_by_rule),
             "stopped": study.stopped,
             "not_compared": study.not_compared,
+            "source": study.source,
+            "repeats": study.repeats,
         },
         "results": [_result(trial) for trial in study.trials],
     }
@@ -92,6 +94,7 @@ def _result(trial: TrialRecord) -> dict[str, Any]:
             "measurement": {**stored, "accuracy": _accuracy_out(stored["accuracy"])},
             "predicted_us": trial.predicted_us,
             "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
+            **({"stale": trial.stale} if trial.stale else {}),
         },
     }
 

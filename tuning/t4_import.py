@@ -203,6 +203,11 @@ def _store(storage: JournalStorage, file: T4Study) -> None:
         attributes["environment"] = study.environment.to_dict()
     if study.stopped:
         attributes["stopped"] = study.stopped
+    # The plan's source is that of what would be measured next.
+    if study.source:
+        attributes["source"] = study.source
+    if study.repeats:
+        attributes["repeats"] = study.repeats
     for key, value in attributes.items():
         storage.set_study_user_attr(study_id, key, value)
     if not study.trials:
@@ -223,6 +228,7 @@ def _store(storage: JournalStorage, file: T4Study) -> None:
                     "predicted_us": trial.predicted_us,
                     "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
                     "measurement": trial.measurement.to_dict(),
+                    **({"stale": trial.stale} if trial.stale else {}),
                 },
             ),
         )

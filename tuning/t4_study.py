@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sim import Gpu, load_gpu, parse_gpu, price
+from sim import Gpu, load_gpu, parse_gpu
 from tiles.intake import shown
 from tiles.kernels import Accepted, ConfigTable, Kernel, Status, TileConfig
 from tiles.problems import parse_problem
+from tuning.candidates import pricing
 from tuning.family import family
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, StudyRecord, TrialRecord
@@ -64,6 +65,9 @@ def own_study(data: Mapping[str, Any]) -> T4Study:
         trials=tuple(
             _own_trial(index, result, config_type) for index, result in enumerate(data["results"])
         ),
+        # Files of before these keys have neither: the source is the plan's.
+        source=_text(block, "source"),
+        repeats=block.get("repeats", 0),
     )
     gpu = parse_gpu(block["gpu_file"].encode(), "workbench.gpu_file")
     return T4Study(plan=block["plan"], gpu=gpu, study=study)
@@ -90,7 +94,15 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_us=block["predicted_us"],
         predicted_low_us=low,
         predicted_high_us=high,
+        stale=_text(block, "stale"),
     )
+
+
+def _text(block: Mapping[str, Any], key: str) -> str:
+    value = block.get(key, "")
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is not a text")
+    return value
 
 
 def foreign_study(
@@ -128,7 +140,7 @@ def foreign_study(
     if not outcomes:
         raise ValueError(f"no result is a legal configuration of {kernel_name}: {left_out[:1]}")
     space = kernel.legal_space(problem, gpu.limits)
-    priced = price(problem, kernel, ConfigTable.of(list(outcomes)), gpu)
+    priced = pricing(problem, kernel)(problem, kernel, ConfigTable.of(list(outcomes)), gpu)
     legal_size = len(space.accepted)
     whole = len(outcomes) == legal_size
     study = StudyRecord(

@@ -202,6 +202,22 @@ class Worker:
         return Compiled(facts=None if facts is None else CompileFacts.from_dict(facts))
 
     def _ask(self, job: dict[str, Any], stages: tuple[str, ...]) -> dict[str, Any]:
+        """Send a job, a second time to a fresh process when the first end may be somebody else's
+        doing: what a neighbour's memory or the out-of-memory killer ends is no fault of a
+        configuration."""
+        try:
+            return self._ask_once(job, stages)
+        except Lost as lost:
+            if not lost.doubtful or self._stopped:
+                raise
+        try:
+            return self._ask_once(job, stages)
+        except Lost as lost:
+            if not lost.doubtful:
+                raise
+            raise Lost(lost.status, f"{lost.reason} (twice, in two processes)") from None
+
+    def _ask_once(self, job: dict[str, Any], stages: tuple[str, ...]) -> dict[str, Any]:
         self.hello()
         assert self._process is not None
         return self._process.ask(job, stages)

@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tiles.kernels import Backend, Kernel, Limits, Status, Workload
+from tiles.kernels import Kernel, Limits, Status, Workload
+from tiles.kernels.cuda.modules import BINARIES
 from tiles.problems import parse_problem
+from tuning.cache_folder import cache_folder
 from tuning.channel import Channel
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.facts_cache import FactsCache
 from tuning.family import family
-from tuning.faults import classify, must_restart
+from tuning.faults import classify, device_is_poisoned, ran_out_of_memory
 from tuning.guard import guarded_samples
 from tuning.observers import Observer, open_observer
 from tuning.process_memory import offer_to_oom_killer
@@ -160,8 +162,7 @@ def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     facts = None if limits is None else kernel.compile_offline(problem, config, limits)
     if facts is not None and limits is not None:
         FactsCache().put(kernel, problem, config, limits, facts)
-    # CuPy keeps binaries of its own making only, and makes them on the device alone.
-    if facts is None or kernel.backend is Backend.CUPY:
+    if facts is None:
         bench.open(job)[1].compile(config)
     reply("done", {"facts": None if facts is None else facts.to_dict()})
 
@@ -188,6 +189,7 @@ def main(fd: int, parent: int) -> None:
     _die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when a sweep ends
     offer_to_oom_killer()
+    os.environ.setdefault(BINARIES, str(cache_folder() / "binaries"))
     channel = Channel.inherited(fd)
     output = os.dup(1)
     bench = _Bench()
@@ -204,8 +206,17 @@ def main(fd: int, parent: int) -> None:
         # The boundary: whatever candidate code raises, an exit included, is its outcome.
         except BaseException as error:
             status, reason = classify(error)
-            restart = must_restart(error)
-            reply("failed", {"status": status.value, "reason": reason, "restart": restart})
+            full = ran_out_of_memory(error)
+            restart = full or device_is_poisoned()
+            reply(
+                "failed",
+                {
+                    "status": status.value,
+                    "reason": reason,
+                    "restart": restart,
+                    "out_of_memory": full,
+                },
+            )
             if restart:
                 os._exit(0)  # a poisoned context can hang in destructors
             del error  # its traceback holds operands

@@ -27,6 +27,9 @@ LOOK_S = 0.05
 #: A killed process ends when the driver has torn its context down, a hanging kernel included.
 DEATH_S = 60.0
 
+#: Signals that come from outside: no fault of a program raises them.
+_SENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
 _STAGES = {
     "start_s": "starting the measuring process",
     "open_s": "making operands",
@@ -38,12 +41,17 @@ _STAGES = {
 
 
 class Lost(Exception):
-    """The job ended without an answer: the process hung, died, or the job raised there."""
+    """The job ended without an answer: the process hung, died, or the job raised there.
 
-    def __init__(self, status: Status, reason: str) -> None:
+    ``doubtful``: somebody else may have caused it: a signal that the kernel's out-of-memory killer
+    or a user sends, or memory that a neighbour had taken.
+    """
+
+    def __init__(self, status: Status, reason: str, *, doubtful: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.doubtful = doubtful
 
 
 class WorkerProcess:
@@ -125,7 +133,9 @@ class WorkerProcess:
             if answer["phase"] == "failed":
                 if answer["restart"]:
                     self.close()
-                raise Lost(Status(answer["status"]), answer["reason"])
+                raise Lost(
+                    Status(answer["status"]), answer["reason"], doubtful=answer["out_of_memory"]
+                )
             if answer["phase"] == "done":
                 return answer
         raise AssertionError(f"the worker answered {job['kind']} with too many stages")
@@ -183,7 +193,8 @@ class WorkerProcess:
         else:
             end = f"the process exited with code {code}"
         said = self._tail.last_line
-        return Lost(Status.RUNTIME, f"{end}: {said}" if said else end)
+        sent = code is not None and -code in _SENT
+        return Lost(Status.RUNTIME, f"{end}: {said}" if said else end, doubtful=sent)
 
     def kill(self) -> None:
         """Kill the process and its group; from any thread."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
+from workbench.arguments import count_of, items_of, path_of
 from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["emit", "repair", "report", "select_recipes", "sweep", "unserved", "v
 
 
 def select_recipes(
-    names: Sequence[str] | None = None, formats: Sequence[str] | None = None
+    names: Sequence[str] | str | None = None, formats: Sequence[str] | str | None = None
 ) -> list[str] | None:
     """Recipes by name, and every recipe whose activations take one of the given formats.
 
@@ -31,11 +32,14 @@ def select_recipes(
         Recipe names in the catalogue's order, or ``None`` when nothing was asked for.
     Raises:
         ValueError: an unknown recipe, or a format that no recipe uses.
+        TypeError: an argument that is neither texts nor a text.
     """
-    if not names and not formats:
+    asked = items_of("names", names, str, "names of recipes")
+    wanted = items_of("formats", formats, str, "texts of formats")
+    if not asked and not wanted:
         return None
-    chosen = {recipe(name).name for name in names or ()}
-    for fmt in formats or ():
+    chosen = {recipe(name).name for name in asked}
+    for fmt in wanted:
         try:
             written = str(TensorFormat.parse(fmt))  # one spelling of the several that it may have
         except ValueError:
@@ -80,6 +84,7 @@ def sweep(
     Raises:
         ValueError: the file, an override, the run folder or the storage does not allow it; the
             message says how to go on.
+        TypeError: an argument of another type.
     """
     import tuning
     from tuning.sweep import Again
@@ -92,10 +97,12 @@ def sweep(
     if storage is not None and output is None:
         output = study
 
-    plan = load_sweepfile(Path(file)).to_plan(
+    plan = load_sweepfile(path_of("file", file)).to_plan(
         on=on,
-        output=None if output is None else Path(output),
-        max_measurements=max_measurements,
+        output=None if output is None else path_of("output", output),
+        max_measurements=(
+            None if max_measurements is None else count_of("max_measurements", max_measurements)
+        ),
         time_limit=time_limit,
     )
     tell = progress or (lambda _: None)
@@ -107,15 +114,22 @@ def sweep(
     return tuning.run_shared(plan, storage, tell, retry_failures=retry_failures, again=again)
 
 
-def unserved(file: str | Path) -> list[str]:
-    """Problems of a sweep file that no chosen kernel family runs on its GPU, each with the reason.
+def unserved(file: str | Path, *, on: str | None = None) -> list[str]:
+    """What a sweep file leaves out, each with the reason.
+
+    That is problems that no chosen kernel family runs on its GPU, and families that a simulated
+    sweep has no cost model for.
+
+    Args:
+        on: like that of :func:`sweep`.
 
     Raises:
-        ValueError: the file is not a sweep file.
+        ValueError: the file is not a sweep file, or ``on`` is malformed.
     """
     from workbench.sweepfile import load_sweepfile
 
-    return [str(one) for one in load_sweepfile(Path(file)).unserved()]
+    read = load_sweepfile(path_of("file", file))
+    return [*map(str, read.unserved()), *read.unsimulated(on)]
 
 
 def repair(study: str | Path) -> int:
@@ -126,7 +140,7 @@ def repair(study: str | Path) -> int:
     """
     import tuning
 
-    return tuning.repair(Path(study))
+    return tuning.repair(path_of("study", study))
 
 
 def winners(run: "Run") -> dict[str, Any]:
@@ -202,6 +216,8 @@ def emit(
     """
     from workbench.emission import emit as emit_run
 
+    target = path_of("output", output)
+    path_of("study", study)
     run = load_study(study, storage)
     stale = [] if allow_stale else stale_lines(run)
     if stale:
@@ -210,7 +226,7 @@ def emit(
             f"{run.folder} is stale: {stale[0]}{more}: measure its winners again with "
             "`workbench sweep FILE --revalidate`, or emit with --allow-stale"
         )
-    return emit_run(run, Path(output), name=name)
+    return emit_run(run, target, name=name)
 
 
 def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":
@@ -221,7 +237,7 @@ def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":
     """
     from workbench.verification import verify as verify_package
 
-    return verify_package(Path(package), device=device)
+    return verify_package(path_of("package", package), device=device)
 
 
 def report(
@@ -239,6 +255,7 @@ def report(
     """
     from workbench.reporting import write_report
 
-    default = Path(f"{study}.html") if storage is not None else Path(study) / "report.html"
-    target = default if output is None else Path(output)
+    source = path_of("study", study)
+    default = Path(f"{study}.html") if storage is not None else source / "report.html"
+    target = default if output is None else path_of("output", output)
     return write_report(load_study(study, storage), target)

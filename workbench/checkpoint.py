@@ -1,33 +1,32 @@
 """Checkpoints in safetensors files: what they hold, and slices of it in bounded memory."""
 
 import contextlib
-import json
+import math
 import re
-import struct
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.intake import read_bounded, shown
+from tiles.intake import shown
+from workbench.checkpoint_header import check_header
 from workbench.outfile import check_name
+from workbench.shards import shards
+from workbench.stored_scales import SCALE_SUFFIXES, scale_blocks, times_scales
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
 F32 = NDArray[np.float32]
 
-#: Of a safetensors header and of an index; a model of 60 000 tensors has 10 MB of either.
-MAX_HEADER_BYTES = 2**25
-MAX_SHARDS = 4096
 MAX_DIMENSIONS = 8
+#: Least K of a stack of matrices; kernels of convolutions are smaller along an axis.
+MIN_DEPTH = 32
 #: A mapping's pages count as this process's memory until the file is closed: it is opened anew
 #: after this many bytes.
 MAPPED_BYTES = 2**27
-SUFFIX = ".safetensors"
 
 #: Bits an element, by safetensors' names of the types that are read; the rest are skipped.
 FLOAT_BITS = {
@@ -50,26 +49,52 @@ class StoredTensor:
     dtype: str  #: as safetensors spells it
     shape: tuple[int, ...]
     file: Path
+    scales: "StoredTensor | None" = None  #: that its codes are multiplied by
+    scales_of: str = ""  #: the tensor whose scales these are
+
+    @property
+    def stacked(self) -> bool:
+        """True for a stack of matrices, [experts, N, K]; their rows follow each other.
+
+        A last extent below ``MIN_DEPTH`` is that of a convolution's kernel along one axis, whose
+        weights are read as (out, rest) like those of more axes.
+        """
+        return len(self.shape) == 3 and self.shape[2] >= MIN_DEPTH
 
     @property
     def rows(self) -> int:
-        """Extent of the first dimension, the output channels."""
-        return self.shape[0]
+        """Rows of the matrix that it is read as: output channels, of every expert in a stack."""
+        return self.shape[0] * self.shape[1] if self.stacked else self.shape[0]
 
     @property
     def cols(self) -> int:
-        """Product of the other dimensions."""
-        return int(np.prod(self.shape[1:], dtype=object))
+        """Columns of the matrix that it is read as, along K."""
+        return math.prod(self.shape[2:] if self.stacked else self.shape[1:])
 
     @property
     def kind(self) -> str:
-        """Type and extents, ``BF16 4096x4096``."""
+        """Type and extents, ``BF16 4096x4096``, and the matrix that others are read as."""
         more = "x..." if len(self.shape) > MAX_DIMENSIONS else ""
-        return f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
+        text = f"{self.dtype} {'x'.join(map(str, self.shape[:MAX_DIMENSIONS]))}{more}".rstrip()
+        if len(self.shape) > 2 and not self.refusal:
+            text += f" as {self.rows}x{self.cols}"
+        if self.scales is not None:
+            text += f" x scales {'x'.join(map(str, self.scales.shape)) or '1'}"
+        return text
+
+    @property
+    def note(self) -> str:
+        """What its numbers may lack; empty when nothing."""
+        if self.refusal or self.scales is not None or FLOAT_BITS[self.dtype] > 8:
+            return ""
+        suffixes = " or ".join(SCALE_SUFFIXES)
+        return f"codes as they are stored: no scales named with {suffixes} lie beside them"
 
     @property
     def refusal(self) -> str:
         """Why it is no weight matrix of floating-point numbers; empty when it is one."""
+        if self.scales_of:
+            return "scales of another tensor"
         if self.dtype not in FLOAT_BITS:
             return f"{self.dtype}: not floating-point numbers of 8 to 64 bits"
         if 0 in self.shape:
@@ -94,7 +119,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         check_name(path)
         self.path = path
-        self.files = _shards(path)
+        self.files = shards(path)
         found: dict[str, StoredTensor] = {}
         for file in self.files:
             for tensor in _entries(file):
@@ -104,6 +129,7 @@ class Checkpoint:
                         f"{found[tensor.name].file.name} too: keep one of them"
                     )
                 found[tensor.name] = tensor
+        _match_scales(found)
         self.tensors: Sequence[StoredTensor] = sorted(found.values(), key=_natural)
         if not found:
             raise ValueError(f"{path}: holds no tensors: check that it is the file you meant")
@@ -111,9 +137,29 @@ class Checkpoint:
     def slices(self, tensor: StoredTensor, rows: int) -> Iterator[F32]:
         """Consecutive slices of ``rows`` rows as (rows, cols) float32, the last one ragged.
 
+        Codes beside scales are multiplied by them.
+
         Raises:
             ValueError: the file changed or cannot be read any more.
         """
+        first = 0
+        scales, block = self._scales(tensor)
+        for x in self._stored(tensor, rows):
+            yield x if scales is None else times_scales(x, scales, block, first)
+            first += len(x)
+
+    def _scales(self, tensor: StoredTensor) -> tuple[F32 | None, tuple[int, int]]:
+        import torch
+
+        if tensor.scales is None:
+            return None, (1, 1)
+        with _opened(tensor.scales.file) as file:
+            scales = file.get_tensor(tensor.scales.name).to(torch.float32).numpy()
+        block = scale_blocks(tensor.rows, tensor.cols, scales.shape)
+        assert block is not None  # a condition of the match
+        return scales.reshape(-(-tensor.rows // block[0]), -1), block
+
+    def _stored(self, tensor: StoredTensor, rows: int) -> Iterator[F32]:
         step = max(1, MAPPED_BYTES * 8 // (FLOAT_BITS[tensor.dtype] * tensor.cols * rows)) * rows
         for start in range(0, tensor.rows, step):
             with _opened(tensor.file) as file:
@@ -121,11 +167,37 @@ class Checkpoint:
                     yield _slice(file, tensor, first, min(first + rows, tensor.rows))
 
 
+def _match_scales(found: dict[str, StoredTensor]) -> None:
+    """Put 8-bit codes and the scales that are named after them together."""
+    for name, tensor in list(found.items()):
+        if tensor.refusal or FLOAT_BITS[tensor.dtype] > 8:
+            continue
+        for suffix in SCALE_SUFFIXES:
+            scales = found.get(name + suffix)
+            if scales is None or FLOAT_BITS.get(scales.dtype, 0) < 16:
+                continue
+            if scale_blocks(tensor.rows, tensor.cols, scales.shape) is not None:
+                found[name] = replace(tensor, scales=scales)
+                found[scales.name] = replace(scales, scales_of=name)
+                break
+
+
 def _slice(file: Any, tensor: StoredTensor, start: int, stop: int) -> F32:
+    """(stop - start, cols) rows of the matrix that a tensor is read as."""
     import torch
 
-    part = file.get_slice(tensor.name)[start:stop]
-    matrix: F32 = part.to(torch.float32, copy=True).reshape(stop - start, -1).numpy()
+    stored = file.get_slice(tensor.name)
+    matrix: F32
+    if not tensor.stacked:
+        part = stored[start:stop]
+        matrix = part.to(torch.float32, copy=True).reshape(stop - start, -1).numpy()
+        return matrix
+    matrix = np.empty((stop - start, tensor.cols), np.float32)
+    high = tensor.shape[1]
+    for which in range(start // high, -(-stop // high)):
+        first, last = max(start, which * high), min(stop, (which + 1) * high)
+        part = stored[which : which + 1, first - which * high : last - which * high]
+        matrix[first - start : last - start] = part[0].to(torch.float32).numpy()
     return matrix
 
 
@@ -154,90 +226,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _entries(path: Path) -> Iterator[StoredTensor]:
-    _check_header(path)
+    check_header(path)
     with _opened(path) as file:
         for name in file.keys():
             part = file.get_slice(name)
             shape = tuple(part.get_shape())
             yield StoredTensor(name=name, dtype=part.get_dtype(), shape=shape, file=path)
-
-
-def _check_header(path: Path) -> None:
-    """What the library would wait for, take gigabytes for, or pass over in silence."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError(
-                f"{path}: not a regular file: give a {SUFFIX} file or a folder of them"
-            )
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            head = stream.read(8)
-            if len(head) < 8:
-                raise ValueError(
-                    f"{path}: {size} bytes are no {SUFFIX} file: check that it is complete"
-                )
-            (length,) = struct.unpack("<Q", head)
-            if length > size - 8:
-                raise ValueError(
-                    f"{path}: the header takes {length} bytes, the file has {size}: "
-                    f"check that it is a {SUFFIX} file and complete"
-                )
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(
-                    f"{path}: the header takes {length} bytes, at most {MAX_HEADER_BYTES} are "
-                    "read: check that it is the file you meant"
-                )
-            text = stream.read(length)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
-    # Anything else that is wrong is told when the library opens the file.
-    with contextlib.suppress(UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
-
-
-def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{path}: {shown(twice)} stands twice in the header: repair the file")
-    return found
-
-
-def _shards(path: Path) -> list[Path]:
-    try:
-        if path.is_dir():
-            indices = sorted(path.glob(f"*{SUFFIX}.index.json"))
-            files = sorted(path.glob(f"*{SUFFIX}"))
-            if len(indices) == 1:
-                return _indexed(indices[0])
-            if not files:
-                raise ValueError(f"{path}: holds no {SUFFIX} file: give the folder that does")
-            if len(files) > MAX_SHARDS:
-                raise ValueError(f"{path}: holds {len(files)} {SUFFIX} files: give one of them")
-            return files
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}): check the path") from error
-    return _indexed(path) if path.name.endswith(".json") else [path]
-
-
-def _indexed(path: Path) -> list[Path]:
-    """The files that ``model.safetensors.index.json`` names, which lie beside it."""
-    rule = f'an index holds {{"weight_map": {{tensor: file}}}}, files beside it and in {SUFFIX}'
-    try:
-        index = json.loads(read_bounded(path, MAX_HEADER_BYTES))
-        names = sorted(set(index["weight_map"].values()))
-        good = all(name.endswith(SUFFIX) and Path(name).name == name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: {rule}: correct it") from error
-    if not good or not 1 <= len(names) <= MAX_SHARDS:
-        raise ValueError(f"{path}: {rule}: correct it")
-    files = [path.parent / name for name in names]
-    for file in files:
-        check_name(file)
-        if not file.exists():
-            raise ValueError(f"{file}: named in {path.name}, and missing: fetch it")
-    return files

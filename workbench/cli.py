@@ -36,6 +36,9 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 #: Exit code of a caller's mistake, of a failed verification, of Ctrl-C and of SIGTERM.
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
+#: Verbs that go on where they were stopped.
+RESUMED = ("sweep", "worker")
+
 
 @app.command()
 def predict(
@@ -70,11 +73,19 @@ def predict(
     )
     if as_json:
         _print_json(report.to_dict())
-        return
+    elif report.rows:
+        _print_predictions(report, reasons=bool(recipe or fmt))
+    if not report.rows:
+        first, *others = report.refused
+        more = f" (and {len(others)} more refused; --json lists them)" if others else ""
+        raise ValueError(f"nothing was predicted: {first.problem}: {first.reason}{more}")
+
+
+def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
     from workbench.tables import prediction_tables
 
     _print(*prediction_tables(report))
-    if recipe or fmt:
+    if reasons:
         for refused in report.refused:
             print(f"not predicted: {refused.problem}: {refused.reason}")
     elif report.refused:
@@ -135,12 +146,17 @@ def error(
         )
     if as_json:
         _print_json(report.to_dict())
-        return
-    from workbench.error_tables import error_tables
+    else:
+        from workbench.error_tables import error_tables
 
-    _print(*error_tables(report))
-    if html is not None:
-        print(html)
+        _print(*error_tables(report))
+        if html is not None:
+            print(html)
+    if report.weights is not None and not report.weights.ranked:
+        raise ValueError(
+            f"{weights}: no tensor could be ranked, for the reasons listed: give a checkpoint with "
+            "matrices of finite floating-point weights"
+        )
 
 
 @app.command()
@@ -204,7 +220,7 @@ def sweep(
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
     from workbench.progress import sweep_progress
 
-    for refused in workbench.unserved(file):
+    for refused in workbench.unserved(file, on=on):
         print(f"not swept: {refused}", file=sys.stderr)
     with sweep_progress(quiet=as_json) as progress:
         run = workbench.sweep(
@@ -260,6 +276,8 @@ def emit(
         _print_json(package.to_dict())
     else:
         print(f"package {package.folder}\nwheel   {package.wheel}")
+        if package.without_winner:
+            print(f"{package.without_winner} of {package.studies} studies have no winner")
 
 
 @app.command()
@@ -273,7 +291,9 @@ def verify(
 ) -> None:
     """Install a package in a throw-away environment and check digests, answers and speed."""
     if output is not None:
-        check_outfile(output)  # a verification takes minutes
+        from workbench.verification.report import SCHEMA
+
+        check_outfile(output, SCHEMA)  # a verification takes minutes
     report = workbench.verify(package, device=device)
     if output is not None:
         report.write(output)
@@ -328,10 +348,10 @@ def main() -> None:
             sys.exit(EXIT_MISTAKE)
         _mistake(message, error)
     except typer.Abort:
-        print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
+        print(f"interrupted; {_after_a_stop()}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except _Terminated:
-        print("terminated; nothing is lost, the same command goes on", file=sys.stderr)
+        print(f"terminated; {_after_a_stop()}", file=sys.stderr)
         sys.exit(EXIT_TERMINATED)
     except OSError as error:
         _system_error(error)
@@ -340,6 +360,14 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(code or 0)
+
+
+def _after_a_stop() -> str:
+    """What a command that was stopped leaves behind: sweeps are recorded trial by trial."""
+    verb = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    if verb in RESUMED:
+        return "nothing is lost, the same command goes on"
+    return "the same command begins anew"
 
 
 def _system_error(error: OSError) -> None:

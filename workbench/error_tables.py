@@ -44,6 +44,9 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
     assert report.weight_shape is not None
     shapes = ["x".join(map(str, shape)) for shape in (report.shape, report.weight_shape)]
     title = f"{data} data  activations {shapes[0]}, weights {shapes[1]}"
+    rows = [row for row in report.tensors if row.data == data]
+    if any(row.operand == "gradient" for row in rows):
+        title += "\ngradients: the activations' values in the gradients' formats"
     table = Table(title=title, title_justify="left")
     for name in ("recipe", "operand", "format"):
         table.add_column(name, no_wrap=True)
@@ -57,7 +60,6 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
         "flushed %",
     ):
         table.add_column(name, justify="right")
-    rows = [row for row in report.tensors if row.data == data]
     before = None
     for row in rows:
         same = [r for r in rows if (r.recipe, r.format) == (row.recipe, row.format)]
@@ -68,7 +70,7 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
         table.add_row(
             "" if name == before else name,
             ", ".join(r.operand for r in same),
-            str(row.format),
+            str(row.format) if row.outliers is None else f"{row.format}\n{row.outliers}",
             f"{row.bits_per_element:.3f}",
             _db(row.error.sqnr_db),
             _db(row.expected_sqnr_db),
@@ -83,21 +85,24 @@ def _tensor_table(report: ErrorReport, data: str) -> Table:
 
 def _product_table(report: ErrorReport, data: str) -> Table:
     m, n, k = report.product_shape
-    title = (
-        f"{data} data  products, M={m} N={n} K={k}\n"
-        f"first rows of either side, {report.accumulation} sums"
-    )
+    title = f"{data} data  products, M={m} N={n} K={k}\nfirst rows of either side"
     table = Table(title=title, title_justify="left")
-    table.add_column("recipe", no_wrap=True)
+    for name in ("recipe", "sums"):
+        table.add_column(name, no_wrap=True)
     for name in ("SQNR dB", "relative rms", "max over rms"):
         table.add_column(name, justify="right")
+    table.add_column("output", no_wrap=True)
+    table.add_column("SQNR dB with\noutput rounded", justify="right")
     for row in report.products:
         if row.data == data:
             table.add_row(
                 row.recipe,
+                row.error.accumulation,
                 _db(row.error.sqnr_db),
                 f"{row.error.relative_rms:.3g}",
                 f"{row.error.relative_max:.3g}",
+                str(row.output),
+                _db(row.output_error.sqnr_db),
             )
     return table
 
@@ -124,16 +129,16 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
     if rows:
         yield ranking
         yield _layer_table(report)
+    bare = [layer.tensor for layer in report.ranked if layer.tensor.note]
+    if bare:
+        yield Text(f"{bare[0].note}: {_names([tensor.name for tensor in bare])}")
     others = [layer for layer in report.layers if layer.status is not LayerStatus.RANKED]
     others.sort(key=lambda layer: layer.status is LayerStatus.SKIPPED)
     groups: dict[str, list[str]] = {}
     for layer in others:
-        groups.setdefault(f"{layer.status.value}: {layer.reason}", []).append(
-            printable(layer.tensor.name)
-        )
+        groups.setdefault(f"{layer.status.value}: {layer.reason}", []).append(layer.tensor.name)
     for why, names in groups.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield Text(f"{why}: {', '.join(names[:3])}{more}")
+        yield Text(f"{why}: {_names(names)}")
     partly = {
         f"{one.format}: {printable(layer.tensor.name)}: {one.reason}"
         for layer in report.ranked
@@ -144,6 +149,11 @@ def _weight_tables(report: WeightReport) -> Iterator[Table | Text]:
         yield Text(line)
     if len(partly) > MAX_LISTED:
         yield Text("more reasons: --json or --html page.html")
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(map(printable, names[:3]))}{more}"
 
 
 def _layer_table(report: WeightReport) -> Table:

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.error import DATA_KINDS, Accumulation, numpy_rounder
+from sim.error import Accumulation, numpy_rounder
 from tiles.formats import TensorFormat
-from tiles.intake import nearest, shown
-from tiles.problems import parse_shape
-from tiles.recipes import RECIPES, Recipe, recipe
+from tiles.intake import shown
+from tiles.recipes import Recipe
+from workbench.arguments import path_of
+from workbench.error_inputs import (
+    accumulation_of,
+    chosen_formats,
+    chosen_recipes,
+    data_kinds,
+    extents,
+    is_matrix,
+    matrices,
+)
 from workbench.matrix_errors import SAMPLE_ROWS, ProductRow, TensorRow, matrix_errors
-from workbench.outfile import check_name, check_outfile
+from workbench.outfile import check_outfile
 from workbench.slices import worker_threads
 from workbench.weights import WeightReport, candidate_formats, error_dict, rank_weights
 
@@ -29,7 +38,6 @@ F32 = NDArray[np.float32]
 
 SCHEMA = "tile-workbench/error/1"
 DEFAULT_SHAPE = (1024, 1024)
-DEFAULT_DATA = ("normal", "outlier")
 #: What an element takes: as data, and while it is rounded, once a thread (stochastically: most).
 DATA_BYTES, ROUNDED_BYTES = 4, 32
 MAX_SEED = 2**61
@@ -42,7 +50,7 @@ class ErrorReport:
     seed: int
     shape: tuple[int, int] | None = None  #: of the activations; ``None`` for a checkpoint
     weight_shape: tuple[int, int] | None = None
-    accumulation: str = "exact"
+    accumulation: str = "exact"  #: as asked for; each product says what was modelled
     tensors: tuple[TensorRow, ...] = ()
     products: tuple[ProductRow, ...] = ()
     weights: WeightReport | None = None
@@ -67,12 +75,15 @@ class ErrorReport:
             "weight_shape": list(self.weight_shape),
             "product_shape": list(self.product_shape),
             "accumulation": self.accumulation,
+            # The same values under the gradients' formats.
+            "gradient_data": "activations",
             "tensors": [
                 {
                     "recipe": row.recipe,
                     "data": row.data,
                     "operand": row.operand,
                     "format": str(row.format),
+                    "outliers": row.outliers,
                     "bits_per_element": row.bits_per_element,
                     "expected_sqnr_db": _finite(row.expected_sqnr_db),
                     **error_dict(row.error),
@@ -83,9 +94,14 @@ class ErrorReport:
                 {
                     "recipe": row.recipe,
                     "data": row.data,
+                    "accumulation": row.error.accumulation,
                     "sqnr_db": _finite(row.error.sqnr_db),
                     "relative_rms": row.error.relative_rms,
                     "relative_max": row.error.relative_max,
+                    "output": str(row.output),
+                    "output_sqnr_db": _finite(row.output_error.sqnr_db),
+                    "output_relative_rms": row.output_error.relative_rms,
+                    "output_relative_max": row.output_error.relative_max,
                 }
                 for row in self.products
             ],
@@ -98,11 +114,11 @@ def _finite(value: float | None) -> float | None:
 
 def error(
     *,
-    recipes: str | Sequence[str] | None = None,
-    formats: str | Sequence[str] | None = None,
+    recipes: str | Recipe | Sequence[str | Recipe] | None = None,
+    formats: str | TensorFormat | Sequence[str | TensorFormat] | None = None,
     shape: str | tuple[int, int] | None = None,
     weight_shape: str | tuple[int, int] | None = None,
-    data: str | Sequence[str] | Mapping[str, Any] | None = None,
+    data: str | Sequence[str] | Mapping[str, Any] | Any = None,
     weights: str | Path | None = None,
     html: str | Path | None = None,
     seed: int = 0,
@@ -112,26 +128,28 @@ def error(
     """Quantise data under recipes and formats and say what was lost; no GPU is needed.
 
     Args:
-        recipes: names, or ``"all"``; without any and without formats, all.  With ``weights``, their
-            weight formats.
-        formats: tensor formats, e.g. ``e4m3fn.mx``.
+        recipes: names or recipes, or ``"all"``; without any and without formats, all.  With
+            ``weights``, their weight formats.
+        formats: tensor formats or their texts, e.g. ``e4m3fn.mx``.
         shape: (rows, K) of the activations, or ``"RxC"``; 1024 x 1024 unless said.
         weight_shape: (N, K) of the weights; that of the activations unless said.
-        data: kinds of simulated data, or ``"all"``; or name to a (rows, K) floating-point matrix of
-            your own, NumPy's or torch's, beside normal weights.  Unless said, normal and outlier.
+        data: kinds of simulated data, or ``"all"``; or a (rows, K) floating-point matrix of your
+            own, NumPy's or torch's, or name to several, beside normal weights.  Unless said, normal
+            and outlier.
         weights: a ``.safetensors`` checkpoint, its index, or a folder of either: formats are ranked
             on its weight matrices instead of on simulated data.
         html: also write the ranking of ``weights`` as one self-contained page.
         seed: of data and of stochastic rounding.
-        accumulation: of products: ``exact``, ``hopper-fp8`` or ``hopper-fp8+128``.
+        accumulation: of products with e4m3fn or e5m2 on both sides: ``exact``, ``hopper-fp8`` or
+            ``hopper-fp8+128``; sums of others are exact.
         progress: called with the tensor of ``weights`` at hand, and elements done and in all.
     Raises:
         ValueError: an unknown name, an impossible or too large shape, data with a NaN or an
             infinity, or a checkpoint that cannot be read; the message names tensor and rule.
-        TypeError: data that are no floating-point numbers.
+        TypeError: data that are no floating-point numbers, or an argument of another type.
     """
-    chosen = _recipes(recipes, default=not formats and weights is None)
-    wanted = _formats(formats)
+    chosen = chosen_recipes(recipes, default=not formats and weights is None)
+    wanted = chosen_formats(formats)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed {shown(seed)}: write an integer of at least 0 and below 2^61")
     if weights is None:
@@ -144,12 +162,14 @@ def error(
     ):
         if value is not None:
             raise ValueError(f"{name} belongs to simulated data: drop it, or drop --weights")
-    page = None if html is None else Path(html)
+    page = None if html is None else path_of("html", html)
     if page is not None:
-        check_outfile(page)  # a checkpoint takes minutes
+        from workbench.reporting.weights import SCHEMA as PAGE_SCHEMA
+
+        check_outfile(page, PAGE_SCHEMA)  # a checkpoint takes minutes
     candidates = list(dict.fromkeys([*(r.weight for r in chosen), *wanted])) or candidate_formats()
     ranked = rank_weights(
-        Path(weights),
+        path_of("weights", weights),
         candidates,
         seed=seed,
         progress=progress or (lambda tensor, done, total: None),
@@ -166,21 +186,22 @@ def _simulated(
     formats: Sequence[TensorFormat],
     shape: str | tuple[int, int] | None,
     weight_shape: str | tuple[int, int] | None,
-    data: str | Sequence[str] | Mapping[str, Any] | None,
+    data: Any,
     seed: int,
     accumulation: str | Accumulation | None,
 ) -> ErrorReport:
-    if not isinstance(accumulation, Accumulation):
-        accumulation = Accumulation.parse("exact" if accumulation is None else accumulation)
+    accumulation = accumulation_of(accumulation)
+    if is_matrix(data):
+        data = {"data": data}
     if isinstance(data, Mapping):
         if shape is not None:
             raise ValueError("the shape is that of the data that were given: leave it out")
-        activations: dict[str, F32 | None] = _own(data)
+        activations: dict[str, F32 | None] = matrices(data)
         shape = next(x.shape for x in activations.values() if x is not None)
     else:
-        activations = dict.fromkeys(_kinds(data))
-    rows, cols = _extents("shape", DEFAULT_SHAPE if shape is None else shape)
-    other = _extents("weight shape", (rows, cols) if weight_shape is None else weight_shape)
+        activations = dict.fromkeys(data_kinds(data))
+    rows, cols = extents("shape", DEFAULT_SHAPE if shape is None else shape)
+    other = extents("weight shape", (rows, cols) if weight_shape is None else weight_shape)
     if other[1] != cols:
         raise ValueError(
             f"weight shape {other[0]}x{other[1]}: its last extent is K, {cols} as in the "
@@ -205,82 +226,6 @@ def _simulated(
         tensors=tuple(tensors),
         products=tuple(products),
     )
-
-
-def _recipes(names: str | Sequence[str] | None, *, default: bool) -> list[Recipe]:
-    listed = [names] if isinstance(names, str) else list(names or ())
-    if "all" in listed or (not listed and default):
-        return list(RECIPES.values())
-    found = {recipe(name).name for name in listed}
-    return [one for one in RECIPES.values() if one.name in found]
-
-
-def _formats(texts: str | Sequence[str] | None) -> list[TensorFormat]:
-    listed = [texts] if isinstance(texts, str) else list(texts or ())
-    return list(dict.fromkeys(TensorFormat.parse(text) for text in listed))
-
-
-def _kinds(data: str | Sequence[str] | None) -> list[str]:
-    listed = [data] if isinstance(data, str) else list(DEFAULT_DATA if data is None else data)
-    if not listed:
-        raise ValueError(f"no data given: choose all, {', '.join(DATA_KINDS)}")
-    if "all" in listed:
-        return list(DATA_KINDS)
-    for kind in listed:
-        if kind not in DATA_KINDS:
-            raise ValueError(
-                f"unknown data {shown(kind)}: {nearest(kind, DATA_KINDS)}"
-                f"choose all, {', '.join(DATA_KINDS)}"
-            )
-    return list(dict.fromkeys(listed))
-
-
-def _own(data: Mapping[str, Any]) -> "dict[str, F32 | None]":
-    """A caller's matrices as contiguous float32, all of one shape."""
-    found: dict[str, F32 | None] = {}
-    first: tuple[int, ...] | None = None
-    for name, value in data.items():
-        check_name(name)
-        x = _matrix(name, value)
-        if first is not None and x.shape != first:
-            raise ValueError(f"{name}: shape {x.shape} beside {first}: give matrices of one shape")
-        first, found[name] = x.shape, x
-    if not found:
-        raise ValueError("no data given: name a matrix, or leave data out")
-    return found
-
-
-def _matrix(name: str, value: Any) -> F32:
-    if hasattr(value, "detach"):  # a torch tensor, of a type that NumPy may not know
-        value = value.detach().cpu()
-        if not value.is_floating_point():
-            raise TypeError(f"{name}: {value.dtype} are no floating-point numbers: cast them first")
-        value = value.float().numpy()
-    value = np.asarray(value)
-    if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
-        raise TypeError(f"{name}: {value.dtype} are no floating-point numbers: cast them first")
-    if value.ndim != 2 or value.size == 0:
-        raise ValueError(f"{name}: shape {value.shape}: give a non-empty matrix (rows, K)")
-    with np.errstate(over="ignore"):  # what is beyond fp32 is told below
-        x: F32 = np.ascontiguousarray(value, np.float32)
-    finite = np.isfinite(x)
-    if not finite.all():
-        row, col = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{name}: {x[row, col]} at row {row}, column {col}, {np.count_nonzero(~finite)} values "
-            "that are not finite in fp32: give finite data"
-        )
-    if not x.any():
-        raise ValueError(f"{name}: every value is zero: there is nothing to compare an error with")
-    return x
-
-
-def _extents(name: str, shape: str | tuple[int, int]) -> tuple[int, int]:
-    extents = parse_shape(shape, 2) if isinstance(shape, str) else tuple(shape)
-    good = all(isinstance(e, int) and not isinstance(e, bool) and e >= 1 for e in extents)
-    if len(extents) != 2 or not good:
-        raise ValueError(f"{name} {shown(shape)}: give two extents of at least 1, e.g. 1024x1024")
-    return extents[0], extents[1]
 
 
 def _check_memory(activations: int, weights: int) -> None:

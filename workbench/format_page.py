@@ -51,8 +51,8 @@ Made from the code by `python -m workbench.format_page > docs/formats.md`; do no
 codes.
 
 A tensor format is an element, or `element.scaling`, with details behind `+`: a scale format, a
-scale rule, `two-level`, a rounding. Columns of a scaling run along K, the contraction. A recipe
-names the formats of a linear layer's tensors.
+scale rule, `two-level`, a rounding, `nosat`. Columns of a scaling run along K, the contraction. A
+recipe names the formats of a linear layer's tensors.
 """
 
 ELEMENT_NOTES = """\
@@ -64,9 +64,12 @@ stores zero in its place. `e4m3fn` is the E4M3 that ends at 448, `e3m4fn` the E3
 `e4m3` (240) and `e3m4` (15.5) follow IEEE 754.
 
 Beyond the table, a name spells out a float: `e<E>m<M>[b<bias>]` has IEEE rules, with `fn` only the
-all-ones codes are NaN, with `fnuz` only the code of minus zero is; `ffp8_[u]e<E>m<M>[b<bias>]` has
-eight bits, all finite, `u` without sign. Other distributions add elements under the entry point
-group `tile_workbench.formats`: the entry's name is the element's, its value an `ElementFormat`.
+all-ones codes are NaN (below a byte none, as in OCP MX), with `fnuz` only the code of minus zero
+is; `ffp8_[u]e<E>m<M>[b<bias>]` has eight bits, all finite, `u` without sign; `[u]int<N>` is an
+integer of 2 to 16 bits (symmetric ones below a byte are stored plus 2^(N-1), as `int4` is; zero
+points go up to `uint8`), `posit<N>es<E>` a posit of 3 to 16 bits. Other distributions add elements
+under the entry point group `tile_workbench.formats`: the entry's name is the element's, its value
+an `ElementFormat`.
 """
 
 PACKING = """\
@@ -140,7 +143,9 @@ def format_page() -> str:
         _section(
             "Roundings",
             _table(("name", "a value goes"), ((_code(r.value), t) for r, t in ROUNDINGS.items())),
-            "Every rounding saturates. Posits go to the nearer side of the posit with one bit more "
+            "Numbers beyond the range saturate; with `+nosat` they become infinity, or NaN where "
+            "the element has none (what rounds toward zero stays finite). Scales always saturate. "
+            "Posits go to the nearer side of the posit with one bit more "
             "(Posit Standard 2022, section 4), codebooks to the nearest entry.",
         ),
         _section("Packing", PACKING),

@@ -1,6 +1,6 @@
 """What formats leave of a matrix, and recipes of a product; a matrix meets every format once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,8 @@ from sim.error import (
     Rounder,
     TensorError,
     expected_sqnr_db,
-    product_error,
+    outlier_error,
+    product_errors,
     sample,
     tensor_error,
 )
@@ -40,9 +41,11 @@ class TensorRow:
     data: str
     operand: str  #: one of :data:`OPERANDS`
     format: TensorFormat
-    bits_per_element: float  #: packed codes with their scales
+    outliers: str | None  #: what of it the recipe stores apart; counted in as it is stored
+    bits_per_element: float  #: packed codes with their scales, and the outliers
     error: TensorError
-    expected_sqnr_db: float | None  #: from the distribution; ``None`` where there is no closed form
+    #: From the distribution; ``None`` where there is no closed form, or beside outliers.
+    expected_sqnr_db: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,9 @@ class ProductRow:
 
     recipe: str
     data: str
-    error: MatmulError
+    error: MatmulError  #: of the product as it leaves the sums
+    output: TensorFormat  #: what the recipe leaves for the operator after it
+    output_error: MatmulError  #: of the product rounded to that
 
 
 @dataclass(slots=True)
@@ -98,12 +103,38 @@ class _Matrix:
             data=data,
             operand=operand,
             format=fmt,
+            outliers=None,
             bits_per_element=8 * fmt.storage_bytes(rows, cols) / self.x.size,
             error=self.error(fmt),
             expected_sqnr_db=(
                 None if self.kind is None else expected_sqnr_db(fmt, self.kind, rows, cols)
             ),
         )
+
+    def outlier_row(self, recipe: Recipe, data: str) -> TensorRow:
+        """The activations of a recipe that stores outliers apart."""
+        assert recipe.outliers is not None
+        fmt = recipe.activation
+        found = outlier_error(self.x, fmt, recipe.outliers, self.rounder, self.seed)
+        return TensorRow(
+            recipe=recipe.name,
+            data=data,
+            operand="activation",
+            format=fmt,
+            outliers=str(recipe.outliers),
+            bits_per_element=found.bits_per_element,
+            error=found.error,
+            expected_sqnr_db=None,
+        )
+
+
+def _recipe_rows(recipe: Recipe, a: _Matrix, b: _Matrix, data: str) -> Iterator[TensorRow]:
+    """Activations, weights and, where the recipe trains, gradients."""
+    for operand, matrix in zip(OPERANDS, (a, b, a), strict=True):
+        if operand == "activation" and recipe.outliers is not None:
+            yield matrix.outlier_row(recipe, data)
+        elif operand != "gradient" or recipe.trains:
+            yield matrix.row(getattr(recipe, operand), recipe.name, data, operand)
 
 
 def _product(
@@ -115,10 +146,23 @@ def _product(
                 return matrix.rounded_top(fmt)
         return rounder(x, fmt, seed)  # what is left when outliers are taken out
 
-    error = product_error(
-        recipe, a.top, b.top, rounder=known, accumulation=accumulation, data=data, seed=a.seed
+    error, output_error = product_errors(
+        recipe,
+        a.top,
+        b.top,
+        rounder=known,
+        accumulation=accumulation,
+        whole=a.x,
+        data=data,
+        seed=a.seed,
     )
-    return ProductRow(recipe=recipe.name, data=data, error=error)
+    return ProductRow(
+        recipe=recipe.name,
+        data=data,
+        error=error,
+        output=recipe.output,
+        output_error=output_error,
+    )
 
 
 def matrix_errors(
@@ -135,7 +179,7 @@ def matrix_errors(
     """Errors of tensors and products, kind of data by kind of data.
 
     Args:
-        recipes: each gives three tensor rows and a product a kind of data.
+        recipes: each gives two tensor rows, three where it trains, and a product a kind of data.
         formats: each gives a row on the activations and one on the weights.
         activations: name of the data to a finite (rows, K) matrix, or to ``None`` for a sample of
             the distribution of that name; weights are a sample of it too, and normal beside a
@@ -157,12 +201,11 @@ def matrix_errors(
         b = weights[kind]
         x = sample(data, *shape, seed=seed) if own is None else own
         a = _Matrix(x, data if own is None else None, rounder, 4 * seed % 2**64)
-        a.round_all([f for r in recipes for f in (r.activation, r.gradient)] + list(formats))
+        activation = [r.activation for r in recipes]
+        a.round_all([*activation, *(r.gradient for r in recipes if r.trains), *formats])
         b.round_all([r.weight for r in recipes] + list(formats))
         for recipe in recipes:
-            for operand, matrix in zip(OPERANDS, (a, b, a), strict=True):
-                fmt = getattr(recipe, operand)
-                tensors.append(matrix.row(fmt, recipe.name, data, operand))
+            tensors += _recipe_rows(recipe, a, b, data)
             products.append(_product(recipe, a, b, data, accumulation, rounder))
         for fmt in formats:
             tensors += [a.row(fmt, None, data, "activation"), b.row(fmt, None, data, "weight")]

@@ -8,14 +8,14 @@ Tensor parallelism follows Megatron-LM (arXiv 1909.08053, section 3): the first 
 split by columns (N), the second by rows (K).
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 
 from tiles.intake import nearest, read_bounded, shown
 from tiles.problems import MAX_EXTENT
@@ -241,15 +241,30 @@ MODEL_TYPES: dict[str, type[_Config]] = {
 }
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once each; of two values nobody knows which was meant."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(f"key {shown(key)} stands twice: remove one")
+        found[key] = value
+    return found
+
+
+class _TwiceError(ValueError):
+    """A key stands twice in an object."""
+
+
 def _parse(path: Path) -> _Config:
     """Read and check a config.json once."""
+    text = read_bounded(path, MAX_CONFIG_BYTES)
     try:
-        data = from_json(read_bounded(path, MAX_CONFIG_BYTES))
-    except ValueError as error:
-        text = str(error)
-        if text.startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: not JSON ({text}): give a model's config.json") from error
+        data = json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        fault = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{path}: not JSON ({fault}): give a model's config.json") from error
     if not isinstance(data, dict):
         raise ValueError(
             f"{path}: takes a JSON object, got {shown(data)}: give a model's config.json"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,13 @@ __all__ = ["check_name", "check_outfile", "unwritable", "write_outfile"]
 
 #: Unicode's categories of control characters, of bytes that are no UTF-8, and of line ends.
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
+
+#: How our files say what they are: JSON by its schema, a page by its generator.
+_SCHEMA = re.compile(
+    r'(?:"schema": ?|<meta name="generator" content=)"(tile-workbench/[a-z0-9-]+)/'
+)
+#: A T4 file names the packages of the measuring machine first.
+_HEAD_BYTES = 65_536
 
 
 def check_name(path: str | Path) -> None:
@@ -42,12 +50,20 @@ def unwritable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_outfile(path: Path) -> None:
+def check_outfile(path: Path, schema: str) -> None:
     """Refuse what must not be replaced by a file, before any work is done for it.
 
+    Args:
+        schema: of what will be written, e.g. ``tile-workbench/report/1``; a file of that schema,
+            whatever its version, and an empty one may be replaced.
     Raises:
-        ValueError: a folder, a device or a pipe, or a name with control characters.
+        ValueError: a folder, a device or a pipe, a name with control characters, a file of another
+            kind, or a name that a run folder keeps its record under.
     """
+    _check(path, schema.rpartition("/")[0])
+
+
+def _check(path: Path, kind: str) -> None:
     check_name(path)
     with unwritable(path):
         if path.is_dir():
@@ -55,16 +71,43 @@ def check_outfile(path: Path) -> None:
         # Renaming a file over a device would remove the device.
         if path.exists() and not path.is_file():
             raise ValueError(f"{path}: is not a regular file: choose another output")
+        if _is_record(path):
+            raise ValueError(f"{path}: the run's own record goes there: choose another output")
+        if path.exists() and path.stat().st_size and _kind(_head(path)) != kind:
+            raise ValueError(
+                f"{path}: exists and holds no {kind}: choose another output or move it away"
+            )
+
+
+def _is_record(path: Path) -> bool:
+    if not path.with_name("plan.json").exists():
+        return False
+    from tuning.run_files import is_run_file  # loads optuna, which most outputs can do without
+
+    return is_run_file(path)
+
+
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES).decode("utf-8", "replace")
+
+
+def _kind(text: str) -> str:
+    """The schema that a text names first, without its version; "" when it names none of ours."""
+    found = _SCHEMA.search(text, 0, _HEAD_BYTES)
+    return found[1] if found else ""
 
 
 def write_outfile(path: Path, text: str) -> None:
     """Write UTF-8 text under a temporary name and rename it; missing folders are made.
 
+    Args:
+        text: JSON or a page that names its schema, by which the next one may replace it.
     Raises:
         ValueError: :func:`check_outfile` refuses the path, or it cannot be written; an older file
             is left as it was.
     """
-    check_outfile(path)
+    _check(path, _kind(text))
     with unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".workbench-", dir=path.parent)

@@ -1,20 +1,23 @@
 """Which format pays on a shape: predicted time, speed-up and quantisation error per recipe."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
-from sim import Gpu, Prediction, load_gpu, matmul_error, price
+from sim import Gpu, Prediction, load_gpu, matmul_error, price, unpriced
 from tiles.formats import ElementFormat
-from tiles.kernels import Kernel, kernel, kernels
+from tiles.intake import shown
+from tiles.kernels import Kernel, kernel, kernels, telling
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
+from workbench.arguments import count_of, items_of, path_of
 
 __all__ = ["PredictedRow", "PredictionReport", "RefusedRow", "predict"]
 
 SCHEMA = "tile-workbench/predict/1"
 BASELINE = "bf16"
+_SHAPE_RULE = "(M, N, K) or 'MxNxK' for each shape"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +135,16 @@ class _Pricer:
             if reason := family.refusal(problem, self.gpu.limits):
                 reasons.append(reason)
                 continue
+            if reason := unpriced(problem, family):
+                reasons.append(reason)
+                continue
             prediction = self._price(problem, family)
             if prediction is None:
                 reasons.append(f"{family.name} has no legal configuration")
                 continue
             found.append(prediction)
         if not found:
-            return "; ".join(reasons) or "no kernel family was chosen"
+            return "; ".join(telling(reasons, problem)) or "no kernel family was chosen"
         return replace(min(found, key=lambda prediction: prediction.time_us), problem=problem)
 
     def _price(self, problem: Problem, family: Kernel) -> Prediction | None:
@@ -178,50 +184,60 @@ def _product(one: Recipe) -> tuple[Hashable, ...]:
     return (one.activation, one.weight, one.outliers)
 
 
-def _shapes(
-    shapes: Sequence[tuple[int, int, int] | str],
-    model: str | Path | None,
-    tokens: Sequence[int],
-    tp: int,
-) -> list[_Shape]:
-    wanted: list[_Shape] = []
-    for shape in shapes:
-        m, n, k = parse_shape(shape, 3) if isinstance(shape, str) else shape
-        wanted.append(_Shape(m=m, n=n, k=k))
-    if model is None and (tokens or tp != 1):
+def _shapes(shapes: object, model: object, tokens: object, tp: int) -> list[_Shape]:
+    listed = [shapes] if isinstance(shapes, str) else shapes
+    if not isinstance(listed, Iterable):
+        raise TypeError(f"shapes {shown(shapes)}: give {_SHAPE_RULE}")
+    wanted = [_shape(shape) for shape in listed]
+    counts = [
+        count_of("tokens", value)
+        for value in items_of("tokens", tokens, SupportsIndex, "integers, e.g. (16, 512)")
+    ]
+    tp = count_of("tp", tp)
+    if model is None and (counts or tp != 1):
         raise ValueError(
             "--tokens and --tp belong to a model: add --model config.json, or drop them"
         )
     if model is not None:
-        if not tokens:
-            raise ValueError(f"{model}: no number of tokens given: add --tokens T")
+        path = path_of("model", model)
+        if not counts:
+            raise ValueError(f"{path}: no number of tokens given: add --tokens T")
         from workbench.models import gemm_shapes  # pydantic: only where a model file is read
 
         wanted += [
             _Shape(m=s.m, n=s.n, k=s.k, layer=s.layer, count=s.count)
-            for s in gemm_shapes(Path(model), tokens, tp)
+            for s in gemm_shapes(path, counts, tp)
         ]
     if not wanted:
         raise ValueError("no shape given: pass --shape MxNxK or --model config.json --tokens T")
     return wanted
 
 
+def _shape(shape: object) -> _Shape:
+    parts: Any = parse_shape(shape, 3) if isinstance(shape, str) else shape
+    extents = tuple(parts) if isinstance(parts, Iterable) else ()
+    if len(extents) != 3:
+        raise TypeError(f"shape {shown(shape)}: give {_SHAPE_RULE}")
+    m, n, k = (count_of(f"shape {shown(shape)}: extent", extent) for extent in extents)
+    return _Shape(m=m, n=n, k=k)
+
+
 def predict(
     *,
     gpu: str | Path | Gpu = "h200",
-    shapes: Sequence[tuple[int, int, int] | str] = (),
+    shapes: Iterable[tuple[int, int, int] | str] | str = (),
     model: str | Path | None = None,
-    tokens: Sequence[int] = (),
+    tokens: Sequence[int] | int = (),
     tp: int = 1,
-    recipes: Sequence[str] | None = None,
-    families: Sequence[str] | None = None,
+    recipes: Sequence[str] | str | None = None,
+    families: Sequence[str] | str | None = None,
     out: str = "bf16",
 ) -> PredictionReport:
     """Predict every recipe on every shape; nothing is measured and no GPU is needed.
 
     Args:
         gpu: a name of ``workbench gpus``, the path of a GPU file, or a loaded GPU.
-        shapes: (M, N, K) or ``"MxNxK"``.
+        shapes: (M, N, K) or ``"MxNxK"`` each.  One text is one shape, here and below one name.
         model: a Hugging Face ``config.json``; its projections join ``shapes``, for each of
             ``tokens``.
         tokens: numbers of rows M that the model runs with.
@@ -232,12 +248,15 @@ def predict(
         out: element format of C.
     Raises:
         ValueError: unknown name, impossible shape, or nothing to predict.
+        TypeError: an argument of another type.
     """
     target = gpu if isinstance(gpu, Gpu) else load_gpu(str(gpu))
-    chosen = list(kernels().values()) if families is None else [kernel(name) for name in families]
-    wanted: list[Recipe] = (
-        list(RECIPES.values()) if recipes is None else [recipe(name) for name in recipes]
-    )
+    chosen = list(kernels().values())
+    if families is not None:
+        chosen = [kernel(name) for name in items_of("families", families, str, "names")]
+    wanted = list(RECIPES.values())
+    if recipes is not None:
+        wanted = [recipe(name) for name in items_of("recipes", recipes, str, "names")]
     products = _Pricer(target, chosen)
     quantisations = _Pricer(target, list(kernels().values()))
     # One recipe stands for all of its product, so that its error is computed once.

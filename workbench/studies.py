@@ -107,14 +107,14 @@ def export(
     Raises:
         ValueError: no such run or study, several studies for one file, or it cannot be written.
     """
-    from tuning.t4 import study_to_t4, t4_text
+    from tuning.t4 import STUDY_SCHEMA, study_to_t4, t4_text
 
     if to != "t4":
         raise ValueError(f"--to takes t4, got {shown(to)}: correct it")
     folder = Path(file)
     into = folder.suffix != ".json"
     if not into:
-        check_outfile(folder)
+        check_outfile(folder, STUDY_SCHEMA)
     run = load_study(study, storage)
     chosen = _chosen(run, problem, kernel)
     if not into and len(chosen) > 1:

@@ -52,7 +52,9 @@ def replay(
 ) -> None:
     """Let strategies search a space that was measured as a whole: no GPU needed."""
     if output is not None:
-        check_outfile(output)  # a replay takes a minute
+        from tuning.replay import REPLAY_SCHEMA
+
+        check_outfile(output, REPLAY_SCHEMA)  # a replay takes a minute
     from workbench.progress import counted_progress
 
     with counted_progress("replay", quiet=as_json) as progress:

@@ -21,8 +21,9 @@ from pydantic import (
 )
 
 from tiles.intake import nearest, shown
-from tiles.kernels import Kernel, Limits, kernel, kernels
+from tiles.kernels import Kernel, Limits, kernel, kernels, telling
 from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
+from tiles.problems.base import check_plain
 from tiles.recipes import recipe
 from workbench.edge import StrictEntry, complaint
 from workbench.models import gemm_shapes
@@ -60,7 +61,7 @@ def parse_time_limit(text: str) -> float:
     Raises:
         ValueError: written otherwise, or longer than 30 days.
     """
-    match = _TIME_LIMIT.fullmatch(text)
+    match = _TIME_LIMIT.fullmatch(text) if isinstance(text, str) else None
     if not match:
         raise ValueError(f"a time limit is written 90s, 30m or 2h, got {shown(text)}: correct it")
     seconds = int(match[1]) * _SECONDS[match[2]]
@@ -161,6 +162,11 @@ _RecipeName = Annotated[_Name, AfterValidator(lambda name: recipe(name).name)]
 _KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
 
 
+def _output_format(name: str) -> str:
+    check_plain("output", name)
+    return name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unserved:
     """A problem that no chosen kernel family can run on the GPU, and why."""
@@ -169,7 +175,7 @@ class Unserved:
     reasons: Mapping[str, str]  #: kernel family to its refusal
 
     def __str__(self) -> str:
-        return f"{self.problem}: {'; '.join(dict.fromkeys(self.reasons.values()))}"
+        return f"{self.problem}: {'; '.join(telling(self.reasons.values(), self.problem))}"
 
 
 class SweepFile(StrictEntry):
@@ -181,6 +187,7 @@ class SweepFile(StrictEntry):
         alias="problems"
     )
     recipes: Annotated[list[_RecipeName], Field(min_length=1, max_length=100)]
+    out: Annotated[_Name, AfterValidator(_output_format)] = "bf16"  #: element format of C
     kernels: Annotated[
         Annotated[list[_KernelName], Field(min_length=1, max_length=100)] | None,
         BeforeValidator(_any_kernel),
@@ -243,6 +250,31 @@ class SweepFile(StrictEntry):
                 found.append(Unserved(problem=problem, reasons=reasons))
         return found
 
+    def unsimulated(self, on: str | None = None) -> list[str]:
+        """Why a simulated sweep leaves families out that a measured one would search.
+
+        Raises:
+            ValueError: ``on`` is malformed.
+        """
+        return list(dict.fromkeys(self._unpriced(self._simulated(on)).values()))
+
+    def _unpriced(self, simulate: bool) -> dict[tuple[Problem, str], str]:
+        """Studies that a simulated sweep has no times for; families asked for by name stay."""
+        from sim import unpriced
+
+        if not simulate or self.kernels is not None:
+            return {}
+        reasons = {study: unpriced(study[0], kernel(study[1])) for study in self.studies()}
+        return {study: reason for study, reason in reasons.items() if reason is not None}
+
+    def _simulated(self, on: str | None) -> bool:
+        from sim import load_gpu
+
+        place = self.measure.on if on is None else on
+        if place not in ("auto", "gpu", "sim"):
+            raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        return place == "sim" or (place == "auto" and not _present(load_gpu(self.gpu)))
+
     def _limits(self) -> Limits:
         from sim import load_gpu
 
@@ -266,13 +298,14 @@ class SweepFile(StrictEntry):
         Raises:
             ValueError: an override is malformed, no run folder is named, or no kernel can run any
                 of the problems.
+
+        A simulated sweep over any family leaves out those without a cost model; one that is asked
+        for by name stays in, and is refused when the sweep begins.
         """
         from sim import load_gpu
         from tuning import Plan, Strategy, StudyPlan
 
-        place = self.measure.on if on is None else on
-        if place not in ("auto", "gpu", "sim"):
-            raise ValueError(f"--on takes auto, gpu or sim, got {shown(place)}: choose one")
+        simulate = self._simulated(on)
         if output is None:
             if self.output is None:
                 raise ValueError(
@@ -284,11 +317,13 @@ class SweepFile(StrictEntry):
         if not studies:
             reasons = "; ".join(str(one) for one in self.unserved()[:3])
             raise ValueError(f"no kernel can run any of the problems: {reasons}: add recipes")
-        gpu = load_gpu(self.gpu)
-        simulate = place == "sim" or (place == "auto" and not _present(gpu))
+        if left := self._unpriced(simulate):
+            studies = [study for study in studies if study not in left]
+            if not studies:
+                raise ValueError(f"nothing can be simulated: {next(iter(left.values()))}")
         return Plan(
             studies=tuple(StudyPlan(problem=p, kernel=name) for p, name in studies),
-            gpu=gpu,
+            gpu=load_gpu(self.gpu),
             folder=output,
             strategy=Strategy(self.search.strategy),
             max_measurements=(
@@ -318,7 +353,9 @@ def _problems(sweep: SweepFile) -> Iterator[Problem]:
     for index, entry in enumerate(sweep.entries):
         try:
             for m, n, k in _shapes(entry):
-                wanted: list[Problem] = [Gemm(m=m, n=n, k=k, recipe=r) for r in recipes]
+                wanted: list[Problem] = [
+                    Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes
+                ]
                 if sweep.quantize:
                     wanted += [
                         Quantize(rows=m, cols=k, target=r.activation)

@@ -63,7 +63,10 @@ class FormatError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerErrors:
-    """One tensor of the checkpoint under every format; 3-D and larger ones as (out, rest)."""
+    """One tensor of the checkpoint under every format.
+
+    Stacks [experts, N, K] are read as (experts · N, K), weights of convolutions as (out, rest).
+    """
 
     tensor: StoredTensor
     status: LayerStatus
@@ -82,8 +85,11 @@ class LayerErrors:
             "file": self.tensor.file.name,
             "dtype": self.tensor.dtype,
             "shape": list(self.tensor.shape),
+            "matrix": None if self.tensor.refusal else [self.tensor.rows, self.tensor.cols],
             "status": self.status.value,
             "reason": self.reason,
+            "scales": None if self.tensor.scales is None else self.tensor.scales.name,
+            "note": self.tensor.note,
             "formats": [
                 {
                     "format": str(one.format),

@@ -3,7 +3,8 @@
 from sim.error.accumulation import Accumulation
 from sim.error.datasets import DATA_KINDS, sample
 from sim.error.expected import expected_sqnr_db
-from sim.error.product import MatmulError, product_error
+from sim.error.outliers import OutlierError, outlier_error
+from sim.error.product import MatmulError, product_error, product_errors
 from sim.error.rounding import Rounder, numpy_rounder
 from sim.error.small_product import matmul_error
 from sim.error.tensor import ErrorSums, TensorError, tensor_error
@@ -13,12 +14,15 @@ __all__ = [
     "Accumulation",
     "ErrorSums",
     "MatmulError",
+    "OutlierError",
     "Rounder",
     "TensorError",
     "expected_sqnr_db",
     "matmul_error",
     "numpy_rounder",
+    "outlier_error",
     "product_error",
+    "product_errors",
     "sample",
     "tensor_error",
 ]

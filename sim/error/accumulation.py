@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from sim.error.rounding import round_to_nearest
 from sim.error.scales import BlockScales, block_grid
-from tiles.formats import FloatElement, TensorFormat
+from tiles.formats import ELEMENTS, FloatElement, TensorFormat
+from tiles.intake import nearest, shown
 from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
 
 __all__ = ["Accumulation", "Operand", "limited", "limited_product", "promotions"]
@@ -35,7 +36,10 @@ F64 = NDArray[np.float64]
 
 #: Elements of the output that are added up at once: some 0.25 MB a temporary.
 _TILE_ELEMENTS = 2**16
+_NAMES = ("exact", "hopper-fp8", "hopper-fp8+128")
 _EXPONENT = np.uint32(0x7F80_0000)
+#: What wgmma and mma.sync take as ``.e4m3`` and ``.e5m2``: PTX ISA, section 9.7.
+_MULTIPLIED = (ELEMENTS["e4m3fn"], ELEMENTS["e5m2"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,8 @@ class Accumulation:
         match = re.fullmatch(r"hopper-fp8(?:\+([1-9][0-9]{0,5}))?", text)
         if match is None:
             raise ValueError(
-                f"unknown accumulation {text!r}: choose exact, hopper-fp8 or hopper-fp8+128"
+                f"unknown accumulation {shown(text)}: {nearest(text, _NAMES)}"
+                "choose exact, hopper-fp8 or hopper-fp8+128"
             )
         return cls(
             significand_bits=HOPPER_FP8_BITS, interval=None if match[1] is None else int(match[1])
@@ -98,11 +103,12 @@ Accumulation.HOPPER_FP8_PROMOTED = Accumulation(significand_bits=HOPPER_FP8_BITS
 
 
 def limited(fmt: TensorFormat) -> bool:
-    """True for tensors of 8-bit floats, whose sums go through the limited accumulator.
+    """True for the 8-bit floats that tensor cores multiply, through the limited accumulator.
 
-    Sums of int8 are exact, those of 16-bit elements keep 24 bits.
+    They are e4m3fn and e5m2; other 8-bit floats are decoded into 16 bits first, whose sums keep 24
+    bits.  Sums of int8 are exact.
     """
-    return isinstance(fmt.element, FloatElement) and fmt.element.bits == 8
+    return fmt.element in _MULTIPLIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

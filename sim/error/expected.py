@@ -7,23 +7,26 @@ exact and without sampling.  Scales follow from a block's largest magnitude A, w
 A the other values are independent and have the density cut off at A.  What is computed is the ratio
 of the expected sums of squares.
 
-There is no such form for scales that depend on more than extremes (MSE, percentile).
+There is no such form for scales that depend on more than extremes (MSE, percentile), nor for zero
+points beside outliers or in blocks of a few values.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.error.datasets import OUTLIER_GAIN, check_kind, outlier_channels
+from sim.error.asymmetric import FEWEST_VALUES, asymmetric_noise
+from sim.error.datasets import check_kind, outlier_channels
 from sim.error.densities import DENSITIES, Density
 from sim.error.pieces import pieces
+from sim.error.populations import Population, largest
+from sim.error.scales import scales_of
 from sim.error.tensor import ratio_db
-from tiles.formats import ScaleRule, Scaling, TensorFormat
-from tiles.formats.block_scales import block_scales, tensor_scale
+from tiles.formats import Rounding, ScaleRule, Scaling, TensorFormat, decode, encode
+from tiles.formats.block_scales import tensor_scale
 
 __all__ = ["expected_sqnr_db"]
 
@@ -36,63 +39,8 @@ _JUMPING_SLICES = 512
 _SMOOTH_SLICES = 96
 #: Slices of a tensor's largest magnitude, where a second level of scales follows from it.
 _TENSOR_SLICES = 8
-#: Slices of either extreme of a block with a zero point: their square counts.
-_EXTREME_SLICES = 24
 #: Numbers of outlier channels in a block that are less likely than this are left out.
 _RARE = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Population:
-    """Independent values: so many with the density, so many ``OUTLIER_GAIN`` times as large."""
-
-    density: Density
-    plain: int
-    outliers: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.plain + self.outliers
-
-    @property
-    def groups(self) -> list[tuple[int, float]]:
-        """Sizes and gains of the groups that are not empty."""
-        return [(n, g) for n, g in ((self.plain, 1.0), (self.outliers, OUTLIER_GAIN)) if n > 0]
-
-    @property
-    def signal(self) -> float:
-        """Expected sum of squares."""
-        return sum(n * gain**2 for n, gain in self.groups)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Largest:
-    """The distribution of a largest magnitude, cut into slices."""
-
-    sizes: F64  #: (slices,) the magnitude in the middle of each
-    weights: F64  #: (slices,) their probabilities
-
-
-@cache
-def _largest(population: _Population, slices: int, *, one_sided: bool = False) -> _Largest:
-    """Slices become thinner toward large magnitudes, whose errors count for more.
-
-    Args:
-        one_sided: of positive values alone.
-    """
-    middles = (np.arange(slices) + 0.5) / slices
-    above = middles**2  # probability of a larger one
-    wanted = np.log1p(-above)
-    share = 0.5 if one_sided else 1.0
-    low, high = np.zeros(slices), np.full(slices, 1e5 * max(g for _, g in population.groups))
-    for _ in range(60):
-        middle = (low + high) / 2
-        logs = np.zeros(slices)
-        for n, gain in population.groups:
-            beyond = share * population.density.survival(middle / gain)
-            logs += n * np.log1p(-np.minimum(beyond, 1 - 1e-16))
-        low, high = np.where(logs < wanted, middle, low), np.where(logs < wanted, high, middle)
-    return _Largest(sizes=high, weights=2 * middles / slices)
 
 
 @cache
@@ -106,8 +54,8 @@ def expected_sqnr_db(fmt: TensorFormat, kind: str, rows: int, cols: int) -> floa
         rows: extent of the tensor; the largest of many values depends on their number.
         cols: extent of the tensor.
     Returns:
-        10·log10(expected sum of x² / expected sum of error²), infinite for fp32 without scales;
-        ``None`` where no closed form or one-dimensional integral exists.
+        10·log10(expected sum of x² / expected sum of error²), infinite for fp32 without scales or
+        under powers of two; ``None`` where no closed form or one-dimensional integral exists.
     Raises:
         ValueError: unknown kind or an empty tensor.
     """
@@ -122,13 +70,13 @@ def expected_sqnr_db(fmt: TensorFormat, kind: str, rows: int, cols: int) -> floa
         return ratio_db(whole.signal, _unscaled_noise(fmt, whole))
     if scaling.rule in (ScaleRule.MSE, ScaleRule.PERCENTILE):
         return None
-    if fmt.asymmetric and kind == "outlier":
+    if fmt.asymmetric and (kind == "outlier" or _block_size(scaling, rows, cols) < FEWEST_VALUES):
         return None
     noise = 0.0
     for likely, outer in _outer_scales(fmt, scaling, kind, rows, cols):
         for expected, block in _blocks(scaling, kind, rows, cols):
             if fmt.asymmetric:
-                noise += expected * _asymmetric_noise(fmt, scaling, block)
+                noise += expected * asymmetric_noise(fmt, scaling, block)
             else:
                 noise += likely * expected * _block_noise(fmt, scaling, block, outer)
     return ratio_db(_whole(kind, rows, cols).signal, noise)
@@ -138,11 +86,16 @@ def _density(kind: str) -> Density:
     return DENSITIES["normal" if kind == "outlier" else kind]
 
 
-def _whole(kind: str, rows: int, cols: int) -> _Population:
+def _whole(kind: str, rows: int, cols: int) -> Population:
     channels = outlier_channels(cols) if kind == "outlier" else 0
-    return _Population(
+    return Population(
         density=_density(kind), plain=rows * (cols - channels), outliers=rows * channels
     )
+
+
+def _block_size(scaling: Scaling, rows: int, cols: int) -> int:
+    """Values of a whole block."""
+    return min(scaling.rows or rows, rows) * min(scaling.cols or cols, cols)
 
 
 def _spans(total: int, extent: int | None) -> Iterator[tuple[int, int]]:
@@ -155,7 +108,7 @@ def _spans(total: int, extent: int | None) -> Iterator[tuple[int, int]]:
 
 def _blocks(
     scaling: Scaling, kind: str, rows: int, cols: int
-) -> Iterator[tuple[float, _Population]]:
+) -> Iterator[tuple[float, Population]]:
     """Expected numbers of blocks, and what is in them."""
     channels = outlier_channels(cols) if kind == "outlier" else 0
     for high_count, high in _spans(rows, scaling.rows):
@@ -168,7 +121,7 @@ def _blocks(
                     continue
                 yield (
                     probability * high_count * wide_count,
-                    _Population(
+                    Population(
                         density=_density(kind),
                         plain=high * (wide - among),
                         outliers=high * among,
@@ -183,12 +136,12 @@ def _outer_scales(
     if not scaling.two_level:
         yield 1.0, np.float32(1)
         return
-    top = _largest(_whole(kind, rows, cols), _TENSOR_SLICES)
+    top = largest(_whole(kind, rows, cols), _TENSOR_SLICES)
     for size, weight in zip(top.sizes.astype(np.float32), top.weights, strict=True):
         yield float(weight), tensor_scale(np.array([[size]]), fmt.element, scaling)
 
 
-def _unscaled_noise(fmt: TensorFormat, population: _Population) -> float:
+def _unscaled_noise(fmt: TensorFormat, population: Population) -> float:
     one, everything = np.ones(1), np.full(1, np.inf)
     return sum(
         n * float(_both_sides(fmt, everything, one, population.density, gain)[0])
@@ -197,35 +150,27 @@ def _unscaled_noise(fmt: TensorFormat, population: _Population) -> float:
 
 
 def _both_sides(fmt: TensorFormat, limits: F64, scales: F64, density: Density, gain: float) -> F64:
-    positive, negative = pieces(fmt.element, fmt.rounding)
+    # Division rounds to fp32 before the element's own rounding, which then has nothing to do.
+    rounding = Rounding.NEAREST_EVEN if fmt.element.name == "fp32" else fmt.rounding
+    positive, negative = pieces(fmt.element, rounding)
     above = positive.below(limits, scales, density, gain)
     same = negative is positive
     return above + (above if same else negative.below(limits, scales, density, gain))
 
 
-def _scales(amax: F32, fmt: TensorFormat, scaling: Scaling, outer: np.float32) -> F32:
-    """The scale of a block with each largest magnitude, by the reference's rule."""
-    single = replace(scaling, rows=1, cols=1)
-    return block_scales(amax[:, None], fmt.element, single, outer)[:, 0] * outer
-
-
 def _block_noise(
-    fmt: TensorFormat, scaling: Scaling, block: _Population, outer: np.float32
+    fmt: TensorFormat, scaling: Scaling, block: Population, outer: np.float32
 ) -> float:
     """Expected sum of squared errors in a block."""
-    jumping = scaling.rule is not ScaleRule.ABSMAX or scaling.two_level
-    largest = _largest(block, _JUMPING_SLICES if jumping else _SMOOTH_SLICES)
-    amax = largest.sizes.astype(np.float32)
+    found = largest(block, _SMOOTH_SLICES if fmt.plain else _JUMPING_SLICES)
+    amax = found.sizes.astype(np.float32)
     if scaling.two_level:
         # No block exceeds the tensor's largest magnitude.
         top = outer * np.float32(fmt.element.max * scaling.stored.max)
         amax = np.minimum(amax, top)
-    stored = _scales(amax, fmt, scaling, outer)
-    # The largest value divided by its scale, as the codec divides: often a code's value exactly.
-    ratio = (amax / stored).astype(np.float64)
+    stored = scales_of(amax, fmt, scaling, outer)
     limits, scales = amax.astype(np.float64), stored.astype(np.float64)
-    exact = pieces(fmt.element, fmt.rounding, exact=True)
-    noise = (exact[0].at(ratio) + exact[1].at(ratio)) / 2 * scales**2
+    noise = _largest_noise(fmt, amax, stored)
     # Which group the largest belongs to goes with n f / F.
     inside = [np.maximum(1 - block.density.survival(limits / g), 1e-300) for _, g in block.groups]
     rates = [
@@ -235,24 +180,26 @@ def _block_noise(
     for (n, g), mass, rate in zip(block.groups, inside, rates, strict=True):
         others = n - rate / sum(rates)
         noise += others * _both_sides(fmt, limits, scales, block.density, g) / mass
-    return float(noise @ largest.weights)
+    if fmt.element.name == "fp32":
+        # Quotients by a power of two are fp32 numbers, others are rounded by the division.
+        noise = np.where(np.frexp(stored)[0] == 0.5, 0.0, noise)
+    return float(noise @ found.weights)
 
 
-def _asymmetric_noise(fmt: TensorFormat, scaling: Scaling, block: _Population) -> float:
-    """The same with a zero point: the scale follows from both extremes.
-
-    They are taken as independent, as those of many values nearly are.
-    """
-    extreme = _largest(block, _EXTREME_SLICES, one_sided=True)
-    high, low = (x.ravel() for x in np.meshgrid(extreme.sizes, extreme.sizes))
-    weights = np.outer(extreme.weights, extreme.weights).ravel()
-    scales = _scales((high + low).astype(np.float32), fmt, scaling, np.float32(1)).astype(
-        np.float64
-    )
-    density = block.density
-    inside = 1 - (density.survival(high) + density.survival(low)) / 2
-    noise = np.zeros_like(high)
-    for side, end in zip(pieces(fmt.element, fmt.rounding, lattice=True), (high, low), strict=True):
-        noise += (block.count - 2) * side.below(end, scales, density) / inside
-        noise += side.at(end / scales) * scales**2
-    return float(noise @ weights)
+def _largest_noise(fmt: TensorFormat, amax: F32, stored: F32) -> F64:
+    """(slices,) squared error of the largest values; often their codes have them exactly."""
+    scales = stored.astype(np.float64)
+    with np.errstate(over="ignore"):  # as the codec divides
+        ratio = amax / stored
+    if fmt.rounding is Rounding.STOCHASTIC and fmt.element.name != "fp32":
+        sides = pieces(fmt.element, fmt.rounding, exact=True)
+        # Quotients beyond fp32 saturate, by as much as they would exceed the last code.
+        size = np.where(np.isinf(ratio), amax / scales, ratio).astype(np.float64)
+        return (sides[0].at(size) + sides[1].at(size)) / 2 * scales**2
+    rounding = Rounding.NEAREST_EVEN if fmt.element.name == "fp32" else fmt.rounding
+    noise = np.zeros_like(scales)
+    for sign in (1, -1):
+        code = encode(np.float32(sign) * ratio, fmt.element, rounding)
+        value = decode(code, fmt.element).astype(np.float64)
+        noise += (value * scales - sign * amax.astype(np.float64)) ** 2 / 2
+    return noise

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.error.densities import Density
 from tiles.formats import ElementFormat, FloatElement, IntElement, Rounding, code_grid
 
-__all__ = ["Pieces", "pieces"]
+__all__ = ["Pieces", "lattice", "pieces"]
 
 F64 = NDArray[np.float64]
 
@@ -17,6 +17,8 @@ F64 = NDArray[np.float64]
 #: too little within a step for the difference to show in the fourth digit.
 _SMOOTH_MANTISSA = 7
 _TABLE_BITS = 16
+#: Integers with more steps than this count as smooth too.
+_MANY_STEPS = 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +55,11 @@ class Pieces:
 
 @cache
 def pieces(
-    element: ElementFormat, rounding: Rounding, *, lattice: bool = False, exact: bool = False
+    element: ElementFormat, rounding: Rounding, *, exact: bool = False
 ) -> tuple[Pieces, Pieces]:
     """The pieces of positive and of negative numbers, saturating.
 
     Args:
-        lattice: values go on in the format's steps on either side, as those of integers with a zero
-            point do.
         exact: a piece for each value even where the format has many.
     """
     smooth = isinstance(element, FloatElement) and element.mantissa_bits >= _SMOOTH_MANTISSA
@@ -67,11 +67,6 @@ def pieces(
         assert isinstance(element, FloatElement)
         positive = _smooth(element, rounding)
         return positive, positive if element.signed else _flat()
-    if lattice:
-        assert isinstance(element, IntElement)
-        steps = np.arange(element.max_integer + 1.0)
-        positive = _between(steps, steps[:-1] + 0.5, rounding)
-        return positive, positive
     grid = code_grid(element)
     thresholds = grid.thresholds(rounding).astype(np.float64)
     if grid.by_magnitude:
@@ -83,6 +78,26 @@ def pieces(
         _between(grid.values[zero:], thresholds[zero:], rounding),
         _between(-grid.values[zero::-1], -thresholds[:zero][::-1], rounding),
     )
+
+
+@cache
+def lattice(element: IntElement, rounding: Rounding) -> Pieces:
+    """Whole steps from 0 on, as integers with a zero point have them on either side.
+
+    For ``y`` up to the last code of its side, which the zero point decides; beyond, values are
+    taken to go on.
+    """
+    if element.max_integer >= _MANY_STEPS:
+        share = np.array([[1 / _share(rounding)], [0.0], [0.0]])
+        return Pieces(edges=np.array([0.0, np.inf]), coefficients=share)
+    steps = np.arange(element.max_integer + 1.0)
+    thresholds = steps[1:] if rounding is Rounding.TOWARD_ZERO else steps[:-1] + 0.5
+    return _between(steps, thresholds, rounding)
+
+
+def _share(rounding: Rounding) -> int:
+    """Step² over the mean squared error, 12 to nearest; errors are uniform within a step."""
+    return {Rounding.STOCHASTIC: 6, Rounding.TOWARD_ZERO: 3}.get(rounding, 12)
 
 
 def _flat() -> Pieces:
@@ -112,8 +127,6 @@ def _smooth(element: FloatElement, rounding: Rounding) -> Pieces:
     exponents = np.arange(element.min_exponent, element.max_exponent + 1)
     steps = np.ldexp(1.0, exponents - element.mantissa_bits)
     edges = np.concatenate([[0.0], np.ldexp(1.0, exponents[1:]), [element.max, np.inf]])
-    # Steps² / 12 to nearest; twice that for stochastic rounding, four times toward zero.
-    share = {Rounding.STOCHASTIC: 6, Rounding.TOWARD_ZERO: 3}.get(rounding, 12)
-    constant = np.array([steps**2 / share, np.zeros_like(steps), np.zeros_like(steps)])
+    constant = np.array([steps**2 / _share(rounding), np.zeros_like(steps), np.zeros_like(steps)])
     over = np.array([[element.max**2], [-2 * element.max], [1.0]])
     return Pieces(edges=edges, coefficients=np.concatenate([constant, over], axis=1))

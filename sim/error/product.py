@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.error.accumulation import Accumulation, Operand, limited, limited_product
+from sim.error.outliers import fallback_amax, kept_columns, residual
 from sim.error.rounding import Rounder, numpy_rounder
-from sim.error.scales import block_grid, find_scales
+from sim.error.scales import find_scales
 from sim.error.tensor import check_finite, ratio_db
-from tiles.formats import TensorFormat, decode, encode
-from tiles.formats.block_scales import block_amax
+from tiles.formats import decode, encode
 from tiles.recipes import OutlierBlocks, OutlierColumns, Recipe
 
-__all__ = ["MatmulError", "exact_product", "product_error"]
+__all__ = ["MatmulError", "exact_product", "product_error", "product_errors"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -65,6 +65,7 @@ def product_error(
     rounder: Rounder = numpy_rounder,
     accumulation: Accumulation = Accumulation.EXACT,
     exact: F64 | None = None,
+    whole: F32 | None = None,
     round_output: bool = False,
     data: str = "given",
     seed: int = 0,
@@ -76,9 +77,11 @@ def product_error(
         a: (M, K) float32 activations, finite.
         b: (N, K) float32 weights, finite.
         rounder: the codec.
-        accumulation: how sums along K are rounded.  Only products of 8-bit floats on both sides
-            have a limited accumulator; the result says what was modelled.
+        accumulation: how sums along K are rounded.  Only products with e4m3fn or e5m2 on both
+            sides have a limited accumulator; the result says what was modelled.
         exact: (M, N) ``exact_product(a, b)``, where it is known already.
+        whole: (rows, K) the activations that ``a`` is a part of, whose outliers are taken out;
+            ``a`` itself unless given.
         round_output: count the rounding of the product to ``recipe.output`` in.
         data: goes into the result's ``data``.
         seed: of stochastic rounding; activations, weights, residuals and output take different
@@ -87,6 +90,44 @@ def product_error(
         TypeError: operands are not float32.
         ValueError: operands do not multiply, or hold a NaN or an infinity.
     """
+    product, exact, way = _multiply(recipe, a, b, rounder, accumulation, exact, whole, seed)
+    if round_output:
+        return _error(_output(product, recipe, rounder, seed), exact, data, way)
+    return _error(product, exact, data, way)
+
+
+def product_errors(
+    recipe: Recipe,
+    a: F32,
+    b: F32,
+    *,
+    rounder: Rounder = numpy_rounder,
+    accumulation: Accumulation = Accumulation.EXACT,
+    exact: F64 | None = None,
+    whole: F32 | None = None,
+    data: str = "given",
+    seed: int = 0,
+) -> tuple[MatmulError, MatmulError]:
+    """Error of one product before and after its rounding to ``recipe.output``.
+
+    Arguments and errors are those of :func:`product_error`.
+    """
+    product, exact, way = _multiply(recipe, a, b, rounder, accumulation, exact, whole, seed)
+    output = _output(product, recipe, rounder, seed)
+    return _error(product, exact, data, way), _error(output, exact, data, way)
+
+
+def _multiply(
+    recipe: Recipe,
+    a: F32,
+    b: F32,
+    rounder: Rounder,
+    accumulation: Accumulation,
+    exact: F64 | None,
+    whole: F32 | None,
+    seed: int,
+) -> tuple[F64, F64, Accumulation]:
+    """The product under the recipe, the exact one, and how sums were modelled."""
     check_finite(a, "activations")
     check_finite(b, "weights")
     if a.shape[1] != b.shape[1]:
@@ -95,11 +136,15 @@ def product_error(
         exact = exact_product(a, b)
     if not (limited(recipe.activation) and limited(recipe.weight)):
         accumulation = Accumulation.EXACT
-    product: Floats = _Product(
-        recipe=recipe, rounder=rounder, accumulation=accumulation, seed=seed
-    ).multiply(a, b)
-    if round_output:
-        product = rounder(product.astype(np.float32), recipe.output, _seed(seed, 3))
+    product = _Product(recipe=recipe, rounder=rounder, accumulation=accumulation, seed=seed)
+    return product.multiply(a, b, a if whole is None else whole), exact, accumulation
+
+
+def _output(product: F64, recipe: Recipe, rounder: Rounder, seed: int) -> Floats:
+    return rounder(product.astype(np.float32), recipe.output, _seed(seed, 3))
+
+
+def _error(product: Floats, exact: F64, data: str, accumulation: Accumulation) -> MatmulError:
     error = product - exact
     noise = float(np.mean(error * error))
     signal = float(np.mean(exact * exact))
@@ -126,12 +171,12 @@ class _Product:
     accumulation: Accumulation
     seed: int
 
-    def multiply(self, a: F32, b: F32) -> F64:
-        """The product of (M, K) and (N, K) under the recipe."""
+    def multiply(self, a: F32, b: F32, whole: F32) -> F64:
+        """The product of (M, K) and (N, K) under the recipe; outliers are those of ``whole``."""
         outliers = self.recipe.outliers
         weights = self.rounder(b, self.recipe.weight, _seed(self.seed, 1))
         if isinstance(outliers, OutlierColumns):
-            kept = (np.abs(a) > outliers.threshold).any(axis=0)
+            kept = kept_columns(whole, outliers)
             # Weights are quantised ahead of time, before anyone knows the columns; a zero in the
             # activations takes theirs out of the product and of the activations' scales.
             rest = np.where(kept, np.float32(0), a) if kept.any() else a
@@ -141,8 +186,9 @@ class _Product:
         rounded = self._rounded(a, 0)
         product = self._times(a, rounded, b, weights)
         if isinstance(outliers, OutlierBlocks):
-            residual = _residual(a, rounded, self.recipe.activation, outliers)
-            product += self._times(residual, self._rounded(residual, 2), b, weights)
+            fmt = self.recipe.activation
+            rest = residual(a, rounded, fmt, fallback_amax(whole, fmt, outliers))
+            product += self._times(rest, self._rounded(rest, 2), b, weights)
         return product
 
     def _rounded(self, a: F32, tensor: int) -> Floats:
@@ -156,17 +202,3 @@ class _Product:
             Operand.of(b_rounded, find_scales(b, self.recipe.weight, b_rounded)),
             self.accumulation,
         )
-
-
-def _residual(a: F32, rounded: Floats, fmt: TensorFormat, outliers: OutlierBlocks) -> F32:
-    """What rounding leaves of the blocks that fall back, zero elsewhere.
-
-    Raises:
-        ValueError: the format has no blocks.
-    """
-    if fmt.scaling is None:
-        raise ValueError(f"{fmt} has no blocks, so no block of it can fall back")
-    amax = block_amax(a, fmt.scaling).astype(np.float64)
-    chosen = (amax > outliers.gain * np.median(amax)).astype(np.float64)
-    wide = block_grid(chosen, fmt.scaling, 0, *a.shape)
-    return np.where(wide > 0, a - rounded, 0.0).astype(np.float32)

@@ -34,8 +34,8 @@ _EXPONENT = np.uint64(0x7FF0_0000_0000_0000)
 def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> F64:
     """What the reference codec's codes stand for, float64.
 
-    Floats and signed integers rounded to nearest even, which is nearly all, take a way that never
-    forms codes and is some five times as fast.
+    Floats and signed integers that saturate, rounded to nearest even, which is nearly all, take a
+    way that never forms codes and is some five times as fast.
 
     Args:
         x: (rows, cols) float32, finite.
@@ -45,7 +45,7 @@ def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> F64:
     quick = isinstance(element, FloatElement) or (
         isinstance(element, IntElement) and element.signed
     )
-    if not quick or fmt.rounding is not Rounding.NEAREST_EVEN:
+    if not quick or fmt.rounding is not Rounding.NEAREST_EVEN or not fmt.saturate:
         return dequantize(quantize(x, fmt, seed=seed))
     assert isinstance(element, FloatElement | IntElement)
     scales, outer = np.ones((1, 1), np.float32), np.float32(1)

@@ -1,6 +1,6 @@
 """The scales behind a rounded tensor, and what its blocks can represent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from tiles.formats import (
 )
 from tiles.formats.block_scales import block_amax, block_scales, tensor_scale, zero_points
 
-__all__ = ["BlockScales", "block_grid", "find_scales"]
+__all__ = ["BlockScales", "block_grid", "find_scales", "scales_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -88,6 +88,17 @@ def find_scales(x: F32, fmt: TensorFormat, rounded: Floats) -> BlockScales:
     return BlockScales(
         format=fmt, scales=scales.astype(np.float64) * np.float64(outer), zeros=zeros
     )
+
+
+def scales_of(amax: F32, fmt: TensorFormat, scaling: Scaling, outer: np.float32) -> F32:
+    """(n,) scales of blocks with these largest magnitudes, by the reference's rule.
+
+    Args:
+        amax: (n,) float32; of asymmetric formats the span from the lowest to the highest value.
+        outer: the tensor's own scale, 1 where there is one level; the result has it multiplied in.
+    """
+    single = replace(scaling, rows=1, cols=1)
+    return block_scales(amax[:, None], fmt.element, single, outer)[:, 0] * outer
 
 
 def _reach(element: ElementFormat) -> tuple[float, float]:

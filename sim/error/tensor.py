@@ -50,7 +50,8 @@ def ratio_db(signal: float, noise: float) -> float:
     """10·log10(signal / noise); infinite without noise."""
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    quotient = signal / noise
+    return 10 * math.log10(quotient) if quotient > 0 else -math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

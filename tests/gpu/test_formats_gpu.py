@@ -58,18 +58,27 @@ def check_codes(found: QuantizedTensor, wanted: Quantized, x: cases.F32) -> int:
     return int(codes.size)
 
 
-def check_scaled(name: str, x: np.ndarray, *, device: str, compiled: bool) -> int:
+def check_scaled(
+    name: str,
+    *matrices: np.ndarray,
+    device: str,
+    compiled: bool,
+    dtype: torch.dtype = torch.float32,
+) -> int:
     """Compare codes, scales and values of a scaled format on given data; returns how many."""
     fmt = TensorFormat.parse(name)
-    with np.errstate(all="ignore"):
-        wanted = quantize(x, fmt, seed=5)
-        values = dequantize(wanted)
-        narrow = values.astype(np.float32)
-    (got,) = quantizer([name], 5, compiled=compiled)(torch.from_numpy(x).to(device))
-    cases.assert_same(got, wanted, f"{device}, compiled {compiled}")
-    np.testing.assert_array_equal(got.dequantize(torch.float64).cpu().numpy(), values)
-    np.testing.assert_array_equal(got.dequantize().cpu().numpy(), narrow)
-    return int(wanted.codes.size)
+    run, compared = quantizer([name], 5, compiled=compiled), 0
+    for x in matrices:
+        with np.errstate(all="ignore"):
+            wanted = quantize(x, fmt, seed=5)
+            values = dequantize(wanted)
+            narrow = values.astype(np.float32)
+        (got,) = run(torch.from_numpy(x).to(device, dtype))
+        cases.assert_same(got, wanted, f"{device}, compiled {compiled}")
+        np.testing.assert_array_equal(got.dequantize(torch.float64).cpu().numpy(), values)
+        np.testing.assert_array_equal(got.dequantize().cpu().numpy(), narrow)
+        compared += wanted.codes.size
+    return compared
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
@@ -90,7 +99,9 @@ def test_random_words_and_every_bf16_number(element: str) -> None:
     assert compared >= 2 * len(names) * 10**8
 
 
-@pytest.mark.parametrize("name", [f"{p}{r}" for p in cases.PARAMETRIC for r in cases.ROUNDINGS])
+@pytest.mark.parametrize(
+    "name", [*(f"{p}{r}" for p in cases.PARAMETRIC for r in cases.ROUNDINGS), *cases.OVERFLOWING]
+)
 def test_every_bf16_number_in_parametric_elements(name: str) -> None:
     x = cases.all_bf16()
     fmt = TensorFormat.parse(name)
@@ -99,8 +110,21 @@ def test_every_bf16_number_in_parametric_elements(name: str) -> None:
         cases.assert_same(got, quantize(x, fmt, seed=3))
 
 
-@pytest.mark.parametrize("name", cases.SCALED)
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+both_ways = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+
+
+@pytest.mark.parametrize("name", cases.SCALED_AND_NAMED)
+@both_ways
+def test_every_bf16_number_under_every_scaling(name: str, compiled: bool) -> None:
+    if compiled and any(rule in name for rule in ("+p9", "+p5")):
+        pytest.skip("percentiles are not compiled")
+    x = cases.bf16_matrices()
+    count = check_scaled(name, *x, device="cuda", compiled=compiled, dtype=torch.bfloat16)
+    print(f"{name}: {count} codes compared")
+
+
+@pytest.mark.parametrize("name", cases.SCALED_AND_NAMED)
+@both_ways
 def test_block_scales_of_normal_data(name: str, compiled: bool) -> None:
     if compiled and any(rule in name for rule in ("+p9", "+p5")):
         pytest.skip("percentiles are not compiled")
@@ -111,7 +135,7 @@ def test_block_scales_of_normal_data(name: str, compiled: bool) -> None:
     print(f"{name}: {check_scaled(name, x, device='cuda', compiled=compiled)} codes compared")
 
 
-@pytest.mark.parametrize("name", [*cases.SCALED, *cases.SEARCHED])
+@pytest.mark.parametrize("name", [*cases.SCALED_AND_NAMED, *cases.SEARCHED])
 def test_block_scales_of_nasty_data(name: str) -> None:
     for shape in ((1, 1), (7, 65), (37, 129)):
         x = cases.nasty(*shape)

@@ -33,7 +33,9 @@ FLOATS = {
     "e5m3": (1, 5, 3, 15, "ieee"),
     "e3m1": (1, 3, 1, 3, "ieee"),
     "e2m1b-3": (1, 2, 1, -3, "ieee"),
-    "e1m2fn": (1, 1, 2, 0, "fn"),
+    "e1m2fn": (1, 1, 2, 0, "none"),
+    "e2m1b1fn": (1, 2, 1, 1, "none"),
+    "e3m2b3": (1, 3, 2, 3, "ieee"),
     "e1m6fnuz": (1, 1, 6, 1, "fnuz"),
     "e4m5": (1, 4, 5, 7, "ieee"),
     "e6m3b40fn": (1, 6, 3, 40, "fn"),
@@ -58,9 +60,26 @@ INTEGERS = {
     "int4": (4, True, 0, 8),
     "uint4": (4, False, 0, 0),
     "mxint8": (8, True, 6, 0),
+    # Spelt out by their names.
+    "int2": (2, True, 0, 2),
+    "int3": (3, True, 0, 4),
+    "int6": (6, True, 0, 32),
+    "int9": (9, True, 0, 0),
+    "uint2": (2, False, 0, 0),
+    "uint3": (3, False, 0, 0),
+    "uint10": (10, False, 0, 0),
 }
 #: Bits, exponent bits.
-POSITS = {"posit8es0": (8, 0), "posit8es1": (8, 1), "posit8es2": (8, 2)}
+POSITS = {
+    "posit8es0": (8, 0),
+    "posit8es1": (8, 1),
+    "posit8es2": (8, 2),
+    # Spelt out by their names.
+    "posit3es0": (3, 0),
+    "posit6es1": (6, 1),
+    "posit9es4": (9, 4),
+    "posit10es2": (10, 2),
+}
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,21 @@ def test_bounds_are_finite_and_far_below_the_result(name: str) -> None:
     assert float(reference.tile_rms_limit.amax()) < 0.08 * typical
 
 
+def _truncated(values: torch.Tensor) -> torch.Tensor:
+    """To bf16 as Triton's interpreter does it."""
+    bits = values.to(torch.float32).view(torch.int32) & -(1 << 16)
+    return bits.view(torch.float32).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", [*KINDS, *MORE])
+def test_one_per_cent_too_much_is_rejected_where_no_tensor_core_multiplies(name: str) -> None:
+    case = Case(name, k=400)
+    arithmetic = gemm_arithmetic(case.problem, decode=False, interpreted=True)
+    reference = gemm_reference(case.a64, case.b64, arithmetic)
+    assert compare(_truncated(reference.exact), reference).ok
+    assert not compare(_truncated(reference.exact * 1.01), reference).ok
+
+
 def test_refuses_operands_that_do_not_fit() -> None:
     problem = Gemm(m=4, n=4, k=8, recipe=recipe("bf16"))
     arithmetic = gemm_arithmetic(problem, decode=False)

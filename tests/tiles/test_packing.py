@@ -1,5 +1,6 @@
 """Packed codes, scale tiles, and the bytes of whole quantised matrices."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiles.formats import TensorFormat, quantize, scale_codes
+from tiles.formats import TensorFormat, packing, quantize, scale_codes
 from tiles.formats.packed import PackedMatrix, pack, unpack, unpack_tensor
 from tiles.formats.packing import (
     pack_codes,
@@ -33,6 +34,10 @@ FORMATS = (
     "uint8.b5x7",
     "nf4.g64",
     "int8.row",
+    "int3.g32",
+    "uint3.g32",
+    "int16.row",
+    "posit6es1",
     "e4m3fn.b1x128+bf16",
     "e6m5.row",
 )
@@ -59,6 +64,32 @@ def test_rows_are_little_endian_numbers(
     by_torch = pack_codes(signed, bits)
     np.testing.assert_array_equal(by_torch.numpy(), packed)
     assert torch.equal(unpack_codes(by_torch, bits, cols), signed)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 12])
+def test_pieces_make_the_same_bytes(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = np.uint8 if bits <= 8 else np.int16
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (11, 77)).astype(dtype)
+    whole = pack_codes(codes.view(f"u{codes.itemsize}"), bits)
+    for limit in (8, 40, 200):
+        monkeypatch.setattr(packing, "PIECE_ELEMENTS", limit)
+        for array in (codes.view(f"u{codes.itemsize}"), torch.from_numpy(codes)):
+            packed = pack_codes(array, bits)
+            np.testing.assert_array_equal(np.asarray(packed), whole)
+            again = unpack_codes(packed, bits, 77)
+            np.testing.assert_array_equal(np.asarray(again), np.asarray(array))
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_packing_takes_little_memory_beside_its_result(bits: int) -> None:
+    codes = np.zeros((64, 1 << 17), np.uint8)
+    for work, what in ((pack_codes, (codes, bits)), (unpack_codes, None)):
+        arguments = what or (pack_codes(codes, bits), bits, codes.shape[1])
+        tracemalloc.start()
+        result = work(*arguments)  # type: ignore[operator]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak - result.nbytes <= 4 * packing.PIECE_ELEMENTS, work.__name__
 
 
 def test_even_element_of_four_bits_lies_in_the_low_nibble() -> None:
@@ -158,6 +189,26 @@ def test_a_packed_matrix_names_what_is_missing() -> None:
     arrays, header = packed.arrays(), packed.header()
     with pytest.raises(ValueError, match="without 'format'"):
         PackedMatrix.read(arrays, {"shape": "4x64"})
+    for key, text, message in (
+        ("shape", "4", "shape '4' of a packed matrix: rows and columns of at least 1"),
+        ("shape", "0x4", "shape '0x4'"),
+        ("shape", "-4x64", "shape '-4x64'"),
+        ("shape", "4x64x1", "shape '4x64x1'"),
+        ("shape", "axb", "shape 'axb'"),
+        ("tensor_scale", "nan", "tensor_scale 'nan' of a packed matrix: a positive number"),
+        ("tensor_scale", "inf", "tensor_scale 'inf'"),
+        ("tensor_scale", "0x0p0", "tensor_scale '0x0p0'"),
+        ("tensor_scale", "-0x1p0", "tensor_scale '-0x1p0'"),
+        ("tensor_scale", "0x1p99999", "tensor_scale '0x1p99999'"),
+        ("tensor_scale", "much", "tensor_scale 'much'"),
+        ("format", "e9m9", "unknown element format 'e9m9'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PackedMatrix.read(arrays, header | {key: text})
+    with pytest.raises(ValueError, match=r"tensor_scale '0x1p1' .*: e4m3fn\.mx has none, write 1"):
+        PackedMatrix.read(arrays, header | {"format": "e4m3fn.mx", "tensor_scale": "0x1p1"})
+    with pytest.raises(TypeError, match="codes of a packed matrix are uint8 arrays, got float64"):
+        PackedMatrix.read(arrays | {"codes": np.ones((4, 32))}, header)  # type: ignore[dict-item]
     del arrays["scales"]
     with pytest.raises(ValueError, match="was the file cut short"):
         unpack(PackedMatrix.read(arrays, header))

@@ -53,6 +53,16 @@ def test_malformed_problem_texts_are_refused(text: str) -> None:
         parse_problem(text)
 
 
+def test_recipes_are_suggested_in_any_case_and_by_their_beginning() -> None:
+    for text, meant in (
+        ("JETFIRE", "jetfire"),
+        ("mxfp8", "mxfp8-e4m3"),
+        ("w4a16", "w4a16-g128"),
+    ):
+        with pytest.raises(ValueError, match=f"did you mean '{meant}"):
+            recipe(text)
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'jetfire'"):
         recipe("jetfir")

@@ -97,7 +97,7 @@ def test_only_two_recipes_keep_outliers_apart() -> None:
     assert (columns.threshold, columns.kept.name) == (6.0, "fp16")
     assert isinstance(blocks, OutlierBlocks)
     assert str(columns) == "columns with |x| > 6 in fp16"
-    assert str(blocks) == f"blocks with amax > {blocks.gain:g} x median twice"
+    assert str(blocks) == "20 % of the blocks, by amax, twice"
 
 
 def test_what_a_recipe_is_derives_from_its_formats() -> None:
@@ -127,7 +127,8 @@ def test_impossible_updates_and_outliers_are_refused() -> None:
         WeightUpdate.parse("adam")
     with pytest.raises(ValueError, match="threshold 0: it must be positive"):
         OutlierColumns(threshold=0)
-    with pytest.raises(ValueError, match=r"gain 0\.5: it must be at least 1"):
-        OutlierBlocks(gain=0.5)
+    for share in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=f"outlier blocks {share}: above 0 and at most 1"):
+            OutlierBlocks(share=share)
     with pytest.raises(ValueError, match="threshold nan"):
         OutlierColumns(threshold=float("nan"))

@@ -3,8 +3,11 @@
 4 256 tensor formats are read and written back and 2 800 refused.
 """
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tiles.formats import (
@@ -13,8 +16,10 @@ from tiles.formats import (
     Scaling,
     TensorFormat,
     element,
+    quantize,
     scale_element,
 )
+from tiles.recipes import recipe
 
 E8M0_RULES = ("floor", "ceil", "rceil", "even")
 BASES: dict[str, tuple[int | None, int | None]] = {
@@ -77,6 +82,9 @@ def test_short_names_stand_for_long_ones() -> None:
         assert str(Scaling.parse(short)) == str(Scaling.parse(long))
     nvfp4 = TensorFormat.parse("nvfp4")
     assert nvfp4 == TensorFormat.parse("e2m1fn.b1x16+two-level+e4m3fn")
+    assert TensorFormat.parse("nvfp4+mse+sr") == TensorFormat.parse(
+        "e2m1fn.b1x16+e4m3fn+two-level+mse+sr"
+    )
     assert (str(nvfp4), str(TensorFormat.parse("nvfp4+sr"))) == ("nvfp4", "nvfp4+sr")
 
 
@@ -89,6 +97,19 @@ def legal(name: str, scaling: Scaling) -> bool:
     if name == "nf4" and scaling.stored.name == "e8m0fnu":
         return False
     return name == "e2m1fn" or not scaling.two_level
+
+
+def test_overflow_is_written_behind_the_rounding() -> None:
+    for text, canonical in (
+        ("e4m3fn+nosat", "e4m3fn+nosat"),
+        ("e5m2.row+nosat+sr", "e5m2.row+sr+nosat"),
+        ("e4m3fn.mx+nosat+rceil", "e4m3fn.mx+rceil+nosat"),
+    ):
+        fmt = TensorFormat.parse(text)
+        assert not fmt.saturate
+        assert not fmt.plain
+        assert str(fmt) == canonical
+        assert TensorFormat.parse(canonical) == fmt
 
 
 def test_every_tensor_format_is_read_and_written_or_refused() -> None:
@@ -121,15 +142,35 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
         ("int8.b1x128x2", "unknown scaling 'b1x128x2'"),
         ("int8.g0", "unknown scaling 'g0'"),
         ("int8.", "unknown scaling ''"),
-        ("int8.row+fp8", "unknown scale format 'fp8'.*choose one of fp32"),
+        ("int8.row+fp8", r"unknown detail 'fp8' of scaling 'row\+fp8'.*choose one of fp32"),
         ("int8.row+rceil", r"fp32 scales cannot follow the rule 'rceil': choose one of absmax"),
         ("int8.mx+mse", r"e8m0fnu scales cannot follow the rule 'mse': choose one of floor"),
         ("int8.mx+p99", "e8m0fnu scales cannot follow the rule 'p'"),
         ("int8.row+p49.9", "percentile 49.9: at least 50 and below 100"),
-        ("int8.row+p100", "unknown scale format 'p100'"),
+        ("int8.row+p100", "unknown detail 'p100'.*p<percentile>"),
+        ("e4m3fn.tensr", "unknown scaling 'tensr': did you mean 'tensor'"),
+        ("e4m3fn.MX", "unknown scaling 'MX': did you mean 'mx'"),
+        (
+            "e4m3fn.mx+rceill",
+            r"unknown detail 'rceill' of scaling 'mx\+rceill': did you mean 'rceil'",
+        ),
+        ("e4m3fn.row+BF16", "unknown detail 'BF16'.*did you mean 'bf16'"),
+        ("int8.row+rtzz", "unknown detail 'rtzz'.*did you mean 'rtz'"),
+        ("E4M3", "did you mean 'e4m3'"),
+        ("E4M3FN.row", "did you mean 'e4m3fn'"),
+        ("fp8", "did you mean 'e4m3fn'"),
+        ("mxfp8", "did you mean 'e4m3fn.mx'"),
+        ("MXFP4-rceil", "did you mean 'e2m1fn.mx'"),
+        ("NVFP4", "did you mean 'nvfp4'"),
+        ("posit16", "did you mean 'posit16es2'"),
+        ("nvfp4+bf16", "names a scale format twice"),
         ("int8.row+mse+pow2", r"scaling 'row\+mse\+pow2' names a rule twice: leave one out"),
         ("int8.row+p99+p98", "names a rule twice"),
         ("int8.row+fp16+bf16", "names a scale format twice"),
+        ("e2m1fn.mx+nosat", "e2m1fn has no code for what lies beyond its range: it always satur"),
+        ("posit8es1+nosat", "posit8es1 has no code for what lies beyond its range"),
+        ("e4m3fn.row+mse+nosat", "the rule 'mse' counts on numbers that saturate"),
+        ("e4m3fn+nosat+nosat", r"'e4m3fn\+nosat\+nosat' names nosat twice"),
         ("nvfp4+sr+rtz", "names two roundings: leave one out"),
         ("e2m1fn.b1x16+two-level", "two levels of scales are for e4m3fn block scales"),
         ("e2m1fn.b1x16+e4m3fn+two-level+two-level", "names a two-level twice"),
@@ -137,6 +178,7 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
         ("int4.b1x16+e4m3fn+two-level", "two levels of scales are for e2m1fn, not int4"),
         ("uint4.g128+mse", "uint4 has zero points, which go with absmax scales only"),
         ("uint4.mx", "uint4 has zero points"),
+        ("uint9.row", "uint9 has zero points, which take a byte: use at most uint8, or int9"),
         ("nf4.mx", "nf4 has no exponent: it takes no E8M0 scales"),
         ("posit8es2.row", "posit8es2 is most precise near 1"),
         ("e9m9.row", r"unknown element format 'e9m9': choose one of .*e4m3fn"),
@@ -145,6 +187,27 @@ def test_every_tensor_format_is_read_and_written_or_refused() -> None:
 def test_texts_that_mean_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TensorFormat.parse(text)
+
+
+def test_what_is_no_text_or_no_array_is_refused_by_name() -> None:
+    readers: list[tuple[Callable[[Any], object], str]] = [
+        (element, "an element format"),
+        (scale_element, "a scale format"),
+        (Scaling.parse, "a scaling"),
+        (TensorFormat.parse, "a tensor format"),
+        (recipe, "a recipe"),
+    ]
+    for read, what in readers:
+        for value in (None, 8, ["e4m3fn"], b"e4m3fn"):
+            with pytest.raises(TypeError, match=f"{what} is given by its name, a text, not as"):
+                read(value)
+    fmt: Any = TensorFormat.parse("int8.row")
+    rows: Any = [[1.0]]
+    with pytest.raises(TypeError, match="quantize takes a float32 array, got list"):
+        quantize(rows, fmt)
+    fmt = "e4m3fn.mx"
+    with pytest.raises(TypeError, match=r"takes a TensorFormat, got 'e4m3fn\.mx': parse it first"):
+        quantize(np.ones((1, 1), np.float32), fmt)
 
 
 def test_records_that_no_text_spells_are_refused() -> None:

@@ -12,7 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiles.formats import TensorFormat, dequantize, quantize, random_bits, torch_random
+from tiles.formats import (
+    ElementFormat,
+    FloatElement,
+    IntElement,
+    PositElement,
+    Rounding,
+    Specials,
+    TensorFormat,
+    dequantize,
+    quantize,
+    random_bits,
+    torch_constants,
+    torch_random,
+)
+from tiles.formats.packing import pack_codes, swizzle_scales, unpack_codes
 from tiles.formats.torch_codec import (
     WORKSPACE_BYTES,
     QuantizedTensor,
@@ -46,7 +60,7 @@ def compare(name: str, x: np.ndarray, dtype: torch.dtype, chunks: tuple[int | No
         cases.assert_same(got, wanted, (x.shape, dtype, chunk))
 
 
-@pytest.mark.parametrize("name", cases.UNSCALED)
+@pytest.mark.parametrize("name", [*cases.UNSCALED, *cases.OVERFLOWING])
 def test_every_bf16_number_in_every_element_and_rounding(name: str) -> None:
     fmt = TensorFormat.parse(name)
     got = quantize_tensor(cases.as_torch(BF16, torch.bfloat16), fmt, seed=3)
@@ -63,6 +77,23 @@ def test_random_fp32_words_in_every_element_and_rounding(name: str) -> None:
     compare(name, x, torch.float32, (None, 7001))
 
 
+@pytest.mark.parametrize("name", cases.OVERFLOWING)
+def test_numbers_overflow_where_the_reference_has_it(name: str) -> None:
+    fmt = TensorFormat.parse(name)
+    assert isinstance(fmt.element, FloatElement)
+    gap = 2.0 ** (fmt.element.max_exponent - fmt.element.mantissa_bits)
+    with np.errstate(over="ignore"):
+        edges = fmt.element.max + gap * np.arange(0, 2.25, 0.125)
+        x = np.concatenate([edges.astype(np.float32), np.float32([np.inf, 0, 1])])
+        x = np.concatenate([x, *(np.nextafter(x, np.float32(to)) for to in (np.inf, 0))])
+    x = np.concatenate([x, -x])
+    codes = reference(x.reshape(2, -1), fmt, seed=9).codes
+    if fmt.element.bits < 32 and fmt.rounding is not Rounding.TOWARD_ZERO:
+        highest = codes & ((1 << (fmt.element.bits - 1)) - 1) if fmt.element.signed else codes
+        assert (highest == fmt.element.max_code).any()
+    compare(name, x.reshape(2, -1), torch.float32, (None,))
+
+
 @pytest.mark.parametrize("name", cases.SCALED)
 def test_every_scaling_and_rule(name: str) -> None:
     for shape, chunks in (
@@ -76,6 +107,17 @@ def test_every_scaling_and_rule(name: str) -> None:
             if dtype == torch.float32:
                 compare(name, cases.nasty(*shape) * np.float32(1e-36), dtype, (None,))
     compare(name, np.clip(cases.nasty(9, 70), -6e4, 6e4), torch.float16, (None,))
+
+
+@pytest.mark.parametrize("name", cases.SCALED_AND_NAMED)
+def test_every_bf16_number_under_every_scaling(name: str) -> None:
+    for x in cases.bf16_matrices():
+        compare(name, x, torch.bfloat16, (None,))
+
+
+def test_every_format_that_a_recipe_names_is_compared() -> None:
+    compared = {*cases.UNSCALED, *cases.SCALED_AND_NAMED}
+    assert set(cases.recipe_formats()) <= {str(TensorFormat.parse(name)) for name in compared}
 
 
 @pytest.mark.parametrize("name", cases.SEARCHED)
@@ -137,6 +179,12 @@ def test_strides_of_the_input_do_not_matter(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["int8.row", "e4m3fn.mx", "bf16", "nvfp4+sr"])
+def test_a_view_that_carries_its_sign_beside_it_is_read_with_it(name: str) -> None:
+    fmt, x = TensorFormat.parse(name), cases.as_torch(cases.nasty(5, 64))
+    cases.assert_same(quantize_tensor(x._neg_view(), fmt), reference((-x).numpy(), fmt))
+
+
 class Peak(TorchDispatchMode):
     """The most bytes of storage that operations of torch had allocated at once."""
 
@@ -194,7 +242,7 @@ def check_workspace(x: torch.Tensor, fmt: TensorFormat, chunk: int) -> None:
 @pytest.mark.parametrize(
     "name",
     "bf16 fp16 e4m3fn.mx e5m2.b1x32 e2m1fn.mx+rceil nvfp4 uint4.g32 int8.b32x32+sr nf4.g64 "
-    "posit8es1 e3m4fn.row+away e4m3fn.col".split(),
+    "posit8es1 e3m4fn.row+away e4m3fn.col e4m3fn.mx+nosat".split(),
 )
 def test_compiled_equals_the_reference(name: str) -> None:
     fmt = TensorFormat.parse(name)
@@ -213,6 +261,31 @@ def test_compiled_equals_the_reference(name: str) -> None:
         np.testing.assert_array_equal(values.numpy(), dequantize(wanted).astype(np.float32))
     # The compiler's flags must not have set the process to flush subnormals.
     assert torch.tensor([1e-40]).mul(0.5).item() > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["e3m2fn.mx", "int8.b32x32"])
+def test_one_graph_quantizes_packs_and_comes_back(name: str) -> None:
+    fmt = TensorFormat.parse(name)
+    assert fmt.scaling is not None
+    bits = fmt.element.bits
+
+    def round_trip(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        quantized = quantize_tensor(x, fmt)
+        packed = pack_codes(quantized.bits, bits)
+        scales = swizzle_scales(quantized.scale_bits.view(torch.uint8))
+        return packed, unpack_codes(packed, bits, x.shape[1]), scales, quantized.dequantize()
+
+    torch._dynamo.reset()
+    x = cases.as_torch(cases.nasty(37, 131))
+    traced = torch.compile(round_trip, fullgraph=True, dynamic=False, backend="eager")
+    for got, wanted in zip(traced(x), round_trip(x), strict=True):
+        np.testing.assert_array_equal(got.numpy(), wanted.numpy())
+
+
+def test_packing_for_a_device_waits_for_no_look_at_the_codes() -> None:
+    codes = torch.zeros(4, 64, dtype=torch.uint8, device="meta")
+    assert pack_codes(codes, 4).shape == (4, 32)
 
 
 @pytest.mark.slow
@@ -241,6 +314,12 @@ def test_refuses_what_it_cannot_quantize() -> None:
         quantize_tensor(torch.ones(3), fmt)
     with pytest.raises(TypeError, match=r"bf16, fp16 or fp32, got torch\.int32"):
         quantize_tensor(torch.ones(3, 3, dtype=torch.int32), fmt)
+    with pytest.raises(TypeError, match="takes a tensor, got ndarray: make it one"):
+        quantize_tensor(np.ones((3, 3), np.float32), fmt)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"takes a TensorFormat, got 'int8\.row': parse it first"):
+        quantize_tensor(torch.ones(3, 3), "int8.row")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got the layout torch.sparse_coo: call to_dense\(\)"):
+        quantize_tensor(torch.ones(3, 3).to_sparse(), fmt)
     with pytest.raises(ValueError, match="chunk_elements 0: at least 1"):
         quantize_tensor(torch.ones(3, 3), fmt, chunk_elements=0)
     with pytest.raises(ValueError, match="seed -1: a 64-bit"):
@@ -249,6 +328,35 @@ def test_refuses_what_it_cannot_quantize() -> None:
         quantize_tensor(torch.ones(3, 3), fmt).dequantize(torch.bfloat16)
     with pytest.raises(ValueError, match="bf16 has no scales"):
         _ = quantize_tensor(torch.ones(3, 3), TensorFormat.parse("bf16")).scale_bits
+
+
+#: Records that carry a catalogue name, but not that format's facts.
+NAMESAKES = (
+    FloatElement(name="e5m2", bits=8, precision=3, bias=15, specials=Specials.FN),
+    FloatElement(name="e4m3fn", bits=8, precision=4, bias=9, specials=Specials.FN),
+    FloatElement(name="fp16", bits=16, precision=9, bias=63, specials=Specials.IEEE),
+    FloatElement(name="int8", bits=8, precision=4, bias=7, specials=Specials.FN),
+    IntElement(name="e4m3fn", bits=8, signed=False),
+    PositElement(name="bf16", bits=16, es=1),
+)
+
+
+@pytest.mark.parametrize("namesake", NAMESAKES, ids=repr)
+def test_a_record_is_known_by_its_facts_and_not_by_its_name(namesake: ElementFormat) -> None:
+    fmt = TensorFormat(element=namesake)
+    wanted = reference(BF16, fmt)
+    got = quantize_tensor(cases.as_torch(BF16), fmt)
+    cases.assert_same(got, wanted)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(got.dequantize(torch.float64).numpy(), dequantize(wanted))
+
+
+def test_tables_do_not_pile_up_with_the_shapes_of_calls() -> None:
+    fmt = TensorFormat.parse("e4m3fn.b3x5")
+    held = len(vars(torch_constants._HELD))
+    for rows in range(1, 30):
+        quantize_tensor(torch.ones(rows, rows + 70), fmt).dequantize()
+    assert len(vars(torch_constants._HELD)) <= held + 1  # e4m3fn's own values
 
 
 def test_leaves_its_input_as_it_was() -> None:

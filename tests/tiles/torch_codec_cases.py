@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiles.formats import ELEMENTS, Quantized, Rounding
+from tiles.formats import ELEMENTS, Quantized, Rounding, TensorFormat, can_overflow, element
 from tiles.formats.torch_codec import QuantizedTensor
+from tiles.recipes import RECIPES
 
 F32 = NDArray[np.float32]
 
@@ -21,10 +22,24 @@ PARAMETRIC = (
     "e3m8fnuz",
     "e4m3b140fn",
     "e8m1b129fn",
+    "int2",
+    "int6",
+    "uint3",
+    "int16",
+    "uint16",
+    "posit6es1",
+    "posit16es2",
 )
 ROUNDINGS = tuple("" if r is Rounding.NEAREST_EVEN else f"+{r.value}" for r in Rounding)
 #: Every element, named and parametric, under every rounding, without scales.
 UNSCALED = tuple(f"{name}{r}" for name in (*ELEMENTS, *PARAMETRIC) for r in ROUNDINGS)
+#: Those that overflow to an infinity or NaN, under every rounding.
+OVERFLOWING = tuple(
+    f"{name}{r}+nosat"
+    for name in (*ELEMENTS, *PARAMETRIC)
+    for r in ROUNDINGS
+    if can_overflow(element(name))
+)
 #: Every scaling, scale format and rule, with elements of every kind.
 SCALED = (
     "e4m3fn.tensor",
@@ -41,6 +56,9 @@ SCALED = (
     "e2m3fn.mx+rceil+sr",
     "e2m1fn.mx+even",
     "fp32.mx+even",
+    "e4m3fn.mx+nosat",
+    "e5m2.mx+even+sr+nosat",
+    "e3m4.row+fp16+nosat",
     "e4m3fn.b1x16+e8m0fnu+even",
     "nvfp4",
     "nvfp4+sr",
@@ -51,6 +69,9 @@ SCALED = (
     "uint4.g32+sr",
     "uint8.b5x7+rtz",
     "uint8.tensor+bf16",
+    "int3.g32",
+    "uint2.g32",
+    "int16.row",
     "nf4.g64",
     "nf4.g64+sr",
     "e4m3fn.b1x32+e4m3fn",
@@ -63,6 +84,30 @@ SCALED = (
     "int8.b3x5+p50",
     "int8.tensor+p99.99",
 )
+
+
+def recipe_formats() -> tuple[str, ...]:
+    """Every tensor format that a recipe names."""
+    formats = (
+        fmt
+        for one in RECIPES.values()
+        for fmt in (
+            *(one.activation, one.weight, one.gradient),
+            *(one.output, one.residual, one.update.master),
+        )
+        if fmt is not None
+    )
+    return tuple(dict.fromkeys(map(str, formats)))
+
+
+def _others(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Scaled formats that the list above lacks."""
+    listed = {str(TensorFormat.parse(name)) for name in SCALED}
+    return tuple(name for name in names if name not in listed and "." in name)
+
+
+#: All of the above, and what recipes name beside it.
+SCALED_AND_NAMED = (*SCALED, *_others(recipe_formats()))
 #: The search for the least error, slow in NumPy.
 SEARCHED = (
     "int8.row+mse",
@@ -110,6 +155,17 @@ def assert_same(got: QuantizedTensor, wanted: Quantized, what: object = "") -> N
 def all_bf16() -> F32:
     """All 65536 bf16 numbers as a 256 x 256 matrix."""
     return (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32).reshape(256, 256)
+
+
+def bf16_matrices() -> tuple[F32, F32, F32]:
+    """All bf16 numbers in order; the finite ones, others zero; these in disorder.
+
+    A NaN or an infinity poisons its block, which may be the whole matrix.
+    """
+    ordered = all_bf16()
+    finite = np.where(np.isfinite(ordered), ordered, np.float32(0))
+    mixed = np.random.default_rng(4).permutation(finite.reshape(-1)).reshape(finite.shape)
+    return ordered, finite, mixed
 
 
 def random_words(count: int, seed: int) -> F32:

@@ -44,6 +44,7 @@ MODES = (
     "noise",
     "hang_timing",
     "leave_child",
+    "kill",
 )
 LOG_VARIABLE = "FAKE_KERNEL_LOG"  #: file that gets a line for every check
 
@@ -89,6 +90,8 @@ class FakeWorkload(Workload):
             os._exit(3)
         elif mode == "abort":
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif mode == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         elif mode == "hang":
             time.sleep(60)
         elif mode == "wrong":
@@ -120,7 +123,7 @@ class FakeKernel(Kernel):
     name: ClassVar[str] = "fake"
     backend: ClassVar[Backend] = Backend.HOST
     config_type: ClassVar[type[TileConfig]] = FakeConfig
-    modes: ClassVar[tuple[str, ...]] = MODES
+    modes: ClassVar[tuple[str, ...]] = MODES[:12]
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         return None if isinstance(problem, Gemm) else "serves gemm only"
@@ -155,6 +158,29 @@ class FineKernel(FakeKernel):
     """Only configurations that behave, some of them slowly."""
 
     modes = ("fine", "slow")
+
+
+class WideKernel(FakeKernel):
+    """Many times more configurations than a search measures."""
+
+    modes = MODES[:8]
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            FakeConfig,
+            mode=[MODES.index(mode) for mode in self.modes],
+            size=list(range(100, 200, 2)),
+            flag=[False, True],
+        )
+
+
+class HugeKernel(FakeKernel):
+    """Ten thousand legal configurations and more."""
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            FakeConfig, mode=list(range(12)), size=list(range(1000, 2000)), flag=[True]
+        )
 
 
 class SlowKernel(FakeKernel):

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["BINARIES", "PASSWORD", "Server"]
+import pytest
+
+__all__ = ["MARKS", "PASSWORD", "Server"]
 
 PASSWORD = "s3cret-word"
 
@@ -27,6 +29,11 @@ def _binaries() -> Path | None:
 
 
 BINARIES = _binaries()
+#: Of a test module that takes the fixture ``server``.
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BINARIES is None, reason="PostgreSQL's server is not installed"),
+]
 
 
 class Server:

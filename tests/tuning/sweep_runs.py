@@ -13,6 +13,8 @@ from tuning import JobLimits, Plan, StudyPlan
 LIMITS = JobLimits(check_s=2.0, time_s=2.0)
 MANY = "fake_kernels:FakeKernel"
 FINE = "fake_kernels:FineKernel"
+WIDE = "fake_kernels:WideKernel"
+HUGE = "fake_kernels:HugeKernel"
 SLOW = "fake_kernels:SlowKernel"
 
 

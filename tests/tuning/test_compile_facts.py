@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import fake_kernels
 import pytest
@@ -104,6 +104,10 @@ class CompiledKernel(fake_kernels.FakeKernel):
         return replace(FACTS, smem_bytes=smem + config.size)
 
 
+#: Facts that each pricing was given, by row.
+PRICED: list[dict[int, CompileFacts]] = []
+
+
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "log"
@@ -124,10 +128,11 @@ def sweep(
         max_measurements=measurements,
     )
 
-    def price(*arguments: object) -> object:
+    def price(*arguments: Any) -> Any:
         import hostile_kernels
 
-        return hostile_kernels.price(*arguments)  # type: ignore[arg-type]
+        PRICED.append(dict(arguments[4]) if len(arguments) > 4 else {})
+        return hostile_kernels.price(*arguments[:4])
 
     return tuning.run(
         plan, price=price, limits=JobLimits(compile_s=1.0), precompile=1, retry_failures=True
@@ -174,6 +179,30 @@ def test_nothing_is_launched_that_the_compiler_has_shown_to_be_in_vain(
     known = FactsCache().known(CompiledKernel(), fake_kernels.gemm(), table, limits)
     assert set(known) == {0, 1, 2, 3}
     assert known[3].smem_bytes == 1_000_020
+
+
+def test_a_study_is_priced_with_the_facts_that_were_known_when_it_began(
+    tmp_path: Path, log: Path
+) -> None:
+    PRICED.clear()
+    sweep(tmp_path / "first", Strategy.MODEL, 2)
+    assert PRICED == [{}]  # nothing was compiled before
+    PRICED.clear()
+    sweep(tmp_path / "second", Strategy.MODEL, 1)
+    assert PRICED[0] == {}
+    known = PRICED[1]
+    assert known
+    assert all(facts.registers == FACTS.registers for facts in known.values())
+    # Whoever goes on with it ranks by the same facts, whatever has been compiled since.
+    PRICED.clear()
+    sweep(tmp_path / "third", Strategy.EXHAUSTIVE)
+    sweep(tmp_path / "second", Strategy.MODEL, 1)
+    assert PRICED[-1] == known
+    table = CompiledKernel().legal_space(fake_kernels.gemm(), H200).accepted
+    later = FactsCache().known(
+        CompiledKernel(), fake_kernels.gemm(), table, fake_kernels.GPU.limits
+    )
+    assert set(known) < set(later)
 
 
 def test_a_pool_tells_how_compiling_ended(log: Path) -> None:

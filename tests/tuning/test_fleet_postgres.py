@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import fleet_worker
@@ -16,17 +15,7 @@ import pytest
 import tuning
 from tuning.fleet import load_shared, run_shared, work
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(postgres.BINARIES is None, reason="PostgreSQL's server is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    pytest.importorskip("psycopg", reason="needs the extra fleet")
-    with postgres.Server() as server:
-        yield server
+pytestmark = postgres.MARKS
 
 
 def start(name: str, url: str, log: Path, *words: str) -> "subprocess.Popen[str]":

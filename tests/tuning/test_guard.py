@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_a_clock_that_settles_is_waited_for(gpu: Callable[..., FakeNvml]) -> Non
     found = conditions_of(guarded_samples(timer(), observer()))
     assert (found.repeats, found.disturbed) == (1, "")
     assert found.sm_clock_mhz == (1755,) * PARTS
+    assert found.thrown_away == ("the SM clock moved between 1755 and 1980 MHz",)
+    assert found.company_watched
+    assert Conditions.from_dict(asdict(found)) == found
 
 
 def test_a_clock_that_never_settles_is_told(gpu: Callable[..., FakeNvml]) -> None:
@@ -101,6 +105,7 @@ def test_another_process_at_work_makes_samples_be_taken_again(
 
     found = conditions_of(guarded_samples(HostTimer(launch), watcher))
     assert (found.repeats, found.disturbed) == (1, "")
+    assert found.thrown_away == (f"process {STRANGER} used the GPU, 40 % of the time",)
 
 
 def test_another_process_that_stays_at_work_is_told(gpu: Callable[..., FakeNvml]) -> None:
@@ -175,7 +180,8 @@ def test_nvidia_smi_is_read_where_pynvml_is_missing(
         reading = watcher.read()
         assert (reading.sm_clock_mhz, reading.temperature_c) in ((1755, 61), (1740, 61))
         assert reading.power_w in (431.27, None)
-        assert conditions_of(guarded_samples(timer(), watcher)).source == "nvidia-smi"
+        found = conditions_of(guarded_samples(timer(), watcher))
+        assert (found.source, found.company_watched) == ("nvidia-smi", False)
     finally:
         watcher.close()
     monkeypatch.setattr("tuning.observers.STALE_S", 0.0)
@@ -188,11 +194,18 @@ def test_conditions_are_stored_and_journals_without_them_load() -> None:
         status=Status.CORRECT,
         simulated=False,
         time_us=1.0,
-        conditions=Conditions.of("nvml", readings, 1, "moved"),
+        conditions=Conditions.of(
+            "nvml", readings, thrown_away=["company"], disturbed="moved", company_watched=True
+        ),
     )
     stored = json.loads(json.dumps(measurement.to_dict()))
     assert Measurement.from_dict(stored) == measurement
     assert stored["conditions"]["power_w"] == [500.0]
+    for added in ("thrown_away", "company_watched"):
+        del stored["conditions"][added]
+    earlier = Measurement.from_dict(stored).conditions
+    assert earlier is not None
+    assert (earlier.repeats, earlier.thrown_away) == (1, ())
     bare = Measurement(status=Status.CORRECT, simulated=False, time_us=1.0).to_dict()
     assert "conditions" not in bare
     assert Measurement.from_dict(bare).conditions is None

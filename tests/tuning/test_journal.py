@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tuning.journal import JOURNAL, ReadOnlyJournal, RunJournal, read_journal, repair
+from tuning.journal_file import PACKED
 from tuning.replayed_journal import ReplayedJournal
 from tuning.run_storage import RunStorage
 
@@ -124,6 +125,33 @@ def test_cut_off_line_is_named_and_set_aside(tmp_path: Path, cut: int) -> None:
     assert path.read_bytes() == whole[: -len(last)]
     assert (tmp_path / "journal.log.torn").read_bytes().rstrip(b"\n") == last[:-cut].rstrip(b"\n")
     assert len(read_journal(path)) == lines - 1
+
+
+def test_a_journal_without_a_whole_line_begins_anew_after_repair(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    write_study(path)
+    path.write_bytes(path.read_bytes()[:5])
+    assert repair(tmp_path) == 5
+    assert path.read_bytes() == b""
+    write_study(path, 1)
+    path.write_bytes(b"")
+    for attempt in (RunJournal, read_journal, ReadOnlyJournal):
+        with pytest.raises(ValueError, match=r"journal\.log: is empty, but its sweep has recorded"):
+            attempt(path)
+
+
+def test_a_journal_to_which_nothing_was_written_is_a_new_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunJournal(tmp_path / JOURNAL):
+            pass
+    write_study(tmp_path / JOURNAL, 1)
+
+
+def test_an_empty_packed_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / PACKED
+    path.touch()
+    with pytest.raises(ValueError, match=r"journal\.log\.gz: is empty: bring back a copy"):
+        read_journal(path)
 
 
 @pytest.mark.parametrize("bad", [b"\0\0\0", b"not json", b"[1]", b'{"op_code": 99}', b"\xff{}"])

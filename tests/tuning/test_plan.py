@@ -54,6 +54,14 @@ def test_a_sweep_of_other_kernel_source_is_another_sweep(
         sweep(make_plan(tmp_path / "run", max_measurements=20))
 
 
+def test_a_shared_name_that_the_storage_cannot_hold_is_refused(tmp_path: Path) -> None:
+    rest = len(make_plan(tmp_path, shared_name="x").study_name(make_plan(tmp_path).studies[0])) - 1
+    plan = make_plan(tmp_path, shared_name="x" * (512 - rest))
+    assert len(plan.study_name(plan.studies[0])) == 512
+    with pytest.raises(ValueError, match=r"^study name 'xxx.* 513 characters, more than 512: cho"):
+        make_plan(tmp_path, shared_name="x" * (513 - rest))
+
+
 def test_plan_file_is_pinned(tmp_path: Path) -> None:
     sweep(make_plan(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / PLAN_FILE).read_text()) == {

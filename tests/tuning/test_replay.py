@@ -135,6 +135,15 @@ def test_a_study_that_left_something_out_is_refused(tmp_path: Path) -> None:
         replay(replace(run, studies=()))
 
 
+@pytest.mark.parametrize("sample", [False, True])
+def test_stale_results_are_not_replayed(exhaustive: Run, sample: bool) -> None:
+    first, *rest = exhaustive.studies[0].trials
+    first = replace(first, stale="not measured again on 2026-01-02")
+    study = replace(exhaustive.studies[0], trials=(first, *rest))
+    with pytest.raises(ValueError, match=r"1 of 84 results are stale \(not .*\), and .*: sweep it"):
+        replay(replace(exhaustive, studies=(study,)), sample=sample, seeds=1)
+
+
 def test_a_random_sample_stands_for_its_space(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "run", strategy=Strategy.RANDOM, max_measurements=30)
     found = replay(sweep(plan), [Strategy.RANDOM], sample=True, seeds=2)

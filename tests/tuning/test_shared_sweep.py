@@ -1,6 +1,6 @@
 """A sweep in a shared storage, here in memory: what is kept there, and who may join."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from tuning import Plan, Strategy, StudyPlan
 from tuning.fleet import run_shared, work
 from tuning.shared_sweep import read_shared_run, refusal, shared_plans, stored_attributes
 from tuning.storage_url import parse_storage_url, shown_url
+from tuning.sweep import Again
 
 
 class MemoryStorage(InMemoryStorage):
@@ -37,6 +38,10 @@ class MemoryStorage(InMemoryStorage):
     def choosing(self, study_name: str) -> Iterator[None]:
         self.locks.append(study_name)
         yield
+
+    @contextmanager
+    def comparing(self, study_name: str) -> Iterator[bool]:
+        yield True
 
     def flush(self, older_than_s: float = 0.0) -> None:
         pass
@@ -156,6 +161,43 @@ def test_another_plan_under_the_same_name_is_refused(change: dict[str, Any], dif
         sweep(storage, make_plan(**change))
     assert sweep(storage, make_plan()) == before
     assert len(sweep(storage, make_plan(max_measurements=9)).studies[0].trials) == 9
+
+
+def test_revalidating_takes_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.sweep.Bench", kill_loop.TableBench)
+    monkeypatch.setattr(kill_loop, "MEASURING_S", 0.0)
+    storage = MemoryStorage()
+    plan = make_plan(simulate=False)
+    (before,) = sweep(storage, plan).studies
+    edited = tmp_path / "template.py"
+    edited.write_bytes(fake_kernels.FakeKernel().template.read_bytes() + b"\n# faster\n")
+    monkeypatch.setattr(fake_kernels.FakeKernel, "template", edited)
+    with pytest.raises(ValueError, match="the kernels' source differs"):
+        sweep(storage, plan)
+    with pytest.raises(ValueError, match=r"the source of .* is not the one that is swept"):
+        help_with(storage, "night", [])
+
+    def cut(event: tuning.Progress) -> None:
+        raise KeyboardInterrupt
+
+    def revalidate(progress: Callable[[tuning.Progress], None]) -> tuning.Run:
+        return run_shared(
+            plan,
+            "",
+            progress,
+            price=fake_kernels.price,
+            storage=storage,  # type: ignore[arg-type]
+            again=Again.REVALIDATE,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        revalidate(cut)
+    found = stored_attributes(storage, plan)  # type: ignore[arg-type]
+    assert found[plan.studies[0]]["plan"]["sources"] == {MANY: before.source}  # as long as it is
+    (after,) = revalidate(lambda _: None).studies
+    assert after.source == plan.to_dict()["sources"][MANY] != before.source
+    assert len(sweep(storage, replace(plan, max_measurements=6)).studies[0].trials) == 6
+    assert help_with(storage, "night", [])[0].studies[0].source == after.source
 
 
 def test_another_space_under_the_same_name_is_refused_and_left(

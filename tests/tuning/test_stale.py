@@ -1,6 +1,7 @@
 """Results that rest on another source, driver or version are shown as stale, and never mixed in."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tuning.run_storage import RunStorage
 from tuning.staleness import changes, staleness
 from tuning.stored_plan import PLAN_FILE
 from tuning.sweep import Again
+from tuning.timing import Timing
 
 THEN = Environment(
     gpu="NVIDIA H200",
@@ -145,6 +147,110 @@ def test_revalidating_measures_winners_and_runners_up_alone(
             assert winner(storage, plan.study_name(name)) == study.best.config.to_dict()
     assert sweep(plan) == after == tuning.load_run(plan.folder)
     assert sweep(plan, Again.REVALIDATE).studies[0].best == after.studies[0].best
+
+
+def fresh_best(study: tuning.StudyRecord) -> TileConfig:
+    """The fastest of what was measured under the new driver."""
+    fresh = [t for t in study.trials if t.measurement.time_us is not None and not t.stale]
+    return min(fresh, key=lambda t: t.measurement.time_us or 0.0).config
+
+
+def test_what_is_measured_after_a_revalidation_counts(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        tmp_path / "run", simulate=False, strategy=Strategy.RANDOM, max_measurements=10
+    )
+    sweep(plan)
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    stale = sum(bool(t.stale) for t in sweep(plan, Again.REVALIDATE).studies[0].trials)
+    assert 0 < stale < 10
+    events: list[tuning.Progress] = []
+    more = replace(plan, max_measurements=60)
+    (study,) = tuning.run(more, events.append, price=fake_kernels.price).studies
+    assert [bool(t.stale) for t in study.trials].count(True) == stale
+    assert not any(t.stale for t in study.trials[10:])
+    true_us = [kill_loop.true_time_us(t.config) for t in study.trials if t.measurement.time_us]
+    assert study.best is not None
+    assert 1000 / kill_loop.true_time_us(study.best.config) < 1000 / sorted(true_us)[-12]
+    assert study.best.config == fresh_best(study) in {t.config for t in study.trials[10:]}
+    assert events[-1].best is not None
+    assert events[-1].best.config == study.best.config
+    with RunStorage(plan.folder) as storage:
+        assert winner(storage, plan.study_name(plan.studies[0])) == study.best.config.to_dict()
+    # The next revalidation begins with what counts now.
+    monkeypatch.setattr(DatedBench, "where", THEN)
+    DatedBench.measured.clear()
+    sweep(more, Again.REVALIDATE)
+    assert study.best.config in DatedBench.measured
+    assert set(DatedBench.measured) <= {t.config for t in study.trials if not t.stale}
+
+
+def test_ties_of_a_later_comparison_take_the_place_of_revalidated_times(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        tmp_path / "run", simulate=False, strategy=Strategy.RANDOM, max_measurements=10
+    )
+    sweep(plan)
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    before = sweep(plan, Again.REVALIDATE).studies[0]
+    assert before.not_compared == "not here"
+    compared: list[TileConfig] = []
+
+    def in_turns(self: object, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        compared.extend(configs)
+        return [
+            Timing(time_us=1.0 + i, samples_us=(1.0,), timing="t") for i, _ in enumerate(configs)
+        ]
+
+    monkeypatch.setattr(DatedBench, "compare", in_turns)
+    # So that every fresh one ties with every other.
+    monkeypatch.setattr("tuning.study.NEAR", 1e9)
+    after = sweep(replace(plan, max_measurements=12)).studies[0]
+    stale = {t.config for t in after.trials if t.stale}
+    assert stale
+    assert not stale & set(compared)
+    assert {t.config for t in before.trials if t.measurement.time_us and not t.stale} <= set(
+        compared
+    )
+    interleaved = {t.config for t in after.trials if t.measurement.timing == "t-interleaved"}
+    assert interleaved == set(compared)
+    assert after.not_compared == ""
+
+
+def test_a_revalidation_that_was_interrupted_goes_on(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        tmp_path / "run", simulate=False, studies=2, strategy=Strategy.RANDOM, max_measurements=30
+    )
+    sweep(plan)
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    DatedBench.measured.clear()
+
+    def stop(event: tuning.Progress) -> None:
+        if event.index == 1 and event.finished == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.run(plan, stop, price=fake_kernels.price, again=Again.REVALIDATE)
+    first, second = tuning.load_run(plan.folder).studies
+    assert any(t.stale for t in first.trials)
+    assert not any(t.stale for t in second.trials)  # not before all of it is done
+    left = len(DatedBench.measured)
+    events: list[tuning.Progress] = []
+    run = tuning.run(plan, events.append, price=fake_kernels.price, again=Again.REVALIDATE)
+    fresh = sum(not t.stale for s in run.studies for t in s.trials)
+    assert len(DatedBench.measured) == fresh
+    assert len(events) == fresh - left
+    assert (events[0].finished, events[-1].finished) == (4, events[-1].budget)
+    assert run.studies[0] == first
+    # Another change in between: what was measured before it is measured again.
+    whole = len(DatedBench.measured)
+    monkeypatch.setattr(DatedBench, "where", THEN)
+    sweep(plan, Again.REVALIDATE)
+    assert len(DatedBench.measured) >= whole + 10
 
 
 def test_revalidating_takes_another_source(

@@ -14,6 +14,7 @@ from tiles.kernels import ConfigTable, Status
 from tiles.kernels.gemm import GemmConfig
 from tuning.plan import Strategy
 from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, Proposals, SearchStrategy
+from tuning.strategies.tpe import _learnt
 
 FAILURES = [status for status in Status if status is not Status.CORRECT]
 Measure = Callable[[int], Outcome]
@@ -271,3 +272,18 @@ def test_when_others_hold_what_is_left_one_of_theirs_is_repeated() -> None:
     for number, row in enumerate((1, 2), start=1):
         history.ask(row, number)
     assert Proposals(STRATEGIES[Strategy.MODEL](legal, seed=0, budget=3)).next(history) == 1
+
+
+def test_tpe_learns_from_the_latest_and_the_fastest() -> None:
+    told = [(row, Outcome(Status.CORRECT, float(1 + row * 7 % 5003))) for row in range(5000)]
+    told[11] = (11, Outcome(Status.RUNTIME))
+    assert _learnt(told[:1999]) == told[:1999]
+    learnt = _learnt(told)
+    assert learnt[-1000:] == told[4000:]
+    early = learnt[:-1000]
+    assert len(early) == 100
+    slowest = max(o.time_us for _, o in early if o.time_us is not None)
+    left = [o.time_us for row, o in told[:4000] if (row, o) not in early]
+    assert slowest <= min(t for t in left if t is not None)
+    # Between two thousands it only grows, so that what was read before need not be read again.
+    assert _learnt(told[:4321]) == _learnt(told[:4320]) + told[4320:4321]

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,13 +11,14 @@ import fake_kernels
 import optuna
 import pytest
 from optuna.storages import JournalStorage
-from sweep_runs import MANY, SLOW, configs_of, make_plan, sweep
+from sweep_runs import FINE, LIMITS, MANY, SLOW, configs_of, make_plan, sweep
 
 import tuning
 from tiles.kernels import Status
 from tuning import Progress, Strategy
 from tuning.journal import JOURNAL, RunJournal
-from tuning.store import REJECTIONS, quiet_optuna
+from tuning.rejections import REJECTIONS
+from tuning.store import quiet_optuna
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
@@ -40,6 +42,17 @@ def test_simulated_sweep_records_predictions_as_such(tmp_path: Path, strategy: S
         best = run.studies[0].best
         assert best is not None
         assert best.measurement.time_us == 16.0
+
+
+def test_a_family_that_nothing_prices_is_measured_beside_the_roofline(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run", FINE, simulate=False, max_measurements=3)
+    (study,) = tuning.run(plan, limits=LIMITS).studies
+    assert [trial.measurement.status for trial in study.trials] == [Status.CORRECT] * 3
+    assert len({trial.config for trial in study.trials}) == 3
+    assert len({trial.predicted_us for trial in study.trials}) == 1
+    # Simulated, the roofline would be all that it finds.
+    with pytest.raises(ValueError, match="fake has no cost model for gemm problems"):
+        tuning.run(make_plan(tmp_path / "simulated", FINE), limits=LIMITS)
 
 
 def test_hybrid_starts_with_the_models_best(tmp_path: Path) -> None:
@@ -73,6 +86,30 @@ def test_every_rejection_is_listed_with_its_reason(tmp_path: Path) -> None:
         (str(r.config), r.status.value, r.rule, r.reason) for r in space.rejected
     ]
     assert rows[0]["reason"] == "size 16 with flag"
+
+
+@pytest.mark.parametrize("share", [None, 0, 0.5, 0.99])
+def test_a_table_of_rejections_that_was_cut_is_written_anew(
+    tmp_path: Path, share: float | None
+) -> None:
+    plan = make_plan(tmp_path / "run")
+    sweep(plan)
+    table = plan.folder / REJECTIONS
+    whole = table.read_bytes()
+    table.unlink()
+    if share is not None:
+        table.write_bytes(whole[: int(share * len(whole))])
+    sweep(plan)
+    assert table.read_bytes() == whole
+
+
+def test_a_pipe_for_a_table_of_rejections_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run")
+    sweep(plan)
+    (plan.folder / REJECTIONS).unlink()
+    os.mkfifo(plan.folder / REJECTIONS)
+    with pytest.raises(ValueError, match=r"rejections\.csv\.gz: not a regular file"):
+        sweep(plan)
 
 
 def test_a_finished_sweep_measures_nothing_more(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ import tuning
 from tiles.kernels import Accuracy, Status, kernel
 from tiles.problems import parse_problem
 from tuning import Environment, Run, Strategy
+from tuning.neighbours import winner
 from tuning.records import Measurement
+from tuning.run_storage import RunStorage
+from tuning.staleness import staleness
 from tuning.t4 import study_to_t4, t4_text
 from tuning.t4_import import import_t4
 from tuning.t4_schema import check_t4
@@ -89,6 +92,38 @@ def test_what_was_written_reads_back_as_it_was(
     again = write(back, tmp_path / "again")
     assert [p.read_text() for p in again] == [p.read_text() for p in paths]
     assert not list(tmp_path.glob(".run*"))
+
+
+def revalidated(run: Run) -> Run:
+    """As if some trials had not been measured again, of other source than the plan's."""
+    studies = tuple(
+        replace(
+            one,
+            source="0123abcd",
+            repeats=2,
+            trials=tuple(
+                replace(trial, stale="not measured again on 2026-01-02" if index % 4 == 1 else "")
+                for index, trial in enumerate(one.trials)
+            ),
+        )
+        for one in measured(run).studies
+    )
+    return replace(measured(run), studies=studies)
+
+
+def test_what_was_stale_stays_stale(simulated: Run, tmp_path: Path) -> None:
+    run = revalidated(simulated)
+    import_t4(write(run, tmp_path / "t4"), tmp_path / "run")
+    back = tuning.load_run(tmp_path / "run")
+    assert back.studies == run.studies
+    best = back.studies[0].best
+    assert best is not None
+    assert best.config == run.studies[0].trials[11].config  # the fifth is faster, and stale
+    plan = make_plan(tmp_path / "run", studies=2, simulate=False)
+    with RunStorage(tmp_path / "run") as storage:
+        won = winner(storage, plan.study_name(plan.studies[0]))
+    assert won == best.config.to_dict()
+    assert staleness(back.studies[0], None) == [f"the source of {MANY} changed"]
 
 
 def test_an_imported_sweep_is_finished_and_may_go_on(simulated: Run, tmp_path: Path) -> None:
@@ -312,6 +347,9 @@ def _edit_time(content: dict[str, Any]) -> None:
         (lambda c: c["workbench"]["plan"].update(gpu="h100"), "makes no run"),
         (lambda c: c["workbench"].update(gpu_file="schema: 1"), "gpu_file"),
         (lambda c: c["results"][0].pop("workbench"), "'workbench' is missing"),
+        (lambda c: c["results"][0]["workbench"].update(stale=1), "stale is not a text"),
+        (lambda c: c["workbench"].update(source=["x"]), "source is not a text"),
+        (lambda c: c["workbench"].update(repeats="many"), "makes no run: .*repeats"),
         (lambda c: c["results"][0]["configuration"].update(mode="x"), "takes int, got 'x'"),
     ],
 )

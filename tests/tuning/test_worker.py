@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_every_misbehaviour_has_its_status(
     assert (outcome.time_us is not None) == (status is Status.CORRECT)
     after, _ = worker.measure(TARGET, config("fine"))
     assert after.status is Status.CORRECT
+
+
+def test_a_kill_from_outside_condemns_no_configuration(worker: Worker) -> None:
+    worker.measure(TARGET, config("fine"))
+    starts, pid = worker.starts, worker.pid
+    assert pid is not None
+    threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
+    outcome, _ = worker.measure(TARGET, config("slow"))
+    assert outcome.status is Status.CORRECT
+    assert worker.starts == starts + 1
+
+
+def test_a_configuration_that_kills_every_process_is_condemned(worker: Worker) -> None:
+    outcome, _ = worker.measure(TARGET, config("kill"))
+    assert (outcome.status, outcome.reason) == (
+        Status.RUNTIME,
+        "the process was killed by SIGKILL (twice, in two processes)",
+    )
 
 
 def test_process_is_reused_until_it_dies(worker: Worker) -> None:

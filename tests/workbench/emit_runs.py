@@ -83,13 +83,19 @@ def study(
     )
 
 
-def run_of(*studies: StudyRecord) -> Run:
-    """A run of made-up studies."""
+def run_of(*studies: StudyRecord, planned: Sequence[tuple[str, str]] = ()) -> Run:
+    """A run of made-up studies; ``planned``: (problem, kernel) of those that never began."""
     known = {one.kernel for one in studies} & set(kernels())
     sources = {name: source_digest(kernel(name).template) for name in known}
     return Run(
         folder=Path("runs/made-up"),
-        plan={"sources": sources},
+        plan={
+            "sources": sources,
+            "studies": [
+                {"problem": problem, "kernel": name}
+                for problem, name in (*((str(s.problem), s.kernel) for s in studies), *planned)
+            ],
+        },
         gpu=load_gpu("h200"),
         studies=studies,
     )

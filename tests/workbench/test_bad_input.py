@@ -179,7 +179,22 @@ def test_a_damaged_journal_is_told_and_left_as_it_is(
     assert not Path("package").exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.31, 0.5, 0.77, 0.999])
+@pytest.mark.parametrize("command", ["sweep s.yaml", "report run", "emit run -o p", "repair run"])
+@pytest.mark.parametrize("lost", ["is empty", "is missing"])
+def test_a_journal_that_lost_everything_is_not_a_new_sweep(
+    command: str, lost: str, run: Path, call: Call
+) -> None:
+    Path("s.yaml").write_text(SWEEP)
+    journal = run / "journal.log"
+    journal.unlink()
+    if lost == "is empty":
+        journal.touch()
+    is_mistake(call(*command.split()), f"journal.log: {lost}, but its sweep has recorded results")
+    assert journal.exists() == (lost == "is empty")
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.31, 0.5, 0.77, 0.999])
 def test_a_journal_cut_anywhere_is_repaired_without_loss(
     share: float, run: Path, call: Call
 ) -> None:
@@ -188,7 +203,7 @@ def test_a_journal_cut_anywhere_is_repaired_without_loss(
     cut = data[: int(share * len(data))]
     journal.write_bytes(cut)
     Path("s.yaml").write_text(SWEEP.replace("max_measurements: 2", "max_measurements: 3"))
-    if not cut.endswith(b"\n") and cut:
+    if not cut.endswith(b"\n"):
         is_mistake(call("sweep", "s.yaml"), "workbench repair run")
         assert call("repair", "run") == (0, "")
         torn = (run / "journal.log.torn").read_bytes()
@@ -259,6 +274,50 @@ def test_no_file_replaces_a_device_or_a_pipe(run: Path, emitted: Path, call: Cal
     is_mistake(call("verify", emitted, "--output", "pipe"), "not a regular file")
     is_mistake(call("verify", emitted, "--output", "."), "is a folder")
     assert Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sweep.yaml", SWEEP),
+        ("notes.txt", "x"),
+        ("foreign.html", "<!DOCTYPE html>\n<p>tile-workbench/report/1</p>"),
+        ("other.json", '{"schema": "tile-workbench/replay/1"}'),
+        ("binary.bin", "\0\ufffd"),
+    ],
+)
+def test_a_file_of_another_kind_is_not_replaced(
+    name: str, content: str, run: Path, emitted: Path, call: Call
+) -> None:
+    Path(name).write_text(content)
+    is_mistake(call("report", run, "-o", name), "exists and holds no tile-workbench/report")
+    is_mistake(call("verify", emitted, "--output", name), "holds no tile-workbench/verify")
+    assert Path(name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["journal.log", "journal.log.gz", "journal.log.torn", "plan.json", "gpu.yaml", "x.lease",
+     "rejections.csv.gz"],
+)  # fmt: skip
+def test_no_output_becomes_part_of_a_runs_record(name: str, run: Path, call: Call) -> None:
+    for there in (True, False):
+        if not there and name != "plan.json":
+            (run / name).unlink(missing_ok=True)
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        is_mistake(call("replay", run, "-o", run / name), "the run's own record goes there")
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_an_older_file_of_the_same_kind_is_replaced(run: Path, call: Call) -> None:
+    page = workbench.report(run, "page.html").read_text()
+    for older in ("", page, page.replace("tile-workbench/report/1", "tile-workbench/report/0")):
+        Path("page.html").write_text(older)
+        assert call("report", run, "-o", "page.html") == (0, "")
+        assert Path("page.html").read_text() == page
+    for _ in range(2):
+        assert call("export", run, "one.json") == (0, "")
+    is_mistake(call("replay", run, "-o", "one.json"), "exists and holds no tile-workbench/replay")
 
 
 def _edit_evidence(**changes: object) -> Callable[[Path], object]:

@@ -1,6 +1,9 @@
 """The command line: real answers, and one line with exit code 2 for every mistake."""
 
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +51,28 @@ def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
     (refused,) = json.loads(capsys.readouterr().out)["refused"]
     assert refused["problem"] == f"gemm:{SHAPE}:nvfp4:bf16"
     assert "not e2m1fn" in refused["reason"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "more"), [((SHAPE,), ""), ((SHAPE, "64x64x64"), " (and 1 more refused; --json")]
+)
+def test_nothing_predicted_is_a_mistake_that_names_the_reason(
+    shapes: tuple[str, ...],
+    more: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["predict", "--recipe", "nvfp4", *(f"--shape={shape}" for shape in shapes)]
+    assert call(monkeypatch, *asked) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:nvfp4:bf16: triton")
+    assert said.err.count("\n") == 1
+    assert more in said.err
+    assert call(monkeypatch, *asked, "--json") == 2
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["refused"]) == len(shapes)
+    assert said.err.startswith("error: nothing was predicted")
 
 
 def test_predict_json_is_what_the_python_api_says(
@@ -98,6 +123,39 @@ def test_listings_have_a_schema(
     assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/{version}"
     assert call(monkeypatch, verb) == 0
     assert ("h200" if verb == "gpus" else "jetfire") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, "SIGTERM"])
+@pytest.mark.parametrize(
+    ("verb", "attribute", "says"),
+    [
+        (("sweep", "s.yaml"), "unserved", "nothing is lost, the same command goes on"),
+        (("worker", "--study", "run"), "work", "nothing is lost, the same command goes on"),
+        (("predict", "--shape", SHAPE), "predict", "the same command begins anew"),
+        (("verify", "package"), "verify", "the same command begins anew"),
+        (("emit", "run", "-o", "out"), "emit", "the same command begins anew"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_a_stopped_command_leaves_is_said_of_that_command(
+    verb: tuple[str, ...],
+    attribute: str,
+    says: str,
+    stop: type[KeyboardInterrupt] | str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        if stop is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workbench, attribute, stopped)
+    asked = "interrupted" if stop is KeyboardInterrupt else "terminated"
+    assert call(monkeypatch, *verb) == (130 if stop is KeyboardInterrupt else 143)
+    assert capsys.readouterr().err == f"{asked}; {says}\n"
 
 
 MISTAKES = {
@@ -160,21 +218,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_starts_without_torch_and_answers_fast() -> None:
+def test_predict_starts_without_torch() -> None:
     script = (
-        # CPU time: whoever else works on this machine shall not decide.
-        "import sys, time; start = time.process_time(); import workbench; "
-        "workbench.predict(shapes=['4096x4096x4096']); "
-        "heavy = {'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules); "
-        "print(time.process_time() - start, sorted(heavy))"
+        "import sys, workbench; workbench.predict(shapes=['4096x4096x4096']); "
+        "print({'torch', 'triton', 'cupy', 'optuna', 'plotly', 'pydantic'} & set(sys.modules))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    seconds, heavy = min(run.stdout.split(maxsplit=1) for run in runs)
-    assert heavy.strip() == "[]"
-    assert float(seconds) < 1.0
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
+
+
+def test_the_command_predicts_within_a_second() -> None:
+    """From the interpreter's start to the printed table, as CPU time.
+
+    Whoever else works on this machine shall not decide: not by waiting, hence CPU time, nor by
+    crowding the caches, hence the fastest of a few.  On one thread CPU time is what the user waits.
+    """
+    command = [sys.executable, "-m", "workbench", "predict", "--gpu", "h200"]
+    seconds: list[float] = []
+    while len(seconds) < 6 and min(seconds, default=9.9) >= 1.0:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = subprocess.run(
+            [*command, "--shape", "4096x4096x4096"],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert b"deepseek-fp8" in run.stdout
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 1.0, seconds
 
 
 def test_what_is_not_swept_is_told_before_the_sweep(

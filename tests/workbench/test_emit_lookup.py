@@ -68,6 +68,19 @@ def test_unseen_extents_take_the_default_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose_from(files, "triton_gemm", FORMATS, (4096, 1000), 17, "NVIDIA H200")
+        choose_from(files, "triton_gemm", FORMATS, (4096, 999), 17, "NVIDIA H200")
+
+
+def test_a_warning_points_at_the_caller_of_the_package() -> None:
+    # A module of the package, and torch's dispatcher, stand between caller and choice.
+    scope: dict[str, object] = {"__name__": f"{_lookup.__package__}._gemm", "choose": choose_from}
+    exec("def launch(*call):\n    return choose(*call)\n", scope)
+    through = {"__name__": "torch._ops", "launch": scope["launch"]}
+    exec("def dispatch(*call):\n    return launch(*call)\n", through)
+    call = ((_file([16]),), "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H200")
+    with pytest.warns(RuntimeWarning, match="never tuned") as caught:
+        through["dispatch"](*call)  # type: ignore[operator]
+    assert caught[0].filename == __file__
 
 
 def test_files_of_the_gpu_at_hand_are_preferred() -> None:

@@ -208,6 +208,8 @@ def test_the_cupy_function_refuses(
         module.gemm(a, b, recipe="bf16", out_format="fp32")
     with pytest.raises(TypeError, match="b is ndarray: it must be a CuPy array"):
         module.gemm(a, np.ones((256, 384)), recipe="bf16")
+    with pytest.raises(TypeError, match="out is ndarray: it must be a CuPy array"):
+        module.gemm(a, b, recipe="bf16", out=np.ones((512, 256)))
     with pytest.raises(ValueError, match=r"gemm takes a \(M, K\) and b \(N, K\)"):
         module.gemm(a, FakeArray((256, 128), "uint16"), recipe="bf16")
     monkeypatch.setattr(module, "_device_facts", {0: ("NVIDIA A100", "80")})

@@ -1,16 +1,19 @@
 """``workbench error`` on simulated data and on a caller's matrices."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import workbench
@@ -38,7 +41,9 @@ def test_the_table_has_tensors_and_products_of_every_kind_of_data(
         assert f"{data} data  activations 300x64, weights 300x64" in printed
         assert f"{data} data  products, M=256 N=256 K=64" in printed
     assert printed.count("int8.b32x32+sr") == 4
-    assert "first rows of either side, exact sums" in printed
+    assert printed.count("gradients: the activations' values in the gradients' formats") == 4
+    assert "first rows of either side" in printed
+    assert printed.count("│ jetfire │ exact │") == 4
 
 
 def test_json_is_what_the_python_api_says(
@@ -58,12 +63,16 @@ def test_json_is_what_the_python_api_says(
         (None, "weight"),
     ]
     assert printed["product_shape"] == [96, 96, 64]
+    assert printed["gradient_data"] == "activations"
+    assert call(monkeypatch, "--recipe", "int8-row", "--shape", SHAPE) == 0
+    assert "gradient" not in capsys.readouterr().out
 
 
 def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
     report = workbench.error(recipes="all", shape="48x32", weight_shape="40x32", data="outlier")
     assert [row.recipe for row in report.products] == list(RECIPES)
-    assert Counter(row.recipe for row in report.tensors) == dict.fromkeys(RECIPES, 3)
+    operands = {name: 3 if one.trains else 2 for name, one in RECIPES.items()}
+    assert Counter(row.recipe for row in report.tensors) == operands
     assert {row.error.count for row in report.tensors if row.operand == "weight"} == {40 * 32}
     assert len(workbench.error(shape="8x8", data="normal").products) == len(RECIPES)
 
@@ -76,19 +85,19 @@ def test_tensor_errors_are_those_of_the_reference_codec() -> None:
 
 
 def test_a_format_meets_a_matrix_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: Counter[tuple[str, int]] = Counter()
+    seen: Counter[tuple[str, tuple[int, int]]] = Counter()
 
     def counting(x: Any, fmt: TensorFormat, seed: int = 0) -> Any:
-        seen[str(fmt), x.shape[0]] += 1
+        seen[str(fmt), x.shape] += 1
         return numpy_rounder(x, fmt, seed)
 
     monkeypatch.setattr("workbench.errors.numpy_rounder", counting)
     # Recipes without outliers of their own; normal and outlier data share their weights.
     names = ["bf16", "bf16-kahan", "int8-row", "e4m3-row", "w8a16"]
     workbench.error(recipes=names, formats="int8.row", shape=(96, 64), weight_shape=(40, 64))
-    assert seen[("int8.row", 40)] == 1
-    assert seen[("int8.row", 96)] == 2
-    assert seen[("bf16", 96)] == 2
+    assert seen["int8.row", (40, 64)] == 1
+    assert seen["int8.row", (96, 64)] == 2
+    assert seen["bf16", (96, 64)] == 2
 
 
 def test_the_products_sample_has_the_scales_of_the_whole_matrix() -> None:
@@ -107,6 +116,41 @@ def test_expected_sqnr_stands_beside_the_measured_one() -> None:
     assert [row.expected_sqnr_db is None for row in own.tensors] == [True, False]
 
 
+def test_tensors_count_outliers_in_as_the_recipe_stores_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("int8-row", "llm-int8", "int8-b128", "int8-fallback")
+    report = workbench.error(recipes=names, shape="512x512", data="outlier")
+    rows = {row.recipe: row for row in report.tensors if row.operand == "activation"}
+    sqnr = {name: row.error.sqnr_db for name, row in rows.items()}
+    assert sqnr["llm-int8"] > sqnr["int8-row"] + 20
+    assert sqnr["int8-fallback"] > sqnr["int8-b128"] + 0.5
+    # 3 of 512 columns in fp16; 4 of 16 blocks twice.
+    assert rows["llm-int8"].bits_per_element == (3 * 16 + 509 * 8 + 32) / 512
+    bits = rows["int8-b128"].bits_per_element
+    assert rows["int8-fallback"].bits_per_element == pytest.approx(1.25 * bits)
+    assert rows["llm-int8"].expected_sqnr_db is None
+    assert call(monkeypatch, "--recipe", "llm-int8", "--shape", SHAPE) == 0
+    assert "columns with |x| > 6 in fp16" in capsys.readouterr().out
+
+
+def test_objects_say_what_their_names_say() -> None:
+    names = workbench.error(recipes="int8-row", formats="nf4.g64", shape=SHAPE, data="normal")
+    objects = workbench.error(
+        recipes=RECIPES["int8-row"],
+        formats=[TensorFormat.parse("nf4.g64")],
+        shape=[96, 64],
+        data=["normal"],
+    )
+    assert objects == names
+    own = replace(RECIPES["int8-row"], name="mine", activation=TensorFormat.parse("e5m2.row"))
+    (row,) = workbench.error(recipes=[own, own], shape=SHAPE, data="normal").products
+    assert row.recipe == "mine"
+    x = sample("normal", 16, 64)
+    alone = workbench.error(recipes="int8-row", data=x)
+    assert alone == workbench.error(recipes="int8-row", data={"data": torch.from_numpy(x)})
+
+
 def test_limited_sums_cost_precision() -> None:
     def sqnr(accumulation: str) -> float:
         report = workbench.error(
@@ -117,6 +161,36 @@ def test_limited_sums_cost_precision() -> None:
 
     exact, promoted, never = map(sqnr, ("exact", "hopper-fp8+128", "hopper-fp8"))
     assert exact > promoted > never
+
+
+def test_products_have_the_error_of_their_rounded_output_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jetfire's INT8 output adds about as much noise as one INT8 operand, 42 dB, to 39 dB."""
+    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["products"]
+    assert row["output"] == "int8.b32x32"
+    expected = -10 * math.log10(10 ** (-row["sqnr_db"] / 10) + 10**-4.2)
+    assert row["output_sqnr_db"] == pytest.approx(expected, abs=0.2)
+    assert row["output_relative_rms"] == pytest.approx(10 ** (-row["output_sqnr_db"] / 20))
+    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal") == 0
+    assert f"│ int8.b32x32 │          {row['output_sqnr_db']:.2f} │" in capsys.readouterr().out
+
+
+def test_every_product_says_how_its_sums_were_modelled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["e4m3-row", "bf16", "int8-row", "fp8-ptq-e3m4"]
+    options = [x for name in names for x in ("--recipe", name)]
+    options += ["--shape", "32x128", "--data", "normal", "--accumulation", "hopper-fp8+128"]
+    assert call(monkeypatch, *options, "--json") == 0
+    products = json.loads(capsys.readouterr().out)["products"]
+    found = {row["recipe"]: row["accumulation"] for row in products}
+    assert found == dict.fromkeys(names, "exact") | {"e4m3-row": "hopper-fp8+128"}
+    assert call(monkeypatch, *options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"│ e4m3-row +│ hopper-fp8\+128 │", printed)
+    assert re.search(r"│ int8-row +│ exact +│", printed)
 
 
 def test_a_format_that_keeps_everything_is_exact_and_json_can_say_it(

@@ -53,6 +53,7 @@ OPTIONS = {
     "unknown data": (["--data", "gauss"], "unknown data 'gauss'"),
     "near data": (["--data", "outliers"], "did you mean 'outlier'?"),
     "unknown accumulation": (["--accumulation", "volta"], "hopper-fp8"),
+    "near accumulation": (["--accumulation", "hopper"], "did you mean 'hopper-fp8'?"),
     "empty format": (["--format", ""], "unknown element format ''"),
     "shape of one extent": (["--shape", "4096"], "write 2 integers"),
     "shape of three extents": (["--shape", "1x2x3"], "write 2 integers"),
@@ -113,14 +114,42 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "header a list": (raw(b"[1]"), "invalid JSON"),
     "header not UTF-8": (raw(b'{"\xff":1}'), "UTF-8"),
     "header nested": (raw(b'{"a":' * 100_000), "recursion limit"),
-    "data cut": (raw({"a": F32}, bytes(12)), "not fully covered"),
-    "data left over": (raw({"a": F32}, bytes(20)), "not fully covered"),
-    "negative offset": (raw({"a": entry("F32", [2, 2], -1, 16)}), "expected usize"),
-    "offsets reversed": (raw({"a": entry("F32", [2, 2], 16, 0)}), "invalid offset"),
-    "offsets overlap": (raw({"a": F32, "b": F32}), "invalid offset"),
-    "offsets of another size": (raw({"a": entry("F32", [3, 2], 0, 16)}), "a"),
-    "negative shape": (raw({"a": entry("F32", [-2, -2], 0, 16)}), "expected usize"),
-    "shape overflows": (raw({"a": entry("F32", [2**40, 2**40], 0, 16)}), "overflow"),
+    "data cut": (raw({"a": F32}, bytes(12)), "tensor 'a': data_offsets [0, 16]: two ascending"),
+    "data left over": (raw({"a": F32}, bytes(20)), "'a': the last one ends at byte 16 of 20"),
+    "data between": (
+        raw({"a": F32, "b": entry("F32", [1], 18, 22)}, bytes(22)),
+        "tensor 'b': data from byte 18 on, where 16 follows 'a'",
+    ),
+    "data after a gap": (
+        raw({"a": entry("F32", [1], 4, 8)}, bytes(8)),
+        "tensor 'a': data from byte 4 on, where 0 follows the header",
+    ),
+    "negative offset": (raw({"a": entry("F32", [2, 2], -1, 16)}), "tensor 'a': data_offsets [-1"),
+    "offsets reversed": (raw({"a": entry("F32", [2, 2], 16, 0)}), "tensor 'a': data_offsets [16"),
+    "offsets overlap": (raw({"a": F32, "b": F32}), "tensor 'b': data from byte 0 on, where 16"),
+    "offsets of another size": (
+        raw({"a": entry("F32", [3, 2], 0, 16)}),
+        "tensor 'a': F32 of shape [3, 2] takes no 16 bytes",
+    ),
+    "offsets of text": (raw({"a": {**F32, "data_offsets": "ab"}}), "tensor 'a': data_offsets 'ab'"),
+    "three offsets": (raw({"a": {**F32, "data_offsets": [0, 8, 16]}}), "data_offsets [0, 8, 16]"),
+    "negative shape": (raw({"a": entry("F32", [-2, -2], 0, 16)}), "tensor 'a': shape [-2, -2]"),
+    "shape of fractions": (raw({"a": {**F32, "shape": [2.0, 2]}}), "tensor 'a': shape [2.0, 2]"),
+    "shape overflows": (
+        raw({"a": entry("F32", [2**40, 2**40], 0, 16)}),
+        "tensor 'a': shape [1099511627776, 1099511627776]: extents are",
+    ),
+    "shape of 5000 digits": (
+        raw(b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,16]}}' % (b"9" * 5000)),
+        "tensor 'a': shape [-1]: extents are",
+    ),
+    "shape of many large extents": (
+        raw({"a": entry("F32", [2**62] * 100_000, 0, 16)}),
+        "tensor 'a': shape [",
+    ),
+    "no shape": (raw({"a": {"dtype": "F32"}}), "tensor 'a': an entry holds dtype, shape and"),
+    "entry a list": (raw({"a": [1]}), "tensor 'a': an entry holds dtype"),
+    "type a list": (raw({"a": {**F32, "dtype": []}}), "no safetensors file that can be read"),
     "unknown type": (raw({"a": entry("F99", [2, 2], 0, 16)}), "unknown variant"),
     "a name twice": (
         raw(b'{"a":%s,"a":%s}' % ((json.dumps(F32).encode(),) * 2)),
@@ -270,6 +299,9 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "shape of floats": ({"shape": (2.5, 2)}, "two extents of at least 1"),
     "shape of booleans": ({"shape": (True, 2)}, "two extents of at least 1"),
     "shape of three": ({"shape": (2, 2, 2)}, "two extents of at least 1"),
+    "one extent": ({"shape": 5}, "shape 5: give two extents"),
+    "one extent of the weights": ({"weight_shape": 5}, "weight shape 5: give two extents"),
+    "rows of several lengths": ({"data": {"x": [[1.0, 2.0], [3.0]]}}, "x: .*give a matrix"),
     "seed of text": ({"seed": "1"}, "seed '1'"),
     "seed of a boolean": ({"seed": True}, "seed True"),
 }
@@ -279,3 +311,23 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_arguments_that_mean_nothing_are_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         workbench.error(recipes="int8-row", **arguments)
+
+
+TYPES: dict[str, tuple[dict[str, Any], str]] = {
+    "recipes": ({"recipes": 5}, "recipes 5: give names, recipes or all"),
+    "a recipe": ({"recipes": [None]}, "recipes None: give names"),
+    "formats": ({"formats": 5}, "formats 5: give tensor formats or their texts"),
+    "a format": ({"formats": [b"int8"]}, "formats b'int8': give tensor formats"),
+    "data": ({"data": 5}, "data 5: give names or a matrix"),
+    "a kind of data": ({"data": [[1.0]]}, r"data \[1.0\]: give names or a matrix"),
+    "a name of data": ({"data": {3: np.ones((2, 2))}}, "data 3: name a matrix by a text"),
+    "accumulation": ({"accumulation": 5}, "accumulation 5: give a text"),
+    "weights": ({"weights": 5}, "weights 5: give a path"),
+    "html": ({"weights": "m.safetensors", "html": b"p"}, "html b'p': give a path"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), TYPES.values(), ids=TYPES.keys())
+def test_arguments_of_another_type_are_refused(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        workbench.error(**({"formats": "int8.row"} | arguments))

@@ -187,6 +187,35 @@ def test_small_slices_give_what_one_slice_gives(
         assert got["error"] == pytest.approx(expected["error"], rel=1e-12)
 
 
+def test_experts_follow_each_other_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks stay within a row of K; slices cut through experts."""
+    x = normal(3 * 100, 40, 8)
+    path = tmp_path / "m.safetensors"
+    save_file({"experts.weight": x.clone().reshape(3, 100, 40), "plain.weight": x}, path)
+    monkeypatch.setattr("workbench.weights.SLICE_ELEMENTS", 1)
+    arguments = ["--weights", path, "--format", "e2m1fn.mx", "--format", "int8.row"]
+    assert call(monkeypatch, *arguments, "--json") == 0
+    experts, plain = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    assert (experts["shape"], experts["matrix"]) == ([3, 100, 40], [300, 40])
+    assert experts["formats"] == plain["formats"]
+    assert call(monkeypatch, *arguments) == 0
+    assert "F32 3x100x40 as 300x40" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", [(48, 8, 3, 3), (48, 24, 4), (48, 1, 2, 3, 5)])
+def test_convolutions_are_read_as_out_by_rest(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape)).float()
+    path = tmp_path / "m.safetensors"
+    save_file({"conv": x}, path)
+    checkpoint = Checkpoint(path)
+    (tensor,) = checkpoint.tensors
+    (part,) = checkpoint.slices(tensor, 48)
+    assert np.array_equal(part, x.reshape(48, -1).numpy())
+    assert tensor.kind.endswith(f" as 48x{part.shape[1]}")
+
+
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -343,15 +372,18 @@ def test_an_unwritable_page_is_told_before_the_work_and_an_older_one_stays(
     known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "page.html"
-    out.write_text("older")
+    older = '<meta name="generator" content="tile-workbench/weights-page/1">'
+    out.write_text(older)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(ValueError, match="disk full: free space"):
         workbench.error(weights=known, formats="int8.row", html=out)
-    assert out.read_text() == "older"
+    assert out.read_text() == older
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     monkeypatch.setattr("workbench.errors.rank_weights", lambda *_, **__: pytest.fail("worked"))
     with pytest.raises(ValueError, match="is a folder"):
         workbench.error(weights=known, formats="int8.row", html=tmp_path)
+    with pytest.raises(ValueError, match="exists and holds no tile-workbench/weights-page"):
+        workbench.error(weights=known, formats="int8.row", html=known)
 
 
 def test_a_checkpoint_of_nothing_to_rank_is_still_answered(
@@ -359,9 +391,59 @@ def test_a_checkpoint_of_nothing_to_rank_is_still_answered(
 ) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"norm": torch.ones(3)}, path)
-    assert call(monkeypatch, "--weights", path, "--html", tmp_path / "p.html") == 0
-    assert "skipped: 1-dimensional" in capsys.readouterr().out
+    assert call(monkeypatch, "--weights", path, "--html", tmp_path / "p.html") == 2
+    printed = capsys.readouterr()
+    assert "skipped: 1-dimensional" in printed.out
+    assert "m.safetensors: no tensor could be ranked" in printed.err
+    assert printed.err.strip().startswith("error: ")
+    assert call(monkeypatch, "--weights", path, "--json") == 2
+    assert json.loads(capsys.readouterr().out)["weights"]["ranking"] == []
     assert "No tensor could be ranked" in WeightsPage(tmp_path / "p.html").text
+
+
+SCALES: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]] = {
+    "DeepSeek's blocks, ragged": ("_scale_inv", (3, 2), (128, 128)),
+    "a row each": ("_scale", (300, 1), (1, 200)),
+    "a row each, as a vector": ("_scale", (300,), (1, 200)),
+    "one": ("_scale", (), (300, 200)),
+    "one in a vector": ("_scale", (1,), (300, 200)),
+    "groups": ("_scale", (300, 5), (1, 40)),
+}
+
+
+@pytest.mark.parametrize(("suffix", "grid", "block"), SCALES.values(), ids=SCALES.keys())
+def test_codes_are_multiplied_by_the_scales_beside_them(
+    suffix: str, grid: tuple[int, ...], block: tuple[int, int], tmp_path: Path
+) -> None:
+    codes = normal(300, 200, 1).to(torch.float8_e4m3fn)
+    scales = torch.from_numpy(np.random.default_rng(2).uniform(0.5, 2, grid)).float()
+    path = tmp_path / "m.safetensors"
+    save_file({"w.weight": codes, f"w.weight{suffix}": scales}, path)
+    checkpoint = Checkpoint(path)
+    tensor, beside = checkpoint.tensors
+    assert beside.refusal == "scales of another tensor"
+    expected = codes.float().numpy()
+    wide = scales.numpy().reshape(-(-300 // block[0]), -(-200 // block[1]))
+    for row in range(300):
+        for col in range(0, 200, 8):
+            expected[row, col : col + 8] *= wide[row // block[0], col // block[1]]
+    got = np.concatenate(list(checkpoint.slices(tensor, 128)))
+    assert np.array_equal(got, expected)
+    assert "x scales" in tensor.kind
+
+
+def test_codes_without_scales_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = normal(64, 64, 1).to(torch.float8_e4m3fn)
+    path = tmp_path / "m.safetensors"
+    save_file({"w": codes, "w_scale": torch.ones(7, 3), "x": normal(64, 64, 2)}, path)
+    assert call(monkeypatch, "--weights", path, "--format", "int8.row", "--json") == 0
+    notes = {x["name"]: x["note"] for x in json.loads(capsys.readouterr().out)["weights"]["layers"]}
+    said = "codes as they are stored: no scales named with _scale_inv or _scale lie beside them"
+    assert notes == {"w": said, "w_scale": "", "x": ""}
+    assert call(monkeypatch, "--weights", path, "--format", "int8.row") == 0
+    assert f"{said}: w\n" in capsys.readouterr().out
 
 
 MEMORY = """

@@ -17,6 +17,7 @@ import pytest
 
 import tuning
 import workbench
+from tuning.begun_mark import unmark_begun
 from tuning.journal import JOURNAL
 from tuning.stored_plan import PLAN_FILE
 from workbench import cli
@@ -195,6 +196,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_stored(file: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     folder = file.parent / "runs" / "small"
     (folder / JOURNAL).unlink()
+    unmark_begun(folder / JOURNAL)
     done = sweep_limited(file, limit)
     assert done.returncode == 2
     assert "cannot be written: File too large: free space" in done.stderr

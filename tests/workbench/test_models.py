@@ -173,11 +173,16 @@ def test_more_experts_a_token_than_there_are_is_refused(tmp_path: Path) -> None:
         (b"not json", r"not JSON \(.*\): give a model's config.json"),
         (b"", r"not JSON"),
         (b"\xff\xfe\x00", r"not JSON"),
-        (b"[" * 100_000, r"not JSON \(recursion"),
+        (b"[" * 100_000, r"not JSON \(nested too deep"),
+        (
+            b'{"model_type": "bert", "model_type": "llama"}',
+            r"key 'model_type' stands twice: remove",
+        ),
+        (b'{"model_type": "x", "rope": {"a": 1, "a": 1}}', r"key 'a' stands twice: remove one$"),
         (b"[1, 2]", r"takes a JSON object, got \[1, 2\]"),
         (b" " * 10_000_001, r"takes at most 10000000 bytes"),
     ],
-    ids=["text", "empty", "binary", "nested", "list", "large"],
+    ids=["text", "empty", "binary", "nested", "twice", "twice inside", "list", "large"],
 )
 def test_refuses_what_is_no_config(tmp_path: Path, data: bytes, match: str) -> None:
     path = tmp_path / "config.json"

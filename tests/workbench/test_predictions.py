@@ -110,6 +110,13 @@ def test_a_family_that_multiplies_nothing_is_refused_by_its_own_reason() -> None
     assert "cuda_quantize serves quantize problems" in report.refused[0].reason
 
 
+def test_families_of_another_kind_are_not_among_the_reasons() -> None:
+    (refused,) = predict(shapes=[SHAPE], recipes=["nvfp4"]).refused
+    assert "triton_gemm multiplies" in refused.reason
+    assert "hopper_gemm" in refused.reason
+    assert "serves quantize problems" not in refused.reason
+
+
 def test_a_product_that_no_family_quantises_for_keeps_its_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

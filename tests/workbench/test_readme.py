@@ -3,12 +3,17 @@
 ``python tests/workbench/test_readme.py`` prints them anew.
 """
 
+import itertools
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tuning.visible_gpu import visible_gpu
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -98,6 +103,50 @@ def test_the_prediction_is_what_the_command_prints(
     assert block is not None
     assert block[1].split() == PREDICT
     assert without_padding(block[2]) == without_padding(predict_output(capsys, monkeypatch))
+
+
+def blocks() -> list[list[str]]:
+    """The README's fenced blocks that name no language."""
+    return [
+        text.splitlines() for text in re.findall(r"\n```\n(.*?)\n```\n", README.read_text(), re.S)
+    ]
+
+
+def recipe_of(target: str) -> list[str]:
+    """The commands of a target of the Makefile, as make prints them."""
+    lines = (ROOT / "Makefile").read_text().split(f"\n{target}:")[1].splitlines()[1:]
+    commands = itertools.takewhile(lambda line: line.startswith("\t"), lines)
+    return [line.strip().replace("$(BIN)", ".venv/bin") for line in commands]
+
+
+def test_the_two_commands_are_what_make_knows() -> None:
+    commands = [line.partition("#")[0].split() for line in blocks()[0]]
+    assert commands == [["make", "demo"], ["make", "test"]]
+    verbs = [command.split()[1] for command in recipe_of("demo") if "workbench" in command]
+    said = blocks()[0][0].partition("then ")[2].partition(" into")[0]
+    assert said.split(", ") == verbs
+    assert "pytest" in recipe_of("test")[-1]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_as_it_says(tmp_path: Path) -> None:
+    if visible_gpu() is not None:
+        pytest.skip("the README shows a machine without a GPU")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    printed: list[str] = []
+    for command in recipe_of("demo"):
+        printed.append(command)
+        if "/workbench" in command:
+            done = subprocess.run(
+                [sys.executable, "-m", *command.removeprefix(".venv/bin/").split()],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            printed += done.stdout.splitlines()
+    shown = blocks()[1]
+    assert printed[-len(shown) :] == shown
 
 
 def test_the_floors_that_the_kernels_must_hold_are_held() -> None:

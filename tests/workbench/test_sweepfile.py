@@ -8,7 +8,13 @@ import pytest
 from tiles.problems import Gemm, Quantize
 from tiles.recipes import RECIPES
 from tuning import Strategy
-from workbench.sweepfile import SearchEntry, SweepFile, load_sweepfile, parse_time_limit
+from workbench.sweepfile import (
+    MeasureEntry,
+    SearchEntry,
+    SweepFile,
+    load_sweepfile,
+    parse_time_limit,
+)
 from workbench.yamltext import load_yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,6 +85,33 @@ def test_activations_of_equal_format_are_quantised_once(tmp_path: Path) -> None:
     assert [type(p).__name__ for p in problems] == ["Gemm", "Gemm", "Quantize", "Gemm", "Gemm"]
 
 
+def test_the_output_format_is_that_of_every_product(tmp_path: Path) -> None:
+    products = [str(p) for p in load_sweepfile(written(tmp_path, MINIMAL)).problems()[:2]]
+    assert products == ["gemm:512x1024x2048:bf16:bf16", "gemm:512x1024x2048:e4m3-row:bf16"]
+    text = MINIMAL.replace("output:", "out: fp16\noutput:")
+    sweep = load_sweepfile(written(tmp_path, text))
+    assert [str(problem) for problem in sweep.problems()] == [
+        "gemm:512x1024x2048:bf16:fp16",
+        "gemm:512x1024x2048:e4m3-row:fp16",
+        "quantize:512x2048:e4m3fn.row:bf16",
+    ]
+    assert len(sweep.to_plan(on="sim").studies) > 2
+
+
+def test_the_documented_file_has_every_key_with_its_default(tmp_path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "search.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+    sweep = load_sweepfile(written(tmp_path, text))
+    assert set(load_yaml(tmp_path / "sweep.yaml")) == {
+        field.alias or name for name, field in SweepFile.model_fields.items()
+    }
+    for name, field in SweepFile.model_fields.items():
+        if not field.is_required() and name != "output":
+            assert getattr(sweep, name) == field.default, name
+    for key, entry in (("search", SearchEntry), ("measure", MeasureEntry)):
+        assert set(load_yaml(tmp_path / "sweep.yaml")[key]) == set(entry.model_fields)
+
+
 def test_quantise_false_leaves_the_products(tmp_path: Path) -> None:
     problems = load_sweepfile(written(tmp_path, MINIMAL + "quantize: false\n")).problems()
     assert [type(p) for p in problems] == [Gemm, Gemm]
@@ -90,6 +123,13 @@ def test_what_no_kernel_serves_is_listed_with_the_reason(tmp_path: Path) -> None
     assert isinstance(unserved.problem, Quantize)
     assert "triton_gemm serves gemm problems" in str(unserved)
     assert {name for _, name in sweep.studies()} == {"triton_gemm"}
+
+
+def test_families_of_another_kind_are_not_among_the_reasons(tmp_path: Path) -> None:
+    text = MINIMAL.replace("e4m3-row]", "nvfp4]").replace("schema: 1", "schema: 1\nquantize: false")
+    (unserved,) = load_sweepfile(written(tmp_path, text)).unserved()
+    assert "triton_gemm multiplies" in str(unserved)
+    assert "serves quantize problems" not in str(unserved)
 
 
 def test_a_sweep_without_any_kernel_is_refused(tmp_path: Path) -> None:
@@ -207,6 +247,11 @@ MISTAKES = {
         "kernels[0]: unknown kernel 'triton_gem': did you mean 'triton_gemm'?",
     ),
     "kernels": (("output", "kernels: all\noutput"), "kernels: takes any or a list of kernel fam"),
+    "output format": (
+        ("output", "out: int8\noutput"),
+        "out: output format 'int8': choose one of bf16, fp16, fp32",
+    ),
+    "output format type": (("output", "out: 16\noutput"), "out: input should be a valid string"),
     "strategy": (
         ("output", "search: {strategy: hybird}\noutput"),
         "search.strategy: input should be 'hybrid', 'model', 'tpe', 'random' or 'exhaustive', got",

@@ -11,7 +11,7 @@ from tiles.formats.elements import (
     PositElement,
     Specials,
 )
-from tiles.formats.encode import code_dtype, decode, encode
+from tiles.formats.encode import can_overflow, code_dtype, decode, encode
 from tiles.formats.grid import CodeGrid, code_grid, code_values
 from tiles.formats.packed import PackedMatrix, pack, unpack
 from tiles.formats.packing import pack_codes, swizzle_scales, unpack_codes, unswizzle_scales
@@ -36,6 +36,7 @@ __all__ = [
     "Scaling",
     "Specials",
     "TensorFormat",
+    "can_overflow",
     "code_dtype",
     "code_grid",
     "code_values",

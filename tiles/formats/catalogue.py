@@ -21,7 +21,7 @@ from tiles.formats.elements import (
     PositElement,
     Specials,
 )
-from tiles.intake import nearest, shown
+from tiles.intake import check_text, nearest, shown
 
 __all__ = ["ELEMENTS", "SCALE_ELEMENTS", "element", "scale_element"]
 
@@ -105,21 +105,60 @@ SCALE_ELEMENTS: dict[str, FloatElement | ExponentElement] = {
 _FLOAT = re.compile(r"e([1-8])m([1-9]|10)(?:b(-?[0-9]{1,3}))?(fn|fnuz|)")
 #: ``ffp8_e3m4b5``, ``ffp8_ue4m4``: eight bits, no specials.
 _FFP8 = re.compile(r"ffp8_(u?)e([1-7])m([1-7])(?:b(-?[0-9]{1,3}))?")
+#: ``int3``, ``uint6``.
+_INT = re.compile(r"(u?)int([1-9][0-9]?)")
+#: ``posit16es1``.
+_POSIT = re.compile(r"posit([1-9][0-9]?)es([0-9])")
 _MAX_BITS = 16
+#: Their bias, by name: without ``fn`` they would be taken for formats of half their range.
+_SUB_BYTE = {"e3m2fn": 3, "e2m3fn": 1, "e2m1fn": 1}
+#: What people call formats, and the notation's word for it; told, never taken.
+_SPOKEN = {
+    "fp8": "e4m3fn",
+    "fp6": "e3m2fn",
+    "fp4": "e2m1fn",
+    "mxfp8": "e4m3fn.mx",
+    "mxfp6": "e3m2fn.mx",
+    "mxfp4": "e2m1fn.mx",
+    "nvfp4": "nvfp4",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
 
 
 def _parametric(name: str) -> ElementFormat | None:
-    """The float that a name spells out; None when it spells none."""
+    """The integer, posit or float that a name spells out; None when it spells none."""
+    if match := _INT.fullmatch(name):
+        signed, bits = not match[1], int(match[2])
+        # Below a byte symmetric integers are stored unsigned about their middle, as int4 is.
+        offset = 2 ** (bits - 1) if signed and bits < 8 else 0
+        return IntElement(name=name, bits=bits, signed=signed, offset=offset)
+    if match := _POSIT.fullmatch(name):
+        return PositElement(name=name, bits=int(match[1]), es=int(match[2]))
+    return _parametric_float(name)
+
+
+def _parametric_float(name: str) -> FloatElement | None:
     if match := _FLOAT.fullmatch(name):
+        if name + "fn" in _SUB_BYTE:
+            raise ValueError(
+                f"element {name!r}: write {name}fn for the format of OCP MX v1.0, or the bias for "
+                f"one with infinity and NaN, e.g. {name}b{_SUB_BYTE[name + 'fn']}"
+            )
         unsigned, exponent, mantissa, bias, suffix = "", *match.groups()
         specials = Specials(suffix or "ieee")
+        # Below a byte the fn formats of OCP MX v1.0 have no NaN either.
+        if specials is Specials.FN and int(exponent) + int(mantissa) < 7:
+            specials = Specials.NONE
     elif match := _FFP8.fullmatch(name):
         unsigned, exponent, mantissa, bias = match.groups()
         specials = Specials.NONE
     else:
         return None
     bits = int(exponent) + int(mantissa) + (0 if unsigned else 1)
-    if specials is Specials.NONE and bits != 8:
+    if name.startswith("ffp8") and bits != 8:
         raise ValueError(f"element {name!r}: sign, exponent and mantissa must make 8 bits")
     if bits > _MAX_BITS:
         raise ValueError(f"element {name!r}: {bits} bits: at most {_MAX_BITS}")
@@ -153,17 +192,29 @@ def _third_party(name: str) -> ElementFormat | None:
 def element(name: str) -> ElementFormat:
     """Look an element format up by name, or make the one that a parametric name spells out.
 
-    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules) and
-    ``ffp8_[u]e<E>m<M>[b<bias>]`` (eight bits, every code finite, ``u`` without sign).
+    Parametric names are ``e<E>m<M>[b<bias>][fn|fnuz]`` (without suffix: IEEE rules; ``fn`` below a
+    byte: every code finite, as in OCP MX),
+    ``ffp8_[u]e<E>m<M>[b<bias>]`` (eight bits, every code finite, ``u`` without sign),
+    ``[u]int<N>`` (2 to 16 bits) and ``posit<N>es<E>`` (3 to 16 bits, up to 4 of them exponent).
 
     Raises:
         ValueError: no such format; the message names the nearest and lists those there are.
+        TypeError: not a text.
     """
+    check_text("an element format", name)
     # Third parties last: looking through what is installed takes longer than all the rest.
     found = ELEMENTS.get(name) or _parametric(name) or _third_party(name)
     if found is None:
-        raise ValueError(_unknown("element format", name, ELEMENTS))
+        raise ValueError(_unknown("element format", name, ELEMENTS, _spoken(name)))
     return found
+
+
+def _spoken(name: str) -> str:
+    """What a name that is no element's may stand for, as a question; empty when nothing comes."""
+    found = _SPOKEN.get(name.lower().split("-")[0])
+    if re.fullmatch(r"posit(?:[3-9]|1[0-6])", name.lower()):
+        found = f"{name.lower()}es2"  # the Posit Standard's
+    return f"did you mean {found!r}? " if found else ""
 
 
 def scale_element(name: str) -> FloatElement | ExponentElement:
@@ -171,11 +222,14 @@ def scale_element(name: str) -> FloatElement | ExponentElement:
 
     Raises:
         ValueError: no such format.
+        TypeError: not a text.
     """
+    check_text("a scale format", name)
     if name not in SCALE_ELEMENTS:
         raise ValueError(_unknown("scale format", name, SCALE_ELEMENTS))
     return SCALE_ELEMENTS[name]
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"unknown {kind} {shown(name)}: {nearest(name, known)}choose one of {', '.join(known)}"
+def _unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
+    hint = hint or nearest(name, known)
+    return f"unknown {kind} {shown(name)}: {hint}choose one of {', '.join(known)}"

@@ -21,6 +21,7 @@ from tiles.formats.elements import ElementFormat, ExponentElement, IntElement
 from tiles.formats.encode import Codes, code_dtype, decode, encode
 from tiles.formats.rounding import Rounding, random_bits
 from tiles.formats.tensor import TensorFormat
+from tiles.intake import shown
 
 __all__ = ["Quantized", "dequantize", "quantize", "scale_codes"]
 
@@ -53,19 +54,23 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
         x: (rows, cols) float32, contiguous or not.
         seed: 64-bit key of stochastic rounding; other formats do not look at it.
     Returns:
-        Codes and scales; codes saturate.  In a poisoned block codes are the element's NaN, or
+        Codes and scales.  In a poisoned block codes are the element's NaN, or
         the code of zero where it has none.
     Raises:
         ValueError: ``x`` is not a non-empty matrix.
-        TypeError: ``x`` is not float32.
+        TypeError: ``x`` is not a float32 array, or ``fmt`` no :class:`TensorFormat`.
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"quantize takes a float32 array, got {type(x).__name__}: make it one")
+    if not isinstance(fmt, TensorFormat):
+        raise TypeError(f"quantize takes a TensorFormat, got {shown(fmt)}: parse it first")
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"quantize takes a non-empty matrix, got shape {x.shape}: reshape it")
     if x.dtype != np.float32:
         raise TypeError(f"quantize takes float32, got {x.dtype}: cast it first")
     x = np.ascontiguousarray(x)
     if fmt.scaling is None:
-        codes = _encode(x, fmt.element, fmt.rounding, seed)
+        codes = _encode(x, fmt.element, fmt.rounding, seed, saturate=fmt.saturate)
         return Quantized(codes=codes, scales=np.ones((1, 1), np.float32), format=fmt)
     outer = tensor_scale(block_amax(x, fmt.scaling), fmt.element, fmt.scaling)
     scales = block_scales(x, fmt.element, fmt.scaling, outer)
@@ -73,7 +78,7 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         ratio = x / spread(scales * outer, fmt.scaling, *x.shape)
     if not fmt.asymmetric:
-        codes = _encode(ratio, fmt.element, fmt.rounding, seed)
+        codes = _encode(ratio, fmt.element, fmt.rounding, seed, saturate=fmt.saturate)
         return Quantized(codes=codes, scales=scales, format=fmt, tensor_scale=float(outer))
     assert isinstance(fmt.element, IntElement)
     zeros = zero_points(x, fmt.element, fmt.scaling, scales)
@@ -85,7 +90,9 @@ def quantize(x: F32, fmt: TensorFormat, *, seed: int = 0) -> Quantized:
     return Quantized(codes=codes, scales=scales, format=fmt, zero_points=zeros)
 
 
-def _encode(x: F32, element: ElementFormat, rounding: Rounding, seed: int) -> Codes:
+def _encode(
+    x: F32, element: ElementFormat, rounding: Rounding, seed: int, *, saturate: bool = True
+) -> Codes:
     """Codes of a matrix, piece by piece; random bits go by the flat index."""
     codes = np.empty(x.shape, code_dtype(element))
     numbers, patterns = x.reshape(-1), codes.reshape(-1)
@@ -94,7 +101,9 @@ def _encode(x: F32, element: ElementFormat, rounding: Rounding, seed: int) -> Co
         random = None
         if rounding is Rounding.STOCHASTIC:
             random = random_bits(first, part.size, seed)
-        patterns[first : first + part.size] = encode(part, element, rounding, random=random)
+        patterns[first : first + part.size] = encode(
+            part, element, rounding, saturate=saturate, random=random
+        )
     return codes
 
 

@@ -19,7 +19,7 @@ from tiles.formats.elements import (
 from tiles.formats.grid import MAX_BITS, code_grid, code_values
 from tiles.formats.rounding import Rounding
 
-__all__ = ["Codes", "code_dtype", "decode", "encode"]
+__all__ = ["Codes", "can_overflow", "code_dtype", "decode", "encode"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -37,6 +37,11 @@ def code_dtype(fmt: ElementFormat | ExponentElement) -> type[np.unsignedinteger]
     if fmt.bits <= 8:
         return np.uint8
     return np.uint16 if fmt.bits <= 16 else np.uint32
+
+
+def can_overflow(fmt: ElementFormat) -> bool:
+    """True where there is a code, infinity or NaN, for what lies beyond the largest number."""
+    return isinstance(fmt, FloatElement) and fmt.nan_code is not None
 
 
 def encode(
@@ -67,7 +72,7 @@ def encode(
         raise TypeError(f"encode takes float32, got {x.dtype}: cast it first")
     if (random is None) == (rounding is Rounding.STOCHASTIC):
         raise ValueError("stochastic rounding, and it alone, takes random bits")
-    if not saturate and not (isinstance(fmt, FloatElement) and fmt.nan_code is not None):
+    if not saturate and not can_overflow(fmt):
         raise ValueError(f"{fmt} has no code for what lies beyond its range: it always saturates")
     match fmt:
         case FloatElement():

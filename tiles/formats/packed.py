@@ -1,7 +1,9 @@
 """A quantised matrix as bytes: what is written to a file, and read back."""
 
+import math
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from tiles.formats.codec import Quantized, scale_codes
 from tiles.formats.encode import code_dtype, decode
 from tiles.formats.packing import pack_codes, unpack_codes
 from tiles.formats.tensor import TensorFormat
+from tiles.intake import shown
 
 if TYPE_CHECKING:
     from tiles.formats.torch_codec import QuantizedTensor
@@ -19,6 +22,7 @@ __all__ = ["PackedMatrix", "pack", "unpack", "unpack_tensor"]
 U8 = NDArray[np.uint8]
 #: Codes wider than this lie in fp32 words.
 _PACKED_BITS = 16
+_SHAPE = re.compile(r"([1-9][0-9]{0,17})x([1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +59,29 @@ class PackedMatrix:
 
         Raises:
             ValueError: something is missing, or a name or a number is malformed.
+            TypeError: an array is not of bytes.
         """
         try:
-            rows, cols = (int(extent) for extent in header["shape"].split("x"))
-            return cls(
-                format=TensorFormat.parse(header["format"]),
-                shape=(rows, cols),
-                codes=arrays["codes"],
-                scales=arrays.get("scales"),
-                zero_points=arrays.get("zero_points"),
-                tensor_scale=float.fromhex(header["tensor_scale"]),
-            )
+            fmt = TensorFormat.parse(header["format"])
+            shape = _shape(header["shape"])
+            tensor_scale = _tensor_scale(header["tensor_scale"], fmt)
+            codes = arrays["codes"]
         except KeyError as missing:
             raise ValueError(f"a packed matrix without {missing}: pass all that was written") from (
                 missing
             )
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise TypeError(f"{name} of a packed matrix are uint8 arrays, got {kind}")
+        return cls(
+            format=fmt,
+            shape=shape,
+            codes=codes,
+            scales=arrays.get("scales"),
+            zero_points=arrays.get("zero_points"),
+            tensor_scale=tensor_scale,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -78,33 +90,72 @@ class PackedMatrix:
         return sum(array.nbytes for array in self.arrays().values()) + 4 * two_level
 
 
+def _shape(text: str) -> tuple[int, int]:
+    match = _SHAPE.fullmatch(str(text))
+    if match is None:
+        raise ValueError(
+            f"shape {shown(text)} of a packed matrix: rows and columns of at least 1, as 4x64"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _tensor_scale(text: str, fmt: TensorFormat) -> float:
+    try:
+        scale = float.fromhex(str(text))
+    except (ValueError, OverflowError):
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise ValueError(
+            f"tensor_scale {shown(text)} of a packed matrix: a positive number in hexadecimal "
+            "digits, as 0x1.8p-3"
+        )
+    if scale != 1 and (fmt.scaling is None or not fmt.scaling.two_level):
+        raise ValueError(f"tensor_scale {shown(text)} of a packed matrix: {fmt} has none, write 1")
+    return scale
+
+
 def pack(quantized: "Quantized | QuantizedTensor") -> PackedMatrix:
-    """Pack what :func:`tiles.formats.quantize` or its torch counterpart made, into host memory."""
-    if not isinstance(quantized, Quantized):
-        quantized = _on_host(quantized)
+    """Pack what :func:`tiles.formats.quantize` or its torch counterpart made, into host memory.
+
+    A tensor is packed where it lies; only the packed bytes come to the host.
+    """
     fmt = quantized.format
-    scales = zeros = None
-    if fmt.scaling is not None:
-        patterns = np.ascontiguousarray(scale_codes(quantized))
-        scales = patterns.astype(patterns.dtype.newbyteorder("<")).view(np.uint8)
-    if quantized.zero_points is not None:
-        zeros = pack_codes(quantized.zero_points.reshape(1, -1), fmt.element.bits)[0]
+    if isinstance(quantized, Quantized):
+        bits: Any = quantized.codes
+        outer = quantized.tensor_scale
+        scales = None if fmt.scaling is None else scale_codes(quantized)
+    else:
+        bits = quantized.bits
+        outer = 1.0 if quantized.tensor_scale is None else float(quantized.tensor_scale)
+        scales = None if fmt.scaling is None else _on_host(quantized.scale_bits)
+    zeros: Any = quantized.zero_points
+    if zeros is not None:
+        zeros = _on_host(pack_codes(zeros.reshape(1, -1), fmt.element.bits))[0]
     return PackedMatrix(
         format=fmt,
-        shape=(quantized.codes.shape[0], quantized.codes.shape[1]),
-        codes=_pack_words(quantized, fmt)
+        shape=(bits.shape[0], bits.shape[1]),
+        codes=_pack_words(_on_host(bits), fmt)
         if fmt.element.bits > _PACKED_BITS
-        else pack_codes(quantized.codes, fmt.element.bits),
-        scales=scales,
+        else _on_host(pack_codes(bits, fmt.element.bits)),
+        scales=None if scales is None else _little_bytes(scales),
         zero_points=zeros,
-        tensor_scale=quantized.tensor_scale,
+        tensor_scale=outer,
     )
 
 
-def _pack_words(quantized: Quantized, fmt: TensorFormat) -> U8:
+def _on_host(array: Any) -> NDArray[Any]:
+    """A NumPy array, or a tensor of any device as one."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
+def _little_bytes(patterns: NDArray[Any]) -> U8:
+    patterns = np.ascontiguousarray(patterns)
+    return patterns.astype(patterns.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+
+
+def _pack_words(codes: NDArray[Any], fmt: TensorFormat) -> U8:
     # tf32 lies in fp32 words, its last 13 bits zero.
-    words = quantized.codes.astype(np.uint32) << np.uint32(32 - fmt.element.bits)
-    return np.ascontiguousarray(words.astype("<u4")).view(np.uint8)
+    return _little_bytes(codes.view(np.uint32) << np.uint32(32 - fmt.element.bits))
 
 
 def unpack(packed: PackedMatrix) -> Quantized:
@@ -113,30 +164,38 @@ def unpack(packed: PackedMatrix) -> Quantized:
     Raises:
         ValueError: an array is missing, or its size is not that of the format and shape.
     """
-    fmt, (rows, cols) = packed.format, packed.shape
-    bits = fmt.element.bits
+    fmt, bits = packed.format, packed.format.element.bits
     _check_sizes(packed)
-    if bits > _PACKED_BITS:
-        words = np.ascontiguousarray(packed.codes).view("<u4").astype(np.uint32)
-        codes = words >> np.uint32(32 - bits)
-    else:
-        codes = unpack_codes(packed.codes, bits, cols)
-    scales, zeros = np.ones((1, 1), np.float32), None
-    if fmt.scaling is not None:
-        grid, stored = fmt.scaling.grid(rows, cols), fmt.scaling.stored
-        little = np.dtype(code_dtype(stored)).newbyteorder("<")
-        patterns = np.ascontiguousarray(packed.scales).view(little)
-        scales = decode(patterns.astype(code_dtype(stored)), stored)
-        if packed.zero_points is not None:
-            flat = unpack_codes(packed.zero_points.reshape(1, -1), bits, grid[0] * grid[1])
-            zeros = flat.reshape(grid)
     return Quantized(
-        codes=codes,
-        scales=scales,
+        codes=_unpack_words(packed)
+        if bits > _PACKED_BITS
+        else unpack_codes(packed.codes, bits, packed.shape[1]),
+        scales=np.ones((1, 1), np.float32) if fmt.scaling is None else _unpack_scales(packed),
         format=fmt,
-        zero_points=zeros,
+        zero_points=None if packed.zero_points is None else _unpack_zeros(packed),
         tensor_scale=packed.tensor_scale,
     )
+
+
+def _unpack_words(packed: PackedMatrix) -> NDArray[np.uint32]:
+    words = np.ascontiguousarray(packed.codes).view("<u4").astype(np.uint32)
+    return words >> np.uint32(32 - packed.format.element.bits)
+
+
+def _unpack_scales(packed: PackedMatrix) -> NDArray[np.float32]:
+    assert packed.format.scaling is not None
+    stored = packed.format.scaling.stored
+    little = np.dtype(code_dtype(stored)).newbyteorder("<")
+    patterns = np.ascontiguousarray(packed.scales).view(little)
+    return decode(patterns.astype(code_dtype(stored)), stored)
+
+
+def _unpack_zeros(packed: PackedMatrix) -> U8:
+    assert packed.format.scaling is not None
+    assert packed.zero_points is not None
+    grid = packed.format.scaling.grid(*packed.shape)
+    row = packed.zero_points.reshape(1, -1)
+    return unpack_codes(row, packed.format.element.bits, grid[0] * grid[1]).reshape(grid)
 
 
 def _check_sizes(packed: PackedMatrix) -> None:
@@ -155,42 +214,29 @@ def _check_sizes(packed: PackedMatrix) -> None:
         )
 
 
-def _on_host(quantized: "QuantizedTensor") -> Quantized:
-    fmt = quantized.format
-    scales = np.ones((1, 1), np.float32)
-    if quantized.scales is not None:
-        scales = quantized.scales.cpu().numpy()
-    zeros = None if quantized.zero_points is None else quantized.zero_points.cpu().numpy()
-    outer = quantized.tensor_scale
-    return Quantized(
-        codes=quantized.bits.cpu().numpy().view(code_dtype(fmt.element)),
-        scales=scales,
-        format=fmt,
-        zero_points=zeros,
-        tensor_scale=1.0 if outer is None else float(outer),
-    )
-
-
 def unpack_tensor(packed: PackedMatrix, device: str = "cpu") -> "QuantizedTensor":
     """As :func:`unpack`, into torch tensors on a device, scales in their conventional layout."""
     import torch
 
-    from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales
-    from tiles.formats.torch_encode import pattern_dtype
+    from tiles.formats.torch_codec import QuantizedTensor, empty_scales
+    from tiles.formats.torch_encode import code_dtype as torch_dtype
 
-    quantized, fmt = unpack(packed), packed.format
-    signed = {1: np.uint8, 2: np.int16, 4: np.int32}[quantized.codes.itemsize]
-    bits = torch.from_numpy(quantized.codes.view(signed)).to(device)
+    _check_sizes(packed)
+    fmt, bits = packed.format, packed.format.element.bits
+    if bits > _PACKED_BITS:
+        patterns = torch.from_numpy(_unpack_words(packed).view(np.int32)).to(device)
+    else:
+        patterns = unpack_codes(torch.tensor(packed.codes, device=device), bits, packed.shape[1])
     scales = zeros = outer = None
     if fmt.scaling is not None:
         scales = empty_scales(*packed.shape, fmt.scaling, device)
-        scales.copy_(torch.from_numpy(quantized.scales))
+        scales.copy_(torch.from_numpy(_unpack_scales(packed)))
         if fmt.scaling.two_level:
             outer = torch.tensor(packed.tensor_scale, dtype=torch.float32, device=device)
-    if quantized.zero_points is not None:
-        zeros = torch.from_numpy(quantized.zero_points).to(device)
+        if packed.zero_points is not None:
+            zeros = torch.from_numpy(_unpack_zeros(packed)).to(device)
     return QuantizedTensor(
-        codes=bits.view(CODE_DTYPES.get(fmt.element.name, pattern_dtype(fmt.element))),
+        codes=patterns.view(torch_dtype(fmt.element)),
         scales=scales,
         format=fmt,
         zero_points=zeros,

@@ -5,8 +5,12 @@ One implementation serves NumPy arrays and torch tensors: it slices, shifts and 
 Codes of a row follow one another bit by bit, the first in the lowest bits of the first byte: 4-bit
 codes two a byte, the even element in the low nibble; four 6-bit codes in three bytes,
 little-endian.  Rows are padded to whole bytes.
+
+A matrix is worked on in pieces: beside input and result no more than a few bytes for each of
+``PIECE_ELEMENTS`` are in use.  Under ``torch.compile`` it is one piece.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "PIECE_ELEMENTS",
     "SCALE_TILE",
     "pack_codes",
     "row_bytes",
@@ -28,6 +33,8 @@ Bytes = TypeVar("Bytes", NDArray[Any], "torch.Tensor")
 
 #: Rows and columns of a tile of swizzled scales.
 SCALE_TILE = (128, 4)
+#: Codes that are worked on at a time; what fills a GPU, and 4 MB of temporaries.
+PIECE_ELEMENTS = 1 << 20
 _WIDEST = 16
 
 
@@ -70,11 +77,40 @@ def _places(bits: int) -> list[tuple[int, int, int]]:
     ]
 
 
+def _compiling(array: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
+def _can_look(codes: Any) -> bool:
+    """True where an answer that depends on the codes costs no waiting for a device."""
+    return isinstance(codes, np.ndarray) or (codes.device.type == "cpu" and not _compiling(codes))
+
+
+def _pieces(array: Any, cols: int) -> Iterator[tuple[slice, int, int]]:
+    """Rows, first and last column of each piece of a matrix; it begins on a whole byte."""
+    rows = array.shape[0]
+    if _compiling(array):
+        yield slice(0, rows), 0, cols
+        return
+    wide = min(cols, PIECE_ELEMENTS)
+    wide = wide if wide == cols else wide // 8 * 8
+    high = max(1, PIECE_ELEMENTS // max(1, wide))
+    for top in range(0, rows, high):
+        for first in range(0, cols, wide):
+            yield slice(top, top + high), first, min(first + wide, cols)
+
+
 def pack_codes(codes: Bytes, bits: int) -> Bytes:
     """Pack codes row by row (see the module's docstring).
 
     Args:
         codes: (rows, cols) bit patterns, NumPy or torch: uint8, from 9 bits on uint16 or int16.
+            Bits beyond the width are refused on the host, and cut off on a device and in a
+            compiled graph, where looking for them would wait for the device.
         bits: width of a code, 2 to 16.
     Returns:
         (rows, ceil(cols x bits / 8)) uint8, on the same device.
@@ -84,15 +120,24 @@ def pack_codes(codes: Bytes, bits: int) -> Bytes:
     """
     _check_width(bits)
     _check("pack_codes", codes, bits)
-    if bits not in (8, 16) and ((codes >> bits) != 0).any():
-        raise ValueError(f"a code of more than {bits} bits: pass the format's own width")
     packed = _zeros(codes, (codes.shape[0], row_bytes(codes.shape[1], bits)))
+    for rows, first, last in _pieces(codes, codes.shape[1]):
+        place = packed[rows, first * bits // 8 : row_bytes(last, bits)]
+        _pack_piece(codes[rows, first:last], place, bits)
+    return packed
+
+
+def _pack_piece(codes: Any, packed: Any, bits: int) -> None:
+    if bits not in (8, 16):
+        if not _can_look(codes):
+            codes = codes & ((1 << bits) - 1)
+        elif ((codes >> bits) != 0).any():
+            raise ValueError(f"a code of more than {bits} bits: pass the format's own width")
     for code, byte, shift in _places(bits):
         source = codes[:, code::8]
         target = packed[:, byte::bits][:, : source.shape[1]]
         part = (source << shift if shift >= 0 else source >> -shift) & 0xFF
         target += part.astype(np.uint8) if isinstance(part, np.ndarray) else part.byte()
-    return packed
 
 
 def unpack_codes(packed: Bytes, bits: int, cols: int) -> Bytes:
@@ -115,6 +160,13 @@ def unpack_codes(packed: Bytes, bits: int, cols: int) -> Bytes:
             f"not {packed.shape[1]}"
         )
     codes = _zeros(packed, (packed.shape[0], cols), bits)
+    for rows, first, last in _pieces(packed, cols):
+        place = packed[rows, first * bits // 8 : row_bytes(last, bits)]
+        _unpack_piece(place, codes[rows, first:last], bits)
+    return codes
+
+
+def _unpack_piece(packed: Any, codes: Any, bits: int) -> None:
     for code, byte, shift in _places(bits):
         target = codes[:, code::8]
         part = packed[:, byte::bits][:, : target.shape[1]]
@@ -122,7 +174,6 @@ def unpack_codes(packed: Bytes, bits: int, cols: int) -> Bytes:
         target |= part >> shift if shift >= 0 else part << -shift
     if bits not in (8, 16):
         codes &= (1 << bits) - 1
-    return codes
 
 
 def swizzle_scales(scales: Bytes) -> Bytes:

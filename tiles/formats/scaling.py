@@ -6,7 +6,8 @@ from enum import Enum
 
 from tiles.formats.catalogue import SCALE_ELEMENTS, scale_element
 from tiles.formats.elements import ExponentElement, FloatElement
-from tiles.intake import shown
+from tiles.formats.rounding import Rounding
+from tiles.intake import check_text, nearest, shown
 
 __all__ = ["ScaleRule", "Scaling"]
 
@@ -118,7 +119,9 @@ class Scaling:
 
         Raises:
             ValueError: none of these, or they do not go together.
+            TypeError: not a text.
         """
+        check_text("a scaling", text)
         base, *details = text.split("+")
         rows, cols, stored = _extents(base, text)
         rule: ScaleRule | None = None
@@ -132,8 +135,13 @@ class Scaling:
                 rule = _RULES[detail]
             elif detail == "two-level":
                 two_level, kinds[-1] = True, "two-level"
-            else:
+            elif detail in SCALE_ELEMENTS:
                 stored, kinds[-1] = scale_element(detail), "scale format"
+            else:
+                raise ValueError(
+                    f"unknown detail {shown(detail)} of scaling {shown(text)}: "
+                    f"{nearest(detail, _DETAILS)}choose one of {', '.join(_DETAILS)}, p<percentile>"
+                )
             if kinds[-1] in kinds[:-1]:
                 raise ValueError(f"scaling {shown(text)} names a {kinds[-1]} twice: leave one out")
         if rule is None:
@@ -167,7 +175,15 @@ class Scaling:
         return "+".join(words)
 
 
+#: What may stand behind a ``+``; roundings and overflow belong to the tensor format.
 _RULES = {rule.value: rule for rule in ScaleRule if rule is not ScaleRule.PERCENTILE}
+_DETAILS = (
+    *SCALE_ELEMENTS,
+    *_RULES,
+    "two-level",
+    *(rounding.value for rounding in Rounding if rounding is not Rounding.NEAREST_EVEN),
+    "nosat",
+)
 
 
 def _extents(base: str, text: str) -> tuple[int | None, int | None, FloatElement | ExponentElement]:
@@ -175,16 +191,15 @@ def _extents(base: str, text: str) -> tuple[int | None, int | None, FloatElement
         "tensor": (None, None),
         "row": (1, None),
         "col": (None, 1),
+        "mx": (1, MX_BLOCK),
     }
     if base in named:
-        return *named[base], _FP32
-    if base == "mx":
-        return 1, MX_BLOCK, _E8M0
+        return *named[base], _E8M0 if base == "mx" else _FP32
     if match := _BLOCK.fullmatch(base):
         return int(match[1]), int(match[2]), _FP32
     if match := _GROUP.fullmatch(base):
         return 1, int(match[1]), SCALE_ELEMENTS["fp16"]
     raise ValueError(
-        f"unknown scaling {shown(text)}: write tensor, row, col, mx, g<cols> or b<rows>x<cols>, "
-        "e.g. b1x128"
+        f"unknown scaling {shown(text)}: {nearest(base, named)}write tensor, row, col, mx, g<cols> "
+        "or b<rows>x<cols>, e.g. b1x128"
     )

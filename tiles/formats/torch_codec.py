@@ -5,7 +5,8 @@ of ``chunk_elements``; beside input and result no more than ``WORKSPACE_BYTES`` 
 elements is in use at a time, however large the matrix (and as much for each scale of one row of
 blocks, where a row has more elements than a piece).  Under ``torch.compile`` the matrix is one
 piece, unless ``chunk_elements`` says otherwise: fused code has few temporaries.  The rules that
-search for a scale (MSE and percentiles) are not compiled: they break the graph and run as they are.
+search for a scale (MSE and percentiles) are not compiled: they break the graph and run as they are,
+and ``fullgraph=True`` refuses them.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tiles.formats.scaling import ScaleRule, Scaling
 from tiles.formats.tensor import TensorFormat
 from tiles.formats.torch_encode import (
     CODE_DTYPES,
+    code_dtype,
     decode,
     encode,
     pattern_dtype,
@@ -26,6 +28,7 @@ from tiles.formats.torch_encode import (
 from tiles.formats.torch_pieces import Piece, bands
 from tiles.formats.torch_random import random_bits
 from tiles.formats.torch_scales import band_amax, band_scales, divide, tensor_scale
+from tiles.intake import shown
 
 __all__ = [
     "CODE_DTYPES",
@@ -143,15 +146,24 @@ def quantize_tensor(
         chunk_elements: elements worked on at a time, see the module's docstring; by default
             2^20 on a CPU and 2^24 on a GPU.  No result depends on it.
     Raises:
-        ValueError: ``x`` is not a non-empty matrix, or ``chunk_elements`` is not positive.
+        ValueError: ``x`` is not a non-empty dense matrix, or ``chunk_elements`` is not positive.
         TypeError: ``x`` is not bf16, fp16 or fp32.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"quantize_tensor takes a tensor, got {type(x).__name__}: make it one")
+    if not isinstance(fmt, TensorFormat):
+        raise TypeError(f"quantize_tensor takes a TensorFormat, got {shown(fmt)}: parse it first")
+    if x.layout is not torch.strided:
+        raise ValueError(
+            f"quantisation takes a dense matrix, got the layout {x.layout}: call to_dense() first"
+        )
     if x.ndim != 2 or x.numel() == 0:
         raise ValueError(
             f"quantisation takes a non-empty matrix, got shape {tuple(x.shape)}: reshape it first"
         )
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise TypeError(f"quantisation takes bf16, fp16 or fp32, got {x.dtype}: cast it first")
+    x = x.resolve_neg()  # words are read below, and a view may carry its sign beside them
     if torch.compiler.is_compiling() and _searches(fmt):
         return _uncompiled(x, fmt, seed, chunk_elements)
     return _quantize(x, fmt, seed, chunk_elements)
@@ -194,7 +206,7 @@ def _quantize(
             patterns[piece.rows, piece.cols] = codes
     assert patterns is not None
     return QuantizedTensor(
-        codes=patterns.view(CODE_DTYPES.get(fmt.element.name, patterns.dtype)),
+        codes=patterns.view(code_dtype(fmt.element)),
         scales=scales,
         format=fmt,
         zero_points=zeros,
@@ -248,11 +260,18 @@ def _codes(
         first = piece.rows.start * x.shape[1] + piece.cols.start
         height, width = piece.shape
         random = random_bits(first, height * width, seed, x.device).view(height, width)
-    if divisors is None:
-        return encode(piece.of(x).float(), fmt.element, fmt.rounding, random=random)
-    ratio = piece.with_scales(divide, piece.of(x).float(), divisors)
+    ratio = piece.of(x).float()
+    if divisors is not None:
+        ratio = piece.with_scales(divide, ratio, divisors)
     if shifts is None:
-        return encode(ratio, fmt.element, fmt.rounding, random=random, without_nan=without_nan)
+        return encode(
+            ratio,
+            fmt.element,
+            fmt.rounding,
+            saturate=fmt.saturate,
+            random=random,
+            without_nan=without_nan,
+        )
     # Rounded first and shifted then: ties are even before the zero point is added.
     steps = round_to_steps(ratio, _STEPS, fmt.rounding, random, without_nan=without_nan)
     return encode(piece.with_scales(torch.add, steps, shifts), fmt.element, without_nan=True)

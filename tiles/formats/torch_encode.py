@@ -7,6 +7,7 @@ that is possible, so that no backend's subnormals, NaN patterns or fused roundin
 import numpy as np
 import torch
 
+from tiles.formats.catalogue import ELEMENTS
 from tiles.formats.elements import (
     CodebookElement,
     ElementFormat,
@@ -19,7 +20,7 @@ from tiles.formats.grid import MAX_BITS, code_grid, code_values
 from tiles.formats.rounding import Rounding
 from tiles.formats.torch_constants import held_tensor
 
-__all__ = ["CODE_DTYPES", "decode", "encode", "pattern_dtype", "round_to_steps"]
+__all__ = ["CODE_DTYPES", "code_dtype", "decode", "encode", "pattern_dtype", "round_to_steps"]
 
 #: Elements that torch stores in a dtype of their own; the others are stored as bit patterns.
 CODE_DTYPES = {
@@ -31,7 +32,7 @@ CODE_DTYPES = {
     "int8": torch.int8,
 }
 #: Those whose conversion from float32 is torch's own, once numbers are clamped.
-_CAST = ("fp16", "e4m3fn", "e5m2")
+_CAST = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 _MAGNITUDE = 0x7FFFFFFF
 _INFINITY = 0x7F800000
 _RANDOM_RANGE = 2**32
@@ -44,18 +45,30 @@ def pattern_dtype(fmt: ElementFormat) -> torch.dtype:
     return torch.int16 if fmt.bits <= 16 else torch.int32
 
 
+def code_dtype(fmt: ElementFormat) -> torch.dtype:
+    """The dtype that codes are stored in: torch's own of that format, else :func:`pattern_dtype`.
+
+    By the record's facts: one that has a catalogue name and other facts is another format.
+    """
+    if fmt.name in CODE_DTYPES and fmt == ELEMENTS[fmt.name]:
+        return CODE_DTYPES[fmt.name]
+    return pattern_dtype(fmt)
+
+
 def encode(
     x: torch.Tensor,
     fmt: ElementFormat,
     rounding: Rounding = Rounding.NEAREST_EVEN,
     *,
+    saturate: bool = True,
     random: torch.Tensor | None = None,
     without_nan: bool = False,
 ) -> torch.Tensor:
-    """Bit patterns of ``x``, saturating.
+    """Bit patterns of ``x``.
 
     Args:
         x: any shape, float32.
+        saturate: as in :func:`tiles.formats.encode`; False where the format has codes for it.
         random: int64 of the same shape in [0, 2**32), for stochastic rounding and it alone.
         without_nan: the caller knows that there is no NaN in ``x``, which saves a quarter.
     Returns:
@@ -69,24 +82,51 @@ def encode(
             if fmt.signed and fmt.bits not in (8, 16):
                 codes = codes & ((1 << fmt.bits) - 1)
             return codes.to(pattern_dtype(fmt))  # cuts a negative number to its last bits
-        case FloatElement() if fmt.name in _CAST and rounding is Rounding.NEAREST_EVEN:
+        case FloatElement() if rounding is Rounding.NEAREST_EVEN and code_dtype(fmt) in _CAST:
             # Clamped first: not every torch release saturates in the cast to an 8-bit float.
-            codes = x.clamp(-fmt.max, fmt.max).to(CODE_DTYPES[fmt.name]).view(pattern_dtype(fmt))
+            codes = x.clamp(-fmt.max, fmt.max).to(code_dtype(fmt)).view(pattern_dtype(fmt))
         case FloatElement() if fmt.exponent_bits == 8 and fmt.bias == 127:
             codes = _cut(x, fmt, rounding, random)
         case FloatElement() if rounding is Rounding.NEAREST_EVEN and _rounds_by_addition(fmt):
             codes = _round_by_addition(x, fmt)
         case _:
             codes = _search(x, fmt, rounding, random)
+    if not saturate:
+        assert isinstance(fmt, FloatElement)  # TensorFormat refuses the others
+        over = _overflows(x, fmt, rounding, random)
+        infinity, sign = fmt.inf_code, 1 << (fmt.bits - 1)
+        codes = codes.masked_fill(over & (x > 0), _pattern(infinity or fmt.nan_code or 0, fmt))
+        if fmt.signed:
+            below = fmt.nan_code or 0 if infinity is None else infinity | sign
+            codes = codes.masked_fill(over & (x < 0), _pattern(below, fmt))
     return codes if without_nan else codes.masked_fill(x.isnan(), _nan_pattern(fmt))
 
 
 def _nan_pattern(fmt: FloatElement | PositElement | CodebookElement) -> int:
     if isinstance(fmt, CodebookElement):
         return int(np.argmin(np.abs(np.array(fmt.values))))
-    code = fmt.nan_code or 0
-    # The same bits as a number of the signed 16-bit type.
-    return code - (1 << 16) if fmt.bits == 16 and code >= 1 << 15 else code
+    return _pattern(fmt.nan_code or 0, fmt)
+
+
+def _pattern(code: int, fmt: ElementFormat) -> int:
+    """A code as a number of :func:`pattern_dtype`, whose types of 16 and 32 bits are signed."""
+    return code - (1 << fmt.bits) if fmt.bits in (16, 32) and code >> (fmt.bits - 1) else code
+
+
+def _overflows(
+    x: torch.Tensor, fmt: FloatElement, rounding: Rounding, random: torch.Tensor | None
+) -> torch.Tensor:
+    """True where a number rounds beyond the largest, infinities included."""
+    if rounding is Rounding.TOWARD_ZERO:  # IEEE 754-2019, section 7.4: finite stays finite
+        return x.isinf()
+    # In float64, which holds the middle behind every format's largest number.
+    size, top, gap = x.abs().double(), fmt.max, 2.0 ** (fmt.max_exponent - fmt.mantissa_bits)
+    if rounding is Rounding.STOCHASTIC:
+        assert random is not None
+        return _carries(((size - top) / gap).clamp(0.0, 1.0), random)
+    if rounding is Rounding.NEAREST_EVEN and fmt.max_code % 2 == 0:
+        return size > top + gap / 2
+    return size >= top + gap / 2
 
 
 def round_to_steps(
@@ -246,8 +286,9 @@ def _stochastic_place(
 
 def decode(patterns: torch.Tensor, fmt: ElementFormat) -> torch.Tensor:
     """float32 values of bit patterns, as :func:`encode` returns them; exact."""
-    if fmt.name in CODE_DTYPES and not (isinstance(fmt, FloatElement) and fmt.bits == 8):
-        return patterns.view(CODE_DTYPES[fmt.name]).float()
+    dtype = code_dtype(fmt)
+    if dtype != patterns.dtype and not (isinstance(fmt, FloatElement) and fmt.bits == 8):
+        return patterns.view(dtype).float()
     if fmt.bits > MAX_BITS:
         return (patterns << (32 - fmt.bits)).view(torch.float32)
     # Of 8-bit floats too: on CPUs a table is faster than torch's conversion.

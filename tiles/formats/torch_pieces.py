@@ -72,8 +72,16 @@ class Piece:
         return combine(piece, grid.index_select(0, rows).index_select(1, cols))
 
 
-@held_tensor
 def _block_indices(extent: int, block: int, device: torch.device) -> torch.Tensor:
+    """The block that each of so many elements lies in."""
+    # Held in graphs alone: their shapes are few, those of eager calls may be new every time.
+    if torch.compiler.is_compiling():
+        return _held_block_indices(extent, block, device)
+    return torch.arange(extent, device=device) // block
+
+
+@held_tensor
+def _held_block_indices(extent: int, block: int, device: torch.device) -> torch.Tensor:
     return torch.arange(extent, device=device) // block
 
 

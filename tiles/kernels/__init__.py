@@ -13,6 +13,7 @@ from tiles.kernels.base import (
     Workload,
 )
 from tiles.kernels.config import TileConfig
+from tiles.kernels.refusals import telling
 from tiles.kernels.registry import kernel, kernels
 from tiles.kernels.table import ConfigTable, Rule
 
@@ -32,4 +33,5 @@ __all__ = [
     "Workload",
     "kernel",
     "kernels",
+    "telling",
 ]

@@ -8,7 +8,8 @@ accumulator to the largest magnitude among them and keeps t significand bits of 
 truncation. So each of the d + 1 addends loses less than ``u·M`` with ``u = 2^(1-t)`` and M the
 largest partial sum or product. t = 24, d = 16 for 16-bit elements in fp32; t = 14, d = 32 for
 8-bit floats on Hopper (DeepSeek-V3 technical report, section 3.5.2, and DeepGEMM#50). Newer
-and older tensor cores keep more. int8 is exact in int32.
+and older tensor cores keep more. int8 is exact in int32. Triton's interpreter multiplies all
+floats in fp32 and drops less than t = 24, d = 16 allow.
 
 **Element bound.** Over K elements the worst case ``K(1 + 1/d)·u·M`` is vacuous for t = 14 (it
 exceeds the result at K = 4096), so three parts are kept apart. The accumulator is truncated
@@ -107,7 +108,7 @@ def gemm_arithmetic(problem: Gemm, *, decode: bool, interpreted: bool = False) -
     depth = 16
     if isinstance(activation.element, IntElement):
         bits = None
-    elif activation.element.bits == 8 and not decode:
+    elif activation.element.bits == 8 and not (decode or interpreted):
         bits, depth = HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
     return Arithmetic(
         significand_bits=bits,

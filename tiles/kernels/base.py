@@ -175,7 +175,11 @@ class Kernel(ABC):
 
     @abstractmethod
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        """Why this family cannot serve the problem on that GPU, or ``None`` when it can."""
+        """Why this family cannot serve the problem on that GPU, or ``None`` when it can.
+
+        A problem of another kind is refused as ``NAME serves KIND problems, not PROBLEM``: such
+        reasons are told only where no family has another one.
+        """
 
     @abstractmethod
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

@@ -12,7 +12,8 @@ __all__ = ["DEPENDENCIES", "imported_names", "source_digest", "template_closure"
 DEPENDENCIES = frozenset({"torch", "triton", "numpy", "cupy"})
 
 _MODULE = re.compile(r"[a-z_][a-z0-9_]*")
-_CUDA_SOURCE = re.compile(r"[A-Za-z0-9_]+\.(cu|cuh)")
+_CUDA_SOURCE = re.compile(r"[A-Za-z0-9_]+\.cu")
+_INCLUDE = re.compile(r'^#include "([A-Za-z0-9_]+\.cuh)"$', re.MULTILINE)
 
 
 def imported_names(tree: ast.AST) -> set[str]:
@@ -44,7 +45,7 @@ def _siblings(tree: ast.AST, path: Path) -> set[Path]:
 
 
 def _sources(tree: ast.AST, path: Path) -> set[Path]:
-    """CUDA C++ files beside ``path`` that it names, or that bear its name."""
+    """CUDA C++ files beside ``path`` that it names or that bear its name, and their headers."""
     named = {
         node.value
         for node in ast.walk(tree)
@@ -52,9 +53,14 @@ def _sources(tree: ast.AST, path: Path) -> set[Path]:
         and isinstance(node.value, str)
         and _CUDA_SOURCE.fullmatch(node.value)
     }
-    return {
-        path.parent / name for name in named | {f"{path.stem}.cu"} if (path.parent / name).is_file()
-    }
+    found = {path.parent / name for name in named | {f"{path.stem}.cu"}}
+    return {header for source in found if source.is_file() for header in _with_headers(source)}
+
+
+def _with_headers(source: Path) -> set[Path]:
+    """A CUDA C++ file and the headers of its folder that it includes, directly or not."""
+    included = _INCLUDE.findall(source.read_text(encoding="utf-8"))
+    return {source}.union(*(_with_headers(source.with_name(name)) for name in included))
 
 
 def _reachable(template: Path) -> dict[Path, ast.AST | None]:

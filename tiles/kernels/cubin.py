@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-__all__ = ["Resources", "mma_kind", "resources", "threads_of"]
+__all__ = ["Resources", "cuobjdump", "mma_kind", "resources", "threads_of"]
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = re.compile(r"\.(?:req|max)ntid\s+(\d+)")
@@ -26,7 +26,7 @@ class Resources(NamedTuple):
 
 
 @cache
-def _cuobjdump() -> str | None:
+def cuobjdump() -> str | None:
     """Path of the tool: the one that comes with Triton, or the CUDA toolkit's."""
     triton = importlib.util.find_spec("triton")
     if triton is not None and triton.origin is not None:
@@ -42,7 +42,7 @@ def resources(binary: bytes) -> Resources | None:
     Raises:
         subprocess.SubprocessError: the tool does not read it.
     """
-    tool = _cuobjdump()
+    tool = cuobjdump()
     if tool is None:
         return None
     with TemporaryDirectory() as folder:

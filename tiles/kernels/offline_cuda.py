@@ -5,12 +5,11 @@ from pathlib import Path
 
 from tiles.kernels.base import Limits
 from tiles.kernels.compile_facts import CompileFacts, OfflineCompileError
-from tiles.kernels.cubin import mma_kind, resources, threads_of
+from tiles.kernels.cubin import cuobjdump, mma_kind, resources, threads_of
+from tiles.kernels.cuda.modules import CUPY_OPTIONS, binary_name, keep_binary, read_source
 
-__all__ = ["compiler_name", "facts_of"]
+__all__ = ["available", "compiler_name", "facts_of"]
 
-#: CuPy compiles with it, whatever its caller says.
-CUPY_OPTIONS = ("-ftz=true",)
 #: From capability 90 on, ``cuobjdump`` counts what the system keeps of every CTA; limits do not.
 SYSTEM_SMEM_BYTES = 1024
 
@@ -26,10 +25,15 @@ def compiler_name() -> str | None:
     return f"nvrtc {major}.{minor}" if not int(error) else None
 
 
+def available() -> bool:
+    """Whether :func:`facts_of` finds all it needs for an NVIDIA GPU."""
+    return compiler_name() is not None and cuobjdump() is not None
+
+
 def facts_of(
     source: Path, options: Sequence[str], threads: int, limits: Limits, *, target: str = ""
 ) -> CompileFacts | None:
-    """Facts of the kernels of one CUDA C++ file.
+    """Facts of the kernels of one CUDA C++ file; the binary is kept for who launches it.
 
     Args:
         source: the file.
@@ -50,7 +54,8 @@ def facts_of(
     from cuda.bindings import nvrtc
 
     target = target or f"sm_{limits.capability}"
-    error, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    code = read_source(source)
+    error, program = nvrtc.nvrtcCreateProgram(code.encode(), source.name.encode(), 0, [], [])
     if int(error):
         raise OfflineCompileError(f"nvrtc: {error.name}")
     try:
@@ -71,6 +76,7 @@ def facts_of(
         nvrtc.nvrtcGetPTX(program, ptx)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+    keep_binary(binary_name(code, options, target, compiler), cubin)
     usage = resources(cubin)
     if usage is None:
         return None

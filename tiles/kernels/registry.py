@@ -2,8 +2,10 @@
 
 import difflib
 from functools import cache
+from typing import Any
 
 from tiles.entry_points import offered
+from tiles.intake import check_text
 from tiles.kernels.base import Kernel
 
 __all__ = ["kernel", "kernels"]
@@ -16,7 +18,8 @@ def kernels() -> dict[str, Kernel]:
     """Every kernel family, the workbench's own first.
 
     Raises:
-        ValueError: two families share a name, or an entry point is no :class:`Kernel`.
+        ValueError: two families share a name, or an entry point is no :class:`Kernel` or
+            cannot be loaded.
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.gemm import TritonGemm
@@ -35,7 +38,7 @@ def kernels() -> dict[str, Kernel]:
         TritonGroupedGemm(),
         HopperGroupedGemm(),
     )
-    for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
+    for candidate in (*own, *(_made(where, make) for where, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
         if candidate.name in found:
@@ -44,12 +47,24 @@ def kernels() -> dict[str, Kernel]:
     return found
 
 
+def _made(where: str, make: Any) -> Any:
+    """The family that an entry point's class, or function without arguments, makes."""
+    try:
+        return make()
+    except TypeError as error:  # not callable, abstract, or it takes arguments
+        raise ValueError(
+            f"entry point {ENTRY_POINT}: {where} cannot be called ({error}): name a Kernel's class"
+        ) from error
+
+
 def kernel(name: str) -> Kernel:
     """Look a kernel family up by name.
 
     Raises:
         ValueError: no such family; the message names the nearest and lists all.
+        TypeError: not a text.
     """
+    check_text("a kernel", name)
     try:
         return kernels()[name]
     except KeyError:

@@ -4,6 +4,8 @@ import re
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
+from tiles.intake import shown
+
 __all__ = [
     "MAX_EXTENT",
     "PLAIN_ELEMENTS",
@@ -85,9 +87,12 @@ def check_extents(extents: dict[str, int]) -> None:
     """Refuse extents that no tensor has.
 
     Raises:
+        TypeError: the first that is no integer; a truth value is none.
         ValueError: the first that is not in 1..``MAX_EXTENT``.
     """
     for name, extent in extents.items():
+        if isinstance(extent, bool) or not hasattr(extent, "__index__"):
+            raise TypeError(f"{name} = {shown(extent)}: a dimension is an integer")
         if not 1 <= extent <= MAX_EXTENT:
             raise ValueError(f"{name} = {extent}: a dimension must lie in 1..{MAX_EXTENT}")
 

@@ -1,6 +1,6 @@
 """The named recipes."""
 
-from tiles.intake import nearest, shown
+from tiles.intake import check_text, nearest, shown
 from tiles.recipes.block_recipes import BLOCK_RECIPES
 from tiles.recipes.definition import Recipe
 from tiles.recipes.float_recipes import FLOAT_RECIPES
@@ -16,7 +16,9 @@ def recipe(name: str) -> Recipe:
 
     Raises:
         ValueError: no such recipe; the message names the nearest and lists all.
+        TypeError: not a text.
     """
+    check_text("a recipe", name)
     if name not in RECIPES:
         raise ValueError(
             f"unknown recipe {shown(name)}: {nearest(name, RECIPES)}"

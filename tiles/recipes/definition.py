@@ -41,20 +41,20 @@ class OutlierColumns:
 class OutlierBlocks:
     """Activation blocks that fall back to twice the bits.
 
-    A block whose amax exceeds ``gain`` times the median amax of the tensor's blocks is stored in
-    two steps: its codes, and the rest that they leave, quantised once more with the same format.
-    Source: arXiv 2503.08040, fallback quantisation; the paper steers its threshold to a share of
-    blocks, ``gain`` is the workbench's stand-in for that.
+    The ``share`` of the tensor's blocks with the largest amax is stored in two steps: codes, and
+    the rest that they leave, quantised once more with the same format.
+    Source: arXiv 2503.08040, fallback quantisation: its threshold is steered, from step to step,
+    so that a share of the blocks falls back; the share itself is the workbench's choice.
     """
 
-    gain: float
+    share: float
 
     def __post_init__(self) -> None:
-        if not self.gain >= 1:
-            raise ValueError(f"outlier gain {self.gain}: it must be at least 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share of outlier blocks {self.share}: above 0 and at most 1")
 
     def __str__(self) -> str:
-        return f"blocks with amax > {self.gain:g} x median twice"
+        return f"{100 * self.share:g} % of the blocks, by amax, twice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

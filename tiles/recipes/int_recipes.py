@@ -64,10 +64,10 @@ INT_RECIPES = (
         activation="int8.b128x128",
         gradient="int8.b128x128+sr",
         update="fp32",
-        outliers=OutlierBlocks(gain=2.0),
+        outliers=OutlierBlocks(share=0.2),
         source=f"{_FALLBACK}: activation blocks with outliers take 16 bits in two INT8 steps; "
-        "modelled: blocks of 128 and a threshold of twice the median amax, where the paper "
-        "steers it to a share of blocks",
+        "modelled: blocks of 128, of which a fifth falls back, where the paper steers a threshold "
+        "to a share of blocks from step to step",
     ),
     _jetfire("jetfire", "b32x32", f"{_JETFIRE}: blocks of 32, fp32 scales; {_JETFIRE_FLOW}"),
     _jetfire("jetfire-64", "b64x64", f"{_JETFIRE}, with blocks of 64; {_JETFIRE_FLOW}"),

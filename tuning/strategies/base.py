@@ -37,6 +37,8 @@ class History:
     def __init__(self, size: int) -> None:
         self.untried: NDArray[np.bool_] = np.ones(size, dtype=np.bool_)
         self._places: dict[int, int] = {}
+        self._rows: list[int] = []  # in order, as long as _sorted says so
+        self._sorted = True
         self._outcomes: dict[int, Outcome] = {}
 
     def __len__(self) -> int:
@@ -45,8 +47,11 @@ class History:
 
     @property
     def rows(self) -> list[int]:
-        """Rows asked for, in order."""
-        return sorted(self._places, key=self._places.__getitem__)
+        """Rows asked for, in order; not to be changed."""
+        if not self._sorted:
+            self._rows.sort(key=self._places.__getitem__)
+            self._sorted = True
+        return self._rows
 
     @property
     def told(self) -> list[tuple[int, Outcome]]:
@@ -64,7 +69,14 @@ class History:
 
     def ask(self, row: int, number: int) -> None:
         """Note that a trial of this number names the row."""
-        self._places[row] = min(number, self._places.get(row, number))
+        place = self._places.get(row)
+        if place is None:
+            last = self._places[self._rows[-1]] if self._rows else -1
+            self._sorted = self._sorted and number > last
+            self._rows.append(row)
+        elif number < place:
+            self._sorted = False
+        self._places[row] = number if place is None else min(number, place)
         self.untried[row] = False
 
     def tell(self, row: int, outcome: Outcome) -> None:

@@ -5,14 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
-from workbench.emission.winners import Slower, TunedEntry
-
-if TYPE_CHECKING:
-    from tuning import StudyRecord
+from workbench.emission.not_emitted import NotEmitted
+from workbench.emission.winners import API_MODULES, TunedEntry
 
 __all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
 
@@ -20,6 +18,7 @@ EVIDENCE = "EVIDENCE.json"
 SCHEMA = "tile-workbench/evidence/1"
 NEVER_MEASURED = "simulated, never measured"
 
+_CACHES = frozenset({"__pycache__", ".pytest_cache"})
 _TYPES = {
     "package": str,
     "version": str,
@@ -37,10 +36,17 @@ def digest(data: bytes) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Digest by relative path of every file below ``folder`` but the evidence and ``dist/``."""
+    """Digest by relative path of every file below ``folder`` but the evidence and ``dist/``.
+
+    Caches, and what begins with a dot at the top, are what tests, editors and version control leave
+    behind: none of it is installed, the wheel is.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        relative = path.relative_to(folder)
+        name = relative.as_posix()
+        if name.startswith((".", "dist/")) or not _CACHES.isdisjoint(relative.parts):
+            continue
         if path.is_symlink():
             raise ValueError(
                 f"{folder}: {name} is a link, a package holds plain files: remove it or emit again"
@@ -49,8 +55,7 @@ def digests(folder: Path) -> dict[str, str]:
             raise ValueError(
                 f"{folder}: {name} is no plain file: remove it or emit the package again"
             )
-        ignored = "__pycache__" in path.parts or path.name == EVIDENCE or name.startswith("dist/")
-        if path.is_file() and not ignored:
+        if path.is_file() and path.name != EVIDENCE:
             found[name] = digest(path.read_bytes())
     return found
 
@@ -91,22 +96,12 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
     }
 
 
-def _left(study: "StudyRecord", reason: str) -> dict[str, str]:
-    return {
-        "kernel": study.kernel,
-        "problem": str(study.problem),
-        "gpu": study.gpu,
-        "reason": reason,
-    }
-
-
 def evidence(
     *,
     name: str,
     package_version: str,
     entries: Sequence[TunedEntry],
-    incorrect: Sequence["StudyRecord"],
-    slower: Sequence[Slower],
+    left: Sequence[NotEmitted],
     templates: Mapping[str, str],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -116,8 +111,7 @@ def evidence(
         name: the package's name.
         package_version: its version.
         entries: the tuned entries.
-        incorrect: studies without a correct configuration.
-        slower: entries that another family beats on their problem.
+        left: studies that do not ship.
         templates: kernel family by path of each file that was copied byte for byte.
         files: digest by path of every other file of the package.
     """
@@ -137,8 +131,8 @@ def evidence(
         "entries": [_entry(entry) for entry in entries],
         "defaults": "configurations for untuned extents are conservative and were never measured",
         "not_emitted": [
-            *(_left(one.entry.study, str(one)) for one in slower),
-            *(_left(s, f"none of {len(s.trials)} trials was correct") for s in incorrect),
+            {"kernel": one.kernel, "problem": one.problem, "gpu": one.gpu, "reason": one.reason}
+            for one in left
         ],
         "templates": {
             path: {"kernel": family, "sha256": files[path]} for path, family in templates.items()
@@ -147,11 +141,25 @@ def evidence(
     }
 
 
+def _is_entry(entry: object) -> bool:
+    """Whether kernel, problem and configuration are there, of a family that is emitted."""
+    return (
+        isinstance(entry, dict)
+        and str(entry.get("kernel")) in API_MODULES
+        and isinstance(entry.get("problem"), str)
+        and isinstance(entry.get("config"), dict)
+    )
+
+
 def _has_types(data: Mapping[str, Any]) -> bool:
     """Whether everything that a reader relies on is there, and of its type."""
     if not all(isinstance(data.get(key), kind) for key, kind in _TYPES.items()):
         return False
-    return all(isinstance(value, str) for value in data["files"].values()) and all(
+    if not all(isinstance(value, str) for value in data["files"].values()):
+        return False
+    if not all(_is_entry(entry) for entry in data["entries"]):
+        return False
+    return all(
         isinstance(record, dict)
         and isinstance(record.get("kernel"), str)
         and isinstance(record.get("sha256"), str)

@@ -11,21 +11,20 @@ MAX_NAME = 41  #: characters of a package's name
 _PACKAGE = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
 _FILE_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
-#: Import names that an emitted package must not hide.
+#: Import names that an emitted package must not hide: the workbench's, those of the distributions
+#: in constraints.txt, and those of build tools.
 _TAKEN = frozenset(
-    {
-        "tiles",
-        "sim",
-        "tuning",
-        "workbench",
-        "torch",
-        "triton",
-        "numpy",
-        "cupy",
-        "pip",
-        "test",
-        "tests",
-    }
+    """
+    alembic annotated_doc annotated_types array_api_compat ast_serialize bottle build colorlog
+    conftest cpuinfo cuda cupy cupy_backends cupyx distutils execnet filelock flit flit_core
+    fsspec functorch gfloat greenlet hypothesis iniconfig isympy jinja2 librt mako markdown_it
+    markupsafe mdurl ml_dtypes more_itertools mpmath mypy mypy_extensions mypyc narwhals
+    networkx numpy nvidia optuna optuna_dashboard packaging pathspec pip pkg_resources
+    playwright plotly pluggy psycopg psycopg_binary py pydantic pydantic_core pygments pynvml
+    pytest pytest_benchmark rich ruff safetensors setuptools shellingham sim sortedcontainers
+    sqlalchemy sympy test tests tiles torch torchgen tqdm triton tuning typer typing_extensions
+    typing_inspection wheel workbench xdist yaml
+    """.split()
 )
 
 

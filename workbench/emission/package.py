@@ -14,10 +14,10 @@ from tiles.kernels import Backend, kernel
 from tiles.kernels.closure import source_digest, template_closure
 from workbench.emission import configs, evidence, project
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
+from workbench.emission.not_emitted import NotEmitted, not_emitted
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import (
     API_MODULES,
-    Slower,
     TunedEntry,
     families_of,
     fastest,
@@ -42,6 +42,8 @@ class EmittedPackage:
     folder: Path
     wheel: Path
     entries: int  #: tuned entries
+    studies: int  #: studies that the run planned
+    without_winner: int  #: of them, those without a correct configuration, searched or not
     simulated: bool  #: some entry was never measured
 
     @property
@@ -57,6 +59,8 @@ class EmittedPackage:
             "folder": str(self.folder),
             "wheel": str(self.wheel),
             "entries": self.entries,
+            "studies": self.studies,
+            "without_winner": self.without_winner,
             "simulated": self.simulated,
         }
 
@@ -73,8 +77,8 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         out: folder to create.
         name: import name of the package; default ``tile_kernels_<gpu>``.
     Raises:
-        ValueError: ``out`` exists, the name may not be one, no study has a correct configuration,
-            or a study's kernel cannot be emitted.
+        ValueError: ``out`` exists, the name may not be one, or no study of a kernel that can be
+            emitted has a correct configuration.
     """
     check_name(out)
     with unwritable(out):
@@ -86,7 +90,8 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
     with unwritable(out), _workplace(out) as temporary:
         folder = temporary / "package"
         folder.mkdir()
-        record = _write(folder, name, entries, slower, run)
+        left = not_emitted(run, slower)
+        record = _write(folder, name, entries, left, run)
         wheel = build_wheel(folder)
         if os.path.lexists(out):
             raise ValueError(f"{out} appeared meanwhile and is left as it is: emit again elsewhere")
@@ -96,6 +101,8 @@ def emit(run: "Run", out: Path, *, name: str | None = None) -> EmittedPackage:
         folder=out,
         wheel=out / "dist" / wheel.name,
         entries=len(entries),
+        studies=len(entries) + len(left),
+        without_winner=sum(not one.has_winner for one in left),
         simulated=record["simulated"],
     )
 
@@ -121,6 +128,7 @@ def _check_sources(run: "Run", entries: list[TunedEntry]) -> None:
 
 
 def _entries(run: "Run") -> list[TunedEntry]:
+    """The winners of the studies whose kernels a package has a function for."""
     entries = [
         TunedEntry(study=study, best=study.best, gpu=run.gpu)
         for study in run.studies
@@ -130,7 +138,13 @@ def _entries(run: "Run") -> list[TunedEntry]:
         raise ValueError(
             "no study of this run has a correct configuration yet: sweep on, then emit"
         )
-    return entries
+    emitted = [entry for entry in entries if entry.study.kernel in API_MODULES]
+    if not emitted:
+        raise ValueError(
+            f"kernel {entries[0].study.kernel!r} cannot be emitted, only {', '.join(API_MODULES)}: "
+            "sweep one of these too, then emit"
+        )
+    return emitted
 
 
 def _default_name(entries: list[TunedEntry]) -> str:
@@ -167,7 +181,7 @@ def _module_files(families: list[str]) -> list[str]:
 
 
 def _write(
-    folder: Path, name: str, entries: list[TunedEntry], slower: list[Slower], run: "Run"
+    folder: Path, name: str, entries: list[TunedEntry], left: list[NotEmitted], run: "Run"
 ) -> dict[str, Any]:
     """Everything but the wheel; returns the evidence."""
     module = folder / "src" / name
@@ -194,8 +208,7 @@ def _write(
             name=name,
             package_version=VERSION,
             entries=entries,
-            incorrect=[study for study in run.studies if study.best is None],
-            slower=slower,
+            left=left,
             templates=templates if files else {},
             files=files,
         )

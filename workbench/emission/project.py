@@ -1,7 +1,7 @@
 """The files around the module: pyproject.toml, README.md, LICENSE."""
 
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,20 @@ def _stand_in_text(entries: Sequence[TunedEntry]) -> list[str]:
     ]
 
 
+def _left_table(left: Sequence[Mapping[str, str]]) -> list[str]:
+    """What the run planned and the package does not hold."""
+    if not left:
+        return []
+    return [
+        "## Not in the package",
+        "",
+        "| kernel | problem | GPU | reason |",
+        "|---|---|---|---|",
+        *(f"| {x['kernel']} | {x['problem']} | {x['gpu']} | {x['reason']} |" for x in left),
+        "",
+    ]
+
+
 def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, Any]) -> str:
     """``README.md`` of a package."""
     lines = [
@@ -172,7 +186,8 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "```",
         "",
         "The functions work under `torch.compile(fullgraph=True)` and in CUDA graphs.",
-        "`out=` writes into tensors that the caller owns.",
+        "They are for inference: no operator has a derivative. `out=` writes into tensors that the",
+        "caller owns.",
         "",
         "## Tuned entries",
         "",
@@ -182,13 +197,15 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "",
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Extents that are not in the table run a conservative default, never measured,",
-        "with one warning a process. On another GPU every call runs a default that needs no more",
-        "than NVIDIA's capability 8.0, with one warning: nothing was measured there.",
+        "with one warning for each kernel and choice of formats. On another GPU every call runs a",
+        "default that needs no more than NVIDIA's capability 8.0, with one warning: nothing was",
+        "measured there.",
         "",
         *_stand_in_text(entries),
         "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",
         "the kernel decodes them first (emulated).",
         "",
+        *_left_table(evidence["not_emitted"]),
         "    python -m pytest tests          # a GPU, or TRITON_INTERPRET=1 on a CPU",
         "    python benchmarks/benchmark.py  # a GPU",
     ]

@@ -36,13 +36,13 @@ def write_report(run: Run, out: Path) -> Path:
 
     Args:
         run: what a sweep recorded, finished or not.
-        out: the HTML file; its folder is made, an older file is replaced in one step.
+        out: the HTML file; its folder is made, an older page about a run is replaced in one step.
     Returns:
         ``out``.
     Raises:
-        ValueError: ``out`` is a folder or cannot be written.
+        ValueError: ``out`` is a folder, holds something else or cannot be written.
     """
-    check_outfile(out)
+    check_outfile(out, SCHEMA)
     page = Page(
         schema=SCHEMA,
         title=f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}",
@@ -76,6 +76,7 @@ def page_html(page: Page) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
+        f'<meta name="generator" content="{html.escape(page.schema)}">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<header><h1>{title}</h1>{page.header}<nav>{links}</nav></header>\n<main>\n{body}</main>\n"
         f'<script type="application/json" id="figures">{data}</script>\n'

@@ -11,7 +11,7 @@ from workbench.reporting.sections import Section
 from workbench.reporting.table import Column, table
 from workbench.weights import LayerStatus, WeightReport, printable
 
-__all__ = ["write_weights_page"]
+__all__ = ["SCHEMA", "write_weights_page"]
 
 SCHEMA = "tile-workbench/weights-page/1"
 
@@ -24,13 +24,13 @@ def write_weights_page(report: WeightReport, out: Path) -> Path:
 
     Args:
         report: what :func:`workbench.weights.rank_weights` found.
-        out: the HTML file; its folder is made, an older file is replaced in one step.
+        out: the HTML file; its folder is made, an older page about weights is replaced.
     Returns:
         ``out``.
     Raises:
-        ValueError: ``out`` is a folder or cannot be written.
+        ValueError: ``out`` is a folder, holds something else or cannot be written.
     """
-    check_outfile(out)
+    check_outfile(out, SCHEMA)
     page = Page(
         schema=SCHEMA,
         title=f"Formats for the weights of {printable(report.path.name)}",

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from workbench.verification.gemm_checks import check_gemm, check_untuned
+from workbench.verification.gemm_checks import check_defaults, check_gemm, check_untuned
 from workbench.verification.gemm_entry import HOPPER, GemmEntry, gemm_entries
 from workbench.verification.quantize_checks import (
     QuantizeEntry,
     check_quantize,
+    check_quantize_defaults,
     quantize_entries,
 )
 from workbench.verification.recorder import Recorder, Report
@@ -63,6 +64,7 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     products = list(gemm_entries(package, evidence, device, seed))
     untuned: set[tuple[str, str]] = set()
     compiled: set[tuple[str, str, str]] = set()
+    defaults: set[tuple[str, str, str]] = set()
     seen = _Seen(device)
     for module in ("_gemm", "_quantize"):
         if module.removeprefix("_") in package.__all__:
@@ -77,6 +79,7 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
         if formats not in untuned:
             untuned.add(formats)
             check_untuned(product, report)
+            check_defaults(product, report)
             check_registration(product, report)
         if device == "cuda" and (product.kernel, *formats) not in compiled:
             compiled.add((product.kernel, *formats))
@@ -87,6 +90,9 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
             importlib.import_module(f"{package.__name__}.quantize_cuda")
         formats = (str(quantisation.problem.target), quantisation.problem.source)
         check_quantize(quantisation, report, seen=seen.before(quantisation, formats))
+        if (quantisation.kernel, *formats) not in defaults:
+            defaults.add((quantisation.kernel, *formats))
+            check_quantize_defaults(quantisation, report)
     if device != "cuda":
         return
     from workbench.verification.rivals import time_products, time_quantize

@@ -1,10 +1,13 @@
 """Checks of the emitted products: fresh operands, tails, nasty values, poisoned outputs."""
 
 from dataclasses import replace
+from functools import partial
 
 from tiles.problems import Gemm
+from tiles.recipes import Recipe
+from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.gemm_entry import HOPPER, TRITON, GemmEntry
-from workbench.verification.gemm_judge import NASTY, judge, misread
+from workbench.verification.gemm_judge import judge, misread, nasty
 from workbench.verification.hopper_checks import (
     check_cupy,
     check_launcher,
@@ -14,9 +17,9 @@ from workbench.verification.hopper_checks import (
 from workbench.verification.operands import Pattern
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["check_gemm", "check_untuned"]
+__all__ = ["check_defaults", "check_gemm", "check_untuned"]
 
-#: Largest extents under Triton's interpreter.
+#: Largest K of the random product under Triton's interpreter.
 SMALL = 128
 
 
@@ -38,9 +41,9 @@ def _tail_shape(entry: GemmEntry) -> Gemm:
     block_k = 1024 // bits if on_hopper else int(config["block_k"])
     m = int(config["block_m"]) + 5
     n = int(config["block_n"]) + 3 * step
-    k = block_k + 3 * step
+    k = max(block_k, _blocks_along_k(entry.problem.recipe)) + 3 * step
     if entry.device == "cpu":
-        m, n, k = min(m, 37), min(n, 48 + 3 * step), min(k, 128 + 3 * step)
+        m, n = min(m, 37), min(n, 48 + 3 * step)
     return replace(entry.problem, m=m, n=n, k=k)
 
 
@@ -85,29 +88,34 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
             judge(check, entry, _beside(entry), Pattern.RANDOM, entry.call)
     with Recorder(report, f"{label}: tails of the tuned tile") as check:
         judge(check, entry, _tail_shape(entry), Pattern.RANDOM, entry.launch)
-    nasty = _several_blocks(entry)
-    for pattern in NASTY:
+    small = _several_blocks(entry)
+    for pattern in nasty(tuned.recipe):
         with Recorder(report, f"{label}: {pattern.value}") as check:
             reason = "" if on_gpu else misread(tuned.recipe, pattern)
             if reason:
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")
             else:
-                judge(check, entry, nasty, pattern, entry.launch)
+                judge(check, entry, small, pattern, entry.launch)
     if entry.kernel == HOPPER:
         check_unaligned(entry, report)
         check_cupy(entry, report)
 
 
 def _several_blocks(entry: GemmEntry) -> Gemm:
-    """A small shape with more than one scale block along every side, the last of them ragged."""
+    """A small shape with two scale blocks along M and N and four along K, the last ragged."""
     recipe = entry.problem.recipe
     sides = []
     for fmt in (recipe.activation, recipe.weight):
         rows = None if fmt.scaling is None else fmt.scaling.rows
         sides.append((rows or 1) + 16 if (rows or 1) > 32 else 48)
-    return replace(
-        entry.problem, m=sides[0] - 3, n=sides[1], k=160 if entry.device == "cpu" else 288
-    )
+    return replace(entry.problem, m=sides[0] - 3, n=sides[1], k=_blocks_along_k(recipe) + 16)
+
+
+def _blocks_along_k(recipe: Recipe) -> int:
+    """Extent of three scale blocks along K, at least: an index that stops at 1 is seen."""
+    scalings = (recipe.activation.scaling, recipe.weight.scaling)
+    extents = (0 if scaling is None else scaling.cols for scaling in scalings)
+    return 3 * max(SMALL, *(cols or 0 for cols in extents))
 
 
 def _misfit(entry: GemmEntry, problem: Gemm) -> str:
@@ -119,11 +127,33 @@ def _misfit(entry: GemmEntry, problem: Gemm) -> str:
     return ""
 
 
+def _odd(entry: GemmEntry) -> Gemm:
+    """Extents that nothing was tuned for, and that no alignment helps."""
+    if entry.device == "cpu":
+        return replace(entry.problem, m=19, n=37, k=133)
+    return replace(entry.problem, m=35, n=77, k=191)
+
+
+def check_defaults(entry: GemmEntry, report: Report) -> None:
+    """Every default configuration for the entry's formats gives the right answer once."""
+    formats = (entry.problem.recipe.name, entry.problem.out)
+    for family in (TRITON, HOPPER):
+        problem = _odd(entry) if family == TRITON else replace(entry.problem, m=35, n=80, k=256)
+        for choice in default_choices(entry.lookup, family, formats):
+            name = f"{family} {' '.join(formats)}: {default_name(choice)}"
+            with Recorder(report, name) as check:
+                obstacle = family == HOPPER and entry.hopper_obstacle
+                if obstacle:
+                    check.skip(obstacle)
+                else:
+                    judge(
+                        check, entry, problem, Pattern.RANDOM, partial(entry.launch_choice, choice)
+                    )
+
+
 def check_untuned(entry: GemmEntry, report: Report) -> None:
     """Odd extents that were never tuned run the default, and say so once."""
-    problem = replace(entry.problem, m=35, n=77, k=191)
-    if entry.device == "cpu":
-        problem = replace(problem, m=19, n=37, k=133)
+    problem = _odd(entry)
     with Recorder(report, f"{TRITON} {problem}: untuned odd extents") as check:
         check.expect(not entry.choice(problem).tuned, "the package calls this shape tuned")
         judge(check, entry, problem, Pattern.RANDOM, entry.call)

@@ -37,6 +37,12 @@ class GemmEntry:
         """The package's layout of the operands."""
         return self.lookup.layouts(TRITON)[self.problem.recipe.name, self.problem.out]
 
+    @property
+    def hopper_obstacle(self) -> str:
+        """Why the CUDA C++ kernel cannot run here, or ''."""
+        obstacle: str = self.package._hopper_gemm.obstacle(torch.device(self.device))
+        return obstacle
+
     def choice(self, problem: Gemm) -> Any:
         """What the package would run for a shape."""
         name, _ = self.package._torch_device.device_facts(torch.device(self.device))
@@ -80,16 +86,11 @@ class GemmEntry:
     def launch(self, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
         """The template with the tuned configuration, whatever the shape."""
         choice = self.choice(self.problem)
-        if self.kernel == HOPPER:
-            launch = self.package._hopper_gemm.launch
-            launch(choice, a.codes, b.codes, a.scales, b.scales, out)
-        else:
-            self._launch_triton(choice, self.config, a, b, out)
+        self.launch_choice(replace(choice, config=self.config), a, b, out)
 
     def launch_stand_in(self, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
         """The default of the Triton template that runs where the tuned configuration cannot."""
-        choice = self.stand_in()
-        self._launch_triton(choice, choice.config, a, b, out)
+        self.launch_choice(self.stand_in(), a, b, out)
 
     def stand_in(self) -> Any:
         """What the package runs for the tuned shape where the tuned configuration cannot."""
@@ -98,14 +99,12 @@ class GemmEntry:
             tuned = self.choice(self.problem)
             return self.lookup.stand_in(tuned, TRITON, self.problem.m, "verification")
 
-    def _launch_triton(
-        self,
-        choice: Any,
-        config: Mapping[str, int | bool],
-        a: Matrix,
-        b: Matrix,
-        out: torch.Tensor,
-    ) -> None:
+    def launch_choice(self, choice: Any, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
+        """The template with a configuration of the package, whatever the shape."""
+        if choice.file.kernel == HOPPER:
+            launch = self.package._hopper_gemm.launch
+            launch(choice, a.codes, b.codes, a.scales, b.scales, out)
+            return
         _, num_sms = self.package._torch_device.device_facts(out.device)
         self.lookup.template(choice).launch(
             a.codes,
@@ -115,7 +114,7 @@ class GemmEntry:
             b.scales,
             a_block=self.layout["a_block"],
             b_block=self.layout["b_block"],
-            config=config,
+            config=choice.config,
             decode=self.layout["decode"],
             num_sms=num_sms,
         )

@@ -9,18 +9,23 @@ from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 from workbench.verification.gemm_entry import GemmEntry
-from workbench.verification.operands import Matrix, Pattern
+from workbench.verification.not_checked import MISREAD_SUBNORMALS
+from workbench.verification.operands import Matrix, Pattern, has_infinity
 from workbench.verification.recorder import Recorder
 
-__all__ = ["NASTY", "judge", "misread"]
+__all__ = ["judge", "misread", "nasty"]
 
 Launch = Callable[[Matrix, Matrix, torch.Tensor], None]
 
 #: Rows behind the output that a launch must leave as they were.
 GUARD_ROWS = 4
-#: Elements whose subnormals Triton's interpreter widens to other values (3.7).
-MISREAD_SUBNORMALS = ("bf16", "e5m2")
-NASTY = (Pattern.ZERO_BLOCK, Pattern.OUTLIER, Pattern.SUBNORMAL, Pattern.NAN)
+_NASTY = (Pattern.ZERO_BLOCK, Pattern.OUTLIER, Pattern.SUBNORMAL, Pattern.NAN)
+
+
+def nasty(recipe: Recipe) -> tuple[Pattern, ...]:
+    """The patterns that break careless kernels; infinities where an operand has them."""
+    infinite = any(has_infinity(fmt) for fmt in (recipe.activation, recipe.weight))
+    return (*_NASTY, Pattern.INF) if infinite else _NASTY
 
 
 def _poisoned(problem: Gemm, device: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from tiles.problems import Gemm
 from workbench.verification.gemm_entry import GemmEntry
-from workbench.verification.gemm_judge import NASTY, judge, misread
+from workbench.verification.gemm_judge import judge, misread, nasty
 from workbench.verification.operands import Matrix, Pattern
 from workbench.verification.recorder import Recorder, Report
 
@@ -96,7 +96,7 @@ def check_stand_in(entry: GemmEntry, problem: Gemm, report: Report) -> None:
         check.expect(not choice.tuned, "the stand-in is a tuned entry")
         check.expect(not choice.config["tma"], "the stand-in needs alignment")
         check.note(f"{choice.file.kernel}, default for M = {choice.m}")
-    for pattern in (Pattern.RANDOM, *NASTY):
+    for pattern in (Pattern.RANDOM, *nasty(problem.recipe)):
         with Recorder(report, f"{label}: {pattern.value}") as check:
             if reason := misread(problem.recipe, pattern):
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")

@@ -9,7 +9,7 @@ from tiles.formats import FloatElement, IntElement, TensorFormat
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.recipes import Recipe
 
-__all__ = ["Matrix", "Pattern", "draw", "draw_pair", "values"]
+__all__ = ["Matrix", "Pattern", "draw", "draw_pair", "has_infinity", "values"]
 
 
 class Pattern(Enum):
@@ -20,6 +20,7 @@ class Pattern(Enum):
     OUTLIER = "outlier per block"  #: one element of every block is 10^4 times the others
     SUBNORMAL = "subnormal elements"  #: codes are subnormal; int8: only -127, 0 and 127
     NAN = "NaN block"  #: one scale is NaN; without scales, one element
+    INF = "infinity"  #: one element of the last column is infinite, where the format has that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,11 @@ class Matrix:
     scales: torch.Tensor | None
     values: torch.Tensor  #: (rows, cols) float64
     nan_rows: torch.Tensor  #: (rows,) bool: rows with a NaN among their values
+
+
+def has_infinity(fmt: TensorFormat) -> bool:
+    """Whether some code of the format stands for infinity."""
+    return isinstance(fmt.element, FloatElement) and fmt.element.inf_code is not None
 
 
 def values(codes: torch.Tensor, scales: torch.Tensor | None, fmt: TensorFormat) -> torch.Tensor:
@@ -100,6 +106,8 @@ def draw(
             codes[0, -1] = torch.nan
         else:
             scales[0, -1] = torch.nan
+    if pattern is Pattern.INF and has_infinity(fmt):
+        codes[rows // 2, -1] = torch.inf
     return Matrix(codes=codes, scales=scales, values=values(codes, scales, fmt), nan_rows=bad)
 
 

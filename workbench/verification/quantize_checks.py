@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from tiles.formats import IntElement
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.problems import Quantize, parse_problem
+from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["QuantizeEntry", "check_quantize", "quantize_entries"]
+__all__ = ["QuantizeEntry", "check_quantize", "check_quantize_defaults", "quantize_entries"]
 
 #: Codes before a launch: a kernel that forgets some leaves this behind.
 CODE_POISON = 0x55
@@ -59,16 +61,31 @@ class QuantizeEntry:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an untuned shape warns
             if self.kernel == "cuda_quantize":
-                self._call_cupy(x, codes, scales)
+                quantize, target = self.package.quantize_cuda.quantize, str(self.problem.target)
+                _with_cupy(lambda s, c, g: quantize(s, target, out=(c, g)), x, codes, scales)
             else:
                 self.package.quantize(x, str(self.problem.target), out=(codes, scales))
 
     def launch(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
-        """The Triton template with the tuned configuration, whatever the shape."""
-        choice = self.choice(self.problem)
-        self.package._lookup.template(choice).launch(
-            x, codes, scales, block=choice.file.layout["block"], config=self.config
-        )
+        """The template with the tuned configuration, whatever the shape."""
+        self.launch_choice(replace(self.choice(self.problem), config=self.config), x, codes, scales)
+
+    def launch_choice(
+        self, choice: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
+    ) -> None:
+        """The template with a configuration of the package, whatever the shape."""
+        template, layout = self.package._lookup.template(choice), choice.file.layout
+        if self.kernel == "cuda_quantize":
+            launch = partial(
+                template.launch,
+                source=self.problem.source,
+                target=layout["element"],
+                block=layout["block"],
+                config=choice.config,
+            )
+            _with_cupy(launch, x, codes, scales)
+        else:
+            template.launch(x, codes, scales, block=layout["block"], config=choice.config)
 
     def exact(self) -> contextlib.AbstractContextManager[None]:
         """Makes Triton's interpreter divide as exactly as the hardware; nothing on a GPU."""
@@ -78,17 +95,24 @@ class QuantizeEntry:
 
         return exact_interpreter(self.package._lookup.template(self.choice(self.problem)))
 
-    def _call_cupy(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
-        import cupy
 
-        source = cupy.from_dlpack(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
-        if x.dtype == torch.bfloat16:
-            source = source.view(cupy.uint16)
-        bits = codes if codes.dtype == torch.int8 else codes.view(torch.uint8)
-        target = (cupy.from_dlpack(bits), cupy.from_dlpack(scales))
-        torch.cuda.synchronize()
-        self.package.quantize_cuda.quantize(source, str(self.problem.target), out=target)
-        cupy.cuda.runtime.deviceSynchronize()
+def _with_cupy(
+    run: Callable[[Any, Any, Any], object],
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+) -> None:
+    """Run a function of CuPy arrays on the tensors' memory, and wait for it."""
+    import cupy
+
+    source = cupy.from_dlpack(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
+    if x.dtype == torch.bfloat16:
+        source = source.view(cupy.uint16)
+    bits = codes if codes.dtype == torch.int8 else codes.view(torch.uint8)
+    targets = (cupy.from_dlpack(bits), cupy.from_dlpack(scales))
+    torch.cuda.synchronize()
+    run(source, *targets)
+    cupy.cuda.runtime.deviceSynchronize()
 
 
 def quantize_entries(
@@ -191,11 +215,10 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
         with Recorder(report, f"{label}: answers") as check:
             check.note(f"formats, configuration and small shapes are those of {seen}")
         return
-    full, odd = problem, replace(problem, rows=67, cols=333)
+    full, odd = problem, _odd(entry)
     run = entry.call
     if entry.device == "cpu":
         full = replace(problem, rows=min(problem.rows, 40), cols=min(problem.cols, 128))
-        odd = replace(problem, rows=37, cols=77)
         # The public function would take the default for a shape this small.
         run = entry.launch
     with Recorder(report, f"{label}: random") as check:
@@ -205,3 +228,22 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
     with Recorder(report, f"{label}: untuned odd extents") as check:
         check.expect(not entry.choice(odd).tuned, "the package calls this shape tuned")
         _judge(check, entry, _nasty(entry, odd), entry.call)
+
+
+def _odd(entry: QuantizeEntry) -> Quantize:
+    """Extents that nothing was tuned for, and that no alignment helps."""
+    rows, cols = (37, 77) if entry.device == "cpu" else (67, 333)
+    return replace(entry.problem, rows=rows, cols=cols)
+
+
+def check_quantize_defaults(entry: QuantizeEntry, report: Report) -> None:
+    """Every default configuration for the entry's formats gives the right answer once."""
+    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+        return
+    formats = (str(entry.problem.target), entry.problem.source)
+    x = _nasty(entry, _odd(entry))
+    for choice in default_choices(entry.package._lookup, entry.kernel, formats):
+        name = f"{entry.kernel} {' '.join(formats)}: {default_name(choice)}"
+        with Recorder(report, name) as check:
+            configured = replace(entry, config=choice.config)
+            _judge(check, configured, x, partial(entry.launch_choice, choice))

@@ -13,6 +13,7 @@ from typing import Any
 from tiles.kernels import kernels
 from tiles.kernels.closure import template_closure
 from workbench.emission.evidence import digest
+from workbench.verification.not_checked import without_gpu
 from workbench.verification.package import (
     Package,
     check_files,
@@ -28,17 +29,6 @@ DEVICES = ("auto", "cuda", "cpu")
 TIME_LIMIT_S = 1800
 #: Exit status by which the child says that the caller's device is not there.
 NO_DEVICE = 3
-
-#: What no check on a CPU can tell; the report repeats it.
-WITHOUT_GPU = (
-    "times, and with them every speed: there is no GPU",
-    "tuned shapes at their full size: small ones, below 200 a side, stand in for them",
-    "rounding to 8-bit floats: Triton's interpreter casts differently from the hardware",
-    "subnormal bf16 and e5m2 inputs: the interpreter misreads them",
-    "compiled code, shared memory and registers: the interpreter compiles nothing",
-    "CuPy kernels: they have no interpreter",
-    "torch.compile and CUDA graphs",
-)
 
 
 def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> VerifyReport:
@@ -99,7 +89,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
             for line in lines
             if "rival" in line
         ),
-        not_checked=WITHOUT_GPU if used == "cpu" else (),
+        not_checked=without_gpu(opened.evidence["entries"]) if used == "cpu" else (),
     )
 
 

@@ -181,13 +181,13 @@ def test_more_bits_are_better_and_enough_bits_are_exact() -> None:
     assert limited(small, small, fmt, fmt, Accumulation.HOPPER_FP8).tolist() == [[64, 64], [64, 64]]
 
 
-def test_only_eight_bit_floats_have_it_and_the_result_says_so() -> None:
+def test_only_what_tensor_cores_multiply_has_it_and_the_result_says_so() -> None:
     a, b = sample("normal", 16, 256), sample("normal", 16, 256, side="weight")
     way = Accumulation.HOPPER_FP8_PROMOTED
     fp8 = product_error(recipe("e4m3-row"), a, b, accumulation=way)
     assert fp8.accumulation == "hopper-fp8+128"
     assert fp8 != product_error(recipe("e4m3-row"), a, b)
-    for name in ("int8-row", "bf16", "mxfp4"):
+    for name in ("int8-row", "bf16", "mxfp4", "fp8-ptq-e3m4", "fp8-ptq-mixed", "ffp8"):
         assert product_error(recipe(name), a, b, accumulation=way) == product_error(
             recipe(name), a, b
         )
@@ -203,6 +203,9 @@ def test_bad_accumulations_are_refused() -> None:
         ValueError, match="unknown accumulation 'fp32': choose exact, hopper-fp8 or"
     ):
         Accumulation.parse("fp32")
+    for text in ("hopper", "hopper_fp8", "Hopper-FP8"):
+        with pytest.raises(ValueError, match=f"'{text}': did you mean 'hopper-fp8'"):
+            Accumulation.parse(text)
     with pytest.raises(ValueError, match="promotion every 100 of K: take a multiple of 32"):
         Accumulation.parse("hopper-fp8+100")
     with pytest.raises(ValueError, match="exact sums are not promoted"):

@@ -7,9 +7,18 @@ import pytest
 
 from sim.error import DATA_KINDS, ErrorSums, expected_sqnr_db, numpy_rounder, sample
 from sim.error.densities import DENSITIES
-from sim.error.expected import _largest, _Population
 from sim.error.pieces import pieces
-from tiles.formats import Rounding, TensorFormat, code_values, decode, element, encode
+from sim.error.populations import Population, largest
+from tiles.formats import (
+    ELEMENTS,
+    Rounding,
+    Scaling,
+    TensorFormat,
+    code_values,
+    decode,
+    element,
+    encode,
+)
 
 SMOOTH = ["normal", "laplace", "student-t"]
 
@@ -52,9 +61,19 @@ SCALED = [
     "mxint8.mx",
     "nvfp4",
     "ffp8_e3m4b5.row+pow2",
+    "fp32.row",
+    "tf32.b1x4",
+    "uint8.b1x16+e4m3fn",
 ]
 ROUNDED = ["e4m3fn.row+sr", "int8.row+sr", "e2m1fn.mx+sr", "nf4.g64+sr", "bf16+sr", "posit8es2+sr"]
 ROUNDED += ["e4m3fn.row+rtz", "int8.row+rtz", "bf16+rtz", "e2m1fn.mx+rtz", "int8.row+away"]
+ROUNDED += [
+    "uint8.row+rtz",
+    "uint4.g32+rtz",
+    "uint8.b1x16+e4m3fn+rtz",
+    "uint4.g128+sr",
+    "fp32.row+rtz",
+]
 
 
 @pytest.mark.parametrize("kind", SMOOTH)
@@ -144,9 +163,46 @@ def test_none_where_there_is_no_form(text: str) -> None:
     assert expected_sqnr_db(TensorFormat.parse(text), "normal", 64, 1024) is None
 
 
-def test_none_for_zero_points_on_outliers_and_infinite_for_fp32() -> None:
+def test_none_for_zero_points_on_outliers_and_in_blocks_of_a_few_values() -> None:
     assert expected_sqnr_db(TensorFormat.parse("uint4.g128"), "outlier", 64, 1024) is None
-    assert expected_sqnr_db(TensorFormat.parse("fp32"), "normal", 64, 1024) == math.inf
+    assert expected_sqnr_db(TensorFormat.parse("uint4.b1x8"), "normal", 64, 1024) is None
+
+
+@pytest.mark.parametrize("text", ["fp32", "fp32.mx", "fp32.mx+sr", "fp32.row+pow2", "fp32.g32"])
+def test_fp32_loses_nothing_without_scales_or_under_powers_of_two(text: str) -> None:
+    """Group scales of fp16 underflow there, and what underflows is 1."""
+    fmt = TensorFormat.parse(text)
+    assert expected_sqnr_db(fmt, "normal", 64, 1024) == math.inf
+    assert sampled_db(fmt, "normal", 64, 1024, 1) == math.inf
+
+
+def test_fp32_saturates_under_scales_that_were_rounded_down() -> None:
+    fmt = TensorFormat.parse("fp32.row+bf16")
+    expected = expected_sqnr_db(fmt, "normal", 256, 64)
+    assert expected == pytest.approx(sampled_db(fmt, "normal", 256, 64, 20), abs=0.5)
+    assert expected < 80
+
+
+SCALINGS = ["row", "col", "tensor", "b1x1", "b1x4", "b2x2", "b32x32", "g32", "mx", "mx+even"]
+SCALINGS += ["row+pow2", "row+bf16", "row+fp16", "b1x16+e4m3fn", "b1x1+e8m0fnu"]
+
+
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST_EVEN, Rounding.STOCHASTIC])
+@pytest.mark.parametrize("scaling", [None, *map(Scaling.parse, SCALINGS)], ids=str)
+def test_every_format_has_a_plausible_expectation_or_none(
+    scaling: Scaling | None, rounding: Rounding
+) -> None:
+    met = 0
+    for one in ELEMENTS.values():
+        try:
+            fmt = TensorFormat(element=one, scaling=scaling, rounding=rounding)
+        except ValueError:
+            continue  # an element that does not take such scales
+        value = expected_sqnr_db(fmt, "normal", 64, 48)
+        assert value is None or value == math.inf or -1 < value < 160, fmt
+        assert value is not None or fmt.asymmetric
+        met += 1
+    assert met > 15
 
 
 def test_bad_requests_are_refused() -> None:
@@ -175,11 +231,11 @@ def test_tails_are_the_integrals_of_the_density(kind: str, start: float) -> None
 
 @pytest.mark.parametrize("kind", SMOOTH)
 def test_the_largest_of_many(kind: str) -> None:
-    population = _Population(density=DENSITIES[kind], plain=500)
-    largest = _largest(population, 200)
-    assert largest.weights.sum() == pytest.approx(1)
+    population = Population(density=DENSITIES[kind], plain=500)
+    found = largest(population, 200)
+    assert found.weights.sum() == pytest.approx(1)
     drawn = np.abs(sample(kind, 4000, 500)).max(axis=1)
-    assert largest.sizes @ largest.weights == pytest.approx(drawn.mean(), rel=0.01)
+    assert found.sizes @ found.weights == pytest.approx(drawn.mean(), rel=0.01)
 
 
 @pytest.mark.parametrize(

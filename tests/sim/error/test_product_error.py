@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.error import numpy_rounder, product_error, sample
+from sim.error import numpy_rounder, product_error, product_errors, sample
 from sim.error.product import exact_product
 from tiles.formats import TensorFormat
 from tiles.recipes import OutlierBlocks, OutlierColumns, Recipe, recipe
@@ -101,17 +101,25 @@ def test_a_threshold_below_everything_leaves_the_kept_format() -> None:
     assert product_error(columns(1e-9), a, b).sqnr_db == pytest.approx(fp16.sqnr_db, rel=1e-9)
 
 
+def test_outlier_columns_are_those_of_the_whole_tensor() -> None:
+    a, b = operands("normal")
+    below = a.copy()
+    below[:, ::2] *= 10
+    once = product_error(columns(6.0), a, b, whole=np.concatenate([a, below]))
+    assert once.sqnr_db > product_error(columns(6.0), a, b).sqnr_db + 2
+
+
 # Outlier blocks.
 
 
-def blocks(gain: float, scaling: str = "int8.b32x32") -> Recipe:
+def blocks(share: float, scaling: str = "int8.b32x32") -> Recipe:
     fmt = TensorFormat.parse(scaling)
     return Recipe(
         name="blocks",
         activation=fmt,
         weight=TensorFormat.parse("fp32"),
         source="test",
-        outliers=OutlierBlocks(gain=gain),
+        outliers=OutlierBlocks(share=share),
     )
 
 
@@ -120,11 +128,34 @@ def test_a_block_that_falls_back_has_sixteen_bits() -> None:
     a, b = operands("normal")
     a[:32, 64:96] *= 100
     exact = exact_product(a, b)
-    without = replace(blocks(10), outliers=None)
+    one = 1 / 32  # of 2 x 16 blocks
+    without = replace(blocks(one), outliers=None)
     plain = product_error(without, a, b, exact=exact).sqnr_db
-    saved = product_error(blocks(10), a, b, exact=exact).sqnr_db
+    saved = product_error(blocks(one), a, b, exact=exact).sqnr_db
     assert saved > plain + 20
-    assert product_error(blocks(1e9), a, b, exact=exact).sqnr_db == plain
+    assert product_error(blocks(1), a, b, exact=exact).sqnr_db > saved + 20
+
+
+def test_the_share_is_that_of_the_whole_tensor_s_blocks() -> None:
+    """None of the first rows' blocks are among the largest fifth when others have the outliers."""
+    a, b = operands("normal")
+    whole = np.concatenate([a, 1000 * a])
+    without = replace(blocks(0.2), outliers=None)
+    plain = product_error(without, a, b).sqnr_db
+    assert product_error(blocks(0.2), a, b, whole=whole).sqnr_db == plain
+    assert product_error(blocks(0.2), a, b).sqnr_db > plain + 0.5
+
+
+@pytest.mark.parametrize(("data", "gain_db"), [("normal", 0.5), ("outlier", 0.8)])
+def test_int8_with_fallback_is_better_than_blocks_alone(data: str, gain_db: float) -> None:
+    a = sample(data, 512, 1024)
+    b = sample("normal", 64, 1024, side="weight")
+    exact = exact_product(a, b)
+    fallback, plain = (
+        product_error(recipe(name), a, b, exact=exact).sqnr_db
+        for name in ("int8-fallback", "int8-b128")
+    )
+    assert fallback > plain + gain_db
 
 
 def test_the_residual_is_quantised_with_the_blocks_own_format() -> None:
@@ -137,13 +168,13 @@ def test_the_residual_is_quantised_with_the_blocks_own_format() -> None:
     rounded = once + numpy_rounder(residual, fmt, 0)
     exact = a.astype(np.float64) @ b.astype(np.float64).T
     expected = scalar_sqnr_db(rounded @ b.astype(np.float64).T, exact)
-    assert product_error(blocks(20), a, b).sqnr_db == pytest.approx(expected, rel=1e-9)
+    assert product_error(blocks(1 / 8), a, b).sqnr_db == pytest.approx(expected, rel=1e-9)
 
 
 def test_without_blocks_none_can_fall_back() -> None:
     a, b = operands("normal")
     with pytest.raises(ValueError, match="bf16 has no blocks, so no block of it can fall back"):
-        product_error(blocks(3, "bf16"), a, b)
+        product_error(blocks(0.2, "bf16"), a, b)
 
 
 # Output and seeds.
@@ -153,7 +184,9 @@ def test_the_output_is_rounded_when_asked() -> None:
     a, b = operands("normal")
     one = replace(recipe("fp16"), output=TensorFormat.parse("e4m3fn"))
     assert product_error(one, a, b).sqnr_db > 60
-    assert product_error(one, a, b, round_output=True).sqnr_db == pytest.approx(31.5, abs=0.3)
+    rounded = product_error(one, a, b, round_output=True)
+    assert rounded.sqnr_db == pytest.approx(31.5, abs=0.3)
+    assert product_errors(one, a, b) == (product_error(one, a, b), rounded)
 
 
 def test_seeds_move_stochastic_rounding_alone_and_tensors_have_bits_of_their_own() -> None:

@@ -1,8 +1,7 @@
 """Launch the Hopper product of ``gemm_hopper.cu`` on CuPy arrays; no torch needed.
 
-CuPy compiles the source for the current device and keeps the binary in its disk cache.  Tensor
-maps, which tell the copy engine where a matrix lies, are made by the driver and kept by address and
-shape.
+Tensor maps, which tell the copy engine where a matrix lies, are made by the driver and kept by
+address and shape.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .modules import load
 
 __all__ = [
     "ELEMENTS",
@@ -163,12 +164,8 @@ def compiled_kernel(
     compiler_options = options(
         element=element, out=out, scales=scales, config=config, groups=groups
     )
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
-    code = Path(__file__).with_name("gemm_hopper.cu").read_text(encoding="utf-8")
-    kernel = cupy.RawModule(code=code, options=compiler_options).get_function("gemm_hopper")
+    module = load(Path(__file__).with_name("gemm_hopper.cu"), compiler_options)
+    kernel = module.get_function("gemm_hopper")
     kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
     return kernel
 

@@ -1,7 +1,4 @@
-"""Launch the CUDA C++ block quantisation of ``quantize_blocks.cu`` on CuPy arrays; no torch needed.
-
-CuPy compiles the source for the current device and keeps the binary in its disk cache.
-"""
+"""Launch the CUDA C++ block quantisation of ``quantize_blocks.cu`` on CuPy arrays; no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .modules import load
 
 __all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
 
@@ -86,12 +85,7 @@ def options(
 @cache
 def _kernel(device: int, compiler_options: tuple[str, ...]) -> Any:
     """The compiled kernel; ``device`` is the current device, for which CuPy compiles."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError("cupy is missing: pip install 'tile-workbench[cuda]'") from error
-    code = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
-    return cupy.RawModule(code=code, options=compiler_options).get_function("quantize_blocks")
+    return load(Path(__file__).with_suffix(".cu"), compiler_options).get_function("quantize_blocks")
 
 
 def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: Any) -> None:

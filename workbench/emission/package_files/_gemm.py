@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 from ._lookup import choose, layouts, stand_in, template
-from ._torch_device import DTYPES, NAMES, current, decodes, device_facts
+from ._torch_device import (
+    DTYPES,
+    NAMES,
+    check_device,
+    check_tensor,
+    current,
+    decodes,
+    device_facts,
+)
 
 KERNEL = "triton_gemm"
 #: The CUDA C++ kernel; it has the fastest configuration of some shapes.
@@ -24,7 +32,10 @@ def gemm(
     out_dtype: torch.dtype = torch.bfloat16,
     out: Tensor | None = None,
 ) -> Tensor:
-    """``C[M, N] = A[M, K] · B[N, K]^T`` of the values ``code x scale``.
+    """``C[M, N] = A[M, K] · B[N, K]^T`` of the values ``code x scale``; for inference only.
+
+    The operator has no derivative: the product of operands that require gradients cannot be
+    differentiated.
 
     Args:
         a: (M, K) activations, K contiguous, in the recipe's activation element.
@@ -38,8 +49,13 @@ def gemm(
         C (M, N), or ``out``.
     Raises:
         ValueError: unknown recipe or output, wrong shape, device or stride.
-        TypeError: wrong dtype.
+        TypeError: wrong dtype, or no tensor.
     """
+    for name, operand in (("a", a), ("b", b)):
+        check_tensor(name, operand)
+    for name, optional in (("a_scale", a_scale), ("b_scale", b_scale), ("out", out)):
+        if optional is not None:
+            check_tensor(name, optional)
     layout = _LAYOUTS.get((recipe, NAMES.get(out_dtype, "")))
     if layout is None:
         known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
@@ -110,6 +126,7 @@ def _launch(
     out: Tensor,
     recipe: str,
 ) -> None:
+    check_device("a", a)
     m, k = a.shape
     n = b.shape[0]
     if m == 0:

@@ -4,20 +4,22 @@ A file holds the tuned configurations of one kernel, one choice of formats and o
 extents (N and K of a product, the columns of a quantisation) on one GPU, by the free extent M (the
 rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Where
 several kernels compute the same product, the entries of all of them stand in one row.  Fixed
-extents that were never tuned take a conservative default under the same rule, with one warning a
-process; on a GPU that the package was not tuned for, every call takes a default that runs on any
-NVIDIA GPU of capability 8.0 and up.  Standard library only.
+extents that were never tuned take a conservative default under the same rule, with one warning for
+each kernel and choice of formats; on a GPU that the package was not tuned for, every call takes a
+default that runs on any NVIDIA GPU of capability 8.0 and up, with one warning.  Warnings point at
+the line outside this package and torch that made the call.  Standard library only.
 """
 
 import importlib
 import json
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 SCHEMA = "tile-workbench/configs/1"
@@ -189,9 +191,9 @@ def choose_from(
     tuned = [file for file in here if file.extents == extents]
     if not tuned:
         _warn_once(
-            (kernel, formats, extents),
+            (kernel, formats),
             f"{kernel} {' '.join(formats)} was never tuned for extents {extents}: "
-            "running a conservative default",
+            "running a conservative default, here and for other such extents",
         )
         tuned = [file for file in here if file.extents is None and file.kernel == kernel]
     return _entry(tuned, m)
@@ -227,7 +229,7 @@ def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
     """
     tuned = choice.file
     _warn_once(
-        (why, tuned.kernel, tuned.formats, tuned.extents),
+        (why, tuned.kernel, tuned.formats),
         f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
     )
     return _entry(
@@ -242,6 +244,29 @@ def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
 
 
 def _warn_once(key: tuple[object, ...], message: str) -> None:
-    if key not in _warned:
-        _warned.add(key)
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
+    if key in _warned:
+        return
+    _warned.add(key)
+    frame = _caller()
+    if frame is None:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return
+    warnings.warn_explicit(
+        message,
+        RuntimeWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _caller() -> FrameType | None:
+    """The innermost frame outside this package and torch, whose dispatcher lies between."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", "")) + "."
+        if not module.startswith((f"{__package__}.", "torch.")):
+            return frame
+        frame = frame.f_back
+    return None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ._lookup import choose, layouts, template
-from ._torch_device import DTYPES, NAMES, current, device_facts
+from ._torch_device import DTYPES, NAMES, check_device, check_tensor, current, device_facts
 
 KERNEL = "triton_quantize"
 _LAYOUTS = layouts(KERNEL)
@@ -20,7 +20,8 @@ def quantize(
     """Quantise a matrix: ``scale = amax / largest element``, ``code = round(x / scale)``.
 
     Rounds to nearest even and saturates.  An all-zero block has codes 0 and scale 1; a NaN or an
-    infinity makes the scale of its block NaN.  Ragged last blocks take the values they have.
+    infinity makes the scale of its block NaN.  Ragged last blocks take the values they have.  For
+    inference only: the operator has no derivative.
 
     Args:
         x: (rows, cols), columns contiguous, in a source type that the package was emitted with.
@@ -31,8 +32,9 @@ def quantize(
         with rows contiguous, all others row-major.
     Raises:
         ValueError: unknown format, wrong shape, device or stride.
-        TypeError: wrong dtype.
+        TypeError: wrong dtype, no tensor, or ``out`` is no pair of them.
     """
+    check_tensor("x", x)
     layout = _LAYOUTS.get((format, NAMES.get(x.dtype, "")))
     if layout is None:
         known = ", ".join(f"{source} -> {target}" for target, source in _LAYOUTS)
@@ -42,7 +44,11 @@ def quantize(
     if out is None:
         codes, scales = _quantize_op(x, format)
         return codes, scales
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise TypeError(f"out is {type(out).__name__}: it must be a pair (codes, scales)")
     codes, scales = out
+    check_tensor("codes of out", codes)
+    check_tensor("scales of out", scales)
     grid = _grid(x, layout["block"])
     if codes.shape != x.shape or tuple(scales.shape) != grid:
         raise ValueError(
@@ -80,6 +86,7 @@ def _empty(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
 
 
 def _launch(x: Tensor, codes: Tensor, scales: Tensor, format: str) -> None:
+    check_device("x", x)
     rows, cols = x.shape
     if rows == 0:
         return

@@ -3,6 +3,8 @@
 import contextlib
 
 import torch
+import triton
+from torch import Tensor
 
 #: Multiprocessors that a persistent kernel counts on under Triton's interpreter.
 INTERPRETED_SMS = 4
@@ -22,6 +24,21 @@ FP8_CAPABILITY = (8, 9)
 
 _facts: dict[torch.device, tuple[str, int]] = {}
 _decodes: dict[torch.device, bool] = {}
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raises TypeError for what is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}: it must be a torch tensor")
+
+
+def check_device(name: str, tensor: Tensor) -> None:
+    """Raises ValueError for a tensor that Triton cannot run on."""
+    if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:
+        raise ValueError(
+            f"{name} lies on {tensor.device}: move it to a GPU, or set TRITON_INTERPRET=1 before "
+            "Python starts and Triton's interpreter runs small shapes"
+        )
 
 
 def device_facts(device: torch.device) -> tuple[str, int]:

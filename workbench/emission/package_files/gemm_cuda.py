@@ -53,7 +53,9 @@ def gemm(
         raise ValueError(
             f"no gemm for recipe {recipe!r} and output {out_format!r}: there is {known}"
         )
-    for name, operand in (("a", a), ("b", b)):
+    given = {"a_scale": a_scale, "b_scale": b_scale, "out": out}
+    optional = {name: operand for name, operand in given.items() if operand is not None}
+    for name, operand in {"a": a, "b": b, **optional}.items():
         if not isinstance(operand, cupy.ndarray):
             raise TypeError(f"{name} is {type(operand).__name__}: it must be a CuPy array")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:

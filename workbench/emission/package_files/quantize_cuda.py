@@ -35,8 +35,10 @@ def quantize(
         format's grid, row-major.
     Raises:
         ValueError: unknown format or wrong shape.
-        TypeError: wrong dtype.
+        TypeError: wrong dtype, no CuPy array, or ``out`` is no pair of them.
     """
+    if not isinstance(x, cupy.ndarray):
+        raise TypeError(f"x is {type(x).__name__}: it must be a CuPy array")
     source = _SOURCES.get(str(x.dtype), "")
     layout = _LAYOUTS.get((format, source))
     if layout is None:
@@ -51,7 +53,12 @@ def quantize(
     with x.device:
         if out is None:
             out = (cupy.empty(x.shape, dtype), cupy.empty(grid, np.float32))
+        if not isinstance(out, tuple | list) or len(out) != 2:
+            raise TypeError(f"out is {type(out).__name__}: it must be a pair (codes, scales)")
         codes, scales = out
+        for name, array in (("codes", codes), ("scales", scales)):
+            if not isinstance(array, cupy.ndarray):
+                raise TypeError(f"{name} of out is {type(array).__name__}: it must be a CuPy array")
         if codes.shape != x.shape or scales.shape != grid:
             raise ValueError(
                 f"out must be codes {tuple(x.shape)} and scales {grid}, "

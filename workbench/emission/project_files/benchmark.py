@@ -5,6 +5,7 @@ Medians of launches after an L2 flush (``triton.testing.do_bench``); operands ar
 
 import importlib
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def _median_us(launch: Any) -> float:
 def main() -> None:
     """Print a Markdown table, one row a tuned product."""
     package = importlib.import_module(NAME)
+    installed = Path(str(package.__file__)).with_name("EVIDENCE.json")
+    if installed.read_bytes() != (PROJECT / "EVIDENCE.json").read_bytes():
+        sys.exit(
+            f"{installed.parent} is not this project's: pip install --force-reinstall dist/*.whl"
+        )
     dtypes = importlib.import_module(f"{NAME}._torch_device").DTYPES
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}\n"

@@ -21,6 +21,13 @@ CONFIGS = [
     json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((MODULE / "configs").glob("*.json"))
 ]
+#: Rounding to nearest errs by half a last place: relative to x of a normal code, absolute in units
+#: of the scale of an integer or a subnormal one.  x / scale is itself rounded, at most 127 to fp32.
+HALF_ULP = {
+    "int8": (0.0, 0.5 + 2.0**-17),
+    "e4m3fn": (2.0**-4 + 2.0**-23, 2.0**-10),
+    "e5m2": (2.0**-3 + 2.0**-23, 2.0**-17),
+}
 
 
 def _layouts(kernel: str) -> list[Any]:
@@ -28,6 +35,16 @@ def _layouts(kernel: str) -> list[Any]:
         tuple(c["formats"]): (*c["formats"], c["layout"]) for c in CONFIGS if c["kernel"] == kernel
     }
     return [found[key] for key in sorted(found)]
+
+
+def _module(name: str = "") -> Any:
+    """The installed package or a module of it, once it is known to be this project's."""
+    package = importlib.import_module(NAME)
+    installed = Path(str(package.__file__)).with_name("EVIDENCE.json")
+    assert installed.read_bytes() == (PROJECT / "EVIDENCE.json").read_bytes(), (
+        f"{installed.parent} is not this project's: pip install --force-reinstall dist/*.whl"
+    )
+    return importlib.import_module(f"{NAME}.{name}") if name else package
 
 
 def _device() -> str:
@@ -48,7 +65,7 @@ def _spread(scales: Any, block: Any, rows: int, cols: int) -> Any:
 
 def _operand(torch: Any, rows: int, cols: int, element: str, block: Any, device: str) -> Any:
     """Random codes and scales, and the fp64 values that they stand for."""
-    dtypes = importlib.import_module(f"{NAME}._torch_device").DTYPES
+    dtypes = _module("_torch_device").DTYPES
     plain = torch.randn(rows, cols, device=device)
     if element == "int8":
         codes = (plain * 40).round().clamp(-127, 127).to(dtypes[element])
@@ -68,7 +85,7 @@ def test_files_are_those_of_the_evidence() -> None:
 
 @pytest.mark.parametrize("m", [1, 7, 16, 100, 1 << 20])
 def test_the_nearest_tuned_extent_is_taken(m: int) -> None:
-    lookup = importlib.import_module(f"{NAME}._lookup")
+    lookup = _module("_lookup")
     for file in lookup.FILES:
         keys = [key for key, _ in file.entries]
         distance = [max(m, key) / min(m, key) for key in keys]
@@ -79,8 +96,8 @@ def test_the_nearest_tuned_extent_is_taken(m: int) -> None:
 def test_gemm_is_close_to_the_product_in_float64(recipe: str, out: str, layout: Any) -> None:
     device = _device()
     torch = importlib.import_module("torch")
-    package = importlib.import_module(NAME)
-    dtype = importlib.import_module(f"{NAME}._torch_device").DTYPES[out]
+    package = _module()
+    dtype = _module("_torch_device").DTYPES[out]
     torch.manual_seed(0)
     m, n, k = 33, 65, 160
     a, a_scale, a_value = _operand(torch, m, k, layout["a_element"], layout["a_block"], device)
@@ -106,11 +123,11 @@ def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
     cupy = pytest.importorskip("cupy")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("needs a GPU of capability 9.0")
-    package = importlib.import_module(NAME)
-    hopper = importlib.import_module(f"{NAME}._hopper_gemm")
+    package = _module()
+    hopper = _module("_hopper_gemm")
     recipe, out = config["formats"]
     layout, (n, k) = config["layout"], config["extents"]
-    dtype = importlib.import_module(f"{NAME}._torch_device").DTYPES[out]
+    dtype = _module("_torch_device").DTYPES[out]
     torch.manual_seed(0)
     a, a_scale, a_value = _operand(torch, m, k, layout["a_element"], layout["a_block"], "cuda")
     b, b_scale, b_value = _operand(torch, n, k, layout["b_element"], layout["b_block"], "cuda")
@@ -121,7 +138,7 @@ def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
     if a_scale is not None:
         a_scale = hopper._columns_aligned(a_scale) if layout["scales"] == "b1x128" else a_scale
     views = [None if t is None else hopper._view(t) for t in (a, b, a_scale, b_scale)]
-    gemm_cuda = importlib.import_module(f"{NAME}.gemm_cuda")
+    gemm_cuda = _module("gemm_cuda")
     torch.cuda.synchronize()
     again = gemm_cuda.gemm(*views, recipe=recipe, out_format=out)
     cupy.cuda.runtime.deviceSynchronize()
@@ -134,17 +151,17 @@ def test_quantize_keeps_the_values(target: str, source: str, layout: Any) -> Non
     if device == "cpu" and layout["element"] != "int8":
         pytest.skip("Triton's interpreter does not round to 8-bit floats")
     torch = importlib.import_module("torch")
-    package = importlib.import_module(NAME)
-    dtype = importlib.import_module(f"{NAME}._torch_device").DTYPES[source]
+    package = _module()
+    dtype = _module("_torch_device").DTYPES[source]
     torch.manual_seed(0)
     x = torch.randn(65, 160, device=device).to(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the shape was never tuned
         codes, scales = package.quantize(x, target)
-    back = codes.double() * _spread(scales, layout["block"], *x.shape)
-    worst = 0.07 if layout["element"] == "e4m3fn" else 0.14  # half a last place, relative
-    limit = worst * x.double().abs() + 1.01 * _spread(scales, layout["block"], *x.shape)
-    assert ((back - x.double()).abs() <= limit).all()
+    wide = _spread(scales, layout["block"], *x.shape)
+    relative, absolute = HALF_ULP[layout["element"]]
+    limit = relative * x.double().abs() + absolute * wide
+    assert ((codes.double() * wide - x.double()).abs() <= limit).all()
 
 
 @pytest.mark.parametrize(("target", "source", "layout"), _layouts("cuda_quantize"))
@@ -156,7 +173,7 @@ def test_quantize_cuda_keeps_the_values(target: str, source: str, layout: Any) -
         pytest.skip("needs a GPU")
     if source == "bf16" or layout["element"] != "int8":
         pytest.skip("NumPy decodes neither bfloat16 nor 8-bit floats")
-    quantize = importlib.import_module(f"{NAME}.quantize_cuda").quantize
+    quantize = _module("quantize_cuda").quantize
     x = cupy.random.default_rng(0).standard_normal((65, 160), dtype=cupy.float32)
     x = x.astype({"fp16": cupy.float16, "fp32": cupy.float32}[source])
     with warnings.catch_warnings():
@@ -164,4 +181,5 @@ def test_quantize_cuda_keeps_the_values(target: str, source: str, layout: Any) -
         codes, scales = quantize(x, target)
     rows, cols = layout["block"]
     wide = cupy.repeat(cupy.repeat(scales, rows or 65, 0)[:65], cols or 160, 1)[:, :160]
-    assert (cupy.abs(codes * wide - x.astype(cupy.float32)) <= 0.51 * wide).all()
+    error = cupy.abs(codes.astype(cupy.float64) * wide - x.astype(cupy.float64))
+    assert (error <= HALF_ULP["int8"][1] * wide).all()

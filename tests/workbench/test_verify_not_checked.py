@@ -1,0 +1,44 @@
+"""What a verification without a GPU says it left open follows from what the package holds."""
+
+import pytest
+
+from workbench.verification.not_checked import without_gpu
+
+PRODUCT, QUANTIZE = "gemm:16x64x256:{}:bf16", "quantize:64x256:{}:{}"
+ROUNDING, SUBNORMAL, NAN = "rounding to 8-bit floats", "subnormal {} inputs", "NaN codes of e4m3fn"
+COMPILED, CUPY, OPERATORS = "compiled code", "CuPy kernels", "torch.compile"
+INTERPRETED = {"tuned shapes", COMPILED}
+
+
+@pytest.mark.parametrize(
+    ("entries", "more"),
+    [
+        ([("triton_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS}),
+        (
+            [("triton_gemm", PRODUCT.format("bf16")), ("triton_gemm", PRODUCT.format("e5m2-row"))],
+            {*INTERPRETED, OPERATORS, SUBNORMAL.format("bf16 and e5m2")},
+        ),
+        ([("triton_gemm", PRODUCT.format("unit-scaling"))], {*INTERPRETED, OPERATORS, NAN}),
+        ([("hopper_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS, CUPY}),
+        ([("cuda_quantize", QUANTIZE.format("e4m3fn.row", "bf16"))], {CUPY}),
+        ([("triton_quantize", QUANTIZE.format("e4m3fn.row", "fp32"))], {*INTERPRETED, ROUNDING}),
+        (
+            [("triton_quantize", QUANTIZE.format("int8.row", "bf16"))],
+            {*INTERPRETED, SUBNORMAL.format("bf16")},
+        ),
+    ],
+)
+def test_only_what_the_package_holds_is_named(
+    entries: list[tuple[str, str]], more: set[str]
+) -> None:
+    config = {"software_cast": False}
+    lines = without_gpu({"kernel": k, "problem": p, "config": config} for k, p in entries)
+    expected = {"times", *more}
+    assert len(lines) == len(expected)
+    assert all(any(line.startswith(start) for line in lines) for start in expected), lines
+
+
+def test_a_cast_in_software_is_checked() -> None:
+    entry = {"kernel": "triton_quantize", "problem": QUANTIZE.format("e4m3fn.row", "fp32")}
+    lines = without_gpu([{**entry, "config": {"software_cast": True}}])
+    assert not any(ROUNDING in line for line in lines)

@@ -1,0 +1,68 @@
+"""Which of a study's stored outcomes count, and which of several outcomes of one trial holds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from optuna.trial import FrozenTrial
+
+__all__ = ["Validity"]
+
+_Outcomes = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validity:
+    """What a study's attributes say of its trials' outcomes, trial by trial.
+
+    A revalidation makes every outcome stale that was there before it, but for those that it
+    measured again; what is measured later counts as ever.
+    """
+
+    date: str  #: of the last revalidation; "" when there was none
+    before: float  #: trials from this number on are younger than the revalidation
+    waiting: frozenset[int]  #: older ones that were in the queue then, so are measured later
+    again: _Outcomes  #: by trial number, outcomes of the revalidation
+    compared: _Outcomes  #: by trial number, what timing near-ties in turns puts in their place
+    not_compared: str  #: why near-ties could not be timed in turns
+    compared_later: bool  #: whether that was done after the revalidation
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> Self:
+        """Read a study's attributes."""
+        again = attributes.get("revalidated", {})
+        compared = attributes.get("compared", {})
+        # A record that does not say which trials it found is of a study that never went on.
+        before = again.get("before", math.inf) if again else 0
+        later = not again or compared.get("revalidation") == before
+        return cls(
+            date=again.get("date", ""),
+            before=before,
+            waiting=frozenset(again.get("waiting", ())),
+            again=again.get("measurements", {}),
+            compared=compared.get("timings", {}),
+            not_compared=(compared.get("failed", "") if later else again.get("not_compared", "")),
+            compared_later=later,
+        )
+
+    def stale(self, trial: FrozenTrial) -> str:
+        """Why a trial's outcome does not count; "" while it does."""
+        number = trial.number
+        if str(number) in self.again:
+            return ""
+        if number < self.before and number not in self.waiting:
+            return f"not measured again on {self.date}"
+        return str(trial.user_attrs.get("stale", ""))
+
+    def measured(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The outcome of a trial that has one, as it was measured last by itself."""
+        return dict(self.again.get(str(trial.number), trial.user_attrs["measurement"]))
+
+    def outcome(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The outcome of a trial that has one, with the times that were taken in turns."""
+        in_turns = self.compared.get(str(trial.number), {})
+        if self.compared_later:
+            return {**self.measured(trial), **in_turns}
+        stored = {**trial.user_attrs["measurement"], **in_turns}
+        return dict(self.again.get(str(trial.number), stored))

@@ -1,0 +1,63 @@
+"""What no check on a CPU can tell about a package."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tiles.formats import FloatElement
+from tiles.kernels import Backend, kernels
+from tiles.problems import Gemm, Problem, Quantize, parse_problem
+
+__all__ = ["MISREAD_SUBNORMALS", "without_gpu"]
+
+#: Elements whose subnormals Triton's interpreter widens to other values (3.7).
+MISREAD_SUBNORMALS = ("bf16", "e5m2")
+
+
+def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """One line for each thing that verification under Triton's interpreter leaves open.
+
+    Args:
+        entries: those of the evidence; only what their kernels and formats do is named.
+    Raises:
+        ValueError: an entry's problem is none.
+    """
+    known = kernels()
+    interpreted: list[Problem] = []
+    casts = cupy = products = False
+    for entry in entries:
+        problem = parse_problem(entry["problem"])
+        products = products or isinstance(problem, Gemm)
+        cupy = cupy or known[entry["kernel"]].backend is Backend.CUPY
+        # Products of the CUDA kernel have a stand-in that the interpreter runs.
+        if isinstance(problem, Gemm) or known[entry["kernel"]].backend is Backend.TRITON:
+            interpreted.append(problem)
+            if isinstance(problem, Quantize) and not entry["config"].get("software_cast"):
+                casts = casts or isinstance(problem.target.element, FloatElement)
+    lines = ["times, and with them every speed: there is no GPU"]
+    if interpreted:
+        lines.append("tuned shapes at their full size: small ones, below 500 a side, stand in")
+    if casts:
+        lines.append("rounding to 8-bit floats: Triton's interpreter casts unlike the hardware")
+    inputs = {_input(problem) for problem in interpreted}
+    misread = [name for name in MISREAD_SUBNORMALS if name in inputs]
+    if misread:
+        lines.append(f"subnormal {' and '.join(misread)} inputs: the interpreter misreads them")
+    if any(
+        isinstance(p, Gemm) and p.recipe.direct_cast and _input(p) == "e4m3fn" for p in interpreted
+    ):
+        lines.append("NaN codes of e4m3fn: the interpreter reads them as 480")
+    if interpreted:
+        lines.append("compiled code, shared memory and registers: the interpreter compiles nothing")
+    if cupy:
+        lines.append("CuPy kernels: they have no interpreter")
+    if products:
+        lines.append("torch.compile and CUDA graphs")
+    return tuple(lines)
+
+
+def _input(problem: Problem) -> str:
+    """Name of the element that a kernel reads."""
+    if isinstance(problem, Quantize):
+        return problem.source
+    assert isinstance(problem, Gemm)  # an emitted package holds these two kinds
+    return problem.recipe.weight.element.name
