@@ -7,6 +7,8 @@ from typing import Any
 
 from cuda.bindings import nvrtc
 
+from tiles.kernels.cuda.modules import read_source
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
@@ -21,7 +23,9 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
 
     ``-arch=`` is spelt ``--gpu-architecture=`` here: CuPy translates it.
     """
-    error, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    error, program = nvrtc.nvrtcCreateProgram(
+        read_source(source).encode(), source.name.encode(), 0, [], []
+    )
     _check(error, "")
     spelt = [o.replace("-arch=", "--gpu-architecture=") for o in options]
     arguments = [o.encode() for o in spelt]

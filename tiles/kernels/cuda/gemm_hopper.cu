@@ -25,11 +25,8 @@
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
 // 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, GROUPS.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
-typedef long long i64;
+#include "hopper.cuh"
+#include "hopper_wgmma.cuh"
 
 #define CONSUMERS 2
 #define THREADS (128 * (CONSUMERS + 1))
@@ -38,7 +35,6 @@ typedef long long i64;
 #define BLOCK_K (ROW_BYTES / ELEMENT_BYTES)
 #define ROWS (PINGPONG ? BLOCK_M : BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
 #define TILES_M (ROWS / 64)                              // wgmma is 64 rows high
-#define HALF (BLOCK_N / 2)                               // accumulators of a thread for 64 rows
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
 #define PROMOTED (SCALES >= 3)
@@ -55,10 +51,6 @@ typedef long long i64;
 // Named barriers: 1 and 2 are the consumers' turns, 3 and 4 join the threads of one.
 #define TURN 1
 #define GROUP 3
-
-struct __align__(64) TensorMap {
-    u8 bytes[128];
-};
 
 #if GROUPS
 // Where the rows of the groups lie, and the output's rows for those that TMA does not store.
@@ -78,188 +70,6 @@ struct Groups {
 #define GROUPS_PARAMETER
 #endif
 
-#if ELEMENT == 4
-typedef int Accumulator;
-#define REGISTER "r"
-#else
-typedef float Accumulator;
-#define REGISTER "f"
-#endif
-
-__device__ __forceinline__ u32 shared_address(const void *p) {
-    u32 address = (u32)__cvta_generic_to_shared(p);
-    // Opaque and the same in every lane: computed once, and kept in a uniform register.
-    asm volatile("" : "+r"(address));
-    return __shfl_sync(0xffffffffu, address, 0);
-}
-
-__device__ __forceinline__ float load_shared(u32 address) {
-    float x;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address));
-    return x;
-}
-
-__device__ __forceinline__ void barrier_init(u32 bar, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-
-__device__ __forceinline__ void barrier_expect(u32 bar, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(u32 bar) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive_at(u32 bar, u32 cta) {
-    asm volatile(
-        "{\n.reg .b32 remote;\n"
-        "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
-        "r"(cta)
-        : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
-    u32 done;
-    do {
-        asm volatile(
-            "{\n.reg .pred p;\n"
-            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p;\n}"
-            : "=r"(done)
-            : "r"(bar), "r"(parity)
-            : "memory");
-    } while (!done);
-}
-
-__device__ __forceinline__ void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
-        "l"(map), "r"(bar), "r"(x), "r"(y)
-        : "memory");
-}
-
-__device__ __forceinline__ void load_tile_everywhere(u32 to, const TensorMap *map, u32 bar, int x,
-                                                     int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-        "l"(map), "r"(bar), "r"(x), "r"(y), "h"((u16)((1 << CLUSTER) - 1))
-        : "memory");
-}
-
-__device__ __forceinline__ void store_tile(const TensorMap *map, u32 from, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-        "r"(from), "r"(x), "r"(y)
-        : "memory");
-}
-
-// A wgmma operand in shared memory: K-major, 128-byte swizzle, 1024 bytes between groups of 8 rows.
-__device__ __forceinline__ u64 descriptor(u32 address) {
-    return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-
-// The accumulators of wgmma are an operand list as long as the tile is wide.
-#define LIST8(a, b, c, d, e, f, g, h) \
-    "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
-#define PLACES_32                                                      \
-    LIST8(0, 1, 2, 3, 4, 5, 6, 7) "," LIST8(8, 9, 10, 11, 12, 13, 14, 15) "," \
-    LIST8(16, 17, 18, 19, 20, 21, 22, 23) "," LIST8(24, 25, 26, 27, 28, 29, 30, 31)
-#define PLACES_64                                                                       \
-    PLACES_32 "," LIST8(32, 33, 34, 35, 36, 37, 38, 39) "," LIST8(40, 41, 42, 43, 44, 45, 46, 47) \
-    "," LIST8(48, 49, 50, 51, 52, 53, 54, 55) "," LIST8(56, 57, 58, 59, 60, 61, 62, 63)
-#define PLACES_96                                                                       \
-    PLACES_64 "," LIST8(64, 65, 66, 67, 68, 69, 70, 71) "," LIST8(72, 73, 74, 75, 76, 77, 78, 79) \
-    "," LIST8(80, 81, 82, 83, 84, 85, 86, 87) "," LIST8(88, 89, 90, 91, 92, 93, 94, 95)
-#define PLACES_128                                                                 \
-    PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103) ","                    \
-    LIST8(104, 105, 106, 107, 108, 109, 110, 111) ","                              \
-    LIST8(112, 113, 114, 115, 116, 117, 118, 119) "," LIST8(120, 121, 122, 123, 124, 125, 126, 127)
-#define SINKS_8(d, i)                                                                \
-    "+" REGISTER(d[i]), "+" REGISTER(d[i + 1]), "+" REGISTER(d[i + 2]), "+" REGISTER(d[i + 3]), \
-    "+" REGISTER(d[i + 4]), "+" REGISTER(d[i + 5]), "+" REGISTER(d[i + 6]), "+" REGISTER(d[i + 7])
-#define SINKS_32(d, i) SINKS_8(d, i), SINKS_8(d, i + 8), SINKS_8(d, i + 16), SINKS_8(d, i + 24)
-
-#if BLOCK_N == 64
-#define SHAPE "m64n64"
-#define PLACES PLACES_32
-#define SINKS(d) SINKS_32(d, 0)
-#define SOURCES "%32, %33"
-#define KEEP "%34"
-#elif BLOCK_N == 128
-#define SHAPE "m64n128"
-#define PLACES PLACES_64
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32)
-#define SOURCES "%64, %65"
-#define KEEP "%66"
-#elif BLOCK_N == 192
-#define SHAPE "m64n192"
-#define PLACES PLACES_96
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64)
-#define SOURCES "%96, %97"
-#define KEEP "%98"
-#elif BLOCK_N == 256
-#define SHAPE "m64n256"
-#define PLACES PLACES_128
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_32(d, 96)
-#define SOURCES "%128, %129"
-#define KEEP "%130"
-#else
-#error "BLOCK_N is 64, 128, 192 or 256"
-#endif
-
-#if ELEMENT == 0
-#define TYPES "k16.f32.bf16.bf16"
-#elif ELEMENT == 1
-#define TYPES "k16.f32.f16.f16"
-#elif ELEMENT == 2
-#define TYPES "k32.f32.e4m3.e4m3"
-#elif ELEMENT == 3
-#define TYPES "k32.f32.e5m2.e5m2"
-#else
-#define TYPES "k32.s32.s8.s8"
-#endif
-#if ELEMENT < 2
-#define SIGNS ", 1, 1, 0, 0"  // operands as they are, neither transposed
-#elif ELEMENT < 4
-#define SIGNS ", 1, 1"
-#else
-#define SIGNS ""
-#endif
-
-// d += a . b, or d = a . b where keep is 0: 64 rows by BLOCK_N columns by 32 bytes of K.
-__device__ __forceinline__ void wgmma(Accumulator (&d)[HALF], u64 a, u64 b, int keep) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " KEEP
-                 ", 0;\n"
-                 "wgmma.mma_async.sync.aligned." SHAPE TYPES " {" PLACES "}, " SOURCES
-                 ", p" SIGNS ";\n}"
-                 : SINKS(d)
-                 : "l"(a), "l"(b), "r"(keep));
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void wgmma_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int Pending>
-__device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-// Keeps the compiler from moving accumulators that the tensor cores are writing.
-__device__ __forceinline__ void pin(Accumulator (&d)[HALF]) {
-#pragma unroll
-    for (int i = 0; i < HALF; i++) asm volatile("" : "+" REGISTER(d[i])::"memory");
-}
-
 __device__ __forceinline__ void turn_wait(int who) {
     asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
 }
@@ -270,16 +80,6 @@ __device__ __forceinline__ void turn_pass(int who) {
 
 __device__ __forceinline__ void group_sync(int who) {
     asm volatile("bar.sync %0, 128;" ::"r"(GROUP + who) : "memory");
-}
-
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ u32 cluster_rank() {
-    u32 rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
 }
 
 // Where a tile lies.
