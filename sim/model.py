@@ -6,8 +6,10 @@ from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.interval import interval_us
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
+from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.problems import Gemm, Problem, Quantize
 
 __all__ = ["price"]
@@ -29,6 +31,8 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
     path = kernel.path(problem, gpu.limits)
     if isinstance(problem, Gemm) and kernel.config_type is HopperGemmConfig:
         cost = hopper_gemm_cost(problem, table, gpu)
+    elif isinstance(problem, Gemm) and kernel.config_type is WeightOnlyConfig:
+        cost = weight_only_cost(problem, table, gpu)
     elif isinstance(problem, Gemm):
         cost = gemm_cost(problem, path, table, gpu)
     elif isinstance(problem, Quantize):

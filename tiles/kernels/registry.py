@@ -21,9 +21,16 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.weight_only import TritonWeightOnly
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (
+        TritonGemm(),
+        HopperGemm(),
+        TritonWeightOnly(),
+        TritonQuantize(),
+        CudaQuantize(),
+    )
     for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
