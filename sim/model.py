@@ -14,6 +14,7 @@ from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
+from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
@@ -21,6 +22,7 @@ from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize
 
 __all__ = ["CostModel", "price", "unpriced"]
@@ -47,6 +49,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     (Gemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_gemm_cost(
         problem, table, gpu
     ),
+    (Gemm, WeightOnlyConfig): weight_only_cost,
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(

@@ -35,8 +35,8 @@ def test_predict_prints_every_recipe_that_the_gpu_runs(
     table, refused = printed.split("not predicted (--recipe NAME says why): ")
     rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     told = refused.strip().split(", ")
-    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "unit-scaling"} <= set(rows)
-    assert {"nvfp4", "llm-int8", "w4a16-g128"} <= set(told)
+    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "w4a16-g128"} <= set(rows)
+    assert {"nvfp4", "llm-int8", "posit8"} <= set(told)
     assert sorted(rows + told) == sorted(RECIPES)
 
 

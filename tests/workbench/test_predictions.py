@@ -38,7 +38,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
 
 
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
-    chosen = predict(shapes=[SHAPE], families=["triton_gemm", "hopper_gemm"])
+    chosen = predict(shapes=[SHAPE], families=["triton_gemm", "hopper_gemm", "triton_weight_only"])
     every = predict(shapes=[SHAPE])
     names = [row.problem.recipe.name for row in chosen.rows]
     refused = [row.problem.recipe.name for row in chosen.refused]

@@ -27,11 +27,13 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.weight_only import TritonWeightOnly
 
     found: dict[str, Kernel] = {}
     own: tuple[Kernel, ...] = (
         TritonGemm(),
         HopperGemm(),
+        TritonWeightOnly(),
         TritonQuantize(),
         CudaQuantize(),
         TritonBatchedGemm(),
