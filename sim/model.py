@@ -6,9 +6,11 @@ from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.interval import interval_us
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
+from sim.tile_stream import tile_stream_cost
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.hopper_gemm import HopperGemmConfig
-from tiles.problems import Gemm, Problem, Quantize
+from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
+from tiles.problems import Dequantize, Gemm, Problem, Quantize, Transpose
 
 __all__ = ["price"]
 
@@ -31,8 +33,10 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         cost = hopper_gemm_cost(problem, table, gpu)
     elif isinstance(problem, Gemm):
         cost = gemm_cost(problem, path, table, gpu)
-    elif isinstance(problem, Quantize):
+    elif isinstance(problem, Quantize) and kernel.config_type is not TritonQuantizeTilesConfig:
         cost = quantize_cost(problem, table, gpu)
+    elif isinstance(problem, Quantize | Dequantize | Transpose):
+        cost = tile_stream_cost(problem, table, gpu)
     else:
         raise ValueError(f"{problem}: no cost model for {problem.kind} problems")
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)

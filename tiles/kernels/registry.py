@@ -18,12 +18,23 @@ def kernels() -> dict[str, Kernel]:
     Raises:
         ValueError: two families share a name, or an entry point is no :class:`Kernel`.
     """
+    from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.quantize_tiles import TritonQuantizeTiles
+    from tiles.kernels.transpose import TritonTranspose
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (
+        TritonGemm(),
+        HopperGemm(),
+        TritonQuantize(),
+        CudaQuantize(),
+        TritonQuantizeTiles(),
+        TritonDequantize(),
+        TritonTranspose(),
+    )
     for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")
