@@ -21,7 +21,7 @@ from .tile_elements import constants
 from .tile_packing import WORD_CODES
 from .tile_random import seed_words
 
-__all__ = ["FIELDS", "Request", "kernel_constants", "padded_block", "request"]
+__all__ = ["FIELDS", "Request", "kernel_constants", "request"]
 
 SOURCES = (torch.bfloat16, torch.float16, torch.float32)
 FIELDS = ("block_rows", "block_cols", "num_warps", "software_cast")
@@ -89,7 +89,7 @@ class Request:
         return seed_words(self.seed or 0)
 
 
-def padded_block(shape: tuple[int, int], block: tuple[int, int], tile: tuple[int, int]) -> Any:
+def _held_block(block: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns under one scale as powers of two that a tile consists of."""
     if block == (0, 0):
         return tile
@@ -219,7 +219,7 @@ def kernel_constants(asked: Request) -> dict[str, Any]:
     rows, cols = asked.x.shape
     tile = asked.tile
     own = constants(asked.element)
-    block = padded_block((rows, cols), asked.block, tile)
+    block = _held_block(asked.block, tile)
     bits = int(own["BITS"])
     top = float(own["CODE_MAX"])
     word = int(torch.tensor(top, dtype=torch.float32).view(torch.int32).item())
