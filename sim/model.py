@@ -14,16 +14,28 @@ from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
+from sim.tile_stream import tile_stream_cost
 from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
+from tiles.kernels.transpose import TritonTransposeConfig
 from tiles.kernels.weight_only import WeightOnlyConfig
-from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize
+from tiles.problems import (
+    BatchedGemm,
+    Dequantize,
+    Gemm,
+    GroupedGemm,
+    Problem,
+    Quantize,
+    Transpose,
+)
 
 __all__ = ["CostModel", "price", "unpriced"]
 
@@ -57,6 +69,9 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     ),
     (Quantize, TritonQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
     (Quantize, CudaQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
+    (Quantize, TritonQuantizeTilesConfig): tile_stream_cost,
+    (Dequantize, TritonDequantizeConfig): tile_stream_cost,
+    (Transpose, TritonTransposeConfig): tile_stream_cost,
 }
 
 

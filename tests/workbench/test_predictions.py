@@ -90,6 +90,7 @@ def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyP
         ("hopper_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("triton_quantize", "quantize:512x512:int8.b128x128:bf16"),
         ("cuda_quantize", "quantize:512x512:int8.b128x128:bf16"),
+        ("triton_quantize_tiles", "quantize:512x512:int8.b128x128:bf16"),
     ]
     # Each row says its own recipe; what differs is the training, not the product.
     assert [row.problem.recipe.name for row in report.rows] == names

@@ -22,11 +22,14 @@ def kernels() -> dict[str, Kernel]:
             cannot be loaded.
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
+    from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.quantize_tiles import TritonQuantizeTiles
+    from tiles.kernels.transpose import TritonTranspose
     from tiles.kernels.weight_only import TritonWeightOnly
 
     found: dict[str, Kernel] = {}
@@ -36,6 +39,9 @@ def kernels() -> dict[str, Kernel]:
         TritonWeightOnly(),
         TritonQuantize(),
         CudaQuantize(),
+        TritonQuantizeTiles(),
+        TritonDequantize(),
+        TritonTranspose(),
         TritonBatchedGemm(),
         TritonGroupedGemm(),
         HopperGroupedGemm(),

@@ -1,0 +1,143 @@
+"""Checks of codes, scales and names that the tile kernels share, made before any launch."""
+
+from collections.abc import Mapping
+
+import torch
+
+from .tile_elements import ELEMENTS, constants
+from .tile_packing import WORD_CODES, row_bytes
+
+__all__ = [
+    "STORED",
+    "SWIZZLE",
+    "check_apart",
+    "check_codes",
+    "check_levels",
+    "check_names",
+    "check_scales",
+    "check_tensor_scale",
+    "power_of_two",
+    "whole_words",
+]
+
+#: Formats of stored scales, and the dtype that holds them.
+STORED = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "e8m0fnu": torch.uint8,
+    "e4m3fn": torch.uint8,
+}
+#: Rows and columns of a tile of swizzled scales.
+SWIZZLE = (128, 4)
+
+
+def power_of_two(extent: int) -> bool:
+    """True for 1, 2, 4, ..."""
+    return extent > 0 and extent & (extent - 1) == 0
+
+
+def whole_words(codes: torch.Tensor, cols: int, bits: int) -> bool:
+    """True where rows of packed codes consist of whole aligned 4-byte words."""
+    return bits in WORD_CODES and cols % WORD_CODES[bits] == 0 and codes.data_ptr() % 4 == 0
+
+
+def check_names(element: str, stored: str) -> None:
+    """Refuse an element or a scale format that is not served.
+
+    Raises:
+        ValueError: the first of them.
+    """
+    if element not in ELEMENTS:
+        raise ValueError(f"element {element!r}: choose one of {', '.join(ELEMENTS)}")
+    if stored not in STORED:
+        raise ValueError(f"stored {stored!r}: choose one of {', '.join(STORED)}")
+
+
+def check_levels(stored: str, tensor_scale: torch.Tensor | None) -> None:
+    """Refuse a second level without e4m3fn scales, and the other way round.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    if (stored == "e4m3fn") != (tensor_scale is not None):
+        raise ValueError("e4m3fn scales, and they alone, take a tensor_scale")
+
+
+def check_tensor_scale(tensor_scale: torch.Tensor) -> None:
+    """Refuse a second level that is not (1,) fp32.
+
+    Raises:
+        TypeError: another dtype; ValueError: another shape.
+    """
+    if tensor_scale.dtype != torch.float32:
+        raise TypeError(f"tensor_scale has dtype {tensor_scale.dtype}: it must be float32")
+    if tuple(tensor_scale.shape) != (1,):
+        raise ValueError(f"tensor_scale has shape {tuple(tensor_scale.shape)}: it must be (1,)")
+
+
+def check_codes(name: str, codes: torch.Tensor, rows: int, cols: int, element: str) -> None:
+    bits = constants(element)["BITS"]
+    if codes.element_size() != 1 or codes.dtype == torch.bool:
+        raise TypeError(f"{name} have dtype {codes.dtype}: they must be of a one-byte dtype")
+    wanted = (rows, row_bytes(cols, int(bits)))
+    if tuple(codes.shape) != wanted:
+        raise ValueError(
+            f"{name} have shape {tuple(codes.shape)}: {rows}x{cols} codes of {bits} bits take "
+            f"{wanted}"
+        )
+    if not codes.is_contiguous():
+        raise ValueError(f"{name} have strides {codes.stride()}: they must be contiguous")
+
+
+def check_scales(
+    name: str,
+    scales: torch.Tensor,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    stored: str,
+    swizzled: bool,
+) -> None:
+    if scales.dtype != STORED[stored]:
+        raise TypeError(f"{name} have dtype {scales.dtype}: {stored} scales are {STORED[stored]}")
+    grid = [-(-n // b) if b else 1 for n, b in zip(shape, block, strict=True)]
+    if not swizzled:
+        if list(scales.shape) != grid:
+            raise ValueError(
+                f"{name} have shape {tuple(scales.shape)}: blocks of {tuple(block)} on "
+                f"{tuple(shape)} need {tuple(grid)}"
+            )
+        return
+    size = -(-grid[0] // SWIZZLE[0]) * -(-grid[1] // SWIZZLE[1]) * SWIZZLE[0] * SWIZZLE[1]
+    if tuple(scales.shape) != (size,) or not scales.is_contiguous():
+        raise ValueError(
+            f"{name} have shape {tuple(scales.shape)}: {grid[0]}x{grid[1]} swizzled scales take "
+            f"({size},), contiguous"
+        )
+
+
+def check_apart(named: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors on several devices, and such as overlap.
+
+    Raises:
+        ValueError: two of them.
+    """
+    devices = {name: tensor.device for name, tensor in named.items()}
+    if len(set(devices.values())) > 1:
+        text = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"{text}: they must share one device")
+    names = list(named)
+    for index, name in enumerate(names):
+        for other in names[:index]:
+            _check_overlap(other, named[other], name, named[name])
+
+
+def _check_overlap(name: str, a: torch.Tensor, other: str, b: torch.Tensor) -> None:
+    if a.device.type == "meta" or not (a.numel() and b.numel()):
+        return
+    spans = []
+    for tensor in (a, b):
+        last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        spans.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()))
+    if spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]:
+        raise ValueError(f"{name} and {other} overlap in memory: pass separate tensors")
