@@ -1,5 +1,6 @@
 """Pricing: every configuration of a table, on a GPU that need not be here."""
 
+from sim.dataflow_model import dataflow_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
@@ -8,7 +9,7 @@ from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.hopper_gemm import HopperGemmConfig
-from tiles.problems import Gemm, Problem, Quantize
+from tiles.problems import Dataflow, Gemm, Problem, Quantize
 
 __all__ = ["price"]
 
@@ -33,6 +34,8 @@ def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: Gpu) -> Pri
         cost = gemm_cost(problem, path, table, gpu)
     elif isinstance(problem, Quantize):
         cost = quantize_cost(problem, table, gpu)
+    elif isinstance(problem, Dataflow):
+        cost = dataflow_cost(problem, table, gpu)
     else:
         raise ValueError(f"{problem}: no cost model for {problem.kind} problems")
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)

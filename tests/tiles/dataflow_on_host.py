@@ -1,4 +1,4 @@
-"""Run the dataflow kernels on the CPU: compiled by g++ against ``cuda_on_host.h``, on NumPy arrays."""
+"""Run the dataflow kernels on the CPU: NumPy arrays, g++ and ``cuda_on_host.h``."""
 
 import ctypes
 import subprocess

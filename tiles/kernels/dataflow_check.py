@@ -15,7 +15,7 @@ from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_encode import decode, encode
 from tiles.formats.torch_random import random_bits
 from tiles.kernels.base import Accuracy
-from tiles.kernels.dataflow_reference import TINY, U, Outcome
+from tiles.kernels.dataflow_reference import TINY, Outcome, U
 
 __all__ = ["compare", "compare_vector"]
 
@@ -132,8 +132,8 @@ def _compare_band(
         row, col = _first(bad)
         return (
             f"code at row {{top}} + {row}, column {col}: {float(got[row, col])!r}, wanted "
-            f"{float(low[row, col])!r} to {float(high[row, col])!r} for {float(ratio[row, col])!r}; "
-            f"{int(bad.sum())} are wrong"
+            f"{float(low[row, col])!r} to {float(high[row, col])!r} for "
+            f"{float(ratio[row, col])!r}; {int(bad.sum())} are wrong"
         )
     there = ~lost
     apart = (got.double() - ratio).where(there, 0.0)
@@ -145,7 +145,7 @@ def _compare_band(
 
 
 def compare_vector(name: str, written: torch.Tensor, value: Any, error: Any) -> str:
-    """What is wrong with a vector of the kernel, or nothing; NaN where the reference is not finite."""
+    """What is wrong with a vector of the kernel, or nothing; not finite as the reference is."""
     reference, bound = torch.as_tensor(value), torch.as_tensor(error)
     finite = abs(reference) <= _LARGEST
     close = abs(written.double() - reference) <= bound + 2 * U * abs(reference)

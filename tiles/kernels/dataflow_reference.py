@@ -10,9 +10,9 @@ polynomial q of degree 7 fitted to ``log2(Phi(x) / Phi(-x))`` on [0, 5]: it is o
 ``GATE_ERROR`` of the smaller of Phi(x) and Phi(-x), which a test holds on every fp32 step of the
 kernel's inputs; beyond 5 it is monotone, so it lies with Phi between 0 and Phi(-5) = 2.9e-7 of the
 limit.  In steps of an int8 output that is at most 0.15 where a whole block is negative, and below
-0.02 in any other.  Row statistics merge N = columns / 16 pairs of moments at most, each merge adding
-at most 6u of the larger mean and 8u of the second moment; sums along a row or a column of n terms
-err by at most n·u of the sum of magnitudes.
+0.02 in any other.  Row statistics merge N = columns / 16 pairs of moments at most, each merge
+adding at most 6u of the larger mean and 8u of the second moment; sums along a row or a column of n
+terms err by at most n·u of the sum of magnitudes.
 """
 
 import math

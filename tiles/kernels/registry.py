@@ -18,12 +18,20 @@ def kernels() -> dict[str, Kernel]:
     Raises:
         ValueError: two families share a name, or an entry point is no :class:`Kernel`.
     """
+    from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (
+        TritonGemm(),
+        HopperGemm(),
+        TritonQuantize(),
+        CudaQuantize(),
+        CudaDataflowBlocks(),
+        CudaDataflowRows(),
+    )
     for candidate in (*own, *(make() for _, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")

@@ -29,8 +29,7 @@ DATAFLOW_OPS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataflow(Problem):
-    """A non-linear operator on row-major ``rows`` x ``cols`` matrices, codes and block scales in and
-    out.
+    """A non-linear operator on row-major ``rows`` x ``cols`` matrices, quantised in and out.
 
     ``residual`` adds two matrices and yields mean and variance of every row of the sum.
     ``layernorm`` and ``rmsnorm`` work them out, ``-apply`` takes them from there, ``-bwd`` takes

@@ -179,7 +179,9 @@ def prepare(
     return chosen, ctas, threads // 32 * 4, parameters[()]
 
 
-def launch(x: Any, x_scales: Any, out: Any, out_scales: Any, *, stream: Any = None, **rest: Any):
+def launch(
+    x: Any, x_scales: Any, out: Any, out_scales: Any, *, stream: Any = None, **rest: Any
+) -> None:
     """Apply an operator to a quantised matrix, block by block.
 
     Args:

@@ -298,8 +298,10 @@ DEVICE void add_columns(const RowOperands &p, const uint4 *codes, const float2 *
             const float dy_scale =
                 __ldg(p.other_scales + down * p.other_row_stride + right * p.other_col_stride);
             float products[4] = {0.0f, 0.0f, 0.0f, 0.0f}, plain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
-            for (u32 r = 0; r < BLOCK_ROWS; ++r) {
+            // In steps of 32, where every address is a constant beside the first.
+            for (u32 r0 = 0; r0 < BLOCK_ROWS; r0 += 32)
+#pragma unroll
+            for (u32 r = r0; r < r0 + (BLOCK_ROWS < 32 ? BLOCK_ROWS : 32); ++r) {
                 const u32 vector = r * VECTORS_PER_ROW + col % BLOCK_COLS / VECTOR;
                 const u32 thread = (side * DOWN + d) * LANES + vector % LANES;
                 const u32 place = ((step * ITEMS + vector / LANES) * THREADS + thread) * WORDS +

@@ -71,7 +71,8 @@ def geometry(
     """Work out how a configuration covers a matrix; both are taken as fitting."""
     threads, lanes, rows = (int(config[name]) for name in ("threads", "lanes", "rows"))
     groups, down = threads // lanes, rows // block[0]
-    share = -(-(-(-shape[1] // block[1])) // int(config["splits"]))
+    across = -(-shape[1] // block[1])
+    share = -(-across // int(config["splits"]))
     steps = -(-share // (groups // down))
     row_groups = -(-shape[0] // rows)
     backward = op.endswith("-bwd")
@@ -174,7 +175,7 @@ def prepare(
         codes["other"], scales["other_scales"] = other, other_scales
     for name, array in (*codes.items(), ("out", out)):
         arguments.check_codes(name, array, element, shape)
-    chosen = {
+    chosen: dict[str, Any] = {
         "op": op, "element": element, "shape": shape, "block": block, "stochastic": stochastic,
         "config": config,
     }  # fmt: skip
@@ -214,7 +215,7 @@ def prepare(
     arguments.check_apart(written, read)
     parameters = np.zeros((), PARAMETERS)
     for name, array in {**read, **written}.items():
-        if name in PARAMETERS.names:
+        if name in (PARAMETERS.names or ()):
             parameters[name] = arguments.pointer(array)
     parameters["rows"], parameters["cols"] = shape
     for name, array in (("x", x_scales), ("other", other_scales), ("out", out_scales)):
