@@ -180,7 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         u32 x[ITEMS][WORDS];
 #if BINARY
         u32 dy[ITEMS][WORDS];
-#else
+#elif !NORM
         u32(*dy)[WORDS] = x;  // nobody looks at it
 #endif
 #pragma unroll
