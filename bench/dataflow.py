@@ -1,9 +1,9 @@
 """The INT8 dataflow set beside copy bandwidth and the issue bound: ``python bench/dataflow.py``.
 
 A row an operator and format: the best of the configurations that the cost model ranks highest,
-timed cold and in turns with a device copy of as many bytes.  The bound is the longer of that copy and of
-the kernel's instructions at one a clock in each of an SM's four schedulers, at the GPU's highest
-clock.  ``--device cpu`` compiles the configurations that would be timed and prints no time.
+timed cold and in turns with a device copy of as many bytes.  The bound is the longer of that copy
+and of the kernel's instructions at one a clock in each of an SM's four schedulers, at the GPU's
+highest clock.  ``--device cpu`` compiles the configurations that would be timed and prints no time.
 """
 
 import argparse
@@ -141,8 +141,8 @@ def main() -> None:
                 if "time_us" in row:
                     print(
                         f"{row['problem']:48} {row['time_us']:8.1f} us  "
-                        f"copy {row['copy_us']:8.1f}  issue {row['issue_us']:8.1f}  of the bound {row['of_bound']:.2f}  "
-                        f"of the copy {row['of_copy']:.2f}"
+                        f"copy {row['copy_us']:8.1f}  issue {row['issue_us']:8.1f}  "
+                        f"of the bound {row['of_bound']:.2f}  of the copy {row['of_copy']:.2f}"
                     )
                 else:
                     facts = [f for f in row["compiled"].values() if f is not None]
