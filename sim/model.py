@@ -7,6 +7,7 @@ import numpy as np
 
 from sim.compiled import Compiled
 from sim.cost import Cost
+from sim.dataflow_model import dataflow_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
@@ -19,6 +20,7 @@ from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
@@ -29,6 +31,7 @@ from tiles.kernels.transpose import TritonTransposeConfig
 from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.problems import (
     BatchedGemm,
+    Dataflow,
     Dequantize,
     Gemm,
     GroupedGemm,
@@ -72,6 +75,8 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     (Quantize, TritonQuantizeTilesConfig): tile_stream_cost,
     (Dequantize, TritonDequantizeConfig): tile_stream_cost,
     (Transpose, TritonTransposeConfig): tile_stream_cost,
+    (Dataflow, DataflowBlocksConfig): dataflow_cost,
+    (Dataflow, DataflowRowsConfig): dataflow_cost,
 }
 
 

@@ -22,6 +22,7 @@ def kernels() -> dict[str, Kernel]:
             cannot be loaded.
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
+    from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
@@ -42,6 +43,8 @@ def kernels() -> dict[str, Kernel]:
         TritonQuantizeTiles(),
         TritonDequantize(),
         TritonTranspose(),
+        CudaDataflowBlocks(),
+        CudaDataflowRows(),
         TritonBatchedGemm(),
         TritonGroupedGemm(),
         HopperGroupedGemm(),

@@ -2,6 +2,7 @@
 
 from tiles.problems.base import MAX_EXTENT, Problem, parse_shape
 from tiles.problems.batched_gemm import BatchedGemm, SecondOperand
+from tiles.problems.dataflow import DATAFLOW_OPS, Dataflow
 from tiles.problems.dequantize import Dequantize
 from tiles.problems.gemm import Gemm
 from tiles.problems.group_layout import GroupLayout, RowOrder
@@ -10,9 +11,11 @@ from tiles.problems.quantize import Quantize
 from tiles.problems.transpose import Transpose
 
 __all__ = [
+    "DATAFLOW_OPS",
     "KINDS",
     "MAX_EXTENT",
     "BatchedGemm",
+    "Dataflow",
     "Dequantize",
     "Gemm",
     "GroupLayout",
@@ -28,7 +31,8 @@ __all__ = [
 
 #: Every kind of problem by the first word of its text.
 KINDS: dict[str, type[Problem]] = {
-    one.kind: one for one in (Gemm, Quantize, BatchedGemm, GroupedGemm, Dequantize, Transpose)
+    one.kind: one
+    for one in (Gemm, Quantize, BatchedGemm, GroupedGemm, Dequantize, Transpose, Dataflow)
 }
 
 
