@@ -1,12 +1,15 @@
 """CUDA C++ compiled by NVRTC without a driver."""
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cuda.bindings import nvrtc
 
+from tiles.kernels.cubin import cuobjdump
 from tiles.kernels.cuda.modules import read_source
 
 
@@ -16,6 +19,18 @@ class Compiled:
 
     ptx: str
     log: str
+    binary: bytes
+
+    def machine_code(self) -> str:
+        """The binary's instructions (SASS)."""
+        tool = cuobjdump()
+        assert tool is not None, "cuobjdump comes with Triton"
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.cubin"
+            path.write_bytes(self.binary)
+            return subprocess.run(
+                [tool, "--dump-sass", path], capture_output=True, text=True, check=True
+            ).stdout
 
 
 def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
@@ -33,8 +48,11 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
     log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
     _check(error, log)
     ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    _, count = nvrtc.nvrtcGetCUBINSize(program)
+    binary = b" " * count
+    nvrtc.nvrtcGetCUBIN(program, binary)
     nvrtc.nvrtcDestroyProgram(program)
-    return Compiled(ptx=ptx, log=log)
+    return Compiled(ptx=ptx, log=log, binary=binary)
 
 
 def _check(error: Any, log: str) -> None:

@@ -109,6 +109,9 @@ def check_compiled(problem: Gemm, one: HopperGemmConfig) -> str:
     dynamic = gemm_hopper.smem_bytes(scales=scales, config=one.to_dict())
     expected = hopper_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert expected == dynamic + int(used[2])
+    # A compiler that cannot follow the accumulators waits for every product at once.
+    waits = found.ptx.count("wgmma.wait_group")
+    assert found.machine_code().count("WARPGROUP.DEPBAR") == waits
     return found.ptx
 
 

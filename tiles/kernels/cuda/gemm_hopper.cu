@@ -10,8 +10,8 @@
 // of its own and they take turns, so that one stores while the other multiplies.
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
-// CUDA cores ("promoted"), while the other warpgroup's product runs on the tensor cores.  What the
-// next step waits for (its barrier, its scales) is fetched while this step's product runs.
+// CUDA cores ("promoted").  A warpgroup has two sets of accumulators for its products: one is
+// promoted while the tensor cores fill the other.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -366,6 +366,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             const float one_factor = __ldg(a_scale) * __ldg(b_scale);
 #endif
 #if PROMOTED
+            Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
@@ -376,47 +377,56 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             // A cluster's last tile may lie beyond M: its scales are read from the last block.
             const int a_block = min(top + offset, m - 1) / QUANT;
             const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
-            float b_now = __ldg(b_next), a_now = SCALES == 4 ? __ldg(a_next) : 1.0f;
-            float left_now[TILES_M][2];
-            auto fetch_left = [&] {
+            float factor[2][TILES_M][2];
+            // Starts the product of the next step in one of the two sets of accumulators.
+            auto start = [&](Accumulator(&d)[TILES_M][HALF], float(&f)[TILES_M][2]) {
+                barrier_wait(full_bar + stage * 8, phase);
+                multiply(d, true);
+                const float common = SCALES == 4 ? __ldg(a_next++) * __ldg(b_next++)
+                                                 : __ldg(b_next++);
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                     for (int h = 0; h < 2; h++)
-                        left_now[t][h] =
-                            SCALES == 3 ? load_shared(scale_ring + stage * SCALE_BYTES +
-                                                      (first_row + t * 64 + h * 8) * 4)
-                                        : 1.0f;
-            };
-            barrier_wait(full_bar + stage * 8, phase);
-            fetch_left();
-            for (int step = 0; step < steps; step++) {
-                multiply(product, true);
-                // While the product runs: its factors, and all that the next step waits for.
-                const int used = stage;
-                const float common = SCALES == 4 ? a_now * b_now : b_now;
-                float factor[TILES_M][2];
-#pragma unroll
-                for (int t = 0; t < TILES_M; t++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        factor[t][h] = SCALES == 3 ? left_now[t][h] * common : common;
+                        f[t][h] = SCALES == 3 ? load_shared(scale_ring + stage * SCALE_BYTES +
+                                                            (first_row + t * 64 + h * 8) * 4) *
+                                                    common
+                                              : common;
                 if (++stage == STAGES) stage = 0, phase ^= 1;
-                if (step + 1 < steps) {
-                    b_now = __ldg(++b_next);
-                    if (SCALES == 4) a_now = __ldg(++a_next);
-                    barrier_wait(full_bar + stage * 8, phase);
-                    fetch_left();
-                }
-                wgmma_wait<0>();
+            };
+            // Adds a product that is done, while the next one runs on the tensor cores.
+            int oldest = stage;  // its product is promoted next
+            auto promote = [&](Accumulator(&d)[TILES_M][HALF], const float(&f)[TILES_M][2]) {
 #pragma unroll
-                for (int t = 0; t < TILES_M; t++) pin(product[t]);
-                release(used);
+                for (int t = 0; t < TILES_M; t++) pin(d[t]);
+                release(oldest);
+                if (++oldest == STAGES) oldest = 0;
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
-                    for (int i = 0; i < HALF; i++)
-                        sum[t][i] += factor[t][i / 2 % 2] * (float)product[t][i];
+                    for (int i = 0; i < HALF; i++) sum[t][i] += f[t][i / 2 % 2] * (float)d[t][i];
+            };
+            // No start stands under a condition inside the loop: the compiler would then wait for
+            // every instruction of a product.
+            start(product, factor[0]);
+            int started = 1;
+            for (; started + 1 < steps; started += 2) {
+                start(other, factor[1]);
+                wgmma_wait<1>();
+                promote(product, factor[0]);
+                start(product, factor[0]);
+                wgmma_wait<1>();
+                promote(other, factor[1]);
+            }
+            if (started < steps) {
+                start(other, factor[1]);
+                wgmma_wait<1>();
+                promote(product, factor[0]);
+                wgmma_wait<0>();
+                promote(other, factor[1]);
+            } else {
+                wgmma_wait<0>();
+                promote(product, factor[0]);
             }
 #else
 #if PINGPONG
