@@ -151,7 +151,8 @@ def test_the_groups_table_takes_shared_memory() -> None:
     single = expert_gemm(problem)
     plain = int(hopper_smem_bytes(single, table)[0])
     with_table = int(hopper_smem_bytes(single, table, groups=problem.experts)[0])
-    assert with_table == plain + 3072  # 256 entries of 12 bytes
+    # 256 entries of 12 bytes; six stages of scales for 132 rows, padded, instead of 128.
+    assert with_table == plain + 3072 + 1024
     limits = replace(H200, smem_bytes_per_cta=with_table - 1)
     judged = HOPPER.judge(problem, config, limits)
     assert getattr(judged, "rule", None) == "shared memory"

@@ -68,7 +68,8 @@ def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> 
     mode = scale_mode(problem.recipe.activation, problem.recipe.weight)
     stages, m = table["stages"], table["block_m"]
     tiles = stages * (m + table["block_n"]) * STAGE_BYTES
-    scales = -(-stages * m * 4 // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
+    scale_pitch = -(-(m + (4 if groups else 0)) * 4 // 128) * 128
+    scales = -(-stages * scale_pitch // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
     staging = CONSUMERS * table["store_buffers"] * 64 * 128
     columns = CONSUMERS * table["block_n"] * 4 if mode == "row" else 0
     tiles_of_groups = 12 * groups + 4 if groups else 0
@@ -104,7 +105,7 @@ def hopper_facts(
     )
     if facts is None:
         return None
-    dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict())
+    dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict(), groups=groups)
     return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
 

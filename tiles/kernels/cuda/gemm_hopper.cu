@@ -38,8 +38,10 @@
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
 #define PROMOTED (SCALES >= 3)
-#define SCALE_BYTES (SCALES == 3 ? BLOCK_M * 4 : 0)
-#define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
+// Scales of a tile's rows.  The copy engine starts at multiples of 16 bytes only, a group anywhere.
+#define SCALE_BYTES (SCALES == 3 ? (BLOCK_M + (GROUPS ? 4 : 0)) * 4 : 0)
+#define SCALE_PITCH ((SCALE_BYTES + 127) / 128 * 128)  // the copy engine's alignment
+#define SCALE_RING ((STAGES * SCALE_PITCH + 1023) / 1024 * 1024)
 #define STORE_BYTES (64 * ROW_BYTES)
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
@@ -88,7 +90,8 @@ struct Tile {
     int end;          // behind the last row that is stored
     int b_top;        // row of B's map for its first column
     int group;        // 0 without groups
-    int scale_x;      // of map_scale, for its first row
+    int scale_x;      // of map_scale, for its first row or up to 3 rows before
+    int scale_shift;  // the first row's place in what is fetched from there
     int scale_y;      // of map_scale, for K = 0
 };
 
@@ -167,7 +170,9 @@ struct Raster {
         tile.left = inside / height * BLOCK_N;
 #if GROUPS
         tile.group = group;
-        tile.scale_x = groups.scale_rows ? tile.top : first + tile.top;
+        const int scale_x = groups.scale_rows ? tile.top : first + tile.top;
+        tile.scale_shift = scale_x % 4;
+        tile.scale_x = scale_x - tile.scale_shift;
         tile.scale_y = group * groups.scale_rows;
         tile.top += first;
         tile.end = first + rows;
@@ -175,6 +180,7 @@ struct Raster {
 #else
         tile.group = 0;
         tile.scale_x = tile.top;
+        tile.scale_shift = 0;
         tile.scale_y = 0;
         tile.end = m;
         tile.b_top = tile.left;
@@ -299,7 +305,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                         load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, tile.b_top);
                     }
                     if (SCALES == 3)
-                        load_tile(scale_ring + stage * SCALE_BYTES, &map_scale, bar, tile.scale_x,
+                        load_tile(scale_ring + stage * SCALE_PITCH, &map_scale, bar, tile.scale_x,
                                   tile.scale_y + step);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
@@ -377,6 +383,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             // A cluster's last tile may lie beyond M: its scales are read from the last block.
             const int a_block = min(top + offset, m - 1) / QUANT;
             const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
+            const int scale_row = first_row + tile.scale_shift;
             float factor[2][TILES_M][2];
             // Starts the product of the next step in one of the two sets of accumulators.
             auto start = [&](Accumulator(&d)[TILES_M][HALF], float(&f)[TILES_M][2]) {
@@ -388,8 +395,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                     for (int h = 0; h < 2; h++)
-                        f[t][h] = SCALES == 3 ? load_shared(scale_ring + stage * SCALE_BYTES +
-                                                            (first_row + t * 64 + h * 8) * 4) *
+                        f[t][h] = SCALES == 3 ? load_shared(scale_ring + stage * SCALE_PITCH +
+                                                            (scale_row + t * 64 + h * 8) * 4) *
                                                     common
                                               : common;
                 if (++stage == STAGES) stage = 0, phase ^= 1;

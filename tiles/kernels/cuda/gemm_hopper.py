@@ -30,6 +30,7 @@ __all__ = [
     "options",
     "precompile",
     "row_pitch",
+    "scale_rows",
     "smem_bytes",
     "tensor_map",
 ]
@@ -72,11 +73,21 @@ _MAP_BYTES = 128
 _MAP_DTYPE = np.dtype([("bytes", "u1", _MAP_BYTES)])
 
 
-def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
+def scale_rows(block_m: int, groups: int) -> int:
+    """Rows of 1x128 scales that a stage fetches.
+
+    The copy engine starts at multiples of 16 bytes (without that, an illegal instruction); a group
+    starts at any row.
+    """
+    return block_m + (4 if groups else 0)
+
+
+def smem_bytes(*, scales: str, config: Mapping[str, int | bool], groups: int = 0) -> int:
     """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
     block_m, stages = int(config["block_m"]), int(config["stages"])
     tiles = stages * (block_m + int(config["block_n"])) * ROW_BYTES
-    scale_ring = -(-stages * block_m * 4 // 1024) * 1024 if scales == "b1x128" else 0
+    scale_pitch = -(-scale_rows(block_m, groups) * 4 // 128) * 128
+    scale_ring = -(-stages * scale_pitch // 1024) * 1024 if scales == "b1x128" else 0
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
 
@@ -166,7 +177,7 @@ def compiled_kernel(
     )
     module = load(Path(__file__).with_name("gemm_hopper.cu"), compiler_options)
     kernel = module.get_function("gemm_hopper")
-    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
+    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config, groups=groups)
     return kernel
 
 

@@ -26,6 +26,7 @@ from .gemm_hopper import (
     multiprocessors,
     options,
     row_pitch,
+    scale_rows,
     smem_bytes,
     tensor_map,
 )
@@ -219,24 +220,24 @@ def launch(
         a_pitch, b_pitch, c_pitch = (row_pitch(_matrix(x)) for x in (a, b, c))
         map_a = tensor_map(a.data.ptr, item, k, rows, a_pitch, (width, block_m))
         map_b = tensor_map(b.data.ptr, item, k, experts * n, b_pitch, (width, block_n // cluster))
-        map_scale, scale_rows = map_a, 0  # not looked at
+        map_scale, own_rows = map_a, 0  # not looked at
         if scales == "b1x128":
             columns = int(a_scale.shape[-1])
-            scale_rows = columns if masked else 0
+            own_rows = columns if masked else 0
             map_scale = tensor_map(
                 a_scale.data.ptr,
                 4,
                 capacity,
                 columns * (experts if masked else 1),
                 column_pitch(_matrix(a_scale)),
-                (block_m, 1),
+                (scale_rows(block_m, experts), 1),
             )
         map_c = tensor_map(c.data.ptr, out_item, n, rows, c_pitch, (ROW_BYTES // out_item, 64))
         groups = np.zeros(1, _GROUPS)
         groups["offsets"] = 0 if offsets is None else offsets.data.ptr
         groups["counts"] = 0 if counts is None else counts.data.ptr
         groups["c"], groups["c_pitch"] = c.data.ptr, c_pitch
-        groups["capacity"], groups["scale_rows"] = capacity, scale_rows
+        groups["capacity"], groups["scale_rows"] = capacity, own_rows
         # Every group with rows adds at most one ragged row of tiles.
         height = block_m * cluster
         if masked:
@@ -257,7 +258,7 @@ def launch(
             np.int32(k),
             groups[0],
         )
-        smem = smem_bytes(scales=scales, config=config)
+        smem = smem_bytes(scales=scales, config=config, groups=experts)
         if stream is None:
             kernel(grid, (THREADS,), arguments, shared_mem=smem)
         else:
