@@ -1,5 +1,7 @@
 """The dataflow kernels on a GPU: every operator, format and many configurations, and replays."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,14 @@ FORMATS = (
 )  # fmt: skip
 #: Aligned and ragged, one row, one block, wide and tall.
 SHAPES = ("512x1024", "97x4096", "130x1040", "33x129", "1x16", "1x1", "7x40000", "3000x272")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Torch compiles the reference's erfc and warns where its cache folder is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTORCH_KERNEL_CACHE_PATH", str(tmp_path_factory.mktemp("torch")))
+        yield
 
 
 def opened(text: str) -> tuple[Kernel, Dataflow, list[TileConfig]] | None:
