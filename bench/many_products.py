@@ -1,6 +1,6 @@
 """Batched and grouped products beside what people would run instead.
 
-    python bench/many_products.py --output many_products.json
+    python -m bench.many_products --output many_products.json
 
 Ours is the fastest of the model's best configurations and the default, all timed shortly; then the
 winner and its peers are timed in turns, the L2 cold (tuning/timing.py has the rule).  A ratio is
@@ -9,11 +9,11 @@ answers checked, no times.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +56,16 @@ DRY = (
 
 def tuned(family: Any, problem: Any, gpu: Any, workload: Any, count: int) -> tuple[Any, int]:
     """The fastest right configuration of the model's best ones and the default; how many ran."""
-    from sim.model import price
-    from tuning.timing import time_callable
+    from bench.turns import ranked, tried
 
-    legal = family.legal_space(problem, gpu.limits).accepted
-    priced = price(problem, family, legal, gpu)
-    chosen = [legal.config(int(row)) for row in priced.ranking()[:count]]
-    chosen += [one for one in (family.default(problem, gpu.limits),) if one not in chosen]
+    default = family.default(problem, gpu.limits)
     if workload.device == "cpu":
-        chosen = chosen[-1:]
-    times = []
-    for config in chosen:
-        if workload.device != "cpu":
-            timing = time_callable(
-                lambda sets, config=config: workload.launchers(config, sets),
-                set_bytes=workload.set_bytes,
-                l2_bytes=gpu.l2_bytes,
-            )
-            times.append(timing.time_us)
-    best = min(range(len(chosen)), key=times.__getitem__) if times else 0
-    verdict = workload.check(chosen[best])
-    if not verdict.ok:
-        raise SystemExit(f"{family.name} {problem} {chosen[best]}: {verdict.reason}")
-    return chosen[best], len(chosen)
+        verdict = workload.check(default)
+        if not verdict.ok:
+            raise SystemExit(f"{family.name} {problem} {default}: {verdict.reason}")
+        return default, 1
+    times = tried(workload, dict.fromkeys([*ranked(problem, family, gpu, count), default]))
+    return min(times, key=times.__getitem__), len(times)
 
 
 def peer_launchers(
@@ -95,11 +82,10 @@ def peer_launchers(
 
 def measure(text: str, gpu: Any, device: str, count: int) -> list[dict[str, Any]]:
     """One line for each family that serves the problem."""
-    from product_peers import PROBE_ERRORS, batched_peers, grouped_peers
-
+    from bench.product_peers import PROBE_ERRORS, batched_peers, grouped_peers
+    from bench.turns import in_turns
     from tiles.kernels import kernels
     from tiles.problems import GroupedGemm, parse_problem
-    from tuning.timing import time_interleaved
 
     problem, lines = parse_problem(text), []
     peers = grouped_peers() if isinstance(problem, GroupedGemm) else batched_peers()
@@ -119,21 +105,21 @@ def measure(text: str, gpu: Any, device: str, count: int) -> list[dict[str, Any]
         lines.append(line)
         if device == "cpu":
             continue
-        rivals, names, absent = [], [family.name], {}
-        rivals.append((lambda sets, w=workload, c=config: w.launchers(c, sets), workload.set_bytes))
+        rivals = {family.name: (partial(workload.launchers, config), workload.set_bytes)}
+        absent = {}
         for name, make in peers.items():
             try:
                 make(workload, workload.operands)()  # whether it is there and takes the problem
             except PROBE_ERRORS as error:
                 absent[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
-            rivals.append((peer_launchers(workload, make), workload.set_bytes))
-            names.append(name)
-        timings = time_interleaved(rivals, l2_bytes=gpu.l2_bytes)
-        line["us"] = {n: t.time_us for n, t in zip(names, timings, strict=True)}
-        line["samples_us"] = {n: t.samples_us for n, t in zip(names, timings, strict=True)}
-        line["timing"] = timings[0].timing
-        line["tflops"] = problem.flops / timings[0].time_us / 1e6
+            rivals[name] = (peer_launchers(workload, make), workload.set_bytes)
+        timings = in_turns(rivals)
+        ours = timings[family.name]
+        line["us"] = {name: timing.time_us for name, timing in timings.items()}
+        line["samples_us"] = {name: timing.samples_us for name, timing in timings.items()}
+        line["timing"] = ours.timing
+        line["tflops"] = problem.flops / ours.time_us / 1e6
         line["absent"] = absent
         line["ratios"] = {n: t / line["us"][family.name] for n, t in line["us"].items()}
     return lines
@@ -159,24 +145,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    from sim import gpu_names, load_gpu
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from bench.turns import find_gpu, write_record
     from tuning.environment import read_environment
 
     environment = read_environment(arguments.device)
-    gpu = load_gpu("h200")
-    if arguments.device == "cuda":
-        gpu = next(one for one in map(load_gpu, gpu_names()) if one.matches(environment.gpu))
+    gpu = find_gpu(arguments.device)
     lines: list[dict[str, Any]] = []
     for text in DRY if arguments.device == "cpu" else PROBLEMS:
         if arguments.only in text:
             for line in measure(text, gpu, arguments.device, arguments.configs):
                 lines.append(line)
                 print(show(line), flush=True)
-    if arguments.output:
-        dry = arguments.device == "cpu"
-        record = {"schema": SCHEMA, "dry": dry, "environment": asdict(environment), "rows": lines}
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    dry = arguments.device == "cpu"
+    where = {"dry": dry, "environment": asdict(environment)}
+    write_record(arguments.output, SCHEMA, lines, **where)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Quantise, dequantise and transpose beside copy bandwidth: ``python bench/streaming.py``.
+"""Quantise, dequantise and transpose beside copy bandwidth: ``python -m bench.streaming``.
 
 A row a problem: the best of the configurations that the cost model ranks highest (and of the
 fastest predicted for each number of warps and elements a thread), timed cold and in turns with a
@@ -8,14 +8,11 @@ A scale for the whole tensor (NVFP4 has one) reads the input twice, which the co
 """
 
 import argparse
-import json
-from collections.abc import Callable
-from functools import partial
-from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from sim import Gpu, gpu_names, load_gpu, price
+from bench.turns import beside_copy, compiled, find_gpu, geomean_worst, write_record
+from sim import Gpu, price
 from tiles.kernels import Kernel, TileConfig, kernel
 from tiles.problems import Problem, parse_problem
 
@@ -51,7 +48,7 @@ def texts(shape: str) -> list[str]:
 def candidates(problem: Problem, family: Kernel, gpu: Gpu, count: int) -> list[TileConfig]:
     """The fastest predicted of each kind, then the fastest predicted of all, without repetition."""
     table = family.legal_space(problem, gpu.limits).accepted
-    order = price(problem, family, table, gpu).time_us.argsort(kind="stable")
+    order = price(problem, family, table, gpu).ranking()
     kinds: dict[tuple[int, int], int] = {}
     for row in order.tolist():
         warps = int(table["num_warps"][row])
@@ -59,61 +56,6 @@ def candidates(problem: Problem, family: Kernel, gpu: Gpu, count: int) -> list[T
         kinds.setdefault((warps, each), row)
     rows = list(dict.fromkeys([*order[: count // 2].tolist(), *kinds.values(), *order.tolist()]))
     return [table.config(row) for row in rows[:count]]
-
-
-def copies(size: int) -> Callable[[int], list[Callable[[], None]]]:
-    """Launchers of device copies that read and write ``size`` bytes together."""
-    import torch
-
-    def make(sets: int) -> list[Callable[[], None]]:
-        pairs = [torch.empty(2, size // 2, dtype=torch.uint8, device="cuda") for _ in range(sets)]
-        return [partial(pair[1].copy_, pair[0]) for pair in pairs]
-
-    return make
-
-
-def measured(problem: Problem, family: Kernel, gpu: Gpu, count: int) -> dict[str, Any]:
-    """Search, then time the winner in turns with the copy."""
-    import torch
-
-    from tuning.timing import time_callable, time_interleaved
-
-    l2 = torch.cuda.get_device_properties(0).L2_cache_size
-    workload = family.workload(problem, device="cuda", seed=0)
-    times: dict[TileConfig, float] = {}
-    for config in candidates(problem, family, gpu, count):
-        accuracy = workload.check(config)
-        if not accuracy.ok:
-            raise SystemExit(f"{problem} {config}: {accuracy.reason}")
-        launchers = partial(workload.launchers, config)
-        timing = time_callable(launchers, set_bytes=workload.set_bytes, l2_bytes=l2)
-        times[config] = timing.time_us
-    best = min(times, key=times.__getitem__)
-    ours, copy = time_interleaved(
-        [
-            (partial(workload.launchers, best), workload.set_bytes),
-            (copies(problem.min_bytes), problem.min_bytes),
-        ],
-        l2_bytes=l2,
-    )
-    return {
-        "config": best.to_dict(),
-        "time_us": ours.time_us,
-        "copy_us": copy.time_us,
-        "of_copy": copy.time_us / ours.time_us,
-        "gb_per_s": problem.min_bytes / ours.time_us / 1e3,
-        "samples_us": ours.samples_us,
-        "tried": {str(config): time for config, time in times.items()},
-    }
-
-
-def compiled(problem: Problem, family: Kernel, gpu: Gpu, count: int) -> dict[str, Any]:
-    """What the compiler makes of the same configurations, without a GPU."""
-    facts = {}
-    for config in candidates(problem, family, gpu, count):
-        found = family.compile_offline(problem, config, gpu.limits)
-        facts[str(config)] = None if found is None else found.to_dict()
-    return {"compiled": facts}
 
 
 def printed(row: dict[str, Any]) -> str:
@@ -136,29 +78,24 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=12, help="configurations tried a problem")
     parser.add_argument("--output", type=Path, help="JSON of all rows")
     chosen = parser.parse_args()
-    name = chosen.gpu or "h200"
-    if chosen.device == "cuda" and not chosen.gpu:
-        import torch
-
-        device = torch.cuda.get_device_name()
-        name = next(n for n in gpu_names() if load_gpu(n).matches(device))
-    gpu = load_gpu(name)
-    work = measured if chosen.device == "cuda" else compiled
+    gpu = find_gpu(chosen.device, chosen.gpu)
     rows: list[dict[str, Any]] = []
     for text in (text for shape in chosen.shapes for text in texts(shape)):
         if chosen.match not in text:
             continue
         problem = parse_problem(text)
         family = kernel(FAMILIES[problem.kind])
-        rows.append({"problem": text, **work(problem, family, gpu, chosen.configs)})
+        configs = candidates(problem, family, gpu, chosen.configs)
+        if chosen.device == "cpu":
+            rows.append(compiled(problem, family, gpu, configs))
+        else:
+            rows.append(beside_copy(problem, family, configs)[1])
         print(printed(rows[-1]), flush=True)
-        if chosen.output is not None:  # after each row: a run that is cut short keeps the others
-            record = {"schema": "tile-workbench/streaming/1", "gpu": gpu.name, "rows": rows}
-            chosen.output.write_text(json.dumps(record, indent=1) + "\n")
-    ratios = [row["of_copy"] for row in rows if "of_copy" in row]
-    if ratios:
-        mean = exp(sum(map(log, ratios)) / len(ratios))
-        print(f"geometric mean {mean:.2f}, worst {min(ratios):.2f} of the copy")
+        # After each row: a run that is cut short keeps the others.
+        write_record(chosen.output, "tile-workbench/streaming/1", rows, gpu=gpu.name)
+    if ratios := [row["of_copy"] for row in rows if "of_copy" in row]:
+        mean, worst = geomean_worst(ratios)
+        print(f"geometric mean {mean:.2f}, worst {worst:.2f} of the copy")
 
 
 if __name__ == "__main__":

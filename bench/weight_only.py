@@ -8,20 +8,15 @@ no time is printed: what is shown is that answers are right and that the script 
 """
 
 import argparse
-import json
-import math
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sim import gpu_names, load_gpu
-from sim.gpu import Gpu
-from sim.model import price
+from bench.turns import find_gpu, geomean_worst, in_turns, tried, write_record
+from sim import Gpu, price
 from tiles.kernels import TileConfig, kernel
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
@@ -104,10 +99,6 @@ def candidates(problem: Gemm, gpu: Gpu, count: int) -> list[TileConfig]:
     return [family.default(problem, gpu.limits), *chosen][: count + 1]
 
 
-def _set_bytes(*tensors: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
 def peers(problem: Gemm, seed: int) -> dict[str, tuple[Any, int]]:
     """Launchers and bytes of a set of what people use instead."""
     import torch
@@ -139,31 +130,13 @@ def peers(problem: Gemm, seed: int) -> dict[str, tuple[Any, int]]:
 
 def measure(layer: str, weight: str, shape: tuple[int, int, int], gpu: Gpu, count: int) -> Row:
     """Search the model's best configurations, then time the winner beside the peers."""
-    import torch
-
-    from tuning.timing import time_callable, time_interleaved
-
     problem = problem_of(weight, *shape)
     workload = kernel("triton_weight_only").workload(problem, device="cuda", seed=0)
-    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    timed = []
-    for config in candidates(problem, gpu, count):
-        verdict = workload.check(config)
-        if not verdict.ok:
-            raise RuntimeError(f"{problem} {config}: {verdict.reason}")
-        timing = time_callable(
-            lambda sets, c=config: workload.launchers(c, sets),
-            set_bytes=workload.set_bytes,
-            l2_bytes=l2_bytes,
-        )
-        timed.append((timing.time_us, config))
-    best = min(timed, key=lambda pair: pair[0])[1]
-    rivals = peers(problem, seed=1)
-    ours, *others = time_interleaved(
-        [(lambda sets: workload.launchers(best, sets), workload.set_bytes), *rivals.values()],
-        l2_bytes=l2_bytes,
-    )
-    peers_us = {name: t.time_us for name, t in zip(rivals, others, strict=True)}
+    times = tried(workload, candidates(problem, gpu, count))
+    best = min(times, key=times.__getitem__)
+    ours = (partial(workload.launchers, best), workload.set_bytes)
+    timings = in_turns({"ours": ours, **peers(problem, seed=1)})
+    times_us = {name: timing.time_us for name, timing in timings.items()}
     m, n, k = shape
     return Row(
         layer=layer,
@@ -172,8 +145,8 @@ def measure(layer: str, weight: str, shape: tuple[int, int, int], gpu: Gpu, coun
         n=n,
         k=k,
         config=str(best),
-        ours_us=ours.time_us,
-        peers_us=peers_us,
+        ours_us=times_us.pop("ours"),
+        peers_us=times_us,
     )
 
 
@@ -204,7 +177,7 @@ def goal_lines(rows: Sequence[Row]) -> list[str]:
             and 2 * row.n * row.k >= LARGE_BYTES
         ]
         if ratios:
-            mean = math.exp(float(np.mean(np.log(ratios))))
+            mean, worst = geomean_worst(ratios)
             span = (
                 f"M = {least}"
                 if most == least
@@ -212,9 +185,7 @@ def goal_lines(rows: Sequence[Row]) -> list[str]:
                 if most > 1e6
                 else f"M <= {most}"
             )
-            lines.append(
-                f"int4.g128, {span}: {mean:.2f} x bf16 (worst {min(ratios):.2f}, asked {goal})"
-            )
+            lines.append(f"int4.g128, {span}: {mean:.2f} x bf16 (worst {worst:.2f}, asked {goal})")
     return lines
 
 
@@ -240,12 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if dry and os.environ.get("TRITON_INTERPRET") != "1":
         parser.error("--device cpu needs TRITON_INTERPRET=1 in the environment")
     layers = TINY if dry else LAYERS
-    gpu = load_gpu("h200")
-    if not dry:
-        import torch
-
-        name = torch.cuda.get_device_name()
-        gpu = next(g for g in map(load_gpu, gpu_names()) if g.matches(name))
+    gpu = find_gpu(options.device)
     rows = []
     for layer in options.layers or layers:
         n, k = (LAYERS | TINY)[layer]
@@ -259,15 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
                 rows.append(row)
                 print(_line(row), flush=True)
-    print(*goal_lines(rows), sep="\n")
-    if options.output is not None:
-        record = {
-            "schema": "tile-workbench/bench-weight-only/1",
-            "gpu": "none" if dry else gpu.name,
-            "rows": [row.to_dict() for row in rows],
-        }
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+    for line in goal_lines(rows):
+        print(line)
+    write_record(
+        options.output,
+        "tile-workbench/bench-weight-only/1",
+        [row.to_dict() for row in rows],
+        gpu="none" if dry else gpu.name,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,10 +1,11 @@
 """Run in a process of its own, without TRITON_INTERPRET: what sm_90 gets of batches and groups.
 
-A JSON line a case: compile facts, the estimate of shared memory, the instructions in the PTX, and
-whether a layout changes inside the loop over K.
+Takes names of cases, prints a JSON line for each: compile facts, the estimate of shared memory, the
+instructions in the PTX, and whether a layout changes inside the loop over K.
 """
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ def facts(text: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    for name, (text, changes) in CASES.items():
-        print(json.dumps({"case": name, **facts(text, changes)}))
+    for name in sys.argv[1:]:
+        print(json.dumps({"case": name, **facts(*CASES[name])}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ BLOCK = DataflowBlocksConfig(threads=256, lanes=32, steps=4, ctas=3)
 ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, ctas=3)
 
 
-@pytest.mark.parametrize("op", DATAFLOW_OPS)
+@pytest.mark.parametrize(
+    "op",
+    [
+        op if op in ("relu", "residual") else pytest.param(op, marks=pytest.mark.slow)
+        for op in DATAFLOW_OPS
+    ],
+)
 def test_main_configuration_compiles_without_spills(op: str) -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
     problem = parse_problem(f"dataflow:4096x4096:{op}:int8.b32x32+sr")
@@ -61,8 +67,8 @@ def ptx(source: str, options: tuple[str, ...]) -> str:
     [
         ("gelu", "int8", (32, 32), True, True),
         ("silu-bwd", "e4m3fn", (1, 128), True, True),
-        ("layernorm-apply", "int8", (128, 128), False, True),
-        ("dropout", "int8", (32, 32), True, False),
+        pytest.param("layernorm-apply", "int8", (128, 128), False, True, marks=pytest.mark.slow),
+        pytest.param("dropout", "int8", (32, 32), True, False, marks=pytest.mark.slow),
     ],
 )
 def test_blockwise_kernel_moves_16_bytes_and_draws_one_counter_for_four(
@@ -88,7 +94,7 @@ def test_blockwise_kernel_moves_16_bytes_and_draws_one_counter_for_four(
     assert "cvt.rn.f32.s" not in text or op.startswith("layernorm")  # slow: codes go through bytes
 
 
-@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("splits", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_row_kernel_copies_asynchronously_and_meets_in_its_cluster(splits: int) -> None:
     config = ROW.to_dict() | {"splits": splits}
     text = ptx(

@@ -1,17 +1,14 @@
 """Batched and grouped GEMMs: indexing, layouts, masks, scales, tails, in Triton's interpreter."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
+from own_process import Outcomes, lines_of
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-RUNNER = Path(__file__).with_name("interpreted_products.py")
 BATCHED = {
     "block_m": 32,
     "block_n": 64,
@@ -91,34 +88,43 @@ def _cases() -> dict[str, dict]:
 
 
 CASES = _cases()
+QUICK = (
+    "e4m3-tensor contiguous",
+    "deepseek-fp8 padded.32",
+    "deepseek-fp8 masked tma",
+    "int8-b1x128 masked.40",
+    "int8-row gathered.2",
+    "bf16 gathered tma",
+    "deepseek-fp8 nk",
+    "bf16 kn",
+    "tma kn",
+    "heads nk",
+    "decoded nk",
+    "decoded",
+    "empty experts masked.64",
+    "counts beyond memory contiguous",
+    "other ids, same launch",
+    "one element",
+)
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict]:
-    done = subprocess.run(
-        [sys.executable, str(RUNNER)],
-        input=json.dumps(list(CASES.values())),
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "TRITON_INTERPRET": "1",
-            "OMP_NUM_THREADS": "1",  # the tensors are small, and other tests run beside these
-            "PYTHONPATH": str(RUNNER.parents[2]),
-        },
-        cwd=RUNNER.parents[2],
+def _ask(cases: dict[str, Any]) -> dict[str, Any]:
+    told = lines_of(
+        "interpreted_products.py", stdin=json.dumps(list(cases.values())), interpret=True
     )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    return dict(zip(cases, json.loads("".join(told)), strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_products_lie_within_their_bounds(outcomes: dict[str, dict], name: str) -> None:
-    assert outcomes[name]["ok"], outcomes[name]["reason"]
+OUTCOMES = Outcomes(CASES, QUICK, _ask)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name]["problem"][-4:] == "fp32"])
-def test_interpreted_products_are_as_good_as_fp32(outcomes: dict[str, dict], name: str) -> None:
+@pytest.mark.parametrize("name", OUTCOMES.parameters())
+def test_products_lie_within_their_bounds(name: str) -> None:
+    assert OUTCOMES[name]["ok"], OUTCOMES[name]["reason"]
+
+
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["problem"][-4:] == "fp32"))
+def test_interpreted_products_are_as_good_as_fp32(name: str) -> None:
     # The bounds allow for what tensor cores drop; the interpreter drops nothing, so a scale that
     # is off, or a tail left out, cannot hide behind them here.
-    assert outcomes[name]["relative_rms"] < 1e-6
+    assert OUTCOMES[name]["relative_rms"] < 1e-6

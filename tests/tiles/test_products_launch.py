@@ -100,7 +100,7 @@ BLOCKS: dict[str, Any] = {
             {"a": SHARED, "c": SHARED.view(torch.float32).flatten()[:3072].view(3, 64, 16),
              "b": int8(3, 16, 96), "b_scale": torch.ones(3, 16, 1)},
             ValueError,
-            "c overlaps a: the output needs memory of its own",
+            "c overlaps a in its range of addresses: what is written needs memory of its own",
         ),
         (
             {"a": int8(3, 64, 2, 96)[:, :, 0], "config": {**BATCHED, "tma": True}},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nvrtc_compile import compile_cuda
 
 from tiles.kernels.cuda import quantize_blocks
+from tiles.kernels.cuda.block_arrays import division
 
 SOURCE = Path(quantize_blocks.__file__).with_suffix(".cu")
 WARP = {"threads": 256, "lanes": 16, "vector": 8, "unroll": 2}
@@ -60,7 +61,7 @@ def test_compiles_without_warnings(case: str, architecture: str, aligned: bool) 
 
 @given(n=st.integers(0, 2**31 - 1), divisor=st.integers(1, 2**24))
 def test_division_by_multiplication_is_exact(n: int, divisor: int) -> None:
-    magic, shift = quantize_blocks._division(divisor)
+    magic, shift = division(divisor)
     assert magic < 2**32
     assert ((n * magic >> 32) + n) >> shift == n // divisor
 
@@ -96,7 +97,7 @@ GOOD = {
         ({"x": np.ones((4, 256))}, TypeError, "x is ndarray: it must be a CuPy array"),
         ({"x": array((4, 256), "int32")}, TypeError, "x has dtype int32: it must be uint16"),
         ({"codes": array((4, 256), "int8")}, TypeError, "codes has dtype int8: it must be uint8"),
-        ({"codes": array((4, 128), "uint8")}, ValueError, "codes have shape"),
+        ({"codes": array((4, 128), "uint8")}, ValueError, "codes has shape"),
         ({"scales": array((4, 3), "float32")}, ValueError, r"need \(4, 2\)"),
         ({"x": array((4, 256), "uint16", contiguous=False)}, ValueError, "must be C-contiguous"),
         ({"x": array((4, 256), "uint16", device=1)}, ValueError, "must share one device"),

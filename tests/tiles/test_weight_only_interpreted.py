@@ -1,17 +1,14 @@
 """Weight-only products' decoding, scales, tails and split K, under Triton's interpreter."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
+from own_process import Outcomes, lines_of
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-RUNNER = Path(__file__).with_name("interpreted_weight_only.py")
 SMALL = {
     "block_m": 16,
     "block_n": 32,
@@ -79,39 +76,46 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict]:
-    done = subprocess.run(
-        [sys.executable, str(RUNNER)],
-        input=json.dumps(list(CASES.values())),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=RUNNER.parents[2],
+QUICK = (
+    "int4 g128",
+    "uint4 g32",
+    "int8 row",
+    "e4m3fn g128",
+    "nvfp4 fp16",
+    "split, bf16 out",
+    "tma",
+    "one element",
+    "nasty int4 g128",
+)
+
+
+def _ask(cases: dict[str, Any]) -> dict[str, Any]:
+    told = lines_of(
+        "interpreted_weight_only.py", stdin=json.dumps(list(cases.values())), interpret=True
     )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    return dict(zip(cases, json.loads("".join(told)), strict=True))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_product_lies_within_its_bounds(outcomes: dict[str, dict], name: str) -> None:
-    assert outcomes[name]["ok"], outcomes[name]["reason"]
+OUTCOMES = Outcomes(CASES, QUICK, _ask)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if CASES[n]["out"] == "fp32"])
-def test_interpreted_product_is_as_good_as_fp32(outcomes: dict[str, dict], name: str) -> None:
+@pytest.mark.parametrize("name", OUTCOMES.parameters())
+def test_product_lies_within_its_bounds(name: str) -> None:
+    assert OUTCOMES[name]["ok"], OUTCOMES[name]["reason"]
+
+
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["out"] == "fp32"))
+def test_interpreted_product_is_as_good_as_fp32(name: str) -> None:
     # The bounds allow for what tensor cores drop; the interpreter drops nothing, so a scale that
     # is off, or a tail left out, cannot hide behind them here.
-    assert outcomes[name]["relative_rms"] < 1e-6
+    assert OUTCOMES[name]["relative_rms"] < 1e-6
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_second_launch_repeats_the_first(outcomes: dict[str, dict], name: str) -> None:
-    assert outcomes[name]["repeats"]
+@pytest.mark.parametrize("name", OUTCOMES.parameters())
+def test_second_launch_repeats_the_first(name: str) -> None:
+    assert OUTCOMES[name]["repeats"]
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if CASES[n]["data"] == "nasty"])
-def test_nan_and_infinity_among_weights_spoil_their_output_columns_alone(
-    outcomes: dict[str, dict], name: str
-) -> None:
-    assert outcomes[name]["nan_columns"] == [4, 5]
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["data"] == "nasty"))
+def test_nan_and_infinity_among_weights_spoil_their_output_columns_alone(name: str) -> None:
+    assert OUTCOMES[name]["nan_columns"] == [4, 5]

@@ -1,5 +1,6 @@
 """The weight-only product refuses operands and configurations that do not fit, before launching."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,8 @@ def weight(**changes: Any) -> Any:
 ROW = {"scales": torch.ones(48, 1), "group": 0}
 SMALL = {"scales": torch.ones(48, 8).half(), "group": 32}
 MX = {"scales": torch.ones(48, 8, dtype=torch.uint8), "group": 32, "element": "e2m1fn"}
+OUT = torch.zeros(8, 48)
+WORDS = torch.zeros(3000, dtype=torch.int32)
 WHOLE = torch.zeros(8, 304, dtype=torch.bfloat16)
 
 
@@ -57,12 +60,26 @@ WHOLE = torch.zeros(8, 304, dtype=torch.bfloat16)
         ({"c": torch.zeros(48).expand(8, 48)}, ValueError, "c has rows 0 apart"),
         ({"x": WHOLE[:, :256], "c": WHOLE[:, 256:]}, ValueError, "c overlaps x"),
         (
+            {"weight": replace(weight(), row_scale=OUT[7]), "c": OUT},
+            ValueError,
+            r"c overlaps weight\.row_scale",
+        ),
+        (
+            {"config": SPLIT, "workspace": WORDS, "c": WORDS[:384].view(torch.float32).view(8, 48)},
+            ValueError,
+            "c overlaps workspace",
+        ),
+        (
             {"x": X.half(), "weight": weight(**MX), "config": CONFIG | {"fold": True}},
             TypeError,
             "E8M0 scales need the range",
         ),
         ({"config": CONFIG | {"block_k": 64}}, ValueError, "field 'block_k'"),
-        ({"config": CONFIG | {"block_m": 24}}, ValueError, "block_m 24: it must be a power of two"),
+        (
+            {"config": CONFIG | {"block_m": 24}},
+            ValueError,
+            "block_m = 24: it must be a power of two",
+        ),
         ({"config": CONFIG | {"group_m": 0}}, ValueError, "group_m 0: it must be at least 1"),
         ({"config": CONFIG | {"split_k": 3}}, ValueError, "split_k 3 > 2 panels of 128 columns"),
         ({"weight": weight(**ROW), "config": CONFIG | {"fold": True}}, ValueError, "fold needs"),

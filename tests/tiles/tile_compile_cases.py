@@ -1,10 +1,11 @@
 """Run in a process of its own, without TRITON_INTERPRET: cross-compile for sm_90, print PTX facts.
 
-Prints one JSON object a case.
+Takes names of cases, prints one JSON object for each.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from tiles.kernels import kernel
@@ -12,16 +13,16 @@ from tiles.kernels.cubin import resources
 from tiles.kernels.offline_triton import META, _compilations
 from tiles.problems import parse_problem
 
-CASES = (
-    ("quantize:4096x4096:e4m3fn.b1x128:bf16", (8, 512), 4),
-    ("quantize:4096x4096:int8.b32x32:bf16", (32, 128), 4),
-    ("quantize:4096x4096:e4m3fn.mx:bf16", (8, 512), 4),
-    ("quantize:4096x4096:e2m1fn.mx:bf16:swizzled", (8, 512), 4),
-    ("quantize:4096x4096:int8.b32x32+sr:bf16", (32, 128), 4),
-    ("quantize:4096x4096:int8.b32x32:bf16:transposed", (64, 64), 4),
-    ("dequantize:4096x4096:e4m3fn.b1x128:bf16", (8, 512), 4),
-    ("transpose:4096x4096:int8", (128, 128), 4),
-)
+CASES = {
+    "quantize:4096x4096:e4m3fn.b1x128:bf16": ((8, 512), 4),
+    "quantize:4096x4096:int8.b32x32:bf16": ((32, 128), 4),
+    "quantize:4096x4096:e4m3fn.mx:bf16": ((8, 512), 4),
+    "quantize:4096x4096:e2m1fn.mx:bf16:swizzled": ((8, 512), 4),
+    "quantize:4096x4096:int8.b32x32+sr:bf16": ((32, 128), 4),
+    "quantize:4096x4096:int8.b32x32:bf16:transposed": ((64, 64), 4),
+    "dequantize:4096x4096:e4m3fn.b1x128:bf16": ((8, 512), 4),
+    "transpose:4096x4096:int8": ((128, 128), 4),
+}
 FAMILIES = {
     "quantize": "triton_quantize_tiles",
     "dequantize": "triton_dequantize",
@@ -30,7 +31,8 @@ FAMILIES = {
 
 
 def main() -> None:
-    for text, tile, warps in CASES:
+    for text in sys.argv[1:]:
+        tile, warps = CASES[text]
         problem = parse_problem(text)
         family = kernel(FAMILIES[problem.kind])
         fields = {"block_rows": tile[0], "block_cols": tile[1], "num_warps": warps}

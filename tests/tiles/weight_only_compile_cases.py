@@ -1,10 +1,12 @@
 """Run in a process of its own, without TRITON_INTERPRET: weight-only products compiled for sm_90.
 
-Prints one JSON object a case: facts of the binary, and how often instructions occur in its PTX.
+Takes names of cases, prints one JSON object for each: facts of the binary, and how often
+instructions occur in its PTX.
 """
 
 import json
 import re
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -45,7 +47,8 @@ CASES = {
 
 def main() -> None:
     limits = load_gpu("h200").limits
-    for name, (m, weight, config) in CASES.items():
+    for name in sys.argv[1:]:
+        m, weight, config = CASES[name]
         pair = Recipe.of("pair", activation="bf16", weight=weight, source="a test")
         problem = Gemm(m=m, n=4096, k=4096, recipe=pair)
         workload = WeightOnlyWorkload(problem, device=META, seed=0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .block_arrays import check_array, check_matrix
 from .modules import load
 
 __all__ = [
@@ -18,12 +19,9 @@ __all__ = [
     "check_apart",
     "check_codes",
     "check_config",
-    "check_device",
     "check_format",
-    "check_scales",
     "check_vector",
     "compiled",
-    "division",
     "pointer",
     "power_of_two",
     "round_keys",
@@ -35,7 +33,6 @@ ELEMENTS = ("int8", "e4m3fn")
 DTYPES = {"int8": "int8", "e4m3fn": "uint8"}
 #: Codes that a thread moves at once.
 VECTOR = 16
-MAX_BLOCKS = 2**31 - 1
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 #: NumPy's type of ``RoundKeys``.
 KEYS = (np.uint32, (20,))
@@ -57,15 +54,6 @@ def round_keys(seed: int) -> Any:
     halves = (seed & 0xFFFFFFFF, seed >> 32)
     keys = [(halves[k % 2] + k // 2 * _WEYL[k % 2]) & 0xFFFFFFFF for k in range(20)]
     return np.array(keys, np.uint32)
-
-
-def division(divisor: int) -> tuple[int, int]:
-    """(magic, shift) with n // divisor == (high32(n * magic) + n) >> shift for 0 <= n < 2^31.
-
-    Source: Granlund and Montgomery, Division by invariant integers, PLDI 1994, figure 4.1.
-    """
-    shift = (divisor - 1).bit_length()
-    return (2**32 * (2**shift - divisor)) // divisor + 1, shift
 
 
 @cache
@@ -113,43 +101,14 @@ def check_config(config: Mapping[str, int | bool], fields: tuple[str, ...], bloc
         )
 
 
-def _check_array(name: str, array: Any, dtype: str) -> None:
-    if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
-        raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
-    if array.dtype.name != dtype:
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be {dtype}")
-
-
 def check_codes(name: str, array: Any, element: str, shape: tuple[int, ...]) -> None:
     """Refuse what is no contiguous matrix of codes of that shape.
 
     Raises:
         TypeError: no CuPy array, or of another dtype; ValueError: shape or strides.
     """
-    _check_array(name, array, DTYPES[element])
-    if len(array.shape) != 2 or 0 in array.shape:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be a non-empty matrix")
-    if tuple(array.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: x has {tuple(shape)}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name} has strides {array.strides}: it must be C-contiguous")
-
-
-def check_scales(name: str, array: Any, shape: Any, block: Any) -> None:
-    """Refuse what is not one fp32 scale a block.
-
-    Raises:
-        TypeError: no CuPy array, or of another dtype; ValueError: another shape, or too many.
-    """
-    _check_array(name, array, "float32")
-    grid = tuple(-(-n // b) for n, b in zip(shape, block, strict=True))
-    if tuple(array.shape) != grid:
-        raise ValueError(
-            f"{name} have shape {tuple(array.shape)}: blocks of {tuple(block)} on {tuple(shape)} "
-            f"need {grid}"
-        )
-    if grid[0] * grid[1] > MAX_BLOCKS:
-        raise ValueError(f"{grid[0] * grid[1]} blocks: at most {MAX_BLOCKS} fit into one launch")
+    check_array(name, array, (DTYPES[element],))
+    check_matrix(name, array, shape)
 
 
 def check_vector(name: str, array: Any, shape: tuple[int, ...], why: str) -> None:
@@ -160,24 +119,12 @@ def check_vector(name: str, array: Any, shape: tuple[int, ...], why: str) -> Non
     """
     if array is None:
         raise TypeError(f"{name} is missing: {why}")
-    _check_array(name, array, "float32")
+    check_array(name, array, ("float32",))
     if tuple(array.shape) != shape or not array.flags.c_contiguous:
         raise ValueError(
             f"{name} has shape {tuple(array.shape)} and strides {array.strides}: it must be "
             f"contiguous of shape {shape}"
         )
-
-
-def check_device(arrays: Mapping[str, Any]) -> None:
-    """Refuse arrays on several devices.
-
-    Raises:
-        ValueError: with each array's device.
-    """
-    devices = {name: array.device for name, array in arrays.items()}
-    if any(device != next(iter(devices.values())) for device in devices.values()):
-        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ValueError(f"{where}: they must share one device")
 
 
 def _span(array: Any) -> tuple[int, int]:

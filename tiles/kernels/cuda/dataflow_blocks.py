@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import dataflow_arguments as arguments
+from .block_arrays import check_one_device, check_scales, division
 
 __all__ = [
     "OPS",
@@ -141,7 +142,7 @@ def prepare(
     for name, array in (*codes.items(), ("out", out)):
         arguments.check_codes(name, array, element, shape)
     for name, array in (*scales.items(), ("out_scales", out_scales)):
-        arguments.check_scales(name, array, shape, block)
+        check_scales(name, array, shape, block)
     vectors: dict[str, Any] = {}
     if norm:
         vectors = {"mean": mean, "variance": variance, "gamma": gamma}
@@ -159,12 +160,12 @@ def prepare(
     if probability and op != "dropout":
         raise ValueError(f"probability = {probability}: only dropout takes one")
     below = drop_below(probability)
-    arguments.check_device({**codes, **scales, **vectors, **written})
+    check_one_device({**codes, **scales, **vectors, **written})
     arguments.check_apart(written, {**codes, **scales, **vectors})
     threads, steps = int(config["threads"]), int(config["steps"])
     across = int(x_scales.shape[1])
     blocks = int(x_scales.shape[0]) * across
-    magic, shift = arguments.division(across)
+    magic, shift = division(across)
     parameters = np.zeros((), PARAMETERS)
     for name, array in {**codes, **scales, **vectors, **written}.items():
         parameters[name] = arguments.pointer(array)

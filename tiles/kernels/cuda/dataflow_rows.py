@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import dataflow_arguments as arguments
+from .block_arrays import check_one_device, check_scales
 
 __all__ = [
     "OPS",
@@ -178,7 +179,7 @@ def prepare(
     }  # fmt: skip
     options(**chosen, aligned=False)
     for name, array in (*scales.items(), ("out_scales", out_scales)):
-        arguments.check_scales(name, array, shape, block)
+        check_scales(name, array, shape, block)
     covered = geometry(op=op, shape=shape, block=block, config=config)
     rows, cols = shape
     statistics = {"mean": mean, "variance": variance}
@@ -208,7 +209,7 @@ def prepare(
     written = {"out": out, "out_scales": out_scales, **sums}
     read = {**codes, **scales, **columns}
     (read if backward else written).update(statistics)
-    arguments.check_device({**read, **written})
+    check_one_device({**read, **written})
     arguments.check_apart(written, read)
     parameters = np.zeros((), PARAMETERS)
     for name, array in {**read, **written}.items():

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 import triton
 
+from .launch_checks import check_fields, check_overlap
 from .operand_checks import (
     FP8,
-    check_config,
     check_grid,
-    check_overlap,
     check_tensor,
     flat_descriptor,
     numeric_constants,
@@ -40,7 +39,7 @@ def arguments(
     decode: bool,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
-    check_config(config, FIELDS)
+    check_fields(config, FIELDS)
     if second not in ("nk", "kn"):
         raise ValueError(f"second = {second!r}: choose nk or kn")
     check_tensor("a", a, (3, 4), a, output=False)
@@ -63,7 +62,7 @@ def arguments(
             f"K = {k}, block_k {block_k}: tma would read the next matrix behind a [K, N] one, take "
             "a config without tma"
         )
-    check_overlap(c, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
+    check_overlap({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     constants = {
         "A_SCALED": a_block is not None,
         "B_SCALED": b_block is not None,

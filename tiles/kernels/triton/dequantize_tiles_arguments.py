@@ -6,14 +6,21 @@ from typing import Any
 
 import torch
 
+from .launch_checks import (
+    check_fields,
+    check_one_device,
+    check_overlap,
+    check_power_of_two,
+    power_of_two,
+)
 from .tile_checks import (
-    check_apart,
     check_codes,
     check_levels,
+    check_matrix,
     check_names,
+    check_reach,
     check_scales,
     check_tensor_scale,
-    power_of_two,
     whole_words,
 )
 from .tile_elements import constants
@@ -67,19 +74,14 @@ def request(
         ValueError: shapes, strides, devices, overlap, names or the configuration do not fit.
         TypeError: dtypes.
     """
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_fields(config, FIELDS)
     for name in FIELDS[:3]:
-        if not power_of_two(config[name]):
-            raise ValueError(f"{name} = {config[name]}: it must be a power of two")
+        check_power_of_two(name, config[name])
     check_names(element, stored)
     check_levels(stored, tensor_scale)
     if out.dtype not in OUTPUTS:
         raise TypeError(f"out has dtype {out.dtype}: it must be bfloat16, float16 or float32")
-    if out.ndim != 2 or out.numel() == 0:
-        raise ValueError(f"out has shape {tuple(out.shape)}: it must be a non-empty matrix")
-    if not out.is_contiguous():
-        raise ValueError(f"out has strides {out.stride()}: it must be contiguous")
+    check_matrix("out", out)
     block = (block[0], block[1])
     if not all(extent == 0 or power_of_two(extent) for extent in block):
         raise ValueError(f"block = {block}: extents are powers of two, or 0 for a whole extent")
@@ -88,17 +90,17 @@ def request(
     rows, cols = out.shape
     check_codes("codes", codes, rows, cols, element)
     check_scales("scales", scales, (rows, cols), block, stored, swizzled)
-    named = {"codes": codes, "scales": scales, "out": out}
+    read = {"codes": codes, "scales": scales}
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
-        named["tensor_scale"] = tensor_scale
-    check_apart(named)
+        read["tensor_scale"] = tensor_scale
+    check_one_device(read | {"out": out})
+    check_overlap({"out": out}, read)
     tile = (config["block_rows"], config["block_cols"])
     least = WORD_CODES.get(int(constants(element)["BITS"]), 1)
     if tile[1] < least:
         raise ValueError(f"block_cols = {tile[1]}: packed codes of {element} take at least {least}")
-    if tile[0] * max(cols, tile[1]) >= 2**31:
-        raise ValueError(f"tile {tile[0]}x{tile[1]} of {rows}x{cols}: it spans 2^31 elements")
+    check_reach(tile, (rows, cols), transposed=False)
     return Request(
         codes=codes.view(torch.uint8),
         scales=scales,

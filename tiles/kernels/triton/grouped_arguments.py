@@ -6,11 +6,10 @@ from typing import Any
 import torch
 import triton
 
+from .launch_checks import check_fields, check_overlap
 from .operand_checks import (
     FP8,
-    check_config,
     check_grid,
-    check_overlap,
     check_tensor,
     flat_descriptor,
     numeric_constants,
@@ -93,7 +92,7 @@ def arguments(
     num_sms: int,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
-    check_config(config, FIELDS)
+    check_fields(config, FIELDS)
     if num_sms < 1 or int(config["ctas_per_sm"]) < 1:
         raise ValueError(
             f"num_sms = {num_sms}, ctas_per_sm = {config['ctas_per_sm']}: both are at least 1"
@@ -117,7 +116,7 @@ def arguments(
     if b_block is not None and b_block[1] and b_block[0] % block_n:
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
-    check_overlap(c, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
+    check_overlap({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
 
     constants = {
         "A_SCALED": a_block is not None,

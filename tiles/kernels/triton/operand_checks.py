@@ -1,19 +1,17 @@
 """Checks of operands and scales that batched and grouped products share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .launch_checks import OUTPUTS, check_aligned_rows
 
 __all__ = [
     "FP8",
     "NAMES",
-    "OUTPUTS",
-    "check_config",
     "check_grid",
-    "check_overlap",
     "check_tensor",
     "flat_descriptor",
     "numeric_constants",
@@ -21,11 +19,6 @@ __all__ = [
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _OPERANDS = (torch.bfloat16, torch.float16, torch.int8, *FP8)
-OUTPUTS = {
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-    torch.float32: tl.float32,
-}
 #: Elements that have a decoding.
 NAMES = {torch.float8_e4m3fn: "e4m3fn", torch.float8_e5m2: "e5m2"}
 
@@ -98,38 +91,6 @@ def check_grid(
         raise ValueError(f"{name}_block {block}: scales along K come in rows, at least (1, cols)")
 
 
-def check_overlap(c: torch.Tensor, others: Mapping[str, torch.Tensor | None]) -> None:
-    """Refuse an output whose memory meets an input's; addresses of meta tensors mean nothing.
-
-    Raises:
-        ValueError: names the input.
-    """
-    if c.device.type == "meta":
-        return
-    first, last = _span(c)
-    for name, tensor in others.items():
-        if tensor is not None and first < _span(tensor)[1] and _span(tensor)[0] < last:
-            raise ValueError(f"c overlaps {name}: the output needs memory of its own")
-
-
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """Addresses from the first byte of a tensor to behind its last."""
-    reach = sum((n - 1) * abs(s) for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    start = tensor.data_ptr()
-    return start, start + (reach + 1) * tensor.element_size()
-
-
-def check_config(config: Mapping[str, int | bool], fields: Sequence[str]) -> None:
-    """Refuse a configuration with other fields than the kernel has.
-
-    Raises:
-        ValueError: names the field.
-    """
-    if set(config) != set(fields):
-        wrong = sorted(set(config) ^ set(fields))
-        raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(fields)}")
-
-
 def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDescriptor:
     """A two-dimensional descriptor over all matrices of a tensor, one under the other.
 
@@ -147,12 +108,7 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
                 f"{rows * pitch}; tma needs them gapless, take a config without tma"
             )
         rows *= extent
-    row_bytes = pitch * tensor.element_size()
-    if tensor.data_ptr() % 16 or row_bytes % 16:
-        raise ValueError(
-            f"{name}: rows start {row_bytes} B apart from address {tensor.data_ptr():#x}; "
-            "tma needs multiples of 16 B, take a config without tma"
-        )
+    check_aligned_rows(name, tensor)
     return TensorDescriptor(tensor, [rows, tensor.shape[-1]], [pitch, 1], box)
 
 

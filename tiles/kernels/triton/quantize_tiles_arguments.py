@@ -6,15 +6,22 @@ from typing import Any
 
 import torch
 
+from .launch_checks import (
+    check_fields,
+    check_one_device,
+    check_overlap,
+    check_power_of_two,
+    power_of_two,
+)
 from .tile_checks import (
     STORED,
-    check_apart,
     check_codes,
     check_levels,
+    check_matrix,
     check_names,
+    check_reach,
     check_scales,
     check_tensor_scale,
-    power_of_two,
     whole_words,
 )
 from .tile_elements import constants
@@ -97,11 +104,9 @@ def _held_block(block: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int
 
 
 def _check_config(config: Mapping[str, int | bool]) -> None:
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_fields(config, FIELDS)
     for name in FIELDS[:3]:
-        if not power_of_two(config[name]):
-            raise ValueError(f"{name} = {config[name]}: it must be a power of two")
+        check_power_of_two(name, config[name])
 
 
 def _check_blocks(asked: Request) -> None:
@@ -130,8 +135,7 @@ def _check_blocks(asked: Request) -> None:
     least = WORD_CODES.get(bits, 1)
     if min(tile if asked.codes_t is not None else tile[1:]) < least:
         raise ValueError(f"tile {tile[0]}x{tile[1]}: codes of {bits} bits take at least {least}")
-    if tile[0] * max(shape[1], tile[1]) >= 2**31 or tile[1] * max(shape[0], tile[0]) >= 2**31:
-        raise ValueError(f"tile {tile[0]}x{tile[1]} of {shape}: a tile spans 2^31 elements or more")
+    check_reach(tile, shape, transposed=True)
 
 
 def request(
@@ -164,10 +168,7 @@ def request(
     check_levels(stored, tensor_scale)
     if x.dtype not in SOURCES:
         raise TypeError(f"x has dtype {x.dtype}: it must be bfloat16, float16 or float32")
-    if x.ndim != 2 or x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: it must be a non-empty matrix")
-    if not x.is_contiguous():
-        raise ValueError(f"x has strides {x.stride()}: it must be contiguous")
+    check_matrix("x", x)
     rows, cols = x.shape
     block = (block[0], block[1])
     if (0 in block and block not in ((0, 0), (1, 0))) or min(block) < 0:
@@ -182,17 +183,18 @@ def request(
         raise ValueError("codes_t takes scales_t, except where one scale serves the tensor")
     check_codes("codes", codes, rows, cols, element)
     check_scales("scales", scales, (rows, cols), block, stored, swizzled)
-    named = {"x": x, "codes": codes, "scales": scales}
+    read, written = {"x": x}, {"codes": codes, "scales": scales}
     if codes_t is not None:
         check_codes("codes_t", codes_t, cols, rows, element)
-        named["codes_t"] = codes_t
+        written["codes_t"] = codes_t
     if scales_t is not None:
         check_scales("scales_t", scales_t, (cols, rows), block, stored, swizzled)
-        named["scales_t"] = scales_t
+        written["scales_t"] = scales_t
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
-        named["tensor_scale"] = tensor_scale
-    check_apart(named)
+        written["tensor_scale"] = tensor_scale
+    check_one_device(read | written)
+    check_overlap(written, read)
     if seed is not None:
         seed_words(seed)
     asked = Request(

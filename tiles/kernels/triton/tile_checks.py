@@ -1,7 +1,5 @@
 """Checks of codes, scales and names that the tile kernels share, made before any launch."""
 
-from collections.abc import Mapping
-
 import torch
 
 from .tile_elements import ELEMENTS, constants
@@ -10,13 +8,13 @@ from .tile_packing import WORD_CODES, row_bytes
 __all__ = [
     "STORED",
     "SWIZZLE",
-    "check_apart",
     "check_codes",
     "check_levels",
+    "check_matrix",
     "check_names",
+    "check_reach",
     "check_scales",
     "check_tensor_scale",
-    "power_of_two",
     "whole_words",
 ]
 
@@ -30,11 +28,6 @@ STORED = {
 }
 #: Rows and columns of a tile of swizzled scales.
 SWIZZLE = (128, 4)
-
-
-def power_of_two(extent: int) -> bool:
-    """True for 1, 2, 4, ..."""
-    return extent > 0 and extent & (extent - 1) == 0
 
 
 def whole_words(codes: torch.Tensor, cols: int, bits: int) -> bool:
@@ -76,6 +69,31 @@ def check_tensor_scale(tensor_scale: torch.Tensor) -> None:
         raise ValueError(f"tensor_scale has shape {tuple(tensor_scale.shape)}: it must be (1,)")
 
 
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is no contiguous matrix.
+
+    Raises:
+        ValueError: names it.
+    """
+    if tensor.ndim != 2 or tensor.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+
+
+def check_reach(tile: tuple[int, int], shape: tuple[int, int], *, transposed: bool) -> None:
+    """Refuse tiles whose offsets do not fit into 32 bits.
+
+    Args:
+        transposed: tiles of the transposed matrix are written as well.
+    Raises:
+        ValueError: names tile and matrix.
+    """
+    (rows, cols), (high, wide) = shape, tile
+    if high * max(cols, wide) >= 2**31 or (transposed and wide * max(rows, high) >= 2**31):
+        raise ValueError(f"tile {high}x{wide} of {rows}x{cols}: it spans 2^31 elements or more")
+
+
 def check_codes(name: str, codes: torch.Tensor, rows: int, cols: int, element: str) -> None:
     bits = constants(element)["BITS"]
     if codes.element_size() != 1 or codes.dtype == torch.bool:
@@ -114,30 +132,3 @@ def check_scales(
             f"{name} have shape {tuple(scales.shape)}: {grid[0]}x{grid[1]} swizzled scales take "
             f"({size},), contiguous"
         )
-
-
-def check_apart(named: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors on several devices, and such as overlap.
-
-    Raises:
-        ValueError: two of them.
-    """
-    devices = {name: tensor.device for name, tensor in named.items()}
-    if len(set(devices.values())) > 1:
-        text = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ValueError(f"{text}: they must share one device")
-    names = list(named)
-    for index, name in enumerate(names):
-        for other in names[:index]:
-            _check_overlap(other, named[other], name, named[name])
-
-
-def _check_overlap(name: str, a: torch.Tensor, other: str, b: torch.Tensor) -> None:
-    if a.device.type == "meta" or not (a.numel() and b.numel()):
-        return
-    spans = []
-    for tensor in (a, b):
-        last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        spans.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()))
-    if spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]:
-        raise ValueError(f"{name} and {other} overlap in memory: pass separate tensors")

@@ -6,7 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from .tile_checks import check_apart, power_of_two
+from .launch_checks import (
+    check_fields,
+    check_one_device,
+    check_overlap,
+    check_power_of_two,
+)
+from .tile_checks import check_matrix, check_reach
 
 __all__ = ["launch", "precompile"]
 
@@ -36,27 +42,22 @@ def _transpose_codes(
 
 def _call(codes: torch.Tensor, out: torch.Tensor, config: Mapping[str, int | bool]):
     """Kernel, number of programs, arguments and constants of a launch."""
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_fields(config, FIELDS)
     for name in FIELDS:
-        if not power_of_two(config[name]):
-            raise ValueError(f"{name} = {config[name]}: it must be a power of two")
+        check_power_of_two(name, config[name])
     for name, tensor in (("codes", codes), ("out", out)):
         if tensor.element_size() != 1 or tensor.dtype == torch.bool:
             raise TypeError(f"{name} has dtype {tensor.dtype}: it must be a one-byte dtype")
-        if tensor.ndim != 2 or tensor.numel() == 0:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: pass a non-empty matrix")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+        check_matrix(name, tensor)
     if codes.dtype != out.dtype:
         raise TypeError(f"out has dtype {out.dtype}: codes have {codes.dtype}")
     rows, cols = codes.shape
     if tuple(out.shape) != (cols, rows):
         raise ValueError(f"out has shape {tuple(out.shape)}: it must be {(cols, rows)}")
-    check_apart({"codes": codes, "out": out})
+    check_one_device({"codes": codes, "out": out})
+    check_overlap({"out": out}, {"codes": codes})
     tile_rows, tile_cols = config["block_rows"], config["block_cols"]
-    if tile_rows * max(cols, tile_cols) >= 2**31 or tile_cols * max(rows, tile_rows) >= 2**31:
-        raise ValueError(f"tile {tile_rows}x{tile_cols} of {rows}x{cols} spans 2^31 elements")
+    check_reach((tile_rows, tile_cols), (rows, cols), transposed=True)
     across = triton.cdiv(cols, tile_cols)
     programs = triton.cdiv(rows, tile_rows) * across
     constants = {

@@ -5,18 +5,19 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .launch_checks import (
+    OUTPUTS,
+    check_aligned_rows,
+    check_fields,
+    check_overlap,
+    check_power_of_two,
+)
 from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
 
 __all__ = ["arguments", "constants", "workspace_words"]
 
-_OUTPUTS = {
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-    torch.float32: tl.float32,
-}
 _FIELDS = (
     "block_m",
     "block_n",
@@ -27,6 +28,8 @@ _FIELDS = (
     "tma",
     "fold",
 )
+#: Tensors of a packed weight.
+_PARTS = ("codes", "scale", "zero", "row_scale")
 
 
 def workspace_words(config: Mapping[str, int | bool], m: int, n: int) -> int:
@@ -83,8 +86,8 @@ def constants(
 def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> None:
     if x.dtype not in (torch.bfloat16, torch.float16):
         raise TypeError(f"x has dtype {x.dtype}: it must be torch.bfloat16 or torch.float16")
-    if c.dtype not in _OUTPUTS:
-        raise TypeError(f"c has dtype {c.dtype}: choose one of {', '.join(map(str, _OUTPUTS))}")
+    if c.dtype not in OUTPUTS:
+        raise TypeError(f"c has dtype {c.dtype}: choose one of {', '.join(map(str, OUTPUTS))}")
     for name, tensor in (("x", x), ("c", c)):
         if tensor.ndim != 2 or tensor.numel() == 0:
             raise ValueError(f"{name} must be a non-empty matrix, got shape {tuple(tensor.shape)}")
@@ -108,35 +111,10 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
         raise TypeError("x has dtype torch.float16: E8M0 scales need the range of torch.bfloat16")
 
 
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """Addresses of the first byte and beyond the last one."""
-    extent = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    return tensor.data_ptr(), tensor.data_ptr() + (extent + 1) * tensor.element_size()
-
-
-def _check_overlap(name: str, written: torch.Tensor, others: Mapping[str, torch.Tensor]) -> None:
-    if written.device.type == "meta":
-        return
-    start, end = _span(written)
-    for other, tensor in others.items():
-        first, beyond = _span(tensor)
-        if start < beyond and first < end:
-            raise ValueError(
-                f"{name} overlaps {other} in its range of addresses, and the kernel writes {name}: "
-                "give it memory of its own"
-            )
-
-
 def _check_config(config: Mapping[str, int | bool], weight: PackedWeight) -> None:
-    if set(config) != set(_FIELDS):
-        wrong = sorted(set(config) ^ set(_FIELDS))
-        raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(_FIELDS)}")
+    check_fields(config, _FIELDS)
     for name, least in (("block_m", 8), ("block_n", 16), ("num_warps", 1)):
-        value = int(config[name])
-        if value < least or value & (value - 1):
-            raise ValueError(f"{name} {value}: it must be a power of two, at least {least}")
+        check_power_of_two(name, int(config[name]), least)
     for name in ("group_m", "split_k", "num_stages"):
         if int(config[name]) < 1:
             raise ValueError(f"{name} {config[name]}: it must be at least 1")
@@ -173,12 +151,7 @@ def _workspace(
 def _descriptors(
     x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
 ) -> tuple[TensorDescriptor, TensorDescriptor]:
-    row_bytes = x.stride(0) * x.element_size()
-    if x.data_ptr() % 16 or row_bytes % 16:
-        raise ValueError(
-            f"x: rows start {row_bytes} B apart from address {x.data_ptr():#x}; "
-            "tma needs multiples of 16 B, take a config without tma"
-        )
+    check_aligned_rows("x", x)
     flat = codes.view(-1, PANEL_BYTES)
     return (
         TensorDescriptor(x, list(x.shape), list(x.stride()), [int(config["block_m"]), 64]),
@@ -213,14 +186,15 @@ def arguments(
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
     _check_config(config, weight)
     _check_operands(x, weight, c)
-    inputs = {"x": x, "weight": weight.codes}
     (m, k), n = x.shape, weight.rows
+    written: dict[str, torch.Tensor] = {"c": c}
     # Pointers that the compiler drops need to be some tensor's.
     partial, arrived = weight.row_scale, weight.row_scale
     if int(config["split_k"]) > 1:
         partial, arrived = _workspace(config, workspace, x, n)
-        _check_overlap("workspace", arrived, inputs | {"c": c})
-    _check_overlap("c", c, inputs)
+        written["workspace"] = arrived
+    parts = {f"weight.{name}": getattr(weight, name) for name in _PARTS}
+    check_overlap(written, {"x": x, **parts})
     constexprs = constants(
         config=config,
         element=weight.element,
@@ -228,7 +202,7 @@ def arguments(
         scale_format=weight.scale_format,
         k=k,
         fp16=x.dtype == torch.float16,
-        out=_OUTPUTS[c.dtype],
+        out=OUTPUTS[c.dtype],
         capability=_capability(x.device),
     )
     operands: tuple[Any, Any] = (x, weight.codes)
