@@ -10,6 +10,7 @@ from sim.cost import Cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
+from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
@@ -20,6 +21,7 @@ from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize
 
@@ -47,6 +49,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     (Gemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_gemm_cost(
         problem, table, gpu
     ),
+    (Gemm, HopperSkinnyConfig): lambda problem, _, *rest: hopper_skinny_cost(problem, *rest),
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(

@@ -26,12 +26,14 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
+    from tiles.kernels.hopper_skinny import HopperSkinnyGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
 
     found: dict[str, Kernel] = {}
     own: tuple[Kernel, ...] = (
         TritonGemm(),
         HopperGemm(),
+        HopperSkinnyGemm(),
         TritonQuantize(),
         CudaQuantize(),
         TritonBatchedGemm(),
