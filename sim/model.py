@@ -11,6 +11,7 @@ from sim.dataflow_model import dataflow_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
+from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
@@ -25,6 +26,7 @@ from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.transpose import TritonTransposeConfig
@@ -65,6 +67,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
         problem, table, gpu
     ),
     (Gemm, WeightOnlyConfig): weight_only_cost,
+    (Gemm, HopperSkinnyConfig): lambda problem, _, *rest: hopper_skinny_cost(problem, *rest),
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(

@@ -65,7 +65,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def launch(a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, **keywords: Any) -> None:
         formats = {key: keywords[key] for key in ("element", "out", "scales")}
-        gemm_hopper._validate(a, b, c, a_scale, b_scale, **formats)
+        gemm_hopper.check_operands(a, b, c, a_scale, b_scale, **formats)
         gemm_hopper.options(**formats, config=keywords["config"])
         operands = {"a": a, "b": b, "c": c, "a_scale": a_scale, "b_scale": b_scale}
         calls.append(operands | keywords)

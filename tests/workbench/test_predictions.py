@@ -52,7 +52,7 @@ def test_the_faster_family_is_told_and_one_can_be_asked_for() -> None:
     names = ["bf16", "deepseek-fp8", "jetfire"]
     both = predict(shapes=["4096x4096x4096"], recipes=names)
     times = {}
-    for family in ("triton_gemm", "hopper_gemm"):
+    for family in ("triton_gemm", "hopper_gemm", "hopper_skinny_gemm"):
         alone = predict(shapes=["4096x4096x4096"], recipes=names, families=[family])
         assert {row.gemm.kernel for row in alone.rows} == {family}
         times |= {(family, row.problem.recipe.name): row.gemm.time_us for row in alone.rows}
@@ -86,8 +86,10 @@ def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyP
     assert priced == [
         ("triton_gemm", f"gemm:{SHAPE}:bf16:bf16"),
         ("hopper_gemm", f"gemm:{SHAPE}:bf16:bf16"),
+        ("hopper_skinny_gemm", f"gemm:{SHAPE}:bf16:bf16"),
         ("triton_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("hopper_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("hopper_skinny_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("triton_quantize", "quantize:512x512:int8.b128x128:bf16"),
         ("cuda_quantize", "quantize:512x512:int8.b128x128:bf16"),
         ("triton_quantize_tiles", "quantize:512x512:int8.b128x128:bf16"),

@@ -15,7 +15,14 @@ from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
-__all__ = ["HopperGemm", "HopperGemmConfig", "hopper_facts", "hopper_smem_bytes", "scale_mode"]
+__all__ = [
+    "HopperGemm",
+    "HopperGemmConfig",
+    "hopper_facts",
+    "hopper_refusal",
+    "hopper_smem_bytes",
+    "scale_mode",
+]
 
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 #: wgmma of this form exists on this capability alone: neither before nor after.
@@ -61,6 +68,41 @@ def scale_mode(activation: TensorFormat, weight: TensorFormat) -> str | None:
 
 def _name(scaling: Scaling | None) -> str | None:
     return None if scaling is None else str(scaling)
+
+
+def hopper_refusal(name: str, problem: Problem, limits: Limits) -> str | None:
+    """Why a family of plain products in CUDA C++ cannot serve a problem, or ``None``.
+
+    Args:
+        name: the family's.
+    """
+    if not isinstance(problem, Gemm):
+        return f"{name} serves gemm problems, not {problem}"
+    if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
+        return f"{name} is for capability {CAPABILITY}, {limits.gpu} has another"
+    recipe = problem.recipe
+    a, b = recipe.activation, recipe.weight
+    if recipe.outliers is not None:
+        return f"{name} has no second product for outliers: {recipe.outliers}"
+    if a.element != b.element or a.element.name not in OPERANDS:
+        return (
+            f"{name} multiplies two of one element of {', '.join(OPERANDS)}, "
+            f"not {a.element} by {b.element}"
+        )
+    mode = scale_mode(a, b)
+    along_k = recipe.blockwise and a.element.bits != 8
+    if mode is None or along_k or not (a.plain and b.plain):
+        return f"{name} has no scale mode for {a} by {b}"
+    if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
+        return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
+    rows = {
+        "K": problem.k * a.element.bits // 8,
+        "N": problem.n * element(problem.out).bits // 8,
+    }
+    for extent, row_bytes in rows.items():
+        if row_bytes % ALIGNMENT_BYTES:
+            return f"{extent}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
+    return None
 
 
 def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> NDArray[np.int64]:
@@ -117,33 +159,7 @@ class HopperGemm(Kernel):
     config_type: ClassVar[type[TileConfig]] = HopperGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Gemm):
-            return f"{self.name} serves gemm problems, not {problem}"
-        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        recipe = problem.recipe
-        a, b = recipe.activation, recipe.weight
-        if recipe.outliers is not None:
-            return f"{self.name} has no second product for outliers: {recipe.outliers}"
-        if a.element != b.element or a.element.name not in OPERANDS:
-            return (
-                f"{self.name} multiplies two of one element of {', '.join(OPERANDS)}, "
-                f"not {a.element} by {b.element}"
-            )
-        mode = scale_mode(a, b)
-        along_k = recipe.blockwise and a.element.bits != 8
-        if mode is None or along_k or not (a.plain and b.plain):
-            return f"{self.name} has no scale mode for {a} by {b}"
-        if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
-            return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
-        rows = {
-            "K": problem.k * a.element.bits // 8,
-            "N": problem.n * element(problem.out).bits // 8,
-        }
-        for name, row_bytes in rows.items():
-            if row_bytes % ALIGNMENT_BYTES:
-                return f"{name}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
-        return None
+        return hopper_refusal(self.name, problem, limits)
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
         return NumericPath.NATIVE

@@ -28,6 +28,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
+    from tiles.kernels.hopper_skinny import HopperSkinnyGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
     from tiles.kernels.quantize_tiles import TritonQuantizeTiles
     from tiles.kernels.transpose import TritonTranspose
@@ -38,6 +39,7 @@ def kernels() -> dict[str, Kernel]:
         TritonGemm(),
         HopperGemm(),
         TritonWeightOnly(),
+        HopperSkinnyGemm(),
         TritonQuantize(),
         CudaQuantize(),
         TritonQuantizeTiles(),

@@ -9,6 +9,7 @@ from tiles.formats import IntElement, TensorFormat
 from tiles.kernels import Kernel, Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.hopper_gemm import HopperGemm, scale_mode
+from tiles.kernels.hopper_skinny import HopperSkinnyGemm
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.winners import (
     STAND_INS,
@@ -66,7 +67,7 @@ def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, An
         # Beyond it the int32 accumulator of a product without promotion could overflow.
         "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
     }
-    if isinstance(family, HopperGemm):
+    if isinstance(family, HopperGemm | HopperSkinnyGemm):
         return layout | {"scales": scale_mode(recipe.activation, recipe.weight)}
     emulated = family.path(problem, entry.gpu.limits) is NumericPath.EMULATED
     return layout | {"decode": None if any_gpu else emulated}

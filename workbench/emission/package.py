@@ -164,7 +164,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 #: Static files of single families, beside the module that calls them.
-_FAMILY_FILES = {"hopper_gemm": ["_hopper_gemm.py", "gemm_cuda.py"]}
+_FAMILY_FILES = {
+    name: ["_hopper_gemm.py", "gemm_cuda.py"] for name in ("hopper_gemm", "hopper_skinny_gemm")
+}
 
 
 def _module_files(families: list[str]) -> list[str]:
@@ -172,7 +174,7 @@ def _module_files(families: list[str]) -> list[str]:
     backends = {kernel(name).backend for name in families}
     files = ["__init__.py", "_lookup.py", "kernels/__init__.py"]
     files += sorted({API_MODULES[name] for name in families})
-    files += [file for name in families for file in _FAMILY_FILES.get(name, ())]
+    files += sorted({file for name in families for file in _FAMILY_FILES.get(name, ())})
     if Backend.TRITON in backends:
         files += ["_torch_device.py", "kernels/triton/__init__.py"]
     if Backend.CUPY in backends:

@@ -33,11 +33,12 @@ __all__ = [
 API_MODULES = {
     "triton_gemm": "_gemm.py",
     "hopper_gemm": "_gemm.py",
+    "hopper_skinny_gemm": "_gemm.py",
     "triton_quantize": "_quantize.py",
     "cuda_quantize": "quantize_cuda.py",
 }
 #: What runs the calls that a family cannot: another GPU, rows that its loads cannot address.
-STAND_INS = {"hopper_gemm": "triton_gemm"}
+STAND_INS = {"hopper_gemm": "triton_gemm", "hopper_skinny_gemm": "triton_gemm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

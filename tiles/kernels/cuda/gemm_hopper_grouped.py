@@ -13,21 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .gemm_hopper import (
+from .gemm_hopper import THREADS, compiled_kernel, options, scale_rows, smem_bytes
+from .hopper_operands import (
     ELEMENT_BYTES,
     MAX_INT32_K,
     QUANT,
     ROW_BYTES,
-    THREADS,
     check_matrix,
     check_names,
     column_pitch,
-    compiled_kernel,
     multiprocessors,
-    options,
     row_pitch,
-    scale_rows,
-    smem_bytes,
     tensor_map,
 )
 
@@ -197,7 +193,8 @@ def launch(
 
     Args:
         a: (M, K), masked (E, capacity, K), and b: (E, N, K), CuPy arrays in the view dtypes of
-            ``gemm_hopper.DTYPES``; rows start at multiples of 16 bytes, matrices follow each other.
+            ``hopper_operands.DTYPES``; rows start at multiples of 16 bytes, matrices follow each
+            other.
         c: (M, N), masked (E, capacity, N), in ``out``.  Rows of no expert are left as they are.
         a_scale, b_scale: float32; ``row``: (..., 1); ``b1x128``: (..., ceil(K / 128)) with M
             contiguous, in each expert where masked, and (E, ceil(N / 128), ceil(K / 128)).

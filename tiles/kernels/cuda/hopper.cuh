@@ -25,6 +25,51 @@ __device__ __forceinline__ float load_shared(u32 address) {
     return x;
 }
 
+__device__ __forceinline__ float2 load_shared2(u32 address) {
+    float2 x;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address));
+    return x;
+}
+
+__device__ __forceinline__ uint4 load_shared4(u32 address) {
+    uint4 x;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+
+// From the same place in the shared memory of a CTA of the cluster.
+__device__ __forceinline__ uint4 load_peer4(u32 address, u32 cta) {
+    uint4 x;
+    asm volatile(
+        "{\n.reg .b32 remote;\n"
+        "mapa.shared::cluster.u32 remote, %4, %5;\n"
+        "ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [remote];\n}"
+        : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+        : "r"(address), "r"(cta)
+        : "memory");
+    return x;
+}
+
+__device__ __forceinline__ void store_shared(u32 address, u32 x) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+
+// Two numbers rounded to nearest, the first in the low half.
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+__device__ __forceinline__ u32 pack_fp16(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
 __device__ __forceinline__ void barrier_init(u32 bar, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
 }
@@ -47,6 +92,11 @@ __device__ __forceinline__ void barrier_arrive_at(u32 bar, u32 cta) {
         : "memory");
 }
 
+// Barriers that were initialised are seen by the copy engine and by the cluster.
+__device__ __forceinline__ void barrier_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
     u32 done;
     do {
@@ -58,6 +108,11 @@ __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
             : "r"(bar), "r"(parity)
             : "memory");
     } while (!done);
+}
+
+// Brings a tensor map near the copy engine.
+__device__ __forceinline__ void prefetch_map(const TensorMap *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 __device__ __forceinline__ void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
@@ -91,6 +146,18 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
 
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// Orders nothing before it: for threads that have written nothing since the last one, and for the end
+// of a kernel, where a CTA may not leave while others read its shared memory.
+__device__ __forceinline__ void cluster_sync_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::
+                     : "memory");
+}
+
+// Named barrier of `threads` threads of the CTA, whole warps.
+__device__ __forceinline__ void named_sync(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 __device__ __forceinline__ u32 cluster_rank() {

@@ -8,9 +8,14 @@ from ._lookup import choose, layouts, template
 
 __all__ = ["gemm"]
 
-KERNEL = "hopper_gemm"
+#: Kernels of the product; where several ship for the same formats, the first has the defaults.
+KERNELS = ("hopper_gemm", "hopper_skinny_gemm")
 CAPABILITY = "90"
-_LAYOUTS = layouts(KERNEL)
+_LAYOUTS = {formats: layout for kernel in KERNELS for formats, layout in layouts(kernel).items()}
+_SHIPPED = {
+    formats: tuple(kernel for kernel in KERNELS if formats in layouts(kernel))
+    for formats in _LAYOUTS
+}
 #: CuPy has no bfloat16: its bits travel as uint16.
 _OUTPUTS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
 
@@ -71,7 +76,9 @@ def gemm(
         if out is None:
             out = cupy.empty((m, n), _OUTPUTS[out_format])
         if m:
-            choice = choose(KERNEL, (recipe, out_format), (n, k), m, device)
+            formats = (recipe, out_format)
+            first, *others = _SHIPPED[formats]
+            choice = choose(first, formats, (n, k), m, device, tuple(others))
             template(choice).launch(
                 a,
                 b,

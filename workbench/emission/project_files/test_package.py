@@ -112,13 +112,13 @@ def test_gemm_is_close_to_the_product_in_float64(recipe: str, out: str, layout: 
 TUNED = [
     pytest.param(c, entry["m"], id=f"{' '.join(c['formats'])} {entry['m']} {c['extents']}")
     for c in CONFIGS
-    if c["kernel"] == "hopper_gemm" and c["extents"] is not None
+    if c["kernel"] in ("hopper_gemm", "hopper_skinny_gemm") and c["extents"] is not None
     for entry in c["entries"]
 ]
 
 
 @pytest.mark.parametrize(("config", "m"), TUNED)
-def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
+def test_tuned_shapes_of_the_hopper_kernels(config: Any, m: int) -> None:
     torch = pytest.importorskip("torch")
     cupy = pytest.importorskip("cupy")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
