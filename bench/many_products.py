@@ -95,8 +95,7 @@ def peer_launchers(
 
 def measure(text: str, gpu: Any, device: str, count: int) -> list[dict[str, Any]]:
     """One line for each family that serves the problem."""
-    from product_peers import PROBE_ERRORS, batched_peers, grouped_peers
-
+    from bench.product_peers import PROBE_ERRORS, batched_peers, grouped_peers
     from tiles.kernels import kernels
     from tiles.problems import GroupedGemm, parse_problem
     from tuning.timing import time_interleaved
@@ -159,7 +158,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
     from sim import gpu_names, load_gpu
     from tuning.environment import read_environment
 
