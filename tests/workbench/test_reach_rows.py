@@ -96,3 +96,27 @@ def test_the_example_of_weight_gradients_turns_the_layers_round() -> None:
         "weight gradient, int8 and e4m3fn 128x128"
     }
     assert sweep.unserved() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("kernels-experts", {"grouped e4m3fn 1x128 / 128x128"}),
+        (
+            "kernels-memory",
+            {
+                "quantise, dequantise, transpose, >= 64 MiB",
+                "INT8 dataflow, stochastic rounding",
+            },
+        ),
+        ("kernels-weights", {"w4a16 g128, >= 64 MiB in bf16", "w4a16 g128, smaller"}),
+    ],
+)
+def test_every_problem_of_the_other_examples_belongs_to_the_table(
+    name: str, rows: set[str]
+) -> None:
+    sweep = load_sweepfile(EXAMPLES / f"{name}.yaml")
+    found = {str(problem): row_of(problem) for problem in sweep.problems()}
+    assert None not in found.values(), [text for text, row in found.items() if row is None]
+    assert {row.name for row in found.values() if row} == rows
+    assert sweep.unserved() == []
