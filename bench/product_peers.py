@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.deep_gemm_peer import aligned_scales, dense_product, function
 from tiles.kernels.batched_workload import BatchedOperands, BatchedWorkload
 from tiles.kernels.grouped_workload import GroupedOperands, GroupedWorkload
 from tiles.problems import RowOrder, SecondOperand
@@ -19,6 +20,7 @@ __all__ = ["PROBE_ERRORS", "batched_peers", "grouped_peers"]
 Launch = Callable[[], None]
 #: What a peer may raise that is not there, or does not take the problem.
 PROBE_ERRORS = (
+    AssertionError,  # DeepGEMM's refusals
     ImportError,
     AttributeError,
     NotImplementedError,
@@ -64,7 +66,9 @@ def _blockwise(workload: Any) -> bool:
     return bool(workload.problem.recipe.blockwise)
 
 
-def grouped_loop(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
+def grouped_loop(
+    workload: GroupedWorkload, made: GroupedOperands, product: Callable[..., Launch] = _plain
+) -> Launch:
     """Expert by expert; gathered rows are gathered before and scattered after each product."""
     problem, launches = workload.problem, []
     device, block = workload.device, _blockwise(workload)
@@ -87,15 +91,27 @@ def grouped_loop(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
                 a_scale = a_scale[read]
             before, after = flat_a.view(bits), rows.view(bits)
             launches.append(lambda x=before, i=read, y=after: torch.index_select(x, 0, i, out=y))
-            launches.append(_plain(rows, made.b[expert], out, a_scale, b_scale, block))
+            launches.append(product(rows, made.b[expert], out, a_scale, b_scale, block))
             launches.append(lambda i=written, x=out: flat_c.index_copy_(0, i, x))
             continue
         first = int(workload.routing.first[expert])
         span = slice(first, first + count)
         if a_scale is not None and not masked and a_scale.shape[0] > 1:
             a_scale = a_scale[span]
-        launches.append(_plain(flat_a[span], made.b[expert], flat_c[span], a_scale, b_scale, block))
+        operands = (flat_a[span], made.b[expert], flat_c[span], a_scale, b_scale)
+        launches.append(product(*operands, block))
     return _sequence(launches)
+
+
+def deep_gemm_loop(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
+    """Expert by expert with DeepGEMM's dense kernel."""
+    if workload.problem.recipe.name != "deepseek-fp8":
+        raise ValueError("it takes e4m3fn under 1x128 and 128x128 scales")
+
+    def product(a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, block: bool) -> Launch:
+        return dense_product(a, aligned_scales(a_scale), b, b_scale, c)
+
+    return grouped_loop(workload, made, product)
 
 
 def torch_grouped(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
@@ -117,28 +133,27 @@ def torch_grouped(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
 
 def deep_gemm(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
     """DeepGEMM's grouped kernels, rows padded to 128 or masked."""
-    import deep_gemm as library
-
     problem, order = workload.problem, workload.problem.layout.order
     if problem.recipe.name != "deepseek-fp8":
         raise ValueError("it takes e4m3fn under 1x128 and 128x128 scales")
-    left, right = (made.a, made.a_scale), (made.b, made.b_scale)
+    assert made.a_scale is not None
+    right = (made.b, made.b_scale)
     if order is RowOrder.MASKED:
-        run = getattr(library, "m_grouped_fp8_gemm_nt_masked", None)
-        run = run or library.m_grouped_gemm_fp8_fp8_bf16_nt_masked
+        run = function("m_grouped_fp8_gemm_nt_masked", "m_grouped_gemm_fp8_fp8_bf16_nt_masked")
+        left = (made.a, aligned_scales(made.a_scale))
         expected = -(-problem.m // problem.experts)
         return lambda: run(left, right, made.c, made.counts, expected)
     if order is not RowOrder.PADDED or problem.layout.size != 128:
         raise ValueError("it takes rows padded to 128, or masked ones")
-    run = getattr(library, "m_grouped_fp8_gemm_nt_contiguous", None)
-    run = run or library.m_grouped_gemm_fp8_fp8_bf16_nt_contiguous
+    run = function("m_grouped_fp8_gemm_nt_contiguous", "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous")
     last = int(workload.routing.first[-1]) + -(-int(workload.routing.counts[-1]) // 128) * 128
     experts = torch.full((last,), -1, dtype=torch.int32)
     for expert in range(problem.experts):
         experts[workload.routing.written(expert)] = expert
     experts = experts.to(workload.device)
     a, c = made.a[:last], made.c[:last]
-    scales = made.a_scale[:last]
+    # Of the rows in use: the library would lay out anew a slice of more rows on every call.
+    scales = aligned_scales(made.a_scale[:last])
     return lambda: run((a, scales), right, c, experts)
 
 
