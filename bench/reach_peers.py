@@ -14,7 +14,7 @@ from bench import reach
 from bench.deep_gemm_peer import aligned_scales, dense_product
 from bench.many_products import peer_launchers
 from bench.product_peers import PROBE_ERRORS, deep_gemm, deep_gemm_loop, grouped_loop
-from bench.streaming import copies
+from bench.turns import copies
 from tiles.kernels import Workload
 from tiles.kernels.grouped_workload import GroupedWorkload
 from tiles.problems import Gemm, Problem
