@@ -11,14 +11,19 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.kernels.tile_rules import next_power_of_two, tile_rules
+from tiles.kernels.tile_rules import (
+    CAST_CAPABILITY,
+    ELEMENTS,
+    WORD_CODES,
+    next_power_of_two,
+    tile_rules,
+)
 from tiles.problems import Problem, Quantize
 
 __all__ = ["TritonQuantizeTiles", "TritonQuantizeTilesConfig", "launch_block"]
 
-ELEMENTS = ("int8", "mxint8", "int4", "e4m3fn", "e5m2", "e3m2fn", "e2m3fn", "e2m1fn")
-#: Elements with a conversion instruction, and the first NVIDIA capability that has it.
-HARDWARE_ELEMENTS, CAST_CAPABILITY = ("e4m3fn", "e5m2", "e3m2fn", "e2m3fn"), 89
+#: Elements that a conversion instruction rounds to.
+HARDWARE_ELEMENTS = ("e4m3fn", "e5m2", "e3m2fn", "e2m3fn")
 RULES = (
     ScaleRule.ABSMAX,
     ScaleRule.POW2,
@@ -29,8 +34,6 @@ RULES = (
 )
 #: Largest block, and longest row under one scale, that a CTA holds in registers.
 MAX_TILE_ELEMENTS = 2**15
-#: Codes that fill whole 4-byte words, by their width.
-WORD_CODES = {4: 8, 6: 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

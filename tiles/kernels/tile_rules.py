@@ -1,4 +1,4 @@
-"""Legality rules that the one-pass tile kernels share."""
+"""Legality rules and facts of the templates that the one-pass tile kernels share."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,8 +6,14 @@ from numpy.typing import NDArray
 from tiles.kernels.base import Limits
 from tiles.kernels.table import ConfigTable, Rule
 
-__all__ = ["next_power_of_two", "tile_rules"]
+__all__ = ["CAST_CAPABILITY", "ELEMENTS", "WORD_CODES", "next_power_of_two", "tile_rules"]
 
+#: Elements that the templates know.
+ELEMENTS = ("int8", "mxint8", "int4", "e4m3fn", "e5m2", "e3m2fn", "e2m3fn", "e2m1fn")
+#: First NVIDIA capability with conversion instructions for 8-bit floats.
+CAST_CAPABILITY = 89
+#: Codes that fill whole 4-byte words, by their width.
+WORD_CODES = {4: 8, 6: 16}
 MAX_THREADS = 1024
 MAX_PROGRAMS = 2**31 - 1
 #: Elements of a tile that a thread holds: fewer leave lanes idle, more spill (compiled for sm_90).
