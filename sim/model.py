@@ -10,6 +10,7 @@ from sim.cost import Cost
 from sim.dataflow_model import dataflow_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
+from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
@@ -24,6 +25,7 @@ from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
+from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
@@ -65,6 +67,9 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
         problem, table, gpu
     ),
     (Gemm, WeightOnlyConfig): weight_only_cost,
+    (Gemm, HopperBlockGemmConfig): lambda problem, _, table, gpu, __: hopper_block_cost(
+        problem, table, gpu
+    ),
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(

@@ -12,6 +12,7 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
@@ -118,6 +119,8 @@ class HopperGemm(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
+        if reason := coded_output(self.name, problem):
+            return reason
         if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
             return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
         recipe = problem.recipe

@@ -115,6 +115,17 @@ FLOAT_RECIPES = (
         source=f"deepseek-fp8 with E5M2 elements, for comparison; blocks: {_DEEPSEEK}",
     ),
     Recipe.of(
+        "e4m3-b1x128",
+        activation="e4m3fn.b1x128",
+        source=f"{_DEEPSEEK}: weight gradients, whose operands both have 1x128 tiles along tokens",
+    ),
+    Recipe.of(
+        "e4m3-b128",
+        activation="e4m3fn.b128x128",
+        source="int8-b128 with E4M3 elements, for comparison: 128x128 blocks serve a matrix and "
+        "its transpose, as weight gradients take it",
+    ),
+    Recipe.of(
         "unit-scaling",
         activation="e4m3fn",
         gradient="e5m2",
