@@ -37,8 +37,8 @@ __all__ = ["hopper_block_cost", "promotion_slots"]
 F64 = NDArray[np.float64]
 
 #: Instructions of a warp a stage: barriers, addresses, loop; and a unit: product, wait, scales.
-STAGE_SLOTS = 40.0
-UNIT_SLOTS = 10.0
+STAGE_SLOTS = 44.0
+UNIT_SLOTS = 11.0
 #: Share of the issue slots that two warps of a scheduler fill between them; a prior.
 ISSUE_SHARE = 0.92
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.

@@ -16,6 +16,7 @@ class Compiled:
 
     ptx: str
     log: str
+    cubin: bytes
 
 
 def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
@@ -33,8 +34,12 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
     log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
     _check(error, log)
     ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    error, count = nvrtc.nvrtcGetCUBINSize(program)
+    _check(error, log)
+    cubin = b" " * count
+    nvrtc.nvrtcGetCUBIN(program, cubin)
     nvrtc.nvrtcDestroyProgram(program)
-    return Compiled(ptx=ptx, log=log)
+    return Compiled(ptx=ptx, log=log, cubin=cubin)
 
 
 def _check(error: Any, log: str) -> None:

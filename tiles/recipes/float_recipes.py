@@ -122,8 +122,8 @@ FLOAT_RECIPES = (
     Recipe.of(
         "e4m3-b128",
         activation="e4m3fn.b128x128",
-        source="int8-b128 with E4M3 elements, for comparison: 128x128 blocks serve a matrix and "
-        "its transpose, as weight gradients take it",
+        source=f"{_DEEPSEEK}, with its 128x128 blocks on both sides: they serve a matrix and its "
+        "transpose, as weight gradients take it; the report itself has 1x128 tiles there",
     ),
     Recipe.of(
         "unit-scaling",

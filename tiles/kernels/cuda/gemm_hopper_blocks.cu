@@ -8,32 +8,37 @@
 // A *unit* is QUANT_K of K: its product is made from zero by wgmma, scaled and added to an fp32 sum
 // on the CUDA cores ("promoted").  With SETS 2 a warpgroup has two sets of accumulators: while
 // one is promoted, the tensor cores fill the other.  So the promotion, not the product, is what a
-// step of K takes, and it is paid in issue slots, of which a multiprocessor has 128 lanes a clock.
+// step of K takes, and it is paid in issue slots: each of the four schedulers issues one warp's
+// instruction a clock, and holds one warp of each warpgroup.
 //
-// Instructions an accumulator and unit:
-//   int8, blocks     I2FP.F32.S32, FFMA                            2
-//   float, blocks    FFMA                                          1
-//   float, 1xQUANT_K FMUL (row scale x column scale), FFMA,        2 1/4
-//                    half an LDS.64 for two columns of two rows
-//   int8, 1xQUANT_K  I2FP, FMUL, FFMA and the load                 3 1/4
-// and some 12 a thread beside its 64 accumulators: product, barriers, scales of blocks.  I2FP has
-// half the rate of FFMA, which 2 slots an accumulator just leave it.
+// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, as compiled:
+//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600
+//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321
+//   float 1x32     4 x 64 x (FMUL: row scale x column scale, FFMA)         512
+//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654
+//   mxint8 1x32    the same and I2FP                                                   918
+//   float 128x128  64 x FFMA                                                64 +  61 =  125
+//   float 1x128    64 x (FMUL + FFMA), 18 LDS                              146 +  60 =  206
+// The rest is products, waits, addresses, barriers, scales of blocks.  I2FP has half the rate of
+// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.
 //
-// A tile of 128 x 128 x 32 takes 128 clocks of the tensor cores, and 2 x 64 x slots of each of the
-// four schedulers: with 132 multiprocessors at 1.75 GHz
-//   int8 32x32: 256 + 24 clocks, 865 TFLOP/s (946 without the 24); 64x64: half of it a step of K,
-//   so 140 against 128 of the tensor cores, 1730; MX: 288 + 24 clocks, 776; MXINT8: 550.
+// A stage of such a tile is 2 x 128^3 operations a CTA; its products take 512 clocks, its promotion
+// twice the above.  On 132 multiprocessors at 1.75 GHz: int8 32x32 1200 clocks, 807 TFLOP/s (946
+// for I2FP and FFMA alone), int8 64x64 642 and 1509, MX 1308 and 741 (a tile of 256 x 64 loads 4
+// scales fewer a unit, and has twice the products: 736), MXINT8 1836 and 528, blocks of 128 512 and
+// 1892.
 //
 // Why not start the int32 accumulators at 0x4b400000, so that a sum's bits are those of the float
 // 1.5 2^23 + sum?  A product from zero costs nothing, a product from a constant costs a move: three
 // instructions where FADD follows, and where FFMA takes the biased float as it is, two with an
-// error of half an ulp of 1.5 2^23 x scale: one unit of code x code x scale a step, which is all
-// there is to see beside a block of zeros, whose scale is 1 by convention.  With accumulators
-// that run on along K and differences of scales it is one instruction, and the same error.
+// error of half an ulp of 1.5 2^23 x scale, half a code product.  That is lost in the noise among
+// scales of one size, but beside a block of zeros, whose scale is 1 by convention, it is all there
+// is.  Accumulators that run on along K, multiplied by differences of scales, take one instruction
+// and err likewise.
 //
-// Errors: integer products are exact (32 x 127^2 < 2^24), a unit adds three roundings to fp32: of
-// the scales' product (none for powers of two), of the multiply-add, and, above 1024 of K, of the
-// conversion.  A NaN scale makes what it touches NaN.
+// Errors: integer products are exact, 128 x 127^2 < 2^24 as floats too.  A unit adds two roundings
+// in fp32, of the two scales' product (none for powers of two) and of the multiply-add.  A NaN
+// scale makes what it touches NaN.
 //
 // Macros from the launcher: ELEMENT (2 e4m3fn, 3 e5m2, 4 int8), UNIT_LOG2 (what a code product of 1
 // stands for: -12 for MXINT8, else 0), OUT (0 bf16, 1 fp16, 2 fp32, 3 int8, 4 e4m3fn), OUT_BLOCK
@@ -513,8 +518,8 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
 #else
             int step = 0;
             // A unit: its product is complete, the next one starts, this one is added.  The last of
-            // a tile starts its stage's first once more, for nobody: a branch around the product
-            // would let the compiler put it behind the sums.
+            // a tile starts its stage's first once more, for nobody: with a branch around the
+            // product the compiler would put it behind the sums.
             auto work = [&](Accumulator(&d)[TILES_M][HALF], Accumulator(&running)[TILES_M][HALF],
                             int unit) {
                 const bool more = step < steps - 1;
@@ -522,7 +527,11 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 factors.fetch(unit);
                 wgmma_wait<0>();
                 start(running, (unit + 1) % UNITS);
-                promote(d, unit);
+                // Always true, which the compiler does not know: else it would spread sums among the
+                // products above, and over the next wait below.
+                int true_for_any_k = k;
+                asm volatile("" : "+r"(true_for_any_k));
+                if (true_for_any_k > 0) promote(d, unit);
                 if (unit == UNITS - 1 && more) leave();
             };
             arrive();
