@@ -104,9 +104,7 @@ def test_default_is_legal_and_the_space_is_not_empty(
     for gpu in ("h200", "h100"):
         limits = load_gpu(gpu).limits
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out="int8.b32x32")
-        assert isinstance(
-            FAMILY.judge(problem, FAMILY.default(problem, limits), limits), Accepted
-        )
+        assert isinstance(FAMILY.judge(problem, FAMILY.default(problem, limits), limits), Accepted)
         space = FAMILY.legal_space(problem, limits)
         assert len(space.accepted)
         for rejected in space.rejected:

@@ -41,7 +41,7 @@ def config(**fields: int) -> HopperBlockGemmConfig:
 
 
 def compiled(problem: Gemm, one: HopperBlockGemmConfig) -> Compiled:
-    """Compile, and hold registers, shared memory and the compiler's remarks to what was promised."""
+    """Compile, and hold resources and the compiler's remarks to what was promised."""
     scales = block_scales(problem.recipe.activation, problem.recipe.weight)
     assert scales is not None
     options = gemm_hopper_blocks.options(
