@@ -1,7 +1,7 @@
 """Pricing: every configuration of a table, on a GPU that need not be here."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -85,18 +85,13 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
 }
 
 
-def _brings_cost(kernel: Kernel) -> TypeGuard[CostModel]:
-    """As ``isinstance``, which takes a tenth of a millisecond to look at a protocol's methods."""
-    return callable(getattr(kernel, "cost", None))
-
-
 def unpriced(problem: Problem, kernel: Kernel) -> str | None:
     """Why nothing prices that problem with that kernel family, or ``None`` when :func:`price` does.
 
     A family is priced by its own method ``cost`` (:class:`CostModel`), or when it has the
     configurations of one of the workbench's.
     """
-    if (type(problem), kernel.config_type) in _MODELS or _brings_cost(kernel):
+    if (type(problem), kernel.config_type) in _MODELS or isinstance(kernel, CostModel):
         return None
     return (
         f"{kernel.name} has no cost model for {problem.kind} problems: "
@@ -130,7 +125,8 @@ def price(
     if reason is not None:
         raise ValueError(reason)
     path = kernel.path(problem, gpu.limits)
-    if _brings_cost(kernel):
+    # A protocol takes a tenth of a millisecond to look for its methods: most have none.
+    if hasattr(kernel, "cost") and isinstance(kernel, CostModel):
         cost = kernel.cost(problem, table, gpu, facts or {})
         _check(cost, kernel.name, len(table))
     else:
