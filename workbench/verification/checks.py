@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from workbench.verification.gemm_checks import check_defaults, check_gemm, check_untuned
-from workbench.verification.gemm_entry import HOPPER, GemmEntry, gemm_entries
+from workbench.verification.gemm_entry import HOPPERS, GemmEntry, gemm_entries
 from workbench.verification.quantize_checks import (
     QuantizeEntry,
     check_quantize,
@@ -69,7 +69,7 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     for module in ("_gemm", "_quantize"):
         if module.removeprefix("_") in package.__all__:
             importlib.import_module(f"{package.__name__}.{module}")
-    if any(product.kernel == HOPPER for product in products):
+    if any(product.kernel in HOPPERS for product in products):
         importlib.import_module(f"{package.__name__}._hopper_gemm")
         if device == "cuda":
             importlib.import_module(f"{package.__name__}.gemm_cuda")

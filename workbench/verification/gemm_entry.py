@@ -11,9 +11,9 @@ import torch
 from tiles.problems import Gemm, parse_problem
 from workbench.verification.operands import Matrix, Pattern, draw, draw_pair
 
-__all__ = ["HOPPER", "TRITON", "GemmEntry", "gemm_entries"]
+__all__ = ["HOPPERS", "TRITON", "GemmEntry", "gemm_entries"]
 
-TRITON, HOPPER = "triton_gemm", "hopper_gemm"
+TRITON, HOPPERS = "triton_gemm", ("hopper_gemm", "hopper_block_gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class GemmEntry:
                 (problem.n, problem.k),
                 problem.m,
                 name,
-                (HOPPER,),
+                HOPPERS,
             )
 
     def operands(self, problem: Gemm, pattern: Pattern) -> tuple[Matrix, Matrix]:
@@ -101,7 +101,7 @@ class GemmEntry:
 
     def launch_choice(self, choice: Any, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
         """The template with a configuration of the package, whatever the shape."""
-        if choice.file.kernel == HOPPER:
+        if choice.file.kernel in HOPPERS:
             launch = self.package._hopper_gemm.launch
             launch(choice, a.codes, b.codes, a.scales, b.scales, out)
             return
@@ -125,7 +125,7 @@ def gemm_entries(
 ) -> Iterator[GemmEntry]:
     """The tuned products that the evidence lists."""
     for entry in evidence["entries"]:
-        if entry["kernel"] in (TRITON, HOPPER):
+        if entry["kernel"] in (TRITON, *HOPPERS):
             problem = parse_problem(entry["problem"])
             assert isinstance(problem, Gemm)
             yield GemmEntry(
