@@ -216,11 +216,11 @@ def spread(codes: np.ndarray, scales: np.ndarray, quant: int) -> np.ndarray:
 def test_sums_stay_within_the_bound(name: str, data: str) -> None:
     quant = {"jetfire": 32, "jetfire-64": 64}[name]
     rng = np.random.default_rng(3)
-    m, n, k = 128, 96, 2048
+    m, n, k = 96, 64, 1024
     a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((n, k)).astype(F32)
     if data == "zero blocks":
         a *= F32(1e-8)
-        a[:, 64:128], a[:64, 512:1024] = 0, 0  # their scales are 1
+        a[:, 64:128], a[:64, 256:512] = 0, 0  # their scales are 1
     elif data == "outlier":
         a[7, 99], b[11, 99] = 1e4, -3e4
     elif data == "one sign":
