@@ -23,7 +23,7 @@ from pydantic import (
 from tiles.intake import nearest, shown
 from tiles.kernels import Kernel, Limits, kernel, kernels, telling
 from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize, parse_problem
-from tiles.problems.base import check_plain
+from tiles.problems.gemm import check_output
 from tiles.recipes import Recipe, recipe
 from workbench.edge import StrictEntry, complaint
 from workbench.models import gemm_shapes
@@ -182,7 +182,7 @@ _KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
 
 
 def _output_format(name: str) -> str:
-    check_plain("output", name)
+    check_output(name)
     return name
 
 

@@ -22,14 +22,18 @@ class Compiled:
     binary: bytes
 
     def machine_code(self) -> str:
-        """The binary's instructions (SASS)."""
+        """The binary's instructions (SASS), jumps by label."""
         tool = cuobjdump()
-        assert tool is not None, "cuobjdump comes with Triton"
+        assert tool is not None, "nvdisasm comes with Triton, as cuobjdump does"
         with TemporaryDirectory() as folder:
             path = Path(folder) / "kernel.cubin"
             path.write_bytes(self.binary)
             return subprocess.run(
-                [tool, "--dump-sass", path], capture_output=True, text=True, check=True
+                [Path(tool).with_name("nvdisasm"), "-c", path],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
             ).stdout
 
 

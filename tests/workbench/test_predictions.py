@@ -37,8 +37,11 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
         )
 
 
+PRODUCTS = ["triton_gemm", "hopper_gemm", "hopper_block_gemm", "triton_weight_only"]
+
+
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
-    chosen = predict(shapes=[SHAPE], families=["triton_gemm", "hopper_gemm", "triton_weight_only"])
+    chosen = predict(shapes=[SHAPE], families=PRODUCTS)
     every = predict(shapes=[SHAPE])
     names = [row.problem.recipe.name for row in chosen.rows]
     refused = [row.problem.recipe.name for row in chosen.refused]
@@ -52,19 +55,20 @@ def test_the_faster_family_is_told_and_one_can_be_asked_for() -> None:
     names = ["bf16", "deepseek-fp8", "jetfire"]
     both = predict(shapes=["4096x4096x4096"], recipes=names)
     times = {}
-    for family in ("triton_gemm", "hopper_gemm", "hopper_skinny_gemm"):
+    for family in ("triton_gemm", "hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm"):
         alone = predict(shapes=["4096x4096x4096"], recipes=names, families=[family])
         assert {row.gemm.kernel for row in alone.rows} == {family}
         times |= {(family, row.problem.recipe.name): row.gemm.time_us for row in alone.rows}
-    # Blocks of 32 x 32 are Triton's alone.
+    # Blocks of 32 x 32 are Triton's and those of the family for small blocks.
     assert ("hopper_gemm", "jetfire") not in times
+    assert ("hopper_block_gemm", "bf16") not in times
     for row in both.rows:
         name = row.problem.recipe.name
         assert row.gemm.time_us == min(t for (_, recipe), t in times.items() if recipe == name)
         assert row.gemm.time_us == times[row.gemm.kernel, name]
     told = cells(both, "best configuration")
     assert told[0].startswith("hopper 128x")
-    assert told[2].startswith("triton 128x64x32 g")
+    assert told[2].startswith("hopper_block 128x128 ")
 
 
 @pytest.mark.parametrize("gpu", ["a100", "b200", "l40s", "mi300x", "rtx4090"])
@@ -89,6 +93,7 @@ def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyP
         ("hopper_skinny_gemm", f"gemm:{SHAPE}:bf16:bf16"),
         ("triton_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("hopper_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("hopper_block_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("hopper_skinny_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("triton_quantize", "quantize:512x512:int8.b128x128:bf16"),
         ("cuda_quantize", "quantize:512x512:int8.b128x128:bf16"),

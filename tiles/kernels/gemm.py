@@ -12,6 +12,7 @@ from tiles.formats import IntElement, TensorFormat, element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
@@ -103,6 +104,8 @@ class TritonGemm(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
+        if reason := coded_output(self.name, problem):
+            return reason
         if reason := self._unserved(problem.recipe):
             return reason
         activation, weight = problem.recipe.activation, problem.recipe.weight

@@ -12,6 +12,7 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
@@ -78,6 +79,8 @@ def hopper_refusal(name: str, problem: Problem, limits: Limits) -> str | None:
     """
     if not isinstance(problem, Gemm):
         return f"{name} serves gemm problems, not {problem}"
+    if reason := coded_output(name, problem):
+        return reason
     if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
         return f"{name} is for capability {CAPABILITY}, {limits.gpu} has another"
     recipe = problem.recipe

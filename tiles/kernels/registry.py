@@ -26,6 +26,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
+    from tiles.kernels.hopper_block_gemm import HopperBlockGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.hopper_skinny import HopperSkinnyGemm
@@ -38,6 +39,7 @@ def kernels() -> dict[str, Kernel]:
     own: tuple[Kernel, ...] = (
         TritonGemm(),
         HopperGemm(),
+        HopperBlockGemm(),
         TritonWeightOnly(),
         HopperSkinnyGemm(),
         TritonQuantize(),

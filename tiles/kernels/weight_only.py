@@ -12,6 +12,7 @@ from tiles.formats import TensorFormat, element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
@@ -114,6 +115,8 @@ class TritonWeightOnly(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
+        if reason := coded_output(self.name, problem):
+            return reason
         recipe = problem.recipe
         if recipe.outliers is not None:
             return f"{self.name} has no second product for outliers: {recipe.outliers}"

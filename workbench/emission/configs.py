@@ -8,6 +8,7 @@ from typing import Any
 from tiles.formats import IntElement, TensorFormat
 from tiles.kernels import Kernel, Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.hopper_block_gemm import HopperBlockGemm, block_scales
 from tiles.kernels.hopper_gemm import HopperGemm, scale_mode
 from tiles.kernels.hopper_skinny import HopperSkinnyGemm
 from tiles.problems import Gemm, Problem, Quantize
@@ -69,6 +70,8 @@ def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, An
     }
     if isinstance(family, HopperGemm | HopperSkinnyGemm):
         return layout | {"scales": scale_mode(recipe.activation, recipe.weight)}
+    if isinstance(family, HopperBlockGemm):
+        return layout | {"scales": block_scales(recipe.activation, recipe.weight)}
     emulated = family.path(problem, entry.gpu.limits) is NumericPath.EMULATED
     return layout | {"decode": None if any_gpu else emulated}
 

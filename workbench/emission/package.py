@@ -18,9 +18,11 @@ from workbench.emission.not_emitted import NotEmitted, not_emitted
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import (
     API_MODULES,
+    STAND_INS,
     TunedEntry,
     families_of,
     fastest,
+    obstacle,
     template_folder,
 )
 from workbench.outfile import check_name, unwritable
@@ -138,10 +140,16 @@ def _entries(run: "Run") -> list[TunedEntry]:
         raise ValueError(
             "no study of this run has a correct configuration yet: sweep on, then emit"
         )
-    emitted = [entry for entry in entries if entry.study.kernel in API_MODULES]
+    emitted = [entry for entry in entries if obstacle(entry.study, run.gpu) is None]
     if not emitted:
+        name = entries[0].study.kernel
+        if name in API_MODULES:
+            raise ValueError(
+                f"{entries[0].problem} with {name} cannot be emitted: "
+                f"{obstacle(entries[0].study, run.gpu)}"
+            )
         raise ValueError(
-            f"kernel {entries[0].study.kernel!r} cannot be emitted, only {', '.join(API_MODULES)}: "
+            f"kernel {name!r} cannot be emitted, only {', '.join(API_MODULES)}: "
             "sweep one of these too, then emit"
         )
     return emitted
@@ -164,9 +172,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 #: Static files of single families, beside the module that calls them.
-_FAMILY_FILES = {
-    name: ["_hopper_gemm.py", "gemm_cuda.py"] for name in ("hopper_gemm", "hopper_skinny_gemm")
-}
+_FAMILY_FILES = dict.fromkeys(STAND_INS, ("_hopper_gemm.py", "gemm_cuda.py"))
 
 
 def _module_files(families: list[str]) -> list[str]:
@@ -179,7 +185,7 @@ def _module_files(families: list[str]) -> list[str]:
         files += ["_torch_device.py", "kernels/triton/__init__.py"]
     if Backend.CUPY in backends:
         files += ["kernels/cuda/__init__.py"]
-    return files
+    return list(dict.fromkeys(files))
 
 
 def _write(

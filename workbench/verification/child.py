@@ -21,7 +21,7 @@ from typing import Any
 FORBIDDEN = frozenset({"workbench", "tuning", "sim", "tiles"})
 NO_DEVICE = 3
 #: Families of products in CUDA C++; nothing of the workbench may be imported yet.
-HOPPER = ("hopper_gemm", "hopper_skinny_gemm")
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -156,8 +156,8 @@ def _smoke_cupy(package: ModuleType, lookup: ModuleType) -> int:
                 -(-extent // under) if under else 1
                 for extent, under in zip(operand.shape, block, strict=True)
             ]
-            # 1xB scales of A have M contiguous.
-            order = "F" if operand is a and block and block[0] == 1 else "C"
+            # 1xB scales have their rows contiguous.
+            order = "F" if block and block[0] == 1 else "C"
             scales.append(grid and cupy.ones(grid, "float32", order=order))
         gemm(a, b, *scales, recipe=recipe, out_format=out)
     return len(layouts)

@@ -15,7 +15,7 @@ __all__ = ["HOPPER", "TRITON", "GemmEntry", "gemm_entries"]
 
 TRITON = "triton_gemm"
 #: The products in CUDA C++.
-HOPPER = ("hopper_gemm", "hopper_skinny_gemm")
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from ._torch_device import (
 
 KERNEL = "triton_gemm"
 #: The CUDA C++ kernels; they have the fastest configurations of some shapes.
-HOPPER = ("hopper_gemm", "hopper_skinny_gemm")
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 _NAMESPACE = str(__package__).replace(".", "_")
