@@ -22,8 +22,9 @@ from tiles.problems import Problem, Quantize
 
 __all__ = ["TritonQuantizeTiles", "TritonQuantizeTilesConfig", "launch_block"]
 
-#: Elements that a conversion instruction rounds to.
-HARDWARE_ELEMENTS = ("e4m3fn", "e5m2", "e3m2fn", "e2m3fn")
+#: Elements that a conversion instruction rounds to, and those that none does.
+HARDWARE_ELEMENTS = ("e4m3fn", "e5m2")
+SOFTWARE_ELEMENTS = ("e3m2fn", "e2m3fn")
 RULES = (
     ScaleRule.ABSMAX,
     ScaleRule.POW2,
@@ -68,11 +69,13 @@ def _units(problem: Quantize) -> tuple[int, int]:
 
 def _software(problem: Quantize, limits: Limits) -> bool:
     """True where floats of 8 and 6 bits have to be rounded by integer operations."""
-    if problem.target.element.name not in HARDWARE_ELEMENTS:
+    name = problem.target.element.name
+    if name not in HARDWARE_ELEMENTS + SOFTWARE_ELEMENTS:
         return False
     if problem.target.rounding is Rounding.STOCHASTIC:
         return False  # not by an instruction in any case
-    return not (limits.vendor == "nvidia" and limits.capability >= CAST_CAPABILITY)
+    native = limits.vendor == "nvidia" and limits.capability >= CAST_CAPABILITY
+    return name in SOFTWARE_ELEMENTS or not native
 
 
 class TritonQuantizeTiles(Kernel):
