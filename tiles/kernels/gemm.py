@@ -16,7 +16,7 @@ from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
-__all__ = ["GemmConfig", "TritonGemm", "smem_bytes"]
+__all__ = ["GemmConfig", "TritonGemm", "shape_rules", "smem_bytes", "waste_rules"]
 
 #: Elements that the template loads; operands are of one element, or both 8-bit floats.
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
@@ -163,10 +163,10 @@ class TritonGemm(Kernel):
         """The legality rules, cheapest reason first; a configuration is counted by its first."""
         assert isinstance(problem, Gemm)
         groups: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
-            _shape_rules,
+            shape_rules,
             _tma_rules,
             _resource_rules,
-            _waste_rules,
+            waste_rules,
         )
         return [rule for group in groups for rule in group(problem, table, limits)]
 
@@ -238,7 +238,7 @@ def _formats(problem: Gemm) -> tuple[TensorFormat, TensorFormat]:
     return problem.recipe.activation, problem.recipe.weight
 
 
-def _shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+def shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """What the compiler cannot build, whatever the GPU's size."""
     m, n, k = table["block_m"], table["block_n"], table["block_k"]
     warps, stages = table["num_warps"], table["num_stages"]
@@ -329,7 +329,7 @@ def _resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[R
     ]
 
 
-def _waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+def waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """Configurations that equal, or cannot beat, another one of the space."""
     m, n, k = table["block_m"], table["block_n"], table["block_k"]
     warps, stages, group = table["num_warps"], table["num_stages"], table["group_m"]

@@ -23,6 +23,7 @@ def kernels() -> dict[str, Kernel]:
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
+    from tiles.kernels.decoded_gemm import TritonDecodedGemm
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
@@ -38,6 +39,7 @@ def kernels() -> dict[str, Kernel]:
         TritonGemm(),
         HopperGemm(),
         TritonWeightOnly(),
+        TritonDecodedGemm(),
         TritonQuantize(),
         CudaQuantize(),
         TritonQuantizeTiles(),
