@@ -1,8 +1,8 @@
 """A decoded product opened on a device: packed operands, launches, and the check of the answer.
 
 The check is that of any product (see :mod:`tiles.kernels.accuracy`) with the arithmetic of 16-bit
-tensor cores: decoding is exact.  Where a folded E8M0 scale carries a number out of bf16's range, the
-reference multiplies what bf16 makes of it, as the kernel does.
+tensor cores: decoding is exact.  Where a folded E8M0 scale carries a number out of bf16's range,
+the reference multiplies what bf16 makes of it, as the kernel does.
 """
 
 from collections.abc import Callable

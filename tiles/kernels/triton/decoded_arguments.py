@@ -10,6 +10,7 @@ import triton.language as tl
 
 from .decoded_element import FOLDED, row_bytes, wide_type
 from .decoded_operand import StoredMatrix
+from .decoded_ptx import float_bytes, six_bits
 from .tile_checks import check_apart, power_of_two, whole_words
 
 __all__ = ["Call", "arguments", "workspace_bytes"]
@@ -33,6 +34,8 @@ _TILE, _WARPS = (8, 512), 4
 _WHOLE = 2**30
 #: First capability that converts 8-bit floats, times ten.
 _CAST_CAPABILITY = 89
+#: Facts of the floats that it converts.
+_CASTS = (("float", 8, 3, 7, "fn"), ("float", 8, 2, 15, "ieee"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,25 +180,37 @@ def _wide_name(a: StoredMatrix, b: StoredMatrix) -> str:
     )
 
 
-def _fast(side: StoredMatrix, capability: int) -> str:
-    """How codes become 16-bit floats without fp32 between, see ``decoded_tile.operand_tile``."""
+def _fast(side: StoredMatrix, wide: str, capability: int) -> tuple[str, str]:
+    """How codes become 16-bit floats without fp32 between, and by which PTX.
+
+    See ``decoded_tile.operand_tile``.  The interpreter runs no PTX.
+    """
     element = side.element
-    eight = element.kind == "float" and element.bits == 8
-    facts = (element.mantissa, element.bias, element.specials)
-    if capability >= _CAST_CAPABILITY and eight and facts in ((3, 7, "fn"), (2, 15, "ieee")):
-        return "cast"
-    if capability and element.kind == "int" and element.bits == 8:
-        return "int8" if side.folded or not element.mantissa else ""
-    if capability and element.kind == "float" and element.bits == 4 and element.mantissa == 1:
-        return "halves" if (element.bias, element.specials) == (1, "none") else ""
-    return ""
+    facts = (element.kind, element.bits, element.mantissa, element.bias, element.specials)
+    if not capability:
+        return "", ""
+    if capability >= _CAST_CAPABILITY and facts in _CASTS:
+        return "cast", ""
+    if element.kind == "int" and element.bits == 8 and (side.folded or not element.mantissa):
+        return "int8", ""
+    if facts == ("float", 4, 1, 1, "none"):
+        return "halves", ""
+    if ptx := float_bytes(element, wide):
+        return "bytes", ptx
+    words = whole_words(side.codes, side.columns, element.bits)
+    if words and (ptx := six_bits(element, wide)):
+        return "six", ptx
+    return "", ""
 
 
-def _constants(side: StoredMatrix, tile: tuple[int, int], capability: int) -> dict[str, Any]:
+def _constants(
+    side: StoredMatrix, tile: tuple[int, int], wide: str, capability: int
+) -> dict[str, Any]:
     """Compile-time constants of ``operand_tile``, tile and type aside."""
     element = side.element
     rows, cols = (extent or _WHOLE for extent in side.block)
     even = side.rows % tile[0] == 0 and side.columns % tile[1] == 0
+    fast, ptx = _fast(side, wide, capability)
     return {
         "KIND": element.kind,
         "BITS": element.bits,
@@ -206,7 +221,8 @@ def _constants(side: StoredMatrix, tile: tuple[int, int], capability: int) -> di
         "STORED": side.stored if side.folded else "",
         "ROWS": rows,
         "COLS": cols,
-        "FAST": _fast(side, capability),
+        "FAST": fast,
+        "PTX": ptx,
         "WORDS": whole_words(side.codes, side.columns, element.bits),
         "EVEN": even,
     }
@@ -227,15 +243,16 @@ def _scale_strides(side: StoredMatrix) -> tuple[int, int]:
 
 
 def _decoding(
-    side: StoredMatrix, out: torch.Tensor, capability: int
+    side: StoredMatrix, out: torch.Tensor, wide: str, capability: int
 ) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
-    found = _constants(side, _TILE, capability)
+    found = _constants(side, _TILE, wide, capability)
     renamed = {"ROWS": "SCALE_ROWS", "COLS": "SCALE_COLS"}
     constants = {renamed.get(name, name): value for name, value in found.items()}
     across = triton.cdiv(side.columns, _TILE[1])
     positional = (
         *_pointers(side),
         out,
+        side.codes.stride(0),
         side.rows,
         side.columns,
         *_scale_strides(side),
@@ -266,7 +283,8 @@ def _staged(
         )
     if workspace.device.type != "meta" and workspace.data_ptr() % 16:
         raise ValueError("workspace must begin at a multiple of 16 bytes")
-    dtype = _WIDE[_wide_name(a, b)][0]
+    name = _wide_name(a, b)
+    dtype = _WIDE[name][0]
     passes, decoded, start = [], [], 0
     for side in (a, b):
         size = _side_bytes(side.rows, side.columns)
@@ -276,7 +294,7 @@ def _staged(
             rows = workspace[start : start + 2 * side.rows * _pitch(side.columns)].view(dtype)
             wide = rows.view(side.rows, _pitch(side.columns))[:, : side.columns]
             decoded.append(wide)
-            passes.append(_decoding(side, wide, capability))
+            passes.append(_decoding(side, wide, name, capability))
         start += size
     (a_outer, a_block), (b_outer, b_block) = a.outer, b.outer
     return Call(
@@ -300,6 +318,7 @@ def _in_loop(
     capability: int,
 ) -> Call:
     block_m, block_n, block_k = (int(config[x]) for x in ("block_m", "block_n", "block_k"))
+    wide = _wide_name(a, b)
     constants: dict[str, Any] = {}
     pointers: list[Any] = []
     strides: list[int] = []
@@ -311,7 +330,7 @@ def _in_loop(
                 f"{prefix.lower()}.block {block}: fp32 scales that change along K need a staged "
                 "configuration"
             )
-        found = _constants(side, tile, capability)
+        found = _constants(side, tile, wide, capability)
         constants |= {f"{prefix}_{name}": value for name, value in found.items()}
         constants[f"{prefix}_OUTER"] = 0 if block is None else block[0] or _WHOLE
         pointers += [*_pointers(side), c if scales is None else scales]
@@ -322,7 +341,7 @@ def _in_loop(
         "BLOCK_N": block_n,
         "BLOCK_K": block_k,
         "GROUP_M": int(config["group_m"]),
-        "WIDE": _WIDE[_wide_name(a, b)][1],
+        "WIDE": _WIDE[wide][1],
         "OUT": _OUTPUTS[c.dtype],
         "INTERPRET": capability == 0,
         "num_warps": int(config["num_warps"]),
@@ -332,7 +351,16 @@ def _in_loop(
     return Call(
         staged=False,
         grid=triton.cdiv(a.rows, block_m) * triton.cdiv(b.rows, block_n),
-        positional=(*pointers, c, *sizes, *strides, *outer_strides, c.stride(0)),
+        positional=(
+            *pointers,
+            c,
+            a.codes.stride(0),
+            b.codes.stride(0),
+            *sizes,
+            *strides,
+            *outer_strides,
+            c.stride(0),
+        ),
         keywords=constants,
     )
 

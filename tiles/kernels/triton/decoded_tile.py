@@ -7,7 +7,7 @@ from .tile_elements import decode
 from .tile_packing import load_codes
 from .weight_decode import decode_bytes, decode_halves, scaled
 
-__all__ = ["operand_tile", "outer_scales"]
+__all__ = ["operand_tile", "outer_scales", "stored_scales"]
 
 
 @triton.jit
@@ -78,38 +78,141 @@ def _folded_scale(stored, STORED: tl.constexpr):
 
 
 @triton.jit
-def _wide_codes(
-    codes, FAST: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
-    BIAS: tl.constexpr, SPECIALS: tl.constexpr, OFFSET: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Values in WIDE, where a packed or a converting instruction makes them; else in fp32."""
+def _fast_bytes(
+    codes, FAST: tl.constexpr, PTX: tl.constexpr, MANTISSA: tl.constexpr, WIDE: tl.constexpr
+):
+    """Values in WIDE of one code a byte, by instructions for pairs."""
     if FAST == "cast":
         if MANTISSA == 3:
-            return codes.to(tl.float8e4nv, bitcast=True).to(WIDE)
+            value = codes.to(tl.float8e4nv, bitcast=True)
         else:
-            return codes.to(tl.float8e5, bitcast=True).to(WIDE)
+            value = codes.to(tl.float8e5, bitcast=True)
+        if WIDE == tl.bfloat16:
+            # From fp32 pairs are converted at once, from fp16 one by one.
+            return value.to(tl.float32).to(WIDE)
+        else:
+            return value.to(WIDE)
     elif FAST == "int8":
         return decode_bytes(codes, "int8", WIDE == tl.float16, False)
     else:
-        return _values(codes, KIND, BITS, MANTISSA, BIAS, SPECIALS, OFFSET)
+        if WIDE == tl.float16:
+            return tl.inline_asm_elementwise(
+                PTX, "=&r,=&r,r", [codes], dtype=tl.float16, is_pure=True, pack=4
+            )
+        else:
+            return tl.inline_asm_elementwise(
+                PTX, "=&r,=&r,r", [codes], dtype=tl.bfloat16, is_pure=True, pack=4
+            )
+
+
+@triton.jit
+def _six_words(
+    codes, first_row, tile_col, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """Four 6-bit codes in 24 bits, (ROWS, COLS / 4), where rows consist of whole words."""
+    words = cols // 16 * 3
+    row = tl.arange(0, ROWS)[:, None]
+    group = tl.arange(0, COLS // 16)[None, :]
+    base = (codes + first_row * (words * 4)).to(tl.pointer_type(tl.int32))
+    at = base + (row * words + 3 * (tile_col * (COLS // 16) + group))
+    if EVEN:
+        a, b, c = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+    else:
+        inside = (row < rows - first_row) & (tile_col * (COLS // 16) + group < cols // 16)
+        a = tl.load(at, mask=inside, other=0)
+        b = tl.load(at + 1, mask=inside, other=0)
+        c = tl.load(at + 2, mask=inside, other=0)
+    # What stands above 24 bits is cut off by what decodes them; shifts fill with zeros.
+    a = a.to(tl.uint32, bitcast=True)
+    b = b.to(tl.uint32, bitcast=True)
+    c = c.to(tl.uint32, bitcast=True)
+    even = tl.join(a, (b >> 16) | (c << 16))
+    odd = tl.join((a >> 24) | (b << 8), c >> 8)
+    return tl.reshape(tl.join(even, odd), (ROWS, COLS // 4))
+
+
+@triton.jit
+def _four_values(words, PTX: tl.constexpr, WIDE: tl.constexpr):
+    """Values of four codes in 24 bits."""
+    if WIDE == tl.float16:
+        return tl.inline_asm_elementwise(
+            PTX, "=&h,=&h,=&h,=&h,r", [words],
+            dtype=(tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return tl.inline_asm_elementwise(
+            PTX, "=&h,=&h,=&h,=&h,r", [words],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def _fast_values(
+    codes, row_bytes, first_row, tile_col, rows, cols, FAST: tl.constexpr, PTX: tl.constexpr,
+    MANTISSA: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """A tile's values in WIDE, by instructions for pairs."""
+    if FAST == "halves":
+        # Byte by byte, in rows and from a column whose multiples the compiler knows.
+        packed = load_codes(
+            codes, first_row, tile_col * (COLS // 2), rows, row_bytes, ROWS, COLS // 2, 8, False,
+            EVEN,
+        )  # fmt: skip
+        low, high = decode_halves(packed, (0, 0), "e2m1fn", WIDE == tl.float16, False)
+        return tl.reshape(tl.join(low, high), (ROWS, COLS))
+    elif FAST == "six":
+        words = _six_words(codes, first_row, tile_col, rows, cols, ROWS, COLS, EVEN)
+        one, two, three, four = _four_values(words, PTX, WIDE)
+        return tl.reshape(tl.join(tl.join(one, three), tl.join(two, four)), (ROWS, COLS))
+    else:
+        word = load_codes(codes, first_row, tile_col * COLS, rows, cols, ROWS, COLS, 8, False, EVEN)
+        return _fast_bytes(word, FAST, PTX, MANTISSA, WIDE)
+
+
+@triton.jit
+def stored_scales(
+    scales, first_row, tile_col, rows, cols, stride_row, stride_col, STORED: tl.constexpr,
+    SCALE_ROWS: tl.constexpr, SCALE_COLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Bit patterns of a tile's folded scales, (ROWS, blocks along a row); 0 without any."""
+    if STORED == "":
+        return 0
+    else:
+        BLOCK_COLS: tl.constexpr = SCALE_COLS if SCALE_COLS < COLS else COLS
+        GRID_COLS: tl.constexpr = COLS // BLOCK_COLS
+        TILES: tl.constexpr = SCALE_COLS // BLOCK_COLS  # of COLS columns under one scale
+        row = tl.minimum(first_row + tl.arange(0, ROWS), rows - 1)
+        block = tile_col // TILES * GRID_COLS + tl.arange(0, GRID_COLS)
+        # Blocks beyond the last one meet codes of zero: any finite scale will do.
+        block = tl.minimum(block, (cols + SCALE_COLS - 1) // SCALE_COLS - 1)
+        at = scales + (row // SCALE_ROWS)[:, None] * stride_row
+        return tl.load(at + block[None, :] * stride_col)
 
 
 @triton.jit
 def operand_tile(
-    codes, scales, zeros, first_row, first_col, rows, cols, stride_row, stride_col,
+    codes, words, zeros, row_bytes, first_row, tile_col, rows, cols,
     KIND: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr,
     SPECIALS: tl.constexpr, OFFSET: tl.constexpr, STORED: tl.constexpr, SCALE_ROWS: tl.constexpr,
-    SCALE_COLS: tl.constexpr, FAST: tl.constexpr, WORDS: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, WIDE: tl.constexpr,
+    SCALE_COLS: tl.constexpr, FAST: tl.constexpr, PTX: tl.constexpr, WORDS: tl.constexpr,
+    EVEN: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """A (ROWS, COLS) tile of an operand in WIDE, folded scales and zero points included.
 
     Args:
+        words: what :func:`stored_scales` loaded for the tile.
+        row_bytes: of a row of codes.
         first_row: 64-bit.
+        tile_col: counts tiles of COLS columns.
         STORED: format of folded scales, or "".
-        FAST: how codes become WIDE without fp32 between: "cast", "int8", "halves" or "".
+        FAST: how codes become WIDE without fp32 between: "cast", "int8", "bytes", "halves", "six"
+            or "".
+        PTX: instructions of "bytes" and "six".
         EVEN: the tile lies inside the matrix; what lies outside else is zero.
     """
+    first_col = tile_col * COLS
     if KIND == "plain":
         row = tl.arange(0, ROWS)[:, None]
         col = first_col + tl.arange(0, COLS)[None, :]
@@ -119,31 +222,23 @@ def operand_tile(
         else:
             return tl.load(at, mask=(row < rows - first_row) & (col < cols), other=0.0).to(WIDE)
     else:
-        if FAST == "halves":
-            # Both codes of a byte at once, then back to the order of columns.
-            packed = load_codes(
-                codes, first_row, first_col // 2, rows, (cols + 1) // 2, ROWS, COLS // 2, 8, False,
-                EVEN,
+        if FAST != "":
+            value = _fast_values(
+                codes, row_bytes, first_row, tile_col, rows, cols, FAST, PTX, MANTISSA, EVEN, ROWS,
+                COLS, WIDE,
             )  # fmt: skip
-            low, high = decode_halves(packed, (0, 0), "e2m1fn", WIDE == tl.float16, False)
-            value = tl.reshape(tl.join(low, high), (ROWS, COLS))
         else:
             word = load_codes(
                 codes, first_row, first_col, rows, cols, ROWS, COLS, BITS, WORDS, EVEN
             )
-            value = _wide_codes(word, FAST, KIND, BITS, MANTISSA, BIAS, SPECIALS, OFFSET, WIDE)
-        row = tl.minimum(first_row + tl.arange(0, ROWS), rows - 1)
+            value = _values(word, KIND, BITS, MANTISSA, BIAS, SPECIALS, OFFSET)
         if KIND == "uint":
+            row = tl.minimum(first_row + tl.arange(0, ROWS), rows - 1)
             value -= tl.load(zeros + row // SCALE_ROWS).to(tl.float32)[:, None]
         if STORED != "":
             BLOCK_COLS: tl.constexpr = SCALE_COLS if SCALE_COLS < COLS else COLS
             GRID_COLS: tl.constexpr = COLS // BLOCK_COLS
-            grid_cols = (cols + SCALE_COLS - 1) // SCALE_COLS
-            block = first_col // SCALE_COLS + tl.arange(0, GRID_COLS)
-            at = scales + (row // SCALE_ROWS)[:, None] * stride_row
-            # Blocks beyond the last one meet codes of zero: any finite scale will do.
-            block = tl.minimum(block, grid_cols - 1)
-            scale = _folded_scale(tl.load(at + block[None, :] * stride_col), STORED)
+            scale = _folded_scale(words, STORED)
             parts = tl.reshape(value, (ROWS, GRID_COLS, BLOCK_COLS))
             if FAST == "":
                 parts = parts * scale[:, :, None]
