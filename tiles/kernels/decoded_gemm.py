@@ -12,7 +12,7 @@ from tiles.formats import element as lookup
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
-from tiles.kernels.gemm import TritonGemm, shape_rules, waste_rules
+from tiles.kernels.gemm import GemmConfig, TritonGemm, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.triton.decoded_element import FOLDED, Element, wide_type
 from tiles.problems import Gemm, Problem
@@ -251,7 +251,7 @@ class TritonDecodedGemm(Kernel):
         inner = inner_problem(problem)
         own = _PRODUCT.default(inner, limits)
         if problem.m > _STAGED_ROWS or inner.recipe.blockwise:
-            return DecodedGemmConfig(**own.to_dict(), staged=True)
+            return _staged(own)
         block_m = 16 if problem.m <= 16 else 64
         for n in (64, 32, 16):
             for k in (64, 32):
@@ -270,7 +270,7 @@ class TritonDecodedGemm(Kernel):
                     table = ConfigTable.of([config])
                     if not any(r.broken[0] for r in self.rules(problem, table, limits)):
                         return config
-        return DecodedGemmConfig(**own.to_dict(), staged=True)
+        return _staged(own)
 
     @property
     def template(self) -> Path:
@@ -291,6 +291,11 @@ class TritonDecodedGemm(Kernel):
         assert isinstance(problem, Gemm)
         workload = DecodedGemmWorkload(problem, device=META, seed=0, num_sms=1)
         return facts_of(lambda: workload.compile(config), limits)
+
+
+def _staged(product: GemmConfig) -> DecodedGemmConfig:
+    """A configuration of the 16-bit product, behind a decoding pass."""
+    return DecodedGemmConfig.from_dict({**product.to_dict(), "staged": True})
 
 
 def _loop_rules(problem: Gemm, inner: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:

@@ -164,23 +164,27 @@ class DecodedGemmWorkload(Workload):
         """The exact product and its limits, computed once."""
         if self._reference is None:
             wide = self._inner.recipe.activation.element.name
+            a, b = (multiplied_values(quantized, wide) for quantized in self.drawn)
             self._reference = gemm_reference(
-                *(multiplied_values(quantized, wide) for quantized in self.drawn),
+                a,
+                b,
                 gemm_arithmetic(self._inner, decode=True, interpreted=self._interpreted),
             )
         return self._reference
 
     def check(self, config: TileConfig) -> Accuracy:
         self.operands[2].fill_(float("nan"))
-        if "staged" in config.to_dict() and config.to_dict()["staged"]:
+        if config.to_dict()["staged"]:
             self._decoded.fill_(0xFF)  # NaNs: what is not decoded shows
         self._launcher(self.operands, config)()
         return compare(self.operands[2], self.reference())
 
     def compile(self, config: TileConfig) -> None:
         fields = config.to_dict()
+        a, b = (self._blank(rows, fmt) for rows, fmt in self._formats)
         gemm_decoded.precompile(
-            *(self._blank(rows, fmt) for rows, fmt in self._formats),
+            a,
+            b,
             self._output(),
             config=fields,
             workspace=self._workspace() if fields["staged"] else None,

@@ -1,14 +1,14 @@
 """Descriptor of the scaled GEMM in Triton: its configurations and which of them are legal."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats import IntElement, TensorFormat, element
+from tiles.formats import IntElement, TensorFormat, element, scale_element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
@@ -93,6 +93,14 @@ def _quant_columns(fmt: TensorFormat) -> int:
     return 0 if fmt.scaling is None or fmt.scaling.cols is None else fmt.scaling.cols
 
 
+def _half_scales(fmt: TensorFormat) -> bool:
+    """A plain format but for scales that are stored in fp16."""
+    if fmt.scaling is None or fmt.scaling.stored.name != "fp16":
+        return False
+    wide = replace(fmt.scaling, stored=scale_element("fp32"))
+    return replace(fmt, scaling=wide).plain
+
+
 class TritonGemm(Kernel):
     """``tiles/kernels/triton/gemm_scaled.py``: plain, tensor, row and block scaled products."""
 
@@ -136,8 +144,11 @@ class TritonGemm(Kernel):
         if a != b and not {a, b} <= EIGHT_BIT_FLOATS:
             return f"no tensor core multiplies {a} by {b}"
         for fmt in formats:
-            if not fmt.plain:
-                return f"{self.name} takes fp32 absmax scales and codes rounded to even, not {fmt}"
+            if not (fmt.plain or _half_scales(fmt)):
+                return (
+                    f"{self.name} takes fp32 or fp16 absmax scales and codes rounded to even, "
+                    f"not {fmt}"
+                )
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

@@ -31,7 +31,8 @@ def float_bytes(element: Element, wide: str) -> str | None:
     correction = bias - element.bias
     if element.kind != "float" or element.bits != 8 or element.specials not in ("fn", "none"):
         return None
-    if shift < 0 or not 0 <= correction <= bias:
+    # An exponent of ones must not reach the 16-bit float's, which stands for infinity.
+    if 7 - element.mantissa >= 15 - mantissa or shift < 0 or not 0 <= correction <= bias:
         return None
     lines = [
         ".reg .b32 p, m, t, factor, nothing;",
