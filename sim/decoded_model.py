@@ -147,7 +147,7 @@ def _loop_cost(
     occupancy = ctas_per_sm(
         gpu,
         registers=compiled.registers(loop_registers(table, gpu.warp_threads)),
-        smem_bytes=compiled.smem(loop_smem_bytes(problem, table)),
+        smem_bytes=compiled.smem(loop_smem_bytes(problem, table, gpu.capability)),
         warps=warps,
     )
     spread = waves(tiles, occupancy, gpu.sm_count)
