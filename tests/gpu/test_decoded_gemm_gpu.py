@@ -24,6 +24,7 @@ LOOP = DecodedGemmConfig(
     tma=False,
     persistent=False,
     staged=False,
+    native=False,
 )
 STAGED = replace(LOOP, staged=True)
 VARIANTS = {

@@ -28,6 +28,7 @@ LOOP = DecodedGemmConfig(
     tma=False,
     persistent=False,
     staged=False,
+    native=False,
 )
 STAGED = replace(LOOP, block_n=256, staged=True, tma=True, persistent=True)
 FEW = replace(LOOP, block_m=16, block_n=64, group_m=1, num_warps=4, num_stages=4)

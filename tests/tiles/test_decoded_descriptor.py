@@ -31,6 +31,7 @@ BASE = DecodedGemmConfig(
     tma=False,
     persistent=False,
     staged=False,
+    native=False,
 )
 #: Recipes whose products have a second part that no kernel computes yet.
 OUTLIERS = {"llm-int8", "int8-fallback"}

@@ -25,6 +25,7 @@ SMALL = {
     "tma": False,
     "persistent": False,
     "staged": False,
+    "native": False,
 }
 TWO_LEVEL_16 = "e2m1fn.b16x16+e4m3fn+two-level"
 #: Activations and weights; every recipe that no other family serves is among them.

@@ -27,6 +27,7 @@ CONFIG = {
     "tma": False,
     "persistent": False,
     "staged": False,
+    "native": False,
 }
 STAGED = {**CONFIG, "staged": True}
 

@@ -14,7 +14,7 @@ from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import GemmConfig, TritonGemm, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.kernels.triton.decoded_element import FOLDED, Element, wide_type
+from tiles.kernels.triton.decoded_element import FOLDED, Element, block_format, wide_type
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
@@ -24,6 +24,7 @@ __all__ = [
     "inner_problem",
     "loop_registers",
     "loop_smem_bytes",
+    "native_smem_bytes",
     "template_element",
 ]
 
@@ -51,6 +52,7 @@ class DecodedGemmConfig(TileConfig):
     tma: bool  #: the staged product loads and stores through descriptors
     persistent: bool  #: one CTA per multiprocessor walks over the staged product's tiles
     staged: bool  #: operands are decoded once, into a workspace, not in the loop
+    native: bool  #: block-scaled tensor cores take codes and scales as they are
 
 
 def template_element(fmt: ElementFormat) -> Element | None:
@@ -135,6 +137,31 @@ def inner_problem(problem: Gemm) -> Gemm:
     return Gemm(m=problem.m, n=problem.n, k=problem.k, recipe=recipe, out=problem.out)
 
 
+def _block_scaled(problem: Gemm, limits: Limits) -> bool:
+    """Whether the GPU's tensor cores take both operands with their block scales."""
+    if "tcgen05" not in limits.features:
+        return False
+    names = []
+    for fmt in _sides(problem.recipe):
+        element, scaling = template_element(fmt.element), fmt.scaling
+        if element is None or scaling is None or scaling.cols is None:
+            return False
+        names.append(block_format(element, scaling.stored.name, scaling.cols))
+    activation, weight = (_folded(fmt) for fmt in _sides(problem.recipe))
+    return "" not in names and activation == weight
+
+
+def native_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+    """Shared memory of a CTA of block-scaled tensor cores, bytes; 4-bit codes beside 8-bit ones
+    are taken to be widened there."""
+    m, n, k = table["block_m"], table["block_n"], table["block_k"]
+    bits = max(fmt.element.bits for fmt in _sides(problem.recipe))
+    stages = np.maximum(table["num_stages"], 1)
+    staged_out = m * n * lookup(problem.out).bits // 8
+    total: NDArray[np.int64] = np.maximum(stages * (m + n) * k * bits // 8, staged_out) + 4096
+    return total
+
+
 def loop_smem_bytes(problem: Gemm, table: ConfigTable, capability: int) -> NDArray[np.int64]:
     """Shared memory of a CTA that decodes in its loop, bytes: stages of codes, decoded operands.
 
@@ -213,9 +240,12 @@ class TritonDecodedGemm(Kernel):
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
-        return NumericPath.EMULATED
+        assert isinstance(problem, Gemm)
+        native = _block_scaled(problem, limits)
+        return NumericPath.NATIVE if native else NumericPath.EMULATED
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        assert isinstance(problem, Gemm)
         return ConfigTable.product(
             DecodedGemmConfig,
             block_m=(16, 32, 64, 128, 256),
@@ -227,6 +257,7 @@ class TritonDecodedGemm(Kernel):
             tma=(False, True),
             persistent=(False, True),
             staged=(False, True),
+            native=(False, True) if _block_scaled(problem, limits) else (False,),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
@@ -265,6 +296,7 @@ class TritonDecodedGemm(Kernel):
                         tma=False,
                         persistent=False,
                         staged=False,
+                        native=False,
                     )
                     table = ConfigTable.of([config])
                     if not any(r.broken[0] for r in self.rules(problem, table, limits)):
@@ -294,20 +326,40 @@ class TritonDecodedGemm(Kernel):
 
 def _staged(product: GemmConfig) -> DecodedGemmConfig:
     """A configuration of the 16-bit product, behind a decoding pass."""
-    return DecodedGemmConfig.from_dict({**product.to_dict(), "staged": True})
+    return DecodedGemmConfig.from_dict({**product.to_dict(), "staged": True, "native": False})
 
 
 def _loop_rules(problem: Gemm, inner: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What decoding in the loop needs."""
-    loop = ~table["staged"]
+    """What decoding in the loop needs, and what multiplying without decoding."""
+    native = table["native"]
+    loop = ~table["staged"] & ~native
     threads = table["num_warps"] * limits.warp_threads
-    smem = loop_smem_bytes(problem, table, limits.capability)
+    smem = np.where(
+        native,
+        native_smem_bytes(problem, table),
+        loop_smem_bytes(problem, table, limits.capability),
+    )
     taken = loop_registers(table, limits.warp_threads)
     per_thread = np.minimum(_MAX_REGISTERS, limits.registers_per_sm // np.maximum(threads, 1))
     return [
         Rule(
+            "native",
+            native & (table["staged"] | (not _block_scaled(problem, limits))),
+            lambda r: f"{limits.gpu} has no block-scaled products of {problem.recipe} (or staged)",
+        ),
+        # tcgen05 works on 128 rows; Triton exchanges its scales in pieces of 128 x 4.
+        Rule(
+            "block-scaled tile",
+            native
+            & ((table["block_m"] < 128) | (table["block_n"] < 32) | (table["block_k"] < 128)),
+            lambda r: (
+                f"tile {table['block_m'][r]}x{table['block_n'][r]}x{table['block_k'][r]}: "
+                "block-scaled products take at least 128x32x128"
+            ),
+        ),
+        Rule(
             "in the loop",
-            loop & (table["tma"] | table["persistent"]),
+            ~table["staged"] & (table["tma"] | table["persistent"]),
             lambda r: "tma and persistent belong to staged configurations",
         ),
         Rule(
@@ -317,12 +369,12 @@ def _loop_rules(problem: Gemm, inner: Gemm, table: ConfigTable, limits: Limits) 
         ),
         Rule(
             "threads",
-            loop & (threads > min(_MAX_THREADS_PER_CTA, limits.threads_per_sm)),
+            ~table["staged"] & (threads > min(_MAX_THREADS_PER_CTA, limits.threads_per_sm)),
             lambda r: f"{threads[r]} threads > {_MAX_THREADS_PER_CTA} a CTA",
         ),
         Rule(
             "shared memory",
-            loop & (smem > limits.smem_bytes_per_cta),
+            ~table["staged"] & (smem > limits.smem_bytes_per_cta),
             lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
         ),
         Rule(

@@ -24,8 +24,12 @@ from tiles.kernels.triton import gemm_decoded, tile_scales
 from tiles.kernels.triton.decoded_arguments import workspace_bytes
 from tiles.kernels.triton.decoded_operand import StoredMatrix
 from tiles.problems import Gemm
+from tiles.recipes import recipe
 
 __all__ = ["DecodedGemmWorkload", "multiplied_values", "stored_matrix"]
+
+#: Its arithmetic stands for block-scaled tensor cores, which keep more than Hopper's 8-bit floats.
+_EIGHT_BIT = Gemm(m=1, n=1, k=1, recipe=recipe("e4m3-tensor"))
 
 
 def stored_matrix(quantized: QuantizedTensor) -> StoredMatrix:
@@ -103,7 +107,7 @@ class DecodedGemmWorkload(Workload):
         self._num_sms = multiprocessors(device) if num_sms is None else num_sms
         self._seed = seed
         self._inner = inner_problem(problem)
-        self._reference: Reference | None = None
+        self._references: dict[bool, Reference] = {}
 
     @property
     def _formats(self) -> tuple[tuple[int, TensorFormat], tuple[int, TensorFormat]]:
@@ -160,24 +164,30 @@ class DecodedGemmWorkload(Workload):
         copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
         return [self._launcher(copy, config) for copy in copies]
 
-    def reference(self) -> Reference:
-        """The exact product and its limits, computed once."""
-        if self._reference is None:
+    def reference(self, *, native: bool = False) -> Reference:
+        """The exact product and its limits, computed once for each ``native``."""
+        if native not in self._references:
             wide = self._inner.recipe.activation.element.name
-            a, b = (multiplied_values(quantized, wide) for quantized in self.drawn)
-            self._reference = gemm_reference(
-                a,
-                b,
-                gemm_arithmetic(self._inner, decode=True, interpreted=self._interpreted),
-            )
-        return self._reference
+            if native:
+                a, b = (quantized.dequantize(torch.float64) for quantized in self.drawn)
+                arithmetic = gemm_arithmetic(_EIGHT_BIT, decode=False)
+                arithmetic = replace(
+                    arithmetic, output=gemm_arithmetic(self._inner, decode=True).output
+                )
+            else:
+                a, b = (multiplied_values(quantized, wide) for quantized in self.drawn)
+                arithmetic = gemm_arithmetic(
+                    self._inner, decode=True, interpreted=self._interpreted
+                )
+            self._references[native] = gemm_reference(a, b, arithmetic)
+        return self._references[native]
 
     def check(self, config: TileConfig) -> Accuracy:
         self.operands[2].fill_(float("nan"))
         if config.to_dict()["staged"]:
             self._decoded.fill_(0xFF)  # NaNs: what is not decoded shows
         self._launcher(self.operands, config)()
-        return compare(self.operands[2], self.reference())
+        return compare(self.operands[2], self.reference(native=bool(config.to_dict()["native"])))
 
     def compile(self, config: TileConfig) -> None:
         fields = config.to_dict()

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .decoded_element import FOLDED, row_bytes, wide_type
+from .decoded_element import FOLDED, block_format, row_bytes, wide_type
 from .decoded_operand import StoredMatrix
 from .decoded_ptx import float_bytes, six_bits
 from .tile_checks import check_apart, power_of_two, whole_words
@@ -27,7 +27,7 @@ _INNER = (
     "tma",
     "persistent",
 )
-_FIELDS = (*_INNER, "staged")
+_FIELDS = (*_INNER, "staged", "native")
 #: Tile and warps of the decoding pass: 32 elements a thread, four 16-byte stores.
 _TILE, _WARPS = (8, 512), 4
 #: A power of two above every extent: a scale for a whole extent.
@@ -44,8 +44,8 @@ class Call:
 
     #: Grid, positional and keyword arguments of ``decode_operand``.
     passes: tuple[tuple[int, tuple[Any, ...], dict[str, Any]], ...] = ()
-    staged: bool  #: the product is ``gemm_scaled``'s
-    grid: int = 0  #: of ``gemm_decoded``
+    kernel: str  #: staged (``gemm_scaled``), native (``gemm_block_scaled``) or loop
+    grid: int = 0  #: of the kernels but ``gemm_scaled``
     positional: tuple[Any, ...]
     keywords: dict[str, Any] = field(default_factory=dict)
 
@@ -158,6 +158,8 @@ def _check_config(config: Mapping[str, int | bool], num_sms: int | None) -> None
             raise ValueError(f"{name} {config[name]}: it must be at least 1")
     if (config["tma"] or config["persistent"]) and not config["staged"]:
         raise ValueError("tma and persistent belong to staged configurations")
+    if config["native"] and config["staged"]:
+        raise ValueError("native and staged exclude each other: take one of them")
     if config["persistent"] and (num_sms is None or num_sms < 1):
         raise ValueError("a persistent config needs num_sms, the number of multiprocessors")
 
@@ -299,7 +301,7 @@ def _staged(
     (a_outer, a_block), (b_outer, b_block) = a.outer, b.outer
     return Call(
         passes=tuple(passes),
-        staged=True,
+        kernel="staged",
         positional=(*decoded, c, a_outer, b_outer),
         keywords={
             "a_block": a_block,
@@ -349,7 +351,7 @@ def _in_loop(
     }
     sizes = (a.rows, b.rows, a.columns)
     return Call(
-        staged=False,
+        kernel="loop",
         grid=triton.cdiv(a.rows, block_m) * triton.cdiv(b.rows, block_n),
         positional=(
             *pointers,
@@ -361,6 +363,50 @@ def _in_loop(
             *outer_strides,
             c.stride(0),
         ),
+        keywords=constants,
+    )
+
+
+def _native(
+    a: StoredMatrix, b: StoredMatrix, c: torch.Tensor, config: Mapping[str, int | bool]
+) -> Call:
+    formats = [block_format(s.element, s.stored, s.block[1]) for s in (a, b)]
+    if "" in formats or a.stored != b.stored:
+        raise ValueError(
+            "native configurations multiply e4m3fn, e5m2 and e2m1fn with E8M0 scales of 32 "
+            "columns, or e2m1fn with e4m3fn scales of 16, alike in a and b"
+        )
+    block_m, block_n, block_k = (int(config[x]) for x in ("block_m", "block_n", "block_k"))
+    if block_k < 64:
+        raise ValueError(f"block_k {block_k}: native configurations take at least 64")
+    constants: dict[str, Any] = {"SCALE_COLS": a.block[1]}
+    pointers: list[Any] = []
+    strides: list[int] = []
+    for prefix, side, name in (("A", a, formats[0]), ("B", b, formats[1])):
+        constants |= {
+            f"{prefix}_FORMAT": name,
+            f"{prefix}_STORED": side.stored,
+            f"{prefix}_ROWS": side.block[0] or _WHOLE,
+            f"{prefix}_OUTER": side.tensor_scale is not None,
+        }
+        outer = c if side.tensor_scale is None else side.tensor_scale
+        pointers += [side.codes, side.scales, outer]
+        strides += _scale_strides(side)
+    constants |= {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": block_k,
+        "GROUP_M": int(config["group_m"]),
+        "EVEN": a.rows % block_m == b.rows % block_n == a.columns % block_k == 0,
+        "OUT": _OUTPUTS[c.dtype],
+        "num_warps": int(config["num_warps"]),
+        "num_stages": int(config["num_stages"]),
+    }
+    sizes = (a.codes.stride(0), b.codes.stride(0), a.rows, b.rows, a.columns)
+    return Call(
+        kernel="native",
+        grid=triton.cdiv(a.rows, block_m) * triton.cdiv(b.rows, block_n),
+        positional=(*pointers, c, *sizes, *strides, c.stride(0)),
         keywords=constants,
     )
 
@@ -389,4 +435,6 @@ def arguments(
     capability = _capability(c.device)
     if config["staged"]:
         return _staged(a, b, c, config, workspace, num_sms, capability)
+    if config["native"]:
+        return _native(a, b, c, config)
     return _in_loop(a, b, c, config, capability)

@@ -12,7 +12,7 @@ the first only where the rule ``even`` rounds an amax up to 2^128.
 
 from dataclasses import dataclass
 
-__all__ = ["FOLDED", "Element", "named_element", "row_bytes", "wide_type"]
+__all__ = ["FOLDED", "Element", "block_format", "named_element", "row_bytes", "wide_type"]
 
 #: Stored scale formats that are multiplied into the decoded numbers, and their dtype.
 FOLDED = ("e8m0fnu", "e4m3fn")
@@ -70,6 +70,23 @@ def named_element(name: str) -> Element:
     if name not in _NAMED:
         raise ValueError(f"element {name!r}: choose one of {', '.join(_NAMED)}, or make an Element")
     return _NAMED[name]
+
+
+#: Names of the elements that block-scaled tensor cores multiply.
+_BLOCK_SCALED = {"e4m3fn": "e4m3", "e5m2": "e5m2", "e2m1fn": "e2m1"}
+
+
+def block_format(element: Element, stored: str, columns: int) -> str:
+    """The name under which block-scaled tensor cores take an operand; "" where they do not.
+
+    MX: 32 columns under an E8M0 scale; NVFP4: 16 columns of e2m1fn under an e4m3fn scale.
+    """
+    for name, spoken in _BLOCK_SCALED.items():
+        if element == _NAMED[name]:
+            mx = (stored, columns) == ("e8m0fnu", 32)
+            nv = (stored, columns, spoken) == ("e4m3fn", 16, "e2m1")
+            return spoken if mx or nv else ""
+    return ""
 
 
 def row_bytes(columns: int, element: Element) -> int:

@@ -11,9 +11,12 @@ ways to get there, and a configuration picks one:
   product of these (``gemm_scaled``) then runs at the 16-bit rate.  Worth it where an operand is
   needed by many tiles.
 
+Where block-scaled tensor cores take both operands as they are (MX and NVFP4 on capability 10.0),
+``native`` configurations decode nothing.
+
 The module needs torch and triton and nothing else.  A configuration is a mapping with
 ``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages`` (ints), ``tma``,
-``persistent``, ``staged`` (bools); ``tma`` and ``persistent`` belong to staged ones.
+``persistent``, ``staged``, ``native`` (bools); ``tma`` and ``persistent`` belong to staged ones.
 """
 
 from collections.abc import Mapping
@@ -27,6 +30,7 @@ from . import gemm_scaled
 from .decoded_arguments import arguments
 from .decoded_operand import StoredMatrix
 from .decoded_tile import operand_tile, outer_scales, stored_scales
+from .gemm_block_scaled import gemm_block_scaled
 from .gemm_tile import store, tile_origin
 
 __all__ = ["launch", "precompile"]
@@ -155,8 +159,10 @@ def launch(
     call = arguments(a, b, c, config, workspace, num_sms)
     for grid, positional, keywords in call.passes:
         decode_operand[(grid,)](*positional, **keywords)
-    if call.staged:
+    if call.kernel == "staged":
         gemm_scaled.launch(*call.positional, **call.keywords)
+    elif call.kernel == "native":
+        gemm_block_scaled[(call.grid,)](*call.positional, **call.keywords)
     else:
         gemm_decoded[(call.grid,)](*call.positional, **call.keywords)
 
@@ -178,6 +184,8 @@ def precompile(
     call = arguments(a, b, c, config, workspace, num_sms)
     for grid, positional, keywords in call.passes:
         decode_operand.warmup(*positional, grid=(grid,), **keywords)
-    if call.staged:
+    if call.kernel == "staged":
         return gemm_scaled.precompile(*call.positional, **call.keywords)
+    if call.kernel == "native":
+        return gemm_block_scaled.warmup(*call.positional, grid=(call.grid,), **call.keywords)
     return gemm_decoded.warmup(*call.positional, grid=(call.grid,), **call.keywords)
