@@ -82,35 +82,48 @@ def decoded_cost(
 ) -> Cost:
     """Price every configuration of a table with the columns of ``DecodedGemmConfig``."""
     inner = inner_problem(problem)
-    staged = np.asarray(table["staged"], np.bool_)
-    once = _staged_cost(problem, inner, table, gpu, compiled)
-    each = _loop_cost(problem, inner, table, gpu, compiled)
-    decoded = _chosen(staged, once, each)
     native = np.asarray(table["native"], np.bool_)
-    if not native.any():
-        return decoded
-    # As 8-bit floats: too slow for 4-bit products, of whose rate GPU files say nothing yet.
-    stand_in = replace(problem, recipe=recipe("e4m3-tensor"))
-    direct = gemm_cost(stand_in, NumericPath.NATIVE, table, gpu, compiled)
-    return _chosen(native, direct, decoded)
+    staged = np.asarray(table["staged"], np.bool_)
+    parts: list[tuple[NDArray[np.int64], Cost]] = []
+    for chosen, way in (
+        (staged, _staged_cost),
+        (native, _native_cost),
+        (~staged & ~native, _loop_cost),
+    ):
+        rows = np.flatnonzero(chosen)
+        if len(rows):
+            cost = way(problem, inner, table.take(rows), gpu, compiled.take(rows))
+            parts.append((rows, cost))
+    return _joined(len(table), parts)
 
 
-def _chosen(first: NDArray[np.bool_], one: Cost, other: Cost) -> Cost:
-    """Rows of one cost where ``first``, of another elsewhere."""
-    names = dict.fromkeys((*one.terms_us, *other.terms_us))
-    nothing = np.zeros(len(first))
+def _joined(count: int, parts: list[tuple[NDArray[np.int64], Cost]]) -> Cost:
+    """One cost of the costs of some rows each; a part without a term has none of it."""
+
+    def column(values: list[tuple[NDArray[np.int64], F64 | None]]) -> F64:
+        found = np.zeros(count)
+        for rows, part in values:
+            if part is not None:
+                found[rows] = part
+        return found
+
+    terms = dict.fromkeys(name for _, cost in parts for name in cost.terms_us)
     return Cost(
-        time_us=np.where(first, one.time_us, other.time_us),
+        time_us=column([(rows, cost.time_us) for rows, cost in parts]),
         terms_us={
-            name: np.where(
-                first, one.terms_us.get(name, nothing), other.terms_us.get(name, nothing)
-            )
-            for name in names
+            name: column([(rows, cost.terms_us.get(name)) for rows, cost in parts])
+            for name in terms
         },
-        dram_read_bytes=np.where(first, one.dram_read_bytes, other.dram_read_bytes),
-        dram_write_bytes=np.where(first, one.dram_write_bytes, other.dram_write_bytes),
-        l2_read_bytes=np.where(first, one.l2_read_bytes, other.l2_read_bytes),
+        dram_read_bytes=column([(rows, cost.dram_read_bytes) for rows, cost in parts]),
+        dram_write_bytes=column([(rows, cost.dram_write_bytes) for rows, cost in parts]),
+        l2_read_bytes=column([(rows, cost.l2_read_bytes) for rows, cost in parts]),
     )
+
+
+def _native_cost(problem: Gemm, _: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
+    """As 8-bit floats: too slow for 4-bit products, of whose rate GPU files say nothing yet."""
+    stand_in = replace(problem, recipe=recipe("e4m3-tensor"))
+    return gemm_cost(stand_in, NumericPath.NATIVE, table, gpu, compiled)
 
 
 def _sides(problem: Gemm) -> tuple[tuple[int, TensorFormat], tuple[int, TensorFormat]]:

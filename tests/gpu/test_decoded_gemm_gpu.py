@@ -38,6 +38,7 @@ VARIANTS = {
     "staged, tma, persistent": replace(STAGED, block_n=256, tma=True, persistent=True),
 }
 TWO_LEVEL_16 = "e2m1fn.b16x16+e4m3fn+two-level"
+NVFP4 = ("nvfp4", TWO_LEVEL_16)
 FORMATS = [
     ("e3m4fn.tensor", "e3m4fn.row"),
     ("e4m3fn.tensor", "e3m4fn.row"),
@@ -51,7 +52,7 @@ FORMATS = [
     ("e2m1fn.mx", "e2m1fn.mx"),
     ("mxint8.mx", "mxint8.mx"),
     ("e3m2fn.mx", "e2m1fn.mx"),
-    ("nvfp4", TWO_LEVEL_16),
+    NVFP4,
     ("uint8.row", "uint8.tensor"),
     ("uint4.row", "int4.row"),
     ("bf16", "e2m1fn.mx"),
@@ -233,6 +234,25 @@ def test_offsets_beyond_two_to_the_31(variant: str) -> None:
         problem = problem_of(("e4m3fn.mx", "e4m3fn.mx"), shape)
         verdict = DecodedGemmWorkload(problem, device="cuda", seed=3).check(config)
         assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize(
+    "formats",
+    [("e4m3fn.mx", "e4m3fn.mx"), ("e5m2.mx", "e2m1fn.mx"), ("e2m1fn.mx", "e2m1fn.mx"), NVFP4],
+    ids=lambda f: " by ".join(f),
+)
+def test_block_scaled_products_lie_within_their_bounds(formats: tuple[str, str]) -> None:
+    """Where tensor cores take no block scales, Triton multiplies the same in bf16 (not NVFP4)."""
+    from tiles.kernels.decoded_workload import DecodedGemmWorkload
+
+    if formats == NVFP4 and "tcgen05" not in limits().features:
+        pytest.skip("Triton compiles NVFP4 for block-scaled tensor cores only")
+    for num_warps in (4, 8):
+        config = replace(LOOP, block_k=128, num_warps=num_warps, num_stages=2, native=True)
+        for shape in ((256, 512, 1024), (333, 1032, 2096), (7, 41, 4099)):
+            problem = problem_of(formats, shape)
+            verdict = DecodedGemmWorkload(problem, device="cuda", seed=1).check(config)
+            assert verdict.ok, f"{problem} {config}: {verdict.reason}"
 
 
 @pytest.mark.parametrize("shape", [(4096, 4096, 4096), (4096, 2112, 7168), (16, 8192, 8192)])

@@ -12,7 +12,7 @@ from pathlib import Path
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.cubin import mma_kind, resources
-from tiles.kernels.decoded_gemm import DecodedGemmConfig, loop_smem_bytes
+from tiles.kernels.decoded_gemm import DecodedGemmConfig, loop_smem_bytes, native_smem_bytes
 from tiles.kernels.decoded_workload import DecodedGemmWorkload
 from tiles.kernels.offline_triton import META, _compilations
 from tiles.problems import Gemm
@@ -31,6 +31,7 @@ LOOP = DecodedGemmConfig(
     native=False,
 )
 STAGED = replace(LOOP, block_n=256, staged=True, tma=True, persistent=True)
+NATIVE = replace(LOOP, block_k=128, native=True)
 FEW = replace(LOOP, block_m=16, block_n=64, group_m=1, num_warps=4, num_stages=4)
 CASES = {
     "mxfp8": ("e4m3fn.mx", "e4m3fn.mx", LOOP, "h200"),
@@ -45,6 +46,10 @@ CASES = {
     "staged mxfp6 by nvfp4": ("e3m2fn.mx", "e2m1fn.mx", STAGED, "h200"),
     "ampere": ("e4m3fn.mx", "e3m2fn.mx", LOOP, "a100"),
     "blackwell": ("e4m3fn.mx", "e2m1fn.mx", LOOP, "b200"),
+    "native mxfp8": ("e4m3fn.mx", "e5m2.mx", NATIVE, "b200"),
+    "native mxfp4": ("e2m1fn.mx", "e2m1fn.mx", NATIVE, "b200"),
+    "native nvfp4": ("nvfp4", "e2m1fn.b16x16+e4m3fn+two-level", NATIVE, "b200"),
+    "native mixed": ("e4m3fn.mx", "e2m1fn.mx", replace(NATIVE, num_warps=4), "b200"),
 }
 
 
@@ -57,6 +62,10 @@ def main() -> None:
         with _compilations(limits.capability) as found:
             workload.compile(config)
         table = ConfigTable.of([config])
+        if config.native:
+            estimate = int(native_smem_bytes(problem, table)[0])
+        else:
+            estimate = int(loop_smem_bytes(problem, table, limits.capability)[0])
         for src, metadata, group in found:
             files = {Path(file).suffix: Path(path) for file, path in group.items()}
             ptx, ttgir = files[".ptx"].read_text(), files[".ttgir"].read_text()
@@ -68,7 +77,8 @@ def main() -> None:
                 "registers": None if usage is None else usage.registers,
                 "stack_bytes": None if usage is None else usage.stack_bytes,
                 "smem_bytes": metadata["shared"],
-                "estimated_smem_bytes": int(loop_smem_bytes(problem, table, limits.capability)[0]),
+                "estimated_smem_bytes": estimate,
+                "kind": "".join(re.findall(r"tcgen05\.mma\.cta_group::1\.kind::(\w+)", ptx)[:1]),
                 "mma": mma_kind(ptx),
                 "copies_in_loop": loop.count("async_copy_global_to_local"),
                 # Loads of codes that found no place in the pipeline, beside those of scales.

@@ -36,7 +36,8 @@ def kernels_of(compiled: list[dict], kernel: str) -> dict[str, dict]:
 def test_nothing_spills_nor_takes_more_shared_memory_than_estimated(compiled: list[dict]) -> None:
     for record in compiled:
         assert record["stack_bytes"] == 0, record
-    for record in kernels_of(compiled, "gemm_decoded").values():
+    own = kernels_of(compiled, "gemm_decoded") | kernels_of(compiled, "gemm_block_scaled")
+    for record in own.values():
         assert record["smem_bytes"] <= record["estimated_smem_bytes"], record
 
 
@@ -73,3 +74,16 @@ def test_staged_products_decode_each_operand_once_and_multiply_through_descripto
             assert record["registers"] <= 64, record
     first = kernels_of(compiled, "decode_operand")["staged mxfp8"]
     assert first["wide_loads"] > 0
+
+
+def test_block_scaled_tensor_cores_take_codes_and_scales_undecoded(compiled: list[dict]) -> None:
+    kinds = {name: r["kind"] for name, r in kernels_of(compiled, "gemm_block_scaled").items()}
+    assert kinds == {
+        "native mxfp8": "mxf8f6f4",
+        "native mxfp4": "mxf4",
+        "native nvfp4": "mxf4nvf4",
+        "native mixed": "mxf8f6f4",
+    }
+    for name, record in kernels_of(compiled, "gemm_block_scaled").items():
+        assert record["copies_in_loop"] == 2, name
+        assert record["wide_copies"] > 0, name

@@ -121,6 +121,7 @@ def test_refuses_what_it_does_not_serve(problem: Gemm, gpu: str, reason: str | N
         ("e4m3fn.mx", {"block_m": 256, "block_n": 256}, "registers"),
         ("e4m3fn.mx", {"staged": True, "block_m": 256, "block_n": 256}, "registers"),
         ("e4m3fn.mx", {"num_warps": 64, "block_n": 256}, "threads"),
+        ("e4m3fn.mx", {"native": True, "block_m": 128, "block_k": 128}, "native"),
     ],
 )
 def test_rules(activation: str, change: dict, rule: str) -> None:
@@ -136,6 +137,29 @@ def test_tma_needs_a_gpu_that_has_it() -> None:
     verdict = FAMILY.judge(problem, config, load_gpu("a100").limits)
     assert isinstance(verdict, Rejected)
     assert verdict.rule == "tma"
+
+
+def test_block_scaled_tensor_cores_are_used_where_the_gpu_has_them() -> None:
+    b200 = load_gpu("b200")
+    direct = replace(BASE, block_m=128, block_k=128, native=True)
+    for activation, weight, kind in (
+        ("e4m3fn.mx", "e2m1fn.mx", NumericPath.NATIVE),
+        ("nvfp4", "e2m1fn.b16x16+e4m3fn+two-level", NumericPath.NATIVE),
+        ("nvfp4", "e2m1fn.mx", NumericPath.EMULATED),
+        ("e3m2fn.mx", "e3m2fn.mx", NumericPath.EMULATED),
+        ("mxint8.mx", "mxint8.mx", NumericPath.EMULATED),
+    ):
+        problem = gemm(activation, weight)
+        assert FAMILY.path(problem, b200.limits) is kind
+        assert FAMILY.path(problem, H200.limits) is NumericPath.EMULATED
+        verdict = FAMILY.judge(problem, direct, b200.limits)
+        assert isinstance(verdict, Accepted) == (kind is NumericPath.NATIVE), verdict
+        assert isinstance(FAMILY.judge(problem, direct, H200.limits), Rejected)
+        table = FAMILY.legal_space(problem, b200.limits).accepted
+        assert table["native"].any() == (kind is NumericPath.NATIVE)
+        best = table.config(int(price(problem, FAMILY, table, b200).ranking()[0]))
+        assert isinstance(best, DecodedGemmConfig)
+        assert best.native == (kind is NumericPath.NATIVE)
 
 
 def test_default_is_legal_for_every_shape_format_and_gpu() -> None:

@@ -190,6 +190,21 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         ValueError,
         "tma and persistent belong to staged",
     ),
+    "native and staged": (
+        lambda: call(mx(M), mx(N), config={**STAGED, "native": True}),
+        ValueError,
+        "native and staged exclude each other",
+    ),
+    "native element": (
+        lambda: call(mx(M), mx(N, "e3m2fn", 72), config={**CONFIG, "native": True}),
+        ValueError,
+        "native configurations multiply e4m3fn, e5m2 and e2m1fn",
+    ),
+    "native depth": (
+        lambda: call(mx(M), mx(N), config={**CONFIG, "native": True}),
+        ValueError,
+        "block_k 32: native configurations take at least 64",
+    ),
     "persistent": (
         lambda: call(mx(M), mx(N), config={**STAGED, "persistent": True}, workspace=u8(1 << 20)),
         ValueError,

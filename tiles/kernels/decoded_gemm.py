@@ -246,19 +246,30 @@ class TritonDecodedGemm(Kernel):
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Gemm)
-        return ConfigTable.product(
-            DecodedGemmConfig,
-            block_m=(16, 32, 64, 128, 256),
-            block_n=(16, 32, 64, 128, 256),
-            block_k=(32, 64, 128),
-            group_m=(1, 8),
-            num_warps=(4, 8),
-            num_stages=(2, 3, 4, 5),
-            tma=(False, True),
-            persistent=(False, True),
-            staged=(False, True),
-            native=(False, True) if _block_scaled(problem, limits) else (False,),
-        )
+        # Ways to multiply, whether there are descriptors and persistent programs to choose, stages.
+        ways = [("staged", (False, True), (3, 4, 5)), ("", (False,), (2, 3, 4))]
+        if _block_scaled(problem, limits):
+            ways.append(("native", (False,), (2, 3, 4)))
+        tables = [
+            ConfigTable.product(
+                DecodedGemmConfig,
+                block_m=(16, 32, 64, 128, 256),
+                block_n=(16, 32, 64, 128, 256),
+                block_k=(32, 64, 128),
+                group_m=(1, 8),
+                num_warps=(4, 8),
+                num_stages=stages,
+                tma=choices,
+                persistent=choices,
+                staged=(way == "staged",),
+                native=(way == "native",),
+            )
+            for way, choices, stages in ways
+        ]
+        columns = {
+            name: np.concatenate([table[name] for table in tables]) for name in tables[0].columns
+        }
+        return ConfigTable(DecodedGemmConfig, columns)
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         """The staged product's own rules, and those of the decoding loop."""
