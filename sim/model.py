@@ -8,6 +8,7 @@ import numpy as np
 from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.dataflow_model import dataflow_cost
+from sim.decoded_model import decoded_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_block_model import hopper_block_cost
@@ -23,6 +24,7 @@ from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
@@ -73,6 +75,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     (Gemm, HopperBlockGemmConfig): lambda problem, _, table, gpu, __: hopper_block_cost(
         problem, table, gpu
     ),
+    (Gemm, DecodedGemmConfig): decoded_cost,
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(

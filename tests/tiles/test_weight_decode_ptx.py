@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from ptx_machine import halves_of, run
+
 from tiles.formats import decode, element
 from tiles.kernels.triton import weight_decode
 
@@ -16,75 +18,6 @@ def blocks(function: str) -> dict[str, str]:
     """PTX of a device function by the type that it decodes to; fp16 comes first."""
     texts = re.findall(r'"""\{(.*?)\}"""', getattr(weight_decode, function).src, re.S)
     return dict(zip(("f16x2", "bf16x2"), texts, strict=True))
-
-
-def wide_value(bits: int, kind: str) -> float:
-    """The number of a 16-bit float's bit pattern."""
-    name = "fp16" if kind == "f16x2" else "bf16"
-    return float(decode(np.array([bits], np.uint16), element(name))[0])
-
-
-def wide_bits(value: float, kind: str) -> int:
-    """The bit pattern of a number that the 16-bit float holds exactly."""
-    word = int(np.float32(value).view(np.uint32))
-    if kind == "bf16x2":
-        assert word & 0xFFFF == 0, value
-        return word >> 16
-    half = np.float16(value)
-    assert float(half) == value
-    return int(half.view(np.uint16))
-
-
-def run(text: str, kind: str, inputs: dict[str, int]) -> dict[str, int]:
-    """Registers after the instructions of ``text``."""
-    registers = dict(inputs)
-
-    def value(name: str) -> int:
-        return int(name, 0) if name[0].isdigit() else registers[name]
-
-    for line in text.strip().split(";"):
-        line = line.strip()
-        if not line or line.startswith(".reg"):
-            continue
-        operation, *operands = re.split(r"[ ,]+", line)
-        target, args = operands[0], [value(name) for name in operands[1:]]
-        match operation:
-            case "mov.b32":
-                result = args[0]
-            case "and.b32":
-                result = args[0] & args[1]
-            case "shr.u32":
-                result = args[0] >> args[1]
-            case "shl.b32":
-                result = args[0] << args[1]
-            case "prmt.b32":
-                source = (args[0] | args[1] << 32).to_bytes(8, "little")
-                picks = [(args[2] >> 4 * i) & 15 for i in range(4)]
-                assert max(picks) < 8  # no replication of signs
-                result = int.from_bytes(bytes(source[p] for p in picks), "little")
-            case "lop3.b32":
-                a, b, c, table = args
-                result = 0
-                for row in range(8):
-                    if table >> row & 1:
-                        terms = [x if row & bit else ~x for x, bit in ((a, 4), (b, 2), (c, 1))]
-                        result |= terms[0] & terms[1] & terms[2]
-            case "fma.rn.f16x2" | "fma.rn.bf16x2":
-                assert operation.endswith(f".{kind}")
-                result = 0
-                for shift in (0, 16):
-                    a, b, c = (wide_value(x >> shift & 0xFFFF, kind) for x in args)
-                    # Exact, as what is decoded fits; -0 as the addend keeps the product's sign.
-                    total = a * b + c
-                    result |= wide_bits(total, kind) << shift
-            case _:
-                raise AssertionError(f"no such instruction here: {line}")
-        registers[target] = result & 0xFFFFFFFF
-    return registers
-
-
-def halves_of(register: int, kind: str) -> list[float]:
-    return [wide_value(register >> shift & 0xFFFF, kind) for shift in (0, 16)]
 
 
 def same(found: list[float], wanted: np.ndarray) -> bool:

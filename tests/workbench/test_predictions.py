@@ -37,7 +37,13 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
         )
 
 
-PRODUCTS = ["triton_gemm", "hopper_gemm", "hopper_block_gemm", "triton_weight_only"]
+PRODUCTS = [
+    "triton_gemm",
+    "hopper_gemm",
+    "hopper_block_gemm",
+    "triton_weight_only",
+    "triton_decoded_gemm",
+]
 
 
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
@@ -119,8 +125,8 @@ def test_a_family_that_multiplies_nothing_is_refused_by_its_own_reason() -> None
 
 
 def test_families_of_another_kind_are_not_among_the_reasons() -> None:
-    (refused,) = predict(shapes=[SHAPE], recipes=["nvfp4"]).refused
-    assert "triton_gemm multiplies" in refused.reason
+    (refused,) = predict(shapes=[SHAPE], recipes=["llm-int8"]).refused
+    assert "triton_gemm has no second product" in refused.reason
     assert "hopper_gemm" in refused.reason
     assert "serves quantize problems" not in refused.reason
 

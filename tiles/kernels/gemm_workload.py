@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from tiles.formats import FloatElement, TensorFormat
+from tiles.formats import FloatElement, Scaling, TensorFormat
 from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
@@ -141,7 +141,7 @@ class GemmWorkload(Workload):
             )
             scale = None
             if fmt.scaling is not None:
-                scale = empty_scales(rows, self.problem.k, fmt.scaling, self.device)
+                scale = self._blank_scales(rows, fmt.scaling)
             sides.append((codes, scale))
         (a, a_scale), (b, b_scale) = sides
         return Operands(a=a, b=b, c=self._output(), a_scale=a_scale, b_scale=b_scale)
@@ -168,7 +168,13 @@ class GemmWorkload(Workload):
         """A copy in the same layout; ``clone`` would not keep the padding between rows."""
         if scales is None or fmt.scaling is None:
             return None
-        return empty_scales(rows, self.problem.k, fmt.scaling, self.device).copy_(scales)
+        return self._blank_scales(rows, fmt.scaling).copy_(scales)
+
+    def _blank_scales(self, rows: int, scaling: Scaling) -> torch.Tensor:
+        """Scales in the dtype that they are stored in, laid out as the codec's."""
+        layout = empty_scales(rows, self.problem.k, scaling, self.device)
+        dtype = CODE_DTYPES[scaling.stored.name]
+        return torch.empty_strided(layout.shape, layout.stride(), dtype=dtype, device=layout.device)
 
     @cached_property
     def operands(self) -> Operands:

@@ -23,6 +23,7 @@ def kernels() -> dict[str, Kernel]:
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
+    from tiles.kernels.decoded_gemm import TritonDecodedGemm
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
@@ -42,6 +43,7 @@ def kernels() -> dict[str, Kernel]:
         HopperBlockGemm(),
         TritonWeightOnly(),
         HopperSkinnyGemm(),
+        TritonDecodedGemm(),
         TritonQuantize(),
         CudaQuantize(),
         TritonQuantizeTiles(),

@@ -65,13 +65,13 @@ def _load_scales(
     at_k = scale + k_block.to(tl.int64) * stride_k
     if GROUP == BLOCK:
         if ROWS == 0:
-            return tl.load(at_k)
+            return tl.load(at_k).to(tl.float32)
         else:
-            return tl.load(at_k + (row0 // ROWS).to(tl.int64) * stride_row)
+            return tl.load(at_k + (row0 // ROWS).to(tl.int64) * stride_row).to(tl.float32)
     else:
         # Rows beyond the matrix repeat the last scale; their products are never stored.
         row = tl.minimum(row0 + tl.arange(0, BLOCK // GROUP) * GROUP, rows - 1)
-        return tl.load(at_k + (row // ROWS).to(tl.int64) * stride_row)
+        return tl.load(at_k + (row // ROWS).to(tl.int64) * stride_row).to(tl.float32)
 
 
 @triton.jit
