@@ -244,9 +244,9 @@ def test_refuses_an_output_over_an_input_or_the_workspace() -> None:
     memory = u8(1 << 16)
     a = replace(mx(M), codes=memory[: M * K].view(M, K))
     c = memory[: M * N * 4].view(torch.float32).view(M, N)
-    with pytest.raises(ValueError, match="c overlaps a.codes"):
+    with pytest.raises(ValueError, match=r"c overlaps a\.codes"):
         call(a, mx(N), c)
-    with pytest.raises(ValueError, match="workspace overlaps a.codes"):
+    with pytest.raises(ValueError, match=r"workspace overlaps a\.codes"):
         call(a, mx(N), config=STAGED, workspace=memory)
     with pytest.raises(ValueError, match="c overlaps workspace"):
         call(mx(M), mx(N), c, config=STAGED, workspace=memory)
