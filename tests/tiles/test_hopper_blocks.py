@@ -235,7 +235,11 @@ MX: dict[str, Any] = {
         ({"out": "int8"}, ValueError, "out 'int8': choose one of bf16"),
         ({"scales": "mx"}, ValueError, "scales 'mx': choose one of b32x32"),
         ({"element": "bf16"}, ValueError, "element 'bf16': choose one of e4m3fn"),
-        ({"c": array((64, 128), "int8", 1)}, ValueError, "c overlaps a: the output needs memory"),
+        (
+            {"c": array((64, 128), "int8", 1)},
+            ValueError,
+            "c overlaps a: what is written needs memory",
+        ),
         ({"c_scale": array((2, 4), "float32", 3)}, ValueError, "overlaps c"),
         ({"b_scale": array((4, 8), "float32", 5, device=1)}, ValueError, "must share one"),
         ({"config": {"block_m": 128}}, ValueError, r"config has fields \['block_m'\]"),

@@ -309,7 +309,7 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
     monkeypatch.setattr(gemm_hopper_skinny, "tensor_map", tensor_map)
     monkeypatch.setattr(gemm_hopper_skinny, "_compiled_kernel", lambda *key: kernel)
     fields = config(block_m=32, block_n=128, cluster=4).to_dict()
-    apart = {
+    apart: dict[str, Any] = {
         "a": array((70, 256), "uint8", strides=(512, 1), pointer=1 << 20),
         "b": array((300, 256), "uint8"),
         "c": array((70, 300), "uint16", strides=(1024, 2), pointer=1 << 21),
@@ -320,12 +320,13 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
     gemm_hopper_skinny.launch(**(GOOD | apart))
     assert maps == [
         (1 << 20, 1, 256, 70, 512, (128, 32)),
-        (4096, 1, 256, 300, 256, (128, 128)),
+        (apart["b"].data.ptr, 1, 256, 300, 256, (128, 128)),
         (1 << 22, 4, 70, 2, 8192, (32, 1)),
     ]
     ((grid, block, arguments, smem),) = launches
     # 3 x 3 tiles, 4 CTAs each; two warpgroups and a warp.
     assert (grid, block) == ((36,), (288,))
     assert arguments[:3] == ("map 1", "map 2", "map 3")
-    assert [int(x) for x in arguments[3:]] == [1 << 22, 4096, 1 << 21, 1024, 70, 300, 256]
+    b_scale = apart["b_scale"].data.ptr
+    assert [int(x) for x in arguments[3:]] == [1 << 22, b_scale, 1 << 21, 1024, 70, 300, 256]
     assert smem == gemm_hopper_skinny.smem_bytes(scales="b1x128", config=fields)

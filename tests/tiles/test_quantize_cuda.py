@@ -1,5 +1,6 @@
 """The CUDA C++ quantisation: compiled by NVRTC without a driver, and its launcher's refusals."""
 
+import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,8 +67,17 @@ def test_division_by_multiplication_is_exact(n: int, divisor: int) -> None:
     assert ((n * magic >> 32) + n) >> shift == n // divisor
 
 
-def array(shape: tuple[int, ...], dtype: str, device: int = 0, contiguous: bool = True) -> Any:
-    """What the launcher looks at in a CuPy array."""
+ADDRESSES = itertools.count(1 << 30, 1 << 30)
+
+
+def array(
+    shape: tuple[int, ...],
+    dtype: str,
+    device: int = 0,
+    contiguous: bool = True,
+    pointer: int | None = None,
+) -> Any:
+    """What the launcher looks at in a CuPy array, in memory of its own."""
     strides = np.empty(shape, dtype).strides
     return SimpleNamespace(
         shape=shape,
@@ -76,14 +86,15 @@ def array(shape: tuple[int, ...], dtype: str, device: int = 0, contiguous: bool 
         dtype=np.dtype(dtype),
         strides=strides,
         flags=SimpleNamespace(c_contiguous=contiguous),
-        data=SimpleNamespace(ptr=0),
+        data=SimpleNamespace(ptr=next(ADDRESSES) if pointer is None else pointer),
         device=device,
     )
 
 
+OVER_CODES = 1 << 20
 GOOD = {
     "x": array((4, 256), "uint16"),
-    "codes": array((4, 256), "uint8"),
+    "codes": array((4, 256), "uint8", pointer=OVER_CODES + 256),
     "scales": array((4, 2), "float32"),
     "source": "bf16",
     "target": "e4m3fn",
@@ -101,6 +112,7 @@ GOOD = {
         ({"scales": array((4, 3), "float32")}, ValueError, r"need \(4, 2\)"),
         ({"x": array((4, 256), "uint16", contiguous=False)}, ValueError, "must be C-contiguous"),
         ({"x": array((4, 256), "uint16", device=1)}, ValueError, "must share one device"),
+        ({"x": array((4, 256), "uint16", pointer=OVER_CODES)}, ValueError, "codes overlaps x"),
         ({"source": "int4"}, ValueError, "source 'int4': choose one of fp32, bf16, fp16"),
         ({"block": (0, 0)}, ValueError, "for one scale a row"),
     ],

@@ -16,7 +16,6 @@ __all__ = [
     "ELEMENTS",
     "KEYS",
     "aligned",
-    "check_apart",
     "check_codes",
     "check_config",
     "check_format",
@@ -125,25 +124,6 @@ def check_vector(name: str, array: Any, shape: tuple[int, ...], why: str) -> Non
             f"{name} has shape {tuple(array.shape)} and strides {array.strides}: it must be "
             f"contiguous of shape {shape}"
         )
-
-
-def _span(array: Any) -> tuple[int, int]:
-    first = int(array.data.ptr)
-    reach = sum((n - 1) * abs(int(s)) for n, s in zip(array.shape, array.strides, strict=True))
-    return first, first + reach + int(array.dtype.itemsize)
-
-
-def check_apart(written: Mapping[str, Any], read: Mapping[str, Any]) -> None:
-    """Refuse outputs that share memory with an input or with one another.
-
-    Raises:
-        ValueError: the first pair that does.
-    """
-    spans = {name: _span(array) for name, array in (*written.items(), *read.items())}
-    for name in written:
-        for other, span in spans.items():
-            if other != name and spans[name][0] < span[1] and span[0] < spans[name][1]:
-                raise ValueError(f"{name} overlaps {other}: outputs must lie apart from everything")
 
 
 def aligned(cols: int, arrays: Mapping[str, Any]) -> bool:

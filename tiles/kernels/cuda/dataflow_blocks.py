@@ -9,6 +9,7 @@ import numpy as np
 
 from . import dataflow_arguments as arguments
 from .block_arrays import check_one_device, check_scales, division
+from .overlap import check_apart
 
 __all__ = [
     "OPS",
@@ -161,7 +162,7 @@ def prepare(
         raise ValueError(f"probability = {probability}: only dropout takes one")
     below = drop_below(probability)
     check_one_device({**codes, **scales, **vectors, **written})
-    arguments.check_apart(written, {**codes, **scales, **vectors})
+    check_apart(written, {**codes, **scales, **vectors})
     threads, steps = int(config["threads"]), int(config["steps"])
     across = int(x_scales.shape[1])
     blocks = int(x_scales.shape[0]) * across

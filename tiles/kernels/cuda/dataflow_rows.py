@@ -10,6 +10,7 @@ import numpy as np
 
 from . import dataflow_arguments as arguments
 from .block_arrays import check_one_device, check_scales
+from .overlap import check_apart
 
 __all__ = [
     "OPS",
@@ -210,7 +211,7 @@ def prepare(
     read = {**codes, **scales, **columns}
     (read if backward else written).update(statistics)
     check_one_device({**read, **written})
-    arguments.check_apart(written, read)
+    check_apart(written, read)
     parameters = np.zeros((), PARAMETERS)
     for name, array in {**read, **written}.items():
         if name in (PARAMETERS.names or ()):

@@ -23,6 +23,7 @@ from .hopper_operands import (
     tensor_map,
 )
 from .modules import load
+from .overlap import check_apart
 
 __all__ = [
     "ELEMENTS",
@@ -171,12 +172,6 @@ def round_keys(seed: int) -> Any:
     return keys[0]
 
 
-def _span(array: Any) -> tuple[int, int]:
-    """Addresses from an array's first byte to behind its last."""
-    reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
-    return array.data.ptr, array.data.ptr + reach + array.dtype.itemsize
-
-
 def _check_scale(name: str, scale: Any, grid: tuple[int, int], rows: int) -> None:
     check_matrix(name, scale, "fp32", grid)
     if rows != 1:
@@ -236,12 +231,7 @@ def _validate(
     outputs = {"c": c} | ({"c_scale": c_scale} if out_block else {})
     if any(x.device != a.device for x in (*inputs.values(), *outputs.values())):
         raise ValueError("the operands lie on several devices: they must share one")
-    for written, array in outputs.items():
-        first, last = _span(array)
-        for name, other in (inputs | outputs).items():
-            start, end = _span(other)
-            if name != written and first < end and start < last:
-                raise ValueError(f"{written} overlaps {name}: the output needs memory of its own")
+    check_apart(outputs, inputs)
     return m, n, k
 
 

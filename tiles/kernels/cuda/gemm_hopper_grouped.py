@@ -26,6 +26,7 @@ from .hopper_operands import (
     row_pitch,
     tensor_map,
 )
+from .overlap import check_apart
 
 __all__ = ["MAX_GROUPS", "SCALES", "launch", "options", "precompile", "smem_bytes"]
 
@@ -75,12 +76,6 @@ class _Matrix(NamedTuple):
 
 def _matrix(array: Any) -> _Matrix:
     return _Matrix(tuple(array.shape[-2:]), tuple(array.strides[-2:]), array.dtype)
-
-
-def _span(array: Any) -> tuple[int, int]:
-    """Addresses from an array's first byte to behind its last."""
-    reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
-    return array.data.ptr, array.data.ptr + reach + array.dtype.itemsize
 
 
 def _check_index(name: str, array: Any, dtype: str, entries: tuple[int, ...]) -> None:
@@ -168,10 +163,7 @@ def _validate(
     others = [x for x in (b, c, a_scale, b_scale, offsets, counts) if x is not None]
     if any(x.device != a.device for x in others):
         raise ValueError("the operands lie on several devices: they must share one")
-    first, last = _span(c)
-    for name, array in (("a", a), ("b", b), ("a_scale", a_scale), ("b_scale", b_scale)):
-        if array is not None and first < _span(array)[1] and _span(array)[0] < last:
-            raise ValueError(f"c overlaps {name}: the output needs memory of its own")
+    check_apart({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
 
 
 def launch(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .overlap import check_apart
+
 __all__ = [
     "DTYPES",
     "ELEMENTS",
@@ -217,4 +219,5 @@ def check_operands(
     arrays = [x for x in (b, c, a_scale, b_scale) if x is not None]
     if any(x.device != a.device for x in arrays):
         raise ValueError("the operands lie on several devices: they must share one")
+    check_apart({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     return m, n, k

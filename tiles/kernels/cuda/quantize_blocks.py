@@ -11,6 +11,7 @@ import numpy as np
 
 from .block_arrays import check_array, check_matrix, check_one_device, check_scales, division
 from .modules import load
+from .overlap import check_apart
 
 __all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
 
@@ -100,6 +101,7 @@ def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: 
         raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
     check_scales("scales", scales, x.shape, block)
     check_one_device({"x": x, "codes": codes, "scales": scales})
+    check_apart({"codes": codes, "scales": scales}, {"x": x})
 
 
 def _compiled(
