@@ -43,6 +43,15 @@ class Compiled:
             spilled_registers=columns[2],
         )
 
+    def take(self, rows: I64) -> "Compiled":
+        """The columns of some rows."""
+        return Compiled(
+            known=self.known[rows],
+            thread_registers=self.thread_registers[rows],
+            smem_bytes=self.smem_bytes[rows],
+            spilled_registers=self.spilled_registers[rows],
+        )
+
     def registers(self, estimate: I64) -> I64:
         """Registers of a thread that decide occupancy."""
         return np.where(self.known, self.thread_registers, estimate)

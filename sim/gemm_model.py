@@ -47,9 +47,19 @@ DEVICE_FLOOR_US = 2.0
 
 
 def gemm_cost(
-    problem: Gemm, path: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Gemm,
+    path: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    *,
+    most_per_sm: I64 | None = None,
 ) -> Cost:
-    """Price every configuration of a table with the columns of ``GemmConfig``."""
+    """Price every configuration of a table with the columns of ``GemmConfig``.
+
+    Args:
+        most_per_sm: CTAs that a launch puts on a multiprocessor at most; default: what fits.
+    """
     bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
     warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
     tma, persistent = table["tma"], table["persistent"]
@@ -79,6 +89,8 @@ def gemm_cost(
         warps=warps,
     )
     occupancy = np.where(persistent, 1, occupancy)
+    if most_per_sm is not None:
+        occupancy = np.minimum(occupancy, most_per_sm)
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     tiles = tiles_m * tiles_n
     spread = waves(tiles, occupancy, gpu.sm_count)

@@ -7,18 +7,44 @@ import numpy as np
 
 from sim.compiled import Compiled
 from sim.cost import Cost
+from sim.dataflow_model import dataflow_cost
+from sim.decoded_model import decoded_cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
+from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
+from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
+from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
 from sim.prediction import PricedTable
+from sim.tile_stream import tile_stream_cost
+from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
+from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.decoded_gemm import DecodedGemmConfig
+from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
+from tiles.kernels.grouped_gemm import GroupedGemmConfig
+from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
-from tiles.problems import Gemm, Problem, Quantize
+from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
+from tiles.kernels.transpose import TritonTransposeConfig
+from tiles.kernels.weight_only import WeightOnlyConfig
+from tiles.problems import (
+    BatchedGemm,
+    Dataflow,
+    Dequantize,
+    Gemm,
+    GroupedGemm,
+    Problem,
+    Quantize,
+    Transpose,
+)
 
 __all__ = ["CostModel", "price", "unpriced"]
 
@@ -44,8 +70,24 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
     (Gemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_gemm_cost(
         problem, table, gpu
     ),
+    (Gemm, WeightOnlyConfig): weight_only_cost,
+    (Gemm, HopperSkinnyConfig): lambda problem, _, *rest: hopper_skinny_cost(problem, *rest),
+    (Gemm, HopperBlockGemmConfig): lambda problem, _, table, gpu, __: hopper_block_cost(
+        problem, table, gpu
+    ),
+    (Gemm, DecodedGemmConfig): decoded_cost,
+    (BatchedGemm, BatchedGemmConfig): batched_cost,
+    (GroupedGemm, GroupedGemmConfig): grouped_cost,
+    (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(
+        problem, table, gpu
+    ),
     (Quantize, TritonQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
     (Quantize, CudaQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
+    (Quantize, TritonQuantizeTilesConfig): tile_stream_cost,
+    (Dequantize, TritonDequantizeConfig): tile_stream_cost,
+    (Transpose, TritonTransposeConfig): tile_stream_cost,
+    (Dataflow, DataflowBlocksConfig): dataflow_cost,
+    (Dataflow, DataflowRowsConfig): dataflow_cost,
 }
 
 
@@ -55,7 +97,7 @@ def unpriced(problem: Problem, kernel: Kernel) -> str | None:
     A family is priced by its own method ``cost`` (:class:`CostModel`), or when it has the
     configurations of one of the workbench's.
     """
-    if isinstance(kernel, CostModel) or (type(problem), kernel.config_type) in _MODELS:
+    if (type(problem), kernel.config_type) in _MODELS or isinstance(kernel, CostModel):
         return None
     return (
         f"{kernel.name} has no cost model for {problem.kind} problems: "
@@ -89,7 +131,8 @@ def price(
     if reason is not None:
         raise ValueError(reason)
     path = kernel.path(problem, gpu.limits)
-    if isinstance(kernel, CostModel):
+    # A protocol takes a tenth of a millisecond to look for its methods: most have none.
+    if hasattr(kernel, "cost") and isinstance(kernel, CostModel):
         cost = kernel.cost(problem, table, gpu, facts or {})
         _check(cost, kernel.name, len(table))
     else:

@@ -264,8 +264,8 @@ def predict(
     rows: list[PredictedRow] = []
     refused: list[RefusedRow] = []
     for shape in _shapes(shapes, model, tokens, tp):
-        baseline_problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=recipe(BASELINE), out=out)
-        baseline = products.best(baseline_problem)
+        plain = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=recipe(BASELINE), out=out)
+        baseline = products.best(replace(plain, out=plain.baseline_out))
         for one in wanted:
             problem = Gemm(m=shape.m, n=shape.n, k=shape.k, recipe=one, out=out)
             gemm = products.best(problem)

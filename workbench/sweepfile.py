@@ -22,9 +22,9 @@ from pydantic import (
 
 from tiles.intake import nearest, shown
 from tiles.kernels import Kernel, Limits, kernel, kernels, telling
-from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize
-from tiles.problems.base import check_plain
-from tiles.recipes import recipe
+from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize, parse_problem
+from tiles.problems.gemm import check_output
+from tiles.recipes import Recipe, recipe
 from workbench.edge import StrictEntry, complaint
 from workbench.models import gemm_shapes
 from workbench.yamltext import load_yaml
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MeasureEntry",
     "ModelEntry",
+    "ProblemEntry",
     "SearchEntry",
     "ShapeEntry",
     "SweepFile",
@@ -51,8 +52,8 @@ MAX_TIME_LIMIT_S = 30 * 24 * 3600
 
 _TIME_LIMIT = re.compile(r"([1-9][0-9]{0,8})(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_MODEL, _SHAPE = "model entry", "shape entry"
-_TAGS = frozenset((_MODEL, _SHAPE))
+_MODEL, _SHAPE, _PROBLEM = "model entry", "shape entry", "problem entry"
+_TAGS = frozenset((_MODEL, _SHAPE, _PROBLEM))
 
 
 def parse_time_limit(text: str) -> float:
@@ -112,6 +113,17 @@ class ShapeEntry(StrictEntry):
     shape: Annotated[list[_Extent], Field(min_length=3, max_length=3)]
 
 
+def _problem_text(text: str) -> str:
+    parse_problem(text)
+    return text
+
+
+class ProblemEntry(StrictEntry):
+    """One problem of any kind by its text, formats included: recipes and ``out`` leave it alone."""
+
+    problem: Annotated[str, Field(max_length=200), AfterValidator(_problem_text)]
+
+
 class SearchEntry(StrictEntry):
     """How configurations are searched."""
 
@@ -132,13 +144,18 @@ def _entry_kind(value: Any) -> str:
     """Which kind of problem entry was meant, so that its mistakes are told in its own terms."""
     if isinstance(value, ShapeEntry):
         return _SHAPE
+    if isinstance(value, ProblemEntry):
+        return _PROBLEM
     if not isinstance(value, dict):
         return _MODEL
     if "shape" in value:
         return _SHAPE
     if any(key in value for key in ModelEntry.model_fields):
         return _MODEL
-    return _SHAPE if any(nearest(key, ("shape",)) for key in value) else _MODEL
+    if "problem" in value:
+        return _PROBLEM
+    near = (kind for kind in (_SHAPE, _PROBLEM) for key in value if nearest(key, kind.split()[:1]))
+    return next(near, _MODEL)
 
 
 def _any_kernel(value: Any) -> Any:
@@ -154,7 +171,9 @@ def _any_kernel(value: Any) -> Any:
 
 
 _ProblemEntry = Annotated[
-    Annotated[ModelEntry, Tag(_MODEL)] | Annotated[ShapeEntry, Tag(_SHAPE)],
+    Annotated[ModelEntry, Tag(_MODEL)]
+    | Annotated[ShapeEntry, Tag(_SHAPE)]
+    | Annotated[ProblemEntry, Tag(_PROBLEM)],
     Discriminator(_entry_kind),
 ]
 _Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -163,7 +182,7 @@ _KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
 
 
 def _output_format(name: str) -> str:
-    check_plain("output", name)
+    check_output(name)
     return name
 
 
@@ -186,7 +205,8 @@ class SweepFile(StrictEntry):
     entries: Annotated[list[_ProblemEntry], Field(min_length=1, max_length=MAX_ENTRIES)] = Field(
         alias="problems"
     )
-    recipes: Annotated[list[_RecipeName], Field(min_length=1, max_length=100)]
+    #: Of products given by model or shape; needed where there are any.
+    recipes: list[_RecipeName] = Field(default_factory=list, min_length=1, max_length=100)
     out: Annotated[_Name, AfterValidator(_output_format)] = "bf16"  #: element format of C
     kernels: Annotated[
         Annotated[list[_KernelName], Field(min_length=1, max_length=100)] | None,
@@ -217,6 +237,8 @@ class SweepFile(StrictEntry):
 
     @model_validator(mode="after")
     def _expand(self) -> Self:
+        if not self.recipes and not all(isinstance(e, ProblemEntry) for e in self.entries):
+            raise ValueError("recipes: this key is missing: add it")
         # Model files are read here, once: a sweep file that loads can be planned.
         self._problems = tuple(_problems(self))
         return self
@@ -347,31 +369,36 @@ def _present(gpu: "Gpu") -> bool:
 
 
 def _problems(sweep: SweepFile) -> Iterator[Problem]:
-    """Products and quantisations in order of the file, each once."""
+    """Products, quantisations and other problems in order of the file, each once."""
     recipes = [recipe(name) for name in sweep.recipes]
     seen: set[Problem] = set()
     for index, entry in enumerate(sweep.entries):
         try:
-            for m, n, k in _shapes(entry):
-                wanted: list[Problem] = [
-                    Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes
-                ]
-                if sweep.quantize:
-                    wanted += [
-                        Quantize(rows=m, cols=k, target=r.activation)
-                        for r in recipes
-                        if r.quantized
-                    ]
-                for problem in wanted:
-                    if problem not in seen:
-                        seen.add(problem)
-                        yield problem
+            for problem in _wanted(sweep, entry, recipes):
+                if problem not in seen:
+                    seen.add(problem)
+                    yield problem
                 if len(seen) > MAX_PROBLEMS:
                     raise ValueError(
                         f"the file comes to more than {MAX_PROBLEMS} problems: split it"
                     )
         except ValueError as error:
             raise ValueError(f"problems[{index}]: {error}") from error
+
+
+def _wanted(
+    sweep: SweepFile, entry: ModelEntry | ShapeEntry | ProblemEntry, recipes: list[Recipe]
+) -> Iterator[Problem]:
+    """What one entry asks for."""
+    if isinstance(entry, ProblemEntry):
+        yield parse_problem(entry.problem)
+        return
+    for m, n, k in _shapes(entry):
+        yield from (Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes)
+        if sweep.quantize:
+            yield from (
+                Quantize(rows=m, cols=k, target=r.activation) for r in recipes if r.quantized
+            )
 
 
 def _shapes(entry: ModelEntry | ShapeEntry) -> list[tuple[int, int, int]]:

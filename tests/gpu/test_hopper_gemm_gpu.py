@@ -19,6 +19,7 @@ RECIPES = (
     "e5m2-row",
     "deepseek-fp8",
     "e5m2-b128",
+    "e4m3-b128",
     "int8-tensor",
     "int8-row",
     "int8-b128",

@@ -61,6 +61,7 @@ def target_of(family_name: str, problem: str) -> Target:
         ("triton_quantize", "quantize:1024x1024:e4m3fn.b1x128:bf16"),
         ("triton_quantize", "quantize:1024x1024:int8.tensor:bf16"),
         ("hopper_gemm", "gemm:1024x1024x1024:int8-row:bf16"),
+        ("hopper_skinny_gemm", "gemm:16x1024x1024:int8-row:bf16"),
         ("cuda_quantize", "quantize:1024x1024:int8.b1x128:bf16"),
     ],
 )

@@ -26,13 +26,19 @@ PROBLEMS = (
     ("gemm:16x512x1024:deepseek-fp8:bf16", "hopper_gemm"),
     ("gemm:1024x512x1024:int8-row:fp32", "hopper_gemm"),
     ("gemm:1024x512x1024:int8-b128:bf16", "hopper_gemm"),
+    ("gemm:16x1024x2048:bf16:bf16", "hopper_skinny_gemm"),
+    ("gemm:4x1024x2048:e4m3-row:fp16", "hopper_skinny_gemm"),
+    ("gemm:33x1024x2048:deepseek-fp8:bf16", "hopper_skinny_gemm"),
+    # At another M the other kernel has these N and K.
+    ("gemm:64x512x1024:int8-b128:bf16", "hopper_skinny_gemm"),
     ("quantize:512x1024:e4m3fn.b1x128:bf16", "triton_quantize"),
     ("quantize:512x1024:int8.b32x32:bf16", "triton_quantize"),
     ("quantize:512x1024:int8.b32x32:bf16", "cuda_quantize"),
 )
 
 
-PRODUCTS = ("triton_gemm", "hopper_gemm")
+HOPPER = ("hopper_gemm", "hopper_skinny_gemm")
+PRODUCTS = ("triton_gemm", *HOPPER)
 
 
 def _gpu_at_hand() -> str:
@@ -74,13 +80,14 @@ def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
         if study.kernel not in PRODUCTS:
             continue
         parts = ["random", "one row beside", "tails of the tuned tile", "NaN block"]
-        if study.kernel == "hopper_gemm":
+        if study.kernel in HOPPER:
             parts += ["rows off a 16-byte boundary", "CuPy arrays"]
         for part in (*parts, "subnormal elements", "configuration"):
             assert f"{study.kernel} {study.problem}: {part}" in names
-    if any(study.kernel == "hopper_gemm" for study in studies):
+    if any(study.kernel in HOPPER for study in studies):
         compiled = {name for name in names if "torch.compile fullgraph" in name}
         assert sum(name.startswith("hopper_gemm") for name in compiled) == 5
+        assert sum(name.startswith("hopper_skinny_gemm") for name in compiled) == 4
         assert "CuPy without torch" in names
     assert sum("torch.compile fullgraph" in name for name in names) >= 4
     assert sum("CUDA graph" in name for name in names) >= 4

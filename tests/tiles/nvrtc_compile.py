@@ -1,11 +1,16 @@
 """CUDA C++ compiled by NVRTC without a driver."""
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cuda.bindings import nvrtc
+
+from tiles.kernels.cubin import cuobjdump
+from tiles.kernels.cuda.modules import read_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +19,22 @@ class Compiled:
 
     ptx: str
     log: str
+    binary: bytes
+
+    def machine_code(self) -> str:
+        """The binary's instructions (SASS), jumps by label."""
+        tool = cuobjdump()
+        assert tool is not None, "nvdisasm comes with Triton, as cuobjdump does"
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.cubin"
+            path.write_bytes(self.binary)
+            return subprocess.run(
+                [Path(tool).with_name("nvdisasm"), "-c", path],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            ).stdout
 
 
 def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
@@ -21,7 +42,9 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
 
     ``-arch=`` is spelt ``--gpu-architecture=`` here: CuPy translates it.
     """
-    error, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    error, program = nvrtc.nvrtcCreateProgram(
+        read_source(source).encode(), source.name.encode(), 0, [], []
+    )
     _check(error, "")
     spelt = [o.replace("-arch=", "--gpu-architecture=") for o in options]
     arguments = [o.encode() for o in spelt]
@@ -29,8 +52,11 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
     log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
     _check(error, log)
     ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    _, count = nvrtc.nvrtcGetCUBINSize(program)
+    binary = b" " * count
+    nvrtc.nvrtcGetCUBIN(program, binary)
     nvrtc.nvrtcDestroyProgram(program)
-    return Compiled(ptx=ptx, log=log)
+    return Compiled(ptx=ptx, log=log, binary=binary)
 
 
 def _check(error: Any, log: str) -> None:

@@ -44,7 +44,8 @@ SERVED = (
     *("bf16", "bf16-kahan", "bf16-sr", "fp16", "e4m3-tensor", "e4m3-row", "e5m2-tensor"),
     *("e5m2-row", "fp8-bert", "fp8-ptq-e4m3", "fp8-ptq-e5m2", "fp8-lm", "deepseek-fp8"),
     *("e5m2-b128", "unit-scaling", "int8-tensor", "int8-row", "int8-b128", "jetfire"),
-    *("jetfire-64", "jetfire-128"),
+    *("jetfire-64", "jetfire-128", "int8-b1x128", "e4m3-b1x128", "e4m3-b128"),
+    "jetfire-fp16-scales",
 )
 #: One of those that share a product.
 PRODUCTS = tuple(
@@ -206,7 +207,9 @@ def test_every_recipe_is_served_or_refused_in_one_line(name: str, gpu: str) -> N
         ("bf16", "int8.row", "no tensor core multiplies bf16 by int8"),
         ("e4m3fn.row", "int8.row", "no tensor core multiplies e4m3fn by int8"),
         ("int8.b32x32+sr", "int8.b32x32", "not int8.b32x32+sr"),
-        ("int8.b32x32", "int8.b32x32+fp16", "not int8.b32x32+fp16"),
+        ("int8.b32x32", "int8.b32x32+fp16", None),
+        ("int8.b32x32", "int8.b32x32+bf16", "fp32 or fp16 absmax scales"),
+        ("int8.b32x32+fp16+mse", "int8.b32x32", "fp32 or fp16 absmax scales"),
         ("e4m3fn.mx", "e4m3fn.row", "not e4m3fn.mx"),
         ("e4m3fn.tensor+pow2", "e4m3fn.row", "not e4m3fn.tensor+pow2"),
         ("int8.row", "int8.row+mse", "not int8.row+mse"),

@@ -1,12 +1,9 @@
 """The scaled GEMM's indexing, masks, scales and tails, under Triton's interpreter."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from own_process import lines_of
 
 from sim import load_gpu
 from tiles.kernels import kernel
@@ -16,7 +13,6 @@ from tiles.recipes import RECIPES
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-RUNNER = Path(__file__).with_name("interpreted_gemms.py")
 SMALL = {
     "block_m": 32,
     "block_n": 64,
@@ -91,16 +87,8 @@ CASES = _cases()
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, dict]:
-    done = subprocess.run(
-        [sys.executable, str(RUNNER)],
-        input=json.dumps(list(CASES.values())),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=RUNNER.parents[2],
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    told = lines_of("interpreted_gemms.py", stdin=json.dumps(list(CASES.values())), interpret=True)
+    return dict(zip(CASES, json.loads("".join(told)), strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)

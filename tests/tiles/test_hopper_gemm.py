@@ -1,5 +1,6 @@
 """The Hopper GEMM without a GPU: what NVRTC makes of it, its legality, its launcher's refusals."""
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ RECIPES = (
     "e5m2-tensor",
     "e5m2-row",
     "e5m2-b128",
+    "e4m3-b128",
     "int8-tensor",
     "int8-row",
     "int8-b128",
@@ -109,6 +111,9 @@ def check_compiled(problem: Gemm, one: HopperGemmConfig) -> str:
     dynamic = gemm_hopper.smem_bytes(scales=scales, config=one.to_dict())
     expected = hopper_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert expected == dynamic + int(used[2])
+    # A compiler that cannot follow the accumulators waits for every product at once.
+    waits = found.ptx.count("wgmma.wait_group")
+    assert found.machine_code().count("WARPGROUP.DEPBAR") == waits
     return found.ptx
 
 
@@ -275,15 +280,18 @@ class FakeDevice:
     __hash__ = None  # type: ignore[assignment]  # as CuPy's devices compare
 
 
+ADDRESSES = itertools.count(1 << 30, 1 << 30)
+
+
 def array(
     shape: tuple[int, ...],
     dtype: str,
     *,
     strides: tuple[int, ...] | None = None,
-    pointer: int = 4096,
+    pointer: int | None = None,
     device: int = 0,
 ) -> Any:
-    """What the launcher looks at in a CuPy array."""
+    """What the launcher looks at in a CuPy array; by default it has memory of its own."""
     plain = np.empty(shape, dtype).strides
     return SimpleNamespace(
         shape=shape,
@@ -291,7 +299,7 @@ def array(
         dtype=np.dtype(dtype),
         strides=plain if strides is None else strides,
         flags=SimpleNamespace(c_contiguous=strides is None or strides == plain),
-        data=SimpleNamespace(ptr=pointer),
+        data=SimpleNamespace(ptr=next(ADDRESSES) if pointer is None else pointer),
         device=FakeDevice(device),
     )
 
@@ -307,6 +315,8 @@ GOOD: dict[str, Any] = {
     "scales": "b1x128",
     "config": config().to_dict(),
 }
+#: The first address of the last row of C.
+OVER_C = GOOD["c"].data.ptr + 63 * 256
 ROW: dict[str, Any] = {
     "scales": "row",
     "a_scale": array((64, 1), "float32"),
@@ -345,6 +355,7 @@ ROW: dict[str, Any] = {
         ({"element": "e3m4"}, ValueError, "element 'e3m4': choose one of bf16, fp16"),
         ({"out": "int8"}, ValueError, "out 'int8': choose one of bf16, fp16, fp32"),
         ({"b": array((128, 256), "uint8", device=1)}, ValueError, "must share one"),
+        ({"b": array((128, 256), "uint8", pointer=OVER_C)}, ValueError, "c overlaps b"),
         ({"config": {"block_m": 128}}, ValueError, r"config has fields \['block_m'\]"),
         ({"config": config(block_n=96).to_dict()}, ValueError, "block_n = 96"),
         ({"config": config(block_m=64).to_dict()}, ValueError, "block_m = 64"),
@@ -419,9 +430,9 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
     def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
         launches.append((grid, block, arguments, shared_mem))
 
-    monkeypatch.setattr(gemm_hopper, "_tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper, "_kernel", lambda *key: kernel)
-    monkeypatch.setattr(gemm_hopper, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
+    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: kernel)
+    monkeypatch.setattr(gemm_hopper, "multiprocessors", lambda device: 132)
     apart = {
         "a": array((300, 256), "uint8", strides=(512, 1), pointer=1 << 20),
         "c": array((300, 128), "uint16", strides=(1024, 2), pointer=1 << 21),
@@ -431,7 +442,7 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
     gemm_hopper.launch(**(GOOD | apart))
     assert maps == [
         (1 << 20, 1, 256, 300, 512, (128, 128)),
-        (4096, 1, 256, 128, 256, (128, 64)),
+        (GOOD["b"].data.ptr, 1, 256, 128, 256, (128, 64)),
         # No element behind the last row is read, whatever lies between columns.
         (1 << 22, 4, 300, 2, 8192, (128, 1)),
         (1 << 21, 2, 128, 300, 1024, (64, 64)),
@@ -440,5 +451,5 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
     # Three rows of tiles make two clusters of two; there is one column of tiles.
     assert (grid, block) == ((4,), (384,))
     assert arguments[:4] == ("map 1", "map 2", "map 3", "map 4")
-    assert [int(x) for x in arguments[4:]] == [1 << 22, 4096, 300, 128, 256]
+    assert [int(x) for x in arguments[4:]] == [1 << 22, GOOD["b_scale"].data.ptr, 300, 128, 256]
     assert smem == gemm_hopper.smem_bytes(scales="b1x128", config=apart["config"])

@@ -1,34 +1,23 @@
 """What compilers that need no GPU say of a configuration."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import lines_of
 
 import sim
 from tiles.kernels.compile_facts import CompileFacts, OfflineCompileError
 from tiles.kernels.offline_cuda import facts_of
 
-HERE = Path(__file__).parent
 H200 = sim.load_gpu("h200").limits
 
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, dict[str, Any]]:
     """Every case, compiled in a process without Triton's interpreter."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, HERE / "offline_compile_cases.py"],
-        env={**environment, "PYTHONPATH": str(HERE.parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = [json.loads(line) for line in lines_of("offline_compile_cases.py")]
     return {line["case"]: line for line in lines}
 
 

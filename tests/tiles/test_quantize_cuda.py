@@ -1,5 +1,6 @@
 """The CUDA C++ quantisation: compiled by NVRTC without a driver, and its launcher's refusals."""
 
+import itertools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from nvrtc_compile import compile_cuda
 
 from tiles.kernels.cuda import quantize_blocks
+from tiles.kernels.cuda.block_arrays import division
 
 SOURCE = Path(quantize_blocks.__file__).with_suffix(".cu")
 WARP = {"threads": 256, "lanes": 16, "vector": 8, "unroll": 2}
@@ -60,13 +62,22 @@ def test_compiles_without_warnings(case: str, architecture: str, aligned: bool) 
 
 @given(n=st.integers(0, 2**31 - 1), divisor=st.integers(1, 2**24))
 def test_division_by_multiplication_is_exact(n: int, divisor: int) -> None:
-    magic, shift = quantize_blocks._division(divisor)
+    magic, shift = division(divisor)
     assert magic < 2**32
     assert ((n * magic >> 32) + n) >> shift == n // divisor
 
 
-def array(shape: tuple[int, ...], dtype: str, device: int = 0, contiguous: bool = True) -> Any:
-    """What the launcher looks at in a CuPy array."""
+ADDRESSES = itertools.count(1 << 30, 1 << 30)
+
+
+def array(
+    shape: tuple[int, ...],
+    dtype: str,
+    device: int = 0,
+    contiguous: bool = True,
+    pointer: int | None = None,
+) -> Any:
+    """What the launcher looks at in a CuPy array, in memory of its own."""
     strides = np.empty(shape, dtype).strides
     return SimpleNamespace(
         shape=shape,
@@ -75,14 +86,15 @@ def array(shape: tuple[int, ...], dtype: str, device: int = 0, contiguous: bool 
         dtype=np.dtype(dtype),
         strides=strides,
         flags=SimpleNamespace(c_contiguous=contiguous),
-        data=SimpleNamespace(ptr=0),
+        data=SimpleNamespace(ptr=next(ADDRESSES) if pointer is None else pointer),
         device=device,
     )
 
 
+OVER_CODES = 1 << 20
 GOOD = {
     "x": array((4, 256), "uint16"),
-    "codes": array((4, 256), "uint8"),
+    "codes": array((4, 256), "uint8", pointer=OVER_CODES + 256),
     "scales": array((4, 2), "float32"),
     "source": "bf16",
     "target": "e4m3fn",
@@ -96,10 +108,11 @@ GOOD = {
         ({"x": np.ones((4, 256))}, TypeError, "x is ndarray: it must be a CuPy array"),
         ({"x": array((4, 256), "int32")}, TypeError, "x has dtype int32: it must be uint16"),
         ({"codes": array((4, 256), "int8")}, TypeError, "codes has dtype int8: it must be uint8"),
-        ({"codes": array((4, 128), "uint8")}, ValueError, "codes have shape"),
+        ({"codes": array((4, 128), "uint8")}, ValueError, "codes has shape"),
         ({"scales": array((4, 3), "float32")}, ValueError, r"need \(4, 2\)"),
         ({"x": array((4, 256), "uint16", contiguous=False)}, ValueError, "must be C-contiguous"),
         ({"x": array((4, 256), "uint16", device=1)}, ValueError, "must share one device"),
+        ({"x": array((4, 256), "uint16", pointer=OVER_CODES)}, ValueError, "codes overlaps x"),
         ({"source": "int4"}, ValueError, "source 'int4': choose one of fp32, bf16, fp16"),
         ({"block": (0, 0)}, ValueError, "for one scale a row"),
     ],

@@ -12,7 +12,8 @@ FAMILIES = ("triton_quantize", "cuda_quantize")
 #: Targets of the recipes that the Triton kernel writes; CUDA C++ leaves out whole tensors.
 WRITTEN = {
     *("e4m3fn.tensor", "e4m3fn.row", "e5m2.tensor", "e5m2.row", "e4m3fn.b1x128", "e5m2.b1x128"),
-    *("int8.tensor", "int8.row", "int8.b128x128", "int8.b64x64", "int8.b32x32"),
+    *("int8.tensor", "int8.row", "int8.b1x128", "int8.b128x128", "int8.b64x64", "int8.b32x32"),
+    "e4m3fn.b128x128",
 }
 TARGETS = sorted({str(r.activation) for r in RECIPES.values() if r.quantized})
 

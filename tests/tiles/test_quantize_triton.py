@@ -1,19 +1,14 @@
 """The Triton quantisation without a GPU: interpreted, cross-compiled, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from own_process import lines_of
 
 from tiles.kernels.triton import quantize_blocks
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 CONFIG = {
     "block_rows": 4,
     "block_cols": 128,
@@ -23,30 +18,14 @@ CONFIG = {
 }
 
 
-def run(script: str, **environment: str) -> list[str]:
-    """Lines that a script beside this file prints in a fresh interpreter."""
-    inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / script)],
-        cwd=ROOT,
-        env=inherited | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 def test_interpreted_kernel_equals_the_torch_twin_bit_for_bit() -> None:
-    *differences, cases = run("quantize_interpreter_cases.py", TRITON_INTERPRET="1")
+    *differences, cases = lines_of("quantize_interpreter_cases.py", interpret=True)
     assert differences == []
     assert int(cases) >= 35
 
 
 def test_compiled_for_sm_90_moves_16_bytes_at_a_time() -> None:
-    facts = [json.loads(line) for line in run("quantize_compile_cases.py")]
+    facts = [json.loads(line) for line in lines_of("quantize_compile_cases.py")]
     assert [f["case"] for f in facts] == ["b1x128", "b32x32", "row"]
     for case in facts:
         # 32 bf16 elements a thread: four 16-byte loads, two 16-byte stores of codes.

@@ -35,22 +35,22 @@ def test_predict_prints_every_recipe_that_the_gpu_runs(
     table, refused = printed.split("not predicted (--recipe NAME says why): ")
     rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     told = refused.strip().split(", ")
-    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "unit-scaling"} <= set(rows)
-    assert {"nvfp4", "llm-int8", "w4a16-g128"} <= set(told)
+    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "w4a16-g128", "nvfp4", "posit8"} <= set(rows)
+    assert {"llm-int8", "int8-fallback"} <= set(told)
     assert sorted(rows + told) == sorted(RECIPES)
 
 
 def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("predict", "--shape", SHAPE, "--recipe", "nvfp4", "--recipe", "bf16")
+    asked = ("predict", "--shape", SHAPE, "--recipe", "llm-int8", "--recipe", "bf16")
     assert call(monkeypatch, *asked) == 0
     (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("not predicted")]
-    assert told.startswith(f"not predicted: gemm:{SHAPE}:nvfp4:bf16: triton_gemm multiplies bf16")
+    assert told.startswith(f"not predicted: gemm:{SHAPE}:llm-int8:bf16: triton_gemm has no second")
     assert call(monkeypatch, *asked, "--json") == 0
     (refused,) = json.loads(capsys.readouterr().out)["refused"]
-    assert refused["problem"] == f"gemm:{SHAPE}:nvfp4:bf16"
-    assert "not e2m1fn" in refused["reason"]
+    assert refused["problem"] == f"gemm:{SHAPE}:llm-int8:bf16"
+    assert "outliers" in refused["reason"]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_nothing_predicted_is_a_mistake_that_names_the_reason(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ["predict", "--recipe", "nvfp4", *(f"--shape={shape}" for shape in shapes)]
+    asked = ["predict", "--recipe", "llm-int8", *(f"--shape={shape}" for shape in shapes)]
     assert call(monkeypatch, *asked) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:nvfp4:bf16: triton")
+    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:llm-int8:bf16: triton")
     assert said.err.count("\n") == 1
     assert more in said.err
     assert call(monkeypatch, *asked, "--json") == 2

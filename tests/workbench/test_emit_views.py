@@ -12,7 +12,7 @@ import torch
 from emit_runs import run_of, study
 from fake_cupy import FakeArray, fake_cupy
 
-from tiles.kernels.cuda import gemm_hopper
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.quantize_torch import empty_scales
 from tiles.problems import Gemm, parse_problem
 from workbench.emission import emit
@@ -63,15 +63,21 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What reaches the launcher, after its own checks of the operands."""
     calls: list[dict[str, Any]] = []
 
-    def launch(a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, **keywords: Any) -> None:
-        formats = {key: keywords[key] for key in ("element", "out", "scales")}
-        gemm_hopper._validate(a, b, c, a_scale, b_scale, **formats)
-        gemm_hopper.options(**formats, config=keywords["config"])
-        operands = {"a": a, "b": b, "c": c, "a_scale": a_scale, "b_scale": b_scale}
-        calls.append(operands | keywords)
+    def template(choice: Any) -> SimpleNamespace:
+        def launch(a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, **keywords: Any) -> None:
+            formats = {key: keywords[key] for key in ("element", "out", "scales")}
+            if choice.file.kernel == "hopper_block_gemm":
+                gemm_hopper_blocks._validate(a, b, c, a_scale, b_scale, None, **formats)
+                gemm_hopper_blocks.options(**formats, config=keywords["config"])
+            else:
+                gemm_hopper.check_operands(a, b, c, a_scale, b_scale, **formats)
+                gemm_hopper.options(**formats, config=keywords["config"])
+            operands = {"a": a, "b": b, "c": c, "a_scale": a_scale, "b_scale": b_scale}
+            calls.append(operands | keywords)
 
-    template = SimpleNamespace(launch=launch)
-    monkeypatch.setattr(_hopper_gemm, "template", lambda choice: template)
+        return SimpleNamespace(launch=launch)
+
+    monkeypatch.setattr(_hopper_gemm, "template", template)
     monkeypatch.setattr(_hopper_gemm, "_stream", lambda device: "torch's stream")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     return calls
@@ -86,6 +92,7 @@ CONFIG = {
     "pingpong": False,
     "store_buffers": 1,
 }
+BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key != "pingpong"} | {"sets": 2}
 
 
 def _aligned(rows: int, cols: int, dtype: torch.dtype, pitch: int | None = None) -> torch.Tensor:
@@ -97,17 +104,19 @@ def _aligned(rows: int, cols: int, dtype: torch.dtype, pitch: int | None = None)
 
 @pytest.mark.parametrize("m", [1, 5, 64])
 @pytest.mark.parametrize(
-    ("recipe", "scales"),
+    ("kernel", "recipe", "scales"),
     [
-        ("bf16", "none"),
-        ("e4m3-tensor", "tensor"),
-        ("int8-row", "row"),
-        ("deepseek-fp8", "b1x128"),
-        ("int8-b128", "b128x128"),
+        ("hopper_gemm", "bf16", "none"),
+        ("hopper_gemm", "e4m3-tensor", "tensor"),
+        ("hopper_gemm", "int8-row", "row"),
+        ("hopper_gemm", "deepseek-fp8", "b1x128"),
+        ("hopper_gemm", "int8-b128", "b128x128"),
+        ("hopper_block_gemm", "e4m3-b1x128", "b1x128"),
+        ("hopper_block_gemm", "jetfire", "b32x32"),
     ],
 )
 def test_torch_tensors_reach_the_launcher_as_views(
-    m: int, recipe: str, scales: str, cupy: None, launched: list[dict[str, Any]]
+    m: int, kernel: str, recipe: str, scales: str, cupy: None, launched: list[dict[str, Any]]
 ) -> None:
     n, k = 144, 272
     problem = parse_problem(f"gemm:{m}x{n}x{k}:{recipe}:bf16")
@@ -125,11 +134,13 @@ def test_torch_tensors_reach_the_launcher_as_views(
             scale = empty_scales(rows, k, side.scaling, "cpu").fill_(1.0).contiguous()
         pair.append(scale)
     layout = {"a_element": fmt.element.name, "scales": scales}
-    choice = SimpleNamespace(file=SimpleNamespace(layout=layout), config=CONFIG)
+    file = SimpleNamespace(kernel=kernel, layout=layout)
+    config = CONFIG if kernel == "hopper_gemm" else BLOCK_CONFIG
+    choice = SimpleNamespace(file=file, config=config)
     _hopper_gemm.launch(choice, a, b, pair[0], pair[1], out)  # type: ignore[arg-type]
     (call,) = launched
     assert (call["element"], call["out"], call["scales"]) == (fmt.element.name, "bf16", scales)
-    assert (call["config"], call["stream"]) == (CONFIG, "torch's stream")
+    assert (call["config"], call["stream"]) == (config, "torch's stream")
     for name, tensor in (("a", a), ("b", b), ("c", out)):
         view = call[name]
         assert view.data.ptr == tensor.data_ptr()
@@ -138,9 +149,11 @@ def test_torch_tensors_reach_the_launcher_as_views(
     used = 512 * (m - 1) + k
     assert call["a"].memory.memory.size == used * a.element_size()
     if scales == "b1x128":
-        held = call["a_scale"].memory.memory.owner
-        assert held.stride() == (1, -(-m // 4) * 4)
-        assert torch.equal(held, torch.ones_like(held))
+        for name, rows in (("a_scale", m), ("b_scale", n)):
+            held = call[name].memory.memory.owner
+            of_rows = name == "a_scale" or kernel == "hopper_block_gemm"
+            assert held.stride() == ((1, -(-rows // 4) * 4) if of_rows else (3, 1))
+            assert torch.equal(held, torch.ones_like(held))
 
 
 def test_scales_that_lie_right_are_not_copied(cupy: None, launched: list[dict[str, Any]]) -> None:
@@ -149,7 +162,8 @@ def test_scales_that_lie_right_are_not_copied(cupy: None, launched: list[dict[st
     assert fmt.scaling is not None
     scale = empty_scales(6, 256, fmt.scaling, "cpu").fill_(1.0)
     layout = {"a_element": "e4m3fn", "scales": "b1x128"}
-    choice = SimpleNamespace(file=SimpleNamespace(layout=layout), config=CONFIG)
+    file = SimpleNamespace(kernel="hopper_gemm", layout=layout)
+    choice = SimpleNamespace(file=file, config=CONFIG)
     weight_scale = torch.ones(1, 2)
     out = _aligned(6, 128, torch.bfloat16)
     _hopper_gemm.launch(choice, a, b, scale, weight_scale, out)  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ def test_a_simulated_sweep_leaves_out_what_nothing_prices_and_says_so(tmp_path: 
     assert {study.kernel for study in run.studies} == {
         "triton_gemm",
         "hopper_gemm",
+        "hopper_skinny_gemm",
         "plugin_priced",
     }
 

@@ -37,8 +37,17 @@ def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
         )
 
 
+PRODUCTS = [
+    "triton_gemm",
+    "hopper_gemm",
+    "hopper_block_gemm",
+    "triton_weight_only",
+    "triton_decoded_gemm",
+]
+
+
 def test_a_family_of_products_leaves_quantising_to_all() -> None:
-    chosen = predict(shapes=[SHAPE], families=["triton_gemm", "hopper_gemm"])
+    chosen = predict(shapes=[SHAPE], families=PRODUCTS)
     every = predict(shapes=[SHAPE])
     names = [row.problem.recipe.name for row in chosen.rows]
     refused = [row.problem.recipe.name for row in chosen.refused]
@@ -52,19 +61,20 @@ def test_the_faster_family_is_told_and_one_can_be_asked_for() -> None:
     names = ["bf16", "deepseek-fp8", "jetfire"]
     both = predict(shapes=["4096x4096x4096"], recipes=names)
     times = {}
-    for family in ("triton_gemm", "hopper_gemm"):
+    for family in ("triton_gemm", "hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm"):
         alone = predict(shapes=["4096x4096x4096"], recipes=names, families=[family])
         assert {row.gemm.kernel for row in alone.rows} == {family}
         times |= {(family, row.problem.recipe.name): row.gemm.time_us for row in alone.rows}
-    # Blocks of 32 x 32 are Triton's alone.
+    # Blocks of 32 x 32 are Triton's and those of the family for small blocks.
     assert ("hopper_gemm", "jetfire") not in times
+    assert ("hopper_block_gemm", "bf16") not in times
     for row in both.rows:
         name = row.problem.recipe.name
         assert row.gemm.time_us == min(t for (_, recipe), t in times.items() if recipe == name)
         assert row.gemm.time_us == times[row.gemm.kernel, name]
     told = cells(both, "best configuration")
     assert told[0].startswith("hopper 128x")
-    assert told[2].startswith("triton 128x64x32 g")
+    assert told[2].startswith("hopper_block 128x128 ")
 
 
 @pytest.mark.parametrize("gpu", ["a100", "b200", "l40s", "mi300x", "rtx4090"])
@@ -86,10 +96,14 @@ def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyP
     assert priced == [
         ("triton_gemm", f"gemm:{SHAPE}:bf16:bf16"),
         ("hopper_gemm", f"gemm:{SHAPE}:bf16:bf16"),
+        ("hopper_skinny_gemm", f"gemm:{SHAPE}:bf16:bf16"),
         ("triton_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("hopper_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("hopper_block_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
+        ("hopper_skinny_gemm", f"gemm:{SHAPE}:int8-b128:bf16"),
         ("triton_quantize", "quantize:512x512:int8.b128x128:bf16"),
         ("cuda_quantize", "quantize:512x512:int8.b128x128:bf16"),
+        ("triton_quantize_tiles", "quantize:512x512:int8.b128x128:bf16"),
     ]
     # Each row says its own recipe; what differs is the training, not the product.
     assert [row.problem.recipe.name for row in report.rows] == names
@@ -111,8 +125,8 @@ def test_a_family_that_multiplies_nothing_is_refused_by_its_own_reason() -> None
 
 
 def test_families_of_another_kind_are_not_among_the_reasons() -> None:
-    (refused,) = predict(shapes=[SHAPE], recipes=["nvfp4"]).refused
-    assert "triton_gemm multiplies" in refused.reason
+    (refused,) = predict(shapes=[SHAPE], recipes=["llm-int8"]).refused
+    assert "triton_gemm has no second product" in refused.reason
     assert "hopper_gemm" in refused.reason
     assert "serves quantize problems" not in refused.reason
 

@@ -106,10 +106,28 @@ def test_the_documented_file_has_every_key_with_its_default(tmp_path: Path) -> N
         field.alias or name for name, field in SweepFile.model_fields.items()
     }
     for name, field in SweepFile.model_fields.items():
-        if not field.is_required() and name != "output":
+        if not field.is_required() and name not in ("output", "recipes"):
             assert getattr(sweep, name) == field.default, name
     for key, entry in (("search", SearchEntry), ("measure", MeasureEntry)):
         assert set(load_yaml(tmp_path / "sweep.yaml")[key]) == set(entry.model_fields)
+
+
+def test_a_problem_of_any_kind_is_named_by_its_text(tmp_path: Path) -> None:
+    texts = [
+        "grouped_gemm:8x4096x4096x7168:deepseek-fp8:padded.128:bf16",
+        "dequantize:8192x8192:int8.b32x32:bf16",
+        "gemm:64x64x64:w4a16-g128:fp16",
+    ]
+    entries = "".join(f"  - {{problem: '{text}'}}\n" for text in texts)
+    alone = MINIMAL.replace("  - {shape: [512, 1024, 2048]}\n", entries)
+    alone = alone.replace("recipes: [bf16, e4m3-row]\n", "")
+    sweep = load_sweepfile(written(tmp_path, alone))
+    assert [str(problem) for problem in sweep.problems()] == texts
+    assert sweep.unserved() == []
+    # Recipes are those of shapes and models alone.
+    mixed = MINIMAL.replace("problems:\n", f"problems:\n{entries}").replace(", e4m3-row", "")
+    problems = load_sweepfile(written(tmp_path, mixed)).problems()
+    assert [str(problem) for problem in problems] == [*texts, "gemm:512x1024x2048:bf16:bf16"]
 
 
 def test_quantise_false_leaves_the_products(tmp_path: Path) -> None:
@@ -126,9 +144,10 @@ def test_what_no_kernel_serves_is_listed_with_the_reason(tmp_path: Path) -> None
 
 
 def test_families_of_another_kind_are_not_among_the_reasons(tmp_path: Path) -> None:
-    text = MINIMAL.replace("e4m3-row]", "nvfp4]").replace("schema: 1", "schema: 1\nquantize: false")
+    text = MINIMAL.replace("e4m3-row]", "llm-int8]")
+    text = text.replace("schema: 1", "schema: 1\nquantize: false")
     (unserved,) = load_sweepfile(written(tmp_path, text)).unserved()
-    assert "triton_gemm multiplies" in str(unserved)
+    assert "triton_gemm has no second product" in str(unserved)
     assert "serves quantize problems" not in str(unserved)
 
 
@@ -274,6 +293,18 @@ MISTAKES = {
     "both kinds": ((SHAPE, "{shape: [1, 1, 1], tp: 1}"), "problems[0]: unknown key 'tp'"),
     "misspelt kind": ((SHAPE, "{modle: x, tokens: [1]}"), "problems[0]: unknown key 'modle': did"),
     "misspelt shape": ((SHAPE, "{shapes: [1, 1, 1]}"), "problems[0]: unknown key 'shapes': did"),
+    "no such problem": (
+        (SHAPE, "{problem: 'gem:1x2x3:bf16:bf16'}"),
+        "problems[0].problem: problem 'gem:1x2x3:bf16:bf16': write gemm:MxNxK:recipe:out or ",
+    ),
+    "problem type": ((SHAPE, "{problem: 5}"), "problems[0].problem: input should be a valid str"),
+    "problem and shape": (
+        (SHAPE, "{problem: 'gemm:1x1x1:bf16:bf16', shape: [1, 1, 1]}"),
+        "problems[0]: unknown key 'problem'",
+    ),
+    "misspelt problem": ((SHAPE, "{problm: x}"), "problems[0]: unknown key 'problm': did you me"),
+    "no recipes": (("recipes: [bf16, e4m3-row]\n", ""), "recipes: this key is missing: add it"),
+    "empty recipes": (("[bf16, e4m3-row]", "[]"), "recipes: list should have at least 1 item"),
     "no model file": ((SHAPE, "{model: no.json, tokens: [1]}"), "problems[0]: "),
     "newline": (("h200", '"h\\n200"'), "gpu: string should match pattern"),
     "duplicate key": (("output", "gpu: h100\noutput"), "line 6: key 'gpu' stands twice: remove"),

@@ -20,6 +20,7 @@ INTERPRETED = {"tuned shapes", COMPILED}
         ),
         ([("triton_gemm", PRODUCT.format("unit-scaling"))], {*INTERPRETED, OPERATORS, NAN}),
         ([("hopper_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS, CUPY}),
+        ([("hopper_skinny_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS, CUPY}),
         ([("cuda_quantize", QUANTIZE.format("e4m3fn.row", "bf16"))], {CUPY}),
         ([("triton_quantize", QUANTIZE.format("e4m3fn.row", "fp32"))], {*INTERPRETED, ROUNDING}),
         (

@@ -1,22 +1,23 @@
 """Descriptor of the scaled GEMM in Triton: its configurations and which of them are legal."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats import IntElement, TensorFormat, element
+from tiles.formats import IntElement, TensorFormat, element, scale_element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
-__all__ = ["GemmConfig", "TritonGemm", "smem_bytes"]
+__all__ = ["GemmConfig", "TritonGemm", "shape_rules", "smem_bytes", "waste_rules"]
 
 #: Elements that the template loads; operands are of one element, or both 8-bit floats.
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
@@ -93,6 +94,14 @@ def _quant_columns(fmt: TensorFormat) -> int:
     return 0 if fmt.scaling is None or fmt.scaling.cols is None else fmt.scaling.cols
 
 
+def _half_scales(fmt: TensorFormat) -> bool:
+    """A plain format but for scales that are stored in fp16."""
+    if fmt.scaling is None or fmt.scaling.stored.name != "fp16":
+        return False
+    wide = replace(fmt.scaling, stored=scale_element("fp32"))
+    return replace(fmt, scaling=wide).plain
+
+
 class TritonGemm(Kernel):
     """``tiles/kernels/triton/gemm_scaled.py``: plain, tensor, row and block scaled products."""
 
@@ -103,6 +112,8 @@ class TritonGemm(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
+        if reason := coded_output(self.name, problem):
+            return reason
         if reason := self._unserved(problem.recipe):
             return reason
         activation, weight = problem.recipe.activation, problem.recipe.weight
@@ -136,8 +147,11 @@ class TritonGemm(Kernel):
         if a != b and not {a, b} <= EIGHT_BIT_FLOATS:
             return f"no tensor core multiplies {a} by {b}"
         for fmt in formats:
-            if not fmt.plain:
-                return f"{self.name} takes fp32 absmax scales and codes rounded to even, not {fmt}"
+            if not (fmt.plain or _half_scales(fmt)):
+                return (
+                    f"{self.name} takes fp32 or fp16 absmax scales and codes rounded to even, "
+                    f"not {fmt}"
+                )
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
@@ -163,10 +177,10 @@ class TritonGemm(Kernel):
         """The legality rules, cheapest reason first; a configuration is counted by its first."""
         assert isinstance(problem, Gemm)
         groups: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
-            _shape_rules,
+            shape_rules,
             _tma_rules,
             _resource_rules,
-            _waste_rules,
+            waste_rules,
         )
         return [rule for group in groups for rule in group(problem, table, limits)]
 
@@ -238,7 +252,7 @@ def _formats(problem: Gemm) -> tuple[TensorFormat, TensorFormat]:
     return problem.recipe.activation, problem.recipe.weight
 
 
-def _shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+def shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """What the compiler cannot build, whatever the GPU's size."""
     m, n, k = table["block_m"], table["block_n"], table["block_k"]
     warps, stages = table["num_warps"], table["num_stages"]
@@ -329,7 +343,7 @@ def _resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[R
     ]
 
 
-def _waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+def waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """Configurations that equal, or cannot beat, another one of the space."""
     m, n, k = table["block_m"], table["block_n"], table["block_k"]
     warps, stages, group = table["num_warps"], table["num_stages"], table["group_m"]

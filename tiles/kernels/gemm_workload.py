@@ -6,15 +6,24 @@ from functools import cached_property
 
 import torch
 
-from tiles.formats import FloatElement, TensorFormat
+from tiles.formats import FloatElement, Scaling, TensorFormat
 from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.kernels.triton import gemm_scaled
 from tiles.problems import Gemm
+from tiles.recipes import Recipe
 
-__all__ = ["GemmWorkload", "Operands", "dequantize", "launch_block"]
+__all__ = [
+    "GemmWorkload",
+    "Operands",
+    "copied",
+    "dequantize",
+    "launch_block",
+    "multiprocessors",
+    "must_decode",
+]
 
 #: First NVIDIA capability whose tensor cores multiply 8-bit floats.
 _FP8_CAPABILITY = (8, 9)
@@ -37,6 +46,33 @@ def dequantize(codes: torch.Tensor, scales: torch.Tensor | None, fmt: TensorForm
     # One scale grid row (or column) at a time would be slow; the two repeats are small beside K.
     spread = scales.to(torch.float64).repeat_interleave(block_cols, dim=1)[:, :cols]
     return values.mul_(spread.repeat_interleave(block_rows, dim=0)[:rows])
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values and strides in other memory; ``clone`` would close gaps between rows."""
+    fresh = torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    return fresh.copy_(tensor)
+
+
+def multiprocessors(device: str) -> int:
+    """Multiprocessors of a CUDA device; 3 for the interpreter, which share tiles unevenly."""
+    if torch.device(device).type != "cuda":
+        return 3
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def must_decode(recipe: Recipe, device: str) -> bool:
+    """Whether the device's tensor cores do not take the recipe's 8-bit floats."""
+    elements = (recipe.activation.element, recipe.weight.element)
+    if not any(isinstance(e, FloatElement) and e.bits == 8 for e in elements):
+        return False
+    if torch.device(device).type != "cuda":
+        return False
+    if torch.version.hip is not None:
+        return True
+    return torch.cuda.get_device_capability(device) < _FP8_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +111,9 @@ class GemmWorkload(Workload):
         """
         self.problem = problem
         self.device = device
-        on_gpu = torch.device(device).type == "cuda"
-        self._interpreted = not on_gpu
-        if num_sms is None:
-            # The interpreter has no multiprocessors; three programs share the tiles unevenly.
-            num_sms = (
-                torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 3
-            )
-        self._num_sms = num_sms
-        self._decode = self._must_decode() if decode is None else decode
+        self._interpreted = torch.device(device).type != "cuda"
+        self._num_sms = multiprocessors(device) if num_sms is None else num_sms
+        self._decode = must_decode(problem.recipe, device) if decode is None else decode
         self._seed = seed
         self._reference: Reference | None = None
 
@@ -111,7 +141,7 @@ class GemmWorkload(Workload):
             )
             scale = None
             if fmt.scaling is not None:
-                scale = empty_scales(rows, self.problem.k, fmt.scaling, self.device)
+                scale = self._blank_scales(rows, fmt.scaling)
             sides.append((codes, scale))
         (a, a_scale), (b, b_scale) = sides
         return Operands(a=a, b=b, c=self._output(), a_scale=a_scale, b_scale=b_scale)
@@ -120,17 +150,6 @@ class GemmWorkload(Workload):
         return torch.empty(
             self.problem.m, self.problem.n, dtype=CODE_DTYPES[self.problem.out], device=self.device
         )
-
-    def _must_decode(self) -> bool:
-        recipe = self.problem.recipe
-        elements = (recipe.activation.element, recipe.weight.element)
-        if not any(isinstance(e, FloatElement) and e.bits == 8 for e in elements):
-            return False
-        if self._interpreted:
-            return False
-        if torch.version.hip is not None:
-            return True
-        return torch.cuda.get_device_capability(self.device) < _FP8_CAPABILITY
 
     def _copy(self) -> Operands:
         """A fresh copy of the drawn operands, with an output of its own."""
@@ -149,7 +168,13 @@ class GemmWorkload(Workload):
         """A copy in the same layout; ``clone`` would not keep the padding between rows."""
         if scales is None or fmt.scaling is None:
             return None
-        return empty_scales(rows, self.problem.k, fmt.scaling, self.device).copy_(scales)
+        return self._blank_scales(rows, fmt.scaling).copy_(scales)
+
+    def _blank_scales(self, rows: int, scaling: Scaling) -> torch.Tensor:
+        """Scales in the dtype that they are stored in, laid out as the codec's."""
+        layout = empty_scales(rows, self.problem.k, scaling, self.device)
+        dtype = CODE_DTYPES[scaling.stored.name]
+        return torch.empty_strided(layout.shape, layout.stride(), dtype=dtype, device=layout.device)
 
     @cached_property
     def operands(self) -> Operands:

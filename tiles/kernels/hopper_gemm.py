@@ -12,10 +12,18 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
-__all__ = ["HopperGemm", "HopperGemmConfig", "hopper_smem_bytes", "scale_mode"]
+__all__ = [
+    "HopperGemm",
+    "HopperGemmConfig",
+    "hopper_facts",
+    "hopper_refusal",
+    "hopper_smem_bytes",
+    "scale_mode",
+]
 
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 #: wgmma of this form exists on this capability alone: neither before nor after.
@@ -63,17 +71,87 @@ def _name(scaling: Scaling | None) -> str | None:
     return None if scaling is None else str(scaling)
 
 
-def hopper_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+def hopper_refusal(name: str, problem: Problem, limits: Limits) -> str | None:
+    """Why a family of plain products in CUDA C++ cannot serve a problem, or ``None``.
+
+    Args:
+        name: the family's.
+    """
+    if not isinstance(problem, Gemm):
+        return f"{name} serves gemm problems, not {problem}"
+    if reason := coded_output(name, problem):
+        return reason
+    if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
+        return f"{name} is for capability {CAPABILITY}, {limits.gpu} has another"
+    recipe = problem.recipe
+    a, b = recipe.activation, recipe.weight
+    if recipe.outliers is not None:
+        return f"{name} has no second product for outliers: {recipe.outliers}"
+    if a.element != b.element or a.element.name not in OPERANDS:
+        return (
+            f"{name} multiplies two of one element of {', '.join(OPERANDS)}, "
+            f"not {a.element} by {b.element}"
+        )
+    mode = scale_mode(a, b)
+    along_k = recipe.blockwise and a.element.bits != 8
+    if mode is None or along_k or not (a.plain and b.plain):
+        return f"{name} has no scale mode for {a} by {b}"
+    if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
+        return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
+    rows = {
+        "K": problem.k * a.element.bits // 8,
+        "N": problem.n * element(problem.out).bits // 8,
+    }
+    for extent, row_bytes in rows.items():
+        if row_bytes % ALIGNMENT_BYTES:
+            return f"{extent}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
+    return None
+
+
+def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
     mode = scale_mode(problem.recipe.activation, problem.recipe.weight)
     stages, m = table["stages"], table["block_m"]
     tiles = stages * (m + table["block_n"]) * STAGE_BYTES
-    scales = -(-stages * m * 4 // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
+    scale_pitch = -(-(m + (4 if groups else 0)) * 4 // 128) * 128
+    scales = -(-stages * scale_pitch // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
     staging = CONSUMERS * table["store_buffers"] * 64 * 128
     columns = CONSUMERS * table["block_n"] * 4 if mode == "row" else 0
-    static = -(-(16 * stages + columns) // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
+    tiles_of_groups = 12 * groups + 4 if groups else 0
+    used = 16 * stages + columns + tiles_of_groups
+    static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
     total: NDArray[np.int64] = static + tiles + scales + staging
     return total
+
+
+def hopper_facts(
+    problem: Gemm, config: HopperGemmConfig, limits: Limits, *, groups: int = 0
+) -> CompileFacts | None:
+    """Compile facts of ``gemm_hopper.cu`` for a product, or for one of ``groups``."""
+    from tiles.kernels.cuda import gemm_hopper
+    from tiles.kernels.offline_cuda import facts_of
+
+    scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
+    assert scales is not None
+    options = gemm_hopper.options(
+        element=problem.recipe.activation.element.name,
+        out=problem.out,
+        scales=scales,
+        config=config.to_dict(),
+        groups=groups,
+    )
+    (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
+    facts = facts_of(
+        Path(gemm_hopper.__file__).with_suffix(".cu"),
+        [option for option in options if not option.startswith("-arch=")],
+        gemm_hopper.THREADS,
+        limits,
+        target=target,
+    )
+    if facts is None:
+        return None
+    dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict(), groups=groups)
+    return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
 
 class HopperGemm(Kernel):
@@ -84,33 +162,7 @@ class HopperGemm(Kernel):
     config_type: ClassVar[type[TileConfig]] = HopperGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Gemm):
-            return f"{self.name} serves gemm problems, not {problem}"
-        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        recipe = problem.recipe
-        a, b = recipe.activation, recipe.weight
-        if recipe.outliers is not None:
-            return f"{self.name} has no second product for outliers: {recipe.outliers}"
-        if a.element != b.element or a.element.name not in OPERANDS:
-            return (
-                f"{self.name} multiplies two of one element of {', '.join(OPERANDS)}, "
-                f"not {a.element} by {b.element}"
-            )
-        mode = scale_mode(a, b)
-        along_k = recipe.blockwise and a.element.bits != 8
-        if mode is None or along_k or not (a.plain and b.plain):
-            return f"{self.name} has no scale mode for {a} by {b}"
-        if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
-            return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
-        rows = {
-            "K": problem.k * a.element.bits // 8,
-            "N": problem.n * element(problem.out).bits // 8,
-        }
-        for name, row_bytes in rows.items():
-            if row_bytes % ALIGNMENT_BYTES:
-                return f"{name}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
-        return None
+        return hopper_refusal(self.name, problem, limits)
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
         return NumericPath.NATIVE
@@ -229,31 +281,9 @@ class HopperGemm(Kernel):
     def compile_offline(
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
-        from tiles.kernels.cuda import gemm_hopper
-        from tiles.kernels.offline_cuda import facts_of
-
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperGemmConfig)
-        scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
-        assert scales is not None
-        options = gemm_hopper.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            scales=scales,
-            config=config.to_dict(),
-        )
-        (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
-        facts = facts_of(
-            self.template.with_suffix(".cu"),
-            [option for option in options if not option.startswith("-arch=")],
-            gemm_hopper.THREADS,
-            limits,
-            target=target,
-        )
-        if facts is None:
-            return None
-        dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict())
-        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
+        return hopper_facts(problem, config, limits)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         from tiles.kernels.hopper_gemm_workload import HopperGemmWorkload

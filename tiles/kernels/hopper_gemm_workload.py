@@ -1,7 +1,8 @@
 """The Hopper GEMM opened on a device: torch operands handed to the CUDA C++ launcher."""
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper
@@ -14,6 +15,8 @@ __all__ = ["HopperGemmWorkload"]
 
 class HopperGemmWorkload(GemmWorkload):
     """Random normal operands, quantised under the recipe, multiplied by ``gemm_hopper.cu``."""
+
+    template: ClassVar[ModuleType] = gemm_hopper  #: the launcher
 
     def _arguments(self, operands: Operands, config: TileConfig) -> dict[str, Any]:
         """The launcher's arguments: zero-copy CuPy views of the torch tensors."""
@@ -39,9 +42,9 @@ class HopperGemmWorkload(GemmWorkload):
         arguments = self._arguments(operands, config)
 
         def run() -> None:
-            gemm_hopper.launch(**arguments, stream=cupy_stream(self.device))
+            self.template.launch(**arguments, stream=cupy_stream(self.device))
 
         return run
 
     def compile(self, config: TileConfig) -> None:
-        gemm_hopper.precompile(**self._arguments(self._blank(), config))
+        self.template.precompile(**self._arguments(self._blank(), config))

@@ -111,6 +111,8 @@ class _QuantizeKernel(Kernel):
             return f"{self.name} writes {', '.join(TARGETS)}, not {problem.target.element}"
         if not problem.target.plain:
             return f"{self.name} writes fp32 absmax scales and rounds to even, not {problem.target}"
+        if problem.transposed or problem.swizzled:
+            return f"{self.name} writes neither transposed copies nor swizzled scales"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

@@ -6,10 +6,10 @@ every backend: int8 has no NaN and stores 0, the 8-bit floats store 0x7f whateve
 
 import torch
 
-from tiles.formats import TensorFormat
+from tiles.formats import Scaling, TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES, empty_scales, quantize_tensor
 
-__all__ = ["CODE_DTYPES", "empty_scales", "quantize_torch"]
+__all__ = ["CODE_DTYPES", "empty_scales", "quantize_torch", "stacked_scales"]
 
 
 def quantize_torch(x: torch.Tensor, fmt: TensorFormat) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -29,3 +29,15 @@ def quantize_torch(x: torch.Tensor, fmt: TensorFormat) -> tuple[torch.Tensor, to
         raise ValueError(f"{fmt} has more than codes and scales: take quantize_tensor")
     quantized = quantize_tensor(x, fmt)
     return quantized.codes, quantized.scales
+
+
+def stacked_scales(
+    count: int, rows: int, cols: int, scaling: Scaling, device: torch.device | str
+) -> torch.Tensor:
+    """Memory for the scales of ``count`` matrices, (count, grid rows, grid columns) fp32.
+
+    Each matrix' grid is laid out as :func:`empty_scales` says, one behind the other.
+    """
+    one = empty_scales(rows, cols, scaling, "meta")
+    step = max(stride * extent for stride, extent in zip(one.stride(), one.shape, strict=True))
+    return torch.empty_strided((count, *one.shape), (step, *one.stride()), device=device)

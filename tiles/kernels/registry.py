@@ -21,12 +21,40 @@ def kernels() -> dict[str, Kernel]:
         ValueError: two families share a name, or an entry point is no :class:`Kernel` or
             cannot be loaded.
     """
+    from tiles.kernels.batched_gemm import TritonBatchedGemm
+    from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
+    from tiles.kernels.decoded_gemm import TritonDecodedGemm
+    from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
+    from tiles.kernels.grouped_gemm import TritonGroupedGemm
+    from tiles.kernels.hopper_block_gemm import HopperBlockGemm
     from tiles.kernels.hopper_gemm import HopperGemm
+    from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
+    from tiles.kernels.hopper_skinny import HopperSkinnyGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.quantize_tiles import TritonQuantizeTiles
+    from tiles.kernels.transpose import TritonTranspose
+    from tiles.kernels.weight_only import TritonWeightOnly
 
     found: dict[str, Kernel] = {}
-    own: tuple[Kernel, ...] = (TritonGemm(), HopperGemm(), TritonQuantize(), CudaQuantize())
+    own: tuple[Kernel, ...] = (
+        TritonGemm(),
+        HopperGemm(),
+        HopperBlockGemm(),
+        TritonWeightOnly(),
+        HopperSkinnyGemm(),
+        TritonDecodedGemm(),
+        TritonQuantize(),
+        CudaQuantize(),
+        TritonQuantizeTiles(),
+        TritonDequantize(),
+        TritonTranspose(),
+        CudaDataflowBlocks(),
+        CudaDataflowRows(),
+        TritonBatchedGemm(),
+        TritonGroupedGemm(),
+        HopperGroupedGemm(),
+    )
     for candidate in (*own, *(_made(where, make) for where, make in offered(ENTRY_POINT))):
         if not isinstance(candidate, Kernel):
             raise ValueError(f"entry point {ENTRY_POINT}: {candidate!r} is not a Kernel")

@@ -34,7 +34,8 @@ class Problem(ABC):
     __slots__ = ()
 
     kind: ClassVar[str]
-    template: ClassVar[str]  #: of the text, for messages: ``gemm:MxNxK:recipe:out``
+    #: Of the text, for messages: ``gemm:MxNxK:recipe:out``; options stand in brackets at the end.
+    template: ClassVar[str]
 
     @property
     @abstractmethod

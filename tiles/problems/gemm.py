@@ -3,18 +3,34 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from tiles.formats import element
+from tiles.formats import TensorFormat
 from tiles.problems.base import Problem, check_extents, check_plain, check_tensor, parse_shape
 from tiles.recipes import Recipe, recipe
 
-__all__ = ["Gemm"]
+__all__ = ["Gemm", "check_output"]
+
+
+def check_output(name: str) -> None:
+    """Refuse an output that no product has.
+
+    Raises:
+        ValueError: neither bf16, fp16 or fp32 nor codes with scales, or spelt otherwise than
+            :class:`TensorFormat` spells it.
+    """
+    if "." not in name:
+        check_plain("output", name)
+        return
+    found = TensorFormat.parse(name)
+    if str(found) != name:
+        raise ValueError(f"output format {name!r}: write {found}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemm(Problem):
     """``C[m, n] = A[m, k] · B[n, k]^T``, all row-major, K contiguous in A and B.
 
-    A holds activations and B weights in the formats of ``recipe``; C is plain ``out``.
+    A holds activations and B weights in the formats of ``recipe``; C is plain ``out``, or the
+    codes and scales of ``out``, quantised from the fp32 product.
     """
 
     kind: ClassVar[str] = "gemm"
@@ -24,14 +40,24 @@ class Gemm(Problem):
     n: int
     k: int
     recipe: Recipe
-    out: str = "bf16"  #: element format of C: bf16, fp16 or fp32
+    out: str = "bf16"  #: format of C: bf16, fp16, fp32, or one with scales such as int8.b32x32
 
     def __post_init__(self) -> None:
         check_extents({"M": self.m, "N": self.n, "K": self.k})
-        check_plain("output", self.out)
+        check_output(self.out)
         check_tensor("A", self.m, self.k, self.recipe.activation.element.bits)
         check_tensor("B", self.n, self.k, self.recipe.weight.element.bits)
-        check_tensor("C", self.m, self.n, element(self.out).bits)
+        check_tensor("C", self.m, self.n, self.output.element.bits)
+
+    @property
+    def output(self) -> TensorFormat:
+        """Format of C."""
+        return TensorFormat.parse(self.out)
+
+    @property
+    def baseline_out(self) -> str:
+        """Output of the bf16 product that stands beside this one: C's own, bf16 beside codes."""
+        return self.out if self.output.scaling is None else "bf16"
 
     @property
     def flops(self) -> int:
@@ -44,7 +70,7 @@ class Gemm(Problem):
         return (
             self.recipe.activation.storage_bytes(self.m, self.k)
             + self.recipe.weight.storage_bytes(self.n, self.k)
-            + self.m * self.n * element(self.out).bits // 8
+            + self.output.storage_bytes(self.m, self.n)
         )
 
     @property
@@ -54,7 +80,7 @@ class Gemm(Problem):
 
     @property
     def formats(self) -> tuple[str, str]:
-        """Recipe and output element."""
+        """Recipe and output format."""
         return (self.recipe.name, self.out)
 
     def resized(self, *shape: int) -> Self:

@@ -115,6 +115,17 @@ FLOAT_RECIPES = (
         source=f"deepseek-fp8 with E5M2 elements, for comparison; blocks: {_DEEPSEEK}",
     ),
     Recipe.of(
+        "e4m3-b1x128",
+        activation="e4m3fn.b1x128",
+        source=f"{_DEEPSEEK}: weight gradients, whose operands both have 1x128 tiles along tokens",
+    ),
+    Recipe.of(
+        "e4m3-b128",
+        activation="e4m3fn.b128x128",
+        source=f"{_DEEPSEEK}, with its 128x128 blocks on both sides: they serve a matrix and its "
+        "transpose, as weight gradients take it; the report itself has 1x128 tiles there",
+    ),
+    Recipe.of(
         "unit-scaling",
         activation="e4m3fn",
         gradient="e5m2",

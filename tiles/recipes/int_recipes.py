@@ -44,6 +44,13 @@ INT_RECIPES = (
         "2503.08040",
     ),
     Recipe.of(
+        "int8-b1x128",
+        activation="int8.b1x128",
+        weight="int8.b128x128",
+        source="INT8 elements under the scaling of DeepSeek-V3, arXiv 2412.19437, section 3.3.2: "
+        "1x128 tiles of activations, 128x128 blocks of weights",
+    ),
+    Recipe.of(
         "llm-int8",
         activation="int8.row",
         output="fp16",

@@ -8,7 +8,9 @@ from typing import Any
 from tiles.formats import IntElement, TensorFormat
 from tiles.kernels import Kernel, Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.hopper_block_gemm import HopperBlockGemm, block_scales
 from tiles.kernels.hopper_gemm import HopperGemm, scale_mode
+from tiles.kernels.hopper_skinny import HopperSkinnyGemm
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.winners import (
     STAND_INS,
@@ -66,8 +68,10 @@ def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, An
         # Beyond it the int32 accumulator of a product without promotion could overflow.
         "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
     }
-    if isinstance(family, HopperGemm):
+    if isinstance(family, HopperGemm | HopperSkinnyGemm):
         return layout | {"scales": scale_mode(recipe.activation, recipe.weight)}
+    if isinstance(family, HopperBlockGemm):
+        return layout | {"scales": block_scales(recipe.activation, recipe.weight)}
     emulated = family.path(problem, entry.gpu.limits) is NumericPath.EMULATED
     return layout | {"decode": None if any_gpu else emulated}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.emission.winners import API_MODULES, Slower
+from workbench.emission.winners import Slower, obstacle
 
 if TYPE_CHECKING:
     from tuning import Run, StudyRecord
@@ -42,9 +42,9 @@ def not_emitted(run: "Run", slower: Sequence[Slower]) -> list[NotEmitted]:
     """
     left = [_of(one.entry.study, str(one), has_winner=True) for one in slower]
     left += [
-        _of(study, f"packages have a function for {', '.join(API_MODULES)} only", has_winner=True)
+        _of(study, reason, has_winner=True)
         for study in run.studies
-        if study.best is not None and study.kernel not in API_MODULES
+        if study.best is not None and (reason := obstacle(study, run.gpu)) is not None
     ]
     left += [
         _of(study, f"none of {len(study.trials)} trials was correct", has_winner=False)

@@ -18,9 +18,11 @@ from workbench.emission.not_emitted import NotEmitted, not_emitted
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import (
     API_MODULES,
+    STAND_INS,
     TunedEntry,
     families_of,
     fastest,
+    obstacle,
     template_folder,
 )
 from workbench.outfile import check_name, unwritable
@@ -138,10 +140,16 @@ def _entries(run: "Run") -> list[TunedEntry]:
         raise ValueError(
             "no study of this run has a correct configuration yet: sweep on, then emit"
         )
-    emitted = [entry for entry in entries if entry.study.kernel in API_MODULES]
+    emitted = [entry for entry in entries if obstacle(entry.study, run.gpu) is None]
     if not emitted:
+        name = entries[0].study.kernel
+        if name in API_MODULES:
+            raise ValueError(
+                f"{entries[0].problem} with {name} cannot be emitted: "
+                f"{obstacle(entries[0].study, run.gpu)}"
+            )
         raise ValueError(
-            f"kernel {entries[0].study.kernel!r} cannot be emitted, only {', '.join(API_MODULES)}: "
+            f"kernel {name!r} cannot be emitted, only {', '.join(API_MODULES)}: "
             "sweep one of these too, then emit"
         )
     return emitted
@@ -164,7 +172,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 #: Static files of single families, beside the module that calls them.
-_FAMILY_FILES = {"hopper_gemm": ["_hopper_gemm.py", "gemm_cuda.py"]}
+_FAMILY_FILES = dict.fromkeys(STAND_INS, ("_hopper_gemm.py", "gemm_cuda.py"))
 
 
 def _module_files(families: list[str]) -> list[str]:
@@ -172,12 +180,12 @@ def _module_files(families: list[str]) -> list[str]:
     backends = {kernel(name).backend for name in families}
     files = ["__init__.py", "_lookup.py", "kernels/__init__.py"]
     files += sorted({API_MODULES[name] for name in families})
-    files += [file for name in families for file in _FAMILY_FILES.get(name, ())]
+    files += sorted({file for name in families for file in _FAMILY_FILES.get(name, ())})
     if Backend.TRITON in backends:
         files += ["_torch_device.py", "kernels/triton/__init__.py"]
     if Backend.CUPY in backends:
         files += ["kernels/cuda/__init__.py"]
-    return files
+    return list(dict.fromkeys(files))
 
 
 def _write(

@@ -99,7 +99,7 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     for entry in sorted(entries, key=lambda e: isinstance(e.problem, Gemm) and not _scaled(e)):
         first.setdefault(entry.study.kernel, entry)
     lines: list[str] = []
-    products = [first[family] for family in ("triton_gemm", "hopper_gemm") if family in first]
+    products = [first[family] for family in ("triton_gemm", *STAND_INS) if family in first]
     if products:
         entry = max(products, key=_scaled)
         recipe, out = entry.formats
@@ -115,9 +115,10 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
             f"c = gemm(a, b{', a_scale, b_scale' if scaled else ''}, "
             f'recipe="{recipe}", out_dtype=torch.{dtype})',
         ]
-    if "hopper_gemm" in first:
-        recipe, out = first["hopper_gemm"].formats
-        scales = ", a_scale, b_scale" if _scaled(first["hopper_gemm"]) else ""
+    on_cupy = [first[family] for family in STAND_INS if family in first]
+    if on_cupy:
+        recipe, out = on_cupy[0].formats
+        scales = ", a_scale, b_scale" if _scaled(on_cupy[0]) else ""
         lines += [
             "",
             f"from {name} import gemm_cuda  # CuPy arrays; imports no torch",
@@ -144,11 +145,13 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
 
 
 def _stand_in_text(entries: Sequence[TunedEntry]) -> list[str]:
-    """What runs where ``hopper_gemm`` cannot."""
-    if not any(entry.study.kernel in STAND_INS for entry in entries):
+    """What runs where the CUDA C++ products cannot."""
+    shipped = [name for name in STAND_INS if any(e.study.kernel == name for e in entries)]
+    if not shipped:
         return []
+    names = " and ".join(f"`{name}`" for name in shipped)
     return [
-        "`gemm` launches `hopper_gemm` through CuPy on torch's own memory and stream. Where rows",
+        f"`gemm` launches {names} through CuPy on torch's own memory and stream. Where rows",
         "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
         "9.0, a default of `triton_gemm` runs in its place, with one warning.",
         "",

@@ -25,6 +25,7 @@ __all__ = [
     "config_file_name",
     "families_of",
     "fastest",
+    "obstacle",
     "template_folder",
 ]
 
@@ -33,11 +34,13 @@ __all__ = [
 API_MODULES = {
     "triton_gemm": "_gemm.py",
     "hopper_gemm": "_gemm.py",
+    "hopper_skinny_gemm": "_gemm.py",
+    "hopper_block_gemm": "_gemm.py",
     "triton_quantize": "_quantize.py",
     "cuda_quantize": "quantize_cuda.py",
 }
 #: What runs the calls that a family cannot: another GPU, rows that its loads cannot address.
-STAND_INS = {"hopper_gemm": "triton_gemm"}
+STAND_INS = dict.fromkeys(("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm"), "triton_gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,17 @@ class Slower:
             f"{self.winner.study.kernel} is faster: "
             f"{self.winner.time_us:.2f} us against {self.entry.time_us:.2f} us{how}"
         )
+
+
+def obstacle(study: "StudyRecord", gpu: "Gpu") -> str | None:
+    """Why a package cannot hold a study's winner, or ``None`` when it can."""
+    if study.kernel not in API_MODULES:
+        return f"packages have a function for {', '.join(API_MODULES)} only"
+    stand_in = STAND_INS.get(study.kernel)
+    if stand_in is None:
+        return None
+    reason = kernel(stand_in).refusal(study.problem, gpu.limits)
+    return None if reason is None else f"nothing stands in for it where it cannot run: {reason}"
 
 
 def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slower]]:

@@ -79,7 +79,11 @@ def compare(run: Run) -> list[Compared]:
         if fastest is None or fastest[1].measurement.time_us is None:
             continue
         baseline = Gemm(
-            m=problem.m, n=problem.n, k=problem.k, recipe=RECIPES[BASELINE], out=problem.out
+            m=problem.m,
+            n=problem.n,
+            k=problem.k,
+            recipe=RECIPES[BASELINE],
+            out=problem.baseline_out,
         )
         quantize_us: float | None = 0.0
         if problem.recipe.quantized:

@@ -69,7 +69,7 @@ def run_checks(package: ModuleType, job: Mapping[str, Any], device: str, report:
     for module in ("_gemm", "_quantize"):
         if module.removeprefix("_") in package.__all__:
             importlib.import_module(f"{package.__name__}.{module}")
-    if any(product.kernel == HOPPER for product in products):
+    if any(product.kernel in HOPPER for product in products):
         importlib.import_module(f"{package.__name__}._hopper_gemm")
         if device == "cuda":
             importlib.import_module(f"{package.__name__}.gemm_cuda")

@@ -20,6 +20,8 @@ from typing import Any
 
 FORBIDDEN = frozenset({"workbench", "tuning", "sim", "tiles"})
 NO_DEVICE = 3
+#: Families of products in CUDA C++; nothing of the workbench may be imported yet.
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -113,7 +115,7 @@ def _smoke(package: ModuleType, device: str) -> int:
         package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
         calls += 1
     for file in lookup.FILES:
-        if device == "cuda" and file.kernel == "hopper_gemm" and file.extents is not None:
+        if device == "cuda" and file.kernel in HOPPER and file.extents is not None:
             n, k = file.extents
             recipe, out = file.formats
             a = _codes(torch, rows, k, file.layout["a_element"], device)
@@ -123,7 +125,7 @@ def _smoke(package: ModuleType, device: str) -> int:
             b_scale = scales(file.layout["b_block"], n, k)
             package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
             calls += 1
-    if device == "cuda" and lookup.layouts("hopper_gemm"):
+    if device == "cuda" and any(map(lookup.layouts, HOPPER)):
         calls += _smoke_cupy(package, lookup)
     for target, source in lookup.layouts("triton_quantize"):
         package.quantize(_codes(torch, rows, cols, source, device), target)
@@ -144,7 +146,7 @@ def _smoke_cupy(package: ModuleType, lookup: ModuleType) -> int:
     gemm = importlib.import_module(f"{package.__name__}.gemm_cuda").gemm
     dtypes = {"bf16": "uint16", "fp16": "float16", "int8": "int8"}
     rows, cols = 8, 256
-    layouts = lookup.layouts("hopper_gemm")
+    layouts = {key: value for name in HOPPER for key, value in lookup.layouts(name).items()}
     for (recipe, out), layout in layouts.items():
         a = cupy.zeros((rows, cols), dtypes.get(layout["a_element"], "uint8"))
         b = cupy.zeros((cols, cols), a.dtype)
@@ -154,8 +156,8 @@ def _smoke_cupy(package: ModuleType, lookup: ModuleType) -> int:
                 -(-extent // under) if under else 1
                 for extent, under in zip(operand.shape, block, strict=True)
             ]
-            # 1xB scales of A have M contiguous.
-            order = "F" if operand is a and block and block[0] == 1 else "C"
+            # 1xB scales have their rows contiguous.
+            order = "F" if block and block[0] == 1 else "C"
             scales.append(grid and cupy.ones(grid, "float32", order=order))
         gemm(a, b, *scales, recipe=recipe, out_format=out)
     return len(layouts)

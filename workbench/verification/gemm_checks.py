@@ -35,7 +35,7 @@ def _beside(entry: GemmEntry) -> Gemm:
 def _tail_shape(entry: GemmEntry) -> Gemm:
     """Extents beyond multiples of the tuned tile; multiples of 16 where descriptors want them."""
     config = entry.config
-    on_hopper = entry.kernel == HOPPER
+    on_hopper = entry.kernel in HOPPER
     step = 16 if on_hopper or config["tma"] else 1
     bits = entry.problem.recipe.activation.element.bits
     block_k = 1024 // bits if on_hopper else int(config["block_k"])
@@ -69,7 +69,7 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
         with Recorder(report, f"{label}: answers") as check:
             check.note(f"formats, configuration and small shapes are those of {seen}")
         return
-    if entry.kernel == HOPPER and not on_gpu:
+    if entry.kernel in HOPPER and not on_gpu:
         check_launcher(entry, report)
         check_stand_in(entry, _several_blocks(entry), report)
         return
@@ -96,7 +96,7 @@ def check_gemm(entry: GemmEntry, report: Report, *, seen: str = "") -> None:
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")
             else:
                 judge(check, entry, small, pattern, entry.launch)
-    if entry.kernel == HOPPER:
+    if entry.kernel in HOPPER:
         check_unaligned(entry, report)
         check_cupy(entry, report)
 
@@ -137,12 +137,12 @@ def _odd(entry: GemmEntry) -> Gemm:
 def check_defaults(entry: GemmEntry, report: Report) -> None:
     """Every default configuration for the entry's formats gives the right answer once."""
     formats = (entry.problem.recipe.name, entry.problem.out)
-    for family in (TRITON, HOPPER):
+    for family in (TRITON, *HOPPER):
         problem = _odd(entry) if family == TRITON else replace(entry.problem, m=35, n=80, k=256)
         for choice in default_choices(entry.lookup, family, formats):
             name = f"{family} {' '.join(formats)}: {default_name(choice)}"
             with Recorder(report, name) as check:
-                obstacle = family == HOPPER and entry.hopper_obstacle
+                obstacle = family in HOPPER and entry.hopper_obstacle
                 if obstacle:
                     check.skip(obstacle)
                 else:

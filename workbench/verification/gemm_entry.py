@@ -13,7 +13,9 @@ from workbench.verification.operands import Matrix, Pattern, draw, draw_pair
 
 __all__ = ["HOPPER", "TRITON", "GemmEntry", "gemm_entries"]
 
-TRITON, HOPPER = "triton_gemm", "hopper_gemm"
+TRITON = "triton_gemm"
+#: The products in CUDA C++.
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class GemmEntry:
                 (problem.n, problem.k),
                 problem.m,
                 name,
-                (HOPPER,),
+                HOPPER,
             )
 
     def operands(self, problem: Gemm, pattern: Pattern) -> tuple[Matrix, Matrix]:
@@ -101,7 +103,7 @@ class GemmEntry:
 
     def launch_choice(self, choice: Any, a: Matrix, b: Matrix, out: torch.Tensor) -> None:
         """The template with a configuration of the package, whatever the shape."""
-        if choice.file.kernel == HOPPER:
+        if choice.file.kernel in HOPPER:
             launch = self.package._hopper_gemm.launch
             launch(choice, a.codes, b.codes, a.scales, b.scales, out)
             return
@@ -125,7 +127,7 @@ def gemm_entries(
 ) -> Iterator[GemmEntry]:
     """The tuned products that the evidence lists."""
     for entry in evidence["entries"]:
-        if entry["kernel"] in (TRITON, HOPPER):
+        if entry["kernel"] in (TRITON, *HOPPER):
             problem = parse_problem(entry["problem"])
             assert isinstance(problem, Gemm)
             yield GemmEntry(

@@ -10,20 +10,23 @@
 // of its own and they take turns, so that one stores while the other multiplies.
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
-// CUDA cores ("promoted"), while the other warpgroup's product runs on the tensor cores.  What the
-// next step waits for (its barrier, its scales) is fetched while this step's product runs.
+// CUDA cores ("promoted").  A warpgroup has two sets of accumulators for its products: one is
+// promoted while the tensor cores fill the other.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
+// GROUPS > 0: rows belong to so many groups (experts), each with a B of its own, one under the
+// other.  Where a group's rows lie is read on the device: `counts` rows (or up to the next offset)
+// from `offsets` on, or from every `capacity` rows on.  A scan makes the tiles of the groups before
+// each one, and every walker over tiles moves on through it.  A tile's 64 rows that reach beyond
+// the group are stored row by row, because a tensor map knows one end only.
+//
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS.
+// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, GROUPS.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
-typedef long long i64;
+#include "hopper.cuh"
+#include "hopper_wgmma.cuh"
 
 #define CONSUMERS 2
 #define THREADS (128 * (CONSUMERS + 1))
@@ -32,12 +35,13 @@ typedef long long i64;
 #define BLOCK_K (ROW_BYTES / ELEMENT_BYTES)
 #define ROWS (PINGPONG ? BLOCK_M : BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
 #define TILES_M (ROWS / 64)                              // wgmma is 64 rows high
-#define HALF (BLOCK_N / 2)                               // accumulators of a thread for 64 rows
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
 #define PROMOTED (SCALES >= 3)
-#define SCALE_BYTES (SCALES == 3 ? BLOCK_M * 4 : 0)
-#define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
+// Scales of a tile's rows.  The copy engine starts at multiples of 16 bytes only, a group anywhere.
+#define SCALE_BYTES (SCALES == 3 ? (BLOCK_M + (GROUPS ? 4 : 0)) * 4 : 0)
+#define SCALE_PITCH ((SCALE_BYTES + 127) / 128 * 128)  // the copy engine's alignment
+#define SCALE_RING ((STAGES * SCALE_PITCH + 1023) / 1024 * 1024)
 #define STORE_BYTES (64 * ROW_BYTES)
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
@@ -50,191 +54,23 @@ typedef long long i64;
 #define TURN 1
 #define GROUP 3
 
-struct __align__(64) TensorMap {
-    u8 bytes[128];
+#if GROUPS
+// Where the rows of the groups lie, and the output's rows for those that TMA does not store.
+struct Groups {
+    const i64 *offsets;  // of each group's first row; null: every `capacity` rows
+    const int *counts;   // rows of each group; null: up to the next offset
+    u8 *c;
+    i64 c_pitch;     // bytes from one row of C to the next
+    int capacity;    // rows that a group has at most
+    int scale_rows;  // rows of map_scale that each group has of its own; 0: all share them
 };
-
-#if ELEMENT == 4
-typedef int Accumulator;
-#define REGISTER "r"
-#else
-typedef float Accumulator;
-#define REGISTER "f"
+#define GROUPS_PARAMETER , const __grid_constant__ Groups groups
+#if SCALES != 0 && SCALES != 2 && SCALES != 3
+#error "groups have no scales, those of rows, or those of 1x128 and 128x128 blocks"
 #endif
-
-__device__ __forceinline__ u32 shared_address(const void *p) {
-    u32 address = (u32)__cvta_generic_to_shared(p);
-    // Opaque and the same in every lane: computed once, and kept in a uniform register.
-    asm volatile("" : "+r"(address));
-    return __shfl_sync(0xffffffffu, address, 0);
-}
-
-__device__ __forceinline__ float load_shared(u32 address) {
-    float x;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address));
-    return x;
-}
-
-__device__ __forceinline__ void barrier_init(u32 bar, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-
-__device__ __forceinline__ void barrier_expect(u32 bar, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(u32 bar) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive_at(u32 bar, u32 cta) {
-    asm volatile(
-        "{\n.reg .b32 remote;\n"
-        "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
-        "r"(cta)
-        : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
-    u32 done;
-    do {
-        asm volatile(
-            "{\n.reg .pred p;\n"
-            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p;\n}"
-            : "=r"(done)
-            : "r"(bar), "r"(parity)
-            : "memory");
-    } while (!done);
-}
-
-__device__ __forceinline__ void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
-        "l"(map), "r"(bar), "r"(x), "r"(y)
-        : "memory");
-}
-
-__device__ __forceinline__ void load_tile_everywhere(u32 to, const TensorMap *map, u32 bar, int x,
-                                                     int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-        "l"(map), "r"(bar), "r"(x), "r"(y), "h"((u16)((1 << CLUSTER) - 1))
-        : "memory");
-}
-
-__device__ __forceinline__ void store_tile(const TensorMap *map, u32 from, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-        "r"(from), "r"(x), "r"(y)
-        : "memory");
-}
-
-// A wgmma operand in shared memory: K-major, 128-byte swizzle, 1024 bytes between groups of 8 rows.
-__device__ __forceinline__ u64 descriptor(u32 address) {
-    return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-
-// The accumulators of wgmma are an operand list as long as the tile is wide.
-#define LIST8(a, b, c, d, e, f, g, h) \
-    "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
-#define PLACES_32                                                      \
-    LIST8(0, 1, 2, 3, 4, 5, 6, 7) "," LIST8(8, 9, 10, 11, 12, 13, 14, 15) "," \
-    LIST8(16, 17, 18, 19, 20, 21, 22, 23) "," LIST8(24, 25, 26, 27, 28, 29, 30, 31)
-#define PLACES_64                                                                       \
-    PLACES_32 "," LIST8(32, 33, 34, 35, 36, 37, 38, 39) "," LIST8(40, 41, 42, 43, 44, 45, 46, 47) \
-    "," LIST8(48, 49, 50, 51, 52, 53, 54, 55) "," LIST8(56, 57, 58, 59, 60, 61, 62, 63)
-#define PLACES_96                                                                       \
-    PLACES_64 "," LIST8(64, 65, 66, 67, 68, 69, 70, 71) "," LIST8(72, 73, 74, 75, 76, 77, 78, 79) \
-    "," LIST8(80, 81, 82, 83, 84, 85, 86, 87) "," LIST8(88, 89, 90, 91, 92, 93, 94, 95)
-#define PLACES_128                                                                 \
-    PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103) ","                    \
-    LIST8(104, 105, 106, 107, 108, 109, 110, 111) ","                              \
-    LIST8(112, 113, 114, 115, 116, 117, 118, 119) "," LIST8(120, 121, 122, 123, 124, 125, 126, 127)
-#define SINKS_8(d, i)                                                                \
-    "+" REGISTER(d[i]), "+" REGISTER(d[i + 1]), "+" REGISTER(d[i + 2]), "+" REGISTER(d[i + 3]), \
-    "+" REGISTER(d[i + 4]), "+" REGISTER(d[i + 5]), "+" REGISTER(d[i + 6]), "+" REGISTER(d[i + 7])
-#define SINKS_32(d, i) SINKS_8(d, i), SINKS_8(d, i + 8), SINKS_8(d, i + 16), SINKS_8(d, i + 24)
-
-#if BLOCK_N == 64
-#define SHAPE "m64n64"
-#define PLACES PLACES_32
-#define SINKS(d) SINKS_32(d, 0)
-#define SOURCES "%32, %33"
-#define KEEP "%34"
-#elif BLOCK_N == 128
-#define SHAPE "m64n128"
-#define PLACES PLACES_64
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32)
-#define SOURCES "%64, %65"
-#define KEEP "%66"
-#elif BLOCK_N == 192
-#define SHAPE "m64n192"
-#define PLACES PLACES_96
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64)
-#define SOURCES "%96, %97"
-#define KEEP "%98"
-#elif BLOCK_N == 256
-#define SHAPE "m64n256"
-#define PLACES PLACES_128
-#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_32(d, 96)
-#define SOURCES "%128, %129"
-#define KEEP "%130"
 #else
-#error "BLOCK_N is 64, 128, 192 or 256"
+#define GROUPS_PARAMETER
 #endif
-
-#if ELEMENT == 0
-#define TYPES "k16.f32.bf16.bf16"
-#elif ELEMENT == 1
-#define TYPES "k16.f32.f16.f16"
-#elif ELEMENT == 2
-#define TYPES "k32.f32.e4m3.e4m3"
-#elif ELEMENT == 3
-#define TYPES "k32.f32.e5m2.e5m2"
-#else
-#define TYPES "k32.s32.s8.s8"
-#endif
-#if ELEMENT < 2
-#define SIGNS ", 1, 1, 0, 0"  // operands as they are, neither transposed
-#elif ELEMENT < 4
-#define SIGNS ", 1, 1"
-#else
-#define SIGNS ""
-#endif
-
-// d += a . b, or d = a . b where keep is 0: 64 rows by BLOCK_N columns by 32 bytes of K.
-__device__ __forceinline__ void wgmma(Accumulator (&d)[HALF], u64 a, u64 b, int keep) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " KEEP
-                 ", 0;\n"
-                 "wgmma.mma_async.sync.aligned." SHAPE TYPES " {" PLACES "}, " SOURCES
-                 ", p" SIGNS ";\n}"
-                 : SINKS(d)
-                 : "l"(a), "l"(b), "r"(keep));
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void wgmma_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int Pending>
-__device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
-}
-
-// Keeps the compiler from moving accumulators that the tensor cores are writing.
-__device__ __forceinline__ void pin(Accumulator (&d)[HALF]) {
-#pragma unroll
-    for (int i = 0; i < HALF; i++) asm volatile("" : "+" REGISTER(d[i])::"memory");
-}
 
 __device__ __forceinline__ void turn_wait(int who) {
     asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
@@ -248,31 +84,108 @@ __device__ __forceinline__ void group_sync(int who) {
     asm volatile("bar.sync %0, 128;" ::"r"(GROUP + who) : "memory");
 }
 
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
+// Where a tile lies.
+struct Tile {
+    int top, left;    // its first row, in A and C, and its first column
+    int end;          // behind the last row that is stored
+    int b_top;        // row of B's map for its first column
+    int group;        // 0 without groups
+    int scale_x;      // of map_scale, for its first row or up to 3 rows before
+    int scale_shift;  // the first row's place in what is fetched from there
+    int scale_y;      // of map_scale, for K = 0
+};
 
-__device__ __forceinline__ u32 cluster_rank() {
-    u32 rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
+#if GROUPS
+// Filled once: cluster rows of tiles in the groups before each, the first row of each, its rows.
+struct GroupTable {
+    int before[GROUPS + 1], first[GROUPS], rows[GROUPS];
+};
 
-// The output's tiles in the order in which they are worked on.
+// By the first warp.
+__device__ __forceinline__ void scan_groups(GroupTable &table, const Groups &groups, int m) {
+    int carry = 0;
+    for (int base = 0; base < GROUPS; base += 32) {
+        const int lane = threadIdx.x, g = base + lane;
+        int first = 0, rows = 0;
+        if (g < GROUPS) {
+            const i64 start = groups.offsets ? __ldg(groups.offsets + g) : (i64)g * groups.capacity;
+            const i64 count =
+                groups.counts ? __ldg(groups.counts + g) : __ldg(groups.offsets + g + 1) - start;
+            // Whatever the device says, nothing outside the matrices is touched.
+            first = (int)min(max(start, (i64)0), (i64)m);
+            rows = (int)min(max(count, (i64)0), (i64)min(groups.capacity, m - first));
+            table.first[g] = first;
+            table.rows[g] = rows;
+        }
+        int sum = (rows + BLOCK_M * CLUSTER - 1) / (BLOCK_M * CLUSTER);
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            const int other = __shfl_up_sync(0xffffffffu, sum, step);
+            if (lane >= step) sum += other;
+        }
+        sum += carry;
+        if (g < GROUPS) table.before[g + 1] = sum;
+        carry = __shfl_sync(0xffffffffu, sum, 31);
+    }
+    if (threadIdx.x == 0) table.before[0] = 0;
+}
+#endif
+
+// The output's tiles in the order in which they are worked on: groups, then rasters of GROUP_M
+// cluster rows.
 struct Raster {
-    int cols, cluster_rows;
+    int cols;
+#if GROUPS
+    const GroupTable &table;
+    const Groups &groups;
+    int n, group;
 
-    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N) {
+    __device__ Raster(int m, int n, const GroupTable &table, const Groups &groups)
+        : cols((n + BLOCK_N - 1) / BLOCK_N), table(table), groups(groups), n(n), group(0) {}
+
+    __device__ int count() const { return table.before[GROUPS] * cols; }
+#else
+    int m, cluster_rows;
+
+    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N), m(m) {
         cluster_rows = ((m + BLOCK_M - 1) / BLOCK_M + CLUSTER - 1) / CLUSTER;
     }
 
     __device__ int count() const { return cluster_rows * cols; }
+#endif
 
-    __device__ void place(int index, int &row, int &col) const {
-        const int group = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
-        const int height = min(cluster_rows - group * GROUP_M, GROUP_M);
-        row = group * GROUP_M + inside % height;
-        col = inside / height;
+    // Tiles are asked for in ascending order.
+    __device__ Tile place(int index, u32 rank) {
+        Tile tile;
+#if GROUPS
+        while (index >= table.before[group + 1] * cols) group++;
+        const int first = table.first[group], rows = table.rows[group];
+        const int cluster_rows = table.before[group + 1] - table.before[group];
+        index -= table.before[group] * cols;
+#endif
+        const int raster = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
+        const int height = min(cluster_rows - raster * GROUP_M, GROUP_M);
+        const int row = raster * GROUP_M + inside % height;
+        tile.top = (row * CLUSTER + rank) * BLOCK_M;
+        tile.left = inside / height * BLOCK_N;
+#if GROUPS
+        tile.group = group;
+        const int scale_x = groups.scale_rows ? tile.top : first + tile.top;
+        tile.scale_shift = scale_x % 4;
+        tile.scale_x = scale_x - tile.scale_shift;
+        tile.scale_y = group * groups.scale_rows;
+        tile.top += first;
+        tile.end = first + rows;
+        tile.b_top = group * n + tile.left;
+#else
+        tile.group = 0;
+        tile.scale_x = tile.top;
+        tile.scale_shift = 0;
+        tile.scale_y = 0;
+        tile.end = m;
+        tile.b_top = tile.left;
+#endif
+        return tile;
     }
 };
 
@@ -312,6 +225,24 @@ __device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, in
 #endif
 }
 
+#if GROUPS
+// Writes the first `rows` rows of a staging buffer to row y, column x of C, 16 bytes at a time.
+__device__ __forceinline__ void store_rows(const Groups &groups, u32 buffer, int thread, int x,
+                                           int y, int rows, int n) {
+    constexpr int item = OUT == 2 ? 4 : 2;
+    for (int piece = thread; piece < rows * (ROW_BYTES / 16); piece += 128) {
+        const int r = piece / (ROW_BYTES / 16), at = piece % (ROW_BYTES / 16);
+        if (x + at * (16 / item) >= n) continue;
+        uint4 v;
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                     : "r"(buffer + r * ROW_BYTES + ((at ^ r % 8) * 16))
+                     : "memory");
+        *(uint4 *)(groups.c + (y + r) * groups.c_pitch + (i64)x * item + at * 16) = v;
+    }
+}
+#endif
+
 #if CLUSTER > 1
 #define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
 #else
@@ -321,7 +252,7 @@ __device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, in
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
 gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
             const __grid_constant__ TensorMap map_scale, const __grid_constant__ TensorMap map_c,
-            const float *a_scale, const float *b_scale, int m, int n, int k) {
+            const float *a_scale, const float *b_scale, int m, int n, int k GROUPS_PARAMETER) {
     extern __shared__ __align__(1024) u8 memory[];
     __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
 #if SCALES == 2
@@ -331,7 +262,13 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
     const u32 scale_ring = b_ring + STAGES * B_BYTES, store_ring = scale_ring + SCALE_RING;
     const u32 full_bar = shared_address(full), empty_bar = shared_address(empty);
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
-    const Raster raster(m, n);
+#if GROUPS
+    __shared__ GroupTable table;
+    if (threadIdx.x < 32) scan_groups(table, groups, m);
+    Raster raster(m, n, table, groups);
+#else
+    Raster raster(m, n);
+#endif
     const int steps = (k + BLOCK_K - 1) / BLOCK_K;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
 
@@ -354,23 +291,22 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             u32 phase = 1;  // the ring is empty: the first wait on every stage passes
             for (int index = blockIdx.x / CLUSTER; index < raster.count();
                  index += gridDim.x / CLUSTER) {
-                int row, col;
-                raster.place(index, row, col);
-                const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+                const Tile tile = raster.place(index, rank);
                 for (int step = 0; step < steps; step++) {
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, tile.top);
                     if (CLUSTER > 1) {
                         const int part = rank * (BLOCK_N / CLUSTER);
                         load_tile_everywhere(b_ring + stage * B_BYTES + part * ROW_BYTES, &map_b,
-                                             bar, step * BLOCK_K, left + part);
+                                             bar, step * BLOCK_K, tile.b_top + part);
                     } else {
-                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, tile.b_top);
                     }
                     if (SCALES == 3)
-                        load_tile(scale_ring + stage * SCALE_BYTES, &map_scale, bar, top, step);
+                        load_tile(scale_ring + stage * SCALE_PITCH, &map_scale, bar, tile.scale_x,
+                                  tile.scale_y + step);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
             }
@@ -415,9 +351,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                 const u32 position = (u32)sequence * steps;
                 stage = position % STAGES, phase = position / STAGES & 1;
             }
-            int row, col;
-            raster.place(index, row, col);
-            const int top = (row * CLUSTER + rank) * BLOCK_M, left = col * BLOCK_N;
+            const Tile tile = raster.place(index, rank);
+            const int top = tile.top, left = tile.left;
             Accumulator product[TILES_M][HALF];
 #if SCALES == 2
             // Asked for before the products, so that the epilogue need not wait for them.
@@ -425,7 +360,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
             for (int i = 0; i < (BLOCK_N + 127) / 128; i++) {
                 const int x = left + i * 128 + thread;
-                my_columns[i] = x < n ? __ldg(b_scale + x) : 0.0f;
+                my_columns[i] = x < n ? __ldg(b_scale + (i64)tile.group * n + x) : 0.0f;
             }
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
@@ -437,56 +372,68 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             const float one_factor = __ldg(a_scale) * __ldg(b_scale);
 #endif
 #if PROMOTED
+            Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                 for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
-            const float *b_next = b_scale + (i64)(left / QUANT) * steps;
+            const i64 b_block = (i64)tile.group * ((n + QUANT - 1) / QUANT) + left / QUANT;
+            const float *b_next = b_scale + b_block * steps;
             // A cluster's last tile may lie beyond M: its scales are read from the last block.
             const int a_block = min(top + offset, m - 1) / QUANT;
             const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
-            float b_now = __ldg(b_next), a_now = SCALES == 4 ? __ldg(a_next) : 1.0f;
-            float left_now[TILES_M][2];
-            auto fetch_left = [&] {
+            const int scale_row = first_row + tile.scale_shift;
+            float factor[2][TILES_M][2];
+            // Starts the product of the next step in one of the two sets of accumulators.
+            auto start = [&](Accumulator(&d)[TILES_M][HALF], float(&f)[TILES_M][2]) {
+                barrier_wait(full_bar + stage * 8, phase);
+                multiply(d, true);
+                const float common = SCALES == 4 ? __ldg(a_next++) * __ldg(b_next++)
+                                                 : __ldg(b_next++);
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                     for (int h = 0; h < 2; h++)
-                        left_now[t][h] =
-                            SCALES == 3 ? load_shared(scale_ring + stage * SCALE_BYTES +
-                                                      (first_row + t * 64 + h * 8) * 4)
-                                        : 1.0f;
-            };
-            barrier_wait(full_bar + stage * 8, phase);
-            fetch_left();
-            for (int step = 0; step < steps; step++) {
-                multiply(product, true);
-                // While the product runs: its factors, and all that the next step waits for.
-                const int used = stage;
-                const float common = SCALES == 4 ? a_now * b_now : b_now;
-                float factor[TILES_M][2];
-#pragma unroll
-                for (int t = 0; t < TILES_M; t++)
-#pragma unroll
-                    for (int h = 0; h < 2; h++)
-                        factor[t][h] = SCALES == 3 ? left_now[t][h] * common : common;
+                        f[t][h] = SCALES == 3 ? load_shared(scale_ring + stage * SCALE_PITCH +
+                                                            (scale_row + t * 64 + h * 8) * 4) *
+                                                    common
+                                              : common;
                 if (++stage == STAGES) stage = 0, phase ^= 1;
-                if (step + 1 < steps) {
-                    b_now = __ldg(++b_next);
-                    if (SCALES == 4) a_now = __ldg(++a_next);
-                    barrier_wait(full_bar + stage * 8, phase);
-                    fetch_left();
-                }
-                wgmma_wait<0>();
+            };
+            // Adds a product that is done, while the next one runs on the tensor cores.
+            int oldest = stage;  // its product is promoted next
+            auto promote = [&](Accumulator(&d)[TILES_M][HALF], const float(&f)[TILES_M][2]) {
 #pragma unroll
-                for (int t = 0; t < TILES_M; t++) pin(product[t]);
-                release(used);
+                for (int t = 0; t < TILES_M; t++) pin(d[t]);
+                release(oldest);
+                if (++oldest == STAGES) oldest = 0;
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
-                    for (int i = 0; i < HALF; i++)
-                        sum[t][i] += factor[t][i / 2 % 2] * (float)product[t][i];
+                    for (int i = 0; i < HALF; i++) sum[t][i] += f[t][i / 2 % 2] * (float)d[t][i];
+            };
+            // No start stands under a condition inside the loop: the compiler would then wait for
+            // every instruction of a product.
+            start(product, factor[0]);
+            int started = 1;
+            for (; started + 1 < steps; started += 2) {
+                start(other, factor[1]);
+                wgmma_wait<1>();
+                promote(product, factor[0]);
+                start(product, factor[0]);
+                wgmma_wait<1>();
+                promote(other, factor[1]);
+            }
+            if (started < steps) {
+                start(other, factor[1]);
+                wgmma_wait<1>();
+                promote(product, factor[0]);
+                wgmma_wait<0>();
+                promote(other, factor[1]);
+            } else {
+                wgmma_wait<0>();
+                promote(product, factor[0]);
             }
 #else
 #if PINGPONG
@@ -554,9 +501,13 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     }
                     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
                     group_sync(consumer);
+                    const int y = top + offset + t * 64;
+                    const bool whole = !GROUPS || y + 64 <= tile.end;
+#if GROUPS
+                    if (!whole) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
+#endif
                     if (thread == 0) {
-                        if (x < n && top + offset + t * 64 < m)
-                            store_tile(&map_c, buffer, x, top + offset + t * 64);
+                        if (whole && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
                         // A group for every buffer, also an empty one: the wait above counts them.
                         asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                     }

@@ -1,97 +1,80 @@
-"""Launch the Hopper product of ``gemm_hopper.cu`` on CuPy arrays; no torch needed.
-
-Tensor maps, which tell the copy engine where a matrix lies, are made by the driver and kept by
-address and shape.
-"""
+"""Launch the Hopper product of ``gemm_hopper.cu`` on CuPy arrays; no torch needed."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .hopper_operands import (
+    ELEMENT_BYTES,
+    ELEMENTS,
+    OUTPUTS,
+    QUANT,
+    ROW_BYTES,
+    SCALES,
+    check_names,
+    check_operands,
+    column_pitch,
+    multiprocessors,
+    row_pitch,
+    tensor_map,
+)
 from .modules import load
 
 __all__ = [
-    "ELEMENTS",
     "FIELDS",
-    "OUTPUTS",
-    "SCALES",
+    "THREADS",
+    "compiled_kernel",
     "launch",
     "options",
     "precompile",
+    "scale_rows",
     "smem_bytes",
 ]
 
-#: Operand formats by macro value; bf16 arrives as uint16, 8-bit floats as uint8 views.
-ELEMENTS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
-#: Output formats by macro value; bf16 as a uint16 view.
-OUTPUTS = ("bf16", "fp16", "fp32")
-#: Scale modes by macro value: none, one each, rows of A and of B, 1x128 and 128x128, 128x128 both.
-SCALES = ("none", "tensor", "row", "b1x128", "b128x128")
 FIELDS = (
     "block_m", "block_n", "stages", "cluster", "group_m", "pingpong", "store_buffers",
 )  # fmt: skip
-DTYPES = {
-    "bf16": ("uint16",),
-    "fp16": ("float16", "uint16"),
-    "fp32": ("float32",),
-    "e4m3fn": ("uint8",),
-    "e5m2": ("uint8",),
-    "int8": ("int8",),
-}
-#: NumPy's one-letter names of the view dtypes: ``dtype.name`` is slow to make.
-_LETTERS = {
-    name: frozenset(np.dtype(view).char for view in views) for name, views in DTYPES.items()
-}
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "e4m3fn": 1, "e5m2": 1, "int8": 1}
-#: Bytes of K in a stage, the width of the swizzle, and of a staging buffer's rows.
-ROW_BYTES = 128
 CONSUMERS = 2
 THREADS = 128 * (CONSUMERS + 1)
-QUANT = 128
-#: An integer sum of this many products of codes up to 127 stays below 2^31.
-MAX_INT32_K = (2**31 - 1) // 127**2
-
-# cuda.h: CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion.
-_MAP_TYPES = {1: 0, 2: 1, 4: 7}  # UINT8, UINT16, FLOAT32 by element bytes
-_SWIZZLE_NONE, _SWIZZLE_128B = 0, 3
-_L2_PROMOTION_256B = 3
-_MAP_BYTES = 128
-_MAP_DTYPE = np.dtype([("bytes", "u1", _MAP_BYTES)])
 
 
-def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
+def scale_rows(block_m: int, groups: int) -> int:
+    """Rows of 1x128 scales that a stage fetches.
+
+    The copy engine starts at multiples of 16 bytes (without that, an illegal instruction); a group
+    starts at any row.
+    """
+    return block_m + (4 if groups else 0)
+
+
+def smem_bytes(*, scales: str, config: Mapping[str, int | bool], groups: int = 0) -> int:
     """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
     block_m, stages = int(config["block_m"]), int(config["stages"])
     tiles = stages * (block_m + int(config["block_n"])) * ROW_BYTES
-    scale_ring = -(-stages * block_m * 4 // 1024) * 1024 if scales == "b1x128" else 0
+    scale_pitch = -(-scale_rows(block_m, groups) * 4 // 128) * 128
+    scale_ring = -(-stages * scale_pitch // 1024) * 1024 if scales == "b1x128" else 0
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
 
-def _check_names(element: str, out: str, scales: str) -> None:
-    for name, value, known in (
-        ("element", element, ELEMENTS),
-        ("out", out, OUTPUTS),
-        ("scales", scales, SCALES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
-
-
 def options(
-    *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    groups: int = 0,
 ) -> tuple[str, ...]:
-    """Compiler options for formats and a configuration.
+    """Compiler options for formats and a configuration; ``groups``: matrices that B comes in.
 
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    _check_names(element, out, scales)
+    check_names(element, out, scales)
     if sorted(config) != sorted(FIELDS):
         raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
     block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
@@ -124,155 +107,33 @@ def options(
         "GROUP_M": group_m,
         "PINGPONG": pingpong,
         "STORE_BUFFERS": buffers,
+        "GROUPS": groups,
     }
     return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
 
 
 @cache
-def _kernel(
-    device: int, element: str, out: str, scales: str, items: tuple[tuple[str, int | bool], ...]
+def compiled_kernel(
+    device: int,
+    element: str,
+    out: str,
+    scales: str,
+    items: tuple[tuple[str, int | bool], ...],
+    groups: int = 0,
 ) -> Any:
-    """The compiled kernel of a device for formats and a configuration's fields.
+    """The compiled kernel of a device for formats, a configuration's fields and groups.
 
     Raises:
         ValueError: as :func:`options`.
     """
     config = dict(items)
-    compiler_options = options(element=element, out=out, scales=scales, config=config)
-    module = load(Path(__file__).with_suffix(".cu"), compiler_options)
-    kernel = module.get_function("gemm_hopper")
-    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
-    return kernel
-
-
-@cache
-def _multiprocessors(device: int) -> int:
-    import cupy
-
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
-
-
-@cache
-def _encoder() -> Any:
-    """``cuTensorMapEncodeTiled`` of the installed driver."""
-    encode = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
-    encode.restype = ctypes.c_int
-    return encode
-
-
-@lru_cache(maxsize=4096)
-def _tensor_map(
-    pointer: int, item_bytes: int, inner: int, outer: int, row_bytes: int, box: tuple[int, int]
-) -> Any:
-    """Tensor map of a matrix, as the kernel takes it by value.
-
-    Args:
-        inner, outer: elements of a row, and rows.
-        row_bytes: from one row to the next.
-        box: elements and rows of a tile; tiles 128 bytes wide are swizzled.
-    Raises:
-        ValueError: the driver refuses these numbers.
-    """
-    memory = (ctypes.c_uint8 * (_MAP_BYTES + 64))()
-    aligned = ctypes.addressof(memory) + -ctypes.addressof(memory) % 64
-    swizzled = box[0] * item_bytes == ROW_BYTES and box[1] > 1
-    result = _encoder()(
-        ctypes.c_void_p(aligned),
-        _MAP_TYPES[item_bytes],
-        2,
-        ctypes.c_void_p(pointer),
-        (ctypes.c_uint64 * 2)(inner, outer),
-        (ctypes.c_uint64 * 1)(row_bytes),
-        (ctypes.c_uint32 * 2)(*box),
-        (ctypes.c_uint32 * 2)(1, 1),
-        0,  # not interleaved
-        _SWIZZLE_128B if swizzled else _SWIZZLE_NONE,
-        _L2_PROMOTION_256B,
-        0,  # what lies outside is zero
+    compiler_options = options(
+        element=element, out=out, scales=scales, config=config, groups=groups
     )
-    if result:
-        raise ValueError(
-            f"the driver refuses a tensor map of {outer} x {inner} elements of {item_bytes} bytes, "
-            f"rows {row_bytes} bytes apart, tile {box}: error {result}"
-        )
-    raw = ctypes.string_at(aligned, _MAP_BYTES)
-    return np.frombuffer(raw, _MAP_DTYPE)[0]
-
-
-def _check_matrix(name: str, array: Any, item: str, shape: tuple[int, int]) -> None:
-    if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
-        raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
-    if array.dtype.char not in _LETTERS[item]:
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(DTYPES[item])}")
-    if array.shape != shape or 0 in shape:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
-
-
-def _pitch(array: Any) -> int:
-    """Bytes from one row to the next; what a lone row has for a stride means nothing."""
-    if array.shape[0] == 1:
-        return -(-int(array.shape[1]) * int(array.dtype.itemsize) // 16) * 16
-    return int(array.strides[0])
-
-
-def _column_pitch(scale: Any) -> int:
-    """Bytes from one column of 1x128 scales to the next; a lone column's stride means nothing."""
-    if scale.shape[1] == 1:
-        return -(-int(scale.shape[0]) * 4 // 16) * 16
-    return int(scale.strides[1])
-
-
-def _validate(
-    a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
-) -> tuple[int, int, int]:
-    """Check the operands; returns (M, N, K)."""
-    _check_names(element, out, scales)
-    for name, array in (("a", a), ("b", b), ("c", c)):
-        if getattr(array, "ndim", 2) != 2:
-            raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
-    m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    _check_matrix("a", a, element, (m, k))
-    _check_matrix("b", b, element, (n, k))
-    _check_matrix("c", c, out, (m, n))
-    for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
-        pitch, bytes_each = _pitch(array), ELEMENT_BYTES[item]
-        packed = array.strides[1] == bytes_each or array.shape[1] == 1
-        overlapping = pitch < array.shape[1] * bytes_each
-        if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
-            raise ValueError(
-                f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
-                f"at address {array.data.ptr:#x} and have strides {array.strides}"
-            )
-    if element == "int8" and scales not in ("b1x128", "b128x128") and k > MAX_INT32_K:
-        raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
-    blocks = -(-k // QUANT)
-    grids = {
-        "none": (None, None),
-        "tensor": ((1, 1), (1, 1)),
-        "row": ((m, 1), (n, 1)),
-        "b1x128": ((m, blocks), (-(-n // QUANT), blocks)),
-        "b128x128": ((-(-m // QUANT), blocks), (-(-n // QUANT), blocks)),
-    }[scales]
-    for name, scale, grid in (("a_scale", a_scale, grids[0]), ("b_scale", b_scale, grids[1])):
-        if grid is None:
-            if scale is not None:
-                raise ValueError(f"{name} is given: scales {scales!r} take none")
-            continue
-        _check_matrix(name, scale, "fp32", grid)
-        if name == "a_scale" and scales == "b1x128":
-            apart = _column_pitch(scale)
-            packed = scale.strides[0] == 4 or m == 1
-            if not packed or apart < 4 * m or apart % 16 or scale.data.ptr % 16:
-                raise ValueError(
-                    f"a_scale has strides {scale.strides}: M must be contiguous, its columns a "
-                    "multiple of 16 bytes apart and aligned to 16"
-                )
-        elif not scale.flags.c_contiguous:
-            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
-    arrays = [x for x in (b, c, a_scale, b_scale) if x is not None]
-    if any(x.device != a.device for x in arrays):
-        raise ValueError("the operands lie on several devices: they must share one")
-    return m, n, k
+    module = load(Path(__file__).with_name("gemm_hopper.cu"), compiler_options)
+    kernel = module.get_function("gemm_hopper")
+    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config, groups=groups)
+    return kernel
 
 
 def launch(
@@ -291,8 +152,8 @@ def launch(
     """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
 
     Args:
-        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``DTYPES``; rows are contiguous and
-            start at multiples of 16 bytes.
+        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_operands.DTYPES``; rows are
+            contiguous and start at multiples of 16 bytes.
         c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
             128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
@@ -300,23 +161,23 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = _validate(a, b, c, a_scale, b_scale, element, out, scales)
+    m, n, k = check_operands(a, b, c, a_scale, b_scale, element, out, scales)
     with a.device:
         kernel = _compiled(a, element, out, scales, config)
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
         item = ELEMENT_BYTES[element]
         width = ROW_BYTES // item
-        map_a = _tensor_map(a.data.ptr, item, k, m, _pitch(a), (width, block_m))
-        map_b = _tensor_map(b.data.ptr, item, k, n, _pitch(b), (width, block_n // cluster))
+        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
+        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // cluster))
         map_scale = map_a  # not looked at
         if scales == "b1x128":
-            map_scale = _tensor_map(
-                a_scale.data.ptr, 4, m, a_scale.shape[1], _column_pitch(a_scale), (block_m, 1)
+            map_scale = tensor_map(
+                a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
             )
         out_item = ELEMENT_BYTES[out]
-        map_c = _tensor_map(c.data.ptr, out_item, n, m, _pitch(c), (ROW_BYTES // out_item, 64))
+        map_c = tensor_map(c.data.ptr, out_item, n, m, row_pitch(c), (ROW_BYTES // out_item, 64))
         tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
-        grid = (cluster * min(tiles, _multiprocessors(a.device.id) // cluster),)
+        grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
         arguments = (
             map_a,
             map_b,
@@ -337,7 +198,7 @@ def launch(
 
 
 def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
-    return _kernel(a.device.id, element, out, scales, tuple(config.items()))
+    return compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
 
 
 def precompile(
@@ -357,6 +218,6 @@ def precompile(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    _validate(a, b, c, a_scale, b_scale, element, out, scales)
+    check_operands(a, b, c, a_scale, b_scale, element, out, scales)
     with a.device:
         _compiled(a, element, out, scales, config)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .block_arrays import check_array, check_matrix, check_one_device, check_scales, division
 from .modules import load
+from .overlap import check_apart
 
 __all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
 
@@ -23,7 +25,6 @@ TARGET_DTYPES = {"int8": ("int8",), "e4m3fn": ("uint8",), "e5m2": ("uint8",)}
 SOURCE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: A thread keeps at most this many 4-byte words of a block in registers; more are read twice.
 MAX_KEPT_WORDS = 64
-MAX_BLOCKS = 2**31 - 1
 
 
 def options(
@@ -89,49 +90,18 @@ def _kernel(device: int, compiler_options: tuple[str, ...]) -> Any:
 
 
 def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: Any) -> None:
-    for name, array in (("x", x), ("codes", codes), ("scales", scales)):
-        if not hasattr(array, "data") or not hasattr(array.data, "ptr"):
-            raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
     for name, value, known in (("source", source, SOURCES), ("target", target, TARGETS)):
         if value not in known:
             raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
-    for name, array, dtypes in (
-        ("x", x, SOURCE_DTYPES[source]),
-        ("codes", codes, TARGET_DTYPES[target]),
-        ("scales", scales, ("float32",)),
-    ):
-        if array.dtype.name not in dtypes:
-            raise TypeError(f"{name} has dtype {array.dtype}: it must be {' or '.join(dtypes)}")
-    if x.ndim != 2 or x.size == 0:
-        raise ValueError(f"x has shape {x.shape}: it must be a non-empty matrix")
-    if codes.shape != x.shape:
-        raise ValueError(f"codes have shape {codes.shape}: x has {x.shape}")
-    for name, array in (("x", x), ("codes", codes)):
-        if not array.flags.c_contiguous:
-            raise ValueError(f"{name} has strides {array.strides}: it must be C-contiguous")
+    check_array("x", x, SOURCE_DTYPES[source])
+    check_array("codes", codes, TARGET_DTYPES[target])
+    check_matrix("x", x)
+    check_matrix("codes", codes, x.shape)
     if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
         raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
-    grid = (-(-x.shape[0] // block[0]), -(-x.shape[1] // block[1]) if block[1] else 1)
-    if tuple(scales.shape) != grid:
-        raise ValueError(
-            f"scales have shape {scales.shape}: blocks of {block} on x {x.shape} need {grid}"
-        )
-    if grid[0] * grid[1] > MAX_BLOCKS:
-        raise ValueError(f"{grid[0] * grid[1]} blocks: at most {MAX_BLOCKS} fit into one launch")
-    if not x.device == codes.device == scales.device:
-        raise ValueError(
-            f"x, codes and scales lie on {x.device}, {codes.device}, {scales.device}: "
-            "they must share one device"
-        )
-
-
-def _division(divisor: int) -> tuple[int, int]:
-    """(magic, shift) with n // divisor == (high32(n * magic) + n) >> shift for 0 <= n < 2^31.
-
-    Source: Granlund and Montgomery, Division by invariant integers, PLDI 1994, figure 4.1.
-    """
-    shift = (divisor - 1).bit_length()
-    return (2**32 * (2**shift - divisor)) // divisor + 1, shift
+    check_scales("scales", scales, x.shape, block)
+    check_one_device({"x": x, "codes": codes, "scales": scales})
+    check_apart({"codes": codes, "scales": scales}, {"x": x})
 
 
 def _compiled(
@@ -178,7 +148,7 @@ def launch(
     with x.device:
         kernel = _compiled(x, codes, source, target, block, config)
         blocks = scales.shape[0] * scales.shape[1]
-        magic, shift = _division(scales.shape[1])
+        magic, shift = division(scales.shape[1])
         per_cta = int(config["threads"]) // int(config["lanes"]) * int(config["unroll"])
         arguments = (
             x,

@@ -13,6 +13,7 @@ __all__ = ["arguments", "constants", "scale_group", "subtiles"]
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _OPERANDS = (torch.bfloat16, torch.float16, torch.int8, *_FP8)
 _OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
+_SCALES = (torch.float32, torch.float16)
 _FIELDS = (
     "block_m",
     "block_n",
@@ -135,8 +136,9 @@ def _check_scale(
         raise ValueError(f"{name}_scale and {name}_block go together: give both or neither")
     if scale is None or block is None:
         return
-    if scale.dtype != torch.float32:
-        raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are torch.float32")
+    if scale.dtype not in _SCALES:
+        choices = " or ".join(map(str, _SCALES))
+        raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are {choices}")
     if scale.device != operand.device:
         raise ValueError(f"{name}_scale lies on {scale.device}, its operand on {operand.device}")
     if min(block) < 0:

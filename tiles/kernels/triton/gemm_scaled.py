@@ -269,7 +269,8 @@ def launch(
         a: (M, K) bf16, fp16, float8_e4m3fn, float8_e5m2 or int8; rows contiguous, any row stride.
         b: (N, K) of a's dtype (the two 8-bit floats may be mixed).
         c: (M, N) bf16, fp16 or fp32, overwritten.
-        a_scale: fp32 grid of scales, any strides: value = code x scale; ``None`` when unscaled.
+        a_scale: fp32 or fp16 grid of scales, any strides: value = code x scale; ``None`` when
+            unscaled.
         b_scale: the same for b.
         a_block: (rows, cols) under one scale, 0 = whole extent: tensor (0, 0), row (1, 0),
             1x128 (1, 128).  The grid has ceil(extent / size) entries a dimension.

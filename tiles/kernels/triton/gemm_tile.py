@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["accumulate", "store", "tile_origin"]
+__all__ = ["accumulate", "multiplicand", "store", "tile_origin"]
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def _decode_e5m2(code):
 
 
 @triton.jit
-def _multiplicand(x, DECODE: tl.constexpr, UPCAST: tl.constexpr):
+def multiplicand(x, DECODE: tl.constexpr, UPCAST: tl.constexpr):
     """What the tensor cores multiply for a stored operand tile."""
     if DECODE == "e4m3fn":
         return _decode_e4m3fn(x)
@@ -65,13 +65,13 @@ def _load_scales(
     at_k = scale + k_block.to(tl.int64) * stride_k
     if GROUP == BLOCK:
         if ROWS == 0:
-            return tl.load(at_k)
+            return tl.load(at_k).to(tl.float32)
         else:
-            return tl.load(at_k + (row0 // ROWS).to(tl.int64) * stride_row)
+            return tl.load(at_k + (row0 // ROWS).to(tl.int64) * stride_row).to(tl.float32)
     else:
         # Rows beyond the matrix repeat the last scale; their products are never stored.
         row = tl.minimum(row0 + tl.arange(0, BLOCK // GROUP) * GROUP, rows - 1)
-        return tl.load(at_k + (row // ROWS).to(tl.int64) * stride_row)
+        return tl.load(at_k + (row // ROWS).to(tl.int64) * stride_row).to(tl.float32)
 
 
 @triton.jit
@@ -222,8 +222,8 @@ def accumulate(
             zero = 0 if INTEGER or A_DECODE != "" else 0.0
             a_tile = tl.load(a_at + k0, mask=inside, other=zero)
             b_tile = tl.load(b_at + k0, mask=inside, other=zero)
-        a_tile = _multiplicand(a_tile, A_DECODE, UPCAST)
-        b_tile = _multiplicand(b_tile, B_DECODE, UPCAST)
+        a_tile = multiplicand(a_tile, A_DECODE, UPCAST)
+        b_tile = multiplicand(b_tile, B_DECODE, UPCAST)
         if PROMOTE:
             product = tl.dot(a_tile, b_tile.T, out_dtype=DOT_TYPE)
             acc = _promote(acc, product, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED)

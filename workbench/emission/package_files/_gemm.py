@@ -15,8 +15,8 @@ from ._torch_device import (
 )
 
 KERNEL = "triton_gemm"
-#: The CUDA C++ kernel; it has the fastest configuration of some shapes.
-HOPPER = "hopper_gemm"
+#: The CUDA C++ kernels; they have the fastest configurations of some shapes.
+HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 _NAMESPACE = str(__package__).replace(".", "_")
@@ -132,9 +132,9 @@ def _launch(
     if m == 0:
         return
     device, num_sms = device_facts(a.device)
-    choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device, (HOPPER,))
+    choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device, HOPPER)
     aligned = all(_aligned(tensor) for tensor in (a, b, out))
-    if choice.file.kernel == HOPPER:
+    if choice.file.kernel in HOPPER:
         from . import _hopper_gemm  # ships with such entries only
 
         if aligned and not (obstacle := _hopper_gemm.obstacle(a.device)):

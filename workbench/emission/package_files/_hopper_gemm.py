@@ -1,4 +1,4 @@
-"""The CUDA C++ product on torch tensors: CuPy's view of their memory, on torch's current stream.
+"""The CUDA C++ products on torch tensors: CuPy's view of their memory, on torch's current stream.
 
 CuPy is imported on first use.  Nothing here waits for the GPU, so launches join a CUDA graph that
 torch captures.  Operands are never copied; scales are, where they lie otherwise than the kernel
@@ -15,6 +15,8 @@ from torch import Tensor
 from ._lookup import Choice, template
 from ._torch_device import NAMES
 
+#: The kernel whose scales have one shape on both sides.
+BLOCKS = "hopper_block_gemm"
 #: wgmma of this form exists on this capability alone.
 CAPABILITY = (9, 0)
 #: Columns of 1xB scales start at multiples of this many floats: 16 bytes.
@@ -53,8 +55,11 @@ def launch(
     """``out = (a · b^T) x scales`` with the chosen configuration; rows are aligned to 16 bytes."""
     scales = choice.file.layout["scales"]
     if a_scale is not None and b_scale is not None:
-        a_scale = _columns_aligned(a_scale) if scales == "b1x128" else a_scale.contiguous()
-        b_scale = b_scale.contiguous()
+        # Scales of single rows: one kernel has them on A alone, the other on both sides.
+        rows = scales.startswith("b1x")
+        a_scale = _columns_aligned(a_scale) if rows else a_scale.contiguous()
+        both = rows and choice.file.kernel == BLOCKS
+        b_scale = _columns_aligned(b_scale) if both else b_scale.contiguous()
     with torch.cuda.device(a.device):
         template(choice).launch(
             _view(a),

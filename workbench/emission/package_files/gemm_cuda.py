@@ -8,9 +8,14 @@ from ._lookup import choose, layouts, template
 
 __all__ = ["gemm"]
 
-KERNEL = "hopper_gemm"
+KERNELS = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 CAPABILITY = "90"
-_LAYOUTS = layouts(KERNEL)
+#: The kernels of the package by formats, the one whose defaults count first.
+_KERNELS = {
+    formats: tuple(name for name in KERNELS if formats in layouts(name))
+    for kernel in KERNELS
+    for formats in layouts(kernel)
+}
 #: CuPy has no bfloat16: its bits travel as uint16.
 _OUTPUTS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
 
@@ -34,8 +39,9 @@ def gemm(
         a: (M, K), b: (N, K) CuPy arrays, K contiguous, rows at multiples of 16 bytes: int8,
             float16, or the bits of bfloat16 as uint16 and of 8-bit floats as uint8.
         a_scale, b_scale: float32, one scale a block on the recipe's grid, row-major; 1xB scales of
-            A have M contiguous and columns at multiples of 16 bytes.  ``None`` where the recipe
-            has no scales.  A NaN scale makes every product of its block NaN.
+            A, and of B where both have them, have M (N) contiguous and columns at multiples of 16
+            bytes.  ``None`` where the recipe has no scales.  A NaN scale makes every product of
+            its block NaN.
         recipe: a recipe that the package was emitted with for this kernel.
         out_format: "bf16", "fp16" or "fp32", one that the package was emitted with.
         out: (M, N) array to write into, bfloat16 as uint16; any content is overwritten.
@@ -47,9 +53,9 @@ def gemm(
             capability.
         TypeError: wrong dtype, or no CuPy array.
     """
-    layout = _LAYOUTS.get((recipe, out_format))
-    if layout is None:
-        known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
+    kernels = _KERNELS.get((recipe, out_format))
+    if kernels is None:
+        known = ", ".join(f"{name} -> {plain}" for name, plain in _KERNELS)
         raise ValueError(
             f"no gemm for recipe {recipe!r} and output {out_format!r}: there is {known}"
         )
@@ -71,7 +77,9 @@ def gemm(
         if out is None:
             out = cupy.empty((m, n), _OUTPUTS[out_format])
         if m:
-            choice = choose(KERNEL, (recipe, out_format), (n, k), m, device)
+            first, *others = kernels
+            choice = choose(first, (recipe, out_format), (n, k), m, device, tuple(others))
+            layout = choice.file.layout
             template(choice).launch(
                 a,
                 b,

@@ -112,13 +112,14 @@ def test_gemm_is_close_to_the_product_in_float64(recipe: str, out: str, layout: 
 TUNED = [
     pytest.param(c, entry["m"], id=f"{' '.join(c['formats'])} {entry['m']} {c['extents']}")
     for c in CONFIGS
-    if c["kernel"] == "hopper_gemm" and c["extents"] is not None
+    if c["kernel"] in ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
+    and c["extents"] is not None
     for entry in c["entries"]
 ]
 
 
 @pytest.mark.parametrize(("config", "m"), TUNED)
-def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
+def test_tuned_shapes_of_the_hopper_kernels(config: Any, m: int) -> None:
     torch = pytest.importorskip("torch")
     cupy = pytest.importorskip("cupy")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
@@ -136,7 +137,10 @@ def test_tuned_shapes_of_the_hopper_kernel(config: Any, m: int) -> None:
     assert (c.double() - expected).norm() <= 0.01 * expected.norm()
     # The same call on CuPy arrays, scales as its kernel reads them.
     if a_scale is not None:
-        a_scale = hopper._columns_aligned(a_scale) if layout["scales"] == "b1x128" else a_scale
+        rows = layout["scales"].startswith("b1x")
+        a_scale = hopper._columns_aligned(a_scale) if rows else a_scale
+        both = rows and config["kernel"] == hopper.BLOCKS
+        b_scale = hopper._columns_aligned(b_scale) if both else b_scale
     views = [None if t is None else hopper._view(t) for t in (a, b, a_scale, b_scale)]
     gemm_cuda = _module("gemm_cuda")
     torch.cuda.synchronize()

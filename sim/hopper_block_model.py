@@ -1,0 +1,169 @@
+"""The cost of the Hopper GEMM with scales in blocks (``tiles/kernels/cuda/gemm_hopper_blocks.cu``).
+
+Every QUANT_K of K an accumulator's product is scaled and added to an fp32 sum on the CUDA cores.
+Each scheduler holds one warp of each of the two warpgroups, so a step along K takes it twice the
+instructions of one warp, or the conversions of integers where those are slower, or the products
+on the tensor cores.  With one set of accumulators a warpgroup multiplies, waits and promotes in
+turn, so a step takes one warpgroup's whole round when that is longer.
+
+Instructions are those of the compiled kernel (sm_90a, NVRTC 13), counted in its loop and its
+epilogue.  No time of this kernel stands behind the model yet: constants that
+``hopper_gemm_model`` measured on its sibling are taken over, the others are priors.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost import Cost
+from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
+from sim.gpu import Gpu
+from sim.hopper_gemm_model import (
+    DRAIN_CLK,
+    EPILOGUE_CLK,
+    HANDSHAKE_CLK,
+    SETUP_CLK,
+    STAGING_CLK,
+)
+from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
+from sim.traffic import footprint
+from tiles.formats import IntElement, Rounding
+from tiles.kernels import ConfigTable
+from tiles.kernels.hopper_block_gemm import SCALES, block_scales
+from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
+from tiles.problems import Gemm
+
+__all__ = ["hopper_block_cost", "promotion_slots"]
+
+F64 = NDArray[np.float64]
+
+#: Instructions of a warp a stage: barriers, addresses, loop; and a unit: product, wait, scales.
+STAGE_SLOTS = 44.0
+UNIT_SLOTS = 11.0
+#: Share of the issue slots that two warps of a scheduler fill between them; a prior.
+ISSUE_SHARE = 0.92
+#: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
+CODE_SLOTS, STOCHASTIC_SLOTS = 12.0, 36.0
+CODED_ROWS_SLOTS = 250.0
+
+
+def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
+    """Instructions of one consumer warp for a stage of 128 of K, by configuration."""
+    scales = block_scales(problem.recipe.activation, problem.recipe.weight)
+    assert scales is not None
+    rows, quant_k = SCALES[scales]
+    units = STAGE_BYTES / quant_k
+    m, n = table["block_m"], table["block_n"]
+    accumulators = m * n / (CONSUMERS * 128)
+    each = 1.0 + isinstance(problem.recipe.activation.element, IntElement)
+    loads = np.zeros(len(table))
+    if rows == 1:
+        each += 1.0  # the product of two scales
+        loads = n / 8 + 2 * m / (CONSUMERS * 64)
+    slots: F64 = STAGE_SLOTS + units * (UNIT_SLOTS + accumulators * each + loads)
+    return slots
+
+
+def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
+    """Price every configuration of a table with the columns of ``HopperBlockGemmConfig``."""
+    bm, bn, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
+    m, n, k = problem.shape
+    activation, weight, output = problem.recipe.activation, problem.recipe.weight, problem.output
+    scales = block_scales(activation, weight)
+    assert scales is not None
+    units = STAGE_BYTES // SCALES[scales][1]
+    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    steps = -(-k // STAGE_BYTES)
+
+    # Tiles and traffic, by clusters where CTAs share B.
+    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    rows_m = -(-tiles_m // cluster)
+    slots = gpu.sm_count // cluster
+    rounds = -(-rows_m * tiles_n // slots)
+    # Scales are held as fp32, whatever format they have.
+    scale_bytes = [
+        fmt.scale_count(side, k) * (32 - fmt.scaling.stored.bits) // 8 if fmt.scaling else 0
+        for fmt, side in ((activation, m), (weight, n))
+    ]
+    a_tile = (activation.storage_bytes(m, k) + scale_bytes[0]) / rows_m
+    b_tile = (weight.storage_bytes(n, k) + scale_bytes[1]) / tiles_n
+    seen = footprint(rows_m, tiles_n, table["group_m"], slots + 0 * bm)
+    l2_read = rows_m * tiles_n * (a_tile + b_tile)
+    dram_read = dram_read_bytes(
+        gpu, rows_m, tiles_n, table["group_m"], a_tile, b_tile, rounds, seen
+    )
+    dram_write = float(output.storage_bytes(m, n))
+
+    # One step of 128 of K of one CTA, clocks.
+    element = "int8" if isinstance(activation.element, IntElement) else activation.element.name
+    rate = gpu.tensor_flop_per_clk[element] * gpu.tensor_share
+    tensor_clk = 2.0 * bm * bn * STAGE_BYTES / rate
+    of_warp = promotion_slots(problem, table)
+    promotion_clk = CONSUMERS * of_warp / ISSUE_SHARE
+    if isinstance(activation.element, IntElement):
+        values = bm * bn * units
+        promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
+    # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
+    promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
+    one_round = tensor_clk / CONSUMERS + of_warp + units * (DRAIN_CLK + HANDSHAKE_CLK)
+    # A product is started when the one before it is there, and must be there a promotion later.
+    one_product = tensor_clk / CONSUMERS + units * DRAIN_CLK
+    step_clk = np.maximum(tensor_clk + HANDSHAKE_CLK, promotion_clk)
+    step_clk = np.maximum(step_clk, np.where(table["sets"] == 1, one_round, one_product))
+    stage_bytes = (bm + bn / cluster) * STAGE_BYTES
+    l2_step_clk = (
+        l2_ns(
+            gpu,
+            bytes_per_sm=stage_bytes,
+            bytes_total=stage_bytes * gpu.sm_count,
+            clock_ghz=clock_ghz,
+        )
+        * clock_ghz
+    )
+    smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
+    busy_clk = overlap(step_clk, l2_step_clk, smem_clk)
+    latency_ns = load_latency_ns(gpu, np.full(len(table), 0.3), np.ones(len(table), np.bool_))
+    exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
+    main_clk = steps * (busy_clk + exposed_clk)
+
+    # The epilogue: nothing but the next tile's loads runs beside it.
+    row_groups = bm / CONSUMERS / 64
+    if output.scaling is None:
+        epilogue_clk = EPILOGUE_CLK + row_groups * (bn * output.element.bits / 8 / 128) * (
+            STAGING_CLK
+        )
+    else:
+        stochastic = output.rounding is Rounding.STOCHASTIC
+        each = STOCHASTIC_SLOTS if stochastic else CODE_SLOTS
+        coded = row_groups * (CODED_ROWS_SLOTS + bn / 2 * each)
+        epilogue_clk = EPILOGUE_CLK + CONSUMERS * coded / ISSUE_SHARE + row_groups * STAGING_CLK
+    ahead = np.minimum(stages, steps) * busy_clk * 0.5
+    tile_clk = main_clk + np.maximum(epilogue_clk - ahead, 0.25 * epilogue_clk)
+    if output.scaling is not None:
+        tile_clk = main_clk + epilogue_clk  # instructions, not waits
+    first_clk = SETUP_CLK + latency_ns * clock_ghz
+    memory_ns = dram_ns(
+        gpu,
+        read_bytes=dram_read,
+        write_bytes=np.full(len(table), dram_write),
+        in_flight_bytes=stages * stage_bytes * gpu.sm_count,
+    )
+    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    steps_us = rounds * steps / (clock_ghz * 1e3)
+    terms = {
+        "tensor": tensor_clk * steps_us,
+        "cuda_cores": promotion_clk * steps_us,
+        "shared_memory": smem_clk * steps_us,
+        "l2": l2_step_clk * steps_us,
+        "dram": memory_ns / 1e3,
+        "latency": exposed_clk * steps_us,
+        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock_ghz * 1e3),
+        "launch": np.full(len(table), launch_us),
+    }
+    compute_ns = (rounds * tile_clk + first_clk) / clock_ghz
+    return Cost(
+        time_us=overlap(compute_ns, memory_ns) / 1e3 + launch_us,
+        terms_us=terms,
+        dram_read_bytes=dram_read,
+        dram_write_bytes=np.full(len(table), dram_write),
+        l2_read_bytes=l2_read,
+    )

@@ -1,0 +1,163 @@
+"""The cost of the Hopper GEMM for few rows or tiles (``gemm_hopper_skinny.cu``).
+
+A CTA multiplies its part of K and leaves, several CTAs share a multiprocessor, and the CTAs of a
+cluster add their parts at the end.  So the time is that of the slowest shared resource (DRAM by the
+bytes that all rings keep under way, the L2, an SM's tensor cores, promotion and shared memory), or
+of the chain that one CTA goes through where too few of them overlap, and behind it the reduction.
+
+First version: no timing of this kernel stands behind it.  Rates are the GPU's, the constants below
+are priors, and taken from ``sim/hopper_gemm_model.py`` where it has them.  Both orders of the steps
+along K (``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.compiled import Compiled
+from sim.cost import Cost
+from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
+from sim.gpu import Gpu
+from sim.hopper_gemm_model import DRAIN_CLK, HANDSHAKE_CLK, PROMOTION_SHARE, SETUP_CLK
+from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
+from sim.occupancy import ctas_per_sm
+from sim.traffic import footprint
+from sim.waves import waves
+from tiles.formats import IntElement, element
+from tiles.kernels import ConfigTable
+from tiles.kernels.hopper_gemm import STAGE_BYTES, scale_mode
+from tiles.kernels.hopper_skinny import skinny_smem_bytes, skinny_steps
+from tiles.problems import Gemm
+
+__all__ = ["hopper_skinny_cost"]
+
+F64 = NDArray[np.float64]
+
+#: Addresses and loop state of a thread beside accumulators, from the compiler's counts.
+THREAD_REGISTERS = 26
+#: From the issue of a step's products to their end, beside the tensor cores' time; a prior.
+STEP_CLK = 100.0
+#: A barrier of a cluster, and a load from a neighbour's shared memory; priors.
+CLUSTER_BARRIER_CLK = 300.0
+PEER_LATENCY_CLK = 250.0
+#: Bytes a clock that an SM reads from its neighbours' shared memory; a prior.
+PEER_BYTES_PER_CLK = 32.0
+#: Last products to the first word that is staged, and the last word's way to memory; a prior.
+EPILOGUE_CLK = 600.0
+
+
+def hopper_skinny_cost(problem: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
+    """Price every configuration of a table with the columns of ``HopperSkinnyConfig``."""
+    bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
+    cluster = table["cluster"]
+    m, n, k = problem.shape
+    activation, weight = problem.recipe.activation, problem.recipe.weight
+    mode = scale_mode(activation, weight)
+    promoted = problem.recipe.blockwise
+    out_bytes = element(problem.out).bits // 8
+    depth = STAGE_BYTES * 8 // activation.element.bits
+    share = -(-skinny_steps(problem) // cluster)
+
+    # CTAs, and how many share a multiprocessor.
+    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    tiles = tiles_m * tiles_n
+    ctas = tiles * cluster
+    held = bm // 2 * (2 if promoted else 1) + (np.minimum(bm, 64) // 4 if mode == "b1x128" else 0)
+    warps = bn // 16 + 1
+    occupancy = ctas_per_sm(
+        gpu,
+        registers=compiled.registers(np.maximum(held + THREAD_REGISTERS, 32)),
+        smem_bytes=compiled.smem(skinny_smem_bytes(problem, table)),
+        warps=warps,
+    )
+    spread = waves(ctas, occupancy, gpu.sm_count)
+    busiest = spread.full * occupancy + spread.tail_per_sm  # CTAs that one SM works through
+    resident = np.minimum(ctas, spread.capacity)
+    together = np.minimum(occupancy, -(-ctas // gpu.sm_count))
+
+    # Traffic: the rows of tiles vary fastest, so CTAs that share rows of B run together.
+    a_tile = activation.storage_bytes(m, k) / tiles_m
+    b_tile = weight.storage_bytes(n, k) / tiles_n
+    tile_wave = np.maximum(resident // cluster, 1)
+    seen = footprint(tiles_m, tiles_n, tiles_m, tile_wave)
+    rounds = -(-tiles // tile_wave)
+    dram_read = dram_read_bytes(gpu, tiles_m, tiles_n, tiles_m, a_tile, b_tile, rounds, seen)
+    dram_write = float(m * n * out_bytes)
+    l2_read = tiles * (a_tile + b_tile)
+    stage_bytes = (bm + bn) * STAGE_BYTES
+
+    # Streams of bytes leave the clock alone; products that keep the tensor cores busy do not.
+    peak = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
+    tensor_ns = 2.0 * m * n * k / (peak * gpu.sm_count * gpu.sustained_clock_mhz / 1e3)
+    streams = tensor_ns < problem.min_bytes / gpu.dram_read_gb_per_s
+    clock_ghz = (gpu.max_clock_mhz if streams else gpu.sustained_clock_mhz) / 1e3
+
+    # One step of one CTA, clocks of an SM's units.
+    tensor_clk = 2.0 * bm * bn * depth / peak
+    smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
+    promotion_clk = np.zeros(len(table))
+    if promoted:
+        promotion_clk = bm * bn / (gpu.fma_per_clk * PROMOTION_SHARE)
+        if mode == "b1x128":  # a factor for every two values
+            promotion_clk = promotion_clk * 1.5
+        if isinstance(activation.element, IntElement):
+            promotion_clk = promotion_clk + bm * bn / gpu.convert_per_clk
+    unit_clk = overlap(tensor_clk, smem_clk, promotion_clk)
+    chain_clk = np.maximum(tensor_clk, smem_clk) + STEP_CLK + HANDSHAKE_CLK
+    if promoted:
+        chain_clk = chain_clk + DRAIN_CLK - STEP_CLK + promotion_clk
+    # A ring comes round once in the latency of a load, or the products wait for it.
+    latency_ns = load_latency_ns(gpu, np.full(len(table), 1.0), np.ones(len(table), np.bool_))
+    ring_clk = latency_ns * clock_ghz / stages
+    chain_clk = np.maximum(chain_clk, ring_clk)
+
+    # Behind the last step: staging, the cluster's sums, stores.
+    staged_bytes = 4.0 * bm * bn
+    staging_clk = 2 * staged_bytes / gpu.smem_bytes_per_clk + bm * bn * out_bytes / (
+        cluster * gpu.l2_bytes_per_clk_per_sm
+    )
+    reduce_clk = np.where(
+        cluster > 1,
+        2 * CLUSTER_BARRIER_CLK + PEER_LATENCY_CLK + staged_bytes / PEER_BYTES_PER_CLK,
+        0.0,
+    )
+    epilogue_clk = EPILOGUE_CLK + staging_clk + reduce_clk
+    first_clk = SETUP_CLK + latency_ns * clock_ghz
+
+    # What the busiest SM does, and the CTAs that it runs one after the other.
+    sm_unit_clk = busiest * (share * unit_clk + staging_clk)
+    turns = busiest / together
+    chain_total = turns * (share * chain_clk + epilogue_clk) + first_clk
+    l2 = l2_ns(
+        gpu,
+        bytes_per_sm=busiest * share * stage_bytes,
+        bytes_total=ctas * share * stage_bytes,
+        clock_ghz=clock_ghz,
+    )
+    memory_ns = dram_ns(
+        gpu,
+        read_bytes=dram_read,
+        write_bytes=np.full(len(table), dram_write),
+        in_flight_bytes=resident * np.minimum(stages, share) * stage_bytes,
+    )
+    ends_ns = (first_clk + epilogue_clk) / clock_ghz
+    units_ns = overlap(sm_unit_clk / clock_ghz, l2) + ends_ns
+    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    time_ns = overlap(memory_ns, units_ns, chain_total / clock_ghz)
+    to_us = share * busiest / (clock_ghz * 1e3)
+    terms = {
+        "tensor": tensor_clk * to_us,
+        "cuda_cores": promotion_clk * to_us,
+        "shared_memory": smem_clk * to_us,
+        "l2": l2 / 1e3,
+        "dram": memory_ns / 1e3,
+        "latency": turns * share * chain_clk / (clock_ghz * 1e3),
+        "prologue_epilogue": ends_ns / 1e3,
+        "launch": np.full(len(table), launch_us),
+    }
+    return Cost(
+        time_us=time_ns / 1e3 + launch_us,
+        terms_us=terms,
+        dram_read_bytes=dram_read,
+        dram_write_bytes=np.full(len(table), dram_write),
+        l2_read_bytes=l2_read,
+    )

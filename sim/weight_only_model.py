@@ -1,0 +1,149 @@
+"""The cost of weight-only products: packed weights read once, decoded by the CUDA cores.
+
+A first model: bytes, instructions read off the code that Triton 3.7.1 makes for sm_90, and the
+tensor cores' rates.  No measurement stands behind its constants yet.
+
+Left out: bank conflicts, the raster's effect on what the L2 keeps (each tile row of weights is
+taken to be read once a wave that needs it), drift between CTAs, power.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.compiled import Compiled
+from sim.cost import Cost
+from sim.gpu import Gpu
+from sim.memory import l2_ns, overlap, saturation
+from sim.occupancy import ctas_per_sm
+from sim.pipes import ISSUE_LANES, mma_clk
+from sim.traffic import miss_share
+from sim.waves import waves
+from tiles.formats import element
+from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels.weight_only import (
+    PANEL_BYTES,
+    halves,
+    promoted,
+    registers,
+    smem_bytes,
+    uses_wgmma,
+)
+from tiles.problems import Gemm
+
+__all__ = ["weight_only_cost"]
+
+F64 = NDArray[np.float64]
+
+#: Instructions to decode a weight; read off compiled loops.
+DECODE_INSTRUCTIONS = {"int4": 1.5, "uint4": 1.5, "int8": 2.25, "e4m3fn": 2.75, "e2m1fn": 2.9}
+#: Instructions to multiply a weight by its scale, two a packed instruction.
+FOLD_INSTRUCTIONS = 0.5
+#: Instructions of a thread in an iteration beside decoding, products and promotion: addresses,
+#: copies, barriers, the order of operands; read off compiled loops.
+LOOP_INSTRUCTIONS = 85.0
+#: Clocks from a CTA's start to its first load, and from its last product to its end; a prior.
+CTA_CLK = 900.0
+#: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
+LOADED_LATENCY = 1.25
+
+
+def weight_only_cost(
+    problem: Gemm, _: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+) -> Cost:
+    """Price every configuration of a table with the columns of ``WeightOnlyConfig``."""
+    m, n, k = problem.shape
+    activation, weight = problem.recipe.activation, problem.recipe.weight
+    bm, bn, warps = table["block_m"], table["block_n"], table["num_warps"]
+    split, stages = table["split_k"], table["num_stages"]
+    threads = warps * gpu.warp_threads
+    columns = PANEL_BYTES * halves(weight)
+    panels = -(-k // columns)
+    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    tiles = tiles_m * tiles_n
+    iterations = -(-panels // split)
+    warpgroups = uses_wgmma(table, gpu.capability)
+
+    occupancy = ctas_per_sm(
+        gpu,
+        registers=compiled.registers(registers(problem, table, gpu.warp_threads)),
+        smem_bytes=compiled.smem(smem_bytes(problem, table, gpu.capability)),
+        warps=warps,
+    )
+    spread = waves(tiles * split, occupancy, gpu.sm_count)
+    # Small products do not draw the power that lowers the clock.
+    flop_bound = problem.flops / problem.min_bytes > 200
+    clock_ghz = (gpu.sustained_clock_mhz if flop_bound else gpu.max_clock_mhz) / 1e3
+
+    # Traffic: a tile's mean share stands for it.
+    w_bytes, x_bytes = float(weight.storage_bytes(n, k)), float(activation.storage_bytes(m, k))
+    out_bytes = float(m * n * element(problem.out).bits // 8)
+    partial_bytes = np.where(split > 1, 4.0 * split * tiles * bm * bn, 0.0)
+    l2_read = tiles_m * w_bytes + tiles_n * x_bytes + partial_bytes
+    # Tiles along M that are not resident together read the weights again.
+    raster = np.minimum(table["group_m"], tiles_m)
+    again_w = np.maximum(-(-tiles_m // np.maximum(raster, 1)) - 1, 0)
+    dram_read = (
+        w_bytes
+        + x_bytes
+        + again_w * w_bytes * miss_share(np.full(len(table), w_bytes), gpu.l2_bytes)
+    )
+    held = np.maximum(stages - 1, 1) * (bn * PANEL_BYTES + bm * columns * 2.0)
+    in_flight = np.minimum(spread.capacity, tiles * split) * held
+    busy = saturation(in_flight, gpu.dram_read_gb_per_s, LOADED_LATENCY * gpu.dram_latency_ns)
+    dram = dram_read / (gpu.dram_read_gb_per_s * busy) + out_bytes / gpu.dram_copy_gb_per_s
+
+    # What the fullest SM does.
+    share = (spread.full * occupancy + spread.tail_per_sm) / (tiles * split)
+    through_l2 = l2_read + out_bytes + partial_bytes
+    l2 = l2_ns(gpu, bytes_per_sm=through_l2 * share, bytes_total=through_l2, clock_ghz=clock_ghz)
+    all_iterations = tiles * split * iterations * share
+    tensor_clk = all_iterations * mma_clk(
+        gpu,
+        bn,
+        bm,
+        np.full(len(table), columns),
+        warps,
+        element=activation.element.name,
+        warpgroups=warpgroups,
+    )
+    decode = DECODE_INSTRUCTIONS[weight.element.name] + FOLD_INSTRUCTIONS * table["fold"]
+    # Where warps stand side by side along M, each decodes the weights that it multiplies.
+    repeated = np.maximum(1.0, 16.0 * warps / bn)
+    issue_clk = (
+        bn * columns * decode * repeated
+        + threads * LOOP_INSTRUCTIONS
+        + np.where(promoted(problem, table), bm * bn, 0)
+    ) / ISSUE_LANES
+    # Under mma.sync activations go through registers, once a warp along N.
+    issue_clk = issue_clk + np.where(
+        warpgroups, 0.0, bm * columns / 16 * np.minimum(warps, bn // 16) / ISSUE_LANES
+    )
+    cuda_clk = all_iterations * issue_clk
+    # One CTA decodes, multiplies and promotes in turn; others on the same SM fill its gaps.
+    resident = np.clip(tiles * split / gpu.sm_count, 1, occupancy)
+    together = overlap(tensor_clk, cuda_clk)
+    serial = tensor_clk + cuda_clk
+    compute = (together + (serial - together) / np.maximum(resident, 1.0)) / clock_ghz
+
+    # A CTA's own pipeline: stages that come round every latency at best.
+    latency = LOADED_LATENCY * gpu.dram_latency_ns
+    lone = iterations * np.maximum(latency / np.maximum(stages - 1, 1), 0.0) * spread.count
+    ends_ns = gpu.dram_latency_ns + CTA_CLK / clock_ghz * spread.count
+    reduce_ns = np.where(split > 1, 2 * gpu.l2_latency_ns + split * bm * bn * 4 / 64.0, 0.0)
+    main = overlap(dram, l2, compute, lone)
+    terms = {
+        "dram": dram / 1e3,
+        "l2": l2 / 1e3,
+        "tensor": tensor_clk / clock_ghz / 1e3,
+        "cuda_cores": cuda_clk / clock_ghz / 1e3,
+        "latency": lone / 1e3,
+        "prologue_epilogue": (ends_ns + reduce_ns) / 1e3,
+        "launch": np.full(len(table), gpu.graph_launch_us),
+    }
+    return Cost(
+        time_us=(main + ends_ns + reduce_ns) / 1e3 + gpu.graph_launch_us,
+        terms_us=terms,
+        dram_read_bytes=dram_read,
+        dram_write_bytes=np.full(len(table), out_bytes),
+        l2_read_bytes=l2_read,
+    )

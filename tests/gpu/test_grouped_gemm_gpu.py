@@ -1,0 +1,199 @@
+"""Grouped GEMMs on a GPU: layouts, formats, configurations, counts that change under a graph."""
+
+from dataclasses import replace
+
+import pytest
+
+from sim import Gpu, gpu_names, load_gpu
+from tiles.kernels import Kernel, kernel
+from tiles.problems import GroupedGemm, parse_problem
+
+pytestmark = pytest.mark.gpu
+
+FAMILIES = ("triton_grouped_gemm", "hopper_grouped_gemm")
+LAYOUTS = ("contiguous", "padded.128", "masked.700", "gathered.8")
+RECIPES = ("bf16", "e4m3-tensor", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b1x128")
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Gpu:
+    import torch
+
+    name = torch.cuda.get_device_name()
+    known = [one for one in map(load_gpu, gpu_names()) if one.matches(name)]
+    if not known:
+        pytest.skip(f"no GPU file for {name}")
+    return known[0]
+
+
+def grouped(text: str) -> GroupedGemm:
+    problem = parse_problem(f"grouped_gemm:{text}")
+    assert isinstance(problem, GroupedGemm)
+    return problem
+
+
+def served(name: str, problem: GroupedGemm, gpu: Gpu) -> Kernel:
+    family = kernel(name)
+    if reason := family.refusal(problem, gpu.limits):
+        pytest.skip(reason)
+    return family
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_every_format_and_layout_over_the_space(
+    family_name: str, layout: str, recipe: str, gpu: Gpu
+) -> None:
+    """Shapes with tails in every extent, a sample of the legal space, poisoned outputs."""
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    for shape, out in (("13x4000x1048x1168", "bf16"), ("40x1000x328x656", "fp32")):
+        problem = grouped(f"{shape}:{recipe}:{layout}:{out}")
+        family = served(family_name, problem, gpu)
+        workload = family.workload(problem, device="cuda", seed=len(shape))
+        assert isinstance(workload, GroupedWorkload)
+        space = family.legal_space(problem, gpu.limits).accepted
+        step = max(1, len(space) // 10)
+        sample = [space.config(row) for row in range(step // 2, len(space), step)]
+        for config in (family.default(problem, gpu.limits), *sample):
+            verdict = workload.check(config)
+            assert verdict.ok, f"{problem} {config}: {verdict.reason}"
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ("256x8192x4096x7168", "contiguous"),
+        ("256x8192x7168x2048", "masked.128"),
+        ("256x8192x4096x7168", "gathered.8"),
+        ("8x16384x4096x7168", "padded.128"),
+        ("256x64x7168x2048", "contiguous"),
+    ],
+)
+def test_the_shapes_of_a_large_mixture(family_name: str, shape: str, layout: str, gpu: Gpu) -> None:
+    problem = grouped(f"{shape}:deepseek-fp8:{layout}:bf16")
+    family = served(family_name, problem, gpu)
+    verdict = family.workload(problem, device="cuda", seed=3).check(
+        family.default(problem, gpu.limits)
+    )
+    assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("layout", ["contiguous", "padded.128", "masked.2048"])
+def test_experts_without_rows_and_one_with_all(family_name: str, layout: str, gpu: Gpu) -> None:
+    import torch
+
+    from tiles.kernels.group_routing import Routing
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = grouped(f"9x2000x520x1040:deepseek-fp8:{layout}:bf16")
+    family = served(family_name, problem, gpu)
+    for counts in ([0, 0, 0, 0, 2000, 0, 0, 0, 0], [1, 0, 999, 0, 0, 63, 64, 65, 808]):
+        rows = torch.tensor(counts)
+        size = problem.layout.size
+        padded = -(-rows // size) * size
+        first = torch.cumsum(padded, 0) - padded
+        if layout.startswith("masked"):
+            first = torch.arange(9) * size
+        workload = family.workload(problem, device="cuda", seed=5)
+        assert isinstance(workload, GroupedWorkload)
+        routed = type(workload)(
+            problem,
+            device="cuda",
+            seed=5,
+            routing=Routing(counts=rows, first=first, ids=None, top_k=1),
+        )
+        verdict = routed.check(family.default(problem, gpu.limits))
+        assert verdict.ok, verdict.reason
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("layout", ["contiguous", "gathered.4"])
+def test_a_graph_replays_with_other_counts(family_name: str, layout: str, gpu: Gpu) -> None:
+    import torch
+
+    from tiles.kernels.group_routing import draw_routing
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = grouped(f"16x4096x1024x2048:deepseek-fp8:{layout}:bf16")
+    family = served(family_name, problem, gpu)
+    workload = family.workload(problem, device="cuda", seed=0)
+    assert isinstance(workload, GroupedWorkload)
+    run = workload.launchers(family.default(problem, gpu.limits), 1)[0]
+    run()
+    torch.cuda.synchronize()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    for seed in (0, 7, 8):
+        routing = draw_routing(problem, seed)
+        workload.route(workload.operands, routing)
+        workload.operands.c.fill_(float("nan"))
+        torch.cuda.synchronize()
+        graph.replay()
+        torch.cuda.synchronize()
+        verdict = workload.verdict(workload.operands.c, routing)
+        assert verdict.ok, f"routing {seed}: {verdict.reason}"
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_counts_beyond_memory_are_clamped(family_name: str, gpu: Gpu) -> None:
+    import torch
+
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = grouped("8x1000x512x1024:deepseek-fp8:masked.256:bf16")
+    family = served(family_name, problem, gpu)
+    workload = family.workload(problem, device="cuda", seed=1)
+    assert isinstance(workload, GroupedWorkload)
+    made = workload.operands
+    made.counts.copy_(torch.tensor([-5, 10**6, 256, 0, 300, 1, 2, -(2**31)], dtype=torch.int32))
+    around = torch.full((made.c.numel() + 2**20,), 7.0, dtype=made.c.dtype, device="cuda")
+    inner = around[2**19 : -(2**19)].view(made.c.shape)
+    inner.fill_(float("inf"))
+    workload._launcher(replace(made, c=inner), family.default(problem, gpu.limits))()
+    assert (around[: 2**19] == 7).all()
+    assert (around[-(2**19) :] == 7).all()
+    written = [0, 256, 256, 0, 256, 1, 2, 0]
+    for expert, rows in enumerate(written):
+        assert (inner[expert, rows:] == float("inf")).all(), expert
+        assert not (inner[expert, :rows] == float("inf")).any(), expert
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_a_nan_scale_poisons_its_row_and_nothing_else(family_name: str, gpu: Gpu) -> None:
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = grouped("8x1000x512x1024:deepseek-fp8:contiguous:bf16")
+    family = served(family_name, problem, gpu)
+    workload = family.workload(problem, device="cuda", seed=1)
+    assert isinstance(workload, GroupedWorkload)
+    made = workload.operands
+    assert made.a_scale is not None
+    made.a_scale[77, 3] = float("nan")
+    made.c.fill_(1.0)
+    workload._launcher(made, family.default(problem, gpu.limits))()
+    bad = made.c.isnan()
+    assert bad[77].all()
+    assert int(bad.sum()) == 512
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_two_launches_give_the_same_bits(family_name: str, gpu: Gpu) -> None:
+    import torch
+
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = grouped("32x4096x1024x2048:deepseek-fp8:contiguous:fp32")
+    family = served(family_name, problem, gpu)
+    workload = family.workload(problem, device="cuda", seed=1)
+    assert isinstance(workload, GroupedWorkload)
+    run = workload.launchers(family.default(problem, gpu.limits), 1)[0]
+    run()
+    first = workload.operands.c.clone()
+    for _ in range(3):
+        run()
+        assert torch.equal(workload.operands.c, first)

@@ -1,0 +1,139 @@
+"""The model of the Hopper GEMM with scales in blocks: laws, and what binds where."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.hopper_block_model import promotion_slots
+from tiles.kernels import ConfigTable
+from tiles.kernels.gemm import TritonGemm
+from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConfig
+from tiles.problems import Gemm
+from tiles.recipes import RECIPES, recipe
+
+KERNEL = HopperBlockGemm()
+H200, H100 = sim.load_gpu("h200"), sim.load_gpu("h100")
+SHAPES = st.tuples(
+    st.one_of(st.integers(1, 300), st.integers(1, 9000)),
+    st.integers(1, 600).map(lambda n: 16 * n),
+    st.integers(1, 600).map(lambda k: 16 * k),
+)
+
+
+def gemm(m: int, n: int, k: int, name: str, out: str = "bf16") -> Gemm:
+    return Gemm(m=m, n=n, k=k, recipe=recipe(name), out=out)
+
+
+SERVED = sorted(
+    name for name in RECIPES if KERNEL.refusal(gemm(64, 64, 64, name), H200.limits) is None
+)
+OUTPUTS = st.sampled_from(["bf16", "fp32", "int8.b32x32", "int8.b64x64+sr", "e4m3fn.b32x32"])
+
+
+def legal(problem: Gemm, gpu: sim.Gpu = H200) -> ConfigTable:
+    return KERNEL.legal_space(problem, gpu.limits).accepted
+
+
+def one(**changes: int) -> ConfigTable:
+    plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
+    config = plain | {"store_buffers": 1, "sets": 2} | changes
+    return ConfigTable.of([HopperBlockGemmConfig.from_dict(config)])
+
+
+def price(problem: Gemm, table: ConfigTable, gpu: sim.Gpu = H200) -> sim.PricedTable:
+    return sim.price(problem, KERNEL, table, gpu)
+
+
+@given(
+    shape=SHAPES,
+    name=st.sampled_from(SERVED),
+    out=OUTPUTS,
+    gpu=st.sampled_from([H200, H100]),
+    factor=st.floats(1, 4),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_prices_are_finite_and_more_of_anything_is_never_slower(
+    shape: tuple[int, int, int], name: str, out: str, gpu: sim.Gpu, factor: float
+) -> None:
+    problem = gemm(*shape, name, out)
+    table = legal(problem, gpu)
+    priced = price(problem, table, gpu)
+    for column in (priced.time_us, *priced.terms_us.values()):
+        assert np.isfinite(column).all()
+        assert (column >= 0).all()
+    assert (priced.time_us > 0).all()
+    for term in ("tensor", "cuda_cores", "dram", "l2", "launch"):
+        assert (priced.terms_us[term] <= priced.time_us * (1 + 1e-9)).all(), term
+    written = problem.output.storage_bytes(*shape[:2])
+    assert (priced.dram_write_bytes == written).all()
+    for better in (
+        replace(gpu, dram_read_gb_per_s=gpu.dram_read_gb_per_s * factor),
+        replace(gpu, l2_read_gb_per_s=gpu.l2_read_gb_per_s * factor),
+        replace(gpu, sustained_clock_mhz=gpu.sustained_clock_mhz * factor),
+        replace(gpu, convert_per_clk=gpu.convert_per_clk * factor),
+        replace(
+            gpu,
+            tensor_flop_per_clk={k: v * factor for k, v in gpu.tensor_flop_per_clk.items()},
+        ),
+    ):
+        assert (price(problem, table, better).time_us <= priced.time_us * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"),
+    [
+        ("jetfire", 600),
+        ("jetfire-64", 321),
+        ("mxfp8-e4m3", 654),
+        ("mxint8", 918),
+        ("e4m3-b128", 125),
+        ("e4m3-b1x128", 206),
+    ],
+)
+def test_slots_are_those_of_the_compiled_loop(name: str, slots: int) -> None:
+    found = promotion_slots(gemm(4096, 4096, 4096, name), one())[0]
+    assert found == pytest.approx(slots, rel=0.05)
+
+
+def test_small_blocks_are_bound_by_the_cuda_cores_and_large_ones_are_not() -> None:
+    bindings = {
+        name: price(gemm(8192, 8192, 8192, name), one(cluster=2)).prediction(0).binding
+        for name in ("jetfire", "mxfp8-e4m3", "e4m3-b128")
+    }
+    assert bindings == {
+        "jetfire": "cuda_cores",
+        "mxfp8-e4m3": "cuda_cores",
+        "e4m3-b128": "tensor",
+    }
+
+
+def test_larger_blocks_are_faster_and_codes_cost_instructions() -> None:
+    times = [
+        price(gemm(4096, 4096, 4096, name), one()).time_us[0]
+        for name in ("jetfire", "jetfire-64", "jetfire-128")
+    ]
+    assert times == sorted(times, reverse=True)
+    plain, codes, stochastic = (
+        price(gemm(4096, 4096, 1024, "jetfire", out), one()).time_us[0]
+        for out in ("bf16", "int8.b32x32", "int8.b32x32+sr")
+    )
+    assert plain < codes < stochastic
+
+
+def test_two_sets_of_accumulators_beat_one_where_promotion_binds() -> None:
+    problem = gemm(4096, 4096, 4096, "jetfire")
+    assert price(problem, one(sets=1)).time_us[0] > price(problem, one()).time_us[0]
+
+
+@pytest.mark.parametrize(("name", "least"), [("jetfire", 1.5), ("jetfire-64", 1.5)])
+def test_it_is_told_to_beat_triton_where_it_was_built_to(name: str, least: float) -> None:
+    problem = gemm(4096, 4096, 4096, name)
+    other = TritonGemm()
+    theirs = sim.price(
+        problem, other, other.legal_space(problem, H200.limits).accepted, H200
+    ).time_us.min()
+    assert theirs > least * price(problem, legal(problem)).time_us.min()

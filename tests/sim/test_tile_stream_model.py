@@ -1,0 +1,73 @@
+"""Prices of kernels that move a matrix through tiles once."""
+
+import pytest
+
+import sim
+from sim.tile_stream import work
+from tiles.kernels import ConfigTable, kernel
+from tiles.problems import Problem, parse_problem
+
+H200 = sim.load_gpu("h200")
+FAMILIES = {
+    "quantize": "triton_quantize_tiles",
+    "dequantize": "triton_dequantize",
+    "transpose": "triton_transpose",
+}
+
+
+def best(text: str) -> tuple[Problem, sim.Prediction]:
+    problem = parse_problem(text)
+    family = kernel(FAMILIES[problem.kind])
+    accepted = family.legal_space(problem, H200.limits).accepted
+    return problem, sim.price(problem, family, accepted, H200).best()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quantize:16384x8192:e4m3fn.b1x128:bf16",
+        "quantize:16384x8192:int8.b32x32:fp32",
+        "quantize:16384x8192:e4m3fn.mx:bf16:swizzled",
+        "dequantize:16384x8192:e4m3fn.mx:bf16",
+        "transpose:16384x8192:int8",
+    ],
+)
+def test_large_matrices_are_bound_by_dram(text: str) -> None:
+    problem, found = best(text)
+    assert found.binding == "dram"
+    assert 0.75 < problem.min_bytes / found.time_us / 4274e3 < 1
+    assert found.dram_read_bytes + found.dram_write_bytes == problem.min_bytes
+
+
+def test_a_scale_for_the_tensor_reads_twice_in_two_launches() -> None:
+    one, two = (
+        best("quantize:16384x8192:e2m1fn.mx:bf16")[1],
+        best("quantize:16384x8192:nvfp4:bf16")[1],
+    )
+    assert two.dram_read_bytes > 1.5 * one.dram_read_bytes
+    assert two.terms_us["launch"] == 2 * one.terms_us["launch"]
+
+
+def test_random_bits_and_a_second_set_of_blocks_cost_instructions() -> None:
+    config = kernel("triton_quantize_tiles").config_type(
+        block_rows=128, block_cols=128, num_warps=8, software_cast=False
+    )
+    table = ConfigTable.of([config])
+
+    def instructions(text: str) -> float:
+        return float(work(parse_problem(text), table).instructions[0])  # type: ignore[arg-type]
+
+    plain = instructions("quantize:4096x4096:e4m3fn.b1x128:bf16")
+    assert instructions("quantize:4096x4096:e4m3fn.b1x128+sr:bf16") > plain + 20
+    assert instructions("quantize:4096x4096:e4m3fn.b1x128:bf16:transposed") > 2 * plain
+    assert instructions("quantize:4096x4096:e4m3fn.mx:bf16") < plain
+    assert instructions("quantize:4096x4096:e4m3fn.b1x128:fp32") > plain
+
+
+def test_more_bandwidth_is_never_slower_and_less_work_neither() -> None:
+    small, large = (
+        best("quantize:4096x4096:int8.b32x32:bf16")[1],
+        best("quantize:8192x8192:int8.b32x32:bf16")[1],
+    )
+    assert 3 < large.time_us / small.time_us < 4.5
+    assert small.low_us < small.time_us < small.high_us

@@ -1,0 +1,203 @@
+// Enough of CUDA C++ to run the dataflow kernels on a CPU: threads are fibres, which switch at
+// barriers and shuffles; the CTAs of a cluster run together, clusters one after the other.  Rounded
+// operations round as the GPU's do; the approximate reciprocal errs by its whole ulp, upwards.
+#pragma once
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+#include <vector>
+
+#define ON_HOST 1
+#define __global__
+#define __device__
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+#define CLUSTER
+#define DEVICE static inline
+#define SHARED_MEMORY(name) unsigned char *name = host::cta().memory.data()
+
+struct uint4 { uint32_t x, y, z, w; };
+struct float4 { float x, y, z, w; };
+struct float2 { float x, y; };
+struct Dim3 { uint32_t x; };
+static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+
+namespace host {
+struct Barrier {
+    int expected = 0, arrived = 0, generation = 0;
+};
+struct Warp {
+    Barrier barrier;
+    float slots[32];
+};
+struct Cta {
+    std::vector<unsigned char> memory;
+    std::vector<Warp> warps;
+    Barrier barrier;
+    uint32_t index;
+};
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack;
+    Dim3 thread, block;
+    Cta *cta;
+    bool done = false;
+};
+static std::vector<Cta> ctas;
+static std::vector<Fibre> fibres;
+static Fibre *current;
+static ucontext_t scheduler;
+static Barrier cluster;
+static uint32_t grid;
+static std::function<void()> body;
+
+static Cta &cta() { return *current->cta; }
+static void wait(Barrier &b) {
+    int generation = b.generation;
+    if (++b.arrived == b.expected) {
+        b.arrived = 0;
+        ++b.generation;
+        return;
+    }
+    while (b.generation == generation) swapcontext(&current->context, &scheduler);
+}
+static void enter() {
+    body();
+    current->done = true;
+    swapcontext(&current->context, &scheduler);
+}
+static void run(uint32_t count, uint32_t splits, uint32_t threads, uint32_t bytes) {
+    grid = count;
+    for (uint32_t first = 0; first < count; first += splits) {
+        ctas.assign(splits, {});
+        fibres.assign(splits * threads, {});
+        cluster = {};
+        cluster.expected = splits * threads;
+        for (uint32_t c = 0; c < splits; ++c) {
+            ctas[c].memory.assign(bytes + 16, 0xa5);
+            ctas[c].warps.assign(threads / 32, {});
+            for (Warp &warp : ctas[c].warps) warp.barrier.expected = 32;
+            ctas[c].barrier.expected = threads;
+            ctas[c].index = c;
+            for (uint32_t t = 0; t < threads; ++t) {
+                Fibre &f = fibres[c * threads + t];
+                f.stack.resize(1 << 17);
+                f.thread.x = t, f.block.x = first + c, f.cta = &ctas[c];
+                getcontext(&f.context);
+                f.context.uc_stack.ss_sp = f.stack.data();
+                f.context.uc_stack.ss_size = f.stack.size();
+                f.context.uc_link = nullptr;
+                makecontext(&f.context, enter, 0);
+            }
+        }
+        for (bool left = true; left;) {
+            left = false;
+            for (Fibre &f : fibres)
+                if (!f.done) {
+                    current = &f;
+                    swapcontext(&scheduler, &f.context);
+                    left = left || !f.done;
+                }
+        }
+    }
+}
+template <class F> static float rounded(int mode, F f) {
+    int before = fegetround();
+    fesetround(mode);
+    volatile float result = f();
+    fesetround(before);
+    return result;
+}
+}  // namespace host
+
+#define threadIdx (host::current->thread)
+#define blockIdx (host::current->block)
+#define gridDim (Dim3{host::grid})
+
+static inline void __syncthreads() { host::wait(host::cta().barrier); }
+static inline void cluster_sync() { host::wait(host::cluster); }
+static inline float of_cta(const float *place, uint32_t rank) {
+    size_t offset = (const unsigned char *)place - host::cta().memory.data();
+    return *(const float *)(host::ctas[rank].memory.data() + offset);
+}
+static inline float __shfl_xor_sync(uint32_t, float value, int distance) {
+    host::Warp &warp = host::cta().warps[threadIdx.x / 32];
+    warp.slots[threadIdx.x % 32] = value;
+    host::wait(warp.barrier);
+    float other = warp.slots[(threadIdx.x % 32) ^ distance];
+    host::wait(warp.barrier);
+    return other;
+}
+static inline void copy_async(uint4 *to, const unsigned char *from) { memcpy(to, from, 16); }
+static inline void copies_done() {}
+
+static inline float __uint_as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
+static inline uint32_t __float_as_uint(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
+static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+static inline float __fmaf_rd(float x, float y, float z) {
+    volatile float a = x, b = y, c = z;
+    return host::rounded(FE_DOWNWARD, [&] { return fmaf(a, b, c); });
+}
+static inline float __fadd_rd(float x, float y) {
+    volatile float a = x, b = y;
+    return host::rounded(FE_DOWNWARD, [&] { return a + b; });
+}
+static inline float __fadd_rz(float x, float y) {
+    volatile float a = x, b = y;
+    return host::rounded(FE_TOWARDZERO, [&] { return a + b; });
+}
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline uint32_t __umulhi(uint32_t x, uint32_t y) { return (uint64_t)x * y >> 32; }
+static inline int __dp4a(int x, int y, int sum) {
+    for (int k = 0; k < 4; ++k) sum += (int)(int8_t)(x >> 8 * k) * (int)(int8_t)(y >> 8 * k);
+    return sum;
+}
+template <class T> static T __ldg(const T *p) { return *p; }
+template <class T> static T __ldcs(const T *p) { return *p; }
+template <class T> static void __stcs(T *p, T value) { *p = value; }
+
+static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
+    uint64_t bytes = (uint64_t)high << 32 | low;
+    uint32_t result = 0;
+    for (int k = 0; k < 4; ++k) {
+        uint32_t s = selector >> 4 * k & 15, byte = bytes >> 8 * (s & 7) & 255;
+        result |= (s & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * k;
+    }
+    return result;
+}
+static inline float exp2_approximate(float x) { return exp2f(x); }
+static inline float reciprocal_approximate(float x) { return 1.0f / x * (1.0f + 0x1p-23f); }
+static inline float larger(float x, float y) {
+    return x != x || y != y ? NAN : x > y ? x : y;
+}
+
+// e4m3fn by its definition: 8 exponents of bias 7, 3 bits of mantissa, 0x7f is NaN.
+static inline float e4m3_value(uint32_t code) {
+    uint32_t exponent = code >> 3 & 15, mantissa = code & 7;
+    float size = (code & 127) == 127 ? NAN
+                 : exponent          ? ldexpf(8 + mantissa, (int)exponent - 10)
+                                     : ldexpf(mantissa, -9);
+    return code & 128 ? -size : size;
+}
+static inline void decode_pair(uint16_t codes, float &low, float &high) {
+    low = e4m3_value(codes & 255), high = e4m3_value(codes >> 8);
+}
+static inline uint32_t e4m3_code(float value) {
+    if (value != value) return 127;
+    uint32_t best = 0, sign = std::signbit(value) ? 128 : 0;
+    float size = fminf(fabsf(value), 448.0f);
+    for (uint32_t code = 0; code < 127; ++code) {
+        float error = fabsf(e4m3_value(code) - size), least = fabsf(e4m3_value(best) - size);
+        if (error < least || (error == least && code % 2 == 0)) best = code;
+    }
+    return best | sign;
+}
+static inline uint32_t encode_pair(float low, float high) {
+    return e4m3_code(low) | e4m3_code(high) << 8;
+}

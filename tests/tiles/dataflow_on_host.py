@@ -1,0 +1,243 @@
+"""Run the dataflow kernels on the CPU: NumPy arrays, g++ and ``cuda_on_host.h``."""
+
+import ctypes
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tiles.formats import Scaling, TensorFormat, dequantize, quantize
+from tiles.formats.codec import Quantized
+from tiles.kernels.base import Accuracy
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
+from tiles.kernels.dataflow_check import compare, compare_vector
+from tiles.kernels.dataflow_reference import Inputs, Outcome, dropped, outcome, statistics
+from tiles.problems import DATAFLOW_OPS
+
+HERE = Path(__file__).parent
+FOLDER = Path(dataflow_blocks.__file__).parent
+_MAIN = """
+#include "cuda_on_host.h"
+#include "{source}"
+extern "C" void run_on_host(const void *bytes, u32 grid, u32 splits, u32 threads, u32 smem) {{
+    {parameters} p;
+    memcpy(&p, bytes, sizeof p);
+    host::body = [p] {{ {kernel}(p); }};
+    host::run(grid, splits, threads, smem);
+}}
+extern "C" u64 parameter_bytes() {{ return sizeof({parameters}); }}
+"""
+_SUMS = """
+extern "C" void sums_on_host(const float *partials, float *products, float *plain, i64 cols,
+                             u32 count, u32 grid) {
+    host::body = [=] { dataflow_column_sums(partials, products, plain, cols, count); };
+    host::run(grid, 1, 512, 4 * 512);
+}
+"""
+
+
+class HostArray:
+    """What a launcher looks at in a CuPy array, in a NumPy one."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape, self.dtype, self.strides = array.shape, array.dtype, array.strides
+        self.flags, self.device = array.flags, "host"
+        self.data = type("Memory", (), {"ptr": array.ctypes.data})
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
+    """A kernel for the CPU; warnings are errors, so that the sources stay clean."""
+    rows = source == dataflow_rows.SOURCE
+    text = _MAIN.format(
+        source=source,
+        parameters="RowOperands" if rows else "Operands",
+        kernel=source.removesuffix(".cu"),
+    )
+    if rows and int(next(o for o in options if o.startswith("-DOP="))[5:]) > 2:
+        text += _SUMS
+    path = Path(_folder().name) / f"kernel{abs(hash((source, options)))}.so"
+    subprocess.run(
+        [
+            "g++", "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-frounding-math", "-Wall",
+            "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
+            f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
+        ],
+        input=text, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return ctypes.CDLL(str(path))
+
+
+def _address(parameters: Any) -> tuple[Any, int]:
+    held = np.array(parameters)
+    return held, held.ctypes.data
+
+
+def run_blocks(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> None:
+    """``dataflow_blocks.launch`` on the CPU."""
+    views = {name: HostArray(array) for name, array in arrays.items()}
+    options, ctas, smem, parameters = dataflow_blocks.prepare(**views, config=config, **rest)
+    made = library(dataflow_blocks.SOURCE, options)
+    held, address = _address(parameters)
+    made.parameter_bytes.restype = ctypes.c_uint64
+    assert made.parameter_bytes() == held.nbytes
+    made.run_on_host(ctypes.c_void_p(address), ctas, 1, config["threads"], smem)
+
+
+def run_rows(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> None:
+    """``dataflow_rows.launch`` on the CPU."""
+    views = {name: HostArray(array) for name, array in arrays.items()}
+    options, covered, parameters = dataflow_rows.prepare(**views, config=config, **rest)
+    made = library(dataflow_rows.SOURCE, options)
+    held, address = _address(parameters)
+    made.parameter_bytes.restype = ctypes.c_uint64
+    assert made.parameter_bytes() == held.nbytes
+    splits, cols = config["splits"], arrays["x"].shape[1]
+    made.run_on_host(
+        ctypes.c_void_p(address), covered.clusters * splits, splits, config["threads"],
+        covered.smem_bytes,
+    )  # fmt: skip
+    if rest["op"].endswith("-bwd"):
+        d_beta = arrays.get("d_beta")
+        made.sums_on_host(
+            ctypes.c_void_p(arrays["partials"].ctypes.data),
+            ctypes.c_void_p(arrays["d_gamma"].ctypes.data),
+            ctypes.c_void_p(None if d_beta is None else d_beta.ctypes.data),
+            ctypes.c_int64(cols),
+            covered.clusters,
+            -(-2 * cols // dataflow_rows.SUM_COLS),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """An operator on a matrix, run and judged."""
+
+    op: str
+    format: str
+    shape: tuple[int, int]
+    config: dict[str, int]
+    probability: float = 0.0
+    seed: int = 2**63 + 12345
+    mask_seed: int = 99
+
+
+def laid_out(scales: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """Scales with M contiguous where blocks are rows of 1xB, else row-major."""
+    return np.asfortranarray(scales) if scaling.rows == 1 else np.ascontiguousarray(scales)
+
+
+def poisoned(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An output before it is written."""
+    array = np.empty(shape, dtype)
+    array.view(np.uint8).reshape(-1)[...] = 0x55
+    return array
+
+
+def judge(case: Case, matrices: list[np.ndarray], statistics_of: np.ndarray | None = None) -> str:
+    """Run a case on fp32 matrices (x, and the other one); what is wrong, or nothing."""
+    fmt = TensorFormat.parse(case.format)
+    plain = TensorFormat(element=fmt.element, scaling=fmt.scaling)
+    assert fmt.scaling is not None
+    dtype = "int8" if fmt.element.name == "int8" else "uint8"
+    inputs = [quantize(matrix, plain) for matrix in matrices]
+    return judge_quantized(case, inputs, dtype, statistics_of)
+
+
+def judge_quantized(
+    case: Case, inputs: list[Quantized], dtype: str, statistics_of: np.ndarray | None = None
+) -> str:
+    """The same on matrices that are quantised already."""
+    fmt = TensorFormat.parse(case.format)
+    scaling = fmt.scaling
+    assert scaling is not None
+    rows, cols = case.shape
+    blockwise = case.op in dataflow_blocks.OPS
+    second = "dy" if blockwise else "other"
+    exact = [dequantize(q) for q in inputs]
+    rng = np.random.default_rng(rows * 1000 + cols)
+    arrays: dict[str, np.ndarray] = {}
+    for name, q in zip(("x", second), inputs, strict=False):
+        arrays[name] = np.ascontiguousarray(q.codes.view(dtype))
+        arrays[f"{name}_scales"] = laid_out(q.scales, scaling)
+    arrays["out"] = poisoned(case.shape, dtype)
+    arrays["out_scales"] = laid_out(poisoned(inputs[0].scales.shape, "float32"), scaling)
+    _, row_vectors, _ = DATAFLOW_OPS[case.op]
+    gamma = rng.standard_normal(cols).astype(np.float32)
+    beta = rng.standard_normal(cols).astype(np.float32)
+    given: dict[str, np.ndarray] = {}
+    if row_vectors and case.op.endswith(("-apply", "-bwd")):
+        source = exact[0] if statistics_of is None else statistics_of
+        found = statistics(source)
+        given = {name: found[name][0].astype(np.float32) for name in ("mean", "variance")}
+        arrays |= given
+    elif row_vectors:
+        arrays |= {name: poisoned((rows,), "float32") for name in ("mean", "variance")}
+    if case.op not in ("residual",) and row_vectors:
+        given["gamma"] = arrays["gamma"] = gamma
+        if case.op.startswith("layernorm") and not case.op.endswith("-bwd"):
+            given["beta"] = arrays["beta"] = beta
+    rest: dict[str, Any] = {
+        "op": case.op,
+        "element": fmt.element.name,
+        "block": (scaling.rows, scaling.cols),
+        "stochastic": str(fmt).endswith("+sr"),
+        "seed": case.seed,
+    }
+    inputs64: dict[str, Any] = {name: array.astype(np.float64) for name, array in given.items()}
+    if case.op == "dropout":
+        below = dataflow_blocks.drop_below(case.probability)
+        rest |= {"probability": case.probability, "mask_seed": case.mask_seed}
+        inputs64 |= {
+            "keep": ~dropped(rows, cols, below, case.mask_seed),
+            "keep_scale": float(np.float32(65536 / (65536 - below))),
+        }
+    if case.op.endswith("norm-bwd"):
+        covered = dataflow_rows.geometry(
+            op=case.op, shape=case.shape, block=rest["block"], config=case.config
+        )
+        arrays["partials"] = poisoned((covered.clusters, 2, cols), "float32")
+        arrays["d_gamma"] = poisoned((cols,), "float32")
+        if case.op == "layernorm-bwd":
+            arrays["d_beta"] = poisoned((cols,), "float32")
+    (run_blocks if blockwise else run_rows)(arrays, case.config, **rest)
+    with np.errstate(all="ignore"):
+        if len(exact) > 1:
+            inputs64["other"] = exact[1]
+        reference = outcome(case.op, Inputs(x=exact[0], **inputs64))
+    accuracy = _compared(arrays, reference, fmt, case.seed)
+    if not accuracy.ok:
+        return accuracy.reason
+    vectors = dict(reference.vectors)
+    if case.op == "residual":
+        stored = Quantized(codes=arrays["out"].view(np.uint8), scales=arrays["out_scales"],
+                           format=fmt)  # fmt: skip
+        vectors = statistics(dequantize(stored))
+    for name, (value, error) in vectors.items():
+        if reason := compare_vector(name, torch.from_numpy(arrays[name]), value, error):
+            return reason
+    return ""
+
+
+def _compared(
+    arrays: dict[str, np.ndarray], reference: Outcome, fmt: TensorFormat, seed: int
+) -> Accuracy:
+    values, error = (torch.from_numpy(a) for a in (reference.values, reference.error))
+    return compare(
+        torch.from_numpy(arrays["out"]),
+        torch.from_numpy(arrays["out_scales"]),
+        Outcome(values=values, error=error),
+        fmt,
+        seed,
+    )

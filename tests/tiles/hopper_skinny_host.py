@@ -1,0 +1,101 @@
+"""Run ``gemm_hopper_skinny.cu`` on the CPU: NumPy arrays, g++ and ``hopper_on_host.h``."""
+
+import re
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.kernels.cuda import gemm_hopper_skinny
+
+HERE = Path(__file__).parent
+SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
+_HEADERS = re.compile(r'^#include "hopper(_wgmma)?\.cuh"$', re.MULTILINE)
+_DESCRIPTOR = re.compile(r"^__device__ __forceinline__ u64 descriptor\(.*?^}$", re.M | re.S)
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory()
+
+
+def source_text() -> str:
+    """The kernel."""
+    return SOURCE.read_text()
+
+
+@cache
+def program(options: tuple[str, ...]) -> Path:
+    """The kernel with these macros as a program of the CPU."""
+    text = _HEADERS.sub("", source_text())
+    found = _DESCRIPTOR.search(SOURCE.with_name("hopper.cuh").read_text())
+    assert found is not None
+    # THREADS is the kernel's, and what stands in for the GPU needs it.
+    at = text.index("// What is staged")
+    pieces = (text[:at], '#include "hopper_on_host.h"\n', found[0], "\n", text[at:])
+    folder = Path(mkdtemp(dir=_folder().name))
+    source = folder / "kernel.cpp"
+    source.write_text("".join(pieces) + '\n#include "hopper_skinny_on_host.cpp"\n')
+    macros = [option for option in options if option.startswith("-D")]
+    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}"]
+    command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "kernel"
+
+
+def _pitched(matrix: NDArray[np.generic]) -> tuple[bytes, int]:
+    """Rows at multiples of 16 bytes, with a gap of 0xFF behind each, and their distance."""
+    rows, width = matrix.shape[0], matrix.shape[1] * matrix.itemsize
+    pitch = -(-width // 16) * 16 + 16
+    held = np.full((rows, pitch), 0xFF, np.uint8)
+    held[:, :width] = np.ascontiguousarray(matrix).view(np.uint8).reshape(rows, width)
+    return held.tobytes(), pitch
+
+
+def run(
+    a: NDArray[np.generic],
+    b: NDArray[np.generic],
+    a_scale: NDArray[np.float32] | None,
+    b_scale: NDArray[np.float32] | None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    seed: int = 0,
+) -> NDArray[np.generic]:
+    """C, after seeing that nothing was written outside of it.
+
+    Args:
+        a, b: codes, bf16 as uint16 and 8-bit floats as uint8.
+    """
+    options = gemm_hopper_skinny.options(element=element, out=out, scales=scales, config=config)
+    m, n = a.shape[0], b.shape[0]
+    dtype = np.dtype({"bf16": "uint16", "fp16": "float16", "fp32": "float32"}[out])
+    c, c_pitch = _pitched(np.full((m, n), 0xFF).astype(np.uint8).repeat(dtype.itemsize, 1))
+    (a_bytes, a_pitch), (b_bytes, b_pitch) = _pitched(a), _pitched(b)
+    parts, columns, scale_pitch = [a_bytes, b_bytes, b"", b"", c], 0, 0
+    if a_scale is not None and b_scale is not None:
+        parts[2:4] = a_scale.tobytes(), b_scale.tobytes()
+        if scales == "b1x128":  # M contiguous
+            parts[2], scale_pitch = _pitched(a_scale.T)
+            columns = a_scale.shape[1]
+    smem = gemm_hopper_skinny.smem_bytes(scales=scales, config=config)
+    numbers = [m, n, a.shape[1], a_pitch, b_pitch, c_pitch, columns, scale_pitch, seed, smem]
+    executable = program(options)
+    job, result = executable.with_suffix(".job"), executable.with_suffix(".result")
+    header = np.array([*numbers, *map(len, parts)], np.int64).tobytes()
+    job.write_bytes(header + b"".join(parts))
+    command = [str(executable), str(job), str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = np.frombuffer(result.read_bytes(), np.uint8).reshape(m, c_pitch)
+    width = n * dtype.itemsize
+    assert (rows[:, width:] == 0xFF).all(), "something was written behind a row of C"
+    found: NDArray[np.generic] = np.ascontiguousarray(rows[:, :width]).view(dtype)
+    return found

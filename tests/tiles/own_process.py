@@ -1,0 +1,78 @@
+"""Scripts beside the tests, run in a Python of their own: Triton reads TRITON_INTERPRET once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def lines_of(
+    script: str, *arguments: str, stdin: str = "", interpret: bool = False, timeout_s: float = 600
+) -> list[str]:
+    """What a script prints; its failure fails the test with what it wrote to stderr.
+
+    Args:
+        interpret: in Triton's interpreter, on the CPU; else Triton compiles.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    # One thread: the tensors are small, and other tests run beside these.
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *arguments],
+        input=stdin,
+        cwd=ROOT,
+        env=environment | ({"TRITON_INTERPRET": "1"} if interpret else {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+class Outcomes:
+    """What a script says of cases by name: the quick ones in one process, the slow ones in another.
+
+    Each process is started when a case of its own is first asked for.
+    """
+
+    def __init__(
+        self,
+        cases: Mapping[str, Any],
+        quick: Collection[str],
+        ask: Callable[[dict[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        """Take cases.
+
+        Args:
+            quick: names of those that the default suite runs.
+            ask: from some of the cases to their outcomes.
+        """
+        assert set(quick) < set(cases)
+        self._cases = dict(cases)
+        self._quick = frozenset(quick)
+        self._ask = ask
+        self._known: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            quick = name in self._quick
+            together = {n: c for n, c in self._cases.items() if (n in self._quick) is quick}
+            self._known |= self._ask(together)
+        return self._known[name]
+
+    def parameters(self, wanted: Callable[[Any], bool] = lambda case: True) -> list[Any]:
+        """Names of the cases that are wanted, for ``pytest.mark.parametrize``."""
+        return [
+            name if name in self._quick else pytest.param(name, marks=pytest.mark.slow)
+            for name, case in self._cases.items()
+            if wanted(case)
+        ]

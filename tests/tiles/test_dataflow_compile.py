@@ -1,0 +1,110 @@
+"""The dataflow kernels compiled by NVRTC for sm_90: no spills, wide accesses, few instructions."""
+
+import re
+from pathlib import Path
+
+import pytest
+from nvrtc_compile import compile_cuda
+
+from sim import load_gpu
+from tiles.kernels import kernel
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, modules
+from tiles.kernels.dataflow import BLOCK_OPS, DataflowBlocksConfig, DataflowRowsConfig
+from tiles.problems import DATAFLOW_OPS, parse_problem
+
+H200 = load_gpu("h200").limits
+FOLDER = Path(dataflow_blocks.__file__).parent
+BLOCK = DataflowBlocksConfig(threads=256, lanes=32, steps=4, ctas=3)
+ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, ctas=3)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        op if op in ("relu", "residual") else pytest.param(op, marks=pytest.mark.slow)
+        for op in DATAFLOW_OPS
+    ],
+)
+def test_main_configuration_compiles_without_spills(op: str) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    problem = parse_problem(f"dataflow:4096x4096:{op}:int8.b32x32+sr")
+    family = kernel("cuda_dataflow_blocks" if op in BLOCK_OPS else "cuda_dataflow_rows")
+    facts = family.compile_offline(problem, BLOCK if op in BLOCK_OPS else ROW, H200)
+    assert facts is not None
+    assert facts.stack_bytes == 0
+    assert facts.registers <= 80
+    assert facts.refusal(H200) == ""
+
+
+def test_what_was_compiled_ahead_lies_where_the_launch_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    monkeypatch.setenv(modules.BINARIES, str(tmp_path))
+    problem = parse_problem("dataflow:4096x4096:residual:int8.b32x32")
+    facts = kernel("cuda_dataflow_rows").compile_offline(problem, ROW, H200)
+    assert facts is not None
+    block, config = (32, 32), ROW.to_dict()
+    covered = dataflow_rows.geometry(op="residual", shape=(4096, 4096), block=block, config=config)
+    assert facts.smem_bytes == covered.smem_bytes
+    options = dataflow_rows.options(
+        op="residual", element="int8", shape=(4096, 4096), block=block, stochastic=False,
+        aligned=True, config=config,
+    )  # fmt: skip
+    code = modules.read_source(FOLDER / dataflow_rows.SOURCE)
+    name = modules.binary_name(code, options, "sm_90", facts.compiler)
+    assert [made.name for made in tmp_path.iterdir()] == [name]
+
+
+def ptx(source: str, options: tuple[str, ...]) -> str:
+    found = compile_cuda(FOLDER / source, (*options, "-ftz=true", "-arch=sm_90", "-default-device"))
+    assert not found.log
+    return found.ptx
+
+
+@pytest.mark.parametrize(
+    ("op", "element", "block", "stochastic", "aligned"),
+    [
+        ("gelu", "int8", (32, 32), True, True),
+        ("silu-bwd", "e4m3fn", (1, 128), True, True),
+        pytest.param("layernorm-apply", "int8", (128, 128), False, True, marks=pytest.mark.slow),
+        pytest.param("dropout", "int8", (32, 32), True, False, marks=pytest.mark.slow),
+    ],
+)
+def test_blockwise_kernel_moves_16_bytes_and_draws_one_counter_for_four(
+    op: str, element: str, block: tuple[int, int], stochastic: bool, aligned: bool
+) -> None:
+    config = BLOCK.to_dict() | {"lanes": min(256, block[0] * block[1] // 32)}
+    text = ptx(
+        dataflow_blocks.SOURCE,
+        dataflow_blocks.options(
+            op=op, element=element, block=block, stochastic=stochastic, aligned=aligned,
+            config=config | {"ctas": 1},
+        ),
+    )  # fmt: skip
+    assert bool(re.search(r"ld\.global\.cs\.v4", text)) == aligned
+    assert bool(re.search(r"st\.global\.cs\.v4", text)) == aligned
+    # 19 wide products of two words a counter of four elements, 32 elements a thread; the first
+    # round has one, and what does not change between neighbouring counters is made once.  Addresses
+    # take a few.
+    wide = len(re.findall(r"mul\.wide\.u32", text))
+    if aligned:
+        assert (8 * 17 <= wide <= 8 * 20 + 10) if stochastic else wide < 40
+    assert ("e4m3x2" in text) == (element == "e4m3fn")
+    assert "cvt.rn.f32.s" not in text or op.startswith("layernorm")  # slow: codes go through bytes
+
+
+@pytest.mark.parametrize("splits", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_row_kernel_copies_asynchronously_and_meets_in_its_cluster(splits: int) -> None:
+    config = ROW.to_dict() | {"splits": splits}
+    text = ptx(
+        dataflow_rows.SOURCE,
+        dataflow_rows.options(
+            op="layernorm", element="int8", shape=(4096, 4096), block=(32, 32), stochastic=True,
+            aligned=True, config=config,
+        ),
+    )  # fmt: skip
+    assert "cp.async.cg.shared.global" in text
+    assert "dp4a.s32" in text
+    assert ("barrier.cluster.arrive" in text) == (splits > 1)
+    assert ("ld.shared::cluster" in text) == (splits > 1)

@@ -1,0 +1,186 @@
+"""The Hopper GEMM with scales in blocks: what NVRTC makes of it, instruction by instruction."""
+
+import re
+from collections import Counter
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nvrtc_compile import Compiled, compile_cuda
+from sass_loops import loops
+
+from sim import load_gpu
+from sim.hopper_block_model import promotion_slots
+from tiles.kernels import ConfigTable
+from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda.modules import CUPY_OPTIONS
+from tiles.kernels.hopper_block_gemm import (
+    HopperBlockGemm,
+    HopperBlockGemmConfig,
+    block_scales,
+    block_smem_bytes,
+)
+from tiles.problems import Gemm, parse_problem
+
+SOURCE = Path(gemm_hopper_blocks.__file__).with_suffix(".cu")
+FAMILY = HopperBlockGemm()
+H200 = load_gpu("h200").limits
+THREADS = 384
+
+
+def gemm(text: str) -> Gemm:
+    problem = parse_problem(f"gemm:4096x4096x4096:{text}")
+    assert isinstance(problem, Gemm)
+    return problem
+
+
+def config(**fields: int) -> HopperBlockGemmConfig:
+    plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
+    return HopperBlockGemmConfig.from_dict(plain | {"store_buffers": 1, "sets": 2} | fields)
+
+
+def compiled(problem: Gemm, one: HopperBlockGemmConfig) -> Compiled:
+    """Compile, and hold resources and the compiler's remarks to what was promised."""
+    scales = block_scales(problem.recipe.activation, problem.recipe.weight)
+    assert scales is not None
+    options = gemm_hopper_blocks.options(
+        element=problem.recipe.activation.element.name,
+        out=problem.out,
+        scales=scales,
+        config=one.to_dict(),
+    )
+    found = compile_cuda(SOURCE, (*options, *CUPY_OPTIONS, "--ptxas-options=-v"))
+    # Among others: that products wait for each other because it does not see through the sets.
+    assert "wgmma" not in found.log, found.log
+    foreign = [line for line in found.log.splitlines() if not line.startswith("ptxas ")]
+    assert not foreign, foreign
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
+    used = re.search(r"Used (\d+) registers.* (\d+) bytes smem", found.log)
+    assert used is not None, found.log
+    assert int(used[1]) * THREADS <= H200.registers_per_sm
+    dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=one.to_dict())
+    assert block_smem_bytes(problem, ConfigTable.of([one]))[0] == dynamic + int(used[2])
+    return found
+
+
+def _products(body: list[str]) -> int:
+    return sum("GMMA" in opcode for opcode in body)
+
+
+#: Formats, configuration, instruction, and of a unit of K an accumulator: conversions, multiplies,
+#: multiply-adds.
+COMPILED = {
+    "jetfire, codes": (
+        "jetfire:int8.b32x32", config(cluster=2, stages=6), "m64n128k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, stochastic": (
+        "jetfire:int8.b32x32+sr", config(), "m64n128k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, one set": (
+        "jetfire:bf16", config(sets=1, store_buffers=2), "m64n128k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "64": ("jetfire-64:int8.b64x64", config(block_n=64), "m64n64k32.s32.s8.s8", (2, 1, 0, 1)),
+    "mx": ("mxfp8-e4m3:bf16", config(cluster=2), "m64n128k32.f32.e4m3.e4m3", (4, 0, 1, 1)),
+    "mx, tall": (
+        "mxfp8-e5m2:fp16",
+        config(block_m=256, block_n=64, stages=4),
+        "m64n64k32.f32.e5m2.e5m2",
+        (4, 0, 1, 1),
+    ),
+    "mxint8": ("mxint8:fp32", config(), "m64n128k32.s32.s8.s8", (4, 1, 1, 1)),
+    "1x128": ("e4m3-b1x128:fp32", config(sets=1), "m64n128k32.f32.e4m3.e4m3", (1, 0, 1, 1)),
+    "1x128, codes": (
+        "e4m3-b1x128:e4m3fn.b32x32", config(), "m64n128k32.f32.e4m3.e4m3", (1, 0, 1, 1),
+    ),
+    "128": ("e4m3-b128:fp32", config(cluster=2), "m64n128k32.f32.e4m3.e4m3", (1, 0, 0, 1)),
+    "128, integers": (
+        "int8-b128:e4m3fn.b64x64", config(), "m64n128k32.s32.s8.s8", (1, 1, 0, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED)
+def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> None:
+    text, one, instruction, (units, converts, multiplies, adds) = COMPILED[case]
+    problem = gemm(text)
+    found = compiled(problem, one)
+    assert f"wgmma.mma_async.sync.aligned.{instruction}" in found.ptx
+    assert (".multicast::cluster" in found.ptx) == (one.cluster > 1)
+    # A loop holds a stage, or two stages of one unit each where sets take turns.
+    stages = 2 if units == 1 and one.sets == 2 else 1
+    rows = one.block_m // 128
+    # Jumps back out of waits that are rarely taken make shorter loops, of part of it.
+    body = next(b for b in loops(found.machine_code()) if _products(b) >= stages * 4 * rows)
+    assert _products(body) == stages * 4 * rows
+    names = Counter(opcode.split(".")[0] for opcode in body)
+    accumulators = stages * units * one.block_m * one.block_n // 256
+    assert names["FFMA"] == accumulators * adds
+    assert names["I2FP"] == accumulators * converts
+    assert names["I2F"] == 0
+    few = stages * units * 4 * rows  # scales of blocks, or of MXINT8's rows
+    assert accumulators * multiplies <= names["FMUL"] <= accumulators * multiplies + few
+    # No flush of subnormals, whatever the launcher's compiler is told.
+    assert not any(".FTZ" in opcode for opcode in body if opcode.startswith(("FFMA", "FMUL")))
+    # The whole loop is no longer than the cost model says.
+    table = ConfigTable.of([one])
+    assert len(body) <= 1.08 * stages * promotion_slots(problem, table)[0]
+    # From one wait to the next: all products, then all sums.
+    if one.sets == 2:
+        waits = [i for i, opcode in enumerate(body) if opcode.startswith("WARPGROUP.DEPBAR")]
+        assert len(waits) == stages * units
+        for start, end in pairwise([*waits, len(body)]):
+            between = [opcode for opcode in body[start:end] if re.match("[IQ]GMMA|FFMA", opcode)]
+            kinds = [key for key, _ in groupby(between, key=lambda o: "GMMA" in o)]
+            assert kinds == [True, False]
+            assert between.count("FFMA") == accumulators / (stages * units)
+
+
+def test_one_configuration_compiles_as_promised() -> None:
+    found = compiled(gemm("jetfire:int8.b32x32"), config())
+    assert "cp.async.mbarrier.arrive.noinc" in found.ptx
+    assert "redux.sync.max.u32" in found.ptx
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "jetfire:bf16",
+        "jetfire-64:fp16",
+        "mxfp8-e4m3:int8.b64x64",
+        "mxint8:bf16",
+        "e4m3-b1x128:e4m3fn.b64x64",
+        "e4m3-b128:bf16",
+        "int8-b128:int8.b64x64+sr",
+    ],
+)
+def test_any_legal_configuration_compiles_without_spills(text: str) -> None:
+    problem = gemm(text)
+    space = FAMILY.legal_space(problem, H200).accepted
+    # Configurations that differ in the raster alone are one program but for a constant.
+    first = np.flatnonzero(space["group_m"] == 1)
+    for row in np.random.default_rng(0).choice(first, min(8, len(first)), replace=False):
+        one = space.config(int(row))
+        assert isinstance(one, HopperBlockGemmConfig)
+        compiled(problem, one)
+
+
+def test_compile_facts_without_a_gpu() -> None:
+    problem, one = gemm("mxfp8-e4m3:bf16"), config(stages=4, sets=1)
+    facts = FAMILY.compile_offline(problem, one, H200)
+    assert facts is not None
+    assert (facts.target, facts.threads, facts.mma) == ("sm_90a", THREADS, "wgmma")
+    assert (facts.pipeline_depth, facts.stack_bytes) == (4, 0)
+    assert facts.smem_bytes == block_smem_bytes(problem, ConfigTable.of([one]))[0]
+    assert facts.refusal(H200) == ""
+
+
+def test_the_source_has_no_default_for_a_macro() -> None:
+    options = gemm_hopper_blocks.options(
+        element="int8", out="bf16", scales="b32x32", config=config().to_dict()
+    )
+    without = [option for option in options if not option.startswith("-DBLOCK_N=")]
+    with pytest.raises(AssertionError, match="BLOCK_N"):
+        compile_cuda(SOURCE, without)

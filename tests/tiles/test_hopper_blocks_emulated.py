@@ -1,0 +1,309 @@
+"""The Hopper GEMM with scales in blocks, emulated in NumPy: its indices and its arithmetic.
+
+Where a thread's accumulators lie is wgmma's (PTX ISA, m64nNk32 D fragments); the rest repeats what
+``gemm_hopper_blocks.cu`` and ``hopper_block_quantizer.cuh`` compute, expression by expression.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from tiles.formats import TensorFormat
+from tiles.formats.rounding import philox, random_bits
+from tiles.formats.torch_codec import quantize_tensor
+from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.cuda.gemm_hopper_blocks import SCALES, round_keys
+from tiles.problems import Gemm
+from tiles.recipes import recipe
+
+F32 = np.float32
+
+
+# ---- Where things lie.
+
+
+def fragment(block_n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of accumulator i of thread t: (128, block_n / 2) each."""
+    thread, i = np.meshgrid(np.arange(128), np.arange(block_n // 2), indexing="ij")
+    lane, warp = thread % 32, thread // 32
+    row = warp * 16 + lane // 4 + 8 * (i // 2 % 2)
+    column = 8 * (i // 4) + lane % 4 * 2 + i % 2
+    return row, column
+
+
+@pytest.mark.parametrize("block_n", [64, 128])
+def test_fragments_cover_the_tile_once(block_n: int) -> None:
+    row, column = fragment(block_n)
+    seen = np.zeros((64, block_n), int)
+    np.add.at(seen, (row, column), 1)
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("block_n", [64, 128])
+@pytest.mark.parametrize("scales", SCALES)
+def test_every_product_gets_the_scales_of_its_block(scales: str, block_n: int) -> None:
+    rows, quant_k = SCALES[scales]
+    block_m = 256 if rows == 1 and block_n == 64 else 128
+    units, top, left, step = 128 // quant_k, 512, 384, 3
+    a_grid = np.arange(10**4).reshape(-1, 50)  # scales, told apart by their values
+    b_grid = -np.arange(10**5).reshape(-1, 50)
+    row, column = fragment(block_n)
+    thread = np.arange(128)
+    lane, warp = thread % 32, thread // 32
+    if rows == 1:
+        a_grid, b_grid = np.arange(10**5).reshape(-1, 50), b_grid
+        # The copy engine's boxes: units of columns of the transposed grids.
+        a_part = a_grid.T[step * units :][:units, top : top + block_m]
+        b_part = b_grid.T[step * units :][:units, left : left + block_n]
+        stage = np.concatenate([a_part.ravel(), b_part.ravel()])
+    else:
+        a_scales, b_scales = max(block_m // rows, 1), max(block_n // rows, 1)
+        stage = np.zeros(units * (a_scales + b_scales), int)
+        for i in range(len(stage)):
+            if i < units * b_scales:
+                unit, at, grid = i // b_scales, left // rows + i % b_scales, b_grid
+            else:
+                j = i - units * b_scales
+                unit, at, grid = j % units, top // rows + j // units, a_grid
+            stage[i] = grid[at, step * units + unit]
+    for consumer in range(2):
+        offset = consumer * block_m // 2
+        for t in range(block_m // 128):
+            for unit in range(units):
+                for i in range(block_n // 2):
+                    y = top + offset + t * 64 + row[:, i]
+                    x = left + column[:, i]
+                    k = step * units + unit
+                    if rows == 1:
+                        first_row = offset + warp * 16 + lane // 4
+                        h, g, e = i // 2 % 2, i // 4, i % 2
+                        a = stage[unit * block_m + first_row + t * 64 + h * 8]
+                        b = stage[units * block_m + lane % 4 * 2 + unit * block_n + g * 8 + e]
+                    else:
+                        first_row = offset + warp * 16
+                        a = stage[(b_scales + (first_row + t * 64) // rows) * units + unit]
+                        b = stage[unit * b_scales + i // 4 * 8 // rows] + 0 * lane
+                    assert (a == a_grid[y // rows, k]).all()
+                    assert (b == b_grid[x // rows, k]).all()
+
+
+@pytest.mark.parametrize("block_n", [64, 128])
+def test_codes_reach_their_place_in_the_staging_buffer(block_n: int) -> None:
+    """And with the 128-byte swizzle, as the copy engine reads it."""
+    row, column = fragment(block_n)
+    written = np.full(64 * block_n, -1)
+    for i in range(0, block_n // 2, 2):
+        r, byte = row[:, i], column[:, i]
+        piece = (byte // 16) ^ (r % 8) if block_n == 128 else byte // 16
+        to = r * block_n + piece * 16 + byte % 16
+        written[to], written[to + 1] = r * block_n + byte, r * block_n + byte + 1
+    buffer = written.reshape(64, block_n // 16, 16)
+    tile = np.arange(64 * block_n).reshape(64, block_n // 16, 16)
+    for r in range(64):
+        for piece in range(block_n // 16):
+            at = piece ^ r % 8 if block_n == 128 else piece
+            assert (buffer[r, at] == tile[r, piece]).all()
+
+
+def test_two_lanes_share_the_random_words_of_four_neighbours() -> None:
+    seed, n, x, y = 0x0123456789ABCDEF, 4096, 256, 640
+    row, column = fragment(128)
+    flat = (y + row) * n + x + column
+    words = random_bits(int(flat.min()), int(flat.max() - flat.min()) + 1, seed)
+    lane = np.arange(128) % 32
+    warp = np.arange(128) // 32
+    for block in range(4):  # of 32 columns
+        for g in range(4):
+            columns = block * 32 + g * 8
+            odd = lane & 1
+            own_row = y + warp * 16 + lane // 4 + 8 * odd
+            index = own_row * n + (x + columns + lane % 4 // 2 * 4)
+            assert (index % 4 == 0).all()
+            four = philox((index >> 2).astype(np.uint64), seed)
+            sent0, sent1 = (np.where(odd, four[:, w], four[:, w + 2]) for w in (0, 1))
+            other0, other1 = sent0[np.arange(128) ^ 1], sent1[np.arange(128) ^ 1]
+            drawn = {
+                (0, 0): np.where(odd, other0, four[:, 0]),
+                (0, 1): np.where(odd, other1, four[:, 1]),
+                (1, 0): np.where(odd, four[:, 2], other0),
+                (1, 1): np.where(odd, four[:, 3], other1),
+            }
+            for (h, e), random in drawn.items():
+                i = (columns // 8) * 4 + h * 2 + e
+                assert (random == words[flat[:, i] - flat.min()]).all()
+
+
+def test_round_keys_are_philox_own() -> None:
+    """Ten rounds with them give the reference's words."""
+    seed = 2**64 - 3
+    keys = round_keys(seed)["words"].tolist()
+    a, b, c, d = 0x89ABCDEF, 0x01234567, 0, 0
+    for r in range(10):
+        first, second = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = (
+            (second >> 32) ^ b ^ keys[2 * r],
+            second & 0xFFFFFFFF,
+            (first >> 32) ^ d ^ keys[2 * r + 1],
+            first & 0xFFFFFFFF,
+        )
+    counter = np.array([0x0123456789ABCDEF], np.uint64)
+    assert philox(counter, seed)[0].tolist() == [a, b, c, d]
+
+
+# ---- Arithmetic.
+
+
+def fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """fp32 multiply-add.  Products are exact in fp64, whose own rounding of the sum is harmless
+    but where it lands on the middle of two floats."""
+    return (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(F32)
+
+
+def promoted(
+    codes: tuple[np.ndarray, np.ndarray], scales: tuple[np.ndarray, np.ndarray], quant: int
+) -> np.ndarray:
+    """The kernel's fp32 product of int8 codes under quant x quant blocks."""
+    (a, b), (a_scale, b_scale) = codes, scales
+    total = np.zeros((len(a), len(b)), F32)
+    for unit in range(a.shape[1] // quant):
+        part = slice(unit * quant, (unit + 1) * quant)
+        product = (a[:, part].astype(np.int64) @ b[:, part].astype(np.int64).T).astype(F32)
+        factor = np.outer(a_scale[:, unit], b_scale[:, unit])  # one fp32 rounding
+        factor = np.repeat(np.repeat(factor, quant, 0), quant, 1)[: len(a), : len(b)]
+        total = fma(product, factor, total)
+    return total
+
+
+def biased(
+    codes: tuple[np.ndarray, np.ndarray], scales: tuple[np.ndarray, np.ndarray], quant: int
+) -> np.ndarray:
+    """One multiply-add of sums that start at 1.5 x 2^23 instead, the bias taken off last."""
+    (a, b), (a_scale, b_scale) = codes, scales
+    total = np.zeros((len(a), len(b)), F32)
+    bias = np.zeros_like(total)
+    for unit in range(a.shape[1] // quant):
+        part = slice(unit * quant, (unit + 1) * quant)
+        product = (a[:, part].astype(np.int64) @ b[:, part].astype(np.int64).T) + 12582912
+        factor = np.outer(a_scale[:, unit], b_scale[:, unit])
+        factor = np.repeat(np.repeat(factor, quant, 0), quant, 1)[: len(a), : len(b)]
+        total = fma(product.astype(F32), factor, total)
+        bias = fma(np.full_like(factor, 12582912), factor, bias)
+    return total - bias
+
+
+def quantized(x: np.ndarray, fmt: str) -> tuple[np.ndarray, np.ndarray]:
+    made = quantize_tensor(torch.from_numpy(x), TensorFormat.parse(fmt))
+    assert made.scales is not None
+    return made.codes.numpy(), made.scales.numpy()
+
+
+def reference(problem: Gemm, a: np.ndarray, b: np.ndarray) -> tuple[object, np.ndarray]:
+    found = gemm_reference(
+        torch.from_numpy(a), torch.from_numpy(b), gemm_arithmetic(problem, decode=False)
+    )
+    return found, found.exact.numpy()
+
+
+def spread(codes: np.ndarray, scales: np.ndarray, quant: int) -> np.ndarray:
+    wide = np.repeat(np.repeat(scales.astype(np.float64), quant, 0), quant, 1)
+    return codes * wide[: codes.shape[0], : codes.shape[1]]
+
+
+@pytest.mark.parametrize("name", ["jetfire", "jetfire-64"])
+@pytest.mark.parametrize("data", ["normal", "zero blocks", "outlier", "one sign"])
+def test_sums_stay_within_the_bound(name: str, data: str) -> None:
+    quant = {"jetfire": 32, "jetfire-64": 64}[name]
+    rng = np.random.default_rng(3)
+    m, n, k = 96, 64, 1024
+    a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((n, k)).astype(F32)
+    if data == "zero blocks":
+        a *= F32(1e-8)
+        a[:, 64:128], a[:64, 256:512] = 0, 0  # their scales are 1
+    elif data == "outlier":
+        a[7, 99], b[11, 99] = 1e4, -3e4
+    elif data == "one sign":
+        a, b = abs(a), abs(b)
+    (a_codes, a_scale), (b_codes, b_scale) = (
+        quantized(x, f"int8.b{quant}x{quant}") for x in (a, b)
+    )
+    problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out="fp32")
+    wanted, exact = reference(
+        problem, spread(a_codes, a_scale, quant), spread(b_codes, b_scale, quant)
+    )
+    ours = promoted((a_codes, b_codes), (a_scale, b_scale), quant)
+    assert compare(torch.from_numpy(ours), wanted).ok
+    # The header's other arithmetic is worse everywhere and useless beside blocks of zeros.
+    other = biased((a_codes, b_codes), (a_scale, b_scale), quant)
+    ours_off, other_off = (np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (ours, other))
+    assert ours_off < 3e-7
+    assert other_off > 100 * ours_off
+    if data == "zero blocks":
+        assert other_off > 0.1
+
+
+def test_products_of_codes_are_exact_as_floats() -> None:
+    """The longest unit's, of codes as large as they get, MXINT8's -128 included."""
+    for unit, code in ((128, 127), (32, 128)):
+        assert unit * code**2 < 2**24
+
+
+def test_factors_of_powers_of_two_are_exact() -> None:
+    """E8M0 scales from 2^-127 on, and MXINT8's unit: nothing but the sum is rounded."""
+    exponents = np.arange(-127, 128)
+    for a in (-127, -60, 0, 60):
+        kept = exponents[(exponents + a - 12 >= -149) & (exponents + a - 12 <= 127)]
+        left = np.ldexp(F32(1), a - 12)
+        factor = (left.astype(np.float64) * np.ldexp(1.0, kept)).astype(F32)
+        assert [Fraction(float(f)) for f in factor] == [
+            Fraction(2) ** int(e + a - 12) for e in kept
+        ]
+
+
+def nearest_code(ratio: np.ndarray) -> np.ndarray:
+    """``nearest_code`` of the quantizer, the low byte."""
+    clamped = np.minimum(np.maximum(ratio, F32(-127)), F32(127))
+    return (clamped + F32(12582912)).view(np.uint32).astype(np.uint8).view(np.int8)
+
+
+def stochastic_code(ratio: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """``stochastic_code`` of the quantizer, the low byte."""
+    size = np.minimum(np.abs(ratio), F32(127))
+    whole = np.floor(size)
+    shifted = (whole + F32(8388608)).astype(F32)  # rounded down, as __fadd_rz does
+    rest = ((size - whole).astype(np.float64) * 2.0**32).astype(np.uint64).astype(np.uint32)
+    with np.errstate(over="ignore"):
+        carry = (rest + random < rest).astype(np.uint32)
+        code = shifted.view(np.uint32) + carry
+        sign = (ratio.view(np.int32) >> 31).astype(np.uint32)
+        return ((code ^ sign) - sign).astype(np.uint8).view(np.int8)
+
+
+@pytest.mark.parametrize("data", ["normal", "zero", "tiny", "huge", "ties", "outlier"])
+@pytest.mark.parametrize("rounding", ["", "+sr"])
+def test_codes_are_those_of_the_codec(data: str, rounding: str) -> None:
+    fmt = TensorFormat.parse(f"int8.b32x32{rounding}")
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((64, 96)).astype(F32)
+    if data == "zero":
+        x[:32] = 0
+    elif data == "tiny":
+        x *= F32(1e-38)
+    elif data == "huge":
+        x *= F32(5e37)
+    elif data == "ties":
+        x = (rng.integers(-254, 255, x.shape) / 2).astype(F32)
+        x[::32, ::32] = 127
+    elif data == "outlier":
+        x[3, 5] = 1e9
+    made = quantize_tensor(torch.from_numpy(x), fmt, seed=77)
+    assert made.scales is not None
+    scales = np.repeat(np.repeat(made.scales.numpy(), 32, 0), 32, 1)[:64, :96]
+    ratio = (x / scales).astype(F32)
+    if rounding:
+        random = random_bits(0, x.size, 77).reshape(x.shape)
+        codes = stochastic_code(ratio, random)
+    else:
+        codes = nearest_code(ratio)
+    assert (codes == made.codes.numpy()).all()

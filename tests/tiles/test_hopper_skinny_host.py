@@ -1,0 +1,166 @@
+"""The Hopper GEMM for few rows or tiles run on the CPU: every index, barrier and phase of it."""
+
+import shutil
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hopper_skinny_host import SOURCE, run
+from numpy.typing import NDArray
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+F64 = NDArray[np.float64]
+DTYPES: dict[str, Any] = {
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+    "e4m3fn": ml_dtypes.float8_e4m3fn,
+    "e5m2": ml_dtypes.float8_e5m2,
+    "int8": np.int8,
+}
+#: Half an ulp of each output, relative; sums are exact but for promotion, in fp32.
+ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-21}
+
+
+def draw(rows: int, k: int, element: str, rng: np.random.Generator) -> NDArray[Any]:
+    """Small integers, exact in every element, whose sums of products fp32 holds exactly."""
+    return rng.integers(-7, 8, (rows, k)).astype(DTYPES[element])
+
+
+def spread(scale: F64, rows: int, cols: int) -> F64:
+    """One scale an element of (rows, cols)."""
+    tall = np.repeat(scale, 128, 0) if scale.shape[0] not in (1, rows) else scale
+    wide = np.repeat(tall, 128, 1) if scale.shape[1] > 1 else tall
+    return np.broadcast_to(wide[:rows, :cols], (rows, cols))
+
+
+def grids(m: int, n: int, k: int, scales: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    m_blocks, n_blocks, k_blocks = (-(-x // 128) for x in (m, n, k))
+    known = {
+        "none": None,
+        "tensor": ((1, 1), (1, 1)),
+        "row": ((m, 1), (n, 1)),
+        "b1x128": ((m, k_blocks), (n_blocks, k_blocks)),
+        "b128x128": ((m_blocks, k_blocks), (n_blocks, k_blocks)),
+    }
+    return known[scales]
+
+
+def check(shape: tuple[int, int, int], element: str, out: str, scales: str, **config: Any) -> None:
+    m, n, k = shape
+    rng = np.random.default_rng(m * n + k)
+    a, b = draw(m, k, element, rng), draw(n, k, element, rng)
+    a_value, b_value = a.astype(np.float64), b.astype(np.float64)
+    pair: list[NDArray[np.float32] | None] = [None, None]
+    if found := grids(m, n, k, scales):
+        # Powers of two, so that scaled sums stay exact; no two neighbours alike.
+        pair = [np.exp2(rng.integers(-3, 4, grid)).astype(np.float32) for grid in found]
+        a_value = a_value * spread(pair[0].astype(np.float64), m, k)  # type: ignore[union-attr]
+        b_value = b_value * spread(pair[1].astype(np.float64), n, k)  # type: ignore[union-attr]
+    codes = {1: np.uint8, 2: np.uint16}[a.itemsize] if element not in ("int8", "fp16") else a.dtype
+    c = run(
+        a.view(codes),
+        b.view(codes),
+        *pair,
+        element=element,
+        out=out,
+        scales=scales,
+        config=config,
+        seed=m + n + k,
+    )
+    got = c.view(ml_dtypes.bfloat16).astype(np.float64) if out == "bf16" else c.astype(np.float64)
+    wanted = a_value @ b_value.T
+    bad = np.abs(got - wanted) > ROUNDING[out] * np.abs(wanted) + ROUNDING["fp32"] * np.abs(
+        a_value
+    ) @ np.abs(b_value.T)
+    assert not bad.any(), (np.argwhere(bad)[:5], got[bad][:5], wanted[bad][:5])
+
+
+CASES: dict[str, tuple[Any, ...]] = {
+    "one row of eight": ((1, 64, 328), "bf16", "bf16", "none", (8, 64, 3, 1, False)),
+}
+SLOW: dict[str, tuple[Any, ...]] = {
+    "a split of K, tails everywhere": (
+        (21, 100, 712), "e4m3fn", "fp32", "row", (16, 64, 2, 4, True),
+    ),
+    "promoted, two warpgroups": (
+        (21, 131, 712), "int8", "bf16", "b1x128", (16, 128, 2, 2, False),
+    ),
+    "fp16": ((30, 72, 200), "fp16", "fp16", "none", (32, 64, 2, 2, False)),
+    "fewer steps than CTAs": ((5, 70, 130), "bf16", "fp32", "none", (8, 64, 2, 8, False)),
+    "fewer steps, interleaved": ((5, 70, 130), "bf16", "fp32", "none", (8, 64, 2, 8, True)),
+    "one tensor scale": ((40, 66, 400), "e5m2", "fp32", "tensor", (48, 64, 2, 1, False)),
+    "three warpgroups": ((180, 300, 256), "int8", "fp32", "row", (176, 192, 2, 1, False)),
+    "four warpgroups": ((70, 260, 384), "bf16", "bf16", "none", (64, 256, 2, 2, True)),
+    "96 rows, promoted": ((100, 140, 500), "e4m3fn", "fp32", "b1x128", (96, 128, 2, 2, True)),
+    "128 rows, promoted in parts": (
+        (130, 70, 700), "int8", "fp32", "b1x128", (128, 64, 3, 1, False),
+    ),
+    "128x128 both": ((130, 200, 1300), "int8", "fp32", "b128x128", (64, 128, 2, 8, False)),
+    "more than 32 steps": ((3, 66, 4500), "e5m2", "fp32", "b1x128", (8, 64, 4, 1, False)),
+    "more than 32 steps, both": ((3, 66, 4500), "int8", "fp32", "b128x128", (8, 64, 4, 1, True)),
+    "rows beyond N": ((9, 130, 300), "e4m3fn", "bf16", "b1x128", (16, 256, 2, 1, False)),
+    "the widest": ((300, 70, 130), "bf16", "bf16", "none", (256, 128, 2, 1, False)),
+    "192 rows": ((192, 136, 256), "e4m3fn", "fp16", "none", (192, 64, 2, 2, False)),
+}  # fmt: skip
+
+
+def _run(case: tuple[Any, ...]) -> None:
+    shape, element, out, scales, fields = case
+    names = ("block_m", "block_n", "stages", "cluster", "interleaved")
+    check(shape, element, out, scales, **dict(zip(names, fields, strict=True)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gives_the_product(case: str) -> None:
+    _run(CASES[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_gives_the_product_slow(case: str) -> None:
+    _run(SLOW[case])
+
+
+#: What a reader might forget, by the line that would be wrong.
+MUTATIONS = {
+    "no wait for a tile": (
+        "barrier_wait(full_bar + stage * 8, phase);\n        multiply(false);",
+        "multiply(false);",
+    ),
+    "a stage given up too soon": ("wgmma_wait<1>();\n        if (i > 0) release(last);",
+                                  "release(stage);\n        wgmma_wait<1>();"),
+    "a phase that never turns": ("if (++stage == STAGES) stage = 0, phase ^= 1;", "stage = 0;"),
+    "sums read before all are there": ("    if (CLUSTER > 1)\n        cluster_sync();\n    else\n"
+                                       "        named_sync(STAGED, CONSUMERS);", ""),
+    "the ring's place taken too soon": (
+        "    named_sync(STAGED, CONSUMERS);\n    // wgmma leaves", "    // wgmma leaves",
+    ),
+    "a CTA that leaves while others read": (
+        "cluster_sync_relaxed();\n            cluster_sync_relaxed();\n        }\n        return;",
+        "cluster_sync_relaxed();\n        }\n        return;",
+    ),
+    "another swizzle": ("b + s * 2, a + s * 2,", "b + s * 4, a + s * 2,"),
+    "another row of the accumulators": ("j / 2 % 2 * 8 + lane / 4", "j / 2 % 2 * 4 + lane / 4"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_stands_in_for_the_gpu_sees_mistakes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hopper_skinny_host
+
+    before, after = MUTATIONS[name]
+    text = SOURCE.read_text()
+    assert before in text
+    text = text.replace(before, after)
+    if "leaves" in name:  # its other threads as well
+        text = text.replace("if (CLUSTER > 1) cluster_sync_relaxed();  // until", "// until")
+    monkeypatch.setattr(hopper_skinny_host, "source_text", lambda: text)
+    monkeypatch.setattr(hopper_skinny_host, "program", hopper_skinny_host.program.__wrapped__)
+    with pytest.raises(AssertionError):
+        check((21, 100, 640), "bf16", "fp32", "none", block_m=16, block_n=128, stages=2,
+              cluster=2, interleaved=False)  # fmt: skip

@@ -1,0 +1,188 @@
+"""Peers of the table of ratios: their operands, their refusals, and answers that are wrong."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench import reach
+from bench.deep_gemm_peer import aligned_scales, version
+from bench.reach_peers import Peer, Refused, open_peer
+from tiles.problems import GroupedGemm, parse_problem
+
+SEED = 5
+
+
+def opened(name: str, text: str) -> Peer | Refused:
+    problem = parse_problem(text)
+    workload: Any = SimpleNamespace(device="cpu")
+    return open_peer(name, problem, workload, SEED)
+
+
+def _spread(scales: torch.Tensor, rows: int, shape: torch.Size) -> torch.Tensor:
+    wide = scales.repeat_interleave(rows, -2)[..., : shape[-2], :]
+    return wide.repeat_interleave(128, -1)[..., : shape[-1]]
+
+
+def _check_scales(scales: torch.Tensor) -> None:
+    """What the library's tensor maps load; it would copy anything else on every call."""
+    padded = -(-scales.shape[-2] // 4) * 4
+    assert scales.dtype is torch.float32
+    assert scales.stride()[-2:] == (1, padded)
+    if scales.dim() == 3:
+        assert scales.stride(0) == padded * scales.shape[-1]
+
+
+class FakeDeepGemm(ModuleType):
+    """The library's functions on a CPU, as strict about layouts as they are."""
+
+    __version__ = "1.0.0"
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__("deep_gemm")
+        self.factor = factor
+        self.outputs: list[int] = []
+
+    def _product(self, lhs: Any, rhs: Any) -> torch.Tensor:
+        (a, a_scale), (b, b_scale) = lhs, rhs
+        assert a.dtype is b.dtype is torch.float8_e4m3fn
+        _check_scales(a_scale)
+        assert b_scale.is_contiguous()
+        left = a.float() * _spread(a_scale, 1, a.shape)
+        right = b.float() * _spread(b_scale, 128, b.shape)
+        return (left @ right.mT * self.factor).to(torch.bfloat16)
+
+    def gemm_fp8_fp8_bf16_nt(self, lhs: Any, rhs: Any, out: torch.Tensor) -> None:
+        self.outputs.append(out.data_ptr())
+        out.copy_(self._product(lhs, rhs))
+
+    def m_grouped_gemm_fp8_fp8_bf16_nt_contiguous(
+        self, lhs: Any, rhs: Any, out: torch.Tensor, m_indices: torch.Tensor
+    ) -> None:
+        assert m_indices.dtype is torch.int32
+        assert len(m_indices) == len(out) == len(lhs[0])
+        assert len(out) % 128 == 0
+        for expert in range(len(rhs[0])):
+            product = self._product(lhs, (rhs[0][expert], rhs[1][expert]))
+            out[m_indices == expert] = product[m_indices == expert]
+
+    def m_grouped_gemm_fp8_fp8_bf16_nt_masked(
+        self, lhs: Any, rhs: Any, out: torch.Tensor, masked_m: torch.Tensor, expected_m: int
+    ) -> None:
+        assert masked_m.dtype is torch.int32
+        product = self._product(lhs, rhs)
+        for expert, rows in enumerate(masked_m.tolist()):
+            out[expert, :rows] = product[expert, :rows]
+        assert expected_m == -(-int(masked_m.sum()) // len(out))
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], FakeDeepGemm]:
+    def install(factor: float = 1.0) -> FakeDeepGemm:
+        fake = FakeDeepGemm(factor)
+        monkeypatch.setitem(sys.modules, "deep_gemm", fake)
+        return fake
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (reach.MATMUL, "gemm:24x96x160:int8-b128:bf16"),
+        (reach.TENSOR, "gemm:32x96x160:mxfp8-e4m3:bf16"),
+        (reach.INT_MM, "gemm:24x96x160:int8-row:bf16"),
+        (reach.MATMUL_WGRAD, "gemm:24x96x160:int8-b128:fp32"),
+    ],
+)
+def test_peers_are_right_and_rotate_their_operands(name: str, text: str) -> None:
+    peer = opened(name, text)
+    assert isinstance(peer, Peer), peer
+    assert peer.name == name
+    launches = peer.launchers(3)
+    assert len(launches) == 3
+    for launch in launches:
+        launch()
+    assert peer.set_bytes > 0
+
+
+def test_a_weight_gradient_reads_both_operands_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts = []
+    real = torch.matmul
+
+    def matmul(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        layouts.append((a.stride(), b.stride(), out.dtype))
+        return real(a, b, out=out)
+
+    monkeypatch.setattr(torch, "matmul", matmul)
+    peer = opened(reach.MATMUL_WGRAD, "gemm:24x96x160:int8-b128:fp32")
+    assert isinstance(peer, Peer), peer
+    # dY (160, 24) transposed and X (160, 96), each row a token's.
+    assert layouts == [((1, 24), (96, 1), torch.bfloat16)]
+
+
+def test_what_is_missing_or_takes_no_such_problem_says_why() -> None:
+    missing = opened(reach.DEEP_GEMM, "gemm:24x96x160:deepseek-fp8:bf16")
+    assert missing == Refused(
+        name=reach.DEEP_GEMM, reason="ModuleNotFoundError: No module named 'deep_gemm'"
+    )
+    block = opened(reach.BLOCK, "gemm:24x96x160:deepseek-fp8:bf16")
+    assert isinstance(block, Refused)  # torch for the CPU has no such scaling
+    assert block.reason
+
+
+def test_the_library_gets_scales_as_it_loads_them(
+    library: Callable[[float], FakeDeepGemm],
+) -> None:
+    fake = library(1.0)
+    peer = opened(reach.DEEP_GEMM, "gemm:22x200x384:deepseek-fp8:bf16")
+    assert isinstance(peer, Peer), peer
+    for launch in peer.launchers(2):
+        launch()
+    assert len(set(fake.outputs[1:])) == 2
+    assert version() == "1.0.0"
+
+
+def test_a_peer_whose_answer_is_wrong_is_refused(
+    library: Callable[[float], FakeDeepGemm],
+) -> None:
+    library(0.9)
+    peer = opened(reach.DEEP_GEMM, "gemm:22x200x384:deepseek-fp8:bf16")
+    assert peer == Refused(
+        name=reach.DEEP_GEMM, reason="ValueError: its answer is wrong: relative error 0.1"
+    )
+    library(float("nan"))
+    peer = opened(reach.DEEP_GEMM, "gemm:22x200x384:deepseek-fp8:bf16")
+    assert isinstance(peer, Refused)
+    assert peer.reason.endswith("relative error nan")
+
+
+@pytest.mark.parametrize("layout", ["padded.128", "masked.128"])
+@pytest.mark.parametrize("name", [reach.DEEP_GEMM, reach.DEEP_GEMM_LOOP])
+def test_grouped_peers_fill_the_rows_of_every_expert(
+    layout: str, name: str, library: Callable[[float], FakeDeepGemm]
+) -> None:
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    problem = parse_problem(f"grouped_gemm:3x200x96x256:deepseek-fp8:{layout}:bf16")
+    assert isinstance(problem, GroupedGemm)
+    workload = GroupedWorkload(problem, device="cpu", seed=SEED)
+    library(1.0)
+    peer = open_peer(name, problem, workload, SEED)
+    assert isinstance(peer, Peer), peer
+    library(1.2)
+    wrong = open_peer(name, problem, workload, SEED)
+    assert isinstance(wrong, Refused)
+    assert "its answer is wrong: relative error 0.2" in wrong.reason
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (7, 3), (2, 5, 2), (1, 1)])
+def test_aligned_scales_keep_values_and_start_columns_at_16_bytes(shape: tuple[int, ...]) -> None:
+    scales = torch.rand(shape)
+    laid = aligned_scales(scales)
+    assert torch.equal(laid, scales)
+    _check_scales(laid)
+    assert laid.data_ptr() != scales.data_ptr()

@@ -1,0 +1,193 @@
+"""Ratios, geometric means, worst cases and refusals, as numbers and as text."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from bench.kernels import record_text
+from bench.reach import ROWS, Row
+from bench.reach_table import Line, line_text, summaries, table_text, timing_of
+from tiles.problems import parse_problem
+from workbench.verification import RivalTiming
+
+BY_NAME = {row.name: row for row in ROWS}
+BF16, BLOCK = BY_NAME["bf16"], BY_NAME["e4m3fn 1x128 / 128x128"]
+INT8 = BY_NAME["int8 128x128, bf16 out"]
+DATAFLOW = BY_NAME["INT8 dataflow, stochastic rounding"]
+
+
+def timed(name: str, time_us: float) -> RivalTiming:
+    problem = parse_problem("gemm:4096x4096x4096:bf16:bf16")
+    return timing_of(problem, name, [time_us - 1, time_us, time_us, time_us + 1], "events-cold")
+
+
+def line(row: Row, text: str, ours: float, *peers: float | str, **more: Any) -> Line:
+    """Times of ours and of the row's peers; a text is a refusal."""
+    rivals = [
+        timed(name, peer)
+        if isinstance(peer, float)
+        else RivalTiming(problem=text, rival=name, time_us=None, refused=peer)
+        for name, peer in zip(row.peers, peers, strict=False)
+    ]
+    return Line(
+        row=row,
+        problem=parse_problem(text),
+        kernel="hopper_gemm",
+        config={"block_m": 128},
+        run="runs/kernels",
+        swept_us=ours,
+        source_sha256="ab",
+        ours=timed("ours", ours),
+        peers=tuple(rivals),
+        **more,
+    )
+
+
+def test_samples_are_summed_up_as_a_sweep_does() -> None:
+    problem = parse_problem("gemm:4096x4096x4096:bf16:bf16")
+    samples = [5.0, 1.0, 2.0, 8.0, 3.0, 4.0, 7.0, 6.0]
+    found = timing_of(problem, "ours", samples, "graph-rotate", note="as it is")
+    assert (found.time_us, found.iqr_us) == (4.5, 7.0 - 3.0)
+    assert found.samples_us == tuple(samples)
+    assert (found.timing, found.note) == ("graph-rotate", "as it is")
+    with pytest.raises(ValueError, match=r"gemm:4096.*, ours: no sample"):
+        timing_of(problem, "ours", [], "graph-rotate")
+
+
+def test_a_ratio_is_the_fastest_peers_time_over_ours() -> None:
+    both = line(BLOCK, "gemm:4096x4096x4096:deepseek-fp8:bf16", 100.0, 120.0, 110.0)
+    assert both.ratio == pytest.approx(1.1)
+    assert both.rival is not None
+    assert both.rival.rival == "DeepGEMM"
+    one = line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", 90.0)
+    assert one.ratio == pytest.approx(0.9)
+    none = line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", "missing")
+    assert none.ratio is None
+
+
+def test_a_wrong_answer_has_no_ratio() -> None:
+    assert (
+        line(BF16, "gemm:4096x4096x4096:bf16:bf16", 10.0, 20.0, wrong="C[0, 1] = 7").ratio is None
+    )
+
+
+def test_a_bound_counts_where_it_is_longer_than_the_peer() -> None:
+    text = "dataflow:8192x8192:gelu:int8.b32x32+sr"
+    assert line(DATAFLOW, text, 100.0, 80.0, bound_us=90.0).ratio == pytest.approx(0.9)
+    assert line(DATAFLOW, text, 100.0, 80.0, bound_us=70.0).ratio == pytest.approx(0.8)
+
+
+def test_rows_are_summed_up_by_geometric_mean_and_worst() -> None:
+    found = summaries(
+        [
+            line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 200.0),
+            line(BF16, "gemm:8192x8192x8192:bf16:bf16", 100.0, 50.0),
+            line(BF16, "gemm:16x8192x8192:bf16:bf16", 100.0, 300.0),
+            line(BF16, "gemm:64x24576x1536:bf16:bf16", 100.0, "out of memory"),
+        ]
+    )
+    (row,) = found
+    assert row.geomean == pytest.approx(math.cbrt(2.0 * 0.5 * 3.0))
+    assert (row.worst, row.worst_problem) == (0.5, "gemm:8192x8192x8192:bf16:bf16")
+    assert (row.problems, row.without) == (3, 1)
+    assert (row.goal_geomean, row.goal_worst) == (1.0, 0.93)
+    assert row.reached is False
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reached"),
+    [((1.3, 1.8), True), ((1.29, 1.8), False), ((1.4, 1.4), False), ((), None)],
+)
+def test_a_goal_asks_for_mean_and_worst_of_its_own_problems(
+    ratios: tuple[float, ...], reached: bool | None
+) -> None:
+    lines = [
+        line(INT8, f"gemm:{m}x4096x4096:int8-b128:bf16", 100.0, 100.0 * ratio)
+        for m, ratio in zip((2048, 4096), ratios, strict=False)
+    ]
+    small = line(INT8, "gemm:128x4096x4096:int8-b128:bf16", 100.0, 1.0)
+    alone = line(INT8, "gemm:4096x4096x4096:int8-b128:bf16", 100.0, "refused")
+    (row,) = summaries([*lines, small, *([] if lines else [alone])])
+    assert row.where == "M >= 2048"
+    assert row.problems == len(ratios)
+    assert row.reached is reached
+
+
+def test_a_row_without_goals_is_shown_alone() -> None:
+    jetfire = BY_NAME["int8 32x32"]
+    (row,) = summaries([line(jetfire, "gemm:4096x4096x4096:jetfire:bf16", 100.0, 60.0)])
+    assert (row.geomean, row.goal_geomean, row.reached) == (pytest.approx(0.6), None, None)
+
+
+def test_the_table_is_markdown_in_its_own_order() -> None:
+    text = table_text(
+        summaries(
+            [
+                line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", "missing"),
+                line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 101.0),
+                line(INT8, "gemm:4096x4096x4096:int8-b128:bf16", 100.0, 125.0),
+            ]
+        )
+    )
+    assert text.splitlines()[2:] == [
+        "| bf16 | torch.matmul bf16 | all | 1 | 1.01 | 1.00 "
+        "| 1.01 at gemm:4096x4096x4096:bf16:bf16 | 0.93 | yes |",
+        "| e4m3fn 1x128 / 128x128 | torch._scaled_mm 1x128 by 128x128 or DeepGEMM | all "
+        "| 0 (+1 without) | - | 1.02 | - | 0.93 | - |",
+        "| int8 128x128, bf16 out | torch.matmul bf16 | M >= 2048 | 1 | 1.25 | 1.50 "
+        "| 1.25 at gemm:4096x4096x4096:int8-b128:bf16 | 1.30 | no |",
+    ]
+
+
+def test_a_line_tells_ratios_refusals_and_failures() -> None:
+    text = line_text(
+        line(BLOCK, "gemm:4096x4096x4096:deepseek-fp8:bf16", 100.0, "no such scaling", 110.0)
+    )
+    assert text.startswith("gemm:4096x4096x4096:deepseek-fp8:bf16 ")
+    assert text.endswith(
+        "100.0 us (IQR 1 %)   1374 TFLOP/s  torch._scaled_mm 1x128 by 128x128: refused, "
+        "no such scaling; DeepGEMM: 1.10 (IQR 1 %)"
+    )
+    failed = line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 110.0, wrong="C[0, 1] = 7")
+    assert line_text(failed).endswith("FAILED: C[0, 1] = 7")
+    moved = line(DATAFLOW, "dataflow:8192x8192:gelu:int8.b32x32+sr", 100.0, 80.0, bound_us=90.0)
+    assert "   1347 GB/s  device copy: 0.80 (IQR 1 %); issue slots: 0.90" in line_text(moved)
+
+
+def test_the_record_reads_back_and_keeps_lists_of_numbers_short() -> None:
+    one = line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, "refused, M <= 16")
+    record = {"lines": [one.to_dict()], "shape": [1, -2.5e-07, 3], "words": ["a", "b"]}
+    text = record_text(record)
+    assert json.loads(text)["lines"][0] == {
+        "row": "bf16",
+        "problem": "gemm:4096x4096x4096:bf16:bf16",
+        "kernel": "hopper_gemm",
+        "config": {"block_m": 128},
+        "run": "runs/kernels",
+        "swept_us": 100.0,
+        "source_sha256": "ab",
+        "ours": {**one.to_dict()["ours"], "samples_us": [99.0, 100.0, 100.0, 101.0]},
+        "peers": [
+            {
+                "problem": "gemm:4096x4096x4096:bf16:bf16",
+                "rival": "torch.matmul bf16",
+                "time_us": None,
+                "iqr_us": None,
+                "samples_us": [],
+                "timing": "",
+                "refused": "refused, M <= 16",
+                "sm_clock_mhz": None,
+                "note": "",
+            }
+        ],
+        "bound_us": None,
+        "accuracy": None,
+        "wrong": "",
+        "ratio": None,
+        "against": None,
+    }
+    assert '"samples_us": [99.0, 100.0, 100.0, 101.0]' in text
+    assert '"shape": [1, -2.5e-07, 3]' in text
+    assert json.loads(text)["words"] == ["a", "b"]

@@ -1,0 +1,252 @@
+// Operators of the INT8 dataflow that look at one block at a time: activations forward and backward,
+// dropout, and normalisations whose row statistics are there already.
+//
+// LANES threads share one block of BLOCK_ROWS x BLOCK_COLS codes, ITEMS vectors of 16 each, from
+// load to store in registers.  A CTA has GROUPS = THREADS / LANES of them and steps through the
+// blocks with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
+// turns into anything else.
+//
+// Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
+// a float a warp.
+#include "dataflow_device.cuh"
+
+#define GELU 0
+#define GELU_BWD 1
+#define SILU 2
+#define SILU_BWD 3
+#define RELU 4
+#define RELU_BWD 5
+#define DROPOUT 6
+#define LAYERNORM_APPLY 7
+#define RMSNORM_APPLY 8
+
+#define GROUPS (THREADS / LANES)
+#define BINARY (OP == GELU_BWD || OP == SILU_BWD || OP == RELU_BWD)
+#define NORM (OP == LAYERNORM_APPLY || OP == RMSNORM_APPLY)
+#define LOG2_E 1.4426950408889634f
+
+// Pointers and strides of a launch; what an operator does not use is null.
+struct Operands {
+    const u8 *x, *dy;
+    const float *x_scales, *dy_scales;
+    u8 *out;
+    float *out_scales;
+    const float *mean, *variance, *gamma, *beta;  // normalisations: of rows and of columns
+    i64 rows, cols;
+    i64 x_row_stride, x_col_stride, dy_row_stride, dy_col_stride, out_row_stride, out_col_stride;
+    RoundKeys keys, mask_keys;  // of stochastic rounding and of dropout
+    u32 blocks, across, magic, shift;  // n / across == (high32(n magic) + n) >> shift
+    u32 drop_below;                    // dropout: halves below this are dropped, 0 to 65535
+    float keep_scale;                  // 1 / (share of elements kept)
+    float epsilon;                     // added to the variance
+};
+
+// 1 / (1 + 2^-logit), for any logit without NaN.
+DEVICE float sigmoid2(float negated_logit) {
+    return reciprocal_approximate(1.0f + exp2_approximate(negated_logit));
+}
+
+// Constants of an activation under one input scale: it is evaluated on codes, whose unit is the
+// scale, so that no element is multiplied by it.
+struct Activation {
+    float a0, a1, a2, a3;  // of the logit's polynomial, odd in the code
+    float unit;            // the scale
+    float gauss, density;  // backward GELU: exponent of 2 a squared code, and 1 / sqrt(2 pi) x scale
+};
+
+DEVICE Activation activation(float scale) {
+    Activation f;
+    // Beyond 2^15 every code but zero lies where the function is x or 0; the powers below stay finite.
+    float s = fminf(scale, 32768.0f);
+#if OP == GELU || OP == GELU_BWD
+    float square = s * s;
+    // -log2(Phi(x) / Phi(-x)) = -x (a0 + a1 x^2 + a2 x^4 + a3 x^6): minimax on [0, 5], fitted so that
+    // Phi is off by at most 1.13e-3 of the smaller of Phi(x) and Phi(-x); monotone beyond 5.
+    f.a0 = -2.297166019995329f * s;
+    f.a1 = -0.10953640921870887f * square * s;
+    f.a2 = 0.0014344086866090809f * square * square * s;
+    f.a3 = -1.327645792939949e-5f * square * square * square * s;
+    f.gauss = -0.5f * LOG2_E * square;
+    f.density = 0.3989422804014327f * s;
+#else
+    f.a0 = -LOG2_E * s;
+#endif
+    f.unit = scale;
+    return f;
+}
+
+// The share of x that passes: Phi(x) for GELU, the logistic function for SiLU.
+DEVICE float gate(const Activation &f, float code) {
+#if OP == GELU || OP == GELU_BWD
+    float square = code * code;
+    float slope = __fmaf_rn(__fmaf_rn(__fmaf_rn(f.a3, square, f.a2), square, f.a1), square, f.a0);
+    return sigmoid2(code * slope);
+#else
+    return sigmoid2(code * f.a0);
+#endif
+}
+
+// Derivative of x gate(x).
+DEVICE float slope(const Activation &f, float code) {
+    float passed = gate(f, code);
+#if OP == GELU_BWD
+    return __fmaf_rn(code * f.density, exp2_approximate(code * code * f.gauss), passed);
+#else
+    float x = code * f.unit;
+    return __fmaf_rn(__fmaf_rn(-x, passed, x), passed, passed);
+#endif
+}
+
+// Bytes 0xff where the byte of a word is negative, else 0.
+DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
+
+// Bytes 0xff where the byte, a code, stands for more than zero.
+DEVICE u32 positive_bytes(u32 word) {
+    return sign_bytes(((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) & ~word & 0x80808080u);
+}
+
+// Sixteen outputs in units that output_scale() is told, from a vector of x and one of dy.
+DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u32 *dy, i64 index,
+                  float *y) {
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        float *four = y + 4 * w;
+#if OP == RELU
+        decode(x[w] & ~sign_bytes(x[w]), four);
+#elif OP == RELU_BWD
+        decode(dy[w] & positive_bytes(x[w]), four);
+#elif OP == GELU || OP == SILU
+        decode(x[w], four);
+        for (int k = 0; k < 4; ++k) four[k] *= gate(f, four[k]);
+#elif OP == GELU_BWD || OP == SILU_BWD
+        float codes[4];
+        decode(x[w], codes);
+        decode(dy[w], four);
+        for (int k = 0; k < 4; ++k) four[k] *= slope(f, codes[k]);
+#else
+        decode(x[w], four);
+#endif
+    }
+#if OP == DROPOUT
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        Random halves = random_halves(index + 8 * h, p.mask_keys);
+        u32 bound = p.drop_below << 16;  // against the upper half, whatever lies below it
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            if ((halves.words[w] << 16) < bound) y[8 * h + 2 * w] = 0.0f;
+            if (halves.words[w] < bound) y[8 * h + 2 * w + 1] = 0.0f;
+        }
+    }
+#endif
+}
+
+#if NORM
+// y = (x - mean) rstd gamma + beta of a vector in one row; nothing outside the matrix.
+DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
+                      const float *beta, float *y) {
+    bool inside = row < p.rows;
+    float mean = inside ? __ldg(p.mean + row) : 0.0f;
+    float spread = inside ? __ldg(p.variance + row) : 1.0f;
+#if OP == RMSNORM_APPLY
+    spread = __fmaf_rn(mean, mean, spread);  // of the second moment about zero
+#endif
+    float rstd = rsqrtf(spread + p.epsilon), factor = scale * rstd;
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) decode(x[w], y + 4 * w);
+#if OP == RMSNORM_APPLY
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) y[k] = y[k] * factor * gamma[k];
+#else
+    float shift = -mean * rstd;
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k)
+        y[k] = inside ? __fmaf_rn(__fmaf_rn(y[k], factor, shift), gamma[k], beta[k]) : 0.0f;
+#endif
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
+    SHARED_MEMORY(arena);
+    float *of_warp = (float *)arena;
+    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
+    for (u32 base = blockIdx.x * GROUPS; base < p.blocks; base += gridDim.x * GROUPS) {
+        const u32 block = base + group;
+        const bool active = block < p.blocks;
+        const u32 down = (__umulhi(block, p.magic) + block) >> p.shift;
+        const u32 right = block - down * p.across;
+        const i64 end_row = active ? p.rows : 0;
+        const Place first = first_place(down, right, lane, p.cols);
+        u32 x[ITEMS][WORDS];
+#if BINARY
+        u32 dy[ITEMS][WORDS];
+#elif !NORM
+        u32(*dy)[WORDS] = x;  // nobody looks at it
+#endif
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Place at = place_of(first, i, p.cols);
+            const bool inside = at.row < end_row && at.col < p.cols;
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) x[i][w] = 0;
+            if (inside) load_codes(p.x, at.index, at.col, p.cols, x[i]);
+#if BINARY
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) dy[i][w] = 0;
+            if (inside) load_codes(p.dy, at.index, at.col, p.cols, dy[i]);
+#endif
+        }
+        float scale = active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride)
+                             : 1.0f;
+        bool poisoned = !(scale <= FLOAT_MAX);
+        float unit = scale;
+#if BINARY
+        unit = active ? __ldg(p.dy_scales + down * p.dy_row_stride + right * p.dy_col_stride) : 1.0f;
+        poisoned = poisoned || !(unit <= FLOAT_MAX);
+#elif OP == DROPOUT
+        unit = scale * p.keep_scale;
+#elif NORM
+        unit = 1.0f;
+#endif
+        float y[ITEMS][VECTOR], peak = 0.0f;
+#if NORM
+        float gamma[VECTOR], beta[VECTOR];
+#endif
+#if !NORM
+        const Activation f = activation(scale);
+#endif
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Place at = place_of(first, i, p.cols);
+#if NORM
+            const bool inside = at.row < end_row && at.col < p.cols;
+            if (i == 0 || LANES < VECTORS_PER_ROW) {  // else every item has the same columns
+                bool there = active && at.col < p.cols;
+#pragma unroll
+                for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
+                if (there) load_columns(p.gamma, at.col, p.cols, gamma);
+#if OP == LAYERNORM_APPLY
+                if (there) load_columns(p.beta, at.col, p.cols, beta);
+#endif
+            }
+            normalise(p, scale, x[i], inside ? at.row : p.rows, gamma, beta, y[i]);
+#else
+            apply(p, f, x[i], dy[i], at.index, y[i]);
+#endif
+#pragma unroll
+            for (int k = 0; k < VECTOR; ++k) peak = larger(peak, fabsf(y[i][k]));
+        }
+        peak = block_peak(peak, of_warp);
+        const OutputScale out = output_scale(peak, unit, poisoned);
+        if (active && lane == 0)
+            p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Place at = place_of(first, i, p.cols);
+            u32 words[WORDS];
+            encode(y[i], out.multiplier, out.poisoned, at.index, p.keys, words);
+            if (at.row < end_row && at.col < p.cols)
+                store_codes(p.out, at.index, at.col, p.cols, words);
+        }
+    }
+}

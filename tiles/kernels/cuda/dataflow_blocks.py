@@ -1,0 +1,243 @@
+"""Launch the blockwise operators of ``dataflow_blocks.cu`` on CuPy arrays; no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import dataflow_arguments as arguments
+from .block_arrays import check_one_device, check_scales, division
+from .overlap import check_apart
+
+__all__ = [
+    "OPS",
+    "SOURCE",
+    "drop_below",
+    "launch",
+    "options",
+    "precompile",
+    "prepare",
+    "smem_bytes",
+]
+
+#: Operators by macro value.
+OPS = (
+    "gelu", "gelu-bwd", "silu", "silu-bwd", "relu", "relu-bwd", "dropout", "layernorm-apply",
+    "rmsnorm-apply",
+)  # fmt: skip
+FIELDS = ("threads", "lanes", "steps", "ctas")
+SOURCE = "dataflow_blocks.cu"
+#: ``Operands`` of the source.
+PARAMETERS = np.dtype(
+    [
+        *((name, np.uint64) for name in (
+            "x", "dy", "x_scales", "dy_scales", "out", "out_scales", "mean", "variance", "gamma",
+            "beta",
+        )),
+        *((name, np.int64) for name in (
+            "rows", "cols", "x_row", "x_col", "dy_row", "dy_col", "out_row", "out_col",
+        )),
+        ("keys", *arguments.KEYS),
+        ("mask_keys", *arguments.KEYS),
+        *((name, np.uint32) for name in ("blocks", "across", "magic", "shift", "drop_below")),
+        *((name, np.float32) for name in ("keep_scale", "epsilon")),
+    ],
+    align=True,
+)  # fmt: skip
+
+
+def drop_below(probability: float) -> int:
+    """Of 65536 random halves, how many drop their element: dropout's probability as it is applied.
+
+    Raises:
+        ValueError: not in [0, 1), or so near 1 that nothing would be kept.
+    """
+    if not 0 <= probability < 1 or round(probability * 65536) > 65535:
+        raise ValueError(f"probability = {probability}: it must lie in [0, 1 - 2^-16]")
+    return round(probability * 65536)
+
+
+def options(
+    *,
+    op: str,
+    element: str,
+    block: tuple[int, int],
+    stochastic: bool,
+    aligned: bool,
+    config: Mapping[str, int | bool],
+) -> tuple[str, ...]:
+    """Compiler options for an operator and a configuration, architecture left out.
+
+    Args:
+        block: rows and columns under one scale, powers of two.
+        aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
+    Raises:
+        ValueError: an unknown operator or format, or a configuration that does not fit the block.
+    """
+    if op not in OPS:
+        raise ValueError(f"op {op!r}: choose one of {', '.join(OPS)}")
+    arguments.check_format(element, block)
+    arguments.check_config(config, FIELDS, block)
+    for name in ("steps", "ctas"):
+        if int(config[name]) < 1:
+            raise ValueError(f"{name} = {config[name]}: it must be at least 1")
+    macros = {
+        "OP": OPS.index(op),
+        "ELEMENT": arguments.ELEMENTS.index(element),
+        "STOCHASTIC": int(stochastic),
+        "ALIGNED": int(aligned),
+        "BLOCK_ROWS": block[0],
+        "BLOCK_COLS": block[1],
+        "THREADS": int(config["threads"]),
+        "LANES": int(config["lanes"]),
+        "CTAS": int(config["ctas"]),
+    }
+    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+
+
+def smem_bytes(config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA: a float a warp."""
+    return int(config["threads"]) // 32 * 4
+
+
+def prepare(
+    x: Any,
+    x_scales: Any,
+    out: Any,
+    out_scales: Any,
+    *,
+    op: str,
+    element: str,
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+    stochastic: bool = False,
+    dy: Any = None,
+    dy_scales: Any = None,
+    mean: Any = None,
+    variance: Any = None,
+    gamma: Any = None,
+    beta: Any = None,
+    seed: int = 0,
+    mask_seed: int = 0,
+    probability: float = 0.0,
+    epsilon: float = 1e-5,
+) -> tuple[tuple[str, ...], int, int, Any]:
+    """Check the arguments of :func:`launch`.
+
+    Returns:
+        Compiler options, CTAs, bytes of dynamic shared memory and the kernel's parameters.
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    options(
+        op=op, element=element, block=block, stochastic=stochastic, aligned=False, config=config
+    )
+    shape = tuple(getattr(x, "shape", ()))
+    backward, norm = op.endswith("-bwd"), op.endswith("-apply")
+    codes, scales = {"x": x}, {"x_scales": x_scales}
+    written = {"out": out, "out_scales": out_scales}
+    if backward:
+        codes["dy"], scales["dy_scales"] = dy, dy_scales
+    for name, array in (*codes.items(), ("out", out)):
+        arguments.check_codes(name, array, element, shape)
+    for name, array in (*scales.items(), ("out_scales", out_scales)):
+        check_scales(name, array, shape, block)
+    vectors: dict[str, Any] = {}
+    if norm:
+        vectors = {"mean": mean, "variance": variance, "gamma": gamma}
+        if op == "layernorm-apply":
+            vectors["beta"] = beta
+        for name, array in vectors.items():
+            extent = shape[0] if name in ("mean", "variance") else shape[1]
+            arguments.check_vector(name, array, (extent,), f"{op} reads it")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon = {epsilon}: it must be positive")
+    given = {"dy": dy, "mean": mean, "variance": variance, "gamma": gamma, "beta": beta}
+    for name, array in given.items():
+        if array is not None and name not in (*codes, *vectors):
+            raise ValueError(f"{name} is given: {op} takes none")
+    if probability and op != "dropout":
+        raise ValueError(f"probability = {probability}: only dropout takes one")
+    below = drop_below(probability)
+    check_one_device({**codes, **scales, **vectors, **written})
+    check_apart(written, {**codes, **scales, **vectors})
+    threads, steps = int(config["threads"]), int(config["steps"])
+    across = int(x_scales.shape[1])
+    blocks = int(x_scales.shape[0]) * across
+    magic, shift = division(across)
+    parameters = np.zeros((), PARAMETERS)
+    for name, array in {**codes, **scales, **vectors, **written}.items():
+        parameters[name] = arguments.pointer(array)
+    parameters["rows"], parameters["cols"] = shape
+    for name, array in (("x", x_scales), ("dy", dy_scales), ("out", out_scales)):
+        parameters[f"{name}_row"], parameters[f"{name}_col"] = arguments.strides(array)
+    parameters["keys"] = arguments.round_keys(seed)
+    parameters["mask_keys"] = arguments.round_keys(mask_seed)
+    parameters["blocks"], parameters["across"] = blocks, across
+    parameters["magic"], parameters["shift"] = magic, shift
+    parameters["drop_below"], parameters["keep_scale"] = below, 65536 / (65536 - below)
+    parameters["epsilon"] = epsilon
+    columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
+    chosen = options(
+        op=op,
+        element=element,
+        block=block,
+        stochastic=stochastic,
+        aligned=arguments.aligned(shape[1], {**codes, **columns, "out": out}),
+        config=config,
+    )
+    ctas = -(-blocks // (threads // int(config["lanes"]) * steps))
+    return chosen, ctas, smem_bytes(config), parameters[()]
+
+
+def launch(
+    x: Any, x_scales: Any, out: Any, out_scales: Any, *, stream: Any = None, **rest: Any
+) -> None:
+    """Apply an operator to a quantised matrix, block by block.
+
+    Args:
+        x: (R, C) codes, C-contiguous CuPy array, int8 or for e4m3fn uint8.
+        x_scales: float32, one a block, any strides; positive.
+        out, out_scales: like ``x`` and ``x_scales``; written, apart from every input.
+        op: one of ``OPS``.
+        element: ``int8`` or ``e4m3fn``.
+        block: rows and columns under one scale.
+        config: the fields of ``DataflowBlocksConfig``.
+        stochastic: round stochastically with ``seed`` (default: to nearest even).
+        dy, dy_scales: the gradient that comes back, for ``-bwd`` operators, where ``x`` is what
+            went in.
+        mean, variance: float32 (R), of what ``x`` stands for; ``gamma``, ``beta``: float32 (C);
+            ``epsilon``: added to the variance; for ``-apply`` operators (RMSNorm has no ``beta``
+            and divides by the root of mean squared plus variance).
+        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking word
+            ``i % 4`` of counter ``i // 4``.
+        probability: dropout's, rounded to 1 / 65536; ``mask_seed``: the key of its random bits,
+            element ``i`` taking the 16-bit half ``i % 8`` of counter ``i // 8``.  The gradient of
+            dropout is dropout of the gradient with the same seed.
+        stream: a CuPy stream; CuPy's current one when not given.
+    Raises:
+        ValueError: shapes, strides, devices, overlaps, numbers or the configuration do not fit;
+            TypeError: dtypes, or an array is missing.
+    """
+    chosen, ctas, smem, parameters = prepare(x, x_scales, out, out_scales, **rest)
+    with x.device:
+        (kernel,) = arguments.compiled(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
+        grid, threads = (ctas,), (int(rest["config"]["threads"]),)
+        if stream is None:
+            kernel(grid, threads, (parameters,), shared_mem=smem)
+        else:
+            with stream:
+                kernel(grid, threads, (parameters,), shared_mem=smem)
+
+
+def precompile(x: Any, x_scales: Any, out: Any, out_scales: Any, **rest: Any) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    chosen, *_ = prepare(x, x_scales, out, out_scales, **rest)
+    with x.device:
+        arguments.compiled(x.device.id, SOURCE, chosen, ("dataflow_blocks",))

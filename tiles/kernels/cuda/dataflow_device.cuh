@@ -1,0 +1,332 @@
+// What the kernels of the INT8 dataflow share: vectors of 16 codes, Philox, rounding, block scales.
+//
+// Blocks stay quantised in memory: value = code x scale in, code and scale out, fp32 in registers.
+// An output's scale is amax / max_element, correctly rounded, 1 for a block of zeros; codes are
+// rounded from the fp32 value times a multiplier that maps the block's largest value just onto
+// max_element or less, so no code can overflow and there is no division an element.  A NaN or an
+// infinity among inputs or results makes the scale NaN and the codes 0 (int8) or 0x7f (e4m3fn).
+// Magnitudes below 2^-118 count as zero: CuPy compiles with flushed subnormals.
+//
+// Macros: ELEMENT (0 int8, 1 e4m3fn), STOCHASTIC, BLOCK_ROWS, BLOCK_COLS, LANES (threads that share a
+// block, a power of two), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary).  ON_HOST leaves out what only a GPU has; whoever defines it brings it along.
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned char u8;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define VECTOR 16  // codes that a thread moves at once
+#define WORDS 4    // and 4-byte words of them
+#define VECTORS_PER_ROW (BLOCK_COLS / VECTOR)
+#define ITEMS (BLOCK_ROWS * BLOCK_COLS / VECTOR / LANES)  // vectors of a block that a thread has
+#define CODE_MAX (ELEMENT == 0 ? 127.0f : 448.0f)
+#define POISONED_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
+#define FLOAT_MAX 3.402823466e38f
+
+#ifndef ON_HOST
+#define DEVICE __device__ __forceinline__
+#define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+
+DEVICE u32 permute(u32 low, u32 high, u32 selector) {
+    u32 result;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
+    return result;
+}
+
+DEVICE float exp2_approximate(float x) {  // relative error below 2^-22
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+DEVICE float reciprocal_approximate(float x) {  // one ulp
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+DEVICE float larger(float x, float y) {  // NaN wins
+    float result;
+    asm("max.ftz.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+#if ELEMENT == 1
+DEVICE void decode_pair(u16 codes, float &low, float &high) {
+    u32 halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(codes));
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+        : "=f"(low), "=f"(high) : "r"(halves));
+}
+
+DEVICE u32 encode_pair(float low, float high) {  // nearest even, saturating
+    u16 codes;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+    return codes;
+}
+#endif
+#endif
+
+DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
+
+// The values of one word's four codes.
+DEVICE void decode(u32 word, float *values) {
+#if ELEMENT == 0
+    // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.  Two
+    // full-rate instructions an element, where a conversion from 8 bits has a sixteenth of the rate.
+    u32 shifted = word ^ 0x80808080u;
+    values[0] = as_float(permute(shifted, 0x4b000000u, 0x7440)) - 8388736.0f;
+    values[1] = as_float(permute(shifted, 0x4b000000u, 0x7441)) - 8388736.0f;
+    values[2] = as_float(permute(shifted, 0x4b000000u, 0x7442)) - 8388736.0f;
+    values[3] = as_float(permute(shifted, 0x4b000000u, 0x7443)) - 8388736.0f;
+#else
+    decode_pair((u16)word, values[0], values[1]);
+    decode_pair((u16)(word >> 16), values[2], values[3]);
+#endif
+}
+
+// ---- Philox4x32-10 (Salmon et al., SC 2011), counter of 64 bits, the upper 64 zero.
+
+// A key and its nine successors.  They travel among a kernel's parameters, where an instruction takes
+// them from constant memory: made of the seed in the kernel, they cost five instructions an element.
+struct RoundKeys {
+    u32 words[20];
+};
+
+struct Random {
+    u32 words[4];
+};
+
+DEVICE Random philox(u64 counter, const RoundKeys &keys) {
+    u32 a = (u32)counter, b = (u32)(counter >> 32), c = 0, d = 0;
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        u64 first = (u64)a * 0xd2511f53u, second = (u64)c * 0xcd9e8d57u;
+        a = (u32)(second >> 32) ^ b ^ keys.words[2 * round];
+        b = (u32)second;
+        c = (u32)(first >> 32) ^ d ^ keys.words[2 * round + 1];
+        d = (u32)first;
+    }
+    Random random = {{a, b, c, d}};
+    return random;
+}
+
+// The random words of elements index to index + 3 of the flat tensor: word i % 4 of counter i / 4.
+DEVICE Random random_words(i64 index, const RoundKeys &keys) {
+#if ALIGNED
+    return philox((u64)index >> 2, keys);
+#else
+    Random random;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        u64 element = (u64)index + k;
+        Random four = philox(element >> 2, keys);
+        u32 low = element & 1 ? four.words[1] : four.words[0];
+        u32 high = element & 1 ? four.words[3] : four.words[2];
+        random.words[k] = element & 2 ? high : low;
+    }
+    return random;
+#endif
+}
+
+// The random 16-bit halves of elements index to index + 7, two a word: half i % 8 of counter i / 8,
+// the lower half of a word first.
+DEVICE Random random_halves(i64 index, const RoundKeys &keys) {
+#if ALIGNED
+    return philox((u64)index >> 3, keys);
+#else
+    Random random;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+        u64 element = (u64)index + k;
+        Random four = philox(element >> 3, keys);
+        u32 low = element & 2 ? four.words[1] : four.words[0];
+        u32 high = element & 2 ? four.words[3] : four.words[2];
+        u32 word = element & 4 ? high : low;
+        u32 half = element & 1 ? word >> 16 : word & 0xffffu;
+        random.words[k / 2] = k & 1 ? random.words[k / 2] | half << 16 : half;
+    }
+    return random;
+#endif
+}
+
+// ---- Rounding to codes.
+
+#if ELEMENT == 0
+
+// Four codes in a word, rounded to nearest even: under 1.5 x 2^23 the ulp is 1.
+DEVICE u32 encode_nearest(const float *values, float multiplier) {
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) bits[k] = as_bits(__fmaf_rn(values[k], multiplier, 12582912.0f));
+    return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
+}
+
+// Four codes, rounded stochastically: trunc(|ratio| + u) with the sign of ratio, u the random word's
+// upper 23 bits.  As floor of the signed ratio: where it is negative the bits are inverted, since
+// -floor(r + u) = floor(-r + (1 - 2^-23 - u)) on the grid of 2^-23.  Both sums round down, so what
+// lies below an integer stays below it.
+DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random &random) {
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        u32 word = random.words[k] ^ (u32)((int)as_bits(values[k]) >> 31);
+        float from_1_to_2 = as_float((word >> 9) + 0x3f800000u);
+        float sum = __fmaf_rd(values[k], multiplier, from_1_to_2);
+        bits[k] = as_bits(__fadd_rd(sum, 12582911.0f));
+    }
+    return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
+}
+
+#else
+
+DEVICE u32 encode_nearest(const float *values, float multiplier) {
+    u32 low = encode_pair(values[0] * multiplier, values[1] * multiplier);
+    return low | encode_pair(values[2] * multiplier, values[3] * multiplier) << 16;
+}
+
+// Random bits are added below the three kept ones, and a carry rounds away from zero.  Subnormal
+// codes are multiples of 2^-9, as the normal ones just above 2^-6 are: they are rounded up there.
+DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random &random) {
+    float rounded[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        float ratio = values[k] * multiplier;
+        float shift = as_float((as_bits(ratio) & 0x80000000u) | 0x3c800000u);  // 2^-6
+        bool subnormal = fabsf(ratio) < 0.015625f;
+        u32 bits = as_bits(subnormal ? __fadd_rz(ratio, shift) : ratio);
+        float kept = as_float((bits + (random.words[k] >> 12)) & 0xfff00000u);
+        rounded[k] = subnormal ? kept - shift : kept;
+    }
+    return encode_pair(rounded[0], rounded[1]) | encode_pair(rounded[2], rounded[3]) << 16;
+}
+
+#endif
+
+// Codes of 16 values whose flat index is `index`, as four words.
+DEVICE void encode(const float *values, float multiplier, bool poisoned, i64 index,
+                   const RoundKeys &keys, u32 *words) {
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+#if STOCHASTIC
+        words[w] = encode_stochastic(values + 4 * w, multiplier, random_words(index + 4 * w, keys));
+#else
+        words[w] = encode_nearest(values + 4 * w, multiplier);
+#endif
+        if (poisoned) words[w] = POISONED_WORD;
+    }
+}
+
+// ---- Block scales.
+
+struct OutputScale {
+    float scale;       // as it is stored
+    float multiplier;  // of the values in registers
+    bool poisoned;
+};
+
+// From the largest magnitude in registers, whose unit is `unit`; poison is any input scale that is
+// not finite.
+DEVICE OutputScale output_scale(float peak, float unit, bool poisoned) {
+    OutputScale out;
+    float amax = peak * unit;
+    // amax / CODE_MAX correctly rounded by Markstein's theorem (IBM J. R&D 34, 1990).
+    const float reciprocal = 1.0f / CODE_MAX;
+    float quotient = amax * reciprocal;
+    float scale = __fmaf_rn(__fmaf_rn(-CODE_MAX, quotient, amax), reciprocal, quotient);
+    // The reciprocal and two products err by less than 6 units of 2^-24 together.
+    float multiplier = reciprocal_approximate(peak) * (CODE_MAX * (1.0f - 6.0f * 0x1p-24f));
+    out.poisoned = poisoned || !(amax <= FLOAT_MAX);
+    bool zero = !(scale > 0.0f) || !(multiplier <= FLOAT_MAX);
+    out.scale = out.poisoned ? as_float(0x7fc00000u) : zero ? 1.0f : scale;
+    out.multiplier = zero ? 0.0f : multiplier;
+    return out;
+}
+
+// ---- Places of a block's vectors.
+
+// Where a thread's vectors lie: LANES threads go through a block's rows, 16 columns each at a time.
+struct Place {
+    i64 row, col, index;
+};
+
+// The place of a thread's vector 0, in the block at (down, right) of the grid of blocks.
+DEVICE Place first_place(i64 down, i64 right, u32 lane, i64 cols) {
+    Place place;
+    place.row = down * BLOCK_ROWS + lane / VECTORS_PER_ROW;
+    place.col = right * BLOCK_COLS + lane % VECTORS_PER_ROW * VECTOR;
+    place.index = place.row * cols + place.col;
+    return place;
+}
+
+// The place of vector i, a constant after unrolling.
+DEVICE Place place_of(const Place &first, int i, i64 cols) {
+#if LANES >= VECTORS_PER_ROW
+    const int down = i * (LANES / VECTORS_PER_ROW), right = 0;
+#else
+    const int down = i * LANES / VECTORS_PER_ROW, right = i * LANES % VECTORS_PER_ROW * VECTOR;
+#endif
+    Place place = {first.row + down, first.col + right, first.index + down * cols + right};
+    return place;
+}
+
+// The largest of LANES threads' peaks, in each of them; called by the whole CTA, which lends
+// THREADS / 32 floats of shared memory where blocks are larger than a warp.
+DEVICE float block_peak(float peak, float *of_warp) {
+#pragma unroll
+    for (int distance = 1; distance < (LANES < 32 ? LANES : 32); distance *= 2)
+        peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
+#if LANES > 32
+    const int warp = threadIdx.x / 32, first = threadIdx.x / LANES * (LANES / 32);
+    __syncthreads();  // whoever still reads the step before
+    if (threadIdx.x % 32 == 0) of_warp[warp] = peak;
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < LANES / 32; ++w) peak = larger(peak, of_warp[first + w]);
+#endif
+    return peak;
+}
+
+// ---- Memory.
+
+// Sixteen codes from `index` on; those at columns from `cols` on are zero.
+DEVICE void load_codes(const u8 *codes, i64 index, i64 col, i64 cols, u32 *words) {
+#if ALIGNED
+    uint4 vector = __ldcs((const uint4 *)(codes + index));
+    words[0] = vector.x, words[1] = vector.y, words[2] = vector.z, words[3] = vector.w;
+#else
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        words[w] = 0;
+        for (int k = 0; k < 4; ++k)
+            if (col + 4 * w + k < cols) words[w] |= (u32)codes[index + 4 * w + k] << 8 * k;
+    }
+#endif
+}
+
+DEVICE void store_codes(u8 *codes, i64 index, i64 col, i64 cols, const u32 *words) {
+#if ALIGNED
+    __stcs((uint4 *)(codes + index), make_uint4(words[0], words[1], words[2], words[3]));
+#else
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w)
+        for (int k = 0; k < 4; ++k)
+            if (col + 4 * w + k < cols) codes[index + 4 * w + k] = (u8)(words[w] >> 8 * k);
+#endif
+}
+
+// Sixteen values of a vector over the columns; those at columns from `cols` on are zero.
+DEVICE void load_columns(const float *vector, i64 col, i64 cols, float *values) {
+#if ALIGNED
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        float4 four = __ldg((const float4 *)(vector + col) + w);
+        values[4 * w] = four.x, values[4 * w + 1] = four.y;
+        values[4 * w + 2] = four.z, values[4 * w + 3] = four.w;
+    }
+#else
+    for (int k = 0; k < VECTOR; ++k) values[k] = col + k < cols ? vector[col + k] : 0.0f;
+#endif
+}

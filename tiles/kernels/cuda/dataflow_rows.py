@@ -1,0 +1,312 @@
+"""Launch the row operators of ``dataflow_rows.cu`` on CuPy arrays; no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import dataflow_arguments as arguments
+from .block_arrays import check_one_device, check_scales
+from .overlap import check_apart
+
+__all__ = [
+    "OPS",
+    "SOURCE",
+    "Geometry",
+    "geometry",
+    "launch",
+    "options",
+    "precompile",
+    "prepare",
+]
+
+#: Operators by macro value.
+OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
+FIELDS = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
+SOURCE = "dataflow_rows.cu"
+#: CTAs that any GPU with clusters takes as one.
+MAX_SPLITS = 8
+#: Columns that a CTA of the last kernel of backward adds up, and its threads.
+SUM_COLS, SUM_THREADS = 32, 512
+#: ``RowOperands`` of the source.
+PARAMETERS = np.dtype(
+    [
+        *((name, np.uint64) for name in (
+            "x", "other", "x_scales", "other_scales", "out", "out_scales", "mean", "variance",
+            "gamma", "beta", "partials",
+        )),
+        *((name, np.int64) for name in (
+            "rows", "cols", "x_row", "x_col", "other_row", "other_col", "out_row", "out_col",
+        )),
+        ("keys", *arguments.KEYS),
+        *((name, np.uint32) for name in ("across", "row_groups", "steps")),
+        ("epsilon", np.float32),
+    ],
+    align=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How clusters cover a matrix."""
+
+    row_groups: int  #: of ``rows`` rows each
+    clusters: int  #: that walk through them
+    steps: int  #: of a CTA along its share of the columns
+    column_steps: int  #: words of 4 columns a thread sums, in backward
+    smem_bytes: int  #: dynamic, of a CTA
+
+
+def geometry(
+    *,
+    op: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> Geometry:
+    """Work out how a configuration covers a matrix; both are taken as fitting."""
+    threads, lanes, rows = (int(config[name]) for name in ("threads", "lanes", "rows"))
+    groups, down = threads // lanes, rows // block[0]
+    across = -(-shape[1] // block[1])
+    share = -(-across // int(config["splits"]))
+    steps = -(-share // (groups // down))
+    row_groups = -(-shape[0] // rows)
+    backward = op.endswith("-bwd")
+    kept = 0 if op == "residual" else 1 + backward
+    codes = kept * steps * (block[0] * block[1] // lanes) * threads
+    floats = threads // 16 + 4 * (groups // down) * rows + 8 * rows
+    return Geometry(
+        row_groups=row_groups,
+        clusters=min(int(config["clusters"]), row_groups) if backward else row_groups,
+        steps=steps,
+        column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
+        smem_bytes=codes + 4 * floats,
+    )
+
+
+def options(
+    *,
+    op: str,
+    element: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    stochastic: bool,
+    aligned: bool,
+    config: Mapping[str, int | bool],
+) -> tuple[str, ...]:
+    """Compiler options for an operator and a configuration, architecture left out.
+
+    Args:
+        shape: rows and columns of the matrix.
+        block: rows and columns under one scale, powers of two.
+        aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
+    Raises:
+        ValueError: an unknown operator or format, or a configuration that does not fit the block.
+    """
+    if op not in OPS:
+        raise ValueError(f"op {op!r}: choose one of {', '.join(OPS)}")
+    arguments.check_format(element, block)
+    arguments.check_config(config, FIELDS, block)
+    threads, lanes, rows, splits, clusters, ctas = (int(config[name]) for name in FIELDS)
+    if rows < 1 or rows % block[0] or (threads // lanes) % (rows // block[0]):
+        raise ValueError(
+            f"rows = {rows}: whole blocks of {block[0]} rows, as many as divide the "
+            f"{threads // lanes} groups of lanes, are needed"
+        )
+    if not arguments.power_of_two(splits) or splits > MAX_SPLITS:
+        raise ValueError(f"splits = {splits}: it must be 1, 2, 4 or {MAX_SPLITS}")
+    if min(clusters, ctas) < 1:
+        raise ValueError(f"clusters = {clusters}, ctas = {ctas}: each must be at least 1")
+    macros = {
+        "OP": OPS.index(op),
+        "ELEMENT": arguments.ELEMENTS.index(element),
+        "STOCHASTIC": int(stochastic),
+        "ALIGNED": int(aligned),
+        "BLOCK_ROWS": block[0],
+        "BLOCK_COLS": block[1],
+        "THREADS": threads,
+        "LANES": lanes,
+        "ROWS": rows,
+        "SPLITS": splits,
+        "COLUMN_STEPS": geometry(op=op, shape=shape, block=block, config=config).column_steps,
+        "CTAS": ctas,
+    }
+    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+
+
+def prepare(
+    x: Any,
+    x_scales: Any,
+    out: Any,
+    out_scales: Any,
+    mean: Any,
+    variance: Any,
+    *,
+    op: str,
+    element: str,
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+    stochastic: bool = False,
+    other: Any = None,
+    other_scales: Any = None,
+    gamma: Any = None,
+    beta: Any = None,
+    d_gamma: Any = None,
+    d_beta: Any = None,
+    partials: Any = None,
+    seed: int = 0,
+    epsilon: float = 1e-5,
+) -> tuple[tuple[str, ...], Geometry, Any]:
+    """Check the arguments of :func:`launch`.
+
+    Returns:
+        Compiler options, geometry and the first kernel's parameters.
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    shape = tuple(getattr(x, "shape", ()))
+    backward = op.endswith("-bwd")
+    codes, scales = {"x": x}, {"x_scales": x_scales}
+    if backward or op == "residual":
+        codes["other"], scales["other_scales"] = other, other_scales
+    for name, array in (*codes.items(), ("out", out)):
+        arguments.check_codes(name, array, element, shape)
+    chosen: dict[str, Any] = {
+        "op": op, "element": element, "shape": shape, "block": block, "stochastic": stochastic,
+        "config": config,
+    }  # fmt: skip
+    options(**chosen, aligned=False)
+    for name, array in (*scales.items(), ("out_scales", out_scales)):
+        check_scales(name, array, shape, block)
+    covered = geometry(op=op, shape=shape, block=block, config=config)
+    rows, cols = shape
+    statistics = {"mean": mean, "variance": variance}
+    for name, array in statistics.items():
+        arguments.check_vector(name, array, (rows,), "row operators read or write it")
+    columns: dict[str, Any] = {} if op == "residual" else {"gamma": gamma}
+    if op == "layernorm":
+        columns["beta"] = beta
+    sums: dict[str, Any] = {"d_gamma": d_gamma} if backward else {}
+    if op == "layernorm-bwd":
+        sums["d_beta"] = d_beta
+    for name, array in (*columns.items(), *sums.items()):
+        arguments.check_vector(name, array, (cols,), f"{op} takes it")
+    if backward:
+        work = (covered.clusters, 2, cols)
+        arguments.check_vector("partials", partials, work, f"{op} takes {work} floats to work in")
+        sums["partials"] = partials
+    optional = {
+        "other": other, "other_scales": other_scales, "gamma": gamma, "beta": beta,
+        "d_gamma": d_gamma, "d_beta": d_beta, "partials": partials,
+    }  # fmt: skip
+    for name, array in optional.items():
+        if array is not None and name not in {**codes, **scales, **columns, **sums}:
+            raise ValueError(f"{name} is given: {op} takes none")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon = {epsilon}: it must be positive")
+    written = {"out": out, "out_scales": out_scales, **sums}
+    read = {**codes, **scales, **columns}
+    (read if backward else written).update(statistics)
+    check_one_device({**read, **written})
+    check_apart(written, read)
+    parameters = np.zeros((), PARAMETERS)
+    for name, array in {**read, **written}.items():
+        if name in (PARAMETERS.names or ()):
+            parameters[name] = arguments.pointer(array)
+    parameters["rows"], parameters["cols"] = shape
+    for name, array in (("x", x_scales), ("other", other_scales), ("out", out_scales)):
+        parameters[f"{name}_row"], parameters[f"{name}_col"] = arguments.strides(array)
+    parameters["keys"] = arguments.round_keys(seed)
+    parameters["across"] = x_scales.shape[1]
+    parameters["row_groups"], parameters["steps"] = covered.row_groups, covered.steps
+    parameters["epsilon"] = epsilon
+    straight = arguments.aligned(cols, {**codes, **columns, "out": out})
+    return options(**chosen, aligned=straight), covered, parameters[()]
+
+
+def _kernels(device: int, op: str, chosen: tuple[str, ...], smem_bytes: int) -> Any:
+    names = ("dataflow_rows", *(("dataflow_column_sums",) if op.endswith("-bwd") else ()))
+    kernels = arguments.compiled(device, SOURCE, chosen, names)
+    if kernels[0].max_dynamic_shared_size_bytes < smem_bytes:
+        kernels[0].max_dynamic_shared_size_bytes = smem_bytes
+    return kernels
+
+
+def _run(covered: Geometry, kernels: Any, parameters: Any, rest: Mapping[str, Any]) -> None:
+    splits, threads = (int(rest["config"][name]) for name in ("splits", "threads"))
+    grid = (covered.clusters * splits,)
+    kernels[0](grid, (threads,), (parameters,), shared_mem=covered.smem_bytes)
+    if len(kernels) > 1:
+        cols = int(parameters["cols"])
+        sums = (
+            rest["partials"],
+            rest["d_gamma"],
+            np.uint64(arguments.pointer(rest.get("d_beta"))),
+            np.int64(cols),
+            np.uint32(covered.clusters),
+        )
+        ctas = -(-2 * cols // SUM_COLS)
+        kernels[1]((ctas,), (SUM_THREADS,), sums, shared_mem=4 * SUM_THREADS)
+
+
+def launch(
+    x: Any,
+    x_scales: Any,
+    out: Any,
+    out_scales: Any,
+    mean: Any,
+    variance: Any,
+    *,
+    stream: Any = None,
+    **rest: Any,
+) -> None:
+    """Apply an operator that needs whole rows to a quantised matrix.
+
+    Args:
+        x: (R, C) codes, C-contiguous CuPy array, int8 or for e4m3fn uint8.
+        x_scales: float32, one a block, any strides; positive.
+        out, out_scales: like ``x`` and ``x_scales``; written, apart from every input.
+        mean, variance: float32 (R), row statistics of what ``out`` (``residual``) or ``x`` stands
+            for; backward reads them, all others write them.
+        op: one of ``OPS``.
+        element: ``int8`` or ``e4m3fn``.
+        block: rows and columns under one scale.
+        config: the fields of ``DataflowRowsConfig``.
+        stochastic: round stochastically with ``seed`` (default: to nearest even).
+        other, other_scales: the second addend of ``residual``; the gradient that comes back for
+            ``-bwd`` operators, where ``x`` is what went in.
+        gamma: float32 (C), for all but ``residual``; ``beta``: float32 (C), for ``layernorm``.
+        d_gamma: float32 (C), for ``-bwd``; ``d_beta``: float32 (C), for ``layernorm-bwd``; written.
+        partials: float32 (clusters, 2, C) for ``-bwd`` to work in; :func:`geometry` tells how many.
+        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking word
+            ``i % 4`` of counter ``i // 4``.
+        epsilon: added to the variance.
+        stream: a CuPy stream; CuPy's current one when not given.
+    Raises:
+        ValueError: shapes, strides, devices, overlaps, numbers or the configuration do not fit;
+            TypeError: dtypes, or an array is missing.
+    """
+    chosen, covered, parameters = prepare(x, x_scales, out, out_scales, mean, variance, **rest)
+    with x.device:
+        kernels = _kernels(x.device.id, rest["op"], chosen, covered.smem_bytes)
+        if stream is None:
+            _run(covered, kernels, parameters, rest)
+        else:
+            with stream:
+                _run(covered, kernels, parameters, rest)
+
+
+def precompile(
+    x: Any, x_scales: Any, out: Any, out_scales: Any, mean: Any, variance: Any, **rest: Any
+) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    chosen, covered, _ = prepare(x, x_scales, out, out_scales, mean, variance, **rest)
+    with x.device:
+        _kernels(x.device.id, rest["op"], chosen, covered.smem_bytes)

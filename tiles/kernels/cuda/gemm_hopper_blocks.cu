@@ -1,0 +1,591 @@
+// C[M, N] = A[M, K] . B[N, K]^T of 8-bit elements whose scales change along K, on Hopper (sm_90a).
+//
+// Structure as in gemm_hopper.cu: one warp keeps a ring of STAGES tiles of A and B filled (128
+// bytes of K, 128-byte swizzle), two more warpgroups multiply, the launch is persistent, clusters
+// share B.  New here: scales on both sides in blocks down to 32 of K, and codes with scales as
+// output.
+//
+// A *unit* is QUANT_K of K: its product is made from zero by wgmma, scaled and added to an fp32 sum
+// on the CUDA cores ("promoted").  With SETS 2 a warpgroup has two sets of accumulators: while
+// one is promoted, the tensor cores fill the other.  So the promotion, not the product, is what a
+// step of K takes, and it is paid in issue slots: each of the four schedulers issues one warp's
+// instruction a clock, and holds one warp of each warpgroup.
+//
+// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, as compiled:
+//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600
+//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321
+//   float 1x32     4 x 64 x (FMUL: row scale x column scale, FFMA)         512
+//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654
+//   mxint8 1x32    the same and I2FP                                                   918
+//   float 128x128  64 x FFMA                                                64 +  61 =  125
+//   float 1x128    64 x (FMUL + FFMA), 18 LDS                              146 +  60 =  206
+// The rest is products, waits, addresses, barriers, scales of blocks.  I2FP has half the rate of
+// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.
+//
+// A stage of such a tile is 2 x 128^3 operations a CTA; its products take 512 clocks, its promotion
+// twice the above.  On 132 multiprocessors at 1.75 GHz: int8 32x32 1200 clocks, 807 TFLOP/s (946
+// for I2FP and FFMA alone), int8 64x64 642 and 1509, MX 1308 and 741 (a tile of 256 x 64 loads 4
+// scales fewer a unit, and has twice the products: 736), MXINT8 1836 and 528, blocks of 128 512 and
+// 1892.
+//
+// Why not start the int32 accumulators at 0x4b400000, so that a sum's bits are those of the float
+// 1.5 2^23 + sum?  A product from zero costs nothing, a product from a constant costs a move: three
+// instructions where FADD follows, and where FFMA takes the biased float as it is, two with an
+// error of half an ulp of 1.5 2^23 x scale, half a code product.  That is lost in the noise among
+// scales of one size, but beside a block of zeros, whose scale is 1 by convention, it is all there
+// is.  Accumulators that run on along K, multiplied by differences of scales, take one instruction
+// and err likewise.
+//
+// Errors: integer products are exact, 128 x 127^2 < 2^24 as floats too.  A unit adds two roundings
+// in fp32, of the two scales' product (none for powers of two) and of the multiply-add.  A NaN
+// scale makes what it touches NaN.
+//
+// Macros from the launcher: ELEMENT (2 e4m3fn, 3 e5m2, 4 int8), UNIT_LOG2 (what a code product of 1
+// stands for: -12 for MXINT8, else 0), OUT (0 bf16, 1 fp16, 2 fp32, 3 int8, 4 e4m3fn), OUT_BLOCK
+// (side of an output block, for codes), STOCHASTIC, A_ROWS and B_ROWS (under one scale: both 1, or
+// both 32, 64 or 128), QUANT_K (32, 64, 128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
+// STORE_BUFFERS, SETS.
+
+#include "hopper.cuh"
+#include "hopper_wgmma.cuh"
+
+#define CONSUMERS 2
+#define THREADS (128 * (CONSUMERS + 1))
+#define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
+#define BLOCK_K ROW_BYTES
+#define ROWS (BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
+#define TILES_M (ROWS / 64)         // wgmma is 64 rows high
+#define A_BYTES (BLOCK_M * ROW_BYTES)
+#define B_BYTES (BLOCK_N * ROW_BYTES)
+#define UNITS (BLOCK_K / QUANT_K)  // of a stage
+#define VECTOR (A_ROWS == 1)       // scales of rows and columns, not of blocks
+#define CODES (OUT >= 3)
+#define OUT_BYTES (OUT == 2 ? 4 : OUT < 2 ? 2 : 1)
+#define STORE_COLUMNS (ROW_BYTES / OUT_BYTES < BLOCK_N ? ROW_BYTES / OUT_BYTES : BLOCK_N)
+#define STORE_PITCH (STORE_COLUMNS * OUT_BYTES)  // of a staging buffer's rows
+#define STORE_BYTES (64 * ROW_BYTES)
+
+// Scales of a stage.  VECTOR: UNITS rows of BLOCK_M, then UNITS of BLOCK_N.  Blocks: of every unit
+// those of B, then of every block of rows of A those of the units.
+#define A_SCALES (VECTOR ? BLOCK_M : BLOCK_M < A_ROWS ? 1 : BLOCK_M / A_ROWS)
+#define B_SCALES (VECTOR ? BLOCK_N : BLOCK_N < B_ROWS ? 1 : BLOCK_N / B_ROWS)
+#define SCALES (UNITS * (A_SCALES + B_SCALES))
+#define SCALE_BYTES (VECTOR ? SCALES * 4 : (SCALES * 4 + 127) / 128 * 128)
+#define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
+
+// Registers of the producer and of a consumer thread: 128 * 40 + 256 * 232 = 64 512 of 65 536.
+#define PRODUCER_REGISTERS 40
+#define CONSUMER_REGISTERS 232
+
+// Named barriers 3 and 4 join the threads of a consumer.
+#define GROUP 3
+
+#if (A_ROWS == 1) != (B_ROWS == 1)
+#error "both sides have scales of rows, or both have scales of blocks"
+#endif
+
+// A wgmma operand from the low word of its descriptor, which alone tells tiles apart.
+__device__ __forceinline__ u64 descriptor_at(u32 low) {
+    u64 whole;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(whole) : "r"(low), "n"((u32)(1024 >> 4 | 1 << 30)));
+    return whole;
+}
+
+__device__ __forceinline__ void group_sync(int who) {
+    asm volatile("bar.sync %0, 128;" ::"r"(GROUP + who) : "memory");
+}
+
+// Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
+__device__ __forceinline__ float multiply_rn(float x, float y) {
+    float result;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float fused_rn(float x, float y, float z) {
+    float result;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(x), "f"(y), "f"(z));
+    return result;
+}
+
+#if CODES
+#include "hopper_block_quantizer.cuh"
+#define CODES_PARAMETERS , float *c_scale, const __grid_constant__ RoundKeys keys
+#else
+#define CODES_PARAMETERS
+#endif
+
+// The output's tiles in rasters of GROUP_M cluster rows.
+struct Raster {
+    int cols, cluster_rows;
+
+    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N) {
+        cluster_rows = ((m + BLOCK_M - 1) / BLOCK_M + CLUSTER - 1) / CLUSTER;
+    }
+
+    __device__ int count() const { return cluster_rows * cols; }
+
+    // First row and column of a tile.
+    __device__ void place(int index, u32 rank, int &top, int &left) const {
+        const int raster = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
+        const int height = min(cluster_rows - raster * GROUP_M, GROUP_M);
+        top = ((raster * GROUP_M + inside % height) * CLUSTER + rank) * BLOCK_M;
+        left = inside / height * BLOCK_N;
+    }
+};
+
+// ---- Scales.
+
+#if !VECTOR
+// Copies the scales of a stage, a lane of a warp each; those beyond the grid become 0.
+__device__ __forceinline__ void copy_scale(u32 to, const float *scale, int grid_rows, int grid_cols,
+                                           int row, int column) {
+    const bool inside = column < grid_cols && row < grid_rows;
+    const float *from = scale + (inside ? (i64)row * grid_cols + column : 0);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "r"(inside ? 4 : 0)
+                 : "memory");
+}
+
+// One arrival of this thread at a barrier, when the copies that it has asked for have come.
+__device__ __forceinline__ void arrive_after_copies(u32 bar) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
+}
+#endif
+
+// Count is 1, 2 or 4, and `from` a multiple of so many floats.
+template <int Count>
+__device__ __forceinline__ void load_floats(u32 from, float (&x)[Count]) {
+    if constexpr (Count == 4)
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                     : "r"(from));
+    else if constexpr (Count == 2)
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from));
+    else
+        x[0] = load_shared(from);
+}
+
+// What a thread multiplies its products of a stage by.
+struct Factors {
+#if VECTOR
+    u32 rows, columns;       // where the scales of its first row and of its first columns lie
+    float left[TILES_M][2];  // of its rows, of one unit
+
+    __device__ __forceinline__ void enter(u32 scales, int first_row, int lane) {
+        rows = scales + first_row * 4;
+        columns = scales + (UNITS * BLOCK_M + lane % 4 * 2) * 4;
+    }
+
+    __device__ __forceinline__ void fetch(int unit) {
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                left[t][h] = load_shared(rows + (unit * BLOCK_M + t * 64 + h * 8) * 4);
+                if (UNIT_LOG2 == -12) left[t][h] = multiply_rn(left[t][h], 0x1p-12f);
+            }
+    }
+
+    __device__ __forceinline__ void add(Accumulator (&d)[TILES_M][HALF],
+                                        float (&sum)[TILES_M][HALF], int unit) const {
+#pragma unroll
+        for (int g = 0; g < BLOCK_N / 8; g++) {
+            float right[2];
+            load_floats(columns + (unit * BLOCK_N + g * 8) * 4, right);
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const float factor = multiply_rn(left[t][e / 2], right[e % 2]);
+                    const int i = g * 4 + e;
+                    sum[t][i] = fused_rn((float)d[t][i], factor, sum[t][i]);
+                }
+        }
+    }
+#else
+    u32 columns;                // where the scales of B lie
+    float left[TILES_M][UNITS];
+    float both[TILES_M][B_SCALES];  // of one unit
+
+    __device__ __forceinline__ void enter(u32 scales, int first_row, int lane) {
+        columns = scales;
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++)
+            load_floats(scales + (B_SCALES + (first_row + t * 64) / A_ROWS) * UNITS * 4, left[t]);
+    }
+
+    __device__ __forceinline__ void fetch(int unit) {
+        float right[B_SCALES];
+        load_floats(columns + unit * B_SCALES * 4, right);
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+            for (int j = 0; j < B_SCALES; j++) both[t][j] = multiply_rn(left[t][unit], right[j]);
+    }
+
+    __device__ __forceinline__ void add(Accumulator (&d)[TILES_M][HALF],
+                                        float (&sum)[TILES_M][HALF], int unit) const {
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+            for (int i = 0; i < HALF; i++)
+                sum[t][i] = fused_rn((float)d[t][i], both[t][i / 4 * 8 / B_ROWS], sum[t][i]);
+    }
+#endif
+};
+
+// ---- Output.
+
+#if !CODES
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 packed;
+#if OUT == 1
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+#endif
+    return packed;
+}
+
+// Writes 16 columns of a warp's 16 rows, laid out as wgmma leaves them, into a staging buffer.
+// v: columns 2l, 2l+1 of row r, the same of row r + 8, then 8 columns further on.
+__device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, int part,
+                                              const float *v) {
+#if OUT == 2
+#pragma unroll
+    for (int g = 0; g < 2; g++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int r = warp * 16 + h * 8 + lane / 4;
+            const int byte = (part * 16 + g * 8 + lane % 4 * 2) * 4;
+            const u32 to = buffer + r * ROW_BYTES + ((byte / 16 ^ r % 8) * 16 + byte % 16);
+            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(v[g * 4 + h * 2]),
+                         "f"(v[g * 4 + h * 2 + 1])
+                         : "memory");
+        }
+#else
+    const int r = warp * 16 + lane % 16, piece = part * 2 + lane / 16;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     buffer + r * ROW_BYTES + ((piece ^ r % 8) * 16)),
+                 "r"(pack(v[0], v[1])), "r"(pack(v[2], v[3])), "r"(pack(v[4], v[5])),
+                 "r"(pack(v[6], v[7]))
+                 : "memory");
+#endif
+}
+#else
+
+#define OUT_BLOCKS (BLOCK_N / OUT_BLOCK)   // along a tile's columns
+#define BLOCK_WARPS (OUT_BLOCK / 16)       // whose rows share a block
+#define BLOCK_SUMS (OUT_BLOCK / 2)         // of a thread's sums of 64 rows, in one block
+
+// Where a warpgroup leaves the largest magnitudes of its warps' parts of blocks.
+typedef u32 Peaks[4][OUT_BLOCKS];
+
+// Quantises a warpgroup's 64 rows from (x, y) on: codes into a staging buffer, scales to memory.
+__device__ __forceinline__ void stage_codes(u32 buffer, const float *sum, Peaks &peaks,
+                                            float *c_scale, const RoundKeys &keys, int consumer,
+                                            int warp, int lane, int x, int y, int m, int n) {
+#pragma unroll
+    for (int j = 0; j < OUT_BLOCKS; j++) {
+        float peak = 0.0f;
+#pragma unroll
+        for (int i = 0; i < BLOCK_SUMS; i++) peak = larger(peak, sum[j * BLOCK_SUMS + i]);
+        const u32 bits = warp_peak(peak);
+        if (lane == j) peaks[warp][j] = bits;
+    }
+    group_sync(consumer);
+    // Lane j has block j's divisor, the others repeat it.
+    const int first = warp / BLOCK_WARPS * BLOCK_WARPS, mine = lane % OUT_BLOCKS;
+    u32 amax = 0;
+#pragma unroll
+    for (int w = 0; w < BLOCK_WARPS; w++) amax = max(amax, peaks[first + w][mine]);
+    const Divisor own = divisor_of(amax);
+    const int down = (y + warp * 16) / OUT_BLOCK, right = x / OUT_BLOCK + lane;
+    const int grid_cols = (n + OUT_BLOCK - 1) / OUT_BLOCK;
+    if (warp == first && lane < OUT_BLOCKS && y + warp * 16 < m && right < grid_cols)
+        c_scale[(i64)down * grid_cols + right] = own.scale;
+#pragma unroll
+    for (int j = 0; j < OUT_BLOCKS; j++) {
+        const Divisor d = divisor_from(own, j);
+#pragma unroll
+        for (int g = 0; g < OUT_BLOCK / 8; g++) {
+            const float *v = sum + j * BLOCK_SUMS + g * 4;
+            const int column = j * OUT_BLOCK + g * 8;
+            Random random[2] = {};  // of the thread's pairs in its two rows: words 0 and 1
+#if STOCHASTIC
+            // Two lanes share the four words of four neighbours: the even one draws those of row r,
+            // the odd one those of row r + 8, and each hands over the other's half.
+            const int row = y + warp * 16 + lane / 4, odd = lane & 1;
+            const u64 index = (u64)(row + 8 * odd) * n + (x + column + lane % 4 / 2 * 4);
+            const Random four = philox(index >> 2, keys);
+            const u32 other0 =
+                __shfl_xor_sync(0xffffffffu, odd ? four.words[0] : four.words[2], 1);
+            const u32 other1 =
+                __shfl_xor_sync(0xffffffffu, odd ? four.words[1] : four.words[3], 1);
+            random[0].words[0] = odd ? other0 : four.words[0];
+            random[0].words[1] = odd ? other1 : four.words[1];
+            random[1].words[0] = odd ? four.words[2] : other0;
+            random[1].words[1] = odd ? four.words[3] : other1;
+#endif
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const u16 codes = encode_pair(v[h * 2], v[h * 2 + 1], d, random[h].words[0],
+                                              random[h].words[1]);
+                const int r = warp * 16 + h * 8 + lane / 4, byte = column + lane % 4 * 2;
+                const int piece = STORE_PITCH == ROW_BYTES ? byte / 16 ^ r % 8 : byte / 16;
+                asm volatile("st.shared.u16 [%0], %1;" ::"r"(buffer + r * STORE_PITCH +
+                                                             piece * 16 + byte % 16),
+                             "h"(codes)
+                             : "memory");
+            }
+        }
+    }
+}
+#endif
+
+#if CLUSTER > 1
+#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_SHAPE
+#endif
+
+// Scales: 1xQUANT_K ones through map_a_scale and map_b_scale, those of blocks from a_scale, b_scale.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
+gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+                   const __grid_constant__ TensorMap map_a_scale,
+                   const __grid_constant__ TensorMap map_b_scale,
+                   const __grid_constant__ TensorMap map_c, const float *a_scale,
+                   const float *b_scale, int m, int n, int k CODES_PARAMETERS) {
+    extern __shared__ __align__(1024) u8 memory[];
+    __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
+#if CODES
+    __shared__ Peaks peaks[CONSUMERS];
+#endif
+    const u32 a_ring = shared_address(memory), b_ring = a_ring + STAGES * A_BYTES;
+    const u32 scale_ring = b_ring + STAGES * B_BYTES, store_ring = scale_ring + SCALE_RING;
+    const u32 full_bar = shared_address(full), empty_bar = shared_address(empty);
+    const int warp_index = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), group = warp_index / 4;
+    const Raster raster(m, n);
+    const int steps = (k + BLOCK_K - 1) / BLOCK_K;
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
+
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; s++) {
+            // The copy engine's thread, and the lanes that copy scales of blocks.
+            barrier_init(full_bar + s * 8, VECTOR ? 1 : 1 + 32);
+            barrier_init(empty_bar + s * 8, CONSUMERS * 4 * CLUSTER);  // warps
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+
+    if (group == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+        int stage = 0;
+        u32 phase = 1;  // the ring is empty: the first wait on every stage passes
+        if (threadIdx.x == 0) {
+            for (int index = blockIdx.x / CLUSTER; index < raster.count();
+                 index += gridDim.x / CLUSTER) {
+                int top, left;
+                raster.place(index, rank, top, left);
+                for (int step = 0; step < steps; step++) {
+                    const u32 bar = full_bar + stage * 8;
+                    barrier_wait(empty_bar + stage * 8, phase);
+                    barrier_expect(bar, A_BYTES + B_BYTES + (VECTOR ? SCALE_BYTES : 0));
+                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+                    if (CLUSTER > 1) {
+                        const int part = rank * (BLOCK_N / CLUSTER);
+                        load_tile_everywhere(b_ring + stage * B_BYTES + part * ROW_BYTES, &map_b,
+                                             bar, step * BLOCK_K, left + part);
+                    } else {
+                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                    }
+                    if (VECTOR) {
+                        const u32 to = scale_ring + stage * SCALE_BYTES;
+                        load_tile(to, &map_a_scale, bar, top, step * UNITS);
+                        load_tile(to + UNITS * BLOCK_M * 4, &map_b_scale, bar, left, step * UNITS);
+                    }
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
+            }
+        }
+#if !VECTOR
+        if (warp_index == 1) {
+            const int a_rows = (m + A_ROWS - 1) / A_ROWS, b_rows = (n + B_ROWS - 1) / B_ROWS;
+            const int units = (k + QUANT_K - 1) / QUANT_K;
+            for (int index = blockIdx.x / CLUSTER; index < raster.count();
+                 index += gridDim.x / CLUSTER) {
+                int top, left;
+                raster.place(index, rank, top, left);
+                for (int step = 0; step < steps; step++) {
+                    const u32 to = scale_ring + stage * SCALE_BYTES;
+                    barrier_wait(empty_bar + stage * 8, phase);
+                    for (int i = threadIdx.x % 32; i < SCALES; i += 32) {
+                        const bool of_b = i < UNITS * B_SCALES;
+                        const int j = i - UNITS * B_SCALES;
+                        const int unit = of_b ? i / B_SCALES : j % UNITS;
+                        const int row = of_b ? left / B_ROWS + i % B_SCALES
+                                             : top / A_ROWS + j / UNITS;
+                        copy_scale(to + i * 4, of_b ? b_scale : a_scale, of_b ? b_rows : a_rows,
+                                   units, row, step * UNITS + unit);
+                    }
+                    arrive_after_copies(full_bar + stage * 8);
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
+            }
+        }
+#endif
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+        const int consumer = group - 1, thread = threadIdx.x % 128;
+        const int lane = thread % 32, warp = thread / 32;
+        const int offset = consumer * ROWS;  // of this warpgroup's rows in a tile
+        const int first_row = offset + warp * 16 + (VECTOR ? lane / 4 : 0);
+        const u32 a_first = (u32)descriptor(a_ring + offset * ROW_BYTES);
+        const u32 b_first = (u32)descriptor(b_ring);
+        int stage = 0, store_turn = 0;
+        u32 phase = 0, a_tile = 0, b_tile = 0;
+        auto release = [&](int s) {
+            if (CLUSTER > 1) {
+                if (lane < CLUSTER) barrier_arrive_at(empty_bar + s * 8, lane);
+            } else if (lane == 0) {
+                barrier_arrive(empty_bar + s * 8);
+            }
+        };
+        // Waits for the next stage and leaves it to start().
+        auto arrive = [&] {
+            barrier_wait(full_bar + stage * 8, phase);
+            a_tile = a_first + stage * (A_BYTES >> 4), b_tile = b_first + stage * (B_BYTES >> 4);
+            if (++stage == STAGES) stage = 0, phase ^= 1;
+        };
+        // Starts the product of a unit of the stage that arrived last.
+        auto start = [&](Accumulator(&d)[TILES_M][HALF], int unit) {
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++) pin(d[t]);
+            wgmma_fence();
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int s = 0; s < QUANT_K / 32; s++) {
+                    const int at = unit * (QUANT_K >> 4) + s * 2;
+                    wgmma(d[t], descriptor_at(a_tile + t * (64 * ROW_BYTES >> 4) + at),
+                          descriptor_at(b_tile + at), s > 0);
+                }
+            wgmma_commit();
+        };
+        for (int index = blockIdx.x / CLUSTER; index < raster.count();
+             index += gridDim.x / CLUSTER) {
+            int top, left;
+            raster.place(index, rank, top, left);
+            Accumulator product[SETS][TILES_M][HALF];
+            float sum[TILES_M][HALF];
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
+            Factors factors;
+            int oldest = stage;  // what is promoted next
+            auto enter = [&] {
+                factors.enter(scale_ring + oldest * SCALE_BYTES, first_row, lane);
+            };
+            auto leave = [&] {  // the producer may fill the stage again
+                release(oldest);
+                if (++oldest == STAGES) oldest = 0;
+            };
+            // Adds a unit's product, which is complete.
+            auto promote = [&](Accumulator(&d)[TILES_M][HALF], int unit) {
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++) pin(d[t]);
+                factors.add(d, sum, unit);
+            };
+#if SETS == 1
+            for (int step = 0; step < steps; step++) {
+                arrive();
+                enter();
+#pragma unroll
+                for (int unit = 0; unit < UNITS; unit++) {
+                    start(product[0], unit);
+                    factors.fetch(unit);
+                    wgmma_wait<0>();
+                    promote(product[0], unit);
+                }
+                leave();
+            }
+#else
+            int step = 0;
+            // A unit: its product is complete, the next one starts, this one is added.  The last of
+            // a tile starts its stage's first once more, for nobody: with a branch around the
+            // product the compiler would put it behind the sums.
+            auto work = [&](Accumulator(&d)[TILES_M][HALF], Accumulator(&running)[TILES_M][HALF],
+                            int unit) {
+                const bool more = step < steps - 1;
+                if (unit == UNITS - 1 && more) arrive();
+                factors.fetch(unit);
+                wgmma_wait<0>();
+                start(running, (unit + 1) % UNITS);
+                // Always true, which the compiler does not know: else it would spread sums among the
+                // products above, and over the next wait below.
+                int true_for_any_k = k;
+                asm volatile("" : "+r"(true_for_any_k));
+                if (true_for_any_k > 0) promote(d, unit);
+                if (unit == UNITS - 1 && more) leave();
+            };
+            arrive();
+            start(product[0], 0);
+            while (true) {
+                enter();
+#pragma unroll
+                for (int unit = 0; unit < UNITS; unit++)
+                    work(product[unit % 2], product[(unit + 1) % 2], unit);
+                if (++step == steps) break;
+#if UNITS == 1
+                enter();
+                work(product[1], product[0], 0);
+                if (++step == steps) break;
+#endif
+            }
+            wgmma_wait<0>();
+            leave();
+#endif
+#pragma unroll
+            for (int t = 0; t < TILES_M; t++) {
+                const int y = top + offset + t * 64;
+#pragma unroll
+                for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
+                    // Buffers alternate across tiles too: the one taken now was stored from
+                    // STORE_BUFFERS groups ago, and has been read when fewer are pending.
+                    const u32 buffer =
+                        store_ring + (consumer * STORE_BUFFERS + store_turn) * STORE_BYTES;
+                    store_turn = (store_turn + 1) % STORE_BUFFERS;
+                    const int x = left + chunk * STORE_COLUMNS;
+                    if (thread == 0)
+                        asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(STORE_BUFFERS - 1)
+                                     : "memory");
+                    group_sync(consumer);
+#if CODES
+                    stage_codes(buffer, sum[t], peaks[consumer], c_scale, keys, consumer, warp,
+                                lane, x, y, m, n);
+#else
+#pragma unroll
+                    for (int part = 0; part < STORE_COLUMNS / 16; part++)
+                        stage_columns(buffer, warp, lane, part,
+                                      &sum[t][chunk * (STORE_COLUMNS / 2) + part * 8]);
+#endif
+                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    group_sync(consumer);
+                    if (thread == 0) {
+                        if (x < n && y < m) store_tile(&map_c, buffer, x, y);
+                        // A group for every buffer, also an empty one: the wait above counts them.
+                        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+                    }
+                }
+            }
+        }
+        if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+    if (CLUSTER > 1) cluster_sync();  // until then a neighbour may arrive at this CTA's barriers
+}

@@ -1,0 +1,334 @@
+"""Launch the Hopper product of ``gemm_hopper_blocks.cu`` on CuPy arrays; no torch needed.
+
+Both operands have scales of one shape, down to 32 of K; the output may be codes with scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .gemm_hopper import CONSUMERS, THREADS
+from .hopper_operands import (
+    ELEMENT_BYTES,
+    ROW_BYTES,
+    check_matrix,
+    column_pitch,
+    multiprocessors,
+    row_pitch,
+    tensor_map,
+)
+from .modules import load
+from .overlap import check_apart
+
+__all__ = [
+    "ELEMENTS",
+    "FIELDS",
+    "OUTPUTS",
+    "SCALES",
+    "THREADS",
+    "launch",
+    "options",
+    "precompile",
+    "smem_bytes",
+]
+
+#: Operand formats: the view dtype's name, the macro value, log2 of what a product of codes 1 is.
+ELEMENTS = {
+    "e4m3fn": ("e4m3fn", 2, 0),
+    "e5m2": ("e5m2", 3, 0),
+    "int8": ("int8", 4, 0),
+    "mxint8": ("int8", 4, -12),
+}
+#: Output formats: the view dtype's name, the macro value, side of a block, stochastic rounding.
+OUTPUTS = {
+    "bf16": ("bf16", 0, 0, 0),
+    "fp16": ("fp16", 1, 0, 0),
+    "fp32": ("fp32", 2, 0, 0),
+    "int8.b32x32": ("int8", 3, 32, 0),
+    "int8.b64x64": ("int8", 3, 64, 0),
+    "int8.b32x32+sr": ("int8", 3, 32, 1),
+    "int8.b64x64+sr": ("int8", 3, 64, 1),
+    "e4m3fn.b32x32": ("e4m3fn", 4, 32, 0),
+    "e4m3fn.b64x64": ("e4m3fn", 4, 64, 0),
+}
+#: Scale modes, the same on both sides: rows and elements along K under one scale.
+SCALES = {
+    "b32x32": (32, 32),
+    "b64x64": (64, 64),
+    "b128x128": (128, 128),
+    "b1x32": (1, 32),
+    "b1x128": (1, 128),
+}
+FIELDS = ("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers", "sets")
+
+_KEYS = np.dtype([("words", np.uint32, 20)])
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def _scale_bytes(scales: str, block_m: int, block_n: int) -> int:
+    """Shared memory for the scales of a stage."""
+    rows, quant_k = SCALES[scales]
+    units = ROW_BYTES // quant_k
+    if rows == 1:
+        return units * (block_m + block_n) * 4
+    blocks = max(block_m // rows, 1) + max(block_n // rows, 1)
+    return -(-units * blocks * 4 // 128) * 128
+
+
+def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
+    block_m, block_n, stages = (int(config[f]) for f in ("block_m", "block_n", "stages"))
+    tiles = stages * (block_m + block_n) * ROW_BYTES
+    ring = -(-stages * _scale_bytes(scales, block_m, block_n) // 1024) * 1024
+    return tiles + ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
+
+
+def _check_names(element: str, out: str, scales: str) -> None:
+    for name, value, known in (
+        ("element", element, ELEMENTS),
+        ("out", out, OUTPUTS),
+        ("scales", scales, SCALES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+
+
+def options(
+    *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
+) -> tuple[str, ...]:
+    """Compiler options for formats and a configuration.
+
+    Raises:
+        ValueError: an unknown format, or a configuration that the kernel does not have.
+    """
+    _check_names(element, out, scales)
+    if sorted(config) != sorted(FIELDS):
+        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    block_m, block_n, stages, cluster, group_m, buffers, sets = (int(config[f]) for f in FIELDS)
+    rows, quant_k = SCALES[scales]
+    tiles = ((128, 64), (128, 128), (256, 64)) if rows == 1 else ((128, 64), (128, 128))
+    if (block_m, block_n) not in tiles:
+        known = ", ".join(f"{m}x{n}" for m, n in tiles)
+        raise ValueError(f"tile {block_m}x{block_n}: with scales {scales} it is one of {known}")
+    _, out_value, out_block, stochastic = OUTPUTS[out]
+    if cluster not in (1, 2) or buffers not in (1, 2) or sets not in (1, 2):
+        raise ValueError(
+            f"cluster = {cluster}, store_buffers = {buffers}, sets = {sets}: each is 1 or 2"
+        )
+    if not 2 <= stages <= 8 or group_m < 1:
+        raise ValueError(f"stages = {stages}, group_m = {group_m}: they lie in 2..8 and from 1")
+    _, element_value, unit_log2 = ELEMENTS[element]
+    macros = {
+        "ELEMENT": element_value,
+        "UNIT_LOG2": unit_log2,
+        "OUT": out_value,
+        "OUT_BLOCK": out_block,
+        "STOCHASTIC": stochastic,
+        "A_ROWS": rows,
+        "B_ROWS": rows,
+        "QUANT_K": quant_k,
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "STAGES": stages,
+        "CLUSTER": cluster,
+        "GROUP_M": group_m,
+        "STORE_BUFFERS": buffers,
+        "SETS": sets,
+    }
+    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+
+
+@cache
+def _compiled_kernel(
+    device: int, element: str, out: str, scales: str, items: tuple[tuple[str, int | bool], ...]
+) -> Any:
+    """The compiled kernel of a device for formats and a configuration's fields."""
+    config = dict(items)
+    compiler_options = options(element=element, out=out, scales=scales, config=config)
+    module = load(Path(__file__).with_name("gemm_hopper_blocks.cu"), compiler_options)
+    kernel = module.get_function("gemm_hopper_blocks")
+    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
+    return kernel
+
+
+def round_keys(seed: int) -> Any:
+    """The ten round keys of Philox4x32-10, as the kernel takes them by value.
+
+    Raises:
+        ValueError: the seed is not a 64-bit unsigned integer.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+    keys = np.zeros(1, _KEYS)
+    for i in range(10):
+        for half in range(2):
+            word = (seed >> 32 * half) + i * _WEYL[half]
+            keys["words"][0, 2 * i + half] = word & 0xFFFFFFFF
+    return keys[0]
+
+
+def _check_scale(name: str, scale: Any, grid: tuple[int, int], rows: int) -> None:
+    check_matrix(name, scale, "fp32", grid)
+    if rows != 1:
+        if not scale.flags.c_contiguous:
+            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
+        return
+    apart = column_pitch(scale)
+    packed = scale.strides[0] == 4 or grid[0] == 1
+    if not packed or apart < 4 * grid[0] or apart % 16 or scale.data.ptr % 16:
+        raise ValueError(
+            f"{name} has strides {scale.strides}: its rows must be contiguous, its columns a "
+            "multiple of 16 bytes apart and aligned to 16"
+        )
+
+
+def _validate(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any,
+    b_scale: Any,
+    c_scale: Any,
+    element: str,
+    out: str,
+    scales: str,
+) -> tuple[int, int, int]:
+    """Check the operands; returns (M, N, K)."""
+    _check_names(element, out, scales)
+    for name, array in (("a", a), ("b", b), ("c", c)):
+        if getattr(array, "ndim", 2) != 2:
+            raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
+    item, out_item, out_block = ELEMENTS[element][0], OUTPUTS[out][0], OUTPUTS[out][2]
+    m, k, n = a.shape[0], a.shape[1], b.shape[0]
+    check_matrix("a", a, item, (m, k))
+    check_matrix("b", b, item, (n, k))
+    check_matrix("c", c, out_item, (m, n))
+    for name, array, named in (("a", a, item), ("b", b, item), ("c", c, out_item)):
+        pitch, bytes_each = row_pitch(array), ELEMENT_BYTES[named]
+        packed = array.strides[1] == bytes_each or array.shape[1] == 1
+        overlapping = pitch < array.shape[1] * bytes_each
+        if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
+            raise ValueError(
+                f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
+                f"at address {array.data.ptr:#x} and have strides {array.strides}"
+            )
+    rows, quant_k = SCALES[scales]
+    units = -(-k // quant_k)
+    _check_scale("a_scale", a_scale, (-(-m // rows), units), rows)
+    _check_scale("b_scale", b_scale, (-(-n // rows), units), rows)
+    if out_block:
+        if n % 4:
+            raise ValueError(f"N = {n}: codes are written in multiples of 4 columns")
+        _check_scale("c_scale", c_scale, (-(-m // out_block), -(-n // out_block)), out_block)
+    elif c_scale is not None:
+        raise ValueError(f"c_scale is given: an output of {out} has none")
+    inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
+    outputs = {"c": c} | ({"c_scale": c_scale} if out_block else {})
+    if any(x.device != a.device for x in (*inputs.values(), *outputs.values())):
+        raise ValueError("the operands lie on several devices: they must share one")
+    check_apart(outputs, inputs)
+    return m, n, k
+
+
+def launch(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any,
+    b_scale: Any,
+    c_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    seed: int = 0,
+    stream: Any = None,
+) -> None:
+    """``c = (a x scales) · (b x scales)^T`` on the current CuPy stream, or on ``stream``.
+
+    Args:
+        a: (M, K), b: (N, K) CuPy arrays, int8 (also of ``mxint8``) or uint8 views of 8-bit floats;
+            rows are contiguous and start at multiples of 16 bytes.
+        c: (M, N) in ``out``, codes or bf16 as uint8 and uint16 views, rows as those of A; written.
+        a_scale, b_scale: float32 on the grids of ``scales``: blocks row-major; ``b1x32`` and
+            ``b1x128`` with M (or N) contiguous and columns 16 bytes x n apart.  E8M0 scales are
+            given as the powers of two that they stand for.
+        c_scale: float32, one a block of codes, row-major; written.
+        config: the fields of ``HopperBlockGemmConfig``.
+        seed: 64-bit key of stochastic rounding (``+sr``): element i of the flat output takes word
+            i % 4 of Philox4x32-10 at counter i // 4.
+    Raises:
+        ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
+    """
+    m, n, k = _validate(a, b, c, a_scale, b_scale, c_scale, element, out, scales)
+    keys = round_keys(seed)
+    rows, quant_k = SCALES[scales]
+    with a.device:
+        kernel = _compiled(a, element, out, scales, config)
+        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        map_a = tensor_map(a.data.ptr, 1, k, m, row_pitch(a), (ROW_BYTES, block_m))
+        map_b = tensor_map(b.data.ptr, 1, k, n, row_pitch(b), (ROW_BYTES, block_n // cluster))
+        map_a_scale = map_b_scale = map_a  # not looked at
+        if rows == 1:
+            units = ROW_BYTES // quant_k
+            map_a_scale, map_b_scale = (
+                tensor_map(s.data.ptr, 4, side, s.shape[1], column_pitch(s), (block, units))
+                for s, side, block in ((a_scale, m, block_m), (b_scale, n, block_n))
+            )
+        out_bytes = ELEMENT_BYTES[OUTPUTS[out][0]]
+        width = min(ROW_BYTES // out_bytes, block_n)
+        map_c = tensor_map(c.data.ptr, out_bytes, n, m, row_pitch(c), (width, 64))
+        tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
+        grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
+        arguments = (
+            map_a,
+            map_b,
+            map_a_scale,
+            map_b_scale,
+            map_c,
+            np.uint64(a_scale.data.ptr),
+            np.uint64(b_scale.data.ptr),
+            np.int32(m),
+            np.int32(n),
+            np.int32(k),
+            *(() if c_scale is None else (np.uint64(c_scale.data.ptr), keys)),
+        )
+        smem = smem_bytes(scales=scales, config=config)
+        if stream is None:
+            kernel(grid, (THREADS,), arguments, shared_mem=smem)
+        else:
+            with stream:
+                kernel(grid, (THREADS,), arguments, shared_mem=smem)
+
+
+def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
+    return _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+
+
+def precompile(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any,
+    b_scale: Any,
+    c_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    _validate(a, b, c, a_scale, b_scale, c_scale, element, out, scales)
+    with a.device:
+        _compiled(a, element, out, scales, config)

@@ -1,0 +1,333 @@
+// C[M, N] = A[M, K] . B[N, K]^T on Hopper (sm_90a) for few rows of A or few tiles of C.
+//
+// wgmma is 64 rows high and as narrow as 8 columns, so B's rows are its rows and A's its columns:
+// C^T = B . A^T.  One row of A then costs no more than 8, and 64 rows of B are a tile.
+//
+// A CTA has one tile of C: one warp keeps a ring of STAGES tiles of A and B filled (128 bytes of K
+// each, 128-byte swizzle), and each of BLOCK_N / 64 warpgroups multiplies 64 rows of B.  "full"
+// barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are
+// done with a stage.  Where tiles are small several CTAs share a multiprocessor: together they keep
+// as many bytes under way as the memory's latency asks for, and one multiplies while another starts
+// or ends.
+//
+// The CTAs of a cluster share a tile: each takes its part of the steps along K, neighbouring ones
+// or (INTERLEAVED) every CLUSTER-th.  They then read each other's sums through distributed shared
+// memory and add them in the order of their ranks: one launch, no workspace, the same bits always.
+//
+// Sums are staged transposed in the ring's place, and leave it row by row: 4 columns of C a thread.
+//
+// SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
+// CUDA cores ("promoted").
+//
+// A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
+//
+// Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
+// 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
+// 4 both 128x128), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
+
+#define WGMMA_N BLOCK_M
+#include "hopper.cuh"
+#include "hopper_wgmma.cuh"
+
+#define CONSUMERS (BLOCK_N / 64 * 128)  // threads that multiply
+#define THREADS (CONSUMERS + 32)
+#define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
+#define BLOCK_K (ELEMENT < 2 ? 64 : 128)
+#define A_BYTES (BLOCK_M * ROW_BYTES)
+#define B_BYTES (BLOCK_N * ROW_BYTES)
+#define PROMOTED (SCALES >= 3)
+#define SCALE_BYTES (SCALES == 3 ? BLOCK_M * 4 : 0)
+#define SCALE_SLOT ((SCALE_BYTES + 127) / 128 * 128)  // the copy engine writes to multiples of 128
+#define RING_BYTES (STAGES * (A_BYTES + B_BYTES + SCALE_SLOT))
+// Words from one row of C to the next while it is staged: 4 more than a multiple of 16, so that
+// neither the columns that warps write nor the rows that they read meet in a bank.
+#define PITCH (BLOCK_N + 4)
+#define STAGING_BYTES (BLOCK_M * PITCH * 4)
+#define TILES_BYTES (RING_BYTES > STAGING_BYTES ? RING_BYTES : STAGING_BYTES)
+#define PART (SCALES == 3 && BLOCK_M == 128 ? 64 : BLOCK_M)  // promoted together: fewer registers
+#define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
+#define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
+#define STAGED 1  // the consumers' named barrier
+
+#if BLOCK_N % 64
+#error "BLOCK_N is a multiple of 64"
+#endif
+#if SCALES == 4 && QUANT % BLOCK_M
+#error "128x128 scales of A take a BLOCK_M that divides 128"
+#endif
+
+// What is staged and added up across a cluster.
+#if PROMOTED
+typedef float Sum;
+#else
+typedef Accumulator Sum;
+#endif
+
+__device__ __forceinline__ u32 bits_of(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ u32 bits_of(int x) { return (u32)x; }
+
+__device__ __forceinline__ void read_bits(u32 bits, float &x) { x = __uint_as_float(bits); }
+__device__ __forceinline__ void read_bits(u32 bits, int &x) { x = (int)bits; }
+
+__device__ __forceinline__ void take(const uint4 &bits, Sum (&x)[4]) {
+    read_bits(bits.x, x[0]);
+    read_bits(bits.y, x[1]);
+    read_bits(bits.z, x[2]);
+    read_bits(bits.w, x[3]);
+}
+
+// Writes 4 neighbouring columns of C, or the first `count` of them.
+__device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4], int count) {
+#if OUT == 2
+    if (count >= 4) {
+        *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 3; i++)
+        if (i < count) ((float *)to)[i] = v[i];
+#else
+#if OUT == 1
+    const uint2 packed = make_uint2(pack_fp16(v[0], v[1]), pack_fp16(v[2], v[3]));
+#else
+    const uint2 packed = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+#endif
+    if (count >= 4) {
+        *(uint2 *)to = packed;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 3; i++)
+        if (i < count) ((u16 *)to)[i] = (u16)((i < 2 ? packed.x : packed.y) >> (i % 2 * 16));
+#endif
+}
+
+#if CLUSTER > 1
+#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_SHAPE
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
+gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+                   const __grid_constant__ TensorMap map_scale, const float *a_scale,
+                   const float *b_scale, u8 *c, i64 c_pitch, int m, int n, int k) {
+    extern __shared__ __align__(1024) u8 memory[];
+    const u32 b_ring = shared_address(memory), a_ring = b_ring + STAGES * B_BYTES;
+    const u32 full_bar = b_ring + TILES_BYTES, empty_bar = full_bar + STAGES * 8;
+#if SCALES == 2
+    const u32 row_scales = empty_bar + STAGES * 8, column_scales = row_scales + BLOCK_M * 4;
+#elif SCALES == 3
+    const u32 scale_ring = a_ring + STAGES * A_BYTES;
+#endif
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
+    // Tiles that share rows of B are neighbours: they find them in the L2.
+    const int tile = blockIdx.x / CLUSTER, tiles_m = (m + BLOCK_M - 1) / BLOCK_M;
+    const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+    // The part of K that is this CTA's; none is possible.
+    const int steps = (k + BLOCK_K - 1) / BLOCK_K;
+    const int begin = steps * (int)rank / CLUSTER;
+    const int first = INTERLEAVED ? (int)rank : begin, apart = INTERLEAVED ? CLUSTER : 1;
+    const int count = INTERLEAVED ? (steps + CLUSTER - 1 - (int)rank) / CLUSTER
+                                  : steps * ((int)rank + 1) / CLUSTER - begin;
+
+    if (threadIdx.x == CONSUMERS) {
+        prefetch_map(&map_a);
+        prefetch_map(&map_b);
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(full_bar + s * 8, 1);
+            barrier_init(empty_bar + s * 8, CONSUMERS / 32);
+        }
+        barrier_fence();
+    }
+    __syncthreads();
+
+    if (warp == CONSUMERS / 32) {
+        if (lane == 0) {
+            int stage = 0;
+            u32 phase = 1;  // the ring is empty: the first wait on every stage passes
+            for (int i = 0; i < count; i++) {
+                const int step = first + i * apart;
+                const u32 bar = full_bar + stage * 8;
+                barrier_wait(empty_bar + stage * 8, phase);
+                barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+                load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+#if SCALES == 3
+                load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
+#endif
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+            }
+        }
+        __syncwarp();
+        if (CLUSTER > 1) {
+            cluster_sync_relaxed();
+            cluster_sync_relaxed();
+        }
+        return;
+    }
+
+    const int thread = threadIdx.x, group = warp / 4;
+#if SCALES == 2
+    // Under way while the first tiles are; seen by all after the barrier of the epilogue.
+    for (int i = thread; i < BLOCK_M; i += CONSUMERS)
+        store_shared(row_scales + i * 4, bits_of(top + i < m ? __ldg(a_scale + top + i) : 0.0f));
+    for (int i = thread; i < BLOCK_N; i += CONSUMERS)
+        store_shared(column_scales + i * 4,
+                     bits_of(left + i < n ? __ldg(b_scale + left + i) : 0.0f));
+#elif SCALES == 1
+    const float one_factor = __ldg(a_scale) * __ldg(b_scale);
+#endif
+    const u64 a_first = descriptor(a_ring);
+    const u64 b_first = descriptor(b_ring + group * (64 * ROW_BYTES));
+    int stage = 0;
+    u32 phase = 0;
+    Accumulator product[HALF];
+#pragma unroll
+    for (int i = 0; i < HALF; i++) product[i] = 0;
+    auto multiply = [&](bool fresh) {
+        const u64 a = a_first + stage * (A_BYTES >> 4), b = b_first + stage * (B_BYTES >> 4);
+        pin(product);
+        wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++) wgmma(product, b + s * 2, a + s * 2, !fresh || s > 0);
+        wgmma_commit();
+    };
+    auto release = [&](int s) {
+        if (lane == 0) barrier_arrive(empty_bar + s * 8);
+    };
+#if PROMOTED
+    float sum[HALF];
+#pragma unroll
+    for (int i = 0; i < HALF; i++) sum[i] = 0.0f;
+    // A warpgroup's rows of B lie under one row of scales, in mode 4 the tile's rows of A as well;
+    // rows beyond N take the last.  A lane holds the scale of every 32nd step.
+    const int block = min(left + group * 64, n - 1) / QUANT;
+    const float *of_b = b_scale + (i64)block * steps;
+    const float *of_a = SCALES == 4 ? a_scale + (i64)(top / QUANT) * steps : b_scale;
+    auto fetch = [&](int i) {
+        const int step = first + i * apart;
+        if (i >= count) return 0.0f;
+        return SCALES == 4 ? __ldg(of_a + step) * __ldg(of_b + step) : __ldg(of_b + step);
+    };
+    float held = 0.0f, ahead = fetch(lane);
+    for (int i = 0; i < count; i++) {
+        if (i % 32 == 0) {
+            held = ahead;
+            ahead = fetch(i + 32 + lane);
+        }
+        barrier_wait(full_bar + stage * 8, phase);
+        multiply(true);
+        // While the product runs: its factors.
+        const float common = __shfl_sync(0xffffffffu, held, i % 32);
+#if SCALES == 3
+        float factor[PART / 4];
+        auto fetch_factors = [&](int from) {
+            const u32 scales = scale_ring + stage * SCALE_SLOT + (from + lane % 4 * 2) * 4;
+#pragma unroll
+            for (int g = 0; g < PART / 8; g++) {
+                const float2 pair = load_shared2(scales + g * 32);
+                factor[g * 2] = pair.x * common;
+                factor[g * 2 + 1] = pair.y * common;
+            }
+        };
+        fetch_factors(0);
+#endif
+        wgmma_wait<0>();
+        pin(product);
+#pragma unroll
+        for (int part = 0; part < BLOCK_M / PART; part++) {
+#if SCALES == 3
+            if (part > 0) fetch_factors(part * PART);
+#endif
+            if (part == BLOCK_M / PART - 1) {
+                __syncwarp();  // every lane has read its scales before the first gives them up
+                release(stage);
+            }
+#pragma unroll
+            for (int j = 0; j < PART / 2; j++) {
+#if SCALES == 3
+                const float scale = factor[j / 4 * 2 + j % 2];
+#else
+                const float scale = common;
+#endif
+                sum[part * (PART / 2) + j] += scale * (float)product[part * (PART / 2) + j];
+            }
+        }
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    }
+#else
+    Sum(&sum)[HALF] = product;
+    int last = 0;
+    for (int i = 0; i < count; i++) {
+        barrier_wait(full_bar + stage * 8, phase);
+        multiply(false);
+        pin(product);
+        wgmma_wait<1>();
+        if (i > 0) release(last);
+        last = stage;
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    }
+    wgmma_wait<0>();
+    pin(product);
+#endif
+
+    // All that was loaded has arrived and been multiplied, by every warp: the ring's place is free.
+    named_sync(STAGED, CONSUMERS);
+    // wgmma leaves element (row, column) of 64 x BLOCK_M in lane row % 8 * 4 + column % 8 / 2 of
+    // warp row / 16.
+#pragma unroll
+    for (int j = 0; j < HALF; j++) {
+        const int row = j / 4 * 8 + lane % 4 * 2 + j % 2;
+        const int column = warp * 16 + j / 2 % 2 * 8 + lane / 4;
+        store_shared(b_ring + (row * PITCH + column) * 4, bits_of(sum[j]));
+    }
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        named_sync(STAGED, CONSUMERS);
+
+    const int pieces = min(BLOCK_M, m - top) * PIECES;
+    const int to = pieces * ((int)rank + 1) / CLUSTER;
+    for (int piece = pieces * (int)rank / CLUSTER + thread; piece < to; piece += CONSUMERS) {
+        const int row = piece / PIECES, at = piece % PIECES * 4, x = left + at;
+        if (x >= n) continue;
+        const u32 from = b_ring + (row * PITCH + at) * 4;
+        Sum total[4];
+#if CLUSTER > 1
+        uint4 part[CLUSTER];
+#pragma unroll
+        for (int r = 0; r < CLUSTER; r++) part[r] = load_peer4(from, r);
+        take(part[0], total);
+#pragma unroll
+        for (int r = 1; r < CLUSTER; r++) {
+            Sum more[4];
+            take(part[r], more);
+#pragma unroll
+            for (int e = 0; e < 4; e++) total[e] += more[e];
+        }
+#else
+        take(load_shared4(from), total);
+#endif
+        float v[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) v[e] = (float)total[e];
+#if SCALES == 1
+#pragma unroll
+        for (int e = 0; e < 4; e++) v[e] *= one_factor;
+#elif SCALES == 2
+        const float row_scale = load_shared(row_scales + row * 4);
+        const float2 pairs[2] = {load_shared2(column_scales + at * 4),
+                                 load_shared2(column_scales + at * 4 + 8)};
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            v[e] *= row_scale;
+            v[e] *= e % 2 ? pairs[e / 2].y : pairs[e / 2].x;
+        }
+#endif
+        store_columns(c + (i64)(top + row) * c_pitch + (i64)x * (OUT == 2 ? 4 : 2), v, n - x);
+    }
+    __syncwarp();
+    if (CLUSTER > 1) cluster_sync_relaxed();  // until then a neighbour may read this CTA's sums
+}

@@ -1,0 +1,218 @@
+"""Launch the Hopper product of ``gemm_hopper_skinny.cu`` on CuPy arrays; no torch needed.
+
+For few rows of A or few tiles of C: rows of B stand on the side of 64 of the tensor cores'
+instruction, and the CTAs of a cluster share K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .hopper_operands import (
+    ELEMENT_BYTES,
+    ELEMENTS,
+    OUTPUTS,
+    QUANT,
+    ROW_BYTES,
+    SCALES,
+    check_names,
+    check_operands,
+    column_pitch,
+    row_pitch,
+    tensor_map,
+)
+from .modules import load
+
+__all__ = [
+    "ACCUMULATORS",
+    "BLOCK_M",
+    "CLUSTERS",
+    "FIELDS",
+    "MAX_STAGES",
+    "launch",
+    "options",
+    "precompile",
+    "smem_bytes",
+    "threads",
+]
+
+FIELDS = ("block_m", "block_n", "stages", "cluster", "interleaved")
+#: Rows of A in a tile: widths of the instruction that the source has.
+BLOCK_M = (8, 16, 32, 48, 64, 96, 128, 176, 192, 256)
+#: Rows of B in a tile, 64 a warpgroup, and the most accumulators that a thread then has room for:
+#: without promotion, and with it, sums included.
+ACCUMULATORS = {64: (128, 128), 128: (128, 128), 192: (96, 64), 256: (64, 64)}
+CLUSTERS = (1, 2, 4, 8)
+MAX_STAGES = 24
+
+
+def threads(config: Mapping[str, int | bool]) -> int:
+    """Threads of a CTA: those that multiply, and the warp that loads."""
+    return 2 * int(config["block_n"]) + 32
+
+
+def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA, all that it has.
+
+    The rings of tiles and scales or, in their place, the tile of C; barriers; scales of rows.
+    """
+    block_m, block_n, stages = (int(config[f]) for f in ("block_m", "block_n", "stages"))
+    slot = -(-block_m * 4 // 128) * 128 if scales == "b1x128" else 0
+    ring = stages * ((block_m + block_n) * ROW_BYTES + slot)
+    staging = block_m * (block_n + 4) * 4
+    rows = 4 * (block_m + block_n) if scales == "row" else 0
+    return max(ring, staging) + 16 * stages + rows
+
+
+def options(
+    *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
+) -> tuple[str, ...]:
+    """Compiler options for formats and a configuration.
+
+    Raises:
+        ValueError: an unknown format, or a configuration that the kernel does not have.
+    """
+    check_names(element, out, scales)
+    if sorted(config) != sorted(FIELDS):
+        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    block_m, block_n, stages, cluster, interleaved = (int(config[f]) for f in FIELDS)
+    if block_m not in BLOCK_M or block_n not in ACCUMULATORS:
+        raise ValueError(
+            f"block_m = {block_m}, block_n = {block_n}: they are one of "
+            f"{', '.join(map(str, BLOCK_M))} and of {', '.join(map(str, ACCUMULATORS))}"
+        )
+    promoted = scales in ("b1x128", "b128x128")
+    held, room = block_m // 2 * (1 + promoted), ACCUMULATORS[block_n][promoted]
+    if held > room:
+        raise ValueError(
+            f"block_m = {block_m}: {held} accumulators a thread, room for {room} at block_n = "
+            f"{block_n} with scales {scales!r}"
+        )
+    if promoted and ELEMENT_BYTES[element] != 1:
+        raise ValueError(f"scales along K take 8-bit elements, not {element}")
+    if scales == "b128x128" and QUANT % block_m:
+        raise ValueError(f"block_m = {block_m}: 128x128 scales of A take a divisor of {QUANT}")
+    if cluster not in CLUSTERS or not 2 <= stages <= MAX_STAGES or interleaved not in (0, 1):
+        raise ValueError(
+            f"cluster = {cluster}, stages = {stages}, interleaved = {interleaved}: they are one of "
+            f"{', '.join(map(str, CLUSTERS))}, in 2..{MAX_STAGES}, and 0 or 1"
+        )
+    macros = {
+        "ELEMENT": ELEMENTS.index(element),
+        "OUT": OUTPUTS.index(out),
+        "SCALES": SCALES.index(scales),
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "STAGES": stages,
+        "CLUSTER": cluster,
+        "INTERLEAVED": interleaved,
+    }
+    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+
+
+@cache
+def _compiled_kernel(
+    device: int,
+    element: str,
+    out: str,
+    scales: str,
+    items: tuple[tuple[str, int | bool], ...],
+) -> Any:
+    """The compiled kernel of a device for formats and a configuration's fields.
+
+    Raises:
+        ValueError: as :func:`options`.
+    """
+    config = dict(items)
+    compiler_options = options(element=element, out=out, scales=scales, config=config)
+    module = load(Path(__file__).with_name("gemm_hopper_skinny.cu"), compiler_options)
+    kernel = module.get_function("gemm_hopper_skinny")
+    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
+    kernel.preferred_shared_memory_carveout = 100  # percent: several CTAs share a multiprocessor
+    return kernel
+
+
+def launch(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    stream: Any = None,
+) -> None:
+    """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
+
+    Args:
+        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_operands.DTYPES``; rows are
+            contiguous and start at multiples of 16 bytes.
+        c: (M, N) in ``out``, rows as those of A and B; written.
+        a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
+            128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
+        config: the fields of ``HopperSkinnyConfig``.
+    Raises:
+        ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
+    """
+    m, n, k = check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    with a.device:
+        kernel = _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        item = ELEMENT_BYTES[element]
+        width = ROW_BYTES // item
+        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
+        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n))
+        map_scale = map_a  # not looked at
+        if scales == "b1x128":
+            map_scale = tensor_map(
+                a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
+            )
+        grid = (cluster * -(-m // block_m) * -(-n // block_n),)
+        arguments = (
+            map_a,
+            map_b,
+            map_scale,
+            np.uint64(0 if a_scale is None else a_scale.data.ptr),
+            np.uint64(0 if b_scale is None else b_scale.data.ptr),
+            np.uint64(c.data.ptr),
+            np.int64(row_pitch(c)),
+            np.int32(m),
+            np.int32(n),
+            np.int32(k),
+        )
+        block, smem = (threads(config),), smem_bytes(scales=scales, config=config)
+        if stream is None:
+            kernel(grid, block, arguments, shared_mem=smem)
+        else:
+            with stream:
+                kernel(grid, block, arguments, shared_mem=smem)
+
+
+def precompile(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+) -> None:
+    """Compile what :func:`launch` would run for these arguments, without running it.
+
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    with a.device:
+        _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))

@@ -1,0 +1,133 @@
+// fp32 sums of a tile to codes and block scales, as the workbench's codec has them.
+//
+// Bit-identical to quantising the fp32 product: scale = amax / max_element and code = round(x /
+// scale), both quotients correctly rounded; 1 for a block of zeros; a NaN or an infinity makes the
+// scale NaN and the codes 0 (int8) or 0x7f (e4m3fn).  Subnormals count, whatever -ftz says: what
+// may meet one is written in PTX.
+//
+// Macros: OUT (3 int8, 4 e4m3fn), STOCHASTIC (int8 only).
+
+#define CODE_MAX (OUT == 3 ? 127.0f : 448.0f)
+#define INFINITY_BITS 0x7f800000u
+#define NAN_BITS 0x7fc00000u
+
+__device__ __forceinline__ float divide_rn(float x, float y) {
+    float result;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float larger(float x, float y) {  // of the magnitudes; NaN wins
+    float result;
+    asm("{\n.reg .f32 a, b;\nabs.f32 a, %1;\nabs.f32 b, %2;\nmax.NaN.f32 %0, a, b;\n}"
+        : "=f"(result)
+        : "f"(x), "f"(y));
+    return result;
+}
+
+// The largest of a warp's magnitudes, whose bits keep their order as integers.
+__device__ __forceinline__ u32 warp_peak(float magnitude) {
+    u32 peak;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(peak) : "r"(__float_as_uint(magnitude)));
+    return peak;
+}
+
+// What a block's values are divided by; see divide().
+struct Divisor {
+    float scale, divisor, negative_reciprocal, negative_lift;
+};
+
+__device__ __forceinline__ Divisor divisor_of(u32 amax_bits) {
+    Divisor d;
+    d.scale = divide_rn(__uint_as_float(amax_bits), CODE_MAX);
+    // amax / max_element can underflow; such a block is stored as an all-zero one.
+    if (__float_as_uint(d.scale) == 0) d.scale = 1.0f;
+    if (amax_bits >= INFINITY_BITS) d.scale = __uint_as_float(NAN_BITS);
+    const float lift = d.scale < 0x1p-60f ? 0x1p64f : d.scale > 0x1p60f ? 0x1p-64f : 1.0f;
+    d.divisor = multiply_rn(d.scale, lift);
+    d.negative_reciprocal = divide_rn(-1.0f, d.divisor);
+    d.negative_lift = -lift;
+    return d;
+}
+
+// The divisor that another lane has made.
+__device__ __forceinline__ Divisor divisor_from(const Divisor &mine, int lane) {
+    Divisor d;
+    d.scale = __shfl_sync(0xffffffffu, mine.scale, lane);
+    d.divisor = __shfl_sync(0xffffffffu, mine.divisor, lane);
+    d.negative_reciprocal = __shfl_sync(0xffffffffu, mine.negative_reciprocal, lane);
+    d.negative_lift = __shfl_sync(0xffffffffu, mine.negative_lift, lane);
+    return d;
+}
+
+// x / scale, correctly rounded: two corrections of the product with the correctly rounded
+// reciprocal (Markstein, IBM J. R&D 34, 1990), as in quantize_blocks.cu.
+__device__ __forceinline__ float divide(float x, const Divisor &d) {
+    const float negated = multiply_rn(x, d.negative_lift);
+    float q = multiply_rn(negated, d.negative_reciprocal);
+    q = fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
+    return fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
+}
+
+#if OUT == 3
+
+// The code of one ratio in the low byte; the upper bytes hold anything.  Only scales below 2^-142
+// have so few bits that a ratio passes 127.5, but those are clamped.
+__device__ __forceinline__ u32 nearest_code(float ratio) {
+    // Below 2^22 the ulp of x + 1.5 2^23 is 1: the sum is rounded to an integer, ties to even.
+    return __float_as_uint(__fadd_rn(fminf(fmaxf(ratio, -127.0f), 127.0f), 12582912.0f));
+}
+
+// The same, rounded away from zero with a probability of what lies above the integer: its 32 bits
+// behind the point are added to the random ones, and a carry counts.
+__device__ __forceinline__ u32 stochastic_code(float ratio, u32 random) {
+    const float size = fminf(fabsf(ratio), 127.0f);
+    const float shifted = __fadd_rz(size, 8388608.0f);  // its low bits are the integer
+    const u32 rest = __float2uint_rz((size - (shifted - 8388608.0f)) * 0x1p32f);
+    const u32 code = __float_as_uint(shifted) + (rest + random < rest);
+    const u32 sign = (u32)((int)__float_as_uint(ratio) >> 31);
+    return (code ^ sign) - sign;
+}
+
+#endif
+
+// Codes of two neighbours, the first in the lower byte.
+__device__ __forceinline__ u16 encode_pair(float low, float high, const Divisor &d, u32 random_low,
+                                           u32 random_high) {
+    const float a = divide(low, d), b = divide(high, d);
+#if OUT == 4
+    u16 codes;  // nearest even, saturating, NaN becomes 0x7f; the first operand is the upper byte
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(b), "f"(a));
+    return codes;
+#else
+#if STOCHASTIC
+    const u32 codes = __byte_perm(stochastic_code(a, random_low), stochastic_code(b, random_high), 0x0040);
+#else
+    const u32 codes = __byte_perm(nearest_code(a), nearest_code(b), 0x0040);
+#endif
+    return __float_as_uint(d.scale) == NAN_BITS ? 0 : (u16)codes;  // int8 has no NaN
+#endif
+}
+
+// Philox4x32-10 (Salmon et al., SC 2011): a key and its nine successors.  They travel among the
+// kernel's parameters, where an instruction takes them from constant memory.
+struct RoundKeys {
+    u32 words[20];
+};
+
+struct Random {
+    u32 words[4];
+};
+
+__device__ __forceinline__ Random philox(u64 counter, const RoundKeys &keys) {
+    u32 a = (u32)counter, b = (u32)(counter >> 32), c = 0, d = 0;
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const u64 first = (u64)a * 0xd2511f53u, second = (u64)c * 0xcd9e8d57u;
+        a = (u32)(second >> 32) ^ b ^ keys.words[2 * round];
+        b = (u32)second;
+        c = (u32)(first >> 32) ^ d ^ keys.words[2 * round + 1];
+        d = (u32)first;
+    }
+    return {{a, b, c, d}};
+}

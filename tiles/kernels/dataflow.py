@@ -1,0 +1,441 @@
+"""Descriptors of the dataflow kernels: operators that see a block, and operators that need rows."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.formats import Rounding, Scaling
+from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.config import TileConfig
+from tiles.kernels.table import ConfigTable, Rule
+from tiles.problems import Dataflow, Problem
+
+__all__ = [
+    "BLOCK_OPS",
+    "ROW_OPS",
+    "CudaDataflowBlocks",
+    "CudaDataflowRows",
+    "DataflowBlocksConfig",
+    "DataflowRowsConfig",
+    "block_registers",
+    "items",
+    "row_registers",
+    "row_smem_bytes",
+    "row_steps",
+]
+
+I64 = NDArray[np.int64]
+
+BLOCK_OPS = (
+    "gelu", "gelu-bwd", "silu", "silu-bwd", "relu", "relu-bwd", "dropout", "layernorm-apply",
+    "rmsnorm-apply",
+)  # fmt: skip
+ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
+ELEMENTS = ("int8", "e4m3fn")
+#: First NVIDIA capability with conversion instructions for 8-bit floats, and with clusters.
+CAST_CAPABILITY, CLUSTER_CAPABILITY = 89, 90
+#: Codes that a thread moves at once.
+VECTOR = 16
+MAX_THREADS = 1024
+MAX_BLOCKS = 2**31 - 1
+MAX_REGISTERS = 255
+#: A block lies in the registers of one CTA.
+MAX_BLOCK_ELEMENTS = 128 * 128
+#: Vectors of a block that a thread keeps as fp32 between its largest value and its codes.
+MAX_ITEMS = 4
+#: Registers of a thread beside its values, and of a normalisation's columns.  Compiled for sm_90
+#: with two vectors a thread: 64 without spills for activations, 80 where rows come in; with four,
+#: 128 spill there.
+BASE_REGISTERS, COLUMN_REGISTERS = 32, 16
+ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
+#: Words of 4 columns that a thread adds up in backward, 8 registers each.
+MAX_COLUMN_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataflowBlocksConfig(TileConfig):
+    """One configuration of the blockwise dataflow kernel."""
+
+    threads: int  #: threads of a CTA
+    lanes: int  #: threads that share one quantisation block, a power of two
+    steps: int  #: blocks that every group of lanes takes one after the other
+    ctas: int  #: CTAs that an SM should hold: what bounds registers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataflowRowsConfig(TileConfig):
+    """One configuration of the dataflow kernel for whole rows."""
+
+    threads: int  #: threads of a CTA
+    lanes: int  #: threads that share one quantisation block, a power of two
+    rows: int  #: rows of a cluster, whole blocks high
+    splits: int  #: CTAs of a cluster, side by side along the columns
+    clusters: int  #: backward: most clusters, each of which walks through row groups; else 1
+    ctas: int  #: CTAs that an SM should hold: what bounds registers
+
+
+def _scaling(problem: Dataflow) -> Scaling:
+    assert problem.target.scaling is not None  # Dataflow refuses formats without scaling
+    return problem.target.scaling
+
+
+def _block(problem: Dataflow) -> tuple[int, int]:
+    scaling = _scaling(problem)
+    assert scaling.rows is not None  # refused by `refusal`
+    assert scaling.cols is not None
+    return scaling.rows, scaling.cols
+
+
+def _power_of_two(values: I64) -> NDArray[np.bool_]:
+    powers: NDArray[np.bool_] = (values > 0) & (values & (values - 1) == 0)
+    return powers
+
+
+def items(problem: Dataflow, table: ConfigTable) -> I64:
+    """Vectors of 16 codes of one block that each of its threads has."""
+    rows, cols = _block(problem)
+    vectors = rows * cols // VECTOR
+    counted: I64 = -(-vectors // np.maximum(table["lanes"], 1))
+    return counted
+
+
+def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
+    """About how many registers a thread of the blockwise kernel takes."""
+    columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
+    taken: I64 = BASE_REGISTERS + columns + VECTOR * items(problem, table)
+    return taken
+
+
+def row_registers(problem: Dataflow, table: ConfigTable) -> I64:
+    """About how many registers a thread of the row kernel takes."""
+    sums = 8 * (column_steps(problem, table) - 1)
+    taken: I64 = ROW_REGISTERS + sums + ROW_VECTOR_REGISTERS * items(problem, table)
+    return taken
+
+
+def _share(problem: Dataflow, table: ConfigTable) -> I64:
+    """Blocks across a CTA's part of the columns."""
+    across = -(-problem.cols // _block(problem)[1])
+    share: I64 = -(-across // np.maximum(table["splits"], 1))
+    return share
+
+
+def row_steps(problem: Dataflow, table: ConfigTable) -> I64:
+    """Steps of a CTA along its share of the columns."""
+    down = np.maximum(table["rows"] // _block(problem)[0], 1)
+    groups = np.maximum(table["threads"] // np.maximum(table["lanes"], 1), 1)
+    steps: I64 = -(-_share(problem, table) // np.maximum(groups // down, 1))
+    return steps
+
+
+def column_steps(problem: Dataflow, table: ConfigTable) -> I64:
+    """Words of 4 columns that a thread adds up over rows; 1 where none are."""
+    if not problem.op.endswith("-bwd"):
+        return np.ones(len(table), np.int64)
+    cols = _share(problem, table) * _block(problem)[1]
+    words: I64 = -(-cols // (4 * np.maximum(table["threads"], 1)))
+    return words
+
+
+def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
+    """Dynamic shared memory of a CTA: codes that it keeps, and what its threads exchange."""
+    kept = 0 if problem.op == "residual" else problem.matrices
+    threads, rows = table["threads"], table["rows"]
+    down = np.maximum(rows // _block(problem)[0], 1)
+    beside = np.maximum(threads // np.maximum(table["lanes"], 1) // down, 1)
+    codes = kept * row_steps(problem, table) * items(problem, table) * threads * VECTOR
+    floats = threads // 16 + 4 * beside * rows + 8 * rows
+    total: I64 = codes + 4 * floats
+    return total
+
+
+class _DataflowKernel(Kernel):
+    """What both families share."""
+
+    backend: ClassVar[Backend] = Backend.CUPY
+    ops: ClassVar[tuple[str, ...]]
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if not isinstance(problem, Dataflow):
+            return f"{self.name} serves dataflow problems, not {problem}"
+        if problem.op not in self.ops:
+            return f"{self.name} serves {', '.join(self.ops)}, not {problem.op}"
+        if problem.target.element.name not in ELEMENTS:
+            return f"{self.name} takes {', '.join(ELEMENTS)}, not {problem.target.element}"
+        scaling = _scaling(problem)
+        rounds = problem.target.rounding in (Rounding.NEAREST_EVEN, Rounding.STOCHASTIC)
+        if not (scaling.plain and rounds and problem.target.saturate):
+            return (
+                f"{self.name} writes fp32 absmax scales and saturates, rounded to even or +sr, not "
+                f"{problem.target}"
+            )
+        if scaling.rows is None or scaling.cols is None:
+            return f"{self.name} takes block scalings, not {scaling}"
+        extents = (scaling.rows, scaling.cols)
+        if any(n & (n - 1) for n in extents) or scaling.cols < VECTOR:
+            return f"{self.name} takes powers of two, at least {VECTOR} columns, not {scaling}"
+        if scaling.rows * scaling.cols > MAX_BLOCK_ELEMENTS:
+            return f"{self.name} keeps a block in a CTA's registers, {scaling} is too large"
+        if limits.vendor != "nvidia":
+            return f"{self.name} is CUDA C++ and {limits.gpu} is not an NVIDIA GPU"
+        needed = 80 if problem.target.element.name == "int8" else CAST_CAPABILITY
+        if limits.capability < needed:
+            return f"{self.name} needs capability {needed}, {limits.gpu} has {limits.capability}"
+        blocks = problem.target.scale_count(problem.rows, problem.cols)
+        if blocks > MAX_BLOCKS:
+            return f"{self.name} serves at most {MAX_BLOCKS} blocks, {problem} has {blocks}"
+        return None
+
+    def path(self, problem: Problem, limits: Limits) -> NumericPath:
+        return NumericPath.NATIVE
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        from tiles.kernels.dataflow_workload import DataflowWorkload
+
+        assert isinstance(problem, Dataflow)
+        return DataflowWorkload(problem, device=device, seed=seed)
+
+    @staticmethod
+    def _lanes(problem: Dataflow) -> list[int]:
+        rows, cols = _block(problem)
+        vectors = rows * cols // VECTOR
+        return sorted({max(1, vectors // n) for n in (1, 2, 4)})
+
+    @staticmethod
+    def _common_rules(
+        problem: Dataflow, table: ConfigTable, limits: Limits, registers: I64
+    ) -> list[Rule]:
+        threads, lanes, ctas = table["threads"], table["lanes"], table["ctas"]
+        rows, cols = _block(problem)
+        vectors = rows * cols // VECTOR
+        have = items(problem, table)
+        resident = np.maximum(threads * ctas, 1)
+        available = np.minimum(MAX_REGISTERS, limits.registers_per_sm // resident // 8 * 8)
+        return [
+            Rule(
+                "threads",
+                ~_power_of_two(threads) | (threads < 32) | (threads > MAX_THREADS),
+                lambda i: (
+                    f"{threads[i]} threads: a power of two from 32 to {MAX_THREADS} is needed"
+                ),
+            ),
+            Rule(
+                "lanes",
+                ~_power_of_two(lanes) | (lanes > threads) | (lanes > vectors),
+                lambda i: (
+                    f"{lanes[i]} lanes: a power of two, at most the {threads[i]} threads and the "
+                    f"{vectors} vectors of a block, is needed"
+                ),
+            ),
+            Rule(
+                "items",
+                have > MAX_ITEMS,
+                lambda i: f"{have[i]} vectors of a block a thread > {MAX_ITEMS}",
+            ),
+            Rule(
+                "residency",
+                (ctas < 1) | (resident > limits.threads_per_sm),
+                lambda i: (
+                    f"{ctas[i]} CTAs of {threads[i]} threads: 1 to {limits.threads_per_sm} threads "
+                    f"are resident on {limits.gpu}"
+                ),
+            ),
+            Rule(
+                "registers",
+                registers > available,
+                lambda i: (
+                    f"about {registers[i]} registers a thread > {available[i]} with {ctas[i]} CTAs "
+                    f"of {threads[i]} threads on {limits.gpu}"
+                ),
+            ),
+        ]
+
+    def _offline(
+        self, options: tuple[str, ...], dynamic_smem_bytes: int, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.offline_cuda import facts_of
+
+        threads = int(config.to_dict()["threads"])
+        facts = facts_of(self.template.with_suffix(".cu"), options, threads, limits)
+        if facts is None:
+            return None
+        return replace(facts, smem_bytes=facts.smem_bytes + dynamic_smem_bytes)
+
+
+class CudaDataflowBlocks(_DataflowKernel):
+    """``tiles/kernels/cuda/dataflow_blocks.cu``: operators that look at one block at a time."""
+
+    name: ClassVar[str] = "cuda_dataflow_blocks"
+    config_type: ClassVar[type[TileConfig]] = DataflowBlocksConfig
+    ops: ClassVar[tuple[str, ...]] = BLOCK_OPS
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        assert isinstance(problem, Dataflow)
+        return ConfigTable.product(
+            DataflowBlocksConfig,
+            threads=[64, 128, 256, 512, 1024],
+            lanes=self._lanes(problem),
+            steps=[1, 2, 4, 8, 16],
+            ctas=[1, 2, 3, 4, 6, 8, 12, 16],
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        assert isinstance(problem, Dataflow)
+        steps = table["steps"]
+        registers = block_registers(problem, table)
+        return [
+            *self._common_rules(problem, table, limits, registers),
+            Rule("steps", steps < 1, lambda i: f"steps {steps[i]}: it must be at least 1"),
+        ]
+
+    def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
+        assert isinstance(problem, Dataflow)
+        rows, cols = _block(problem)
+        # Two vectors a thread: 32 bytes of each matrix in flight, at 64 registers.
+        lanes = max(1, rows * cols // VECTOR // 2)
+        return DataflowBlocksConfig(
+            threads=max(256, lanes), lanes=lanes, steps=4, ctas=1 if lanes > 256 else 3
+        )
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__).parent / "cuda" / "dataflow_blocks.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import dataflow_blocks
+
+        assert isinstance(problem, Dataflow)
+        options = dataflow_blocks.options(
+            op=problem.op,
+            element=problem.target.element.name,
+            block=_block(problem),
+            stochastic=problem.target.rounding is Rounding.STOCHASTIC,
+            aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
+            config=config.to_dict(),
+        )
+        smem = dataflow_blocks.smem_bytes(config.to_dict())
+        return self._offline(options, smem, config, limits)
+
+
+class CudaDataflowRows(_DataflowKernel):
+    """``tiles/kernels/cuda/dataflow_rows.cu``: operators that need whole rows."""
+
+    name: ClassVar[str] = "cuda_dataflow_rows"
+    config_type: ClassVar[type[TileConfig]] = DataflowRowsConfig
+    ops: ClassVar[tuple[str, ...]] = ROW_OPS
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        assert isinstance(problem, Dataflow)
+        high = _block(problem)[0]
+        return ConfigTable.product(
+            DataflowRowsConfig,
+            threads=[128, 256, 512, 1024],
+            lanes=self._lanes(problem),
+            rows=sorted({max(high, n) for n in (4, 16, 32)}),
+            splits=[1, 2, 4, 8],
+            clusters=[32, 64, 128, 256] if problem.op.endswith("-bwd") else [1],
+            ctas=[1, 2, 3, 4],
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        assert isinstance(problem, Dataflow)
+        high, wide = _block(problem)
+        threads, lanes, rows = table["threads"], table["lanes"], table["rows"]
+        splits, clusters = table["splits"], table["clusters"]
+        groups, down = threads // np.maximum(lanes, 1), np.maximum(rows // high, 1)
+        smem, words = row_smem_bytes(problem, table), column_steps(problem, table)
+        across = -(-problem.cols // wide)
+        backward = problem.op.endswith("-bwd")
+        return [
+            *self._common_rules(problem, table, limits, row_registers(problem, table)),
+            Rule(
+                "rows",
+                (rows < 1) | (rows % high != 0) | (groups % down != 0),
+                lambda i: (
+                    f"{rows[i]} rows: whole blocks of {high}, as many as divide {groups[i]} groups "
+                    "of lanes, are needed"
+                ),
+            ),
+            Rule(
+                "splits",
+                ~np.isin(splits, (1, 2, 4, 8))
+                | ((splits > 1) & (limits.capability < CLUSTER_CAPABILITY))
+                | (splits > across),
+                lambda i: (
+                    f"splits {splits[i]}: 1, 2, 4 or 8, at most the {across} blocks across, and 1 "
+                    f"below capability {CLUSTER_CAPABILITY} ({limits.gpu}: {limits.capability})"
+                ),
+            ),
+            Rule(
+                "clusters",
+                (clusters < 1) | ((clusters > 1) & (not backward)),
+                lambda i: f"clusters {clusters[i]}: 1, or more for the operators that go back",
+            ),
+            Rule(
+                "columns",
+                words > MAX_COLUMN_STEPS,
+                lambda i: f"{words[i]} words of 4 columns a thread > {MAX_COLUMN_STEPS}",
+            ),
+            Rule(
+                "shared memory",
+                smem > limits.smem_bytes_per_cta,
+                lambda i: f"smem {smem[i]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+            ),
+        ]
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if reason := super().refusal(problem, limits):
+            return reason
+        assert isinstance(problem, Dataflow)
+        space = self.legal_space(problem, limits)
+        if len(space.accepted):
+            return None
+        rules = ", ".join(space.rejected_by_rule)
+        return f"{self.name} cannot hold rows of {problem.cols} columns on {limits.gpu}: {rules}"
+
+    def default(self, problem: Problem, limits: Limits) -> DataflowRowsConfig:
+        """The legal configuration nearest to 256 threads, two vectors each, 32 KiB of codes."""
+        assert isinstance(problem, Dataflow)
+        legal = self.legal_space(problem, limits).accepted
+        smem, have = row_smem_bytes(problem, legal), items(problem, legal)
+        distance = (
+            100 * abs(np.log2(have / 2))
+            + 10 * abs(np.log2(legal["threads"] / 256))
+            + abs(np.log2(np.maximum(smem, 1) / 2**15))
+            + 0.1 * abs(legal["ctas"] - 2)
+            + 0.01 * abs(np.log2(legal["clusters"] / 64))
+            + 0.001 * legal["rows"]
+        )
+        config = legal.config(int(np.argmin(distance)))
+        assert isinstance(config, DataflowRowsConfig)
+        return config
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__).parent / "cuda" / "dataflow_rows.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import dataflow_rows
+
+        assert isinstance(problem, Dataflow)
+        options = dataflow_rows.options(
+            op=problem.op,
+            element=problem.target.element.name,
+            shape=problem.shape,
+            block=_block(problem),
+            stochastic=problem.target.rounding is Rounding.STOCHASTIC,
+            aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
+            config=config.to_dict(),
+        )
+        covered = dataflow_rows.geometry(
+            op=problem.op, shape=problem.shape, block=_block(problem), config=config.to_dict()
+        )
+        return self._offline(options, covered.smem_bytes, config, limits)

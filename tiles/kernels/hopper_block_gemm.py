@@ -1,0 +1,274 @@
+"""Descriptor of the Hopper GEMM whose scales change along K on both sides, in CUDA C++."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.formats import TensorFormat
+from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.config import TileConfig
+from tiles.kernels.hopper_gemm import (
+    ALIGNMENT_BYTES,
+    CAPABILITY,
+    CONSUMERS,
+    MAX_STAGES,
+    STAGE_BYTES,
+    STATIC_UNIT_BYTES,
+)
+from tiles.kernels.table import ConfigTable, Rule
+from tiles.problems import Gemm, Problem
+
+__all__ = [
+    "SCALES",
+    "HopperBlockGemm",
+    "HopperBlockGemmConfig",
+    "block_scales",
+    "block_smem_bytes",
+]
+
+OPERANDS = ("e4m3fn", "e5m2", "int8", "mxint8")
+#: Rows and elements along K under one scale, on both sides, by the launcher's name.
+SCALES = {
+    "b32x32": (32, 32),
+    "b64x64": (64, 64),
+    "b128x128": (128, 128),
+    "b1x32": (1, 32),
+    "b1x128": (1, 128),
+}
+PLAIN_OUTPUTS = ("bf16", "fp16", "fp32")
+CODED_OUTPUTS = (
+    "int8.b32x32",
+    "int8.b64x64",
+    "int8.b32x32+sr",
+    "int8.b64x64+sr",
+    "e4m3fn.b32x32",
+    "e4m3fn.b64x64",
+)
+#: Formats of scales whose values the launcher takes as fp32.
+STORED = ("fp32", "e8m0fnu")
+STORE_BYTES = 64 * 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperBlockGemmConfig(TileConfig):
+    """One configuration of the Hopper GEMM with scales in blocks."""
+
+    block_m: int  #: tile rows: 128, or 256 where every row has scales of its own
+    block_n: int  #: tile columns
+    stages: int  #: tiles of A and B in flight
+    cluster: int  #: CTAs, neighbours along M, that share each tile of B by multicast
+    group_m: int  #: raster group: cluster rows visited before moving along N
+    store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
+    sets: int  #: accumulators of a warpgroup: with 2 one is promoted while the other is filled
+
+
+def block_scales(activation: TensorFormat, weight: TensorFormat) -> str | None:
+    """The launcher's name of a pair's scales, or ``None`` where it does not take them."""
+    if activation.asymmetric or weight.asymmetric:
+        return None
+    shapes = []
+    for scaling in (activation.scaling, weight.scaling):
+        if scaling is None or scaling.two_level or scaling.stored.name not in STORED:
+            return None
+        shapes.append((scaling.rows, scaling.cols))
+    same = shapes[0] == shapes[1]
+    return next((name for name, shape in SCALES.items() if same and shape == shapes[0]), None)
+
+
+def _mode(problem: Gemm) -> str:
+    found = block_scales(problem.recipe.activation, problem.recipe.weight)
+    assert found is not None
+    return found
+
+
+def block_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+    """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
+    rows, quant_k = SCALES[_mode(problem)]
+    m, n, stages = table["block_m"], table["block_n"], table["stages"]
+    units = STAGE_BYTES // quant_k
+    if rows == 1:
+        scales = units * (m + n) * 4
+    else:
+        blocks = np.maximum(m // rows, 1) + np.maximum(n // rows, 1)
+        scales = -(-units * blocks * 4 // 128) * 128
+    ring = -(-stages * scales // 1024) * 1024
+    tiles = stages * (m + n) * STAGE_BYTES
+    staging = CONSUMERS * table["store_buffers"] * STORE_BYTES
+    # Barriers, and where warps meet on the largest magnitudes of blocks of codes.
+    used = 16 * stages + 128
+    static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
+    total: NDArray[np.int64] = static + tiles + ring + staging
+    return total
+
+
+class HopperBlockGemm(Kernel):
+    """``tiles/kernels/cuda/gemm_hopper_blocks.cu``: scales along K in steps from 32 on, both sides.
+
+    Its output may be codes and scales.  Capability 9.0 alone.
+    """
+
+    name: ClassVar[str] = "hopper_block_gemm"
+    backend: ClassVar[Backend] = Backend.CUPY
+    config_type: ClassVar[type[TileConfig]] = HopperBlockGemmConfig
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if not isinstance(problem, Gemm):
+            return f"{self.name} serves gemm problems, not {problem}"
+        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
+            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
+        recipe = problem.recipe
+        a, b = recipe.activation, recipe.weight
+        if recipe.outliers is not None:
+            return f"{self.name} has no second product for outliers: {recipe.outliers}"
+        if a.element != b.element or a.element.name not in OPERANDS:
+            return (
+                f"{self.name} multiplies two of one element of {', '.join(OPERANDS)}, "
+                f"not {a.element} by {b.element}"
+            )
+        if block_scales(a, b) is None:
+            return (
+                f"{self.name} takes scales of one shape of {', '.join(SCALES)} on both sides, "
+                f"not {a} by {b}"
+            )
+        if problem.out not in (*PLAIN_OUTPUTS, *CODED_OUTPUTS):
+            known = ", ".join((*PLAIN_OUTPUTS, *CODED_OUTPUTS))
+            return f"{self.name} writes {known}, not {problem.out}"
+        rows = {"K": problem.k, "N": problem.n * problem.output.element.bits // 8}
+        for name, row_bytes in rows.items():
+            if row_bytes % ALIGNMENT_BYTES:
+                return f"{name}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
+        return None
+
+    def path(self, problem: Problem, limits: Limits) -> NumericPath:
+        return NumericPath.NATIVE
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            HopperBlockGemmConfig,
+            block_m=(128, 256),
+            block_n=(64, 128),
+            stages=(3, 4, 5, 6, 7, 8),
+            cluster=(1, 2),
+            group_m=(1, 4, 8, 16),
+            store_buffers=(1, 2),
+            sets=(1, 2),
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        assert isinstance(problem, Gemm)
+        of_rows = SCALES[_mode(problem)][0] == 1
+        m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
+        group, buffers, sets = (table[f] for f in ("group_m", "store_buffers", "sets"))
+        plain = (m == 128) & np.isin(n, (64, 128))
+        smem = block_smem_bytes(problem, table)
+        cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
+        columns = -(-problem.n // np.maximum(n, 1))
+        steps = -(-problem.k // STAGE_BYTES)
+        return [
+            Rule(
+                "tile shape",
+                ~(plain | (of_rows & (m == 256) & (n == 64))),
+                lambda r: (
+                    f"tile {m[r]}x{n[r]}: a warpgroup takes 64 rows by 64 or 128 columns, or 128 "
+                    "by 64 where every row has scales of its own"
+                ),
+            ),
+            Rule(
+                "counts",
+                (stages < 2)
+                | (stages > MAX_STAGES)
+                | ~np.isin(cluster, (1, 2))
+                | ~np.isin(buffers, (1, 2))
+                | ~np.isin(sets, (1, 2))
+                | (group < 1),
+                lambda r: (
+                    f"stages {stages[r]}, cluster {cluster[r]}, store_buffers {buffers[r]}, sets "
+                    f"{sets[r]}, group_m {group[r]}: they lie in 2..8, 1..2, 1..2, 1..2 and from 1"
+                ),
+            ),
+            Rule(
+                "shared memory",
+                smem > limits.smem_bytes_per_cta,
+                lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+            ),
+            Rule(
+                "oversized tile",
+                (m > max(128, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
+                lambda r: f"tile {m[r]}x{n[r]} for a product of {problem.m}x{problem.n}",
+            ),
+            Rule(
+                "cluster",
+                (cluster > 1) & (problem.m <= m),
+                lambda r: "a cluster shares B between tiles along M: there is one row of tiles",
+            ),
+            Rule(
+                "raster",
+                (group > 1) & ((cluster_rows == 1) | (columns == 1)),
+                lambda r: f"group_m {group[r]} equals group_m 1: one row or column of tiles",
+            ),
+            Rule(
+                "stages",
+                stages > np.maximum(3, 2 * steps),
+                lambda r: f"{stages[r]} stages for {steps} steps along K",
+            ),
+        ]
+
+    def default(self, problem: Problem, limits: Limits) -> HopperBlockGemmConfig:
+        """Tiles of 128 x 128, two sets of accumulators."""
+        assert isinstance(problem, Gemm)
+        for n in (128, 64):
+            for stages in (5, 4, 3):
+                config = HopperBlockGemmConfig(
+                    block_m=128,
+                    block_n=n,
+                    stages=stages,
+                    cluster=1,
+                    group_m=8 if problem.m > 128 and problem.n > n else 1,
+                    store_buffers=1,
+                    sets=2,
+                )
+                table = ConfigTable.of([config])
+                if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
+                    return config
+        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__).parent / "cuda" / "gemm_hopper_blocks.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import gemm_hopper_blocks
+        from tiles.kernels.offline_cuda import facts_of
+
+        assert isinstance(problem, Gemm)
+        assert isinstance(config, HopperBlockGemmConfig)
+        scales = _mode(problem)
+        options = gemm_hopper_blocks.options(
+            element=problem.recipe.activation.element.name,
+            out=problem.out,
+            scales=scales,
+            config=config.to_dict(),
+        )
+        facts = facts_of(
+            self.template.with_suffix(".cu"),
+            [option for option in options if not option.startswith("-arch=")],
+            gemm_hopper_blocks.THREADS,
+            limits,
+            target=f"sm_{CAPABILITY}a",
+        )
+        if facts is None:
+            return None
+        dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=config.to_dict())
+        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        from tiles.kernels.hopper_block_workload import HopperBlockWorkload
+
+        assert isinstance(problem, Gemm)
+        return HopperBlockWorkload(problem, device=device, seed=seed)

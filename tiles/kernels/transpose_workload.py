@@ -1,0 +1,92 @@
+"""A transposition opened on a device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.config import TileConfig
+from tiles.kernels.exact_difference import POISON, first_difference
+from tiles.kernels.triton import transpose_codes
+from tiles.problems import Transpose
+
+__all__ = ["TransposeWorkload"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copy:
+    codes: torch.Tensor
+    out: torch.Tensor
+
+
+class TransposeWorkload(Workload):
+    """Random codes, kept on ``device``."""
+
+    problem: Transpose
+
+    def __init__(self, problem: Transpose, *, device: str, seed: int) -> None:
+        """Open the problem; codes are drawn on first use.
+
+        Args:
+            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
+            seed: seeds the codes.
+        """
+        self.problem = problem
+        self.device = device
+        self._seed = seed
+
+    def _blank(self) -> _Copy:
+        rows, cols = self.problem.shape
+        dtype = CODE_DTYPES[self.problem.element]
+        return _Copy(
+            codes=torch.empty(rows, cols, dtype=dtype, device=self.device),
+            out=torch.empty(cols, rows, dtype=dtype, device=self.device),
+        )
+
+    def _copy(self) -> _Copy:
+        blank = self._blank()
+        blank.codes.view(torch.uint8).copy_(self._drawn)
+        return blank
+
+    @cached_property
+    def _drawn(self) -> torch.Tensor:
+        generator = torch.Generator(device=self.device).manual_seed(self._seed)
+        return torch.randint(
+            0, 256, self.problem.shape, dtype=torch.uint8, generator=generator, device=self.device
+        )
+
+    @cached_property
+    def operands(self) -> _Copy:
+        """The copy that :meth:`check` uses."""
+        return self._copy()
+
+    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
+        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
+        return [self._launcher(copy, config) for copy in copies]
+
+    def _launcher(self, copy: _Copy, config: TileConfig) -> Callable[[], None]:
+        fields = config.to_dict()
+        return lambda: transpose_codes.launch(copy.codes, copy.out, config=fields)
+
+    def check(self, config: TileConfig) -> Accuracy:
+        written = self.operands.out.view(torch.uint8)
+        written.fill_(POISON)
+        self._launcher(self.operands, config)()
+        reason = first_difference("out", written, self._drawn.t())
+        return Accuracy(
+            ok=not reason,
+            max_error_over_bound=float("inf") if reason else 0.0,
+            relative_rms=float("inf") if reason else 0.0,
+            reason=reason,
+        )
+
+    def compile(self, config: TileConfig) -> None:
+        blank = self._blank()
+        transpose_codes.precompile(blank.codes, blank.out, config=config.to_dict())
+
+    @property
+    def set_bytes(self) -> int:
+        return self.problem.min_bytes

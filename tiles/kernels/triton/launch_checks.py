@@ -1,0 +1,107 @@
+"""What launchers refuse whatever they launch: configurations, devices, overlap, unaligned rows."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import triton.language as tl
+
+__all__ = [
+    "OUTPUTS",
+    "check_aligned_rows",
+    "check_fields",
+    "check_one_device",
+    "check_overlap",
+    "check_power_of_two",
+    "power_of_two",
+]
+
+#: Triton's types of the outputs that products have.
+OUTPUTS = {
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.float32: tl.float32,
+}
+
+
+def power_of_two(extent: int) -> bool:
+    """True for 1, 2, 4, ..."""
+    return extent > 0 and extent & (extent - 1) == 0
+
+
+def check_power_of_two(name: str, value: int, least: int = 1) -> None:
+    """Refuse an extent that is no power of two, or too small.
+
+    Raises:
+        ValueError: names it.
+    """
+    if not power_of_two(value) or value < least:
+        beside = f", at least {least}" if least > 1 else ""
+        raise ValueError(f"{name} = {value}: it must be a power of two{beside}")
+
+
+def check_fields(config: Mapping[str, int | bool], fields: Sequence[str]) -> None:
+    """Refuse a configuration with other fields than the kernel has.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    if set(config) != set(fields):
+        wrong = sorted(set(config) ^ set(fields))
+        raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(fields)}")
+
+
+def check_one_device(named: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors on several devices.
+
+    Raises:
+        ValueError: names them all.
+    """
+    devices = {name: tensor.device for name, tensor in named.items()}
+    if len(set(devices.values())) > 1:
+        text = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"{text}: they must share one device")
+
+
+def check_overlap(
+    written: Mapping[str, torch.Tensor | None], read: Mapping[str, torch.Tensor | None]
+) -> None:
+    """Refuse outputs whose addresses meet an input's, or each other's; those of meta mean nothing.
+
+    Raises:
+        ValueError: names two of them.
+    """
+    spans = {
+        name: _span(tensor)
+        for name, tensor in (*read.items(), *written.items())
+        if tensor is not None and tensor.device.type != "meta" and tensor.numel()
+    }
+    for name in written:
+        for other in spans:
+            if name not in spans or name == other:
+                continue
+            if spans[name][0] < spans[other][1] and spans[other][0] < spans[name][1]:
+                raise ValueError(
+                    f"{name} overlaps {other} in its range of addresses: what is written needs "
+                    "memory of its own"
+                )
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Addresses from the first byte of a tensor to behind its last."""
+    reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    return start, start + (reach + 1) * tensor.element_size()
+
+
+def check_aligned_rows(name: str, tensor: torch.Tensor) -> None:
+    """Refuse rows that a tensor-memory-access descriptor cannot address.
+
+    Raises:
+        ValueError: rows do not start at multiples of 16 bytes.
+    """
+    row_bytes = tensor.stride(-2) * tensor.element_size()
+    if tensor.data_ptr() % 16 or row_bytes % 16:
+        raise ValueError(
+            f"{name}: rows start {row_bytes} B apart from address {tensor.data_ptr():#x}; "
+            "tma needs multiples of 16 B, take a config without tma"
+        )

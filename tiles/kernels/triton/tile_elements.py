@@ -1,0 +1,202 @@
+"""Elements of at most 8 bits in Triton: fp32 to codes and back, bit-identical with the NumPy codec.
+
+Rounding is to nearest even, or stochastic with 32 random bits; codes saturate.  Where the GPU has
+no conversion, numbers are rounded by integer operations and one addition.
+"""
+
+import triton
+import triton.language as tl
+
+__all__ = ["ELEMENTS", "constants", "decode", "encode"]
+
+#: name -> bits, mantissa bits, bias, code of the largest number, NaN code (-1: none).
+FLOATS = {
+    "e4m3fn": (8, 3, 7, 0x7E, 0x7F),
+    "e5m2": (8, 2, 15, 0x7B, 0x7F),
+    "e3m2fn": (6, 2, 3, 0x1F, -1),
+    "e2m3fn": (6, 3, 1, 0x1F, -1),
+    "e2m1fn": (4, 1, 1, 0x07, -1),
+}
+#: name -> bits, fraction bits, largest integer, what is added to a stored integer.
+INTEGERS = {"int8": (8, 0, 127, 0), "mxint8": (8, 6, 127, 0), "int4": (4, 0, 7, 8)}
+ELEMENTS = (*INTEGERS, *FLOATS)
+
+
+def constants(element: str) -> dict[str, int | float | bool]:
+    """What the device functions take as constants for an element.
+
+    Raises:
+        ValueError: no such element here.
+    """
+    if element in INTEGERS:
+        bits, fraction, largest, offset = INTEGERS[element]
+        return {
+            "INTEGER": True,
+            "BITS": bits,
+            "MANTISSA": fraction,  # an integer's fraction bits
+            "BIAS": 0,
+            "NAN_CODE": -1,
+            "ZERO_CODE": offset,
+            "CODE_MAX": largest / 2.0**fraction,
+        }
+    if element not in FLOATS:
+        raise ValueError(f"element {element!r}: choose one of {', '.join(ELEMENTS)}")
+    bits, mantissa, bias, top, nan = FLOATS[element]
+    significand = (top & ((1 << mantissa) - 1)) + (1 << mantissa)
+    return {
+        "INTEGER": False,
+        "BITS": bits,
+        "MANTISSA": mantissa,
+        "BIAS": bias,
+        "NAN_CODE": nan,
+        "ZERO_CODE": 0,
+        "CODE_MAX": significand * 2.0 ** ((top >> mantissa) - bias - mantissa),
+    }
+
+
+@triton.jit
+def _steps(magnitude_bits, random, ONE_PLACE, FIRST_EXPONENT):
+    """Stochastically rounded count of steps, and the exponent field that they belong to.
+
+    A number with the exponent field ``e`` counts in steps that lie ONE_PLACE bits above its last
+    mantissa bit, further up by ``FIRST_EXPONENT - e`` where that is positive.  As 64-bit fixed
+    point the number splits into whole steps and 32 bits of the rest, which the random bits carry.
+    """
+    exponent = magnitude_bits >> 23
+    place = tl.maximum(exponent, FIRST_EXPONENT)
+    significand = (magnitude_bits & 0x7FFFFF) | 0x800000
+    # 24 bits above 32 of rest: shifted by 56 and more there is nothing left.
+    shift = tl.minimum(place - exponent + ONE_PLACE, 63)
+    fixed = (significand.to(tl.uint64) << 32) >> shift.to(tl.uint64)
+    carry = fixed.to(tl.uint32) > (random ^ 0xFFFFFFFF)
+    return (fixed >> 32).to(tl.int32) + carry.to(tl.int32), place
+
+
+@triton.jit
+def _encode_integer(
+    ratio, random, STOCHASTIC: tl.constexpr, CLAMP: tl.constexpr, FRACTION: tl.constexpr,
+    CODE_MAX: tl.constexpr,
+):  # fmt: skip
+    if CLAMP:
+        ratio = tl.minimum(tl.maximum(ratio, -CODE_MAX), CODE_MAX)
+    if STOCHASTIC:
+        bits = ratio.to(tl.int32, bitcast=True)
+        # Every number lies below the exponent at which the last mantissa bit is a step.
+        steps, _ = _steps(bits & 0x7FFFFFFF, random, 0, 150 - FRACTION)
+        integer = tl.where(bits < 0, -steps, steps)
+    else:
+        # Below 2^22 steps the last place of 1.5 x 2^23 steps is one step: the sum is rounded to
+        # whole steps, ties to even, and its low bits are that integer in two's complement.
+        MAGIC: tl.constexpr = 1.5 * 2.0 ** (23 - FRACTION)
+        integer = (ratio + MAGIC).to(tl.int32, bitcast=True)
+    return integer
+
+
+@triton.jit
+def _encode_float(
+    ratio, random, STOCHASTIC: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
+    BIAS: tl.constexpr, CODE_MAX: tl.constexpr,
+):  # fmt: skip
+    bits = ratio.to(tl.int32, bitcast=True)
+    FIRST: tl.constexpr = 128 - BIAS  # exponent field of the smallest normal number
+    SHIFT: tl.constexpr = 23 - MANTISSA
+    magnitude = tl.minimum(tl.abs(ratio), CODE_MAX)
+    word = magnitude.to(tl.int32, bitcast=True)
+    # A subnormal's code is its count of steps; each binade above has 2**MANTISSA more.
+    if STOCHASTIC:
+        steps, place = _steps(word, random, SHIFT, FIRST)
+        code = ((place - FIRST) << MANTISSA) + steps
+    elif BITS == 4:
+        # e2m1fn: halves below 2, ones below 4, then twos, and where two of them could count, the
+        # finer gives the smaller code.  Additions round each, ties to even, and keep the count low.
+        MAGIC: tl.constexpr = 1.5 * 2.0**23
+        halves = magnitude * 2.0 + MAGIC
+        ones = magnitude + (MAGIC + 2.0)
+        twos = magnitude * 0.5 + (MAGIC + 4.0)
+        code = tl.minimum(tl.minimum(halves, ones), twos).to(tl.int32, bitcast=True) & 7
+    else:
+        # fp32 rounds to the element's steps when their size x 2^23 is added: the last mantissa
+        # bits of the sum then count the steps.
+        power = tl.maximum(word, FIRST << 23) & 0x7F800000
+        large = power + (SHIFT << 23)
+        steps = (magnitude + large.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True) - large
+        code = ((power - (FIRST << 23)) >> SHIFT) + steps
+    return code | ((bits >> (32 - BITS)) & (1 << (BITS - 1)))
+
+
+@triton.jit
+def _cast(x, MANTISSA: tl.constexpr):
+    if MANTISSA == 3:
+        code = x.to(tl.float8e4nv)
+    else:
+        code = x.to(tl.float8e5)
+    return code.to(tl.uint8, bitcast=True)
+
+
+@triton.jit
+def encode(
+    ratio, whole, random, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr, CLAMP: tl.constexpr,
+    INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr,
+    NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
+):  # fmt: skip
+    """Codes of fp32 numbers, one an item: uint8 of 8-bit elements, int32 of narrower ones.
+
+    Args:
+        whole: false where a block is poisoned; its codes are NaN, or zero where there is none.
+        random: 32 random bits an element where STOCHASTIC.
+        SOFTWARE: round floats of 8 bits by integer operations too; those of 6 bits always are.
+        CLAMP: integers may lie beyond the range.
+    """
+    # Through the 8-bit cast 6-bit codes came out wrong on an H200 (Triton 3.6.0) in some layouts.
+    HARDWARE: tl.constexpr = not INTEGER and BITS == 8 and not SOFTWARE and not STOCHASTIC
+    POISON: tl.constexpr = ZERO_CODE if NAN_CODE < 0 else NAN_CODE
+    if HARDWARE:  # cvt.rn.satfinite: nearest even, saturating, NaN becomes 0x7f
+        code = _cast(ratio, MANTISSA)
+    else:
+        if INTEGER:
+            code = _encode_integer(ratio, random, STOCHASTIC, CLAMP, MANTISSA, CODE_MAX)
+            if ZERO_CODE != 0:
+                code += ZERO_CODE
+        else:
+            code = _encode_float(ratio, random, STOCHASTIC, BITS, MANTISSA, BIAS, CODE_MAX)
+        if BITS == 8:
+            code = code.to(tl.uint8)
+            code = tl.where(whole, code, tl.full(code.shape, POISON, tl.uint8))
+        else:
+            if INTEGER:
+                code &= (1 << BITS) - 1
+            code = tl.where(whole, code, POISON)
+    return code
+
+
+@triton.jit
+def decode(
+    code, INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr,
+    NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, SOFTWARE: tl.constexpr,
+):  # fmt: skip
+    """fp32 values of codes: uint8 of 8-bit elements, int32 of narrower ones; exact."""
+    if INTEGER:
+        if BITS == 8:
+            value = code.to(tl.int8, bitcast=True).to(tl.float32)
+        else:
+            value = (code - ZERO_CODE).to(tl.float32)
+        if MANTISSA != 0:
+            value *= 2.0**-MANTISSA
+    elif BITS == 8 and not SOFTWARE:
+        if MANTISSA == 3:
+            value = code.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+        else:
+            value = code.to(tl.float8e5, bitcast=True).to(tl.float32)
+    else:
+        # With its exponent field at fp32's the code is too small by a power of two, subnormals too.
+        word = code.to(tl.int32)
+        magnitude = word & ((1 << (BITS - 1)) - 1)
+        bits = (magnitude << (23 - MANTISSA)) | ((word >> (BITS - 1)) << 31)
+        value = bits.to(tl.float32, bitcast=True) * 2.0 ** (127 - BIAS)
+        if NAN_CODE >= 0:
+            if MANTISSA == 3:
+                value = tl.where(magnitude == NAN_CODE, float("nan"), value)
+            else:  # IEEE rules: beyond the infinity are NaNs
+                value = tl.where(magnitude == 0x7C, value * float("inf"), value)
+                value = tl.where(magnitude > 0x7C, float("nan"), value)
+    return value

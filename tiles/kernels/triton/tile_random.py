@@ -1,0 +1,75 @@
+"""Random bits of stochastic rounding, drawn in registers: Philox4x32-10 by an element's index.
+
+Element ``i`` of the flat, row-major matrix takes word ``i % 4`` of counter ``i // 4`` under a
+64-bit key: the bits do not depend on tiles, threads or launches, nothing is read from memory.
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.4.
+"""
+
+import triton
+import triton.language as tl
+
+__all__ = ["random_tile", "seed_words"]
+
+_MULTIPLIER_0 = tl.constexpr(0xD2511F53)
+_MULTIPLIER_1 = tl.constexpr(0xCD9E8D57)
+_WEYL_0 = tl.constexpr(0x9E3779B9)
+_WEYL_1 = tl.constexpr(0xBB67AE85)
+
+
+def seed_words(seed: int) -> tuple[int, int]:
+    """Both halves of a 64-bit seed as the signed 32-bit integers that a kernel takes.
+
+    Raises:
+        ValueError: the seed is not a 64-bit unsigned integer.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+    low, high = (half - (half >> 31 << 32) for half in (seed & 0xFFFFFFFF, seed >> 32))
+    return low, high
+
+
+@triton.jit
+def _philox(counter, seed_low, seed_high):
+    """The four words of each 64-bit counter, uint32."""
+    # One widening multiplication gives both halves of a product.
+    a = counter.to(tl.uint32)
+    b = (counter >> 32).to(tl.uint32)
+    c = tl.zeros(counter.shape, tl.uint32)
+    d = tl.zeros(counter.shape, tl.uint32)
+    key_0 = seed_low.to(tl.uint32, bitcast=True)
+    key_1 = seed_high.to(tl.uint32, bitcast=True)
+    for _ in tl.static_range(10):
+        product_0 = a.to(tl.uint64) * _MULTIPLIER_0
+        product_1 = c.to(tl.uint64) * _MULTIPLIER_1
+        a = (product_1 >> 32).to(tl.uint32) ^ b ^ key_0
+        b = product_1.to(tl.uint32)
+        c = (product_0 >> 32).to(tl.uint32) ^ d ^ key_1
+        d = product_0.to(tl.uint32)
+        key_0 += _WEYL_0
+        key_1 += _WEYL_1
+    return a, b, c, d
+
+
+@triton.jit
+def random_tile(
+    first_row, first_col, cols, seed_low, seed_high,
+    ROWS: tl.constexpr, COLS: tl.constexpr, GROUPED: tl.constexpr,
+):  # fmt: skip
+    """32 random bits of each element of a tile of a matrix with ``cols`` columns.
+
+    GROUPED: ``cols`` and ``first_col`` are multiples of 4, so that the four words of a counter
+    belong to four neighbours; otherwise every element computes its counter and keeps one word.
+    """
+    row = first_row + tl.arange(0, ROWS).to(tl.int64)[:, None]
+    if GROUPED:
+        group = first_col // 4 + tl.arange(0, COLS // 4)[None, :]
+        a, b, c, d = _philox((row * (cols // 4) + group).to(tl.uint64), seed_low, seed_high)
+        words = tl.join(tl.join(a, c), tl.join(b, d))
+        words = tl.reshape(words, (ROWS, COLS))
+    else:
+        flat = row * cols + (first_col + tl.arange(0, COLS))[None, :]
+        a, b, c, d = _philox((flat >> 2).to(tl.uint64), seed_low, seed_high)
+        low = tl.where((flat & 1) == 0, a, b)
+        high = tl.where((flat & 1) == 0, c, d)
+        words = tl.where((flat & 2) == 0, low, high)
+    return words

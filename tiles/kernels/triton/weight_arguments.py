@@ -1,0 +1,228 @@
+"""Checks a weight-only product's tensors and turns them and a configuration into arguments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .launch_checks import (
+    OUTPUTS,
+    check_aligned_rows,
+    check_fields,
+    check_overlap,
+    check_power_of_two,
+)
+from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
+
+__all__ = ["arguments", "constants", "workspace_words"]
+
+_FIELDS = (
+    "block_m",
+    "block_n",
+    "group_m",
+    "split_k",
+    "num_warps",
+    "num_stages",
+    "tma",
+    "fold",
+)
+#: Tensors of a packed weight.
+_PARTS = ("codes", "scale", "zero", "row_scale")
+
+
+def workspace_words(config: Mapping[str, int | bool], m: int, n: int) -> int:
+    """int32 words that a launch on an M x N output needs: a counter a tile, and partial sums."""
+    if config["split_k"] == 1:
+        return 0
+    block_m, block_n = int(config["block_m"]), int(config["block_n"])
+    tiles = -(-m // block_m) * -(-n // block_n)
+    return _counters(tiles) + tiles * int(config["split_k"]) * block_m * block_n
+
+
+def _counters(tiles: int) -> int:
+    """Words before the partial sums, which begin at a multiple of 128 bytes."""
+    return -(-tiles // 32) * 32
+
+
+def constants(
+    *,
+    config: Mapping[str, int | bool],
+    element: str,
+    group: int,
+    scale_format: str,
+    k: int,
+    fp16: bool,
+    out: Any,
+    capability: int,
+) -> dict[str, Any]:
+    """Compile-time constants of :func:`gemm_weight_only`.
+
+    Args:
+        capability: of an NVIDIA GPU, times ten (90); 0 for Triton's interpreter.
+    """
+    block_m, block_n = int(config["block_m"]), int(config["block_n"])
+    # Where Triton multiplies by wgmma; elsewhere this order of columns is slower, never wrong.
+    wgmma = capability == 90 and block_n >= 64 and block_m >= 16 and int(config["num_warps"]) >= 4
+    return {
+        "FORMAT": element,
+        "GROUP": group,
+        "SCALE": scale_format,
+        "FOLD": bool(config["fold"]),
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "GROUP_M": int(config["group_m"]),
+        "SPLIT_K": int(config["split_k"]),
+        "TMA": bool(config["tma"]),
+        "EVEN_K": k % panel_columns(element) == 0,
+        "FP16": fp16,
+        "WGMMA": wgmma,
+        "INTERPRET": capability == 0,
+        "OUT": out,
+    }
+
+
+def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> None:
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x has dtype {x.dtype}: it must be torch.bfloat16 or torch.float16")
+    if c.dtype not in OUTPUTS:
+        raise TypeError(f"c has dtype {c.dtype}: choose one of {', '.join(map(str, OUTPUTS))}")
+    for name, tensor in (("x", x), ("c", c)):
+        if tensor.ndim != 2 or tensor.numel() == 0:
+            raise ValueError(f"{name} must be a non-empty matrix, got shape {tuple(tensor.shape)}")
+        if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+            raise ValueError(
+                f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
+            )
+    for tensor in (*weight.tensors, c):
+        if tensor.device != x.device:
+            raise ValueError(f"x lies on {x.device}, weight or c on {tensor.device}: move them")
+    if not all(tensor.is_contiguous() for tensor in weight.tensors):
+        raise ValueError("weight must consist of contiguous tensors, as pack makes them")
+    (m, k), n = x.shape, weight.rows
+    if k != weight.columns:
+        raise ValueError(f"x has {k} columns and weight {weight.columns}: they must be equal")
+    if tuple(c.shape) != (m, n):
+        raise ValueError(f"c must be {m} x {n}, got shape {tuple(c.shape)}")
+    if c.stride(0) < n and m > 1:
+        raise ValueError(f"c has rows {c.stride(0)} apart, less than its {n} columns: they overlap")
+    if x.dtype == torch.float16 and weight.scale_format == "e8m0fnu":
+        raise TypeError("x has dtype torch.float16: E8M0 scales need the range of torch.bfloat16")
+
+
+def _check_config(config: Mapping[str, int | bool], weight: PackedWeight) -> None:
+    check_fields(config, _FIELDS)
+    for name, least in (("block_m", 8), ("block_n", 16), ("num_warps", 1)):
+        check_power_of_two(name, int(config[name]), least)
+    for name in ("group_m", "split_k", "num_stages"):
+        if int(config[name]) < 1:
+            raise ValueError(f"{name} {config[name]}: it must be at least 1")
+    if config["fold"] and not weight.group:
+        raise ValueError("fold needs scales of groups: these weights have one scale a row")
+    if not config["fold"] and 0 < weight.group < 64:
+        raise ValueError(f"groups of {weight.group} need fold: a promoted product has 64 columns")
+    if int(config["split_k"]) > weight.codes.shape[0]:
+        raise ValueError(
+            f"split_k {config['split_k']} > {weight.codes.shape[0]} panels of "
+            f"{panel_columns(weight.element)} columns"
+        )
+
+
+def _workspace(
+    config: Mapping[str, int | bool], workspace: torch.Tensor | None, x: torch.Tensor, n: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Partial sums (fp32) and counters (int32) within the workspace."""
+    words = workspace_words(config, x.shape[0], n)
+    if workspace is None:
+        raise ValueError(f"split_k {config['split_k']} needs a workspace of {words} int32 zeros")
+    if workspace.dtype != torch.int32:
+        raise TypeError(f"workspace has dtype {workspace.dtype}: it must be torch.int32")
+    if workspace.device != x.device:
+        raise ValueError(f"workspace lies on {workspace.device} and x on {x.device}: move it there")
+    if workspace.ndim != 1 or not workspace.is_contiguous() or workspace.numel() < words:
+        raise ValueError(
+            f"workspace must be {words} contiguous words or more, got {tuple(workspace.shape)}"
+        )
+    tiles = triton.cdiv(x.shape[0], int(config["block_m"])) * triton.cdiv(n, int(config["block_n"]))
+    return workspace[_counters(tiles) :].view(torch.float32), workspace
+
+
+def _descriptors(
+    x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
+) -> tuple[TensorDescriptor, TensorDescriptor]:
+    check_aligned_rows("x", x)
+    flat = codes.view(-1, PANEL_BYTES)
+    return (
+        TensorDescriptor(x, list(x.shape), list(x.stride()), [int(config["block_m"]), 64]),
+        TensorDescriptor(
+            flat, list(flat.shape), list(flat.stride()), [int(config["block_n"]), PANEL_BYTES]
+        ),
+    )
+
+
+def _patterns(scale: torch.Tensor) -> torch.Tensor:
+    """Scales as unsigned integers."""
+    return scale.view({1: torch.uint8, 2: torch.uint16, 4: torch.int32}[scale.element_size()])
+
+
+def _capability(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 0
+    if device.type == "meta":
+        # Nothing lies there: the GPU that Triton was told to compile for.
+        return int(triton.runtime.driver.active.get_current_target().arch)
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def arguments(
+    x: torch.Tensor,
+    weight: PackedWeight,
+    c: torch.Tensor,
+    config: Mapping[str, int | bool],
+    workspace: torch.Tensor | None,
+) -> tuple[int, list[Any], dict[str, Any]]:
+    """Check everything, then return grid size, positional and keyword arguments of the kernel."""
+    _check_config(config, weight)
+    _check_operands(x, weight, c)
+    (m, k), n = x.shape, weight.rows
+    written: dict[str, torch.Tensor] = {"c": c}
+    # Pointers that the compiler drops need to be some tensor's.
+    partial, arrived = weight.row_scale, weight.row_scale
+    if int(config["split_k"]) > 1:
+        partial, arrived = _workspace(config, workspace, x, n)
+        written["workspace"] = arrived
+    parts = {f"weight.{name}": getattr(weight, name) for name in _PARTS}
+    check_overlap(written, {"x": x, **parts})
+    constexprs = constants(
+        config=config,
+        element=weight.element,
+        group=weight.group,
+        scale_format=weight.scale_format,
+        k=k,
+        fp16=x.dtype == torch.float16,
+        out=OUTPUTS[c.dtype],
+        capability=_capability(x.device),
+    )
+    operands: tuple[Any, Any] = (x, weight.codes)
+    if config["tma"]:
+        operands = _descriptors(x, weight.codes, config)
+    tiles = triton.cdiv(m, int(config["block_m"])) * triton.cdiv(n, int(config["block_n"]))
+    positional = [
+        *operands,
+        c,
+        weight.row_scale if weight.scale is None else _patterns(weight.scale),
+        weight.row_scale if weight.zero is None else weight.zero,
+        weight.row_scale,
+        partial,
+        arrived,
+        m,
+        n,
+        k,
+        weight.codes.shape[0],
+        x.stride(0),
+        c.stride(0),
+    ]
+    options = {"num_warps": int(config["num_warps"]), "num_stages": int(config["num_stages"])}
+    return tiles * int(config["split_k"]), positional, {**constexprs, **options}
