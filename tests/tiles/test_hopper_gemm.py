@@ -117,7 +117,14 @@ def check_compiled(problem: Gemm, one: HopperGemmConfig) -> str:
     return found.ptx
 
 
-@pytest.mark.parametrize("case", COMPILED)
+#: One of each kind of accumulator and of promotion in the default suite, the rest among the slow.
+QUICK = ("bf16", "1x128", "int8 row")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in COMPILED],
+)
 def test_compiles_to_the_instructions_it_was_written_for(case: str) -> None:
     formats, one, instruction = COMPILED[case]
     ptx = check_compiled(gemm(f"gemm:4096x4096x4096:{formats}"), one)

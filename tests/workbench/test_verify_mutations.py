@@ -55,6 +55,7 @@ def _spoil_a_default(package: Path, pattern: str, m: int, key: str, value: int) 
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.slow
 def test_every_default_configuration_is_launched(tmp_path: Path) -> None:
     made = (
         study("gemm:48x64x256:int8-row:bf16"),

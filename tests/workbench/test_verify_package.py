@@ -57,6 +57,7 @@ def _edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_simulated_sweep_passes_on_a_cpu(original: EmittedPackage, tmp_path: Path) -> None:
     report = verify(original.folder, device="cpu", seed=3)
     assert _failed(report) == {}
