@@ -195,6 +195,7 @@ def test_masked_experts_have_scales_of_their_own(monkeypatch: pytest.MonkeyPatch
             ValueError,
             "c overlaps a",
         ),
+        ({"offsets": array((6,), "int64", pointer=3 << 20)}, ValueError, "c overlaps offsets"),
         ({"offsets": None}, ValueError, "give offsets, counts"),
         ({"offsets": array((5,), "int64")}, ValueError, "contiguous with 6 entries"),
         ({"offsets": array((6,), "int32")}, TypeError, "offsets has dtype int32: it must be int64"),

@@ -163,7 +163,8 @@ def _validate(
     others = [x for x in (b, c, a_scale, b_scale, offsets, counts) if x is not None]
     if any(x.device != a.device for x in others):
         raise ValueError("the operands lie on several devices: they must share one")
-    check_apart({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
+    read = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
+    check_apart({"c": c}, {**read, "offsets": offsets, "counts": counts})
 
 
 def launch(
