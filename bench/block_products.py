@@ -56,9 +56,6 @@ FORMATS = (
     ("mxfp8-e5m2", "bf16"),
     ("mxint8", "bf16"),
 )
-#: Threads that issue together on one multiprocessor are four warps; each holds one warp's promotion
-#: of either warpgroup.
-WARPS_A_SCHEDULER = 2
 FEW_ROWS = 64
 MATMUL, SCALED = "torch.matmul bf16", "torch._scaled_mm tensor"
 
@@ -95,7 +92,8 @@ def bound_us(problem: Gemm, config: TileConfig, gpu: Gpu) -> float:
     element = problem.recipe.activation.element
     rate = gpu.tensor_flop_per_clk["int8" if isinstance(element, IntElement) else element.name]
     clk = max(
-        WARPS_A_SCHEDULER * float(promotion_slots(problem, table)[0]),
+        # Each of the four schedulers holds one warp of every consumer.
+        float(table["consumers"][0] * promotion_slots(problem, table)[0]),
         2 * tile * 128 / rate,
     )
     return stages * clk / gpu.sustained_clock_mhz
@@ -106,10 +104,11 @@ def candidates(problem: Gemm, gpu: Gpu, count: int) -> list[TileConfig]:
     family = kernel(FAMILY)
     table = family.legal_space(problem, gpu.limits).accepted
     ranked = price(problem, family, table, gpu).ranking().tolist()
+    kinds = ("block_m", "block_n", "cluster", "consumers", "sets", "parts")
     chosen: list[TileConfig] = []
     seen: set[tuple[int, ...]] = set()
     for row in ranked:
-        kind = tuple(int(table[name][row]) for name in ("block_m", "block_n", "cluster", "sets"))
+        kind = tuple(int(table[name][row]) for name in kinds)
         if kind not in seen:
             seen.add(kind)
             chosen.append(table.config(row))

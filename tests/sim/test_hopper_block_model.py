@@ -40,8 +40,8 @@ def legal(problem: Gemm, gpu: sim.Gpu = H200) -> ConfigTable:
 
 def one(**changes: int) -> ConfigTable:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    config = plain | {"store_buffers": 1, "sets": 2} | changes
-    return ConfigTable.of([HopperBlockGemmConfig.from_dict(config)])
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1}
+    return ConfigTable.of([HopperBlockGemmConfig.from_dict(plain | changes)])
 
 
 def price(problem: Gemm, table: ConfigTable, gpu: sim.Gpu = H200) -> sim.PricedTable:
