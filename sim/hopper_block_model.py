@@ -5,10 +5,10 @@ Each scheduler holds one warp of every consumer, so a step along K takes it the 
 them all, or the conversions of integers where those are slower, or the products on the tensor
 cores.
 
-With one set of accumulators a warpgroup multiplies, waits and promotes in turn.  With more, pieces of
-products are in flight while one is promoted, and a piece must be there when those ahead of it have
-been: the less of a unit is in flight, the longer a warp waits.  The warps of a scheduler fill each
-other's waits as customers of one server do (``shared_clk``), the better the more of them there are.
+With one set of accumulators a warpgroup multiplies, waits and promotes in turn.  With more, pieces
+of products are in flight while one is promoted, and a piece must be there when those ahead of it
+have been: the less of a unit is in flight, the longer a warp waits.  The warps of a scheduler fill
+each other's waits as customers of one server do (``shared_clk``), the better the more they are.
 
 Instructions are those of the compiled kernel (sm_90a, NVRTC 13), counted in its loop and its
 epilogue.  The model is not fitted to times of this kernel: constants that ``hopper_gemm_model``

@@ -1,26 +1,42 @@
 // C[M, N] = A[M, K] . B[N, K]^T of 8-bit elements whose scales change along K, on Hopper (sm_90a).
 //
 // Structure as in gemm_hopper.cu: one warp keeps a ring of STAGES tiles of A and B filled (128
-// bytes of K, 128-byte swizzle), two more warpgroups multiply, the launch is persistent, clusters
-// share B.  New here: scales on both sides in blocks down to 32 of K, and codes with scales as
-// output.
+// bytes of K, 128-byte swizzle), two or four more warpgroups ("consumers") multiply, the launch is
+// persistent, clusters share B.  New here: scales on both sides in blocks down to 32 of K, and codes
+// with scales as output.
 //
 // A *unit* is QUANT_K of K: its product is made from zero by wgmma, scaled and added to an fp32 sum
-// on the CUDA cores ("promoted").  With SETS 2 a warpgroup has two sets of accumulators: while
-// one is promoted, the tensor cores fill the other.  So the promotion, not the product, is what a
-// step of K takes, and it is paid in issue slots: each of the four schedulers issues one warp's
-// instruction a clock, and holds one warp of each warpgroup.
+// on the CUDA cores ("promoted").  With SETS 2 a consumer has two sets of accumulators: while one is
+// promoted, the tensor cores fill the other.  So the promotion, not the product, is what a step of K
+// takes, and it is paid in issue slots: each of the four schedulers issues one warp's instruction a
+// clock, and holds one warp of each consumer.
 //
-// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, as compiled:
-//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600
-//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321
+// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, two consumers, as
+// compiled, and with the product in PARTS 2:
+//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600   619
+//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321   337
 //   float 1x32     4 x 64 x (FMUL: row scale x column scale, FFMA)         512
-//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654
-//   mxint8 1x32    the same and I2FP                                                   918
+//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654   688
+//     256 x 64     half of those LDS.64, twice the LDS                     560 +  91 =  651   660
+//   mxint8 1x32    the same as 1x32 and I2FP                                           918
 //   float 128x128  64 x FFMA                                                64 +  61 =  125
 //   float 1x128    64 x (FMUL + FFMA), 18 LDS                              146 +  60 =  206
+// and with four consumers, whose warps are twice as many:
+//   int8 32x32     4 x 32 x (I2FP + FFMA)                                  256 +  77 =  333   355
+//   float 1x32     4 x (32 x (FMUL + FFMA) + 8 LDS.64 + 2 LDS)             296 +  68 =  364   389
 // The rest is products, waits, addresses, barriers, scales of blocks.  I2FP has half the rate of
-// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.
+// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.  A conversion
+// stands five clocks before its FFMA with two other pairs between them, and no instruction of a
+// promotion stalls on another: there is nothing to win by batches of conversions.
+//
+// What is not instructions is the latency of a product: with one in flight, from the start of a
+// promotion to its end, the tensor cores' 64 clocks (64 x 128 x 32) and some 240 from their last
+// result to the warp that waits for it are as long as the promotion of both warps of a scheduler,
+// and neither hides the other's wait (on an H200 a unit of int8 32x32 took 450 to 520 clocks).  PARTS
+// 2 makes a unit's product in two pieces, half the rows or columns each, and a ring of SETS x PARTS
+// of them, with the same registers: three pieces are in flight while the fourth is promoted, one and
+// a half promotions ahead instead of one.  Four consumers have two more warps on each scheduler to
+// fill waits, and half the sums each, which is what their 112 registers hold.
 //
 // A stage of such a tile is 2 x 128^3 operations a CTA; its products take 512 clocks, its promotion
 // twice the above.  On 132 multiprocessors at 1.75 GHz: int8 32x32 1200 clocks, 807 TFLOP/s (946
@@ -44,7 +60,7 @@
 // stands for: -12 for MXINT8, else 0), OUT (0 bf16, 1 fp16, 2 fp32, 3 int8, 4 e4m3fn), OUT_BLOCK
 // (side of an output block, for codes), STOCHASTIC, A_ROWS and B_ROWS (under one scale: both 1, or
 // both 32, 64 or 128), QUANT_K (32, 64, 128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
-// STORE_BUFFERS, SETS.
+// STORE_BUFFERS, CONSUMERS (2 or 4), SETS (1 or 2), PARTS (1 or 2).
 
 #define THREADS (128 * (CONSUMERS + 1))
 #define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
