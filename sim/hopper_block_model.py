@@ -45,6 +45,9 @@ STAGE_SLOTS = 44.0
 UNIT_SLOTS = 11.0
 #: And of every piece but a unit's first: product, wait, the jump over its sums.
 PIECE_SLOTS = 8.0
+#: Clocks a piece in which a warp issues nothing because its instructions stall on each other, where
+#: sums stand by themselves and where they are spread among products: of the compiled loop.
+STALL_CLK, SPREAD_STALL_CLK = 40.0, 15.0
 #: Share of the issue slots that the warps of a scheduler fill between them; a prior.
 ISSUE_SHARE = 0.92
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
@@ -135,7 +138,8 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     ahead = np.clip(ring - 1, 1, pieces)
     ahead = np.where(ahead > 1, ahead - 0.5, ahead)
     in_flight = (tensor_clk / consumers + pieces * DRAIN_CLK) / ahead
-    alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp))
+    stalls = pieces * np.where(table["spread"], SPREAD_STALL_CLK, STALL_CLK)
+    alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp + stalls))
     step_clk = np.maximum(tensor_clk + HANDSHAKE_CLK, promotion_clk)
     step_clk = np.maximum(step_clk, shared_clk(of_warp, alone - of_warp, consumers) / ISSUE_SHARE)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES

@@ -26,7 +26,7 @@ CODES = (
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
     return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
@@ -43,6 +43,11 @@ CONFIGS = {
     "parts": config(parts=2, cluster=2, stages=5),
     "parts, one set": config(parts=2, sets=1),
     "parts, two stages": config(parts=2, stages=2),
+    "spread": config(spread=True),
+    "parts, spread": config(parts=2, spread=True),
+    "parts, one set, spread": config(parts=2, sets=1, spread=True, cluster=2),
+    "tall, parts, spread": config(block_m=256, block_n=64, parts=2, spread=True),
+    "four, parts, spread": config(consumers=4, parts=2, spread=True, cluster=2),
     "narrow, parts": config(parts=2, block_n=64, stages=7),
     "tall, parts": config(parts=2, block_m=256, block_n=64, cluster=2),
     "four": config(consumers=4, cluster=2),
@@ -52,7 +57,7 @@ CONFIGS = {
     "four below each other": config(consumers=4, block_m=256, block_n=64, parts=2, cluster=2),
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
-HARD_RULES = ("tile shape", "counts", "parts", "shared memory")
+HARD_RULES = ("tile shape", "counts", "parts", "spread", "shared memory")
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +118,7 @@ def test_random_configurations_of_the_space_are_right(name: str) -> None:
 def test_large_products_are_right(name: str) -> None:
     problem = Gemm(m=8192, n=4096, k=8192, recipe=recipe(name), out="int8.b32x32")
     workload = FAMILY.workload(problem, device="cuda", seed=1)
-    for fields in ({}, {"parts": 2}, {"consumers": 4, "parts": 2}):
+    for fields in ({}, {"parts": 2, "spread": True}, {"consumers": 4, "parts": 2}):
         accuracy = workload.check(config(cluster=2, stages=5, **fields))
         assert accuracy.ok, (fields, accuracy)
 
@@ -232,7 +237,7 @@ def test_stochastic_codes_do_not_depend_on_the_tile() -> None:
     found = []
     for one in (
         *(config(), config(block_n=64, cluster=2), config(sets=1, group_m=1)),
-        *(config(parts=2), config(consumers=4, parts=2)),
+        *(config(parts=2), config(parts=2, spread=True), config(consumers=4, parts=2)),
     ):
         workload._launcher(workload.operands, one)()
         found.append(workload.operands.c.clone())

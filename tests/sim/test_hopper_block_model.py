@@ -40,7 +40,7 @@ def legal(problem: Gemm, gpu: sim.Gpu = H200) -> ConfigTable:
 
 def one(**changes: int) -> ConfigTable:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
     return ConfigTable.of([HopperBlockGemmConfig.from_dict(plain | changes)])
 
 

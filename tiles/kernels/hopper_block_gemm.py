@@ -66,6 +66,7 @@ class HopperBlockGemmConfig(TileConfig):
     consumers: int  #: warpgroups that multiply: 2, or 4 with 64 x 64 of the tile each
     sets: int  #: accumulators of a warpgroup: with 2 one is promoted while the other is filled
     parts: int  #: pieces of a set that are multiplied and promoted one by one
+    spread: bool  #: sums of a piece may stand among the products behind it
 
 
 def block_scales(activation: TensorFormat, weight: TensorFormat) -> str | None:
@@ -167,6 +168,7 @@ class HopperBlockGemm(Kernel):
             consumers=(2, 4),
             sets=(1, 2),
             parts=(1, 2),
+            spread=(False, True),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
@@ -215,6 +217,20 @@ class HopperBlockGemm(Kernel):
                 ),
             ),
             Rule(
+                "spread",
+                table["spread"]
+                & (
+                    (sets * parts == 1)
+                    | (SCALES[_mode(problem)][1] != 32)
+                    | (of_rows & (consumers == 4))
+                ),
+                lambda r: (
+                    f"spread with sets {sets[r]}, parts {parts[r]}, consumers {consumers[r]}: it "
+                    "takes several pieces, 32 of K under a scale, and two consumers where every "
+                    "row has scales of its own; the others' registers do not hold it"
+                ),
+            ),
+            Rule(
                 "shared memory",
                 smem > limits.smem_bytes_per_cta,
                 lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
@@ -256,6 +272,7 @@ class HopperBlockGemm(Kernel):
                     consumers=2,
                     sets=2,
                     parts=1 if SCALES[_mode(problem)][1] == STAGE_BYTES else 2,
+                    spread=SCALES[_mode(problem)][1] == 32,
                 )
                 table = ConfigTable.of([config])
                 if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):

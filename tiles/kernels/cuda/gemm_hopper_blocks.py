@@ -64,7 +64,7 @@ SCALES = {
 }
 FIELDS = (
     *("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers"),
-    *("consumers", "sets", "parts"),
+    *("consumers", "sets", "parts", "spread"),
 )
 
 _KEYS = np.dtype([("words", np.uint32, 20)])
@@ -127,7 +127,7 @@ def options(
     _check_names(element, out, scales)
     if sorted(config) != sorted(FIELDS):
         raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
-    block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts = (
+    block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread = (
         int(config[f]) for f in FIELDS
     )
     rows, quant_k = SCALES[scales]
@@ -138,6 +138,15 @@ def options(
         )
     if consumers not in (2, 4) or parts not in (1, 2):
         raise ValueError(f"consumers = {consumers}, parts = {parts}: they are 2 or 4, and 1 or 2")
+    if spread not in (0, 1) or (spread and sets * parts == 1):
+        raise ValueError(
+            f"spread = {spread}, sets = {sets}, parts = {parts}: it is 0, or 1 where they are not 1"
+        )
+    if spread and (quant_k != 32 or (consumers == 4 and rows == 1)):
+        raise ValueError(
+            f"spread = {spread}, consumers = {consumers}, scales {scales}: it is for 32 of K under "
+            "a scale, and with scales of rows for two consumers"
+        )
     if quant_k == ROW_BYTES and (consumers, parts) != (2, 1):
         raise ValueError(
             f"consumers = {consumers}, parts = {parts}: with scales {scales} they are 2 and 1"
@@ -170,6 +179,7 @@ def options(
         "CONSUMERS": consumers,
         "SETS": sets,
         "PARTS": parts,
+        "SPREAD": spread,
     }
     return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
 
