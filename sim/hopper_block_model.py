@@ -1,14 +1,18 @@
 """The cost of the Hopper GEMM with scales in blocks (``tiles/kernels/cuda/gemm_hopper_blocks.cu``).
 
 Every QUANT_K of K an accumulator's product is scaled and added to an fp32 sum on the CUDA cores.
-Each scheduler holds one warp of each of the two warpgroups, so a step along K takes it twice the
-instructions of one warp, or the conversions of integers where those are slower, or the products
-on the tensor cores.  With one set of accumulators a warpgroup multiplies, waits and promotes in
-turn, so a step takes one warpgroup's whole round when that is longer.
+Each scheduler holds one warp of every consumer, so a step along K takes it the instructions of
+them all, or the conversions of integers where those are slower, or the products on the tensor
+cores.
+
+With one set of accumulators a warpgroup multiplies, waits and promotes in turn.  With more, pieces
+of products are in flight while one is promoted, and a piece must be there when those ahead of it
+have been: the less of a unit is in flight, the longer a warp waits.  The warps of a scheduler fill
+each other's waits as customers of one server do (``shared_clk``), the better the more they are.
 
 Instructions are those of the compiled kernel (sm_90a, NVRTC 13), counted in its loop and its
-epilogue.  No time of this kernel stands behind the model yet: constants that
-``hopper_gemm_model`` measured on its sibling are taken over, the others are priors.
+epilogue.  The model is not fitted to times of this kernel: constants that ``hopper_gemm_model``
+measured on its sibling are taken over, the others are priors.
 """
 
 import numpy as np
@@ -28,18 +32,23 @@ from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_block_gemm import SCALES, block_scales
-from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
+from tiles.kernels.hopper_block_gemm import SCALES, block_scales, consumer_tile
+from tiles.kernels.hopper_gemm import STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["hopper_block_cost", "promotion_slots"]
+__all__ = ["hopper_block_cost", "promotion_slots", "shared_clk"]
 
 F64 = NDArray[np.float64]
 
 #: Instructions of a warp a stage: barriers, addresses, loop; and a unit: product, wait, scales.
 STAGE_SLOTS = 44.0
 UNIT_SLOTS = 11.0
-#: Share of the issue slots that two warps of a scheduler fill between them; a prior.
+#: And of every piece but a unit's first: product, wait, the jump over its sums.
+PIECE_SLOTS = 8.0
+#: Clocks a piece in which a warp issues nothing because its instructions stall on each other, where
+#: sums stand by themselves and where they are spread among products: of the compiled loop.
+STALL_CLK, SPREAD_STALL_CLK = 40.0, 15.0
+#: Share of the issue slots that the warps of a scheduler fill between them; a prior.
 ISSUE_SHARE = 0.92
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
 CODE_SLOTS, STOCHASTIC_SLOTS = 12.0, 36.0
@@ -52,15 +61,32 @@ def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
     assert scales is not None
     rows, quant_k = SCALES[scales]
     units = STAGE_BYTES / quant_k
-    m, n = table["block_m"], table["block_n"]
-    accumulators = m * n / (CONSUMERS * 128)
+    m, n = consumer_tile(table)
+    accumulators = m * n / 128
     each = 1.0 + isinstance(problem.recipe.activation.element, IntElement)
     loads = np.zeros(len(table))
     if rows == 1:
         each += 1.0  # the product of two scales
-        loads = n / 8 + 2 * m / (CONSUMERS * 64)
-    slots: F64 = STAGE_SLOTS + units * (UNIT_SLOTS + accumulators * each + loads)
+        loads = n / 8 + 2 * m / 64
+    pieces = UNIT_SLOTS + (table["parts"] - 1) * PIECE_SLOTS
+    slots: F64 = STAGE_SLOTS + units * (pieces + accumulators * each + loads)
     return slots
+
+
+def shared_clk(issue_clk: F64, wait_clk: F64, warps: NDArray[np.int64]) -> F64:
+    """Clocks in which each of so many warps issues for ``issue_clk`` and waits for ``wait_clk``.
+
+    They share one scheduler and wait side by side.  Source: mean value analysis of a closed network
+    of one queue and a delay (Reiser and Lavenberg, J. ACM 27, 1980).
+    """
+    queued = np.zeros_like(issue_clk)
+    round_clk = np.zeros_like(issue_clk)
+    for count in range(1, int(warps.max(initial=0)) + 1):
+        served = issue_clk * (1.0 + queued)
+        now = served + wait_clk
+        queued = count * served / now
+        round_clk = np.where(warps == count, now, round_clk)
+    return round_clk
 
 
 def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
@@ -71,6 +97,8 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     scales = block_scales(activation, weight)
     assert scales is not None
     units = STAGE_BYTES // SCALES[scales][1]
+    consumers, pieces = table["consumers"], units * table["parts"]
+    ring = table["sets"] * table["parts"]
     clock_ghz = gpu.sustained_clock_mhz / 1e3
     steps = -(-k // STAGE_BYTES)
 
@@ -98,17 +126,22 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     rate = gpu.tensor_flop_per_clk[element] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * STAGE_BYTES / rate
     of_warp = promotion_slots(problem, table)
-    promotion_clk = CONSUMERS * of_warp / ISSUE_SHARE
+    promotion_clk = consumers * of_warp / ISSUE_SHARE
     if isinstance(activation.element, IntElement):
         values = bm * bn * units
         promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
-    one_round = tensor_clk / CONSUMERS + of_warp + units * (DRAIN_CLK + HANDSHAKE_CLK)
-    # A product is started when the one before it is there, and must be there a promotion later.
-    one_product = tensor_clk / CONSUMERS + units * DRAIN_CLK
+    one_round = tensor_clk / consumers + of_warp + units * (DRAIN_CLK + HANDSHAKE_CLK)
+    # Each of a consumer's pieces has the promotions of those in flight with it to be there; one
+    # less at the loop's end.
+    ahead = np.clip(ring - 1, 1, pieces)
+    ahead = np.where(ahead > 1, ahead - 0.5, ahead)
+    in_flight = (tensor_clk / consumers + pieces * DRAIN_CLK) / ahead
+    stalls = pieces * np.where(table["spread"], SPREAD_STALL_CLK, STALL_CLK)
+    alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp + stalls))
     step_clk = np.maximum(tensor_clk + HANDSHAKE_CLK, promotion_clk)
-    step_clk = np.maximum(step_clk, np.where(table["sets"] == 1, one_round, one_product))
+    step_clk = np.maximum(step_clk, shared_clk(of_warp, alone - of_warp, consumers) / ISSUE_SHARE)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     l2_step_clk = (
         l2_ns(
@@ -119,25 +152,28 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
         )
         * clock_ghz
     )
-    smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
+    # Every product of 64 rows reads both its operands.
+    rows, columns = consumer_tile(table)
+    width = np.where(rows > 64, columns, columns / table["parts"])
+    smem_clk = bm * bn / (64 * width) * (64 + width) * STAGE_BYTES / gpu.smem_bytes_per_clk
     busy_clk = overlap(step_clk, l2_step_clk, smem_clk)
     latency_ns = load_latency_ns(gpu, np.full(len(table), 0.3), np.ones(len(table), np.bool_))
     exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
     main_clk = steps * (busy_clk + exposed_clk)
 
     # The epilogue: nothing but the next tile's loads runs beside it.
-    row_groups = bm / CONSUMERS / 64
+    row_groups = rows / 64
     if output.scaling is None:
-        epilogue_clk = EPILOGUE_CLK + row_groups * (bn * output.element.bits / 8 / 128) * (
-            STAGING_CLK
+        epilogue_clk = EPILOGUE_CLK + row_groups * STAGING_CLK * (
+            columns * output.element.bits / 8 / 128
         )
     else:
         stochastic = output.rounding is Rounding.STOCHASTIC
         each = STOCHASTIC_SLOTS if stochastic else CODE_SLOTS
-        coded = row_groups * (CODED_ROWS_SLOTS + bn / 2 * each)
-        epilogue_clk = EPILOGUE_CLK + CONSUMERS * coded / ISSUE_SHARE + row_groups * STAGING_CLK
-    ahead = np.minimum(stages, steps) * busy_clk * 0.5
-    tile_clk = main_clk + np.maximum(epilogue_clk - ahead, 0.25 * epilogue_clk)
+        coded = row_groups * (CODED_ROWS_SLOTS + columns / 2 * each)
+        epilogue_clk = EPILOGUE_CLK + consumers * coded / ISSUE_SHARE + row_groups * STAGING_CLK
+    loaded = np.minimum(stages, steps) * busy_clk * 0.5
+    tile_clk = main_clk + np.maximum(epilogue_clk - loaded, 0.25 * epilogue_clk)
     if output.scaling is not None:
         tile_clk = main_clk + epilogue_clk  # instructions, not waits
     first_clk = SETUP_CLK + latency_ns * clock_ghz

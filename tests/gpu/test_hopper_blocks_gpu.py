@@ -26,7 +26,8 @@ CODES = (
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
-    return HopperBlockGemmConfig.from_dict(plain | {"store_buffers": 1, "sets": 2} | fields)
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
 CONFIGS = {
@@ -39,9 +40,24 @@ CONFIGS = {
     "two stages": config(stages=2),
     "tall": config(block_m=256, block_n=64, cluster=2),
     "tall, one set": config(block_m=256, block_n=64, sets=1),
+    "parts": config(parts=2, cluster=2, stages=5),
+    "parts, one set": config(parts=2, sets=1),
+    "parts, two stages": config(parts=2, stages=2),
+    "spread": config(spread=True),
+    "parts, spread": config(parts=2, spread=True),
+    "parts, one set, spread": config(parts=2, sets=1, spread=True, cluster=2),
+    "tall, parts, spread": config(block_m=256, block_n=64, parts=2, spread=True),
+    "four, parts, spread": config(consumers=4, parts=2, spread=True, cluster=2),
+    "narrow, parts": config(parts=2, block_n=64, stages=7),
+    "tall, parts": config(parts=2, block_m=256, block_n=64, cluster=2),
+    "four": config(consumers=4, cluster=2),
+    "four, one set": config(consumers=4, sets=1, store_buffers=2),
+    "four, parts": config(consumers=4, parts=2, stages=5),
+    "four, parts, one set": config(consumers=4, parts=2, sets=1),
+    "four below each other": config(consumers=4, block_m=256, block_n=64, parts=2, cluster=2),
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
-HARD_RULES = ("tile shape", "counts", "shared memory")
+HARD_RULES = ("tile shape", "counts", "parts", "spread", "shared memory")
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +117,10 @@ def test_random_configurations_of_the_space_are_right(name: str) -> None:
 @pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3"])
 def test_large_products_are_right(name: str) -> None:
     problem = Gemm(m=8192, n=4096, k=8192, recipe=recipe(name), out="int8.b32x32")
-    accuracy = FAMILY.workload(problem, device="cuda", seed=1).check(config(cluster=2, stages=5))
-    assert accuracy.ok, accuracy
+    workload = FAMILY.workload(problem, device="cuda", seed=1)
+    for fields in ({}, {"parts": 2, "spread": True}, {"consumers": 4, "parts": 2}):
+        accuracy = workload.check(config(cluster=2, stages=5, **fields))
+        assert accuracy.ok, (fields, accuracy)
 
 
 def _workload(text: str, out: str, shape: tuple[int, int, int] = (256, 256, 512)) -> Any:
@@ -110,7 +128,11 @@ def _workload(text: str, out: str, shape: tuple[int, int, int] = (256, 256, 512)
     return FAMILY.workload(Gemm(m=m, n=n, k=k, recipe=recipe(text), out=out), device="cuda", seed=0)
 
 
-@pytest.mark.parametrize("one", [config(), config(sets=1)], ids=["two sets", "one set"])
+@pytest.mark.parametrize(
+    "one",
+    [config(), config(sets=1), config(parts=2), config(consumers=4, parts=2)],
+    ids=["two sets", "one set", "parts", "four"],
+)
 def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGemmConfig) -> None:
     """Zero blocks have scale 1: beside tiny ones that is the largest scale there is."""
     import torch
@@ -213,11 +235,13 @@ def test_stochastic_codes_do_not_depend_on_the_tile() -> None:
 
     workload = _workload("jetfire", "int8.b32x32+sr", (512, 512, 256))
     found = []
-    for one in (config(), config(block_n=64, cluster=2), config(sets=1, group_m=1)):
+    for one in (
+        *(config(), config(block_n=64, cluster=2), config(sets=1, group_m=1)),
+        *(config(parts=2), config(parts=2, spread=True), config(consumers=4, parts=2)),
+    ):
         workload._launcher(workload.operands, one)()
         found.append(workload.operands.c.clone())
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 @pytest.mark.parametrize("out", ["bf16", "int8.b32x32+sr"])

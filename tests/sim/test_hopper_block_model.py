@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.hopper_block_model import promotion_slots
+from sim.hopper_block_model import promotion_slots, shared_clk
 from tiles.kernels import ConfigTable
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConfig
@@ -40,8 +40,8 @@ def legal(problem: Gemm, gpu: sim.Gpu = H200) -> ConfigTable:
 
 def one(**changes: int) -> ConfigTable:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    config = plain | {"store_buffers": 1, "sets": 2} | changes
-    return ConfigTable.of([HopperBlockGemmConfig.from_dict(config)])
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    return ConfigTable.of([HopperBlockGemmConfig.from_dict(plain | changes)])
 
 
 def price(problem: Gemm, table: ConfigTable, gpu: sim.Gpu = H200) -> sim.PricedTable:
@@ -84,19 +84,64 @@ def test_prices_are_finite_and_more_of_anything_is_never_slower(
 
 
 @pytest.mark.parametrize(
-    ("name", "slots"),
+    ("name", "changes", "slots"),
     [
-        ("jetfire", 600),
-        ("jetfire-64", 321),
-        ("mxfp8-e4m3", 654),
-        ("mxint8", 918),
-        ("e4m3-b128", 125),
-        ("e4m3-b1x128", 206),
+        ("jetfire", {}, 600),
+        ("jetfire", {"parts": 2}, 619),
+        ("jetfire", {"consumers": 4}, 333),
+        ("jetfire", {"consumers": 4, "parts": 2}, 355),
+        ("jetfire-64", {}, 321),
+        ("jetfire-64", {"parts": 2}, 337),
+        ("mxfp8-e4m3", {}, 654),
+        ("mxfp8-e4m3", {"parts": 2}, 688),
+        ("mxfp8-e4m3", {"block_m": 256, "block_n": 64, "parts": 2}, 660),
+        ("mxfp8-e4m3", {"consumers": 4}, 364),
+        ("mxfp8-e4m3", {"consumers": 4, "parts": 2}, 389),
+        ("mxint8", {}, 918),
+        ("e4m3-b128", {}, 125),
+        ("e4m3-b1x128", {}, 206),
     ],
 )
-def test_slots_are_those_of_the_compiled_loop(name: str, slots: int) -> None:
-    found = promotion_slots(gemm(4096, 4096, 4096, name), one())[0]
-    assert found == pytest.approx(slots, rel=0.05)
+def test_slots_are_those_of_the_compiled_loop(
+    name: str, changes: dict[str, int], slots: int
+) -> None:
+    found = promotion_slots(gemm(4096, 4096, 4096, name), one(**changes))[0]
+    assert found == pytest.approx(slots, rel=0.07)
+
+
+@given(issue=st.floats(1, 1e4), wait=st.floats(0, 1e4))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_warps_fill_each_others_waits(issue: float, wait: float) -> None:
+    rounds = [
+        shared_clk(np.array([issue]), np.array([wait]), np.array([warps]))[0]
+        for warps in (1, 2, 4, 8)
+    ]
+    assert rounds[0] == pytest.approx(issue + wait)
+    for warps, found in zip((1, 2, 4, 8), rounds, strict=True):
+        # Never below what they issue, or one alone; never above one after the other.
+        assert max(warps * issue, issue + wait) * (1 - 1e-9) <= found
+        assert found <= (warps * issue + wait) * (1 + 1e-9)
+    # A warp's share of a round shrinks: the more there are, the less of the wait is left.
+    shares = [found / n for n, found in zip((1, 2, 4, 8), rounds, strict=True)]
+    assert (np.diff(shares) <= 1e-9 * issue).all()
+
+
+def test_more_in_flight_and_more_warps_show_less_of_a_products_latency() -> None:
+    for name in ("jetfire", "mxfp8-e4m3"):
+        problem = gemm(4096, 4096, 4096, name, "int8.b32x32")
+        times = {
+            (consumers, parts): price(problem, one(consumers=consumers, parts=parts)).time_us[0]
+            for consumers in (2, 4)
+            for parts in (1, 2)
+        }
+        assert times[2, 2] < times[2, 1]
+        # Of the time in which nobody issues there is less with four; instructions there are more.
+        idle = {
+            consumers: times[consumers, 1]
+            - price(problem, one(consumers=consumers)).terms_us["cuda_cores"][0]
+            for consumers in (2, 4)
+        }
+        assert idle[4] < idle[2]
 
 
 def test_small_blocks_are_bound_by_the_cuda_cores_and_large_ones_are_not() -> None:

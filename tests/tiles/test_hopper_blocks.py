@@ -18,6 +18,7 @@ from tiles.kernels.hopper_block_gemm import (
     HopperBlockGemm,
     HopperBlockGemmConfig,
     block_scales,
+    consumer_tile,
 )
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import Recipe, recipe
@@ -28,7 +29,7 @@ SERVED = (
     *("jetfire", "jetfire-64", "jetfire-128", "int8-b128", "e4m3-b128", "e4m3-b1x128"),
     *("mxfp8-e4m3", "mxfp8-e5m2", "mxint8"),
 )
-HARD_RULES = {"tile shape", "counts"}
+HARD_RULES = {"tile shape", "counts", "parts", "spread"}
 
 
 def gemm(text: str) -> Gemm:
@@ -39,7 +40,8 @@ def gemm(text: str) -> Gemm:
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
-    return HopperBlockGemmConfig.from_dict(plain | {"store_buffers": 1, "sets": 2} | fields)
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
 def test_descriptor_and_launcher_have_the_same_scales_and_outputs() -> None:
@@ -118,26 +120,48 @@ def test_tall_tiles_are_for_scales_of_rows() -> None:
         problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
         of_rows = name in ("e4m3-b1x128", "mxfp8-e4m3", "mxfp8-e5m2", "mxint8")
         assert isinstance(FAMILY.judge(problem, tall, H200), Accepted) == of_rows
+        of_four = isinstance(FAMILY.judge(problem, replace(tall, consumers=4), H200), Accepted)
+        assert of_four == (of_rows and name != "e4m3-b1x128")
 
 
-@pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3"])
+def test_consumers_stand_below_each_other_as_far_as_64_rows_reach() -> None:
+    shapes = {
+        (128, 64, 2): (64, 64),
+        (128, 128, 2): (64, 128),
+        (256, 64, 2): (128, 64),
+        (128, 128, 4): (64, 64),
+        (256, 64, 4): (64, 64),
+    }
+    for (m, n, consumers), wanted in shapes.items():
+        one = config(block_m=m, block_n=n, consumers=consumers)
+        rows, columns = consumer_tile(ConfigTable.of([one]))
+        assert (rows[0], columns[0]) == wanted
+        assert gemm_hopper_blocks._columns(one.to_dict()) == columns[0]
+        assert gemm_hopper_blocks.threads(one.to_dict()) == 128 * (1 + consumers)
+
+
+@pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3", "e4m3-b128"])
 def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     table = ConfigTable.product(
         HopperBlockGemmConfig,
         block_m=(64, 128, 256),
-        block_n=(32, 64, 128, 256),
-        stages=(1, 2, 8, 9),
-        cluster=(1, 2, 3),
-        group_m=(0, 1),
-        store_buffers=(1, 2, 3),
-        sets=(0, 1, 2, 3),
+        block_n=(32, 64, 128),
+        stages=(1, 8),
+        cluster=(1, 3),
+        group_m=(1,),
+        store_buffers=(1, 3),
+        consumers=(1, 2, 4),
+        sets=(0, 1, 2),
+        parts=(1, 2, 3),
+        spread=(False, True),
     )
     broken = np.zeros(len(table), dtype=bool)
     for rule in FAMILY.rules(problem, table, H200):
         if rule.name in HARD_RULES:
             broken |= rule.broken
-            assert rule.explain(int(np.flatnonzero(rule.broken)[0]))
+            for row in np.flatnonzero(rule.broken)[:1]:
+                assert rule.explain(int(row))
     scales = block_scales(problem.recipe.activation, problem.recipe.weight)
     assert scales is not None
     element = problem.recipe.activation.element.name
@@ -246,6 +270,8 @@ MX: dict[str, Any] = {
         ({"config": config(block_m=256, block_n=64).to_dict()}, ValueError, "tile 256x64"),
         ({"config": config(stages=9).to_dict()}, ValueError, "stages = 9"),
         ({"config": config(sets=3).to_dict()}, ValueError, "sets = 3"),
+        ({"config": config(consumers=3).to_dict()}, ValueError, "consumers = 3"),
+        ({"config": config(consumers=4, block_n=64).to_dict()}, ValueError, "4 consumers it is"),
         (MX | {"a_scale": array((300, 8), "float32", 4)}, ValueError, "rows must be contiguous"),
         (
             MX | {"a_scale": array((300, 8), "float32", 4, strides=(4, 1204))},
@@ -332,9 +358,12 @@ def test_codes_take_their_scales_and_the_keys(launched: tuple[list[Any], list[An
     words = arguments[-1]["words"]
     assert words[:4].tolist() == [5, 7, 5 + 0x9E3779B9, 7 + 0xBB67AE85]
     assert words[18] == (5 + 9 * 0x9E3779B9) % 2**32
-    narrow = GOOD | {"config": config(block_n=64).to_dict()}
-    gemm_hopper_blocks.launch(**narrow)
-    assert maps[-1][-1] == (64, 64)
+    # A consumer stores what it has.
+    for fields in ({"block_n": 64}, {"consumers": 4}):
+        narrow = GOOD | {"config": config(**fields).to_dict()}
+        gemm_hopper_blocks.launch(**narrow)
+        assert maps[-1][-1] == (64, 64)
+    assert [block for _, block, _, _ in launches] == [(384,), (384,), (640,)]
 
 
 def test_problems_with_codes_count_their_scales() -> None:

@@ -20,13 +20,13 @@ from tiles.kernels.hopper_block_gemm import (
     HopperBlockGemmConfig,
     block_scales,
     block_smem_bytes,
+    consumer_tile,
 )
 from tiles.problems import Gemm, parse_problem
 
 SOURCE = Path(gemm_hopper_blocks.__file__).with_suffix(".cu")
 FAMILY = HopperBlockGemm()
 H200 = load_gpu("h200").limits
-THREADS = 384
 
 
 def gemm(text: str) -> Gemm:
@@ -37,7 +37,8 @@ def gemm(text: str) -> Gemm:
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    return HopperBlockGemmConfig.from_dict(plain | {"store_buffers": 1, "sets": 2} | fields)
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
 def compiled(problem: Gemm, one: HopperBlockGemmConfig) -> Compiled:
@@ -58,10 +59,18 @@ def compiled(problem: Gemm, one: HopperBlockGemmConfig) -> Compiled:
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
     used = re.search(r"Used (\d+) registers.* (\d+) bytes smem", found.log)
     assert used is not None, found.log
-    assert int(used[1]) * THREADS <= H200.registers_per_sm
+    assert int(used[1]) * threads(one) <= H200.registers_per_sm
+    # What the warpgroups ask for is there: all of what the launch took, and no more.
+    asked = re.findall(r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32 (\d+)", found.ptx)
+    producer, consumer = sorted(map(int, asked))
+    assert producer + one.consumers * consumer == (one.consumers + 1) * int(used[1])
     dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=one.to_dict())
     assert block_smem_bytes(problem, ConfigTable.of([one]))[0] == dynamic + int(used[2])
     return found
+
+
+def threads(one: HopperBlockGemmConfig) -> int:
+    return 128 * (one.consumers + 1)
 
 
 def _products(body: list[str]) -> int:
@@ -88,6 +97,55 @@ COMPILED = {
         "m64n64k32.f32.e5m2.e5m2",
         (4, 0, 1, 1),
     ),
+    "jetfire, parts": (
+        "jetfire:int8.b32x32", config(parts=2), "m64n64k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, parts of one set": (
+        "jetfire:bf16", config(parts=2, sets=1), "m64n64k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, parts, spread": (
+        "jetfire:int8.b32x32", config(parts=2, spread=True), "m64n64k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, four, spread": (
+        "jetfire:int8.b32x32",
+        config(consumers=4, parts=2, spread=True),
+        "m64n32k32.s32.s8.s8",
+        (4, 1, 0, 1),
+    ),
+    "mx, parts, spread": (
+        "mxfp8-e4m3:bf16", config(parts=2, spread=True), "m64n64k32.f32.e4m3.e4m3", (4, 0, 1, 1),
+    ),
+    "mx, tall, spread": (
+        "mxfp8-e4m3:bf16",
+        config(block_m=256, block_n=64, stages=4, parts=2, spread=True),
+        "m64n64k32.f32.e4m3.e4m3",
+        (4, 0, 1, 1),
+    ),
+    "jetfire, four": (
+        "jetfire:int8.b32x32+sr", config(consumers=4), "m64n64k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, four, parts": (
+        "jetfire:int8.b32x32",
+        config(consumers=4, parts=2, cluster=2),
+        "m64n32k32.s32.s8.s8",
+        (4, 1, 0, 1),
+    ),
+    "64, parts": (
+        "jetfire-64:bf16", config(parts=2, cluster=2), "m64n64k32.s32.s8.s8", (2, 1, 0, 1),
+    ),
+    "mx, parts": ("mxfp8-e4m3:bf16", config(parts=2), "m64n64k32.f32.e4m3.e4m3", (4, 0, 1, 1)),
+    "mx, tall, parts": (
+        "mxfp8-e4m3:bf16",
+        config(block_m=256, block_n=64, stages=4, parts=2),
+        "m64n64k32.f32.e4m3.e4m3",
+        (4, 0, 1, 1),
+    ),
+    "mx, four, parts": (
+        "mxfp8-e4m3:int8.b64x64",
+        config(block_m=256, block_n=64, stages=4, consumers=4, parts=2),
+        "m64n32k32.f32.e4m3.e4m3",
+        (4, 0, 1, 1),
+    ),
     "mxint8": ("mxint8:fp32", config(), "m64n128k32.s32.s8.s8", (4, 1, 1, 1)),
     "1x128": ("e4m3-b1x128:fp32", config(sets=1), "m64n128k32.f32.e4m3.e4m3", (1, 0, 1, 1)),
     "1x128, codes": (
@@ -110,12 +168,14 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     assert (".multicast::cluster" in found.ptx) == (one.cluster > 1)
     # A loop holds a stage, or two stages of one unit each where sets take turns.
     stages = 2 if units == 1 and one.sets == 2 else 1
-    rows = one.block_m // 128
+    rows = int(consumer_tile(ConfigTable.of([one]))[0][0]) // 64
+    pieces = stages * units * one.parts
+    products = stages * 4 * max(rows, one.parts)
     # Jumps back out of waits that are rarely taken make shorter loops, of part of it.
-    body = next(b for b in loops(found.machine_code()) if _products(b) >= stages * 4 * rows)
-    assert _products(body) == stages * 4 * rows
+    body = next(b for b in loops(found.machine_code()) if _products(b) >= products)
+    assert _products(body) == products
     names = Counter(opcode.split(".")[0] for opcode in body)
-    accumulators = stages * units * one.block_m * one.block_n // 256
+    accumulators = stages * units * one.block_m * one.block_n // (128 * one.consumers)
     assert names["FFMA"] == accumulators * adds
     assert names["I2FP"] == accumulators * converts
     assert names["I2F"] == 0
@@ -126,15 +186,21 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     # The whole loop is no longer than the cost model says.
     table = ConfigTable.of([one])
     assert len(body) <= 1.08 * stages * promotion_slots(problem, table)[0]
-    # From one wait to the next: all products, then all sums.
-    if one.sets == 2:
+    if one.spread:
+        return
+    # From one wait to the next: all products, then all sums.  Of several pieces in flight the last
+    # before the jump back starts none, and the first behind it starts two.
+    if one.sets * one.parts > 1:
         waits = [i for i, opcode in enumerate(body) if opcode.startswith("WARPGROUP.DEPBAR")]
-        assert len(waits) == stages * units
-        for start, end in pairwise([*waits, len(body)]):
+        assert len(waits) == pieces
+        several = one.sets * one.parts > 2
+        for wait, (start, end) in enumerate(pairwise([*waits, len(body)])):
             between = [opcode for opcode in body[start:end] if re.match("[IQ]GMMA|FFMA", opcode)]
             kinds = [key for key, _ in groupby(between, key=lambda o: "GMMA" in o)]
-            assert kinds == [True, False]
-            assert between.count("FFMA") == accumulators / (stages * units)
+            assert kinds == ([False] if several and wait == pieces - 1 else [True, False])
+            assert between.count("FFMA") == accumulators / pieces
+            started = (2 if wait == 0 else wait < pieces - 1) if several else 1
+            assert _products(between) == started * products / pieces
 
 
 def test_one_configuration_compiles_as_promised() -> None:
@@ -171,7 +237,7 @@ def test_compile_facts_without_a_gpu() -> None:
     problem, one = gemm("mxfp8-e4m3:bf16"), config(stages=4, sets=1)
     facts = FAMILY.compile_offline(problem, one, H200)
     assert facts is not None
-    assert (facts.target, facts.threads, facts.mma) == ("sm_90a", THREADS, "wgmma")
+    assert (facts.target, facts.threads, facts.mma) == ("sm_90a", threads(one), "wgmma")
     assert (facts.pipeline_depth, facts.stack_bytes) == (4, 0)
     assert facts.smem_bytes == block_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert facts.refusal(H200) == ""

@@ -41,19 +41,29 @@ def test_fragments_cover_the_tile_once(block_n: int) -> None:
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize("block_n", [64, 128])
-@pytest.mark.parametrize("scales", SCALES)
-def test_every_product_gets_the_scales_of_its_block(scales: str, block_n: int) -> None:
+#: Tiles, consumers and parts of a unit's product; and scales, as the launcher takes them together.
+GEOMETRIES = ((128, 64, 2), (128, 128, 2), (256, 64, 2), (128, 128, 4), (256, 64, 4))
+SHARED = [
+    (scales, *geometry, parts)
+    for scales, (rows, quant_k) in SCALES.items()
+    for geometry in GEOMETRIES
+    for parts in (1, 2)
+    if (geometry[0] == 128 or rows == 1) and (quant_k < 128 or (geometry[2], parts) == (2, 1))
+]
+
+
+@pytest.mark.parametrize(("scales", "block_m", "block_n", "consumers", "parts"), SHARED)
+def test_every_product_gets_the_scales_of_its_block(
+    scales: str, block_m: int, block_n: int, consumers: int, parts: int
+) -> None:
+    """And every element of the tile one sum, of the operands' rows that belong to it."""
     rows, quant_k = SCALES[scales]
-    block_m = 256 if rows == 1 and block_n == 64 else 128
     units, top, left, step = 128 // quant_k, 512, 384, 3
-    a_grid = np.arange(10**4).reshape(-1, 50)  # scales, told apart by their values
+    a_grid = np.arange(10**5).reshape(-1, 50)  # scales, told apart by their values
     b_grid = -np.arange(10**5).reshape(-1, 50)
-    row, column = fragment(block_n)
     thread = np.arange(128)
     lane, warp = thread % 32, thread // 32
     if rows == 1:
-        a_grid, b_grid = np.arange(10**5).reshape(-1, 50), b_grid
         # The copy engine's boxes: units of columns of the transposed grids.
         a_part = a_grid.T[step * units :][:units, top : top + block_m]
         b_part = b_grid.T[step * units :][:units, left : left + block_n]
@@ -68,25 +78,116 @@ def test_every_product_gets_the_scales_of_its_block(scales: str, block_n: int) -
                 j = i - units * b_scales
                 unit, at, grid = j % units, top // rows + j // units, a_grid
             stage[i] = grid[at, step * units + unit]
-    for consumer in range(2):
-        offset = consumer * block_m // 2
-        for t in range(block_m // 128):
-            for unit in range(units):
-                for i in range(block_n // 2):
-                    y = top + offset + t * 64 + row[:, i]
-                    x = left + column[:, i]
-                    k = step * units + unit
+    # The macros of the kernel, by their names.
+    consumers_m = min(block_m // 64, consumers)
+    consumers_n = consumers // consumers_m
+    consumer_rows, columns = block_m // consumers_m, block_n // consumers_n
+    tiles_m, sums = consumer_rows // 64, columns // 2
+    piece_tiles = max(tiles_m // parts, 1)
+    pieces_n = parts * piece_tiles // tiles_m
+    wgmma_n = columns // pieces_n
+    half = wgmma_n // 2
+    own_scales = max(columns // rows, 1)
+    row, column = fragment(columns)  # of a sum
+    piece_row, piece_column = fragment(wgmma_n)
+    seen = np.zeros((units, block_m, block_n), int)
+    for consumer in range(consumers):
+        offset, aside = consumer // consumers_n * consumer_rows, consumer % consumers_n * columns
+        for piece in range(units * parts):
+            unit, across = piece // parts, piece % pieces_n
+            down = piece % parts // pieces_n * piece_tiles
+            for t in range(piece_tiles):
+                # What start() multiplies: rows of A and B in their tiles of 128 bytes a row.
+                a_rows = offset + (down + t) * 64 + piece_row
+                b_rows = aside + across * wgmma_n + piece_column
+                for i in range(half):
+                    at = across * half + i
+                    assert at < sums
+                    y, x = offset + (down + t) * 64 + row[:, at], aside + column[:, at]
+                    assert (a_rows[:, i] == y).all()
+                    assert (b_rows[:, i] == x).all()
+                    np.add.at(seen, (unit, y, x), 1)
                     if rows == 1:
-                        first_row = offset + warp * 16 + lane // 4
-                        h, g, e = i // 2 % 2, i // 4, i % 2
-                        a = stage[unit * block_m + first_row + t * 64 + h * 8]
-                        b = stage[units * block_m + lane % 4 * 2 + unit * block_n + g * 8 + e]
+                        first_row, g = offset + warp * 16 + lane // 4, i // 4
+                        in_unit = (down + t) * 64 + i // 2 % 2 * 8
+                        a = stage[first_row + unit * block_m + in_unit]
+                        first_column = units * block_m + aside + lane % 4 * 2
+                        in_unit = across * wgmma_n + g * 8 + i % 2
+                        b = stage[first_column + unit * block_n + in_unit]
                     else:
-                        first_row = offset + warp * 16
-                        a = stage[(b_scales + (first_row + t * 64) // rows) * units + unit]
-                        b = stage[unit * b_scales + i // 4 * 8 // rows] + 0 * lane
-                    assert (a == a_grid[y // rows, k]).all()
-                    assert (b == b_grid[x // rows, k]).all()
+                        first_row, j = offset + warp * 16 + (down + t) * 64, at // 4 * 8 // rows
+                        assert j < own_scales
+                        a = stage[(b_scales + first_row // rows) * units + unit]
+                        b = stage[aside // rows + unit * b_scales + j] + 0 * lane
+                        # Loads of several scales start at a multiple of their size.
+                        assert (aside // rows + unit * b_scales) % own_scales == 0
+                    k = step * units + unit
+                    assert (a == a_grid[(top + y) // rows, k]).all()
+                    assert (b == b_grid[(left + x) // rows, k]).all()
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "sets", "parts"),
+    [(1, 2, 1), (2, 2, 1), (2, 1, 2), (2, 2, 2), (4, 2, 1), (4, 1, 2), (4, 2, 2)],
+)
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+def test_pieces_are_promoted_once_in_order_and_never_while_in_flight(
+    units: int, sets: int, parts: int, steps: int
+) -> None:
+    """The consumer's loop: rings of accumulators, stages that arrive and are given back."""
+    pieces, ring = units * parts, sets * parts
+    ahead = min(ring - 1, pieces)
+    carried = ahead - 1 if ahead > 1 else ahead
+    body = pieces if pieces % ring == 0 else 2 * pieces
+    held: list[tuple[int, int] | None] = [None] * ring  # stage and piece, of every set
+    flying: list[int] = []  # sets, oldest first
+    promoted: list[tuple[int, int]] = []
+    arrived, released, step = 0, 0, 0
+
+    def start(slot: int, piece: int) -> None:
+        assert slot not in flying
+        assert released < arrived <= released + 2, "two stages are enough"
+        assert held[slot] is None or held[slot] in promoted
+        held[slot] = (arrived - 1, piece)
+        flying.append(slot)
+
+    def wait(pending: int) -> None:
+        while len(flying) > pending:
+            flying.pop(0)
+
+    def work(first: int, piece: int) -> None:
+        nonlocal arrived, released
+        at, more = first + piece, step < steps - 1
+        if at == 0 and ahead > 1:
+            wait(0)
+            start(carried, carried)
+        if piece + ahead == pieces and more:
+            arrived += 1
+        if at > 0 or ahead == 1:
+            wait(ahead - 1)
+        if at < body - 1 or ahead == 1:
+            start((at + ahead) % ring, (piece + ahead) % pieces)
+        assert at % ring not in flying
+        found = held[at % ring]
+        assert found is not None
+        promoted.append(found)
+        if piece == pieces - 1 and more:
+            released += 1
+            assert all(held[slot][0] >= released for slot in flying)  # type: ignore[index]
+
+    arrived += 1
+    for piece in range(carried):
+        start(piece, piece)
+    while step < steps:
+        for first in range(0, body, pieces):
+            for piece in range(pieces):
+                work(first, piece)
+            step += 1
+            if step == steps:
+                break
+    assert promoted == [(s, p) for s in range(steps) for p in range(pieces)]
+    assert arrived == released + 1 == steps
 
 
 @pytest.mark.parametrize("block_n", [64, 128])

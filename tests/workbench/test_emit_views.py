@@ -92,7 +92,8 @@ CONFIG = {
     "pingpong": False,
     "store_buffers": 1,
 }
-BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key != "pingpong"} | {"sets": 2}
+BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key != "pingpong"}
+BLOCK_CONFIG |= {"consumers": 2, "sets": 2, "parts": 1, "spread": False}
 
 
 def _aligned(rows: int, cols: int, dtype: torch.dtype, pitch: int | None = None) -> torch.Tensor:

@@ -14,7 +14,6 @@ from tiles.kernels.config import TileConfig
 from tiles.kernels.hopper_gemm import (
     ALIGNMENT_BYTES,
     CAPABILITY,
-    CONSUMERS,
     MAX_STAGES,
     STAGE_BYTES,
     STATIC_UNIT_BYTES,
@@ -28,6 +27,7 @@ __all__ = [
     "HopperBlockGemmConfig",
     "block_scales",
     "block_smem_bytes",
+    "consumer_tile",
 ]
 
 OPERANDS = ("e4m3fn", "e5m2", "int8", "mxint8")
@@ -63,7 +63,10 @@ class HopperBlockGemmConfig(TileConfig):
     cluster: int  #: CTAs, neighbours along M, that share each tile of B by multicast
     group_m: int  #: raster group: cluster rows visited before moving along N
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
+    consumers: int  #: warpgroups that multiply: 2, or 4 with 64 x 64 of the tile each
     sets: int  #: accumulators of a warpgroup: with 2 one is promoted while the other is filled
+    parts: int  #: pieces of a set that are multiplied and promoted one by one
+    spread: bool  #: sums of a piece may stand among the products behind it
 
 
 def block_scales(activation: TensorFormat, weight: TensorFormat) -> str | None:
@@ -85,6 +88,13 @@ def _mode(problem: Gemm) -> str:
     return found
 
 
+def consumer_tile(table: ConfigTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of one consumer: they stand below each other as far as 64 rows reach."""
+    m, n, consumers = table["block_m"], table["block_n"], table["consumers"]
+    down = np.maximum(np.minimum(m // 64, consumers), 1)
+    return m // down, n * down // np.maximum(consumers, 1)
+
+
 def block_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
     rows, quant_k = SCALES[_mode(problem)]
@@ -97,7 +107,7 @@ def block_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
         scales = -(-units * blocks * 4 // 128) * 128
     ring = -(-stages * scales // 1024) * 1024
     tiles = stages * (m + n) * STAGE_BYTES
-    staging = CONSUMERS * table["store_buffers"] * STORE_BYTES
+    staging = table["consumers"] * table["store_buffers"] * STORE_BYTES
     # Barriers, and where warps meet on the largest magnitudes of blocks of codes.
     used = 16 * stages + 128
     static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
@@ -155,15 +165,20 @@ class HopperBlockGemm(Kernel):
             cluster=(1, 2),
             group_m=(1, 4, 8, 16),
             store_buffers=(1, 2),
+            consumers=(2, 4),
             sets=(1, 2),
+            parts=(1, 2),
+            spread=(False, True),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         assert isinstance(problem, Gemm)
         of_rows = SCALES[_mode(problem)][0] == 1
         m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
-        group, buffers, sets = (table[f] for f in ("group_m", "store_buffers", "sets"))
-        plain = (m == 128) & np.isin(n, (64, 128))
+        group, buffers = table["group_m"], table["store_buffers"]
+        consumers, sets, parts = (table[f] for f in ("consumers", "sets", "parts"))
+        shared = (m == 128) & (n == 128) | (of_rows & (m == 256) & (n == 64))
+        narrow = (m == 128) & (n == 64) & (consumers == 2)
         smem = block_smem_bytes(problem, table)
         cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
         columns = -(-problem.n // np.maximum(n, 1))
@@ -171,10 +186,10 @@ class HopperBlockGemm(Kernel):
         return [
             Rule(
                 "tile shape",
-                ~(plain | (of_rows & (m == 256) & (n == 64))),
+                ~(shared | narrow),
                 lambda r: (
-                    f"tile {m[r]}x{n[r]}: a warpgroup takes 64 rows by 64 or 128 columns, or 128 "
-                    "by 64 where every row has scales of its own"
+                    f"tile {m[r]}x{n[r]} for {consumers[r]} consumers: it is 128x128, 256x64 where "
+                    "every row has scales of its own, and for two 128x64"
                 ),
             ),
             Rule(
@@ -184,10 +199,35 @@ class HopperBlockGemm(Kernel):
                 | ~np.isin(cluster, (1, 2))
                 | ~np.isin(buffers, (1, 2))
                 | ~np.isin(sets, (1, 2))
+                | ~np.isin(consumers, (2, 4))
+                | ~np.isin(parts, (1, 2))
                 | (group < 1),
                 lambda r: (
                     f"stages {stages[r]}, cluster {cluster[r]}, store_buffers {buffers[r]}, sets "
-                    f"{sets[r]}, group_m {group[r]}: they lie in 2..8, 1..2, 1..2, 1..2 and from 1"
+                    f"{sets[r]}, parts {parts[r]}, group_m {group[r]}: they lie in 2..8, 1..2, "
+                    f"1..2, 1..2, 1..2 and from 1; consumers {consumers[r]}: 2 or 4"
+                ),
+            ),
+            Rule(
+                "parts",
+                ((parts > 1) | (consumers > 2)) & (SCALES[_mode(problem)][1] == STAGE_BYTES),
+                lambda r: (
+                    f"consumers {consumers[r]}, parts {parts[r]}: with 128 of K under a scale "
+                    "they are 2 and 1"
+                ),
+            ),
+            Rule(
+                "spread",
+                table["spread"]
+                & (
+                    (sets * parts == 1)
+                    | (SCALES[_mode(problem)][1] != 32)
+                    | (of_rows & (consumers == 4))
+                ),
+                lambda r: (
+                    f"spread with sets {sets[r]}, parts {parts[r]}, consumers {consumers[r]}: it "
+                    "takes several pieces, 32 of K under a scale, and two consumers where every "
+                    "row has scales of its own; the others' registers do not hold it"
                 ),
             ),
             Rule(
@@ -218,7 +258,7 @@ class HopperBlockGemm(Kernel):
         ]
 
     def default(self, problem: Problem, limits: Limits) -> HopperBlockGemmConfig:
-        """Tiles of 128 x 128, two sets of accumulators."""
+        """Tiles of 128 x 128, two sets of accumulators, in parts where units are short."""
         assert isinstance(problem, Gemm)
         for n in (128, 64):
             for stages in (5, 4, 3):
@@ -229,7 +269,10 @@ class HopperBlockGemm(Kernel):
                     cluster=1,
                     group_m=8 if problem.m > 128 and problem.n > n else 1,
                     store_buffers=1,
+                    consumers=2,
                     sets=2,
+                    parts=1 if SCALES[_mode(problem)][1] == STAGE_BYTES else 2,
+                    spread=SCALES[_mode(problem)][1] == 32,
                 )
                 table = ConfigTable.of([config])
                 if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
@@ -258,7 +301,7 @@ class HopperBlockGemm(Kernel):
         facts = facts_of(
             self.template.with_suffix(".cu"),
             [option for option in options if not option.startswith("-arch=")],
-            gemm_hopper_blocks.THREADS,
+            gemm_hopper_blocks.threads(config.to_dict()),
             limits,
             target=f"sm_{CAPABILITY}a",
         )

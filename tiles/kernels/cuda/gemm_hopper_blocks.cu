@@ -1,26 +1,47 @@
 // C[M, N] = A[M, K] . B[N, K]^T of 8-bit elements whose scales change along K, on Hopper (sm_90a).
 //
 // Structure as in gemm_hopper.cu: one warp keeps a ring of STAGES tiles of A and B filled (128
-// bytes of K, 128-byte swizzle), two more warpgroups multiply, the launch is persistent, clusters
-// share B.  New here: scales on both sides in blocks down to 32 of K, and codes with scales as
-// output.
+// bytes of K, 128-byte swizzle), two or four more warpgroups ("consumers") multiply, the launch is
+// persistent, clusters share B.  New here: scales on both sides in blocks down to 32 of K, and codes
+// with scales as output.
 //
 // A *unit* is QUANT_K of K: its product is made from zero by wgmma, scaled and added to an fp32 sum
-// on the CUDA cores ("promoted").  With SETS 2 a warpgroup has two sets of accumulators: while
-// one is promoted, the tensor cores fill the other.  So the promotion, not the product, is what a
-// step of K takes, and it is paid in issue slots: each of the four schedulers issues one warp's
-// instruction a clock, and holds one warp of each warpgroup.
+// on the CUDA cores ("promoted").  With SETS 2 a consumer has two sets of accumulators: while one is
+// promoted, the tensor cores fill the other.  So the promotion, not the product, is what a step of K
+// takes, and it is paid in issue slots: each of the four schedulers issues one warp's instruction a
+// clock, and holds one warp of each consumer.
 //
-// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, as compiled:
-//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600
-//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321
+// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, SETS 2, two consumers, as
+// compiled, and with the product in PARTS 2:
+//   int8 32x32     4 x 64 x (I2FP.F32.S32 + FFMA)                          512 +  88 =  600   619
+//   int8 64x64     2 x 64 x the same                                       256 +  65 =  321   337
 //   float 1x32     4 x 64 x (FMUL: row scale x column scale, FFMA)         512
-//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654
-//   mxint8 1x32    the same and I2FP                                                   918
+//                  4 x 16 LDS.64 for two columns, 8 LDS for two rows        72 +  70 =  654   688
+//     256 x 64     half of those LDS.64, twice the LDS                     560 +  91 =  651   660
+//   mxint8 1x32    the same as 1x32 and I2FP                                           918
 //   float 128x128  64 x FFMA                                                64 +  61 =  125
 //   float 1x128    64 x (FMUL + FFMA), 18 LDS                              146 +  60 =  206
+// and with four consumers, whose warps are twice as many:
+//   int8 32x32     4 x 32 x (I2FP + FFMA)                                  256 +  77 =  333   355
+//   float 1x32     4 x (32 x (FMUL + FFMA) + 8 LDS.64 + 2 LDS)             296 +  68 =  364   389
 // The rest is products, waits, addresses, barriers, scales of blocks.  I2FP has half the rate of
-// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.
+// FFMA: 64 of the 128 lanes a clock, which two slots an accumulator just leave it.  A conversion
+// stands five clocks before its FFMA with two other pairs between them, and no instruction of a
+// promotion stalls on another: there is nothing to win by batches of conversions.
+//
+// What is not instructions is the latency of a product: with one in flight, from the start of a
+// promotion to its end, the tensor cores' 64 clocks (64 x 128 x 32) and some 240 from their last
+// result to the warp that waits for it are as long as the promotion of both warps of a scheduler,
+// and neither hides the other's wait (on an H200 a unit of int8 32x32 took 450 to 520 clocks).  PARTS
+// 2 makes a unit's product in two pieces, half the rows or columns each, and a ring of SETS x PARTS
+// of them, with the same registers: three pieces are in flight while the fourth is promoted, one and
+// a half promotions ahead instead of one.  Four consumers have two more warps on each scheduler to
+// fill waits, and half the sums each, which is what their 112 registers hold.
+//
+// With SPREAD the compiler may put sums among the waits and products of the pieces behind them.  Some
+// products start later, but what a warp alone needs for a stage of int8 32x32, stalls of its
+// instructions included and no wait for products or loads, falls from 881 clocks to 724 with PARTS 2
+// (four consumers: 625, 452), of float 1x32 from 1117 to 764 (256 x 64: 1029, 774).
 //
 // A stage of such a tile is 2 x 128^3 operations a CTA; its products take 512 clocks, its promotion
 // twice the above.  On 132 multiprocessors at 1.75 GHz: int8 32x32 1200 clocks, 807 TFLOP/s (946
@@ -44,24 +65,44 @@
 // stands for: -12 for MXINT8, else 0), OUT (0 bf16, 1 fp16, 2 fp32, 3 int8, 4 e4m3fn), OUT_BLOCK
 // (side of an output block, for codes), STOCHASTIC, A_ROWS and B_ROWS (under one scale: both 1, or
 // both 32, 64 or 128), QUANT_K (32, 64, 128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
-// STORE_BUFFERS, SETS.
+// STORE_BUFFERS, CONSUMERS (2 or 4), SETS (1 or 2), PARTS (1 or 2), SPREAD (0 or 1).
+
+#define THREADS (128 * (CONSUMERS + 1))
+#define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
+#define BLOCK_K ROW_BYTES
+
+// A consumer's part of a tile: consumers stand below each other as far as 64 rows reach.
+#define CONSUMERS_M (BLOCK_M / 64 < CONSUMERS ? BLOCK_M / 64 : CONSUMERS)
+#define CONSUMERS_N (CONSUMERS / CONSUMERS_M)
+#define ROWS (BLOCK_M / CONSUMERS_M)
+#define COLUMNS (BLOCK_N / CONSUMERS_N)
+#define TILES_M (ROWS / 64)  // wgmma is 64 rows high
+#define SUMS (COLUMNS / 2)   // of a thread for 64 rows
+
+// A unit's product comes in PARTS pieces: 64 rows each where there are more, then fewer columns.
+#define PIECE_TILES (TILES_M > PARTS ? TILES_M / PARTS : 1)
+#define PIECES_N (PARTS * PIECE_TILES / TILES_M)
+#define WGMMA_N (COLUMNS / PIECES_N)
 
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
 
-#define CONSUMERS 2
-#define THREADS (128 * (CONSUMERS + 1))
-#define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
-#define BLOCK_K ROW_BYTES
-#define ROWS (BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
-#define TILES_M (ROWS / 64)         // wgmma is 64 rows high
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
 #define UNITS (BLOCK_K / QUANT_K)  // of a stage
+#define PIECES (UNITS * PARTS)     // of a stage
+#define RING (SETS * PARTS)        // pieces that a consumer has accumulators for
+// Pieces in flight while one is promoted.  They may reach into the next stage, not beyond.
+#define AHEAD (RING - 1 < PIECES ? RING - 1 : PIECES)
+// Pieces in flight when a loop's body ends.  ptxas puts a wait before the first use of an accumulator
+// unless the first wait behind a jump back is for all of them, so the last of them starts early.
+#define CARRIED (AHEAD > 1 ? AHEAD - 1 : AHEAD)
+// Of the loop's body: a whole number of rings.
+#define BODY_PIECES (PIECES % RING == 0 ? PIECES : 2 * PIECES)
 #define VECTOR (A_ROWS == 1)       // scales of rows and columns, not of blocks
 #define CODES (OUT >= 3)
 #define OUT_BYTES (OUT == 2 ? 4 : OUT < 2 ? 2 : 1)
-#define STORE_COLUMNS (ROW_BYTES / OUT_BYTES < BLOCK_N ? ROW_BYTES / OUT_BYTES : BLOCK_N)
+#define STORE_COLUMNS (ROW_BYTES / OUT_BYTES < COLUMNS ? ROW_BYTES / OUT_BYTES : COLUMNS)
 #define STORE_PITCH (STORE_COLUMNS * OUT_BYTES)  // of a staging buffer's rows
 #define STORE_BYTES (64 * ROW_BYTES)
 
@@ -72,13 +113,30 @@
 #define SCALES (UNITS * (A_SCALES + B_SCALES))
 #define SCALE_BYTES (VECTOR ? SCALES * 4 : (SCALES * 4 + 127) / 128 * 128)
 #define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
+#define OWN_SCALES (COLUMNS < B_ROWS ? 1 : COLUMNS / B_ROWS)  // blocks of B, of a consumer's columns
 
-// Registers of the producer and of a consumer thread: 128 * 40 + 256 * 232 = 64 512 of 65 536.
+// Registers of the producer and of a consumer thread, together what the launch took: 168 for each
+// of 384 threads, 96 for each of 640.
+#if CONSUMERS == 2
 #define PRODUCER_REGISTERS 40
 #define CONSUMER_REGISTERS 232
+#else
+#define PRODUCER_REGISTERS 32
+#define CONSUMER_REGISTERS 112
+#endif
 
-// Named barriers 3 and 4 join the threads of a consumer.
+// Scales of a piece's columns are loaded before the wait for it, where registers allow.
+#define ACCUMULATORS (RING * PIECE_TILES * HALF + TILES_M * SUMS)
+#define EARLY (ACCUMULATORS + WGMMA_N / 4 + 20 <= CONSUMER_REGISTERS)
+
+// Named barriers from this one on join the threads of a consumer.
 #define GROUP 3
+
+// ptxas lets products wait for each other where a stage is one unit in parts, and codes with scales
+// of rows do not fit the registers of four consumers there, who would gain nothing.
+#if UNITS == 1 && (PARTS > 1 || CONSUMERS > 2)
+#error "parts and four consumers are for units shorter than a stage"
+#endif
 
 #if (A_ROWS == 1) != (B_ROWS == 1)
 #error "both sides have scales of rows, or both have scales of blocks"
@@ -166,71 +224,88 @@ __device__ __forceinline__ void load_floats(u32 from, float (&x)[Count]) {
         x[0] = load_shared(from);
 }
 
-// What a thread multiplies its products of a stage by.
+// What a thread multiplies its products of a stage by.  fetch() before a piece, add() after it.
 struct Factors {
 #if VECTOR
-    u32 rows, columns;       // where the scales of its first row and of its first columns lie
-    float left[TILES_M][2];  // of its rows, of one unit
+    u32 rows, columns;               // where the scales of its first row and first columns lie
+    float left[PIECE_TILES][2];      // of its rows of a piece
+    float right[WGMMA_N / 8][2];     // of its columns of a piece
 
-    __device__ __forceinline__ void enter(u32 scales, int first_row, int lane) {
+    __device__ __forceinline__ void enter(u32 scales, int first_row, int first_column, int lane) {
         rows = scales + first_row * 4;
-        columns = scales + (UNITS * BLOCK_M + lane % 4 * 2) * 4;
+        columns = scales + (UNITS * BLOCK_M + first_column + lane % 4 * 2) * 4;
     }
 
-    __device__ __forceinline__ void fetch(int unit) {
+    __device__ __forceinline__ void fetch(int piece) {
+        const int unit = piece / PARTS, down = piece % PARTS / PIECES_N, across = piece % PIECES_N;
+        if (across == 0)
 #pragma unroll
-        for (int t = 0; t < TILES_M; t++)
+            for (int t = 0; t < PIECE_TILES; t++)
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                left[t][h] = load_shared(rows + (unit * BLOCK_M + t * 64 + h * 8) * 4);
-                if (UNIT_LOG2 == -12) left[t][h] = multiply_rn(left[t][h], 0x1p-12f);
-            }
+                for (int h = 0; h < 2; h++) {
+                    const int row = unit * BLOCK_M + (down * PIECE_TILES + t) * 64 + h * 8;
+                    left[t][h] = load_shared(rows + row * 4);
+                    if (UNIT_LOG2 == -12) left[t][h] = multiply_rn(left[t][h], 0x1p-12f);
+                }
+        if (EARLY && (down == 0 || PIECES_N > 1))
+#pragma unroll
+            for (int g = 0; g < WGMMA_N / 8; g++) fetch_columns(unit, across, g);
     }
 
-    __device__ __forceinline__ void add(Accumulator (&d)[TILES_M][HALF],
-                                        float (&sum)[TILES_M][HALF], int unit) const {
+    __device__ __forceinline__ void fetch_columns(int unit, int across, int g) {
+        load_floats(columns + (unit * BLOCK_N + across * WGMMA_N + g * 8) * 4, right[g]);
+    }
+
+    __device__ __forceinline__ void add(Accumulator (&d)[PIECE_TILES][HALF],
+                                        float (&sum)[TILES_M][SUMS], int piece) {
+        const int unit = piece / PARTS, down = piece % PARTS / PIECES_N, across = piece % PIECES_N;
 #pragma unroll
-        for (int g = 0; g < BLOCK_N / 8; g++) {
-            float right[2];
-            load_floats(columns + (unit * BLOCK_N + g * 8) * 4, right);
+        for (int g = 0; g < WGMMA_N / 8; g++) {
+            if (!EARLY) fetch_columns(unit, across, g);
 #pragma unroll
-            for (int t = 0; t < TILES_M; t++)
+            for (int t = 0; t < PIECE_TILES; t++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const float factor = multiply_rn(left[t][e / 2], right[e % 2]);
-                    const int i = g * 4 + e;
-                    sum[t][i] = fused_rn((float)d[t][i], factor, sum[t][i]);
+                    const float factor = multiply_rn(left[t][e / 2], right[g][e % 2]);
+                    float &to = sum[down * PIECE_TILES + t][across * HALF + g * 4 + e];
+                    to = fused_rn((float)d[t][g * 4 + e], factor, to);
                 }
         }
     }
 #else
-    u32 columns;                // where the scales of B lie
+    u32 columns;                       // where the scales of B lie
     float left[TILES_M][UNITS];
-    float both[TILES_M][B_SCALES];  // of one unit
+    float both[TILES_M][OWN_SCALES];  // of one unit
 
-    __device__ __forceinline__ void enter(u32 scales, int first_row, int lane) {
-        columns = scales;
+    __device__ __forceinline__ void enter(u32 scales, int first_row, int first_column, int lane) {
+        columns = scales + first_column / B_ROWS * 4;
 #pragma unroll
         for (int t = 0; t < TILES_M; t++)
             load_floats(scales + (B_SCALES + (first_row + t * 64) / A_ROWS) * UNITS * 4, left[t]);
     }
 
-    __device__ __forceinline__ void fetch(int unit) {
-        float right[B_SCALES];
+    __device__ __forceinline__ void fetch(int piece) {
+        if (piece % PARTS != 0) return;
+        const int unit = piece / PARTS;
+        float right[OWN_SCALES];
         load_floats(columns + unit * B_SCALES * 4, right);
 #pragma unroll
         for (int t = 0; t < TILES_M; t++)
 #pragma unroll
-            for (int j = 0; j < B_SCALES; j++) both[t][j] = multiply_rn(left[t][unit], right[j]);
+            for (int j = 0; j < OWN_SCALES; j++) both[t][j] = multiply_rn(left[t][unit], right[j]);
     }
 
-    __device__ __forceinline__ void add(Accumulator (&d)[TILES_M][HALF],
-                                        float (&sum)[TILES_M][HALF], int unit) const {
+    __device__ __forceinline__ void add(Accumulator (&d)[PIECE_TILES][HALF],
+                                        float (&sum)[TILES_M][SUMS], int piece) const {
+        const int down = piece % PARTS / PIECES_N * PIECE_TILES, across = piece % PIECES_N * HALF;
 #pragma unroll
-        for (int t = 0; t < TILES_M; t++)
+        for (int t = 0; t < PIECE_TILES; t++)
 #pragma unroll
-            for (int i = 0; i < HALF; i++)
-                sum[t][i] = fused_rn((float)d[t][i], both[t][i / 4 * 8 / B_ROWS], sum[t][i]);
+            for (int i = 0; i < HALF; i++) {
+                const int at = across + i;
+                sum[down + t][at] = fused_rn((float)d[t][i], both[down + t][at / 4 * 8 / B_ROWS],
+                                             sum[down + t][at]);
+            }
     }
 #endif
 };
@@ -275,7 +350,7 @@ __device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, in
 }
 #else
 
-#define OUT_BLOCKS (BLOCK_N / OUT_BLOCK)   // along a tile's columns
+#define OUT_BLOCKS (COLUMNS / OUT_BLOCK)   // along a consumer's columns
 #define BLOCK_WARPS (OUT_BLOCK / 16)       // whose rows share a block
 #define BLOCK_SUMS (OUT_BLOCK / 2)         // of a thread's sums of 64 rows, in one block
 
@@ -443,10 +518,12 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
         const int consumer = group - 1, thread = threadIdx.x % 128;
         const int lane = thread % 32, warp = thread / 32;
-        const int offset = consumer * ROWS;  // of this warpgroup's rows in a tile
+        // Of this warpgroup's rows and columns in a tile.
+        const int offset = consumer / CONSUMERS_N * ROWS;
+        const int aside = consumer % CONSUMERS_N * COLUMNS;
         const int first_row = offset + warp * 16 + (VECTOR ? lane / 4 : 0);
         const u32 a_first = (u32)descriptor(a_ring + offset * ROW_BYTES);
-        const u32 b_first = (u32)descriptor(b_ring);
+        const u32 b_first = (u32)descriptor(b_ring + aside * ROW_BYTES);
         int stage = 0, store_turn = 0;
         u32 phase = 0, a_tile = 0, b_tile = 0;
         auto release = [&](int s) {
@@ -462,18 +539,20 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
             a_tile = a_first + stage * (A_BYTES >> 4), b_tile = b_first + stage * (B_BYTES >> 4);
             if (++stage == STAGES) stage = 0, phase ^= 1;
         };
-        // Starts the product of a unit of the stage that arrived last.
-        auto start = [&](Accumulator(&d)[TILES_M][HALF], int unit) {
+        // Starts a piece of the stage that arrived last.
+        auto start = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece) {
+            const int unit = piece / PARTS, down = piece % PARTS / PIECES_N * PIECE_TILES;
+            const int across = piece % PIECES_N * (WGMMA_N * ROW_BYTES >> 4);
 #pragma unroll
-            for (int t = 0; t < TILES_M; t++) pin(d[t]);
+            for (int t = 0; t < PIECE_TILES; t++) pin(d[t]);
             wgmma_fence();
 #pragma unroll
-            for (int t = 0; t < TILES_M; t++)
+            for (int t = 0; t < PIECE_TILES; t++)
 #pragma unroll
                 for (int s = 0; s < QUANT_K / 32; s++) {
                     const int at = unit * (QUANT_K >> 4) + s * 2;
-                    wgmma(d[t], descriptor_at(a_tile + t * (64 * ROW_BYTES >> 4) + at),
-                          descriptor_at(b_tile + at), s > 0);
+                    wgmma(d[t], descriptor_at(a_tile + (down + t) * (64 * ROW_BYTES >> 4) + at),
+                          descriptor_at(b_tile + across + at), s > 0);
                 }
             wgmma_commit();
         };
@@ -481,70 +560,77 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
              index += gridDim.x / CLUSTER) {
             int top, left;
             raster.place(index, rank, top, left);
-            Accumulator product[SETS][TILES_M][HALF];
-            float sum[TILES_M][HALF];
+            left += aside;
+            Accumulator product[RING][PIECE_TILES][HALF];
+            float sum[TILES_M][SUMS];
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
 #pragma unroll
-                for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
+                for (int i = 0; i < SUMS; i++) sum[t][i] = 0.0f;
             Factors factors;
             int oldest = stage;  // what is promoted next
             auto enter = [&] {
-                factors.enter(scale_ring + oldest * SCALE_BYTES, first_row, lane);
+                factors.enter(scale_ring + oldest * SCALE_BYTES, first_row, aside, lane);
             };
             auto leave = [&] {  // the producer may fill the stage again
                 release(oldest);
                 if (++oldest == STAGES) oldest = 0;
             };
-            // Adds a unit's product, which is complete.
-            auto promote = [&](Accumulator(&d)[TILES_M][HALF], int unit) {
+            // Adds a piece, which is complete.
+            auto promote = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece) {
 #pragma unroll
-                for (int t = 0; t < TILES_M; t++) pin(d[t]);
-                factors.add(d, sum, unit);
+                for (int t = 0; t < PIECE_TILES; t++) pin(d[t]);
+                factors.add(d, sum, piece);
             };
-#if SETS == 1
+#if RING == 1
             for (int step = 0; step < steps; step++) {
                 arrive();
                 enter();
 #pragma unroll
-                for (int unit = 0; unit < UNITS; unit++) {
-                    start(product[0], unit);
-                    factors.fetch(unit);
+                for (int piece = 0; piece < PIECES; piece++) {
+                    start(product[0], piece);
+                    factors.fetch(piece);
                     wgmma_wait<0>();
-                    promote(product[0], unit);
+                    promote(product[0], piece);
                 }
                 leave();
             }
 #else
             int step = 0;
-            // A unit: its product is complete, the next one starts, this one is added.  The last of
-            // a tile starts its stage's first once more, for nobody: with a branch around the
+            // A piece: it is complete, the one AHEAD of it starts, this one is added.  The last ones
+            // of a tile start their stage's first once more, for nobody: with a branch around the
             // product the compiler would put it behind the sums.
-            auto work = [&](Accumulator(&d)[TILES_M][HALF], Accumulator(&running)[TILES_M][HALF],
-                            int unit) {
+            auto work = [&](int first, int piece) {
+                const int at = first + piece;  // in the loop's body
                 const bool more = step < steps - 1;
-                if (unit == UNITS - 1 && more) arrive();
-                factors.fetch(unit);
-                wgmma_wait<0>();
-                start(running, (unit + 1) % UNITS);
+                if (at == 0 && AHEAD > 1) {
+                    wgmma_wait<0>();
+                    start(product[CARRIED], CARRIED);
+                }
+                if (piece + AHEAD == PIECES && more) arrive();
+                factors.fetch(piece);
+                if (at > 0 || AHEAD == 1) wgmma_wait<AHEAD - 1>();
+                if (at < BODY_PIECES - 1 || AHEAD == 1)
+                    start(product[(at + AHEAD) % RING], (piece + AHEAD) % PIECES);
                 // Always true, which the compiler does not know: else it would spread sums among the
                 // products above, and over the next wait below.
                 int true_for_any_k = k;
-                asm volatile("" : "+r"(true_for_any_k));
-                if (true_for_any_k > 0) promote(d, unit);
-                if (unit == UNITS - 1 && more) leave();
+                if (!SPREAD) asm volatile("" : "+r"(true_for_any_k));
+                if (SPREAD || true_for_any_k > 0) promote(product[at % RING], piece);
+                if (piece == PIECES - 1 && more) leave();
             };
             arrive();
-            start(product[0], 0);
+#pragma unroll
+            for (int piece = 0; piece < CARRIED; piece++) start(product[piece], piece);
             while (true) {
                 enter();
 #pragma unroll
-                for (int unit = 0; unit < UNITS; unit++)
-                    work(product[unit % 2], product[(unit + 1) % 2], unit);
+                for (int piece = 0; piece < PIECES; piece++) work(0, piece);
                 if (++step == steps) break;
-#if UNITS == 1
+#if BODY_PIECES > PIECES
                 enter();
-                work(product[1], product[0], 0);
+#pragma unroll
+                for (int piece = 0; piece < PIECES; piece++) work(PIECES, piece);
                 if (++step == steps) break;
 #endif
             }
@@ -555,7 +641,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
             for (int t = 0; t < TILES_M; t++) {
                 const int y = top + offset + t * 64;
 #pragma unroll
-                for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
+                for (int chunk = 0; chunk < COLUMNS / STORE_COLUMNS; chunk++) {
                     // Buffers alternate across tiles too: the one taken now was stored from
                     // STORE_BUFFERS groups ago, and has been read when fewer are pending.
                     const u32 buffer =

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .gemm_hopper import CONSUMERS, THREADS
 from .hopper_operands import (
     ELEMENT_BYTES,
     ROW_BYTES,
@@ -30,11 +29,11 @@ __all__ = [
     "FIELDS",
     "OUTPUTS",
     "SCALES",
-    "THREADS",
     "launch",
     "options",
     "precompile",
     "smem_bytes",
+    "threads",
 ]
 
 #: Operand formats: the view dtype's name, the macro value, log2 of what a product of codes 1 is.
@@ -64,7 +63,10 @@ SCALES = {
     "b1x32": (1, 32),
     "b1x128": (1, 128),
 }
-FIELDS = ("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers", "sets")
+FIELDS = (
+    *("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers"),
+    *("consumers", "sets", "parts", "spread"),
+)
 
 _KEYS = np.dtype([("words", np.uint32, 20)])
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -85,7 +87,24 @@ def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
     block_m, block_n, stages = (int(config[f]) for f in ("block_m", "block_n", "stages"))
     tiles = stages * (block_m + block_n) * ROW_BYTES
     ring = -(-stages * _scale_bytes(scales, block_m, block_n) // 1024) * 1024
-    return tiles + ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
+    return tiles + ring + int(config["consumers"] * config["store_buffers"]) * 64 * ROW_BYTES
+
+
+def threads(config: Mapping[str, int | bool]) -> int:
+    """Threads of a CTA: the consumers' warpgroups and the producer's."""
+    return 128 * (int(config["consumers"]) + 1)
+
+
+def _tiles(rows: int, consumers: int) -> tuple[tuple[int, int], ...]:
+    """Tiles that so many consumers share."""
+    tall = ((256, 64),) if rows == 1 else ()
+    return ((128, 128), *tall) if consumers == 4 else ((128, 64), (128, 128), *tall)
+
+
+def _columns(config: Mapping[str, int | bool]) -> int:
+    """Of a tile, for one consumer: 64 rows of the tile are the least for each."""
+    down = min(int(config["block_m"]) // 64, int(config["consumers"]))
+    return int(config["block_n"]) * down // int(config["consumers"])
 
 
 def _check_names(element: str, out: str, scales: str) -> None:
@@ -109,16 +128,36 @@ def options(
     _check_names(element, out, scales)
     if sorted(config) != sorted(FIELDS):
         raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
-    block_m, block_n, stages, cluster, group_m, buffers, sets = (int(config[f]) for f in FIELDS)
+    block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread = (
+        int(config[f]) for f in FIELDS
+    )
     rows, quant_k = SCALES[scales]
-    tiles = ((128, 64), (128, 128), (256, 64)) if rows == 1 else ((128, 64), (128, 128))
-    if (block_m, block_n) not in tiles:
-        known = ", ".join(f"{m}x{n}" for m, n in tiles)
-        raise ValueError(f"tile {block_m}x{block_n}: with scales {scales} it is one of {known}")
     _, out_value, out_block, stochastic = OUTPUTS[out]
     if cluster not in (1, 2) or buffers not in (1, 2) or sets not in (1, 2):
         raise ValueError(
             f"cluster = {cluster}, store_buffers = {buffers}, sets = {sets}: each is 1 or 2"
+        )
+    if consumers not in (2, 4) or parts not in (1, 2):
+        raise ValueError(f"consumers = {consumers}, parts = {parts}: they are 2 or 4, and 1 or 2")
+    if spread not in (0, 1) or (spread and sets * parts == 1):
+        raise ValueError(
+            f"spread = {spread}, sets = {sets}, parts = {parts}: it is 0, or 1 where they are not 1"
+        )
+    if spread and (quant_k != 32 or (consumers == 4 and rows == 1)):
+        raise ValueError(
+            f"spread = {spread}, consumers = {consumers}, scales {scales}: it is for 32 of K under "
+            "a scale, and with scales of rows for two consumers"
+        )
+    if quant_k == ROW_BYTES and (consumers, parts) != (2, 1):
+        raise ValueError(
+            f"consumers = {consumers}, parts = {parts}: with scales {scales} they are 2 and 1"
+        )
+    tiles = _tiles(rows, consumers)
+    if (block_m, block_n) not in tiles:
+        known = ", ".join(f"{m}x{n}" for m, n in tiles)
+        raise ValueError(
+            f"tile {block_m}x{block_n}: with scales {scales} and {consumers} consumers it is one "
+            f"of {known}"
         )
     if not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(f"stages = {stages}, group_m = {group_m}: they lie in 2..8 and from 1")
@@ -138,7 +177,10 @@ def options(
         "CLUSTER": cluster,
         "GROUP_M": group_m,
         "STORE_BUFFERS": buffers,
+        "CONSUMERS": consumers,
         "SETS": sets,
+        "PARTS": parts,
+        "SPREAD": spread,
     }
     return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
 
@@ -282,7 +324,7 @@ def launch(
                 for s, side, block in ((a_scale, m, block_m), (b_scale, n, block_n))
             )
         out_bytes = ELEMENT_BYTES[OUTPUTS[out][0]]
-        width = min(ROW_BYTES // out_bytes, block_n)
+        width = min(ROW_BYTES // out_bytes, _columns(config))
         map_c = tensor_map(c.data.ptr, out_bytes, n, m, row_pitch(c), (width, 64))
         tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
         grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
@@ -301,10 +343,10 @@ def launch(
         )
         smem = smem_bytes(scales=scales, config=config)
         if stream is None:
-            kernel(grid, (THREADS,), arguments, shared_mem=smem)
+            kernel(grid, (threads(config),), arguments, shared_mem=smem)
         else:
             with stream:
-                kernel(grid, (THREADS,), arguments, shared_mem=smem)
+                kernel(grid, (threads(config),), arguments, shared_mem=smem)
 
 
 def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
