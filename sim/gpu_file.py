@@ -55,6 +55,14 @@ _FIGURES: dict[str, tuple[float, float, bool]] = {
     "fma_per_clk": (1, 65_536, False),
     "int_per_clk": (1, 65_536, False),
     "convert_per_clk": (1, 65_536, False),
+    "special_per_clk": (1, 65_536, False),
+}
+#: Figures that a file may leave out: NVIDIA from 7.5 to 10.0 and AMD's CDNA have this one alike.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "special_per_clk": {
+        "value": 16,
+        "source": "CUDA C++ programming guide, arithmetic throughput: 16 special functions a clock",
+    }
 }
 _TENSOR_RATE = (1, 10**7, False)
 _KEYS = (
@@ -248,7 +256,7 @@ def _gpu(text: str, content: object) -> Gpu:
             f"capability must be a whole number in 1..9999, got {shown(top['capability'])}: "
             "write 90 for 9.0"
         )
-    entries = _mapping("figures", top["figures"])
+    entries = {**_DEFAULTS, **_mapping("figures", top["figures"])}
     _check_keys("figures", entries, list(_FIGURES))
     figures = {key: _figure(key, entries[key], rule) for key, rule in _FIGURES.items()}
     rates = {
