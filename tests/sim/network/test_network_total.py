@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from pricing import best
+from network_pricing import best
 
 import sim
 from sim.network import (
