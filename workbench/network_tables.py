@@ -20,10 +20,6 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f}" if count else "-"
-
-
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("recipe", no_wrap=True)
@@ -41,7 +37,7 @@ def _times(report: NetworkReport, title: str) -> Table:
         heads = ["forward ms", "90 % interval"]
     parts = [part for part in Part if any(part in row.cost.parts for row in report.rows)]
     parts = [part for part in parts if part is not Part.OPTIMIZER]
-    table = _table(f"{title}  predicted, not measured", [*heads, "x bf16", *_labels(parts)])
+    table = _table(f"{title}\ntime, predicted, not measured", [*heads, "x bf16", *_labels(parts)])
     for row in report.rows:
         passes = row.passes
         spans = [_ms(row.cost.span(phase)) for phase in phases]
@@ -62,23 +58,30 @@ def _labels(parts: Iterable[Part]) -> list[str]:
     return [f"{part.value}\nms" for part in parts]
 
 
-def _memory_cells(row: NetworkRow, shown: list[str]) -> list[str]:
-    memory: Memory = row.cost.memory
-    return [_gib(getattr(memory, name)) for name in shown]
+def _unit(rows: Iterable[NetworkRow]) -> tuple[str, int, int]:
+    """Name, bytes and digits of the unit in which a table of memory is easy to read."""
+    most = max((row.cost.memory.total for row in rows), default=0)
+    return ("GiB", 2**30, 2) if most >= 20 * 2**30 else ("MiB", 2**20, 0)
+
+
+def _memory_cells(memory: Memory, shown: list[str], size: int, digits: int) -> list[str]:
+    counts = [getattr(memory, name) for name in shown]
+    return [f"{count / size:.{digits}f}" if count else "-" for count in counts]
 
 
 def _memory(report: NetworkReport, title: str) -> Table:
     training = report.training
     shown = [n for n in _MEMORY if training or n in ("weights", "working", "total")]
-    heads = [f"{name}\nGiB" for name in shown]
+    unit, size, digits = _unit(report.rows)
+    heads = [f"{name}\n{unit}" for name in shown]
     ratios = ["x bf16\ntotal", "x bf16\nper step"] if training else ["x bf16\ntotal"]
-    table = _table(f"{title}  memory, predicted", [*heads, *ratios])
+    table = _table(f"{title}\nmemory, predicted", [*heads, *ratios])
     for row in report.rows:
         found = [row.memory_ratio, row.step_memory_ratio][: len(ratios)]
         table.add_row(
             row.cost.recipe.name,
             row.cost.path.value,
-            *_memory_cells(row, shown),
+            *_memory_cells(row.cost.memory, shown, size, digits),
             *map(_ratio, found),
         )
     return table
@@ -92,5 +95,6 @@ def network_tables(report: NetworkReport) -> tuple[Table, Table]:
     """
     kind = "training" if report.training else "inference"
     batch = f"{report.batch.sequences} x {report.batch.length} tokens"
-    title = f"{report.gpu}  {report.model}, {report.layers} layers, {batch}, {kind}"
+    layers = "1 layer" if report.layers == 1 else f"{report.layers} layers"
+    title = f"{report.gpu}  {report.model}, {layers}, {batch}, {kind}"
     return _times(report, title), _memory(report, title)
