@@ -58,21 +58,25 @@ def _labels(parts: Iterable[Part]) -> list[str]:
     return [f"{part.value}\nms" for part in parts]
 
 
-def _unit(rows: Iterable[NetworkRow]) -> tuple[str, int, int]:
-    """Name, bytes and digits of the unit in which a table of memory is easy to read."""
+def _unit(rows: Iterable[NetworkRow]) -> tuple[str, int]:
+    """Name and bytes of the unit in which a table of memory is easy to read."""
     most = max((row.cost.memory.total for row in rows), default=0)
-    return ("GiB", 2**30, 2) if most >= 20 * 2**30 else ("MiB", 2**20, 0)
+    return ("GiB", 2**30) if most >= 20 * 2**30 else ("MiB", 2**20)
 
 
-def _memory_cells(memory: Memory, shown: list[str], size: int, digits: int) -> list[str]:
-    counts = [getattr(memory, name) for name in shown]
-    return [f"{count / size:.{digits}f}" if count else "-" for count in counts]
+def _amount(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}" if value else "-"
+
+
+def _memory_cells(memory: Memory, shown: list[str], size: int) -> list[str]:
+    return [_amount(getattr(memory, name) / size) for name in shown]
 
 
 def _memory(report: NetworkReport, title: str) -> Table:
     training = report.training
     shown = [n for n in _MEMORY if training or n in ("weights", "working", "total")]
-    unit, size, digits = _unit(report.rows)
+    unit, size = _unit(report.rows)
     heads = [f"{name}\n{unit}" for name in shown]
     ratios = ["x bf16\ntotal", "x bf16\nper step"] if training else ["x bf16\ntotal"]
     table = _table(f"{title}\nmemory, predicted", [*heads, *ratios])
@@ -81,7 +85,7 @@ def _memory(report: NetworkReport, title: str) -> Table:
         table.add_row(
             row.cost.recipe.name,
             row.cost.path.value,
-            *_memory_cells(row.cost.memory, shown, size, digits),
+            *_memory_cells(row.cost.memory, shown, size),
             *map(_ratio, found),
         )
     return table

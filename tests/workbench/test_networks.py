@@ -7,14 +7,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sim
 import workbench
 from sim.network import Part
 from workbench.cli import main
+from workbench.network_tables import network_tables
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "networks.md"
@@ -89,6 +92,27 @@ def test_the_baseline_is_bf16_whatever_is_asked_for() -> None:
     assert both[0].memory_ratio == 1.0
     whole, low = (row.passes.time_us for row in both)
     assert both[1].speedup == pytest.approx(whole / low)
+
+
+def test_without_a_baseline_times_stay_and_ratios_are_empty() -> None:
+    """A GPU of the kind before bf16."""
+    rates = {"fp16": 2048.0, "int8": 4096.0}
+    old = replace(
+        sim.load_gpu("a100"),
+        name="old",
+        native_elements=frozenset(rates),
+        tensor_flop_per_clk=rates,
+    )
+    names = ["bf16", "fp16", "int8-row"]
+    report = workbench.predict_network(gpu=old, model=BERT, sequence=64, recipes=names)
+    assert [row.cost.recipe.name for row in report.rows] == ["fp16", "int8-row"]
+    assert [(row.speedup, row.memory_ratio) for row in report.rows] == [(None, None)] * 2
+    assert [one.recipe for one in report.refused] == ["bf16"]
+    assert "bf16 has no path on old" in report.refused[0].reason
+    json.dumps(report.to_dict(), allow_nan=False)
+    times, _ = network_tables(report)
+    (column,) = [one for one in times.columns if one.header == "x bf16"]
+    assert list(column.cells) == ["-", "-"]
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
