@@ -42,9 +42,8 @@ ELEMENT_INSTRUCTIONS = {
     "dropout": 14.1, "residual": 13.0, "layernorm": 14.2, "layernorm-apply": 9.5,
     "layernorm-bwd": 37.0, "rmsnorm": 12.8, "rmsnorm-apply": 8.0, "rmsnorm-bwd": 37.0,
 }  # fmt: skip
-#: Special functions an element, of 16 lanes a clock (CUDA C++ programming guide, 9.0).
+#: Special functions an element.
 SPECIAL_FUNCTIONS = {"gelu": 2, "gelu-bwd": 3, "silu": 2, "silu-bwd": 2}
-SPECIAL_PER_CLK = 16.0
 #: Once a thread and block: places, scales, the largest value over the lanes.
 BLOCK_INSTRUCTIONS = 90.0
 ROW_INSTRUCTIONS = 190.0
@@ -123,7 +122,7 @@ def dataflow_cost(
     l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = elements * sm_share / clock_ghz
     issue = on_sm * instructions(problem, table) / ISSUE_LANES
-    special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / SPECIAL_PER_CLK
+    special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
     multiplies = STOCHASTIC_MULTIPLIES * (problem.target.rounding is Rounding.STOCHASTIC)
     if problem.op == "dropout":
         multiplies += STOCHASTIC_MULTIPLIES / 2

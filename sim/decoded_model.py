@@ -7,8 +7,6 @@ Left out: what the L2 keeps of decoded operands for the product that follows, ba
 decoded tiles, drift between CTAs.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +28,6 @@ from tiles.kernels.decoded_gemm import (
     template_element,
 )
 from tiles.problems import Gemm
-from tiles.recipes import recipe
 
 __all__ = ["decode_instructions", "decoded_cost"]
 
@@ -121,9 +118,10 @@ def _joined(count: int, parts: list[tuple[NDArray[np.int64], Cost]]) -> Cost:
 
 
 def _native_cost(problem: Gemm, _: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
-    """As 8-bit floats: too slow for 4-bit products, of whose rate GPU files say nothing yet."""
-    stand_in = replace(problem, recipe=recipe("e4m3-tensor"))
-    return gemm_cost(stand_in, NumericPath.NATIVE, table, gpu, compiled)
+    """Codes and block scales as stored, at the rate of the slower of both elements."""
+    names = [fmt.element.name for _, fmt in _sides(problem)]
+    slower = min(names, key=lambda name: gpu.tensor_flop_per_clk[name])
+    return gemm_cost(problem, NumericPath.NATIVE, table, gpu, compiled, block_scaled=slower)
 
 
 def _sides(problem: Gemm) -> tuple[tuple[int, TensorFormat], tuple[int, TensorFormat]]:

@@ -29,6 +29,7 @@ from sim.traffic import Footprint, footprint, miss_share
 from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels.decoded_gemm import native_smem_bytes
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm
 
@@ -54,11 +55,14 @@ def gemm_cost(
     compiled: Compiled,
     *,
     most_per_sm: I64 | None = None,
+    block_scaled: str = "",
 ) -> Cost:
     """Price every configuration of a table with the columns of ``GemmConfig``.
 
     Args:
         most_per_sm: CTAs that a launch puts on a multiprocessor at most; default: what fits.
+        block_scaled: the element at whose rate tensor cores multiply codes with their block scales,
+            so that nothing is promoted; default: scales are applied to partial sums.
     """
     bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
     warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
@@ -66,8 +70,11 @@ def gemm_cost(
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     emulated = path is NumericPath.EMULATED
-    multiplied = "fp16" if emulated else activation.element.name
+    multiplied = block_scaled or ("fp16" if emulated else activation.element.name)
     bits, out_bits = activation.element.bits, element(problem.out).bits
+    if block_scaled:  # codes of two widths lie in shared memory as the wider one
+        bits = max(bits, weight.element.bits)
+    promoted = problem.recipe.blockwise and not block_scaled
     clock_ghz = gpu.sustained_clock_mhz / 1e3
 
     # Occupancy and waves.
@@ -78,14 +85,16 @@ def gemm_cost(
         bm,
         bn,
         threads,
-        promoted=problem.recipe.blockwise,
+        promoted=promoted,
         fragments=~warpgroups | emulated,
         addressed_bytes=np.where(tma, 0, loaded),
     )
     occupancy = ctas_per_sm(
         gpu,
         registers=compiled.registers(registers + BASE_REGISTERS),
-        smem_bytes=compiled.smem(smem_bytes(problem, table)),
+        smem_bytes=compiled.smem(
+            native_smem_bytes(problem, table) if block_scaled else smem_bytes(problem, table)
+        ),
         warps=warps,
     )
     occupancy = np.where(persistent, 1, occupancy)
@@ -120,11 +129,13 @@ def gemm_cost(
     latency_ns = LOADED_LATENCY * first_ns
     latency_ns += loaded / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)  # the last byte of a stage
     # A loop that waits for its product asks for the next loads only then.
-    schedule = gemm_schedule(problem, table, warpgroups=warpgroups, emulated=emulated)
+    schedule = gemm_schedule(
+        problem, table, warpgroups=warpgroups, emulated=emulated, promoted=promoted
+    )
     latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
     iteration = Iteration(
         tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
-        promotion_clk=promotion_clk(gpu, bm, bn, bk, activation, weight)
+        promotion_clk=promoted * promotion_clk(gpu, bm, bn, bk, activation, weight)
         + decode_clk(
             gpu,
             bm,
@@ -142,7 +153,7 @@ def gemm_cost(
             threads,
         ),
         wait_clk=schedule.wait_clk,
-        serial=problem.recipe.blockwise or emulated,
+        serial=promoted or emulated,
         smem_clk=smem_clk(
             gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups
         ),

@@ -59,12 +59,14 @@ class Schedule:
 
 
 def gemm_schedule(
-    problem: Gemm, table: ConfigTable, *, warpgroups: Bool, emulated: bool
+    problem: Gemm, table: ConfigTable, *, warpgroups: Bool, emulated: bool, promoted: bool
 ) -> Schedule:
-    """Waits of every configuration; ``mma.sync`` needs no draining."""
+    """Waits of every configuration; ``mma.sync`` needs no draining.
+
+    ``promoted``: partial sums are scaled on their way into the accumulator.
+    """
     activation, weight = problem.recipe.activation, problem.recipe.weight
     persistent, warps = table["persistent"], table["num_warps"]
-    promoted = problem.recipe.blockwise
     chained = not (promoted or emulated)
     integer = isinstance(activation.element, IntElement)
     in_flight = warpgroups & (chained and not integer) & (persistent | (warps <= 4))

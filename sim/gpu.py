@@ -1,5 +1,6 @@
 """A GPU as the cost model sees it: one frozen record of figures, read from a data file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -56,6 +57,7 @@ class Gpu:
     fma_per_clk: float  #: fp32 multiply-adds
     int_per_clk: float  #: integer logic, shifts, permutes
     convert_per_clk: float  #: int32 to fp32 and back
+    special_per_clk: float  #: exponentials, reciprocals, square roots
     sources: Mapping[str, str]  #: figure to where it comes from
     text: str = field(repr=False)  #: of the file that it was read from
 
@@ -73,6 +75,15 @@ class Gpu:
             native_elements=self.native_elements,
             features=self.features,
         )
+
+    @property
+    def measured(self) -> bool:
+        """Whether a figure was measured on the board itself, as its source says.
+
+        Such a source begins with ``measured on`` and names the GPU: ``measured on an H200 by ...``.
+        """
+        named = re.compile(rf"measured on .*\b{re.escape(self.name)}\b", re.IGNORECASE)
+        return any(named.match(source) for source in self.sources.values())
 
     def matches(self, device_name: str) -> bool:
         """True when a driver that reports ``device_name`` means this GPU."""

@@ -55,6 +55,14 @@ _FIGURES: dict[str, tuple[float, float, bool]] = {
     "fma_per_clk": (1, 65_536, False),
     "int_per_clk": (1, 65_536, False),
     "convert_per_clk": (1, 65_536, False),
+    "special_per_clk": (1, 65_536, False),
+}
+#: Figures that a file may leave out: NVIDIA from 7.5 to 10.0 and AMD's CDNA have this one alike.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "special_per_clk": {
+        "value": 16,
+        "source": "CUDA C++ programming guide, arithmetic throughput: 16 special functions a clock",
+    }
 }
 _TENSOR_RATE = (1, 10**7, False)
 _KEYS = (
@@ -62,8 +70,16 @@ _KEYS = (
     "tensor_flop_per_clk"
 ).split()
 _VENDORS = ("nvidia", "amd")
-#: What the cost model and the legality rules ask for.
-_FEATURES = ("tma", "wgmma", "tcgen05")
+#: What the cost model and the legality rules ask for, by vendor.
+_FEATURES = {"tma": "nvidia", "wgmma": "nvidia", "tcgen05": "nvidia", "mfma_scale": "amd"}
+#: Pairs of figures of which the first may not exceed the second.
+_ORDERED = (
+    ("sustained_clock_mhz", "max_clock_mhz"),
+    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
+    ("dram_read_gb_per_s", "dram_gb_per_s"),
+    ("dram_copy_gb_per_s", "dram_gb_per_s"),
+    ("l2_latency_ns", "dram_latency_ns"),
+)
 _TWICE = "the same key twice, "
 #: A GPU's name becomes part of the names of files and packages.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -248,7 +264,7 @@ def _gpu(text: str, content: object) -> Gpu:
             f"capability must be a whole number in 1..9999, got {shown(top['capability'])}: "
             "write 90 for 9.0"
         )
-    entries = _mapping("figures", top["figures"])
+    entries = {**_DEFAULTS, **_mapping("figures", top["figures"])}
     _check_keys("figures", entries, list(_FIGURES))
     figures = {key: _figure(key, entries[key], rule) for key, rule in _FIGURES.items()}
     rates = {
@@ -256,19 +272,23 @@ def _gpu(text: str, content: object) -> Gpu:
         for name, entry in _mapping("tensor_flop_per_clk", top["tensor_flop_per_clk"]).items()
     }
     native = _texts("native_elements", top["native_elements"], ELEMENTS)
-    if set(native) != set(rates):
+    if odd := sorted(set(native) ^ set(rates)):
+        where = ("native_elements", "tensor_flop_per_clk")
+        given, lacking = where if odd[0] in native else reversed(where)
         raise ValueError(
-            "tensor_flop_per_clk must name the native_elements, no more, no less: make them agree"
+            f"{shown(odd[0])} stands in {given} and not in {lacking}, and both must name the same "
+            "elements: make them agree"
         )
     if "fp16" not in rates:
         raise ValueError("native_elements must hold fp16, others decode to it: add it")
     values: dict[str, Any] = {key: value for key, (value, _) in figures.items()}
-    for smaller, larger in (
-        ("sustained_clock_mhz", "max_clock_mhz"),
-        ("smem_bytes_per_cta", "smem_bytes_per_sm"),
-    ):
+    for smaller, larger in _ORDERED:
         if values[smaller] > values[larger]:
             raise ValueError(f"{smaller} must not exceed {larger}: correct one of them")
+    features = _texts("features", top["features"], _FEATURES)
+    for feature in features:
+        if _FEATURES[feature] != top["vendor"]:
+            raise ValueError(f"features: {top['vendor']} has no {feature}: remove it")
     sources = {key: source for key, (_, source) in figures.items()}
     sources |= {f"tensor_flop_per_clk.{key}": source for key, (_, source) in rates.items()}
     return Gpu(
@@ -277,7 +297,7 @@ def _gpu(text: str, content: object) -> Gpu:
         vendor=top["vendor"],
         capability=top["capability"],
         device_names=_texts("matches", top["matches"]),
-        features=frozenset(_texts("features", top["features"], _FEATURES)),
+        features=frozenset(features),
         native_elements=frozenset(native),
         tensor_flop_per_clk={key: value for key, (value, _) in rates.items()},
         sources=sources,

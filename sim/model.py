@@ -138,7 +138,7 @@ def price(
     else:
         model = _MODELS[type(problem), kernel.config_type]
         cost = model(problem, path, table, gpu, Compiled.of(len(table), facts or {}))
-    low_us, high_us = interval_us(cost.time_us, cost.terms_us, path)
+    low_us, high_us = interval_us(cost.time_us, cost.terms_us, path, measured=gpu.measured)
     return PricedTable(
         problem=problem,
         kernel=kernel.name,

@@ -105,8 +105,15 @@ def _widened(gpu: Gpu, element: str) -> bool:
 
 
 def _narrow_rate(gpu: Gpu, element: str) -> float:
-    """flop/clk/SM of ``mma.sync``."""
+    """flop/clk/SM of ``mma.sync``: a share of the element's rate.
+
+    Integers that a GPU multiplies slower than 16-bit floats have few units, not a slow path: they
+    are bound by their rate or by ``mma.sync`` at twice that of fp16, whichever is less.
+    """
     rate = gpu.tensor_flop_per_clk["fp16" if _widened(gpu, element) else element]
+    if isinstance(lookup(element), IntElement):
+        twice = 2 * gpu.tensor_flop_per_clk["fp16"]
+        return min(rate, gpu.mma_sync_share * max(rate, twice))
     return rate * gpu.mma_sync_share
 
 

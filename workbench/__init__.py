@@ -4,6 +4,7 @@ The functions here are the verbs of the command line.  ``predict`` needs numpy a
 the others load torch, triton, optuna or plotly when they are called.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tiles.version import VERSION
@@ -14,9 +15,11 @@ from workbench.studies import export, import_t4, replay
 
 if TYPE_CHECKING:
     from workbench.errors import ErrorReport, error
+    from workbench.networks import NetworkReport, predict_network
 
 __all__ = [
     "ErrorReport",
+    "NetworkReport",
     "PredictedRow",
     "PredictionReport",
     "RefusedRow",
@@ -27,6 +30,7 @@ __all__ = [
     "export",
     "import_t4",
     "predict",
+    "predict_network",
     "repair",
     "replay",
     "report",
@@ -41,11 +45,18 @@ __all__ = [
 __version__ = VERSION
 
 
-def __getattr__(name: str) -> Any:
-    if name not in ("ErrorReport", "error"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workbench import errors
+#: Names by the modules that are imported when one of them is first asked for.
+_LATER = {
+    "ErrorReport": "errors",
+    "error": "errors",
+    "NetworkReport": "networks",
+    "predict_network": "networks",
+}
 
-    found = getattr(errors, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"workbench.{_LATER[name]}"), name)
     globals()[name] = found
     return found

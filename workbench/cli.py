@@ -58,9 +58,40 @@ def predict(
         list[str] | None, typer.Option(help="Kernel family of the product, repeatable.")
     ] = None,
     out: Annotated[str, typer.Option(help="Output format: bf16, fp16 or fp32.")] = "bf16",
+    network: Annotated[
+        bool, typer.Option("--network", help="The model's layers as a whole: time and memory.")
+    ] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="The same, backward and optimizer besides.")
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="Sequences, of a network.  [default: 1]")
+    ] = None,
+    sequence: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
     as_json: Json = False,
 ) -> None:
     """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
+    if network or training or batch is not None or sequence is not None:
+        from workbench.network_verb import predict_network_verb
+
+        predict_network_verb(
+            gpu=gpu,
+            model=model,
+            batch=batch,
+            sequence=sequence,
+            training=training,
+            network=network,
+            recipes=workbench.select_recipes(recipe, fmt),
+            of_products={
+                "--shape": bool(shape),
+                "--tokens": bool(tokens),
+                "--tp": tp != 1,
+                "--kernel": bool(kernel),
+                "--out": out != "bf16",
+            },
+            as_json=as_json,
+        )
+        return
     report = workbench.predict(
         gpu=gpu,
         shapes=shape or (),

@@ -10,10 +10,10 @@ split by columns (N), the second by rows (K).
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,11 +21,22 @@ from tiles.intake import nearest, read_bounded, shown
 from tiles.problems import MAX_EXTENT
 from workbench.edge import complaint
 
-__all__ = ["MODEL_TYPES", "LayerShape", "gemm_shapes"]
+__all__ = [
+    "MODEL_TYPES",
+    "BertConfig",
+    "Extent",
+    "Gpt2Config",
+    "LayerShape",
+    "LlamaConfig",
+    "ModelConfig",
+    "gemm_shapes",
+    "head_width",
+    "read_config",
+]
 
 MAX_CONFIG_BYTES = 10_000_000
 
-_Extent = Annotated[int, Field(ge=1, le=MAX_EXTENT)]
+Extent = Annotated[int, Field(ge=1, le=MAX_EXTENT)]
 _Layers = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -65,7 +76,7 @@ def _split(what: str, extent: int, tp: int) -> int:
     return extent // tp
 
 
-class _Config(BaseModel):
+class ModelConfig(BaseModel):
     """The architecture keys of one model type; every other key of the file is ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -75,13 +86,15 @@ class _Config(BaseModel):
         """Every linear layer on one of ``tp`` ranks."""
 
 
-class _Llama(_Config):
-    hidden_size: _Extent
-    intermediate_size: _Extent
+class LlamaConfig(ModelConfig):
+    """Llama, Mistral and Qwen2: gated, grouped key-value heads."""
+
+    hidden_size: Extent
+    intermediate_size: Extent
     num_hidden_layers: _Layers
-    num_attention_heads: _Extent
-    num_key_value_heads: _Extent | None = None
-    head_dim: _Extent | None = None
+    num_attention_heads: Extent
+    num_key_value_heads: Extent | None = None
+    head_dim: Extent | None = None
 
     def linears(self, tp: int) -> list[_Linear]:
         hidden, layers = self.hidden_size, self.num_hidden_layers
@@ -91,7 +104,7 @@ class _Llama(_Config):
                 f"num_attention_heads = {self.num_attention_heads} must be divisible by "
                 f"num_key_value_heads = {kv_heads}: correct one of them"
             )
-        head = self.head_dim or _head_dim("hidden_size", hidden, self.num_attention_heads)
+        head = self.head_dim or head_width("hidden_size", hidden, self.num_attention_heads)
         q_heads = _split("num_attention_heads", self.num_attention_heads, tp)
         # Fewer key-value heads than ranks: each rank keeps a copy of one, as serving engines do.
         kv_split = 1 if tp % kv_heads == 0 else _split("num_key_value_heads", kv_heads, tp)
@@ -104,11 +117,13 @@ class _Llama(_Config):
         ]
 
 
-class _Bert(_Config):
-    hidden_size: _Extent
-    intermediate_size: _Extent
+class BertConfig(ModelConfig):
+    """Ordinary attention and an ungated feed-forward network."""
+
+    hidden_size: Extent
+    intermediate_size: Extent
     num_hidden_layers: _Layers
-    num_attention_heads: _Extent
+    num_attention_heads: Extent
 
     def linears(self, tp: int) -> list[_Linear]:
         return _plain_linears(
@@ -120,11 +135,13 @@ class _Bert(_Config):
         )
 
 
-class _Gpt2(_Config):
-    n_embd: _Extent
-    n_head: _Extent
+class Gpt2Config(ModelConfig):
+    """The same products under other names."""
+
+    n_embd: Extent
+    n_head: Extent
     n_layer: _Layers
-    n_inner: _Extent | None = None
+    n_inner: Extent | None = None
 
     def linears(self, tp: int) -> list[_Linear]:
         inner = self.n_inner or 4 * self.n_embd
@@ -133,24 +150,24 @@ class _Gpt2(_Config):
         )
 
 
-class _DeepseekV3(_Config):
+class _DeepseekV3(ModelConfig):
     """Multi-head latent attention and routed experts: arXiv 2412.19437, section 2.1."""
 
-    hidden_size: _Extent
-    intermediate_size: _Extent
-    moe_intermediate_size: _Extent
+    hidden_size: Extent
+    intermediate_size: Extent
+    moe_intermediate_size: Extent
     num_hidden_layers: _Layers
     first_k_dense_replace: Annotated[int, Field(ge=0, le=10_000)]
     moe_layer_freq: Annotated[int, Field(ge=1, le=1)] = 1
-    num_attention_heads: _Extent
-    q_lora_rank: _Extent | None
-    kv_lora_rank: _Extent
-    qk_nope_head_dim: _Extent
-    qk_rope_head_dim: _Extent
-    v_head_dim: _Extent
-    n_routed_experts: _Extent
+    num_attention_heads: Extent
+    q_lora_rank: Extent | None
+    kv_lora_rank: Extent
+    qk_nope_head_dim: Extent
+    qk_rope_head_dim: Extent
+    v_head_dim: Extent
+    n_routed_experts: Extent
     n_shared_experts: Annotated[int, Field(ge=0, le=10_000)] | None
-    num_experts_per_tok: _Extent
+    num_experts_per_tok: Extent
 
     def linears(self, tp: int) -> list[_Linear]:
         return [*self._attention(tp), *self._feed_forward(tp)]
@@ -199,7 +216,7 @@ class _DeepseekV3(_Config):
         return found
 
 
-def _head_dim(what: str, hidden: int, heads: int) -> int:
+def head_width(what: str, hidden: int, heads: int) -> int:
     if hidden % heads:
         raise ValueError(f"{what} = {hidden} must be divisible by {heads} heads: correct one")
     return hidden // heads
@@ -219,7 +236,7 @@ def _plain_linears(
     hidden: tuple[str, int], heads: tuple[str, int], inner: tuple[str, int], layers: int, tp: int
 ) -> list[_Linear]:
     """A layer with ordinary attention and an ungated feed-forward network (BERT, GPT-2)."""
-    width = heads[1] * _head_dim(*hidden, heads[1])
+    width = heads[1] * head_width(*hidden, heads[1])
     attention = width // heads[1] * _split(*heads, tp)
     middle = _split(*inner, tp)
     return [
@@ -230,14 +247,16 @@ def _plain_linears(
     ]
 
 
+_AnyConfig = TypeVar("_AnyConfig", bound=ModelConfig)
+
 #: ``model_type`` of a config.json to the keys that its architecture needs.
-MODEL_TYPES: dict[str, type[_Config]] = {
-    "bert": _Bert,
+MODEL_TYPES: dict[str, type[ModelConfig]] = {
+    "bert": BertConfig,
     "deepseek_v3": _DeepseekV3,
-    "gpt2": _Gpt2,
-    "llama": _Llama,
-    "mistral": _Llama,
-    "qwen2": _Llama,
+    "gpt2": Gpt2Config,
+    "llama": LlamaConfig,
+    "mistral": LlamaConfig,
+    "qwen2": LlamaConfig,
 }
 
 
@@ -255,8 +274,15 @@ class _TwiceError(ValueError):
     """A key stands twice in an object."""
 
 
-def _parse(path: Path) -> _Config:
-    """Read and check a config.json once."""
+def read_config(path: Path, types: Mapping[str, type[_AnyConfig]], instead: str) -> _AnyConfig:
+    """Read and check a config.json once.
+
+    Args:
+        types: model types that are known, each with its keys.
+        instead: what to do with a model of another type.
+    Raises:
+        ValueError: see :func:`gemm_shapes`.
+    """
     text = read_bounded(path, MAX_CONFIG_BYTES)
     try:
         data = json.loads(text, object_pairs_hook=_once)
@@ -269,18 +295,17 @@ def _parse(path: Path) -> _Config:
         raise ValueError(
             f"{path}: takes a JSON object, got {shown(data)}: give a model's config.json"
         )
-    known = ", ".join(MODEL_TYPES)
+    known = ", ".join(types)
     if "model_type" not in data:
         raise ValueError(f"{path}: model_type: this key is missing: add one of {known}")
     model_type = data["model_type"]
-    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in types:
         raise ValueError(
             f"{path}: model_type: no shapes are known for {shown(model_type)}: "
-            f"{nearest(model_type, MODEL_TYPES)}choose one of {known}, or list shapes as "
-            "{shape: [M, N, K]}"
+            f"{nearest(model_type, types)}choose one of {known}, or {instead}"
         )
     try:
-        return MODEL_TYPES[model_type].model_validate(data)
+        return types[model_type].model_validate(data)
     except ValidationError as error:
         raise ValueError(complaint(path, error)) from error
 
@@ -306,7 +331,7 @@ def gemm_shapes(config_path: str | Path, tokens: Sequence[int], tp: int = 1) -> 
             raise ValueError(
                 f"{path}: tokens and tp must lie in 1..{MAX_EXTENT}, got {shown(value)}: correct it"
             )
-    config = _parse(path)
+    config = read_config(path, MODEL_TYPES, "list shapes as {shape: [M, N, K]}")
     try:
         linears = config.linears(tp)
     except ValueError as error:

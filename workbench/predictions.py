@@ -13,7 +13,7 @@ from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
 from workbench.arguments import count_of, items_of, path_of
 
-__all__ = ["PredictedRow", "PredictionReport", "RefusedRow", "predict"]
+__all__ = ["PredictedRow", "PredictionReport", "Pricer", "RefusedRow", "predict"]
 
 SCHEMA = "tile-workbench/predict/1"
 BASELINE = "bf16"
@@ -119,7 +119,7 @@ class _Shape:
     count: int = 1
 
 
-class _Pricer:
+class Pricer:
     """Prices problems on one GPU; products of the same operands, under whatever recipe, once."""
 
     def __init__(self, gpu: Gpu, families: Sequence[Kernel]) -> None:
@@ -257,8 +257,8 @@ def predict(
     wanted = list(RECIPES.values())
     if recipes is not None:
         wanted = [recipe(name) for name in items_of("recipes", recipes, str, "names")]
-    products = _Pricer(target, chosen)
-    quantisations = _Pricer(target, list(kernels().values()))
+    products = Pricer(target, chosen)
+    quantisations = Pricer(target, list(kernels().values()))
     # One recipe stands for all of its product, so that its error is computed once.
     same = {_product(one): one for one in wanted}
     rows: list[PredictedRow] = []
@@ -286,7 +286,7 @@ def predict(
     return PredictionReport(gpu=target.name, rows=tuple(rows), refused=tuple(refused))
 
 
-def _quantize(pricer: _Pricer, problem: Gemm) -> Prediction | None:
+def _quantize(pricer: Pricer, problem: Gemm) -> Prediction | None:
     """Quantising a product's activations; ``None`` where nothing is quantised or no family can."""
     if not problem.recipe.quantized:
         return None

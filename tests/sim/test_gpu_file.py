@@ -15,7 +15,19 @@ from sim.gpu_file import MAX_FILE_BYTES
 from tiles.formats import ELEMENTS
 
 FOLDER = Path(sim.__file__).parent / "gpus"
-NAMES = ["a100", "b200", "h100", "h200", "l40s", "mi300x", "rtx4090"]
+NAMES = [
+    "a100",
+    "b200",
+    "b300",
+    "h100",
+    "h20",
+    "h200",
+    "l40s",
+    "mi300x",
+    "mi355x",
+    "rtx3090",
+    "rtx4090",
+]
 
 
 def test_names_are_those_of_the_files() -> None:
@@ -26,7 +38,7 @@ def test_names_are_those_of_the_files() -> None:
 def test_every_figure_has_a_source(name: str) -> None:
     gpu = sim.load_gpu(name)
     assert gpu.name == name
-    assert len(gpu.sources) == 31 + len(gpu.tensor_flop_per_clk)
+    assert len(gpu.sources) == 32 + len(gpu.tensor_flop_per_clk)
     assert all(len(source) >= 5 for source in gpu.sources.values())
     assert gpu.native_elements <= set(ELEMENTS)
 
@@ -46,6 +58,23 @@ def test_every_figure_has_a_source(name: str) -> None:
         ("rtx4090", "int8", 660.6),
         ("b200", "bf16", 2250),
         ("b200", "e5m2", 4500),
+        ("b200", "e2m3fn", 4500),
+        ("b200", "e2m1fn", 9000),
+        ("b300", "bf16", 2250),
+        ("b300", "e4m3fn", 4500),
+        ("b300", "e2m1fn", 13_500),
+        ("b300", "int8", 150),  # 30 times slower than 8-bit floats
+        ("h20", "bf16", 148),
+        ("h20", "e4m3fn", 296),
+        ("h20", "int8", 296),
+        ("rtx3090", "bf16", 71),
+        ("rtx3090", "int8", 284),
+        ("rtx3090", "e4m3fn", 0),
+        ("mi355x", "bf16", 2500),
+        ("mi355x", "e4m3fn", 5000),
+        ("mi355x", "int8", 5000),
+        ("mi355x", "e2m1fn", 10_100),
+        ("mi355x", "e3m2fn", 10_100),
         ("mi300x", "bf16", 1307),
         ("mi300x", "e4m3fn", 0),  # its 8-bit floats are of another kind
     ],
@@ -81,8 +110,13 @@ def test_limits_carry_what_legality_needs() -> None:
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
         ("NVIDIA B200", "b200"),
         ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("AMD Instinct MI355X", "mi355x"),
         ("NVIDIA H100 PCIe", None),
-        ("NVIDIA H20", None),
+        ("NVIDIA H20-3e", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
@@ -92,8 +126,8 @@ def test_a_device_name_means_one_gpu_or_none(device: str, name: str | None) -> N
 
 
 def test_unknown_name_suggests_the_nearest_and_lists_all() -> None:
-    with pytest.raises(ValueError, match=r"unknown gpu 'h20'.*did you mean 'h200'.*a100, b200"):
-        sim.load_gpu("h20")
+    with pytest.raises(ValueError, match=r"unknown gpu 'h2000'.*did you mean 'h200'.*a100, b200"):
+        sim.load_gpu("h2000")
 
 
 def test_loading_is_fast(tmp_path: Path) -> None:
@@ -105,6 +139,33 @@ def test_loading_is_fast(tmp_path: Path) -> None:
         sim.load_gpu(path)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.02
+
+
+def test_special_functions_are_16_a_clock_unless_a_file_says_otherwise() -> None:
+    rates = {name: sim.load_gpu(name).special_per_clk for name in NAMES}
+    assert rates.pop("b300") == 32
+    assert set(rates.values()) == {16}
+
+
+def test_one_board_has_measured_figures() -> None:
+    assert [name for name in NAMES if sim.load_gpu(name).measured] == ["h200"]
+
+
+@pytest.mark.parametrize(
+    ("source", "measured"),
+    [
+        ("measured on a MINE of ours, November 2026", True),
+        ("measured on an H200", False),
+        ("measured on a mine2", False),
+        ("unverified: measured on a mine", False),
+    ],
+)
+def test_measured_on_names_the_board(tmp_path: Path, source: str, measured: bool) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content.update(name="mine")
+        content["figures"]["sm_count"].update(source=source)
+
+    assert sim.load_gpu(write(tmp_path, change)).measured is measured
 
 
 def write(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -175,7 +236,41 @@ def test_a_users_file_is_read_by_its_path(tmp_path: Path) -> None:
             lambda c: c.update(native_elements=["fp16", "fp3"]),
             "native_elements: unknown 'fp3': did you mean",
         ),
-        (lambda c: c["tensor_flop_per_clk"].pop("int8"), "must name the native_elements"),
+        (
+            lambda c: c["tensor_flop_per_clk"].pop("int8"),
+            "'int8' stands in native_elements and not in tensor_flop_per_clk",
+        ),
+        (
+            lambda c: c["tensor_flop_per_clk"].update(
+                e2m1fn={"value": 16384, "source": "a guess of mine"}
+            ),
+            "'e2m1fn' stands in tensor_flop_per_clk and not in native_elements",
+        ),
+        (
+            lambda c: c["tensor_flop_per_clk"]["bf16"].update(value=-4096),
+            "tensor_flop_per_clk.bf16 = -4096 must lie in 1..",
+        ),
+        (
+            lambda c: c["tensor_flop_per_clk"]["bf16"].update(rate=4096),
+            "unknown key 'rate' in tensor_flop_per_clk.bf16",
+        ),
+        (
+            lambda c: c["figures"]["dram_read_gb_per_s"].update(value=4900),
+            "dram_read_gb_per_s must not exceed dram_gb_per_s",
+        ),
+        (
+            lambda c: c["figures"]["dram_copy_gb_per_s"].update(value=4900),
+            "dram_copy_gb_per_s must not exceed dram_gb_per_s",
+        ),
+        (
+            lambda c: c["figures"]["l2_latency_ns"].update(value=900),
+            "l2_latency_ns must not exceed dram_latency_ns",
+        ),
+        (lambda c: c.update(features=["mfma_scale"]), "nvidia has no mfma_scale: remove it"),
+        (
+            lambda c: c["figures"].update(special_per_clk={"value": 0, "source": "a guess"}),
+            "special_per_clk = 0 must lie in 1..",
+        ),
         (
             lambda c: c["figures"]["sustained_clock_mhz"].update(value=2500),
             "sustained_clock_mhz must not exceed max_clock_mhz",

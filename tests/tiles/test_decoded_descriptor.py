@@ -49,7 +49,9 @@ def test_is_registered() -> None:
     assert FAMILY.template.is_file()
 
 
-@pytest.mark.parametrize("gpu", ["h200", "b200", "a100", "l40s", "rtx4090"])
+@pytest.mark.parametrize(
+    "gpu", ["h20", "h200", "b200", "b300", "a100", "l40s", "rtx3090", "rtx4090"]
+)
 def test_every_recipe_without_outliers_has_a_kernel(gpu: str) -> None:
     limits = load_gpu(gpu).limits
     for name, one in RECIPES.items():
@@ -100,6 +102,12 @@ def test_serves_with_legal_configurations_of_both_kinds(activation: str, weight:
         (gemm("e4m3fn.row"), "h200", "as it is stored: triton_gemm"),
         (gemm("e4m3fn.row"), "a100", None),
         (gemm("e4m3fn.mx"), "mi300x", "instructions of NVIDIA"),
+        (gemm("e4m3fn.mx"), "mi355x", None),
+        (gemm("e4m3fn.mx", "e2m1fn.mx"), "mi355x", None),
+        (gemm("e4m3fn.mx", k=64), "mi355x", "K 64: scaled MFMA takes 128 at a time"),
+        (gemm("nvfp4"), "mi355x", "instructions of NVIDIA"),
+        (gemm("e3m2fn.mx"), "mi355x", "instructions of NVIDIA"),
+        (gemm("posit8es1"), "mi355x", "instructions of NVIDIA"),
         (Gemm(m=1, n=8, k=8, recipe=recipe("llm-int8")), "h200", "outliers"),
     ],
 )
@@ -228,3 +236,14 @@ def test_table_of_one_configuration_is_priced_like_the_whole() -> None:
     for row in (0, len(table) // 2, len(table) - 1):
         one = price(problem, FAMILY, ConfigTable.of([table.config(row)]), H200)
         assert one.time_us[0] == pytest.approx(whole.time_us[row])
+
+
+def test_scaled_mfma_takes_codes_as_they_are_and_nothing_else() -> None:
+    limits = load_gpu("mi355x").limits
+    for problem in (gemm("e4m3fn.mx"), gemm("e2m1fn.mx"), gemm("e4m3fn.mx", m=3, n=70, k=100)):
+        assert FAMILY.path(problem, limits) is NumericPath.NATIVE
+        assert FAMILY.space(problem, limits)["native"].all()
+        assert isinstance(FAMILY.judge(problem, FAMILY.default(problem, limits), limits), Accepted)
+    decoding = FAMILY.judge(gemm("e4m3fn.mx"), BASE, limits)
+    assert isinstance(decoding, Rejected)
+    assert decoding.rule == "decoding"

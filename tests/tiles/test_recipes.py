@@ -34,8 +34,15 @@ def test_texts_of_a_recipe_read_back(name: str) -> None:
         assert TensorFormat.parse(str(fmt)) == fmt
     assert WeightUpdate.parse(str(one.update)) == one.update
     texts = {tensor: str(fmt) for tensor, fmt in formats(one).items()}
+    first, second = map(str, one.moments)
     again = Recipe.of(
-        name, **texts, update=str(one.update), outliers=one.outliers, source=one.source
+        name,
+        **texts,
+        update=str(one.update),
+        weight_gradient=str(one.weight_gradient),
+        moments=(first, second),
+        outliers=one.outliers,
+        source=one.source,
     )
     assert again == one
 
@@ -132,3 +139,14 @@ def test_impossible_updates_and_outliers_are_refused() -> None:
             OutlierBlocks(share=share)
     with pytest.raises(ValueError, match="threshold nan"):
         OutlierColumns(threshold=float("nan"))
+
+
+def test_the_optimiser_keeps_what_the_papers_keep() -> None:
+    one = RECIPES["fp8-lm"]
+    kept = (one.weight_gradient, one.update.master, *one.moments)
+    # FP8-LM, section 2.2: gradients and first moments of a byte, the rest of two.
+    assert [fmt.element.bits for fmt in kept if fmt] == [8, 16, 8, 16]
+    for name in ("bf16", "e4m3-tensor", "mxfp8-e4m3"):
+        assert str(RECIPES[name].weight_gradient) == "bf16"
+        assert [str(fmt) for fmt in RECIPES[name].moments] == ["fp32", "fp32"]
+    assert str(RECIPES["jetfire"].weight_gradient) == "fp16"

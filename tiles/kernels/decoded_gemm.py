@@ -1,6 +1,6 @@
 """Descriptor of decoded products in Triton: formats that no tensor core takes, through 16 bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +32,11 @@ _CAPABILITY = 80
 _WGMMA_CAPABILITY = 90
 _MAX_REGISTERS = 255
 _MAX_THREADS_PER_CTA = 1024
+#: What block-scaled products work on at least: K of a step, and rows and columns by instruction.
+_BLOCK_SCALED_K = 128
+_TCGEN05_TILE, _MFMA_TILE = (128, 32), (32, 32)
+#: Instructions that multiply codes with their block scales, and formats of these scales.
+_SCALES_TAKEN = {"tcgen05": FOLDED, "mfma_scale": ("e8m0fnu",)}
 _PRODUCT = TritonGemm()
 #: What a thread of the decoding loop needs beside accumulators and operands: addresses, scales.
 _OTHER_REGISTERS = 40
@@ -53,6 +58,21 @@ class DecodedGemmConfig(TileConfig):
     persistent: bool  #: one CTA per multiprocessor walks over the staged product's tiles
     staged: bool  #: operands are decoded once, into a workspace, not in the loop
     native: bool  #: block-scaled tensor cores take codes and scales as they are
+
+
+#: A small tile of scaled MFMA, with one stage ahead.
+_BLOCK_SCALED = DecodedGemmConfig(
+    block_m=64,
+    block_n=64,
+    block_k=_BLOCK_SCALED_K,
+    group_m=1,
+    num_warps=4,
+    num_stages=2,
+    tma=False,
+    persistent=False,
+    staged=False,
+    native=True,
+)
 
 
 def template_element(fmt: ElementFormat) -> Element | None:
@@ -138,8 +158,12 @@ def inner_problem(problem: Gemm) -> Gemm:
 
 
 def _block_scaled(problem: Gemm, limits: Limits) -> bool:
-    """Whether the GPU's tensor cores take both operands with their block scales."""
-    if "tcgen05" not in limits.features:
+    """Whether the GPU's tensor cores take both operands with their block scales.
+
+    NVIDIA's ``tcgen05`` takes scales of both kinds, AMD's scaled MFMA those of MX.
+    """
+    taken = [scales for name, scales in _SCALES_TAKEN.items() if name in limits.features]
+    if not taken:
         return False
     names = []
     for fmt in _sides(problem.recipe):
@@ -148,7 +172,7 @@ def _block_scaled(problem: Gemm, limits: Limits) -> bool:
             return False
         names.append(block_format(element, scaling.stored.name, scaling.cols))
     activation, weight = (_folded(fmt) for fmt in _sides(problem.recipe))
-    return "" not in names and activation == weight
+    return "" not in names and activation == weight and activation in taken[0]
 
 
 def native_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
@@ -209,9 +233,11 @@ class TritonDecodedGemm(Kernel):
         for fmt in _sides(recipe):
             if reason := self._undecoded(fmt):
                 return reason
-        if limits.vendor != "nvidia":
+        if limits.vendor != "nvidia" and not _block_scaled(problem, limits):
             return f"{limits.gpu}: codes are decoded by instructions of NVIDIA's GPUs"
-        if limits.capability < _CAPABILITY:
+        if limits.vendor != "nvidia" and problem.k <= _BLOCK_SCALED_K // 2:
+            return f"{limits.gpu}: K {problem.k}: scaled MFMA takes {_BLOCK_SCALED_K} at a time"
+        if limits.vendor == "nvidia" and limits.capability < _CAPABILITY:
             return f"{limits.gpu}: capability {limits.capability} < {_CAPABILITY}"
         served = _PRODUCT.refusal(problem, limits) is None
         if served and _PRODUCT.path(problem, limits) is NumericPath.NATIVE:
@@ -247,7 +273,9 @@ class TritonDecodedGemm(Kernel):
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Gemm)
         # Ways to multiply, whether there are descriptors and persistent programs to choose, stages.
-        ways = [("staged", (False, True), (3, 4, 5)), ("", (False,), (2, 3, 4))]
+        ways: list[tuple[str, tuple[bool, ...], tuple[int, ...]]] = []
+        if limits.vendor == "nvidia":
+            ways += [("staged", (False, True), (3, 4, 5)), ("", (False,), (2, 3, 4))]
         if _block_scaled(problem, limits):
             ways.append(("native", (False,), (2, 3, 4)))
         tables = [
@@ -289,6 +317,9 @@ class TritonDecodedGemm(Kernel):
     def default(self, problem: Problem, limits: Limits) -> DecodedGemmConfig:
         """Decoding once and the product's own default for many rows, else small tiles in a loop."""
         assert isinstance(problem, Gemm)
+        if limits.vendor != "nvidia":
+            wide = problem.m > 64 and problem.n > 64
+            return replace(_BLOCK_SCALED, block_m=128, block_n=128) if wide else _BLOCK_SCALED
         inner = inner_problem(problem)
         own = _PRODUCT.default(inner, limits)
         if problem.m > _STAGED_ROWS or inner.recipe.blockwise:
@@ -352,7 +383,13 @@ def _loop_rules(problem: Gemm, inner: Gemm, table: ConfigTable, limits: Limits) 
     )
     taken = loop_registers(table, limits.warp_threads)
     per_thread = np.minimum(_MAX_REGISTERS, limits.registers_per_sm // np.maximum(threads, 1))
+    least_m, least_n = _TCGEN05_TILE if limits.vendor == "nvidia" else _MFMA_TILE
     return [
+        Rule(
+            "decoding",
+            ~native & (limits.vendor != "nvidia"),
+            lambda r: f"{limits.gpu}: codes are decoded by instructions of NVIDIA's GPUs",
+        ),
         Rule(
             "native",
             native & (table["staged"] | (not _block_scaled(problem, limits))),
@@ -362,10 +399,14 @@ def _loop_rules(problem: Gemm, inner: Gemm, table: ConfigTable, limits: Limits) 
         Rule(
             "block-scaled tile",
             native
-            & ((table["block_m"] < 128) | (table["block_n"] < 32) | (table["block_k"] < 128)),
+            & (
+                (table["block_m"] < least_m)
+                | (table["block_n"] < least_n)
+                | (table["block_k"] < _BLOCK_SCALED_K)
+            ),
             lambda r: (
                 f"tile {table['block_m'][r]}x{table['block_n'][r]}x{table['block_k'][r]}: "
-                "block-scaled products take at least 128x32x128"
+                f"block-scaled products take at least {least_m}x{least_n}x{_BLOCK_SCALED_K}"
             ),
         ),
         Rule(

@@ -12,6 +12,7 @@ from tiles.formats import ElementFormat, Rounding, TensorFormat, element
 __all__ = ["OutlierBlocks", "OutlierColumns", "Recipe", "WeightUpdate"]
 
 _BF16 = TensorFormat(element=element("bf16"))
+_FP32 = TensorFormat(element=element("fp32"))
 _FP16 = element("fp16")
 _KAHAN = "+kahan"
 _NONE = "none"
@@ -107,6 +108,9 @@ class Recipe:
     output: TensorFormat = _BF16  #: what the product leaves for the operator after it
     residual: TensorFormat = _BF16  #: the residual stream
     update: WeightUpdate = WeightUpdate(master=None)
+    weight_gradient: TensorFormat = _BF16  #: as the optimiser takes it
+    #: Adam's moments, as they are kept between steps.
+    moments: tuple[TensorFormat, TensorFormat] = (_FP32, _FP32)
     outliers: OutlierColumns | OutlierBlocks | None = None
 
     @classmethod
@@ -120,10 +124,14 @@ class Recipe:
         output: str = "bf16",
         residual: str = "bf16",
         update: str = "none",
+        weight_gradient: str | None = None,
+        moments: tuple[str, str] = ("fp32", "fp32"),
         outliers: OutlierColumns | OutlierBlocks | None = None,
         source: str,
     ) -> "Recipe":
-        """A recipe from the texts of its formats; weights are like activations unless said.
+        """A recipe from the texts of its formats.
+
+        Weights are like activations and weight gradients like the residual stream unless said.
 
         Raises:
             ValueError: a text is not a tensor format, or ``update`` no weight update.
@@ -136,6 +144,8 @@ class Recipe:
             output=TensorFormat.parse(output),
             residual=TensorFormat.parse(residual),
             update=WeightUpdate.parse(update),
+            weight_gradient=TensorFormat.parse(weight_gradient or residual),
+            moments=(TensorFormat.parse(moments[0]), TensorFormat.parse(moments[1])),
             outliers=outliers,
             source=source,
         )

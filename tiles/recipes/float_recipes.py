@@ -95,8 +95,11 @@ FLOAT_RECIPES = (
         activation="e4m3fn.tensor",
         gradient="e5m2.tensor",
         update="fp16.tensor",
+        weight_gradient="e4m3fn.tensor",
+        moments=("e4m3fn.tensor", "fp16.tensor"),
         source="FP8-LM, arXiv 2310.18313: E4M3 forward, E5M2 activation gradients, kept weights in "
-        "fp16 with a tensor scale; its FP8 weight gradients and moments are not modelled",
+        "fp16 with a tensor scale; its E4M3 weight gradients and first moments and fp16 second "
+        "moments count as memory alone",
     ),
     Recipe.of(
         "deepseek-fp8",

@@ -1,0 +1,168 @@
+"""A layer whose tensors stay codes between operators: the INT8 dataflow of Jetfire.
+
+Source: arXiv 2403.12422 and its released code.  The residual stream is 16-bit: its add also leaves
+codes and the rows' statistics, so that the normalisation behind it is one pass over codes.  The
+attention core is 16-bit too: queries, keys and values are decoded in front of it, its output is
+quantised behind it, and only codes are kept for backward.  Products take K-contiguous codes alone,
+so backward transposes what was saved.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sim.network import passes
+from sim.network.attention import Attention
+from sim.network.block import Block, Linear
+from sim.network.operators import Operator, Part, Phase, Work
+from sim.network.products import dgrad, forward, nearest, wgrad, wide_name
+from sim.network.wide_layer import quantize
+from tiles.formats import TensorFormat
+from tiles.problems import Dataflow, Dequantize, Gemm, Quantize, Transpose
+from tiles.recipes import Recipe
+
+__all__ = ["coded_layer"]
+
+
+class _Layer:
+    """Makes the operators of one layer."""
+
+    def __init__(self, block: Block, tokens: int, recipe: Recipe, phase: Phase) -> None:
+        self.block, self.tokens, self.recipe, self.phase = block, tokens, recipe, phase
+        self.wide = wide_name(recipe)
+        #: Of what operators and products write: gradients backward.
+        self.out = recipe.output if phase is Phase.FORWARD else recipe.gradient
+        self.code_bytes = recipe.output.element.bits / 8
+
+    def step(self, name: str, part: Part, work: Work, apart: tuple[Work, ...] = ()) -> Operator:
+        return Operator(name=name, part=part, phase=self.phase, work=work, apart=apart)
+
+    def product(self, name: str, work: Gemm) -> Operator:
+        """A product that leaves codes; where no family writes them, 16 bits and another pass."""
+        apart: tuple[Work, ...] = ()
+        if work.output.scaling is not None:
+            plain = replace(work, out=self.wide)
+            coded = Quantize(rows=work.m, cols=work.n, target=work.output, source=self.wide)
+            apart = (plain, coded)
+        return self.step(name, Part.PRODUCTS, work, apart)
+
+    def quantize(self, name: str, cols: int) -> Iterator[Operator]:
+        """Codes of a 16-bit tensor; of gradients the transposed ones too."""
+        return quantize(
+            name,
+            self.out,
+            (self.tokens, cols),
+            phase=self.phase,
+            source=self.wide,
+            transposed=self.phase is Phase.BACKWARD,
+        )
+
+    def decode(self, name: str, cols: int, fmt: TensorFormat) -> Operator:
+        work = Dequantize(rows=self.tokens, cols=cols, source=nearest(fmt), out=self.wide)
+        return self.step(f"{name} dequantize", Part.QUANTIZE, work)
+
+    def turn(self, name: str, cols: int) -> Operator:
+        work = Transpose(rows=self.tokens, cols=cols, element=self.recipe.output.element.name)
+        return self.step(f"{name} transpose", Part.QUANTIZE, work)
+
+    def norm(self, name: str) -> Operator:
+        op = self.block.normalization.value
+        suffix = "-apply" if self.phase is Phase.FORWARD else "-bwd"
+        work = Dataflow(rows=self.tokens, cols=self.block.hidden, op=op + suffix, target=self.out)
+        return self.step(name, Part.NORMALIZATION, work)
+
+    def activation(self, name: str) -> Operator:
+        backward = self.phase is Phase.BACKWARD
+        work: Work
+        if self.block.gated:  # no kernel takes both halves as codes: bytes alone are known
+            work = passes.activation(
+                self.block, self.tokens, bytes_=self.code_bytes, backward=backward
+            )
+        else:
+            op = self.block.activation.value + ("-bwd" if backward else "")
+            work = Dataflow(rows=self.tokens, cols=self.block.inner, op=op, target=self.out)
+        return self.step(name, Part.ACTIVATION, work)
+
+    def add(self, name: str) -> Operator:
+        """Forward the sum's codes are written besides."""
+        copy = self.code_bytes if self.phase is Phase.FORWARD else 0.0
+        work = passes.add(self.block, self.tokens, branch_bytes=self.code_bytes, copy_bytes=copy)
+        return self.step(name, Part.RESIDUAL, work)
+
+
+def _forward(block: Block, layer: _Layer, core: Attention, *, training: bool) -> Iterator[Operator]:
+    tokens, recipe = layer.tokens, layer.recipe
+
+    master = recipe.update.master
+
+    def linear(one: Linear) -> Iterator[Operator]:
+        if training and master is not None:
+            yield from quantize(
+                f"{one.name} weight",
+                recipe.weight,
+                (one.n, one.k),
+                phase=Phase.FORWARD,
+                source=master.element.name,
+                transposed=True,
+            )
+        yield layer.product(one.name, forward(one, tokens, recipe))
+
+    qkv, o, up, down = block.linears
+    yield layer.norm("norm 1")
+    yield from linear(qkv)
+    yield layer.decode("qkv", qkv.n, recipe.output)
+    if block.rotary:
+        yield layer.step("rotary", Part.ATTENTION, passes.rotary(block, tokens))
+    yield layer.step("attention", Part.ATTENTION, core)
+    yield from layer.quantize("attention", o.k)
+    yield from linear(o)
+    yield layer.add("residual 1")
+    yield layer.norm("norm 2")
+    yield from linear(up)
+    yield layer.activation("activation")
+    yield from linear(down)
+    yield layer.add("residual 2")
+
+
+def _backward(block: Block, layer: _Layer, core: Attention) -> Iterator[Operator]:
+    tokens, recipe = layer.tokens, layer.recipe
+
+    def linear(one: Linear, *, turned: bool) -> Iterator[Operator]:
+        """``turned``: the gradient's transposed codes are there already."""
+        if not turned:
+            yield layer.turn(f"{one.name} gradient", one.n)
+        yield layer.turn(f"{one.name} input", one.k)
+        yield layer.product(f"{one.name} dgrad", dgrad(one, tokens, recipe))
+        yield layer.product(f"{one.name} wgrad", wgrad(one, tokens, recipe))
+
+    qkv, o, up, down = block.linears
+    yield from layer.quantize("down gradient", down.n)
+    yield from linear(down, turned=True)
+    yield layer.activation("activation backward")
+    yield from linear(up, turned=False)
+    yield layer.norm("norm 2 backward")
+    yield layer.add("residual 2 backward")
+    yield from layer.quantize("o gradient", o.n)
+    yield from linear(o, turned=True)
+    yield layer.decode("attention gradient", o.k, recipe.gradient)
+    yield layer.decode("qkv", qkv.n, recipe.output)
+    yield layer.decode("attention", o.k, recipe.output)
+    if block.rotary:  # what was saved is not rotated yet
+        yield layer.step("rotary", Part.ATTENTION, passes.rotary(block, tokens))
+    yield layer.step("attention backward", Part.ATTENTION, replace(core, backward=True))
+    if block.rotary:
+        work = passes.rotary(block, tokens, backward=True)
+        yield layer.step("rotary backward", Part.ATTENTION, work)
+    yield from layer.quantize("qkv gradient", qkv.n)
+    yield from linear(qkv, turned=True)
+    yield layer.norm("norm 1 backward")
+    yield layer.add("residual 1 backward")
+
+
+def coded_layer(
+    block: Block, tokens: int, recipe: Recipe, core: Attention, *, training: bool
+) -> Iterator[Operator]:
+    """Forward in order, backward in reverse."""
+    forward_layer = _Layer(block, tokens, recipe, Phase.FORWARD)
+    yield from _forward(block, forward_layer, core, training=training)
+    if training:
+        yield from _backward(block, _Layer(block, tokens, recipe, Phase.BACKWARD), core)
