@@ -12,6 +12,7 @@ from bench.shapes import (
     DATAFLOW,
     DECODING,
     EXPERTS,
+    LARGE_BYTES,
     LARGE_LAYERS,
     SHAPES,
     SMALL_LAYERS,
@@ -67,20 +68,18 @@ class Row:
     goals: tuple[Goal, ...] = (Goal(),)
     bounds: tuple[str, ...] = ()  #: times that the hardware cannot go below
     note: str = ""  #: what is counted on either side
+    fits: Callable[[Problem], bool] = lambda problem: True  #: of other shapes than the list's
 
     def takes(self, problem: Problem, *, any_shape: bool = False) -> bool:
         """Whether a problem belongs to the row.
 
         Args:
-            any_shape: also problems of another shape in the same formats; tokens as in the list.
+            any_shape: also problems of another shape in the same formats.
         """
         if str(problem) in self.problems:
             return True
-        if not any_shape:
-            return False
-        like = [p for p in map(parse_problem, self.problems) if _formats(p) == _formats(problem)]
-        tokens = [one.tokens for one in like]
-        return bool(like) and min(tokens) <= problem.tokens <= max(tokens)
+        formats = map(_formats, map(parse_problem, self.problems)) if any_shape else ()
+        return _formats(problem) in formats and self.fits(problem)
 
 
 def _formats(problem: Problem) -> tuple[str, ...]:
@@ -91,6 +90,11 @@ def _formats(problem: Problem) -> tuple[str, ...]:
 
 def _tokens(least: int, most: int = 1 << 30) -> Callable[[Problem], bool]:
     return lambda problem: least <= problem.tokens <= most
+
+
+def _weight(large: bool) -> Callable[[Problem], bool]:
+    """Layers whose weights are large in bf16, or are not."""
+    return lambda problem: (2 * problem.shape[1] * problem.shape[2] >= LARGE_BYTES) is large
 
 
 def _long_k(problem: Problem) -> bool:
@@ -130,6 +134,7 @@ ROWS = (
         peers=(INT_MM,),
         goals=(Goal(geomean=1.5, worst=1.1),),
         note="the peer writes int32 and applies no scale",
+        fits=_tokens(17),
     ),
     Row(
         name="int8 128x128, bf16 out",
@@ -192,12 +197,14 @@ ROWS = (
         problems=each((s for s in SHAPES if s not in DECODING), "mxfp8-e4m3"),
         peers=(MATMUL,),
         goals=(Goal(geomean=1.0, where=_ABOVE, takes=_tokens(2048)),),
+        fits=_tokens(65),
     ),
     Row(
         name="mxfp8 e4m3fn, M <= 64",
         problems=each(DECODING, "mxfp8-e4m3"),
         peers=(TENSOR,),
         goals=(Goal(geomean=0.95),),
+        fits=_tokens(1, 64),
     ),
     Row(
         name="w4a16 g128, >= 64 MiB in bf16",
@@ -209,12 +216,14 @@ ROWS = (
             Goal(geomean=0.8, where=_ABOVE, takes=_tokens(2048), against=(MATMUL,)),
             Goal(against=(INT4,)),
         ),
+        fits=_weight(large=True),
     ),
     Row(
         name="w4a16 g128, smaller",
         problems=each(by_tokens(SMALL_LAYERS), _W4),
         peers=(MATMUL, INT4),
         goals=(Goal(geomean=0.9, worst=0.9),),
+        fits=_weight(large=False),
     ),
     Row(
         name="grouped e4m3fn 1x128 / 128x128",
