@@ -49,7 +49,7 @@ def read_listing(text: str, count: int) -> list[int]:
         raise ValueError(f"ncu lists no kernel: {' '.join(said)[:200] or 'it says nothing'}")
     sums: list[int] = []
     for row in csv.DictReader(lines[first:]):
-        if MARK in row["Kernel Name"]:
+        if MARK in (row["Kernel Name"] or ""):  # the tool's own lines may stand among the rows
             sums.append(0)
         elif row["Metric Name"] == METRIC and sums:
             sums[-1] += int(float(row["Metric Value"].replace(",", "")))
@@ -103,7 +103,7 @@ def launch_all(path: Path) -> None:
     mark((1,), (1,), ())
     for text, name, fields in json.loads(path.read_text()):
         family = kernel(name)
-        config = family.config_type(**fields)
+        config = family.config_type.from_dict(fields)
         workload = family.workload(parse_problem(text), device="cuda", seed=0)
         launch = workload.launchers(config, 1)[0]
         launch()

@@ -85,7 +85,8 @@ def _session(arguments: argparse.Namespace) -> dict[str, Any]:
         for run in arguments.runs
         for line in stale_lines(tuning.load_run(run))
     ]
-    given = [Path(word).name if os.sep in word else word for word in arguments.given]
+    paths = {str(path): path.name for path in (*arguments.runs, arguments.output) if path}
+    given = [paths.get(str(Path(word)), word) for word in arguments.given]
     return {
         "commit": arguments.commit,
         "command": shlex.join(["python", "-m", "bench.kernels", *given]),

@@ -31,6 +31,7 @@ PROBE_ERRORS = (
     AssertionError,  # DeepGEMM's refusals
     ImportError,
     AttributeError,
+    MemoryError,  # CuPy's
     NotImplementedError,
     RuntimeError,
     TypeError,

@@ -128,7 +128,7 @@ def launch_all(path: Path) -> None:
     for text, name, fields in json.loads(path.read_text()):
         family = kernel(name)
         workload = family.workload(parse_problem(text), device="cuda", seed=0)
-        launch = workload.launchers(family.config_type(**fields), 1)[0]
+        launch = workload.launchers(family.config_type.from_dict(fields), 1)[0]
         launch()
         torch.cuda.synchronize()
 

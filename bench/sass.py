@@ -20,6 +20,8 @@ from tempfile import TemporaryDirectory
 
 __all__ = ["histogram", "loops", "machine_code", "main"]
 
+#: Instructions of a loop that does more than wait for a barrier.
+LEAST = 16
 _LABEL = re.compile(r"^(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
 
@@ -91,7 +93,7 @@ def main(given: Sequence[str] | None = None) -> int:
             raise ValueError(reason)
         config = family.default(problem, limits)
         if chosen.config is not None:
-            config = type(config)(**json.loads(chosen.config))
+            config = family.config_type.from_dict(json.loads(chosen.config))
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     with TemporaryDirectory() as folder:
@@ -110,7 +112,8 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     for listing in listings:
         for body in sorted(loops(listing), key=len, reverse=True):
-            print(histogram(body))
+            if len(body) >= LEAST:
+                print(histogram(body))
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import executed
+from bench import executed, sass
 from bench.bounds import Executed, issue_bound, promotion_bound
 from bench.executed import Launch, read_listing
 from bench.pipe_rates import CHAINS, STREAMS, UNROLL, Rate, Stream, compile_stream
@@ -103,6 +103,7 @@ MARK = ("tile_workbench_mark()", "8")
 
 def test_counts_fall_into_launches_by_their_marks() -> None:
     text = listing(MARK, ("rows(long)", "1,048,576"), ("sums", "32"), MARK, ("blocks", "77"))
+    text += "\n==PROF== Disconnected from process 7"
     assert read_listing(text, 2) == [1_048_608, 77]
     with pytest.raises(ValueError, match="ncu lists 2 launches, 3 were made"):
         read_listing(text, 3)
@@ -168,6 +169,23 @@ def test_streams_are_made_of_what_they_count(stream: Stream) -> None:
     # 64 x N accumulators in 128 threads, two products a pass.
     assert (counts["IGMMA"], counts["I2FP"]) == (2, promoted * stream.wgmma_n)
     assert counts["I2FP"] == counts["FFMA"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["triton_transpose", "gemm:8x8x8:bf16:bf16"], "triton_transpose serves transpose"),
+        (["triton_transpose", "transpose:64x64:int8", "--config", "{}"], "missing field"),
+        (["triton_transpose", "transpose:64x64:int8", "--config", "{"], "Expecting property"),
+        (["nosuch", "transpose:64x64:int8"], "unknown kernel 'nosuch'"),
+    ],
+)
+def test_machine_code_is_that_of_a_legal_question(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sass.main(given)
+    assert said in capsys.readouterr().err
 
 
 def test_loops_end_where_they_jump_back() -> None:
