@@ -45,6 +45,7 @@ table-dry: $(VENV)/.installed
 
 # Every kernel family and mode under compute-sanitizer; goes on where it was cut off.
 sanitize: $(VENV)/.installed
+	mkdir -p build
 	$(BIN)/python -m bench.sanitize --commit $$(git rev-parse HEAD) --output build/sanitize.json
 
 # The pinned torch first and by itself: where an index offers a CPU build of it, pip takes that one.

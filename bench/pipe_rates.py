@@ -137,7 +137,7 @@ def compile_stream(stream: Stream, target: str = HOPPER) -> bytes:
         nvrtc.nvrtcGetProgramLog(program, log)
         raise RuntimeError(f"{stream.name}: {log.decode(errors='replace').strip(chr(0))}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin = b" " * size
+    cubin: bytes = b" " * size
     nvrtc.nvrtcGetCUBIN(program, cubin)
     return cubin
 

@@ -40,7 +40,7 @@ def machine_code(binary: bytes) -> str:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(binary)
-        command = [Path(tool).with_name("nvdisasm"), "-c", path]
+        command = [str(Path(tool).with_name("nvdisasm")), "-c", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout
 

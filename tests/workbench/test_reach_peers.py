@@ -11,7 +11,7 @@ import torch
 from bench import reach
 from bench.deep_gemm_peer import aligned_scales, version
 from bench.jetfire_peer import released_us
-from bench.reach_peers import Peer, Recorded, Refused, _int4_weights, open_peer
+from bench.reach_peers import Peer, Recorded, Refused, open_peer
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, parse_problem
 
 SEED = 5
@@ -221,7 +221,8 @@ def test_4_bit_weights_of_the_peer_are_its_own_codes(monkeypatch: pytest.MonkeyP
     ) -> torch.Tensor:
         codes = torch.stack([packed >> 4, packed & 15], -1).flatten(1).int()
         assert (group, pairs.shape) == (128, (codes.shape[1] // 128, codes.shape[0], 2))
-        return (x.float() @ (_int4_weights(codes, pairs) * factor).T).to(torch.bfloat16)
+        scale, zero = pairs[torch.arange(codes.shape[1]) // 128].float().unbind(-1)  # (K, N)
+        return (x.float() @ ((codes.T - 8) * scale + zero) * factor).to(torch.bfloat16)
 
     factor = 1.0
     monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
