@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs test-slow test-gpu bench bench-gpu clean
+.PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 
 # The main job from end to end, into build/demo: predict, search, emit, verify, report.
 demo: $(VENV)/.installed
@@ -38,6 +38,15 @@ bench: $(VENV)/.installed
 
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest bench -m gpu
+
+# The table of ratios (docs/kernels.md) without a GPU: all but the times.
+table-dry: $(VENV)/.installed
+	$(BIN)/python -m bench.kernels --dry-run
+
+# Every kernel family and mode under compute-sanitizer; goes on where it was cut off.
+sanitize: $(VENV)/.installed
+	mkdir -p build
+	$(BIN)/python -m bench.sanitize --commit $$(git rev-parse HEAD) --output build/sanitize.json
 
 # The pinned torch first and by itself: where an index offers a CPU build of it, pip takes that one.
 # pip compiles what it installs, but not these packages: without it the first run takes seconds.

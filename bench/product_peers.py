@@ -15,7 +15,15 @@ from tiles.kernels.batched_workload import BatchedOperands, BatchedWorkload
 from tiles.kernels.grouped_workload import GroupedOperands, GroupedWorkload
 from tiles.problems import RowOrder, SecondOperand
 
-__all__ = ["PROBE_ERRORS", "batched_peers", "grouped_peers"]
+__all__ = [
+    "PROBE_ERRORS",
+    "batched_loop",
+    "bmm_bf16",
+    "deep_gemm",
+    "deep_gemm_loop",
+    "grouped_loop",
+    "torch_grouped",
+]
 
 Launch = Callable[[], None]
 #: What a peer may raise that is not there, or does not take the problem.
@@ -23,6 +31,7 @@ PROBE_ERRORS = (
     AssertionError,  # DeepGEMM's refusals
     ImportError,
     AttributeError,
+    MemoryError,  # CuPy's
     NotImplementedError,
     RuntimeError,
     TypeError,
@@ -157,11 +166,6 @@ def deep_gemm(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
     return lambda: run((a, scales), right, c, experts)
 
 
-def grouped_peers() -> dict[str, Callable[[GroupedWorkload, GroupedOperands], Launch]]:
-    """Peers of a grouped product by name."""
-    return {"loop": grouped_loop, "torch grouped": torch_grouped, "deep_gemm": deep_gemm}
-
-
 def batched_loop(workload: BatchedWorkload, made: BatchedOperands) -> Launch:
     """Matrix by matrix."""
     turned = workload.problem.second is SecondOperand.KN
@@ -183,8 +187,3 @@ def bmm_bf16(workload: BatchedWorkload, made: BatchedOperands) -> Launch:
     c = torch.empty(made.c.shape, dtype=torch.bfloat16, device=made.c.device)
     right = b if workload.problem.second is SecondOperand.KN else b.mT
     return lambda: torch.bmm(a, right, out=c)
-
-
-def batched_peers() -> dict[str, Callable[[BatchedWorkload, BatchedOperands], Launch]]:
-    """Peers of a batched product by name."""
-    return {"loop": batched_loop, "bmm bf16": bmm_bf16}

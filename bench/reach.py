@@ -1,35 +1,30 @@
-"""The rows of the table of ratios: which problems belong to each, who the peers are, what is asked.
+"""The rows of the table of ratios: problems, peers, bounds and what is asked.
 
-A ratio is the time of the fastest peer over ours.  Where a row has a bound, it is the longer of
-that peer's time and the bound's over ours.
+A ratio is the time of the fastest of the peers that a goal names over ours.  Where it names bounds
+too, the slowest of all counts: nothing is asked to be faster than the hardware.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim import Gpu
-from tiles.formats import IntElement, Rounding, element
-from tiles.kernels import TileConfig
-from tiles.problems import Dataflow, Dequantize, Gemm, GroupedGemm, Problem, Quantize, Transpose
-
-__all__ = ["ROWS", "SHAPES", "Goal", "Row", "row_of"]
-
-#: (M, N, K) of the products: squares, layers of Llama-3 and DeepSeek-V3, and decoding.
-SHAPES = (
-    (4096, 4096, 4096),
-    (8192, 8192, 8192),
-    (4096, 14336, 4096),
-    (4096, 4096, 14336),
-    (4096, 7168, 16384),
-    (4096, 2112, 7168),
-    (16384, 4096, 1024),
-    (2048, 3072, 768),
-    (128, 7168, 2048),
-    (64, 24576, 1536),
-    (16, 8192, 8192),
+from bench.shapes import (
+    ATTENTION,
+    DATAFLOW,
+    DECODING,
+    EXPERTS,
+    LARGE_BYTES,
+    LARGE_LAYERS,
+    SHAPES,
+    SMALL_LAYERS,
+    STREAMING,
+    TRAINING,
+    WGRAD,
+    by_tokens,
+    each,
 )
-#: Bytes from which a matrix counts as large: it does not fit in any GPU's L2.
-LARGE_BYTES = 64 * 2**20
+from tiles.problems import Problem, parse_problem
+
+__all__ = ["ROWS", "Goal", "Row", "rows_of"]
 
 MATMUL = "torch.matmul bf16"
 MATMUL_WGRAD = "torch.matmul bf16, weight gradient"
@@ -39,19 +34,28 @@ BLOCK = "torch._scaled_mm 1x128 by 128x128"
 INT_MM = "torch._int_mm"
 INT4 = "torch._weight_int4pack_mm"
 DEEP_GEMM = "DeepGEMM"
-LOOP = "loop of torch._scaled_mm 1x128 by 128x128"
+LOOP = "loop of torch's product"
 DEEP_GEMM_LOOP = "loop of DeepGEMM"
+TORCH_GROUPED = "torch's grouped product"
+BATCHED_LOOP = "loop over the batch"
+BMM = "torch.bmm bf16"
 COPY = "device copy"
+JETFIRE = "Jetfire as released, recorded"
+
+PROMOTION = "bound of the promotion"
+ISSUE = "bound of the issue slots"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is asked of some of a row's problems."""
+    """What is asked of some of a row's problems; without numbers a ratio is shown alone."""
 
-    geomean: float
+    geomean: float | None = None
     worst: float | None = None
     where: str = ""  #: which problems, e.g. "M >= 2048"; "" = all
     takes: Callable[[Problem], bool] = lambda problem: True
+    against: tuple[str, ...] = ()  #: peers and bounds; () = the row's peers
+    slowest: bool = False  #: of ``against`` the slowest counts, else the fastest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,194 +63,245 @@ class Row:
     """One line of the table."""
 
     name: str
-    peers: tuple[str, ...]  #: the fastest one that takes a problem counts
-    takes: Callable[[Problem], bool]
-    goals: tuple[Goal, ...] = ()  #: none: ratios are shown alone
-    listed: bool = False  #: True where only shapes of the list count
-    #: Microseconds that the hardware cannot go below, and what sets them.
-    bound: Callable[[Problem, TileConfig, Gpu], float] | None = None
-    bound_name: str = ""
+    problems: tuple[str, ...]
+    peers: tuple[str, ...]
+    goals: tuple[Goal, ...] = (Goal(),)
+    bounds: tuple[str, ...] = ()  #: times that the hardware cannot go below
+    note: str = ""  #: what is counted on either side
+    fits: Callable[[Problem], bool] = lambda problem: True  #: of other shapes than the list's
 
-    @property
-    def against(self) -> str:
-        """The peers, and the bound."""
-        return " or ".join(self.peers) + (f", and {self.bound_name}" if self.bound_name else "")
+    def takes(self, problem: Problem, *, any_shape: bool = False) -> bool:
+        """Whether a problem belongs to the row.
+
+        Args:
+            any_shape: also problems of another shape in the same formats.
+        """
+        if str(problem) in self.problems:
+            return True
+        formats = map(_formats, map(parse_problem, self.problems)) if any_shape else ()
+        return _formats(problem) in formats and self.fits(problem)
 
 
-def _m(least: int = 1, most: int = 1 << 30) -> Callable[[Problem], bool]:
+def _formats(problem: Problem) -> tuple[str, ...]:
+    """A problem's text without its shape, and without the rows that a masked layout leaves."""
+    kind, _, *rest = str(problem).split(":")
+    return kind, *(field.partition(".")[0] if "masked" in field else field for field in rest)
+
+
+def _tokens(least: int, most: int = 1 << 30) -> Callable[[Problem], bool]:
     return lambda problem: least <= problem.tokens <= most
 
 
-def _product(
-    *recipes: str, outs: Sequence[str] = ("bf16",), least: int = 1, most: int = 1 << 30
-) -> Callable[[Problem], bool]:
-    """Plain products of these recipes with M in a range."""
-
-    def takes(problem: Problem) -> bool:
-        return (
-            isinstance(problem, Gemm)
-            and problem.recipe.name in recipes
-            and problem.out in outs
-            and least <= problem.m <= most
-        )
-
-    return takes
-
-
-def _w4a16(large: bool) -> Callable[[Problem], bool]:
-    """4-bit weights in groups of 128, of layers that are large in bf16 or are not."""
-
-    def takes(problem: Problem) -> bool:
-        return (
-            isinstance(problem, Gemm)
-            and problem.recipe.name == "w4a16-g128"
-            and (2 * problem.n * problem.k >= LARGE_BYTES) is large
-        )
-
-    return takes
+def _weight(large: bool) -> Callable[[Problem], bool]:
+    """Layers whose weights are large in bf16, or are not."""
+    return lambda problem: (2 * problem.shape[1] * problem.shape[2] >= LARGE_BYTES) is large
 
 
 def _long_k(problem: Problem) -> bool:
-    return isinstance(problem, Gemm) and problem.k >= 4096
+    return problem.shape[2] >= 4096
 
 
-def _grouped_fp8(problem: Problem) -> bool:
-    return isinstance(problem, GroupedGemm) and problem.recipe.name == "deepseek-fp8"
-
-
-def _streaming(problem: Problem) -> bool:
-    """Quantise, dequantise, transpose a large tensor: the wider of input and output counts."""
-    bits = {Quantize: "source", Dequantize: "out", Transpose: "element"}.get(type(problem))
-    if bits is None:
-        return False
-    rows, cols = problem.shape
-    return rows * cols * element(getattr(problem, bits)).bits // 8 >= LARGE_BYTES
-
-
-def _dataflow(problem: Problem) -> bool:
-    return (
-        isinstance(problem, Dataflow)
-        and isinstance(problem.target.element, IntElement)
-        and problem.target.rounding is Rounding.STOCHASTIC
-    )
-
-
-def _issue_us(problem: Problem, config: TileConfig, gpu: Gpu) -> float:
-    from bench.dataflow import issue_us
-
-    assert isinstance(problem, Dataflow)
-    return issue_us(problem, config, gpu)
-
-
-_BF16_ABOVE = "M >= 2048"
+_ABOVE = "M >= 2048"
+_TURNED = (
+    "both operands come with K (the tokens) contiguous: the codes were transposed when they were "
+    "quantised, which is not counted; cuBLAS reads bf16 by token as it lies"
+)
+_BELOW_ALL = "products, conversions, FMAs and issue slots; no memory, no epilogue"
+_W4 = "w4a16-g128"
 ROWS = (
     Row(
         name="bf16",
+        problems=each(SHAPES, "bf16"),
         peers=(MATMUL,),
-        takes=_product("bf16"),
         goals=(Goal(geomean=1.0, worst=0.93),),
-        listed=True,
     ),
     Row(
         name="e4m3fn per row",
+        problems=each(SHAPES, "e4m3-row"),
         peers=(ROW,),
-        takes=_product("e4m3-row"),
         goals=(Goal(geomean=1.0, worst=0.92),),
-        listed=True,
     ),
     Row(
         name="e4m3fn 1x128 / 128x128",
+        problems=each(SHAPES, "deepseek-fp8"),
         peers=(BLOCK, DEEP_GEMM),
-        takes=_product("deepseek-fp8"),
         goals=(Goal(geomean=1.02, worst=0.93),),
-        listed=True,
+        note="all promote to fp32 every 128 of K; where one peer refuses, the other counts",
     ),
     Row(
         name="int8 per row, bf16 out",
+        problems=each((s for s in SHAPES if s[0] > 16), "int8-row"),  # the peer takes more than 16
         peers=(INT_MM,),
-        takes=_product("int8-row", least=17),  # the peer takes more than 16 rows
         goals=(Goal(geomean=1.5, worst=1.1),),
-        listed=True,
+        note="the peer writes int32 and applies no scale",
+        fits=_tokens(17),
     ),
     Row(
         name="int8 128x128, bf16 out",
+        problems=each(SHAPES, "int8-b128"),
         peers=(MATMUL,),
-        takes=_product("int8-b128"),
-        goals=(Goal(geomean=1.5, worst=1.3, where=_BF16_ABOVE, takes=_m(2048)),),
-        listed=True,
+        goals=(Goal(geomean=1.5, where=_ABOVE, takes=_tokens(2048)), Goal(worst=1.3)),
     ),
     Row(
-        name="int8 32x32",
-        peers=(MATMUL,),
-        takes=lambda problem: isinstance(problem, Gemm) and problem.recipe.name == "jetfire",
-        listed=True,
+        name="int8 32x32, int8 + scales out",
+        problems=each(TRAINING, "jetfire", outs=("int8.b32x32", "int8.b32x32+sr")),
+        peers=(MATMUL, JETFIRE),
+        bounds=(PROMOTION,),
+        goals=(
+            Goal(geomean=0.8, where=_ABOVE, takes=_tokens(2048), against=(PROMOTION,)),
+            Goal(geomean=2.5, against=(JETFIRE,)),
+            Goal(against=(MATMUL,)),
+        ),
+        note=f"the bound: {_BELOW_ALL}",
     ),
     Row(
-        name="weight gradient, int8 and e4m3fn 128x128",
+        name="int8 32x32, bf16 out",
+        problems=each(TRAINING, "jetfire"),
+        peers=(MATMUL,),
+        bounds=(PROMOTION,),
+        goals=(Goal(against=(MATMUL,)), Goal(against=(PROMOTION,))),
+        note=f"the bound: {_BELOW_ALL}",
+    ),
+    Row(
+        name="int8 64x64, int8 + scales out",
+        problems=each(TRAINING, "jetfire-64", outs=("int8.b64x64",)),
+        peers=(MATMUL,),
+        bounds=(PROMOTION,),
+        goals=(Goal(against=(MATMUL,)), Goal(against=(PROMOTION,))),
+        note=f"the bound: {_BELOW_ALL}",
+    ),
+    Row(
+        name="weight gradient, int8 and e4m3fn 128x128, fp32 out",
+        problems=each(WGRAD, "int8-b128", "e4m3-b128", outs=("fp32",)),
         peers=(MATMUL_WGRAD,),
-        takes=_product("int8-b128", "e4m3-b128", outs=("fp32",)),
-        goals=(Goal(geomean=1.3, worst=1.1, where="K >= 4096", takes=_long_k),),
+        goals=(Goal(geomean=1.3, where="K >= 4096", takes=_long_k), Goal(worst=1.1)),
+        note=f"{_TURNED}, and writes bf16",
+    ),
+    Row(
+        name="weight gradient, int8 and e4m3fn 128x128, bf16 out",
+        problems=each(WGRAD, "int8-b128", "e4m3-b128"),
+        peers=(MATMUL_WGRAD,),
+        goals=(Goal(geomean=1.3, where="K >= 4096", takes=_long_k), Goal(worst=1.1)),
+        note=_TURNED,
+    ),
+    Row(
+        name="weight gradient, int8 32x32, fp32 out",
+        problems=each(WGRAD, "jetfire", outs=("fp32",)),
+        peers=(MATMUL_WGRAD,),
+        bounds=(PROMOTION,),
+        goals=(Goal(against=(MATMUL_WGRAD,)), Goal(against=(PROMOTION,))),
+        note=f"{_TURNED}, and writes bf16",
     ),
     Row(
         name="mxfp8 e4m3fn",
+        problems=each((s for s in SHAPES if s not in DECODING), "mxfp8-e4m3"),
         peers=(MATMUL,),
-        takes=_product("mxfp8-e4m3", least=65),
-        goals=(Goal(geomean=1.0, where=_BF16_ABOVE, takes=_m(2048)),),
-        listed=True,
+        goals=(Goal(geomean=1.0, where=_ABOVE, takes=_tokens(2048)),),
+        fits=_tokens(65),
     ),
     Row(
         name="mxfp8 e4m3fn, M <= 64",
+        problems=each(DECODING, "mxfp8-e4m3"),
         peers=(TENSOR,),
-        takes=_product("mxfp8-e4m3", most=64),
         goals=(Goal(geomean=0.95),),
-        listed=True,
+        fits=_tokens(1, 64),
     ),
     Row(
         name="w4a16 g128, >= 64 MiB in bf16",
-        peers=(MATMUL,),
-        takes=_w4a16(large=True),
+        problems=each(by_tokens(LARGE_LAYERS), _W4),
+        peers=(MATMUL, INT4),
         goals=(
-            Goal(geomean=3.0, where="M <= 8", takes=_m(1, 8)),
-            Goal(geomean=2.2, where="M = 32", takes=_m(32, 32)),
-            Goal(geomean=0.8, where=_BF16_ABOVE, takes=_m(2048)),
+            Goal(geomean=3.0, where="M <= 8", takes=_tokens(1, 8), against=(MATMUL,)),
+            Goal(geomean=2.2, where="M = 32", takes=_tokens(32, 32), against=(MATMUL,)),
+            Goal(geomean=0.8, where=_ABOVE, takes=_tokens(2048), against=(MATMUL,)),
+            Goal(against=(INT4,)),
         ),
+        fits=_weight(large=True),
     ),
     Row(
         name="w4a16 g128, smaller",
+        problems=each(by_tokens(SMALL_LAYERS), _W4),
         peers=(MATMUL, INT4),
-        takes=_w4a16(large=False),
         goals=(Goal(geomean=0.9, worst=0.9),),
+        fits=_weight(large=False),
     ),
     Row(
         name="grouped e4m3fn 1x128 / 128x128",
+        problems=tuple(
+            f"grouped_gemm:{shape}:deepseek-fp8:{layout}:bf16"
+            for shape, layouts in EXPERTS
+            for layout in layouts
+        ),
         peers=(LOOP, DEEP_GEMM_LOOP, DEEP_GEMM),
-        takes=_grouped_fp8,
         goals=(Goal(geomean=1.0, worst=0.9),),
+        note="loops know the counts on the host, which costs them nothing here",
     ),
     Row(
         name="quantise, dequantise, transpose, >= 64 MiB",
+        problems=STREAMING,
         peers=(COPY,),
-        takes=_streaming,
         goals=(Goal(geomean=0.9, worst=0.8),),
+        note="the copy reads and writes as many bytes together",
     ),
     Row(
         name="INT8 dataflow, stochastic rounding",
+        problems=DATAFLOW,
         peers=(COPY,),
-        takes=_dataflow,
-        goals=(Goal(geomean=0.85, worst=0.75),),
-        bound=_issue_us,
-        bound_name="issue slots",
+        bounds=(ISSUE,),
+        goals=(
+            Goal(geomean=0.85, worst=0.75, against=(COPY, ISSUE), slowest=True),
+            Goal(against=(COPY,)),
+        ),
+        note="issue slots: the instructions that the launch executed, counted by the hardware, "
+        "at the measured rate",
+    ),
+    Row(
+        name="grouped int8 1x128 and bf16",
+        problems=tuple(
+            f"grouped_gemm:{shape}:{name}:{layout}:bf16"
+            for name in ("int8-b1x128", "bf16")
+            for shape, layouts in EXPERTS[::2]
+            for layout in layouts[1:2]
+        ),
+        peers=(LOOP, TORCH_GROUPED),
+        note="int8 beside a loop of torch._int_mm, which applies no scale",
+    ),
+    Row(
+        name="batched: attention's products",
+        problems=tuple(
+            f"batched_gemm:{text.format(name)}:bf16"
+            for name in ("e4m3-tensor", "int8-row", "bf16")
+            for text in ATTENTION
+        ),
+        peers=(BMM, BATCHED_LOOP),
+    ),
+    Row(
+        name="formats that the tensor cores lack",
+        problems=each(
+            (SHAPES[0], SHAPES[9]),
+            "fp8-ptq-e3m4",
+            "fp8-ptq-mixed",
+            "posit8",
+            "mxfp8-e5m2",
+            "mxfp6-e3m2",
+            "mxfp4",
+            "mxint8",
+            "nvfp4",
+        ),
+        peers=(MATMUL,),
+    ),
+    Row(
+        name="w8a16",
+        problems=each(((m, *LARGE_LAYERS[0]) for m in (1, 8, 32, 2048)), "w8a16"),
+        peers=(MATMUL,),
     ),
 )
 
 
-def row_of(problem: Problem, shapes: Sequence[tuple[int, ...]] | None = SHAPES) -> Row | None:
-    """The row that a problem belongs to, or ``None``.
+def rows_of(problem: Problem, *, any_shape: bool = False) -> tuple[Row, ...]:
+    """The rows that a problem belongs to; a square product may also be a weight gradient.
 
     Args:
-        shapes: those that count in rows of listed shapes; ``None`` = any.
+        any_shape: as in :meth:`Row.takes`.
     """
-    for row in ROWS:
-        if row.takes(problem):
-            return None if row.listed and shapes and problem.shape not in shapes else row
-    return None
+    return tuple(row for row in ROWS if row.takes(problem, any_shape=any_shape))

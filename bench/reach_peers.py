@@ -12,10 +12,18 @@ import torch
 
 from bench import reach
 from bench.deep_gemm_peer import aligned_scales, dense_product
-from bench.many_products import peer_launchers
-from bench.product_peers import PROBE_ERRORS, deep_gemm, deep_gemm_loop, grouped_loop
-from bench.turns import copies
+from bench.jetfire_peer import released_us
+from bench.product_peers import (
+    PROBE_ERRORS,
+    batched_loop,
+    bmm_bf16,
+    deep_gemm,
+    deep_gemm_loop,
+    grouped_loop,
+    torch_grouped,
+)
 from tiles.kernels import Workload
+from tiles.kernels.batched_workload import BatchedWorkload
 from tiles.kernels.grouped_workload import GroupedWorkload
 from tiles.problems import Gemm, Problem
 from tiles.recipes import recipe
@@ -29,7 +37,7 @@ from workbench.verification.rival_products import (
     rival_operands,
 )
 
-__all__ = ["Peer", "Refused", "open_peer"]
+__all__ = ["Peer", "Recorded", "Refused", "open_peer"]
 
 _RIVALS = {rival.name: rival for rival in RIVALS}
 #: Root mean square error over the product's from which an answer counts as wrong.  Fast
@@ -47,6 +55,15 @@ class Peer:
     launchers: Launchers
     set_bytes: int
     note: str = ""  #: what it does otherwise than ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A peer that is not here: what it took on the same GPU model another time."""
+
+    name: str
+    time_us: float
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,50 +166,94 @@ def _dense_deep_gemm(problem: Gemm, seed: int, device: str) -> Peer:
     )
 
 
-def _int4(problem: Gemm, seed: int) -> Peer:
-    from bench.weight_only import peers
+def _int4(problem: Gemm, seed: int, device: str) -> Peer:
+    """4-bit codes in groups of 128 with zero points: w = (code - 8) x scale + zero."""
+    m, n, k = problem.shape
+    generator = torch.Generator(device=device).manual_seed(seed)
+    x = torch.randn(m, k, device=device, generator=generator).to(torch.bfloat16)
+    codes = torch.randint(0, 16, (n, k), device=device, generator=generator, dtype=torch.int32)
+    packed = torch._convert_weight_to_int4pack((codes[:, ::2] << 4 | codes[:, 1::2]).byte(), 8)
+    pairs = torch.rand(k // 128, n, 2, device=device, generator=generator)
+    pairs = (pairs * 0.02).to(torch.bfloat16)
+    _verify(
+        torch._weight_int4pack_mm(x, packed, 128, pairs),
+        x.float() @ _int4_weights(codes, pairs).T,
+    )
+    del codes
 
-    found = peers(problem, seed)
-    if reach.INT4 not in found:
-        raise ValueError("it takes at most 64 rows, N in multiples of 8 and K in those of 1024")
-    launchers, size = found[reach.INT4]
+    def make() -> Launch:
+        operands = x.clone(), packed.clone(), pairs.clone()
+        return lambda: torch._weight_int4pack_mm(operands[0], operands[1], 128, operands[2])
+
     return Peer(
         name=reach.INT4,
-        launchers=launchers,
-        set_bytes=size,
-        note="random codes, zero points included",
+        launchers=_fresh(make),
+        set_bytes=n * k // 2 + 2 * (m * k + m * n) + 4 * (k // 128) * n,
+        note="other codes than ours, zero points included",
     )
 
 
-_GROUPED = {
+def _int4_weights(codes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """(N, K) float32 of codes (N, K) and (scale, zero) pairs (K / 128, N, 2)."""
+    scale, zero = (pairs[..., i].T.float().repeat_interleave(128, 1) for i in (0, 1))
+    return (codes - 8).float() * scale + zero
+
+
+def _copies(size: int, device: str) -> Launchers:
+    """Device copies that read and write ``size`` bytes together."""
+
+    def make() -> Launch:
+        pair = torch.empty(2, size // 2, dtype=torch.uint8, device=device)
+        return lambda: pair[1].copy_(pair[0])
+
+    return _fresh(make)
+
+
+_MANY = {
     reach.LOOP: grouped_loop,
     reach.DEEP_GEMM_LOOP: deep_gemm_loop,
     reach.DEEP_GEMM: deep_gemm,
+    reach.TORCH_GROUPED: torch_grouped,
+    reach.BATCHED_LOOP: batched_loop,
+    reach.BMM: bmm_bf16,
 }
+_LOOPS = (reach.LOOP, reach.DEEP_GEMM_LOOP)
 
 
-def _grouped(name: str, workload: GroupedWorkload) -> Peer:
-    make = _GROUPED[name]
+def _many(name: str, workload: GroupedWorkload | BatchedWorkload) -> Peer:
+    """A peer on copies of the workload's own operands."""
+    make: Callable[..., Callable[[], None]] = _MANY[name]
+    note = "counts known on the host" if name in _LOOPS else ""
     made = workload.operands.copy()
-    made.c.fill_(torch.nan)
-    make(workload, made)()
-    error = workload.verdict(made.c).relative_rms
-    if not error < WRONG:
-        raise ValueError(f"its answer is wrong: relative error {error:.2g}")
-    return Peer(
-        name=name,
-        launchers=peer_launchers(workload, make),
-        set_bytes=workload.set_bytes,
-        note="" if name == reach.DEEP_GEMM else "counts known on the host",
-    )
+    if name == reach.BMM:
+        note = "bf16 operands of its own"
+        make(workload, made)()
+    elif made.a.dtype == torch.int8:
+        note = f"{note}; writes unscaled int32, not compared".lstrip("; ")
+        make(workload, made)()
+    else:
+        made.c.fill_(torch.nan)
+        make(workload, made)()
+        error = workload.verdict(made.c).relative_rms
+        if not error < WRONG:
+            raise ValueError(f"its answer is wrong: relative error {error:.2g}")
+
+    def launchers(sets: int) -> list[Callable[[], None]]:
+        copies = [workload.operands, *(workload.operands.copy() for _ in range(sets - 1))]
+        return [make(workload, copy) for copy in copies]
+
+    return Peer(name=name, launchers=launchers, set_bytes=workload.set_bytes, note=note)
 
 
-def open_peer(name: str, problem: Problem, workload: Workload, seed: int) -> Peer | Refused:
+def open_peer(
+    name: str, problem: Problem, workload: Workload, seed: int
+) -> Peer | Recorded | Refused:
     """Put a peer beside a workload, and see that its answer is right.
 
     Args:
         name: one of those in :mod:`bench.reach`.
-        workload: ours; grouped peers take its operands, the others draw the same by ``seed``.
+        workload: ours; batched and grouped peers take its operands, the others draw the same by
+            ``seed``.
         seed: of ``workload``.
     """
     device = workload.device
@@ -206,20 +267,25 @@ def open_peer(name: str, problem: Problem, workload: Workload, seed: int) -> Pee
     return peer
 
 
-def _open(name: str, problem: Problem, workload: Workload, seed: int) -> Peer:
+def _open(name: str, problem: Problem, workload: Workload, seed: int) -> Peer | Recorded:
+    device = workload.device
     if name == reach.COPY:
         size = problem.min_bytes
-        peer = Peer(name=name, launchers=copies(size), set_bytes=size)
+        peer = Peer(name=name, launchers=_copies(size, device), set_bytes=size)
         peer.launchers(1)[0]()
         return peer
-    if isinstance(workload, GroupedWorkload):
-        return _grouped(name, workload)
+    if isinstance(workload, (GroupedWorkload, BatchedWorkload)):
+        return _many(name, workload)
     assert isinstance(problem, Gemm)
     if name in _RIVALS:
-        return _torch_product(_RIVALS[name], problem, seed, workload.device)
+        return _torch_product(_RIVALS[name], problem, seed, device)
     if name == reach.MATMUL_WGRAD:
-        return _weight_gradient(problem, seed, workload.device)
+        return _weight_gradient(problem, seed, device)
     if name == reach.INT4:
-        return _int4(problem, seed)
+        return _int4(problem, seed, device)
+    if name == reach.JETFIRE:
+        gpu = "" if device == "cpu" else torch.cuda.get_device_name()
+        time_us, note = released_us(problem, gpu)
+        return Recorded(name=name, time_us=time_us, note=note)
     assert name == reach.DEEP_GEMM
-    return _dense_deep_gemm(problem, seed, workload.device)
+    return _dense_deep_gemm(problem, seed, device)

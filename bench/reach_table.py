@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.reach import ROWS, Goal, Row
-from tiles.problems import Problem
+from tiles.problems import Problem, parse_problem
 from workbench.verification import RivalTiming
 
-__all__ = ["Line", "Summary", "line_text", "summaries", "table_text", "timing_of"]
+__all__ = ["Bound", "Line", "Summary", "line_text", "summaries", "table_text", "timing_of"]
 
 
 def timing_of(
@@ -51,6 +51,16 @@ def timing_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A time that the hardware cannot go below, from rates measured in the same run."""
+
+    name: str
+    time_us: float | None = None  #: None where a rate or a count is not there
+    how: str = ""  #: what was counted at which rate, and which of them binds
+    refused: str = ""  #: why there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One problem: our winner beside its peers."""
 
@@ -63,23 +73,34 @@ class Line:
     source_sha256: str  #: of the kernel's source files as they are now
     ours: RivalTiming | None = None  #: None where nothing was timed
     peers: tuple[RivalTiming, ...] = ()  #: those that did not run say why
-    bound_us: float | None = None
-    accuracy: dict[str, Any] | None = None  #: of our answer
+    bounds: tuple[Bound, ...] = ()  #: those that are not known say why
+    accuracy: dict[str, Any] | None = None  #: of our answer; None where it was compiled alone
     wrong: str = ""  #: why our answer, or our launch, is no good
+    session: int = 0  #: which of the record's runs measured it
 
     @property
-    def rival(self) -> RivalTiming | None:
-        """The fastest peer that ran."""
-        ran = [peer for peer in self.peers if peer.time_us is not None]
-        return min(ran, key=lambda peer: peer.time_us or 0.0, default=None)
+    def key(self) -> tuple[str, ...]:
+        """What a line measures: a record holds each once."""
+        return self.row.name, str(self.problem), self.kernel, str(self.config), self.source_sha256
 
-    @property
-    def ratio(self) -> float | None:
-        """The fastest peer's time, or the bound where that is longer, over ours."""
-        if self.wrong or self.ours is None or not self.ours.time_us or self.rival is None:
+    def reference(self, goal: Goal) -> tuple[float, str] | None:
+        """Time and name of what ours is compared with under a goal."""
+        others: tuple[RivalTiming | Bound, ...] = (*self.peers, *self.bounds)
+        names = goal.against or self.row.peers
+        found = [
+            (one.time_us, name)
+            for one in others
+            if (name := one.name if isinstance(one, Bound) else one.rival) in names
+            and one.time_us is not None
+        ]
+        return (max if goal.slowest else min)(found, default=None)
+
+    def ratio(self, goal: Goal) -> float | None:
+        """The time of what a goal compares with over ours."""
+        if self.wrong or self.ours is None or not self.ours.time_us:
             return None
-        assert self.rival.time_us is not None
-        return max(self.rival.time_us, self.bound_us or 0.0) / self.ours.time_us
+        reference = self.reference(goal)
+        return None if reference is None else reference[0] / self.ours.time_us
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -89,9 +110,37 @@ class Line:
             "problem": str(self.problem),
             "ours": None if self.ours is None else asdict(self.ours),
             "peers": [asdict(peer) for peer in self.peers],
-            "ratio": self.ratio,
-            "against": None if self.rival is None else self.rival.rival,
+            "bounds": [asdict(bound) for bound in self.bounds],
+            "ratios": {
+                name: self.ratio(Goal(against=(name,)))
+                for name in (*self.row.peers, *self.row.bounds)
+            },
         }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Line":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError: a row that the table no longer has, or a field that is missing.
+            ValueError, TypeError: a problem or a field of another kind.
+        """
+        rows = {row.name: row for row in ROWS}
+        given = {name: data[name] for name in cls.__slots__}
+        return cls(
+            **given
+            | {
+                "row": rows[data["row"]],
+                "problem": parse_problem(data["problem"]),
+                "ours": None if data["ours"] is None else _timing(data["ours"]),
+                "peers": tuple(map(_timing, data["peers"])),
+                "bounds": tuple(Bound(**bound) for bound in data["bounds"]),
+            }
+        )
+
+
+def _timing(data: dict[str, Any]) -> RivalTiming:
+    return RivalTiming(**data | {"samples_us": tuple(data["samples_us"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,57 +151,70 @@ class Summary:
     against: str
     where: str
     problems: int  #: that have a ratio
-    without: int  #: that have none: no peer took them, or our answer was wrong
+    without: int  #: that were begun and have none: no peer took them, or our answer was wrong
+    missing: int  #: of the row's list, not begun
     geomean: float | None
     worst: float | None
     worst_problem: str
     goal_geomean: float | None
     goal_worst: float | None
+    note: str  #: what is counted on either side
 
     @property
     def reached(self) -> bool | None:
-        """Whether both goals are; ``None`` without a goal or a ratio."""
-        if self.goal_geomean is None or self.geomean is None or self.worst is None:
+        """Whether what is asked holds; ``None`` where nothing is asked, or nothing measured."""
+        asked = ((self.geomean, self.goal_geomean), (self.worst, self.goal_worst))
+        pairs = [(found, goal) for found, goal in asked if goal is not None]
+        if not pairs or any(found is None or math.isnan(found) for found, _ in pairs):
             return None
-        return self.geomean >= self.goal_geomean and self.worst >= (self.goal_worst or 0.0)
+        return all(found >= goal for found, goal in pairs if found is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self) | {"reached": self.reached}
 
 
-def _summary(row: Row, goal: Goal | None, lines: Sequence[Line]) -> Summary:
-    rated = [(line.ratio, str(line.problem)) for line in lines if line.ratio is not None]
+def _against(row: Row, goal: Goal) -> str:
+    word = ", the slowest of them" if goal.slowest else ""
+    return " or ".join(goal.against or row.peers) + word
+
+
+def _summary(row: Row, goal: Goal, lines: Sequence[Line]) -> Summary:
+    rated = [(r, str(line.problem)) for line in lines if (r := line.ratio(goal)) is not None]
     worst = min(rated, default=None)
     mean = math.exp(math.fsum(math.log(r) for r, _ in rated) / len(rated)) if rated else None
+    begun = {str(line.problem) for line in lines}
+    asked = [text for text in row.problems if goal.takes(parse_problem(text))]
     return Summary(
         row=row.name,
-        against=row.against,
-        where="" if goal is None else goal.where,
+        against=_against(row, goal),
+        where=goal.where,
         problems=len(rated),
         without=len(lines) - len(rated),
+        missing=sum(text not in begun for text in asked),
         geomean=mean,
         worst=None if worst is None else worst[0],
         worst_problem="" if worst is None else worst[1],
-        goal_geomean=None if goal is None else goal.geomean,
-        goal_worst=None if goal is None else goal.worst,
+        goal_geomean=goal.geomean,
+        goal_worst=goal.worst,
+        note=row.note,
     )
 
 
 def summaries(lines: Iterable[Line]) -> list[Summary]:
-    """Geometric mean and worst of every row and goal that has problems, in the table's order.
+    """Geometric mean and worst of every row and goal, in the table's order.
 
-    A row without goals is summed up over all its problems.
+    Rows that nothing was measured of are there too: a table that leaves them out reads as if all
+    was well.
     """
     every = list(lines)
-    found = []
-    for row in ROWS:
-        own = [line for line in every if line.row is row]
-        for goal in row.goals or (None,):
-            taken = [line for line in own if goal is None or goal.takes(line.problem)]
-            if taken:
-                found.append(_summary(row, goal, taken))
-    return found
+    return [
+        _summary(
+            row, goal, [line for line in every if line.row is row and goal.takes(line.problem)]
+        )
+        for row in ROWS
+        for goal in row.goals
+    ]
 
 
 def _speed(line: Line) -> str:
@@ -174,21 +236,23 @@ def line_text(line: Line) -> str:
     head = f"{line.problem!s:52} {line.kernel:22}"
     if line.wrong:
         return f"{head} FAILED: {line.wrong}"
-    peers = []
+    assert line.ours is not None
+    assert line.ours.time_us is not None
+    others = []
     for peer in line.peers:
-        if peer.refused:
-            peers.append(f"{peer.rival}: refused, {peer.refused}")
-        elif peer.time_us is None or line.ours is None or not line.ours.time_us:
-            peers.append(f"{peer.rival}: right")
+        if peer.time_us is None:
+            others.append(f"{peer.rival}: refused, {peer.refused}")
         else:
             ratio = peer.time_us / line.ours.time_us
-            peers.append(f"{peer.rival}: {ratio:.2f}{_spread(peer)}")
-    if line.bound_us is not None and line.ours is not None and line.ours.time_us:
-        peers.append(f"{line.row.bound_name}: {line.bound_us / line.ours.time_us:.2f}")
-    if line.ours is None:
-        return f"{head} right, not timed; {'; '.join(peers)}"
+            others.append(f"{peer.rival}: {ratio:.2f}{_spread(peer)}")
+    for bound in line.bounds:
+        if bound.time_us is None:
+            others.append(f"{bound.name}: {bound.refused}")
+        else:
+            ratio = bound.time_us / line.ours.time_us
+            others.append(f"{bound.name}: {ratio:.2f} ({bound.how})")
     return f"{head} {line.ours.time_us:9.1f} us{_spread(line.ours)} {_speed(line)}  " + "; ".join(
-        peers
+        others
     )
 
 
@@ -204,6 +268,7 @@ def table_text(table: Sequence[Summary]) -> str:
     ]
     for one in table:
         count = f"{one.problems}" + (f" (+{one.without} without)" if one.without else "")
+        count += f" (+{one.missing} not begun)" if one.missing else ""
         cells = (
             one.row,
             one.against,

@@ -10,13 +10,14 @@ import torch
 
 from bench import reach
 from bench.deep_gemm_peer import aligned_scales, version
-from bench.reach_peers import Peer, Refused, open_peer
-from tiles.problems import GroupedGemm, parse_problem
+from bench.jetfire_peer import released_us
+from bench.reach_peers import Peer, Recorded, Refused, open_peer
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, parse_problem
 
 SEED = 5
 
 
-def opened(name: str, text: str) -> Peer | Refused:
+def opened(name: str, text: str) -> Peer | Recorded | Refused:
     problem = parse_problem(text)
     workload: Any = SimpleNamespace(device="cpu")
     return open_peer(name, problem, workload, SEED)
@@ -186,3 +187,66 @@ def test_aligned_scales_keep_values_and_start_columns_at_16_bytes(shape: tuple[i
     assert torch.equal(laid, scales)
     _check_scales(laid)
     assert laid.data_ptr() != scales.data_ptr()
+
+
+def test_products_of_int8_experts_and_batches_are_timed_though_unscaled() -> None:
+    from tiles.kernels.batched_workload import BatchedWorkload
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    grouped = parse_problem("grouped_gemm:2x128x96x256:int8-b1x128:contiguous:bf16")
+    assert isinstance(grouped, GroupedGemm)
+    workload = GroupedWorkload(grouped, device="cpu", seed=SEED)
+    peer = open_peer(reach.LOOP, grouped, workload, SEED)
+    assert isinstance(peer, Peer), peer
+    assert peer.note == "counts known on the host; writes unscaled int32, not compared"
+    batched = parse_problem("batched_gemm:2x32x48x64:e4m3-tensor:nk:bf16")
+    assert isinstance(batched, BatchedGemm)
+    of_batch = BatchedWorkload(batched, device="cpu", seed=SEED)
+    for name in (reach.BATCHED_LOOP, reach.BMM):
+        peer = open_peer(name, batched, of_batch, SEED)
+        assert isinstance(peer, Peer), peer
+        for launch in peer.launchers(2):
+            launch()
+
+
+def test_4_bit_weights_of_the_peer_are_its_own_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's packing and product played by plain torch: even codes in the high nibble."""
+
+    def convert(codes: torch.Tensor, tiles: int) -> torch.Tensor:
+        assert (codes.dtype, tiles) == (torch.uint8, 8)
+        return codes
+
+    def multiply(
+        x: torch.Tensor, packed: torch.Tensor, group: int, pairs: torch.Tensor
+    ) -> torch.Tensor:
+        codes = torch.stack([packed >> 4, packed & 15], -1).flatten(1).int()
+        assert (group, pairs.shape) == (128, (codes.shape[1] // 128, codes.shape[0], 2))
+        scale, zero = pairs[torch.arange(codes.shape[1]) // 128].float().unbind(-1)  # (K, N)
+        return (x.float() @ ((codes.T - 8) * scale + zero) * factor).to(torch.bfloat16)
+
+    factor = 1.0
+    monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
+    monkeypatch.setattr(torch, "_weight_int4pack_mm", multiply)
+    peer = opened(reach.INT4, "gemm:5x96x256:w4a16-g128:bf16")
+    assert isinstance(peer, Peer), peer
+    for launch in peer.launchers(2):
+        launch()
+    factor = 1.1
+    wrong = opened(reach.INT4, "gemm:5x96x256:w4a16-g128:bf16")
+    assert isinstance(wrong, Refused)
+    assert "its answer is wrong: relative error 0.1" in wrong.reason
+
+
+def test_what_was_recorded_counts_on_the_same_gpu_and_shape_alone() -> None:
+    square = parse_problem("gemm:4096x4096x4096:jetfire:int8.b32x32")
+    assert isinstance(square, Gemm)
+    time_us, note = released_us(square, "NVIDIA H200")
+    assert time_us == pytest.approx(2 * 4096**3 / 228e6)
+    assert "228 TFLOP/s; not in this run" in note
+    with pytest.raises(ValueError, match="recorded on NVIDIA H200, the device is NVIDIA L40S"):
+        released_us(square, "NVIDIA L40S")
+    with pytest.raises(ValueError, match="no record of 4096x4096x4104"):
+        released_us(square.resized(4096, 4096, 4104), "NVIDIA H200")
+    refused = opened(reach.JETFIRE, "gemm:64x64x64:jetfire:int8.b32x32")
+    assert isinstance(refused, Refused)
+    assert refused.reason.endswith("the device is the CPU")

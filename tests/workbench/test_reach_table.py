@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bench.kernels import record_text
-from bench.reach import ROWS, Row
-from bench.reach_table import Line, line_text, summaries, table_text, timing_of
+from bench.kernels_record import record_text
+from bench.reach import ISSUE, JETFIRE, MATMUL, PROMOTION, ROWS, Goal, Row
+from bench.reach_table import Bound, Line, line_text, summaries, table_text, timing_of
 from tiles.problems import parse_problem
 from workbench.verification import RivalTiming
 
@@ -16,6 +16,8 @@ BY_NAME = {row.name: row for row in ROWS}
 BF16, BLOCK = BY_NAME["bf16"], BY_NAME["e4m3fn 1x128 / 128x128"]
 INT8 = BY_NAME["int8 128x128, bf16 out"]
 DATAFLOW = BY_NAME["INT8 dataflow, stochastic rounding"]
+JETFIRE_CODES = BY_NAME["int8 32x32, int8 + scales out"]
+DEEP_GEMM, PEERS = "DeepGEMM", Goal()
 
 
 def timed(name: str, time_us: float) -> RivalTiming:
@@ -58,85 +60,120 @@ def test_samples_are_summed_up_as_a_sweep_does() -> None:
 
 def test_a_ratio_is_the_fastest_peers_time_over_ours() -> None:
     both = line(BLOCK, "gemm:4096x4096x4096:deepseek-fp8:bf16", 100.0, 120.0, 110.0)
-    assert both.ratio == pytest.approx(1.1)
-    assert both.rival is not None
-    assert both.rival.rival == "DeepGEMM"
+    assert both.ratio(PEERS) == pytest.approx(1.1)
+    assert both.reference(PEERS) == (110.0, DEEP_GEMM)
     one = line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", 90.0)
-    assert one.ratio == pytest.approx(0.9)
+    assert one.ratio(PEERS) == pytest.approx(0.9)
     none = line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", "missing")
-    assert none.ratio is None
+    assert none.ratio(PEERS) is None
 
 
 def test_a_wrong_answer_has_no_ratio() -> None:
-    assert (
-        line(BF16, "gemm:4096x4096x4096:bf16:bf16", 10.0, 20.0, wrong="C[0, 1] = 7").ratio is None
-    )
+    failed = line(BF16, "gemm:4096x4096x4096:bf16:bf16", 10.0, 20.0, wrong="C[0, 1] = 7")
+    assert failed.ratio(PEERS) is None
 
 
 def test_a_bound_counts_where_it_is_longer_than_the_peer() -> None:
     text = "dataflow:8192x8192:gelu:int8.b32x32+sr"
-    assert line(DATAFLOW, text, 100.0, 80.0, bound_us=90.0).ratio == pytest.approx(0.9)
-    assert line(DATAFLOW, text, 100.0, 80.0, bound_us=70.0).ratio == pytest.approx(0.8)
+    goal = DATAFLOW.goals[0]
+    for bound, ratio in ((90.0, 0.9), (70.0, 0.8), (None, 0.8)):
+        found = line(DATAFLOW, text, 100.0, 80.0, bounds=(Bound(name=ISSUE, time_us=bound),))
+        assert found.ratio(goal) == pytest.approx(ratio)
+
+
+def test_a_goal_may_name_a_bound_a_record_or_a_peer() -> None:
+    found = line(
+        JETFIRE_CODES,
+        "gemm:4096x4096x4096:jetfire:int8.b32x32",
+        200.0,
+        180.0,
+        600.0,
+        bounds=(Bound(name=PROMOTION, time_us=150.0, how="conversion and FMA"),),
+    )
+    rows = {one.against: one for one in summaries([found]) if one.row == JETFIRE_CODES.name}
+    assert {name: (one.geomean, one.reached) for name, one in rows.items()} == {
+        PROMOTION: (pytest.approx(0.75), False),
+        JETFIRE: (pytest.approx(3.0), True),
+        MATMUL: (pytest.approx(0.9), None),
+    }
+
+
+def of_row(row: Row, lines: list[Line]) -> list[Any]:
+    return [one for one in summaries(lines) if one.row == row.name]
 
 
 def test_rows_are_summed_up_by_geometric_mean_and_worst() -> None:
-    found = summaries(
+    (row,) = of_row(
+        BF16,
         [
             line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 200.0),
             line(BF16, "gemm:8192x8192x8192:bf16:bf16", 100.0, 50.0),
             line(BF16, "gemm:16x8192x8192:bf16:bf16", 100.0, 300.0),
             line(BF16, "gemm:64x24576x1536:bf16:bf16", 100.0, "out of memory"),
-        ]
+        ],
     )
-    (row,) = found
     assert row.geomean == pytest.approx(math.cbrt(2.0 * 0.5 * 3.0))
     assert (row.worst, row.worst_problem) == (0.5, "gemm:8192x8192x8192:bf16:bf16")
-    assert (row.problems, row.without) == (3, 1)
+    assert (row.problems, row.without, row.missing) == (3, 1, 7)
     assert (row.goal_geomean, row.goal_worst) == (1.0, 0.93)
     assert row.reached is False
 
 
+def test_rows_without_a_measurement_stand_in_the_table() -> None:
+    found = summaries([])
+    assert {one.row for one in found} == set(BY_NAME)
+    assert all(one.problems == 0 and one.reached is None and one.missing for one in found)
+    assert "| bf16 | torch.matmul bf16 | all | 0 (+11 not begun) | - | 1.00 |" in table_text(found)
+
+
 @pytest.mark.parametrize(
     ("ratios", "reached"),
-    [((1.3, 1.8), True), ((1.29, 1.8), False), ((1.4, 1.4), False), ((), None)],
+    [((1.5, 1.5), (True, True)), ((1.4, 1.4), (False, True)), ((1.2, 3.0), (True, False))],
 )
-def test_a_goal_asks_for_mean_and_worst_of_its_own_problems(
-    ratios: tuple[float, ...], reached: bool | None
+def test_a_goal_asks_for_mean_or_worst_of_its_own_problems(
+    ratios: tuple[float, ...], reached: tuple[bool, bool]
 ) -> None:
     lines = [
-        line(INT8, f"gemm:{m}x4096x4096:int8-b128:bf16", 100.0, 100.0 * ratio)
-        for m, ratio in zip((2048, 4096), ratios, strict=False)
+        line(INT8, f"gemm:{shape}:int8-b128:bf16", 100.0, 100.0 * ratio)
+        for shape, ratio in zip(("4096x4096x4096", "2048x3072x768"), ratios, strict=True)
     ]
-    small = line(INT8, "gemm:128x4096x4096:int8-b128:bf16", 100.0, 1.0)
-    alone = line(INT8, "gemm:4096x4096x4096:int8-b128:bf16", 100.0, "refused")
-    (row,) = summaries([*lines, small, *([] if lines else [alone])])
-    assert row.where == "M >= 2048"
-    assert row.problems == len(ratios)
-    assert row.reached is reached
+    small = line(INT8, "gemm:128x7168x2048:int8-b128:bf16", 100.0, 170.0)
+    above, every = of_row(INT8, [*lines, small])
+    assert (above.where, above.problems, above.goal_worst) == ("M >= 2048", 2, None)
+    assert (every.where, every.problems, every.goal_geomean) == ("", 3, None)
+    assert (above.reached, every.reached) == reached
 
 
-def test_a_row_without_goals_is_shown_alone() -> None:
-    jetfire = BY_NAME["int8 32x32"]
-    (row,) = summaries([line(jetfire, "gemm:4096x4096x4096:jetfire:bf16", 100.0, 60.0)])
-    assert (row.geomean, row.goal_geomean, row.reached) == (pytest.approx(0.6), None, None)
+def test_a_time_that_is_none_reaches_nothing() -> None:
+    (row,) = of_row(BF16, [line(BF16, "gemm:4096x4096x4096:bf16:bf16", math.nan, math.nan)])
+    assert row.problems == 1
+    assert row.reached is None
 
 
 def test_the_table_is_markdown_in_its_own_order() -> None:
     text = table_text(
-        summaries(
-            [
-                line(BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", "missing"),
-                line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 101.0),
-                line(INT8, "gemm:4096x4096x4096:int8-b128:bf16", 100.0, 125.0),
-            ]
-        )
+        [
+            one
+            for one in summaries(
+                [
+                    line(
+                        BLOCK, "gemm:4096x2112x7168:deepseek-fp8:bf16", 100.0, "N % 128", "missing"
+                    ),
+                    line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 101.0),
+                    line(INT8, "gemm:4096x4096x4096:int8-b128:bf16", 100.0, 125.0),
+                ]
+            )
+            if one.problems or one.without
+        ]
     )
     assert text.splitlines()[2:] == [
-        "| bf16 | torch.matmul bf16 | all | 1 | 1.01 | 1.00 "
+        "| bf16 | torch.matmul bf16 | all | 1 (+10 not begun) | 1.01 | 1.00 "
         "| 1.01 at gemm:4096x4096x4096:bf16:bf16 | 0.93 | yes |",
         "| e4m3fn 1x128 / 128x128 | torch._scaled_mm 1x128 by 128x128 or DeepGEMM | all "
-        "| 0 (+1 without) | - | 1.02 | - | 0.93 | - |",
-        "| int8 128x128, bf16 out | torch.matmul bf16 | M >= 2048 | 1 | 1.25 | 1.50 "
+        "| 0 (+1 without) (+10 not begun) | - | 1.02 | - | 0.93 | - |",
+        "| int8 128x128, bf16 out | torch.matmul bf16 | M >= 2048 | 1 (+7 not begun) | 1.25 | 1.50 "
+        "| 1.25 at gemm:4096x4096x4096:int8-b128:bf16 | - | no |",
+        "| int8 128x128, bf16 out | torch.matmul bf16 | all | 1 (+10 not begun) | 1.25 | - "
         "| 1.25 at gemm:4096x4096x4096:int8-b128:bf16 | 1.30 | no |",
     ]
 
@@ -152,8 +189,14 @@ def test_a_line_tells_ratios_refusals_and_failures() -> None:
     )
     failed = line(BF16, "gemm:4096x4096x4096:bf16:bf16", 100.0, 110.0, wrong="C[0, 1] = 7")
     assert line_text(failed).endswith("FAILED: C[0, 1] = 7")
-    moved = line(DATAFLOW, "dataflow:8192x8192:gelu:int8.b32x32+sr", 100.0, 80.0, bound_us=90.0)
-    assert "   1347 GB/s  device copy: 0.80 (IQR 1 %); issue slots: 0.90" in line_text(moved)
+    bound = Bound(name=ISSUE, time_us=90.0, how="7 instructions")
+    moved = line(DATAFLOW, "dataflow:8192x8192:gelu:int8.b32x32+sr", 100.0, 80.0, bounds=(bound,))
+    assert line_text(moved).endswith(
+        "   1347 GB/s  device copy: 0.80 (IQR 1 %); bound of the issue slots: 0.90 (7 instructions)"
+    )
+    lacking = Bound(name=ISSUE, refused="ncu is missing")
+    moved = line(DATAFLOW, "dataflow:8192x8192:gelu:int8.b32x32+sr", 100.0, 80.0, bounds=(lacking,))
+    assert line_text(moved).endswith("bound of the issue slots: ncu is missing")
 
 
 def test_the_record_reads_back_and_keeps_lists_of_numbers_short() -> None:
@@ -182,12 +225,14 @@ def test_the_record_reads_back_and_keeps_lists_of_numbers_short() -> None:
                 "note": "",
             }
         ],
-        "bound_us": None,
+        "bounds": [],
         "accuracy": None,
         "wrong": "",
-        "ratio": None,
-        "against": None,
+        "session": 0,
+        "ratios": {"torch.matmul bf16": None},
     }
+    assert Line.from_dict(json.loads(text)["lines"][0]) == one
     assert '"samples_us": [99.0, 100.0, 100.0, 101.0]' in text
     assert '"shape": [1, -2.5e-07, 3]' in text
     assert json.loads(text)["words"] == ["a", "b"]
+    assert json.loads(record_text({"us": [math.nan, 1.5]})) == {"us": [None, 1.5]}
