@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import workbench
-from workbench.console import Json, Storage
+from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
@@ -58,6 +58,7 @@ def predict(
         list[str] | None, typer.Option(help="Kernel family of the product, repeatable.")
     ] = None,
     out: Annotated[str, typer.Option(help="Output format: bf16, fp16 or fp32.")] = "bf16",
+    calibration: CalibrationFile = None,
     as_json: Json = False,
 ) -> None:
     """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
@@ -70,6 +71,7 @@ def predict(
         recipes=workbench.select_recipes(recipe, fmt),
         families=kernel,
         out=out,
+        calibration=calibration,
     )
     if as_json:
         _print_json(report.to_dict())
@@ -82,9 +84,13 @@ def predict(
 
 
 def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.tables import prediction_tables
+    from workbench.tables import extrapolated_lines, prediction_tables
 
     _print(*prediction_tables(report))
+    for line in report.calibration:
+        print(line)
+    for line in extrapolated_lines(report):
+        print(line)
     if reasons:
         for refused in report.refused:
             print(f"not predicted: {refused.problem}: {refused.reason}")
