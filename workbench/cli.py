@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import workbench
+from workbench.calibrate_verb import add_calibrate_verb
 from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
@@ -37,7 +38,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 #: Verbs that go on where they were stopped.
-RESUMED = ("sweep", "worker")
+RESUMED = ("sweep", "worker", "calibrate")
 
 
 @app.command()
@@ -221,6 +222,7 @@ def sweep(
     allow_stale: Annotated[
         bool, typer.Option("--allow-stale", help="Go on although driver or versions have changed.")
     ] = False,
+    calibration: CalibrationFile = None,
     as_json: Json = False,
 ) -> None:
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
@@ -240,6 +242,7 @@ def sweep(
             retry_failures=retry_failures,
             revalidate=revalidate,
             allow_stale=allow_stale,
+            calibration=calibration,
             progress=progress,
         )
     if as_json:
@@ -328,6 +331,7 @@ def report(
 
 
 add_study_verbs(app)
+add_calibrate_verb(app)
 add_fleet_verbs(app)
 
 

@@ -111,13 +111,13 @@ def parse_calibration(path: Path, gpu: Gpu) -> Calibration:
             "--calibration none"
         )
     try:
-        return _read(content, gpu, hashlib.sha256(data).hexdigest())
+        return _read(content, gpu, data.decode())
     except _UNFIT as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where}: {reason or 'out of order'}: calibrate anew") from error
 
 
-def _read(content: Mapping[str, Any], gpu: Gpu, digest: str) -> Calibration:
+def _read(content: Mapping[str, Any], gpu: Gpu, text: str) -> Calibration:
     notes: list[str] = []
     figures = {name: _figure(name, one, gpu) for name, one in content["measured"].items()}
     templates: dict[str, Parameters] = {}
@@ -137,7 +137,7 @@ def _read(content: Mapping[str, Any], gpu: Gpu, digest: str) -> Calibration:
         families=families,
         title=title,
         notes=tuple(notes),
-        digest=digest,
+        text=text,
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from sim.calibration.record import Calibration
 from sim.gpu import Gpu
 
-__all__ = ["Chosen", "calibration_path", "choose_calibration"]
+__all__ = ["NO_CALIBRATION", "Chosen", "calibration_path", "choose_calibration"]
 
 #: What stands for a path where no calibration is wanted.
-NONE = "none"
+NO_CALIBRATION = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def choose_calibration(asked: str | Path | None, gpu: Gpu) -> Chosen:
     Raises:
         ValueError: the file that was asked for cannot be used.
     """
-    if asked == NONE:
+    if asked == NO_CALIBRATION:
         return Chosen(calibration=None, lines=())
     if asked is None and not calibration_path(gpu.name).exists():
         return Chosen(calibration=None, lines=())

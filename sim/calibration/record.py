@@ -1,5 +1,6 @@
 """A calibration: what a GPU taught the cost model, and how predictions take it."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -90,7 +91,7 @@ class Calibration:
     families: Mapping[str, FamilyCalibration]
     title: str  #: one line: which device, when, how much
     notes: tuple[str, ...] = ()  #: what of it does not fit any more and is left out, a line each
-    digest: str = ""  #: SHA-256 of its file; "" for one that was not read from a file
+    text: str = field(default="", repr=False)  #: of its file; "" without one
     gpu: Gpu = field(init=False)  #: with the figures
 
     def __post_init__(self) -> None:
@@ -108,6 +109,11 @@ class Calibration:
             "gpu",
             replace(self.base, tensor_flop_per_clk=rates, sources=sources, **plain),  # type: ignore[arg-type]  # figures are numbers
         )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def price(
         self,
