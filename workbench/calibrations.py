@@ -11,9 +11,10 @@ from workbench.outfile import check_outfile, write_outfile
 
 if TYPE_CHECKING:
     from sim import Gpu
+    from tuning import Run
     from tuning.calibration.run import Calibrated
 
-__all__ = ["SCHEMA", "calibrate", "calibration_dict"]
+__all__ = ["SCHEMA", "calibrate", "calibration_dict", "calibration_lines"]
 
 SCHEMA = "tile-workbench/calibrate/1"
 TIME_LIMIT = "8m"
@@ -77,6 +78,19 @@ def calibrate(
     )
     write_outfile(target, done.text)
     return done, target
+
+
+def calibration_lines(run: "Run") -> tuple[str, ...]:
+    """Which calibration a sweep's predictions rest on; why the user's own did not fit."""
+    from sim.calibration.folder import choose_calibration
+    from tuning.stored_plan import CALIBRATION_FILE
+
+    kept = run.folder / CALIBRATION_FILE
+    if kept.exists():
+        return choose_calibration(kept, run.gpu).lines
+    chosen = choose_calibration(None, run.gpu)
+    # One that fits now was made after the sweep had begun.
+    return chosen.lines if chosen.calibration is None else ()
 
 
 def _gpu(asked: str | Path | None, simulate: bool) -> "Gpu":

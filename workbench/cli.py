@@ -11,6 +11,7 @@ import typer
 
 import workbench
 from workbench.calibrate_verb import add_calibrate_verb
+from workbench.calibrations import calibration_lines
 from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
@@ -251,6 +252,8 @@ def sweep(
     from workbench.tables import winner_table
 
     _print(winner_table(run))
+    for line in calibration_lines(run):
+        print(line)
     for line in stale_lines(run):
         print(f"stale: {line}")
 

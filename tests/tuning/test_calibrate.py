@@ -1,12 +1,13 @@
 """The whole calibration against a simulated machine: design, timings, fit, limits, resuming."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from calibrate_fixture import GPU, legal_table_of, stratified
+from calibrate_fixture import GPU, legal_table_of, small_design, stratified
 
 import sim
 from sim.calibration.file import parse_calibration
@@ -14,8 +15,10 @@ from tiles.kernels import Status, kernel
 from tiles.problems import parse_problem
 from tuning.calibration import run as calibrate_run
 from tuning.calibration.design import PER_STUDY, Stratum, design
-from tuning.calibration.run import Step, calibrate
+from tuning.calibration.run import Calibrated, Step, calibrate
 from tuning.calibration.simulated import FIGURES
+from tuning.plan import Plan
+from tuning.records import Run
 from tuning.strategies import History
 from tuning.strategies.stratified import BINS
 
@@ -41,9 +44,9 @@ def test_a_design_reaches_every_family_and_regime(seed: int) -> None:
 
 
 def test_a_design_is_its_seeds_and_other_gpus_have_one() -> None:
-    assert design(GPU, 48, 1) == design(GPU, 48, 1) != design(GPU, 48, 2)
-    assert design(GPU, 48, 1) == design(GPU, 96, 1)[:16]  # more timings go on from fewer
-    for name in ("a100", "l40s", "b200", "mi300x"):
+    assert design(GPU, 24, 1) == design(GPU, 24, 1) != design(GPU, 24, 2)
+    assert design(GPU, 24, 1) == design(GPU, 30, 1)[:8]  # more timings go on from fewer
+    for name in ("mi300x",):
         assert {one.kernel for one in design(sim.load_gpu(name), 24, 0)} >= {"triton_gemm"}
 
 
@@ -61,20 +64,42 @@ def test_stratified_rows_come_from_all_over_the_ranking_and_are_unlike() -> None
     assert apart[~np.eye(8, dtype=bool)].min() >= 2.0
 
 
-def rehearse(folder: Path, progress: Callable[[Step], None] = lambda _: None, **changes: object):
-    options = {"simulate": True, "timings": 24, "seed": 0, "time_limit_s": 400.0, **changes}
+def rehearse(
+    folder: Path, progress: Callable[[Step], None] = lambda _: None, **changes: object
+) -> Calibrated:
+    options = {"simulate": True, "timings": 18, "seed": 0, "time_limit_s": 400.0, **changes}
     return calibrate(GPU, folder, progress=progress, **options)  # type: ignore[arg-type]
 
 
-def test_a_simulated_machine_is_found_again_and_its_file_read(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Rehearsal:
+    folder: Path
+    done: Calibrated
+    steps: list[Step]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Rehearsal]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(calibrate_run, "design", small_design)
+    folder = tmp_path_factory.mktemp("calibrate") / "run"
     steps: list[Step] = []
-    done = rehearse(tmp_path / "run", steps.append)
-    assert (done.planned, done.measured, done.failed, done.left_out) == (24, 24, {}, ())
+    yield Rehearsal(folder, rehearse(folder, steps.append), steps)
+    patch.undo()
+
+
+def test_a_simulated_machine_is_found_again_and_its_file_read(
+    rehearsal: Rehearsal, tmp_path: Path
+) -> None:
+    done = rehearsal.done
+    assert (done.planned, done.measured, done.failed, done.left_out) == (18, 18, {}, ())
     assert all(one.status is Status.CORRECT for one in done.outcomes)
     found = done.learned.calibration.gpu
     for name, factor in FIGURES.items():
         assert getattr(found, name) == pytest.approx(factor * getattr(GPU, name), rel=0.03), name
-    assert [s.stage for s in steps].count("timings") == 24
+    assert [s.stage for s in rehearsal.steps].count("timings") == 18
     path = tmp_path / "c.json"
     path.write_text(done.text)
     read = parse_calibration(path, GPU)
@@ -82,27 +107,41 @@ def test_a_simulated_machine_is_found_again_and_its_file_read(tmp_path: Path) ->
     assert read.notes == ()
     assert read.families.keys() == done.learned.calibration.families.keys()
 
-    # The same call measures nothing anew and comes to the same values.
-    steps.clear()
-    again = rehearse(tmp_path / "run", steps.append)
+
+def test_the_same_call_goes_on_and_measures_nothing_twice(rehearsal: Rehearsal) -> None:
+    steps: list[Step] = []
+    again = rehearse(rehearsal.folder, steps.append)
     assert [s.stage for s in steps].count("timings") == 0
-    assert again.learned.calibration.figures == done.learned.calibration.figures
+    figures = rehearsal.done.learned.calibration.figures
+    assert again.learned.calibration.figures == figures
+    with pytest.raises(ValueError, match="holds another sweep"):
+        rehearse(rehearsal.folder, seed=5)
 
 
 def test_what_there_was_no_time_for_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = calibrate_run.run_sweep
 
-    def first_study_only(plan: object, *rest: object, **options: object) -> object:
+    def two_studies(plan: Plan, *rest: object, **options: object) -> Run:
         run = real(plan, *rest, **options)  # type: ignore[arg-type]
-        return type(run)(folder=run.folder, plan=run.plan, gpu=run.gpu, studies=run.studies[:2])
+        return replace(run, studies=run.studies[:2])
 
-    monkeypatch.setattr(calibrate_run, "run_sweep", first_study_only)
-    done = rehearse(tmp_path)
+    monkeypatch.setattr(calibrate_run, "run_sweep", two_studies)
+    done = rehearse(rehearsal.folder)
     assert done.measured == 2 * PER_STUDY
-    assert len(done.left_out) == 6
-    assert all(line.split()[0].startswith(("gemm:", "quantize:")) for line in done.left_out)
+    assert len(done.left_out) == 4
+    assert all(line.endswith(" hopper_gemm") for line in done.left_out)
+
+
+@pytest.mark.slow
+def test_the_whole_design_is_rehearsed(tmp_path: Path) -> None:
+    done = rehearse(tmp_path, timings=48)
+    assert (done.planned, done.measured, done.left_out) == (48, 48, ())
+    families = done.learned.calibration.families
+    assert len(families) >= 7
+    # Noise of 2 %: the machine is found through every family.
+    assert np.mean([one.physics_error for one in families.values()]) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -116,9 +155,3 @@ def test_bad_options_are_refused(tmp_path: Path, change: dict[str, object], said
     with pytest.raises(ValueError, match=said):
         rehearse(tmp_path, **change)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_of_another_choice_is_refused(tmp_path: Path) -> None:
-    rehearse(tmp_path, timings=16)
-    with pytest.raises(ValueError, match="holds another sweep"):
-        rehearse(tmp_path, timings=16, seed=5)

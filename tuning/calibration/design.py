@@ -84,12 +84,12 @@ def _candidates(gpu: Gpu) -> list[tuple[Problem, str]]:
         for m in (64, 1024, 8192)
         for k in (4096, 14_336)
     ]
-    # Whether a family serves a problem hangs on its formats and its alignment, not on its rows.
+    families = list(kernels().values())
     return [
         (problem, family.name)
         for problem in problems
-        for family in kernels().values()
-        if unpriced(problem, family) is None and family.refusal(problem, limits) is None
+        for family in families
+        if family.refusal(problem, limits) is None and unpriced(problem, family) is None
     ]
 
 
