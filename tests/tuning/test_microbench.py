@@ -14,6 +14,7 @@ from tuning.microbench.quantity import Duration, Frequency, figure, gb_per_s, pe
 from tuning.microbench.run import RECORD, run_microbenchmarks
 from tuning.microbench.sample import Case, Sample
 from tuning.microbench.simulated import simulated_samples
+from tuning.worker import Worker
 
 H200 = sim.load_gpu("h200")
 #: A board with every figure off its file's.
@@ -189,3 +190,14 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:
     )
     assert done == []
     assert left == [one.name for one in CATALOGUE]
+
+
+def test_a_fault_in_the_measuring_process_is_an_answer() -> None:
+    with Worker("cpu") as worker:
+        answer = worker.microbenchmark("no such thing", [{"how": "stream"}])
+        pid = worker.pid
+        assert worker.microbenchmark("no such thing", []) is not None
+        assert worker.pid == pid  # it lives on
+    assert isinstance(answer, tuple)
+    assert answer[0] is Status.RUNTIME
+    assert answer[1]  # CuPy is missing, or there is no such microbenchmark
