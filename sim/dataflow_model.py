@@ -16,8 +16,12 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
-from sim.memory_bound import CTA_CLK
 from sim.occupancy import ctas_per_sm
+from sim.parameters import (
+    DATAFLOW_ROW,
+    DataflowRowParameters,
+    StreamParameters,
+)
 from sim.pipes import ISSUE_LANES
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
@@ -53,8 +57,6 @@ STOCHASTIC_INSTRUCTIONS = 9.25 + 5.75
 STOCHASTIC_MULTIPLIES = 4.75
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
 FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
-#: A barrier of a cluster, in clocks; a prior.
-CLUSTER_CLK = 400.0
 
 
 def instructions(problem: Dataflow, table: ConfigTable) -> F64:
@@ -70,9 +72,16 @@ def instructions(problem: Dataflow, table: ConfigTable) -> F64:
 
 
 def dataflow_cost(
-    problem: Dataflow, _: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Dataflow,
+    _: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: StreamParameters = DATAFLOW_ROW,
 ) -> Cost:
     """Price every configuration of a dataflow family."""
+    of = parameters
+    rows_of = of if isinstance(of, DataflowRowParameters) else DATAFLOW_ROW
     rows, cols = problem.shape
     elements = float(rows * cols)
     storage = problem.target.storage_bytes(rows, cols)
@@ -103,7 +112,7 @@ def dataflow_cost(
         partial = 8.0 * cols * clusters * backward
         written, read = written + partial, read + partial
         walks = -(-groups // clusters)
-        idle = walks * 2.0 * np.where(table["splits"] > 1, CLUSTER_CLK, 60.0) / clock_ghz
+        idle = walks * 2.0 * np.where(table["splits"] > 1, rows_of.cluster_clk, 60.0) / clock_ghz
     # The compiler unrolls into what the CTAs that an SM should hold leave it, up to about twice.
     allowed = gpu.registers_per_sm // np.maximum(threads * table["ctas"], 1) // 8 * 8
     registers = np.clip(allowed, needed, 2 * needed)
@@ -121,18 +130,18 @@ def dataflow_cost(
     moved = read + written
     l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = elements * sm_share / clock_ghz
-    issue = on_sm * instructions(problem, table) / ISSUE_LANES
+    issue = on_sm * (of.instruction_share * instructions(problem, table)) / ISSUE_LANES
     special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
     multiplies = STOCHASTIC_MULTIPLIES * (problem.target.rounding is Rounding.STOCHASTIC)
     if problem.op == "dropout":
         multiplies += STOCHASTIC_MULTIPLIES / 2
     multiply = on_sm * multiplies / gpu.int_per_clk
-    turns = spread.count.astype(np.float64) * (CTA_CLK / clock_ghz) + idle
-    ends_us = (gpu.dram_latency_ns + CTA_CLK / clock_ghz) * launches / 1e3
+    turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz) + idle
+    ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us
     # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps.
     cuda_cores = np.maximum(issue, np.maximum(special, multiply))
-    together = overlap(dram, l2, issue, special, multiply, turns)
+    together = overlap(dram, l2, issue, special, multiply, turns, exponent=of.overlap_exponent)
     apart = dram + cuda_cores
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
     main = together + np.maximum(apart - together, 0.0) / (resident * np.maximum(warps, 1) / 4 + 1)

@@ -16,6 +16,7 @@ from sim.gemm_model import dram_read_bytes, gemm_cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
+from sim.parameters import DECODED, GEMM, DecodedParameters, GemmParameters
 from sim.pipes import ISSUE_LANES, mma_clk, uses_warpgroups
 from sim.traffic import footprint
 from sim.waves import waves
@@ -41,14 +42,8 @@ CAST_FP16, CAST_BF16, BYTES, BYTES_NAN, INTEGER = 0.5, 2.0, 2.5, 4.0, 2.3
 HALVES, SIX, POSIT, OTHER = 3.4, 5.7, 27.0, 12.0
 #: Multiplication by a folded scale, two elements an instruction.
 FOLD = 0.5
-#: Instructions of a thread in an iteration beside decoding: addresses, copies, scales, barriers.
-LOOP_INSTRUCTIONS = 85.0
 #: Instructions of the decoding pass beside decoding, an element: addresses, loads, stores.
 MOVE_INSTRUCTIONS = 1.5
-#: Clocks from a CTA's start to its first load, and from its last product to its end; a prior.
-CTA_CLK = 900.0
-#: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
-LOADED_LATENCY = 1.25
 
 
 def decode_instructions(fmt: TensorFormat, wide: str, capability: int) -> float:
@@ -75,7 +70,13 @@ def decode_instructions(fmt: TensorFormat, wide: str, capability: int) -> float:
 
 
 def decoded_cost(
-    problem: Gemm, _: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Gemm,
+    _: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: DecodedParameters = DECODED,
+    product: GemmParameters = GEMM,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``DecodedGemmConfig``."""
     inner = inner_problem(problem)
@@ -89,7 +90,8 @@ def decoded_cost(
     ):
         rows = np.flatnonzero(chosen)
         if len(rows):
-            cost = way(problem, inner, table.take(rows), gpu, compiled.take(rows))
+            known = compiled.take(rows)
+            cost = way(problem, inner, table.take(rows), gpu, known, parameters, product)
             parts.append((rows, cost))
     return _joined(len(table), parts)
 
@@ -117,11 +119,27 @@ def _joined(count: int, parts: list[tuple[NDArray[np.int64], Cost]]) -> Cost:
     )
 
 
-def _native_cost(problem: Gemm, _: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
+def _native_cost(
+    problem: Gemm,
+    _: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    __: DecodedParameters,
+    product: GemmParameters,
+) -> Cost:
     """Codes and block scales as stored, at the rate of the slower of both elements."""
     names = [fmt.element.name for _, fmt in _sides(problem)]
     slower = min(names, key=lambda name: gpu.tensor_flop_per_clk[name])
-    return gemm_cost(problem, NumericPath.NATIVE, table, gpu, compiled, block_scaled=slower)
+    return gemm_cost(
+        problem,
+        NumericPath.NATIVE,
+        table,
+        gpu,
+        compiled,
+        block_scaled=slower,
+        parameters=product,
+    )
 
 
 def _sides(problem: Gemm) -> tuple[tuple[int, TensorFormat], tuple[int, TensorFormat]]:
@@ -129,10 +147,16 @@ def _sides(problem: Gemm) -> tuple[tuple[int, TensorFormat], tuple[int, TensorFo
 
 
 def _staged_cost(
-    problem: Gemm, inner: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Gemm,
+    inner: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    of: DecodedParameters,
+    parameters: GemmParameters,
 ) -> Cost:
     """A streaming pass an operand, then the 16-bit product."""
-    product = gemm_cost(inner, NumericPath.NATIVE, table, gpu, compiled)
+    product = gemm_cost(inner, NumericPath.NATIVE, table, gpu, compiled, parameters=parameters)
     wide = inner.recipe.activation.element.name
     clock_ghz = gpu.max_clock_mhz / 1e3
     read = written = pass_us = 0.0
@@ -141,10 +165,11 @@ def _staged_cost(
             continue
         elements = rows * problem.k
         codes, decoded = float(fmt.storage_bytes(rows, problem.k)), 2.0 * elements
-        instructions = decode_instructions(fmt, wide, gpu.capability) + MOVE_INSTRUCTIONS
+        instructions = of.decode_share * decode_instructions(fmt, wide, gpu.capability)
+        instructions += MOVE_INSTRUCTIONS
         issue_ns = elements * instructions / (ISSUE_LANES * gpu.sm_count * clock_ghz)
         dram_ns = (codes + decoded) / gpu.dram_copy_gb_per_s
-        ends_ns = gpu.dram_latency_ns + CTA_CLK / clock_ghz
+        ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz
         pass_us += (max(issue_ns, dram_ns) + ends_ns) / 1e3 + gpu.graph_launch_us
         read, written = read + codes, written + decoded
     terms = dict(product.terms_us)
@@ -159,7 +184,13 @@ def _staged_cost(
 
 
 def _loop_cost(
-    problem: Gemm, inner: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Gemm,
+    inner: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    of: DecodedParameters,
+    __: GemmParameters,
 ) -> Cost:
     """Codes are copied, decoded, stored to shared memory and multiplied, one after the other."""
     m, n, k = problem.shape
@@ -190,7 +221,7 @@ def _loop_cost(
     l2_read = tiles * (a_tile + b_tile)
     held = np.maximum(stages - 1, 1) * (a_tile + b_tile) / iterations
     in_flight = np.minimum(spread.capacity, tiles) * held
-    latency = LOADED_LATENCY * gpu.dram_latency_ns
+    latency = of.loaded_latency * gpu.dram_latency_ns
     busy = saturation(in_flight, gpu.dram_read_gb_per_s, latency)
     dram = dram_read / (gpu.dram_read_gb_per_s * busy) + out_bytes / gpu.dram_copy_gb_per_s
 
@@ -204,16 +235,16 @@ def _loop_cost(
         bm * decode_instructions(activation, wide, gpu.capability)
         + bn * decode_instructions(weight, wide, gpu.capability)
     ) * bk
-    cuda_clk = here * (decode + threads * LOOP_INSTRUCTIONS) / ISSUE_LANES
+    cuda_clk = here * (of.decode_share * decode + threads * of.loop_instructions) / ISSUE_LANES
     # Decoded tiles are written to shared memory once and read by every 64 rows or columns.
     smem_clk = here * 2.0 * bk * (bm + bn) * (1 + np.maximum(bm, bn) / 128) / gpu.smem_bytes_per_clk
-    together = overlap(tensor_clk, cuda_clk, smem_clk)
+    together = overlap(tensor_clk, cuda_clk, smem_clk, exponent=of.overlap_exponent)
     serial = tensor_clk + np.maximum(cuda_clk, smem_clk)
     resident = np.clip(tiles / gpu.sm_count, 1, occupancy)
     compute = (together + np.maximum(serial - together, 0.0) / resident) / clock_ghz
     lone = iterations * latency / np.maximum(stages - 1, 1) * spread.count
-    ends_ns = gpu.dram_latency_ns + CTA_CLK / clock_ghz * spread.count
-    main = overlap(dram, l2, compute, lone)
+    ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
+    main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
     terms = {
         "tensor": tensor_clk / clock_ghz / 1e3,
         "cuda_cores": cuda_clk / clock_ghz / 1e3,

@@ -16,6 +16,7 @@ from sim.gemm_wave import Iteration, price_wave
 from sim.gpu import Gpu
 from sim.memory import l2_ns, load_latency_ns, segment_share
 from sim.occupancy import BASE_REGISTERS, ctas_per_sm, gemm_registers, spill_clk
+from sim.parameters import GEMM, GemmParameters
 from sim.pipes import (
     ISSUE_LANES,
     decode_clk,
@@ -38,14 +39,6 @@ __all__ = ["dram_read_bytes", "gemm_cost"]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-#: Clocks from a CTA's start to its first load: indices, descriptors, barriers; a prior.
-SETUP_CLK = 300.0
-#: Latency of loads while memory is busy, as a multiple of that of a lone load.  Measured on an H200
-#: by this project, November 2026: flattened loops of 128 x 128 tiles with three and four stages.
-LOADED_LATENCY = 1.25
-#: Filling and draining the whole device around a kernel; low end of the 2-5 us expected.
-DEVICE_FLOOR_US = 2.0
-
 
 def gemm_cost(
     problem: Gemm,
@@ -56,6 +49,7 @@ def gemm_cost(
     *,
     most_per_sm: I64 | None = None,
     block_scaled: str = "",
+    parameters: GemmParameters = GEMM,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``GemmConfig``.
 
@@ -126,17 +120,25 @@ def gemm_cost(
     iterations = -(-k // bk)
     # CTAs advance together along K, so that one of a wave that waits for DRAM holds up the others.
     first_ns = load_latency_ns(gpu, np.ones(len(table)), tma)
-    latency_ns = LOADED_LATENCY * first_ns
+    latency_ns = parameters.loaded_latency * first_ns
     latency_ns += loaded / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)  # the last byte of a stage
     # A loop that waits for its product asks for the next loads only then.
     schedule = gemm_schedule(
-        problem, table, warpgroups=warpgroups, emulated=emulated, promoted=promoted
+        problem,
+        table,
+        warpgroups=warpgroups,
+        emulated=emulated,
+        promoted=promoted,
+        parameters=parameters,
     )
     latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
     iteration = Iteration(
         tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
-        promotion_clk=promoted * promotion_clk(gpu, bm, bn, bk, activation, weight)
-        + decode_clk(
+        promotion_clk=promoted
+        * parameters.promotion_share
+        * promotion_clk(gpu, bm, bn, bk, activation, weight)
+        + parameters.decode_share
+        * decode_clk(
             gpu,
             bm,
             bn,
@@ -146,23 +148,36 @@ def gemm_cost(
             emulated=emulated,
             warpgroups=warpgroups,
         ),
-        issue_clk=issue_clk(loaded, tma)
+        issue_clk=issue_clk(loaded, tma, parameters.copy_instructions)
         + spill_clk(
             gpu,
             compiled.live_registers(registers + schedule.state_registers, gpu.registers_per_thread),
             threads,
+            parameters.spill_bytes_per_clk,
         ),
         wait_clk=schedule.wait_clk,
         serial=promoted or emulated,
         smem_clk=smem_clk(
-            gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups
+            gpu,
+            bm,
+            bn,
+            bk,
+            warps,
+            bits=bits,
+            emulated=emulated,
+            warpgroups=warpgroups,
+            fill_share=parameters.smem_fill_share,
         ),
-        l2_bytes=(a_tile + b_tile) / iterations / segment_share(bk * (bits / 8)),
+        l2_bytes=(a_tile + b_tile)
+        / iterations
+        / segment_share(bk * (bits / 8), parameters.request_bytes),
         iterations=iterations,
         stages=stages,
         held_stages=schedule.held_stages,
-        prologue_ns=first_ns + SETUP_CLK / clock_ghz,
-        epilogue_ns=_epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled) / clock_ghz,
+        prologue_ns=first_ns + parameters.setup_clk / clock_ghz,
+        epilogue_ns=parameters.epilogue_share
+        * _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled)
+        / clock_ghz,
     )
 
     # Full waves, all alike, and the partial wave with its own contention.
@@ -179,6 +194,7 @@ def gemm_cost(
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
         clock_ghz=clock_ghz,
+        parameters=parameters,
     )
     tail = price_wave(
         gpu,
@@ -191,6 +207,7 @@ def gemm_cost(
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
         clock_ghz=clock_ghz,
+        parameters=parameters,
     )
     has_tail = spread.tail_ctas > 0
     # Later waves start while their neighbours still work; a persistent CTA fetches ahead.
@@ -198,7 +215,7 @@ def gemm_cost(
     ends = iteration.prologue_ns + (spread.count - 1) * later
     ends += spread.full * iteration.epilogue_ns + has_tail * iteration.epilogue_ns
     main = spread.full * full.time_ns + has_tail * tail.time_ns
-    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    launch_us = gpu.graph_launch_us + parameters.device_floor_us
     per_sm = (spread.full * occupancy + spread.tail_per_sm) * iterations
     clk_us = per_sm / (clock_ghz * 1e3)
     terms = {

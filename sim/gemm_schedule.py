@@ -1,7 +1,7 @@
 """How the compiler schedules the K loop of the Triton template: what waits for what.
 
-Read off 396 timings of Triton 3.6.0 on an H200 (``data/h200/first_look``).  The constants here and
-those of ``sim.gemm_wave``, ``sim.pipes``, ``sim.occupancy`` and ``sim.memory`` whose comments say
+Read off 396 timings of Triton 3.6.0 on an H200 (``data/h200/first_look``).  The parameters of
+``sim.parameters.gemm`` and constants of ``sim.pipes``, ``sim.occupancy`` whose comments say
 "measured" were set by hand, one term after another, on its 4096-cubed rows: drains on int8 rows,
 handshakes on bf16 and e4m3 rows, promotion and spills on int8-b128 and deepseek-fp8 rows, ordinary
 loads on the two bf16 rows that use them.  The 8192-cubed rows were the check, but always in view,
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.occupancy import FLATTENED_REGISTERS, NEEDED_REGISTERS, SCALE_REGISTERS
+from sim.parameters import GEMM, GemmParameters
 from tiles.formats import IntElement
 from tiles.kernels import ConfigTable
 from tiles.problems import Gemm
@@ -34,19 +35,6 @@ __all__ = ["Schedule", "gemm_schedule"]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-
-# Clocks an iteration, measured on an H200 by this project, November 2026.
-#: Barriers of a stage, and issuing its loads and products, beside a product in flight.
-HANDSHAKE_CLK = 20.0
-#: The same in a loop that is not flattened.
-PLAIN_HANDSHAKE_CLK = 100.0
-#: Draining a product that the loop waits for, and starting the next.
-DRAIN_CLK = 280.0
-#: Barriers of a second warpgroup.
-SECOND_GROUP_CLK = 30.0
-#: Vectors of scales, asked for an iteration ahead, and not.
-SCALES_CLK = 80.0
-LATE_SCALES_CLK = 190.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,27 +47,34 @@ class Schedule:
 
 
 def gemm_schedule(
-    problem: Gemm, table: ConfigTable, *, warpgroups: Bool, emulated: bool, promoted: bool
+    problem: Gemm,
+    table: ConfigTable,
+    *,
+    warpgroups: Bool,
+    emulated: bool,
+    promoted: bool,
+    parameters: GemmParameters = GEMM,
 ) -> Schedule:
     """Waits of every configuration; ``mma.sync`` needs no draining.
 
     ``promoted``: partial sums are scaled on their way into the accumulator.
     """
+    of = parameters
     activation, weight = problem.recipe.activation, problem.recipe.weight
     persistent, warps = table["persistent"], table["num_warps"]
     chained = not (promoted or emulated)
     integer = isinstance(activation.element, IntElement)
     in_flight = warpgroups & (chained and not integer) & (persistent | (warps <= 4))
-    wait = np.where(persistent & in_flight, HANDSHAKE_CLK, PLAIN_HANDSHAKE_CLK)
-    wait = np.where(warpgroups & ~in_flight, DRAIN_CLK, wait)
-    wait = wait + SECOND_GROUP_CLK * (warps > 4)
+    wait = np.where(persistent & in_flight, of.handshake_clk, of.plain_handshake_clk)
+    wait = np.where(warpgroups & ~in_flight, of.drain_clk, wait)
+    wait = wait + of.second_group_clk * (warps > 4)
     vectors = np.zeros(len(table), np.bool_)
     if promoted:
         for fmt, extent in ((activation, table["block_m"]), (weight, table["block_n"])):
             # A few scales, one for 16 rows or more, cost neither time nor registers.
             if fmt.scaling is not None and fmt.scaling.rows is not None and fmt.scaling.rows < 16:
                 vectors = vectors | (extent > fmt.scaling.rows)
-    wait = wait + vectors * np.where(persistent, LATE_SCALES_CLK, SCALES_CLK)
+    wait = wait + vectors * np.where(persistent, of.late_scales_clk, of.scales_clk)
     return Schedule(
         wait_clk=wait,
         held_stages=(warpgroups & chained).astype(np.int64),

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sim.gpu import Gpu
 from sim.memory import dram_ns, exposed_ns, l2_ns, overlap
+from sim.parameters import GEMM, GemmParameters
 
 __all__ = ["Iteration", "Wave", "compute_clk", "price_wave"]
 
@@ -41,21 +42,11 @@ class Wave:
     dram_ns: F64
 
 
-#: Share of the time in which a wave touches its lines first, at DRAM's rate, that shows beside
-#: other resources: everybody waits for them.  A prior of the size that different rasters show.
-FIRST_TOUCH_EXPOSED = 0.1
-#: Of the time in which a lone CTA leaves the tensor cores idle, n co-resident ones leave
-#: n^-exponent of it idle.  Waits alone are filled better than waits and CUDA-core work.
-#: Measured on an H200 by this project, November 2026.
-WAITS_HIDDEN_EXPONENT = 1.3
-SERIAL_HIDDEN_EXPONENT = 0.7
-
-
-def compute_clk(one: Iteration, per_sm: I64) -> F64:
+def compute_clk(one: Iteration, per_sm: I64, parameters: GemmParameters = GEMM) -> F64:
     """Clocks of one K-iteration of ``per_sm`` CTAs on tensor and CUDA cores together.
 
     A CTA that must add its partial sums before its next product leaves the tensor cores idle
-    meanwhile: T = 1 + R and its waits.  Co-resident CTAs fill in for it, see the exponents above.
+    meanwhile: T = 1 + R and its waits.  Co-resident CTAs fill in for it, see the hidden exponents.
     """
     busy = per_sm * (np.maximum(one.tensor_clk, one.promotion_clk) + one.issue_clk)
     if one.serial:
@@ -63,8 +54,10 @@ def compute_clk(one: Iteration, per_sm: I64) -> F64:
     else:
         alone = np.maximum(one.tensor_clk, one.promotion_clk)
     alone = alone + one.issue_clk + one.wait_clk
-    exponent = SERIAL_HIDDEN_EXPONENT if one.serial else WAITS_HIDDEN_EXPONENT
-    clk: F64 = busy + (per_sm * alone - busy) * per_sm.astype(np.float64) ** -exponent
+    hidden = parameters.waits_hidden_exponent
+    if one.serial:
+        hidden = parameters.serial_hidden_exponent
+    clk: F64 = busy + (per_sm * alone - busy) * per_sm.astype(np.float64) ** -hidden
     return clk
 
 
@@ -80,9 +73,10 @@ def price_wave(
     in_flight_share: F64,
     latency_ns: F64,
     clock_ghz: float,
+    parameters: GemmParameters = GEMM,
 ) -> Wave:
     """The main loop of one wave: ``per_sm`` CTAs on each multiprocessor, ``ctas`` together."""
-    compute = compute_clk(one, per_sm)
+    compute = compute_clk(one, per_sm, parameters)
     in_flight = footprint_bytes * in_flight_share
     moved = dram_ns(
         gpu,
@@ -100,9 +94,10 @@ def price_wave(
             clock_ghz=clock_ghz,
         ),
         moved / one.iterations,
+        exponent=parameters.overlap_exponent,
     )
     first_touches = footprint_bytes / gpu.dram_read_gb_per_s / one.iterations
-    steady = steady + FIRST_TOUCH_EXPOSED * first_touches
+    steady = steady + parameters.first_touch_exposed * first_touches
     exposed = exposed_ns(latency_ns, steady, one.stages, one.held_stages)
     return Wave(
         time_ns=one.iterations * (steady + exposed),

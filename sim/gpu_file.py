@@ -12,7 +12,7 @@ from sim.gpu import Gpu
 from tiles.formats import ELEMENTS
 from tiles.intake import MAX_YAML_BYTES, nearest, read_bounded, shown
 
-__all__ = ["gpu_names", "load_gpu", "parse_gpu"]
+__all__ = ["check_figure", "gpu_names", "load_gpu", "parse_gpu"]
 
 MAX_FILE_BYTES = MAX_YAML_BYTES
 MAX_DEPTH = 8
@@ -97,6 +97,24 @@ class _UniqueKeys(_SafeLoader):  # type: ignore[misc]  # chosen where libyaml is
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def check_figure(key: str, value: object) -> None:
+    """Refuse what no GPU's figure can be, or a rate of its tensor cores.
+
+    Args:
+        key: of a GPU file's ``figures``, or ``tensor_flop_per_clk``.
+    Raises:
+        ValueError: unknown, no number, or out of range; one line.
+    """
+    rules = _FIGURES | {"tensor_flop_per_clk": _TENSOR_RATE}
+    if key not in rules:
+        raise ValueError(f"unknown figure {shown(key)}: {nearest(key, rules)}choose one")
+    low, high, _ = rules[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
+    if not low <= value <= high:
+        raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
 
 
 def gpu_names() -> list[str]:

@@ -19,16 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost import Cost
-from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
+from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
-from sim.hopper_gemm_model import (
-    DRAIN_CLK,
-    EPILOGUE_CLK,
-    HANDSHAKE_CLK,
-    SETUP_CLK,
-    STAGING_CLK,
-)
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
+from sim.parameters import HOPPER_BLOCK, HopperBlockParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
@@ -45,11 +39,6 @@ STAGE_SLOTS = 44.0
 UNIT_SLOTS = 11.0
 #: And of every piece but a unit's first: product, wait, the jump over its sums.
 PIECE_SLOTS = 8.0
-#: Clocks a piece in which a warp issues nothing because its instructions stall on each other, where
-#: sums stand by themselves and where they are spread among products: of the compiled loop.
-STALL_CLK, SPREAD_STALL_CLK = 40.0, 15.0
-#: Share of the issue slots that the warps of a scheduler fill between them; a prior.
-ISSUE_SHARE = 0.92
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
 CODE_SLOTS, STOCHASTIC_SLOTS = 12.0, 36.0
 CODED_ROWS_SLOTS = 250.0
@@ -89,8 +78,11 @@ def shared_clk(issue_clk: F64, wait_clk: F64, warps: NDArray[np.int64]) -> F64:
     return round_clk
 
 
-def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
+def hopper_block_cost(
+    problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperBlockParameters = HOPPER_BLOCK
+) -> Cost:
     """Price every configuration of a table with the columns of ``HopperBlockGemmConfig``."""
+    of = parameters
     bm, bn, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
     m, n, k = problem.shape
     activation, weight, output = problem.recipe.activation, problem.recipe.weight, problem.output
@@ -126,22 +118,24 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     rate = gpu.tensor_flop_per_clk[element] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * STAGE_BYTES / rate
     of_warp = promotion_slots(problem, table)
-    promotion_clk = consumers * of_warp / ISSUE_SHARE
+    promotion_clk = consumers * of_warp / of.issue_share
     if isinstance(activation.element, IntElement):
         values = bm * bn * units
         promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
-    one_round = tensor_clk / consumers + of_warp + units * (DRAIN_CLK + HANDSHAKE_CLK)
+    one_round = tensor_clk / consumers + of_warp + units * (of.drain_clk + of.handshake_clk)
     # Each of a consumer's pieces has the promotions of those in flight with it to be there; one
     # less at the loop's end.
     ahead = np.clip(ring - 1, 1, pieces)
     ahead = np.where(ahead > 1, ahead - 0.5, ahead)
-    in_flight = (tensor_clk / consumers + pieces * DRAIN_CLK) / ahead
-    stalls = pieces * np.where(table["spread"], SPREAD_STALL_CLK, STALL_CLK)
+    in_flight = (tensor_clk / consumers + pieces * of.drain_clk) / ahead
+    stalls = pieces * np.where(table["spread"], of.spread_stall_clk, of.stall_clk)
     alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp + stalls))
-    step_clk = np.maximum(tensor_clk + HANDSHAKE_CLK, promotion_clk)
-    step_clk = np.maximum(step_clk, shared_clk(of_warp, alone - of_warp, consumers) / ISSUE_SHARE)
+    step_clk = np.maximum(tensor_clk + of.handshake_clk, promotion_clk)
+    step_clk = np.maximum(
+        step_clk, shared_clk(of_warp, alone - of_warp, consumers) / of.issue_share
+    )
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     l2_step_clk = (
         l2_ns(
@@ -156,34 +150,36 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     rows, columns = consumer_tile(table)
     width = np.where(rows > 64, columns, columns / table["parts"])
     smem_clk = bm * bn / (64 * width) * (64 + width) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk)
-    latency_ns = load_latency_ns(gpu, np.full(len(table), 0.3), np.ones(len(table), np.bool_))
+    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
+    missed = np.full(len(table), of.ring_miss_share)
+    latency_ns = load_latency_ns(gpu, missed, np.ones(len(table), np.bool_))
     exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
     main_clk = steps * (busy_clk + exposed_clk)
 
     # The epilogue: nothing but the next tile's loads runs beside it.
     row_groups = rows / 64
     if output.scaling is None:
-        epilogue_clk = EPILOGUE_CLK + row_groups * STAGING_CLK * (
+        epilogue_clk = of.epilogue_clk + row_groups * of.staging_clk * (
             columns * output.element.bits / 8 / 128
         )
     else:
         stochastic = output.rounding is Rounding.STOCHASTIC
         each = STOCHASTIC_SLOTS if stochastic else CODE_SLOTS
         coded = row_groups * (CODED_ROWS_SLOTS + columns / 2 * each)
-        epilogue_clk = EPILOGUE_CLK + consumers * coded / ISSUE_SHARE + row_groups * STAGING_CLK
+        epilogue_clk = of.epilogue_clk + consumers * coded / of.issue_share
+        epilogue_clk = epilogue_clk + row_groups * of.staging_clk
     loaded = np.minimum(stages, steps) * busy_clk * 0.5
-    tile_clk = main_clk + np.maximum(epilogue_clk - loaded, 0.25 * epilogue_clk)
+    tile_clk = main_clk + np.maximum(epilogue_clk - loaded, of.epilogue_exposed * epilogue_clk)
     if output.scaling is not None:
         tile_clk = main_clk + epilogue_clk  # instructions, not waits
-    first_clk = SETUP_CLK + latency_ns * clock_ghz
+    first_clk = of.setup_clk + latency_ns * clock_ghz
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,
         write_bytes=np.full(len(table), dram_write),
         in_flight_bytes=stages * stage_bytes * gpu.sm_count,
     )
-    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    launch_us = gpu.graph_launch_us + of.device_floor_us
     steps_us = rounds * steps / (clock_ghz * 1e3)
     terms = {
         "tensor": tensor_clk * steps_us,
@@ -197,7 +193,7 @@ def hopper_block_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     }
     compute_ns = (rounds * tile_clk + first_clk) / clock_ghz
     return Cost(
-        time_us=overlap(compute_ns, memory_ns) / 1e3 + launch_us,
+        time_us=overlap(compute_ns, memory_ns, exponent=of.overlap_exponent) / 1e3 + launch_us,
         terms_us=terms,
         dram_read_bytes=dram_read,
         dram_write_bytes=np.full(len(table), dram_write),

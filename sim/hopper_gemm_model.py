@@ -5,18 +5,16 @@ its steps along K and its epilogue; with a tile for each warpgroup (``pingpong``
 one lies under the steps of the other.  Where scales change along K a warpgroup multiplies, waits
 and promotes in turn, so a step takes what both warpgroups' products take, or one warpgroup's whole
 round when that is longer.
-
-Constants whose comments say "measured" were set on about 150 timings of this kernel on an H200 by
-this project, November 2026 (six shapes, five formats, tiles of 128 x 128 and 128 x 256).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost import Cost
-from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
+from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
+from sim.parameters import HOPPER_GEMM, HopperGemmParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
@@ -27,22 +25,12 @@ __all__ = ["hopper_gemm_cost"]
 
 F64 = NDArray[np.float64]
 
-#: From the last product's end to its registers being readable, and the next one's start: measured.
-DRAIN_CLK = 240.0
-#: Of a step with two warpgroups in flight, beside the products: measured.
-HANDSHAKE_CLK = 20.0
-#: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue: measured.
-STAGING_CLK = 260.0
-#: Loads of scales before an epilogue, once a tile: measured.
-EPILOGUE_CLK = 300.0
-#: Barriers, tensor maps and the first indices of a CTA; a prior.
-SETUP_CLK = 1500.0
-#: fp32 multiply-adds beside running products get this share of their rate: measured.
-PROMOTION_SHARE = 0.85
 
-
-def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
+def hopper_gemm_cost(
+    problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperGemmParameters = HOPPER_GEMM
+) -> Cost:
     """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
+    of = parameters
     bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
     cluster, pingpong = table["cluster"], table["pingpong"]
     m, n, k = problem.shape
@@ -71,14 +59,14 @@ def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
     rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * depth / rate
     promotion_clk = np.zeros(len(table))
-    step_clk = tensor_clk + HANDSHAKE_CLK
+    step_clk = tensor_clk + of.handshake_clk
     if promoted:
         convert = isinstance(activation.element, IntElement)
         values = bm * bn / CONSUMERS
-        promotion_clk = values / (gpu.fma_per_clk * PROMOTION_SHARE)
+        promotion_clk = values / (gpu.fma_per_clk * of.promotion_share)
         if convert:
             promotion_clk = promotion_clk + values / gpu.convert_per_clk
-        one_round = tensor_clk / CONSUMERS + DRAIN_CLK + promotion_clk + HANDSHAKE_CLK
+        one_round = tensor_clk / CONSUMERS + of.drain_clk + promotion_clk + of.handshake_clk
         step_clk = np.maximum(step_clk, one_round)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     l2_step_clk = (
@@ -91,19 +79,20 @@ def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
         * clock_ghz
     )
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk)
+    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
     # A ring of stages comes round once in the latency of a load, or the products wait for it.
-    latency_ns = load_latency_ns(gpu, np.full(len(table), 0.3), np.ones(len(table), np.bool_))
+    missed = np.full(len(table), of.ring_miss_share)
+    latency_ns = load_latency_ns(gpu, missed, np.ones(len(table), np.bool_))
     exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
     main_clk = steps * (busy_clk + exposed_clk)
 
     # The epilogue, and what hides it.
     chunks = np.where(pingpong, bm, bm // CONSUMERS) / 64 * (bn * out_bytes / 128)
-    epilogue_clk = EPILOGUE_CLK + chunks * STAGING_CLK
+    epilogue_clk = of.epilogue_clk + chunks * of.staging_clk
     ahead = np.minimum(stages, steps) * busy_clk * 0.5
-    alone = main_clk + np.maximum(epilogue_clk - ahead, 0.25 * epilogue_clk)
+    alone = main_clk + np.maximum(epilogue_clk - ahead, of.epilogue_exposed * epilogue_clk)
     tile_clk = np.where(pingpong, np.maximum(main_clk, (main_clk + epilogue_clk) / 2), alone)
-    first_clk = SETUP_CLK + latency_ns * clock_ghz
+    first_clk = of.setup_clk + latency_ns * clock_ghz
     total_clk = rounds * tile_clk + first_clk + np.where(pingpong, epilogue_clk, 0.0)
     compute_ns = total_clk / clock_ghz
     memory_ns = dram_ns(
@@ -112,7 +101,7 @@ def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
         write_bytes=np.full(len(table), dram_write),
         in_flight_bytes=stages * stage_bytes * gpu.sm_count,
     )
-    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
+    launch_us = gpu.graph_launch_us + of.device_floor_us
     tiles_clk = rounds * steps / (clock_ghz * 1e3)
     terms = {
         "tensor": tensor_clk * tiles_clk,
@@ -125,7 +114,7 @@ def hopper_gemm_cost(problem: Gemm, table: ConfigTable, gpu: Gpu) -> Cost:
         "launch": np.full(len(table), launch_us),
     }
     return Cost(
-        time_us=overlap(compute_ns, memory_ns) / 1e3 + launch_us,
+        time_us=overlap(compute_ns, memory_ns, exponent=of.overlap_exponent) / 1e3 + launch_us,
         terms_us=terms,
         dram_read_bytes=dram_read,
         dram_write_bytes=np.full(len(table), dram_write),

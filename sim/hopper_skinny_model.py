@@ -5,9 +5,9 @@ cluster add their parts at the end.  So the time is that of the slowest shared r
 bytes that all rings keep under way, the L2, an SM's tensor cores, promotion and shared memory), or
 of the chain that one CTA goes through where too few of them overlap, and behind it the reduction.
 
-First version: no timing of this kernel stands behind it.  Rates are the GPU's, the constants below
-are priors, and taken from ``sim/hopper_gemm_model.py`` where it has them.  Both orders of the steps
-along K (``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
+First version: no timing of this kernel stands behind it.  Rates are the GPU's, the
+parameters are priors, with the values of ``hopper_gemm``'s where it has them.  Both orders of the
+steps along K (``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from sim.compiled import Compiled
 from sim.cost import Cost
-from sim.gemm_model import DEVICE_FLOOR_US, dram_read_bytes
+from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
-from sim.hopper_gemm_model import DRAIN_CLK, HANDSHAKE_CLK, PROMOTION_SHARE, SETUP_CLK
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.occupancy import ctas_per_sm
+from sim.parameters import HOPPER_SKINNY, HopperSkinnyParameters
 from sim.traffic import footprint
 from sim.waves import waves
 from tiles.formats import IntElement, element
@@ -34,19 +34,17 @@ F64 = NDArray[np.float64]
 
 #: Addresses and loop state of a thread beside accumulators, from the compiler's counts.
 THREAD_REGISTERS = 26
-#: From the issue of a step's products to their end, beside the tensor cores' time; a prior.
-STEP_CLK = 100.0
-#: A barrier of a cluster, and a load from a neighbour's shared memory; priors.
-CLUSTER_BARRIER_CLK = 300.0
-PEER_LATENCY_CLK = 250.0
-#: Bytes a clock that an SM reads from its neighbours' shared memory; a prior.
-PEER_BYTES_PER_CLK = 32.0
-#: Last products to the first word that is staged, and the last word's way to memory; a prior.
-EPILOGUE_CLK = 600.0
 
 
-def hopper_skinny_cost(problem: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
+def hopper_skinny_cost(
+    problem: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: HopperSkinnyParameters = HOPPER_SKINNY,
+) -> Cost:
     """Price every configuration of a table with the columns of ``HopperSkinnyConfig``."""
+    of = parameters
     bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
     cluster = table["cluster"]
     m, n, k = problem.shape
@@ -96,15 +94,15 @@ def hopper_skinny_cost(problem: Gemm, table: ConfigTable, gpu: Gpu, compiled: Co
     smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
     promotion_clk = np.zeros(len(table))
     if promoted:
-        promotion_clk = bm * bn / (gpu.fma_per_clk * PROMOTION_SHARE)
+        promotion_clk = bm * bn / (gpu.fma_per_clk * of.promotion_share)
         if mode == "b1x128":  # a factor for every two values
             promotion_clk = promotion_clk * 1.5
         if isinstance(activation.element, IntElement):
             promotion_clk = promotion_clk + bm * bn / gpu.convert_per_clk
-    unit_clk = overlap(tensor_clk, smem_clk, promotion_clk)
-    chain_clk = np.maximum(tensor_clk, smem_clk) + STEP_CLK + HANDSHAKE_CLK
+    unit_clk = overlap(tensor_clk, smem_clk, promotion_clk, exponent=of.overlap_exponent)
+    chain_clk = np.maximum(tensor_clk, smem_clk) + of.step_clk + of.handshake_clk
     if promoted:
-        chain_clk = chain_clk + DRAIN_CLK - STEP_CLK + promotion_clk
+        chain_clk = chain_clk + of.drain_clk - of.step_clk + promotion_clk
     # A ring comes round once in the latency of a load, or the products wait for it.
     latency_ns = load_latency_ns(gpu, np.full(len(table), 1.0), np.ones(len(table), np.bool_))
     ring_clk = latency_ns * clock_ghz / stages
@@ -117,11 +115,11 @@ def hopper_skinny_cost(problem: Gemm, table: ConfigTable, gpu: Gpu, compiled: Co
     )
     reduce_clk = np.where(
         cluster > 1,
-        2 * CLUSTER_BARRIER_CLK + PEER_LATENCY_CLK + staged_bytes / PEER_BYTES_PER_CLK,
+        2 * of.cluster_barrier_clk + of.peer_latency_clk + staged_bytes / of.peer_bytes_per_clk,
         0.0,
     )
-    epilogue_clk = EPILOGUE_CLK + staging_clk + reduce_clk
-    first_clk = SETUP_CLK + latency_ns * clock_ghz
+    epilogue_clk = of.epilogue_clk + staging_clk + reduce_clk
+    first_clk = of.setup_clk + latency_ns * clock_ghz
 
     # What the busiest SM does, and the CTAs that it runs one after the other.
     sm_unit_clk = busiest * (share * unit_clk + staging_clk)
@@ -140,9 +138,9 @@ def hopper_skinny_cost(problem: Gemm, table: ConfigTable, gpu: Gpu, compiled: Co
         in_flight_bytes=resident * np.minimum(stages, share) * stage_bytes,
     )
     ends_ns = (first_clk + epilogue_clk) / clock_ghz
-    units_ns = overlap(sm_unit_clk / clock_ghz, l2) + ends_ns
-    launch_us = gpu.graph_launch_us + DEVICE_FLOOR_US
-    time_ns = overlap(memory_ns, units_ns, chain_total / clock_ghz)
+    units_ns = overlap(sm_unit_clk / clock_ghz, l2, exponent=of.overlap_exponent) + ends_ns
+    launch_us = gpu.graph_launch_us + of.device_floor_us
+    time_ns = overlap(memory_ns, units_ns, chain_total / clock_ghz, exponent=of.overlap_exponent)
     to_us = share * busiest / (clock_ghz * 1e3)
     terms = {
         "tensor": tensor_clk * to_us,

@@ -7,7 +7,7 @@ several matrices share an L2 line of are no matter.  Rows of experts count as wh
 as uniformly chosen experts have on average.
 
 No measurement stands behind what is new here: the model of the plain product is calibrated, its
-use for many products is not, and the constants below are priors.  An 8-bit [K, N] operand passes
+use for many products is not, and the parameters are priors.  An 8-bit [K, N] operand passes
 through registers, and the loop over K waits for it.
 """
 
@@ -22,6 +22,16 @@ from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.memory import overlap
+from sim.parameters import (
+    BATCHED,
+    GEMM,
+    GROUPED,
+    HOPPER_GEMM,
+    BatchedParameters,
+    GemmParameters,
+    GroupedParameters,
+    HopperGemmParameters,
+)
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.dense_view import as_gemm_table
@@ -31,12 +41,6 @@ from tiles.problems.base import MAX_EXTENT, MAX_TENSOR_BYTES
 __all__ = ["batched_cost", "grouped_cost", "hopper_grouped_cost"]
 
 F64 = NDArray[np.float64]
-
-#: Counting tiles of all experts before the first one, from counts in device memory; a prior.
-SCAN_US = 1.5
-#: Elements of an 8-bit [K, N] operand that a clock turns into the order of the tensor cores: the
-#: compiler stores them byte by byte, 32 lanes at a time, conflicts of banks not counted; a prior.
-TURNED_PER_CLK = 32.0
 
 #: Prices a plain product on rows of a table.
 Price = Callable[[Gemm, ConfigTable, Compiled], Cost]
@@ -96,14 +100,21 @@ def _by_height(
 
 
 def _with_traffic(
-    plain: Cost, gpu: Gpu, *, a_bytes: float, b_bytes: float, c_bytes: float, extra_us: F64
+    plain: Cost,
+    gpu: Gpu,
+    *,
+    a_bytes: float,
+    b_bytes: float,
+    c_bytes: float,
+    extra_us: F64,
+    work_share: float,
 ) -> Cost:
     """A plain product's cost with the device memory's share replaced."""
     launch = plain.terms_us["launch"]
     # Where one product of that height reads more again than all B's take, so do the many.
     read = a_bytes + np.maximum(b_bytes, plain.dram_read_bytes - a_bytes)
     dram_us = (read / gpu.dram_read_gb_per_s + c_bytes / gpu.dram_copy_gb_per_s) / 1e3
-    busy = overlap(plain.time_us - launch, dram_us)
+    busy = overlap(work_share * (plain.time_us - launch), dram_us)
     terms = plain.terms_us | {"dram": dram_us}
     terms["prologue_epilogue"] = terms["prologue_epilogue"] + extra_us
     return Cost(
@@ -116,7 +127,12 @@ def _with_traffic(
 
 
 def _grouped(
-    problem: GroupedGemm, table: ConfigTable, gpu: Gpu, price: Price, compiled: Compiled
+    problem: GroupedGemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    price: Price,
+    compiled: Compiled,
+    parameters: GroupedParameters,
 ) -> Cost:
     single = problem.single(1)
     plain = _by_height(
@@ -130,33 +146,60 @@ def _grouped(
         a_bytes=float(problem.recipe.activation.storage_bytes(rows, problem.k)),
         b_bytes=problem.expected_active * weight,
         c_bytes=problem.m * problem.n * element(problem.out).bits / 8,
-        extra_us=np.full(len(table), SCAN_US),
+        extra_us=np.full(len(table), parameters.scan_us),
+        work_share=parameters.work_share,
     )
 
 
 def grouped_cost(
-    problem: GroupedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: GroupedGemm,
+    path: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: GroupedParameters = GROUPED,
+    product: GemmParameters = GEMM,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``GroupedGemmConfig``."""
 
     def price(plain: Gemm, rows: ConfigTable, known: Compiled) -> Cost:
         most_per_sm = rows["ctas_per_sm"]
-        return gemm_cost(plain, path, as_gemm_table(rows), gpu, known, most_per_sm=most_per_sm)
+        return gemm_cost(
+            plain,
+            path,
+            as_gemm_table(rows),
+            gpu,
+            known,
+            most_per_sm=most_per_sm,
+            parameters=product,
+        )
 
-    return _grouped(problem, table, gpu, price, compiled)
+    return _grouped(problem, table, gpu, price, compiled, parameters)
 
 
-def hopper_grouped_cost(problem: GroupedGemm, table: ConfigTable, gpu: Gpu) -> Cost:
+def hopper_grouped_cost(
+    problem: GroupedGemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    parameters: GroupedParameters = GROUPED,
+    product: HopperGemmParameters = HOPPER_GEMM,
+) -> Cost:
     """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
 
     def price(plain: Gemm, rows: ConfigTable, _: Compiled) -> Cost:
-        return hopper_gemm_cost(plain, rows, gpu)
+        return hopper_gemm_cost(plain, rows, gpu, product)
 
-    return _grouped(problem, table, gpu, price, Compiled.of(len(table), {}))
+    return _grouped(problem, table, gpu, price, Compiled.of(len(table), {}), parameters)
 
 
 def batched_cost(
-    problem: BatchedGemm, path: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: BatchedGemm,
+    path: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: BatchedParameters = BATCHED,
+    product: GemmParameters = GEMM,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``BatchedGemmConfig``."""
     batch, m, n, k = problem.shape
@@ -165,7 +208,9 @@ def batched_cost(
         table,
         single,
         lambda height: float(batch * -(-m // height) * height),
-        lambda one, rows, known: gemm_cost(one, path, as_gemm_table(rows), gpu, known),
+        lambda one, rows, known: gemm_cost(
+            one, path, as_gemm_table(rows), gpu, known, parameters=product
+        ),
         compiled,
     )
     turned = np.zeros(len(table))
@@ -173,7 +218,7 @@ def batched_cost(
     if problem.second is SecondOperand.KN and weight.element.bits == 8:
         tiles = batch * -(-m // table["block_m"]) * -(-n // table["block_n"])
         elements = tiles * table["block_n"] * k / gpu.sm_count
-        clk = elements / TURNED_PER_CLK
+        clk = elements / parameters.turned_per_clk
         turned = clk / (gpu.sustained_clock_mhz / 1e3) / 1e3
     return _with_traffic(
         plain,
@@ -182,4 +227,5 @@ def batched_cost(
         b_bytes=float(batch * weight.storage_bytes(n, k)),
         c_bytes=batch * m * n * element(problem.out).bits / 8,
         extra_us=turned,
+        work_share=parameters.work_share,
     )

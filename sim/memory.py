@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.gpu import Gpu
+from sim.parameters import GEMM
 
 __all__ = [
     "dram_ns",
@@ -20,9 +21,6 @@ I64 = NDArray[np.int64]
 
 #: Bytes of a line of the L2.
 LINE_BYTES = 128
-#: What a request to the L2 costs in bytes.  Measured on an H200 by this project, November 2026:
-#: 8-bit tiles of 64 columns beside those of 128.
-REQUEST_BYTES = 64.0
 
 
 def saturation(in_flight_bytes: F64, gb_per_s: float, latency_ns: float) -> F64:
@@ -46,13 +44,13 @@ def l2_ns(gpu: Gpu, *, bytes_per_sm: F64, bytes_total: F64, clock_ghz: float) ->
     return np.maximum(port, bytes_total / gpu.l2_read_gb_per_s)
 
 
-def segment_share(segment_bytes: F64) -> F64:
+def segment_share(segment_bytes: F64, request_bytes: float = GEMM.request_bytes) -> F64:
     """Share of the L2's rate that tile rows of ``segment_bytes`` reach, 1 from a line upwards.
 
-    A request costs as much as ``REQUEST_BYTES`` beside the bytes that it brings.
+    A request costs as much as ``request_bytes`` beside the bytes that it brings.
     """
     bytes_ = np.clip(segment_bytes, 1, LINE_BYTES)
-    share: F64 = bytes_ / (bytes_ + REQUEST_BYTES) * ((LINE_BYTES + REQUEST_BYTES) / LINE_BYTES)
+    share: F64 = bytes_ / (bytes_ + request_bytes) * ((LINE_BYTES + request_bytes) / LINE_BYTES)
     return share
 
 
@@ -73,9 +71,15 @@ def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held: I64) -> F64:
     return exposed
 
 
-def overlap(*terms: F64) -> F64:
-    """p-norm with p = 8: the slowest of resources side by side, and a little of the others."""
+def overlap(*terms: F64, exponent: float = 8.0) -> F64:
+    """p-norm: the slowest of resources side by side, and a little of the others."""
     total = np.zeros_like(terms[0])
+    if exponent != 8.0:
+        slowest = np.maximum(np.max(np.stack(np.broadcast_arrays(*terms)), axis=0), 1e-300)
+        for term in terms:
+            total += (term / slowest) ** exponent
+        return np.asarray(slowest * total ** (1.0 / exponent), np.float64)
+    # Three roots take a quarter of the time of two powers.
     for term in terms:
         square = term * term
         fourth = square * square

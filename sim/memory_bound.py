@@ -17,6 +17,7 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
+from sim.parameters import STREAM, StreamParameters
 from sim.pipes import ISSUE_LANES
 from sim.quantize_traits import quantize_traits
 from sim.traffic import miss_share
@@ -28,8 +29,6 @@ __all__ = ["lsu_clk", "quantize_cost"]
 
 F64 = NDArray[np.float64]
 
-#: A CTA of a streaming kernel starts, waits for its loads, reduces, stores and leaves; a prior.
-CTA_CLK = 600.0
 #: Filling and draining the device around a kernel of this kind, beyond its first load and its last
 #: CTA: none.  Measured on an H200 by this project, November 2026: 16 x 4096 in 1.8-2.4 us.
 DEVICE_FLOOR_US = 0.0
@@ -43,8 +42,15 @@ def lsu_clk(moved_bytes: F64, segment_bytes: F64) -> F64:
     return clk
 
 
-def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu, compiled: Compiled) -> Cost:
+def quantize_cost(
+    problem: Quantize,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: StreamParameters = STREAM,
+) -> Cost:
     """Price every configuration of a quantisation family."""
+    of = parameters
     traits = quantize_traits(problem, table, gpu)
     elements = problem.rows * problem.cols
     size = problem.source_element.bits // 8
@@ -83,17 +89,19 @@ def quantize_cost(problem: Quantize, table: ConfigTable, gpu: Gpu, compiled: Com
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / traits.ctas
     through_l2 = l2_read + written
     l2 = l2_ns(gpu, bytes_per_sm=through_l2 * sm_share, bytes_total=through_l2, clock_ghz=clock_ghz)
-    cuda_cores = elements * sm_share * traits.instructions / ISSUE_LANES / clock_ghz
+    cuda_cores = (
+        elements * sm_share * (of.instruction_share * traits.instructions) / ISSUE_LANES / clock_ghz
+    )
     segment = traits.segment_elements
     load_store = (
         lsu_clk(l2_read * sm_share, segment * size)
         + lsu_clk(float(elements) * sm_share, segment)  # codes take a byte each
     ) / clock_ghz
-    turns = spread.count.astype(np.float64) * (CTA_CLK / clock_ghz * traits.launches)
-    ends_us = (gpu.dram_latency_ns + CTA_CLK / clock_ghz) * traits.launches / 1e3
+    turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz * traits.launches)
+    ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * traits.launches / 1e3
     launch_us = traits.launches * (gpu.graph_launch_us + DEVICE_FLOOR_US)
     # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps.
-    together = overlap(dram, l2, cuda_cores, load_store, turns)
+    together = overlap(dram, l2, cuda_cores, load_store, turns, exponent=of.overlap_exponent)
     apart = dram + np.maximum(cuda_cores, load_store)
     resident_per_sm = np.clip(traits.ctas / gpu.sm_count, 1, occupancy)
     main = together + np.maximum(apart - together, 0.0) / resident_per_sm

@@ -1,6 +1,7 @@
 """Pricing: every configuration of a table, on a GPU that need not be here."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,19 @@ from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
+from sim.parameters import (
+    BATCHED,
+    DATAFLOW_ROW,
+    DECODED,
+    GEMM,
+    GROUPED,
+    HOPPER_BLOCK,
+    HOPPER_GEMM,
+    HOPPER_SKINNY,
+    STREAM,
+    WEIGHT_ONLY,
+    Parameters,
+)
 from sim.prediction import PricedTable
 from sim.tile_stream import tile_stream_cost
 from sim.weight_only_model import weight_only_cost
@@ -46,7 +60,7 @@ from tiles.problems import (
     Transpose,
 )
 
-__all__ = ["CostModel", "price", "unpriced"]
+__all__ = ["CostModel", "price", "template_parameters", "unpriced"]
 
 
 @runtime_checkable
@@ -64,31 +78,69 @@ class CostModel(Protocol):
         """
 
 
-#: Problem and configuration -> problem, path, table, GPU, compile facts -> cost.
-_MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
-    (Gemm, GemmConfig): gemm_cost,
-    (Gemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_gemm_cost(
-        problem, table, gpu
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """How a family's problems are priced."""
+
+    #: Problem, path, table, GPU, compile facts, its parameters (and its product's) -> cost.
+    cost: Callable[..., Cost]
+    parameters: Parameters
+    product: str = ""  #: the family whose parameters its plain product has
+
+
+_QUANTIZE = _Model(lambda problem, _, *rest: quantize_cost(problem, *rest), STREAM)
+_MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
+    (Gemm, GemmConfig): _Model(lambda *given: gemm_cost(*given[:-1], parameters=given[-1]), GEMM),
+    (Gemm, HopperGemmConfig): _Model(
+        lambda problem, _, table, gpu, __, *rest: hopper_gemm_cost(problem, table, gpu, *rest),
+        HOPPER_GEMM,
     ),
-    (Gemm, WeightOnlyConfig): weight_only_cost,
-    (Gemm, HopperSkinnyConfig): lambda problem, _, *rest: hopper_skinny_cost(problem, *rest),
-    (Gemm, HopperBlockGemmConfig): lambda problem, _, table, gpu, __: hopper_block_cost(
-        problem, table, gpu
+    (Gemm, WeightOnlyConfig): _Model(weight_only_cost, WEIGHT_ONLY),
+    (Gemm, HopperSkinnyConfig): _Model(
+        lambda problem, _, *rest: hopper_skinny_cost(problem, *rest), HOPPER_SKINNY
     ),
-    (Gemm, DecodedGemmConfig): decoded_cost,
-    (BatchedGemm, BatchedGemmConfig): batched_cost,
-    (GroupedGemm, GroupedGemmConfig): grouped_cost,
-    (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(
-        problem, table, gpu
+    (Gemm, HopperBlockGemmConfig): _Model(
+        lambda problem, _, table, gpu, __, *rest: hopper_block_cost(problem, table, gpu, *rest),
+        HOPPER_BLOCK,
     ),
-    (Quantize, TritonQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
-    (Quantize, CudaQuantizeConfig): lambda problem, _, *rest: quantize_cost(problem, *rest),
-    (Quantize, TritonQuantizeTilesConfig): tile_stream_cost,
-    (Dequantize, TritonDequantizeConfig): tile_stream_cost,
-    (Transpose, TritonTransposeConfig): tile_stream_cost,
-    (Dataflow, DataflowBlocksConfig): dataflow_cost,
-    (Dataflow, DataflowRowsConfig): dataflow_cost,
+    (Gemm, DecodedGemmConfig): _Model(decoded_cost, DECODED, "triton_gemm"),
+    (BatchedGemm, BatchedGemmConfig): _Model(batched_cost, BATCHED, "triton_gemm"),
+    (GroupedGemm, GroupedGemmConfig): _Model(grouped_cost, GROUPED, "triton_gemm"),
+    (GroupedGemm, HopperGemmConfig): _Model(
+        lambda problem, _, table, gpu, __, *rest: hopper_grouped_cost(problem, table, gpu, *rest),
+        GROUPED,
+        "hopper_gemm",
+    ),
+    (Quantize, TritonQuantizeConfig): _QUANTIZE,
+    (Quantize, CudaQuantizeConfig): _QUANTIZE,
+    (Quantize, TritonQuantizeTilesConfig): _Model(tile_stream_cost, STREAM),
+    (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, STREAM),
+    (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, STREAM),
+    (Dataflow, DataflowBlocksConfig): _Model(dataflow_cost, STREAM),
+    (Dataflow, DataflowRowsConfig): _Model(dataflow_cost, DATAFLOW_ROW),
 }
+#: Parameters of the families that others are made of.
+_PRODUCTS: dict[str, Parameters] = {"triton_gemm": GEMM, "hopper_gemm": HOPPER_GEMM}
+
+
+def template_parameters(problem: Problem, kernel: Kernel) -> dict[str, Parameters]:
+    """The default parameters that pricing that problem with that family takes, by family.
+
+    Empty for a family with a cost model of its own, whose constants are its own matter.
+
+    Raises:
+        ValueError: nothing prices that problem with that family.
+    """
+    if (reason := unpriced(problem, kernel)) is not None:
+        raise ValueError(reason)
+    # A protocol takes a tenth of a millisecond to look for its methods: most have none.
+    if hasattr(kernel, "cost") and isinstance(kernel, CostModel):
+        return {}
+    model = _MODELS[type(problem), kernel.config_type]
+    found = {kernel.name: model.parameters}
+    if model.product:
+        found[model.product] = _PRODUCTS[model.product]
+    return found
 
 
 def unpriced(problem: Problem, kernel: Kernel) -> str | None:
@@ -111,6 +163,8 @@ def price(
     table: ConfigTable,
     gpu: Gpu,
     facts: Mapping[int, CompileFacts] | None = None,
+    *,
+    parameters: Mapping[str, Parameters] | None = None,
 ) -> PricedTable:
     """Predict time, traffic and terms of every configuration in ``table``.
 
@@ -121,6 +175,8 @@ def price(
         gpu: the GPU to predict for.
         facts: what a compiler made of some rows of the table, by row; the others' registers, shared
             memory and spills are estimated.
+        parameters: template parameters by family, as :func:`template_parameters` names them; the
+            defaults stand in for what is left out.
     Raises:
         ValueError: the table is empty, nothing prices that problem with that family, or the
             family's own cost model answers with what no configuration can cost.
@@ -136,8 +192,12 @@ def price(
         cost = kernel.cost(problem, table, gpu, facts or {})
         _check(cost, kernel.name, len(table))
     else:
+        constants = template_parameters(problem, kernel)
+        if parameters:
+            constants |= {name: parameters[name] for name in constants if name in parameters}
         model = _MODELS[type(problem), kernel.config_type]
-        cost = model(problem, path, table, gpu, Compiled.of(len(table), facts or {}))
+        compiled = Compiled.of(len(table), facts or {})
+        cost = model.cost(problem, path, table, gpu, compiled, *constants.values())
     low_us, high_us = interval_us(cost.time_us, cost.terms_us, path, measured=gpu.measured)
     return PricedTable(
         problem=problem,

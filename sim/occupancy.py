@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.gpu import Gpu
+from sim.parameters import GEMM
 
 __all__ = [
     "BASE_REGISTERS",
@@ -28,8 +29,6 @@ FRAGMENT_REGISTERS = 32
 NEEDED_REGISTERS = 10
 FLATTENED_REGISTERS = 30
 SCALE_REGISTERS = 30
-#: Bytes a clock at which spilled registers reach the L1 cache; half the port, a prior.
-SPILL_BYTES_PER_CLK = 64.0
 #: Shared memory that the system keeps for itself a CTA (CUDA C++ programming guide).
 SYSTEM_SMEM_BYTES = 1024
 
@@ -55,10 +54,12 @@ def gemm_registers(
     return total
 
 
-def spill_clk(gpu: Gpu, registers: I64, threads: I64) -> F64:
+def spill_clk(
+    gpu: Gpu, registers: I64, threads: I64, bytes_per_clk: float = GEMM.spill_bytes_per_clk
+) -> F64:
     """Clocks an iteration to store and reload what of ``registers`` a thread does not fit."""
     spilled_bytes = 4 * np.maximum(registers - gpu.registers_per_thread, 0) * threads
-    clk: F64 = 2 * spilled_bytes / SPILL_BYTES_PER_CLK
+    clk: F64 = 2 * spilled_bytes / bytes_per_clk
     return clk
 
 

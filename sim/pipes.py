@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.gpu import Gpu
+from sim.parameters import GEMM
 from tiles.formats import FloatElement, IntElement, TensorFormat
 from tiles.formats import element as lookup
 
@@ -27,12 +28,6 @@ Bool = NDArray[np.bool_]
 
 #: Four schedulers issue one warp instruction of 32 lanes each a clock.
 ISSUE_LANES = 128
-#: Instructions for 16 bytes of an operand that cp.async fetches: 64-bit addresses, a predicate, the
-#: copy.  Measured on an H200 by this project, November 2026: ordinary loads of bf16 operands.
-COPY_INSTRUCTIONS = 7.0
-#: Share of the shared-memory port's clocks that filling the buffers takes from reading operands.
-#: Measured on an H200 by this project, November 2026: 128 x 128 tiles beside 128 x 256 ones.
-SMEM_FILL_SHARE = 0.75
 #: From this capability on, integers are multiplied by ``mma.sync`` although there is better.  Its
 #: rate there is a prior: ``mma_sync_share`` of the element's peak, never measured.
 INTEGER_MMA_SYNC_CAPABILITY = 100
@@ -176,9 +171,11 @@ def decode_clk(
     return np.zeros(len(block_m))
 
 
-def issue_clk(bytes_loaded: F64, tma: Bool) -> F64:
+def issue_clk(
+    bytes_loaded: F64, tma: Bool, copy_instructions: float = GEMM.copy_instructions
+) -> F64:
     """Issue clocks of copying ``bytes_loaded`` by cp.async, 16 bytes an instruction of a lane."""
-    return np.where(tma, 0.0, bytes_loaded / 16 * COPY_INSTRUCTIONS / ISSUE_LANES)
+    return np.where(tma, 0.0, bytes_loaded / 16 * copy_instructions / ISSUE_LANES)
 
 
 def smem_clk(
@@ -191,6 +188,7 @@ def smem_clk(
     bits: int,
     emulated: bool,
     warpgroups: Bool,
+    fill_share: float = GEMM.smem_fill_share,
 ) -> F64:
     """Clocks of the shared-memory port for one K-iteration: buffers written, operands read.
 
@@ -210,5 +208,5 @@ def smem_clk(
         wide = wide + written + (block_m + block_n) * block_k * wide_size
     along_m, along_n = warp_grid(block_m, block_n, warps)
     narrow = (block_m * along_n + block_n * along_m) * block_k * size
-    clk = (SMEM_FILL_SHARE * written + np.where(warpgroups, wide, narrow)) / gpu.smem_bytes_per_clk
+    clk = (fill_share * written + np.where(warpgroups, wide, narrow)) / gpu.smem_bytes_per_clk
     return clk.astype(np.float64)

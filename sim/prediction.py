@@ -31,6 +31,8 @@ class Prediction:
     dram_read_bytes: float
     dram_write_bytes: float
     l2_read_bytes: float  #: bytes from L2 to the multiprocessors
+    calibrated: bool = False  #: constants or interval come from measurements of such a GPU
+    extrapolated: str = ""  #: what lies beyond the measurements it was calibrated on; "" if nothing
 
     @property
     def tflops(self) -> float:
@@ -54,6 +56,8 @@ class PricedTable:
     dram_read_bytes: F64
     dram_write_bytes: F64
     l2_read_bytes: F64
+    calibrated: bool = False  #: as :class:`Prediction`'s
+    extrapolated: str = ""  #: as :class:`Prediction`'s
 
     def __len__(self) -> int:
         return len(self.table)
@@ -79,6 +83,8 @@ class PricedTable:
             dram_read_bytes=float(self.dram_read_bytes[row]),
             dram_write_bytes=float(self.dram_write_bytes[row]),
             l2_read_bytes=float(self.l2_read_bytes[row]),
+            calibrated=self.calibrated,
+            extrapolated=self.extrapolated,
         )
 
     def best(self) -> Prediction:

@@ -19,8 +19,9 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
-from sim.memory_bound import CTA_CLK, lsu_clk
+from sim.memory_bound import lsu_clk
 from sim.occupancy import ctas_per_sm
+from sim.parameters import STREAM, StreamParameters
 from sim.pipes import ISSUE_LANES
 from sim.traffic import miss_share
 from sim.waves import waves
@@ -161,8 +162,10 @@ def tile_stream_cost(
     table: ConfigTable,
     gpu: Gpu,
     compiled: Compiled,
+    parameters: StreamParameters = STREAM,
 ) -> Cost:
     """Price every configuration of a family whose programs hold a tile each."""
+    of = parameters
     needs = work(problem, table)
     rows, cols = problem.shape
     tile_rows, tile_cols, warps = table["block_rows"], table["block_cols"], table["num_warps"]
@@ -203,8 +206,9 @@ def tile_stream_cost(
         clock_ghz=clock_ghz,
     )
     per_sm = elements * sm_share
-    issue = per_sm * needs.instructions / ISSUE_LANES
-    integer = per_sm * needs.integer_instructions / gpu.int_per_clk
+    counted = of.instruction_share * per_sm
+    issue = counted * needs.instructions / ISSUE_LANES
+    integer = counted * needs.integer_instructions / gpu.int_per_clk
     cuda_cores = np.maximum(issue, integer) / clock_ghz
     read_segment = np.minimum(tile_cols, cols) * needs.read_bits / 8
     across = np.minimum(tile_cols, cols)
@@ -216,11 +220,11 @@ def tile_stream_cost(
         + lsu_clk(per_sm * needs.write_bits / 8, write_segment)
         + per_sm * needs.smem_accesses / gpu.warp_threads
     ) / clock_ghz
-    turns = spread.count.astype(np.float64) * (CTA_CLK / clock_ghz * needs.passes)
-    ends_us = (gpu.dram_latency_ns + CTA_CLK / clock_ghz) * needs.passes / 1e3
+    turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz * needs.passes)
+    ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * needs.passes / 1e3
     launch_us = needs.passes * gpu.graph_launch_us
     # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps.
-    together = overlap(dram, l2, cuda_cores, load_store, turns)
+    together = overlap(dram, l2, cuda_cores, load_store, turns, exponent=of.overlap_exponent)
     apart = dram + np.maximum(cuda_cores, load_store)
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
     main = together + np.maximum(apart - together, 0.0) / resident

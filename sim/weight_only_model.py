@@ -15,6 +15,7 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
+from sim.parameters import WEIGHT_ONLY, WeightOnlyParameters
 from sim.pipes import ISSUE_LANES, mma_clk
 from sim.traffic import miss_share
 from sim.waves import waves
@@ -38,19 +39,18 @@ F64 = NDArray[np.float64]
 DECODE_INSTRUCTIONS = {"int4": 1.5, "uint4": 1.5, "int8": 2.25, "e4m3fn": 2.75, "e2m1fn": 2.9}
 #: Instructions to multiply a weight by its scale, two a packed instruction.
 FOLD_INSTRUCTIONS = 0.5
-#: Instructions of a thread in an iteration beside decoding, products and promotion: addresses,
-#: copies, barriers, the order of operands; read off compiled loops.
-LOOP_INSTRUCTIONS = 85.0
-#: Clocks from a CTA's start to its first load, and from its last product to its end; a prior.
-CTA_CLK = 900.0
-#: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
-LOADED_LATENCY = 1.25
 
 
 def weight_only_cost(
-    problem: Gemm, _: NumericPath, table: ConfigTable, gpu: Gpu, compiled: Compiled
+    problem: Gemm,
+    _: NumericPath,
+    table: ConfigTable,
+    gpu: Gpu,
+    compiled: Compiled,
+    parameters: WeightOnlyParameters = WEIGHT_ONLY,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``WeightOnlyConfig``."""
+    of = parameters
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     bm, bn, warps = table["block_m"], table["block_n"], table["num_warps"]
@@ -89,7 +89,7 @@ def weight_only_cost(
     )
     held = np.maximum(stages - 1, 1) * (bn * PANEL_BYTES + bm * columns * 2.0)
     in_flight = np.minimum(spread.capacity, tiles * split) * held
-    busy = saturation(in_flight, gpu.dram_read_gb_per_s, LOADED_LATENCY * gpu.dram_latency_ns)
+    busy = saturation(in_flight, gpu.dram_read_gb_per_s, of.loaded_latency * gpu.dram_latency_ns)
     dram = dram_read / (gpu.dram_read_gb_per_s * busy) + out_bytes / gpu.dram_copy_gb_per_s
 
     # What the fullest SM does.
@@ -110,8 +110,8 @@ def weight_only_cost(
     # Where warps stand side by side along M, each decodes the weights that it multiplies.
     repeated = np.maximum(1.0, 16.0 * warps / bn)
     issue_clk = (
-        bn * columns * decode * repeated
-        + threads * LOOP_INSTRUCTIONS
+        bn * columns * (of.decode_share * decode) * repeated
+        + threads * of.loop_instructions
         + np.where(promoted(problem, table), bm * bn, 0)
     ) / ISSUE_LANES
     # Under mma.sync activations go through registers, once a warp along N.
@@ -121,16 +121,16 @@ def weight_only_cost(
     cuda_clk = all_iterations * issue_clk
     # One CTA decodes, multiplies and promotes in turn; others on the same SM fill its gaps.
     resident = np.clip(tiles * split / gpu.sm_count, 1, occupancy)
-    together = overlap(tensor_clk, cuda_clk)
+    together = overlap(tensor_clk, cuda_clk, exponent=of.overlap_exponent)
     serial = tensor_clk + cuda_clk
     compute = (together + (serial - together) / np.maximum(resident, 1.0)) / clock_ghz
 
     # A CTA's own pipeline: stages that come round every latency at best.
-    latency = LOADED_LATENCY * gpu.dram_latency_ns
+    latency = of.loaded_latency * gpu.dram_latency_ns
     lone = iterations * np.maximum(latency / np.maximum(stages - 1, 1), 0.0) * spread.count
-    ends_ns = gpu.dram_latency_ns + CTA_CLK / clock_ghz * spread.count
+    ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
     reduce_ns = np.where(split > 1, 2 * gpu.l2_latency_ns + split * bm * bn * 4 / 64.0, 0.0)
-    main = overlap(dram, l2, compute, lone)
+    main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
     terms = {
         "dram": dram / 1e3,
         "l2": l2 / 1e3,

@@ -17,4 +17,6 @@ def _caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_caches(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's caches, or those of the test before it."""
     # Not made: whoever caches makes it.  pytest would list the folders of all tests before.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(_caches / str(next(_NUMBERS))))
+    number = next(_NUMBERS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_caches / str(number)))
+    monkeypatch.setenv("XDG_DATA_HOME", str(_caches / f"{number}-data"))

@@ -8,6 +8,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 import sim
+from sim.calibration import Calibration
 from sim.prediction import PricedTable
 from tiles.kernels import Kernel, LegalSpace, TileConfig
 from tiles.problems import Problem
@@ -20,9 +21,11 @@ __all__ = ["Candidates", "Pricing", "describe", "pricing"]
 Pricing = Callable[..., PricedTable]
 
 
-def pricing(problem: Problem, kernel: Kernel) -> Pricing:
+def pricing(problem: Problem, kernel: Kernel, calibration: Calibration | None = None) -> Pricing:
     """The cost model, or the roofline where it cannot price the problem with that family."""
-    return sim.price if sim.unpriced(problem, kernel) is None else sim.roofline
+    if sim.unpriced(problem, kernel) is not None:
+        return sim.roofline
+    return sim.price if calibration is None else calibration.price
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

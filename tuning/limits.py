@@ -28,6 +28,7 @@ class JobLimits:
     check_floor_s: float = 30.0
     time_s: float = 60.0  #: taking the samples, disturbed ones again
     time_floor_s: float = 15.0
+    microbenchmark_s: float = 60.0  #: compiling one and running all its cases
     #: Resident host memory of the process and its children; None = 3/4 of what is available.
     host_bytes: int | None = None
     #: Share of the device's memory that torch and CuPy may each allocate.

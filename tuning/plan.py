@@ -13,6 +13,7 @@ from tuning.family import family
 
 if TYPE_CHECKING:
     from sim import Gpu
+    from sim.calibration import Calibration
 
 __all__ = ["PLAN_SCHEMA", "Plan", "Strategy", "StudyPlan"]
 
@@ -30,6 +31,7 @@ class Strategy(Enum):
     MODEL = "model"  #: the model's best, in its order
     TPE = "tpe"  #: TPE alone, without the model's advice
     RANDOM = "random"  #: uniformly among the legal configurations
+    STRATIFIED = "stratified"  #: spread over tiles, stages and predicted times; for calibration
     EXHAUSTIVE = "exhaustive"  #: every legal configuration, the model's best first
 
 
@@ -63,6 +65,8 @@ class Plan:
     seed: int = 0
     simulate: bool = False  #: times are the model's predictions; no worker is started
     cache: str = "cold"  #: "cold" (L2 emptied before every launch) or "warm"
+    #: What predictions rest on beside the GPU's file; None: on nothing else.
+    calibration: "Calibration | None" = None
     shared_name: str = ""  #: of the sweep in a shared storage; empty when a folder keeps the record
 
     def __post_init__(self) -> None:
@@ -106,7 +110,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping of everything but the folder; what ``plan.json`` holds."""
-        return {
+        calibrated = (
+            {} if self.calibration is None else {"calibration_sha256": self.calibration.digest}
+        )
+        return calibrated | {
             "schema": PLAN_SCHEMA,
             "gpu": self.gpu.name,
             # Another file of the same name is another sweep.

@@ -5,12 +5,12 @@ from pathlib import Path
 from tuning.journal_file import JOURNAL
 from tuning.leases import SUFFIX
 from tuning.rejections import REJECTIONS
-from tuning.stored_plan import GPU_FILE, PLAN_FILE
+from tuning.stored_plan import CALIBRATION_FILE, GPU_FILE, PLAN_FILE
 
 __all__ = ["is_run_file"]
 
 #: What the names of the record begin with; ``.gz``, ``.torn`` and ``.tmp`` follow some of them.
-_BEGINNINGS = (PLAN_FILE, GPU_FILE, JOURNAL, REJECTIONS)
+_BEGINNINGS = (PLAN_FILE, GPU_FILE, CALIBRATION_FILE, JOURNAL, REJECTIONS)
 
 
 def is_run_file(path: Path) -> bool:

@@ -15,7 +15,7 @@ from tuning.candidates import Candidates, describe
 from tuning.comparison import compare_all
 from tuning.interrupts import Interrupts
 from tuning.known_failures import KnownFailures
-from tuning.plan import Plan, StudyPlan
+from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Measurement, TrialRecord
 from tuning.run_storage import RunStorage
 from tuning.study import Study, Surplus
@@ -187,6 +187,9 @@ class Search:
 
     def _compared(self, study: Study, bench: Bench, limit: float | None) -> bool:
         """Have near-ties timed in turns by one process; False while another one is at it."""
+        # Calibration wants times of all sorts of configurations, not the winner among the best.
+        if self._plan.strategy is Strategy.STRATIFIED:
+            return True
         if study.compared or len(study.ties()) < 2:
             return True
         with self._storage.comparing(study.name) as mine:

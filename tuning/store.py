@@ -23,6 +23,7 @@ from tuning.plan import Plan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 from tuning.replayed_journal import ReplayedJournal
 from tuning.stored_plan import (
+    CALIBRATION_FILE,
     GPU_FILE,
     PLAN_FILE,
     UNFIT,
@@ -46,7 +47,10 @@ __all__ = [
 
 #: What a sweep that was killed at its very start may leave.
 _LEFT_OVERS = frozenset(
-    {JOURNAL, f"{JOURNAL}.torn", GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"}
+    {
+        *(JOURNAL, f"{JOURNAL}.torn", GPU_FILE, f"{GPU_FILE}.tmp", f"{PLAN_FILE}.tmp"),
+        *(CALIBRATION_FILE, f"{CALIBRATION_FILE}.tmp"),
+    }
 )
 
 
@@ -158,6 +162,8 @@ def store_plan(plan: Plan) -> None:
     path = plan.folder / PLAN_FILE
     if not path.exists():  # the plan last: with it the folder is a sweep's
         replace_file(plan.folder / GPU_FILE, plan.gpu.text.encode())
+        if plan.calibration is not None:
+            replace_file(plan.folder / CALIBRATION_FILE, plan.calibration.text.encode())
     if not path.exists() or read_plan(plan.folder) != plan.to_dict():
         replace_file(path, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
 

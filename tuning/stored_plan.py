@@ -13,6 +13,7 @@ from tiles.intake import read_bounded
 from tuning.plan import PLAN_SCHEMA, StudyPlan
 
 __all__ = [
+    "CALIBRATION_FILE",
     "GPU_FILE",
     "PLAN_FILE",
     "UNFIT",
@@ -26,6 +27,7 @@ __all__ = [
 
 PLAN_FILE = "plan.json"
 GPU_FILE = "gpu.yaml"
+CALIBRATION_FILE = "calibration.json"
 
 #: How optuna and the records answer to data of the wrong shape.
 UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
@@ -34,7 +36,11 @@ _TEXTS = ("gpu", "cache", "strategy")
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.
 _BUDGET = ("max_measurements", "time_limit_s")
 #: How messages call a key of the plan.
-_SAID = {"gpu_sha256": "the GPU file", "sources": "the kernels' source"}
+_SAID = {
+    "gpu_sha256": "the GPU file",
+    "sources": "the kernels' source",
+    "calibration_sha256": "the calibration",
+}
 _ANEW = "bring back a copy, or sweep into another output"
 
 
@@ -83,8 +89,8 @@ def check_plan(plan: Any, where: str) -> None:
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What two plans disagree about, their budgets left out; "" when they agree."""
-    for key in wanted:
-        if key not in _BUDGET and stored.get(key) != wanted[key]:
+    for key in [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
+        if key not in _BUDGET and stored.get(key) != wanted.get(key):
             return _SAID.get(key, key)
     return ""
 

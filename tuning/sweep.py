@@ -172,7 +172,9 @@ def _enumerate(plan: Plan, study: StudyPlan, price: Pricing | None) -> Candidate
         raise ValueError(f"{study.kernel} cannot serve {study.problem}: {refusal}")
     if price is None:
         # Prices of a family that nothing prices would be all that a simulated sweep finds.
-        price = sim.price if plan.simulate else pricing(study.problem, kernel)
+        price = pricing(study.problem, kernel, plan.calibration)
+        if plan.simulate and price is sim.roofline:
+            price = sim.price  # which says why it has no times
     space = kernel.legal_space(study.problem, limits)
     table = space.accepted
     return Candidates(

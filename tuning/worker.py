@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from tiles.kernels.compile_facts import CompileFacts
 from tuning.faults import one_line
 from tuning.interrupts import Interrupts
 from tuning.limits import AdaptiveLimits, JobLimits
+from tuning.microbench.sample import Sample, samples_from
 from tuning.process_memory import available_bytes
 from tuning.records import Environment, Measurement
 from tuning.timing import Timing
@@ -200,6 +201,21 @@ class Worker:
             return Compiled(status=lost.status, reason=lost.reason)
         facts = answer["facts"]
         return Compiled(facts=None if facts is None else CompileFacts.from_dict(facts))
+
+    def microbenchmark(
+        self, name: str, cases: Sequence[Mapping[str, float | str]]
+    ) -> list[Sample] | tuple[Status, str]:
+        """Samples of a microbenchmark, or why there are none.
+
+        Raises:
+            ValueError: there is no such device, or the process does not start.
+        """
+        job = {"kind": "microbenchmark", "name": name, "cases": [dict(one) for one in cases]}
+        try:
+            answer = self._ask(job, ("microbenchmark_s",))
+        except Lost as lost:
+            return lost.status, lost.reason
+        return samples_from(answer["samples"])
 
     def _ask(self, job: dict[str, Any], stages: tuple[str, ...]) -> dict[str, Any]:
         """Send a job, a second time to a fresh process when the first end may be somebody else's

@@ -167,6 +167,15 @@ def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     reply("done", {"facts": None if facts is None else facts.to_dict()})
 
 
+def _microbenchmark(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
+    """Run one microbenchmark's cases; its samples mean something to the parent alone."""
+    from tuning.microbench.device import run_cases
+    from tuning.microbench.sample import samples_to
+
+    bench.close()  # its operands would share the device's memory
+    reply("done", {"samples": samples_to(run_cases(job["name"], job["cases"]))})
+
+
 def _synchronize() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -181,7 +190,13 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-_JOBS = {"hello": _hello, "measure": _measure, "compare": _compare, "compile": _compile}
+_JOBS = {
+    "hello": _hello,
+    "measure": _measure,
+    "compare": _compare,
+    "compile": _compile,
+    "microbenchmark": _microbenchmark,
+}
 
 
 def main(fd: int, parent: int) -> None:

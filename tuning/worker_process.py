@@ -37,6 +37,7 @@ _STAGES = {
     "check_s": "compiling and checking",
     "time_s": "timing",
     "compare_s": "timing in turns",
+    "microbenchmark_s": "a microbenchmark",
 }
 
 

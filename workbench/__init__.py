@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiles.version import VERSION
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
+from workbench.calibrations import calibrate
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
 from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay
@@ -24,6 +25,7 @@ __all__ = [
     "PredictionReport",
     "RefusedRow",
     "__version__",
+    "calibrate",
     "dashboard",
     "emit",
     "error",

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.calibration.folder import NO_CALIBRATION, choose_calibration
 from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
@@ -13,7 +14,8 @@ from workbench.arguments import count_of, items_of, path_of
 from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
-    from tuning import Progress, Run, StudyRecord
+    from sim.calibration import Calibration
+    from tuning import Plan, Progress, Run, StudyRecord
     from workbench.emission import EmittedPackage
     from workbench.verification import VerifyReport
 
@@ -70,6 +72,7 @@ def sweep(
     retry_failures: bool = False,
     revalidate: bool = False,
     allow_stale: bool = False,
+    calibration: str | Path | None = None,
     progress: "Callable[[Progress], None] | None" = None,
 ) -> "Run":
     """Run, or go on with, the sweep that a YAML file describes; the other arguments override it.
@@ -80,6 +83,8 @@ def sweep(
         retry_failures: launch also what failed before with the same source and versions.
         revalidate: measure the stored winners and their runners-up again, and nothing else.
         allow_stale: go on where driver, versions or device are not those that are stored.
+        calibration: the path of a calibration file; ``"none"`` for none; ``None`` for the one that
+            the run folder was begun with or, at the beginning, the user's own of that GPU.
 
     Raises:
         ValueError: the file, an override, the run folder or the storage does not allow it; the
@@ -108,10 +113,25 @@ def sweep(
     tell = progress or (lambda _: None)
     again = Again.REVALIDATE if revalidate else Again.ALLOW if allow_stale else Again.REFUSE
     if storage is None:
+        plan = replace(plan, calibration=_calibration(plan, calibration))
         return tuning.run(plan, tell, retry_failures=retry_failures, again=again)
+    if calibration not in (None, NO_CALIBRATION):
+        raise ValueError(
+            "a sweep in a shared storage takes no calibration: leave it out, or use a run folder"
+        )
     name = study or plan.folder.name
     plan = replace(plan, folder=Path(name), shared_name=name)
     return tuning.run_shared(plan, storage, tell, retry_failures=retry_failures, again=again)
+
+
+def _calibration(plan: "Plan", asked: str | Path | None) -> "Calibration | None":
+    """What a sweep's predictions rest on; a sweep that was begun keeps to what it began with."""
+    from tuning.stored_plan import CALIBRATION_FILE, PLAN_FILE
+
+    if asked is None and (plan.folder / PLAN_FILE).exists():
+        kept = plan.folder / CALIBRATION_FILE
+        asked = kept if kept.exists() else NO_CALIBRATION
+    return choose_calibration(asked, plan.gpu).calibration
 
 
 def unserved(file: str | Path, *, on: str | None = None) -> list[str]:

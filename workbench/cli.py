@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 import workbench
-from workbench.console import Json, Storage
+from workbench.calibrate_verb import add_calibrate_verb
+from workbench.calibrations import calibration_lines
+from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
@@ -37,7 +39,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 #: Verbs that go on where they were stopped.
-RESUMED = ("sweep", "worker")
+RESUMED = ("sweep", "worker", "calibrate")
 
 
 @app.command()
@@ -68,6 +70,7 @@ def predict(
         int | None, typer.Option(help="Sequences, of a network.  [default: 1]")
     ] = None,
     sequence: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
+    calibration: CalibrationFile = None,
     as_json: Json = False,
 ) -> None:
     """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
@@ -101,6 +104,7 @@ def predict(
         recipes=workbench.select_recipes(recipe, fmt),
         families=kernel,
         out=out,
+        calibration=calibration,
     )
     if as_json:
         _print_json(report.to_dict())
@@ -113,9 +117,13 @@ def predict(
 
 
 def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.tables import prediction_tables
+    from workbench.tables import extrapolated_lines, prediction_tables
 
     _print(*prediction_tables(report))
+    for line in report.calibration:
+        print(line)
+    for line in extrapolated_lines(report):
+        print(line)
     if reasons:
         for refused in report.refused:
             print(f"not predicted: {refused.problem}: {refused.reason}")
@@ -246,6 +254,7 @@ def sweep(
     allow_stale: Annotated[
         bool, typer.Option("--allow-stale", help="Go on although driver or versions have changed.")
     ] = False,
+    calibration: CalibrationFile = None,
     as_json: Json = False,
 ) -> None:
     """Search kernel configurations for every problem of a sweep file; resumes where it stopped."""
@@ -265,6 +274,7 @@ def sweep(
             retry_failures=retry_failures,
             revalidate=revalidate,
             allow_stale=allow_stale,
+            calibration=calibration,
             progress=progress,
         )
     if as_json:
@@ -273,6 +283,8 @@ def sweep(
     from workbench.tables import winner_table
 
     _print(winner_table(run))
+    for line in calibration_lines(run):
+        print(line)
     for line in stale_lines(run):
         print(f"stale: {line}")
 
@@ -353,6 +365,7 @@ def report(
 
 
 add_study_verbs(app)
+add_calibrate_verb(app)
 add_fleet_verbs(app)
 
 

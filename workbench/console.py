@@ -8,7 +8,7 @@ import typer
 
 from workbench.outfile import check_name
 
-__all__ = ["Json", "Storage", "path_argument", "print_json", "print_tables"]
+__all__ = ["CalibrationFile", "Json", "Storage", "path_argument", "print_json", "print_tables"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema version instead.")]
 
@@ -16,6 +16,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON with a schema ver
 Storage = Annotated[
     str | None,
     typer.Option(help="postgresql+psycopg://user@host/database, which several hosts share."),
+]
+
+
+CalibrationFile = Annotated[
+    str | None,
+    typer.Option(help="A file of `workbench calibrate`, or none.  [default: this user's own]"),
 ]
 
 

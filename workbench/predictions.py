@@ -3,15 +3,19 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from sim import Gpu, Prediction, load_gpu, matmul_error, price, unpriced
+from sim.calibration.folder import choose_calibration
 from tiles.formats import ElementFormat
 from tiles.intake import shown
 from tiles.kernels import Kernel, kernel, kernels, telling
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
 from workbench.arguments import count_of, items_of, path_of
+
+if TYPE_CHECKING:
+    from sim.calibration import Calibration
 
 __all__ = ["PredictedRow", "PredictionReport", "Pricer", "RefusedRow", "predict"]
 
@@ -73,12 +77,14 @@ class PredictionReport:
     gpu: str
     rows: tuple[PredictedRow, ...]
     refused: tuple[RefusedRow, ...]
+    calibration: tuple[str, ...] = ()  #: which calibration was used and what of it was not, by line
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping with a schema version."""
         return {
             "schema": SCHEMA,
             "gpu": self.gpu,
+            "calibration": list(self.calibration),
             "predicted": [_row_dict(row) for row in self.rows],
             "refused": [{"problem": str(r.problem), "reason": r.reason} for r in self.refused],
         }
@@ -95,6 +101,8 @@ def _row_dict(row: PredictedRow) -> dict[str, Any]:
         "path": gemm.path.value,
         "predicted_time_us": gemm.time_us,
         "predicted_interval_us": [gemm.low_us, gemm.high_us],
+        "calibrated": gemm.calibrated,
+        "extrapolated": gemm.extrapolated,
         "predicted_quantize_us": None if row.quantize is None else row.quantize.time_us,
         "predicted_tflops": gemm.tflops,
         "predicted_speedup_kernel": row.speedup_kernel,
@@ -122,8 +130,11 @@ class _Shape:
 class Pricer:
     """Prices problems on one GPU; products of the same operands, under whatever recipe, once."""
 
-    def __init__(self, gpu: Gpu, families: Sequence[Kernel]) -> None:
+    def __init__(
+        self, gpu: Gpu, families: Sequence[Kernel], calibration: "Calibration | None" = None
+    ) -> None:
         self.gpu = gpu
+        self.calibration = calibration
         self.families = families
         self.known: dict[Hashable, Prediction | None] = {}
 
@@ -149,11 +160,18 @@ class Pricer:
 
     def _price(self, problem: Problem, family: Kernel) -> Prediction | None:
         """The family's fastest configuration; ``None`` without a legal one."""
-        key = (family.name, _computed(problem, self.gpu))
+        computed: Hashable = _computed(problem, self.gpu)
+        if self.calibration is not None and isinstance(problem, Gemm):
+            # Rates and intervals were measured element by element.
+            one = problem.recipe
+            computed = (computed, one.activation.element, one.weight.element)
+        key = (family.name, computed)
         if key not in self.known:
             legal = family.legal_space(problem, self.gpu.limits).accepted
-            best = price(problem, family, legal, self.gpu).best() if len(legal) else None
-            self.known[key] = best
+            pricing = price if self.calibration is None else self.calibration.price
+            self.known[key] = (
+                pricing(problem, family, legal, self.gpu).best() if len(legal) else None
+            )
         return self.known[key]
 
 
@@ -232,6 +250,7 @@ def predict(
     recipes: Sequence[str] | str | None = None,
     families: Sequence[str] | str | None = None,
     out: str = "bf16",
+    calibration: str | Path | None = None,
 ) -> PredictionReport:
     """Predict every recipe on every shape; nothing is measured and no GPU is needed.
 
@@ -246,19 +265,22 @@ def predict(
         families: kernel families to choose the product's from; ``None`` means all.  Quantising
             is priced over all families either way.
         out: element format of C.
+        calibration: the path of a calibration file; ``"none"`` for none; ``None`` for the user's
+            own of that GPU, where there is one.
     Raises:
         ValueError: unknown name, impossible shape, or nothing to predict.
         TypeError: an argument of another type.
     """
     target = gpu if isinstance(gpu, Gpu) else load_gpu(str(gpu))
+    held = choose_calibration(calibration, target)
     chosen = list(kernels().values())
     if families is not None:
         chosen = [kernel(name) for name in items_of("families", families, str, "names")]
     wanted = list(RECIPES.values())
     if recipes is not None:
         wanted = [recipe(name) for name in items_of("recipes", recipes, str, "names")]
-    products = Pricer(target, chosen)
-    quantisations = Pricer(target, list(kernels().values()))
+    products = Pricer(target, chosen, held.calibration)
+    quantisations = Pricer(target, list(kernels().values()), held.calibration)
     # One recipe stands for all of its product, so that its error is computed once.
     same = {_product(one): one for one in wanted}
     rows: list[PredictedRow] = []
@@ -283,7 +305,9 @@ def predict(
                     count=shape.count,
                 )
             )
-    return PredictionReport(gpu=target.name, rows=tuple(rows), refused=tuple(refused))
+    return PredictionReport(
+        gpu=target.name, rows=tuple(rows), refused=tuple(refused), calibration=held.lines
+    )
 
 
 def _quantize(pricer: Pricer, problem: Gemm) -> Prediction | None:

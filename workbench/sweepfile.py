@@ -127,7 +127,7 @@ class ProblemEntry(StrictEntry):
 class SearchEntry(StrictEntry):
     """How configurations are searched."""
 
-    strategy: Literal["hybrid", "model", "tpe", "random", "exhaustive"] = "hybrid"
+    strategy: Literal["hybrid", "model", "tpe", "random", "stratified", "exhaustive"] = "hybrid"
     max_measurements: Annotated[int, Field(ge=1, le=1_000_000)] = 32  #: per study
     time_limit: Annotated[str, AfterValidator(_time_limit)] = "30m"  #: of the whole sweep
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tuning import Run
 
 __all__ = [
+    "extrapolated_lines",
     "format_tables",
     "gpu_table",
     "prediction_tables",
@@ -98,6 +99,17 @@ def prediction_tables(report: PredictionReport) -> Iterable[Table]:
                 _short_config(gemm.kernel, gemm.config.to_dict()),
             )
         yield table
+
+
+def extrapolated_lines(report: PredictionReport) -> Iterable[str]:
+    """What lies beyond the measurements that the calibration rests on, a line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.gemm.extrapolated:
+            name = f"{row.problem.recipe.name} ({row.gemm.kernel})"
+            reasons.setdefault(row.gemm.extrapolated, []).append(name)
+    for reason, names in reasons.items():
+        yield f"extrapolated, wider interval: {reason}: {', '.join(dict.fromkeys(names))}"
 
 
 def _short_config(kernel: str, config: Mapping[str, int | bool]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap
-from sim.memory_bound import CTA_CLK
+from sim.parameters import STREAM
 from sim.pipes import ISSUE_LANES
 from tiles.problems.base import check_extents
 
@@ -159,7 +159,7 @@ def attention_cost(work: Attention, gpu: Gpu) -> Cost:
     dram = max(work.read_bytes / gpu.dram_read_gb_per_s, moved / gpu.dram_copy_gb_per_s)
     # Backward starts with the rows' sums of O·dO and ends with the conversion of dQ.
     launches = 3 if work.backward else 1
-    ends = (gpu.dram_latency_ns + CTA_CLK / clock_ghz) * launches
+    ends = (gpu.dram_latency_ns + STREAM.cta_clk / clock_ghz) * launches
     launch_us = gpu.graph_launch_us * launches
     main = overlap(one * compute, l2, one * dram)
     return Cost(

@@ -17,7 +17,7 @@ import numpy as np
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap
-from sim.memory_bound import CTA_CLK
+from sim.parameters import STREAM
 from sim.pipes import ISSUE_LANES
 
 __all__ = ["Streaming", "streaming_cost"]
@@ -67,7 +67,7 @@ def streaming_cost(work: Streaming, gpu: Gpu) -> Cost:
     each_sm = work.elements / gpu.sm_count / clock_ghz
     issue = each_sm * work.instructions / ISSUE_LANES
     special = each_sm * work.special_functions / gpu.special_per_clk
-    ends = gpu.dram_latency_ns + CTA_CLK / clock_ghz
+    ends = gpu.dram_latency_ns + STREAM.cta_clk / clock_ghz
     main = overlap(one * dram, l2, one * issue, one * special)
     return Cost(
         time_us=(main + ends) / 1e3 + gpu.graph_launch_us,

@@ -273,7 +273,8 @@ MISTAKES = {
     "output format type": (("output", "out: 16\noutput"), "out: input should be a valid string"),
     "strategy": (
         ("output", "search: {strategy: hybird}\noutput"),
-        "search.strategy: input should be 'hybrid', 'model', 'tpe', 'random' or 'exhaustive', got",
+        "search.strategy: input should be 'hybrid', 'model', 'tpe', 'random', 'stratified' or "
+        "'exhaustive', got",
     ),
     "time limit": (
         ("output", "search: {time_limit: 30}\noutput"),

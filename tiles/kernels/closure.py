@@ -4,6 +4,7 @@ import ast
 import hashlib
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["DEPENDENCIES", "imported_names", "source_digest", "template_closure"]
@@ -44,15 +45,29 @@ def _siblings(tree: ast.AST, path: Path) -> set[Path]:
     return found
 
 
-def _sources(tree: ast.AST, path: Path) -> set[Path]:
-    """CUDA C++ files beside ``path`` that it names or that bear its name, and their headers."""
-    named = {
+def _named_sources(tree: ast.AST) -> frozenset[str]:
+    """Names of CUDA C++ files that a module writes out."""
+    return frozenset(
         node.value
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and _CUDA_SOURCE.fullmatch(node.value)
-    }
+    )
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, content: bytes) -> tuple[ast.AST, frozenset[Path], frozenset[str]]:
+    """A module's syntax tree, the siblings and the CUDA C++ files that it names.
+
+    Families share most of their files, and walking a tree takes milliseconds.
+    """
+    tree = ast.parse(content, filename=str(path))
+    return tree, frozenset(_siblings(tree, path)), _named_sources(tree)
+
+
+def _sources(named: frozenset[str], path: Path) -> set[Path]:
+    """CUDA C++ files beside ``path`` that it names or that bear its name, and their headers."""
     found = {path.parent / name for name in named | {f"{path.stem}.cu"}}
     return {header for source in found if source.is_file() for header in _with_headers(source)}
 
@@ -71,10 +86,10 @@ def _reachable(template: Path) -> dict[Path, ast.AST | None]:
         path = pending.pop()
         if not path.is_file():
             raise ValueError(f"template file {path} does not exist")
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree, siblings, named = _parsed(path, path.read_bytes())
         files[path] = tree
-        pending |= _siblings(tree, path) - set(files)
-        files |= dict.fromkeys(_sources(tree, path))
+        pending |= siblings - set(files)
+        files |= dict.fromkeys(_sources(named, path))
     return files
 
 

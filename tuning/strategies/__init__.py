@@ -7,6 +7,7 @@ from tuning.strategies.hybrid import HybridStrategy
 from tuning.strategies.legal_table import LegalTable
 from tuning.strategies.model import ModelStrategy
 from tuning.strategies.random import RandomStrategy
+from tuning.strategies.stratified import StratifiedStrategy
 from tuning.strategies.tpe import TpeStrategy
 
 __all__ = ["STRATEGIES", "History", "LegalTable", "Outcome", "Proposals", "SearchStrategy"]
@@ -16,6 +17,7 @@ _ALL: tuple[type[SearchStrategy], ...] = (
     ModelStrategy,
     TpeStrategy,
     RandomStrategy,
+    StratifiedStrategy,
     ExhaustiveStrategy,
 )
 #: Every strategy by its name in a plan.

@@ -38,7 +38,8 @@ class LegalTable:
         self.varied = {name: d for name, d in self.space.items() if not d.single()}
         columns = [column.tolist() for column in table.columns.values()]
         self._rows = {values: row for row, values in enumerate(zip(*columns, strict=True))}
-        self._points = _points(table)
+        #: (rows, fields) where a row lies, in doublings and flags.
+        self.points = _points(table)
 
     @classmethod
     def of(cls, priced: PricedTable) -> "LegalTable":
@@ -72,7 +73,7 @@ class LegalTable:
         """
         columns = self.table.columns
         point = np.array([_axis(c, values[n] if n in values else c[0]) for n, c in columns.items()])
-        distance = ((self._points - point) ** 2).sum(axis=1)
+        distance = ((self.points - point) ** 2).sum(axis=1)
         distance[~among] = np.inf
         near = np.flatnonzero(distance <= distance.min() + 1e-9)
         return int(near[np.argmin(self.time_us[near])] if advised else near[0])

@@ -27,9 +27,14 @@ _ARCHITECTURE = "-arch="
 
 
 def read_source(path: Path) -> str:
-    """A source with the headers of its folder written in, each where it is included."""
+    """A source with the headers that it includes written in: of its folder, or of this one."""
     text = path.read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda match: read_source(path.with_name(match[1])), text)
+
+    def header(match: re.Match[str]) -> str:
+        beside = path.with_name(match[1])
+        return read_source(beside if beside.is_file() else Path(__file__).with_name(match[1]))
+
+    return _INCLUDE.sub(header, text)
 
 
 def binary_name(source: str, options: Sequence[str], target: str, compiler: str) -> str:

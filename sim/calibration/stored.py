@@ -1,0 +1,90 @@
+"""Residuals and families as JSON, and back."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from sim.calibration.arrays import from_json, to_json
+from sim.calibration.record import FamilyCalibration
+from sim.calibration.residual import Residual
+from sim.calibration.trees import Trees
+
+__all__ = ["family_from_dict", "family_to_dict"]
+
+
+def _plain(value: Any) -> Any:
+    return to_json(value) if isinstance(value, np.ndarray) else value
+
+
+def _record(one: Any) -> dict[str, Any]:
+    return {field.name: _plain(getattr(one, field.name)) for field in fields(one)}
+
+
+def _arrays(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: from_json(value) if isinstance(value, dict) and "base64" in value else value
+        for name, value in data.items()
+    }
+
+
+def family_to_dict(family: FamilyCalibration) -> dict[str, Any]:
+    """JSON-ready mapping, inverse of :func:`family_from_dict`."""
+    residual = family.residual
+    stored = None
+    if residual is not None:
+        trees = None if residual.trees is None else _record(residual.trees)
+        stored = _record(residual) | {"names": list(residual.names), "trees": trees}
+    return {
+        **{field.name: getattr(family, field.name) for field in fields(family)},
+        "extents": {kind: [list(r) for r in ranges] for kind, ranges in family.extents.items()},
+        "elements": list(family.elements),
+        "widths": dict(family.widths),
+        "residual": stored,
+    }
+
+
+def _residual(data: Mapping[str, Any]) -> Residual:
+    trees = None
+    if data["trees"] is not None:
+        trees = Trees(**_arrays(data["trees"]))
+        nodes, columns = len(trees.feature), len(data["names"])
+        ends = (trees.roots, trees.left, trees.right)
+        if (
+            not nodes
+            or any(len(one) != nodes for one in (trees.threshold, trees.left, trees.right))
+            or len(trees.value) != nodes
+            or trees.feature.max() >= columns
+            or any(one.max(initial=0) >= nodes for one in ends)
+            or trees.roots.min(initial=0) < 0
+        ):
+            raise ValueError("trees whose nodes lead nowhere")
+    read = Residual(**_arrays(data) | {"names": tuple(data["names"]), "trees": trees})
+    columns = len(read.names)
+    for name in ("low", "high", "scale", "mean"):
+        if getattr(read, name).shape != (columns,):
+            raise ValueError(f"a residual whose {name} has another length than its features")
+    if trees is None and read.weights.shape != (columns,):
+        raise ValueError("a residual without trees or weights")
+    return read
+
+
+def family_from_dict(data: Mapping[str, Any]) -> FamilyCalibration:
+    """Read what :func:`family_to_dict` wrote.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no such mapping.
+    """
+    content = dict(data)
+    residual = content["residual"]
+    content["residual"] = None if residual is None else _residual(residual)
+    content["extents"] = {
+        kind: tuple((int(low), int(high)) for low, high in ranges)
+        for kind, ranges in content["extents"].items()
+    }
+    content["elements"] = tuple(content["elements"])
+    for text, width in content["widths"].items():
+        if not 0 <= float(width) < 10:
+            raise ValueError(f"an interval of {width} in log time for {text}")
+    return FamilyCalibration(**content)

@@ -1,0 +1,126 @@
+"""Template parameters of the Triton products: scaled, weight-only and decoded ones.
+
+Where a comment says "measured", the value was set by hand on timings of an H200 by this project,
+November 2026 (``data/h200/first_look``, :mod:`sim.gemm_schedule`); the others are guesses.
+"""
+
+from dataclasses import dataclass
+
+from sim.parameters.base import Parameters, fitted
+
+__all__ = [
+    "BATCHED",
+    "DECODED",
+    "GEMM",
+    "GROUPED",
+    "WEIGHT_ONLY",
+    "BatchedParameters",
+    "DecodedParameters",
+    "GemmParameters",
+    "GroupedParameters",
+    "WeightOnlyParameters",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmParameters(Parameters):
+    """Of ``triton_gemm``: its K loop, its ends, and how its resources share the time."""
+
+    #: Clocks from a CTA's start to its first load: indices, descriptors, barriers.
+    setup_clk: float = fitted(300.0, 0.5)
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load.  Measured:
+    #: flattened loops of 128 x 128 tiles with three and four stages.
+    loaded_latency: float = fitted(1.25, 0.2)
+    #: Filling and draining the whole device around a kernel; low end of the 2-5 us expected.
+    device_floor_us: float = fitted(2.0, 0.4)
+    #: Barriers of a stage, and issuing its loads and products, beside a running product; measured.
+    handshake_clk: float = fitted(20.0, 0.5)
+    #: The same in a loop that is not flattened; measured.
+    plain_handshake_clk: float = fitted(100.0, 0.4)
+    #: Draining a product that the loop waits for, and starting the next; measured.
+    drain_clk: float = fitted(280.0, 0.3)
+    #: Barriers of a second warpgroup; measured.
+    second_group_clk: float = fitted(30.0, 0.5)
+    #: Vectors of scales, asked for an iteration ahead, and not; measured.
+    scales_clk: float = fitted(80.0, 0.4)
+    late_scales_clk: float = fitted(190.0, 0.4)
+    #: Share of the time in which a wave touches its lines first, at DRAM's rate, that shows beside
+    #: other resources: everybody waits for them.  A guess of the size that rasters differ by.
+    first_touch_exposed: float = fitted(0.1, 0.5)
+    #: Of the time in which a lone CTA leaves the tensor cores idle, n co-resident ones leave
+    #: n^-exponent of it idle.  Waits alone are filled better than waits and CUDA-core work.
+    #: Measured.
+    waits_hidden_exponent: float = fitted(1.3, 0.3)
+    serial_hidden_exponent: float = fitted(0.7, 0.3)
+    #: Instructions for 16 bytes of an operand that cp.async fetches: 64-bit addresses, a predicate,
+    #: the copy.  Measured: ordinary loads of bf16 operands.
+    copy_instructions: float = fitted(7.0, 0.3)
+    #: Share of the shared-memory port's clocks that filling the buffers takes from reading
+    #: operands.  Measured: 128 x 128 tiles beside 128 x 256 ones.
+    smem_fill_share: float = fitted(0.75, 0.3)
+    #: What a request to the L2 costs in bytes.  Measured: 8-bit tiles of 64 columns beside 128.
+    request_bytes: float = fitted(64.0, 0.3)
+    #: Bytes a clock at which spilled registers reach the L1 cache; half the port.
+    spill_bytes_per_clk: float = fitted(64.0, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(8.0, 0.3)
+    #: Instruction counts of promotion, decoding and the epilogue, as a multiple of those counted.
+    promotion_share: float = fitted(1.0, 0.2)
+    decode_share: float = fitted(1.0, 0.3)
+    epilogue_share: float = fitted(1.0, 0.4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchedParameters(Parameters):
+    """Of batched products, beside the plain product's."""
+
+    #: Elements of an 8-bit [K, N] operand that a clock turns into the order of the tensor cores:
+    #: the compiler stores them byte by byte, 32 lanes at a time, conflicts of banks not counted.
+    turned_per_clk: float = fitted(32.0, 0.4)
+    #: Everything but launches, as a multiple of what the plain product takes.
+    work_share: float = fitted(1.0, 0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedParameters(Parameters):
+    """Of grouped products, beside the plain product's."""
+
+    #: Counting tiles of all experts before the first one, from counts in device memory.
+    scan_us: float = fitted(1.5, 0.5)
+    #: Everything but launches, as a multiple of what the plain product takes.
+    work_share: float = fitted(1.0, 0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightOnlyParameters(Parameters):
+    """Of ``triton_weight_only``."""
+
+    #: Instructions of a thread in an iteration beside decoding, products and promotion: addresses,
+    #: copies, barriers, the order of operands; read off compiled loops.
+    loop_instructions: float = fitted(85.0, 0.3)
+    #: Decoding, as a multiple of the instructions read off compiled loops.
+    decode_share: float = fitted(1.0, 0.3)
+    #: Clocks from a CTA's start to its first load, and from its last product to its end.
+    cta_clk: float = fitted(900.0, 0.4)
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
+    loaded_latency: float = fitted(1.25, 0.3)
+    overlap_exponent: float = fitted(8.0, 0.3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedParameters(Parameters):
+    """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``."""
+
+    #: Instructions of a thread in an iteration beside decoding: addresses, copies, scales.
+    loop_instructions: float = fitted(85.0, 0.3)
+    #: Decoding, as a multiple of the instructions read off compiled loops.
+    decode_share: float = fitted(1.0, 0.3)
+    #: Clocks from a CTA's start to its first load, and from its last product to its end.
+    cta_clk: float = fitted(900.0, 0.4)
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
+    loaded_latency: float = fitted(1.25, 0.3)
+    overlap_exponent: float = fitted(8.0, 0.3)
+
+
+GEMM, BATCHED, GROUPED = GemmParameters(), BatchedParameters(), GroupedParameters()
+WEIGHT_ONLY, DECODED = WeightOnlyParameters(), DecodedParameters()

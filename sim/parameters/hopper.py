@@ -1,0 +1,88 @@
+"""Template parameters of the Hopper products in CUDA C++.
+
+Where a comment says "measured", the value was set by hand on about 150 timings of ``hopper_gemm``
+on an H200 by this project, November 2026 (six shapes, five formats, tiles of 128 x 128 and
+128 x 256); its siblings take such values over, the others are guesses.
+"""
+
+from dataclasses import dataclass
+
+from sim.parameters.base import Parameters, fitted
+
+__all__ = [
+    "HOPPER_BLOCK",
+    "HOPPER_GEMM",
+    "HOPPER_SKINNY",
+    "HopperBlockParameters",
+    "HopperGemmParameters",
+    "HopperSkinnyParameters",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Persistent(Parameters):
+    """Of persistent CTAs that load by the copy engine and multiply by warpgroups."""
+
+    #: From the last product's end to its registers being readable, and the next's start: measured.
+    drain_clk: float = fitted(240.0, 0.3)
+    #: Of a step with two warpgroups in flight, beside the products: measured.
+    handshake_clk: float = fitted(20.0, 0.5)
+    #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue: measured.
+    staging_clk: float = fitted(260.0, 0.4)
+    #: Loads of scales before an epilogue, once a tile: measured.
+    epilogue_clk: float = fitted(300.0, 0.4)
+    #: Barriers, tensor maps and the first indices of a CTA.
+    setup_clk: float = fitted(1500.0, 0.4)
+    #: Filling and draining the whole device around a kernel.
+    device_floor_us: float = fitted(2.0, 0.4)
+    #: Share of a ring's loads that wait for DRAM.
+    ring_miss_share: float = fitted(0.3, 0.4)
+    #: Share of an epilogue that shows although the next tile's loads run beside it.
+    epilogue_exposed: float = fitted(0.25, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(8.0, 0.3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperGemmParameters(_Persistent):
+    """Of ``hopper_gemm``."""
+
+    #: fp32 multiply-adds beside running products get this share of their rate: measured.
+    promotion_share: float = fitted(0.85, 0.15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperBlockParameters(_Persistent):
+    """Of ``hopper_block_gemm``; instructions are those of the compiled loop."""
+
+    #: Clocks that a piece's promotion waits in its own instructions, where they stand together and
+    #: where they are spread among products: of the compiled loop.
+    stall_clk: float = fitted(40.0, 0.4)
+    spread_stall_clk: float = fitted(15.0, 0.4)
+    #: Share of the issue slots that the warps of a scheduler fill between them.
+    issue_share: float = fitted(0.92, 0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperSkinnyParameters(Parameters):
+    """Of ``hopper_skinny_gemm``."""
+
+    drain_clk: float = fitted(240.0, 0.3)
+    handshake_clk: float = fitted(20.0, 0.5)
+    setup_clk: float = fitted(1500.0, 0.4)
+    promotion_share: float = fitted(0.85, 0.15)
+    device_floor_us: float = fitted(2.0, 0.4)
+    #: From the issue of a step's products to their end, beside the tensor cores' time.
+    step_clk: float = fitted(100.0, 0.4)
+    #: A barrier of a cluster, and a load from a neighbour's shared memory.
+    cluster_barrier_clk: float = fitted(300.0, 0.4)
+    peer_latency_clk: float = fitted(250.0, 0.4)
+    #: Bytes a clock that an SM reads from its neighbours' shared memory.
+    peer_bytes_per_clk: float = fitted(32.0, 0.4)
+    #: Last products to the first word that is staged, and the last word's way to memory.
+    epilogue_clk: float = fitted(600.0, 0.4)
+    overlap_exponent: float = fitted(8.0, 0.3)
+
+
+HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()
+HOPPER_SKINNY = HopperSkinnyParameters()
