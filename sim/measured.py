@@ -61,17 +61,16 @@ class MeasuredTable:
     def take(self, rows: NDArray[Any]) -> "MeasuredTable":
         """The rows chosen by indices or by a mask; a part of a whole space is a sample of it."""
         chosen = np.arange(len(self))[rows]
-        columns = {
-            name: None if column is None else column[chosen]
-            for name in ("time_us", "iqr_us", "clock_mhz", "power_w")
-            for column in (getattr(self, name),)
-        }
+        clock, power = self.clock_mhz, self.power_w
         return replace(
             self,
             table=self.table.take(chosen),
+            time_us=self.time_us[chosen],
+            iqr_us=self.iqr_us[chosen],
             whole_space=self.whole_space and len(np.unique(chosen)) == len(self),
             facts={new: self.facts[old] for new, old in enumerate(chosen) if old in self.facts},
-            **columns,
+            clock_mhz=None if clock is None else clock[chosen],
+            power_w=None if power is None else power[chosen],
         )
 
     def blinded(self) -> "MeasuredTable":

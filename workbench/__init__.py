@@ -14,9 +14,11 @@ from workbench.studies import export, import_t4, replay
 
 if TYPE_CHECKING:
     from workbench.errors import ErrorReport, error
+    from workbench.evaluation import Evaluation, evaluate
 
 __all__ = [
     "ErrorReport",
+    "Evaluation",
     "PredictedRow",
     "PredictionReport",
     "RefusedRow",
@@ -24,6 +26,7 @@ __all__ = [
     "dashboard",
     "emit",
     "error",
+    "evaluate",
     "export",
     "import_t4",
     "predict",
@@ -40,12 +43,19 @@ __all__ = [
 
 __version__ = VERSION
 
+_LAZY = {
+    "ErrorReport": "workbench.errors",
+    "Evaluation": "workbench.evaluation",
+    "error": "workbench.errors",
+    "evaluate": "workbench.evaluation",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in ("ErrorReport", "error"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workbench import errors
+    import importlib
 
-    found = getattr(errors, name)
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = found
     return found

@@ -25,6 +25,8 @@ TOP = (1, 4, 8)
 DROPPED = (0.5, 0.8, 0.9)
 #: A smaller table leaves no room to choose or to rank; its times count all the same.
 MIN_ROWS = 16
+#: Share of the measured times that intervals are asked to hold.
+COVERED = 0.90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,13 @@ class Score:
     speedup_error: float | None = None  #: over bf16
     speedup_sign: float | None = None
     speedups: int = 0  #: pairs of a format and bf16 at one shape
+
+    @property
+    def coverage_gap(self) -> float | None:
+        """How far the bootstrap interval of the coverage stays from 90 %; 0 where it holds it."""
+        if self.coverage_low is None or self.coverage_high is None:
+            return None
+        return max(0.0, self.coverage_low - COVERED, COVERED - self.coverage_high)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping, numbers to six digits: what follows depends on the machine."""
