@@ -65,7 +65,9 @@ def write_measured(path: Path, tables: Sequence[MeasuredTable]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(content, temporary, compression="zstd", compression_level=9)
+        parquet.write_table(
+            content, temporary, compression="zstd", compression_level=9, write_page_checksum=True
+        )
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -119,7 +121,7 @@ def _content(path: Path) -> Any:
         raise ValueError("not a regular file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
         schema = (file.schema_arrow.metadata or {}).get(_KEY, b"none").decode("utf-8", "replace")
         if schema != MEASUREMENTS_SCHEMA:
             raise ValueError(

@@ -29,7 +29,7 @@ def evaluation_plots(tables: Sequence[MeasuredTable], gpu: sim.Gpu) -> dict[str,
     """Every plot that the tables allow.
 
     Args:
-        tables: measured ones, those that were in view too, which are drawn hollow.
+        tables: measured ones; of those in view only the speed-ups are drawn, and called so.
     """
     priced = [
         (table, sim.price(table.problem, table.kernel, table.table, gpu, table.facts))
@@ -105,7 +105,10 @@ def _block_sizes(tables: Sequence[MeasuredTable], gpu: sim.Gpu) -> str | None:
                 Points(name=f"{element}, model", colour=colour, xy=line, line=True, marks=False)
             )
         if points:
-            series.append(Points(name=f"{element}, measured", colour=colour, xy=points, size=5.0))
+            seen = " (in view)" if table.in_view else ""
+            series.append(
+                Points(name=f"{element}, measured{seen}", colour=colour, xy=points, size=5.0)
+            )
     return plot(
         f"Speed-up over bf16 against the scales' block, {m} x {n} x {k}, {kernel_name}",
         series,
@@ -144,7 +147,7 @@ def _terms(priced: Sequence[tuple[MeasuredTable, sim.PricedTable]]) -> str | Non
         row = int(np.argmin(table.time_us))
         groups.append(
             Bars(
-                title=f"{table}: {table.table.config(row)}"[:110],
+                title=str(table),
                 bars=[
                     *((name, float(column[row]), _TERM) for name, column in one.terms_us.items()),
                     ("predicted time", float(one.time_us[row]), _PREDICTED),

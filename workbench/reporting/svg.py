@@ -21,7 +21,6 @@ class Points:
     xy: Sequence[tuple[float, float]]
     line: bool = False
     marks: bool = True
-    hollow: bool = False
     size: float = 2.2
 
 
@@ -123,7 +122,7 @@ def plot(
         parts.append(_line(LEFT, y_at(level), WIDTH - RIGHT, y_at(level), _GREY, "5 4"))
     for one in series:
         parts += _drawn(one, x_at, y_at)
-    parts += _legend([(one.name, one.colour) for one in series], TOP + 6)
+    parts += _legend(series, TOP + 6)
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_title, anchor="middle"))
     parts.append(_text(18, (TOP + HEIGHT - BOTTOM) / 2, y_title, anchor="middle", turn=True))
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -150,18 +149,21 @@ def _drawn(
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in one.xy)
         yield f'<polyline points="{path}" fill="none" stroke="{one.colour}" stroke-width="2"/>'
     if one.marks:
-        fill = "none" if one.hollow else one.colour
         marks = "".join(
             f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="{one.size}"/>' for x, y in one.xy
         )
-        yield f'<g fill="{fill}" fill-opacity="0.6" stroke="{one.colour}">{marks}</g>'
+        yield f'<g fill="{one.colour}" fill-opacity="0.6" stroke="{one.colour}">{marks}</g>'
 
 
-def _legend(names: Sequence[tuple[str, str]], top: float) -> Iterable[str]:
-    for index, (name, colour) in enumerate(names):
-        y = top + 16 * index
-        yield f'<rect x="{LEFT + 10}" y="{y:.1f}" width="10" height="10" fill="{colour}"/>'
-        yield _text(LEFT + 26, y + 9, name)
+def _legend(series: Sequence[Points], top: float) -> Iterable[str]:
+    """Names beside a stroke or a mark, as the series is drawn."""
+    for index, one in enumerate(series):
+        y = top + 16 * index + 5
+        if one.line:
+            yield _line(LEFT + 8, y, LEFT + 22, y, one.colour)
+        if one.marks:
+            yield f'<circle cx="{LEFT + 15}" cy="{y:.1f}" r="4" fill="{one.colour}"/>'
+        yield _text(LEFT + 28, y + 4, one.name)
 
 
 def bar_chart(title: str, groups: Sequence[Bars], *, x_title: str) -> str:
