@@ -21,7 +21,7 @@ from sim.evaluation.aims import Reached, Regime, reached
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predictor
-from sim.evaluation.residuals import BindingError, Slope, by_binding, slopes
+from sim.evaluation.residuals import GroupError, Slope, by_binding, by_instruction, slopes
 from sim.evaluation.score import Score
 from sim.measured import MeasuredTable
 from tiles.intake import shown
@@ -56,7 +56,8 @@ class Evaluation:
     parts: tuple[tuple[str, Score], ...]  #: the cost model by family and format
     in_view: tuple[tuple[str, Score], ...]  #: the cost model on sets that it was made with
     searches: "tuple[Searched, ...]"
-    bindings: tuple[BindingError, ...]
+    bindings: tuple[GroupError, ...]
+    instructions: tuple[GroupError, ...]
     slopes: tuple[Slope, ...]
     reached: tuple[Reached, ...]
     pace: tuple[tuple[str, float], ...]  #: predictions a second on this machine, by predictor
@@ -108,6 +109,7 @@ class Evaluation:
                 for one in self.searches
             ],
             "errors_by_binding": [rounded(asdict(one)) for one in self.bindings],
+            "errors_by_instruction": [rounded(asdict(one)) for one in self.instructions],
             "slopes": [rounded(asdict(one)) for one in self.slopes],
             "aims": [one.to_dict() for one in self.reached],
             "pace": {name: float(f"{value:.3g}") for name, value in self.pace},
@@ -172,6 +174,7 @@ def evaluate(
         in_view=tuple(_in_view(own, sets, board)),
         searches=tuple(searches),
         bindings=tuple(by_binding(judged, priced)),
+        instructions=tuple(by_instruction(judged, priced)),
         slopes=tuple(slopes(judged, priced)),
         reached=tuple(reached(rows, _figures(own, judged, board, searches, pace))),
         pace=tuple(pace),

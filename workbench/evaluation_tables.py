@@ -27,7 +27,14 @@ class Grid:
 
 def evaluation_grids(found: Mapping[str, Any]) -> list[Grid]:
     """All tables of an evaluation's JSON form, the aims first."""
-    grids = [_aims(found), _scores(found), _parts(found), _bindings(found), _slopes(found)]
+    grids = [
+        _aims(found),
+        _scores(found),
+        _parts(found),
+        _groups(found, "errors_by_binding", "what the model holds for the limit"),
+        _groups(found, "errors_by_instruction", "the tensor instruction that was compiled"),
+        _slopes(found),
+    ]
     if found["searches"]:
         grids.insert(2, _searches(found))
     return grids
@@ -190,20 +197,20 @@ def _parts(found: Mapping[str, Any]) -> Grid:
     )
 
 
-def _bindings(found: Mapping[str, Any]) -> Grid:
+def _groups(found: Mapping[str, Any], key: str, by: str) -> Grid:
     return Grid(
-        title="Errors of the cost model by what it holds for the limit",
-        columns=("family", "binding limit", "rows", "studies", "MAPE, %", "bias, %"),
+        title=f"Errors of the cost model by {by}",
+        columns=("family", "group", "rows", "studies", "MAPE, %", "bias, %"),
         rows=[
             (
                 one["kernel"],
-                one["binding"],
+                one["group"],
                 str(one["rows"]),
                 str(one["tables"]),
                 _percent(one["mape"]),
                 _percent(one["bias"]),
             )
-            for one in found["errors_by_binding"]
+            for one in found[key]
         ],
     )
 

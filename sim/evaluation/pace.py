@@ -11,7 +11,7 @@ from sim.measured import MeasuredTable
 __all__ = ["predictions_per_second"]
 
 #: Rows of the table that is predicted: enough that a call's own cost does not count.
-ROWS = 50_000
+ROWS = 20_000
 TURNS = 3
 
 

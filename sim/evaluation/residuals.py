@@ -1,6 +1,6 @@
 """Where predicted times are wrong: errors by binding limit, and what they go along with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from sim.measured import MeasuredTable
 from sim.prediction import PricedTable
 
-__all__ = ["BindingError", "Slope", "by_binding", "slopes"]
+__all__ = ["GroupError", "Slope", "by_binding", "by_instruction", "slopes"]
 
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BindingError:
-    """Errors of one family's rows that one limit binds, by the model's own account."""
+class GroupError:
+    """Errors of those rows of one family that have something in common."""
 
     kernel: str
-    binding: str
+    group: str
     rows: int
     tables: int
     mape: float
@@ -38,32 +38,56 @@ class Slope:
     explained: float  #: share of the variance within tables that this quantity alone explains
 
 
-def by_binding(
-    tables: Sequence[MeasuredTable], priced: Sequence[PricedTable]
-) -> list[BindingError]:
+def by_binding(tables: Sequence[MeasuredTable], priced: Sequence[PricedTable]) -> list[GroupError]:
     """Errors by family and by the term that the model holds for the limit, most rows first."""
-    found: dict[tuple[str, str], list[tuple[int, F64]]] = {}
-    for index, (table, one) in enumerate(zip(tables, priced, strict=True)):
+
+    def groups(table: MeasuredTable, one: PricedTable) -> list[str]:
         names = list(one.terms_us)
         largest = np.argmax(np.stack([one.terms_us[name] for name in names]), axis=0)
+        return [names[place] for place in largest]
+
+    return _by_group(tables, priced, groups)
+
+
+def by_instruction(
+    tables: Sequence[MeasuredTable], priced: Sequence[PricedTable]
+) -> list[GroupError]:
+    """Errors by family, format and the tensor instruction that the compiler chose, where known."""
+
+    def groups(table: MeasuredTable, one: PricedTable) -> list[str]:
+        recipe = getattr(table.problem, "recipe", None)
+        name = table.problem.formats[0] if recipe is None else recipe.name
+        known = (table.facts.get(row) for row in range(len(table)))
+        return ["" if facts is None or not facts.mma else f"{name} {facts.mma}" for facts in known]
+
+    return [one for one in _by_group(tables, priced, groups) if one.group]
+
+
+def _by_group(
+    tables: Sequence[MeasuredTable],
+    priced: Sequence[PricedTable],
+    groups: Callable[[MeasuredTable, PricedTable], list[str]],
+) -> list[GroupError]:
+    found: dict[tuple[str, str], list[F64]] = {}
+    for table, one in zip(tables, priced, strict=True):
         ratio = one.time_us / table.time_us
-        for place in np.unique(largest):
-            key = (table.kernel.name, names[place])
-            found.setdefault(key, []).append((index, ratio[largest == place]))
+        names = np.array(groups(table, one))
+        for name in np.unique(names).tolist():
+            found.setdefault((table.kernel.name, name), []).append(ratio[names == name])
     errors = []
-    for (kernel, binding), parts in found.items():
-        ratios = np.concatenate([ratio for _, ratio in parts])
+    for (kernel, name), parts in found.items():
+        ratios = np.concatenate(parts)
         errors.append(
-            BindingError(
+            GroupError(
                 kernel=kernel,
-                binding=binding,
+                group=name,
                 rows=len(ratios),
                 tables=len(parts),
                 mape=float(np.abs(ratios - 1).mean()),
                 bias=float(np.expm1(np.log(ratios).mean())),
             )
         )
-    return sorted(errors, key=lambda one: (-one.rows, one.kernel, one.binding))
+    return sorted(errors, key=lambda one: (-one.rows, one.kernel, one.group))
 
 
 def slopes(tables: Sequence[MeasuredTable], priced: Sequence[PricedTable]) -> list[Slope]:

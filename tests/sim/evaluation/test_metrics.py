@@ -125,19 +125,19 @@ def test_what_is_left_is_rounded_up(rows: int, dropped: float, left: int) -> Non
 
 
 def test_coverage_counts_rows_and_draws_shapes() -> None:
-    measured_us = np.full(60, 10.0)
-    low = np.where(np.arange(60) < 30, 10.5, 9.0)  # three of six shapes lie outside
-    high = np.full(60, 18.0)
-    shapes = [f"shape {row // 10}" for row in range(60)]
+    measured_us = np.full(80, 10.0)
+    low = np.where(np.arange(80) < 40, 10.5, 9.0)  # four of eight shapes lie outside
+    high = np.full(80, 18.0)
+    shapes = [f"shape {row // 10}" for row in range(80)]
     found = coverage(low, high, measured_us, shapes)
     assert found.share == 0.5
-    # Of six shapes drawn, those inside are binomial: the 5th and 95th percentile of their share.
-    chances = [math.comb(6, n) * 0.5**6 for n in range(7)]
+    # Of eight shapes drawn, those inside are binomial: the 5th and 95th percentile of their share.
+    chances = [math.comb(8, n) * 0.5**8 for n in range(9)]
     below = np.cumsum(chances)
-    assert found.low == pytest.approx(next(n / 6 for n in range(7) if below[n] >= 0.05))
-    assert found.high == pytest.approx(next(n / 6 for n in range(7) if below[n] >= 0.95))
+    assert found.low == pytest.approx(next(n / 8 for n in range(9) if below[n] >= 0.05))
+    assert found.high == pytest.approx(next(n / 8 for n in range(9) if below[n] >= 0.95))
     assert found.width == pytest.approx(math.sqrt(18 / 10.5 * 2))
-    one = coverage(low, high, measured_us, ["one"] * 60)
+    one = coverage(low, high, measured_us, ["one"] * 80)
     assert (one.low, one.high) == (0.5, 0.5)
 
 
