@@ -19,6 +19,8 @@ __all__ = ["Fold", "Split", "folds", "group", "parse_split"]
 M_REGIMES = ((64, "M <= 64"), (1024, "M 65..1024"), (None, "M > 1024"))
 K_REGIMES = ((1024, "K <= 1024"), (4096, "K 1025..4096"), (None, "K > 4096"))
 RANDOM_FOLDS = 5
+#: Where there are more groups, several are held out together: every fold is a fit.
+MAX_FOLDS = 8
 
 
 class Split(Enum):
@@ -106,7 +108,9 @@ def folds(tables: Sequence[MeasuredTable], split: Split, *, seed: int = 0) -> tu
     judged; nor are they fitted with where they belong to what is held out.
 
     Args:
-        seed: of a split by rows.
+        seed: of a split by rows, and of how groups share folds.
+
+    Where there are more groups than :data:`MAX_FOLDS`, a fold holds out several.
 
     Returns:
         Folds that hold out every row of every judged table exactly once; none where all tables are
@@ -115,15 +119,24 @@ def folds(tables: Sequence[MeasuredTable], split: Split, *, seed: int = 0) -> tu
     judged = [(index, one) for index, one in enumerate(tables) if not one.in_view]
     if split is Split.ROWS:
         return _by_rows(tables, judged, seed)
-    names = {id(one): group(one, split) for one in tables}
+    names = [group(one, split) for one in tables]
+    groups = list(dict.fromkeys(names[index] for index, _ in judged))
     found = []
-    for name in dict.fromkeys(names[id(one)] for _, one in judged):
-        train = tuple(one for one in tables if names[id(one)] != name)
+    for together in _dealt(groups, seed):
+        train = tuple(one for one, name in zip(tables, names, strict=True) if name not in together)
         held_out: tuple[tuple[int, NDArray[Any]], ...] = tuple(
-            (index, np.arange(len(one))) for index, one in judged if names[id(one)] == name
+            (index, np.arange(len(one))) for index, one in judged if names[index] in together
         )
-        found.append(Fold(name=name, train=train, held_out=held_out))
+        found.append(Fold(name=", ".join(together), train=train, held_out=held_out))
     return tuple(found) if all(one.train for one in found) else ()
+
+
+def _dealt(groups: list[str], seed: int) -> list[list[str]]:
+    """Groups by fold: one each, or dealt after a shuffle where there are too many."""
+    if len(groups) <= MAX_FOLDS:
+        return [[name] for name in groups]
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [[groups[place] for place in order[first::MAX_FOLDS]] for first in range(MAX_FOLDS)]
 
 
 def _by_rows(

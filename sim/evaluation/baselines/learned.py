@@ -16,8 +16,6 @@ F64 = NDArray[np.float64]
 
 #: What a table's problem says, in this order; configurations' fields follow.
 _PROBLEM = ("m", "n", "k", "flops", "bytes", "a_bits", "b_bits", "scale_rows", "scale_cols")
-#: A row of another family is as far as this many doublings.
-_OTHER_FAMILY = 64.0
 
 
 def features(table: MeasuredTable) -> dict[str, F64]:
@@ -53,7 +51,7 @@ def _matrix(found: Mapping[str, F64], names: Sequence[str], rows: int) -> F64:
 
 
 class NearestCopy:
-    """The throughput of the nearest measured row: same family first, then least in doublings."""
+    """The throughput of the nearest measured row: of the same family where it was measured."""
 
     name = "nearest measured, copied"
     kind = Kind.FITTED
@@ -70,15 +68,15 @@ class NearestCopy:
 
     def predict(self, table: MeasuredTable, gpu: Gpu) -> Predicted:
         """Times of the nearest rows, scaled by the work."""
-        points = _matrix(features(table), self._names, len(table))
+        mine = self._families == table.kernel.name
+        near = np.flatnonzero(mine if mine.any() else np.ones(len(mine), np.bool_))
+        points, theirs = _matrix(features(table), self._names, len(table)), self._points[near]
         # A field that one of two rows lacks tells them not apart.
-        known, theirs = np.nan_to_num(points), np.nan_to_num(self._points)
-        has, have = np.isfinite(points).astype(float), np.isfinite(self._points).astype(float)
-        distance = (
-            (known**2) @ have.T + has @ (theirs**2).T - 2 * known @ theirs.T
-        ) + _OTHER_FAMILY**2 * (self._families != table.kernel.name)
+        has, have = np.isfinite(points).astype(float), np.isfinite(theirs).astype(float)
+        points, theirs = np.nan_to_num(points), np.nan_to_num(theirs)
+        distance = (points**2) @ have.T + has @ (theirs**2).T - 2 * points @ theirs.T
         # Equally near ones in the order they came in, whatever the last bits of a sum are.
-        nearest = np.argmin(np.round(distance, 6), axis=1)
+        nearest = near[np.argmin(np.round(distance, 6), axis=1)]
         return Predicted(time_us=self._pace[nearest] * _work(table))
 
 

@@ -93,3 +93,19 @@ def test_an_unknown_split_is_told_the_known_ones() -> None:
     assert parse_split("block-size") is Split.BLOCK_SIZE
     with pytest.raises(ValueError, match=r"unknown split 'shapes': did you mean 'shape'\? choose"):
         parse_split("shapes")
+
+
+def test_many_groups_share_folds_and_stay_whole() -> None:
+    tables = [
+        measured(f"gemm:{m}x4096x1024:{name}:bf16")
+        for m in range(16, 16 * 21, 16)
+        for name in ("bf16", "e4m3-row")
+    ]
+    parts = folds(tables, Split.SHAPE)
+    assert len(parts) == 8
+    seen = sorted(index for fold in parts for index, _ in fold.held_out)
+    assert seen == list(range(40))
+    for fold in parts:
+        held = {group(tables[index], Split.SHAPE) for index, _ in fold.held_out}
+        assert 2 <= len(held) <= 3
+        assert held.isdisjoint(group(one, Split.SHAPE) for one in fold.train)
