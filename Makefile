@@ -26,6 +26,7 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m workbench.format_page > docs/formats.md.new
 	mv docs/formats.md.new docs/formats.md
+	$(BIN)/workbench evaluate --write docs/cost-model.md
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile

@@ -16,10 +16,12 @@ from workbench.studies import export, import_t4, replay
 
 if TYPE_CHECKING:
     from workbench.errors import ErrorReport, error
+    from workbench.evaluation import Evaluation, evaluate
     from workbench.networks import NetworkReport, predict_network
 
 __all__ = [
     "ErrorReport",
+    "Evaluation",
     "NetworkReport",
     "PredictedRow",
     "PredictionReport",
@@ -29,6 +31,7 @@ __all__ = [
     "dashboard",
     "emit",
     "error",
+    "evaluate",
     "export",
     "import_t4",
     "predict",
@@ -46,11 +49,12 @@ __all__ = [
 
 __version__ = VERSION
 
-
 #: Names by the modules that are imported when one of them is first asked for.
 _LATER = {
     "ErrorReport": "errors",
+    "Evaluation": "evaluation",
     "error": "errors",
+    "evaluate": "evaluation",
     "NetworkReport": "networks",
     "predict_network": "networks",
 }

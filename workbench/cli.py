@@ -16,6 +16,7 @@ from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
+from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.outfile import check_outfile
 from workbench.shared import stale_lines
@@ -366,6 +367,7 @@ def report(
 
 add_study_verbs(app)
 add_calibrate_verb(app)
+add_evaluate_verb(app)
 add_fleet_verbs(app)
 
 

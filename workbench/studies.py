@@ -4,6 +4,7 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +93,13 @@ def export(
     kernel: str | None = None,
     storage: str | None = None,
 ) -> list[Path]:
-    """Write studies of a run folder as TuningSchema T4 files, one a study.
+    """Write studies of a run folder for others: TuningSchema T4 files, or a data set.
 
     Args:
         study: a run folder.
-        file: a name that ends in ``.json``; any other is a folder, for all chosen studies.
-        to: ``t4``.
+        file: for ``t4`` a name that ends in ``.json``, or a folder for all chosen studies; for
+            ``parquet`` the folder of the data set.
+        to: ``t4``, or ``parquet``: one file of all correct timings and a card about them.
         problem, kernel: which studies; all when None.
         storage: URL of a shared storage; ``study`` is then the name of a sweep.
 
@@ -105,18 +107,23 @@ def export(
         The files that were written.
 
     Raises:
-        ValueError: no such run or study, several studies for one file, or it cannot be written.
+        ValueError: no such run or study, several studies for one T4 file, a simulated run for a
+            data set, or it cannot be written.
     """
     from tuning.t4 import STUDY_SCHEMA, study_to_t4, t4_text
 
-    if to != "t4":
-        raise ValueError(f"--to takes t4, got {shown(to)}: correct it")
+    if to not in ("t4", "parquet"):
+        raise ValueError(f"--to takes t4 or parquet, got {shown(to)}: correct it")
     folder = Path(file)
     into = folder.suffix != ".json"
-    if not into:
+    if to == "t4" and not into:
         check_outfile(folder, STUDY_SCHEMA)
     run = load_study(study, storage)
     chosen = _chosen(run, problem, kernel)
+    if to == "parquet":
+        from workbench.data_card import write_data_set
+
+        return write_data_set(replace(run, studies=tuple(one for _, one in chosen)), folder)
     if not into and len(chosen) > 1:
         raise ValueError(
             f"{study} holds {len(chosen)} studies, a T4 file one: choose with --problem and "

@@ -82,18 +82,16 @@ def export(
     study: Run,
     file: Annotated[
         Path,
-        typer.Argument(
-            parser=path_argument, help="FILE.json; any other name is a folder, a file a study."
-        ),
+        typer.Argument(parser=path_argument, help="FILE.json for T4; any other name is a folder."),
     ],
-    to: Annotated[str, typer.Option(help="Format of the file: t4.")] = "t4",
+    to: Annotated[str, typer.Option(help="t4, a file a study; or parquet, a data set.")] = "t4",
     problem: Annotated[
         str | None, typer.Option(help="Which study of a run that holds several.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="The same, by kernel family.")] = None,
     storage: Storage = None,
 ) -> None:
-    """Write what a study has measured as a TuningSchema T4 file, which other tuners read."""
+    """Write what studies measured: T4 files for other tuners, or a data set for `evaluate`."""
     for path in workbench.export(
         study, file, to=to, problem=problem, kernel=kernel, storage=storage
     ):

@@ -4,8 +4,7 @@
 its constants were set, with a margin; a change that leaves them has made the model worse.
 """
 
-import csv
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 
 import sim
-from tiles.kernels import ConfigTable
-from tiles.kernels.gemm import GemmConfig, TritonGemm
-from tiles.problems import Gemm
-from tiles.recipes import recipe
+from sim.measured import MeasuredTable
+from sim.measured_file import read_measured
 
-FILE = Path(__file__).parents[2] / "data" / "h200" / "first_look" / "gemm.csv"
+FILE = Path(__file__).parents[2] / "data" / "h200" / "first_look" / "measurements.parquet"
 RECIPES = (
     "bf16",
     "deepseek-fp8",
@@ -28,6 +25,11 @@ RECIPES = (
     "int8-row",
     "jetfire",
 )
+
+
+@cache
+def measured_tables() -> dict[str, MeasuredTable]:
+    return {str(one.problem): one for one in read_measured(FILE)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +50,9 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 @cache
 def score(name: str, size: int) -> Score:
-    with FILE.open(newline="") as stream:
-        rows = [r for r in csv.DictReader(stream) if r["recipe"] == name and r["m"] == str(size)]
-    columns = [f.name for f in fields(GemmConfig)]
-    flags = {"tma", "persistent"}
-    configs = [
-        GemmConfig.from_dict({c: bool(int(r[c])) if c in flags else int(r[c]) for c in columns})
-        for r in rows
-    ]
-    measured = np.array([float(r["time_us"]) for r in rows])
-    problem = Gemm(m=size, n=size, k=size, recipe=recipe(name))
-    priced = sim.price(problem, TritonGemm(), ConfigTable.of(configs), sim.load_gpu("h200"))
+    one = measured_tables()[f"gemm:{size}x{size}x{size}:{name}:bf16"]
+    measured = one.time_us
+    priced = sim.price(one.problem, one.kernel, one.table, sim.load_gpu(one.gpu))
     ratio = priced.time_us / measured
     order = measured[priced.ranking()]
     return Score(
@@ -76,7 +70,9 @@ def all_scores(size: int) -> list[Score]:
 
 
 def test_the_file_holds_every_row() -> None:
-    assert len(FILE.read_text().splitlines()) == 1 + 2 * (18 + 5 * 32 + 20)
+    tables = measured_tables().values()
+    assert sum(map(len, tables)) == 2 * (18 + 5 * 32 + 20)
+    assert all(one.in_view and not one.whole_space for one in tables)
 
 
 @pytest.mark.parametrize("size", [4096, 8192])

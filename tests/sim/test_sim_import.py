@@ -6,7 +6,10 @@ import sys
 
 import sim
 
-HEAVY = ["torch", "triton", "cupy", "optuna", "scipy", "sklearn", "plotly", "pydantic", "pandas"]
+HEAVY = [
+    *("torch", "triton", "cupy", "optuna", "scipy", "sklearn", "plotly", "pydantic", "pandas"),
+    *("pyarrow", "sim.evaluation"),
+]
 PROGRAM = f"""
 import json, sys
 import sim, tiles.formats, tiles.recipes, tiles.problems, tiles.kernels

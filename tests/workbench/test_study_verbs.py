@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import workbench
+from sim.measured_file import read_measured
 from workbench.cli import main
+
+DATA = Path(__file__).parents[2] / "data" / "h200"
 
 SWEEP = """
 schema: 1
@@ -141,7 +144,7 @@ def test_a_run_goes_through_files_and_back(call: Call, folder: Path, tmp_path: P
         (("replay", "{part}", "--sample"), "chosen by model, which is no fair sample"),
         (("export", "absent", "a.json"), "absent: no such run folder"),
         (("export", "{run}", "a.json"), "holds 2 studies, a T4 file one: choose with --problem"),
-        (("export", "{run}", "a.json", "--to", "t1"), "--to takes t4, got 't1'"),
+        (("export", "{run}", "a.json", "--to", "t1"), "--to takes t4 or parquet, got 't1'"),
         (("export", "{run}", "a.json", "--problem", "x"), "has no study of 'x': choose one of"),
         (("export", "{run}", "a.json", "--kernel", "y"), "has no study of 'y'"),
         (("import", "absent.json", "--output", "b"), "absent.json: cannot be read"),
@@ -166,3 +169,32 @@ def test_mistakes_are_one_line(
     assert says in err
     assert not (tmp_path / "a.json").exists()
     assert not (tmp_path / "b").exists()
+
+
+def test_a_measured_run_is_exported_as_a_data_set(call: Call, tmp_path: Path) -> None:
+    run, into = DATA / "replay" / "hopper_gemm", tmp_path / "set"
+    problem = "gemm:128x7168x2048:int8-b128:bf16"
+    code, out, err = call("export", run, into, "--to", "parquet", "--problem", problem)
+    assert code == 0, err
+    assert out.split() == [str(into / "measurements.parquet"), str(into / "CARD.md")]
+    (table,) = read_measured(into / "measurements.parquet")
+    assert (str(table.problem), len(table), table.whole_space) == (problem, 20, True)
+    card = (into / "CARD.md").read_text()
+    assert card.startswith("# hopper_gemm: 20 configurations on h200")
+    assert f"| {problem} with hopper_gemm | 20 | yes | 8.3 | 1.20 |" in card
+    assert "strategy exhaustive, cold L2" in card
+    assert "driver 580.159.04" in card
+    (into / "CARD.md").write_text("mine")
+    assert call("export", run, into, "--to", "parquet")[:2] == (0, f"{into}/measurements.parquet\n")
+    assert (into / "CARD.md").read_text() == "mine"
+    assert len(read_measured(into / "measurements.parquet")) == 8
+
+
+def test_a_data_set_is_of_measured_times_and_has_a_folder_of_its_own(
+    call: Call, folder: Path, tmp_path: Path
+) -> None:
+    code, _, err = call("export", folder, tmp_path / "set", "--to", "parquet")
+    assert (code, "is a simulated sweep, its times are the cost model's" in err) == (2, True)
+    run = DATA / "replay" / "hopper_gemm"
+    code, _, err = call("export", run, folder, "--to", "parquet")
+    assert (code, "holds a sweep: choose a folder of its own" in err) == (2, True)

@@ -1,0 +1,205 @@
+"""Baselines: hand values with their units, and what each leaves out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from measured_cases import FACTS, H200, gemm_table, hopper_table, measured
+
+import sim
+from sim.evaluation.baselines.gemm_view import GemmView, gemm_view
+from sim.evaluation.baselines.learned import BoostedTrees, NearestCopy, features
+from sim.evaluation.baselines.own import CostModelAsItIs, Roofline
+from sim.evaluation.baselines.published import (
+    PUBLISHED,
+    deepgemm_cycles,
+    helion_choice,
+    helion_distance,
+    origami_us,
+    triton_model_us,
+)
+from sim.evaluation.baselines.reference import NoiseFloor, RandomChoice
+from tiles.kernels import ConfigTable
+from tiles.problems import Problem, parse_problem
+
+CUBE = "gemm:4096x4096x4096:bf16:bf16"
+
+
+def view(text: str = CUBE, table: ConfigTable | None = None) -> GemmView:
+    found = gemm_view(parse_problem(text), gemm_table() if table is None else table, H200)
+    assert found is not None
+    return found
+
+
+def test_the_view_reads_every_familys_fields() -> None:
+    triton = view(table=gemm_table(block_k=[32], num_warps=[8]))
+    assert (triton.block_k[0], triton.warps[0], triton.stages[0]) == (32, 8, 3)
+    hopper = view("gemm:4096x4096x4096:e4m3-row:bf16", hopper_table())
+    # 128 bytes of K a stage: 128 elements of a byte.
+    assert (hopper.block_k[0], hopper.warps[0], hopper.stages[0]) == (128, 8, 4)
+    assert (hopper.a_bytes, hopper.c_bytes, hopper.rate) == (1.0, 2.0, 8192)
+    assert view().rate == 4096
+    assert view("gemm:4096x4096x4096:w4a16-g128:bf16").rate == 4096
+
+
+@pytest.mark.parametrize("text", ["transpose:512x512:int8", "batched_gemm:8x64x64x64:bf16:kn:bf16"])
+def test_published_rules_answer_for_plain_products_alone(text: str) -> None:
+    problem: Problem = parse_problem(text)
+    assert gemm_view(problem, gemm_table(), H200) is None
+    for rule in PUBLISHED:
+        assert rule.predict(replace(measured(), problem=problem), H200) is None
+
+
+@pytest.mark.parametrize(("tile", "binds"), [(256, "compute"), (128, "load")])
+def test_tritons_model_by_hand(tile: int, binds: str) -> None:
+    """4096 cubed: hundreds of CTAs saturate everything."""
+    operand, again = 4096 * 4096 * 2, 4096 // tile - 1
+    terms = {
+        "compute": 2 * 4096**3 / (4096 * 132 * 1980e6),
+        "load": 2 * operand * ((1 + 0.2 * again) / 4800e9 + 0.8 * again / (4 * 4800e9)),
+    }
+    assert max(terms, key=terms.__getitem__) == binds
+    expected = (terms[binds] + operand / (0.6 * 4800e9)) * 1e6
+    seen = view(table=gemm_table(block_m=[tile], block_n=[tile]))
+    assert triton_model_us(seen, H200)[0] == pytest.approx(expected)
+
+
+def test_tritons_model_of_loads_by_hand() -> None:
+    """One CTA loads 64 + 64 rows of 16384: a 32nd of 95 % of DRAM, no row twice."""
+    loaded = 2 * 64 * 16384 * 2
+    dram = 4800e9 * 0.95 / 32
+    text = "gemm:64x64x16384:bf16:bf16"
+    found = triton_model_us(view(text, gemm_table(block_m=[64], block_n=[64])), H200)[0]
+    assert found == pytest.approx((loaded / dram + 64 * 64 * 2 / (0.6 * dram)) * 1e6)
+
+
+def test_deepgemms_rule_by_hand() -> None:
+    """1024 tiles of 128 x 128 in 8 waves; the L2's 6154 B a clock are fewer than 132 ports'."""
+    moved = 1024 * (4096 * (128 + 128) * 2 + 128 * 128 * 2)
+    assert 6154 < 64 * 132
+    shared = 1024 * 4096 * (128 + 128) * 2 / (128 * 132)
+    expected = max(moved / 6154, shared) / (1024 / (8 * 132))
+    assert deepgemm_cycles(view(), H200)[0] == pytest.approx(expected)
+
+
+def test_origami_by_hand() -> None:
+    """A wave of 132 tiles in groups of 8 rows: 17 columns, 64 K-steps, 8 waves."""
+    clock = 1980e6
+    compute = 2 * 128 * 128 * 64 / 4096
+    step = 128 * 64 * 2
+    memory = max(132 * 2 * step / (13000e9 / clock), (8 + 17) * step / (4800e9 / clock))
+    latency = 340e-9 * clock + 200
+    store = 132 * 128 * 128 * 2 / (4800e9 / clock)
+    tile = 1.5 * 0.95 * latency + 64 * max(compute, memory) + store
+    assert origami_us(view(), H200)[0] == pytest.approx(8 * tile / clock * 1e6)
+
+
+def test_origami_punishes_k_that_the_tile_does_not_divide() -> None:
+    whole, ragged = (
+        origami_us(view(f"gemm:4096x4096x{k}:bf16:bf16"), H200)[0] for k in (4096, 4096 - 32)
+    )
+    assert ragged > whole
+
+
+def test_helion_shrinks_the_tile_until_waves_are_full() -> None:
+    large = helion_choice(view("gemm:8192x8192x8192:bf16:bf16"), H200)
+    assert (large.block_m, large.block_n, large.warps, large.group_m) == (128, 256, 8, 2)
+    # 8 x 4 tiles of 128 x 256 are a quarter of a wave, 8 x 8 of 128 x 128 a half, 8 x 16 97 %.
+    small = helion_choice(view("gemm:1024x1024x4096:bf16:bf16"), H200)
+    assert (small.block_m, small.block_n, small.warps) == (128, 64, 4)
+    thin = helion_choice(view("gemm:16x8192x8192:e4m3-row:bf16"), H200)
+    assert (thin.block_m, thin.block_k, thin.warps) == (16, 128, 4)
+
+
+def test_helions_own_configuration_is_nearest_to_itself() -> None:
+    seen = view(table=gemm_table(block_m=[64, 128], block_n=[128, 256], num_warps=[4, 8]))
+    wanted = helion_choice(seen, H200)
+    distance = helion_distance(seen, H200)
+    best = int(np.argmin(distance))
+    found = seen.block_m[best], seen.block_n[best], seen.warps[best]
+    assert found == (wanted.block_m, wanted.block_n, wanted.warps)
+    assert np.sort(distance)[1] - distance.min() == pytest.approx(1.0)  # one doubling away
+
+
+def test_the_cost_model_is_asked_as_predict_asks_it() -> None:
+    table = measured()
+    told = CostModelAsItIs().predict(table, H200)
+    priced = sim.price(table.problem, table.kernel, table.table, H200)
+    assert told is not None
+    assert told.time_us.tolist() == priced.time_us.tolist()
+    assert told.low_us is not None
+    assert told.low_us.tolist() == priced.low_us.tolist()
+
+
+def test_compile_facts_reach_the_cost_model_that_takes_them() -> None:
+    spilled = replace(FACTS, registers=255, stack_bytes=4096)
+    table = measured(facts=dict.fromkeys(range(4), spilled))
+    with_facts, without = (CostModelAsItIs(compiled=c).predict(table, H200) for c in (True, False))
+    assert with_facts is not None
+    assert without is not None
+    assert (with_facts.time_us > without.time_us).all()
+
+
+def test_the_roofline_ties_throughout() -> None:
+    told = Roofline().predict(measured(), H200).time_us
+    assert told == pytest.approx(np.full(4, 2 * 4096**3 / (4096 * 132 * 1980e6) * 1e6))
+
+
+def test_the_nearest_copy_keeps_the_throughput_of_the_nearest_row() -> None:
+    near, far = measured(CUBE, [100.0, 110.0, 120.0, 130.0]), measured("gemm:64x64x64:bf16:bf16")
+    copy = NearestCopy()
+    copy.fit([far, near], H200)
+    asked = measured("gemm:4096x4096x8192:bf16:bf16").blinded()
+    assert copy.predict(asked, H200).time_us == pytest.approx(2 * near.time_us)
+
+
+def test_the_nearest_copy_prefers_its_own_family() -> None:
+    other = measured(CUBE, [7.0], table=hopper_table(), family="hopper_gemm")
+    own = measured("gemm:64x64x64:bf16:bf16", [5.0] * 4)
+    copy = NearestCopy()
+    copy.fit([other, own], H200)
+    assert copy.predict(measured(CUBE), H200).time_us == pytest.approx(5.0 * 64**3 * np.ones(4))
+
+
+def test_features_are_in_doublings_and_scales_have_a_place() -> None:
+    found = features(measured("gemm:16x512x4096:int8-b128:bf16"))
+    assert (found["m"][0], found["n"][0], found["k"][0]) == (4, 9, 12)
+    assert (found["a_bits"][0], found["scale_rows"][0], found["scale_cols"][0]) == (3, 7, 7)
+    assert found["config.block_m"].tolist() == [6, 6, 7, 7]
+    assert set(found["config.tma"]) == {1.0}
+    assert features(measured())["scale_cols"][0] > 14
+
+
+@pytest.mark.slow  # scikit-learn takes two seconds to import
+def test_trees_learn_what_tells_rows_apart_and_repeat_themselves() -> None:
+    rows = gemm_table(
+        block_m=[64, 128], block_n=[64, 128, 256], group_m=[1, 2, 4, 8], num_stages=[3, 4]
+    )
+    times = 50.0 * np.where(rows["block_m"] == 64, 2.0, 1.0)
+    train = measured(times=times, table=rows)
+    told = []
+    for _ in range(2):
+        trees = BoostedTrees()
+        trees.fit([train], H200)
+        told.append(trees.predict(train.blinded(), H200).time_us)
+    assert told[0] == pytest.approx(times, rel=0.01)
+    assert told[0].tolist() == told[1].tolist()
+
+
+def test_the_noise_floor_draws_each_rows_own_spread() -> None:
+    rows = gemm_table(group_m=list(range(1, 2001)))
+    iqr = np.where(np.arange(2000) < 1000, 1.349, 13.49)
+    table = measured(times=np.full(2000, 100.0), table=rows, iqr_us=iqr)
+    told = NoiseFloor().predict(table, H200)
+    assert told is not None
+    deviation = np.log(told.time_us / 100)
+    assert deviation[:1000].std() == pytest.approx(0.01, rel=0.1)
+    assert deviation[1000:].std() == pytest.approx(0.1, rel=0.1)
+    again = NoiseFloor().predict(table, H200)
+    assert again is not None
+    assert again.time_us.tolist() == told.time_us.tolist()
+    assert NoiseFloor().predict(replace(table, iqr_us=np.full(2000, np.nan)), H200) is None
+
+
+def test_random_choice_prefers_nothing() -> None:
+    assert len(set(RandomChoice().predict(measured(), H200).time_us)) == 1

@@ -1,0 +1,96 @@
+"""Measured tables from a run: what its studies timed, as the cost model is judged by it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.measured import MeasuredTable
+from tiles.kernels import ConfigTable
+from tuning.family import family
+from tuning.records import Run, StudyRecord, TrialRecord
+
+__all__ = ["MeasuredRun", "measured_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """A run's correct timings as tables, and what could not become a row of one."""
+
+    tables: tuple[MeasuredTable, ...]
+    left_out: tuple[str, ...]  #: a line a study with failed or stale trials, or none correct
+
+
+def measured_run(run: Run) -> MeasuredRun:
+    """Turn every study of a run into a table.
+
+    Rows are in the order of the configurations' fields: the order of measuring may be the cost
+    model's.  A configuration that failed has no time and is left out, and so is one whose result
+    is stale; both are told.
+
+    Raises:
+        ValueError: the run is simulated (its times are the cost model's), or nothing in it is
+            correct.
+    """
+    if any(study.simulated for study in run.studies):
+        raise ValueError(
+            f"{run.folder} is a simulated sweep, its times are the cost model's: "
+            "give one that was measured"
+        )
+    tables: list[MeasuredTable] = []
+    left_out: list[str] = []
+    for study in run.studies:
+        kept = [t for t in study.trials if t.measurement.time_us is not None and not t.stale]
+        dropped = Counter(
+            "stale" if trial.stale else trial.measurement.status.value
+            for trial in study.trials
+            if trial.stale or trial.measurement.time_us is None
+        )
+        if dropped:
+            counts = ", ".join(f"{count} {what}" for what, count in sorted(dropped.items()))
+            left_out.append(f"{study.problem} with {study.kernel}: {counts}")
+        if kept:
+            tables.append(_table(run, study, kept))
+    if not tables:
+        raise ValueError(f"{run.folder} holds no correct measurement: finish its sweep first")
+    return MeasuredRun(tables=tuple(tables), left_out=tuple(left_out))
+
+
+def _table(run: Run, study: StudyRecord, kept: list[TrialRecord]) -> MeasuredTable:
+    kept = sorted(kept, key=lambda trial: tuple(trial.config.to_dict().values()))
+    measured = [trial.measurement for trial in kept]
+    clocks, powers = (
+        np.array(
+            [
+                np.nan
+                if one.conditions is None or not getattr(one.conditions, sensor)
+                else float(np.median(getattr(one.conditions, sensor)))
+                for one in measured
+            ]
+        )
+        for sensor in ("sm_clock_mhz", "power_w")
+    )
+    return MeasuredTable(
+        problem=study.problem,
+        kernel=family(study.kernel),
+        gpu=study.gpu,
+        table=ConfigTable.of([trial.config for trial in kept]),
+        time_us=np.array([one.time_us for one in measured], dtype=np.float64),
+        iqr_us=np.array([np.nan if one.iqr_us is None else one.iqr_us for one in measured]),
+        # Who failed or grew stale was tried all the same.
+        whole_space=len({trial.config for trial in study.trials}) == study.legal_size,
+        facts={row: one.facts for row, one in enumerate(measured) if one.facts is not None},
+        cold=run.plan["cache"] == "cold",
+        source=study.source,
+        environment=_environment(study),
+        clock_mhz=None if np.isnan(clocks).all() else clocks,
+        power_w=None if np.isnan(powers).all() else powers,
+    )
+
+
+def _environment(study: StudyRecord) -> Mapping[str, str]:
+    if study.environment is None:
+        return {}
+    found = study.environment
+    return {"device": found.gpu, "driver": found.driver, **found.versions}

@@ -1,0 +1,293 @@
+"""``workbench evaluate``: the cost model and its rivals judged by stored measurements."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sim
+from sim.evaluation import (
+    Kind,
+    ScoredRow,
+    SkippedSplit,
+    Split,
+    default_predictors,
+    parse_split,
+    score,
+)
+from sim.evaluation import evaluate as evaluate_tables
+from sim.evaluation.aims import Reached, Regime, reached
+from sim.evaluation.baselines.own import CostModelAsItIs
+from sim.evaluation.pace import predictions_per_second
+from sim.evaluation.predictor import Predictor
+from sim.evaluation.residuals import GroupError, Slope, by_binding, by_instruction, slopes
+from sim.evaluation.score import Score
+from sim.measured import MeasuredTable
+from tiles.intake import shown
+from workbench.arguments import items_of
+
+if TYPE_CHECKING:
+    from tuning.data_sets import DataSet
+    from tuning.searched import Searched
+
+__all__ = ["DEFAULT_DATA", "EVALUATION_SCHEMA", "Evaluation", "evaluate", "load_judged"]
+
+EVALUATION_SCHEMA = "tile-workbench/evaluation/1"
+#: Where a checkout of the sources keeps its data sets.
+DEFAULT_DATA = Path("data/h200")
+#: Searches a table and strategy: so many, or fewer where there are many tables.
+SEARCH_SEEDS, SEARCH_WALKS = 10, 320
+#: Rivals that are not judged here, and why.
+NOT_RUN = {
+    "nvMatmulHeuristics": "a closed package that the workbench does not depend on, whose picks are "
+    "CUTLASS configurations; none of those was measured",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What ``workbench evaluate`` found.  Predicted times are never listed beside measured ones."""
+
+    gpu: str
+    sets: "tuple[DataSet, ...]"
+    rows: tuple[ScoredRow, ...]
+    skipped: tuple[SkippedSplit, ...]
+    parts: tuple[tuple[str, Score], ...]  #: the cost model by family and format
+    in_view: tuple[tuple[str, Score], ...]  #: the cost model on sets that it was made with
+    searches: "tuple[Searched, ...]"
+    bindings: tuple[GroupError, ...]
+    instructions: tuple[GroupError, ...]
+    slopes: tuple[Slope, ...]
+    reached: tuple[Reached, ...]
+    pace: tuple[tuple[str, float], ...]  #: predictions a second on this machine, by predictor
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping; all but ``pace`` and ``seconds`` is the same on every machine."""
+        from dataclasses import asdict
+
+        def rounded(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {str(key): rounded(one) for key, one in value.items()}
+            return float(f"{value:.6g}") if isinstance(value, float) else value
+
+        return {
+            "schema": EVALUATION_SCHEMA,
+            "gpu": self.gpu,
+            "sets": [
+                {
+                    "path": one.path.as_posix(),
+                    "tables": len(one.tables),
+                    "rows": sum(map(len, one.tables)),
+                    "judged": sum(len(t) for t in one.tables if not t.in_view),
+                    "left_out": list(one.left_out),
+                }
+                for one in self.sets
+            ],
+            "scores": [
+                {
+                    "predictor": row.predictor,
+                    "kind": row.kind.value,
+                    "split": None if row.split is None else row.split.value,
+                    **row.score.to_dict(),
+                }
+                for row in self.rows
+            ],
+            "skipped": {one.split.value: one.reason for one in self.skipped},
+            "not_run": NOT_RUN,
+            "cost_model_by_part": {name: one.to_dict() for name, one in self.parts},
+            "cost_model_in_view": {name: one.to_dict() for name, one in self.in_view},
+            "searches": [
+                {
+                    "strategy": one.strategy.value,
+                    "tables": one.tables,
+                    "seeds": one.seeds,
+                    "shares": rounded(one.shares),
+                    "worst": rounded(one.worst),
+                }
+                for one in self.searches
+            ],
+            "errors_by_binding": [rounded(asdict(one)) for one in self.bindings],
+            "errors_by_instruction": [rounded(asdict(one)) for one in self.instructions],
+            "slopes": [rounded(asdict(one)) for one in self.slopes],
+            "aims": [one.to_dict() for one in self.reached],
+            "pace": {name: float(f"{value:.3g}") for name, value in self.pace},
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def evaluate(
+    data: Sequence[str | Path] | str | Path | None = None,
+    *,
+    splits: Sequence[str] | str | None = None,
+    gpu: str | None = None,
+    predictors: Sequence[Predictor] | None = None,
+    search: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Judge the cost model and its rivals by stored measurements; needs no GPU.
+
+    Args:
+        data: data sets, run folders, or folders of them; ``data/h200`` when None.
+        splits: what is held out from predictors that learn (``rows shape m-regime k-regime format
+            block-size template``); all when None.
+        gpu: a GPU file to predict with in place of the one that the data name.
+        predictors: who is judged; all that come with the workbench when None.
+        search: whether searches are replayed too, which takes half of the time.
+        seed: of splits, bootstraps and draws.
+        progress: told how many scores are done, of how many.
+
+    Raises:
+        ValueError: no data, a damaged set, sets of several GPUs or of another than ``gpu``, an
+            unknown split.
+        TypeError: an argument of another type.
+    """
+    begun = time.monotonic()
+    chosen = [parse_split(text) for text in items_of("splits", splits, str, "names of splits")]
+    sets, board = load_judged(data, gpu)
+    tables = [table for one in sets for table in one.tables]
+    rows, skipped = evaluate_tables(
+        tables,
+        board,
+        default_predictors() if predictors is None else predictors,
+        list(dict.fromkeys(chosen)) or list(Split),
+        seed=seed,
+        progress=progress or (lambda done, of: None),
+    )
+    own = CostModelAsItIs()
+    judged = [
+        table
+        for table in tables
+        if not table.in_view and sim.unpriced(table.problem, table.kernel) is None
+    ]
+    priced = [sim.price(one.problem, one.kernel, one.table, board, one.facts) for one in judged]
+    searches = _searches(own, judged, board) if search else []
+    pace = _pace(judged, board)
+    return Evaluation(
+        gpu=board.name,
+        sets=tuple(sets),
+        rows=tuple(rows),
+        skipped=tuple(skipped),
+        parts=tuple(_parts(own, judged, board)),
+        in_view=tuple(_in_view(own, sets, board)),
+        searches=tuple(searches),
+        bindings=tuple(by_binding(judged, priced)),
+        instructions=tuple(by_instruction(judged, priced)),
+        slopes=tuple(slopes(judged, priced)),
+        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace))),
+        pace=tuple(pace),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def load_judged(
+    data: Sequence[str | Path] | str | Path | None, gpu: str | None
+) -> "tuple[list[DataSet], sim.Gpu]":
+    """Data sets and the GPU to predict with.
+
+    Raises:
+        ValueError: as :func:`evaluate` says.
+    """
+    from tuning.data_sets import load_data_sets
+
+    paths = [Path(one) for one in items_of("data", data, (str, Path), "paths of data sets")]
+    sets = load_data_sets(paths or [DEFAULT_DATA])
+    measured_on = next(table.gpu for one in sets for table in one.tables)
+    try:
+        board = sim.load_gpu(gpu or measured_on)
+    except ValueError as error:
+        if gpu is not None:
+            raise
+        raise ValueError(
+            f"{sets[0].path} was measured on {shown(measured_on)}, which has no GPU file: name "
+            "one with --gpu"
+        ) from error
+    if board.name != measured_on:
+        raise ValueError(
+            f"{sets[0].path} was measured on {measured_on}, --gpu is {board.name}: predictions "
+            "for another GPU cannot be judged by it"
+        )
+    return sets, board
+
+
+def _parts(
+    own: CostModelAsItIs, judged: Sequence[MeasuredTable], gpu: sim.Gpu
+) -> list[tuple[str, Score]]:
+    """The cost model's score for every family and format."""
+    groups: dict[str, list[MeasuredTable]] = {}
+    for table in judged:
+        recipe = getattr(table.problem, "recipe", None)
+        name = table.problem.formats[0] if recipe is None else recipe.name
+        groups.setdefault(f"{table.kernel.name} {name}", []).append(table)
+    return [(name, _score(own, groups[name], gpu)) for name in sorted(groups)]
+
+
+def _in_view(
+    own: CostModelAsItIs, sets: "Sequence[DataSet]", gpu: sim.Gpu
+) -> list[tuple[str, Score]]:
+    found = []
+    for one in sets:
+        tables = [table for table in one.tables if table.in_view]
+        if tables:
+            found.append((one.path.as_posix(), _score(own, tables, gpu)))
+    return found
+
+
+def _score(own: CostModelAsItIs, tables: Sequence[MeasuredTable], gpu: sim.Gpu) -> Score:
+    return score(tables, [own.predict(one.blinded(), gpu) for one in tables], Kind.FORMULA)
+
+
+def _searches(
+    own: CostModelAsItIs, judged: Sequence[MeasuredTable], gpu: sim.Gpu
+) -> "list[Searched]":
+    from sim.evaluation.score import MIN_ROWS
+    from tuning.plan import Strategy
+    from tuning.searched import searched
+
+    pairs = [(t, own.predict(t.blinded(), gpu)) for t in judged if len(t) >= MIN_ROWS]
+    known = [(table, answer) for table, answer in pairs if answer is not None]
+    if not known:
+        return []
+    return searched(
+        [table for table, _ in known],
+        [answer for _, answer in known],
+        [Strategy.HYBRID, Strategy.TPE],
+        seeds=max(1, min(SEARCH_SEEDS, SEARCH_WALKS // len(known))),
+    )
+
+
+def _pace(judged: Sequence[MeasuredTable], gpu: sim.Gpu) -> list[tuple[str, float]]:
+    """Predictions a second of the largest table's kind, of what needs no fit."""
+    if not judged:
+        return []
+    largest = max(judged, key=len)
+    found = []
+    for one in default_predictors():
+        if one.kind in (Kind.FORMULA, Kind.ORDER):
+            pace = predictions_per_second(one, largest, gpu)
+            if pace is not None:
+                found.append((one.name, pace))
+    return found
+
+
+def _figures(
+    own: CostModelAsItIs,
+    judged: Sequence[MeasuredTable],
+    gpu: sim.Gpu,
+    searches: "Sequence[Searched]",
+    pace: Sequence[tuple[str, float]],
+) -> dict[Regime, dict[str, float]]:
+    """What is asked for and is no field of a score."""
+    found: dict[str, float] = {}
+    for one in searches:
+        if one.strategy.value == "hybrid":
+            found |= {f"hybrid{count}": share for count, share in one.shares.items()}
+    memory = [table for table in judged if not table.problem.flops]
+    error = _score(own, memory, gpu).mape if memory else None
+    if error is not None:
+        found["memory_mape"] = error
+    if own.name in dict(pace):
+        found["pace"] = dict(pace)[own.name] / 1e6
+    return {Regime.NONE: found}
