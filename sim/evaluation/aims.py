@@ -21,7 +21,11 @@ class Regime(Enum):
 
 
 #: Who stands for a regime, by the name of its row; a regime without one is not reached.
-PREDICTOR_OF: Mapping[Regime, str] = {Regime.NONE: "cost model"}
+PREDICTOR_OF: Mapping[Regime, str] = {
+    Regime.NONE: "cost model",
+    Regime.FEW: "calibrated, 64 timings",
+    Regime.ALL: "calibrated",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

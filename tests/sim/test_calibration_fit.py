@@ -9,8 +9,8 @@ from calibration_data import GPU, SHAPES, every_time, log_error, measured
 from sim.calibration.fit import fit_robust, refit_without
 from sim.calibration.learn import learn
 from sim.calibration.observations import Observations
-from sim.calibration.predictor import CalibratedPredictor
 from sim.calibration.unknowns import Machine, Unknowns
+from sim.evaluation.calibrated import CalibratedModel
 from sim.measured import MeasuredTable
 from sim.parameters import HOPPER_GEMM
 
@@ -145,11 +145,14 @@ def test_intervals_cover_nine_tenths_of_unseen_shapes() -> None:
     def draw(count: int, seed: int) -> list[MeasuredTable]:
         return measured(TRUE, shapes=shapes(count), recipes=["bf16"], rows=4, noise=0.05, seed=seed)
 
-    predictor = CalibratedPredictor(residual=False)
-    predictor.fit(draw(30, 0))
+    predictor = CalibratedModel(residual=False)
+    predictor.fit(draw(30, 0), GPU)
     covered = []
     for table in draw(60, 1):
-        time_us, low, high = predictor.predict(table)
+        found = predictor.predict(table, GPU)
+        time_us, low, high = found.time_us, found.low_us, found.high_us
+        assert low is not None
+        assert high is not None
         assert ((low < time_us) & (time_us < high)).all()
         covered += ((low <= table.time_us) & (table.time_us <= high)).tolist()
     sigma = np.sqrt(0.9 * 0.1 / len(covered) + 0.9 * 0.1 / 120)  # of the test's and the fit's rows
@@ -160,9 +163,9 @@ def test_nothing_measured_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing was measured: give at least one"):
         learn([], GPU)
     with pytest.raises(ValueError, match="nothing was measured"):
-        CalibratedPredictor().fit([])
+        CalibratedModel().fit([], GPU)
     tables = measured(TRUE, shapes=SHAPES[:1], rows=2)
     with pytest.raises(ValueError, match="tables of a100, h200: fit one GPU at a time"):
-        CalibratedPredictor().fit([tables[0], replace(tables[1], gpu="a100")])
+        CalibratedModel().fit([tables[0], replace(tables[1], gpu="a100")], GPU)
     with pytest.raises(ValueError, match="nothing was fitted: call fit first"):
-        CalibratedPredictor().predict(tables[0])
+        CalibratedModel().predict(tables[0], GPU)

@@ -4,6 +4,7 @@ from sim.evaluation.baselines.learned import BoostedTrees, NearestCopy
 from sim.evaluation.baselines.own import CostModelAsItIs, Roofline
 from sim.evaluation.baselines.published import PUBLISHED
 from sim.evaluation.baselines.reference import NoiseFloor, Oracle, RandomChoice
+from sim.evaluation.calibrated import CalibratedModel
 from sim.evaluation.predictor import Predictor
 
 __all__ = ["default_predictors"]
@@ -14,6 +15,8 @@ def default_predictors() -> tuple[Predictor, ...]:
     return (
         CostModelAsItIs(),
         CostModelAsItIs(compiled=False),
+        CalibratedModel(64),
+        CalibratedModel(),
         Roofline(),
         *PUBLISHED,
         NearestCopy(),
