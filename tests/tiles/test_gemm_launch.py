@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from tiles.kernels.triton import gemm_arguments, gemm_scaled  # noqa: E402 - triton is optional
+from tiles.kernels import gemm as descriptor  # noqa: E402 - triton is optional
+from tiles.kernels.triton import gemm_arguments, gemm_scaled  # noqa: E402
+from tiles.kernels.triton.launch_checks import MAX_INT32_K, check_integer_sums  # noqa: E402
 
 CONFIG: dict[str, int | bool] = {
     "block_m": 32,
@@ -76,6 +78,14 @@ def launch(**changes: Any) -> None:
             ValueError,
             "a: rows start 120 B apart",
         ),
+        (
+            {
+                "a": torch.zeros(64, MAX_INT32_K + 1, dtype=torch.int8),
+                "b": torch.zeros(48, MAX_INT32_K + 1, dtype=torch.int8),
+            },
+            ValueError,
+            f"K = {MAX_INT32_K + 1}: int32 sums of int8 products could overflow past",
+        ),
     ],
 )
 def test_refuses_what_does_not_fit(
@@ -83,6 +93,17 @@ def test_refuses_what_does_not_fit(
 ) -> None:
     with pytest.raises(error, match=message):
         launch(**changes)
+
+
+def test_the_longest_sums_of_int8_fit_and_the_descriptor_knows_them() -> None:
+    assert MAX_INT32_K * 127**2 < 2**31 <= (MAX_INT32_K + 1) * 127**2
+    assert descriptor.MAX_INT32_K == MAX_INT32_K
+    check_integer_sums(torch.int8, MAX_INT32_K, (1, 0), (1, 0))
+    # Blocks along K empty the integer accumulator, floats have none.
+    check_integer_sums(torch.int8, MAX_INT32_K + 1, (1, 32), None)
+    check_integer_sums(torch.bfloat16, MAX_INT32_K + 1, None, None)
+    with pytest.raises(ValueError, match=f"past {MAX_INT32_K}"):
+        check_integer_sums(torch.int8, MAX_INT32_K + 1, None, None)
 
 
 @pytest.mark.parametrize(

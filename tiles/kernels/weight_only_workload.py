@@ -25,7 +25,7 @@ from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_ref
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.triton import gemm_weight_only
-from tiles.kernels.triton.weight_arguments import workspace_words
+from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
 from tiles.kernels.triton.weight_layout import PackedWeight, pack
 from tiles.kernels.weight_only import WeightOnlyConfig, group_columns
 from tiles.problems import Gemm
@@ -157,8 +157,12 @@ class WeightOnlyWorkload(Workload):
         return self._copy()
 
     def _workspace(self, config: TileConfig) -> torch.Tensor | None:
-        words = workspace_words(config.to_dict(), self.problem.m, self.problem.n)
-        return torch.zeros(words, dtype=torch.int32, device=self.device) if words else None
+        """Counters of zero, and NaN where partial sums go: what is not written shows."""
+        workspace = self._blank_workspace(config)
+        if workspace is not None:
+            workspace[:MAX_SPLIT_TILES] = 0
+            workspace[MAX_SPLIT_TILES:] = -1
+        return workspace
 
     def _launcher(self, operands: Operands, config: TileConfig) -> Callable[[], None]:
         fields, workspace = config.to_dict(), self._workspace(config)

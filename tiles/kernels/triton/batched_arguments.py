@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_overlap
 from .operand_checks import (
     FP8,
     check_grid,
@@ -57,6 +57,7 @@ def arguments(
     check_grid("b", b_scale, b_block, (*batch, n, k), a, block_k)
     if b_block is not None and b_block[1] and b_block[0] % block_n:
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
+    check_integer_sums(a.dtype, k, a_block, b_block)
     if config["tma"] and second == "kn" and k % block_k:
         raise ValueError(
             f"K = {k}, block_k {block_k}: tma would read the next matrix behind a [K, N] one, take "

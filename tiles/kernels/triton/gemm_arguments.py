@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .launch_checks import check_integer_sums
+
 __all__ = ["arguments", "constants", "scale_group", "subtiles"]
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -194,6 +196,7 @@ def arguments(
     block_m, block_n, block_k = (int(config[name]) for name in ("block_m", "block_n", "block_k"))
     _check_scale("a", a_scale, a_block, a, block_k)
     _check_scale("b", b_scale, b_block, b, block_k)
+    check_integer_sums(a.dtype, a.shape[1], a_block, b_block)
     (m, k), n = a.shape, b.shape[0]
     constexprs = constants(
         config=config,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_overlap
 from .operand_checks import (
     FP8,
     check_grid,
@@ -115,6 +115,7 @@ def arguments(
         raise ValueError(f"a_block {a_block}: blocks of rows would straddle experts, take (1, ...)")
     if b_block is not None and b_block[1] and b_block[0] % block_n:
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
+    check_integer_sums(a.dtype, a.shape[-1], a_block, b_block)
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
     check_overlap({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
 
@@ -167,7 +168,7 @@ def arguments(
         offsets if counts is None else counts,
         c if ids is None else ids,
         experts,
-        rows,
+        a.shape[-2],
         rows,
         n,
         a.shape[-1],
