@@ -21,7 +21,7 @@ import torch
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import decode
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.triton import gemm_weight_only
@@ -178,17 +178,19 @@ class WeightOnlyWorkload(Workload):
         copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
         return [self._launcher(copy, config) for copy in copies]
 
+    def arithmetic(self, *, fold: bool) -> Arithmetic:
+        """How a configuration adds up, see the module's docstring."""
+        found = gemm_arithmetic(self.problem, decode=True, interpreted=self._interpreted)
+        return replace(found, depth=_DEPTH, promote_k=None if fold else found.promote_k)
+
     def reference(self, *, fold: bool) -> Reference:
         """The product of what is multiplied and its limits, computed once for each ``fold``."""
         if fold not in self._references:
             x, quantized = self.drawn
-            arithmetic = gemm_arithmetic(self.problem, decode=True, interpreted=self._interpreted)
-            if fold:
-                arithmetic = replace(arithmetic, promote_k=None)
             self._references[fold] = gemm_reference(
                 x.to(torch.float64),
                 multiplied_weights(quantized, self._activation, fold=fold),
-                replace(arithmetic, depth=_DEPTH),
+                self.arithmetic(fold=fold),
             )
         return self._references[fold]
 
