@@ -1,8 +1,9 @@
 """Batched GEMMs on a GPU: both orders of the second operand, formats, configurations, heads."""
 
+from collections.abc import Callable
+
 import pytest
 from covering import covering
-from huge_tensors import need_memory
 
 from sim import Gpu, gpu_names, load_gpu
 from tiles.kernels import kernel
@@ -84,13 +85,13 @@ def test_heads_may_lie_between_tokens(second: str, gpu: Gpu) -> None:
     assert verdict.ok, verdict.reason
 
 
-def test_offsets_beyond_two_to_the_31(gpu: Gpu) -> None:
+def test_offsets_beyond_two_to_the_31(gpu: Gpu, huge: Callable[[float], None]) -> None:
     import torch
 
     from tiles.kernels.accuracy import compare
     from tiles.kernels.batched_workload import BatchedWorkload
 
-    need_memory(12)
+    huge(12)
     problem = batched("132x4096x4096x64:bf16:nk:bf16")
     assert problem.batch * problem.m * problem.n > 2**31
     workload = FAMILY.workload(problem, device="cuda", seed=0)

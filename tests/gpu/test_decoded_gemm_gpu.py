@@ -1,12 +1,13 @@
 """Decoded products on a real GPU: every code, format and way to decode, tails, graphs, offsets."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 from covering import covering
-from huge_tensors import need_memory, sampled
+from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted
@@ -302,7 +303,9 @@ def values_of(side: Any, rows: list[int]) -> Any:
 
 @pytest.mark.parametrize("variant", ["loop", "staged", "staged, tma"])
 @pytest.mark.parametrize("shape", [(131200, 16512, 128), (128, 131200, 16512)], ids=["C", "B"])
-def test_offsets_beyond_two_to_the_31(shape: tuple[int, int, int], variant: str) -> None:
+def test_offsets_beyond_two_to_the_31(
+    shape: tuple[int, int, int], variant: str, huge: Callable[[float], None]
+) -> None:
     """More than 2^31 elements of C, or of codes and decoded operands; a sample is looked at."""
     import torch
 
@@ -312,7 +315,7 @@ def test_offsets_beyond_two_to_the_31(shape: tuple[int, int, int], variant: str)
     from tiles.kernels.triton.decoded_arguments import workspace_bytes
 
     config = chosen(variant).to_dict()
-    need_memory(16)
+    huge(16)
     m, n, k = shape
     a, b = drawn_mx(m, k, 3), drawn_mx(n, k, 4)
     c = torch.full((m, n), float("nan"), dtype=torch.bfloat16, device="cuda")

@@ -1,11 +1,11 @@
 """Grouped GEMMs on a GPU: layouts, formats, configurations, counts that change under a graph."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from covering import covering
-from huge_tensors import need_memory
 
 from sim import Gpu, gpu_names, load_gpu
 from tiles.kernels import Kernel, kernel
@@ -87,10 +87,12 @@ def test_every_format_and_layout_over_the_space(
         ("256x64x7168x2048", "contiguous"),
     ],
 )
-def test_the_shapes_of_a_large_mixture(family_name: str, shape: str, layout: str, gpu: Gpu) -> None:
+def test_the_shapes_of_a_large_mixture(
+    family_name: str, shape: str, layout: str, gpu: Gpu, huge: Callable[[float], None]
+) -> None:
     problem = grouped(f"{shape}:deepseek-fp8:{layout}:bf16")
     family = served(family_name, problem, gpu)
-    need_memory(16)  # the weights of 256 experts are 7 GiB
+    huge(16)  # the weights of 256 experts are 7 GiB
     verdict = family.workload(problem, device="cuda", seed=3).check(
         family.default(problem, gpu.limits)
     )

@@ -5,13 +5,13 @@ compile, where every configuration that once was would be thousands.
 """
 
 import zlib
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from covering import covering
-from huge_tensors import need_memory
 
 from sim import gpu_names, load_gpu
 from tiles.formats import quantize
@@ -218,11 +218,11 @@ def test_replays_from_a_graph_alike(family: str, text: str) -> None:
             assert torch.equal(before.view(torch.uint8), after.view(torch.uint8))
 
 
-def test_offsets_beyond_two_to_the_31() -> None:
+def test_offsets_beyond_two_to_the_31(huge: Callable[[float], None]) -> None:
     """The last rows of a matrix of more than 2^31 elements are quantised where they lie."""
     from tiles.kernels.triton import quantize_tiles
 
-    need_memory(12)
+    huge(12)
     rows, cols = 2**19 + 3, 4096
     x = torch.zeros(rows, cols, dtype=torch.bfloat16, device="cuda")
     x[-3:] = torch.randn(3, cols, device="cuda").to(torch.bfloat16)

@@ -1,12 +1,13 @@
 """Weight-only products on a real GPU: every code, format, tails, split K, graphs, the space."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 from covering import covering
-from huge_tensors import need_memory, sampled
+from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, ConfigTable
@@ -281,7 +282,9 @@ def test_launches_inside_a_cuda_graph(config: WeightOnlyConfig) -> None:
 
 @pytest.mark.parametrize("tma", [False, True])
 @pytest.mark.parametrize("shape", [(131200, 16512, 128), (8, 262400, 16512)], ids=["C", "W"])
-def test_offsets_beyond_two_to_the_31(shape: tuple[int, int, int], tma: bool) -> None:
+def test_offsets_beyond_two_to_the_31(
+    shape: tuple[int, int, int], tma: bool, huge: Callable[[float], None]
+) -> None:
     """More than 2^31 elements of the output, or of the packed weights; a sample is looked at."""
     import torch
 
@@ -294,7 +297,7 @@ def test_offsets_beyond_two_to_the_31(shape: tuple[int, int, int], tma: bool) ->
         pytest.skip("no tensor memory access")
     m, n, k = shape
     # Codes, their copies while they are packed, and the output.
-    need_memory(24)
+    huge(24)
     generator = torch.Generator(device="cuda").manual_seed(3)
     x = torch.randn(m, k, generator=generator, device="cuda").to(torch.bfloat16)
     codes = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8, device="cuda")

@@ -23,6 +23,9 @@ CONFIG: dict[str, int | bool] = {
 }
 
 
+SHARED = torch.zeros(64, 96 + 4 * 48, dtype=torch.int8)
+
+
 def launch(**changes: Any) -> None:
     """A launch of 64 x 48 x 96 int8 with row scales, changed in one place."""
     arguments: dict[str, Any] = {
@@ -50,13 +53,18 @@ def launch(**changes: Any) -> None:
             TypeError,
             "no tensor core multiplies these",
         ),
-        ({"b": torch.zeros(48, 90, dtype=torch.int8)}, ValueError, "second extents must be equal"),
+        ({"b": torch.zeros(48, 90, dtype=torch.int8)}, ValueError, "the second extents differ"),
         ({"c": torch.zeros(64, 47)}, ValueError, "c must be 64 x 48"),
-        ({"a": torch.zeros(96, dtype=torch.int8)}, ValueError, "a must be a non-empty matrix"),
+        ({"c": torch.zeros(48).expand(64, 48)}, ValueError, "c has rows 0 apart, less than its 48"),
+        (
+            {"a": torch.zeros(96, dtype=torch.int8)},
+            ValueError,
+            "a must have 2 dimensions and elements",
+        ),
         (
             {"a": torch.zeros(96, 64, dtype=torch.int8).T},
             ValueError,
-            "a has stride 64 along its columns",
+            "a has stride 64 along its last extent",
         ),
         ({"a": torch.zeros(64, 96, dtype=torch.int8, device="meta")}, ValueError, "lies on cpu"),
         ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
@@ -69,6 +77,11 @@ def launch(**changes: Any) -> None:
         ),
         ({"a_block": (-1, 0)}, ValueError, "extents are positive"),
         ({"config": {**CONFIG, "split_k": 2}}, ValueError, "field 'split_k'"),
+        (
+            {"a": SHARED[:, :96], "c": SHARED[:, 96:].view(torch.float32)},
+            ValueError,
+            "c overlaps a in its range of addresses",
+        ),
         ({"config": {**CONFIG, "persistent": True}}, ValueError, "needs num_sms"),
         (
             {

@@ -84,6 +84,7 @@ BLOCKS: dict[str, Any] = {
         ({"second": "nn"}, ValueError, "second = 'nn': choose nk or kn"),
         ({"b": int8(3, 96, 48).mT}, ValueError, "b has stride 48 along its last extent"),
         ({"c": torch.zeros(3, 64, 47)}, ValueError, r"c must be \(3, 64, 48\)"),
+        ({"c": torch.zeros(3, 1, 48).expand(3, 64, 48)}, ValueError, "c has rows 0 apart"),
         ({"c": torch.zeros(3, 64, 48, device="meta")}, ValueError, "c lies on meta and a on cpu"),
         ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
         ({"a_scale": torch.ones(64, 1)}, ValueError, r"a_scale must have shape \(3, 64, 1\)"),

@@ -14,6 +14,7 @@ from .operand_checks import (
     check_tensor,
     flat_descriptor,
     numeric_constants,
+    tile_constants,
 )
 
 __all__ = ["FIELDS", "arguments"]
@@ -32,11 +33,12 @@ def arguments(
     c: torch.Tensor,
     a_scale: torch.Tensor | None,
     b_scale: torch.Tensor | None,
+    *,
     second: str,
     a_block: tuple[int, int] | None,
     b_block: tuple[int, int] | None,
     config: Mapping[str, int | bool],
-    decode: bool,
+    decode: bool = False,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
     check_fields(config, FIELDS)
@@ -65,19 +67,9 @@ def arguments(
         )
     check_overlap({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     constants = {
-        "A_SCALED": a_block is not None,
-        "B_SCALED": b_block is not None,
-        "A_ROWS": (a_block or (0, 0))[0],
-        "A_COLS": (a_block or (0, 0))[1],
-        "B_ROWS": (b_block or (0, 0))[0],
-        "B_COLS": (b_block or (0, 0))[1],
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "GROUP_M": int(config["group_m"]),
+        **tile_constants(a_block, b_block, config, k),
         "B_KN": second == "kn",
         "TMA": bool(config["tma"]),
-        "EVEN_K": k % block_k == 0,
         **numeric_constants(
             a.dtype, b.dtype, c.dtype, decode=decode, interpreted=a.device.type == "cpu"
         ),

@@ -242,36 +242,29 @@ def launch(
         ValueError: shapes, strides, devices, scale grids, layout or config do not fit together.
     """
     grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, offsets, counts, ids, top_k, a_block, b_block, config, decode,
-        num_sms,
-    )  # fmt: skip
+        a,
+        b,
+        c,
+        a_scale,
+        b_scale,
+        offsets=offsets,
+        counts=counts,
+        ids=ids,
+        top_k=top_k,
+        a_block=a_block,
+        b_block=b_block,
+        config=config,
+        decode=decode,
+        num_sms=num_sms,
+    )
     gemm_grouped[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor | None,
-    b_scale: torch.Tensor | None,
-    *,
-    offsets: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-    ids: torch.Tensor | None = None,
-    top_k: int = 1,
-    a_block: tuple[int, int] | None,
-    b_block: tuple[int, int] | None,
-    config: Mapping[str, int | bool],
-    decode: bool = False,
-    num_sms: int,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, offsets, counts, ids, top_k, a_block, b_block, config, decode,
-        num_sms,
-    )  # fmt: skip
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_grouped.warmup(*positional, grid=(grid,), **keywords)

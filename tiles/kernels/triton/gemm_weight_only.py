@@ -187,8 +187,10 @@ def gemm_weight_only(
     if GROUP > 0:
         # Two panels ahead of their use: such short loads find no place in the pipeline of copies.
         # What is carried is converted: Triton pipelines no loop that hands a value on unchanged.
-        # A share that is empty begins beyond the last panel.
-        head = tl.minimum(first, panels - 1)
+        head = first
+        if SPLIT_K > 1:
+            # A share that is empty begins beyond the last panel.
+            head = tl.minimum(first, panels - 1)
         second = tl.minimum(first + 1, panels - 1)
         # 0, which the compiler cannot know: were it to see that only halves of registers are
         # carried, it would join them as soon as they are loaded, and wait for them there.
@@ -322,22 +324,15 @@ def launch(
         TypeError: a dtype that the kernel does not take.
         ValueError: shapes, strides, devices, workspace or config do not fit together.
     """
-    grid, positional, keywords = arguments(x, weight, c, config, workspace)
+    grid, positional, keywords = arguments(x, weight, c, config=config, workspace=workspace)
     gemm_weight_only[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    x: torch.Tensor,
-    weight: PackedWeight,
-    c: torch.Tensor,
-    *,
-    config: Mapping[str, int | bool],
-    workspace: torch.Tensor | None = None,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(x, weight, c, config, workspace)
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_weight_only.warmup(*positional, grid=(grid,), **keywords)

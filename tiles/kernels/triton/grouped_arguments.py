@@ -13,6 +13,7 @@ from .operand_checks import (
     check_tensor,
     flat_descriptor,
     numeric_constants,
+    tile_constants,
 )
 
 __all__ = ["FIELDS", "arguments"]
@@ -81,14 +82,15 @@ def arguments(
     c: torch.Tensor,
     a_scale: torch.Tensor | None,
     b_scale: torch.Tensor | None,
-    offsets: torch.Tensor | None,
-    counts: torch.Tensor | None,
-    ids: torch.Tensor | None,
-    top_k: int,
+    *,
+    offsets: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+    top_k: int = 1,
     a_block: tuple[int, int] | None,
     b_block: tuple[int, int] | None,
     config: Mapping[str, int | bool],
-    decode: bool,
+    decode: bool = False,
     num_sms: int,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
@@ -120,23 +122,13 @@ def arguments(
     check_overlap({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
 
     constants = {
-        "A_SCALED": a_block is not None,
-        "B_SCALED": b_block is not None,
-        "A_ROWS": (a_block or (0, 0))[0],
-        "A_COLS": (a_block or (0, 0))[1],
-        "B_ROWS": (b_block or (0, 0))[0],
-        "B_COLS": (b_block or (0, 0))[1],
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "GROUP_M": int(config["group_m"]),
+        **tile_constants(a_block, b_block, config, a.shape[-1]),
         "BLOCK_E": triton.next_power_of_2(b.shape[0]),
         "MASKED": masked,
         "COUNTED": counts is not None,
         "TOP_K": 0 if ids is None else top_k,
         "A_TMA": bool(config["tma"]) and ids is None,
         "B_TMA": bool(config["tma"]),
-        "EVEN_K": a.shape[-1] % block_k == 0,
         **numeric_constants(
             a.dtype, b.dtype, c.dtype, decode=decode, interpreted=a.device.type == "cpu"
         ),

@@ -182,8 +182,9 @@ def arguments(
     x: torch.Tensor,
     weight: PackedWeight,
     c: torch.Tensor,
+    *,
     config: Mapping[str, int | bool],
-    workspace: torch.Tensor | None,
+    workspace: torch.Tensor | None = None,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
     weight.check()
