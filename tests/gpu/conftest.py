@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+from huge_tensors import huge
+
+__all__ = ["huge"]
 
 
 @pytest.fixture(autouse=True)

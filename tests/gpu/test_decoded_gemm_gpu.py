@@ -1,9 +1,13 @@
 """Decoded products on a real GPU: every code, format and way to decode, tails, graphs, offsets."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
+from covering import covering
+from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted
@@ -83,24 +87,42 @@ def chosen(variant: str) -> DecodedGemmConfig:
     return config
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("formats", FORMATS, ids=lambda f: " by ".join(f))
-def test_every_format_lies_within_its_bounds(formats: tuple[str, str], variant: str) -> None:
+#: Whole tiles and words; then tails everywhere, and odd rows of codes, which leave no whole words.
+EVEN = (256, 512, 1024)
+RAGGED = [(333, 1032, 2096), (1, 517, 1001), (7, 41, 4099)]
+
+
+def cases() -> list[Any]:
+    """Every format by every variant, on whole tiles and on one of the ragged shapes in turn.
+
+    Each with one output, in turn as well: 288 configurations compile.
+    """
+    found = []
+    for row, formats in enumerate(FORMATS):
+        for column, (name, config) in enumerate(VARIANTS.items()):
+            turn = row + column
+            # Descriptors take rows of multiples of 16 bytes.
+            ragged = RAGGED[0] if config.tma else RAGGED[turn % len(RAGGED)]
+            for shape, even in ((EVEN, True), (ragged, False)):
+                out = ("bf16", "fp32")[(turn // 2 + even) % 2]
+                label = f"{' by '.join(formats)}, {name}, {'even' if even else 'ragged'}"
+                found.append(pytest.param(formats, name, shape, out, id=label))
+    return found
+
+
+@pytest.mark.parametrize(("formats", "variant", "shape", "out"), cases())
+def test_every_format_lies_within_its_bounds(
+    formats: tuple[str, str], variant: str, shape: tuple[int, int, int], out: str
+) -> None:
     from tiles.kernels.decoded_workload import DecodedGemmWorkload
 
     config = chosen(variant)
-    # Whole tiles and words; tails everywhere; odd rows of codes, which leave no whole words.
-    shapes = [(256, 512, 1024), (333, 1032, 2096)]
-    if not config.tma:
-        shapes += [(1, 517, 1001), (7, 41, 4099)]
-    for shape in shapes:
-        for out in ("bf16", "fp32"):
-            problem = problem_of(formats, shape, out)
-            verdict = DecodedGemmWorkload(problem, device="cuda", seed=1).check(config)
-            assert verdict.ok, f"{problem} {config}: {verdict.reason}"
+    problem = problem_of(formats, shape, out)
+    verdict = DecodedGemmWorkload(problem, device="cuda", seed=1).check(config)
+    assert verdict.ok, f"{problem} {config}: {verdict.reason}"
 
 
-@pytest.mark.parametrize("variant", ["loop", "loop, 16 rows", "staged"])
+@pytest.mark.parametrize("variant", ["loop, 16 rows", "staged"])
 @pytest.mark.parametrize("wide", ["posit8es0", "posit8es2"])
 @pytest.mark.parametrize(
     "name",
@@ -175,25 +197,39 @@ def test_zero_blocks_outliers_and_nan_behave_as_documented(formats: str, variant
     assert c.isnan().all(dim=0).nonzero().flatten().tolist() == [4, 5]
 
 
-def test_legal_configurations_run() -> None:
+SAMPLED = [(name, m) for name in RECIPES for m in (5, 200, 2048)]
+
+
+@cache
+def sample() -> dict[Any, list[DecodedGemmConfig]]:
+    """On an H200 99: defaults of 39 problems, and 60 that cover the most pairs of values."""
+    here = limits()
+    problems = {
+        (name, m): problem
+        for name, m in SAMPLED
+        if FAMILY.refusal(problem := Gemm(m=m, n=2048, k=2048, recipe=RECIPES[name]), here) is None
+    }
+    found = covering([FAMILY.legal_space(p, here).accepted for p in problems.values()], 60)
+    return {
+        key: [FAMILY.default(problem, here), *configs]  # type: ignore[list-item]
+        for (key, problem), configs in zip(problems.items(), found, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("name", "m"), SAMPLED)
+def test_legal_configurations_run(name: str, m: int) -> None:
     """A sample of the space that the legality gate passed compiles, launches and is right."""
     from tiles.kernels.decoded_workload import DecodedGemmWorkload
 
-    here = limits()
-    for name, recipe in RECIPES.items():
-        for m in (5, 200, 2048):
-            problem = Gemm(m=m, n=2048, k=2048, recipe=recipe)
-            if FAMILY.refusal(problem, here) is not None:
-                continue
-            workload = DecodedGemmWorkload(problem, device="cuda", seed=6)
-            space = FAMILY.legal_space(problem, here).accepted
-            default = FAMILY.default(problem, here)
-            assert isinstance(FAMILY.judge(problem, default, here), Accepted)
-            step = len(space) // 8
-            # An odd stride, or the last axis (staged) would come out alike everywhere.
-            for config in [default, *(space.config(row | 1) for row in range(0, 8 * step, step))]:
-                verdict = workload.check(config)
-                assert verdict.ok, f"{name} {problem} {config}: {verdict.reason}"
+    problem = Gemm(m=m, n=2048, k=2048, recipe=RECIPES[name])
+    if reason := FAMILY.refusal(problem, limits()):
+        pytest.skip(reason)
+    configs = sample()[name, m]
+    assert isinstance(FAMILY.judge(problem, configs[0], limits()), Accepted)
+    workload = DecodedGemmWorkload(problem, device="cuda", seed=6)
+    for config in configs:
+        verdict = workload.check(config)
+        assert verdict.ok, f"{name} {problem} {config}: {verdict.reason}"
 
 
 @pytest.mark.parametrize("variant", ["loop", "loop, 16 rows", "staged, tma, persistent"])
@@ -224,16 +260,82 @@ def test_launches_inside_a_cuda_graph(variant: str) -> None:
         assert torch.equal(c, first)
 
 
-@pytest.mark.parametrize("variant", ["loop", "staged", "staged, tma"])
-def test_offsets_beyond_two_to_the_31(variant: str) -> None:
-    from tiles.kernels.decoded_workload import DecodedGemmWorkload
+def drawn_mx(rows: int, columns: int, seed: int) -> Any:
+    """Random e4m3fn codes and E8M0 scales about 1, made without floats of the matrix's size.
 
-    config = chosen(variant)
-    # More than 2^31 elements of C, then of codes and of decoded operands.
-    for shape in ((131200, 16512, 128), (128, 131200, 16512)):
-        problem = problem_of(("e4m3fn.mx", "e4m3fn.mx"), shape)
-        verdict = DecodedGemmWorkload(problem, device="cuda", seed=3).check(config)
-        assert verdict.ok, verdict.reason
+    Scales lie with their rows together, padded, so that a step along K is as long as the matrix.
+    """
+    import torch
+
+    from tiles.kernels.triton.decoded_element import named_element
+    from tiles.kernels.triton.decoded_operand import StoredMatrix
+
+    generator = torch.Generator(device="cuda").manual_seed(seed)
+    drawn = torch.randint(
+        0, 128, (rows, columns), generator=generator, dtype=torch.uint8, device="cuda"
+    )
+    # Up to 1.875 of either sign: neither an outlier nor the code of NaN.
+    codes = (drawn & 63) | (drawn & 64) << 1
+    grid = (rows, -(-columns // 32))
+    scales = torch.empty_strided(grid, (1, rows + 3), dtype=torch.uint8, device="cuda")
+    scales.copy_(torch.randint(123, 131, grid, generator=generator, device="cuda"))
+    return StoredMatrix(
+        codes=codes,
+        columns=columns,
+        element=named_element("e4m3fn"),
+        scales=scales,
+        block=(1, 32),
+        stored="e8m0fnu",
+    )
+
+
+def values_of(side: Any, rows: list[int]) -> Any:
+    """fp64 numbers of some rows of what :func:`drawn_mx` made."""
+    import torch
+
+    from tiles.formats import element
+    from tiles.formats.torch_encode import decode
+
+    codes = decode(side.codes[rows], element("e4m3fn")).to(torch.float64)
+    scales = torch.exp2(side.scales[rows].to(torch.float64) - 127)
+    return codes * scales.repeat_interleave(32, dim=1)[:, : side.columns]
+
+
+@pytest.mark.parametrize("variant", ["loop", "staged", "staged, tma"])
+@pytest.mark.parametrize("shape", [(131200, 16512, 128), (128, 131200, 16512)], ids=["C", "B"])
+def test_offsets_beyond_two_to_the_31(
+    shape: tuple[int, int, int], variant: str, huge: Callable[[float], None]
+) -> None:
+    """More than 2^31 elements of C, or of codes and decoded operands; a sample is looked at."""
+    import torch
+
+    from tiles.kernels.accuracy import compare, gemm_reference
+    from tiles.kernels.decoded_workload import DecodedGemmWorkload
+    from tiles.kernels.triton import gemm_decoded
+    from tiles.kernels.triton.decoded_arguments import workspace_bytes
+
+    config = chosen(variant).to_dict()
+    huge(16)
+    m, n, k = shape
+    a, b = drawn_mx(m, k, 3), drawn_mx(n, k, 4)
+    c = torch.full((m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
+    size = workspace_bytes(config, m, n, k)
+    gemm_decoded.launch(
+        a,
+        b,
+        c,
+        config=config,
+        workspace=torch.full((size,), 0xFF, dtype=torch.uint8, device="cuda") if size else None,
+    )
+    rows = sampled(m, n) if m > n else list(range(m))
+    cols = sampled(n, k) if m < n else list(range(n))
+    problem = problem_of(("e4m3fn.mx", "e4m3fn.mx"), shape)
+    arithmetic = DecodedGemmWorkload(problem, device="cuda", seed=0).arithmetic
+    wanted = gemm_reference(values_of(a, rows), values_of(b, cols), arithmetic)
+    verdict = compare(c[rows][:, cols], wanted)
+    assert verdict.ok, verdict.reason
+    # Nothing was left out anywhere.
+    assert all(not part.isnan().any() for part in c.flatten().split(2**28))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
 """Grouped GEMMs on a GPU: layouts, formats, configurations, counts that change under a graph."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
+from covering import covering
 
 from sim import Gpu, gpu_names, load_gpu
 from tiles.kernels import Kernel, kernel
 from tiles.problems import GroupedGemm, parse_problem
+
+if TYPE_CHECKING:
+    from tiles.kernels.grouped_workload import GroupedWorkload
 
 pytestmark = pytest.mark.gpu
 
@@ -32,6 +38,14 @@ def grouped(text: str) -> GroupedGemm:
     return problem
 
 
+def opened(problem: GroupedGemm, family: Kernel, seed: int) -> "GroupedWorkload":
+    from tiles.kernels.grouped_workload import GroupedWorkload
+
+    workload = family.workload(problem, device="cuda", seed=seed)
+    assert isinstance(workload, GroupedWorkload)
+    return workload
+
+
 def served(name: str, problem: GroupedGemm, gpu: Gpu) -> Kernel:
     family = kernel(name)
     if reason := family.refusal(problem, gpu.limits):
@@ -45,17 +59,18 @@ def served(name: str, problem: GroupedGemm, gpu: Gpu) -> Kernel:
 def test_every_format_and_layout_over_the_space(
     family_name: str, layout: str, recipe: str, gpu: Gpu
 ) -> None:
-    """Shapes with tails in every extent, a sample of the legal space, poisoned outputs."""
-    from tiles.kernels.grouped_workload import GroupedWorkload
+    """Shapes with tails in every extent: defaults, and 6 that cover the most pairs.
 
-    for shape, out in (("13x4000x1048x1168", "bf16"), ("40x1000x328x656", "fp32")):
-        problem = grouped(f"{shape}:{recipe}:{layout}:{out}")
-        family = served(family_name, problem, gpu)
-        workload = family.workload(problem, device="cuda", seed=len(shape))
-        assert isinstance(workload, GroupedWorkload)
-        space = family.legal_space(problem, gpu.limits).accepted
-        step = max(1, len(space) // 10)
-        sample = [space.config(row) for row in range(step // 2, len(space), step)]
+    At most 8 configurations compile for each of the 24 cases of a family.
+    """
+    problems = [
+        grouped(f"{shape}:{recipe}:{layout}:{out}")
+        for shape, out in (("13x4000x1048x1168", "bf16"), ("40x1000x328x656", "fp32"))
+    ]
+    family = served(family_name, problems[0], gpu)
+    spaces = [family.legal_space(problem, gpu.limits).accepted for problem in problems]
+    for problem, sample in zip(problems, covering(spaces, 6), strict=True):
+        workload = family.workload(problem, device="cuda", seed=problem.m)
         for config in (family.default(problem, gpu.limits), *sample):
             verdict = workload.check(config)
             assert verdict.ok, f"{problem} {config}: {verdict.reason}"
@@ -72,9 +87,12 @@ def test_every_format_and_layout_over_the_space(
         ("256x64x7168x2048", "contiguous"),
     ],
 )
-def test_the_shapes_of_a_large_mixture(family_name: str, shape: str, layout: str, gpu: Gpu) -> None:
+def test_the_shapes_of_a_large_mixture(
+    family_name: str, shape: str, layout: str, gpu: Gpu, huge: Callable[[float], None]
+) -> None:
     problem = grouped(f"{shape}:deepseek-fp8:{layout}:bf16")
     family = served(family_name, problem, gpu)
+    huge(16)  # the weights of 256 experts are 7 GiB
     verdict = family.workload(problem, device="cuda", seed=3).check(
         family.default(problem, gpu.limits)
     )
@@ -87,7 +105,6 @@ def test_experts_without_rows_and_one_with_all(family_name: str, layout: str, gp
     import torch
 
     from tiles.kernels.group_routing import Routing
-    from tiles.kernels.grouped_workload import GroupedWorkload
 
     problem = grouped(f"9x2000x520x1040:deepseek-fp8:{layout}:bf16")
     family = served(family_name, problem, gpu)
@@ -98,9 +115,7 @@ def test_experts_without_rows_and_one_with_all(family_name: str, layout: str, gp
         first = torch.cumsum(padded, 0) - padded
         if layout.startswith("masked"):
             first = torch.arange(9) * size
-        workload = family.workload(problem, device="cuda", seed=5)
-        assert isinstance(workload, GroupedWorkload)
-        routed = type(workload)(
+        routed = type(opened(problem, family, 5))(
             problem,
             device="cuda",
             seed=5,
@@ -116,12 +131,10 @@ def test_a_graph_replays_with_other_counts(family_name: str, layout: str, gpu: G
     import torch
 
     from tiles.kernels.group_routing import draw_routing
-    from tiles.kernels.grouped_workload import GroupedWorkload
 
     problem = grouped(f"16x4096x1024x2048:deepseek-fp8:{layout}:bf16")
     family = served(family_name, problem, gpu)
-    workload = family.workload(problem, device="cuda", seed=0)
-    assert isinstance(workload, GroupedWorkload)
+    workload = opened(problem, family, 0)
     run = workload.launchers(family.default(problem, gpu.limits), 1)[0]
     run()
     torch.cuda.synchronize()
@@ -143,12 +156,9 @@ def test_a_graph_replays_with_other_counts(family_name: str, layout: str, gpu: G
 def test_counts_beyond_memory_are_clamped(family_name: str, gpu: Gpu) -> None:
     import torch
 
-    from tiles.kernels.grouped_workload import GroupedWorkload
-
     problem = grouped("8x1000x512x1024:deepseek-fp8:masked.256:bf16")
     family = served(family_name, problem, gpu)
-    workload = family.workload(problem, device="cuda", seed=1)
-    assert isinstance(workload, GroupedWorkload)
+    workload = opened(problem, family, 1)
     made = workload.operands
     made.counts.copy_(torch.tensor([-5, 10**6, 256, 0, 300, 1, 2, -(2**31)], dtype=torch.int32))
     around = torch.full((made.c.numel() + 2**20,), 7.0, dtype=made.c.dtype, device="cuda")
@@ -163,14 +173,32 @@ def test_counts_beyond_memory_are_clamped(family_name: str, gpu: Gpu) -> None:
         assert not (inner[expert, :rows] == float("inf")).any(), expert
 
 
+def test_ids_beyond_memory_are_passed_over(gpu: Gpu) -> None:
+    """Of the Triton family: the other one gathers nothing."""
+    import torch
+
+    problem = grouped("8x1000x512x1024:deepseek-fp8:gathered.2:bf16")
+    family = served("triton_grouped_gemm", problem, gpu)
+    workload = opened(problem, family, 1)
+    made = workload.operands
+    run = workload._launcher(made, family.default(problem, gpu.limits))
+    made.c.fill_(float("nan"))
+    run()
+    assert made.ids is not None
+    kept, lies = made.c.clone(), {0: -1, 5: -(2**31), 700: len(made.c), 999: 2**31 - 1}
+    for entry, wrong in lies.items():
+        kept[int(made.ids[entry])] = float("nan")
+        made.ids[entry] = wrong
+    made.c.fill_(float("nan"))
+    run()
+    assert torch.equal(made.c.view(torch.int16), kept.view(torch.int16))
+
+
 @pytest.mark.parametrize("family_name", FAMILIES)
 def test_a_nan_scale_poisons_its_row_and_nothing_else(family_name: str, gpu: Gpu) -> None:
-    from tiles.kernels.grouped_workload import GroupedWorkload
-
     problem = grouped("8x1000x512x1024:deepseek-fp8:contiguous:bf16")
     family = served(family_name, problem, gpu)
-    workload = family.workload(problem, device="cuda", seed=1)
-    assert isinstance(workload, GroupedWorkload)
+    workload = opened(problem, family, 1)
     made = workload.operands
     assert made.a_scale is not None
     made.a_scale[77, 3] = float("nan")
@@ -185,12 +213,9 @@ def test_a_nan_scale_poisons_its_row_and_nothing_else(family_name: str, gpu: Gpu
 def test_two_launches_give_the_same_bits(family_name: str, gpu: Gpu) -> None:
     import torch
 
-    from tiles.kernels.grouped_workload import GroupedWorkload
-
     problem = grouped("32x4096x1024x2048:deepseek-fp8:contiguous:fp32")
     family = served(family_name, problem, gpu)
-    workload = family.workload(problem, device="cuda", seed=1)
-    assert isinstance(workload, GroupedWorkload)
+    workload = opened(problem, family, 1)
     run = workload.launchers(family.default(problem, gpu.limits), 1)[0]
     run()
     first = workload.operands.c.clone()

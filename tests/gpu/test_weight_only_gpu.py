@@ -1,13 +1,17 @@
 """Weight-only products on a real GPU: every code, format, tails, split K, graphs, the space."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
+from covering import covering
+from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, ConfigTable
-from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig
+from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig, _waste_rules
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -71,35 +75,68 @@ def problem_of(formats: tuple[str, str], shape: tuple[int, int, int], out: str =
     return Gemm(m=m, n=n, k=k, recipe=pair, out=out)
 
 
-def folds(problem: Gemm, config: WeightOnlyConfig) -> list[WeightOnlyConfig]:
-    """The configuration with every treatment of scales that the format has."""
+def legal_folds(problem: Gemm, config: WeightOnlyConfig) -> list[WeightOnlyConfig]:
+    """The configuration with every treatment of scales that the GPU's rules allow.
+
+    Rules against waste aside: tests have small shapes.
+    """
+    here = limits()
     both = ConfigTable.of([replace(config, fold=fold) for fold in (False, True)])
-    rules = [r for r in FAMILY.rules(problem, both, load_gpu("h200").limits) if r.name == "fold"]
-    return [c for row, c in enumerate(both) if not rules[0].broken[row]]  # type: ignore[misc]
+    wasteful = {rule.name for rule in _waste_rules(problem, both, here)}
+    rules = [rule for rule in FAMILY.rules(problem, both, here) if rule.name not in wasteful]
+    return [
+        replace(config, fold=fold)
+        for row, fold in enumerate((False, True))
+        if not any(rule.broken[row] for rule in rules)
+    ]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("formats", FORMATS, ids=lambda f: " by ".join(f))
-def test_every_format_lies_within_its_bounds(formats: tuple[str, str], variant: str) -> None:
+#: Whole tiles and panels, as real layers have them; then tails, in K as well.
+EVEN = (16, 1024, 2048)
+RAGGED = [(13, 1032, 2096), (333, 1032, 1304), (1, 517, 1001), (7, 40, 4100)]
+
+
+def cases() -> list[Any]:
+    """Every format by every variant, on whole tiles and on one of the ragged shapes in turn.
+
+    Each with one output and one treatment of scales, in turn as well: 288 configurations compile.
+    """
+    found = []
+    for row, formats in enumerate(FORMATS):
+        for column, (name, config) in enumerate(VARIANTS.items()):
+            turn = row + column
+            # What descriptors allow: rows of multiples of 16 bytes.
+            ragged = RAGGED[turn % (2 if config.tma else len(RAGGED))]
+            for shape, even in ((EVEN, True), (ragged, False)):
+                out = ("bf16", "fp32")[(turn // 2 + even) % 2]
+                label = f"{' by '.join(formats)}, {name}, {'even' if even else 'ragged'}"
+                found.append(pytest.param(formats, config, shape, out, turn + even, id=label))
+    return found
+
+
+@pytest.mark.parametrize(("formats", "config", "shape", "out", "turn"), cases())
+def test_every_format_lies_within_its_bounds(
+    formats: tuple[str, str],
+    config: WeightOnlyConfig,
+    shape: tuple[int, int, int],
+    out: str,
+    turn: int,
+) -> None:
     from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 
-    config, has_tma = VARIANTS[variant], "tma" in limits().features
-    if config.tma and not has_tma:
-        pytest.skip("no tensor memory access")
-    # Tails everywhere; where descriptors allow it in K as well (multiples of 16 bytes).
-    shapes = [(13, 1032, 2096), (333, 1032, 1304)]
-    if not config.tma:
-        shapes += [(1, 517, 1001), (7, 40, 4100)]
-    for shape in shapes:
-        for out in ("bf16", "fp32"):
-            problem = problem_of(formats, shape, out)
-            workload = WeightOnlyWorkload(problem, device="cuda", seed=1)
-            for chosen in folds(problem, config):
-                verdict = workload.check(chosen)
-                assert verdict.ok, f"{problem} {chosen}: {verdict.reason}"
+    problem = problem_of(formats, shape, out)
+    folds = legal_folds(problem, config)
+    if not folds:
+        verdict = FAMILY.judge(problem, config, limits())
+        pytest.skip(getattr(verdict, "reason", "no treatment of scales is legal"))
+    chosen = folds[turn % len(folds)]
+    verdict = WeightOnlyWorkload(problem, device="cuda", seed=1).check(chosen)
+    assert verdict.ok, f"{problem} {chosen}: {verdict.reason}"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", ["narrow", "tall", "wgmma, 16 columns", "square", "square, tma"]
+)
 @pytest.mark.parametrize(
     ("activation", "name", "bits"),
     [
@@ -141,23 +178,37 @@ def test_every_code_decodes_exactly(activation: str, name: str, bits: int, varia
     assert torch.equal(c, wanted)
 
 
-def test_legal_configurations_run() -> None:
+SAMPLED = [
+    (formats, m)
+    for formats in (("bf16", "int4.g128"), ("fp16", "int8.row"), ("bf16", "nvfp4"))
+    for m in (4, 48, 2048)
+]
+
+
+@cache
+def sample() -> dict[Any, list[WeightOnlyConfig]]:
+    """On an H200 66: defaults, and 57 with every pair of values that the nine spaces hold."""
+    here = limits()
+    problems = [problem_of(formats, (m, 2048, 4096)) for formats, m in SAMPLED]
+    found = covering([FAMILY.legal_space(problem, here).accepted for problem in problems])
+    return {
+        key: [FAMILY.default(problem, here), *configs]  # type: ignore[list-item]
+        for key, problem, configs in zip(SAMPLED, problems, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("formats", "m"), SAMPLED)
+def test_legal_configurations_run(formats: tuple[str, str], m: int) -> None:
     """A sample of the space that the legality gate passed compiles, launches and is right."""
     from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 
-    here = limits()
-    for formats in (("bf16", "int4.g128"), ("fp16", "int8.row"), ("bf16", "nvfp4")):
-        for m in (4, 48, 2048):
-            problem = problem_of(formats, (m, 2048, 4096))
-            workload = WeightOnlyWorkload(problem, device="cuda", seed=6)
-            space = FAMILY.legal_space(problem, here).accepted
-            default = FAMILY.default(problem, here)
-            assert isinstance(FAMILY.judge(problem, default, here), Accepted)
-            step = len(space) // 12
-            rows = range(step // 2, len(space), step)
-            for config in [default, *(space.config(row) for row in rows)]:
-                verdict = workload.check(config)
-                assert verdict.ok, f"{problem} {config}: {verdict.reason}"
+    problem = problem_of(formats, (m, 2048, 4096))
+    workload = WeightOnlyWorkload(problem, device="cuda", seed=6)
+    configs = sample()[formats, m]
+    assert isinstance(FAMILY.judge(problem, configs[0], limits()), Accepted)
+    for config in configs:
+        verdict = workload.check(config)
+        assert verdict.ok, f"{problem} {config}: {verdict.reason}"
 
 
 def test_split_k_gives_the_same_bits_every_time() -> None:
@@ -174,6 +225,36 @@ def test_split_k_gives_the_same_bits_every_time() -> None:
         workload.operands.c.fill_(float("nan"))
         run()
         assert torch.equal(workload.operands.c, first)
+
+
+def test_launches_of_different_shapes_share_a_workspace() -> None:
+    """Back to back on one stream: nobody's partial sums are another's counters."""
+    import torch
+
+    from tiles.kernels.triton import gemm_weight_only
+    from tiles.kernels.triton.weight_arguments import workspace_words
+    from tiles.kernels.weight_only_workload import WeightOnlyWorkload
+
+    made = []
+    # 1 tile, 64 and 130 of them: other places for partial sums each time.
+    for (m, n, k), split in (((8, 64, 4096), 8), ((8, 4096, 8192), 4), ((16, 4128, 2048), 16)):
+        workload = WeightOnlyWorkload(
+            problem_of(("bf16", "int4.g128"), (m, n, k)), device="cuda", seed=split
+        )
+        config = replace(NARROW, split_k=split)
+        verdict = workload.check(config)
+        assert verdict.ok, verdict.reason
+        made.append((workload.operands, config.to_dict(), workload.operands.c.clone()))
+    words = max(workspace_words(fields, *o.c.shape) for o, fields, _ in made)
+    workspace = torch.zeros(words, dtype=torch.int32, device="cuda")
+    for _ in range(20):
+        for operands, fields, _ in (*made, *reversed(made)):
+            operands.c.fill_(float("nan"))
+            gemm_weight_only.launch(
+                operands.x, operands.weight, operands.c, config=fields, workspace=workspace
+            )
+        for operands, fields, wanted in made:
+            assert torch.equal(operands.c, wanted), fields
 
 
 @pytest.mark.parametrize("config", [NARROW, SQUARE], ids=["split", "square"])
@@ -200,14 +281,39 @@ def test_launches_inside_a_cuda_graph(config: WeightOnlyConfig) -> None:
 
 
 @pytest.mark.parametrize("tma", [False, True])
-def test_offsets_beyond_two_to_the_31(tma: bool) -> None:
+@pytest.mark.parametrize("shape", [(131200, 16512, 128), (8, 262400, 16512)], ids=["C", "W"])
+def test_offsets_beyond_two_to_the_31(
+    shape: tuple[int, int, int], tma: bool, huge: Callable[[float], None]
+) -> None:
+    """More than 2^31 elements of the output, or of the packed weights; a sample is looked at."""
+    import torch
+
+    from tiles.kernels.accuracy import compare, gemm_reference
+    from tiles.kernels.triton import gemm_weight_only
+    from tiles.kernels.triton.weight_layout import pack
     from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 
     if tma and "tma" not in limits().features:
         pytest.skip("no tensor memory access")
-    # More than 2^31 elements of C, then of packed weights.
-    for shape in ((131200, 16512, 128), (8, 262400, 16512)):
-        config = replace(SQUARE if shape[0] > 8 else replace(NARROW, split_k=1), tma=tma)
-        problem = problem_of(("bf16", "int8.row"), shape)
-        verdict = WeightOnlyWorkload(problem, device="cuda", seed=3).check(config)
-        assert verdict.ok, verdict.reason
+    m, n, k = shape
+    # Codes, their copies while they are packed, and the output.
+    huge(24)
+    generator = torch.Generator(device="cuda").manual_seed(3)
+    x = torch.randn(m, k, generator=generator, device="cuda").to(torch.bfloat16)
+    codes = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8, device="cuda")
+    scales = torch.rand(n, 1, generator=generator, device="cuda") + 0.5
+    packed = pack(codes.view(torch.uint8), scales, element="int8", columns=k)
+    c = torch.full((m, n), float("nan"), dtype=torch.bfloat16, device="cuda")
+    config = replace(SQUARE if m > 8 else replace(NARROW, split_k=1), tma=tma)
+    gemm_weight_only.launch(x, packed, c, config=config.to_dict())
+    rows = sampled(m, n) if m > 8 else list(range(m))
+    cols = sampled(n, k) if m <= 8 else list(range(n))
+    problem = problem_of(("bf16", "int8.row"), shape)
+    arithmetic = WeightOnlyWorkload(problem, device="cuda", seed=0).arithmetic(fold=False)
+    wanted = gemm_reference(
+        x[rows].to(torch.float64), codes[cols].to(torch.float64) * scales[cols], arithmetic
+    )
+    verdict = compare(c[rows][:, cols], wanted)
+    assert verdict.ok, verdict.reason
+    # Nothing was left out anywhere.
+    assert all(not part.isnan().any() for part in c.flatten().split(2**28))

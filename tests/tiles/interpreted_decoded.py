@@ -1,12 +1,14 @@
 """Run decoded products under Triton's interpreter and print what the check says, as JSON.
 
 A separate program, because ``TRITON_INTERPRET`` is read when a kernel is decorated.  Input, on
-stdin: a list of cases ``{shape, formats, out, config, seed, data, again}``; output: a list of
+stdin: a list of cases ``{shape, formats, out, config, seed, data, again}``, data normal, nasty,
+codes, or far (scales of columns 2^30 bytes apart); output: a list of
 records of the accuracy, which rows and columns of the output are nothing but NaN, and, where asked
 ``again``, whether a second launch repeats the first bit for bit.
 """
 
 import json
+import mmap
 import sys
 from dataclasses import asdict, replace
 
@@ -17,6 +19,7 @@ from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import pattern_dtype
 from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.decoded_workload import DecodedGemmWorkload
+from tiles.kernels.triton.decoded_operand import StoredMatrix
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -66,6 +69,18 @@ def operands(case: dict, problem: Gemm) -> tuple[QuantizedTensor, QuantizedTenso
     return None
 
 
+def far_apart(side: StoredMatrix) -> StoredMatrix:
+    """The same operand with a GiB from each column of scales to the next, and their rows together.
+
+    Only the pages that are touched take memory.
+    """
+    assert side.scales is not None
+    rows, columns = side.scales.shape
+    held = mmap.mmap(-1, (columns << 30) + rows, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    view = torch.frombuffer(held, dtype=torch.uint8).as_strided((rows, columns), (1, 1 << 30))
+    return replace(side, scales=view.copy_(side.scales))
+
+
 def main() -> None:
     results = []
     for case in json.load(sys.stdin):
@@ -77,6 +92,9 @@ def main() -> None:
         if (drawn := operands(case, problem)) is not None:
             workload.__dict__["drawn"] = drawn
         config = DecodedGemmConfig.from_dict(case["config"])
+        if case["data"] == "far":
+            a, b, c = workload.operands
+            workload.__dict__["operands"] = (far_apart(a), far_apart(b), c)
         record = asdict(workload.check(config))
         c = workload.operands[2]
         first = c.clone()

@@ -2,13 +2,13 @@
 
 A separate program, because ``TRITON_INTERPRET`` is read when a kernel is decorated.  Input, on
 stdin: a list of cases ``{problem, config, decode, seed}``, of grouped ones also ``counts`` instead
-of drawn ones, ``bad`` (what else goes wrong) or ``again`` (seed of a second routing for the same
-launch); output: a list of accuracy records.
+of drawn ones, ``bad`` (what lies: counts or ids) or ``again`` (seed of a second routing for the
+same launch); output: a list of accuracy records.
 """
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -40,6 +40,8 @@ def grouped(problem: GroupedGemm, case: dict) -> Accuracy:
     config = GroupedGemmConfig.from_dict(case["config"])
     if case.get("bad") == "counts":
         return beyond_memory(workload, config)
+    if case.get("bad") == "ids":
+        return ids_beyond_memory(workload, config)
     if "again" not in case:
         return workload.check(config)
     # One launch object, two routings: nothing of the first may be left in the second.
@@ -75,6 +77,23 @@ def beyond_memory(workload: GroupedWorkload, config: GroupedGemmConfig) -> Accur
     first = made.c[0] if made.c.ndim == 3 else made.c[: int(made.offsets[1])]
     ok = bool(first.isnan().all())
     return Accuracy(ok=ok, max_error_over_bound=0, relative_rms=0, reason="" if ok else "negative")
+
+
+def ids_beyond_memory(workload: GroupedWorkload, config: GroupedGemmConfig) -> Accuracy:
+    """Ids that lie: their rows stay as they are, all others are what they were."""
+    made = workload.operands
+    found = workload.check(config)
+    assert found.ok, found.reason
+    assert made.ids is not None
+    kept = made.c.clone()
+    lies = {0: -1, 3: -(2**31), 40: len(made.c), len(made.ids) - 1: 2**31 - 1}
+    for entry, wrong in lies.items():
+        kept[int(made.ids[entry])] = float("nan")
+        made.ids[entry] = wrong
+    made.c.fill_(float("nan"))
+    workload._launcher(made, config)()
+    ok = bool(torch.equal(made.c.view(torch.int32), kept.view(torch.int32)))
+    return replace(found, ok=ok, reason="" if ok else "other rows changed")
 
 
 def batched(problem: BatchedGemm, case: dict) -> Accuracy:

@@ -19,13 +19,15 @@ def lines_of(
     """What a script prints; its failure fails the test with what it wrote to stderr.
 
     Args:
-        interpret: in Triton's interpreter, on the CPU; else Triton compiles.
+        interpret: in Triton's interpreter, on the CPU, its memory accesses checked; else Triton
+            compiles.
     """
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     # One thread: the tensors are small, and other tests run beside these.
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    checker = [str(HERE / "interpreted_memory.py")] if interpret else []
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments],
+        [sys.executable, *checker, str(HERE / script), *arguments],
         input=stdin,
         cwd=ROOT,
         env=environment | ({"TRITON_INTERPRET": "1"} if interpret else {}),
@@ -61,12 +63,19 @@ class Outcomes:
         self._quick = frozenset(quick)
         self._ask = ask
         self._known: dict[str, Any] = {}
+        self._failed: dict[bool, AssertionError] = {}
 
     def __getitem__(self, name: str) -> Any:
+        quick = name in self._quick
+        if quick in self._failed:
+            raise AssertionError("the process of these cases failed") from self._failed[quick]
         if name not in self._known:
-            quick = name in self._quick
             together = {n: c for n, c in self._cases.items() if (n in self._quick) is quick}
-            self._known |= self._ask(together)
+            try:
+                self._known |= self._ask(together)
+            except AssertionError as error:
+                self._failed[quick] = error
+                raise
         return self._known[name]
 
     def parameters(self, wanted: Callable[[Any], bool] = lambda case: True) -> list[Any]:

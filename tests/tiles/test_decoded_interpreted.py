@@ -1,20 +1,14 @@
 """Decoded products' elements, scales and tails, under Triton's interpreter."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import Outcomes, lines_of
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-RUNNER = Path(__file__).with_name("interpreted_decoded.py")
 SMALL = {
     "block_m": 64,
     "block_n": 32,
@@ -94,6 +88,11 @@ def _cases() -> dict[str, dict]:
             cases[f"nasty {name}{' staged' if staged else ''}"] = _case(
                 (name, name), (9, 11, 77), data="nasty", staged=staged
             )
+    for staged in (False, True):
+        # 2^31 bytes and more from the first scale of a row to the third.
+        cases[f"scales far apart{' staged' if staged else ''}"] = _case(
+            PAIRS["mxfp8 e4m3fn"], (17, 19, 70), data="far", staged=staged
+        )
     cases["nasty e3m4fn rows"] = _case(("e3m4fn.row", "e3m4fn.row"), (9, 11, 77), data="nasty")
     cases["nasty posit8"] = _case(PAIRS["posit8"], (9, 11, 77), data="nasty")
     cases["nasty uint8"] = _case(("uint8.row", "uint8.row"), (9, 11, 77), data="nasty")
@@ -120,62 +119,46 @@ QUICK = (
     "uint8",
     "nasty e4m3fn.mx",
     "whole words",
+    "scales far apart",
 )
 
 
-def _names(chosen: Callable[[str], bool] = lambda _: True) -> list[Any]:
-    return [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in CASES
-        if chosen(name)
-    ]
-
-
-@cache
-def _outcomes(quick: bool) -> dict[str, dict]:
-    names = [name for name in CASES if (name in QUICK) == quick]
-    done = subprocess.run(
-        [sys.executable, str(RUNNER)],
-        input=json.dumps([CASES[name] for name in names]),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=RUNNER.parents[2],
+def _ask(cases: dict[str, Any]) -> dict[str, Any]:
+    told = lines_of(
+        "interpreted_decoded.py", stdin=json.dumps(list(cases.values())), interpret=True
     )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(names, json.loads(done.stdout), strict=True))
+    return dict(zip(cases, json.loads("".join(told)), strict=True))
 
 
-def outcome(name: str) -> dict:
-    """What the runner says of a case; the quick ones and the others share a process each."""
-    return _outcomes(name in QUICK)[name]
+OUTCOMES = Outcomes(CASES, QUICK, _ask)
 
 
-@pytest.mark.parametrize("name", _names())
+@pytest.mark.parametrize("name", OUTCOMES.parameters())
 def test_product_lies_within_its_bounds(name: str) -> None:
-    assert outcome(name)["ok"], outcome(name)["reason"]
+    assert OUTCOMES[name]["ok"], OUTCOMES[name]["reason"]
 
 
-@pytest.mark.parametrize("name", _names(lambda n: CASES[n]["out"] == "fp32"))
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["out"] == "fp32"))
 def test_interpreted_product_is_as_good_as_fp32(name: str) -> None:
     # The bounds allow for what tensor cores drop; the interpreter drops nothing, so a scale that
     # is off, or a tail left out, cannot hide behind them here.
-    assert outcome(name)["relative_rms"] < 1e-6
+    assert OUTCOMES[name]["relative_rms"] < 1e-6
 
 
-@pytest.mark.parametrize("name", _names(lambda n: n.startswith("codes")))
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["data"] == "codes"))
 def test_every_code_decodes_exactly(name: str) -> None:
-    assert outcome(name)["relative_rms"] == 0
+    assert OUTCOMES[name]["relative_rms"] == 0
 
 
-@pytest.mark.parametrize("name", _names(lambda n: CASES[n]["again"]))
+@pytest.mark.parametrize("name", OUTCOMES.parameters(lambda case: case["again"]))
 def test_second_launch_repeats_the_first(name: str) -> None:
-    assert outcome(name)["repeats"]
+    assert OUTCOMES[name]["repeats"]
 
 
 @pytest.mark.parametrize(
-    "name", _names(lambda n: CASES[n]["data"] == "nasty" and n != "nasty posit8")
+    "name",
+    OUTCOMES.parameters(lambda case: case["data"] == "nasty" and case is not CASES["nasty posit8"]),
 )
 def test_nan_and_infinity_spoil_their_rows_and_columns_alone(name: str) -> None:
-    assert outcome(name)["nan_rows"] == [4, 5]
-    assert outcome(name)["nan_columns"] == [4, 5]
+    assert OUTCOMES[name]["nan_rows"] == [4, 5]
+    assert OUTCOMES[name]["nan_columns"] == [4, 5]

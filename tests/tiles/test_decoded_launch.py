@@ -51,6 +51,12 @@ def plain(rows: int, name: str, wide: int = K) -> StoredMatrix:
     return StoredMatrix(codes=u8(rows, wide), columns=K, element=named_element(name))
 
 
+def long_rows(rows: int, columns: int = 2**23 + 1) -> StoredMatrix:
+    """Rows so long that a tile spans 2^31 elements; no memory behind them."""
+    codes = torch.empty(rows, columns, dtype=torch.uint8, device="meta")
+    return StoredMatrix(codes=codes, columns=columns, element=named_element("posit8es1"))
+
+
 def uint8(rows: int) -> StoredMatrix:
     return replace(
         plain(rows, "uint8"),
@@ -65,6 +71,7 @@ def call(a: StoredMatrix, b: StoredMatrix, c: Any = None, **rest: Any) -> None:
     gemm_decoded.launch(a, b, out, **{"config": CONFIG, **rest})
 
 
+META_OUT = torch.empty(M, N, device="meta")
 CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "dtype of codes": (
         lambda: call(replace(mx(M), codes=torch.zeros(M, K)), mx(N)),
@@ -209,6 +216,16 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         lambda: call(mx(M), mx(N), config={**STAGED, "persistent": True}, workspace=u8(1 << 20)),
         ValueError,
         "needs num_sms",
+    ),
+    "reach": (
+        lambda: call(long_rows(M), long_rows(N), META_OUT, config={**CONFIG, "block_m": 256}),
+        ValueError,
+        "tile 256x32 of 20x8388616: it spans 2.31 elements or more",
+    ),
+    "reach of the decoding pass": (
+        lambda: call(long_rows(M, 2**28), long_rows(N, 2**28), META_OUT, config=STAGED),
+        ValueError,
+        "tile 8x512 of 20x268435456: it spans 2.31 elements or more",
     ),
     "no workspace": (
         lambda: call(mx(M), mx(N), config=STAGED),

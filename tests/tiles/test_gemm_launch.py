@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from tiles.kernels.triton import gemm_arguments, gemm_scaled  # noqa: E402 - triton is optional
+from tiles.kernels import gemm as descriptor  # noqa: E402 - triton is optional
+from tiles.kernels.triton import gemm_arguments, gemm_scaled  # noqa: E402
+from tiles.kernels.triton.launch_checks import MAX_INT32_K, check_integer_sums  # noqa: E402
 
 CONFIG: dict[str, int | bool] = {
     "block_m": 32,
@@ -19,6 +21,9 @@ CONFIG: dict[str, int | bool] = {
     "tma": False,
     "persistent": False,
 }
+
+
+SHARED = torch.zeros(64, 96 + 4 * 48, dtype=torch.int8)
 
 
 def launch(**changes: Any) -> None:
@@ -48,13 +53,18 @@ def launch(**changes: Any) -> None:
             TypeError,
             "no tensor core multiplies these",
         ),
-        ({"b": torch.zeros(48, 90, dtype=torch.int8)}, ValueError, "second extents must be equal"),
+        ({"b": torch.zeros(48, 90, dtype=torch.int8)}, ValueError, "the second extents differ"),
         ({"c": torch.zeros(64, 47)}, ValueError, "c must be 64 x 48"),
-        ({"a": torch.zeros(96, dtype=torch.int8)}, ValueError, "a must be a non-empty matrix"),
+        ({"c": torch.zeros(48).expand(64, 48)}, ValueError, "c has rows 0 apart, less than its 48"),
+        (
+            {"a": torch.zeros(96, dtype=torch.int8)},
+            ValueError,
+            "a must have 2 dimensions and elements",
+        ),
         (
             {"a": torch.zeros(96, 64, dtype=torch.int8).T},
             ValueError,
-            "a has stride 64 along its columns",
+            "a has stride 64 along its last extent",
         ),
         ({"a": torch.zeros(64, 96, dtype=torch.int8, device="meta")}, ValueError, "lies on cpu"),
         ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
@@ -67,6 +77,11 @@ def launch(**changes: Any) -> None:
         ),
         ({"a_block": (-1, 0)}, ValueError, "extents are positive"),
         ({"config": {**CONFIG, "split_k": 2}}, ValueError, "field 'split_k'"),
+        (
+            {"a": SHARED[:, :96], "c": SHARED[:, 96:].view(torch.float32)},
+            ValueError,
+            "c overlaps a in its range of addresses",
+        ),
         ({"config": {**CONFIG, "persistent": True}}, ValueError, "needs num_sms"),
         (
             {
@@ -76,6 +91,14 @@ def launch(**changes: Any) -> None:
             ValueError,
             "a: rows start 120 B apart",
         ),
+        (
+            {
+                "a": torch.zeros(64, MAX_INT32_K + 1, dtype=torch.int8),
+                "b": torch.zeros(48, MAX_INT32_K + 1, dtype=torch.int8),
+            },
+            ValueError,
+            f"K = {MAX_INT32_K + 1}: int32 sums of int8 products could overflow past",
+        ),
     ],
 )
 def test_refuses_what_does_not_fit(
@@ -83,6 +106,17 @@ def test_refuses_what_does_not_fit(
 ) -> None:
     with pytest.raises(error, match=message):
         launch(**changes)
+
+
+def test_the_longest_sums_of_int8_fit_and_the_descriptor_knows_them() -> None:
+    assert MAX_INT32_K * 127**2 < 2**31 <= (MAX_INT32_K + 1) * 127**2
+    assert descriptor.MAX_INT32_K == MAX_INT32_K
+    check_integer_sums(torch.int8, MAX_INT32_K, (1, 0), (1, 0))
+    # Blocks along K empty the integer accumulator, floats have none.
+    check_integer_sums(torch.int8, MAX_INT32_K + 1, (1, 32), None)
+    check_integer_sums(torch.bfloat16, MAX_INT32_K + 1, None, None)
+    with pytest.raises(ValueError, match=f"past {MAX_INT32_K}"):
+        check_integer_sums(torch.int8, MAX_INT32_K + 1, None, None)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,16 @@ def test_the_groups_table_takes_shared_memory() -> None:
             "a grid has 2147483647",
         ),
         (
+            "triton_batched_gemm",
+            "batched_gemm:4x64x128x133145:int8-row:kn:bf16",
+            "K 133145 > 133144: the int32 accumulator could overflow",
+        ),
+        (
+            "triton_grouped_gemm",
+            "grouped_gemm:4x64x128x133145:int8-row:contiguous:bf16",
+            "K 133145 > 133144: the int32 accumulator could overflow",
+        ),
+        (
             "hopper_grouped_gemm",
             "grouped_gemm:8x64x128x256:deepseek-fp8:gathered.8:bf16",
             "tiles of neighbouring rows, not gathered",

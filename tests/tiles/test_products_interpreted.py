@@ -75,6 +75,10 @@ def _cases() -> dict[str, dict]:
     cases["other counts, same launch"] = _case(
         f"grouped_gemm:6x80x50x64:{blocks}:contiguous:fp32", again=2
     )
+    for recipe in (blocks, "int8-row"):
+        cases[f"ids beyond memory {recipe}"] = _case(
+            f"grouped_gemm:6x80x50x64:{recipe}:gathered.2:fp32", bad="ids"
+        )
     cases["other ids, same launch"] = _case(
         f"grouped_gemm:6x80x50x64:{blocks}:gathered.2:fp32", again=2
     )
@@ -103,6 +107,7 @@ QUICK = (
     "decoded",
     "empty experts masked.64",
     "counts beyond memory contiguous",
+    "ids beyond memory deepseek-fp8",
     "other ids, same launch",
     "one element",
 )

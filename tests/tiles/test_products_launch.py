@@ -8,6 +8,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from tiles.kernels.triton import gemm_batched, gemm_grouped  # noqa: E402 - triton is optional
+from tiles.kernels.triton.launch_checks import MAX_INT32_K  # noqa: E402
+
+LONG = MAX_INT32_K + 1
 
 BATCHED: dict[str, int | bool] = {
     "block_m": 32,
@@ -81,6 +84,7 @@ BLOCKS: dict[str, Any] = {
         ({"second": "nn"}, ValueError, "second = 'nn': choose nk or kn"),
         ({"b": int8(3, 96, 48).mT}, ValueError, "b has stride 48 along its last extent"),
         ({"c": torch.zeros(3, 64, 47)}, ValueError, r"c must be \(3, 64, 48\)"),
+        ({"c": torch.zeros(3, 1, 48).expand(3, 64, 48)}, ValueError, "c has rows 0 apart"),
         ({"c": torch.zeros(3, 64, 48, device="meta")}, ValueError, "c lies on meta and a on cpu"),
         ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
         ({"a_scale": torch.ones(64, 1)}, ValueError, r"a_scale must have shape \(3, 64, 1\)"),
@@ -122,6 +126,17 @@ BLOCKS: dict[str, Any] = {
              "config": {**BATCHED, "tma": True}},
             ValueError,
             "K = 80, block_k 32: tma would read the next matrix",
+        ),
+        (
+            {"a": int8(3, 64, LONG), "b": int8(3, 48, LONG)},
+            ValueError,
+            f"K = {LONG}: int32 sums of int8 products could overflow",
+        ),
+        (
+            {"a": int8(3, 64, LONG), "b": int8(3, LONG, 48), "second": "kn", "a_scale": None,
+             "a_block": None, "b_scale": torch.ones(3, 1, 1), "b_block": (0, 0)},
+            ValueError,
+            f"K = {LONG}: int32 sums of int8 products could overflow",
         ),
     ],
 )  # fmt: skip
@@ -207,6 +222,11 @@ def test_a_batch_refuses_what_does_not_fit(
             {"b": int8(5, 60, 96)[:, :48], "config": {**GROUPED, "tma": True}},
             ValueError,
             "b: its matrices lie 5760 elements apart",
+        ),
+        (
+            {"a": int8(64, LONG), "b": int8(5, 48, LONG)},
+            ValueError,
+            f"K = {LONG}: int32 sums of int8 products could overflow",
         ),
     ],
 )

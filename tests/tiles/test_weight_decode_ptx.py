@@ -1,7 +1,5 @@
 """The PTX that decodes weights, run instruction by instruction on every byte, without a GPU."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -11,13 +9,9 @@ pytest.importorskip("triton")
 from ptx_machine import halves_of, run
 
 from tiles.formats import decode, element
-from tiles.kernels.triton import weight_decode
+from tiles.kernels.triton import weight_ptx
 
-
-def blocks(function: str) -> dict[str, str]:
-    """PTX of a device function by the type that it decodes to; fp16 comes first."""
-    texts = re.findall(r'"""\{(.*?)\}"""', getattr(weight_decode, function).src, re.S)
-    return dict(zip(("f16x2", "bf16x2"), texts, strict=True))
+WIDE = {"f16x2": "fp16", "bf16x2": "bf16"}
 
 
 def same(found: list[float], wanted: np.ndarray) -> bool:
@@ -35,12 +29,13 @@ WORDS = [
 @pytest.mark.parametrize("kind", ["f16x2", "bf16x2"])
 @pytest.mark.parametrize("name", ["int4", "e2m1fn"])
 def test_every_pair_of_4_bit_codes_decodes_exactly(name: str, kind: str) -> None:
-    function = {"int4": "_nibbles", "e2m1fn": "_e2m1_halves"}[name]
+    wide = WIDE[kind]
+    text = weight_ptx.nibbles(wide) if name == "int4" else weight_ptx.e2m1_halves(wide)
     for word in WORDS:
-        found = run(blocks(function)[kind], kind, {"$4": word})
+        found = run(text[1:-1], kind, {"$4": word})
         outputs = [found[f"${i}"] for i in range(4)]
         if name == "int4":
-            less = blocks("_less_eight")[kind]
+            less = weight_ptx.less_eight(wide)[1:-1]
             outputs = [run(less, kind, {"$1": out})["$0"] for out in outputs]
         packed = np.frombuffer(word.to_bytes(4, "little"), np.uint8)
         codes = np.concatenate([packed & 15, packed >> 4])
@@ -51,9 +46,10 @@ def test_every_pair_of_4_bit_codes_decodes_exactly(name: str, kind: str) -> None
 @pytest.mark.parametrize("kind", ["f16x2", "bf16x2"])
 @pytest.mark.parametrize("name", ["int8", "e4m3fn"])
 def test_every_8_bit_code_decodes_exactly(name: str, kind: str) -> None:
-    function = {"int8": "_int8_bytes", "e4m3fn": "_e4m3_bytes"}[name]
+    wide = WIDE[kind]
+    text = weight_ptx.int8_bytes(wide) if name == "int8" else weight_ptx.e4m3_bytes(wide)
     for word in WORDS:
-        found = run(blocks(function)[kind], kind, {"$2": word})
+        found = run(text[1:-1], kind, {"$2": word})
         packed = np.frombuffer(word.to_bytes(4, "little"), np.uint8)
         if name == "int8":
             wanted = packed.view(np.int8).astype(np.float32)

@@ -7,7 +7,7 @@ import pytest
 from sim import gpu_names, load_gpu
 from sim.model import price
 from tiles.kernels import Accepted, ConfigTable, NumericPath, Rejected, kernel
-from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig
+from tiles.kernels.weight_only import MAX_SPLIT_TILES, TritonWeightOnly, WeightOnlyConfig
 from tiles.problems import Gemm, Quantize
 from tiles.recipes import Recipe, recipe
 
@@ -100,6 +100,16 @@ def test_rules(weight: str, change: dict, rule: str) -> None:
     verdict = FAMILY.judge(gemm(weight), replace(BASE, **change), H200.limits)
     assert isinstance(verdict, Rejected), verdict
     assert verdict.rule == rule, verdict.reason
+
+
+def test_a_split_k_has_as_many_tiles_as_are_counted() -> None:
+    many = replace(gemm("int4.g128", k=16384), m=8, n=MAX_SPLIT_TILES * 64)
+    split = replace(BASE, block_m=8, block_n=64, split_k=2)
+    assert isinstance(FAMILY.judge(many, split, H200.limits), Accepted)
+    verdict = FAMILY.judge(replace(many, n=many.n + 1), split, H200.limits)
+    assert isinstance(verdict, Rejected)
+    assert verdict.rule == "split tiles"
+    assert f"of {MAX_SPLIT_TILES + 1} tiles" in verdict.reason
 
 
 def test_tma_needs_a_gpu_that_has_it_and_aligned_rows() -> None:

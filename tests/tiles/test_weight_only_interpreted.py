@@ -27,6 +27,7 @@ def _case(
     shape: tuple[int, int, int] = (9, 40, 330),
     out: str = "fp32",
     data: str = "normal",
+    others: tuple[tuple[int, int], ...] = (),
     **config: int | bool,
 ) -> dict:
     return {
@@ -35,6 +36,7 @@ def _case(
         "out": out,
         "seed": 3,
         "data": data,
+        "others": others,
         "config": {**SMALL, **config},
     }
 
@@ -63,6 +65,12 @@ CASES = {
     "nvfp4 fp16": _case("fp16", "nvfp4", fold=True),
     "nvfp4 16x16": _case("bf16", "e2m1fn.b16x16+e4m3fn+two-level", fold=True),
     "split in 3": _case("bf16", "int4.g128", (9, 40, 597), split_k=3),
+    # Shares of 2 panels: the last 3 of 8 begin behind the ninth.
+    "empty shares g64": _case("fp16", "uint4.g64", (9, 24, 1142), split_k=8),
+    "empty shares g256": _case("fp16", "int4.g256", (9, 24, 1142), split_k=8),
+    "shared workspace": _case(
+        "bf16", "int8.row", (9, 40, 130), others=((40, 16), (1, 33 * 16)), split_k=2, block_n=16
+    ),
     "split, bf16 out": _case("bf16", "int8.row", out="bf16", split_k=5),
     "tma": _case("bf16", "uint4.g64", (9, 40, 328), tma=True),
     "tma split": _case("fp16", "int8.g64", (33, 70, 264), tma=True, split_k=2, block_m=32),
@@ -78,11 +86,13 @@ CASES = {
 
 QUICK = (
     "int4 g128",
+    "empty shares g64",
     "uint4 g32",
     "int8 row",
     "e4m3fn g128",
     "nvfp4 fp16",
     "split, bf16 out",
+    "shared workspace",
     "tma",
     "one element",
     "nasty int4 g128",

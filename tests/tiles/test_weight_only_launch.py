@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from tiles.kernels.triton import gemm_weight_only  # noqa: E402 - triton is optional
-from tiles.kernels.triton.weight_arguments import workspace_words  # noqa: E402
+from tiles.kernels import weight_only  # noqa: E402 - triton is optional
+from tiles.kernels.triton import gemm_weight_only  # noqa: E402
+from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words  # noqa: E402
 from tiles.kernels.triton.weight_layout import pack  # noqa: E402
 
 CONFIG: dict[str, int | bool] = {
@@ -43,7 +44,7 @@ ROW = {"scales": torch.ones(48, 1), "group": 0}
 SMALL = {"scales": torch.ones(48, 8).half(), "group": 32}
 MX = {"scales": torch.ones(48, 8, dtype=torch.uint8), "group": 32, "element": "e2m1fn"}
 OUT = torch.zeros(8, 48)
-WORDS = torch.zeros(3000, dtype=torch.int32)
+WORDS = torch.zeros(MAX_SPLIT_TILES + 3000, dtype=torch.int32)
 WHOLE = torch.zeros(8, 304, dtype=torch.bfloat16)
 
 
@@ -84,12 +85,12 @@ WHOLE = torch.zeros(8, 304, dtype=torch.bfloat16)
         ({"config": CONFIG | {"split_k": 3}}, ValueError, "split_k 3 > 2 panels of 128 columns"),
         ({"weight": weight(**ROW), "config": CONFIG | {"fold": True}}, ValueError, "fold needs"),
         ({"weight": weight(**SMALL)}, ValueError, "groups of 32 need fold"),
-        ({"config": SPLIT}, ValueError, "needs a workspace of 2080 int32 zeros"),
+        ({"config": SPLIT}, ValueError, "needs a workspace of 18432 int32 zeros"),
         ({"config": SPLIT, "workspace": torch.zeros(3000)}, TypeError, "workspace has dtype"),
         (
             {"config": SPLIT, "workspace": torch.zeros(9, dtype=torch.int32)},
             ValueError,
-            "2080 contiguous words",
+            "18432 contiguous words",
         ),
         (
             {
@@ -111,6 +112,98 @@ def test_refuses_what_does_not_fit(
         gemm_weight_only.launch(x, packed, c, **arguments)
 
 
+INT4 = weight()
+UINT4 = weight(element="uint4", zero_points=torch.zeros(48, 2, dtype=torch.uint8))
+FINE = weight(**SMALL)
+
+
+@pytest.mark.parametrize(
+    ("packed", "error", "message"),
+    [
+        (replace(INT4, element="int3"), ValueError, "element 'int3': choose one of int4"),
+        (replace(INT4, group=96), ValueError, "group 96 of int4: choose a multiple of 128"),
+        (replace(INT4, columns=0), ValueError, r"weight\.columns 0"),
+        (replace(INT4, codes=INT4.codes[0]), ValueError, r"weight\.codes has shape \(48, 64\)"),
+        (replace(INT4, codes=INT4.codes.to(torch.int8)), TypeError, r"weight\.codes has dtype"),
+        (replace(INT4, codes=INT4.codes[:1]), ValueError, r"weight\.codes has shape \(1, 48, 64\)"),
+        (
+            replace(INT4, columns=300),
+            ValueError,
+            r"weight\.codes has shape \(2, 48, 64\): 48 x 300",
+        ),
+        (replace(INT4, scale=INT4.scale[:1]), ValueError, r"weight\.scale has shape \(1, 48\)"),
+        (
+            replace(INT4, scale=INT4.scale.float()),
+            TypeError,
+            r"weight\.scale has dtype torch.float32",
+        ),
+        (replace(INT4, scale=None), ValueError, r"weight\.scale and scale_format go with a group"),
+        (replace(INT4, group=0), ValueError, r"weight\.scale and scale_format go with a group"),
+        (replace(INT4, scale_format="e5m2"), ValueError, r"weight\.scale_format 'e5m2'"),
+        (replace(FINE, scale=FINE.scale[:, :, :2]), ValueError, r"take \(2, 48, 4\)"),
+        (
+            replace(INT4, row_scale=torch.ones(47)),
+            ValueError,
+            r"weight\.row_scale has shape \(47,\)",
+        ),
+        (replace(INT4, row_scale=torch.ones(48).half()), TypeError, r"weight\.row_scale has dtype"),
+        (
+            replace(INT4, row_scale=torch.ones(96)[::2]),
+            ValueError,
+            r"weight\.row_scale has strides",
+        ),
+        (replace(INT4, zero=UINT4.zero), ValueError, "uint4, and it alone, has zero points"),
+        (replace(UINT4, zero=None), ValueError, "uint4, and it alone, has zero points"),
+        (replace(UINT4, zero=UINT4.zero[:, :7]), ValueError, r"weight\.zero has shape \(2, 7\)"),
+        (replace(UINT4, zero=UINT4.zero.int()), TypeError, r"weight\.zero has dtype torch.int32"),
+        (
+            replace(UINT4, scale=None, group=0, scale_format=""),
+            ValueError,
+            "zero points go with groups along K",
+        ),
+    ],
+)
+def test_refuses_weights_that_are_not_laid_out_as_packed(
+    packed: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        gemm_weight_only.launch(X, packed, torch.zeros(8, 48), config=CONFIG)
+
+
+@pytest.mark.parametrize("packed", [INT4, UINT4, FINE, weight(**ROW), weight(**MX)])
+def test_what_pack_makes_is_laid_out(packed: Any) -> None:
+    packed.check()
+
+
+def test_descriptors_refuse_codes_off_16_bytes() -> None:
+    held = torch.zeros(INT4.codes.numel() + 1, dtype=torch.uint8)
+    off = replace(INT4, codes=held[1:].view(INT4.codes.shape))
+    with pytest.raises(ValueError, match=r"weight\.codes: rows start 64 B apart from address"):
+        gemm_weight_only.launch(X, off, torch.zeros(8, 48), config=CONFIG | {"tma": True})
+
+
+def test_a_split_k_has_as_many_tiles_as_the_workspace_counts() -> None:
+    assert weight_only.MAX_SPLIT_TILES == MAX_SPLIT_TILES
+    rows = 8 * MAX_SPLIT_TILES
+    config = SPLIT | {"block_m": 8, "block_n": 64}
+    held = torch.empty(workspace_words(config, rows, 48), dtype=torch.int32, device="meta")
+    packed = replace(
+        INT4,
+        **{name: getattr(INT4, name).to("meta") for name in ("codes", "scale", "row_scale")},
+    )
+
+    def launch(m: int) -> None:
+        x = torch.empty(m, 256, dtype=torch.bfloat16, device="meta")
+        c = torch.empty(m, 48, device="meta")
+        gemm_weight_only.launch(x, packed, c, config=config, workspace=held)
+
+    with pytest.raises(ValueError, match=f"split_k 2 of {MAX_SPLIT_TILES + 1} tiles"):
+        launch(rows + 1)
+    # As many as are counted: nothing is left but to launch, which has no device here.
+    with pytest.raises(RuntimeError, match="active drivers"):
+        launch(rows)
+
+
 def test_workspace_holds_counters_and_partial_sums() -> None:
     assert workspace_words(CONFIG, 8, 48) == 0
-    assert workspace_words(SPLIT, 8, 48) == 32 + 2 * 2 * 16 * 32
+    assert workspace_words(SPLIT, 8, 48) == MAX_SPLIT_TILES + 2 * 2 * 16 * 32

@@ -37,6 +37,12 @@ CASES = {
     "decode mxfp4": (8, "e2m1fn.mx", replace(DECODE, fold=True)),
     "decode nvfp4": (8, "nvfp4", replace(DECODE, fold=True)),
     "wgmma decode": (32, "int4.g128", WIDE),
+    # Staging the fp32 sums of a share takes more than the pipeline.
+    "wgmma split": (
+        64,
+        "int8.row",
+        replace(WIDE, block_m=64, block_n=256, num_stages=3, num_warps=8),
+    ),
     "prefill": (4096, "int4.g128", PREFILL),
     "prefill tma": (4096, "int4.g128", replace(PREFILL, tma=True)),
     "prefill folded": (4096, "int4.g128", replace(PREFILL, block_n=256, fold=True, num_stages=3)),

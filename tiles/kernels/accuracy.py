@@ -170,7 +170,19 @@ def _one_signedness(exact: torch.Tensor, sizes: torch.Tensor, unit: torch.Tensor
 
 def _largest(x: torch.Tensor) -> torch.Tensor:
     """Largest finite magnitude, at least 1e-300."""
-    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).abs().amax().clamp_min(1e-300)
+    largest = x.new_full((), 1e-300)
+    for rows in _row_slices(*x.shape):
+        finite = torch.nan_to_num(x[rows], nan=0.0, posinf=0.0, neginf=0.0)
+        largest = torch.maximum(largest, finite.abs_().amax())
+    return largest
+
+
+def _sizes(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """``|x| / unit`` in fp32."""
+    sizes = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    for rows in _row_slices(*x.shape):
+        sizes[rows] = (x[rows] / unit).abs_()
+    return sizes
 
 
 def _tile_means(values: torch.Tensor) -> torch.Tensor:
@@ -193,9 +205,10 @@ def _tile_counts(rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
     return torch.outer(extents(rows), extents(cols))
 
 
-def _row_chunks(rows: int, cols: int) -> range:
+def _row_slices(rows: int, cols: int) -> list[slice]:
+    """Rows in chunks of whole tiles, so that no temporary is as large as an operand or output."""
     step = max(1, _CHUNK_ELEMENTS // (cols * TILE)) * TILE
-    return range(0, rows, step)
+    return [slice(row, min(row + step, rows)) for row in range(0, rows, step)]
 
 
 def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> Reference:
@@ -223,13 +236,11 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
     # q and kappa need few digits: fp32, with both operands brought near 1 so that squares neither
     # over- nor underflow.
     a_unit, b_unit = (_largest(x) for x in (a, b))
-    b_sizes = (b / b_unit).to(torch.float32).abs_().T
+    b_sizes = _sizes(b, b_unit).T
     b_squares = b_sizes.square()
-    chunks = _row_chunks(m, max(n, k))
-    for row in chunks:
-        rows = slice(row, min(row + chunks.step, m))
+    for rows in _row_slices(m, max(n, k)):
         torch.matmul(a[rows], b.T, out=exact[rows])
-        a_sizes = (a[rows] / a_unit).to(torch.float32).abs_()
+        a_sizes = _sizes(a[rows], a_unit)
         q = (a_sizes.square() @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
         kappa = _one_signedness(exact[rows], a_sizes @ b_sizes, a_unit * b_unit)
         bound[rows] = _element_bound(exact[rows], q, kappa, k, arithmetic).to(torch.float32)
@@ -260,9 +271,8 @@ def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
         raise ValueError(f"output has shape {tuple(out.shape)}, the reference {(m, n)}")
     worst, error2, size2 = 0.0, 0.0, 0.0
     reason = ""
-    chunks = _row_chunks(m, n)
-    for row in chunks:
-        rows = slice(row, min(row + chunks.step, m))
+    for rows in _row_slices(m, n):
+        row = rows.start
         exact, bound = reference.exact[rows], reference.bound[rows]
         got = out[rows].to(torch.float64)
         error = (got - exact).abs()

@@ -14,7 +14,7 @@ import torch
 
 from tiles.formats import TensorFormat, pack_codes
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.decoded_gemm import inner_problem, template_element
@@ -164,6 +164,11 @@ class DecodedGemmWorkload(Workload):
         copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
         return [self._launcher(copy, config) for copy in copies]
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How a product of decoded operands adds up."""
+        return gemm_arithmetic(self._inner, decode=True, interpreted=self._interpreted)
+
     def reference(self, *, native: bool = False) -> Reference:
         """The exact product and its limits, computed once for each ``native``."""
         if native not in self._references:
@@ -176,9 +181,7 @@ class DecodedGemmWorkload(Workload):
                 )
             else:
                 a, b = (multiplied_values(quantized, wide) for quantized in self.drawn)
-                arithmetic = gemm_arithmetic(
-                    self._inner, decode=True, interpreted=self._interpreted
-                )
+                arithmetic = self.arithmetic
             self._references[native] = gemm_reference(a, b, arithmetic)
         return self._references[native]
 

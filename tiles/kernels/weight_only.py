@@ -17,6 +17,7 @@ from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
 __all__ = [
+    "MAX_SPLIT_TILES",
     "TritonWeightOnly",
     "WeightOnlyConfig",
     "group_columns",
@@ -36,6 +37,8 @@ SMALL_GROUPS = (16, 32, 64)
 PANEL_BYTES = 64
 #: Panels that a share of a split K should have, so that its loop gets going.
 LEAST_PANELS = 4
+#: Tiles of a split K that the template's workspace counts.
+MAX_SPLIT_TILES = 2**14
 _CAPABILITY = 80
 _WGMMA_CAPABILITY = 90
 _MAX_REGISTERS = 255
@@ -82,6 +85,8 @@ def uses_wgmma(table: ConfigTable, capability: int) -> NDArray[np.bool_]:
 def smem_bytes(problem: Gemm, table: ConfigTable, capability: int) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes: the pipeline, or the staged output.
 
+    The fp32 sums of a share of K are staged as the output is.
+
     Weights leave their buffer for registers before they are multiplied, so one stage fewer holds
     them; so it is with activations where ``mma.sync`` reads them from registers as well.
     """
@@ -89,7 +94,8 @@ def smem_bytes(problem: Gemm, table: ConfigTable, capability: int) -> NDArray[np
     w_stages = np.maximum(stages - 1, 1)
     x_stages = np.where(uses_wgmma(table, capability), stages, w_stages)
     pipeline = w_stages * n * PANEL_BYTES + x_stages * m * 128 * halves(problem.recipe.weight)
-    staged = m * n * (element(problem.out).bits // 8)
+    out_bytes = element(problem.out).bits // 8
+    staged = m * n * np.where(table["split_k"] > 1, max(4, out_bytes), out_bytes)
     barriers = 2048
     total: NDArray[np.int64] = np.maximum(pipeline, staged) + barriers
     return total
@@ -326,6 +332,7 @@ def _waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule
     warps, stages, group = table["num_warps"], table["num_stages"], table["group_m"]
     panels = -(-problem.k // (PANEL_BYTES * halves(problem.recipe.weight)))
     share = -(-panels // np.maximum(split, 1))
+    tiles = -(-problem.m // np.maximum(m, 1)) * -(-problem.n // np.maximum(n, 1))
     most_m = max(16, 2 * _next_power_of_two(problem.m))
     most_n = max(64, 2 * _next_power_of_two(problem.n))
     tiles_m = -(-problem.m // np.maximum(m, 1))
@@ -347,6 +354,11 @@ def _waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule
             lambda r: (
                 f"split_k {split[r]} of {panels} panels: shares of {share[r]}, one may be empty"
             ),
+        ),
+        Rule(
+            "split tiles",
+            (split > 1) & (tiles > MAX_SPLIT_TILES),
+            lambda r: f"split_k {split[r]} of {tiles[r]} tiles: {MAX_SPLIT_TILES} are counted",
         ),
         Rule(
             "stages",

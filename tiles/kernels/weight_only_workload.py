@@ -21,11 +21,11 @@ import torch
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import decode
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.triton import gemm_weight_only
-from tiles.kernels.triton.weight_arguments import workspace_words
+from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
 from tiles.kernels.triton.weight_layout import PackedWeight, pack
 from tiles.kernels.weight_only import WeightOnlyConfig, group_columns
 from tiles.problems import Gemm
@@ -157,8 +157,12 @@ class WeightOnlyWorkload(Workload):
         return self._copy()
 
     def _workspace(self, config: TileConfig) -> torch.Tensor | None:
-        words = workspace_words(config.to_dict(), self.problem.m, self.problem.n)
-        return torch.zeros(words, dtype=torch.int32, device=self.device) if words else None
+        """Counters of zero, and NaN where partial sums go: what is not written shows."""
+        workspace = self._blank_workspace(config)
+        if workspace is not None:
+            workspace[:MAX_SPLIT_TILES] = 0
+            workspace[MAX_SPLIT_TILES:] = -1
+        return workspace
 
     def _launcher(self, operands: Operands, config: TileConfig) -> Callable[[], None]:
         fields, workspace = config.to_dict(), self._workspace(config)
@@ -174,17 +178,19 @@ class WeightOnlyWorkload(Workload):
         copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
         return [self._launcher(copy, config) for copy in copies]
 
+    def arithmetic(self, *, fold: bool) -> Arithmetic:
+        """How a configuration adds up, see the module's docstring."""
+        found = gemm_arithmetic(self.problem, decode=True, interpreted=self._interpreted)
+        return replace(found, depth=_DEPTH, promote_k=None if fold else found.promote_k)
+
     def reference(self, *, fold: bool) -> Reference:
         """The product of what is multiplied and its limits, computed once for each ``fold``."""
         if fold not in self._references:
             x, quantized = self.drawn
-            arithmetic = gemm_arithmetic(self.problem, decode=True, interpreted=self._interpreted)
-            if fold:
-                arithmetic = replace(arithmetic, promote_k=None)
             self._references[fold] = gemm_reference(
                 x.to(torch.float64),
                 multiplied_weights(quantized, self._activation, fold=fold),
-                replace(arithmetic, depth=_DEPTH),
+                self.arithmetic(fold=fold),
             )
         return self._references[fold]
 

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_overlap
 from .operand_checks import (
     FP8,
     check_grid,
     check_tensor,
     flat_descriptor,
     numeric_constants,
+    tile_constants,
 )
 
 __all__ = ["FIELDS", "arguments"]
@@ -32,11 +33,12 @@ def arguments(
     c: torch.Tensor,
     a_scale: torch.Tensor | None,
     b_scale: torch.Tensor | None,
+    *,
     second: str,
     a_block: tuple[int, int] | None,
     b_block: tuple[int, int] | None,
     config: Mapping[str, int | bool],
-    decode: bool,
+    decode: bool = False,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
     check_fields(config, FIELDS)
@@ -57,6 +59,7 @@ def arguments(
     check_grid("b", b_scale, b_block, (*batch, n, k), a, block_k)
     if b_block is not None and b_block[1] and b_block[0] % block_n:
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
+    check_integer_sums(a.dtype, k, a_block, b_block)
     if config["tma"] and second == "kn" and k % block_k:
         raise ValueError(
             f"K = {k}, block_k {block_k}: tma would read the next matrix behind a [K, N] one, take "
@@ -64,19 +67,9 @@ def arguments(
         )
     check_overlap({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     constants = {
-        "A_SCALED": a_block is not None,
-        "B_SCALED": b_block is not None,
-        "A_ROWS": (a_block or (0, 0))[0],
-        "A_COLS": (a_block or (0, 0))[1],
-        "B_ROWS": (b_block or (0, 0))[0],
-        "B_COLS": (b_block or (0, 0))[1],
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "GROUP_M": int(config["group_m"]),
+        **tile_constants(a_block, b_block, config, k),
         "B_KN": second == "kn",
         "TMA": bool(config["tma"]),
-        "EVEN_K": k % block_k == 0,
         **numeric_constants(
             a.dtype, b.dtype, c.dtype, decode=decode, interpreted=a.device.type == "cpu"
         ),

@@ -12,7 +12,7 @@ from .decoded_element import FOLDED, block_format, row_bytes, wide_type
 from .decoded_operand import StoredMatrix
 from .decoded_ptx import float_bytes, six_bits
 from .launch_checks import check_one_device, check_overlap, power_of_two
-from .tile_checks import whole_words
+from .tile_checks import check_reach, whole_words
 
 __all__ = ["Call", "arguments", "workspace_bytes"]
 
@@ -431,6 +431,11 @@ def arguments(
         written["workspace"] = workspace
     check_one_device(named | written)
     check_overlap(written, named)
+    depth = int(config["block_k"])
+    for side, tile in ((a, (int(config["block_m"]), depth)), (b, (int(config["block_n"]), depth))):
+        check_reach(
+            _TILE if config["staged"] else tile, (side.rows, _pitch(side.columns)), transposed=False
+        )
     capability = _capability(c.device)
     if config["staged"]:
         return _staged(a, b, c, config, workspace, num_sms, capability)

@@ -6,18 +6,9 @@ number a power of two too small, subnormals included; a multiplication corrects 
 """
 
 from .decoded_element import Element
+from .pair_ptx import SIGNS, WIDE, power
 
 __all__ = ["float_bytes", "six_bits"]
-
-#: Mantissa bits, bias, one, and the fused multiply-add of pairs.
-_WIDE = {"fp16": (10, 15, "f16x2"), "bf16": (7, 127, "bf16x2")}
-_SIGNS = "0x80008000"
-
-
-def _power(exponent: int, wide: str) -> int:
-    """The bit pattern of a power of two, in both halves."""
-    mantissa, bias, _ = _WIDE[wide]
-    return ((exponent + bias) << mantissa) * 0x10001
 
 
 def _signed_shift(target: str, source: str, left: int) -> str:
@@ -26,7 +17,7 @@ def _signed_shift(target: str, source: str, left: int) -> str:
 
 def float_bytes(element: Element, wide: str) -> str | None:
     """Four bytes ($2) to four numbers ($0, $1); None where it takes more than a multiplication."""
-    mantissa, bias, kind = _WIDE[wide]
+    mantissa, bias, kind = WIDE[wide]
     shift = element.mantissa + 8 - mantissa
     correction = bias - element.bias
     if element.kind != "float" or element.bits != 8 or element.specials not in ("fn", "none"):
@@ -36,8 +27,8 @@ def float_bytes(element: Element, wide: str) -> str | None:
         return None
     lines = [
         ".reg .b32 p, m, t, factor, nothing;",
-        f"mov.b32 factor, {_power(correction, wide):#010x};",
-        f"mov.b32 nothing, {_SIGNS};",
+        f"mov.b32 factor, {power(correction, wide):#010x};",
+        f"mov.b32 nothing, {SIGNS:#010x};",
     ]
     for output, selector in ((0, "0x1404"), (1, "0x3424")):
         lines += [
@@ -60,7 +51,7 @@ def float_bytes(element: Element, wide: str) -> str | None:
 
 def six_bits(element: Element, wide: str) -> str | None:
     """Four 6-bit codes in 24 bits ($4) to four numbers ($0 to $3), or None likewise."""
-    mantissa, bias, kind = _WIDE[wide]
+    mantissa, bias, kind = WIDE[wide]
     low = mantissa - element.mantissa
     correction = bias - element.bias
     if element.kind != "float" or element.bits != 6 or element.specials != "none":
@@ -70,8 +61,8 @@ def six_bits(element: Element, wide: str) -> str | None:
     field = 0x1F << low
     lines = [
         ".reg .b32 p, t, factor, nothing;",
-        f"mov.b32 factor, {_power(correction, wide):#010x};",
-        f"mov.b32 nothing, {_SIGNS};",
+        f"mov.b32 factor, {power(correction, wide):#010x};",
+        f"mov.b32 nothing, {SIGNS:#010x};",
     ]
     for first in (0, 2):
         # Where a code's lowest bit lies, and where the pair's halves want it.

@@ -187,8 +187,9 @@ def stored_scales(
         block = tile_col // TILES * GRID_COLS + tl.arange(0, GRID_COLS)
         # Blocks beyond the last one meet codes of zero: any finite scale will do.
         block = tl.minimum(block, (cols + SCALE_COLS - 1) // SCALE_COLS - 1)
+        # 64 bits: where rows of scales are contiguous, a step along K is as long as M.
         at = scales + (row // SCALE_ROWS)[:, None] * stride_row
-        return tl.load(at + block[None, :] * stride_col)
+        return tl.load(at + block[None, :].to(tl.int64) * stride_col)
 
 
 @triton.jit

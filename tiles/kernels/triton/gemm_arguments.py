@@ -6,13 +6,12 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .launch_checks import check_fields, check_integer_sums, check_overlap
+from .operand_checks import FP8, check_grid, check_tensor, flat_descriptor, tile_constants
 
 __all__ = ["arguments", "constants", "scale_group", "subtiles"]
 
-_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_OPERANDS = (torch.bfloat16, torch.float16, torch.int8, *_FP8)
-_OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
 _SCALES = (torch.float32, torch.float16)
 _FIELDS = (
     "block_m",
@@ -69,22 +68,12 @@ def constants(
     a_rows, a_cols = a_block or (0, 0)
     b_rows, b_cols = b_block or (0, 0)
     return {
-        "A_SCALED": a_block is not None,
-        "B_SCALED": b_block is not None,
-        "A_ROWS": a_rows,
-        "A_COLS": a_cols,
-        "B_ROWS": b_rows,
-        "B_COLS": b_cols,
+        **tile_constants(a_block, b_block, config, k),
         "A_GROUP": scale_group(a_rows, block_m) if a_cols else block_m,
         "B_GROUP": scale_group(b_rows, block_n) if b_cols else block_n,
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": int(config["block_k"]),
-        "GROUP_M": int(config["group_m"]),
         "TMA": bool(config["tma"]),
         "PERSISTENT": bool(config["persistent"]),
         "SUBTILES": subtiles(config),
-        "EVEN_K": k % int(config["block_k"]) == 0,
         "INTEGER": a_type == "int8",
         "A_DECODE": a_type if decode and a_type in ("e4m3fn", "e5m2") else "",
         "B_DECODE": b_type if decode and b_type in ("e4m3fn", "e5m2") else "",
@@ -103,98 +92,36 @@ _NAMES = {
 }
 
 
-def _check_operands(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
-    for name, tensor, allowed in (("a", a, _OPERANDS), ("b", b, _OPERANDS), ("c", c, _OUTPUTS)):
-        if tensor.dtype not in allowed:
-            choices = ", ".join(str(dtype) for dtype in allowed)
-            raise TypeError(f"{name} has dtype {tensor.dtype}: choose one of {choices}")
-        if tensor.ndim != 2 or tensor.numel() == 0:
-            raise ValueError(f"{name} must be a non-empty matrix, got shape {tuple(tensor.shape)}")
-        if tensor.shape[1] > 1 and tensor.stride(1) != 1:
-            raise ValueError(
-                f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
-            )
-        if tensor.device != a.device:
-            raise ValueError(f"{name} lies on {tensor.device} and a on {a.device}: move it there")
-    if a.dtype != b.dtype and not (a.dtype in _FP8 and b.dtype in _FP8):
-        raise TypeError(f"a has dtype {a.dtype} and b {b.dtype}: no tensor core multiplies these")
-    (m, k), (n, k_b) = a.shape, b.shape
-    if k != k_b:
-        raise ValueError(f"a is {m} x {k} and b {n} x {k_b}: the second extents must be equal")
-    if tuple(c.shape) != (m, n):
-        raise ValueError(f"c must be {m} x {n}, got shape {tuple(c.shape)}")
-
-
-def _check_scale(
-    name: str,
-    scale: torch.Tensor | None,
-    block: tuple[int, int] | None,
-    operand: torch.Tensor,
-    block_k: int,
-) -> None:
-    if (scale is None) != (block is None):
-        raise ValueError(f"{name}_scale and {name}_block go together: give both or neither")
-    if scale is None or block is None:
-        return
-    if scale.dtype not in _SCALES:
-        choices = " or ".join(map(str, _SCALES))
-        raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are {choices}")
-    if scale.device != operand.device:
-        raise ValueError(f"{name}_scale lies on {scale.device}, its operand on {operand.device}")
-    if min(block) < 0:
-        raise ValueError(f"{name}_block {block}: extents are positive, or 0 for the whole extent")
-    grid = tuple(
-        1 if size == 0 else -(-extent // size)
-        for extent, size in zip(operand.shape, block, strict=True)
-    )
-    if tuple(scale.shape) != grid:
-        raise ValueError(
-            f"{name}_scale must have shape {grid} for {name}_block {block}, "
-            f"got {tuple(scale.shape)}"
-        )
-    if block[1] and block[1] % block_k:
-        raise ValueError(
-            f"block_k {block_k} does not divide the {block[1]} columns under one {name}_scale"
-        )
-
-
-def _check_config(config: Mapping[str, int | bool], num_sms: int | None) -> None:
-    if set(config) != set(_FIELDS):
-        wrong = sorted(set(config) ^ set(_FIELDS))
-        raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(_FIELDS)}")
-    if config["persistent"] and (num_sms is None or num_sms < 1):
-        raise ValueError("a persistent config needs num_sms, the number of multiprocessors")
-
-
-def _descriptor(name: str, tensor: torch.Tensor, block: list[int]) -> TensorDescriptor:
-    row_bytes = tensor.stride(0) * tensor.element_size()
-    if tensor.data_ptr() % 16 or row_bytes % 16:
-        raise ValueError(
-            f"{name}: rows start {row_bytes} B apart from address {tensor.data_ptr():#x}; "
-            "tma needs multiples of 16 B, take a config without tma"
-        )
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), block)
-
-
 def arguments(
     a: torch.Tensor,
     b: torch.Tensor,
     c: torch.Tensor,
     a_scale: torch.Tensor | None,
     b_scale: torch.Tensor | None,
+    *,
     a_block: tuple[int, int] | None,
     b_block: tuple[int, int] | None,
     config: Mapping[str, int | bool],
-    decode: bool,
-    num_sms: int | None,
+    decode: bool = False,
+    num_sms: int | None = None,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
-    _check_config(config, num_sms)
-    _check_operands(a, b, c)
-    block_m, block_n, block_k = (int(config[name]) for name in ("block_m", "block_n", "block_k"))
-    _check_scale("a", a_scale, a_block, a, block_k)
-    _check_scale("b", b_scale, b_block, b, block_k)
+    check_fields(config, _FIELDS)
+    if config["persistent"] and (num_sms is None or num_sms < 1):
+        raise ValueError("a persistent config needs num_sms, the number of multiprocessors")
+    check_tensor("a", a, (2,), a, output=False)
+    check_tensor("b", b, (2,), a, output=False)
+    check_tensor("c", c, (2,), a, output=True)
     (m, k), n = a.shape, b.shape[0]
+    if b.shape[1] != k:
+        raise ValueError(f"a is {m} x {k} and b {n} x {b.shape[1]}: the second extents differ")
+    if tuple(c.shape) != (m, n):
+        raise ValueError(f"c must be {m} x {n}, got shape {tuple(c.shape)}")
+    block_m, block_n, block_k = (int(config[name]) for name in ("block_m", "block_n", "block_k"))
+    check_grid("a", a_scale, a_block, a.shape, a, block_k, _SCALES, columns=True)
+    check_grid("b", b_scale, b_block, b.shape, a, block_k, _SCALES, columns=True)
+    check_integer_sums(a.dtype, k, a_block, b_block)
+    check_overlap({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     constexprs = constants(
         config=config,
         k=k,
@@ -206,14 +133,14 @@ def arguments(
         decode=decode,
         interpreted=a.device.type == "cpu",
     )
-    if decode and a.dtype in _FP8:
+    if decode and a.dtype in FP8:
         a, b = a.view(torch.uint8), b.view(torch.uint8)
     operands: list[Any] = [a, b, c]
     if config["tma"]:
         operands = [
-            _descriptor("a", a, [block_m, block_k]),
-            _descriptor("b", b, [block_n, block_k]),
-            _descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
+            flat_descriptor("a", a, [block_m, block_k]),
+            flat_descriptor("b", b, [block_n, block_k]),
+            flat_descriptor("c", c, [block_m, block_n // constexprs["SUBTILES"]]),
         ]
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     grid = min(tiles, num_sms) if config["persistent"] and num_sms else tiles

@@ -189,30 +189,25 @@ def launch(
         ValueError: shapes, strides, devices, scale grids or config do not fit together.
     """
     grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, second, a_block, b_block, config, decode
+        a,
+        b,
+        c,
+        a_scale,
+        b_scale,
+        second=second,
+        a_block=a_block,
+        b_block=b_block,
+        config=config,
+        decode=decode,
     )
     gemm_batched[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor | None,
-    b_scale: torch.Tensor | None,
-    *,
-    second: str,
-    a_block: tuple[int, int] | None,
-    b_block: tuple[int, int] | None,
-    config: Mapping[str, int | bool],
-    decode: bool = False,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, second, a_block, b_block, config, decode
-    )
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_batched.warmup(*positional, grid=(grid,), **keywords)

@@ -15,7 +15,7 @@ graph can be replayed with others:
 
 A fixed number of programs walks over the tiles of all experts.  Each finds the expert of a tile in
 the running sum of tiles, which it makes once, in registers.  Offsets and counts outside the tensors
-are clamped to them; ids are not looked at before they are used.
+are clamped to them; an id outside [0, tokens x top_k) is passed over.
 
 The module needs torch and triton and nothing else.  A configuration is a mapping with
 ``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages``, ``ctas_per_sm``
@@ -88,8 +88,8 @@ def gemm_grouped(
 ):
     """Grid: any number of programs.
 
-    ``a_rows`` and ``group_rows`` are the rows of A (of ids, where gathered) in all and the most
-    that a group can have; TOP_K is 0 unless rows are gathered.
+    ``a_rows`` and ``group_rows`` are the rows of A (masked: of an expert) and the most that a group
+    can have, which differ where rows are gathered; TOP_K is 0 unless they are.
     """
     tiles_n = tl.cdiv(n, BLOCK_N)
     every = tl.arange(0, BLOCK_E)
@@ -102,8 +102,8 @@ def gemm_grouped(
             every_rows = tl.load(counts + every, mask=known, other=0)
         else:
             every_rows = tl.load(offsets + every + 1, mask=known, other=0) - every_first
-        every_first = tl.minimum(tl.maximum(every_first, 0), a_rows)
-        every_rows = tl.minimum(every_rows, a_rows - every_first)
+        every_first = tl.minimum(tl.maximum(every_first, 0), group_rows)
+        every_rows = tl.minimum(every_rows, group_rows - every_first)
     every_rows = tl.minimum(tl.maximum(every_rows, 0), group_rows).to(tl.int32)
     # Tiles of the experts up to each one, itself included.
     ends = tl.cumsum(tl.cdiv(every_rows, BLOCK_M) * tiles_n, axis=0)
@@ -125,9 +125,12 @@ def gemm_grouped(
         # Rows beyond the group repeat its last one; their sums are never stored.
         read = (first + tl.minimum(in_group, rows_here - 1)).to(tl.int64)
         write = read
+        inside = in_group < rows_here
         if TOP_K > 0:
             write = tl.load(ids + read).to(tl.int64)
-            read = write // TOP_K
+            # Elsewhere what an id reads is never stored: any row will do.
+            inside &= (write >= 0) & (write // TOP_K < a_rows)
+            read = tl.minimum(tl.maximum(write // TOP_K, 0), a_rows - 1)
         e = expert.to(tl.int64)
         a_at = a
         b_at = b
@@ -192,8 +195,7 @@ def gemm_grouped(
         # A descriptor would write the next expert's rows behind a ragged tile: no TMA.
         cols = col0 + tl.arange(0, BLOCK_N)
         at = c + e * stride_ce + write[:, None] * stride_cm + cols[None, :]
-        inside = (in_group[:, None] < rows_here) & (cols[None, :] < n)
-        tl.store(at, acc.to(OUT), mask=inside)
+        tl.store(at, acc.to(OUT), mask=inside[:, None] & (cols[None, :] < n))
 
 
 def launch(
@@ -226,7 +228,8 @@ def launch(
         b_scale: fp32 grids (E, rows, cols).
         offsets: (E + 1,) int64, ascending; with ``counts``, E entries are enough.
         counts: (E,) int32.  Alone, it makes the layout masked.
-        ids: (entries,) int32 or int64, every one in [0, tokens * top_k); makes the layout gathered.
+        ids: (entries,) int32 or int64, no two alike; makes the layout gathered.  Entries outside
+            [0, tokens * top_k) stand for no row.
         top_k: choices a token.
         a_block: (rows, cols) under one scale, 0 = whole extent.  Contiguous, padded and gathered
             rows take the whole tensor (0, 0) or single rows (1, ...).
@@ -239,36 +242,29 @@ def launch(
         ValueError: shapes, strides, devices, scale grids, layout or config do not fit together.
     """
     grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, offsets, counts, ids, top_k, a_block, b_block, config, decode,
-        num_sms,
-    )  # fmt: skip
+        a,
+        b,
+        c,
+        a_scale,
+        b_scale,
+        offsets=offsets,
+        counts=counts,
+        ids=ids,
+        top_k=top_k,
+        a_block=a_block,
+        b_block=b_block,
+        config=config,
+        decode=decode,
+        num_sms=num_sms,
+    )
     gemm_grouped[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor | None,
-    b_scale: torch.Tensor | None,
-    *,
-    offsets: torch.Tensor | None = None,
-    counts: torch.Tensor | None = None,
-    ids: torch.Tensor | None = None,
-    top_k: int = 1,
-    a_block: tuple[int, int] | None,
-    b_block: tuple[int, int] | None,
-    config: Mapping[str, int | bool],
-    decode: bool = False,
-    num_sms: int,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, offsets, counts, ids, top_k, a_block, b_block, config, decode,
-        num_sms,
-    )  # fmt: skip
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_grouped.warmup(*positional, grid=(grid,), **keywords)

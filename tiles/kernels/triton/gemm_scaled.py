@@ -283,30 +283,25 @@ def launch(
         ValueError: shapes, strides, devices, scale grids or config do not fit together.
     """
     grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, a_block, b_block, config, decode, num_sms
+        a,
+        b,
+        c,
+        a_scale,
+        b_scale,
+        a_block=a_block,
+        b_block=b_block,
+        config=config,
+        decode=decode,
+        num_sms=num_sms,
     )
     gemm_scaled[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor | None,
-    b_scale: torch.Tensor | None,
-    *,
-    a_block: tuple[int, int] | None,
-    b_block: tuple[int, int] | None,
-    config: Mapping[str, int | bool],
-    decode: bool = False,
-    num_sms: int | None = None,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(
-        a, b, c, a_scale, b_scale, a_block, b_block, config, decode, num_sms
-    )
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_scaled.warmup(*positional, grid=(grid,), **keywords)

@@ -187,22 +187,26 @@ def gemm_weight_only(
     if GROUP > 0:
         # Two panels ahead of their use: such short loads find no place in the pipeline of copies.
         # What is carried is converted: Triton pipelines no loop that hands a value on unchanged.
+        head = first
+        if SPLIT_K > 1:
+            # A share that is empty begins beyond the last panel.
+            head = tl.minimum(first, panels - 1)
         second = tl.minimum(first + 1, panels - 1)
         # 0, which the compiler cannot know: were it to see that only halves of registers are
         # carried, it would join them as soon as they are loaded, and wait for them there.
         nothing = tl.minimum(panels, 0)
-        s_low = _group_rows(scale, first, 0, w_row, n, GROUP, PANEL, SUB)
+        s_low = _group_rows(scale, head, 0, w_row, n, GROUP, PANEL, SUB)
         s_low = _scale_value(s_low, SCALE)
         s_low_next = _group_rows(scale, second, 0, w_row, n, GROUP, PANEL, SUB) + nothing
         if GROUP < PANEL:
-            s_high = _group_rows(scale, first, 1, w_row, n, GROUP, PANEL, SUB)
+            s_high = _group_rows(scale, head, 1, w_row, n, GROUP, PANEL, SUB)
             s_high = _scale_value(s_high, SCALE)
             s_high_next = _group_rows(scale, second, 1, w_row, n, GROUP, PANEL, SUB) + nothing
         if ZEROS:
-            z_low = _group_rows(zero, first, 0, w_row, n, GROUP, PANEL, SUB).to(tl.uint16)
+            z_low = _group_rows(zero, head, 0, w_row, n, GROUP, PANEL, SUB).to(tl.uint16)
             z_low_next = _group_rows(zero, second, 0, w_row, n, GROUP, PANEL, SUB) + nothing
             if GROUP < PANEL:
-                z_high = _group_rows(zero, first, 1, w_row, n, GROUP, PANEL, SUB).to(tl.uint16)
+                z_high = _group_rows(zero, head, 1, w_row, n, GROUP, PANEL, SUB).to(tl.uint16)
                 z_high_next = _group_rows(zero, second, 1, w_row, n, GROUP, PANEL, SUB) + nothing
     for step in range(last - first):
         panel = first + step
@@ -314,27 +318,21 @@ def launch(
         config: see the module's docstring.
         workspace: int32, at least ``weight_arguments.workspace_words(...)`` long, zeros before the
             first launch; needed where ``split_k`` > 1.  A launch leaves its counters at zero, so
-            that launches on one stream share a workspace; launches that may overlap do not.
+            that launches on one stream share a workspace, whatever their shapes; launches that may
+            overlap do not.  After a launch that was cut short it must be zeros again.
     Raises:
         TypeError: a dtype that the kernel does not take.
         ValueError: shapes, strides, devices, workspace or config do not fit together.
     """
-    grid, positional, keywords = arguments(x, weight, c, config, workspace)
+    grid, positional, keywords = arguments(x, weight, c, config=config, workspace=workspace)
     gemm_weight_only[(grid,)](*positional, **keywords)
 
 
-def precompile(
-    x: torch.Tensor,
-    weight: PackedWeight,
-    c: torch.Tensor,
-    *,
-    config: Mapping[str, int | bool],
-    workspace: torch.Tensor | None = None,
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(x, weight, c, config, workspace)
+    grid, positional, keywords = arguments(*operands, **options)
     return gemm_weight_only.warmup(*positional, grid=(grid,), **keywords)

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_overlap
 from .operand_checks import (
     FP8,
     check_grid,
     check_tensor,
     flat_descriptor,
     numeric_constants,
+    tile_constants,
 )
 
 __all__ = ["FIELDS", "arguments"]
@@ -81,14 +82,15 @@ def arguments(
     c: torch.Tensor,
     a_scale: torch.Tensor | None,
     b_scale: torch.Tensor | None,
-    offsets: torch.Tensor | None,
-    counts: torch.Tensor | None,
-    ids: torch.Tensor | None,
-    top_k: int,
+    *,
+    offsets: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+    top_k: int = 1,
     a_block: tuple[int, int] | None,
     b_block: tuple[int, int] | None,
     config: Mapping[str, int | bool],
-    decode: bool,
+    decode: bool = False,
     num_sms: int,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
@@ -115,27 +117,18 @@ def arguments(
         raise ValueError(f"a_block {a_block}: blocks of rows would straddle experts, take (1, ...)")
     if b_block is not None and b_block[1] and b_block[0] % block_n:
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
+    check_integer_sums(a.dtype, a.shape[-1], a_block, b_block)
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
     check_overlap({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
 
     constants = {
-        "A_SCALED": a_block is not None,
-        "B_SCALED": b_block is not None,
-        "A_ROWS": (a_block or (0, 0))[0],
-        "A_COLS": (a_block or (0, 0))[1],
-        "B_ROWS": (b_block or (0, 0))[0],
-        "B_COLS": (b_block or (0, 0))[1],
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "GROUP_M": int(config["group_m"]),
+        **tile_constants(a_block, b_block, config, a.shape[-1]),
         "BLOCK_E": triton.next_power_of_2(b.shape[0]),
         "MASKED": masked,
         "COUNTED": counts is not None,
         "TOP_K": 0 if ids is None else top_k,
         "A_TMA": bool(config["tma"]) and ids is None,
         "B_TMA": bool(config["tma"]),
-        "EVEN_K": a.shape[-1] % block_k == 0,
         **numeric_constants(
             a.dtype, b.dtype, c.dtype, decode=decode, interpreted=a.device.type == "cpu"
         ),
@@ -167,7 +160,7 @@ def arguments(
         offsets if counts is None else counts,
         c if ids is None else ids,
         experts,
-        rows,
+        a.shape[-2],
         rows,
         n,
         a.shape[-1],

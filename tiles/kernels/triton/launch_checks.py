@@ -6,9 +6,11 @@ import torch
 import triton.language as tl
 
 __all__ = [
+    "MAX_INT32_K",
     "OUTPUTS",
     "check_aligned_rows",
     "check_fields",
+    "check_integer_sums",
     "check_one_device",
     "check_overlap",
     "check_power_of_two",
@@ -21,6 +23,8 @@ OUTPUTS = {
     torch.float16: tl.float16,
     torch.float32: tl.float32,
 }
+#: Products of int8 codes, [-127, 127], that an int32 sum surely holds.
+MAX_INT32_K = (2**31 - 1) // 127**2
 
 
 def power_of_two(extent: int) -> bool:
@@ -48,6 +52,22 @@ def check_fields(config: Mapping[str, int | bool], fields: Sequence[str]) -> Non
     if set(config) != set(fields):
         wrong = sorted(set(config) ^ set(fields))
         raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(fields)}")
+
+
+def check_integer_sums(
+    dtype: torch.dtype, k: int, a_block: tuple[int, int] | None, b_block: tuple[int, int] | None
+) -> None:
+    """Refuse int8 products whose int32 sums could overflow; promoted ones begin anew every block.
+
+    Raises:
+        ValueError: K is too long.
+    """
+    promoted = any(block is not None and block[1] for block in (a_block, b_block))
+    if dtype == torch.int8 and not promoted and k > MAX_INT32_K:
+        raise ValueError(
+            f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}, take scales "
+            "of blocks along K"
+        )
 
 
 def check_one_device(named: Mapping[str, torch.Tensor]) -> None:

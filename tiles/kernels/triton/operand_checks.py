@@ -1,6 +1,6 @@
-"""Checks of operands and scales that batched and grouped products share."""
+"""Checks and compile-time constants of operands and scales that the scaled products share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ __all__ = [
     "check_tensor",
     "flat_descriptor",
     "numeric_constants",
+    "tile_constants",
 ]
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -42,6 +43,11 @@ def check_tensor(
         )
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name} has stride {tensor.stride(-1)} along its last extent: must be 1")
+    if output and tensor.shape[-2] > 1 and tensor.stride(-2) < tensor.shape[-1]:
+        raise ValueError(
+            f"{name} has rows {tensor.stride(-2)} apart, less than its {tensor.shape[-1]} columns: "
+            "they overlap"
+        )
     if tensor.device != like.device:
         raise ValueError(f"{name} lies on {tensor.device} and a on {like.device}: move it there")
     if not output and tensor.dtype != like.dtype and not {tensor.dtype, like.dtype} <= set(FP8):
@@ -57,8 +63,14 @@ def check_grid(
     shape: Sequence[int],
     like: torch.Tensor,
     block_k: int,
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    *,
+    columns: bool = False,
 ) -> None:
-    """Refuse scales that are not fp32 on the grid of ``block`` over the last two of ``shape``.
+    """Refuse scales that are not on the grid of ``block`` over the last two of ``shape``.
+
+    Args:
+        columns: a block along K may have all rows.
 
     Raises:
         TypeError, ValueError: the message names the tensor and the rule.
@@ -67,8 +79,9 @@ def check_grid(
         raise ValueError(f"{name}_scale and {name}_block go together: give both or neither")
     if scale is None or block is None:
         return
-    if scale.dtype != torch.float32:
-        raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are torch.float32")
+    if scale.dtype not in dtypes:
+        choices = " or ".join(map(str, dtypes))
+        raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are {choices}")
     if scale.device != like.device:
         raise ValueError(f"{name}_scale lies on {scale.device}, a on {like.device}: move it there")
     if min(block) < 0:
@@ -87,7 +100,7 @@ def check_grid(
         raise ValueError(
             f"block_k {block_k} does not divide the {block[1]} columns under one {name}_scale"
         )
-    if block[1] and block[0] == 0:
+    if block[1] and block[0] == 0 and not columns:
         raise ValueError(f"{name}_block {block}: scales along K come in rows, at least (1, cols)")
 
 
@@ -110,6 +123,29 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
         rows *= extent
     check_aligned_rows(name, tensor)
     return TensorDescriptor(tensor, [rows, tensor.shape[-1]], [pitch, 1], box)
+
+
+def tile_constants(
+    a_block: tuple[int, int] | None,
+    b_block: tuple[int, int] | None,
+    config: Mapping[str, int | bool],
+    k: int,
+) -> dict[str, Any]:
+    """Compile-time constants of scales and tiles; a block is (rows, cols), None when unscaled."""
+    (a_rows, a_cols), (b_rows, b_cols) = a_block or (0, 0), b_block or (0, 0)
+    return {
+        "A_SCALED": a_block is not None,
+        "B_SCALED": b_block is not None,
+        "A_ROWS": a_rows,
+        "A_COLS": a_cols,
+        "B_ROWS": b_rows,
+        "B_COLS": b_cols,
+        "BLOCK_M": int(config["block_m"]),
+        "BLOCK_N": int(config["block_n"]),
+        "BLOCK_K": int(config["block_k"]),
+        "GROUP_M": int(config["group_m"]),
+        "EVEN_K": k % int(config["block_k"]) == 0,
+    }
 
 
 def numeric_constants(

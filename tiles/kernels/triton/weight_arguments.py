@@ -16,7 +16,7 @@ from .launch_checks import (
 )
 from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
 
-__all__ = ["arguments", "constants", "workspace_words"]
+__all__ = ["MAX_SPLIT_TILES", "arguments", "constants", "workspace_words"]
 
 _FIELDS = (
     "block_m",
@@ -28,22 +28,20 @@ _FIELDS = (
     "tma",
     "fold",
 )
+#: Tiles that a split K may have: a workspace begins with so many counters, whatever the launch,
+#: so that no launch finds another's partial sums among its counters.
+MAX_SPLIT_TILES = 2**14
 #: Tensors of a packed weight.
 _PARTS = ("codes", "scale", "zero", "row_scale")
 
 
 def workspace_words(config: Mapping[str, int | bool], m: int, n: int) -> int:
-    """int32 words that a launch on an M x N output needs: a counter a tile, and partial sums."""
+    """int32 words that a launch on an M x N output needs: counters of tiles, and partial sums."""
     if config["split_k"] == 1:
         return 0
     block_m, block_n = int(config["block_m"]), int(config["block_n"])
     tiles = -(-m // block_m) * -(-n // block_n)
-    return _counters(tiles) + tiles * int(config["split_k"]) * block_m * block_n
-
-
-def _counters(tiles: int) -> int:
-    """Words before the partial sums, which begin at a multiple of 128 bytes."""
-    return -(-tiles // 32) * 32
+    return MAX_SPLIT_TILES + tiles * int(config["split_k"]) * block_m * block_n
 
 
 def constants(
@@ -98,8 +96,6 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
     for tensor in (*weight.tensors, c):
         if tensor.device != x.device:
             raise ValueError(f"x lies on {x.device}, weight or c on {tensor.device}: move them")
-    if not all(tensor.is_contiguous() for tensor in weight.tensors):
-        raise ValueError("weight must consist of contiguous tensors, as pack makes them")
     (m, k), n = x.shape, weight.rows
     if k != weight.columns:
         raise ValueError(f"x has {k} columns and weight {weight.columns}: they must be equal")
@@ -133,6 +129,12 @@ def _workspace(
     config: Mapping[str, int | bool], workspace: torch.Tensor | None, x: torch.Tensor, n: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Partial sums (fp32) and counters (int32) within the workspace."""
+    tiles = triton.cdiv(x.shape[0], int(config["block_m"])) * triton.cdiv(n, int(config["block_n"]))
+    if tiles > MAX_SPLIT_TILES:
+        raise ValueError(
+            f"split_k {config['split_k']} of {tiles} tiles: a workspace counts {MAX_SPLIT_TILES}, "
+            "take split_k 1"
+        )
     words = workspace_words(config, x.shape[0], n)
     if workspace is None:
         raise ValueError(f"split_k {config['split_k']} needs a workspace of {words} int32 zeros")
@@ -144,15 +146,15 @@ def _workspace(
         raise ValueError(
             f"workspace must be {words} contiguous words or more, got {tuple(workspace.shape)}"
         )
-    tiles = triton.cdiv(x.shape[0], int(config["block_m"])) * triton.cdiv(n, int(config["block_n"]))
-    return workspace[_counters(tiles) :].view(torch.float32), workspace
+    return workspace[MAX_SPLIT_TILES:].view(torch.float32), workspace
 
 
 def _descriptors(
     x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
 ) -> tuple[TensorDescriptor, TensorDescriptor]:
-    check_aligned_rows("x", x)
     flat = codes.view(-1, PANEL_BYTES)
+    check_aligned_rows("x", x)
+    check_aligned_rows("weight.codes", flat)
     return (
         TensorDescriptor(x, list(x.shape), list(x.stride()), [int(config["block_m"]), 64]),
         TensorDescriptor(
@@ -180,10 +182,12 @@ def arguments(
     x: torch.Tensor,
     weight: PackedWeight,
     c: torch.Tensor,
+    *,
     config: Mapping[str, int | bool],
-    workspace: torch.Tensor | None,
+    workspace: torch.Tensor | None = None,
 ) -> tuple[int, list[Any], dict[str, Any]]:
     """Check everything, then return grid size, positional and keyword arguments of the kernel."""
+    weight.check()
     _check_config(config, weight)
     _check_operands(x, weight, c)
     (m, k), n = x.shape, weight.rows

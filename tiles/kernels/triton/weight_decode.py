@@ -16,106 +16,60 @@ Under the interpreter, which runs no PTX, the same values come from integer arit
 import triton
 import triton.language as tl
 
+from . import weight_ptx
+
 __all__ = ["decode_bytes", "decode_halves", "round_bf16", "scaled"]
+
+# Kernels read nothing but such constants from a module.
+_NIBBLES_FP16 = tl.constexpr(weight_ptx.nibbles("fp16"))
+_NIBBLES_BF16 = tl.constexpr(weight_ptx.nibbles("bf16"))
+_LESS_EIGHT_FP16 = tl.constexpr(weight_ptx.less_eight("fp16"))
+_LESS_EIGHT_BF16 = tl.constexpr(weight_ptx.less_eight("bf16"))
+_SCALED_FP16 = tl.constexpr(weight_ptx.scaled_pairs("fp16"))
+_SCALED_BF16 = tl.constexpr(weight_ptx.scaled_pairs("bf16"))
+_E2M1_FP16 = tl.constexpr(weight_ptx.e2m1_halves("fp16"))
+_E2M1_BF16 = tl.constexpr(weight_ptx.e2m1_halves("bf16"))
+_INT8_FP16 = tl.constexpr(weight_ptx.int8_bytes("fp16"))
+_INT8_BF16 = tl.constexpr(weight_ptx.int8_bytes("bf16"))
+_E4M3_FP16 = tl.constexpr(weight_ptx.e4m3_bytes("fp16"))
+_E4M3_BF16 = tl.constexpr(weight_ptx.e4m3_bytes("bf16"))
 
 
 @triton.jit
 def _nibbles(w, FP16: tl.constexpr):
     """Both halves of every byte as 128 + code in bf16, or 1024 + code in fp16."""
-    if FP16:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 low, high, magic;
-            mov.b32 magic, 0x64646464;
-            and.b32 low, $4, 0x0F0F0F0F;
-            shr.u32 high, $4, 4;
-            and.b32 high, high, 0x0F0F0F0F;
-            prmt.b32 $0, low, magic, 0x4140;
-            prmt.b32 $1, low, magic, 0x4342;
-            prmt.b32 $2, high, magic, 0x4140;
-            prmt.b32 $3, high, magic, 0x4342;
-            }""",
-            "=r,=r,=r,=r,r",
-            [w],
-            dtype=(tl.float16, tl.float16),
-            is_pure=True,
-            pack=4,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 low, high, magic;
-            mov.b32 magic, 0x43434343;
-            and.b32 low, $4, 0x0F0F0F0F;
-            shr.u32 high, $4, 4;
-            and.b32 high, high, 0x0F0F0F0F;
-            prmt.b32 $0, low, magic, 0x4140;
-            prmt.b32 $1, low, magic, 0x4342;
-            prmt.b32 $2, high, magic, 0x4140;
-            prmt.b32 $3, high, magic, 0x4342;
-            }""",
-            "=r,=r,=r,=r,r",
-            [w],
-            dtype=(tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=4,
-        )
+    ptx: tl.constexpr = _NIBBLES_FP16 if FP16 else _NIBBLES_BF16
+    return tl.inline_asm_elementwise(
+        ptx,
+        "=r,=r,=r,=r,r",
+        [w],
+        dtype=(tl.float16, tl.float16) if FP16 else (tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )
 
 
 @triton.jit
 def _less_eight(x, FP16: tl.constexpr):
     """Subtract int4's zero point of 8 and the magic number from what ``_nibbles`` made."""
-    if FP16:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 one, offset;
-            mov.b32 one, 0x3C003C00;
-            mov.b32 offset, 0xE408E408;
-            fma.rn.f16x2 $0, $1, one, offset;
-            }""",
-            "=r,r",
-            [x],
-            dtype=tl.float16,
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 one, offset;
-            mov.b32 one, 0x3F803F80;
-            mov.b32 offset, 0xC308C308;
-            fma.rn.bf16x2 $0, $1, one, offset;
-            }""",
-            "=r,r",
-            [x],
-            dtype=tl.bfloat16,
-            is_pure=True,
-            pack=2,
-        )
+    ptx: tl.constexpr = _LESS_EIGHT_FP16 if FP16 else _LESS_EIGHT_BF16
+    return tl.inline_asm_elementwise(
+        ptx, "=r,r", [x], dtype=tl.float16 if FP16 else tl.bfloat16, is_pure=True, pack=2
+    )
 
 
 @triton.jit
 def _fma(x, factor, offset, FP16: tl.constexpr):
     """``x * factor + offset`` on pairs, rounded once; the tensors broadcast."""
-    if FP16:
-        return tl.inline_asm_elementwise(
-            "fma.rn.f16x2 $0, $1, $2, $3;",
-            "=r,r,r,r",
-            [x, factor, offset],
-            dtype=tl.float16,
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            "fma.rn.bf16x2 $0, $1, $2, $3;",
-            "=r,r,r,r",
-            [x, factor, offset],
-            dtype=tl.bfloat16,
-            is_pure=True,
-            pack=2,
-        )
+    ptx: tl.constexpr = "fma.rn.f16x2 $0, $1, $2, $3;" if FP16 else "fma.rn.bf16x2 $0, $1, $2, $3;"
+    return tl.inline_asm_elementwise(
+        ptx,
+        "=r,r,r,r",
+        [x, factor, offset],
+        dtype=tl.float16 if FP16 else tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
 
 
 @triton.jit
@@ -134,26 +88,13 @@ def scaled(x, scale, FP16: tl.constexpr, INTERPRET: tl.constexpr):
             return (x * scale.to(tl.float32)).to(tl.float16).to(tl.float32)
         else:
             return round_bf16(x * scale.to(tl.float32))
-    elif FP16:
-        return tl.inline_asm_elementwise(
-            "mul.rn.f16x2 $0, $1, $2;",
-            "=r,r,r",
-            [x, scale],
-            dtype=tl.float16,
-            is_pure=True,
-            pack=2,
-        )
     else:
-        # fma with -0 keeps the sign of zero products; mul.bf16x2 needs capability 9.0.
+        ptx: tl.constexpr = _SCALED_FP16 if FP16 else _SCALED_BF16
         return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 nothing;
-            mov.b32 nothing, 0x80008000;
-            fma.rn.bf16x2 $0, $1, $2, nothing;
-            }""",
+            ptx,
             "=r,r,r",
             [x, scale],
-            dtype=tl.bfloat16,
+            dtype=tl.float16 if FP16 else tl.bfloat16,
             is_pure=True,
             pack=2,
         )
@@ -161,76 +102,16 @@ def scaled(x, scale, FP16: tl.constexpr, INTERPRET: tl.constexpr):
 
 @triton.jit
 def _e2m1_halves(w, FP16: tl.constexpr):
-    """Both e2m1fn codes of every byte.
-
-    The exponent and mantissa bits go below the wide exponent, 2^-126 (fp16: 2^-14) too small.
-    """
-    if FP16:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 a, b, m, p, factor, nothing;
-            mov.b32 factor, 0x74007400;
-            mov.b32 nothing, 0x80008000;
-            prmt.b32 a, $4, 0, 0x1404;
-            prmt.b32 b, $4, 0, 0x3424;
-            shr.u32 m, a, 3;
-            and.b32 m, m, 0x0E000E00;
-            lop3.b32 p, a, nothing, m, 0xEA;
-            fma.rn.f16x2 $2, p, factor, nothing;
-            shr.u32 m, b, 3;
-            and.b32 m, m, 0x0E000E00;
-            lop3.b32 p, b, nothing, m, 0xEA;
-            fma.rn.f16x2 $3, p, factor, nothing;
-            shl.b32 a, a, 4;
-            shr.u32 m, a, 3;
-            and.b32 m, m, 0x0E000E00;
-            lop3.b32 p, a, nothing, m, 0xEA;
-            fma.rn.f16x2 $0, p, factor, nothing;
-            shl.b32 b, b, 4;
-            shr.u32 m, b, 3;
-            and.b32 m, m, 0x0E000E00;
-            lop3.b32 p, b, nothing, m, 0xEA;
-            fma.rn.f16x2 $1, p, factor, nothing;
-            }""",
-            "=&r,=&r,=&r,=&r,r",
-            [w],
-            dtype=(tl.float16, tl.float16),
-            is_pure=True,
-            pack=4,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 a, b, m, p, factor, nothing;
-            mov.b32 factor, 0x7E807E80;
-            mov.b32 nothing, 0x80008000;
-            prmt.b32 a, $4, 0, 0x1404;
-            prmt.b32 b, $4, 0, 0x3424;
-            shr.u32 m, a, 6;
-            and.b32 m, m, 0x01C001C0;
-            lop3.b32 p, a, nothing, m, 0xEA;
-            fma.rn.bf16x2 $2, p, factor, nothing;
-            shr.u32 m, b, 6;
-            and.b32 m, m, 0x01C001C0;
-            lop3.b32 p, b, nothing, m, 0xEA;
-            fma.rn.bf16x2 $3, p, factor, nothing;
-            shl.b32 a, a, 4;
-            shr.u32 m, a, 6;
-            and.b32 m, m, 0x01C001C0;
-            lop3.b32 p, a, nothing, m, 0xEA;
-            fma.rn.bf16x2 $0, p, factor, nothing;
-            shl.b32 b, b, 4;
-            shr.u32 m, b, 6;
-            and.b32 m, m, 0x01C001C0;
-            lop3.b32 p, b, nothing, m, 0xEA;
-            fma.rn.bf16x2 $1, p, factor, nothing;
-            }""",
-            "=&r,=&r,=&r,=&r,r",
-            [w],
-            dtype=(tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=4,
-        )
+    """Both e2m1fn codes of every byte."""
+    ptx: tl.constexpr = _E2M1_FP16 if FP16 else _E2M1_BF16
+    return tl.inline_asm_elementwise(
+        ptx,
+        "=&r,=&r,=&r,=&r,r",
+        [w],
+        dtype=(tl.float16, tl.float16) if FP16 else (tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=4,
+    )
 
 
 @triton.jit
@@ -279,100 +160,20 @@ def decode_halves(w, zero, FORMAT: tl.constexpr, FP16: tl.constexpr, INTERPRET: 
 
 @triton.jit
 def _int8_bytes(w, FP16: tl.constexpr):
-    """Two's complement bytes: (magic + 7 bits) less the magic number, or that plus 128."""
-    if FP16:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 p, q, a, b, magic, minus;
-            mov.b32 magic, 0x64646464;
-            mov.b32 minus, 0xBC00BC00;
-            prmt.b32 p, $2, magic, 0x4140;
-            prmt.b32 q, $2, magic, 0x4342;
-            and.b32 a, p, 0xFF7FFF7F;
-            and.b32 b, p, 0xFF80FF80;
-            fma.rn.f16x2 $0, b, minus, a;
-            and.b32 a, q, 0xFF7FFF7F;
-            and.b32 b, q, 0xFF80FF80;
-            fma.rn.f16x2 $1, b, minus, a;
-            }""",
-            "=&r,=&r,r",
-            [w],
-            dtype=tl.float16,
-            is_pure=True,
-            pack=4,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 p, q, a, b, magic, minus;
-            mov.b32 magic, 0x43434343;
-            mov.b32 minus, 0xBF80BF80;
-            prmt.b32 p, $2, magic, 0x4140;
-            prmt.b32 q, $2, magic, 0x4342;
-            and.b32 a, p, 0xFF7FFF7F;
-            and.b32 b, p, 0xFF80FF80;
-            fma.rn.bf16x2 $0, b, minus, a;
-            and.b32 a, q, 0xFF7FFF7F;
-            and.b32 b, q, 0xFF80FF80;
-            fma.rn.bf16x2 $1, b, minus, a;
-            }""",
-            "=&r,=&r,r",
-            [w],
-            dtype=tl.bfloat16,
-            is_pure=True,
-            pack=4,
-        )
+    """Two's complement bytes."""
+    ptx: tl.constexpr = _INT8_FP16 if FP16 else _INT8_BF16
+    return tl.inline_asm_elementwise(
+        ptx, "=&r,=&r,r", [w], dtype=tl.float16 if FP16 else tl.bfloat16, is_pure=True, pack=4
+    )
 
 
 @triton.jit
 def _e4m3_bytes(w, FP16: tl.constexpr):
     """e4m3fn bytes; the code of NaN reads as 480, so packing moves a NaN into its scale."""
-    if FP16:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 p, q, m, factor, nothing;
-            mov.b32 factor, 0x5C005C00;
-            mov.b32 nothing, 0x80008000;
-            prmt.b32 p, $2, 0, 0x1404;
-            prmt.b32 q, $2, 0, 0x3424;
-            and.b32 m, p, 0x7FFF7FFF;
-            shr.u32 m, m, 1;
-            lop3.b32 p, p, nothing, m, 0xEA;
-            fma.rn.f16x2 $0, p, factor, nothing;
-            and.b32 m, q, 0x7FFF7FFF;
-            shr.u32 m, m, 1;
-            lop3.b32 q, q, nothing, m, 0xEA;
-            fma.rn.f16x2 $1, q, factor, nothing;
-            }""",
-            "=&r,=&r,r",
-            [w],
-            dtype=tl.float16,
-            is_pure=True,
-            pack=4,
-        )
-    else:
-        return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 p, q, m, factor, nothing;
-            mov.b32 factor, 0x7B807B80;
-            mov.b32 nothing, 0x80008000;
-            prmt.b32 p, $2, 0, 0x1404;
-            prmt.b32 q, $2, 0, 0x3424;
-            and.b32 m, p, 0x7FFF7FFF;
-            shr.u32 m, m, 4;
-            lop3.b32 p, p, nothing, m, 0xEA;
-            fma.rn.bf16x2 $0, p, factor, nothing;
-            and.b32 m, q, 0x7FFF7FFF;
-            shr.u32 m, m, 4;
-            lop3.b32 q, q, nothing, m, 0xEA;
-            fma.rn.bf16x2 $1, q, factor, nothing;
-            }""",
-            "=&r,=&r,r",
-            [w],
-            dtype=tl.bfloat16,
-            is_pure=True,
-            pack=4,
-        )
+    ptx: tl.constexpr = _E4M3_FP16 if FP16 else _E4M3_BF16
+    return tl.inline_asm_elementwise(
+        ptx, "=&r,=&r,r", [w], dtype=tl.float16 if FP16 else tl.bfloat16, is_pure=True, pack=4
+    )
 
 
 @triton.jit

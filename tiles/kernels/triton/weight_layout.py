@@ -35,11 +35,24 @@ _SCALES = {
 #: Groups along K that the kernel takes, by bits of a code; multiples of 128 (8 bits: 64) as well.
 GROUPS = {4: (16, 32, 64), 8: ()}
 _E4M3_NAN = 0x7F
+#: Dtypes of packed scales by format.
+_STORED = {name: dtype for dtype, name in _SCALES.items()} | {"e4m3fn": torch.uint8}
 
 
 def panel_columns(element: str) -> int:
     """Columns of a panel."""
     return PANEL_BYTES * 8 // CODE_BITS[element]
+
+
+def _check_element(element: str, group: int) -> None:
+    if element not in CODE_BITS:
+        raise ValueError(f"element {element!r}: choose one of {', '.join(CODE_BITS)}")
+    small, panel = GROUPS[CODE_BITS[element]], panel_columns(element)
+    if group and group not in small and (group < panel or group % panel):
+        raise ValueError(
+            f"group {group} of {element}: choose a multiple of {panel}"
+            + "".join(f" or {one}" for one in small)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,56 @@ class PackedWeight:
         """All tensors that there are."""
         found = (self.codes, self.scale, self.zero, self.row_scale)
         return tuple(tensor for tensor in found if tensor is not None)
+
+    def check(self) -> None:
+        """Refuse tensors that are not laid out as the module says; ``pack`` makes none of these.
+
+        Raises:
+            TypeError, ValueError: the message names the tensor and the rule.
+        """
+        _check_element(self.element, self.group)
+        panel = panel_columns(self.element)
+        panels = -(-self.columns // panel)
+        if self.columns < 1:
+            raise ValueError(f"weight.columns {self.columns}: it must be at least 1")
+        if self.codes.ndim != 3 or self.codes.shape[1] < 1:
+            raise ValueError(f"weight.codes has shape {tuple(self.codes.shape)}: (panels, N, 64)")
+        if (self.scale is not None) != bool(self.group) or bool(self.scale_format) != bool(
+            self.group
+        ):
+            raise ValueError("weight.scale and scale_format go with a group, and group with them")
+        if (self.zero is not None) != (self.element == "uint4"):
+            raise ValueError("weight.zero: uint4, and it alone, has zero points")
+        if self.zero is not None and not self.group:
+            raise ValueError("weight.zero: zero points go with groups along K")
+        if self.group and self.scale_format not in _STORED:
+            raise ValueError(
+                f"weight.scale_format {self.scale_format!r}: choose one of {', '.join(_STORED)}"
+            )
+        rows = self.rows
+        grid: tuple[int, ...] = ()
+        if self.group >= panel:
+            grid = (-(-self.columns // self.group), rows)
+        elif self.group:
+            grid = (panels, rows, panel // self.group)
+        wanted = {
+            "codes": (self.codes, torch.uint8, (panels, rows, PANEL_BYTES)),
+            "scale": (self.scale, _STORED.get(self.scale_format), grid),
+            "zero": (self.zero, torch.uint8, grid),
+            "row_scale": (self.row_scale, torch.float32, (rows,)),
+        }
+        for name, (tensor, dtype, shape) in wanted.items():
+            if tensor is None:
+                continue
+            if tensor.dtype != dtype:
+                raise TypeError(f"weight.{name} has dtype {tensor.dtype}: it must be {dtype}")
+            if tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"weight.{name} has shape {tuple(tensor.shape)}: {rows} x {self.columns} "
+                    f"{self.element} with groups of {self.group} take {shape}"
+                )
+            if not tensor.is_contiguous():
+                raise ValueError(f"weight.{name} has strides {tensor.stride()}: not contiguous")
 
     def clone(self) -> "PackedWeight":
         """A copy in memory of its own."""
@@ -108,8 +171,6 @@ def _by_panel(values: torch.Tensor, columns: int, group: int, panels: int) -> to
 
 
 def _unpacked(packed: torch.Tensor, element: str, columns: int) -> torch.Tensor:
-    if element not in CODE_BITS:
-        raise ValueError(f"element {element!r}: choose one of {', '.join(CODE_BITS)}")
     if packed.ndim != 2 or packed.numel() == 0:
         raise ValueError(f"packed must be a non-empty matrix, got shape {tuple(packed.shape)}")
     if packed.dtype != torch.uint8:
@@ -153,17 +214,13 @@ def pack(
         ValueError: shapes, devices, element and group do not go together.
         TypeError: a dtype.
     """
+    _check_element(element, group)
     codes = _unpacked(packed, element, columns)
     n = codes.shape[0]
-    bits, panel = CODE_BITS[element], panel_columns(element)
+    panel = panel_columns(element)
     for name, tensor in (("scales", scales), ("zero_points", zero_points)):
         if tensor is not None and tensor.device != packed.device:
             raise ValueError(f"{name} lie on {tensor.device}, packed on {packed.device}")
-    if group and group not in GROUPS[bits] and (group < panel or group % panel):
-        raise ValueError(
-            f"group {group} of {element}: choose a multiple of {panel}"
-            + "".join(f" or {one}" for one in GROUPS[bits])
-        )
     if scales.dtype not in _SCALES or (not group and scales.dtype != torch.float32):
         raise TypeError(f"scales have dtype {scales.dtype}: without groups they are torch.float32")
     grids = {(n, -(-columns // group))} if group else {(n, 1), (1, 1)}
