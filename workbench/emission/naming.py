@@ -17,13 +17,13 @@ _TAKEN = frozenset(
     """
     alembic annotated_doc annotated_types array_api_compat ast_serialize bottle build colorlog
     conftest cpuinfo cuda cupy cupy_backends cupyx distutils execnet filelock flit flit_core
-    fsspec functorch gfloat greenlet hypothesis iniconfig isympy jinja2 librt mako markdown_it
-    markupsafe mdurl ml_dtypes more_itertools mpmath mypy mypy_extensions mypyc narwhals
-    networkx numpy nvidia optuna optuna_dashboard packaging pathspec pip pkg_resources
-    playwright plotly pluggy psycopg psycopg_binary py pydantic pydantic_core pygments pynvml
-    pytest pytest_benchmark rich ruff safetensors setuptools shellingham sim sortedcontainers
-    sqlalchemy sympy test tests tiles torch torchgen tqdm triton tuning typer typing_extensions
-    typing_inspection wheel workbench xdist yaml
+    fsspec functorch gfloat greenlet hypothesis iniconfig isympy jinja2 joblib librt mako
+    markdown_it markupsafe mdurl ml_dtypes more_itertools mpmath mypy mypy_extensions mypyc
+    narwhals networkx numpy nvidia optuna optuna_dashboard packaging pathspec pip pkg_resources
+    playwright plotly pluggy psycopg psycopg_binary py pyarrow pydantic pydantic_core pygments
+    pynvml pytest pytest_benchmark rich ruff safetensors scipy setuptools shellingham sim
+    sklearn sortedcontainers sqlalchemy sympy test tests threadpoolctl tiles torch torchgen tqdm
+    triton tuning typer typing_extensions typing_inspection wheel workbench xdist yaml
     """.split()
 )
 

@@ -1,0 +1,16 @@
+"""The checks of every function that a package can have, by the function's name."""
+
+from workbench.verification.function_checks import FunctionChecks
+from workbench.verification.gemm_function import GemmFunctionChecks
+from workbench.verification.quantize_function import (
+    CudaQuantizeFunctionChecks,
+    QuantizeFunctionChecks,
+)
+
+__all__ = ["CHECKS"]
+
+CHECKS: dict[str, FunctionChecks] = {
+    "gemm": GemmFunctionChecks(),
+    "quantize": QuantizeFunctionChecks(),
+    "quantize_cuda.quantize": CudaQuantizeFunctionChecks(),
+}
