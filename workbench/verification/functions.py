@@ -6,6 +6,7 @@ from workbench.verification.quantize_function import (
     CudaQuantizeFunctionChecks,
     QuantizeFunctionChecks,
 )
+from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
 
 __all__ = ["CHECKS"]
 
@@ -13,4 +14,5 @@ CHECKS: dict[str, FunctionChecks] = {
     "gemm": GemmFunctionChecks(),
     "quantize": QuantizeFunctionChecks(),
     "quantize_cuda.quantize": CudaQuantizeFunctionChecks(),
+    "linear_weight_only": WeightOnlyFunctionChecks(),
 }

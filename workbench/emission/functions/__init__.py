@@ -4,6 +4,7 @@ from tiles.problems import Problem
 from workbench.emission.function import Function
 from workbench.emission.functions.gemm import GemmFunction
 from workbench.emission.functions.quantize import CudaQuantizeFunction, QuantizeFunction
+from workbench.emission.functions.weight_only import WeightOnlyFunction
 
 __all__ = ["EMITTED", "FUNCTIONS", "function_of"]
 
@@ -11,6 +12,7 @@ FUNCTIONS: tuple[Function, ...] = (
     GemmFunction(),
     QuantizeFunction(),
     CudaQuantizeFunction(),
+    WeightOnlyFunction(),
 )
 #: Kernel families that some function launches.
 EMITTED = tuple(dict.fromkeys(family for one in FUNCTIONS for family in one.families))

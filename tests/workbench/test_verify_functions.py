@@ -1,0 +1,67 @@
+"""Verification of every function of torch tensors but ``gemm`` and ``quantize``, without a GPU.
+
+One package holds them all, so that it is emitted, installed and checked once; a second check finds a
+fault in each kernel.
+"""
+
+from pathlib import Path
+
+import pytest
+from emit_runs import reseal, run_of, study
+
+from workbench.emission import EmittedPackage, emit
+from workbench.verification import Outcome, VerifyReport, verify
+
+#: Tuned entries: kernel family and problem.
+ENTRIES = (
+    ("triton_weight_only", "gemm:16x64x512:w4a16-g128:bf16"),
+    ("triton_weight_only", "gemm:64x64x256:w8a16:bf16"),
+)
+#: Checks of every entry that the interpreter runs.
+PARTS = ("configuration", "random", "tails of the tuned tile")
+#: Faults: file, what it says, what it says then, the check that has to fail.
+FAULTS = (
+    (
+        "triton/weight_layout.py",
+        "return values.t().contiguous()",
+        "return values.t().roll(1, 0).contiguous()",
+        "triton_weight_only gemm:16x64x512:w4a16-g128:bf16: random",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
+    run = run_of(*(study(problem, family=family) for family, problem in ENTRIES))
+    return emit(run, tmp_path_factory.mktemp("functions") / "kernels", name="tile_pack")
+
+
+def _failed(report: VerifyReport) -> dict[str, str]:
+    return {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED}
+
+
+@pytest.mark.slow
+def test_every_function_passes(package: EmittedPackage) -> None:
+    report = verify(package.folder, device="cpu", seed=3)
+    assert _failed(report) == {}
+    outcomes = {check.name: check.status for check in report.checks}
+    for family, problem in ENTRIES:
+        for part in PARTS:
+            assert outcomes[f"{family} {problem}: {part}"] is Outcome.PASSED, (problem, part)
+    opchecks = {name: found for name, found in outcomes.items() if name.endswith(": opcheck")}
+    assert set(opchecks.values()) == {Outcome.PASSED}
+    for name in ("digests", "installed files", "templates", "independence", "light import"):
+        assert outcomes[name] is Outcome.PASSED
+
+
+@pytest.mark.slow
+def test_a_fault_in_each_kernel_is_seen(package: EmittedPackage) -> None:
+    kernels = package.folder / "src/tile_pack/kernels"
+    for file, old, new, _ in FAULTS:
+        path: Path = kernels / file
+        text = path.read_text()
+        assert old in text, file
+        path.write_text(text.replace(old, new))
+    reseal(package.folder)
+    report = verify(package.folder, device="cpu", seed=3)
+    assert {name for *_, name in FAULTS} <= set(_failed(report))
