@@ -1,7 +1,7 @@
 """Verification of every function of torch tensors but ``gemm`` and ``quantize``, without a GPU.
 
-One package holds them all, so that it is emitted, installed and checked once; a second check finds a
-fault in each kernel.
+One package holds them all, so that it is emitted, installed and checked once; a second check finds
+a fault in each kernel.
 """
 
 from pathlib import Path
@@ -16,6 +16,18 @@ from workbench.verification import Outcome, VerifyReport, verify
 ENTRIES = (
     ("triton_weight_only", "gemm:16x64x512:w4a16-g128:bf16"),
     ("triton_weight_only", "gemm:64x64x256:w8a16:bf16"),
+    ("triton_decoded_gemm", "gemm:16x64x256:nvfp4:bf16"),
+    ("triton_decoded_gemm", "gemm:64x64x256:mxfp6-e3m2:fp32"),
+    ("triton_quantize_tiles", "quantize:64x256:e4m3fn.mx:bf16"),
+    ("triton_quantize_tiles", "quantize:64x256:int8.b32x32:bf16:transposed"),
+    ("triton_quantize_tiles", "quantize:64x256:int8.row:bf16"),
+    ("triton_quantize_tiles", "quantize:128x256:nvfp4:fp32:swizzled"),
+)
+#: The same of a kernel without an interpreter, whose stand-in is checked.
+ON_HOPPER = (
+    ("hopper_block_gemm", "gemm:512x64x256:mxfp8-e4m3:bf16"),
+    ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32"),
+    ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),
 )
 #: Checks of every entry that the interpreter runs.
 PARTS = ("configuration", "random", "tails of the tuned tile")
@@ -27,12 +39,31 @@ FAULTS = (
         "return values.t().roll(1, 0).contiguous()",
         "triton_weight_only gemm:16x64x512:w4a16-g128:bf16: random",
     ),
+    (
+        "triton/decoded_operand.py",
+        "return self.tensor_scale.view(1, 1), (0, 0)",
+        "return self.tensor_scale.view(1, 1) * 1.01, (0, 0)",
+        "triton_decoded_gemm gemm:16x64x256:nvfp4:bf16: random",
+    ),
+    (
+        "triton/quantize_tiles.py",
+        "ratio = x * inverse  #",
+        "ratio = x * inverse * 2.0  #",
+        "triton_quantize_tiles quantize:64x256:e4m3fn.mx:bf16: random",
+    ),
+    (
+        "triton/quantize_tiles.py",
+        "ratio = quotient(x, divisor, negative, lift, SHORT)",
+        "ratio = quotient(x, divisor, negative, lift, SHORT) * 1.01",
+        "hopper_block_gemm gemm:512x64x256:jetfire:int8.b32x32: stand-in: random",
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
-    run = run_of(*(study(problem, family=family) for family, problem in ENTRIES))
+    entries = (*ENTRIES, *ON_HOPPER)
+    run = run_of(*(study(problem, family=family) for family, problem in entries))
     return emit(run, tmp_path_factory.mktemp("functions") / "kernels", name="tile_pack")
 
 
@@ -48,6 +79,10 @@ def test_every_function_passes(package: EmittedPackage) -> None:
     for family, problem in ENTRIES:
         for part in PARTS:
             assert outcomes[f"{family} {problem}: {part}"] is Outcome.PASSED, (problem, part)
+    for family, problem in ON_HOPPER:
+        for part in ("configuration", "launcher", "stand-in: random", "stand-in: NaN scale"):
+            assert outcomes[f"{family} {problem}: {part}"] is Outcome.PASSED, (problem, part)
+        assert outcomes[f"{family} {problem}: answers"] is Outcome.SKIPPED
     opchecks = {name: found for name, found in outcomes.items() if name.endswith(": opcheck")}
     assert set(opchecks.values()) == {Outcome.PASSED}
     for name in ("digests", "installed files", "templates", "independence", "light import"):

@@ -9,7 +9,7 @@ __all__ = ["MAX_NAME", "check_file_part", "check_package_name"]
 MAX_NAME = 41  #: characters of a package's name
 
 _PACKAGE = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
-_FILE_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE_PART = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}")
 
 #: Import names that an emitted package must not hide: the workbench's, those of the distributions
 #: in constraints.txt, and those of build tools.
@@ -53,5 +53,5 @@ def check_file_part(text: str, what: str) -> str:
         ValueError: it may not; the message says what it was.
     """
     if not _FILE_PART.fullmatch(text) or ".." in text:
-        raise ValueError(f"{what} {text!r}: emitted names hold a-z, 0-9, '.', '_' and '-' only")
+        raise ValueError(f"{what} {text!r}: emitted names hold a-z, 0-9 and '._+-' only")
     return text

@@ -7,10 +7,11 @@ that break careless kernels, extents that nothing was tuned for, every default, 
 registration, and on a GPU ``torch.compile`` and a CUDA graph.
 """
 
+import contextlib
 import importlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ class Case:
 
     call: Callable[[], Any]  #: the public function
     launch: Callable[[Any], Any]  #: the template with a choice of the package's, as ``call``
-    judge: Callable[[Recorder, Any, Mapping[str, int | bool]], None]  #: answer, configuration
+    judge: Callable[[Recorder, Any, Any], None]  #: an answer, and the choice that gave it
     operator: str  #: the registered operator's name
     arguments: tuple[Any, ...]  #: of the operator
 
@@ -48,6 +49,7 @@ class OperatorChecks(FunctionChecks):
     module: ClassVar[str]  #: of the package, without its underscore's dot
     #: Names of what the operands hold, the plain random ones first.
     patterns: ClassVar[tuple[str, ...]]
+    fallback: ClassVar[str] = ""  #: kernel family that stands in for those that cannot run
 
     @abstractmethod
     def small(self, tuned: Tuned) -> Problem:
@@ -61,6 +63,10 @@ class OperatorChecks(FunctionChecks):
     def odd(self, tuned: Tuned, device: str) -> Problem:
         """Extents that nothing was tuned for, and that no alignment helps."""
 
+    def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
+        """Extents that a default of a family can run."""
+        return self.odd(tuned, device)
+
     @abstractmethod
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         """Operands of a problem on the subject's device."""
@@ -68,6 +74,42 @@ class OperatorChecks(FunctionChecks):
     def misread(self, subject: Subject, problem: Problem, pattern: str) -> str:
         """Why Triton's interpreter cannot run this; or ''."""
         return ""
+
+    def interpreter(self, subject: Subject) -> contextlib.AbstractContextManager[None]:
+        """Makes Triton's interpreter as exact as the hardware, or fast, while it runs."""
+        return contextlib.nullcontext()
+
+    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
+        """Why the tuned kernel cannot run on the subject's device; or ''."""
+        return ""
+
+    def without_device(
+        self, subject: Subject, tuned: Tuned, choice: Any, reason: str, report: Report
+    ) -> None:
+        """What can be said of a kernel that cannot run here: of its launcher and its stand-in."""
+        label = f"{tuned.kernel} {tuned.problem}"
+        with Recorder(report, f"{label}: launcher") as check:
+            self.judge_launcher(check, subject, tuned, choice)
+        with Recorder(report, f"{label}: answers") as check:
+            check.skip(reason)
+        instead, small = self.stand_in(subject, tuned, choice), self.small(tuned)
+        with Recorder(report, f"{label}: stand-in: configuration") as check:
+            check.expect(instead.file.kernel != tuned.kernel, "a kernel stands in for itself")
+            check.expect(not instead.tuned, "the stand-in is a tuned entry")
+            check.note(f"{instead.file.kernel}, default for M = {instead.m}")
+        for pattern in self.patterns:
+            self._answer(subject, small, pattern, instead, f"{label}: stand-in: {pattern}", report)
+
+    def judge_launcher(self, check: Recorder, subject: Subject, tuned: Tuned, choice: Any) -> None:
+        """Whether the launcher of a kernel that cannot run here takes the tuned configuration."""
+        raise NotImplementedError(f"{self.function}: every kernel is interpreted")
+
+    def stand_in(self, subject: Subject, tuned: Tuned, choice: Any) -> Any:
+        """What the package runs where a tuned kernel cannot."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            m = int(choice.m)
+            return subject.package._lookup.stand_in(choice, self.fallback, m, "verification")
 
     def choice(self, subject: Subject, tuned: Tuned, problem: Problem) -> Any:
         """What the package would run for a problem."""
@@ -112,6 +154,9 @@ class OperatorChecks(FunctionChecks):
             return
         choice = replace(self.choice(subject, tuned, tuned.problem), config=tuned.config)
         small, random = self.small(tuned), self.patterns[0]
+        if reason := self.obstacle(subject, tuned):
+            self.without_device(subject, tuned, choice, reason, report)
+            return
         if on_gpu:
             self._answer(subject, tuned.problem, random, None, f"{label}: {random}", report)
         else:
@@ -131,12 +176,21 @@ class OperatorChecks(FunctionChecks):
                 not self.choice(subject, tuned, odd).tuned, "the package calls this shape tuned"
             )
         self._answer(subject, odd, self.patterns[0], None, name, report)
-        for choice in default_choices(subject.package._lookup, tuned.kernel, tuple(formats)):
-            name = f"{tuned.kernel} {' '.join(formats)}: {default_name(choice)}"
-            self._answer(subject, odd, self.patterns[0], choice, name, report)
+        families = dict.fromkeys((self.fallback or tuned.kernel, tuned.kernel))
+        for family in families:
+            default = replace(tuned, kernel=family)
+            reason = self.obstacle(subject, default)
+            problem = self.default_problem(default, family, subject.device)
+            for choice in default_choices(subject.package._lookup, family, tuple(formats)):
+                name = f"{family} {' '.join(formats)}: {default_name(choice)}"
+                if reason:
+                    with Recorder(report, name) as check:
+                        check.skip(reason)
+                else:
+                    self._answer(subject, problem, self.patterns[0], choice, name, report)
         with Recorder(report, f"operator {self.function} {' '.join(formats)}: opcheck") as check:
             case = self.case(subject, odd, self.patterns[0])
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self.interpreter(subject):
                 warnings.simplefilter("ignore")
                 torch.library.opcheck(
                     _operator(subject.package, case.operator),
@@ -167,9 +221,9 @@ class OperatorChecks(FunctionChecks):
                     taken = self.choice(
                         subject, Tuned(kernel="", problem=problem, config={}), problem
                     )
-                    case.judge(check, case.call(), taken.config)
+                    case.judge(check, case.call(), taken)
                 else:
-                    case.judge(check, case.launch(choice), choice.config)
+                    case.judge(check, case.launch(choice), choice)
 
     def _check_compiled(self, subject: Subject, tuned: Tuned, report: Report) -> None:
         """The tuned call under ``torch.compile(fullgraph=True)`` and in a CUDA graph, on a GPU."""

@@ -101,8 +101,8 @@ class WeightOnlyFunctionChecks(OperatorChecks):
             package._weight_only.run(choice, x, parts, buffer[:-GUARD_ROWS], problem.k)
             return buffer
 
-        def judge(check: Recorder, buffer: Any, config: Any) -> None:
-            reference = workload.reference(fold=bool(config["fold"]))
+        def judge(check: Recorder, buffer: Any, choice: Any) -> None:
+            reference = workload.reference(fold=bool(choice.config["fold"]))
             judge_product(check, buffer, reference, "x".join(map(str, problem.shape)))
 
         return Case(

@@ -3,7 +3,10 @@
 from tiles.problems import Problem
 from workbench.emission.function import Function
 from workbench.emission.functions.gemm import GemmFunction
+from workbench.emission.functions.gemm_packed import PackedGemmFunction
+from workbench.emission.functions.gemm_quantized import QuantizedGemmFunction
 from workbench.emission.functions.quantize import CudaQuantizeFunction, QuantizeFunction
+from workbench.emission.functions.quantize_packed import QuantizePackedFunction
 from workbench.emission.functions.weight_only import WeightOnlyFunction
 
 __all__ = ["EMITTED", "FUNCTIONS", "function_of"]
@@ -13,6 +16,9 @@ FUNCTIONS: tuple[Function, ...] = (
     QuantizeFunction(),
     CudaQuantizeFunction(),
     WeightOnlyFunction(),
+    PackedGemmFunction(),
+    QuantizePackedFunction(),
+    QuantizedGemmFunction(),
 )
 #: Kernel families that some function launches.
 EMITTED = tuple(dict.fromkeys(family for one in FUNCTIONS for family in one.families))

@@ -21,7 +21,7 @@ from workbench.emission.function import (
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
-__all__ = ["HOPPER", "GemmFunction", "operand_layout", "torch_dtype"]
+__all__ = ["ALIGNED_EXTENT", "HOPPER", "GemmFunction", "operand_layout", "torch_dtype"]
 
 TRITON = "triton_gemm"
 HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
@@ -54,6 +54,12 @@ class GemmFunction(Function):
 
     name: ClassVar[str] = "gemm"
     families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
+
+    def serves(self, family: str, problem: Problem) -> bool:
+        if family == "hopper_block_gemm":
+            # Where Triton's product has no such operands or output, other functions have it.
+            return kernel(TRITON).refusal(problem, ANY_GPU) is None
+        return family in self.families
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         on_cupy = ("_hopper_gemm.py", "gemm_cuda.py") if set(families) & set(HOPPER) else ()

@@ -15,6 +15,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "gemm": "_gemm",
     "quantize": "_quantize",
+    "gemm_packed": "_gemm_packed",
+    "gemm_quantized": "_gemm_quantized",
+    "quantize_packed": "_quantize_packed",
     "linear_weight_only": "_weight_only",
     "pack_weight": "_packed_weight",
     "PackedWeight": "_packed_weight",

@@ -215,7 +215,9 @@ def _is_gpu(file: ConfigFile, device: str) -> bool:
     return any(device == name or fnmatchcase(device, name) for name in file.devices)
 
 
-def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
+def stand_in(
+    choice: Choice, kernel: str, m: int, why: str, formats: tuple[str, ...] | None = None
+) -> Choice:
     """The default of ``kernel`` that runs where a tuned configuration cannot, with one warning.
 
     Defaults were made for odd extents, so they need no alignment.
@@ -224,18 +226,21 @@ def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
         choice: what was chosen.
         kernel: family of the default.
         m: rows of the call.
-        why: what is in the way.
+        why: what is in the way; without it there is no warning.
+        formats: those of the default, where it has others.
     """
     tuned = choice.file
-    _warn_once(
-        (why, tuned.kernel, tuned.formats),
-        f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
-    )
+    formats = tuned.formats if formats is None else formats
+    if why:
+        _warn_once(
+            (why, tuned.kernel, tuned.formats),
+            f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
+        )
     return _entry(
         [
             file
             for file in FILES
-            if (file.kernel, file.formats, file.gpu) == (kernel, tuned.formats, tuned.gpu)
+            if (file.kernel, file.formats, file.gpu) == (kernel, formats, tuned.gpu)
             and file.extents is None
         ],
         m,

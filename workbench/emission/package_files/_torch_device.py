@@ -42,6 +42,13 @@ def check_device(name: str, tensor: Tensor) -> None:
         )
 
 
+def aligned_rows(tensor: Tensor) -> bool:
+    """Whether tensor-memory-access descriptors can address a matrix: 16-byte rows, one by one."""
+    row_bytes = tensor.stride(0) * tensor.element_size()
+    apart = tensor.stride(0) >= tensor.shape[1]
+    return apart and tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
+
+
 @functools.cache
 def _capability(device: torch.device) -> tuple[int, int]:
     """(0, 0) where the device is no NVIDIA GPU."""

@@ -20,16 +20,22 @@ def smoke(package: ModuleType, device: str) -> int:
         return 0
     lookup = importlib.import_module(f"{package.__name__}._lookup")
     asked = [(formats, layout, (COLS, COLS)) for formats, layout in lookup.layouts(TRITON).items()]
-    on_hopper = any(map(lookup.layouts, HOPPER))
+    # The block kernel also serves other functions, of other formats.
+    on_hopper = {
+        formats: layout
+        for name in HOPPER
+        for formats, layout in lookup.layouts(name).items()
+        if formats in lookup.layouts(TRITON)
+    }
     if device == "cuda":
         asked += [
             (file.formats, file.layout, file.extents)
             for file in lookup.FILES
-            if file.kernel in HOPPER and file.extents is not None
+            if file.kernel in HOPPER and file.extents is not None and file.formats in on_hopper
         ]
     for formats, layout, (n, k) in asked:
         _product(package, formats, layout, n, k, device)
-    return len(asked) + (_on_cupy(package, lookup) if device == "cuda" and on_hopper else 0)
+    return len(asked) + (_on_cupy(package, on_hopper) if device == "cuda" else 0)
 
 
 def _product(
@@ -50,13 +56,14 @@ def _product(
     )
 
 
-def _on_cupy(package: ModuleType, lookup: ModuleType) -> int:
+def _on_cupy(package: ModuleType, layouts: dict[tuple[str, str], Any]) -> int:
     """Call the product of CuPy arrays on zeros; returns how many calls."""
+    if not layouts:
+        return 0
     cupy = importlib.import_module("cupy")
     gemm = importlib.import_module(f"{package.__name__}.gemm_cuda").gemm
     dtypes = {"bf16": "uint16", "fp16": "float16", "int8": "int8"}
     rows, cols = 8, 256
-    layouts = {key: value for name in HOPPER for key, value in lookup.layouts(name).items()}
     for (recipe, out), layout in layouts.items():
         a = cupy.zeros((rows, cols), dtypes.get(layout["a_element"], "uint8"))
         b = cupy.zeros((cols, cols), a.dtype)
