@@ -87,6 +87,11 @@ def config_files(entries: Sequence[TunedEntry]) -> dict[str, str]:
         first = same[0]
         table = _Table(family=first.kernel, problem=first.problem, entries=same)
         configs = {entry.m: entry.best.config.to_dict() for entry in same}
+        if len(configs) < len(same):
+            raise ValueError(
+                f"{first.problem} and another study of this run are looked up by the same extents: "
+                "emit one of them"
+            )
         files[name] = table.text(first.extents, configs)
     for (family, formats, gpu), pairs in shared.items():
         table = _Table(

@@ -4,6 +4,7 @@ from workbench.verification.function_checks import FunctionChecks
 from workbench.verification.gemm_function import GemmFunctionChecks
 from workbench.verification.gemm_packed_function import PackedGemmFunctionChecks
 from workbench.verification.gemm_quantized_function import QuantizedGemmFunctionChecks
+from workbench.verification.grouped_gemm_function import GroupedGemmFunctionChecks
 from workbench.verification.quantize_function import (
     CudaQuantizeFunctionChecks,
     QuantizeFunctionChecks,
@@ -21,4 +22,5 @@ CHECKS: dict[str, FunctionChecks] = {
     "gemm_packed": PackedGemmFunctionChecks(),
     "quantize_packed": QuantizePackedFunctionChecks(),
     "gemm_quantized": QuantizedGemmFunctionChecks(),
+    "grouped_gemm": GroupedGemmFunctionChecks(),
 }

@@ -5,6 +5,7 @@ from workbench.emission.function import Function
 from workbench.emission.functions.gemm import GemmFunction
 from workbench.emission.functions.gemm_packed import PackedGemmFunction
 from workbench.emission.functions.gemm_quantized import QuantizedGemmFunction
+from workbench.emission.functions.grouped_gemm import GroupedGemmFunction
 from workbench.emission.functions.quantize import CudaQuantizeFunction, QuantizeFunction
 from workbench.emission.functions.quantize_packed import QuantizePackedFunction
 from workbench.emission.functions.weight_only import WeightOnlyFunction
@@ -19,6 +20,7 @@ FUNCTIONS: tuple[Function, ...] = (
     PackedGemmFunction(),
     QuantizePackedFunction(),
     QuantizedGemmFunction(),
+    GroupedGemmFunction(),
 )
 #: Kernel families that some function launches.
 EMITTED = tuple(dict.fromkeys(family for one in FUNCTIONS for family in one.families))

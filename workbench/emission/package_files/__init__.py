@@ -18,6 +18,7 @@ _HOMES = {
     "gemm_packed": "_gemm_packed",
     "gemm_quantized": "_gemm_quantized",
     "quantize_packed": "_quantize_packed",
+    "grouped_gemm": "_grouped_gemm",
     "linear_weight_only": "_weight_only",
     "pack_weight": "_packed_weight",
     "PackedWeight": "_packed_weight",
