@@ -20,8 +20,8 @@ from tiles.kernels.closure import imported_names
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.problems import parse_problem
 from workbench.emission import EmittedPackage, emit
-from workbench.emission.configs import ANY_HOPPER, default_problems
 from workbench.emission.evidence import digest
+from workbench.emission.function import ANY_HOPPER, default_problems
 from workbench.emission.package_files import _lookup
 from workbench.emission.package_files._lookup import choose_from, parse_config_file
 

@@ -17,8 +17,8 @@ from tiles.kernels import ConfigTable, kernel
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.problems import parse_problem
 from workbench.emission import EmittedPackage, emit
-from workbench.emission.configs import ANY_HOPPER, default_problems
 from workbench.emission.evidence import digest
+from workbench.emission.function import ANY_HOPPER, default_problems
 from workbench.emission.package_files import _lookup
 from workbench.emission.package_files._lookup import choose_from, parse_config_file
 from workbench.verification import Outcome, verify

@@ -167,7 +167,7 @@ def test_every_line_becomes_a_timing_with_clock_and_note(monkeypatch: pytest.Mon
     monkeypatch.setattr(rivals, "time_interleaved", partial(time_interleaved, device="cpu"))
     monkeypatch.setattr(rivals, "_clock", lambda contender, l2_bytes: 1590)
     contenders = [rivals._rival(rival, (32, 64, 128), 5, "cpu") for rival in RIVALS]
-    lines = [line["rival"] for line in rivals._time(contenders)]
+    lines = [line["rival"] for line in rivals.time_contenders(contenders)]
     timings = {line["rival"]: RivalTiming(**line) for line in lines}
     assert set(timings) == {rival.name for rival in RIVALS}
     for timing in timings.values():

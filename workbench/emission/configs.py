@@ -2,83 +2,63 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-from tiles.formats import IntElement, TensorFormat
-from tiles.kernels import Kernel, Limits, NumericPath, kernel
-from tiles.kernels.gemm import MAX_INT32_K
-from tiles.kernels.hopper_block_gemm import HopperBlockGemm, block_scales
-from tiles.kernels.hopper_gemm import HopperGemm, scale_mode
-from tiles.kernels.hopper_skinny import HopperSkinnyGemm
-from tiles.problems import Gemm, Problem, Quantize
-from workbench.emission.winners import (
-    STAND_INS,
-    TunedEntry,
-    config_file_name,
-    families_of,
-    template_folder,
-)
+from tiles.kernels import Kernel, Limits, kernel
+from tiles.problems import Problem
+from workbench.emission.function import Function
+from workbench.emission.functions import function_of
+from workbench.emission.winners import TunedEntry, config_file_name, families_of, template_folder
 
-__all__ = ["config_files", "default_problems"]
+__all__ = ["config_files"]
 
 SCHEMA = "tile-workbench/configs/1"
 
-#: Free extents at which the conservative default is asked for.
-DEFAULT_M = (16, 64, 256, 1024, 4096)
-#: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).
-DEFAULT_EXTENT = 4095
-#: For a family that has a stand-in for everything else.
-ALIGNED_EXTENT = 4096
-#: What any NVIDIA GPU of capability 8.0 and up has: no descriptors, 99 KiB of shared memory a CTA
-#: less a margin, no 8-bit floats (decoded at run time where the tensor cores do not take them).
-ANY_GPU = Limits(
-    gpu="any GPU",
-    vendor="nvidia",
-    capability=80,
-    smem_bytes_per_cta=96 * 1024,
-    registers_per_sm=65536,
-    threads_per_sm=1024,
-    warp_threads=32,
-    native_elements=frozenset({"fp16", "bf16", "int8"}),
-)
-#: The same for families that need Hopper's instructions: any GPU of capability 9.0.
-ANY_HOPPER = replace(
-    ANY_GPU, gpu="any GPU of capability 9.0", capability=90, smem_bytes_per_cta=227 * 1024
-)
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """What the configuration files of one kernel, choice of formats and GPU have in common."""
 
-def _block(fmt: TensorFormat) -> list[int] | None:
-    """(rows, columns) under one scale, 0 for the whole extent; ``None`` without scales."""
-    return None if fmt.scaling is None else [fmt.scaling.rows or 0, fmt.scaling.cols or 0]
+    family: Kernel
+    problem: Problem  #: one that they serve
+    entries: Sequence[TunedEntry]  #: tuned entries that they ship for
 
+    @property
+    def function(self) -> Function:
+        found = function_of(self.family.name, self.problem)
+        assert found is not None  # a stand-in has a function too
+        return found
 
-def _layout(family: Kernel, entry: TunedEntry, *, any_gpu: bool) -> dict[str, Any]:
-    problem = entry.problem
-    if isinstance(problem, Quantize):
-        return {"element": problem.target.element.name, "block": _block(problem.target)}
-    assert isinstance(problem, Gemm)  # API_MODULES names the families that are emitted
-    recipe = problem.recipe
-    exact = isinstance(recipe.activation.element, IntElement)
-    layout: dict[str, Any] = {
-        "a_element": recipe.activation.element.name,
-        "a_block": _block(recipe.activation),
-        "b_element": recipe.weight.element.name,
-        "b_block": _block(recipe.weight),
-        # Beyond it the int32 accumulator of a product without promotion could overflow.
-        "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
-    }
-    if isinstance(family, HopperGemm | HopperSkinnyGemm):
-        return layout | {"scales": scale_mode(recipe.activation, recipe.weight)}
-    if isinstance(family, HopperBlockGemm):
-        return layout | {"scales": block_scales(recipe.activation, recipe.weight)}
-    emulated = family.path(problem, entry.gpu.limits) is NumericPath.EMULATED
-    return layout | {"decode": None if any_gpu else emulated}
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return self.function.formats(self.problem)
 
+    def defaults(self, limits: Limits) -> dict[int, Any]:
+        """Default configurations, by free extent."""
+        asked = self.function.defaults(self.family.name, self.problem)
+        return {m: self.family.default(one, limits).to_dict() for m, one in asked.items()}
 
-def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[int, Problem]:
-    """By free extent: the problems whose default configurations stand in for untuned extents."""
-    return {m: problem.resized(m, *(extent for _ in problem.shape[1:])) for m in DEFAULT_M}
+    def text(
+        self, extents: Sequence[int] | None, configs: dict[int, Any], *, any_gpu: bool = False
+    ) -> str:
+        """The content of a file."""
+        first = self.entries[0]
+        layout = self.function.layout(
+            self.family.name, self.problem, first.gpu.limits, any_gpu=any_gpu
+        )
+        data = {
+            "schema": SCHEMA,
+            "kernel": self.family.name,
+            "template": f"{template_folder(self.family)}.{self.family.template.stem}",
+            "gpu": None if any_gpu else first.study.gpu,
+            "devices": [] if any_gpu else _devices(self.entries),
+            "formats": list(self.formats),
+            "extents": None if extents is None else list(extents),
+            "layout": layout,
+            "entries": [{"m": m, "config": configs[m]} for m in sorted(configs)],
+        }
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def _devices(entries: Iterable[TunedEntry]) -> list[str]:
@@ -91,56 +71,36 @@ def _devices(entries: Iterable[TunedEntry]) -> list[str]:
     return sorted(names)
 
 
-def _text(
-    family: Kernel,
-    entries: Sequence[TunedEntry],
-    extents: list[int] | None,
-    configs: dict[int, Any],
-    *,
-    any_gpu: bool = False,
-) -> str:
-    first = entries[0]
-    data = {
-        "schema": SCHEMA,
-        "kernel": family.name,
-        "template": f"{template_folder(family)}.{family.template.stem}",
-        "gpu": None if any_gpu else first.study.gpu,
-        "devices": [] if any_gpu else _devices(entries),
-        "formats": list(first.formats),
-        "extents": extents,
-        "layout": _layout(family, first, any_gpu=any_gpu),
-        "entries": [{"m": m, "config": configs[m]} for m in sorted(configs)],
-    }
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
-
-
 def config_files(entries: Sequence[TunedEntry]) -> dict[str, str]:
     """Every file of ``configs/`` by name, of entries that :func:`fastest` has kept."""
     files: dict[str, str] = {}
-    shared: dict[tuple[str, tuple[str, ...], str], list[TunedEntry]] = {}
     shapes: dict[str, list[TunedEntry]] = {}
+    shared: dict[tuple[str, tuple[str, ...], str], list[tuple[TunedEntry, Problem]]] = {}
     for entry in entries:
-        for name in families_of(entry):
-            shared.setdefault((name, entry.formats, entry.study.gpu), []).append(entry)
         shapes.setdefault(entry.file_name, []).append(entry)
+        for name, problem in families_of(entry).items():
+            function = function_of(name, problem)
+            assert function is not None
+            key = (name, function.formats(problem), entry.study.gpu)
+            shared.setdefault(key, []).append((entry, problem))
     for name, same in shapes.items():
+        first = same[0]
+        table = _Table(family=first.kernel, problem=first.problem, entries=same)
         configs = {entry.m: entry.best.config.to_dict() for entry in same}
-        files[name] = _text(same[0].kernel, same, list(same[0].extents), configs)
-    for (family_name, *_), same in shared.items():
-        family, first = kernel(family_name), same[0]
-        here = _defaults(family, first.problem, first.gpu.limits)
-        files[config_file_name(family, first, None)] = _text(family, same, None, here)
-        limits = ANY_HOPPER if family.name in STAND_INS else ANY_GPU
-        files[config_file_name(family, first, None, any_gpu=True)] = _text(
-            family, same, None, _defaults(family, first.problem, limits), any_gpu=True
+        if len(configs) < len(same):
+            raise ValueError(
+                f"{first.problem} and another study of this run are looked up by the same extents: "
+                "emit one of them"
+            )
+        files[name] = table.text(first.extents, configs)
+    for (family, formats, gpu), pairs in shared.items():
+        table = _Table(
+            family=kernel(family), problem=pairs[0][1], entries=[entry for entry, _ in pairs]
+        )
+        here = table.defaults(pairs[0][0].gpu.limits)
+        files[config_file_name(family, formats, None, gpu)] = table.text(None, here)
+        anywhere = table.defaults(table.function.any_gpu(family))
+        files[config_file_name(family, formats, None, None)] = table.text(
+            None, anywhere, any_gpu=True
         )
     return files
-
-
-def _defaults(family: Kernel, problem: Problem, limits: Limits) -> dict[int, Any]:
-    """Default configurations of a family, by free extent."""
-    extent = ALIGNED_EXTENT if family.name in STAND_INS else DEFAULT_EXTENT
-    return {
-        m: family.default(one, limits).to_dict()
-        for m, one in default_problems(problem, extent).items()
-    }

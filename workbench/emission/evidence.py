@@ -9,8 +9,9 @@ from typing import Any
 
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
+from workbench.emission.functions import EMITTED
 from workbench.emission.not_emitted import NotEmitted
-from workbench.emission.winners import API_MODULES, TunedEntry
+from workbench.emission.winners import TunedEntry
 
 __all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
 
@@ -145,7 +146,7 @@ def _is_entry(entry: object) -> bool:
     """Whether kernel, problem and configuration are there, of a family that is emitted."""
     return (
         isinstance(entry, dict)
-        and str(entry.get("kernel")) in API_MODULES
+        and str(entry.get("kernel")) in EMITTED
         and isinstance(entry.get("problem"), str)
         and isinstance(entry.get("config"), dict)
     )

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiles.kernels import Backend, kernel
+from tiles.kernels import kernel
 from tiles.kernels.closure import source_digest, template_closure
 from workbench.emission import configs, evidence, project
+from workbench.emission.functions import EMITTED
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.not_emitted import NotEmitted, not_emitted
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import (
-    API_MODULES,
-    STAND_INS,
     TunedEntry,
     families_of,
     fastest,
@@ -143,13 +142,13 @@ def _entries(run: "Run") -> list[TunedEntry]:
     emitted = [entry for entry in entries if obstacle(entry.study, run.gpu) is None]
     if not emitted:
         name = entries[0].study.kernel
-        if name in API_MODULES:
+        if name in EMITTED:
             raise ValueError(
                 f"{entries[0].problem} with {name} cannot be emitted: "
                 f"{obstacle(entries[0].study, run.gpu)}"
             )
         raise ValueError(
-            f"kernel {name!r} cannot be emitted, only {', '.join(API_MODULES)}: "
+            f"kernel {name!r} cannot be emitted, only {', '.join(EMITTED)}: "
             "sweep one of these too, then emit"
         )
     return emitted
@@ -171,20 +170,14 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-#: Static files of single families, beside the module that calls them.
-_FAMILY_FILES = dict.fromkeys(STAND_INS, ("_hopper_gemm.py", "gemm_cuda.py"))
-
-
-def _module_files(families: list[str]) -> list[str]:
-    """Static files of the module that the families need, relative to ``package_files``."""
-    backends = {kernel(name).backend for name in families}
+def _module_files(entries: list[TunedEntry]) -> list[str]:
+    """Static files of the module that the entries need, relative to ``package_files``."""
     files = ["__init__.py", "_lookup.py", "kernels/__init__.py"]
-    files += sorted({API_MODULES[name] for name in families})
-    files += sorted({file for name in families for file in _FAMILY_FILES.get(name, ())})
-    if Backend.TRITON in backends:
-        files += ["_torch_device.py", "kernels/triton/__init__.py"]
-    if Backend.CUPY in backends:
-        files += ["kernels/cuda/__init__.py"]
+    for function in dict.fromkeys(entry.function for entry in entries):
+        tuned = {entry.study.kernel for entry in entries if entry.function is function}
+        files += function.files(tuned)
+    for name in {name for entry in entries for name in families_of(entry)}:
+        files.append(f"kernels/{template_folder(kernel(name))}/__init__.py")
     return list(dict.fromkeys(files))
 
 
@@ -197,7 +190,7 @@ def _write(
     for file, text in configs.config_files(entries).items():
         _write_text(module / "configs" / file, text)
     _check_sources(run, entries)
-    for file in _module_files(families):
+    for file in _module_files(entries):
         _copy(_HERE / "package_files" / file, module / file)
     _write_text(module / "py.typed", "")
     templates = {}
@@ -208,7 +201,7 @@ def _write(
             templates[path] = family.name
     _copy(_HERE / "project_files" / "test_package.py", folder / "tests" / "test_package.py")
     _copy(_HERE / "project_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
-    _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, families))
+    _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, entries))
     _write_text(folder / "LICENSE", project.license_text())
 
     def record(files: dict[str, str]) -> dict[str, Any]:

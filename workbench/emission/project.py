@@ -1,14 +1,14 @@
 """The files around the module: pyproject.toml, README.md, LICENSE."""
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tiles.kernels import Backend, kernel
-from tiles.problems import Gemm
 from workbench.emission.evidence import NEVER_MEASURED
-from workbench.emission.winners import STAND_INS, TunedEntry
+from workbench.emission.functions import FUNCTIONS
+from workbench.emission.winners import TunedEntry, families_of
 
 __all__ = ["license_text", "pyproject_text", "readme_text"]
 
@@ -31,20 +31,20 @@ def license_text() -> str:
     raise ValueError("the workbench's LICENSE is missing: install tile-workbench again")
 
 
-def pyproject_text(name: str, version: str, families: Iterable[str]) -> str:
+def pyproject_text(name: str, version: str, entries: Sequence[TunedEntry]) -> str:
     """``pyproject.toml`` of a package.
 
     Args:
         name: has passed :func:`check_package_name`.
         version: the package's.
-        families: what ships.  CuPy is an extra where torch functions do without it, and required
+        entries: what ships.  CuPy is an extra where torch functions do without it, and required
             where one of them is faster with it.
     """
-    shipped = set(families)
-    used = {kernel(family).backend for family in shipped}
+    used = {kernel(family).backend for entry in entries for family in families_of(entry)}
+    faster = any(entry.function.needs_cupy(entry.study.kernel) for entry in entries)
     required = [
         *(_TORCH if Backend.TRITON in used else ()),
-        *(_CUPY if Backend.TRITON not in used or shipped & set(STAND_INS) else ()),
+        *(_CUPY if Backend.TRITON not in used or faster else ()),
     ]
     lines = [
         "[build-system]",
@@ -88,74 +88,22 @@ def _entry_row(entry: TunedEntry) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _scaled(entry: TunedEntry) -> bool:
-    return isinstance(entry.problem, Gemm) and entry.problem.recipe.quantized
-
-
 def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
     """A few lines of Python that call what the package holds."""
-    first: dict[str, TunedEntry] = {}
-    # A recipe with scales shows more of the call than a plain one.
-    for entry in sorted(entries, key=lambda e: isinstance(e.problem, Gemm) and not _scaled(e)):
-        first.setdefault(entry.study.kernel, entry)
     lines: list[str] = []
-    products = [first[family] for family in ("triton_gemm", *STAND_INS) if family in first]
-    if products:
-        entry = max(products, key=_scaled)
-        recipe, out = entry.formats
-        assert isinstance(entry.problem, Gemm)
-        scaled = _scaled(entry)
-        dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
-        lines += [
-            "import torch",
-            f"from {name} import gemm",
-            "",
-            f"# a (M, K) {entry.problem.recipe.activation}, b (N, K) {entry.problem.recipe.weight}",
-            "# C[M, N] = A[M, K] · B[N, K]^T, value = code x scale",
-            f"c = gemm(a, b{', a_scale, b_scale' if scaled else ''}, "
-            f'recipe="{recipe}", out_dtype=torch.{dtype})',
-        ]
-    on_cupy = [first[family] for family in STAND_INS if family in first]
-    if on_cupy:
-        recipe, out = on_cupy[0].formats
-        scales = ", a_scale, b_scale" if _scaled(on_cupy[0]) else ""
-        lines += [
-            "",
-            f"from {name} import gemm_cuda  # CuPy arrays; imports no torch",
-            "",
-            f'c = gemm_cuda.gemm(a, b{scales}, recipe="{recipe}", out_format="{out}")',
-        ]
-    if "triton_quantize" in first:
-        entry = first["triton_quantize"]
-        lines += [
-            *([""] if lines else []),
-            f"from {name} import quantize",
-            "",
-            f'codes, scales = quantize(x, "{entry.formats[0]}")',
-        ]
-    if "cuda_quantize" in first:
-        entry = first["cuda_quantize"]
-        lines += [
-            *([""] if lines else []),
-            f"from {name} import quantize_cuda  # CuPy arrays; imports no torch",
-            "",
-            f'codes, scales = quantize_cuda.quantize(x, "{entry.formats[0]}")',
-        ]
+    for function in FUNCTIONS:
+        own = [entry for entry in entries if entry.function is function]
+        if own:
+            lines += ["", *function.example(name, own)]
+    return lines[1:]
+
+
+def _remarks(entries: Sequence[TunedEntry]) -> list[str]:
+    """What the functions have to say beside their entries."""
+    lines: list[str] = []
+    for function in FUNCTIONS:
+        lines += function.remarks([entry for entry in entries if entry.function is function])
     return lines
-
-
-def _stand_in_text(entries: Sequence[TunedEntry]) -> list[str]:
-    """What runs where the CUDA C++ products cannot."""
-    shipped = [name for name in STAND_INS if any(e.study.kernel == name for e in entries)]
-    if not shipped:
-        return []
-    names = " and ".join(f"`{name}`" for name in shipped)
-    return [
-        f"`gemm` launches {names} through CuPy on torch's own memory and stream. Where rows",
-        "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
-        "9.0, a default of `triton_gemm` runs in its place, with one warning.",
-        "",
-    ]
 
 
 def _left_table(left: Sequence[Mapping[str, str]]) -> list[str]:
@@ -204,7 +152,7 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "default that needs no more than NVIDIA's capability 8.0, with one warning: nothing was",
         "measured there.",
         "",
-        *_stand_in_text(entries),
+        *_remarks(entries),
         "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",
         "the kernel decodes them first (emulated).",
         "",

@@ -1,8 +1,8 @@
 """The winners of a run: of every problem the entry that ships, and what it beat.
 
 Families that serve one function of a package compete: of several that tuned a problem the fastest
-ships.  Where a family cannot run a call, its stand-in does, with a default configuration; so the
-stand-in's template and defaults ship as well.
+ships.  Where a family cannot run a call, its stand-ins do, with default configurations; so their
+templates and defaults ship as well.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from tiles.kernels import Backend, Kernel, NumericPath, kernel
 from tiles.problems import Problem
+from workbench.emission.function import Function
+from workbench.emission.functions import EMITTED, function_of
 from workbench.emission.naming import check_file_part
 
 if TYPE_CHECKING:
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from tuning import StudyRecord, TrialRecord
 
 __all__ = [
-    "API_MODULES",
-    "STAND_INS",
     "Slower",
     "TunedEntry",
     "config_file_name",
@@ -28,19 +28,6 @@ __all__ = [
     "obstacle",
     "template_folder",
 ]
-
-#: Kernel families that can be emitted, and the module of the package that calls each.  Studies of
-#: any other family are left out, with that reason.
-API_MODULES = {
-    "triton_gemm": "_gemm.py",
-    "hopper_gemm": "_gemm.py",
-    "hopper_skinny_gemm": "_gemm.py",
-    "hopper_block_gemm": "_gemm.py",
-    "triton_quantize": "_quantize.py",
-    "cuda_quantize": "quantize_cuda.py",
-}
-#: What runs the calls that a family cannot: another GPU, rows that its loads cannot address.
-STAND_INS = dict.fromkeys(("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm"), "triton_gemm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +54,26 @@ class TunedEntry:
         return self.kernel.path(self.problem, self.gpu.limits)
 
     @property
+    def function(self) -> Function:
+        """The function of the package that launches it."""
+        found = function_of(self.study.kernel, self.problem)
+        assert found is not None  # others have an obstacle
+        return found
+
+    @property
     def m(self) -> int:
         """The free extent: M of a product, rows of a quantisation."""
-        return self.problem.shape[0]
+        return self.function.key(self.problem)[0]
 
     @property
     def extents(self) -> tuple[int, ...]:
         """The fixed extents: (N, K), or (columns,)."""
-        return self.problem.shape[1:]
+        return self.function.key(self.problem)[1]
 
     @property
     def formats(self) -> tuple[str, ...]:
         """(recipe, output) of a product, (target, source) of a quantisation."""
-        return self.problem.formats
+        return self.function.formats(self.problem)
 
     @property
     def simulated(self) -> bool:
@@ -96,7 +90,7 @@ class TunedEntry:
     @property
     def file_name(self) -> str:
         """Name of the file under ``configs/`` that holds the entry."""
-        return config_file_name(self.kernel, self, self.extents)
+        return config_file_name(self.study.kernel, self.formats, self.extents, self.study.gpu)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +110,14 @@ class Slower:
 
 def obstacle(study: "StudyRecord", gpu: "Gpu") -> str | None:
     """Why a package cannot hold a study's winner, or ``None`` when it can."""
-    if study.kernel not in API_MODULES:
-        return f"packages have a function for {', '.join(API_MODULES)} only"
-    stand_in = STAND_INS.get(study.kernel)
-    if stand_in is None:
-        return None
-    reason = kernel(stand_in).refusal(study.problem, gpu.limits)
-    return None if reason is None else f"nothing stands in for it where it cannot run: {reason}"
+    function = function_of(study.kernel, study.problem)
+    if function is None:
+        return f"packages have a function for {', '.join(EMITTED)} only"
+    for family, problem in function.stand_ins(study.kernel, study.problem):
+        reason = kernel(family).refusal(problem, gpu.limits)
+        if reason is not None:
+            return f"nothing stands in for it where it cannot run: {reason}"
+    return None
 
 
 def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slower]]:
@@ -131,14 +126,15 @@ def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slowe
     Measured entries come before simulated ones.
 
     Args:
-        entries: of families in :data:`API_MODULES`.
+        entries: of studies that have no :func:`obstacle`.
     Raises:
         ValueError: two studies of one problem, kernel and GPU.
     """
     rivals: dict[tuple[str, Problem, str], list[TunedEntry]] = {}
     for entry in entries:
         name = entry.study.kernel
-        same = rivals.setdefault((API_MODULES[name], entry.problem, entry.study.gpu), [])
+        key = (entry.function.name, entry.problem, entry.study.gpu)
+        same = rivals.setdefault(key, [])
         if any(other.study.kernel == name for other in same):
             raise ValueError(f"two studies tuned {entry.problem} on {entry.study.gpu}: keep one")
         same.append(entry)
@@ -152,36 +148,32 @@ def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slowe
 
 
 def config_file_name(
-    family: Kernel,
-    entry: TunedEntry,
-    extents: tuple[int, ...] | None,
-    *,
-    any_gpu: bool = False,
+    family: str, formats: Sequence[str], extents: Sequence[int] | None, gpu: str | None
 ) -> str:
-    """Name of the file under ``configs/`` for an entry's formats and GPU.
+    """Name of a file under ``configs/``.
 
     Args:
         family: whose configurations are in it.
-        entry: its formats and GPU are part of the name.
+        formats: what it is for, beside the extents.
         extents: fixed extents, or ``None`` for defaults.
-        any_gpu: defaults for GPUs that nothing was tuned on.
+        gpu: that it was tuned for; ``None``: defaults for GPUs that nothing was tuned on.
     Raises:
         ValueError: a name that may not be part of a file's name.
     """
     parts = [
-        check_file_part(family.name, "kernel"),
-        *(check_file_part(name, "format") for name in entry.formats),
+        check_file_part(family, "kernel"),
+        *(check_file_part(name, "format") for name in formats),
         "default" if extents is None else "x".join(map(str, extents)),
     ]
-    if not any_gpu:
-        parts.append(check_file_part(entry.study.gpu, "gpu"))
+    if gpu is not None:
+        parts.append(check_file_part(gpu, "gpu"))
     return "-".join(parts) + ".json"
 
 
-def families_of(entry: TunedEntry) -> list[str]:
-    """The families that ship for an entry: its own, and what stands in for it."""
+def families_of(entry: TunedEntry) -> dict[str, Problem]:
+    """The families that ship for an entry, its own first, each with the problem that it serves."""
     name = entry.study.kernel
-    return [name, STAND_INS[name]] if name in STAND_INS else [name]
+    return {name: entry.problem, **dict(entry.function.stand_ins(name, entry.problem))}
 
 
 def template_folder(family: Kernel) -> str:

@@ -20,8 +20,6 @@ from typing import Any
 
 FORBIDDEN = frozenset({"workbench", "tuning", "sim", "tiles"})
 NO_DEVICE = 3
-#: Families of products in CUDA C++; nothing of the workbench may be imported yet.
-HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -57,7 +55,11 @@ def _import_lightly(name: str, report: Report) -> ModuleType:
             "detail": f"importing {name} loads {', '.join(loaded) or 'neither torch nor cupy'}",
         }
     )
-    functions = sorted({f"{name}.quantize_cuda", f"{name}.gemm_cuda"} & set(_modules(package)))
+    functions = sorted(
+        module
+        for module in _modules(package)
+        if module.endswith("_cuda") and module.count(".") == 1
+    )
     if functions:
         try:
             importlib.import_module("cupy")
@@ -85,105 +87,31 @@ def _choose_device(wanted: str) -> str:
     return "cuda"
 
 
-def _codes(torch: Any, rows: int, cols: int, element: str, device: str) -> Any:
-    names = {"e4m3fn": "float8_e4m3fn", "bf16": "bfloat16", "fp16": "float16"}
-    names |= {"e5m2": "float8_e5m2", "fp32": "float32"}
-    return torch.ones(rows, cols, device=device).to(getattr(torch, names.get(element, element)))
-
-
-def _smoke(package: ModuleType, device: str) -> int:
-    """Call every function of the package on small matrices of ones; returns how many calls."""
-    import torch
-
-    lookup = importlib.import_module(f"{package.__name__}._lookup")
-    rows, cols, calls = 4, 128, 0
-
-    def scales(block: Any, height: int = rows, width: int = cols) -> Any:
-        if block is None:
-            return None
-        grid = [
-            -(-height // block[0]) if block[0] else 1,
-            -(-width // block[1]) if block[1] else 1,
-        ]
-        return torch.ones(grid, device=device)
-
-    for (recipe, out), layout in lookup.layouts("triton_gemm").items():
-        a = _codes(torch, rows, cols, layout["a_element"], device)
-        b = _codes(torch, rows, cols, layout["b_element"], device)
-        dtype = _codes(torch, 1, 1, out, "cpu").dtype
-        a_scale, b_scale = scales(layout["a_block"]), scales(layout["b_block"])
-        package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
-        calls += 1
-    for file in lookup.FILES:
-        if device == "cuda" and file.kernel in HOPPER and file.extents is not None:
-            n, k = file.extents
-            recipe, out = file.formats
-            a = _codes(torch, rows, k, file.layout["a_element"], device)
-            b = _codes(torch, n, k, file.layout["b_element"], device)
-            dtype = _codes(torch, 1, 1, out, "cpu").dtype
-            a_scale = scales(file.layout["a_block"], rows, k)
-            b_scale = scales(file.layout["b_block"], n, k)
-            package.gemm(a, b, a_scale, b_scale, recipe=recipe, out_dtype=dtype)
-            calls += 1
-    if device == "cuda" and any(map(lookup.layouts, HOPPER)):
-        calls += _smoke_cupy(package, lookup)
-    for target, source in lookup.layouts("triton_quantize"):
-        package.quantize(_codes(torch, rows, cols, source, device), target)
-        calls += 1
-    if device == "cuda" and lookup.layouts("cuda_quantize"):
-        cupy = importlib.import_module("cupy")
-        quantize = importlib.import_module(f"{package.__name__}.quantize_cuda").quantize
-        dtypes = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
-        for target, source in lookup.layouts("cuda_quantize"):
-            quantize(cupy.zeros((rows, cols), dtypes[source]), target)
-            calls += 1
-    return calls
-
-
-def _smoke_cupy(package: ModuleType, lookup: ModuleType) -> int:
-    """Call the product of CuPy arrays on zeros; returns how many calls."""
-    cupy = importlib.import_module("cupy")
-    gemm = importlib.import_module(f"{package.__name__}.gemm_cuda").gemm
-    dtypes = {"bf16": "uint16", "fp16": "float16", "int8": "int8"}
-    rows, cols = 8, 256
-    layouts = {key: value for name in HOPPER for key, value in lookup.layouts(name).items()}
-    for (recipe, out), layout in layouts.items():
-        a = cupy.zeros((rows, cols), dtypes.get(layout["a_element"], "uint8"))
-        b = cupy.zeros((cols, cols), a.dtype)
-        scales = []
-        for operand, block in ((a, layout["a_block"]), (b, layout["b_block"])):
-            grid = block and [
-                -(-extent // under) if under else 1
-                for extent, under in zip(operand.shape, block, strict=True)
-            ]
-            # 1xB scales have their rows contiguous.
-            order = "F" if block and block[0] == 1 else "C"
-            scales.append(grid and cupy.ones(grid, "float32", order=order))
-        gemm(a, b, *scales, recipe=recipe, out_format=out)
-    return len(layouts)
-
-
-def _recorder() -> Any:
-    """``recorder.py`` beside this file, without the workbench around it."""
-    path = Path(__file__).with_name("recorder.py")
-    spec = importlib.util.spec_from_file_location("verification_recorder", path)
+def _beside(name: str, path: Path) -> ModuleType:
+    """A module or folder beside this file, without the workbench around it."""
+    folder = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module.Recorder
+    return module
 
 
 def _independence(package: ModuleType, device: str, refusal: Refusal, report: Report) -> None:
-    with _recorder()(report, "runs without the workbench") as check:
+    here = Path(__file__).parent
+    recorder = _beside("verification_recorder", here / "recorder.py").Recorder
+    with recorder(report, "runs without the workbench") as check:
         for module in _modules(package):
             if device == "cuda" or "cuda" not in module:
                 importlib.import_module(module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # untuned extents
-            calls = _smoke(package, device)
+            smoke = _beside("verification_smoke", here / "smoke" / "__init__.py")
+            calls = smoke.smoke_all(package, device)
         check.note(f"{calls} calls with imports of {', '.join(sorted(FORBIDDEN))} refused")
-    with _recorder()(report, "independence") as check:
+    with recorder(report, "independence") as check:
         seen = sorted(FORBIDDEN & set(sys.modules) | set(refusal.attempts))
         check.expect(not seen, f"the package imports {', '.join(seen)}")
         check.note("standard library, torch, triton, numpy, cupy and itself")

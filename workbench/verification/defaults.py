@@ -6,7 +6,7 @@ from typing import Any
 __all__ = ["default_choices", "default_name"]
 
 
-def default_choices(lookup: Any, family: str, formats: tuple[str, str]) -> list[Any]:
+def default_choices(lookup: Any, family: str, formats: tuple[str, ...]) -> list[Any]:
     """A family's defaults for some formats, each distinct configuration once.
 
     Args:

@@ -1,17 +1,17 @@
 """A tuned product of an emitted package: its operands, and its launches."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from tiles.problems import Gemm, parse_problem
+from tiles.problems import Gemm
 from workbench.verification.operands import Matrix, Pattern, draw, draw_pair
 
-__all__ = ["HOPPER", "TRITON", "GemmEntry", "gemm_entries"]
+__all__ = ["HOPPER", "TRITON", "GemmEntry"]
 
 TRITON = "triton_gemm"
 #: The products in CUDA C++.
@@ -120,21 +120,3 @@ class GemmEntry:
             decode=self.layout["decode"],
             num_sms=num_sms,
         )
-
-
-def gemm_entries(
-    package: ModuleType, evidence: Mapping[str, Any], device: str, seed: int
-) -> Iterator[GemmEntry]:
-    """The tuned products that the evidence lists."""
-    for entry in evidence["entries"]:
-        if entry["kernel"] in (TRITON, *HOPPER):
-            problem = parse_problem(entry["problem"])
-            assert isinstance(problem, Gemm)
-            yield GemmEntry(
-                problem=problem,
-                config=entry["config"],
-                package=package,
-                device=device,
-                seed=seed,
-                kernel=entry["kernel"],
-            )

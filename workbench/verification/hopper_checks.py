@@ -1,6 +1,6 @@
 """Checks of the CUDA C++ product alone: its refusals, its stand-in, its CuPy function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,19 @@ from workbench.verification.gemm_judge import judge, misread, nasty
 from workbench.verification.operands import Matrix, Pattern
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["check_cupy", "check_launcher", "check_stand_in", "check_unaligned"]
+__all__ = [
+    "NO_INTERPRETER",
+    "check_cupy",
+    "check_launcher",
+    "check_stand_in",
+    "check_unaligned",
+    "judge_launcher",
+]
 
 NO_INTERPRETER = "CuPy kernels have no interpreter: needs a GPU"
 #: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
 _VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
+_VIEWS |= {"mxint8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,33 +52,60 @@ def _fake(rows: int, cols: int, name: str, *, pointer: int = 1 << 20) -> Any:
 
 def check_launcher(entry: GemmEntry, report: Report) -> None:
     """Without a GPU: the launcher takes the tuned configuration, and refuses what it cannot do."""
-    choice, layout = entry.choice(entry.problem), entry.layout
-    scales = choice.file.layout["scales"]
-    template = entry.lookup.template(choice)
-    formats = {"element": layout["a_element"], "out": entry.problem.out, "scales": scales}
+    choice = entry.choice(entry.problem)
     label = f"{entry.kernel} {entry.problem}"
     with Recorder(report, f"{label}: launcher") as check:
-        options = template.options(**formats, config=entry.config)
-        check.expect("-arch=sm_90a" in options, f"compiled with {options}")
-        m, n, k = 64, 128, 256
-        good = {
-            "a": _fake(m, k, layout["a_element"]),
-            "b": _fake(n, k, layout["b_element"]),
-            "c": _fake(m, n, entry.problem.out),
-        }
-        odd = _fake(m, k, layout["a_element"], pointer=(1 << 20) + 8)
-        wrong = {
-            "rows off a 16-byte boundary": {"a": odd},
-            "an output of another shape": {"c": _fake(m, n + 16, entry.problem.out)},
-            "scales that are missing": {} if scales != "none" else {"a_scale": good["a"]},
-            "a configuration with an unknown field": {"config": {**entry.config, "warps": 4}},
-        }
-        for what, change in wrong.items():
-            arguments: dict[str, Any] = {**formats, "config": entry.config, **good, **change}
-            check.expect(_refuses(template.launch, arguments), f"the launcher takes {what}")
-        check.note(f"takes the configuration; refuses {', '.join(wrong)}")
+        judge_launcher(
+            check,
+            entry.lookup.template(choice),
+            element=entry.layout["a_element"],
+            out=entry.problem.out,
+            scales=choice.file.layout["scales"],
+            config=entry.config,
+        )
     with Recorder(report, f"{label}: answers") as check:
         check.skip(NO_INTERPRETER)
+
+
+def judge_launcher(
+    check: Recorder,
+    template: Any,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+) -> None:
+    """Whether a launcher takes a configuration, and refuses what it cannot do.
+
+    Args:
+        check: takes the verdict.
+        template: the launcher's module in the package.
+        element: of both operands.
+        out: output format.
+        scales: the launcher's name for them.
+        config: the tuned configuration.
+    """
+    formats = {"element": element, "out": out, "scales": scales}
+    options = template.options(**formats, config=config)
+    check.expect("-arch=sm_90a" in options, f"compiled with {options}")
+    m, n, k = 64, 128, 256
+    good = {
+        "a": _fake(m, k, element),
+        "b": _fake(n, k, element),
+        "c": _fake(m, n, out.partition(".")[0]),
+    }
+    odd = _fake(m, k, element, pointer=(1 << 20) + 8)
+    wrong = {
+        "rows off a 16-byte boundary": {"a": odd},
+        "an output of another shape": {"c": _fake(m, n + 16, out.partition(".")[0])},
+        "scales that are missing": {} if scales != "none" else {"a_scale": good["a"]},
+        "a configuration with an unknown field": {"config": {**config, "warps": 4}},
+    }
+    for what, change in wrong.items():
+        arguments: dict[str, Any] = {**formats, "config": config, **good, **change}
+        check.expect(_refuses(template.launch, arguments), f"the launcher takes {what}")
+    check.note(f"takes the configuration; refuses {', '.join(wrong)}")
 
 
 def _refuses(launch: Callable[..., None], arguments: dict[str, Any]) -> bool:

@@ -5,10 +5,12 @@ from typing import Any
 
 from tiles.formats import FloatElement
 from tiles.kernels import Backend, kernels
-from tiles.problems import Gemm, Problem, Quantize, parse_problem
+from tiles.problems import Gemm, GroupedGemm, Problem, Quantize, parse_problem
 
 __all__ = ["MISREAD_SUBNORMALS", "without_gpu"]
 
+#: Kernels that make no product and are compiled and captured on a GPU all the same.
+COMPILED = ("triton_quantize_tiles",)
 #: Elements whose subnormals Triton's interpreter widens to other values (3.7).
 MISREAD_SUBNORMALS = ("bf16", "e5m2")
 
@@ -26,13 +28,14 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     casts = cupy = products = False
     for entry in entries:
         problem = parse_problem(entry["problem"])
-        products = products or isinstance(problem, Gemm)
+        compiled = isinstance(problem, Gemm | GroupedGemm) or entry["kernel"] in COMPILED
+        products = products or compiled
         cupy = cupy or known[entry["kernel"]].backend is Backend.CUPY
         # Products of the CUDA kernel have a stand-in that the interpreter runs.
         if isinstance(problem, Gemm) or known[entry["kernel"]].backend is Backend.TRITON:
             interpreted.append(problem)
-            if isinstance(problem, Quantize) and not entry["config"].get("software_cast"):
-                casts = casts or isinstance(problem.target.element, FloatElement)
+            if not entry["config"].get("software_cast"):
+                casts = casts or _casts(problem)
     lines = ["times, and with them every speed: there is no GPU"]
     if interpreted:
         lines.append("tuned shapes at their full size: small ones, below 500 a side, stand in")
@@ -55,9 +58,20 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _casts(problem: Problem) -> bool:
+    """Whether a kernel rounds to 8-bit floats, which the hardware has an instruction for."""
+    if isinstance(problem, Quantize):
+        written = problem.target.element
+    elif isinstance(problem, Gemm):
+        written = problem.output.element
+    else:
+        return False
+    return isinstance(written, FloatElement) and written.bits == 8
+
+
 def _input(problem: Problem) -> str:
     """Name of the element that a kernel reads."""
     if isinstance(problem, Quantize):
         return problem.source
-    assert isinstance(problem, Gemm)  # an emitted package holds these two kinds
+    assert isinstance(problem, Gemm | GroupedGemm)  # an emitted package holds these kinds
     return problem.recipe.weight.element.name

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -12,11 +12,11 @@ import torch
 
 from tiles.formats import IntElement
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
-from tiles.problems import Quantize, parse_problem
+from tiles.problems import Quantize
 from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["QuantizeEntry", "check_quantize", "check_quantize_defaults", "quantize_entries"]
+__all__ = ["QuantizeEntry", "check_quantize", "check_quantize_defaults"]
 
 #: Codes before a launch: a kernel that forgets some leaves this behind.
 CODE_POISON = 0x55
@@ -113,24 +113,6 @@ def _with_cupy(
     torch.cuda.synchronize()
     run(source, *targets)
     cupy.cuda.runtime.deviceSynchronize()
-
-
-def quantize_entries(
-    package: ModuleType, evidence: Mapping[str, Any], device: str, seed: int
-) -> Iterator[QuantizeEntry]:
-    """The tuned quantisations that the evidence lists."""
-    for entry in evidence["entries"]:
-        if entry["kernel"] in ("triton_quantize", "cuda_quantize"):
-            problem = parse_problem(entry["problem"])
-            assert isinstance(problem, Quantize)
-            yield QuantizeEntry(
-                kernel=entry["kernel"],
-                problem=problem,
-                config=entry["config"],
-                package=package,
-                device=device,
-                seed=seed,
-            )
 
 
 def _random(entry: QuantizeEntry, problem: Quantize) -> torch.Tensor:

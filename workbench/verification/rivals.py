@@ -21,7 +21,7 @@ from workbench.verification.rival_products import (
     rival_operands,
 )
 
-__all__ = ["time_products", "time_quantize"]
+__all__ = ["Contender", "time_contenders", "time_products", "time_quantize"]
 
 Launch = Callable[[], object]
 
@@ -134,7 +134,8 @@ def _line(
     }
 
 
-def _time(contenders: Sequence[Contender]) -> Iterator[dict[str, Any]]:
+def time_contenders(contenders: Sequence[Contender]) -> Iterator[dict[str, Any]]:
+    """Time contenders in turns; a line of the report for each, refusals among them."""
     able = []
     for contender in contenders:
         if refused := _refusal(contender):
@@ -157,7 +158,7 @@ def time_products(entries: Sequence[GemmEntry], report: Report) -> None:
         # The seed of the own entries, so that all multiply the same data.
         seed, device = same[0].seed, same[0].device
         rivals = (_rival(rival, shape, seed, device) for rival in RIVALS)
-        for line in _time([*(_own(entry) for entry in same), *rivals]):
+        for line in time_contenders([*(_own(entry) for entry in same), *rivals]):
             report(line)
 
 
@@ -192,5 +193,5 @@ def time_quantize(entry: QuantizeEntry, report: Report) -> None:
             set_bytes=2 * _bytes(x),
         ),
     ]
-    for line in _time(contenders):
+    for line in time_contenders(contenders):
         report(line)

@@ -1,8 +1,8 @@
 """Tuned low-precision kernels for PyTorch and CuPy; README.md lists what is in the package.
 
-``gemm`` and ``quantize`` take torch tensors, ``gemm_cuda.gemm`` and ``quantize_cuda.quantize`` take
-CuPy arrays; a package holds those that it was emitted with.  Importing it imports neither torch nor
-cupy.
+Functions that ``__all__`` names take torch tensors, ``gemm_cuda.gemm`` and
+``quantize_cuda.quantize`` CuPy arrays; a package holds those that it was emitted with.  Importing
+it imports neither torch nor cupy.
 """
 
 import importlib
@@ -12,7 +12,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 #: Public function to the module that defines it; importing that module imports torch.
-_HOMES = {"gemm": "_gemm", "quantize": "_quantize"}
+_HOMES = {
+    "gemm": "_gemm",
+    "quantize": "_quantize",
+    "gemm_packed": "_gemm_packed",
+    "gemm_quantized": "_gemm_quantized",
+    "quantize_packed": "_quantize_packed",
+    "grouped_gemm": "_grouped_gemm",
+    "linear_weight_only": "_weight_only",
+    "pack_weight": "_packed_weight",
+    "PackedWeight": "_packed_weight",
+}
 
 __all__ = [name for name, home in _HOMES.items() if importlib.util.find_spec(f"{__name__}.{home}")]
 

@@ -7,6 +7,7 @@ from ._lookup import choose, layouts, stand_in, template
 from ._torch_device import (
     DTYPES,
     NAMES,
+    aligned_rows,
     check_device,
     check_tensor,
     current,
@@ -111,13 +112,6 @@ def _check_operand(
         )
 
 
-def _aligned(tensor: Tensor) -> bool:
-    """Whether tensor-memory-access descriptors can address the tensor: 16-byte rows, one by one."""
-    row_bytes = tensor.stride(0) * tensor.element_size()
-    apart = tensor.stride(0) >= tensor.shape[1]
-    return apart and tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
-
-
 def _launch(
     a: Tensor,
     b: Tensor,
@@ -133,7 +127,7 @@ def _launch(
         return
     device, num_sms = device_facts(a.device)
     choice = choose(KERNEL, (recipe, NAMES[out.dtype]), (n, k), m, device, HOPPER)
-    aligned = all(_aligned(tensor) for tensor in (a, b, out))
+    aligned = all(aligned_rows(tensor) for tensor in (a, b, out))
     if choice.file.kernel in HOPPER:
         from . import _hopper_gemm  # ships with such entries only
 

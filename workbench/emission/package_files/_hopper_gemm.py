@@ -51,8 +51,14 @@ def launch(
     a_scale: Tensor | None,
     b_scale: Tensor | None,
     out: Tensor,
+    out_scale: Tensor | None = None,
+    out_format: str = "",
+    seed: int = 0,
 ) -> None:
-    """``out = (a · b^T) x scales`` with the chosen configuration; rows are aligned to 16 bytes."""
+    """``out = (a · b^T) x scales`` with the chosen configuration; rows are aligned to 16 bytes.
+
+    ``out_scale``, ``out_format`` and ``seed`` are for an output of codes.
+    """
     scales = choice.file.layout["scales"]
     if a_scale is not None and b_scale is not None:
         # Scales of single rows: one kernel has them on A alone, the other on both sides.
@@ -60,6 +66,7 @@ def launch(
         a_scale = _columns_aligned(a_scale) if rows else a_scale.contiguous()
         both = rows and choice.file.kernel == BLOCKS
         b_scale = _columns_aligned(b_scale) if both else b_scale.contiguous()
+    coded = {} if out_scale is None else {"c_scale": _view(out_scale), "seed": seed}
     with torch.cuda.device(a.device):
         template(choice).launch(
             _view(a),
@@ -68,8 +75,9 @@ def launch(
             None if a_scale is None else _view(a_scale),
             None if b_scale is None else _view(b_scale),
             element=choice.file.layout["a_element"],
-            out=NAMES[out.dtype],
+            out=out_format or NAMES[out.dtype],
             scales=scales,
+            **coded,
             config=choice.config,
             stream=_stream(a.device),
         )

@@ -35,7 +35,7 @@ class ConfigFile:
     template: str  #: module under ``kernels`` that holds its ``launch``, e.g. "triton.gemm_scaled"
     gpu: str | None  #: GPU that the entries were searched for, e.g. "h200"; ``None``: any
     devices: tuple[str, ...]  #: what drivers call that GPU, as shell patterns
-    formats: tuple[str, str]  #: (recipe, output) of a product, (target, source) of a quantisation
+    formats: tuple[str, ...]  #: (recipe, output) of a product, (target, source) of a quantisation
     extents: tuple[int, ...] | None  #: (N, K) or (columns,); ``None``: defaults for any
     layout: Mapping[str, Any]  #: elements and scale blocks of the operands
     entries: tuple[tuple[int, Config], ...]  #: (M, configuration), M ascending
@@ -69,13 +69,12 @@ def parse_config_file(text: str) -> ConfigFile:
     entries = tuple((int(entry["m"]), dict(entry["config"])) for entry in data["entries"])
     if not entries or sorted({m for m, _ in entries}) != [m for m, _ in entries]:
         raise ValueError("a configuration file lists its entries by M, ascending and each once")
-    first, second = data["formats"]
     return ConfigFile(
         kernel=data["kernel"],
         template=data["template"],
         gpu=data["gpu"],
         devices=tuple(data["devices"]),
-        formats=(first, second),
+        formats=tuple(data["formats"]),
         extents=None if data["extents"] is None else tuple(data["extents"]),
         layout={key: tuple(v) if isinstance(v, list) else v for key, v in data["layout"].items()},
         entries=entries,
@@ -112,7 +111,7 @@ _choices: dict[tuple[object, ...], Choice] = {}
 _warned: set[tuple[object, ...]] = set()
 
 
-def layouts(kernel: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+def layouts(kernel: str) -> dict[tuple[str, ...], Mapping[str, Any]]:
     """Operand layouts by formats, of everything that ``kernel`` serves in this package."""
     return {
         file.formats: file.layout
@@ -132,7 +131,7 @@ def template(choice: Choice) -> ModuleType:
 
 def choose(
     kernel: str,
-    formats: tuple[str, str],
+    formats: tuple[str, ...],
     extents: tuple[int, ...],
     m: int,
     device: str,
@@ -162,7 +161,7 @@ def choose(
 def choose_from(
     files: Sequence[ConfigFile],
     kernel: str,
-    formats: tuple[str, str],
+    formats: tuple[str, ...],
     extents: tuple[int, ...],
     m: int,
     device: str,
@@ -216,7 +215,9 @@ def _is_gpu(file: ConfigFile, device: str) -> bool:
     return any(device == name or fnmatchcase(device, name) for name in file.devices)
 
 
-def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
+def stand_in(
+    choice: Choice, kernel: str, m: int, why: str, formats: tuple[str, ...] | None = None
+) -> Choice:
     """The default of ``kernel`` that runs where a tuned configuration cannot, with one warning.
 
     Defaults were made for odd extents, so they need no alignment.
@@ -225,18 +226,21 @@ def stand_in(choice: Choice, kernel: str, m: int, why: str) -> Choice:
         choice: what was chosen.
         kernel: family of the default.
         m: rows of the call.
-        why: what is in the way.
+        why: what is in the way; without it there is no warning.
+        formats: those of the default, where it has others.
     """
     tuned = choice.file
-    _warn_once(
-        (why, tuned.kernel, tuned.formats),
-        f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
-    )
+    formats = tuned.formats if formats is None else formats
+    if why:
+        _warn_once(
+            (why, tuned.kernel, tuned.formats),
+            f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
+        )
     return _entry(
         [
             file
             for file in FILES
-            if (file.kernel, file.formats, file.gpu) == (kernel, tuned.formats, tuned.gpu)
+            if (file.kernel, file.formats, file.gpu) == (kernel, formats, tuned.gpu)
             and file.extents is None
         ],
         m,

@@ -1,6 +1,7 @@
 """What the torch functions ask of a device: each question once, and none waits for the GPU."""
 
 import contextlib
+import functools
 
 import torch
 import triton
@@ -38,6 +39,36 @@ def check_device(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"{name} lies on {tensor.device}: move it to a GPU, or set TRITON_INTERPRET=1 before "
             "Python starts and Triton's interpreter runs small shapes"
+        )
+
+
+def aligned_rows(tensor: Tensor) -> bool:
+    """Whether tensor-memory-access descriptors can address a matrix: 16-byte rows, one by one."""
+    row_bytes = tensor.stride(0) * tensor.element_size()
+    apart = tensor.stride(0) >= tensor.shape[1]
+    return apart and tensor.data_ptr() % 16 == 0 and row_bytes % 16 == 0
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """(0, 0) where the device is no NVIDIA GPU."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return (0, 0)
+    return torch.cuda.get_device_capability(device)
+
+
+def check_capability(why: str, device: torch.device, least: tuple[int, int] = (8, 0)) -> None:
+    """Raises ValueError on GPUs that are none of NVIDIA's of a capability; not when interpreted.
+
+    Args:
+        why: begins the message, e.g. "weights are decoded by instructions of".
+        device: the operands'.
+        least: the first capability that will do.
+    """
+    if device.type == "cuda" and _capability(device) < least:
+        raise ValueError(
+            f"{why} NVIDIA's GPUs of capability {least[0]}.{least[1]} and up: "
+            f"{device_facts(device)[0]} is none"
         )
 
 

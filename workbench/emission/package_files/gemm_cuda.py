@@ -10,14 +10,15 @@ __all__ = ["gemm"]
 
 KERNELS = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 CAPABILITY = "90"
+#: CuPy has no bfloat16: its bits travel as uint16.
+_OUTPUTS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
 #: The kernels of the package by formats, the one whose defaults count first.
 _KERNELS = {
     formats: tuple(name for name in KERNELS if formats in layouts(name))
     for kernel in KERNELS
     for formats in layouts(kernel)
+    if formats[1] in _OUTPUTS
 }
-#: CuPy has no bfloat16: its bits travel as uint16.
-_OUTPUTS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
 
 _device_facts: dict[int, tuple[str, str]] = {}
 

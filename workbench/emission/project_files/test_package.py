@@ -114,6 +114,7 @@ TUNED = [
     for c in CONFIGS
     if c["kernel"] in ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
     and c["extents"] is not None
+    and any(d["kernel"] == "triton_gemm" and d["formats"] == c["formats"] for d in CONFIGS)
     for entry in c["entries"]
 ]
 

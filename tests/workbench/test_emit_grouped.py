@@ -1,0 +1,133 @@
+"""Packages with the products of a mixture's experts: what ships, what a call looks up, refusals."""
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from emit_runs import run_of, study
+from imported_package import imported
+
+from workbench.emission import EmittedPackage, emit
+
+NAME = "grouped_pack"
+FAMILY = "triton_grouped_gemm"
+PROBLEMS = (
+    "grouped_gemm:4x512x64x256:deepseek-fp8:contiguous:bf16",
+    "grouped_gemm:4x512x64x256:deepseek-fp8:padded.128:bf16",
+    "grouped_gemm:4x512x64x256:deepseek-fp8:masked.256:bf16",
+    "grouped_gemm:4x512x64x256:deepseek-fp8:gathered.2:bf16",
+)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
+    run = run_of(*(study(problem, family=FAMILY) for problem in PROBLEMS))
+    return emit(run, tmp_path_factory.mktemp("grouped") / "kernels", name=NAME)
+
+
+@pytest.fixture(scope="module")
+def module(package: EmittedPackage) -> Iterator[ModuleType]:
+    with imported(package.folder, NAME) as found:
+        importlib.import_module(f"{NAME}._grouped_gemm")
+        yield found
+
+
+def _operands(rows: int = 512, *, tokens: int | None = None) -> dict[str, Any]:
+    def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    fp8, fp32 = torch.float8_e4m3fn, torch.float32
+    return {
+        "a": meta(tokens or rows, 256, dtype=fp8),
+        "b": meta(4, 64, 256, dtype=fp8),
+        "a_scale": meta(tokens or rows, 2, dtype=fp32),
+        "b_scale": meta(4, 1, 2, dtype=fp32),
+        "offsets": meta(5, dtype=torch.int64),
+        "counts": meta(4, dtype=torch.int32),
+        "ids": meta(rows, dtype=torch.int32),
+        "recipe": "deepseek-fp8",
+    }
+
+
+def _call(module: ModuleType, drop: tuple[str, ...], **changes: Any) -> Any:
+    arguments = {**_operands(), **changes}
+    return module.grouped_gemm(**{k: v for k, v in arguments.items() if k not in drop})
+
+
+def test_every_order_of_rows_ships(package: EmittedPackage, module: ModuleType) -> None:
+    assert module.__all__ == ["grouped_gemm"]
+    orders = [formats[1] for formats in module._grouped_gemm._LAYOUTS]
+    assert sorted(orders) == ["contiguous", "gathered", "masked", "padded"]
+    readme = (package.folder / "README.md").read_text()
+    assert 'grouped_gemm(a, b, a_scale, b_scale, recipe="deepseek-fp8", offsets=offsets)' in readme
+
+
+@pytest.mark.parametrize(
+    ("order", "size", "rows"),
+    [("contiguous", 1, 512), ("padded", 1, 512), ("masked", 256, 512), ("gathered", 2, 512)],
+)
+def test_tuned_experts_take_the_tuned_entry(
+    module: ModuleType, order: str, size: int, rows: int
+) -> None:
+    def chosen(extents: tuple[int, ...]) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            formats = ("deepseek-fp8", order, "bf16")
+            return module._lookup.choose(FAMILY, formats, extents, rows, "NVIDIA H200")
+
+    assert chosen((4, 64, 256, size)).tuned
+    assert not chosen((8, 64, 256, size)).tuned
+    if order in ("masked", "gathered"):
+        assert not chosen((4, 64, 256, size + 1)).tuned
+    defaults = [f for f in module._lookup.FILES if f.formats[1] == order and f.extents is None]
+    assert {file.gpu for file in defaults} == {"h200", None}
+    assert not any(c["tma"] for file in defaults for _, c in file.entries)
+
+
+def test_shapes_alone_need_no_gpu(module: ModuleType) -> None:
+    c = _call(module, ("ids", "counts"))
+    assert (tuple(c.shape), c.dtype) == ((512, 64), torch.bfloat16)
+    masked = _operands()
+    masked |= {"a": masked["a"].view(4, 128, 256), "a_scale": masked["a_scale"].view(4, 128, 2)}
+    assert _call(module, ("ids", "offsets"), **masked).shape == (4, 128, 64)
+    tokens = _operands(tokens=256)
+    assert _call(module, ("counts",), **tokens, top_k=2).shape == (512, 64)
+    out = torch.empty(512, 64, dtype=torch.bfloat16, device="meta")
+    assert _call(module, ("ids", "counts"), out=out) is out
+
+
+def test_what_does_not_fit_is_refused_in_one_line(module: ModuleType) -> None:
+    plain = ("ids", "counts")
+    cases: list[tuple[type[Exception], str, Any]] = [
+        (ValueError, "give offsets [(]contiguous, gathered[)]", lambda: _call(
+            module, ("offsets", "counts", "ids"))),
+        (ValueError, "no grouped product for recipe 'bf16', contiguous rows", lambda: _call(
+            module, plain, recipe="bf16")),
+        (ValueError, "a_scale is missing", lambda: _call(module, (*plain, "a_scale"))),
+        (TypeError, "b must be torch.float8_e4m3fn", lambda: _call(
+            module, plain, b=_operands()["b"].float())),
+        (ValueError, r"got \(512, 256\) and \(4, 64\)", lambda: _call(
+            module, plain, b=_operands()["b"][:, :, 0])),
+        (ValueError, "out must be", lambda: _call(
+            module, plain, out=torch.empty(4, 64, dtype=torch.bfloat16, device="meta"))),
+        (ValueError, "a lies on meta, offsets on cpu", lambda: _call(
+            module, plain, offsets=torch.zeros(5, dtype=torch.int64))),
+        (TypeError, "a is list", lambda: _call(module, plain, a=[1])),
+    ]  # fmt: skip
+    for kind, words, call in cases:
+        with pytest.raises(kind, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_two_entries_with_one_key_are_refused(tmp_path: Any) -> None:
+    twice = (
+        study(problem.replace("padded.128", f"padded.{size}"), family=FAMILY)
+        for size, problem in ((64, PROBLEMS[1]), (128, PROBLEMS[1]))
+    )
+    with pytest.raises(ValueError, match="are looked up by the same extents: emit one of them"):
+        emit(run_of(*twice), tmp_path / "out")

@@ -1,0 +1,54 @@
+"""``quantize_packed``: codes and scales of any block format, with a transposed copy if wanted."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tiles.formats import Rounding
+from tiles.kernels import Limits
+from tiles.problems import Problem, Quantize
+from workbench.emission.function import Function, scale_block
+
+if TYPE_CHECKING:
+    from workbench.emission.winners import TunedEntry
+
+__all__ = ["QuantizePackedFunction"]
+
+
+class QuantizePackedFunction(Function):
+    """``quantize_packed`` on torch tensors."""
+
+    name: ClassVar[str] = "quantize_packed"
+    families: ClassVar[tuple[str, ...]] = ("triton_quantize_tiles",)
+
+    def files(self, families: Collection[str]) -> tuple[str, ...]:
+        return ("_quantize_packed.py", "_torch_device.py")
+
+    def layout(
+        self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
+    ) -> dict[str, Any]:
+        assert isinstance(problem, Quantize)
+        target = problem.target
+        assert target.scaling is not None  # the problem refuses others
+        return {
+            "element": target.element.name,
+            "bits": target.element.bits,
+            "block": scale_block(target),
+            "stored": target.scaling.stored.name,
+            "rule": target.scaling.rule.value,
+            "stochastic": target.rounding is Rounding.STOCHASTIC,
+            "two_level": target.scaling.two_level,
+            "transposed": problem.transposed,
+            "swizzled": problem.swizzled,
+        }
+
+    def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
+        entry = entries[0]
+        assert isinstance(entry.problem, Quantize)
+        options = "".join(f", {option}=True" for option in entry.formats[2:])
+        if entry.problem.target.rounding is Rounding.STOCHASTIC:
+            options += ", seed=1"
+        return [
+            f"from {name} import quantize_packed",
+            "",
+            f'codes, scales, *more = quantize_packed(x, "{entry.formats[0]}"{options})',
+        ]

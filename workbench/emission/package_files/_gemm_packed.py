@@ -1,0 +1,254 @@
+"""Products of packed codes (MX, NVFP4, posits and others), registered as PyTorch operators."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._lookup import Choice, choose, layouts, stand_in, template
+from ._packed_operand import check_side, item_bits, powers, scale_bits
+from ._torch_device import (
+    NAMES,
+    aligned_rows,
+    check_capability,
+    check_device,
+    check_tensor,
+    current,
+    device_facts,
+)
+
+KERNEL = "triton_decoded_gemm"
+#: The CUDA C++ kernel: MX formats of 8 bits, undecoded.
+HOPPER = ("hopper_block_gemm",)
+UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
+_LAYOUTS = layouts(KERNEL)
+_NAMESPACE = str(__package__).replace(".", "_")
+#: What the CUDA C++ kernel takes a byte of codes for.
+_CODES = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "mxint8": torch.int8}
+
+
+def gemm_packed(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None = None,
+    b_scale: Tensor | None = None,
+    *,
+    recipe: str,
+    columns: int | None = None,
+    a_tensor_scale: Tensor | None = None,
+    b_tensor_scale: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``C[M, N] = A[M, K] · B[N, K]^T`` of the values ``code x scale``; for inference only.
+
+    Args:
+        a: (M, bytes of a row) activations, contiguous: uint8, or 8-bit codes in their own dtype;
+            4-bit codes two a byte, the even column low, 6-bit ones four in three bytes.  A recipe
+            with plain activations takes (M, K) bf16 or fp16.
+        b: (N, bytes of a row) weights, likewise.
+        a_scale, b_scale: one a block on the recipe's grid: fp32, or the bits of E8M0 and e4m3fn
+            scales as uint8 or in torch's dtypes.  E8M0 scales may be given as the fp32 powers of
+            two that they stand for, M (N) contiguous and padded to 4: so the CUDA C++ kernel takes
+            them, others it converts on each call.  A NaN scale makes every product of its block
+            NaN.
+        recipe: a recipe that the package was emitted with, e.g. ``"mxfp8-e4m3"``.
+        columns: K; default: as many as the bytes of ``a`` hold.
+        a_tensor_scale, b_tensor_scale: (1,) fp32, the second level of NVFP4.
+        out_dtype: element type of C, one that the package was emitted with.
+        out: (M, N), ``out_dtype``, contiguous: receives C when given.
+    Returns:
+        C (M, N), or ``out``.
+    Raises:
+        ValueError: unknown recipe or output, wrong shape, device or stride, or a GPU that cannot
+            decode.
+        TypeError: wrong dtype, or no tensor.
+    """
+    for name, operand in (("a", a), ("b", b)):
+        check_tensor(name, operand)
+    layout = _LAYOUTS.get((recipe, NAMES.get(out_dtype, "")))
+    if layout is None:
+        known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
+        raise ValueError(
+            f"no packed product for recipe {recipe!r} and output {out_dtype}: there is {known}"
+        )
+    if a.ndim != 2 or b.ndim != 2 or b.numel() == 0 or a.shape[1] == 0:
+        raise ValueError(
+            f"gemm_packed takes matrices of codes, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if columns is None:
+        columns = a.shape[1] * item_bits(layout["a"]) // layout["a"]["bits"]
+    sides = (
+        ("a", a, a_scale, a_tensor_scale),
+        ("b", b, b_scale, b_tensor_scale),
+    )
+    for name, codes, scale, outer in sides:
+        check_side(name, codes, scale, outer, layout[name], columns)
+    for name, other in (("b", b), ("a_scale", a_scale), ("b_scale", b_scale)):
+        if other is not None and other.device != a.device:
+            raise ValueError(f"a lies on {a.device}, {name} on {other.device}: move one of them")
+    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
+    if out is None:
+        product: Tensor = _packed_op(*operands, recipe, columns, out_dtype)
+        return product
+    check_tensor("out", out)
+    shape = (a.shape[0], b.shape[0])
+    if tuple(out.shape) != shape or out.device != a.device or not out.is_contiguous():
+        raise ValueError(
+            f"out must be {shape} on {a.device} and contiguous, got {tuple(out.shape)} of strides "
+            f"{out.stride()} on {out.device}"
+        )
+    if out.dtype != out_dtype:
+        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
+    _packed_out_op(*operands, out, recipe, columns)
+    return out
+
+
+def _launch(
+    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    a = operands[0]
+    check_device("a", a)
+    check_capability("codes are decoded by instructions of", a.device)
+    (m, n), formats = out.shape, (recipe, NAMES[out.dtype])
+    if m == 0:
+        return
+    device, _ = device_facts(a.device)
+    choice = choose(KERNEL, formats, (n, columns), m, device, HOPPER)
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_gemm  # ships with such entries only
+
+        aligned = all(aligned_rows(tensor) for tensor in (*operands[:2], out))
+        if obstacle := _hopper_gemm.obstacle(a.device) if aligned else UNALIGNED:
+            choice = stand_in(choice, KERNEL, m, obstacle)
+    run(choice, operands, out, columns)
+
+
+def run(
+    choice: Choice,
+    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    out: Tensor,
+    columns: int,
+) -> None:
+    """Launch a configuration, whatever it was tuned for."""
+    a, b, a_scale, b_scale, a_outer, b_outer = operands
+    layout = choice.file.layout
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_gemm
+
+        assert a_scale is not None
+        assert b_scale is not None
+        codes = _CODES[layout["a_element"]]
+        scales = (powers(a_scale), powers(b_scale))
+        _hopper_gemm.launch(choice, a.view(codes), b.view(codes), *scales, out)
+        return
+    module = template(choice)
+    operand: Any = importlib.import_module(f"{__package__}.kernels.triton.decoded_operand")
+    sizes: Any = importlib.import_module(f"{__package__}.kernels.triton.decoded_arguments")
+
+    def stored(
+        codes: Tensor, scale: Tensor | None, outer: Tensor | None, facts: Mapping[str, Any]
+    ) -> Any:
+        plain = facts["kind"] == "plain"
+        names = ("kind", "bits", "mantissa", "bias", "specials", "offset")
+        return operand.StoredMatrix(
+            codes=codes if plain else codes.view(torch.uint8),
+            columns=columns,
+            element=operand.Element(**{name: facts[name] for name in names}),
+            scales=scale_bits(scale, facts["stored"]),
+            block=tuple(facts["block"] or (0, 0)),
+            stored=facts["stored"] or "fp32",
+            tensor_scale=outer,
+        )
+
+    words = sizes.workspace_bytes(choice.config, *out.shape, columns)
+    workspace = torch.empty(words, dtype=torch.uint8, device=a.device) if words else None
+    _, num_sms = device_facts(a.device)
+    with current(a.device):
+        module.launch(
+            stored(a, a_scale, a_outer, layout["a"]),
+            stored(b, b_scale, b_outer, layout["b"]),
+            out,
+            config=choice.config,
+            workspace=workspace,
+            num_sms=num_sms,
+        )
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::gemm_packed",
+    mutates_args=(),
+    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
+    "Tensor? b_tensor_scale, str recipe, int columns, ScalarType out_dtype) -> Tensor",
+)
+def _packed_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    a_tensor_scale: Tensor | None,
+    b_tensor_scale: Tensor | None,
+    recipe: str,
+    columns: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    out = a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
+    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
+    _launch(operands, out, recipe, columns)
+    return out
+
+
+@_packed_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    a_tensor_scale: Tensor | None,
+    b_tensor_scale: Tensor | None,
+    recipe: str,
+    columns: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::gemm_packed_out",
+    mutates_args=("out",),
+    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
+    "Tensor? b_tensor_scale, Tensor(a!) out, str recipe, int columns) -> ()",
+)
+def _packed_out_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    a_tensor_scale: Tensor | None,
+    b_tensor_scale: Tensor | None,
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
+    _launch(operands, out, recipe, columns)
+
+
+@_packed_out_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    a_tensor_scale: Tensor | None,
+    b_tensor_scale: Tensor | None,
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    return None

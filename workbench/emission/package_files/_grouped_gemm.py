@@ -1,0 +1,276 @@
+"""Grouped products, the experts of a mixture, registered as PyTorch operators."""
+
+import torch
+from torch import Tensor
+
+from ._lookup import Choice, choose, layouts, stand_in, template
+from ._torch_device import (
+    DTYPES,
+    NAMES,
+    check_device,
+    check_tensor,
+    current,
+    decodes,
+    device_facts,
+)
+
+KERNEL = "triton_grouped_gemm"
+UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
+_LAYOUTS = layouts(KERNEL)
+_NAMESPACE = str(__package__).replace(".", "_")
+
+
+def grouped_gemm(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None = None,
+    b_scale: Tensor | None = None,
+    *,
+    recipe: str,
+    offsets: Tensor | None = None,
+    counts: Tensor | None = None,
+    ids: Tensor | None = None,
+    top_k: int = 1,
+    expected_rows: int | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``C[r] = A[r] · B[e(r)]^T``: every row by its expert's weights; for inference only.
+
+    Where rows lie is read on the device, so that a CUDA graph can be replayed with other routing:
+
+    * contiguous (``offsets``): rows ``offsets[e]`` to ``offsets[e + 1]`` of A and C;
+    * padded (``offsets`` and ``counts``): ``counts[e]`` rows from ``offsets[e]`` on;
+    * masked (``counts``): A and C are (E, capacity, ...), ``counts[e]`` rows of each in use;
+    * gathered (``offsets`` and ``ids``): entry i of ``ids``, sorted by expert, reads row
+      ``ids[i] // top_k`` of A and writes row ``ids[i]`` of C.
+
+    Rows of C that belong to no expert are not written: without ``out`` they hold anything.
+
+    Args:
+        a: (rows, K), masked (E, capacity, K), gathered (tokens, K); K contiguous.
+        b: (E, N, K) weights, K contiguous.
+        a_scale, b_scale: fp32, one scale a block on the recipe's grid, any strides; b's, and a's
+            where masked, with the experts in front.  ``None`` where the recipe has no scales.
+        recipe: a recipe that the package was emitted with, for this order of rows.
+        offsets: (E + 1,) int64, ascending.
+        counts: (E,) int32.
+        ids: (entries,) int32 or int64, each in [0, tokens * top_k); they are not checked.
+        top_k: experts that every gathered token goes to.
+        expected_rows: rows in use that masked and padded operands are expected to have, by which
+            the configuration is chosen; default: all that there are.
+        out_dtype: element type of C, one that the package was emitted with.
+        out: C, ``out_dtype``, N contiguous: receives the products when given.
+    Returns:
+        C, or ``out``.
+    Raises:
+        ValueError: unknown recipe, order or output, wrong shape, device or stride.
+        TypeError: wrong dtype, or no tensor.
+    """
+    given = {"a_scale": a_scale, "b_scale": b_scale, "offsets": offsets, "counts": counts}
+    given |= {"ids": ids, "out": out}
+    tensors = {"a": a, "b": b, **{name: t for name, t in given.items() if t is not None}}
+    for name, tensor in tensors.items():
+        check_tensor(name, tensor)
+        if tensor.device != a.device:
+            raise ValueError(f"a lies on {a.device}, {name} on {tensor.device}: move one of them")
+    if offsets is None and counts is None:
+        raise ValueError("give offsets (contiguous, gathered), counts (masked), or both (padded)")
+    order = _order(offsets, counts, ids)
+    layout = _LAYOUTS.get((recipe, order, NAMES.get(out_dtype, "")))
+    if layout is None:
+        known = ", ".join(f"{name} {rows} -> {plain}" for name, rows, plain in _LAYOUTS)
+        raise ValueError(
+            f"no grouped product for recipe {recipe!r}, {order} rows and output {out_dtype}: "
+            f"there is {known}"
+        )
+    if b.ndim != 3 or a.ndim != (3 if order == "masked" else 2) or a.shape[-1] != b.shape[-1]:
+        raise ValueError(
+            f"grouped_gemm takes a (..., K) and b (E, N, K), {order}: got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}"
+        )
+    for name, operand in (("a", a), ("b", b)):
+        if operand.dtype != DTYPES[layout[f"{name}_element"]]:
+            wanted = DTYPES[layout[f"{name}_element"]]
+            raise TypeError(f"{name} must be {wanted} for this recipe, got {operand.dtype}")
+        scaled = given[f"{name}_scale"] is not None
+        if scaled != (layout[f"{name}_block"] is not None):
+            found = "is given" if scaled else "is missing"
+            raise ValueError(f"{name}_scale {found}: see the recipe's scales")
+    if layout["max_k"] is not None and a.shape[-1] > layout["max_k"]:
+        raise ValueError(
+            f"K {a.shape[-1]} > {layout['max_k']}: the int32 accumulator could overflow, split K"
+        )
+    rest = (offsets, counts, ids, recipe, top_k, expected_rows or 0)
+    if out is None:
+        product: Tensor = _grouped_op(a, b, a_scale, b_scale, *rest, out_dtype)
+        return product
+    if tuple(out.shape) != _shape(a, b, ids, top_k):
+        raise ValueError(f"out must be {_shape(a, b, ids, top_k)}, got {tuple(out.shape)}")
+    if out.dtype != out_dtype:
+        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
+    _grouped_out_op(a, b, a_scale, b_scale, *rest, out)
+    return out
+
+
+def _order(offsets: Tensor | None, counts: Tensor | None, ids: Tensor | None) -> str:
+    if ids is not None:
+        return "gathered"
+    if offsets is None:
+        return "masked"
+    return "contiguous" if counts is None else "padded"
+
+
+def _shape(a: Tensor, b: Tensor, ids: Tensor | None, top_k: int) -> tuple[int, ...]:
+    rows = a.shape[:-1] if ids is None else (a.shape[0] * top_k,)
+    return (*rows, b.shape[1])
+
+
+def _aligned(tensor: Tensor) -> bool:
+    """Whether descriptors can address rows, and matrices one behind the other."""
+    item = tensor.element_size()
+    return tensor.data_ptr() % 16 == 0 and all(s * item % 16 == 0 for s in tensor.stride()[:-1])
+
+
+def _launch(
+    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    routing: tuple[Tensor | None, Tensor | None, Tensor | None],
+    out: Tensor,
+    recipe: str,
+    top_k: int,
+    expected_rows: int,
+) -> None:
+    a, b = operands[:2]
+    check_device("a", a)
+    offsets, counts, ids = routing
+    rows = a.numel() // a.shape[-1] if ids is None else ids.shape[0]
+    if rows == 0 or out.numel() == 0:
+        return
+    order = _order(offsets, counts, ids)
+    size = {"masked": a.shape[-2], "gathered": top_k}.get(order, 1)
+    if order in ("masked", "padded") and expected_rows:
+        rows = expected_rows
+    device, _ = device_facts(a.device)
+    formats = (recipe, order, NAMES[out.dtype])
+    choice = choose(KERNEL, formats, (b.shape[0], *b.shape[1:], size), rows, device)
+    if choice.config["tma"] and not (_aligned(a) and _aligned(b)):
+        choice = stand_in(choice, KERNEL, rows, UNALIGNED)
+    run(choice, operands, routing, out, top_k)
+
+
+def run(
+    choice: Choice,
+    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    routing: tuple[Tensor | None, Tensor | None, Tensor | None],
+    out: Tensor,
+    top_k: int,
+) -> None:
+    """Launch a configuration, whatever it was tuned for."""
+    a, b, a_scale, b_scale = operands
+    offsets, counts, ids = routing
+    layout = choice.file.layout
+    decode = decodes(a.device) if layout["decode"] is None else layout["decode"]
+    _, num_sms = device_facts(a.device)
+    with current(a.device):
+        template(choice).launch(
+            a,
+            b,
+            out,
+            a_scale,
+            b_scale,
+            offsets=offsets,
+            counts=counts,
+            ids=ids,
+            top_k=top_k,
+            a_block=layout["a_block"],
+            b_block=layout["b_block"],
+            config=choice.config,
+            decode=decode,
+            num_sms=num_sms,
+        )
+
+
+_INPUTS = (
+    "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? offsets, Tensor? counts, "
+    "Tensor? ids, str recipe, int top_k, int expected_rows"
+)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::grouped_gemm",
+    mutates_args=(),
+    schema=f"({_INPUTS}, ScalarType out_dtype) -> Tensor",
+)
+def _grouped_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    offsets: Tensor | None,
+    counts: Tensor | None,
+    ids: Tensor | None,
+    recipe: str,
+    top_k: int,
+    expected_rows: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    out = a.new_empty(_shape(a, b, ids, top_k), dtype=out_dtype)
+    operands, routing = (a, b, a_scale, b_scale), (offsets, counts, ids)
+    _launch(operands, routing, out, recipe, top_k, expected_rows)
+    return out
+
+
+@_grouped_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    offsets: Tensor | None,
+    counts: Tensor | None,
+    ids: Tensor | None,
+    recipe: str,
+    top_k: int,
+    expected_rows: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return a.new_empty(_shape(a, b, ids, top_k), dtype=out_dtype)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::grouped_gemm_out",
+    mutates_args=("out",),
+    schema=f"({_INPUTS}, Tensor(a!) out) -> ()",
+)
+def _grouped_out_op(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    offsets: Tensor | None,
+    counts: Tensor | None,
+    ids: Tensor | None,
+    recipe: str,
+    top_k: int,
+    expected_rows: int,
+    out: Tensor,
+) -> None:
+    operands, routing = (a, b, a_scale, b_scale), (offsets, counts, ids)
+    _launch(operands, routing, out, recipe, top_k, expected_rows)
+
+
+@_grouped_out_op.register_fake
+def _(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    offsets: Tensor | None,
+    counts: Tensor | None,
+    ids: Tensor | None,
+    recipe: str,
+    top_k: int,
+    expected_rows: int,
+    out: Tensor,
+) -> None:
+    return None

@@ -1,0 +1,218 @@
+"""Products of 16-bit activations with packed low-bit weights, registered as PyTorch operators."""
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._lookup import Choice, choose, layouts, stand_in, template
+from ._packed_weight import PackedWeight
+from ._torch_device import (
+    DTYPES,
+    NAMES,
+    check_capability,
+    check_device,
+    check_tensor,
+    current,
+    device_facts,
+)
+from ._workspace import zeroed_words
+
+KERNEL = "triton_weight_only"
+UNALIGNED = "rows of x do not start at multiples of 16 bytes"
+_LAYOUTS = layouts(KERNEL)
+_NAMESPACE = str(__package__).replace(".", "_")
+
+
+def linear_weight_only(
+    x: Tensor,
+    weight: PackedWeight,
+    *,
+    out_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``Y[..., N] = X[..., K] · W[N, K]^T``; for inference only, the operator has no derivative.
+
+    Args:
+        x: (..., K) in the recipe's activation type, K contiguous.
+        weight: what :func:`pack_weight` made, on x's device.
+        out_dtype: element type of Y, one that the package was emitted with; default: x's.
+        out: (..., N), ``out_dtype``, contiguous: receives Y when given.
+    Returns:
+        Y (..., N), or ``out``.
+    Raises:
+        ValueError: an output that the package lacks, wrong shape, device or stride, or a GPU that
+            cannot decode.
+        TypeError: wrong dtype, no tensor, or no packed weight.
+    """
+    check_tensor("x", x)
+    if not isinstance(weight, PackedWeight):
+        raise TypeError(f"weight is {type(weight).__name__}: make it with pack_weight")
+    if weight.codes is None or weight.row_scale is None:
+        raise ValueError("weight is empty: load its state, or make it with pack_weight")
+    out_dtype = x.dtype if out_dtype is None else out_dtype
+    layout = _LAYOUTS.get((weight.recipe, NAMES.get(out_dtype, "")))
+    if layout is None:
+        known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
+        raise ValueError(
+            f"no weight-only product {weight.recipe} with output {out_dtype}: there is {known}"
+        )
+    if x.dtype != DTYPES[layout["activation"]]:
+        raise TypeError(f"x must be {DTYPES[layout['activation']]} for this recipe, got {x.dtype}")
+    if x.ndim == 0 or x.shape[-1] != weight.columns:
+        raise ValueError(f"x must be (..., {weight.columns}), got {tuple(x.shape)}")
+    if weight.codes.device != x.device:
+        raise ValueError(f"x lies on {x.device}, weight on {weight.codes.device}: move one of them")
+    parts = (weight.codes, weight.scale, weight.zero, weight.row_scale)
+    rows, shape = x.reshape(-1, weight.columns), (*x.shape[:-1], weight.rows)
+    if out is None:
+        product: Tensor = _linear_op(rows, *parts, weight.recipe, weight.columns, out_dtype)
+        return product.view(shape)
+    check_tensor("out", out)
+    if tuple(out.shape) != shape or out.device != x.device or not out.is_contiguous():
+        raise ValueError(
+            f"out must be {shape} on {x.device} and contiguous, got {tuple(out.shape)} of strides "
+            f"{out.stride()} on {out.device}"
+        )
+    if out.dtype != out_dtype:
+        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
+    into = out.view(-1, weight.rows)
+    _linear_out_op(rows, *parts, into, weight.recipe, weight.columns)
+    return out
+
+
+@functools.cache
+def _panel_columns(element: str) -> int:
+    packing: Any = importlib.import_module(f"{__package__}.kernels.triton.weight_layout")
+    columns: int = packing.panel_columns(element)
+    return columns
+
+
+def _whole_shares(split_k: int, columns: int, element: str) -> int:
+    """As many shares of K as have something to add up; a default was made for another K."""
+    panels = -(-columns // _panel_columns(element))
+    return -(-panels // -(-panels // split_k))
+
+
+def _launch(
+    x: Tensor,
+    parts: tuple[Tensor, Tensor | None, Tensor | None, Tensor],
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    check_device("x", x)
+    check_capability("weights are decoded by instructions of", x.device)
+    if x.shape[0] == 0:
+        return
+    device, _ = device_facts(x.device)
+    formats = (recipe, NAMES[out.dtype])
+    choice = choose(KERNEL, formats, (out.shape[1], columns), x.shape[0], device)
+    if choice.config["tma"] and (x.data_ptr() % 16 or x.stride(0) * x.element_size() % 16):
+        choice = stand_in(choice, KERNEL, x.shape[0], UNALIGNED)
+    run(choice, x, parts, out, columns)
+
+
+def run(
+    choice: Choice,
+    x: Tensor,
+    parts: tuple[Tensor, Tensor | None, Tensor | None, Tensor],
+    out: Tensor,
+    columns: int,
+) -> None:
+    """Launch a configuration, whatever it was tuned for."""
+    layout, module = choice.file.layout, template(choice)
+    codes, scale, zero, row_scale = parts
+    group = layout["block"][1]
+    weight = module.PackedWeight(
+        codes=codes,
+        scale=scale,
+        zero=zero,
+        row_scale=row_scale,
+        element=layout["element"],
+        scale_format=layout["stored"] if group else "",
+        group=group,
+        columns=columns,
+    )
+    split = _whole_shares(int(choice.config["split_k"]), columns, layout["element"])
+    config = {**choice.config, "split_k": split}
+    workspace = None
+    if split > 1:
+        rows, cols = out.shape
+        sizes: Any = importlib.import_module(f"{__package__}.kernels.triton.weight_arguments")
+        words = sizes.workspace_words(config, rows, cols)
+        tile = int(config["block_m"]) * int(config["block_n"])
+        tiles = -(-rows // int(config["block_m"])) * -(-cols // int(config["block_n"]))
+        workspace = zeroed_words(words, words - tiles * split * tile, x.device)
+    with current(x.device):
+        module.launch(x, weight, out, config=config, workspace=workspace)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::linear_weight_only",
+    mutates_args=(),
+    schema="(Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, str recipe, "
+    "int columns, ScalarType out_dtype) -> Tensor",
+)
+def _linear_op(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    row_scale: Tensor,
+    recipe: str,
+    columns: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    out = x.new_empty((x.shape[0], codes.shape[1]), dtype=out_dtype)
+    _launch(x, (codes, scale, zero, row_scale), out, recipe, columns)
+    return out
+
+
+@_linear_op.register_fake
+def _(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    row_scale: Tensor,
+    recipe: str,
+    columns: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return x.new_empty((x.shape[0], codes.shape[1]), dtype=out_dtype)
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::linear_weight_only_out",
+    mutates_args=("out",),
+    schema="(Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, "
+    "Tensor(a!) out, str recipe, int columns) -> ()",
+)
+def _linear_out_op(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    row_scale: Tensor,
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    _launch(x, (codes, scale, zero, row_scale), out, recipe, columns)
+
+
+@_linear_out_op.register_fake
+def _(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    row_scale: Tensor,
+    out: Tensor,
+    recipe: str,
+    columns: int,
+) -> None:
+    return None

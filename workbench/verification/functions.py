@@ -1,0 +1,26 @@
+"""The checks of every function that a package can have, by the function's name."""
+
+from workbench.verification.function_checks import FunctionChecks
+from workbench.verification.gemm_function import GemmFunctionChecks
+from workbench.verification.gemm_packed_function import PackedGemmFunctionChecks
+from workbench.verification.gemm_quantized_function import QuantizedGemmFunctionChecks
+from workbench.verification.grouped_gemm_function import GroupedGemmFunctionChecks
+from workbench.verification.quantize_function import (
+    CudaQuantizeFunctionChecks,
+    QuantizeFunctionChecks,
+)
+from workbench.verification.quantize_packed_function import QuantizePackedFunctionChecks
+from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
+
+__all__ = ["CHECKS"]
+
+CHECKS: dict[str, FunctionChecks] = {
+    "gemm": GemmFunctionChecks(),
+    "quantize": QuantizeFunctionChecks(),
+    "quantize_cuda.quantize": CudaQuantizeFunctionChecks(),
+    "linear_weight_only": WeightOnlyFunctionChecks(),
+    "gemm_packed": PackedGemmFunctionChecks(),
+    "quantize_packed": QuantizePackedFunctionChecks(),
+    "gemm_quantized": QuantizedGemmFunctionChecks(),
+    "grouped_gemm": GroupedGemmFunctionChecks(),
+}

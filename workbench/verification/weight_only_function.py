@@ -1,0 +1,179 @@
+"""The checks of ``linear_weight_only`` and ``pack_weight``."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from tiles.formats import pack_codes
+from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.kernels.quantize_torch import CODE_DTYPES
+from tiles.kernels.weight_only import group_columns
+from tiles.kernels.weight_only_workload import WeightOnlyWorkload
+from tiles.problems import Gemm, Problem
+from workbench.verification.function_checks import Subject, Tuned
+from workbench.verification.operator_checks import (
+    GUARD_ROWS,
+    Case,
+    OperatorChecks,
+    judge_product,
+    poisoned,
+)
+from workbench.verification.recorder import Recorder, Report
+
+__all__ = ["WeightOnlyFunctionChecks", "given_weight"]
+
+
+def given_weight(quantized: QuantizedTensor) -> dict[str, Any]:
+    """A quantised weight matrix as ``pack_weight`` takes it, by argument."""
+    fmt = quantized.format
+    assert fmt.scaling is not None
+    assert quantized.scales is not None
+    stored, scales = fmt.scaling.stored.name, quantized.scales
+    if group_columns(fmt):
+        if stored in ("e8m0fnu", "e4m3fn"):
+            dtype = torch.float8_e4m3fn if stored == "e4m3fn" else torch.uint8
+            scales = quantized.scale_bits.view(dtype)
+        else:
+            scales = scales.to(CODE_DTYPES[stored])
+    return {
+        "codes": pack_codes(quantized.bits, fmt.element.bits),
+        "scales": scales,
+        "columns": quantized.codes.shape[1],
+        "zero_points": quantized.zero_points,
+        "tensor_scale": quantized.tensor_scale,
+    }
+
+
+class WeightOnlyFunctionChecks(OperatorChecks):
+    """16-bit activations by packed weights, against fp64 products of what the codes stand for."""
+
+    function: ClassVar[str] = "linear_weight_only"
+    module: ClassVar[str] = "_weight_only"
+    patterns: ClassVar[tuple[str, ...]] = (
+        "random",
+        "all-zero group",
+        "outlier per group",
+        "NaN scale",
+        "infinity",
+    )
+
+    def small(self, tuned: Tuned) -> Problem:
+        problem = tuned.problem
+        assert isinstance(problem, Gemm)
+        return problem.resized(min(problem.m, 16), min(problem.n, 64), self._columns(tuned) + 16)
+
+    def _columns(self, tuned: Tuned) -> int:
+        """Three panels, so that shares of a split K and groups along it differ."""
+        assert isinstance(tuned.problem, Gemm)
+        panel = 512 // tuned.problem.recipe.weight.element.bits
+        return max(3, int(tuned.config["split_k"])) * panel
+
+    def tails(self, tuned: Tuned, device: str) -> Problem:
+        assert isinstance(tuned.problem, Gemm)
+        m, n = int(tuned.config["block_m"]) + 5, int(tuned.config["block_n"]) + 3
+        if device == "cpu":
+            m, n = min(m, 21), min(n, 67)
+        return tuned.problem.resized(m, n, self._columns(tuned) + 24)
+
+    def odd(self, tuned: Tuned, device: str) -> Problem:
+        # K is one panel and less: a default's split has to give way.
+        return tuned.problem.resized(*((19, 37, 133) if device == "cpu" else (35, 77, 191)))
+
+    def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
+        assert isinstance(problem, Gemm)
+        package, device = subject.package, subject.device
+        workload = WeightOnlyWorkload(problem, device=device, seed=subject.seed)
+        workload.drawn = _draw(problem, pattern, subject)
+        x, quantized = workload.drawn
+        weight = package.pack_weight(**given_weight(quantized), recipe=problem.recipe.name)
+        dtype = CODE_DTYPES[problem.out]
+        parts = (weight.codes, weight.scale, weight.zero, weight.row_scale)
+
+        def call() -> torch.Tensor:
+            buffer = poisoned(problem.m, problem.n, dtype, device)
+            package.linear_weight_only(x, weight, out_dtype=dtype, out=buffer[:-GUARD_ROWS])
+            return buffer
+
+        def launch(choice: Any) -> torch.Tensor:
+            buffer = poisoned(problem.m, problem.n, dtype, device)
+            package._weight_only.run(choice, x, parts, buffer[:-GUARD_ROWS], problem.k)
+            return buffer
+
+        def judge(check: Recorder, buffer: Any, choice: Any) -> None:
+            reference = workload.reference(fold=bool(choice.config["fold"]))
+            judge_product(check, buffer, reference, "x".join(map(str, problem.shape)))
+
+        return Case(
+            call=call,
+            launch=launch,
+            judge=judge,
+            operator="linear_weight_only",
+            arguments=(x, *parts, problem.recipe.name, problem.k, dtype),
+        )
+
+    def time(self, subject: Subject, report: Report) -> None:
+        from workbench.verification.rivals import time_contenders
+
+        entries = subject.entries(self.function)
+        with Recorder(report, "timing of weight-only products") as check:
+            for tuned in entries:
+                choice = self.choice(subject, tuned, tuned.problem)
+                for line in time_contenders(_contenders(subject, tuned, choice)):
+                    report(line)
+            check.note(f"{len(entries)} entries beside torch.matmul in bf16")
+
+
+def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Any]:
+    """The package's product and ``torch.matmul`` in bf16, each on copies of the same operands."""
+    from workbench.verification.rivals import Contender
+
+    problem = tuned.problem
+    assert isinstance(problem, Gemm)
+    x, quantized = _draw(problem, "random", subject)
+    weight = subject.package.pack_weight(**given_weight(quantized), recipe=problem.recipe.name)
+    parts = [weight.codes, weight.scale, weight.zero, weight.row_scale]
+    wide = quantized.dequantize().to(torch.bfloat16)
+    out_bytes = problem.m * problem.n * CODE_DTYPES[problem.out].itemsize
+
+    def own() -> Callable[[], object]:
+        held = [None if part is None else part.clone() for part in parts]
+        rows, out = x.clone(), x.new_empty(problem.m, problem.n, dtype=CODE_DTYPES[problem.out])
+        return lambda: subject.package._weight_only.run(choice, rows, held, out, problem.k)
+
+    def matmul() -> Callable[[], object]:
+        rows, held = x.to(torch.bfloat16).clone(), wide.clone().t()
+        out = rows.new_empty(problem.m, problem.n)
+        return lambda: torch.matmul(rows, held, out=out)
+
+    size = sum(part.nbytes for part in (x, *parts) if part is not None) + out_bytes
+    rival_bytes = 2 * (x.numel() + wide.numel() + problem.m * problem.n)
+    name = str(problem)
+    return [
+        Contender(problem=name, name="this package", make=own, set_bytes=size),
+        Contender(problem=name, name="torch.matmul bf16", make=matmul, set_bytes=rival_bytes),
+    ]
+
+
+def _draw(problem: Gemm, pattern: str, subject: Subject) -> tuple[torch.Tensor, QuantizedTensor]:
+    """Activations and quantised weights that hold what the pattern says."""
+    generator = torch.Generator(subject.device).manual_seed(subject.seed)
+    m, n, k = problem.shape
+    x = torch.randn(m, k, generator=generator, device=subject.device)
+    w = torch.randn(n, k, generator=generator, device=subject.device)
+    group = group_columns(problem.recipe.weight) or k
+    if pattern == "all-zero group":
+        w[0, :group] = 0
+    elif pattern == "outlier per group":
+        x[:, ::group] *= 1e3
+        w[:, ::group] *= 1e3
+    elif pattern == "infinity":
+        x[m // 2, -1] = torch.inf
+    quantized = quantize_tensor(w, problem.recipe.weight, seed=subject.seed)
+    if pattern == "NaN scale":
+        assert quantized.scales is not None
+        scales = quantized.scales.clone()
+        scales[-1, -1] = torch.nan
+        quantized = replace(quantized, scales=scales)
+    return x.to(CODE_DTYPES[problem.recipe.activation.element.name]), quantized
