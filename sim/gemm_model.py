@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.compiled import Compiled
 from sim.cost import Cost
+from sim.distinct import Distinct
 from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, price_wave
 from sim.gpu import Gpu
@@ -60,9 +61,12 @@ def gemm_cost(
     Args:
         most_per_sm: CTAs that a launch puts on a multiprocessor at most; default: what fits.
     """
-    bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
-    warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
-    tma, persistent = table["tma"], table["persistent"]
+    # What depends on these columns alone is computed once for all rows that agree in them.
+    few = Distinct.of(table, "block_m", "block_n", "block_k", "num_warps", "tma", "persistent")
+    tile = few.table
+    bm, bn, bk = tile["block_m"], tile["block_n"], tile["block_k"]
+    warps, stages = tile["num_warps"], np.maximum(table["num_stages"], 1)
+    tma, persistent = tile["tma"], table["persistent"]
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     emulated = path is NumericPath.EMULATED
@@ -84,14 +88,14 @@ def gemm_cost(
     )
     occupancy = ctas_per_sm(
         gpu,
-        registers=compiled.registers(registers + BASE_REGISTERS),
+        registers=compiled.registers(few.spread(registers + BASE_REGISTERS)),
         smem_bytes=compiled.smem(smem_bytes(problem, table)),
-        warps=warps,
+        warps=table["num_warps"],
     )
     occupancy = np.where(persistent, 1, occupancy)
     if most_per_sm is not None:
         occupancy = np.minimum(occupancy, most_per_sm)
-    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    tiles_m, tiles_n = few.spread(-(-m // bm)), few.spread(-(-n // bn))
     tiles = tiles_m * tiles_n
     spread = waves(tiles, occupancy, gpu.sm_count)
 
@@ -114,46 +118,55 @@ def gemm_cost(
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
 
     # One K-iteration of one CTA.
-    iterations = -(-k // bk)
+    iterations = few.spread(-(-k // bk))
     # CTAs advance together along K, so that one of a wave that waits for DRAM holds up the others.
-    first_ns = load_latency_ns(gpu, np.ones(len(table)), tma)
+    first_ns = load_latency_ns(gpu, np.ones(len(tile)), tma)
     latency_ns = LOADED_LATENCY * first_ns
     latency_ns += loaded / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)  # the last byte of a stage
     # A loop that waits for its product asks for the next loads only then.
-    schedule = gemm_schedule(problem, table, warpgroups=warpgroups, emulated=emulated)
+    schedule = gemm_schedule(problem, tile, warpgroups=warpgroups, emulated=emulated)
     latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
     iteration = Iteration(
-        tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
-        promotion_clk=promotion_clk(gpu, bm, bn, bk, activation, weight)
-        + decode_clk(
-            gpu,
-            bm,
-            bn,
-            bk,
-            warps,
-            element=activation.element.name,
-            emulated=emulated,
-            warpgroups=warpgroups,
+        tensor_clk=few.spread(
+            mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups)
         ),
-        issue_clk=issue_clk(loaded, tma)
+        promotion_clk=few.spread(
+            promotion_clk(gpu, bm, bn, bk, activation, weight)
+            + decode_clk(
+                gpu,
+                bm,
+                bn,
+                bk,
+                warps,
+                element=activation.element.name,
+                emulated=emulated,
+                warpgroups=warpgroups,
+            )
+        ),
+        issue_clk=few.spread(issue_clk(loaded, tma))
         + spill_clk(
             gpu,
-            compiled.live_registers(registers + schedule.state_registers, gpu.registers_per_thread),
-            threads,
+            compiled.live_registers(
+                few.spread(registers + schedule.state_registers), gpu.registers_per_thread
+            ),
+            few.spread(threads),
         ),
-        wait_clk=schedule.wait_clk,
+        wait_clk=few.spread(schedule.wait_clk),
         serial=problem.recipe.blockwise or emulated,
-        smem_clk=smem_clk(
-            gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups
+        smem_clk=few.spread(
+            smem_clk(gpu, bm, bn, bk, warps, bits=bits, emulated=emulated, warpgroups=warpgroups)
         ),
-        l2_bytes=(a_tile + b_tile) / iterations / segment_share(bk * (bits / 8)),
+        l2_bytes=(a_tile + b_tile) / iterations / few.spread(segment_share(bk * (bits / 8))),
         iterations=iterations,
         stages=stages,
-        held_stages=schedule.held_stages,
-        prologue_ns=first_ns + SETUP_CLK / clock_ghz,
-        epilogue_ns=_epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled) / clock_ghz,
+        held_stages=few.spread(schedule.held_stages),
+        prologue_ns=few.spread(first_ns + SETUP_CLK / clock_ghz),
+        epilogue_ns=few.spread(
+            _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled) / clock_ghz
+        ),
     )
 
+    latency_ns = few.spread(latency_ns)
     # Full waves, all alike, and the partial wave with its own contention.
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.distinct import distinct_rows
+
 __all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "seen_before", "wave_footprint"]
 
 I64 = NDArray[np.int64]
@@ -85,7 +87,7 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
         wave: CTAs resident together, at least 1.
     """
     group_m = np.minimum(group_m, tiles_m)
-    distinct, inverse = _distinct(tiles_m, tiles_n, group_m, wave)
+    distinct, inverse = distinct_rows(tiles_m, tiles_n, group_m, wave)
     full = (tiles_m * tiles_n // wave)[distinct]
     m, n, group, ctas = (c[distinct].astype(np.float64) for c in (tiles_m, tiles_n, group_m, wave))
     visited = np.minimum(full, MAX_WAVES)
@@ -93,7 +95,8 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     step = np.arange(len(row)) - np.repeat(np.cumsum(visited) - visited, visited)
     # Steps of the golden ratio spread the visited waves evenly and, unlike equal steps, never march
     # in time with the raster.
-    spread = np.floor(step * GOLDEN % 1.0 * full[row])
+    turns = step * GOLDEN
+    spread = np.floor((turns - np.floor(turns)) * full[row])
     start = np.where(full[row] > MAX_WAVES, spread, step) * ctas[row]
     rows, cols = wave_footprint(m[row], n[row], group[row], start, start + ctas[row])
     weight = full / np.maximum(visited, 1)
@@ -112,21 +115,6 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
         tail_new_rows=np.where(partial, m - seen_rows, 0)[inverse],
         tail_new_cols=np.where(partial, n - seen_cols, 0)[inverse],
     )
-
-
-def _distinct(*columns: I64) -> tuple[I64, I64]:
-    """Row numbers of the distinct rows, and for every row which of them it equals."""
-    radix = 1
-    key = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        top = int(column.max()) + 1
-        radix *= top
-        key = key * top + column
-    if radix >= 2**63:  # the key would overflow, so every row stands for itself
-        rows = np.arange(len(key))
-        return rows, rows
-    _, distinct, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return distinct, inverse
 
 
 def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:

@@ -1,0 +1,70 @@
+"""Rows that agree in some columns: what depends on these alone is computed once for all of them.
+
+A table of thousands of configurations has a few hundred different tiles, rasters or pipelines.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiles.kernels import ConfigTable
+
+__all__ = ["Distinct", "distinct_rows"]
+
+I64 = NDArray[np.int64]
+_Column = TypeVar("_Column", bound=NDArray[Any])
+
+#: Values below this are looked up in a table; larger ones are sorted, some ten times as slow.
+_TABLE = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The distinct rows of a table in some of its columns, and which of them every row equals."""
+
+    table: ConfigTable  #: one row for each of them; the other columns are those of any such row
+    row: I64  #: for every row of the long table its row in the short one
+
+    @classmethod
+    def of(cls, table: ConfigTable, *names: str) -> "Distinct":
+        """Those of the columns ``names``, whose values are not negative."""
+        rows, inverse = distinct_rows(*(table[name] for name in names))
+        return cls(table.take(rows), inverse)
+
+    def spread(self, column: _Column) -> _Column:
+        """A column of the short table, an entry for every row of the long one."""
+        long: _Column = column[self.row]
+        return long
+
+
+def distinct_rows(*columns: NDArray[Any]) -> tuple[I64, I64]:
+    """Row numbers of the distinct rows, and for every row which of them it equals.
+
+    Args:
+        columns: integers or truth values, not negative, all of one length, at least one.
+    """
+    key, count = _ranks(columns[0])
+    for column in columns[1:]:
+        ranks, values = _ranks(column)
+        # Both counts are at most the number of rows, whose square is far below 2^63.
+        key, count = _ranks(key * values + ranks, count * values)
+    rows = np.empty(count, np.int64)
+    rows[key] = np.arange(len(key))
+    return rows, key
+
+
+def _ranks(values: NDArray[Any], end: int | None = None) -> tuple[I64, int]:
+    """Every value's rank among the distinct ones, and their number; all lie below ``end``."""
+    if end is None:
+        end = int(values.max()) + 1
+    if end > _TABLE:
+        found, inverse = np.unique(values, return_inverse=True)
+        return inverse, len(found)
+    present = np.zeros(end, np.bool_)
+    # Truth values would choose as a mask does.
+    values = values.astype(np.int64, copy=False)
+    present[values] = True
+    ranks = np.cumsum(present) - 1
+    return ranks[values], int(ranks[-1]) + 1
