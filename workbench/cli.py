@@ -82,7 +82,7 @@ def predict(
 
 
 def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.tables import prediction_tables
+    from workbench.prediction_tables import prediction_tables
 
     _print(*prediction_tables(report))
     if reasons:
