@@ -28,7 +28,7 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 Rounder = Callable[[F32, TensorFormat, int], Floats]
 
 #: Elements that are rounded at once: 128 KB a temporary, which stays in the cache.
-_CHUNK_ELEMENTS = 2**15
+_CHUNK_ELEMENTS = 2**13
 #: Unsigned integers of the same width, the bits of the exponent, and those of the mantissa.
 _FP32 = (np.dtype(np.uint32), np.uint32(0x7F80_0000), 23)
 _FP64 = (np.dtype(np.uint64), np.uint64(0x7FF0_0000_0000_0000), 52)

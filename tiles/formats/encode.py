@@ -205,7 +205,8 @@ def decode(codes: Codes, fmt: ElementFormat | ExponentElement) -> F32:
         powers = np.ldexp(np.float32(1), exponents)
         return np.where(nan, np.float32(np.nan), powers).astype(np.float32)
     if isinstance(fmt, FloatElement) and (_is_float16(fmt) or _is_bfloat16(fmt)):
-        assert fmt.inf_code is not None and fmt.nan_code is not None
+        assert fmt.inf_code is not None
+        assert fmt.nan_code is not None
         # Every NaN becomes the quiet one: a signalling one would trap on its way.
         nan = (codes & 0x7FFF) > fmt.inf_code
         codes = np.where(nan, np.uint16(fmt.nan_code), codes.astype(np.uint16, copy=False))
