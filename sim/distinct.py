@@ -18,6 +18,8 @@ _Column = TypeVar("_Column", bound=NDArray[Any])
 
 #: Values below this are looked up in a table; larger ones are sorted, some ten times as slow.
 _TABLE = 2**16
+#: Columns below this have few values as they are.
+_SMALL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +47,27 @@ def distinct_rows(*columns: NDArray[Any]) -> tuple[I64, I64]:
     Args:
         columns: integers or truth values, not negative, all of one length, at least one.
     """
-    key, count = _ranks(columns[0])
-    for column in columns[1:]:
-        ranks, values = _ranks(column)
-        # Both counts are at most the number of rows, whose square is far below 2^63.
-        key, count = _ranks(key * values + ranks, count * values)
+    key, count = np.zeros(len(columns[0]), np.int64), 1
+    for column in columns:
+        values, end = column, int(column.max()) + 1
+        if end > _SMALL:
+            values, end = _ranks(column, end)
+        if count * end > _TABLE:
+            key, count = _ranks(key, count)
+        # Both are at most the number of rows, or small: the product is far below 2^63.
+        key, count = key * end + values, count * end
+    key, count = _ranks(key, count)
     rows = np.empty(count, np.int64)
     rows[key] = np.arange(len(key))
     return rows, key
 
 
-def _ranks(values: NDArray[Any], end: int | None = None) -> tuple[I64, int]:
+def _ranks(values: NDArray[Any], end: int) -> tuple[I64, int]:
     """Every value's rank among the distinct ones, and their number; all lie below ``end``."""
-    if end is None:
-        end = int(values.max()) + 1
     if end > _TABLE:
         found, inverse = np.unique(values, return_inverse=True)
         return inverse, len(found)
     present = np.zeros(end, np.bool_)
-    # Truth values would choose as a mask does.
-    values = values.astype(np.int64, copy=False)
     present[values] = True
     ranks = np.cumsum(present) - 1
     return ranks[values], int(ranks[-1]) + 1

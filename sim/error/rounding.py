@@ -29,9 +29,9 @@ Rounder = Callable[[F32, TensorFormat, int], Floats]
 
 #: Elements that are rounded at once: 128 KB a temporary, which stays in the cache.
 _CHUNK_ELEMENTS = 2**13
-#: Unsigned integers of the same width, the bits of the exponent, and those of the mantissa.
-_FP32 = (np.dtype(np.uint32), np.uint32(0x7F80_0000), 23)
-_FP64 = (np.dtype(np.uint64), np.uint64(0x7FF0_0000_0000_0000), 52)
+#: Unsigned integers of the same width, masks of exponent and sign, and bits of the mantissa.
+_FP32 = (np.dtype(np.uint32), np.uint32(0x7F80_0000), np.uint32(1 << 31), 23)
+_FP64 = (np.dtype(np.uint64), np.uint64(0x7FF0_0000_0000_0000), np.uint64(1 << 63), 52)
 
 
 def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> F64:
@@ -73,7 +73,8 @@ def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> F64:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             ratio = part / (wide * outer)
         values = round_to_nearest(ratio, element)
-        np.multiply(values, wide, out=after, dtype=np.float64)
+        after[...] = values  # NumPy multiplies mixed types in twice the time of these two steps
+        after *= wide.astype(np.float64)
         if outer != 1:
             after *= float(outer)
     return rounded
@@ -106,7 +107,7 @@ def round_to_nearest(ratio: F32, element: FloatElement | IntElement) -> Floats:
     size = np.abs(x)
     np.minimum(size, 2 * element.max, out=size)
     # 2**exponent of each number, that of the smallest normal one for subnormals.
-    bits, exponent, mantissa = _FP32 if x.dtype == np.float32 else _FP64
+    bits, exponent, sign, mantissa = _FP32 if x.dtype == np.float32 else _FP64
     power = (size.view(bits) & exponent).view(size.dtype)
     np.maximum(power, 2.0**element.min_exponent, out=power)
     # Adding 2**52 steps (fp32: 2**23) rounds to whole steps: there is no room for more.
@@ -116,7 +117,9 @@ def round_to_nearest(ratio: F32, element: FloatElement | IntElement) -> Floats:
     np.minimum(size, element.max, out=size)
     if not element.signed:
         return np.where(x < 0, size.dtype.type(0), size)
-    return np.copysign(size, x, out=size)
+    codes = size.view(bits)
+    codes |= x.view(bits) & sign  # as copysign does, in half its time
+    return size
 
 
 def _fits_fp32(element: FloatElement | IntElement) -> bool:
