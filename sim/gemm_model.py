@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.compiled import Compiled
 from sim.cost import Cost
-from sim.distinct import Distinct
+from sim.distinct import Distinct, distinct_rows
 from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, price_wave
 from sim.gpu import Gpu
@@ -96,18 +96,19 @@ def gemm_cost(
     if most_per_sm is not None:
         occupancy = np.minimum(occupancy, most_per_sm)
     tiles_m, tiles_n = few.spread(-(-m // bm)), few.spread(-(-n // bn))
+    # Waves and traffic depend on these alone.
+    rows, raster = distinct_rows(tiles_m, tiles_n, table["group_m"], occupancy)
+    tiles_m, tiles_n, group_m = tiles_m[rows], tiles_n[rows], table["group_m"][rows]
     tiles = tiles_m * tiles_n
-    spread = waves(tiles, occupancy, gpu.sm_count)
+    spread = waves(tiles, occupancy[rows], gpu.sm_count)
 
     # Traffic.  A tile's mean share of the matrix stands for it, so that ragged edges count once.
     a_tile = activation.storage_bytes(m, k) / tiles_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
-    seen = footprint(tiles_m, tiles_n, table["group_m"], spread.capacity)
+    seen = footprint(tiles_m, tiles_n, group_m, spread.capacity)
     once = tiles_m * a_tile + tiles_n * b_tile
     l2_read = tiles * (a_tile + b_tile)
-    dram_read = dram_read_bytes(
-        gpu, tiles_m, tiles_n, table["group_m"], a_tile, b_tile, spread.count, seen
-    )
+    dram_read = dram_read_bytes(gpu, tiles_m, tiles_n, group_m, a_tile, b_tile, spread.count, seen)
     dram_write = float(m * n * out_bits // 8)
     full_bytes = seen.full_rows * a_tile + seen.full_cols * b_tile
     tail_bytes = seen.tail_rows * a_tile + seen.tail_cols * b_tile
@@ -116,6 +117,11 @@ def gemm_cost(
     again = full_bytes + tail_bytes - once
     again_share = (dram_read - once) / np.maximum(again, 1.0)
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
+    spread = spread.take(raster)
+    tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
+        column[raster]
+        for column in (tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read)
+    )
 
     # One K-iteration of one CTA.
     iterations = few.spread(-(-k // bk))
