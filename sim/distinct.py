@@ -14,7 +14,7 @@ from tiles.kernels import ConfigTable
 __all__ = ["Distinct", "distinct_rows"]
 
 I64 = NDArray[np.int64]
-_Column = TypeVar("_Column", bound=NDArray[Any])
+_Item = TypeVar("_Item", bound=np.generic)
 
 #: Values below this are looked up in a table; larger ones are sorted, some ten times as slow.
 _TABLE = 2**16
@@ -35,10 +35,9 @@ class Distinct:
         rows, inverse = distinct_rows(*(table[name] for name in names))
         return cls(table.take(rows), inverse)
 
-    def spread(self, column: _Column) -> _Column:
+    def spread(self, column: NDArray[_Item]) -> NDArray[_Item]:
         """A column of the short table, an entry for every row of the long one."""
-        long: _Column = column[self.row]
-        return long
+        return column[self.row]
 
 
 def distinct_rows(*columns: NDArray[Any]) -> tuple[I64, I64]:

@@ -100,7 +100,7 @@ def _styled(text: str, code: str, styled: bool) -> str:
 
 def _rule(box: str, widths: list[int]) -> str:
     """A line of a frame: its left end, what runs, crossings and right end."""
-    left, run, crossing, right = box
+    left, run, crossing, right = tuple(box)
     return left + crossing.join(run * (width + 2) for width in widths) + right
 
 

@@ -67,7 +67,8 @@ def numpy_rounder(x: F32, fmt: TensorFormat, seed: int = 0) -> F64:
         part, after = x[first : first + step], rounded[first : first + step]
         if blocks:
             wide = _row_scales(scales, scaling, first, len(part))[:, :, None]
-            part, after = (m.reshape(len(m), blocks, -1) for m in (part, after))
+            part = part.reshape(len(part), blocks, -1)
+            after = after.reshape(len(after), blocks, -1)
         else:
             wide = block_grid(scales, scaling, first, *part.shape)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
@@ -100,10 +101,14 @@ def round_to_nearest(ratio: F32, element: FloatElement | IntElement) -> Floats:
     if isinstance(element, IntElement):
         unit = 2.0**element.fraction_bits
         low = -element.max_integer if element.signed else 0
-        steps = np.clip(x, low / unit, element.max_integer / unit)
+        steps = x.clip(low / unit, element.max_integer / unit)
         if unit == 1:
-            return np.rint(steps, out=steps)
-        return np.asarray(np.rint(steps * unit) / unit)
+            np.rint(steps, out=steps)
+            return steps
+        steps *= unit
+        np.rint(steps, out=steps)
+        steps /= unit
+        return steps
     size = np.abs(x)
     np.minimum(size, 2 * element.max, out=size)
     # 2**exponent of each number, that of the smallest normal one for subnormals.

@@ -138,8 +138,9 @@ class CodeGrid:
             last = np.append(first[1:], len(thresholds))
             if (last - first <= 1).all():
                 beyond = np.append(thresholds, np.float32(np.inf))[first]
-                place = first[bucket]
-                return place + ((x >= beyond[bucket]) & (place < last[bucket]))
+                place: NDArray[np.int64] = first[bucket]
+                place += (x >= beyond[bucket]) & (place < last[bucket])
+                return place
         return np.searchsorted(thresholds, x, side="right")
 
 

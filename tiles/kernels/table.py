@@ -31,7 +31,8 @@ class ConfigTable:
         values = tuple(tuple(axes[name]) for name in names)
         # 0 and False are equal, and columns of either are not.
         kinds = tuple(tuple(map(type, axis)) for axis in values)
-        return _product(config_type, values, kinds)
+        columns = _columns(values, kinds)
+        return cls(config_type, dict(zip(names, columns, strict=True)))
 
     @classmethod
     def of(cls, configs: Sequence[TileConfig]) -> "ConfigTable":
@@ -61,17 +62,15 @@ class ConfigTable:
 
 
 @lru_cache(maxsize=64)
-def _product(
-    config_type: type[TileConfig],
-    axes: tuple[tuple[int | bool, ...], ...],
-    _: tuple[tuple[type, ...], ...],
-) -> ConfigTable:
-    """The table, read-only: most families list the same space for every problem."""
+def _columns(
+    axes: tuple[tuple[int | bool, ...], ...], _: tuple[tuple[type, ...], ...]
+) -> list[NDArray[Any]]:
+    """Read-only: most families list the same space for every problem."""
     grids = np.meshgrid(*map(np.asarray, axes), indexing="ij")
     columns = [grid.ravel() for grid in grids]
     for column in columns:
         column.flags.writeable = False
-    return ConfigTable(config_type, dict(zip(_names(config_type), columns, strict=True)))
+    return columns
 
 
 def _names(config_type: type[TileConfig]) -> list[str]:
