@@ -7,6 +7,9 @@ Left out: what the L2 keeps of decoded operands for the product that follows, ba
 decoded tiles, drift between CTAs.
 """
 
+from collections.abc import Hashable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -156,7 +159,7 @@ def _staged_cost(
     parameters: GemmParameters,
 ) -> Cost:
     """A streaming pass an operand, then the 16-bit product."""
-    product = gemm_cost(inner, NumericPath.NATIVE, table, gpu, compiled, parameters=parameters)
+    product = _inner_cost(inner, table, gpu, compiled, parameters)
     wide = inner.recipe.activation.element.name
     clock_ghz = gpu.max_clock_mhz / 1e3
     read = written = pass_us = 0.0
@@ -181,6 +184,36 @@ def _staged_cost(
         dram_write_bytes=product.dram_write_bytes + written,
         l2_read_bytes=product.l2_read_bytes + read,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Priced:
+    gpu: Gpu  #: the object itself, so that its place in memory is not taken by another one
+    table: ConfigTable
+    cost: Cost
+
+
+#: The 16-bit products priced last: recipes differ in what is decoded, and share what is multiplied.
+_INNER: dict[Hashable, _Priced] = {}
+_MOST_INNER = 4
+
+
+def _inner_cost(
+    inner: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled, parameters: GemmParameters
+) -> Cost:
+    """The cost of the plain 16-bit product; of the last ones it is known already."""
+    key = (inner.shape, inner.out, inner.recipe.activation, inner.recipe.weight, parameters)
+    known = _INNER.get(key)
+    if known is not None and known.gpu is gpu and not compiled.known.any():
+        columns = known.table.columns
+        if all(np.array_equal(columns[name], table[name]) for name in columns):
+            return known.cost
+    cost = gemm_cost(inner, NumericPath.NATIVE, table, gpu, compiled, parameters=parameters)
+    if not compiled.known.any():
+        while len(_INNER) >= _MOST_INNER:
+            _INNER.pop(next(iter(_INNER)), None)
+        _INNER[key] = _Priced(gpu, table, cost)
+    return cost
 
 
 def _loop_cost(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.compiled import Compiled
 from sim.cost import Cost
+from sim.distinct import Distinct, distinct_rows
 from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, price_wave
 from sim.gpu import Gpu
@@ -58,9 +59,12 @@ def gemm_cost(
         block_scaled: the element at whose rate tensor cores multiply codes with their block scales,
             so that nothing is promoted; default: scales are applied to partial sums.
     """
-    bm, bn, bk = table["block_m"], table["block_n"], table["block_k"]
-    warps, stages = table["num_warps"], np.maximum(table["num_stages"], 1)
-    tma, persistent = table["tma"], table["persistent"]
+    # What depends on these columns alone is computed once for all rows that agree in them.
+    few = Distinct.of(table, "block_m", "block_n", "block_k", "num_warps", "tma", "persistent")
+    tile = few.table
+    bm, bn, bk = tile["block_m"], tile["block_n"], tile["block_k"]
+    warps, stages = tile["num_warps"], np.maximum(table["num_stages"], 1)
+    tma, persistent = tile["tma"], table["persistent"]
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     emulated = path is NumericPath.EMULATED
@@ -85,28 +89,29 @@ def gemm_cost(
     )
     occupancy = ctas_per_sm(
         gpu,
-        registers=compiled.registers(registers + BASE_REGISTERS),
+        registers=compiled.registers(few.spread(registers + BASE_REGISTERS)),
         smem_bytes=compiled.smem(
             native_smem_bytes(problem, table) if block_scaled else smem_bytes(problem, table)
         ),
-        warps=warps,
+        warps=table["num_warps"],
     )
     occupancy = np.where(persistent, 1, occupancy)
     if most_per_sm is not None:
         occupancy = np.minimum(occupancy, most_per_sm)
-    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
+    tiles_m, tiles_n = few.spread(-(-m // bm)), few.spread(-(-n // bn))
+    # Waves and traffic depend on these alone.
+    rows, raster = distinct_rows(tiles_m, tiles_n, table["group_m"], occupancy)
+    tiles_m, tiles_n, group_m = tiles_m[rows], tiles_n[rows], table["group_m"][rows]
     tiles = tiles_m * tiles_n
-    spread = waves(tiles, occupancy, gpu.sm_count)
+    spread = waves(tiles, occupancy[rows], gpu.sm_count)
 
     # Traffic.  A tile's mean share of the matrix stands for it, so that ragged edges count once.
     a_tile = activation.storage_bytes(m, k) / tiles_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
-    seen = footprint(tiles_m, tiles_n, table["group_m"], spread.capacity)
+    seen = footprint(tiles_m, tiles_n, group_m, spread.capacity)
     once = tiles_m * a_tile + tiles_n * b_tile
     l2_read = tiles * (a_tile + b_tile)
-    dram_read = dram_read_bytes(
-        gpu, tiles_m, tiles_n, table["group_m"], a_tile, b_tile, spread.count, seen
-    )
+    dram_read = dram_read_bytes(gpu, tiles_m, tiles_n, group_m, a_tile, b_tile, spread.count, seen)
     dram_write = float(m * n * out_bits // 8)
     full_bytes = seen.full_rows * a_tile + seen.full_cols * b_tile
     tail_bytes = seen.tail_rows * a_tile + seen.tail_cols * b_tile
@@ -115,17 +120,22 @@ def gemm_cost(
     again = full_bytes + tail_bytes - once
     again_share = (dram_read - once) / np.maximum(again, 1.0)
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
+    spread = spread.take(raster)
+    tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
+        column[raster]
+        for column in (tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read)
+    )
 
     # One K-iteration of one CTA.
-    iterations = -(-k // bk)
+    iterations = few.spread(-(-k // bk))
     # CTAs advance together along K, so that one of a wave that waits for DRAM holds up the others.
-    first_ns = load_latency_ns(gpu, np.ones(len(table)), tma)
+    first_ns = load_latency_ns(gpu, np.ones(len(tile)), tma)
     latency_ns = parameters.loaded_latency * first_ns
     latency_ns += loaded / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)  # the last byte of a stage
     # A loop that waits for its product asks for the next loads only then.
     schedule = gemm_schedule(
         problem,
-        table,
+        tile,
         warpgroups=warpgroups,
         emulated=emulated,
         promoted=promoted,
@@ -133,53 +143,64 @@ def gemm_cost(
     )
     latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
     iteration = Iteration(
-        tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
-        promotion_clk=promoted
-        * parameters.promotion_share
-        * promotion_clk(gpu, bm, bn, bk, activation, weight)
-        + parameters.decode_share
-        * decode_clk(
-            gpu,
-            bm,
-            bn,
-            bk,
-            warps,
-            element=activation.element.name,
-            emulated=emulated,
-            warpgroups=warpgroups,
+        tensor_clk=few.spread(
+            mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups)
         ),
-        issue_clk=issue_clk(loaded, tma, parameters.copy_instructions)
+        promotion_clk=few.spread(
+            promoted
+            * parameters.promotion_share
+            * promotion_clk(gpu, bm, bn, bk, activation, weight)
+            + parameters.decode_share
+            * decode_clk(
+                gpu,
+                bm,
+                bn,
+                bk,
+                warps,
+                element=activation.element.name,
+                emulated=emulated,
+                warpgroups=warpgroups,
+            )
+        ),
+        issue_clk=few.spread(issue_clk(loaded, tma, parameters.copy_instructions))
         + spill_clk(
             gpu,
-            compiled.live_registers(registers + schedule.state_registers, gpu.registers_per_thread),
-            threads,
+            compiled.live_registers(
+                few.spread(registers + schedule.state_registers), gpu.registers_per_thread
+            ),
+            few.spread(threads),
             parameters.spill_bytes_per_clk,
         ),
-        wait_clk=schedule.wait_clk,
+        wait_clk=few.spread(schedule.wait_clk),
         serial=promoted or emulated,
-        smem_clk=smem_clk(
-            gpu,
-            bm,
-            bn,
-            bk,
-            warps,
-            bits=bits,
-            emulated=emulated,
-            warpgroups=warpgroups,
-            fill_share=parameters.smem_fill_share,
+        smem_clk=few.spread(
+            smem_clk(
+                gpu,
+                bm,
+                bn,
+                bk,
+                warps,
+                bits=bits,
+                emulated=emulated,
+                warpgroups=warpgroups,
+                fill_share=parameters.smem_fill_share,
+            )
         ),
         l2_bytes=(a_tile + b_tile)
         / iterations
-        / segment_share(bk * (bits / 8), parameters.request_bytes),
+        / few.spread(segment_share(bk * (bits / 8), parameters.request_bytes)),
         iterations=iterations,
         stages=stages,
-        held_stages=schedule.held_stages,
-        prologue_ns=first_ns + parameters.setup_clk / clock_ghz,
-        epilogue_ns=parameters.epilogue_share
-        * _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled)
-        / clock_ghz,
+        held_stages=few.spread(schedule.held_stages),
+        prologue_ns=few.spread(first_ns + parameters.setup_clk / clock_ghz),
+        epilogue_ns=few.spread(
+            parameters.epilogue_share
+            * _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled)
+            / clock_ghz
+        ),
     )
 
+    latency_ns = few.spread(latency_ns)
     # Full waves, all alike, and the partial wave with its own contention.
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)

@@ -45,11 +45,15 @@ def interval_us(
     Args:
         measured: figures of the GPU were measured on the board (:attr:`sim.Gpu.measured`).
     """
-    widths = np.array([LOG_HALF_WIDTH.get(name, OTHER_HALF_WIDTH) for name in terms_us])
-    if path is NumericPath.EMULATED:
-        widths = widths + EMULATED_EXTRA
+    extra = EMULATED_EXTRA if path is NumericPath.EMULATED else 0.0
     if not measured:
-        widths = widths + UNMEASURED_EXTRA
-    width = widths[np.argmax(np.stack(list(terms_us.values())), axis=0)]
-    factor = np.exp(width)
+        extra += UNMEASURED_EXTRA
+    factors = np.exp([LOG_HALF_WIDTH.get(name, OTHER_HALF_WIDTH) + extra for name in terms_us])
+    # Columns one after another: an argmax across them costs many times as much.
+    largest, *others = terms_us.values()
+    binding = np.zeros(len(time_us), np.intp)
+    for index, term in enumerate(others, 1):
+        binding[term > largest] = index
+        largest = np.maximum(largest, term)
+    factor = factors[binding]
     return time_us / factor, time_us * factor

@@ -7,10 +7,12 @@ exactly, in float64: whole numbers far below 2^53, whose quotients round down to
 and cost a fraction of an integer division.  ``tests/sim`` holds a twin with explicit loops.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sim.distinct import distinct_rows
 
 __all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "seen_before", "wave_footprint"]
 
@@ -85,15 +87,39 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
         wave: CTAs resident together, at least 1.
     """
     group_m = np.minimum(group_m, tiles_m)
-    distinct, inverse = _distinct(tiles_m, tiles_n, group_m, wave)
-    full = (tiles_m * tiles_n // wave)[distinct]
-    m, n, group, ctas = (c[distinct].astype(np.float64) for c in (tiles_m, tiles_n, group_m, wave))
+    distinct, inverse = distinct_rows(tiles_m, tiles_n, group_m, wave)
+    rasters = [c[distinct] for c in (tiles_m, tiles_n, group_m, wave)]
+    keys = list(zip(*(c.tolist() for c in rasters), strict=True))
+    found = [_KNOWN.get(key) for key in keys]
+    missing = [index for index, counts in enumerate(found) if counts is None]
+    if missing:
+        counted = _count_tiles(*(c[missing] for c in rasters))
+        for index, counts in zip(missing, counted, strict=True):
+            found[index] = counts
+        if len(_KNOWN) > _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN.update(zip([keys[index] for index in missing], counted, strict=True))
+    columns = np.array(found).T
+    return Footprint(**dict(zip(_FIELDS, (c[inverse] for c in columns), strict=True)))
+
+
+#: Footprints by raster: families and recipes that price one shape meet the same few hundred.
+_KNOWN: dict[tuple[int, ...], tuple[float, ...]] = {}
+_MOST_KNOWN = 2**16
+_FIELDS = tuple(field.name for field in fields(Footprint))
+
+
+def _count_tiles(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> list[tuple[float, ...]]:
+    """What :class:`Footprint` holds, in the order of its fields, for every raster."""
+    full = tiles_m * tiles_n // wave
+    m, n, group, ctas = (c.astype(np.float64) for c in (tiles_m, tiles_n, group_m, wave))
     visited = np.minimum(full, MAX_WAVES)
     row = np.repeat(np.arange(len(full)), visited)
     step = np.arange(len(row)) - np.repeat(np.cumsum(visited) - visited, visited)
     # Steps of the golden ratio spread the visited waves evenly and, unlike equal steps, never march
     # in time with the raster.
-    spread = np.floor(step * GOLDEN % 1.0 * full[row])
+    turns = step * GOLDEN
+    spread = np.floor((turns - np.floor(turns)) * full[row])
     start = np.where(full[row] > MAX_WAVES, spread, step) * ctas[row]
     rows, cols = wave_footprint(m[row], n[row], group[row], start, start + ctas[row])
     weight = full / np.maximum(visited, 1)
@@ -104,29 +130,9 @@ def footprint(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> Footprint:
     start = np.minimum(full * ctas, end - 1)
     rows, cols = wave_footprint(m, n, group, start, end)
     seen_rows, seen_cols = seen_before(m, n, group, start)
-    return Footprint(
-        full_rows=full_rows[inverse],
-        full_cols=full_cols[inverse],
-        tail_rows=np.where(partial, rows, 0)[inverse],
-        tail_cols=np.where(partial, cols, 0)[inverse],
-        tail_new_rows=np.where(partial, m - seen_rows, 0)[inverse],
-        tail_new_cols=np.where(partial, n - seen_cols, 0)[inverse],
-    )
-
-
-def _distinct(*columns: I64) -> tuple[I64, I64]:
-    """Row numbers of the distinct rows, and for every row which of them it equals."""
-    radix = 1
-    key = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        top = int(column.max()) + 1
-        radix *= top
-        key = key * top + column
-    if radix >= 2**63:  # the key would overflow, so every row stands for itself
-        rows = np.arange(len(key))
-        return rows, rows
-    _, distinct, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return distinct, inverse
+    tail = (rows, cols, m - seen_rows, n - seen_cols)
+    columns = (full_rows, full_cols, *(np.where(partial, c, 0.0) for c in tail))
+    return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
 def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:

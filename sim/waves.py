@@ -26,6 +26,17 @@ class Waves:
         """Waves, the partial one included."""
         return self.full + (self.tail_ctas > 0)
 
+    def take(self, rows: I64) -> "Waves":
+        """Those of some rows."""
+        return Waves(
+            tiles=self.tiles[rows],
+            capacity=self.capacity[rows],
+            full=self.full[rows],
+            tail_ctas=self.tail_ctas[rows],
+            tail_per_sm=self.tail_per_sm[rows],
+            tail_sms=self.tail_sms[rows],
+        )
+
 
 def waves(tiles: I64, occupancy: I64, sm_count: int) -> Waves:
     """Distribute ``tiles`` CTAs over ``sm_count`` SMs that hold ``occupancy`` each.

@@ -118,7 +118,7 @@ def predict(
 
 
 def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.tables import extrapolated_lines, prediction_tables
+    from workbench.prediction_tables import extrapolated_lines, prediction_tables
 
     _print(*prediction_tables(report))
     for line in report.calibration:

@@ -1,12 +1,19 @@
 """What every verb of the command line shares: paths taken, tables and JSON printed."""
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.outfile import check_name
+from workbench.text_table import TextTable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["CalibrationFile", "Json", "Storage", "path_argument", "print_json", "print_tables"]
 
@@ -41,12 +48,46 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
+#: Columns of output that goes into a pipe or a file, which has no width of its own; numbers are
+#: never folded there.
+PIPE_WIDTH = 200
+#: By these rich is told what a terminal can do, or that one is none.
+_RICH_ENVIRONMENT = frozenset(
+    {"FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "JUPYTER_COLUMNS"}
+)
+
+
 def print_tables(*tables: Any) -> None:
-    """Rich tables on standard output."""
+    """Tables on standard output: rich ones, and plain ones, which rarely need it."""
+    console = None
+    for table in tables:
+        if isinstance(table, TextTable):
+            text = _plain(table)
+            if text is not None:
+                print(text, end="")
+                continue
+            table = table.rich()
+        if console is None:
+            console = _console()
+        console.print(table)
+
+
+def _plain(table: TextTable) -> str | None:
+    """What rich would print, where that is known without it."""
+    out = sys.stdout
+    if out is None or "utf" not in str(out.encoding).lower():
+        return None
+    if not _RICH_ENVIRONMENT.isdisjoint(os.environ):
+        return None
+    if not out.isatty():
+        return table.text(PIPE_WIDTH)
+    if os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return None
+    return table.text(shutil.get_terminal_size().columns, styled=True)
+
+
+def _console() -> "Console":
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # A pipe has no width of its own; never fold numbers there.
-    for table in tables:
-        console.print(table)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)

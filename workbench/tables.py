@@ -1,6 +1,6 @@
-"""What the command line prints: tables of predictions, GPUs, formats and checks."""
+"""What the command line prints: tables of GPUs, formats and winners."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -19,105 +19,16 @@ from workbench.format_facts import (
     recipe_cells,
     scale_cells,
 )
-from workbench.predictions import PredictionReport
+from workbench.prediction_tables import bytes_text
 
 if TYPE_CHECKING:
     from tuning import Run
 
 __all__ = [
-    "extrapolated_lines",
     "format_tables",
     "gpu_table",
-    "prediction_tables",
     "winner_table",
 ]
-
-
-#: Fields of configurations by the letter that stands for them in a table.
-_LETTERS = {
-    "cluster": "c",
-    "group_m": "g",
-    "num_warps": "w",
-    "num_stages": "s",
-    "stages": "s",
-    "store_buffers": "b",
-}
-
-
-def _bytes(count: float) -> str:
-    """A byte count in binary units with three significant digits."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"
-
-
-def _ratio(value: float | None) -> str:
-    """A speed-up, or ``-`` where there is none."""
-    return "-" if value is None else f"{value:.2f}"
-
-
-def prediction_tables(report: PredictionReport) -> Iterable[Table]:
-    """One table a shape; every time in it is predicted."""
-    by_shape: dict[tuple[int, int, int], list[int]] = {}
-    for index, row in enumerate(report.rows):
-        by_shape.setdefault(row.problem.shape, []).append(index)
-    for (m, n, k), indices in by_shape.items():
-        first = report.rows[indices[0]]
-        layer = f"  {first.layer} (x{first.count})" if first.layer else ""
-        table = Table(
-            title=f"{report.gpu}  M={m} N={n} K={k}{layer}  predicted, not measured",
-            title_justify="left",
-        )
-        table.add_column("recipe", no_wrap=True)
-        table.add_column("path")
-        for name in ("time us", "90 % interval", "TFLOP/s"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("x bf16\nkernel", justify="right")
-        table.add_column("x bf16\nwith quantize", justify="right")
-        table.add_column("limit")
-        table.add_column("DRAM bytes", justify="right", no_wrap=True)
-        table.add_column("SQNR dB\nnormal", justify="right")
-        table.add_column("SQNR dB\noutliers", justify="right")
-        table.add_column("best configuration", overflow="fold")
-        for index in indices:
-            row = report.rows[index]
-            gemm = row.gemm
-            table.add_row(
-                row.problem.recipe.name,
-                gemm.path.value,
-                f"{gemm.time_us:.1f}",
-                f"{gemm.low_us:.1f}-{gemm.high_us:.1f}",
-                f"{gemm.tflops:.0f}",
-                _ratio(row.speedup_kernel),
-                _ratio(row.speedup_with_quantize),
-                gemm.binding,
-                _bytes(gemm.dram_read_bytes + gemm.dram_write_bytes),
-                f"{row.sqnr_normal_db:.1f}",
-                f"{row.sqnr_outlier_db:.1f}",
-                _short_config(gemm.kernel, gemm.config.to_dict()),
-            )
-        yield table
-
-
-def extrapolated_lines(report: PredictionReport) -> Iterable[str]:
-    """What lies beyond the measurements that the calibration rests on, a line a reason."""
-    reasons: dict[str, list[str]] = {}
-    for row in report.rows:
-        if row.gemm.extrapolated:
-            name = f"{row.problem.recipe.name} ({row.gemm.kernel})"
-            reasons.setdefault(row.gemm.extrapolated, []).append(name)
-    for reason, names in reasons.items():
-        yield f"extrapolated, wider interval: {reason}: {', '.join(dict.fromkeys(names))}"
-
-
-def _short_config(kernel: str, config: Mapping[str, int | bool]) -> str:
-    """``triton 128x256x64 g8 w8 s4 tma persistent``: family, and the usual way to write a tile."""
-    blocks = [str(config[name]) for name in ("block_m", "block_n", "block_k") if name in config]
-    counts = [f"{letter}{config[name]}" for name, letter in _LETTERS.items() if name in config]
-    flags = [name for name, value in config.items() if value is True]
-    return " ".join([kernel.removesuffix("_gemm"), "x".join(blocks), *counts, *flags])
 
 
 def gpu_table(gpus: Iterable[Gpu]) -> Table:
@@ -132,7 +43,7 @@ def gpu_table(gpus: Iterable[Gpu]) -> Table:
             limits.vendor,
             str(limits.capability),
             str(gpu.sm_count),
-            _bytes(gpu.l2_bytes),
+            bytes_text(gpu.l2_bytes),
             " ".join(sorted(limits.native_elements)),
         )
     return table

@@ -52,8 +52,11 @@ def exact_product(a: Floats, b: Floats) -> F64:
     if len(a) * len(b) * a.shape[1] > _SMALL or a.shape[1] % _SLICE or a.shape[1] == 0:
         large: F64 = a @ b.T
         return large
-    a_slices, b_slices = (x.reshape(len(x), -1, _SLICE).transpose(1, 0, 2) for x in (a, b))
-    total: F64 = np.matmul(a_slices, b_slices.transpose(0, 2, 1)).sum(axis=0)
+    total: F64 = np.zeros((len(a), len(b)))
+    part = np.empty_like(total)
+    for first in range(0, a.shape[1], _SLICE):
+        columns = slice(first, first + _SLICE)
+        total += np.matmul(a[:, columns], b[:, columns].T, out=part)
     return total
 
 

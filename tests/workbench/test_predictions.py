@@ -11,8 +11,8 @@ from tiles.kernels import Kernel, kernels
 from tiles.problems import Problem
 from tiles.recipes import RECIPES
 from workbench import predictions
+from workbench.prediction_tables import prediction_tables
 from workbench.predictions import predict
-from workbench.tables import prediction_tables
 
 SHAPE = "512x512x512"
 
@@ -20,8 +20,8 @@ SHAPE = "512x512x512"
 def cells(report: workbench.PredictionReport, heading: str) -> list[str]:
     """One column of the only table of a report."""
     (table,) = prediction_tables(report)
-    (column,) = [c for c in table.columns if str(c.header).replace("\n", " ") == heading]
-    return [str(cell) for cell in column.cells]
+    (column,) = [c for c in table.columns if c.header.replace("\n", " ") == heading]
+    return list(column.cells)
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:

@@ -135,7 +135,11 @@ def _quotient(amax: F32, top: np.float32) -> F32:
 
 def _stored(scales: F32, stored: FloatElement, scaling: Scaling) -> F32:
     """Round scales to the format they are stored in, saturating."""
-    rounded = decode(encode(scales.astype(np.float32), stored), stored)
+    scales = scales.astype(np.float32)
+    if stored.bits == 32:  # fp32: the codec would give back what it was given
+        rounded = np.minimum(scales, np.float32(stored.max))
+    else:
+        rounded = decode(encode(scales, stored), stored)
     return np.maximum(rounded, MIN_TWO_LEVEL_SCALE) if scaling.two_level else rounded
 
 

@@ -168,7 +168,7 @@ def _encode_by_search(
     nan = np.isnan(x)
     clean = np.where(nan, np.float32(0), x)
     key = np.abs(clean) if grid.by_magnitude else clean
-    place = np.searchsorted(grid.thresholds(rounding), key, side="right")
+    place = grid.places(key, rounding)
     if random is not None:
         place = _stochastic_place(grid.values, key.astype(np.float64), place, random)
     codes = grid.codes[place]
@@ -204,8 +204,24 @@ def decode(codes: Codes, fmt: ElementFormat | ExponentElement) -> F32:
         exponents = np.where(nan, 0, codes.astype(np.int32) - fmt.bias)
         powers = np.ldexp(np.float32(1), exponents)
         return np.where(nan, np.float32(np.nan), powers).astype(np.float32)
-    if fmt.bits <= MAX_BITS:
+    if isinstance(fmt, FloatElement) and (_is_float16(fmt) or _is_bfloat16(fmt)):
+        assert fmt.inf_code is not None
+        assert fmt.nan_code is not None
+        # Every NaN becomes the quiet one: a signalling one would trap on its way.
+        nan = (codes & 0x7FFF) > fmt.inf_code
+        codes = np.where(nan, np.uint16(fmt.nan_code), codes.astype(np.uint16, copy=False))
+        if _is_float16(fmt):
+            return codes.view(np.float16).astype(np.float32)
+    elif fmt.bits <= MAX_BITS:
         return code_values(fmt).astype(np.float32)[codes]
-    # Formats wider than 16 bits are fp32 with its last mantissa bits cut off.
+    # bfloat16 and wider formats are fp32 with its last mantissa bits cut off.
     wide = codes.astype(np.uint32) << np.uint32(32 - fmt.bits)
     return wide.view(np.float32)
+
+
+def _is_float16(fmt: FloatElement) -> bool:
+    return (fmt.bits, fmt.precision, fmt.bias, fmt.specials) == (16, 11, 15, Specials.IEEE)
+
+
+def _is_bfloat16(fmt: FloatElement) -> bool:
+    return (fmt.bits, fmt.precision, fmt.bias, fmt.specials) == (16, 8, 127, Specials.IEEE)

@@ -235,5 +235,5 @@ class Kernel(ABC):
         rules = self.rules(problem, table, limits)
         first_broken = np.full(len(table), len(rules))
         for index in reversed(range(len(rules))):
-            first_broken[rules[index].broken] = index
+            np.copyto(first_broken, index, where=rules[index].broken)
         return LegalSpace(table, rules, first_broken)

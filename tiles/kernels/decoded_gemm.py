@@ -12,7 +12,7 @@ from tiles.formats import element as lookup
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
-from tiles.kernels.gemm import GemmConfig, TritonGemm, shape_rules, waste_rules
+from tiles.kernels.gemm import GemmConfig, TritonGemm, launch_rules, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.triton.decoded_element import FOLDED, Element, block_format, wide_type
 from tiles.problems import Gemm, Problem
@@ -305,11 +305,9 @@ class TritonDecodedGemm(Kernel):
         inner = inner_problem(problem)
         staged = table["staged"]
         common = [*shape_rules(inner, table, limits), *waste_rules(inner, table, limits)]
-        known = {rule.name for rule in common}
         product = [
             Rule(rule.name, rule.broken & staged, rule.explain)
-            for rule in _PRODUCT.rules(inner, table, limits)
-            if rule.name not in known
+            for rule in launch_rules(inner, table, limits)
         ]
         loop = _loop_rules(problem, inner, table, limits)
         return [*common, *product, *loop]

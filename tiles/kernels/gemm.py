@@ -17,7 +17,7 @@ from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
-__all__ = ["GemmConfig", "TritonGemm", "shape_rules", "smem_bytes", "waste_rules"]
+__all__ = ["GemmConfig", "TritonGemm", "launch_rules", "shape_rules", "smem_bytes", "waste_rules"]
 
 #: Elements that the template loads; operands are of one element, or both 8-bit floats.
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
@@ -178,8 +178,7 @@ class TritonGemm(Kernel):
         assert isinstance(problem, Gemm)
         groups: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
             shape_rules,
-            _tma_rules,
-            _resource_rules,
+            launch_rules,
             waste_rules,
         )
         return [rule for group in groups for rule in group(problem, table, limits)]
@@ -285,6 +284,11 @@ def shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]
             lambda r: f"block_k {k[r]} does not divide quant block k {min(quant, default=0)}",
         ),
     ]
+
+
+def launch_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
+    """What the GPU's descriptors and multiprocessors take."""
+    return [*_tma_rules(problem, table, limits), *_resource_rules(problem, table, limits)]
 
 
 def _tma_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:

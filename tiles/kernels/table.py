@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,22 @@ class ConfigTable:
 
     @classmethod
     def product(cls, config_type: type[TileConfig], **axes: Sequence[int | bool]) -> "ConfigTable":
-        """The Cartesian product of the axes, the last axis fastest."""
-        names = [f.name for f in fields(config_type)]
+        """The Cartesian product of the axes, the last axis fastest; its columns are read-only."""
+        names = _names(config_type)
         if set(names) != set(axes):
             raise ValueError(
                 f"{config_type.__name__}: axes {sorted(axes)} != fields {sorted(names)}"
             )
-        grids = np.meshgrid(*(np.asarray(axes[name]) for name in names), indexing="ij")
-        return cls(config_type, {n: g.ravel() for n, g in zip(names, grids, strict=True)})
+        values = tuple(tuple(axes[name]) for name in names)
+        # 0 and False are equal, and columns of either are not.
+        kinds = tuple(tuple(map(type, axis)) for axis in values)
+        columns = _columns(values, kinds)
+        return cls(config_type, dict(zip(names, columns, strict=True)))
 
     @classmethod
     def of(cls, configs: Sequence[TileConfig]) -> "ConfigTable":
         """A table of the given configurations, in their order; needs at least one."""
-        names = [f.name for f in fields(configs[0])]
+        names = _names(type(configs[0]))
         columns = {name: np.array([getattr(c, name) for c in configs]) for name in names}
         return cls(type(configs[0]), columns)
 
@@ -55,6 +59,22 @@ class ConfigTable:
     def take(self, rows: NDArray[Any]) -> "ConfigTable":
         """The rows chosen by a mask or by indices."""
         return ConfigTable(self.config_type, {n: c[rows] for n, c in self.columns.items()})
+
+
+@lru_cache(maxsize=64)
+def _columns(
+    axes: tuple[tuple[int | bool, ...], ...], _: tuple[tuple[type, ...], ...]
+) -> list[NDArray[Any]]:
+    """Read-only: most families list the same space for every problem."""
+    grids = np.meshgrid(*map(np.asarray, axes), indexing="ij")
+    columns = [grid.ravel() for grid in grids]
+    for column in columns:
+        column.flags.writeable = False
+    return columns
+
+
+def _names(config_type: type[TileConfig]) -> list[str]:
+    return [field.name for field in fields(config_type)]
 
 
 @dataclass(frozen=True, slots=True)
