@@ -406,6 +406,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             auto promote = [&](Accumulator(&d)[TILES_M][HALF], const float(&f)[TILES_M][2]) {
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) pin(d[t]);
+                // Every lane has read its scales before one arrives for the warp.
+                if (SCALES == 3) __syncwarp();
                 release(oldest);
                 if (++oldest == STAGES) oldest = 0;
 #pragma unroll

@@ -573,6 +573,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 factors.enter(scale_ring + oldest * SCALE_BYTES, first_row, aside, lane);
             };
             auto leave = [&] {  // the producer may fill the stage again
+                __syncwarp();  // every lane has read its scales before one arrives for the warp
                 release(oldest);
                 if (++oldest == STAGES) oldest = 0;
             };
