@@ -98,7 +98,7 @@ def test_every_product_gets_the_scales_of_its_block(
             unit, across = piece // parts, piece % pieces_n
             down = piece % parts // pieces_n * piece_tiles
             for t in range(piece_tiles):
-                # What start() multiplies: rows of A and B in their tiles of 128 bytes a row.
+                # What issue() multiplies: rows of A and B in their tiles of 128 bytes a row.
                 a_rows = offset + (down + t) * 64 + piece_row
                 b_rows = aside + across * wgmma_n + piece_column
                 for i in range(half):
