@@ -1,7 +1,7 @@
 """The ring of stages of the Hopper products as a state machine, to try every interleaving of it.
 
 Agents are, in each CTA, the thread that loads, the warp that copies scales of blocks, and the
-consumers, each as the lanes that arrive at barriers, a warpgroup's at once, and those that only read
+consumers, each as the lanes that arrive at barriers, all warps' at once, and those that only read
 scales.  What is loaded lands at any later time.  An mbarrier is PTX's: a phase ends when neither
 arrivals nor bytes are pending, a wait passes when the phase of its parity is not under way.
 """

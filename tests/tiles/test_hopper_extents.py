@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from cupy_arrays import array
 
+from sim import load_gpu
+from tiles.kernels import hopper_grouped_gemm, kernel
 from tiles.kernels.cuda import (
     dataflow_rows,
     gemm_hopper,
@@ -17,6 +19,7 @@ from tiles.kernels.cuda import (
     hopper_grid,
     launches,
 )
+from tiles.problems import parse_problem
 
 PLAIN = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
 SKINNY = {"block_m": 16, "block_n": 64, "stages": 4, "cluster": 8, "interleaved": False}
@@ -128,6 +131,21 @@ def test_all_experts_together_are_counted(given: dict[str, Any], message: str) -
     with pytest.raises(ValueError, match=f"{message}: the kernel's coordinates reach"):
         gemm_hopper_grouped.launch(**given)
     gemm_hopper_grouped.launch(**grouped((512, 2**10), 512, 256))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("512x4096x256x128:bf16:masked.4194304:bf16", f"rows of A {BEYOND} > {BEYOND - 1024}"),
+        ("512x4096x4194304x128:bf16:contiguous:bf16", f"experts x N {BEYOND} > {BEYOND - 1024}"),
+        ("512x4096x256x128:bf16:masked.1024:bf16", None),
+    ],
+)
+def test_the_descriptor_of_groups_refuses_them_too(text: str, reason: str | None) -> None:
+    assert hopper_grouped_gemm.MAX_EXTENT == hopper_grid.MAX_EXTENT
+    problem = parse_problem(f"grouped_gemm:{text}")
+    found = kernel("hopper_grouped_gemm").refusal(problem, load_gpu("h200").limits)
+    assert found == (reason and f"{reason}: the kernel's coordinates have 31 bits")
 
 
 class Kernel:

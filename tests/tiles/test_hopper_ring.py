@@ -68,7 +68,9 @@ def protocol(text: str = TEXT, **changed: Any) -> Ring:
         pytest.param({"consumers": 4, "copied": True, "slots": 4}, marks=pytest.mark.slow),
         pytest.param({"stages": 3, "steps": 7, "copied": True}, marks=pytest.mark.slow),
         pytest.param({"cluster": 2}, marks=pytest.mark.slow),
-        pytest.param({"cluster": 2, "copied": True, "consumers": 1}, marks=pytest.mark.slow),
+        pytest.param(
+            {"cluster": 2, "copied": True, "consumers": 1, "steps": 4}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
