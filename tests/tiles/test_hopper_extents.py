@@ -136,8 +136,8 @@ def test_all_experts_together_are_counted(given: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("512x4096x256x128:bf16:masked.4194304:bf16", f"rows of A {BEYOND} > {BEYOND - 1024}"),
-        ("512x4096x4194304x128:bf16:contiguous:bf16", f"experts x N {BEYOND} > {BEYOND - 1024}"),
+        ("512x4096x64x64:bf16:masked.4194304:bf16", f"rows of A {BEYOND} > {BEYOND - 1024}"),
+        ("512x4096x4194304x64:bf16:contiguous:bf16", f"experts x N {BEYOND} > {BEYOND - 1024}"),
         ("512x4096x256x128:bf16:masked.1024:bf16", None),
     ],
 )
