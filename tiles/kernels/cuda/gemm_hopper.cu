@@ -331,12 +331,12 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     }
                     publish_buffer(consumer);
                     const int y = top + offset + t * 64;
-                    const bool whole = !GROUPS || y + 64 <= tile.end;
+                    const bool full_tile = !GROUPS || y + 64 <= tile.end;
 #if GROUPS
-                    if (!whole) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
+                    if (!full_tile) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
 #endif
                     if (thread == 0) {
-                        if (whole && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
+                        if (full_tile && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
                         commit_buffer();
                     }
                 }
