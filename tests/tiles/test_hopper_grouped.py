@@ -260,7 +260,7 @@ def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
     problem = grouped(f"64x65536x4096x7168:{name}:contiguous:bf16")
     space = HopperGroupedGemm().legal_space(problem, H200).accepted
     first = np.flatnonzero(space["group_m"] == 1)
-    for row in np.random.default_rng(0).choice(first, min(12, len(first)), replace=False):
+    for row in np.random.default_rng(0).choice(first, min(8, len(first)), replace=False):
         one = space.config(int(row))
         assert isinstance(one, HopperGemmConfig)
         facts = HopperGroupedGemm().compile_offline(problem, one, H200)
