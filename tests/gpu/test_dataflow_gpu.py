@@ -68,14 +68,15 @@ def check(text: str, configs: int, seed: int = 0) -> None:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("op", DATAFLOW_OPS)
 def test_every_operator_and_format_agrees_with_the_reference(op: str, fmt: str) -> None:
+    """The default everywhere, which is few programs, and another configuration at two shapes."""
     for number, shape in enumerate(SHAPES):
-        check(f"dataflow:{shape}:{op}:{fmt}", configs=2, seed=number)
+        check(f"dataflow:{shape}:{op}:{fmt}", configs=2 if number in (0, 3) else 1, seed=number)
 
 
 @pytest.mark.parametrize("op", DATAFLOW_OPS)
 @pytest.mark.parametrize("fmt", ["int8.b32x32+sr", "e4m3fn.b1x128+sr"])
 def test_many_configurations_agree_with_the_reference(op: str, fmt: str) -> None:
-    check(f"dataflow:640x2080:{op}:{fmt}", configs=24)
+    check(f"dataflow:640x2080:{op}:{fmt}", configs=12)
 
 
 @pytest.mark.parametrize("op", DATAFLOW_OPS)

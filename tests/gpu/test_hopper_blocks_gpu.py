@@ -12,7 +12,7 @@ from tiles.recipes import recipe
 
 pytestmark = pytest.mark.gpu
 
-FAMILY = HopperBlockGemm()
+FAMILY, LIMITS = HopperBlockGemm(), load_gpu("h200").limits
 SHAPES = ((256, 512, 1024), (200, 272, 336), (1, 128, 256), (1000, 2064, 4112), (96, 64, 16))
 RECIPES = (
     *("jetfire", "jetfire-64", "int8-b128", "e4m3-b128", "e4m3-b1x128"),
@@ -68,48 +68,73 @@ def hopper() -> None:
         pytest.skip("the kernel is for capability 9.0")
 
 
-def check_everywhere(name: str, out: str, shapes: tuple[tuple[int, int, int], ...]) -> None:
-    limits = load_gpu("h200").limits
-    tried = 0
-    for m, n, k in shapes:
+def runnable(name: str) -> dict[str, HopperBlockGemmConfig]:
+    """The configurations that the kernel has for a recipe's scales."""
+    problem = Gemm(m=4096, n=4096, k=4096, recipe=recipe(name))
+    return {
+        text: one
+        for text, one in CONFIGS.items()
+        if getattr(FAMILY.judge(problem, one, LIMITS), "rule", "") not in HARD_RULES
+    }
+
+
+def check_everywhere(name: str, out: str, part: int, parts: int) -> None:
+    """Every ``parts``-th configuration from ``part`` on, at every shape that the output has."""
+    configs = list(runnable(name).items())[part::parts]
+    assert configs
+    for m, n, k in SHAPES:
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out=out)
-        if FAMILY.refusal(problem, limits) is not None:
+        if FAMILY.refusal(problem, LIMITS) is not None:
             continue
         workload = FAMILY.workload(problem, device="cuda", seed=m)
-        for text, one in CONFIGS.items():
-            verdict = FAMILY.judge(problem, one, limits)
-            if getattr(verdict, "rule", "") in HARD_RULES:
-                continue
+        for text, one in configs:
             accuracy = workload.check(one)
             assert accuracy.ok, (problem, text, accuracy)
-            tried += 1
-    assert tried >= 10
 
 
-@pytest.mark.parametrize("out", ["bf16", "fp16", "fp32"])
+def test_every_field_is_among_the_configurations_of_every_kind_of_scales() -> None:
+    for name in RECIPES:
+        found = runnable(name).values()
+        assert {one.sets for one in found} == {one.cluster for one in found} == {1, 2}, name
+        if name in ("int8-b128", "e4m3-b128", "e4m3-b1x128"):  # a stage is one unit
+            assert {(one.consumers, one.parts, one.spread) for one in found} == {(2, 1, False)}
+            continue
+        assert {(one.consumers, one.parts) for one in found} == {(2, 1), (2, 2), (4, 1), (4, 2)}
+        assert {one.spread for one in found} == ({False} if name == "jetfire-64" else {False, True})
+
+
+@pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_schedule_stays_within_the_bound(name: str, out: str) -> None:
-    check_everywhere(name, out, SHAPES)
+def test_every_schedule_stays_within_the_bound(name: str, part: int) -> None:
+    check_everywhere(name, "bf16", part, 2)
+
+
+@pytest.mark.parametrize("out", ["fp16", "fp32"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_other_outputs_stay_within_the_bound(name: str, out: str) -> None:
+    check_everywhere(name, out, 1, 6)
 
 
 @pytest.mark.parametrize("out", CODES)
 @pytest.mark.parametrize("name", RECIPES)
 def test_codes_are_those_of_the_codec_bit_for_bit(name: str, out: str) -> None:
-    """Poisoned before every launch; the same launch in fp32 is what the codec quantises."""
-    check_everywhere(name, out, SHAPES)
+    """Poisoned before every launch; the same launch in fp32 is what the codec quantises.
+
+    The outputs of codes share the schedules among them: each has every sixth.
+    """
+    check_everywhere(name, out, CODES.index(out), len(CODES))
 
 
 @pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3", "e4m3-b128"])
 def test_random_configurations_of_the_space_are_right(name: str) -> None:
     import numpy as np
 
-    limits = load_gpu("h200").limits
     problem = Gemm(m=2048, n=3072, k=1536, recipe=recipe(name), out="int8.b32x32")
     workload = FAMILY.workload(problem, device="cuda", seed=0)
-    space = FAMILY.legal_space(problem, limits).accepted
-    for row in np.random.default_rng(0).choice(len(space), 24, replace=False):
+    space = FAMILY.legal_space(problem, LIMITS).accepted
+    for row in np.random.default_rng(0).choice(len(space), 8, replace=False):
         one = space.config(int(row))
-        assert isinstance(FAMILY.judge(problem, one, limits), Accepted)
+        assert isinstance(FAMILY.judge(problem, one, LIMITS), Accepted)
         accuracy = workload.check(one)
         assert accuracy.ok, (one, accuracy)
 
@@ -158,26 +183,54 @@ def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGem
     assert accuracy.ok, accuracy
 
 
-@pytest.mark.parametrize("out", ["fp32", "int8.b32x32", "e4m3fn.b32x32"])
-def test_a_nan_scale_poisons_its_rows_and_nothing_else(out: str) -> None:
+#: Recipes by kind of scales and fields that matter to it; each once more than elsewhere.
+KINDS = {
+    "32x32": ("jetfire", config(parts=2, spread=True)),
+    "32x32, four": ("jetfire", config(consumers=4, parts=2)),
+    "32x32, one set": ("jetfire", config(sets=1, store_buffers=2)),
+    "64x64": ("jetfire-64", config(parts=2)),
+    "64x64, four": ("jetfire-64", config(consumers=4, cluster=2)),
+    "128x128": ("e4m3-b128", config(cluster=2, sets=1)),
+    "1x128": ("e4m3-b1x128", config()),
+    "mx": ("mxfp8-e4m3", config(parts=2, spread=True)),
+    "mx, tall": ("mxfp8-e4m3", config(block_m=256, block_n=64, parts=2, cluster=2)),
+    "mx, four": ("mxfp8-e4m3", config(consumers=4, parts=2, stages=5)),
+}
+
+
+@pytest.mark.parametrize("out", ["fp32", "int8.b32x32", "e4m3fn.b64x64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_scale_reaches_its_rows_and_nothing_else(kind: str, out: str) -> None:
+    """Of A at row 129, of B at column 200; a block of codes that holds any of it is NaN as well."""
     import torch
 
-    workload = _workload("jetfire", out)
+    name, one = KINDS[kind]
+    workload = _workload(name, out, (300, 272, 512))
     operands = workload.operands
-    workload._launcher(operands, config())()
+    workload._launcher(operands, one)()
     before = operands.c.clone()
-    operands.a_scale[3, 1] = float("nan")
-    workload._launcher(operands, config())()
-    rows = torch.arange(256, device="cuda")
-    bad = (rows >= 96) & (rows < 128)
-    assert torch.equal(operands.c.view(torch.uint8)[~bad], before.view(torch.uint8)[~bad])
+    scaling = workload.problem.recipe.activation.scaling
+    bad = torch.zeros(300, 272, dtype=torch.bool, device="cuda")
+    for scale, at, rows in ((operands.a_scale, 129, bad), (operands.b_scale, 200, bad.t())):
+        block = at // scaling.rows
+        scale[block, -1] = float("nan")
+        rows[block * scaling.rows : (block + 1) * scaling.rows] = True
+    operands.c.view(torch.uint8).fill_(0x55)
+    workload._launcher(operands, one)()
     if out == "fp32":
-        assert operands.c[bad].isnan().all()
-        return
-    assert operands.c_scale[3].isnan().all()
-    assert operands.c_scale.isnan().sum() == operands.c_scale.shape[1]
-    poisoned = 0 if out.startswith("int8") else 0x7F
-    assert (operands.c.view(torch.uint8)[bad] == poisoned).all()
+        assert torch.equal(operands.c.isnan(), bad)
+    else:
+        side = 32 if out == "int8.b32x32" else 64
+        grid = torch.nn.functional.max_pool2d(bad[None].float(), side, ceil_mode=True)[0] > 0
+        assert torch.equal(operands.c_scale.isnan(), grid)
+        wide = grid.repeat_interleave(side, 0).repeat_interleave(side, 1)
+        bad = wide[:300, :272]
+        code = 0 if out.startswith("int8") else 0x7F
+        assert (operands.c.view(torch.uint8)[bad] == code).all()
+    good = ~bad
+    assert good.any()
+    bits = torch.int32 if out == "fp32" else torch.uint8
+    assert torch.equal(operands.c.view(bits)[good], before.view(bits)[good])
 
 
 def test_e8m0_scales_at_the_end_of_their_range_count() -> None:
@@ -244,22 +297,23 @@ def test_stochastic_codes_do_not_depend_on_the_tile() -> None:
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
-@pytest.mark.parametrize("out", ["bf16", "int8.b32x32+sr"])
-def test_a_graph_replays_the_launch(out: str) -> None:
+@pytest.mark.parametrize("out", ["fp32", "int8.b32x32+sr"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_replays_the_launch(kind: str, out: str) -> None:
     import torch
 
-    workload = _workload("jetfire", out, (512, 512, 512))
+    name, one = KINDS[kind]
+    workload = _workload(name, out, (300, 272, 512))
     operands = workload.operands
-    run = workload.launchers(config(), 1)[0]
+    run = workload.launchers(one, 1)[0]
     run()
     wanted = operands.c.clone()
     torch.cuda.synchronize()
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.cuda.graph(graph, stream=stream):
         run()
-    operands.c.zero_()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(operands.c, wanted)
-    run()
-    assert torch.equal(operands.c, wanted)  # the same every time
+    for _ in range(3):
+        operands.c.view(torch.uint8).fill_(0x55)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(operands.c, wanted)

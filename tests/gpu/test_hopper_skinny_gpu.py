@@ -77,8 +77,9 @@ def hopper() -> None:
         pytest.skip("the kernel is for capability 9.0")
 
 
-def runnable(problem: Gemm) -> Iterator[tuple[str, HopperSkinnyConfig]]:
-    for text, one in CONFIGS.items():
+def runnable(problem: Gemm, apart: int = 1) -> Iterator[tuple[str, HopperSkinnyConfig]]:
+    """Every ``apart``-th of the configurations, as far as the kernel has them for the problem."""
+    for text, one in list(CONFIGS.items())[::apart]:
         if getattr(FAMILY.judge(problem, one, LIMITS), "rule", "") not in HARD_RULES:
             yield text, one
 
@@ -86,25 +87,27 @@ def runnable(problem: Gemm) -> Iterator[tuple[str, HopperSkinnyConfig]]:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("out", ["bf16", "fp16", "fp32"])
 def test_every_configuration_stays_within_the_bound(name: str, out: str) -> None:
+    """To bf16 all of them; to other outputs, which the epilogue alone looks at, every fourth."""
+    apart = 1 if out == "bf16" else 4
     tried = 0
     for m, n, k in SHAPES:
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out=out)
         assert FAMILY.refusal(problem, LIMITS) is None
         workload = FAMILY.workload(problem, device="cuda", seed=m)
-        for text, one in runnable(problem):
+        for text, one in runnable(problem, apart):
             accuracy = workload.check(one)  # poisons the output first
             assert accuracy.ok, (problem, text, accuracy)
             tried += 1
-    assert tried >= 8 * len(SHAPES)
+    assert tried >= (8 if apart == 1 else 2) * len(SHAPES)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128"])
 def test_configurations_of_the_space_at_decode_shapes(name: str) -> None:
     for m, n, k in ((1, 4096, 4096), (16, 8192, 8192), (64, 24576, 1536), (256, 4096, 4096)):
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name))
         workload = FAMILY.workload(problem, device="cuda", seed=n)
         legal = FAMILY.legal_space(problem, LIMITS).accepted
-        chosen = np.random.default_rng(m).choice(len(legal), min(6, len(legal)), replace=False)
+        chosen = np.random.default_rng(m).choice(len(legal), min(4, len(legal)), replace=False)
         for one in (FAMILY.default(problem, LIMITS), *map(legal.config, chosen.tolist())):
             accuracy = workload.check(one)
             assert accuracy.ok, (problem, one, accuracy)

@@ -35,13 +35,13 @@ def program(options: tuple[str, ...]) -> Path:
     found = _DESCRIPTOR.search(SOURCE.with_name("hopper.cuh").read_text())
     assert found is not None
     # THREADS is the kernel's, and what stands in for the GPU needs it.
-    at = text.index("// What is staged")
+    at = text.index('#include "hopper_ring.cuh"')
     pieces = (text[:at], '#include "hopper_on_host.h"\n', found[0], "\n", text[at:])
     folder = Path(mkdtemp(dir=_folder().name))
     source = folder / "kernel.cpp"
     source.write_text("".join(pieces) + '\n#include "hopper_skinny_on_host.cpp"\n')
     macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}"]
+    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
     command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """CUDA C++ compiled by NVRTC without a driver."""
 
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,22 @@ class Compiled:
                 check=True,
                 timeout=60,
             ).stdout
+
+
+def stages_given_up_unread(ptx: str) -> list[str]:
+    """Arrivals that give up a stage although no ``bar.warp.sync`` stands behind a read of it.
+
+    A lane arrives for its warp: what the others have read must be read before.
+    """
+    found, reads = [], False
+    for line in ptx.splitlines():
+        if "ld.shared" in line:
+            reads = True
+        elif "bar.warp.sync" in line:
+            reads = False
+        elif reads and re.search(r"mbarrier\.arrive\.shared::(cta|cluster)\.b64", line):
+            found.append(line.strip())
+    return found
 
 
 def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:

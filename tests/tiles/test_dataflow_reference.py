@@ -11,7 +11,7 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.rounding import random_bits
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.cuda import dataflow_arguments, dataflow_blocks
+from tiles.kernels.cuda import dataflow_blocks, philox_keys
 from tiles.kernels.dataflow_check import compare, compare_vector
 from tiles.kernels.dataflow_reference import (
     GATE_ERROR,
@@ -106,11 +106,11 @@ def test_dropout_drops_its_share_by_halves_of_philox_words() -> None:
 
 
 def test_round_keys_are_those_of_the_reference() -> None:
-    keys = dataflow_arguments.round_keys(2**63 + 5)
+    keys = philox_keys.round_keys(2**63 + 5)
     assert (keys[0], keys[1]) == (5, 2**31)
     assert keys[18] == (5 + 9 * 0x9E3779B9) % 2**32
     with pytest.raises(ValueError, match="64-bit unsigned"):
-        dataflow_arguments.round_keys(-1)
+        philox_keys.round_keys(-1)
 
 
 def test_output_scale_s_division_is_correctly_rounded() -> None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import cupy_arrays
 import numpy as np
 import pytest
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, ConfigTable, NumericPath
-from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda import gemm_hopper_blocks, hopper_grid
 from tiles.kernels.hopper_block_gemm import (
     CODED_OUTPUTS,
     PLAIN_OUTPUTS,
@@ -176,43 +177,9 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> No
         assert taken != broken[row], one
 
 
-class FakeDevice:
-    """A device that is current for nothing."""
-
-    def __init__(self, number: int = 0) -> None:
-        self.id = number
-
-    def __enter__(self) -> "FakeDevice":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FakeDevice) and self.id == other.id
-
-    __hash__ = None  # type: ignore[assignment]  # as CuPy's devices compare
-
-
-def array(
-    shape: tuple[int, ...],
-    dtype: str,
-    pointer: int,
-    *,
-    strides: tuple[int, ...] | None = None,
-    device: int = 0,
-) -> Any:
-    """What the launcher looks at in a CuPy array."""
-    plain = np.empty(shape, dtype).strides
-    return SimpleNamespace(
-        shape=shape,
-        ndim=len(shape),
-        dtype=np.dtype(dtype),
-        strides=plain if strides is None else strides,
-        flags=SimpleNamespace(c_contiguous=strides is None or strides == plain),
-        data=SimpleNamespace(ptr=pointer << 20),
-        device=FakeDevice(device),
-    )
+def array(shape: tuple[int, ...], dtype: str, megabyte: int, **rest: Any) -> Any:
+    """An array that starts so many MiB into memory."""
+    return cupy_arrays.array(shape, dtype, pointer=megabyte << 20, **rest)
 
 
 GOOD: dict[str, Any] = {
@@ -272,11 +239,15 @@ MX: dict[str, Any] = {
         ({"config": config(sets=3).to_dict()}, ValueError, "sets = 3"),
         ({"config": config(consumers=3).to_dict()}, ValueError, "consumers = 3"),
         ({"config": config(consumers=4, block_n=64).to_dict()}, ValueError, "4 consumers it is"),
-        (MX | {"a_scale": array((300, 8), "float32", 4)}, ValueError, "rows must be contiguous"),
+        (
+            MX | {"a_scale": array((300, 8), "float32", 4)},
+            ValueError,
+            "its columns must be contiguous",
+        ),
         (
             MX | {"a_scale": array((300, 8), "float32", 4, strides=(4, 1204))},
             ValueError,
-            "columns a multiple of 16 bytes apart",
+            "a multiple of 16 bytes apart",
         ),
     ],
 )
@@ -323,8 +294,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
         launches.append((grid, block, arguments, shared_mem))
 
     monkeypatch.setattr(gemm_hopper_blocks, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper_blocks, "_compiled_kernel", lambda *key: kernel)
-    monkeypatch.setattr(gemm_hopper_blocks, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(gemm_hopper_blocks, "compiled_kernel", lambda *key: kernel)
+    monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     return maps, launches
 
 

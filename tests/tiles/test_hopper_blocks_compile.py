@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nvrtc_compile import Compiled, compile_cuda
+from nvrtc_compile import Compiled, compile_cuda, stages_given_up_unread
 from sass_loops import loops
 
 from sim import load_gpu
@@ -57,6 +57,7 @@ def compiled(problem: Gemm, one: HopperBlockGemmConfig) -> Compiled:
     foreign = [line for line in found.log.splitlines() if not line.startswith("ptxas ")]
     assert not foreign, foreign
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
+    assert stages_given_up_unread(found.ptx) == []
     used = re.search(r"Used (\d+) registers.* (\d+) bytes smem", found.log)
     assert used is not None, found.log
     assert int(used[1]) * threads(one) <= H200.registers_per_sm

@@ -14,7 +14,8 @@ from tiles.formats import TensorFormat
 from tiles.formats.rounding import philox, random_bits
 from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.cuda.gemm_hopper_blocks import SCALES, round_keys
+from tiles.kernels.cuda.gemm_hopper_blocks import SCALES
+from tiles.kernels.cuda.philox_keys import round_keys
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
@@ -97,7 +98,7 @@ def test_every_product_gets_the_scales_of_its_block(
             unit, across = piece // parts, piece % pieces_n
             down = piece % parts // pieces_n * piece_tiles
             for t in range(piece_tiles):
-                # What start() multiplies: rows of A and B in their tiles of 128 bytes a row.
+                # What issue() multiplies: rows of A and B in their tiles of 128 bytes a row.
                 a_rows = offset + (down + t) * 64 + piece_row
                 b_rows = aside + across * wgmma_n + piece_column
                 for i in range(half):
@@ -239,7 +240,7 @@ def test_two_lanes_share_the_random_words_of_four_neighbours() -> None:
 def test_round_keys_are_philox_own() -> None:
     """Ten rounds with them give the reference's words."""
     seed = 2**64 - 3
-    keys = round_keys(seed)["words"].tolist()
+    keys = round_keys(seed).tolist()
     a, b, c, d = 0x89ABCDEF, 0x01234567, 0, 0
     for r in range(10):
         first, second = a * 0xD2511F53, c * 0xCD9E8D57

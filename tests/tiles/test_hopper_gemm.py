@@ -1,6 +1,5 @@
 """The Hopper GEMM without a GPU: what NVRTC makes of it, its legality, its launcher's refusals."""
 
-import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -12,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvrtc_compile import compile_cuda
+from cupy_arrays import array
+from nvrtc_compile import compile_cuda, stages_given_up_unread
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.cuda import gemm_hopper
+from tiles.kernels.cuda import gemm_hopper, hopper_grid
 from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig, hopper_smem_bytes, scale_mode
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import recipe
@@ -102,6 +102,7 @@ def check_compiled(problem: Gemm, one: HopperGemmConfig) -> str:
     assert not foreign, foreign
     assert "warning" not in found.log
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
+    assert stages_given_up_unread(found.ptx) == []
     used = re.search(r"Used (\d+) registers.* (\d+) bytes smem", found.log)
     assert used is not None, found.log
     # What the launch asks for; consumers and producer then share it out by setmaxnreg.
@@ -145,7 +146,7 @@ def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
     space = FAMILY.legal_space(problem, H200).accepted
     # Configurations that differ in the raster alone are one program but for a constant.
     first = np.flatnonzero(space["group_m"] == 1)
-    for row in np.random.default_rng(0).choice(first, min(12, len(first)), replace=False):
+    for row in np.random.default_rng(0).choice(first, min(8, len(first)), replace=False):
         one = space.config(int(row))
         assert isinstance(one, HopperGemmConfig)
         check_compiled(problem, one)
@@ -269,48 +270,6 @@ def test_only_capability_9_0_is_served(name: str) -> None:
         assert FAMILY.path(gemm("gemm:64x64x64:bf16:bf16"), limits) is NumericPath.NATIVE
 
 
-class FakeDevice:
-    """A device that is current for nothing."""
-
-    def __init__(self, number: int = 0) -> None:
-        self.id = number
-
-    def __enter__(self) -> "FakeDevice":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FakeDevice) and self.id == other.id
-
-    __hash__ = None  # type: ignore[assignment]  # as CuPy's devices compare
-
-
-ADDRESSES = itertools.count(1 << 30, 1 << 30)
-
-
-def array(
-    shape: tuple[int, ...],
-    dtype: str,
-    *,
-    strides: tuple[int, ...] | None = None,
-    pointer: int | None = None,
-    device: int = 0,
-) -> Any:
-    """What the launcher looks at in a CuPy array; by default it has memory of its own."""
-    plain = np.empty(shape, dtype).strides
-    return SimpleNamespace(
-        shape=shape,
-        ndim=len(shape),
-        dtype=np.dtype(dtype),
-        strides=plain if strides is None else strides,
-        flags=SimpleNamespace(c_contiguous=strides is None or strides == plain),
-        data=SimpleNamespace(ptr=next(ADDRESSES) if pointer is None else pointer),
-        device=FakeDevice(device),
-    )
-
-
 GOOD: dict[str, Any] = {
     "a": array((64, 256), "uint8"),
     "b": array((128, 256), "uint8"),
@@ -347,13 +306,17 @@ ROW: dict[str, Any] = {
         ({"b": array((128, 256), "uint8", strides=(1, 128))}, ValueError, "b: rows must be"),
         ({"c": array((64, 128), "uint16", pointer=4098)}, ValueError, "c: rows must be"),
         ({"a_scale": None}, TypeError, "a_scale is NoneType"),
-        ({"a_scale": array((64, 2), "float32")}, ValueError, "M must be contiguous"),
+        ({"a_scale": array((64, 2), "float32")}, ValueError, "its columns must be contiguous"),
         (
             {"a_scale": array((64, 2), "float32", strides=(4, 264))},
             ValueError,
-            "columns a multiple of 16 bytes apart",
+            "a multiple of 16 bytes apart",
         ),
-        ({"a_scale": array((64, 2), "float32", strides=(4, 128))}, ValueError, "M must be"),
+        (
+            {"a_scale": array((64, 2), "float32", strides=(4, 128))},
+            ValueError,
+            "its columns must be contiguous",
+        ),
         ({"b_scale": array((1, 2), "float32", strides=(4, 4))}, ValueError, "must be row-major"),
         ({"b_scale": array((2, 2), "float32")}, ValueError, r"b_scale has shape \(2, 2\)"),
         ({"scales": "none"}, ValueError, "a_scale is given: scales 'none' take none"),
@@ -439,7 +402,7 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
     monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: kernel)
-    monkeypatch.setattr(gemm_hopper, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     apart = {
         "a": array((300, 256), "uint8", strides=(512, 1), pointer=1 << 20),
         "c": array((300, 128), "uint16", strides=(1024, 2), pointer=1 << 21),

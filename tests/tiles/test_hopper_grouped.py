@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cupy_arrays import array
 from nvrtc_compile import compile_cuda
-from test_hopper_gemm import SOURCE, THREADS, array, config
+from test_hopper_gemm import SOURCE, THREADS, config
 
 from sim import load_gpu
 from tiles.kernels import ConfigTable
-from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped, hopper_grid
 from tiles.kernels.grouped_gemm import expert_gemm
 from tiles.kernels.hopper_gemm import HopperGemmConfig, hopper_smem_bytes, scale_mode
 from tiles.kernels.hopper_grouped_gemm import MAX_GROUPS, SCALES, HopperGroupedGemm
@@ -135,7 +136,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Launched:
 
     monkeypatch.setattr(gemm_hopper_grouped, "tensor_map", tensor_map)
     monkeypatch.setattr(gemm_hopper_grouped, "compiled_kernel", compiled)
-    monkeypatch.setattr(gemm_hopper_grouped, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     gemm_hopper_grouped.launch(**arguments)
     return seen
 
@@ -196,6 +197,7 @@ def test_masked_experts_have_scales_of_their_own(monkeypatch: pytest.MonkeyPatch
             "c overlaps a",
         ),
         ({"offsets": array((6,), "int64", pointer=3 << 20)}, ValueError, "c overlaps offsets"),
+        ({"counts": array((5,), "int32", pointer=3 << 20)}, ValueError, "c overlaps counts"),
         ({"offsets": None}, ValueError, "give offsets, counts"),
         ({"offsets": array((5,), "int64")}, ValueError, "contiguous with 6 entries"),
         ({"offsets": array((6,), "int32")}, TypeError, "offsets has dtype int32: it must be int64"),
@@ -205,7 +207,7 @@ def test_masked_experts_have_scales_of_their_own(monkeypatch: pytest.MonkeyPatch
         ({"scales": "tensor"}, ValueError, "groups take one of none, row, b1x128"),
         ({"scales": "none"}, ValueError, "a_scale is given"),
         ({"a_scale": None}, TypeError, "a_scale is NoneType"),
-        ({"a_scale": array((64, 2), "float32")}, ValueError, "M must be contiguous"),
+        ({"a_scale": array((64, 2), "float32")}, ValueError, "its columns must be contiguous"),
         ({"b_scale": array((1, 2), "float32")}, ValueError, r"it must be \(5, 1, 2\)"),
         (
             {"b_scale": array((5, 1, 2), "float32", strides=(16, 8, 4))},
@@ -258,7 +260,7 @@ def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
     problem = grouped(f"64x65536x4096x7168:{name}:contiguous:bf16")
     space = HopperGroupedGemm().legal_space(problem, H200).accepted
     first = np.flatnonzero(space["group_m"] == 1)
-    for row in np.random.default_rng(0).choice(first, min(12, len(first)), replace=False):
+    for row in np.random.default_rng(0).choice(first, min(8, len(first)), replace=False):
         one = space.config(int(row))
         assert isinstance(one, HopperGemmConfig)
         facts = HopperGroupedGemm().compile_offline(problem, one, H200)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvrtc_compile import compile_cuda
-from test_hopper_gemm import GOOD, RECIPES, ROW, array, gemm
+from cupy_arrays import array
+from nvrtc_compile import compile_cuda, stages_given_up_unread
+from test_hopper_gemm import GOOD, RECIPES, ROW, gemm
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
@@ -62,6 +63,7 @@ def check_compiled(problem: Gemm, one: HopperSkinnyConfig) -> str:
     assert "warning" not in found.log
     assert "serialized" not in found.log  # wgmma that waits for each other
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
+    assert stages_given_up_unread(found.ptx) == []
     used = re.search(r"Used (\d+) registers", found.log)
     assert used is not None, found.log
     assert int(used[1]) <= REGISTERS[one.block_n // 64]
@@ -261,7 +263,7 @@ def test_only_capability_9_0_is_served(name: str) -> None:
         ({"a": np.ones((64, 256))}, TypeError, "a is ndarray: it must be a CuPy array"),
         ({"b": array((128, 128), "uint8")}, ValueError, r"b has shape .*: it must be \(128, 256\)"),
         ({"c": array((64, 128), "uint16", pointer=4098)}, ValueError, "c: rows must be"),
-        ({"a_scale": array((64, 2), "float32")}, ValueError, "M must be contiguous"),
+        ({"a_scale": array((64, 2), "float32")}, ValueError, "its columns must be contiguous"),
         ({"scales": "none"}, ValueError, "a_scale is given: scales 'none' take none"),
         ({"element": "e3m4"}, ValueError, "element 'e3m4': choose one of bf16, fp16"),
         ({"config": {"block_m": 128}}, ValueError, r"config has fields \['block_m'\]"),
@@ -307,7 +309,7 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
         launches.append((grid, block, arguments, shared_mem))
 
     monkeypatch.setattr(gemm_hopper_skinny, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper_skinny, "_compiled_kernel", lambda *key: kernel)
+    monkeypatch.setattr(gemm_hopper_skinny, "compiled_kernel", lambda *key: kernel)
     fields = config(block_m=32, block_n=128, cluster=4).to_dict()
     apart: dict[str, Any] = {
         "a": array((70, 256), "uint8", strides=(512, 1), pointer=1 << 20),

@@ -71,8 +71,11 @@ def test_sources_headers_and_defaults_ship(package: EmittedPackage) -> None:
             "gemm_hopper_skinny.cu",
             "gemm_hopper_skinny.py",
             "hopper.cuh",
+            "hopper_ring.cuh",
             "hopper_wgmma.cuh",
+            "hopper_grid.py",
             "hopper_operands.py",
+            "launches.py",
             "modules.py",
         )
     }

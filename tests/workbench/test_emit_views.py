@@ -67,7 +67,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         def launch(a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, **keywords: Any) -> None:
             formats = {key: keywords[key] for key in ("element", "out", "scales")}
             if choice.file.kernel == "hopper_block_gemm":
-                gemm_hopper_blocks._validate(a, b, c, a_scale, b_scale, None, **formats)
+                gemm_hopper_blocks.check_operands(a, b, c, a_scale, b_scale, **formats)
                 gemm_hopper_blocks.options(**formats, config=keywords["config"])
             else:
                 gemm_hopper.check_operands(a, b, c, a_scale, b_scale, **formats)

@@ -1,16 +1,16 @@
 """Descriptors of the dataflow kernels: operators that see a block, and operators that need rows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiles.formats import Rounding, Scaling
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.formats import Rounding
+from tiles.kernels.base import Limits
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.dataflow_family import I64, VECTOR, DataflowKernel, block_of, items
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Dataflow, Problem
 
@@ -28,25 +28,13 @@ __all__ = [
     "row_steps",
 ]
 
-I64 = NDArray[np.int64]
-
 BLOCK_OPS = (
     "gelu", "gelu-bwd", "silu", "silu-bwd", "relu", "relu-bwd", "dropout", "layernorm-apply",
     "rmsnorm-apply",
 )  # fmt: skip
 ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
-ELEMENTS = ("int8", "e4m3fn")
-#: First NVIDIA capability with conversion instructions for 8-bit floats, and with clusters.
-CAST_CAPABILITY, CLUSTER_CAPABILITY = 89, 90
-#: Codes that a thread moves at once.
-VECTOR = 16
-MAX_THREADS = 1024
-MAX_BLOCKS = 2**31 - 1
-MAX_REGISTERS = 255
-#: A block lies in the registers of one CTA.
-MAX_BLOCK_ELEMENTS = 128 * 128
-#: Vectors of a block that a thread keeps as fp32 between its largest value and its codes.
-MAX_ITEMS = 4
+#: First NVIDIA capability with clusters.
+CLUSTER_CAPABILITY = 90
 #: Registers of a thread beside its values, and of a normalisation's columns.  Compiled for sm_90
 #: with two vectors a thread: 64 without spills for activations, 80 where rows come in; with four,
 #: 128 spill there.
@@ -78,31 +66,6 @@ class DataflowRowsConfig(TileConfig):
     ctas: int  #: CTAs that an SM should hold: what bounds registers
 
 
-def _scaling(problem: Dataflow) -> Scaling:
-    assert problem.target.scaling is not None  # Dataflow refuses formats without scaling
-    return problem.target.scaling
-
-
-def _block(problem: Dataflow) -> tuple[int, int]:
-    scaling = _scaling(problem)
-    assert scaling.rows is not None  # refused by `refusal`
-    assert scaling.cols is not None
-    return scaling.rows, scaling.cols
-
-
-def _power_of_two(values: I64) -> NDArray[np.bool_]:
-    powers: NDArray[np.bool_] = (values > 0) & (values & (values - 1) == 0)
-    return powers
-
-
-def items(problem: Dataflow, table: ConfigTable) -> I64:
-    """Vectors of 16 codes of one block that each of its threads has."""
-    rows, cols = _block(problem)
-    vectors = rows * cols // VECTOR
-    counted: I64 = -(-vectors // np.maximum(table["lanes"], 1))
-    return counted
-
-
 def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
     columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
@@ -119,14 +82,14 @@ def row_registers(problem: Dataflow, table: ConfigTable) -> I64:
 
 def _share(problem: Dataflow, table: ConfigTable) -> I64:
     """Blocks across a CTA's part of the columns."""
-    across = -(-problem.cols // _block(problem)[1])
+    across = -(-problem.cols // block_of(problem)[1])
     share: I64 = -(-across // np.maximum(table["splits"], 1))
     return share
 
 
 def row_steps(problem: Dataflow, table: ConfigTable) -> I64:
     """Steps of a CTA along its share of the columns."""
-    down = np.maximum(table["rows"] // _block(problem)[0], 1)
+    down = np.maximum(table["rows"] // block_of(problem)[0], 1)
     groups = np.maximum(table["threads"] // np.maximum(table["lanes"], 1), 1)
     steps: I64 = -(-_share(problem, table) // np.maximum(groups // down, 1))
     return steps
@@ -136,7 +99,7 @@ def column_steps(problem: Dataflow, table: ConfigTable) -> I64:
     """Words of 4 columns that a thread adds up over rows; 1 where none are."""
     if not problem.op.endswith("-bwd"):
         return np.ones(len(table), np.int64)
-    cols = _share(problem, table) * _block(problem)[1]
+    cols = _share(problem, table) * block_of(problem)[1]
     words: I64 = -(-cols // (4 * np.maximum(table["threads"], 1)))
     return words
 
@@ -145,7 +108,7 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     """Dynamic shared memory of a CTA: codes that it keeps, and what its threads exchange."""
     kept = 0 if problem.op == "residual" else problem.matrices
     threads, rows = table["threads"], table["rows"]
-    down = np.maximum(rows // _block(problem)[0], 1)
+    down = np.maximum(rows // block_of(problem)[0], 1)
     beside = np.maximum(threads // np.maximum(table["lanes"], 1) // down, 1)
     codes = kept * row_steps(problem, table) * items(problem, table) * threads * VECTOR
     floats = threads // 16 + 4 * beside * rows + 8 * rows
@@ -153,120 +116,7 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     return total
 
 
-class _DataflowKernel(Kernel):
-    """What both families share."""
-
-    backend: ClassVar[Backend] = Backend.CUPY
-    ops: ClassVar[tuple[str, ...]]
-
-    def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Dataflow):
-            return f"{self.name} serves dataflow problems, not {problem}"
-        if problem.op not in self.ops:
-            return f"{self.name} serves {', '.join(self.ops)}, not {problem.op}"
-        if problem.target.element.name not in ELEMENTS:
-            return f"{self.name} takes {', '.join(ELEMENTS)}, not {problem.target.element}"
-        scaling = _scaling(problem)
-        rounds = problem.target.rounding in (Rounding.NEAREST_EVEN, Rounding.STOCHASTIC)
-        if not (scaling.plain and rounds and problem.target.saturate):
-            return (
-                f"{self.name} writes fp32 absmax scales and saturates, rounded to even or +sr, not "
-                f"{problem.target}"
-            )
-        if scaling.rows is None or scaling.cols is None:
-            return f"{self.name} takes block scalings, not {scaling}"
-        extents = (scaling.rows, scaling.cols)
-        if any(n & (n - 1) for n in extents) or scaling.cols < VECTOR:
-            return f"{self.name} takes powers of two, at least {VECTOR} columns, not {scaling}"
-        if scaling.rows * scaling.cols > MAX_BLOCK_ELEMENTS:
-            return f"{self.name} keeps a block in a CTA's registers, {scaling} is too large"
-        if limits.vendor != "nvidia":
-            return f"{self.name} is CUDA C++ and {limits.gpu} is not an NVIDIA GPU"
-        needed = 80 if problem.target.element.name == "int8" else CAST_CAPABILITY
-        if limits.capability < needed:
-            return f"{self.name} needs capability {needed}, {limits.gpu} has {limits.capability}"
-        blocks = problem.target.scale_count(problem.rows, problem.cols)
-        if blocks > MAX_BLOCKS:
-            return f"{self.name} serves at most {MAX_BLOCKS} blocks, {problem} has {blocks}"
-        return None
-
-    def path(self, problem: Problem, limits: Limits) -> NumericPath:
-        return NumericPath.NATIVE
-
-    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
-        from tiles.kernels.dataflow_workload import DataflowWorkload
-
-        assert isinstance(problem, Dataflow)
-        return DataflowWorkload(problem, device=device, seed=seed)
-
-    @staticmethod
-    def _lanes(problem: Dataflow) -> list[int]:
-        rows, cols = _block(problem)
-        vectors = rows * cols // VECTOR
-        return sorted({max(1, vectors // n) for n in (1, 2, 4)})
-
-    @staticmethod
-    def _common_rules(
-        problem: Dataflow, table: ConfigTable, limits: Limits, registers: I64
-    ) -> list[Rule]:
-        threads, lanes, ctas = table["threads"], table["lanes"], table["ctas"]
-        rows, cols = _block(problem)
-        vectors = rows * cols // VECTOR
-        have = items(problem, table)
-        resident = np.maximum(threads * ctas, 1)
-        available = np.minimum(MAX_REGISTERS, limits.registers_per_sm // resident // 8 * 8)
-        return [
-            Rule(
-                "threads",
-                ~_power_of_two(threads) | (threads < 32) | (threads > MAX_THREADS),
-                lambda i: (
-                    f"{threads[i]} threads: a power of two from 32 to {MAX_THREADS} is needed"
-                ),
-            ),
-            Rule(
-                "lanes",
-                ~_power_of_two(lanes) | (lanes > threads) | (lanes > vectors),
-                lambda i: (
-                    f"{lanes[i]} lanes: a power of two, at most the {threads[i]} threads and the "
-                    f"{vectors} vectors of a block, is needed"
-                ),
-            ),
-            Rule(
-                "items",
-                have > MAX_ITEMS,
-                lambda i: f"{have[i]} vectors of a block a thread > {MAX_ITEMS}",
-            ),
-            Rule(
-                "residency",
-                (ctas < 1) | (resident > limits.threads_per_sm),
-                lambda i: (
-                    f"{ctas[i]} CTAs of {threads[i]} threads: 1 to {limits.threads_per_sm} threads "
-                    f"are resident on {limits.gpu}"
-                ),
-            ),
-            Rule(
-                "registers",
-                registers > available,
-                lambda i: (
-                    f"about {registers[i]} registers a thread > {available[i]} with {ctas[i]} CTAs "
-                    f"of {threads[i]} threads on {limits.gpu}"
-                ),
-            ),
-        ]
-
-    def _offline(
-        self, options: tuple[str, ...], dynamic_smem_bytes: int, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_cuda import facts_of
-
-        threads = int(config.to_dict()["threads"])
-        facts = facts_of(self.template.with_suffix(".cu"), options, threads, limits)
-        if facts is None:
-            return None
-        return replace(facts, smem_bytes=facts.smem_bytes + dynamic_smem_bytes)
-
-
-class CudaDataflowBlocks(_DataflowKernel):
+class CudaDataflowBlocks(DataflowKernel):
     """``tiles/kernels/cuda/dataflow_blocks.cu``: operators that look at one block at a time."""
 
     name: ClassVar[str] = "cuda_dataflow_blocks"
@@ -278,7 +128,7 @@ class CudaDataflowBlocks(_DataflowKernel):
         return ConfigTable.product(
             DataflowBlocksConfig,
             threads=[64, 128, 256, 512, 1024],
-            lanes=self._lanes(problem),
+            lanes=self.lanes(problem),
             steps=[1, 2, 4, 8, 16],
             ctas=[1, 2, 3, 4, 6, 8, 12, 16],
         )
@@ -288,13 +138,13 @@ class CudaDataflowBlocks(_DataflowKernel):
         steps = table["steps"]
         registers = block_registers(problem, table)
         return [
-            *self._common_rules(problem, table, limits, registers),
+            *self.common_rules(problem, table, limits, registers),
             Rule("steps", steps < 1, lambda i: f"steps {steps[i]}: it must be at least 1"),
         ]
 
     def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
         assert isinstance(problem, Dataflow)
-        rows, cols = _block(problem)
+        rows, cols = block_of(problem)
         # Two vectors a thread: 32 bytes of each matrix in flight, at 64 registers.
         lanes = max(1, rows * cols // VECTOR // 2)
         return DataflowBlocksConfig(
@@ -314,16 +164,16 @@ class CudaDataflowBlocks(_DataflowKernel):
         options = dataflow_blocks.options(
             op=problem.op,
             element=problem.target.element.name,
-            block=_block(problem),
+            block=block_of(problem),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
             config=config.to_dict(),
         )
         smem = dataflow_blocks.smem_bytes(config.to_dict())
-        return self._offline(options, smem, config, limits)
+        return self.offline(options, smem, config, limits)
 
 
-class CudaDataflowRows(_DataflowKernel):
+class CudaDataflowRows(DataflowKernel):
     """``tiles/kernels/cuda/dataflow_rows.cu``: operators that need whole rows."""
 
     name: ClassVar[str] = "cuda_dataflow_rows"
@@ -332,11 +182,11 @@ class CudaDataflowRows(_DataflowKernel):
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Dataflow)
-        high = _block(problem)[0]
+        high = block_of(problem)[0]
         return ConfigTable.product(
             DataflowRowsConfig,
             threads=[128, 256, 512, 1024],
-            lanes=self._lanes(problem),
+            lanes=self.lanes(problem),
             rows=sorted({max(high, n) for n in (4, 16, 32)}),
             splits=[1, 2, 4, 8],
             clusters=[32, 64, 128, 256] if problem.op.endswith("-bwd") else [1],
@@ -345,7 +195,7 @@ class CudaDataflowRows(_DataflowKernel):
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         assert isinstance(problem, Dataflow)
-        high, wide = _block(problem)
+        high, wide = block_of(problem)
         threads, lanes, rows = table["threads"], table["lanes"], table["rows"]
         splits, clusters = table["splits"], table["clusters"]
         groups, down = threads // np.maximum(lanes, 1), np.maximum(rows // high, 1)
@@ -353,7 +203,7 @@ class CudaDataflowRows(_DataflowKernel):
         across = -(-problem.cols // wide)
         backward = problem.op.endswith("-bwd")
         return [
-            *self._common_rules(problem, table, limits, row_registers(problem, table)),
+            *self.common_rules(problem, table, limits, row_registers(problem, table)),
             Rule(
                 "rows",
                 (rows < 1) | (rows % high != 0) | (groups % down != 0),
@@ -430,12 +280,12 @@ class CudaDataflowRows(_DataflowKernel):
             op=problem.op,
             element=problem.target.element.name,
             shape=problem.shape,
-            block=_block(problem),
+            block=block_of(problem),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
             config=config.to_dict(),
         )
         covered = dataflow_rows.geometry(
-            op=problem.op, shape=problem.shape, block=_block(problem), config=config.to_dict()
+            op=problem.op, shape=problem.shape, block=block_of(problem), config=config.to_dict()
         )
-        return self._offline(options, covered.smem_bytes, config, limits)
+        return self.offline(options, covered.smem_bytes, config, limits)

@@ -1,6 +1,6 @@
 """Descriptor of the Hopper GEMM whose scales change along K on both sides, in CUDA C++."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,12 +11,17 @@ from tiles.formats import TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
-from tiles.kernels.hopper_gemm import (
-    ALIGNMENT_BYTES,
-    CAPABILITY,
+from tiles.kernels.hopper_rules import (
     MAX_STAGES,
     STAGE_BYTES,
     STATIC_UNIT_BYTES,
+    STORE_BYTES,
+    compile_hopper,
+    first_legal,
+    product_refusal,
+    row_refusal,
+    shared_memory_rule,
+    walk_rules,
 )
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
@@ -50,7 +55,6 @@ CODED_OUTPUTS = (
 )
 #: Formats of scales whose values the launcher takes as fp32.
 STORED = ("fp32", "e8m0fnu")
-STORE_BYTES = 64 * 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,19 +130,10 @@ class HopperBlockGemm(Kernel):
     config_type: ClassVar[type[TileConfig]] = HopperBlockGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Gemm):
-            return f"{self.name} serves gemm problems, not {problem}"
-        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        recipe = problem.recipe
-        a, b = recipe.activation, recipe.weight
-        if recipe.outliers is not None:
-            return f"{self.name} has no second product for outliers: {recipe.outliers}"
-        if a.element != b.element or a.element.name not in OPERANDS:
-            return (
-                f"{self.name} multiplies two of one element of {', '.join(OPERANDS)}, "
-                f"not {a.element} by {b.element}"
-            )
+        if reason := product_refusal(self.name, problem, limits, OPERANDS):
+            return reason
+        assert isinstance(problem, Gemm)
+        a, b = problem.recipe.activation, problem.recipe.weight
         if block_scales(a, b) is None:
             return (
                 f"{self.name} takes scales of one shape of {', '.join(SCALES)} on both sides, "
@@ -147,11 +142,7 @@ class HopperBlockGemm(Kernel):
         if problem.out not in (*PLAIN_OUTPUTS, *CODED_OUTPUTS):
             known = ", ".join((*PLAIN_OUTPUTS, *CODED_OUTPUTS))
             return f"{self.name} writes {known}, not {problem.out}"
-        rows = {"K": problem.k, "N": problem.n * problem.output.element.bits // 8}
-        for name, row_bytes in rows.items():
-            if row_bytes % ALIGNMENT_BYTES:
-                return f"{name}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
-        return None
+        return row_refusal(problem, problem.output.element.name)
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
         return NumericPath.NATIVE
@@ -179,10 +170,6 @@ class HopperBlockGemm(Kernel):
         consumers, sets, parts = (table[f] for f in ("consumers", "sets", "parts"))
         shared = (m == 128) & (n == 128) | (of_rows & (m == 256) & (n == 64))
         narrow = (m == 128) & (n == 64) & (consumers == 2)
-        smem = block_smem_bytes(problem, table)
-        cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
-        columns = -(-problem.n // np.maximum(n, 1))
-        steps = -(-problem.k // STAGE_BYTES)
         return [
             Rule(
                 "tile shape",
@@ -230,39 +217,20 @@ class HopperBlockGemm(Kernel):
                     "row has scales of its own; the others' registers do not hold it"
                 ),
             ),
-            Rule(
-                "shared memory",
-                smem > limits.smem_bytes_per_cta,
-                lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
-            ),
-            Rule(
-                "oversized tile",
-                (m > max(128, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
-                lambda r: f"tile {m[r]}x{n[r]} for a product of {problem.m}x{problem.n}",
-            ),
-            Rule(
-                "cluster",
-                (cluster > 1) & (problem.m <= m),
-                lambda r: "a cluster shares B between tiles along M: there is one row of tiles",
-            ),
-            Rule(
-                "raster",
-                (group > 1) & ((cluster_rows == 1) | (columns == 1)),
-                lambda r: f"group_m {group[r]} equals group_m 1: one row or column of tiles",
-            ),
-            Rule(
-                "stages",
-                stages > np.maximum(3, 2 * steps),
-                lambda r: f"{stages[r]} stages for {steps} steps along K",
-            ),
+            shared_memory_rule(block_smem_bytes(problem, table), limits),
+            *walk_rules(problem, table, 128),
         ]
 
     def default(self, problem: Problem, limits: Limits) -> HopperBlockGemmConfig:
         """Tiles of 128 x 128, two sets of accumulators, in parts where units are short."""
         assert isinstance(problem, Gemm)
-        for n in (128, 64):
-            for stages in (5, 4, 3):
-                config = HopperBlockGemmConfig(
+        quant_k = SCALES[_mode(problem)][1]
+        return first_legal(
+            self,
+            problem,
+            limits,
+            (
+                HopperBlockGemmConfig(
                     block_m=128,
                     block_n=n,
                     stages=stages,
@@ -271,13 +239,13 @@ class HopperBlockGemm(Kernel):
                     store_buffers=1,
                     consumers=2,
                     sets=2,
-                    parts=1 if SCALES[_mode(problem)][1] == STAGE_BYTES else 2,
-                    spread=SCALES[_mode(problem)][1] == 32,
+                    parts=1 if quant_k == STAGE_BYTES else 2,
+                    spread=quant_k == 32,
                 )
-                table = ConfigTable.of([config])
-                if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
-                    return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+                for n in (128, 64)
+                for stages in (5, 4, 3)
+            ),
+        )
 
     @property
     def template(self) -> Path:
@@ -287,28 +255,23 @@ class HopperBlockGemm(Kernel):
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
         from tiles.kernels.cuda import gemm_hopper_blocks
-        from tiles.kernels.offline_cuda import facts_of
 
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperBlockGemmConfig)
-        scales = _mode(problem)
-        options = gemm_hopper_blocks.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            scales=scales,
-            config=config.to_dict(),
-        )
-        facts = facts_of(
+        scales, fields = _mode(problem), config.to_dict()
+        return compile_hopper(
             self.template.with_suffix(".cu"),
-            [option for option in options if not option.startswith("-arch=")],
-            gemm_hopper_blocks.threads(config.to_dict()),
+            gemm_hopper_blocks.options(
+                element=problem.recipe.activation.element.name,
+                out=problem.out,
+                scales=scales,
+                config=fields,
+            ),
             limits,
-            target=f"sm_{CAPABILITY}a",
+            threads=gemm_hopper_blocks.threads(fields),
+            dynamic_smem_bytes=gemm_hopper_blocks.smem_bytes(scales=scales, config=fields),
+            stages=config.stages,
         )
-        if facts is None:
-            return None
-        dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=config.to_dict())
-        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         from tiles.kernels.hopper_block_workload import HopperBlockWorkload

@@ -1,22 +1,36 @@
 """Descriptor of the Hopper GEMM in CUDA C++: its configurations and which of them are legal."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats import Scaling, TensorFormat, element
+from tiles.formats import Scaling, TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.hopper_rules import (
+    MAX_STAGES,
+    STAGE_BYTES,
+    STATIC_UNIT_BYTES,
+    STORE_BYTES,
+    compile_hopper,
+    first_legal,
+    product_refusal,
+    row_refusal,
+    shared_memory_rule,
+    walk_rules,
+)
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
 __all__ = [
+    "CONSUMERS",
+    "STAGE_BYTES",
     "HopperGemm",
     "HopperGemmConfig",
     "hopper_facts",
@@ -26,18 +40,10 @@ __all__ = [
 ]
 
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
-#: wgmma of this form exists on this capability alone: neither before nor after.
-CAPABILITY = 90
 CONSUMERS = 2
-#: Bytes of K in a pipeline stage: one row of the 128-byte swizzle.
-STAGE_BYTES = 128
 QUANT = 128
-#: Barriers, 16 bytes a stage, and scales of columns; rings begin at the next multiple of this.
-STATIC_UNIT_BYTES = 1024
-MAX_STAGES = 8
 #: Registers that the products of a consumer thread may take, sums of promoted ones included.
 MAX_ACCUMULATORS = 128
-ALIGNMENT_BYTES = 16
 
 #: Scalings of (activations, weights) by the launcher's name for them.
 _MODES = {
@@ -77,35 +83,20 @@ def hopper_refusal(name: str, problem: Problem, limits: Limits) -> str | None:
     Args:
         name: the family's.
     """
-    if not isinstance(problem, Gemm):
-        return f"{name} serves gemm problems, not {problem}"
-    if reason := coded_output(name, problem):
+    if isinstance(problem, Gemm) and (reason := coded_output(name, problem)):
         return reason
-    if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-        return f"{name} is for capability {CAPABILITY}, {limits.gpu} has another"
+    if reason := product_refusal(name, problem, limits, OPERANDS):
+        return reason
+    assert isinstance(problem, Gemm)
     recipe = problem.recipe
     a, b = recipe.activation, recipe.weight
-    if recipe.outliers is not None:
-        return f"{name} has no second product for outliers: {recipe.outliers}"
-    if a.element != b.element or a.element.name not in OPERANDS:
-        return (
-            f"{name} multiplies two of one element of {', '.join(OPERANDS)}, "
-            f"not {a.element} by {b.element}"
-        )
     mode = scale_mode(a, b)
     along_k = recipe.blockwise and a.element.bits != 8
     if mode is None or along_k or not (a.plain and b.plain):
         return f"{name} has no scale mode for {a} by {b}"
     if a.element.name == "int8" and not recipe.blockwise and problem.k > MAX_INT32_K:
         return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
-    rows = {
-        "K": problem.k * a.element.bits // 8,
-        "N": problem.n * element(problem.out).bits // 8,
-    }
-    for extent, row_bytes in rows.items():
-        if row_bytes % ALIGNMENT_BYTES:
-            return f"{extent}: rows of {row_bytes} bytes, the copy engine takes multiples of 16"
-    return None
+    return row_refusal(problem, problem.out)
 
 
 def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> NDArray[np.int64]:
@@ -115,10 +106,10 @@ def hopper_smem_bytes(problem: Gemm, table: ConfigTable, *, groups: int = 0) -> 
     tiles = stages * (m + table["block_n"]) * STAGE_BYTES
     scale_pitch = -(-(m + (4 if groups else 0)) * 4 // 128) * 128
     scales = -(-stages * scale_pitch // 1024) * 1024 if mode == "b1x128" else np.zeros_like(m)
-    staging = CONSUMERS * table["store_buffers"] * 64 * 128
+    staging = CONSUMERS * table["store_buffers"] * STORE_BYTES
     columns = CONSUMERS * table["block_n"] * 4 if mode == "row" else 0
     tiles_of_groups = 12 * groups + 4 if groups else 0
-    used = 16 * stages + columns + tiles_of_groups
+    used = 16 * stages + columns + tiles_of_groups  # barriers, scales of columns, the groups' table
     static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
     total: NDArray[np.int64] = static + tiles + scales + staging
     return total
@@ -129,29 +120,24 @@ def hopper_facts(
 ) -> CompileFacts | None:
     """Compile facts of ``gemm_hopper.cu`` for a product, or for one of ``groups``."""
     from tiles.kernels.cuda import gemm_hopper
-    from tiles.kernels.offline_cuda import facts_of
 
     scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
     assert scales is not None
-    options = gemm_hopper.options(
-        element=problem.recipe.activation.element.name,
-        out=problem.out,
-        scales=scales,
-        config=config.to_dict(),
-        groups=groups,
-    )
-    (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
-    facts = facts_of(
+    fields = config.to_dict()
+    return compile_hopper(
         Path(gemm_hopper.__file__).with_suffix(".cu"),
-        [option for option in options if not option.startswith("-arch=")],
-        gemm_hopper.THREADS,
+        gemm_hopper.options(
+            element=problem.recipe.activation.element.name,
+            out=problem.out,
+            scales=scales,
+            config=fields,
+            groups=groups,
+        ),
         limits,
-        target=target,
+        threads=gemm_hopper.THREADS,
+        dynamic_smem_bytes=gemm_hopper.smem_bytes(scales=scales, config=fields, groups=groups),
+        stages=config.stages,
     )
-    if facts is None:
-        return None
-    dynamic = gemm_hopper.smem_bytes(scales=scales, config=config.to_dict(), groups=groups)
-    return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
 
 class HopperGemm(Kernel):
@@ -186,11 +172,6 @@ class HopperGemm(Kernel):
         group, pingpong, buffers = (table[f] for f in ("group_m", "pingpong", "store_buffers"))
         rows = np.where(pingpong, m, m // CONSUMERS)
         held = rows * n // 128 * (2 if promoted else 1)
-        smem = hopper_smem_bytes(problem, table)
-        cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
-        columns = -(-problem.n // np.maximum(n, 1))
-        depth = STAGE_BYTES * 8 // problem.recipe.activation.element.bits
-        steps = -(-problem.k // depth)
         # The lowest tile there is serves any M: both warpgroups share it where products promote.
         lowest = 64 * (CONSUMERS if promoted else 1)
         return [
@@ -227,40 +208,20 @@ class HopperGemm(Kernel):
                 held > MAX_ACCUMULATORS,
                 lambda r: f"{held[r]} accumulators a thread > {MAX_ACCUMULATORS}",
             ),
-            Rule(
-                "shared memory",
-                smem > limits.smem_bytes_per_cta,
-                lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
-            ),
-            Rule(
-                "oversized tile",
-                (m > max(lowest, 2 * problem.m)) | (n > max(64, 2 * problem.n)),
-                lambda r: f"tile {m[r]}x{n[r]} for a product of {problem.m}x{problem.n}",
-            ),
-            Rule(
-                "cluster",
-                (cluster > 1) & (problem.m <= m),
-                lambda r: "a cluster shares B between tiles along M: there is one row of tiles",
-            ),
-            Rule(
-                "raster",
-                (group > 1) & ((cluster_rows == 1) | (columns == 1)),
-                lambda r: f"group_m {group[r]} equals group_m 1: one row or column of tiles",
-            ),
-            Rule(
-                "stages",
-                stages > np.maximum(3, 2 * steps),
-                lambda r: f"{stages[r]} stages for {steps} steps along K",
-            ),
+            shared_memory_rule(hopper_smem_bytes(problem, table), limits),
+            *walk_rules(problem, table, lowest),
         ]
 
     def default(self, problem: Problem, limits: Limits) -> HopperGemmConfig:
         """Tiles of 128 x 128, lower for few rows; turns where nothing is promoted."""
         assert isinstance(problem, Gemm)
         promoted = problem.recipe.blockwise
-        for m, n in ((128, 128), (64, 128), (128, 64), (64, 64)):
-            for stages in (5, 4, 3):
-                config = HopperGemmConfig(
+        return first_legal(
+            self,
+            problem,
+            limits,
+            (
+                HopperGemmConfig(
                     block_m=128 if promoted else m,
                     block_n=n,
                     stages=stages,
@@ -269,10 +230,10 @@ class HopperGemm(Kernel):
                     pingpong=not promoted,
                     store_buffers=1,
                 )
-                table = ConfigTable.of([config])
-                if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
-                    return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+                for m, n in ((128, 128), (64, 128), (128, 64), (64, 64))
+                for stages in (5, 4, 3)
+            ),
+        )
 
     @property
     def template(self) -> Path:

@@ -15,6 +15,7 @@ from tiles.kernels.hopper_gemm import (
     hopper_smem_bytes,
     scale_mode,
 )
+from tiles.kernels.hopper_rules import first_legal, shared_memory_rule
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import GroupedGemm, Problem, RowOrder
 
@@ -23,6 +24,8 @@ __all__ = ["HopperGroupedGemm"]
 #: Modes that groups have, and experts whose table fits shared memory; as the launcher says.
 SCALES = ("none", "row", "b1x128")
 MAX_GROUPS = 1024
+#: As ``cuda/hopper_grid.py`` has it, which may not be imported here.
+MAX_EXTENT = 2**31 - 1024
 
 
 class HopperGroupedGemm(Kernel):
@@ -44,6 +47,10 @@ class HopperGroupedGemm(Kernel):
             return f"{self.name} has scales {', '.join(SCALES)}, not {mode}"
         if problem.experts > MAX_GROUPS:
             return f"{problem.experts} experts > {MAX_GROUPS}"
+        together = {"rows of A": problem.a_rows, "experts x N": problem.experts * problem.n}
+        for name, extent in together.items():
+            if extent > MAX_EXTENT:
+                return f"{name} {extent} > {MAX_EXTENT}: the kernel's coordinates have 31 bits"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
@@ -57,11 +64,7 @@ class HopperGroupedGemm(Kernel):
         assert isinstance(problem, GroupedGemm)
         single = expert_gemm(problem)
         smem = hopper_smem_bytes(single, table, groups=problem.experts)
-        shared = Rule(
-            "shared memory",
-            smem > limits.smem_bytes_per_cta,
-            lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
-        )
+        shared = shared_memory_rule(smem, limits)
         rules = HopperGemm().rules(single, table, limits)
         return [shared if rule.name == shared.name else rule for rule in rules]
 
@@ -69,12 +72,8 @@ class HopperGroupedGemm(Kernel):
         """The plain product's, with fewer stages where the groups' table needs their room."""
         assert isinstance(problem, GroupedGemm)
         config = HopperGemm().default(expert_gemm(problem), limits)
-        for stages in range(config.stages, 1, -1):
-            fewer = replace(config, stages=stages)
-            rules = self.rules(problem, ConfigTable.of([fewer]), limits)
-            if not any(rule.broken[0] for rule in rules):
-                return fewer
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        fewer = (replace(config, stages=stages) for stages in range(config.stages, 1, -1))
+        return first_legal(self, problem, limits, fewer)
 
     @property
     def template(self) -> Path:

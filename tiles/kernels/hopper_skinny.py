@@ -1,6 +1,6 @@
 """Descriptor of the Hopper GEMM for few rows or few tiles: its configurations and their rules."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
-from tiles.kernels.hopper_gemm import QUANT, STAGE_BYTES, hopper_refusal, scale_mode
+from tiles.kernels.hopper_gemm import QUANT, hopper_refusal, scale_mode
+from tiles.kernels.hopper_rules import (
+    STAGE_BYTES,
+    compile_hopper,
+    first_legal,
+    shared_memory_rule,
+)
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
@@ -100,7 +106,6 @@ class HopperSkinnyGemm(Kernel):
         room = np.zeros_like(n)
         for width, counts in ACCUMULATORS.items():
             room = np.where(n == width, counts[promoted], room)
-        smem = skinny_smem_bytes(problem, table)
         by_rows = mode == "b128x128"
         widest = _widest(problem.m, by_rows)
         tallest = max(64, -(-problem.n // 64) * 64)
@@ -137,11 +142,7 @@ class HopperSkinnyGemm(Kernel):
                     "leave room for"
                 ),
             ),
-            Rule(
-                "shared memory",
-                smem > limits.smem_bytes_per_cta,
-                lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
-            ),
+            shared_memory_rule(skinny_smem_bytes(problem, table), limits),
             Rule(
                 "oversized tile",
                 (m > widest) | (n > tallest),
@@ -181,15 +182,15 @@ class HopperSkinnyGemm(Kernel):
             c for c in CLUSTERS if c == 1 or (c * tiles <= DEFAULT_CTAS and 4 * c <= steps)
         )
         most = DEFAULT_SMEM_BYTES if m <= 32 else WIDE_SMEM_BYTES
-        for stages in (8, 6, 5, 4, 3, 2):
-            config = HopperSkinnyConfig(
+        configs = [
+            HopperSkinnyConfig(
                 block_m=m, block_n=n, stages=stages, cluster=cluster, interleaved=False
             )
-            table = ConfigTable.of([config])
-            fits = stages == 2 or skinny_smem_bytes(problem, table)[0] <= most
-            if fits and not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
-                return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+            for stages in (8, 6, 5, 4, 3, 2)
+        ]
+        small = skinny_smem_bytes(problem, ConfigTable.of(configs)) <= most
+        fitting = [c for c, fits in zip(configs, small, strict=True) if fits or c.stages == 2]
+        return first_legal(self, problem, limits, fitting)
 
     @property
     def template(self) -> Path:
@@ -199,31 +200,25 @@ class HopperSkinnyGemm(Kernel):
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
         from tiles.kernels.cuda import gemm_hopper_skinny
-        from tiles.kernels.offline_cuda import facts_of
 
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperSkinnyConfig)
         scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
         assert scales is not None
         fields = config.to_dict()
-        options = gemm_hopper_skinny.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            scales=scales,
-            config=fields,
-        )
-        (target,) = (o.removeprefix("-arch=") for o in options if o.startswith("-arch="))
-        facts = facts_of(
+        return compile_hopper(
             self.template.with_suffix(".cu"),
-            [option for option in options if not option.startswith("-arch=")],
-            gemm_hopper_skinny.threads(fields),
+            gemm_hopper_skinny.options(
+                element=problem.recipe.activation.element.name,
+                out=problem.out,
+                scales=scales,
+                config=fields,
+            ),
             limits,
-            target=target,
+            threads=gemm_hopper_skinny.threads(fields),
+            dynamic_smem_bytes=gemm_hopper_skinny.smem_bytes(scales=scales, config=fields),
+            stages=config.stages,
         )
-        if facts is None:
-            return None
-        dynamic = gemm_hopper_skinny.smem_bytes(scales=scales, config=fields)
-        return replace(facts, smem_bytes=facts.smem_bytes + dynamic, pipeline_depth=config.stages)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
         from tiles.kernels.hopper_skinny_workload import HopperSkinnyWorkload

@@ -1,30 +1,29 @@
-"""What the launchers of the dataflow kernels share: checks, parameter blocks, alignment, keys."""
+"""What the launchers of the dataflow kernels share: checks, parameter blocks, alignment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from .block_arrays import check_array, check_matrix
-from .modules import load
+from .block_arrays import check_array, check_matrix, check_one_device, check_scales
+from .compiler_options import check_choices, check_fields
+from .overlap import check_apart
 
 __all__ = [
     "ELEMENTS",
-    "KEYS",
     "aligned",
-    "check_codes",
     "check_config",
+    "check_epsilon",
     "check_format",
+    "check_matrices",
+    "check_memory",
+    "check_optional",
     "check_vector",
-    "compiled",
+    "parameter_block",
     "pointer",
     "power_of_two",
-    "round_keys",
-    "strides",
 ]
 
 #: Code formats by macro value; e4m3fn arrives as a uint8 view.
@@ -32,38 +31,11 @@ ELEMENTS = ("int8", "e4m3fn")
 DTYPES = {"int8": "int8", "e4m3fn": "uint8"}
 #: Codes that a thread moves at once.
 VECTOR = 16
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-#: NumPy's type of ``RoundKeys``.
-KEYS = (np.uint32, (20,))
 
 
 def power_of_two(value: int) -> bool:
     """True for 1, 2, 4, ..."""
     return value > 0 and value & (value - 1) == 0
-
-
-def round_keys(seed: int) -> Any:
-    """Philox's ten keys of a 64-bit seed, low words at even places.
-
-    Raises:
-        ValueError: the seed is not a 64-bit unsigned integer.
-    """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
-    halves = (seed & 0xFFFFFFFF, seed >> 32)
-    keys = [(halves[k % 2] + k // 2 * _WEYL[k % 2]) & 0xFFFFFFFF for k in range(20)]
-    return np.array(keys, np.uint32)
-
-
-@cache
-def compiled(device: int, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Any:
-    """Kernels of a source file by name; ``device`` is the current device, for which CuPy compiles.
-
-    Raises:
-        ImportError: CuPy is missing.
-    """
-    module = load(Path(__file__).with_name(source), options)
-    return tuple(module.get_function(name) for name in names)
 
 
 def check_format(element: str, block: tuple[int, int]) -> None:
@@ -72,8 +44,7 @@ def check_format(element: str, block: tuple[int, int]) -> None:
     Raises:
         ValueError: an unknown element, or blocks that are no powers of two at least 16 wide.
     """
-    if element not in ELEMENTS:
-        raise ValueError(f"element {element!r}: choose one of {', '.join(ELEMENTS)}")
+    check_choices({"element": (element, ELEMENTS)})
     if len(block) != 2 or not all(map(power_of_two, block)) or block[1] < VECTOR:
         raise ValueError(
             f"block = {tuple(block)}: rows and columns must be powers of two, at least {VECTOR} "
@@ -87,8 +58,7 @@ def check_config(config: Mapping[str, int | bool], fields: tuple[str, ...], bloc
     Raises:
         ValueError: fields are missing or unknown, or threads and lanes do not fit the block.
     """
-    if sorted(config) != sorted(fields):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(fields)}")
+    check_fields(config, fields)
     threads, lanes = int(config["threads"]), int(config["lanes"])
     if not power_of_two(threads) or not 32 <= threads <= 1024:
         raise ValueError(f"threads = {threads}: it must be a power of two from 32 to 1024")
@@ -100,14 +70,54 @@ def check_config(config: Mapping[str, int | bool], fields: tuple[str, ...], bloc
         )
 
 
-def check_codes(name: str, array: Any, element: str, shape: tuple[int, ...]) -> None:
-    """Refuse what is no contiguous matrix of codes of that shape.
+def check_matrices(
+    codes: Mapping[str, Any],
+    scales: Mapping[str, Any],
+    element: str,
+    shape: tuple[int, ...],
+    block: tuple[int, int],
+) -> None:
+    """Refuse what are no contiguous matrices of codes of that shape, with one scale a block.
 
     Raises:
         TypeError: no CuPy array, or of another dtype; ValueError: shape or strides.
     """
-    check_array(name, array, (DTYPES[element],))
-    check_matrix(name, array, shape)
+    for name, array in codes.items():
+        check_array(name, array, (DTYPES[element],))
+        check_matrix(name, array, shape)
+    for name, array in scales.items():
+        check_scales(name, array, shape, block)
+
+
+def check_optional(op: str, given: Mapping[str, Any], taken: Collection[str]) -> None:
+    """Refuse an array that the operator does not take.
+
+    Raises:
+        ValueError: names it.
+    """
+    for name, array in given.items():
+        if array is not None and name not in taken:
+            raise ValueError(f"{name} is given: {op} takes none")
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse what keeps no variance from zero.
+
+    Raises:
+        ValueError: not positive.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon = {epsilon}: it must be positive")
+
+
+def check_memory(written: Mapping[str, Any], read: Mapping[str, Any]) -> None:
+    """Refuse arrays on several devices, and outputs that share memory with others.
+
+    Raises:
+        ValueError: names them.
+    """
+    check_one_device({**read, **written})
+    check_apart(written, read)
 
 
 def check_vector(name: str, array: Any, shape: tuple[int, ...], why: str) -> None:
@@ -136,6 +146,25 @@ def pointer(array: Any) -> int:
     return 0 if array is None else int(array.data.ptr)
 
 
-def strides(scales: Any) -> tuple[int, int]:
-    """Row and column stride of scales in elements; zeros for none."""
-    return (0, 0) if scales is None else (int(scales.strides[0]) // 4, int(scales.strides[1]) // 4)
+def parameter_block(
+    dtype: np.dtype[Any],
+    arrays: Mapping[str, Any],
+    scales: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+) -> Any:
+    """A kernel's struct of parameters: addresses, strides of scales in elements, numbers.
+
+    Args:
+        arrays: by argument; those without a field of the struct are left out.
+        scales: by the prefix of their strides' fields; ``None`` has none.
+    """
+    block = np.zeros((), dtype)
+    for name, array in arrays.items():
+        if name in (dtype.names or ()):
+            block[name] = pointer(array)
+    for name, array in scales.items():
+        if array is not None:
+            block[f"{name}_row"], block[f"{name}_col"] = (int(s) // 4 for s in array.strides)
+    for name, value in numbers.items():
+        block[name] = value
+    return block[()]

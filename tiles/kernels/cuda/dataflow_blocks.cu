@@ -198,11 +198,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         }
         float scale = active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride)
                              : 1.0f;
-        bool poisoned = !(scale <= FLOAT_MAX);
+        bool is_nan = !(scale <= FLOAT_MAX);
         float unit = scale;
 #if BINARY
         unit = active ? __ldg(p.dy_scales + down * p.dy_row_stride + right * p.dy_col_stride) : 1.0f;
-        poisoned = poisoned || !(unit <= FLOAT_MAX);
+        is_nan = is_nan || !(unit <= FLOAT_MAX);
 #elif OP == DROPOUT
         unit = scale * p.keep_scale;
 #elif NORM
@@ -237,14 +237,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
             for (int k = 0; k < VECTOR; ++k) peak = larger(peak, fabsf(y[i][k]));
         }
         peak = block_peak(peak, of_warp);
-        const OutputScale out = output_scale(peak, unit, poisoned);
+        const OutputScale out = output_scale(peak, unit, is_nan);
         if (active && lane == 0)
             p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const Place at = place_of(first, i, p.cols);
             u32 words[WORDS];
-            encode(y[i], out.multiplier, out.poisoned, at.index, p.keys, words);
+            encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words);
             if (at.row < end_row && at.col < p.cols)
                 store_codes(p.out, at.index, at.col, p.cols, words);
         }

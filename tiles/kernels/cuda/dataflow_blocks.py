@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import dataflow_arguments as arguments
-from .block_arrays import check_one_device, check_scales, division
-from .overlap import check_apart
+from .block_arrays import division
+from .compiler_options import check_choices, macro_options
+from .launches import functions, run
+from .philox_keys import KEYS, round_keys
 
 __all__ = [
     "OPS",
@@ -39,8 +41,8 @@ PARAMETERS = np.dtype(
         *((name, np.int64) for name in (
             "rows", "cols", "x_row", "x_col", "dy_row", "dy_col", "out_row", "out_col",
         )),
-        ("keys", *arguments.KEYS),
-        ("mask_keys", *arguments.KEYS),
+        ("keys", KEYS),
+        ("mask_keys", KEYS),
         *((name, np.uint32) for name in ("blocks", "across", "magic", "shift", "drop_below")),
         *((name, np.float32) for name in ("keep_scale", "epsilon")),
     ],
@@ -76,8 +78,7 @@ def options(
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
-    if op not in OPS:
-        raise ValueError(f"op {op!r}: choose one of {', '.join(OPS)}")
+    check_choices({"op": (op, OPS)})
     arguments.check_format(element, block)
     arguments.check_config(config, FIELDS, block)
     for name in ("steps", "ctas"):
@@ -94,7 +95,7 @@ def options(
         "LANES": int(config["lanes"]),
         "CTAS": int(config["ctas"]),
     }
-    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+    return macro_options(macros)
 
 
 def smem_bytes(config: Mapping[str, int | bool]) -> int:
@@ -131,65 +132,49 @@ def prepare(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    options(
-        op=op, element=element, block=block, stochastic=stochastic, aligned=False, config=config
-    )
+    chosen: dict[str, Any] = {
+        "op": op, "element": element, "block": block, "stochastic": stochastic, "config": config,
+    }  # fmt: skip
+    options(**chosen, aligned=False)
     shape = tuple(getattr(x, "shape", ()))
-    backward, norm = op.endswith("-bwd"), op.endswith("-apply")
     codes, scales = {"x": x}, {"x_scales": x_scales}
-    written = {"out": out, "out_scales": out_scales}
-    if backward:
+    if op.endswith("-bwd"):
         codes["dy"], scales["dy_scales"] = dy, dy_scales
-    for name, array in (*codes.items(), ("out", out)):
-        arguments.check_codes(name, array, element, shape)
-    for name, array in (*scales.items(), ("out_scales", out_scales)):
-        check_scales(name, array, shape, block)
+    written = {"out": out, "out_scales": out_scales}
+    arguments.check_matrices(
+        {**codes, "out": out}, {**scales, "out_scales": out_scales}, element, shape, block
+    )
     vectors: dict[str, Any] = {}
-    if norm:
+    if op.endswith("-apply"):
         vectors = {"mean": mean, "variance": variance, "gamma": gamma}
         if op == "layernorm-apply":
             vectors["beta"] = beta
         for name, array in vectors.items():
             extent = shape[0] if name in ("mean", "variance") else shape[1]
             arguments.check_vector(name, array, (extent,), f"{op} reads it")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon = {epsilon}: it must be positive")
+        arguments.check_epsilon(epsilon)
     given = {"dy": dy, "mean": mean, "variance": variance, "gamma": gamma, "beta": beta}
-    for name, array in given.items():
-        if array is not None and name not in (*codes, *vectors):
-            raise ValueError(f"{name} is given: {op} takes none")
+    arguments.check_optional(op, given, {**codes, **vectors})
     if probability and op != "dropout":
         raise ValueError(f"probability = {probability}: only dropout takes one")
     below = drop_below(probability)
-    check_one_device({**codes, **scales, **vectors, **written})
-    check_apart(written, {**codes, **scales, **vectors})
-    threads, steps = int(config["threads"]), int(config["steps"])
+    read = {**codes, **scales, **vectors}
+    arguments.check_memory(written, read)
     across = int(x_scales.shape[1])
     blocks = int(x_scales.shape[0]) * across
     magic, shift = division(across)
-    parameters = np.zeros((), PARAMETERS)
-    for name, array in {**codes, **scales, **vectors, **written}.items():
-        parameters[name] = arguments.pointer(array)
-    parameters["rows"], parameters["cols"] = shape
-    for name, array in (("x", x_scales), ("dy", dy_scales), ("out", out_scales)):
-        parameters[f"{name}_row"], parameters[f"{name}_col"] = arguments.strides(array)
-    parameters["keys"] = arguments.round_keys(seed)
-    parameters["mask_keys"] = arguments.round_keys(mask_seed)
-    parameters["blocks"], parameters["across"] = blocks, across
-    parameters["magic"], parameters["shift"] = magic, shift
-    parameters["drop_below"], parameters["keep_scale"] = below, 65536 / (65536 - below)
-    parameters["epsilon"] = epsilon
+    numbers = {
+        "rows": shape[0], "cols": shape[1], "blocks": blocks, "across": across, "magic": magic,
+        "shift": shift, "keys": round_keys(seed), "mask_keys": round_keys(mask_seed),
+        "drop_below": below, "keep_scale": 65536 / (65536 - below), "epsilon": epsilon,
+    }  # fmt: skip
+    laid_out = {"x": x_scales, "dy": dy_scales, "out": out_scales}
+    parameters = arguments.parameter_block(PARAMETERS, {**read, **written}, laid_out, numbers)
     columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
-    chosen = options(
-        op=op,
-        element=element,
-        block=block,
-        stochastic=stochastic,
-        aligned=arguments.aligned(shape[1], {**codes, **columns, "out": out}),
-        config=config,
-    )
-    ctas = -(-blocks // (threads // int(config["lanes"]) * steps))
-    return chosen, ctas, smem_bytes(config), parameters[()]
+    straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
+    groups = int(config["threads"]) // int(config["lanes"])
+    ctas = -(-blocks // (groups * int(config["steps"])))
+    return options(**chosen, aligned=straight), ctas, smem_bytes(config), parameters
 
 
 def launch(
@@ -223,13 +208,9 @@ def launch(
     """
     chosen, ctas, smem, parameters = prepare(x, x_scales, out, out_scales, **rest)
     with x.device:
-        (kernel,) = arguments.compiled(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
-        grid, threads = (ctas,), (int(rest["config"]["threads"]),)
-        if stream is None:
-            kernel(grid, threads, (parameters,), shared_mem=smem)
-        else:
-            with stream:
-                kernel(grid, threads, (parameters,), shared_mem=smem)
+        (kernel,) = functions(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
+        threads = int(rest["config"]["threads"])
+        run(kernel, ctas, threads, (parameters,), smem_bytes=smem, stream=stream)
 
 
 def precompile(x: Any, x_scales: Any, out: Any, out_scales: Any, **rest: Any) -> None:
@@ -240,4 +221,4 @@ def precompile(x: Any, x_scales: Any, out: Any, out_scales: Any, **rest: Any) ->
     """
     chosen, *_ = prepare(x, x_scales, out, out_scales, **rest)
     with x.device:
-        arguments.compiled(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
+        functions(x.device.id, SOURCE, chosen, ("dataflow_blocks",))

@@ -21,7 +21,7 @@ typedef long long i64;
 #define VECTORS_PER_ROW (BLOCK_COLS / VECTOR)
 #define ITEMS (BLOCK_ROWS * BLOCK_COLS / VECTOR / LANES)  // vectors of a block that a thread has
 #define CODE_MAX (ELEMENT == 0 ? 127.0f : 448.0f)
-#define POISONED_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
+#define NAN_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
 #define FLOAT_MAX 3.402823466e38f
 
 #ifndef ON_HOST
@@ -206,7 +206,7 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random
 #endif
 
 // Codes of 16 values whose flat index is `index`, as four words.
-DEVICE void encode(const float *values, float multiplier, bool poisoned, i64 index,
+DEVICE void encode(const float *values, float multiplier, bool is_nan, i64 index,
                    const RoundKeys &keys, u32 *words) {
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
@@ -215,7 +215,7 @@ DEVICE void encode(const float *values, float multiplier, bool poisoned, i64 ind
 #else
         words[w] = encode_nearest(values + 4 * w, multiplier);
 #endif
-        if (poisoned) words[w] = POISONED_WORD;
+        if (is_nan) words[w] = NAN_WORD;
     }
 }
 
@@ -224,12 +224,12 @@ DEVICE void encode(const float *values, float multiplier, bool poisoned, i64 ind
 struct OutputScale {
     float scale;       // as it is stored
     float multiplier;  // of the values in registers
-    bool poisoned;
+    bool is_nan;
 };
 
 // From the largest magnitude in registers, whose unit is `unit`; poison is any input scale that is
 // not finite.
-DEVICE OutputScale output_scale(float peak, float unit, bool poisoned) {
+DEVICE OutputScale output_scale(float peak, float unit, bool is_nan) {
     OutputScale out;
     float amax = peak * unit;
     // amax / CODE_MAX correctly rounded by Markstein's theorem (IBM J. R&D 34, 1990).
@@ -238,9 +238,9 @@ DEVICE OutputScale output_scale(float peak, float unit, bool poisoned) {
     float scale = __fmaf_rn(__fmaf_rn(-CODE_MAX, quotient, amax), reciprocal, quotient);
     // The reciprocal and two products err by less than 6 units of 2^-24 together.
     float multiplier = reciprocal_approximate(peak) * (CODE_MAX * (1.0f - 6.0f * 0x1p-24f));
-    out.poisoned = poisoned || !(amax <= FLOAT_MAX);
+    out.is_nan = is_nan || !(amax <= FLOAT_MAX);
     bool zero = !(scale > 0.0f) || !(multiplier <= FLOAT_MAX);
-    out.scale = out.poisoned ? as_float(0x7fc00000u) : zero ? 1.0f : scale;
+    out.scale = out.is_nan ? as_float(0x7fc00000u) : zero ? 1.0f : scale;
     out.multiplier = zero ? 0.0f : multiplier;
     return out;
 }

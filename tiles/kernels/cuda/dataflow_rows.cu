@@ -7,9 +7,7 @@
 // depend on timing.  Within a CTA, LANES threads share a block as in dataflow_blocks.cu; GROUPS of
 // them take DOWN blocks below one another, GROUPS / DOWN side by side, and step along the columns.
 //
-// Statistics are mean and variance of what the codes stand for: of the stored sum, not of the one
-// before rounding.  int8 sums and squares of 16 codes are integers and exact; means and second
-// moments about them are merged by Chan's formula, so a large mean costs no digits.
+// Statistics are of what the codes stand for: of the stored sum, not of the one before rounding.
 //
 // Backward also sums over rows: each cluster walks through row groups and keeps its columns' sums in
 // registers; what clusters leave is added up by dataflow_column_sums in their order.
@@ -51,211 +49,20 @@ struct RowOperands {
     float epsilon;
 };
 
-#ifndef ON_HOST
-#if SPLITS > 1
-#define CLUSTER __cluster_dims__(SPLITS, 1, 1)
-#else
-#define CLUSTER
-#endif
+#include "dataflow_cluster.cuh"
+#include "dataflow_row_sums.cuh"
 
-// All threads of the cluster; shared memory written before is seen after.
-DEVICE void cluster_sync() {
-#if SPLITS > 1
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
-#else
-    __syncthreads();
-#endif
-}
-
-// A float at the same place in the shared memory of a CTA of the cluster.
-DEVICE float of_cta(const float *place, u32 rank) {
-#if SPLITS > 1
-    u32 local = (u32)__cvta_generic_to_shared(place), remote;
-    float value;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
-    return value;
-#else
-    return *place;
-#endif
-}
-
-DEVICE void copy_async(uint4 *to, const u8 *from) {
-    u32 place = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
-}
-
-DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#endif
-
-// ---- Row statistics.
-
-struct Moments {
-    float count, mean, second;  // second: sum of squares about the mean
-};
-
-// Of both sets together (Chan, Golub and LeVeque, 1983).
-DEVICE Moments merged(const Moments &a, const Moments &b) {
-    float count = a.count + b.count;
-    float share = count > 0.0f ? b.count * reciprocal_approximate(count) : 0.0f;
-    float apart = b.mean - a.mean;
-    Moments both;
-    both.count = count;
-    both.mean = __fmaf_rn(apart, share, a.mean);
-    both.second = a.second + __fmaf_rn(apart * apart, a.count * share, b.second);
-    return both;
-}
-
-// Of a vector's first `count` codes under a scale; the others are zero.
-DEVICE Moments moments(const u32 *words, float scale, int count) {
-    Moments m;
-    m.count = (float)count;
-    const float share = 1.0f / (float)(count > 0 ? count : 1);
-#if ELEMENT == 0
-    int sum = 0, squares = 0;
-#pragma unroll
-    for (int w = 0; w < WORDS; ++w) {
-        sum = __dp4a((int)words[w], 0x01010101, sum);
-        squares = __dp4a((int)words[w], (int)words[w], squares);
-    }
-    m.mean = (float)sum * share * scale;
-    m.second = (float)(count * squares - sum * sum) * share * scale * scale;
-#else
-    float values[VECTOR], sum = 0.0f, second = 0.0f;
-#pragma unroll
-    for (int w = 0; w < WORDS; ++w) decode(words[w], values + 4 * w);
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k) sum += values[k];
-    const float mean = sum * share;
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k)
-        if (k < count) second = __fmaf_rn(values[k] - mean, values[k] - mean, second);
-    m.mean = mean * scale;
-    m.second = second * scale * scale;
-#endif
-    return m;
-}
-
-DEVICE int columns_inside(const Place &at, const RowOperands &p) {
-#if ALIGNED
-    return at.row < p.rows && at.col < p.cols ? VECTOR : 0;
-#else
-    i64 left = p.cols - at.col;
-    return at.row < p.rows ? (int)(left < 0 ? 0 : left < VECTOR ? left : VECTOR) : 0;
-#endif
-}
-
-// What the threads of a CTA share beside codes.
-struct Exchange {
-    float *of_warp;     // THREADS / 32
-    float *of_group;    // (GROUPS_ACROSS, ROWS, 4)
-    float *of_share;    // (ROWS, 4): what other CTAs read
-    float *first;       // (ROWS) mean, or in backward the mean gradient
-    float *second;      // (ROWS) 1 / standard deviation, or the mean of gradient x normalised
-};
-
-DEVICE Moments moments_at(const float *three) {
-    Moments m = {three[0], three[1], three[2]};
-    return m;
-}
-
-// Rows' moments over the whole cluster from threads' own; called by all, leaves mean and rstd.
-DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments *own, u32 lane,
-                           u32 down, u32 side, i64 top, u32 rank) {
-#pragma unroll
-    for (int s = 0; s < SLOTS; ++s) {
-#pragma unroll
-        for (int distance = 1; distance < LANES_PER_ROW; distance *= 2) {
-            Moments other;
-            other.count = __shfl_xor_sync(0xffffffffu, own[s].count, distance);
-            other.mean = __shfl_xor_sync(0xffffffffu, own[s].mean, distance);
-            other.second = __shfl_xor_sync(0xffffffffu, own[s].second, distance);
-            own[s] = merged(own[s], other);
-        }
-        const u32 row = down * BLOCK_ROWS + lane / LANES_PER_ROW + s * (LANES / LANES_PER_ROW);
-        float *three = shared.of_group + 4 * (side * ROWS + row);
-        if (lane % LANES_PER_ROW == 0)
-            three[0] = own[s].count, three[1] = own[s].mean, three[2] = own[s].second;
-    }
-    __syncthreads();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        Moments all = moments_at(shared.of_group + 4 * row);
-        for (u32 g = 1; g < GROUPS_ACROSS; ++g)
-            all = merged(all, moments_at(shared.of_group + 4 * (g * ROWS + row)));
-        float *three = shared.of_share + 4 * row;
-        three[0] = all.count, three[1] = all.mean, three[2] = all.second;
-    }
-    cluster_sync();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        Moments all = {0.0f, 0.0f, 0.0f};
-        for (u32 r = 0; r < SPLITS; ++r) {
-            const float *three = shared.of_share + 4 * row;
-            Moments other = {of_cta(three, r), of_cta(three + 1, r), of_cta(three + 2, r)};
-            all = r == 0 ? other : merged(all, other);
-        }
-        const float variance = all.second / (float)p.cols;
-        const float spread = CENTRED ? variance : __fmaf_rn(all.mean, all.mean, variance);
-        shared.first[row] = all.mean;
-        shared.second[row] = rsqrtf(spread + p.epsilon);
-        if (rank == 0 && top + row < p.rows) {
-            p.mean[top + row] = all.mean;
-            p.variance[top + row] = variance;
-        }
-    }
-    cluster_sync();  // nobody reads another's share any more; means are seen by all
-}
-
-// Adds two sums a row over lanes, groups and CTAs; leaves their means over the columns.
-DEVICE void reduce_sums(const RowOperands &p, const Exchange &shared, const float *first,
-                        const float *second, u32 lane, u32 down, u32 side) {
-#pragma unroll
-    for (int s = 0; s < SLOTS; ++s) {
-        float a = first[s], b = second[s];
-#pragma unroll
-        for (int distance = 1; distance < LANES_PER_ROW; distance *= 2) {
-            a += __shfl_xor_sync(0xffffffffu, a, distance);
-            b += __shfl_xor_sync(0xffffffffu, b, distance);
-        }
-        const u32 row = down * BLOCK_ROWS + lane / LANES_PER_ROW + s * (LANES / LANES_PER_ROW);
-        float *two = shared.of_group + 4 * (side * ROWS + row);
-        if (lane % LANES_PER_ROW == 0) two[0] = a, two[1] = b;
-    }
-    __syncthreads();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f;
-        for (u32 g = 0; g < GROUPS_ACROSS; ++g) {
-            const float *two = shared.of_group + 4 * (g * ROWS + row);
-            a += two[0], b += two[1];
-        }
-        shared.of_share[4 * row] = a, shared.of_share[4 * row + 1] = b;
-    }
-    cluster_sync();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f;
-        for (u32 r = 0; r < SPLITS; ++r) {
-            a += of_cta(shared.of_share + 4 * row, r);
-            b += of_cta(shared.of_share + 4 * row + 1, r);
-        }
-        shared.first[row] = a / (float)p.cols;
-        shared.second[row] = b / (float)p.cols;
-    }
-    cluster_sync();
-}
-
-// ---- One block of output.
-
-DEVICE void quantise_block(const RowOperands &p, const Exchange &shared, const Place &first,
-                           bool active, float (*y)[VECTOR], float peak, bool poisoned, u32 down,
+DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const Place &first,
+                           bool active, float (*y)[VECTOR], float peak, bool is_nan, u32 down,
                            u32 right, u32 lane, u32 (*words)[WORDS], float &scale) {
-    const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, poisoned);
+    const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
     if (active && lane == 0)
         p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Place at = place_of(first, i, p.cols);
-        encode(y[i], out.multiplier, out.poisoned, at.index, p.keys, words[i]);
+        encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words[i]);
         if (active && at.row < p.rows && at.col < p.cols)
             store_codes(p.out, at.index, at.col, p.cols, words[i]);
     }
@@ -277,55 +84,6 @@ DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i6
     if (inside) load_codes(codes, at.index, at.col, cols, words);
     *slot = make_uint4(words[0], words[1], words[2], words[3]);
 }
-
-#if BACKWARD
-// Columns' sums over the ROWS rows in shared memory, added to a thread's own words of 4 columns.
-DEVICE void add_columns(const RowOperands &p, const uint4 *codes, const float2 *normals, i64 top,
-                        u32 first_block, u32 end_block, float (*sums)[8]) {
-    const u32 *x_words = (const u32 *)codes;
-    const u32 *dy_words = (const u32 *)(codes + (u64)p.steps * ITEMS * THREADS);
-#pragma unroll
-    for (int j = 0; j < COLUMN_STEPS; ++j) {
-        const u32 col = 4 * (threadIdx.x + j * THREADS);  // within the CTA's share
-        const u32 block = col / BLOCK_COLS;
-        if (first_block + block >= end_block) continue;
-        const u32 step = block / GROUPS_ACROSS, side = block % GROUPS_ACROSS;
-        for (u32 d = 0; d < DOWN; ++d) {
-            const u32 down = (u32)(top / BLOCK_ROWS) + d;
-            if ((i64)down * BLOCK_ROWS >= p.rows) continue;
-            const u32 right = first_block + block;
-            const float x_scale = __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride);
-            const float dy_scale =
-                __ldg(p.other_scales + down * p.other_row_stride + right * p.other_col_stride);
-            float products[4] = {0.0f, 0.0f, 0.0f, 0.0f}, plain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            // In steps of 32, where every address is a constant beside the first.
-            for (u32 r0 = 0; r0 < BLOCK_ROWS; r0 += 32)
-#pragma unroll
-            for (u32 r = r0; r < r0 + (BLOCK_ROWS < 32 ? BLOCK_ROWS : 32); ++r) {
-                const u32 vector = r * VECTORS_PER_ROW + col % BLOCK_COLS / VECTOR;
-                const u32 thread = (side * DOWN + d) * LANES + vector % LANES;
-                const u32 place = ((step * ITEMS + vector / LANES) * THREADS + thread) * WORDS +
-                                  col % VECTOR / 4;
-                const float2 normal = normals[d * BLOCK_ROWS + r];
-                const float factor = x_scale * normal.x;
-                float x[4], dy[4];
-                decode(x_words[place], x);
-                decode(dy_words[place], dy);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    products[k] = __fmaf_rn(dy[k], __fmaf_rn(x[k], factor, normal.y), products[k]);
-                    plain[k] += dy[k];
-                }
-            }
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                sums[j][k] = __fmaf_rn(products[k], dy_scale, sums[j][k]);
-                sums[j][4 + k] = __fmaf_rn(plain[k], dy_scale, sums[j][4 + k]);
-            }
-        }
-    }
-}
-#endif
 
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     dataflow_rows(const RowOperands p) {
@@ -434,8 +192,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
                     }
                 }
             }
-            const bool poisoned = !(x_scale <= FLOAT_MAX) || !(other_scale <= FLOAT_MAX);
-            quantise_block(p, shared, first, active, y, peak, poisoned, down, right, lane, words,
+            const bool is_nan = !(x_scale <= FLOAT_MAX) || !(other_scale <= FLOAT_MAX);
+            quantize_block(p, shared, first, active, y, peak, is_nan, down, right, lane, words,
                            scale);
 #else
             const float scale = x_scale;
@@ -497,12 +255,12 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             const Place first = first_place(down, right, lane, p.cols);
             const float x_scale =
                 active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride) : 1.0f;
-            bool poisoned = !(x_scale <= FLOAT_MAX);
+            bool is_nan = !(x_scale <= FLOAT_MAX);
 #if BACKWARD
             const float other_scale = active ? __ldg(p.other_scales + down * p.other_row_stride +
                                                      right * p.other_col_stride)
                                              : 1.0f;
-            poisoned = poisoned || !(other_scale <= FLOAT_MAX);
+            is_nan = is_nan || !(other_scale <= FLOAT_MAX);
 #endif
             float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR], beta[VECTOR];
             u32 words[ITEMS][WORDS];
@@ -563,7 +321,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
                     peak = larger(peak, fabsf(y[i][k]));
                 }
             }
-            quantise_block(p, shared, first, active, y, peak, poisoned, down, right, lane, words,
+            quantize_block(p, shared, first, active, y, peak, is_nan, down, right, lane, words,
                            scale);
         }
         __syncthreads();  // codes and row sums are overwritten next
@@ -585,24 +343,5 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 }
 
 #if BACKWARD
-// Adds up what clusters left: sums[2 cols] of partials[count][2 cols], 32 columns a CTA.
-extern "C" __global__ void __launch_bounds__(512)
-    dataflow_column_sums(const float *__restrict__ partials, float *__restrict__ products,
-                         float *__restrict__ plain, i64 cols, u32 count) {
-    SHARED_MEMORY(arena);
-    float *of_line = (float *)arena;  // (16, 32)
-    const u32 side = threadIdx.x % 32, line = threadIdx.x / 32;
-    const i64 col = (i64)blockIdx.x * 32 + side;
-    float sum = 0.0f;
-    if (col < 2 * cols)
-        for (u32 k = line; k < count; k += 16) sum += __ldcs(partials + k * 2 * cols + col);
-    of_line[line * 32 + side] = sum;
-    __syncthreads();
-    if (line > 0 || col >= 2 * cols) return;
-    for (u32 k = 1; k < 16; ++k) sum += of_line[k * 32 + side];
-    if (col < cols)
-        products[col] = sum;
-    else if (plain != nullptr)
-        plain[col - cols] = sum;
-}
+#include "dataflow_column_sums.cuh"
 #endif

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from . import dataflow_arguments as arguments
-from .block_arrays import check_one_device, check_scales
-from .overlap import check_apart
+from .compiler_options import check_choices, macro_options
+from .launches import allow_shared_memory, check_shared_memory, functions, run
+from .philox_keys import KEYS, round_keys
 
 __all__ = [
     "OPS",
@@ -41,7 +42,7 @@ PARAMETERS = np.dtype(
         *((name, np.int64) for name in (
             "rows", "cols", "x_row", "x_col", "other_row", "other_col", "out_row", "out_col",
         )),
-        ("keys", *arguments.KEYS),
+        ("keys", KEYS),
         *((name, np.uint32) for name in ("across", "row_groups", "steps")),
         ("epsilon", np.float32),
     ],
@@ -106,8 +107,7 @@ def options(
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
-    if op not in OPS:
-        raise ValueError(f"op {op!r}: choose one of {', '.join(OPS)}")
+    check_choices({"op": (op, OPS)})
     arguments.check_format(element, block)
     arguments.check_config(config, FIELDS, block)
     threads, lanes, rows, splits, clusters, ctas = (int(config[name]) for name in FIELDS)
@@ -134,7 +134,7 @@ def options(
         "COLUMN_STEPS": geometry(op=op, shape=shape, block=block, config=config).column_steps,
         "CTAS": ctas,
     }
-    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
+    return macro_options(macros)
 
 
 def prepare(
@@ -167,20 +167,21 @@ def prepare(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
+    check_choices({"op": (op, OPS)})
+    arguments.check_format(element, block)
     shape = tuple(getattr(x, "shape", ()))
     backward = op.endswith("-bwd")
     codes, scales = {"x": x}, {"x_scales": x_scales}
     if backward or op == "residual":
         codes["other"], scales["other_scales"] = other, other_scales
-    for name, array in (*codes.items(), ("out", out)):
-        arguments.check_codes(name, array, element, shape)
     chosen: dict[str, Any] = {
         "op": op, "element": element, "shape": shape, "block": block, "stochastic": stochastic,
         "config": config,
     }  # fmt: skip
+    arguments.check_matrices(
+        {**codes, "out": out}, {**scales, "out_scales": out_scales}, element, shape, block
+    )
     options(**chosen, aligned=False)
-    for name, array in (*scales.items(), ("out_scales", out_scales)):
-        check_scales(name, array, shape, block)
     covered = geometry(op=op, shape=shape, block=block, config=config)
     rows, cols = shape
     statistics = {"mean": mean, "variance": variance}
@@ -202,43 +203,44 @@ def prepare(
         "other": other, "other_scales": other_scales, "gamma": gamma, "beta": beta,
         "d_gamma": d_gamma, "d_beta": d_beta, "partials": partials,
     }  # fmt: skip
-    for name, array in optional.items():
-        if array is not None and name not in {**codes, **scales, **columns, **sums}:
-            raise ValueError(f"{name} is given: {op} takes none")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon = {epsilon}: it must be positive")
+    arguments.check_optional(op, optional, {**codes, **scales, **columns, **sums})
+    arguments.check_epsilon(epsilon)
     written = {"out": out, "out_scales": out_scales, **sums}
     read = {**codes, **scales, **columns}
     (read if backward else written).update(statistics)
-    check_one_device({**read, **written})
-    check_apart(written, read)
-    parameters = np.zeros((), PARAMETERS)
-    for name, array in {**read, **written}.items():
-        if name in (PARAMETERS.names or ()):
-            parameters[name] = arguments.pointer(array)
-    parameters["rows"], parameters["cols"] = shape
-    for name, array in (("x", x_scales), ("other", other_scales), ("out", out_scales)):
-        parameters[f"{name}_row"], parameters[f"{name}_col"] = arguments.strides(array)
-    parameters["keys"] = arguments.round_keys(seed)
-    parameters["across"] = x_scales.shape[1]
-    parameters["row_groups"], parameters["steps"] = covered.row_groups, covered.steps
-    parameters["epsilon"] = epsilon
+    arguments.check_memory(written, read)
+    numbers = {
+        "rows": rows, "cols": cols, "keys": round_keys(seed), "across": x_scales.shape[1],
+        "row_groups": covered.row_groups, "steps": covered.steps, "epsilon": epsilon,
+    }  # fmt: skip
+    laid_out = {"x": x_scales, "other": other_scales, "out": out_scales}
+    parameters = arguments.parameter_block(PARAMETERS, {**read, **written}, laid_out, numbers)
     straight = arguments.aligned(cols, {**codes, **columns, "out": out})
-    return options(**chosen, aligned=straight), covered, parameters[()]
+    return options(**chosen, aligned=straight), covered, parameters
 
 
-def _kernels(device: int, op: str, chosen: tuple[str, ...], smem_bytes: int) -> Any:
-    names = ("dataflow_rows", *(("dataflow_column_sums",) if op.endswith("-bwd") else ()))
-    kernels = arguments.compiled(device, SOURCE, chosen, names)
-    if kernels[0].max_dynamic_shared_size_bytes < smem_bytes:
-        kernels[0].max_dynamic_shared_size_bytes = smem_bytes
+def _kernels(device: int, chosen: tuple[str, ...], smem_bytes: int, rest: Any) -> Any:
+    """The operator's kernel and, going back, that of the columns' sums.
+
+    Raises:
+        ValueError: a CTA's share of the rows does not fit the device's shared memory.
+    """
+    splits = int(rest["config"]["splits"])
+    more = f"up to {MAX_SPLITS} share a row's codes"
+    advice = f"splits = {splits}: {more if splits < MAX_SPLITS else 'rows are too long for them'}"
+    check_shared_memory(device, smem_bytes, advice)
+    sums = ("dataflow_column_sums",) if rest["op"].endswith("-bwd") else ()
+    kernels = functions(device, SOURCE, chosen, ("dataflow_rows", *sums))
+    allow_shared_memory(kernels[0], device, smem_bytes, advice)
     return kernels
 
 
-def _run(covered: Geometry, kernels: Any, parameters: Any, rest: Mapping[str, Any]) -> None:
+def _run(
+    covered: Geometry, kernels: Any, parameters: Any, rest: Mapping[str, Any], stream: Any
+) -> None:
     splits, threads = (int(rest["config"][name]) for name in ("splits", "threads"))
-    grid = (covered.clusters * splits,)
-    kernels[0](grid, (threads,), (parameters,), shared_mem=covered.smem_bytes)
+    grid, smem = covered.clusters * splits, covered.smem_bytes
+    run(kernels[0], grid, threads, (parameters,), smem_bytes=smem, stream=stream)
     if len(kernels) > 1:
         cols = int(parameters["cols"])
         sums = (
@@ -249,7 +251,7 @@ def _run(covered: Geometry, kernels: Any, parameters: Any, rest: Mapping[str, An
             np.uint32(covered.clusters),
         )
         ctas = -(-2 * cols // SUM_COLS)
-        kernels[1]((ctas,), (SUM_THREADS,), sums, shared_mem=4 * SUM_THREADS)
+        run(kernels[1], ctas, SUM_THREADS, sums, smem_bytes=4 * SUM_THREADS, stream=stream)
 
 
 def launch(
@@ -291,12 +293,8 @@ def launch(
     """
     chosen, covered, parameters = prepare(x, x_scales, out, out_scales, mean, variance, **rest)
     with x.device:
-        kernels = _kernels(x.device.id, rest["op"], chosen, covered.smem_bytes)
-        if stream is None:
-            _run(covered, kernels, parameters, rest)
-        else:
-            with stream:
-                _run(covered, kernels, parameters, rest)
+        kernels = _kernels(x.device.id, chosen, covered.smem_bytes, rest)
+        _run(covered, kernels, parameters, rest, stream)
 
 
 def precompile(
@@ -309,4 +307,4 @@ def precompile(
     """
     chosen, covered, _ = prepare(x, x_scales, out, out_scales, mean, variance, **rest)
     with x.device:
-        _kernels(x.device.id, rest["op"], chosen, covered.smem_bytes)
+        _kernels(x.device.id, chosen, covered.smem_bytes, rest)

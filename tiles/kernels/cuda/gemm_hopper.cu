@@ -15,11 +15,7 @@
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
-// GROUPS > 0: rows belong to so many groups (experts), each with a B of its own, one under the
-// other.  Where a group's rows lie is read on the device: `counts` rows (or up to the next offset)
-// from `offsets` on, or from every `capacity` rows on.  A scan makes the tiles of the groups before
-// each one, and every walker over tiles moves on through it.  A tile's 64 rows that reach beyond
-// the group are stored row by row, because a tensor map knows one end only.
+// GROUPS > 0: rows belong to so many groups, each with a B of its own (hopper_groups.cuh).
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
@@ -52,25 +48,11 @@
 
 // Named barriers: 1 and 2 are the consumers' turns, 3 and 4 join the threads of one.
 #define TURN 1
-#define GROUP 3
+#define CONSUMER_BARRIER 3
 
-#if GROUPS
-// Where the rows of the groups lie, and the output's rows for those that TMA does not store.
-struct Groups {
-    const i64 *offsets;  // of each group's first row; null: every `capacity` rows
-    const int *counts;   // rows of each group; null: up to the next offset
-    u8 *c;
-    i64 c_pitch;     // bytes from one row of C to the next
-    int capacity;    // rows that a group has at most
-    int scale_rows;  // rows of map_scale that each group has of its own; 0: all share them
-};
-#define GROUPS_PARAMETER , const __grid_constant__ Groups groups
-#if SCALES != 0 && SCALES != 2 && SCALES != 3
-#error "groups have no scales, those of rows, or those of 1x128 and 128x128 blocks"
-#endif
-#else
-#define GROUPS_PARAMETER
-#endif
+#include "hopper_raster.cuh"
+#include "hopper_ring.cuh"
+#include "hopper_staging.cuh"
 
 __device__ __forceinline__ void turn_wait(int who) {
     asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
@@ -78,10 +60,6 @@ __device__ __forceinline__ void turn_wait(int who) {
 
 __device__ __forceinline__ void turn_pass(int who) {
     asm volatile("bar.arrive %0, 256;" ::"r"(TURN + who) : "memory");
-}
-
-__device__ __forceinline__ void group_sync(int who) {
-    asm volatile("bar.sync %0, 128;" ::"r"(GROUP + who) : "memory");
 }
 
 // Where a tile lies.
@@ -96,157 +74,31 @@ struct Tile {
 };
 
 #if GROUPS
-// Filled once: cluster rows of tiles in the groups before each, the first row of each, its rows.
-struct GroupTable {
-    int before[GROUPS + 1], first[GROUPS], rows[GROUPS];
-};
-
-// By the first warp.
-__device__ __forceinline__ void scan_groups(GroupTable &table, const Groups &groups, int m) {
-    int carry = 0;
-    for (int base = 0; base < GROUPS; base += 32) {
-        const int lane = threadIdx.x, g = base + lane;
-        int first = 0, rows = 0;
-        if (g < GROUPS) {
-            const i64 start = groups.offsets ? __ldg(groups.offsets + g) : (i64)g * groups.capacity;
-            const i64 count =
-                groups.counts ? __ldg(groups.counts + g) : __ldg(groups.offsets + g + 1) - start;
-            // Whatever the device says, nothing outside the matrices is touched.
-            first = (int)min(max(start, (i64)0), (i64)m);
-            rows = (int)min(max(count, (i64)0), (i64)min(groups.capacity, m - first));
-            table.first[g] = first;
-            table.rows[g] = rows;
-        }
-        int sum = (rows + BLOCK_M * CLUSTER - 1) / (BLOCK_M * CLUSTER);
-#pragma unroll
-        for (int step = 1; step < 32; step *= 2) {
-            const int other = __shfl_up_sync(0xffffffffu, sum, step);
-            if (lane >= step) sum += other;
-        }
-        sum += carry;
-        if (g < GROUPS) table.before[g + 1] = sum;
-        carry = __shfl_sync(0xffffffffu, sum, 31);
-    }
-    if (threadIdx.x == 0) table.before[0] = 0;
-}
-#endif
-
-// The output's tiles in the order in which they are worked on: groups, then rasters of GROUP_M
-// cluster rows.
-struct Raster {
-    int cols;
-#if GROUPS
-    const GroupTable &table;
-    const Groups &groups;
-    int n, group;
-
-    __device__ Raster(int m, int n, const GroupTable &table, const Groups &groups)
-        : cols((n + BLOCK_N - 1) / BLOCK_N), table(table), groups(groups), n(n), group(0) {}
-
-    __device__ int count() const { return table.before[GROUPS] * cols; }
+#include "hopper_groups.cuh"
+#define GROUPS_PARAMETER , const __grid_constant__ Groups groups
 #else
-    int m, cluster_rows;
+#define GROUPS_PARAMETER
 
-    __device__ Raster(int m, int n) : cols((n + BLOCK_N - 1) / BLOCK_N), m(m) {
-        cluster_rows = ((m + BLOCK_M - 1) / BLOCK_M + CLUSTER - 1) / CLUSTER;
-    }
+struct TileOrder {
+    Raster raster;
+    int m;
 
-    __device__ int count() const { return cluster_rows * cols; }
-#endif
+    __device__ TileOrder(int m, int n) : raster(m, n), m(m) {}
 
-    // Tiles are asked for in ascending order.
-    __device__ Tile place(int index, u32 rank) {
+    __device__ int count() const { return raster.count(); }
+
+    __device__ Tile place(int index, u32 rank) const {
         Tile tile;
-#if GROUPS
-        while (index >= table.before[group + 1] * cols) group++;
-        const int first = table.first[group], rows = table.rows[group];
-        const int cluster_rows = table.before[group + 1] - table.before[group];
-        index -= table.before[group] * cols;
-#endif
-        const int raster = index / (GROUP_M * cols), inside = index % (GROUP_M * cols);
-        const int height = min(cluster_rows - raster * GROUP_M, GROUP_M);
-        const int row = raster * GROUP_M + inside % height;
-        tile.top = (row * CLUSTER + rank) * BLOCK_M;
-        tile.left = inside / height * BLOCK_N;
-#if GROUPS
-        tile.group = group;
-        const int scale_x = groups.scale_rows ? tile.top : first + tile.top;
-        tile.scale_shift = scale_x % 4;
-        tile.scale_x = scale_x - tile.scale_shift;
-        tile.scale_y = group * groups.scale_rows;
-        tile.top += first;
-        tile.end = first + rows;
-        tile.b_top = group * n + tile.left;
-#else
+        raster.place(index, rank, tile.top, tile.left);
+        tile.end = m;
+        tile.b_top = tile.left;
         tile.group = 0;
         tile.scale_x = tile.top;
         tile.scale_shift = 0;
         tile.scale_y = 0;
-        tile.end = m;
-        tile.b_top = tile.left;
-#endif
         return tile;
     }
 };
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 packed;
-#if OUT == 1
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-#else
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-#endif
-    return packed;
-}
-
-// Writes 16 columns of a warp's 16 rows, laid out as wgmma leaves them, into a staging buffer.
-// v: columns 2l, 2l+1 of row r, the same of row r + 8, then 8 columns further on.
-__device__ __forceinline__ void stage_columns(u32 buffer, int warp, int lane, int part,
-                                              const float (&v)[8]) {
-#if OUT == 2
-#pragma unroll
-    for (int g = 0; g < 2; g++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const int r = warp * 16 + h * 8 + lane / 4;
-            const int byte = (part * 16 + g * 8 + lane % 4 * 2) * 4;
-            const u32 to = buffer + r * ROW_BYTES + ((byte / 16 ^ r % 8) * 16 + byte % 16);
-            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(v[g * 4 + h * 2]),
-                         "f"(v[g * 4 + h * 2 + 1])
-                         : "memory");
-        }
-#else
-    const int r = warp * 16 + lane % 16, piece = part * 2 + lane / 16;
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                     buffer + r * ROW_BYTES + ((piece ^ r % 8) * 16)),
-                 "r"(pack(v[0], v[1])), "r"(pack(v[2], v[3])), "r"(pack(v[4], v[5])),
-                 "r"(pack(v[6], v[7]))
-                 : "memory");
-#endif
-}
-
-#if GROUPS
-// Writes the first `rows` rows of a staging buffer to row y, column x of C, 16 bytes at a time.
-__device__ __forceinline__ void store_rows(const Groups &groups, u32 buffer, int thread, int x,
-                                           int y, int rows, int n) {
-    constexpr int item = OUT == 2 ? 4 : 2;
-    for (int piece = thread; piece < rows * (ROW_BYTES / 16); piece += 128) {
-        const int r = piece / (ROW_BYTES / 16), at = piece % (ROW_BYTES / 16);
-        if (x + at * (16 / item) >= n) continue;
-        uint4 v;
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                     : "r"(buffer + r * ROW_BYTES + ((at ^ r % 8) * 16))
-                     : "memory");
-        *(uint4 *)(groups.c + (y + r) * groups.c_pitch + (i64)x * item + at * 16) = v;
-    }
-}
-#endif
-
-#if CLUSTER > 1
-#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
-#else
-#define CLUSTER_SHAPE
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
@@ -265,48 +117,35 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if GROUPS
     __shared__ GroupTable table;
     if (threadIdx.x < 32) scan_groups(table, groups, m);
-    Raster raster(m, n, table, groups);
+    TileOrder tiles(n, table, groups);
 #else
-    Raster raster(m, n);
+    TileOrder tiles(m, n);
 #endif
     const int steps = (k + BLOCK_K - 1) / BLOCK_K;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
 
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++) {
-            barrier_init(full_bar + s * 8, 1);
-            barrier_init(empty_bar + s * 8, (PINGPONG ? 1 : CONSUMERS) * 4 * CLUSTER);  // warps
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    if (CLUSTER > 1)
-        cluster_sync();
-    else
-        __syncthreads();
+    if (threadIdx.x == 0)
+        init_ring(full_bar, empty_bar, 1, (PINGPONG ? 1 : CONSUMERS) * 4 * CLUSTER);
+    sync_cluster_or_cta();
 
     if (group == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
         if (threadIdx.x == 0) {
             int stage = 0;
-            u32 phase = 1;  // the ring is empty: the first wait on every stage passes
-            for (int index = blockIdx.x / CLUSTER; index < raster.count();
+            u32 phase = 1;
+            for (int index = blockIdx.x / CLUSTER; index < tiles.count();
                  index += gridDim.x / CLUSTER) {
-                const Tile tile = raster.place(index, rank);
+                const Tile tile = tiles.place(index, rank);
                 for (int step = 0; step < steps; step++) {
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
                     load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, tile.top);
-                    if (CLUSTER > 1) {
-                        const int part = rank * (BLOCK_N / CLUSTER);
-                        load_tile_everywhere(b_ring + stage * B_BYTES + part * ROW_BYTES, &map_b,
-                                             bar, step * BLOCK_K, tile.b_top + part);
-                    } else {
-                        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, tile.b_top);
-                    }
+                    load_shared_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K,
+                                     tile.b_top, rank);
                     if (SCALES == 3)
-                        load_tile(scale_ring + stage * SCALE_PITCH, &map_scale, bar, tile.scale_x,
-                                  tile.scale_y + step);
+                        load_tile(scale_ring + stage * SCALE_PITCH, &map_scale, bar,
+                                  tile.scale_x, tile.scale_y + step);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
             }
@@ -322,15 +161,9 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         const u64 a_first = descriptor(a_ring + offset * ROW_BYTES), b_first = descriptor(b_ring);
         int stage = 0, sequence = 0, store_turn = 0;
         u32 phase = 0;
-        auto release = [&](int s) {
-            if (CLUSTER > 1) {
-                if (lane < CLUSTER) barrier_arrive_at(empty_bar + s * 8, lane);
-            } else if (lane == 0) {
-                barrier_arrive(empty_bar + s * 8);
-            }
-        };
         auto multiply = [&](Accumulator(&d)[TILES_M][HALF], bool first) {
-            const u64 a = a_first + stage * (A_BYTES >> 4), b = b_first + stage * (B_BYTES >> 4);
+            const u64 a = a_first + stage * (A_BYTES >> 4);
+            const u64 b = b_first + stage * (B_BYTES >> 4);
 #pragma unroll
             for (int t = 0; t < TILES_M; t++) pin(d[t]);
             wgmma_fence();
@@ -344,14 +177,14 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if PINGPONG
         if (consumer == 1) turn_pass(0);
 #endif
-        for (int index = blockIdx.x / CLUSTER; index < raster.count();
+        for (int index = blockIdx.x / CLUSTER; index < tiles.count();
              index += gridDim.x / CLUSTER, sequence++) {
             if (PINGPONG) {
                 if (sequence % 2 != consumer) continue;
                 const u32 position = (u32)sequence * steps;
                 stage = position % STAGES, phase = position / STAGES & 1;
             }
-            const Tile tile = raster.place(index, rank);
+            const Tile tile = tiles.place(index, rank);
             const int top = tile.top, left = tile.left;
             Accumulator product[TILES_M][HALF];
 #if SCALES == 2
@@ -406,8 +239,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             auto promote = [&](Accumulator(&d)[TILES_M][HALF], const float(&f)[TILES_M][2]) {
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) pin(d[t]);
-                release(oldest);
-                if (++oldest == STAGES) oldest = 0;
+                // Every lane has read its scales before one arrives for the warp.
+                if (SCALES == 3) __syncwarp();
+                release_stage(empty_bar, oldest, lane);
+                oldest = stage_after(oldest);
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++)
 #pragma unroll
@@ -445,19 +280,19 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) pin(product[t]);
                 wgmma_wait<1>();
-                if (step > 0) release(stage == 0 ? STAGES - 1 : stage - 1);
+                if (step > 0) release_stage(empty_bar, stage_before(stage), lane);
                 if (++stage == STAGES) stage = 0, phase ^= 1;
             }
 #if PINGPONG
             turn_pass(1 - consumer);
 #endif
             wgmma_wait<0>();
-            release(stage == 0 ? STAGES - 1 : stage - 1);
+            release_stage(empty_bar, stage_before(stage), lane);
 #pragma unroll
             for (int t = 0; t < TILES_M; t++) pin(product[t]);
 #endif
 #if SCALES == 2
-            group_sync(consumer);  // the last tile's columns have been read
+            consumer_sync(consumer);  // the last tile's columns have been read
 #pragma unroll
             for (int i = 0; i < (BLOCK_N + 127) / 128; i++)
                 if (i * 128 + thread < BLOCK_N) columns[consumer][i * 128 + thread] = my_columns[i];
@@ -466,16 +301,11 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             for (int t = 0; t < TILES_M; t++) {
 #pragma unroll
                 for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
-                    // Buffers alternate across tiles too: the one taken now was stored from
-                    // STORE_BUFFERS groups ago, and has been read when fewer are pending.
                     const u32 buffer =
                         store_ring + (consumer * STORE_BUFFERS + store_turn) * STORE_BYTES;
                     store_turn = (store_turn + 1) % STORE_BUFFERS;
                     const int x = left + chunk * STORE_COLUMNS;
-                    if (thread == 0)
-                        asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(STORE_BUFFERS - 1)
-                                     : "memory");
-                    group_sync(consumer);
+                    await_buffer(consumer, thread);
 #pragma unroll
                     for (int part = 0; part < STORE_COLUMNS / 16; part++) {
                         float v[8];
@@ -490,26 +320,24 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if SCALES == 1
                             v[e] *= one_factor;
 #elif SCALES == 2
-                            const int at = chunk * STORE_COLUMNS + part * 16 + e / 4 * 8;
+                            const int column = chunk * STORE_COLUMNS + part * 16 + e / 4 * 8;
                             const float2 pair =
-                                *(const float2 *)&columns[consumer][at + lane % 4 * 2];
+                                *(const float2 *)&columns[consumer][column + lane % 4 * 2];
                             v[e] *= row_factor[t][e / 2 % 2];
                             v[e] *= e % 2 ? pair.y : pair.x;
 #endif
                         }
                         stage_columns(buffer, warp, lane, part, v);
                     }
-                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-                    group_sync(consumer);
+                    publish_buffer(consumer);
                     const int y = top + offset + t * 64;
-                    const bool whole = !GROUPS || y + 64 <= tile.end;
+                    const bool full_tile = !GROUPS || y + 64 <= tile.end;
 #if GROUPS
-                    if (!whole) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
+                    if (!full_tile) store_rows(groups, buffer, thread, x, y, tile.end - y, n);
 #endif
                     if (thread == 0) {
-                        if (whole && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
-                        // A group for every buffer, also an empty one: the wait above counts them.
-                        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+                        if (full_tile && x < n && y < tile.end) store_tile(&map_c, buffer, x, y);
+                        commit_buffer();
                     }
                 }
             }
@@ -517,7 +345,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if PINGPONG
         if (sequence % 2 == consumer) turn_wait(consumer);  // takes the turn that nobody used
 #endif
-        if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+        if (thread == 0) await_stores();
     }
     if (CLUSTER > 1) cluster_sync();  // until then a neighbour may arrive at this CTA's barriers
 }

@@ -9,21 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .hopper_operands import (
-    ELEMENT_BYTES,
-    ELEMENTS,
-    OUTPUTS,
-    QUANT,
-    ROW_BYTES,
-    SCALES,
-    check_names,
-    check_operands,
-    column_pitch,
-    multiprocessors,
-    row_pitch,
-    tensor_map,
-)
-from .modules import load
+from .compiler_options import check_fields, macro_options
+from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, OUTPUTS, QUANT, ROW_BYTES, SCALES
+from .hopper_grid import persistent_grid
+from .hopper_operands import check_formats, check_operands
+from .launches import allow_shared_memory, functions, run
+from .tensor_maps import column_pitch, row_pitch, tensor_map
 
 __all__ = [
     "FIELDS",
@@ -74,9 +65,8 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    check_names(element, out, scales)
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_formats(element, out, scales)
+    check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
     rows = block_m if pingpong else block_m // CONSUMERS
     promoted = scales in ("b1x128", "b128x128")
@@ -109,7 +99,7 @@ def options(
         "STORE_BUFFERS": buffers,
         "GROUPS": groups,
     }
-    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+    return macro_options(macros, ARCHITECTURE)
 
 
 @cache
@@ -124,15 +114,15 @@ def compiled_kernel(
     """The compiled kernel of a device for formats, a configuration's fields and groups.
 
     Raises:
-        ValueError: as :func:`options`.
+        ValueError: as :func:`options`, or the device has not so much shared memory.
     """
     config = dict(items)
-    compiler_options = options(
-        element=element, out=out, scales=scales, config=config, groups=groups
+    chosen = options(element=element, out=out, scales=scales, config=config, groups=groups)
+    (kernel,) = functions(device, Path(__file__).with_suffix(".cu").name, chosen, ("gemm_hopper",))
+    smem = smem_bytes(scales=scales, config=config, groups=groups)
+    allow_shared_memory(
+        kernel, device, smem, f"stages = {config['stages']}: take fewer, or a smaller tile"
     )
-    module = load(Path(__file__).with_name("gemm_hopper.cu"), compiler_options)
-    kernel = module.get_function("gemm_hopper")
-    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config, groups=groups)
     return kernel
 
 
@@ -152,7 +142,7 @@ def launch(
     """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
 
     Args:
-        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_operands.DTYPES``; rows are
+        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_formats.DTYPES``; rows are
             contiguous and start at multiples of 16 bytes.
         c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
@@ -161,11 +151,12 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    m, n, k = check_operands(a, b, c, a_scale, b_scale, element=element, out=out, scales=scales)
     with a.device:
-        kernel = _compiled(a, element, out, scales, config)
+        kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
-        item = ELEMENT_BYTES[element]
+        grid = persistent_grid(a.device.id, -(-m // (block_m * cluster)), n, config)
+        item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
         width = ROW_BYTES // item
         map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
         map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // cluster))
@@ -174,50 +165,25 @@ def launch(
             map_scale = tensor_map(
                 a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
             )
-        out_item = ELEMENT_BYTES[out]
         map_c = tensor_map(c.data.ptr, out_item, n, m, row_pitch(c), (ROW_BYTES // out_item, 64))
-        tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
-        grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
         arguments = (
-            map_a,
-            map_b,
-            map_scale,
-            map_c,
-            np.uint64(0 if a_scale is None else a_scale.data.ptr),
-            np.uint64(0 if b_scale is None else b_scale.data.ptr),
-            np.int32(m),
-            np.int32(n),
-            np.int32(k),
+            *(map_a, map_b, map_scale, map_c),
+            *(np.uint64(0 if s is None else s.data.ptr) for s in (a_scale, b_scale)),
+            *map(np.int32, (m, n, k)),
         )
         smem = smem_bytes(scales=scales, config=config)
-        if stream is None:
-            kernel(grid, (THREADS,), arguments, shared_mem=smem)
-        else:
-            with stream:
-                kernel(grid, (THREADS,), arguments, shared_mem=smem)
-
-
-def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
-    return compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+        run(kernel, grid, THREADS, arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
-    a: Any,
-    b: Any,
-    c: Any,
-    a_scale: Any = None,
-    b_scale: Any = None,
-    *,
-    element: str,
-    out: str,
-    scales: str,
-    config: Mapping[str, int | bool],
+    a: Any, b: Any, *operands: Any, config: Mapping[str, int | bool], **rest: Any
 ) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+    """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    check_operands(a, b, *operands, **rest)
+    formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
-        _compiled(a, element, out, scales, config)
+        compiled_kernel(a.device.id, *formats, tuple(config.items()))

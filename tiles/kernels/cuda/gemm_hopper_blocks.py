@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from .compiler_options import check_choices, check_fields, macro_options
+from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ROW_BYTES
+from .hopper_grid import check_extents, persistent_grid
 from .hopper_operands import (
-    ELEMENT_BYTES,
-    ROW_BYTES,
+    check_columns,
+    check_dimensions,
     check_matrix,
-    column_pitch,
-    multiprocessors,
-    row_pitch,
-    tensor_map,
+    check_memory,
+    check_row_major,
+    check_rows,
 )
-from .modules import load
-from .overlap import check_apart
+from .launches import allow_shared_memory, functions, run
+from .philox_keys import KEYS, round_keys
+from .tensor_maps import column_pitch, row_pitch, tensor_map
 
 __all__ = [
     "ELEMENTS",
@@ -68,8 +71,7 @@ FIELDS = (
     *("consumers", "sets", "parts", "spread"),
 )
 
-_KEYS = np.dtype([("words", np.uint32, 20)])
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+_KEYS = np.dtype([("words", KEYS)])
 
 
 def _scale_bytes(scales: str, block_m: int, block_n: int) -> int:
@@ -107,14 +109,10 @@ def _columns(config: Mapping[str, int | bool]) -> int:
     return int(config["block_n"]) * down // int(config["consumers"])
 
 
-def _check_names(element: str, out: str, scales: str) -> None:
-    for name, value, known in (
-        ("element", element, ELEMENTS),
-        ("out", out, OUTPUTS),
-        ("scales", scales, SCALES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+def _check_formats(element: str, out: str, scales: str) -> None:
+    check_choices(
+        {"element": (element, ELEMENTS), "out": (out, OUTPUTS), "scales": (scales, SCALES)}
+    )
 
 
 def options(
@@ -125,9 +123,8 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    _check_names(element, out, scales)
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    _check_formats(element, out, scales)
+    check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread = (
         int(config[f]) for f in FIELDS
     )
@@ -182,98 +179,79 @@ def options(
         "PARTS": parts,
         "SPREAD": spread,
     }
-    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+    return macro_options(macros, ARCHITECTURE)
 
 
 @cache
-def _compiled_kernel(
+def compiled_kernel(
     device: int, element: str, out: str, scales: str, items: tuple[tuple[str, int | bool], ...]
 ) -> Any:
-    """The compiled kernel of a device for formats and a configuration's fields."""
+    """The compiled kernel of a device for formats and a configuration's fields.
+
+    Raises:
+        ValueError: as :func:`options`, or the device has not so much shared memory.
+    """
     config = dict(items)
-    compiler_options = options(element=element, out=out, scales=scales, config=config)
-    module = load(Path(__file__).with_name("gemm_hopper_blocks.cu"), compiler_options)
-    kernel = module.get_function("gemm_hopper_blocks")
-    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
+    chosen = options(element=element, out=out, scales=scales, config=config)
+    source = Path(__file__).with_suffix(".cu").name
+    (kernel,) = functions(device, source, chosen, ("gemm_hopper_blocks",))
+    smem = smem_bytes(scales=scales, config=config)
+    allow_shared_memory(
+        kernel, device, smem, f"stages = {config['stages']}: take fewer, or a smaller tile"
+    )
     return kernel
 
 
-def round_keys(seed: int) -> Any:
-    """The ten round keys of Philox4x32-10, as the kernel takes them by value.
-
-    Raises:
-        ValueError: the seed is not a 64-bit unsigned integer.
-    """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
-    keys = np.zeros(1, _KEYS)
-    for i in range(10):
-        for half in range(2):
-            word = (seed >> 32 * half) + i * _WEYL[half]
-            keys["words"][0, 2 * i + half] = word & 0xFFFFFFFF
-    return keys[0]
-
-
-def _check_scale(name: str, scale: Any, grid: tuple[int, int], rows: int) -> None:
-    check_matrix(name, scale, "fp32", grid)
-    if rows != 1:
-        if not scale.flags.c_contiguous:
-            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
-        return
-    apart = column_pitch(scale)
-    packed = scale.strides[0] == 4 or grid[0] == 1
-    if not packed or apart < 4 * grid[0] or apart % 16 or scale.data.ptr % 16:
-        raise ValueError(
-            f"{name} has strides {scale.strides}: its rows must be contiguous, its columns a "
-            "multiple of 16 bytes apart and aligned to 16"
-        )
-
-
-def _validate(
+def check_operands(
     a: Any,
     b: Any,
     c: Any,
     a_scale: Any,
     b_scale: Any,
-    c_scale: Any,
+    c_scale: Any = None,
+    *,
     element: str,
     out: str,
     scales: str,
 ) -> tuple[int, int, int]:
-    """Check the operands; returns (M, N, K)."""
-    _check_names(element, out, scales)
+    """Check the operands of :func:`launch`.
+
+    Returns:
+        M, N and K.
+    Raises:
+        ValueError, TypeError: names the operand and the rule.
+    """
+    _check_formats(element, out, scales)
     for name, array in (("a", a), ("b", b), ("c", c)):
-        if getattr(array, "ndim", 2) != 2:
-            raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
+        check_dimensions(name, array, 2)
     item, out_item, out_block = ELEMENTS[element][0], OUTPUTS[out][0], OUTPUTS[out][2]
     m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    check_matrix("a", a, item, (m, k))
-    check_matrix("b", b, item, (n, k))
-    check_matrix("c", c, out_item, (m, n))
-    for name, array, named in (("a", a, item), ("b", b, item), ("c", c, out_item)):
-        pitch, bytes_each = row_pitch(array), ELEMENT_BYTES[named]
-        packed = array.strides[1] == bytes_each or array.shape[1] == 1
-        overlapping = pitch < array.shape[1] * bytes_each
-        if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
-            raise ValueError(
-                f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
-                f"at address {array.data.ptr:#x} and have strides {array.strides}"
-            )
+    for name, array, named, shape in (
+        ("a", a, item, (m, k)),
+        ("b", b, item, (n, k)),
+        ("c", c, out_item, (m, n)),
+    ):
+        check_matrix(name, array, named, shape)
+        check_rows(name, array, named)
     rows, quant_k = SCALES[scales]
-    units = -(-k // quant_k)
-    _check_scale("a_scale", a_scale, (-(-m // rows), units), rows)
-    _check_scale("b_scale", b_scale, (-(-n // rows), units), rows)
+    pitches = {"a": row_pitch(a), "b": row_pitch(b), "c": row_pitch(c)}
+    for name, scale, extent in (("a_scale", a_scale, m), ("b_scale", b_scale, n)):
+        check_matrix(name, scale, "fp32", (-(-extent // rows), -(-k // quant_k)))
+        if rows == 1:
+            check_columns(name, scale)
+            pitches[name] = column_pitch(scale)
+        else:
+            check_row_major(name, scale)
     if out_block:
         if n % 4:
             raise ValueError(f"N = {n}: codes are written in multiples of 4 columns")
-        _check_scale("c_scale", c_scale, (-(-m // out_block), -(-n // out_block)), out_block)
+        check_matrix("c_scale", c_scale, "fp32", (-(-m // out_block), -(-n // out_block)))
+        check_row_major("c_scale", c_scale)
     elif c_scale is not None:
         raise ValueError(f"c_scale is given: an output of {out} has none")
-    inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
-    outputs = {"c": c} | ({"c_scale": c_scale} if out_block else {})
-    if any(x.device != a.device for x in (*inputs.values(), *outputs.values())):
-        raise ValueError("the operands lie on several devices: they must share one")
-    check_apart(outputs, inputs)
+    check_extents({"M": m, "N": n, "K": k}, pitches)
+    written = {"c": c} | ({"c_scale": c_scale} if out_block else {})
+    check_memory(written, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     return m, n, k
 
 
@@ -308,12 +286,15 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = _validate(a, b, c, a_scale, b_scale, c_scale, element, out, scales)
-    keys = round_keys(seed)
+    m, n, k = check_operands(
+        *(a, b, c, a_scale, b_scale, c_scale), element=element, out=out, scales=scales
+    )
+    keys = np.array(round_keys(seed)).view(_KEYS)[0]
     rows, quant_k = SCALES[scales]
     with a.device:
-        kernel = _compiled(a, element, out, scales, config)
+        kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        grid = persistent_grid(a.device.id, -(-m // (block_m * cluster)), n, config)
         map_a = tensor_map(a.data.ptr, 1, k, m, row_pitch(a), (ROW_BYTES, block_m))
         map_b = tensor_map(b.data.ptr, 1, k, n, row_pitch(b), (ROW_BYTES, block_n // cluster))
         map_a_scale = map_b_scale = map_a  # not looked at
@@ -326,51 +307,25 @@ def launch(
         out_bytes = ELEMENT_BYTES[OUTPUTS[out][0]]
         width = min(ROW_BYTES // out_bytes, _columns(config))
         map_c = tensor_map(c.data.ptr, out_bytes, n, m, row_pitch(c), (width, 64))
-        tiles = -(-m // (block_m * cluster)) * -(-n // block_n)
-        grid = (cluster * min(tiles, multiprocessors(a.device.id) // cluster),)
         arguments = (
-            map_a,
-            map_b,
-            map_a_scale,
-            map_b_scale,
-            map_c,
-            np.uint64(a_scale.data.ptr),
-            np.uint64(b_scale.data.ptr),
-            np.int32(m),
-            np.int32(n),
-            np.int32(k),
+            *(map_a, map_b, map_a_scale, map_b_scale, map_c),
+            *(np.uint64(s.data.ptr) for s in (a_scale, b_scale)),
+            *map(np.int32, (m, n, k)),
             *(() if c_scale is None else (np.uint64(c_scale.data.ptr), keys)),
         )
         smem = smem_bytes(scales=scales, config=config)
-        if stream is None:
-            kernel(grid, (threads(config),), arguments, shared_mem=smem)
-        else:
-            with stream:
-                kernel(grid, (threads(config),), arguments, shared_mem=smem)
-
-
-def _compiled(a: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]) -> Any:
-    return _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+        run(kernel, grid, threads(config), arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
-    a: Any,
-    b: Any,
-    c: Any,
-    a_scale: Any,
-    b_scale: Any,
-    c_scale: Any = None,
-    *,
-    element: str,
-    out: str,
-    scales: str,
-    config: Mapping[str, int | bool],
+    a: Any, b: Any, *operands: Any, config: Mapping[str, int | bool], **rest: Any
 ) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+    """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    _validate(a, b, c, a_scale, b_scale, c_scale, element, out, scales)
+    check_operands(a, b, *operands, **rest)
+    formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
-        _compiled(a, element, out, scales, config)
+        compiled_kernel(a.device.id, *formats, tuple(config.items()))

@@ -8,25 +8,26 @@ Offsets and counts outside the tensors are clamped to them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .gemm_hopper import THREADS, compiled_kernel, options, scale_rows, smem_bytes
+from .hopper_formats import ELEMENT_BYTES, ROW_BYTES
+from .hopper_grid import check_extents, persistent_grid
 from .hopper_operands import (
-    ELEMENT_BYTES,
-    MAX_INT32_K,
-    QUANT,
-    ROW_BYTES,
+    check_dimensions,
+    check_formats,
+    check_int32_sums,
     check_matrix,
-    check_names,
-    column_pitch,
-    multiprocessors,
-    row_pitch,
-    tensor_map,
+    check_memory,
+    check_rows,
+    check_scales,
 )
-from .overlap import check_apart
+from .launches import run
+from .tensor_maps import column_pitch, row_pitch, tensor_map
 
 __all__ = ["MAX_GROUPS", "SCALES", "launch", "options", "precompile", "smem_bytes"]
 
@@ -47,37 +48,6 @@ _GROUPS = np.dtype(
 )
 
 
-def _check_rows(name: str, array: Any, item: str) -> None:
-    """Refuse rows that the copy engine cannot reach, and matrices with gaps between them.
-
-    Raises:
-        ValueError: names the array.
-    """
-    pitch, bytes_each = row_pitch(_matrix(array)), ELEMENT_BYTES[item]
-    packed = array.strides[-1] == bytes_each or array.shape[-1] == 1
-    overlapping = pitch < array.shape[-1] * bytes_each
-    if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
-        raise ValueError(
-            f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start at "
-            f"address {array.data.ptr:#x} and have strides {array.strides}"
-        )
-    apart = array.ndim == 3 and array.shape[0] > 1 and array.strides[0] != array.shape[1] * pitch
-    if apart:
-        raise ValueError(f"{name} has strides {array.strides}: its matrices must follow each other")
-
-
-class _Matrix(NamedTuple):
-    """The last two dimensions of an array, as far as its pitch goes."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: Any
-
-
-def _matrix(array: Any) -> _Matrix:
-    return _Matrix(tuple(array.shape[-2:]), tuple(array.strides[-2:]), array.dtype)
-
-
 def _check_index(name: str, array: Any, dtype: str, entries: tuple[int, ...]) -> None:
     if array is None:
         return
@@ -92,53 +62,32 @@ def _check_index(name: str, array: Any, dtype: str, entries: tuple[int, ...]) ->
         )
 
 
-def _check_scales(a_scale: Any, b_scale: Any, scales: str, a: Any, b: Any) -> None:
-    if scales == "none":
-        for name, scale in (("a_scale", a_scale), ("b_scale", b_scale)):
-            if scale is not None:
-                raise ValueError(f"{name} is given: scales 'none' take none")
-        return
-    blocks = -(-a.shape[-1] // QUANT) if scales == "b1x128" else 1
-    rows = -(-b.shape[1] // QUANT) if scales == "b1x128" else b.shape[1]
-    check_matrix("a_scale", a_scale, "fp32", (*a.shape[:-1], blocks))
-    check_matrix("b_scale", b_scale, "fp32", (b.shape[0], rows, blocks))
-    for name, scale in (("a_scale", a_scale), ("b_scale", b_scale)):
-        if (name == "b_scale" or scales == "row") and not scale.flags.c_contiguous:
-            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
-    if scales == "row":
-        return
-    apart = column_pitch(_matrix(a_scale))
-    packed = a_scale.strides[-2] == 4 or a_scale.shape[-2] == 1
-    if not packed or apart < 4 * a_scale.shape[-2] or apart % 16 or a_scale.data.ptr % 16:
-        raise ValueError(
-            f"a_scale has strides {a_scale.strides}: M must be contiguous, its columns a multiple "
-            "of 16 bytes apart and aligned to 16"
-        )
-    if a_scale.ndim == 3 and a_scale.shape[0] > 1 and a_scale.strides[0] != blocks * apart:
-        raise ValueError(f"a_scale has strides {a_scale.strides}: experts must follow each other")
-
-
-def _validate(
+def _check_operands(
     a: Any,
     b: Any,
     c: Any,
-    a_scale: Any,
-    b_scale: Any,
-    offsets: Any,
-    counts: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    offsets: Any = None,
+    counts: Any = None,
     element: str,
     out: str,
     scales: str,
 ) -> None:
-    check_names(element, out, scales)
+    """Refuse operands that :func:`launch` does not take.
+
+    Raises:
+        ValueError, TypeError: names the operand and the rule.
+    """
+    check_formats(element, out, scales)
     if scales not in SCALES:
         raise ValueError(f"scales {scales!r}: groups take one of {', '.join(SCALES)}")
     if offsets is None and counts is None:
         raise ValueError("give offsets, counts (masked), or both (padded)")
     masked = offsets is None
-    for name, array, dims in (("a", a, 3 if masked else 2), ("b", b, 3), ("c", c, a.ndim)):
-        if getattr(array, "ndim", dims) != dims:
-            raise ValueError(f"{name} has {array.ndim} dimensions: it must have {dims}")
+    for name, array, dimensions in (("a", a, 3 if masked else 2), ("b", b, 3), ("c", c, a.ndim)):
+        check_dimensions(name, array, dimensions)
     experts, n, k = b.shape
     if experts > MAX_GROUPS:
         raise ValueError(f"b has {experts} experts: at most {MAX_GROUPS}")
@@ -149,22 +98,26 @@ def _validate(
         ("c", c, out, (*rows, n)),
     ):
         check_matrix(name, array, item, shape)
-        _check_rows(name, array, item)
+        check_rows(name, array, item)
     if (n * ELEMENT_BYTES[out]) % 16:
         raise ValueError(
             f"N = {n}: rows of C take {n * ELEMENT_BYTES[out]} bytes, no multiple of 16"
         )
-    if element == "int8" and scales != "b1x128" and k > MAX_INT32_K:
-        raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
-    _check_scales(a_scale, b_scale, scales, a, b)
+    check_int32_sums(element, scales, k)
+    check_scales(a, b, a_scale, b_scale, scales)
+    extents = {"N": n, "K": k, "experts x N": experts * n}
+    extents["experts x capacity" if masked else "M"] = math.prod(rows)
+    pitches = {name: row_pitch(array) for name, array in (("a", a), ("b", b), ("c", c))}
+    if scales == "b1x128":
+        pitches["a_scale"] = column_pitch(a_scale)
+        if masked:
+            extents["experts x columns of a_scale"] = experts * int(a_scale.shape[-1])
+    check_extents(extents, pitches)
     least = (experts + 1,) if counts is None else (experts, experts + 1)
     _check_index("offsets", offsets, "int64", least)
     _check_index("counts", counts, "int32", (experts,))
-    others = [x for x in (b, c, a_scale, b_scale, offsets, counts) if x is not None]
-    if any(x.device != a.device for x in others):
-        raise ValueError("the operands lie on several devices: they must share one")
     read = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
-    check_apart({"c": c}, {**read, "offsets": offsets, "counts": counts})
+    check_memory({"c": c}, {**read, "offsets": offsets, "counts": counts})
 
 
 def launch(
@@ -186,7 +139,7 @@ def launch(
 
     Args:
         a: (M, K), masked (E, capacity, K), and b: (E, N, K), CuPy arrays in the view dtypes of
-            ``hopper_operands.DTYPES``; rows start at multiples of 16 bytes, matrices follow each
+            ``hopper_formats.DTYPES``; rows start at multiples of 16 bytes, matrices follow each
             other.
         c: (M, N), masked (E, capacity, N), in ``out``.  Rows of no expert are left as they are.
         a_scale, b_scale: float32; ``row``: (..., 1); ``b1x128``: (..., ceil(K / 128)) with M
@@ -197,17 +150,24 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    _validate(a, b, c, a_scale, b_scale, offsets, counts, element, out, scales)
+    _check_operands(
+        *(a, b, c, a_scale, b_scale),
+        offsets=offsets,
+        counts=counts,
+        element=element,
+        out=out,
+        scales=scales,
+    )
     experts, n, k = b.shape
     masked = offsets is None
     capacity = int(a.shape[-2])
     rows = experts * capacity if masked else capacity
     with a.device:
-        kernel = _compiled(a, b, element, out, scales, config)
+        kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()), experts)
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
         item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
         width = ROW_BYTES // item
-        a_pitch, b_pitch, c_pitch = (row_pitch(_matrix(x)) for x in (a, b, c))
+        a_pitch, b_pitch, c_pitch = map(row_pitch, (a, b, c))
         map_a = tensor_map(a.data.ptr, item, k, rows, a_pitch, (width, block_m))
         map_b = tensor_map(b.data.ptr, item, k, experts * n, b_pitch, (width, block_n // cluster))
         map_scale, own_rows = map_a, 0  # not looked at
@@ -219,7 +179,7 @@ def launch(
                 4,
                 capacity,
                 columns * (experts if masked else 1),
-                column_pitch(_matrix(a_scale)),
+                column_pitch(a_scale),
                 (scale_rows(block_m, experts), 1),
             )
         map_c = tensor_map(c.data.ptr, out_item, n, rows, c_pitch, (ROW_BYTES // out_item, 64))
@@ -234,55 +194,26 @@ def launch(
             most = experts * -(-capacity // height)
         else:
             most = rows // height + min(experts, rows)
-        slots = multiprocessors(a.device.id) // cluster
-        grid = (cluster * min(most * -(-n // block_n), slots),)
+        grid = persistent_grid(a.device.id, most, n, config)
         arguments = (
-            map_a,
-            map_b,
-            map_scale,
-            map_c,
-            np.uint64(0 if a_scale is None else a_scale.data.ptr),
-            np.uint64(0 if b_scale is None else b_scale.data.ptr),
-            np.int32(rows),
-            np.int32(n),
-            np.int32(k),
+            *(map_a, map_b, map_scale, map_c),
+            *(np.uint64(0 if s is None else s.data.ptr) for s in (a_scale, b_scale)),
+            *map(np.int32, (rows, n, k)),
             groups[0],
         )
         smem = smem_bytes(scales=scales, config=config, groups=experts)
-        if stream is None:
-            kernel(grid, (THREADS,), arguments, shared_mem=smem)
-        else:
-            with stream:
-                kernel(grid, (THREADS,), arguments, shared_mem=smem)
-
-
-def _compiled(
-    a: Any, b: Any, element: str, out: str, scales: str, config: Mapping[str, int | bool]
-) -> Any:
-    return compiled_kernel(
-        a.device.id, element, out, scales, tuple(config.items()), int(b.shape[0])
-    )
+        run(kernel, grid, THREADS, arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
-    a: Any,
-    b: Any,
-    c: Any,
-    a_scale: Any = None,
-    b_scale: Any = None,
-    *,
-    offsets: Any = None,
-    counts: Any = None,
-    element: str,
-    out: str,
-    scales: str,
-    config: Mapping[str, int | bool],
+    a: Any, b: Any, *operands: Any, config: Mapping[str, int | bool], **rest: Any
 ) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+    """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    _validate(a, b, c, a_scale, b_scale, offsets, counts, element, out, scales)
+    _check_operands(a, b, *operands, **rest)
+    formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
-        _compiled(a, b, element, out, scales, config)
+        compiled_kernel(a.device.id, *formats, tuple(config.items()), int(b.shape[0]))

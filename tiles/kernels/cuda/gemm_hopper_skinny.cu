@@ -56,6 +56,8 @@
 #error "128x128 scales of A take a BLOCK_M that divides 128"
 #endif
 
+#include "hopper_ring.cuh"
+
 // What is staged and added up across a cluster.
 #if PROMOTED
 typedef float Sum;
@@ -102,12 +104,6 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4], int c
 #endif
 }
 
-#if CLUSTER > 1
-#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
-#else
-#define CLUSTER_SHAPE
-#endif
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
 gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
                    const __grid_constant__ TensorMap map_scale, const float *a_scale,
@@ -135,18 +131,14 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (threadIdx.x == CONSUMERS) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
-        for (int s = 0; s < STAGES; s++) {
-            barrier_init(full_bar + s * 8, 1);
-            barrier_init(empty_bar + s * 8, CONSUMERS / 32);
-        }
-        barrier_fence();
+        init_ring(full_bar, empty_bar, 1, CONSUMERS / 32);
     }
     __syncthreads();
 
     if (warp == CONSUMERS / 32) {
         if (lane == 0) {
             int stage = 0;
-            u32 phase = 1;  // the ring is empty: the first wait on every stage passes
+            u32 phase = 1;
             for (int i = 0; i < count; i++) {
                 const int step = first + i * apart;
                 const u32 bar = full_bar + stage * 8;
@@ -291,9 +283,9 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const int pieces = min(BLOCK_M, m - top) * PIECES;
     const int to = pieces * ((int)rank + 1) / CLUSTER;
     for (int piece = pieces * (int)rank / CLUSTER + thread; piece < to; piece += CONSUMERS) {
-        const int row = piece / PIECES, at = piece % PIECES * 4, x = left + at;
+        const int row = piece / PIECES, column = piece % PIECES * 4, x = left + column;
         if (x >= n) continue;
-        const u32 from = b_ring + (row * PITCH + at) * 4;
+        const u32 from = b_ring + (row * PITCH + column) * 4;
         Sum total[4];
 #if CLUSTER > 1
         uint4 part[CLUSTER];
@@ -318,8 +310,8 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         for (int e = 0; e < 4; e++) v[e] *= one_factor;
 #elif SCALES == 2
         const float row_scale = load_shared(row_scales + row * 4);
-        const float2 pairs[2] = {load_shared2(column_scales + at * 4),
-                                 load_shared2(column_scales + at * 4 + 8)};
+        const float2 pairs[2] = {load_shared2(column_scales + column * 4),
+                                 load_shared2(column_scales + column * 4 + 8)};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             v[e] *= row_scale;

@@ -13,20 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .hopper_operands import (
-    ELEMENT_BYTES,
-    ELEMENTS,
-    OUTPUTS,
-    QUANT,
-    ROW_BYTES,
-    SCALES,
-    check_names,
-    check_operands,
-    column_pitch,
-    row_pitch,
-    tensor_map,
-)
-from .modules import load
+from .compiler_options import check_fields, macro_options
+from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, OUTPUTS, QUANT, ROW_BYTES, SCALES
+from .hopper_grid import tile_grid
+from .hopper_operands import check_formats, check_operands
+from .launches import allow_shared_memory, functions, run
+from .tensor_maps import column_pitch, row_pitch, tensor_map
 
 __all__ = [
     "ACCUMULATORS",
@@ -77,9 +69,8 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    check_names(element, out, scales)
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_formats(element, out, scales)
+    check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, interleaved = (int(config[f]) for f in FIELDS)
     if block_m not in BLOCK_M or block_n not in ACCUMULATORS:
         raise ValueError(
@@ -112,11 +103,11 @@ def options(
         "CLUSTER": cluster,
         "INTERLEAVED": interleaved,
     }
-    return ("-std=c++17", "-arch=sm_90a", *(f"-D{key}={value}" for key, value in macros.items()))
+    return macro_options(macros, ARCHITECTURE)
 
 
 @cache
-def _compiled_kernel(
+def compiled_kernel(
     device: int,
     element: str,
     out: str,
@@ -126,13 +117,16 @@ def _compiled_kernel(
     """The compiled kernel of a device for formats and a configuration's fields.
 
     Raises:
-        ValueError: as :func:`options`.
+        ValueError: as :func:`options`, or the device has not so much shared memory.
     """
     config = dict(items)
-    compiler_options = options(element=element, out=out, scales=scales, config=config)
-    module = load(Path(__file__).with_name("gemm_hopper_skinny.cu"), compiler_options)
-    kernel = module.get_function("gemm_hopper_skinny")
-    kernel.max_dynamic_shared_size_bytes = smem_bytes(scales=scales, config=config)
+    chosen = options(element=element, out=out, scales=scales, config=config)
+    source = Path(__file__).with_suffix(".cu").name
+    (kernel,) = functions(device, source, chosen, ("gemm_hopper_skinny",))
+    smem = smem_bytes(scales=scales, config=config)
+    allow_shared_memory(
+        kernel, device, smem, f"stages = {config['stages']}: take fewer, or a smaller tile"
+    )
     kernel.preferred_shared_memory_carveout = 100  # percent: several CTAs share a multiprocessor
     return kernel
 
@@ -153,7 +147,7 @@ def launch(
     """``c = (a · b^T) x scales`` on the current CuPy stream, or on ``stream``.
 
     Args:
-        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_operands.DTYPES``; rows are
+        a: (M, K), b: (N, K) CuPy arrays in the view dtypes of ``hopper_formats.DTYPES``; rows are
             contiguous and start at multiples of 16 bytes.
         c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
@@ -162,10 +156,11 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    m, n, k = check_operands(a, b, c, a_scale, b_scale, element=element, out=out, scales=scales)
     with a.device:
-        kernel = _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+        kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        grid = tile_grid(cluster * -(-m // block_m), n, config)
         item = ELEMENT_BYTES[element]
         width = ROW_BYTES // item
         map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
@@ -175,44 +170,26 @@ def launch(
             map_scale = tensor_map(
                 a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
             )
-        grid = (cluster * -(-m // block_m) * -(-n // block_n),)
         arguments = (
-            map_a,
-            map_b,
-            map_scale,
-            np.uint64(0 if a_scale is None else a_scale.data.ptr),
-            np.uint64(0 if b_scale is None else b_scale.data.ptr),
+            *(map_a, map_b, map_scale),
+            *(np.uint64(0 if s is None else s.data.ptr) for s in (a_scale, b_scale)),
             np.uint64(c.data.ptr),
             np.int64(row_pitch(c)),
-            np.int32(m),
-            np.int32(n),
-            np.int32(k),
+            *map(np.int32, (m, n, k)),
         )
-        block, smem = (threads(config),), smem_bytes(scales=scales, config=config)
-        if stream is None:
-            kernel(grid, block, arguments, shared_mem=smem)
-        else:
-            with stream:
-                kernel(grid, block, arguments, shared_mem=smem)
+        smem = smem_bytes(scales=scales, config=config)
+        run(kernel, grid, threads(config), arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
-    a: Any,
-    b: Any,
-    c: Any,
-    a_scale: Any = None,
-    b_scale: Any = None,
-    *,
-    element: str,
-    out: str,
-    scales: str,
-    config: Mapping[str, int | bool],
+    a: Any, b: Any, *operands: Any, config: Mapping[str, int | bool], **rest: Any
 ) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+    """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    check_operands(a, b, c, a_scale, b_scale, element, out, scales)
+    check_operands(a, b, *operands, **rest)
+    formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
-        _compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
+        compiled_kernel(a.device.id, *formats, tuple(config.items()))

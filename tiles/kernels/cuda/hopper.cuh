@@ -2,6 +2,12 @@
 //
 // CLUSTER: CTAs of a cluster, given by the file that includes this one.
 
+#if CLUSTER > 1
+#define CLUSTER_SHAPE __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define CLUSTER_SHAPE
+#endif
+
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
@@ -144,8 +150,23 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
     return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
 
+// A wgmma operand from the low word of its descriptor, which alone tells tiles apart.
+__device__ __forceinline__ u64 descriptor_at(u32 low) {
+    u64 whole;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(whole) : "r"(low), "n"((u32)(1024 >> 4 | 1 << 30)));
+    return whole;
+}
+
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// The threads that may look at what a CTA has set up: those of its cluster.
+__device__ __forceinline__ void sync_cluster_or_cta() {
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
 }
 
 // Orders nothing before it: for threads that have written nothing since the last one, and for the end

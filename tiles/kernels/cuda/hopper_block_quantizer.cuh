@@ -5,7 +5,7 @@
 // scale NaN and the codes 0 (int8) or 0x7f (e4m3fn).  Subnormals count, whatever -ftz says: what
 // may meet one is written in PTX.
 //
-// Macros: OUT (3 int8, 4 e4m3fn), STOCHASTIC (int8 only).
+// Macros: OUT (3 int8, 4 e4m3fn), STOCHASTIC (int8 only), OUT_BLOCK, COLUMNS, STORE_PITCH, ROW_BYTES.
 
 #define CODE_MAX (OUT == 3 ? 127.0f : 448.0f)
 #define INFINITY_BITS 0x7f800000u
@@ -130,4 +130,74 @@ __device__ __forceinline__ Random philox(u64 counter, const RoundKeys &keys) {
         d = (u32)first;
     }
     return {{a, b, c, d}};
+}
+
+// ---- The rows of a consumer.
+
+#define OUT_BLOCKS (COLUMNS / OUT_BLOCK)   // along a consumer's columns
+#define BLOCK_WARPS (OUT_BLOCK / 16)       // whose rows share a block
+#define BLOCK_SUMS (OUT_BLOCK / 2)         // of a thread's sums of 64 rows, in one block
+
+// Where a warpgroup leaves the largest magnitudes of its warps' parts of blocks.
+typedef u32 Peaks[4][OUT_BLOCKS];
+
+// Quantises a warpgroup's 64 rows from (x, y) on: codes into a staging buffer, scales to memory.
+__device__ __forceinline__ void stage_codes(u32 buffer, const float *sum, Peaks &peaks,
+                                            float *c_scale, const RoundKeys &keys, int consumer,
+                                            int warp, int lane, int x, int y, int m, int n) {
+#pragma unroll
+    for (int j = 0; j < OUT_BLOCKS; j++) {
+        float peak = 0.0f;
+#pragma unroll
+        for (int i = 0; i < BLOCK_SUMS; i++) peak = larger(peak, sum[j * BLOCK_SUMS + i]);
+        const u32 bits = warp_peak(peak);
+        if (lane == j) peaks[warp][j] = bits;
+    }
+    consumer_sync(consumer);
+    // Lane j has block j's divisor, the others repeat it.
+    const int first = warp / BLOCK_WARPS * BLOCK_WARPS, mine = lane % OUT_BLOCKS;
+    u32 amax = 0;
+#pragma unroll
+    for (int w = 0; w < BLOCK_WARPS; w++) amax = max(amax, peaks[first + w][mine]);
+    const Divisor own = divisor_of(amax);
+    const int down = (y + warp * 16) / OUT_BLOCK, right = x / OUT_BLOCK + lane;
+    const int grid_cols = (n + OUT_BLOCK - 1) / OUT_BLOCK;
+    if (warp == first && lane < OUT_BLOCKS && y + warp * 16 < m && right < grid_cols)
+        c_scale[(i64)down * grid_cols + right] = own.scale;
+#pragma unroll
+    for (int j = 0; j < OUT_BLOCKS; j++) {
+        const Divisor d = divisor_from(own, j);
+#pragma unroll
+        for (int g = 0; g < OUT_BLOCK / 8; g++) {
+            const float *v = sum + j * BLOCK_SUMS + g * 4;
+            const int column = j * OUT_BLOCK + g * 8;
+            Random random[2] = {};  // of the thread's pairs in its two rows: words 0 and 1
+#if STOCHASTIC
+            // Two lanes share the four words of four neighbours: the even one draws those of row r,
+            // the odd one those of row r + 8, and each hands over the other's half.
+            const int row = y + warp * 16 + lane / 4, odd = lane & 1;
+            const u64 index = (u64)(row + 8 * odd) * n + (x + column + lane % 4 / 2 * 4);
+            const Random four = philox(index >> 2, keys);
+            const u32 other0 =
+                __shfl_xor_sync(0xffffffffu, odd ? four.words[0] : four.words[2], 1);
+            const u32 other1 =
+                __shfl_xor_sync(0xffffffffu, odd ? four.words[1] : four.words[3], 1);
+            random[0].words[0] = odd ? other0 : four.words[0];
+            random[0].words[1] = odd ? other1 : four.words[1];
+            random[1].words[0] = odd ? four.words[2] : other0;
+            random[1].words[1] = odd ? four.words[3] : other1;
+#endif
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const u16 codes = encode_pair(v[h * 2], v[h * 2 + 1], d, random[h].words[0],
+                                              random[h].words[1]);
+                const int r = warp * 16 + h * 8 + lane / 4, byte = column + lane % 4 * 2;
+                const int piece = STORE_PITCH == ROW_BYTES ? byte / 16 ^ r % 8 : byte / 16;
+                asm volatile("st.shared.u16 [%0], %1;" ::"r"(buffer + r * STORE_PITCH +
+                                                             piece * 16 + byte % 16),
+                             "h"(codes)
+                             : "memory");
+            }
+        }
+    }
 }

@@ -1,138 +1,64 @@
-"""Operands of the Hopper products in CUDA C++: formats, checks and tensor maps.
-
-Tensor maps, which tell the copy engine where a matrix lies, are made by the driver and kept by
-address and shape.
-"""
+"""Operands of the Hopper products in CUDA C++: what the launchers refuse of them."""
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
+from .block_arrays import check_one_device
+from .compiler_options import check_choices
+from .hopper_formats import (
+    DTYPES,
+    ELEMENT_BYTES,
+    ELEMENTS,
+    MAX_INT32_K,
+    OUTPUTS,
+    QUANT,
+    SCALES,
+)
+from .hopper_grid import check_extents
 from .overlap import check_apart
+from .tensor_maps import column_pitch, row_pitch
 
 __all__ = [
-    "DTYPES",
-    "ELEMENTS",
-    "ELEMENT_BYTES",
-    "MAX_INT32_K",
-    "OUTPUTS",
-    "QUANT",
-    "ROW_BYTES",
-    "SCALES",
+    "check_columns",
+    "check_dimensions",
+    "check_formats",
+    "check_int32_sums",
     "check_matrix",
-    "check_names",
+    "check_memory",
     "check_operands",
-    "column_pitch",
-    "multiprocessors",
-    "row_pitch",
-    "tensor_map",
+    "check_row_major",
+    "check_rows",
+    "check_scales",
 ]
 
-#: Operand formats by macro value; bf16 arrives as uint16, 8-bit floats as uint8 views.
-ELEMENTS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
-#: Output formats by macro value; bf16 as a uint16 view.
-OUTPUTS = ("bf16", "fp16", "fp32")
-#: Scale modes by macro value: none, one each, rows of A and of B, 1x128 and 128x128, 128x128 both.
-SCALES = ("none", "tensor", "row", "b1x128", "b128x128")
-DTYPES = {
-    "bf16": ("uint16",),
-    "fp16": ("float16", "uint16"),
-    "fp32": ("float32",),
-    "e4m3fn": ("uint8",),
-    "e5m2": ("uint8",),
-    "int8": ("int8",),
-}
 #: NumPy's one-letter names of the view dtypes: ``dtype.name`` is slow to make.
 _LETTERS = {
     name: frozenset(np.dtype(view).char for view in views) for name, views in DTYPES.items()
 }
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "e4m3fn": 1, "e5m2": 1, "int8": 1}
-#: Bytes of K in a stage, the width of the swizzle, and of a staging buffer's rows.
-ROW_BYTES = 128
-QUANT = 128
-#: An integer sum of this many products of codes up to 127 stays below 2^31.
-MAX_INT32_K = (2**31 - 1) // 127**2
-
-# cuda.h: CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion.
-_MAP_TYPES = {1: 0, 2: 1, 4: 7}  # UINT8, UINT16, FLOAT32 by element bytes
-_SWIZZLE_NONE, _SWIZZLE_128B = 0, 3
-_L2_PROMOTION_256B = 3
-_MAP_BYTES = 128
-_MAP_DTYPE = np.dtype([("bytes", "u1", _MAP_BYTES)])
 
 
-def check_names(element: str, out: str, scales: str) -> None:
-    """Refuse formats and scale modes that the kernel does not have.
+def check_formats(element: str, out: str, scales: str) -> None:
+    """Refuse formats and scale modes that the kernels do not have.
 
     Raises:
         ValueError: names the one and lists the choices.
     """
-    for name, value, known in (
-        ("element", element, ELEMENTS),
-        ("out", out, OUTPUTS),
-        ("scales", scales, SCALES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
-
-
-@cache
-def multiprocessors(device: int) -> int:
-    """Multiprocessors of a device."""
-    import cupy
-
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
-
-
-@cache
-def _encoder() -> Any:
-    """``cuTensorMapEncodeTiled`` of the installed driver."""
-    encode = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled
-    encode.restype = ctypes.c_int
-    return encode
-
-
-@lru_cache(maxsize=4096)
-def tensor_map(
-    pointer: int, item_bytes: int, inner: int, outer: int, row_bytes: int, box: tuple[int, int]
-) -> Any:
-    """Tensor map of a matrix, as the kernel takes it by value.
-
-    Args:
-        inner, outer: elements of a row, and rows.
-        row_bytes: from one row to the next.
-        box: elements and rows of a tile; tiles 128 bytes wide are swizzled.
-    Raises:
-        ValueError: the driver refuses these numbers.
-    """
-    memory = (ctypes.c_uint8 * (_MAP_BYTES + 64))()
-    aligned = ctypes.addressof(memory) + -ctypes.addressof(memory) % 64
-    swizzled = box[0] * item_bytes == ROW_BYTES and box[1] > 1
-    result = _encoder()(
-        ctypes.c_void_p(aligned),
-        _MAP_TYPES[item_bytes],
-        2,
-        ctypes.c_void_p(pointer),
-        (ctypes.c_uint64 * 2)(inner, outer),
-        (ctypes.c_uint64 * 1)(row_bytes),
-        (ctypes.c_uint32 * 2)(*box),
-        (ctypes.c_uint32 * 2)(1, 1),
-        0,  # not interleaved
-        _SWIZZLE_128B if swizzled else _SWIZZLE_NONE,
-        _L2_PROMOTION_256B,
-        0,  # what lies outside is zero
+    check_choices(
+        {"element": (element, ELEMENTS), "out": (out, OUTPUTS), "scales": (scales, SCALES)}
     )
-    if result:
-        raise ValueError(
-            f"the driver refuses a tensor map of {outer} x {inner} elements of {item_bytes} bytes, "
-            f"rows {row_bytes} bytes apart, tile {box}: error {result}"
-        )
-    raw = ctypes.string_at(aligned, _MAP_BYTES)
-    return np.frombuffer(raw, _MAP_DTYPE)[0]
+
+
+def check_dimensions(name: str, array: Any, dimensions: int) -> None:
+    """Refuse an array of another number of dimensions; what is no array is found later.
+
+    Raises:
+        ValueError: names it.
+    """
+    if getattr(array, "ndim", dimensions) != dimensions:
+        raise ValueError(f"{name} has {array.ndim} dimensions: it must have {dimensions}")
 
 
 def check_matrix(name: str, array: Any, item: str, shape: tuple[int, ...]) -> None:
@@ -149,49 +75,77 @@ def check_matrix(name: str, array: Any, item: str, shape: tuple[int, ...]) -> No
         raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {shape}, not empty")
 
 
-def row_pitch(array: Any) -> int:
-    """Bytes from one row to the next; what a lone row has for a stride means nothing."""
-    if array.shape[0] == 1:
-        return -(-int(array.shape[1]) * int(array.dtype.itemsize) // 16) * 16
-    return int(array.strides[0])
+def check_rows(name: str, array: Any, item: str) -> None:
+    """Refuse rows that the copy engine cannot reach, and matrices with gaps between them.
 
-
-def column_pitch(scale: Any) -> int:
-    """Bytes from one column of 1x128 scales to the next; a lone column's stride means nothing."""
-    if scale.shape[1] == 1:
-        return -(-int(scale.shape[0]) * 4 // 16) * 16
-    return int(scale.strides[1])
-
-
-def check_operands(
-    a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, element: str, out: str, scales: str
-) -> tuple[int, int, int]:
-    """Check the operands of ``launch``.
-
-    Returns:
-        M, N and K.
+    Args:
+        array: (..., rows, columns); of three dimensions, matrices that follow each other.
     Raises:
-        ValueError, TypeError: names the operand and the rule.
+        ValueError: names the array.
     """
-    check_names(element, out, scales)
-    for name, array in (("a", a), ("b", b), ("c", c)):
-        if getattr(array, "ndim", 2) != 2:
-            raise ValueError(f"{name} has {array.ndim} dimensions: it must be a matrix")
-    m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    check_matrix("a", a, element, (m, k))
-    check_matrix("b", b, element, (n, k))
-    check_matrix("c", c, out, (m, n))
-    for name, array, item in (("a", a, element), ("b", b, element), ("c", c, out)):
-        pitch, bytes_each = row_pitch(array), ELEMENT_BYTES[item]
-        packed = array.strides[1] == bytes_each or array.shape[1] == 1
-        overlapping = pitch < array.shape[1] * bytes_each
-        if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
-            raise ValueError(
-                f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
-                f"at address {array.data.ptr:#x} and have strides {array.strides}"
-            )
+    pitch, bytes_each = row_pitch(array), ELEMENT_BYTES[item]
+    packed = array.strides[-1] == bytes_each or array.shape[-1] == 1
+    overlapping = pitch < array.shape[-1] * bytes_each
+    if not packed or overlapping or pitch % 16 or array.data.ptr % 16:
+        raise ValueError(
+            f"{name}: rows must be contiguous and start at multiples of 16 bytes; they start "
+            f"at address {array.data.ptr:#x} and have strides {array.strides}"
+        )
+    apart = array.ndim == 3 and array.shape[0] > 1 and array.strides[0] != array.shape[1] * pitch
+    if apart:
+        raise ValueError(f"{name} has strides {array.strides}: its matrices must follow each other")
+
+
+def check_row_major(name: str, scale: Any) -> None:
+    """Refuse scales that are not C-contiguous.
+
+    Raises:
+        ValueError: names them.
+    """
+    if not scale.flags.c_contiguous:
+        raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
+
+
+def check_columns(name: str, scale: Any) -> None:
+    """Refuse 1xB scales whose columns the copy engine cannot reach.
+
+    Args:
+        scale: (..., rows, columns), each column contiguous; of three dimensions, grids that follow
+            each other.
+    Raises:
+        ValueError: names them.
+    """
+    rows, columns = scale.shape[-2:]
+    apart = column_pitch(scale)
+    packed = scale.strides[-2] == 4 or rows == 1
+    if not packed or apart < 4 * rows or apart % 16 or scale.data.ptr % 16:
+        raise ValueError(
+            f"{name} has strides {scale.strides}: its columns must be contiguous, a multiple of 16 "
+            "bytes apart and aligned to 16"
+        )
+    if scale.ndim == 3 and scale.shape[0] > 1 and scale.strides[0] != columns * apart:
+        raise ValueError(f"{name} has strides {scale.strides}: experts must follow each other")
+
+
+def check_int32_sums(element: str, scales: str, k: int) -> None:
+    """Refuse integer sums along all of K that could overflow.
+
+    Raises:
+        ValueError: names K.
+    """
     if element == "int8" and scales not in ("b1x128", "b128x128") and k > MAX_INT32_K:
         raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
+
+
+def check_scales(a: Any, b: Any, a_scale: Any, b_scale: Any, scales: str) -> None:
+    """Refuse scales that do not lie on the mode's grids, in its layout.
+
+    Args:
+        a, b: (..., rows, K).
+    Raises:
+        TypeError, ValueError: names the scales and the rule.
+    """
+    (*lead_a, m, k), (*lead_b, n, _) = a.shape, b.shape
     blocks = -(-k // QUANT)
     grids = {
         "none": (None, None),
@@ -200,24 +154,66 @@ def check_operands(
         "b1x128": ((m, blocks), (-(-n // QUANT), blocks)),
         "b128x128": ((-(-m // QUANT), blocks), (-(-n // QUANT), blocks)),
     }[scales]
-    for name, scale, grid in (("a_scale", a_scale, grids[0]), ("b_scale", b_scale, grids[1])):
+    for name, scale, lead, grid in (
+        ("a_scale", a_scale, lead_a, grids[0]),
+        ("b_scale", b_scale, lead_b, grids[1]),
+    ):
         if grid is None:
             if scale is not None:
                 raise ValueError(f"{name} is given: scales {scales!r} take none")
             continue
-        check_matrix(name, scale, "fp32", grid)
+        check_matrix(name, scale, "fp32", (*lead, *grid))
         if name == "a_scale" and scales == "b1x128":
-            apart = column_pitch(scale)
-            packed = scale.strides[0] == 4 or m == 1
-            if not packed or apart < 4 * m or apart % 16 or scale.data.ptr % 16:
-                raise ValueError(
-                    f"a_scale has strides {scale.strides}: M must be contiguous, its columns a "
-                    "multiple of 16 bytes apart and aligned to 16"
-                )
-        elif not scale.flags.c_contiguous:
-            raise ValueError(f"{name} has strides {scale.strides}: it must be row-major")
-    arrays = [x for x in (b, c, a_scale, b_scale) if x is not None]
-    if any(x.device != a.device for x in arrays):
-        raise ValueError("the operands lie on several devices: they must share one")
-    check_apart({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
+            check_columns(name, scale)
+        else:
+            check_row_major(name, scale)
+
+
+def check_memory(written: dict[str, Any], read: dict[str, Any]) -> None:
+    """Refuse arrays on several devices, and outputs that share memory; ``None`` is absent.
+
+    Raises:
+        ValueError: names them.
+    """
+    given = {name: x for name, x in {**read, **written}.items() if x is not None}
+    check_one_device(given)
+    check_apart(written, read)
+
+
+def check_operands(
+    a: Any,
+    b: Any,
+    c: Any,
+    a_scale: Any = None,
+    b_scale: Any = None,
+    *,
+    element: str,
+    out: str,
+    scales: str,
+) -> tuple[int, int, int]:
+    """Check the operands of a plain product's ``launch``.
+
+    Returns:
+        M, N and K.
+    Raises:
+        ValueError, TypeError: names the operand and the rule.
+    """
+    check_formats(element, out, scales)
+    for name, array in (("a", a), ("b", b), ("c", c)):
+        check_dimensions(name, array, 2)
+    m, k, n = a.shape[0], a.shape[1], b.shape[0]
+    for name, array, item, shape in (
+        ("a", a, element, (m, k)),
+        ("b", b, element, (n, k)),
+        ("c", c, out, (m, n)),
+    ):
+        check_matrix(name, array, item, shape)
+        check_rows(name, array, item)
+    check_int32_sums(element, scales, k)
+    check_scales(a, b, a_scale, b_scale, scales)
+    pitches = {"a": row_pitch(a), "b": row_pitch(b), "c": row_pitch(c)}
+    if scales == "b1x128":
+        pitches["a_scale"] = column_pitch(a_scale)
+    check_extents({"M": m, "N": n, "K": k}, pitches)
+    check_memory({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     return m, n, k

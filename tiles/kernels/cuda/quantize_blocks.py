@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .block_arrays import check_array, check_matrix, check_one_device, check_scales, division
-from .modules import load
+from .compiler_options import check_choices, check_fields, macro_options
+from .launches import functions, run
 from .overlap import check_apart
 
 __all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
@@ -45,11 +45,8 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that does not fit the block.
     """
-    for name, value, known in (("source", source, SOURCES), ("target", target, TARGETS)):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_choices({"source": (source, SOURCES), "target": (target, TARGETS)})
+    check_fields(config, FIELDS)
     threads, lanes, vector, unroll = (int(config[name]) for name in FIELDS)
     if not 32 <= threads <= 1024 or threads % 32:
         raise ValueError(f"threads = {threads}: it must be a multiple of 32 up to 1024")
@@ -80,19 +77,11 @@ def options(
         "BLOCK_COLS": block[1],
         "ALIGNED": int(aligned),
     }
-    return ("-std=c++17", *(f"-D{name}={value}" for name, value in macros.items()))
-
-
-@cache
-def _kernel(device: int, compiler_options: tuple[str, ...]) -> Any:
-    """The compiled kernel; ``device`` is the current device, for which CuPy compiles."""
-    return load(Path(__file__).with_suffix(".cu"), compiler_options).get_function("quantize_blocks")
+    return macro_options(macros)
 
 
 def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: Any) -> None:
-    for name, value, known in (("source", source, SOURCES), ("target", target, TARGETS)):
-        if value not in known:
-            raise ValueError(f"{name} {value!r}: choose one of {', '.join(known)}")
+    check_choices({"source": (source, SOURCES), "target": (target, TARGETS)})
     check_array("x", x, SOURCE_DTYPES[source])
     check_array("codes", codes, TARGET_DTYPES[target])
     check_matrix("x", x)
@@ -116,7 +105,9 @@ def _compiled(
     chosen = options(
         source=source, target=target, block=block, cols=x.shape[1], aligned=aligned, config=config
     )
-    return _kernel(x.device.id, chosen)
+    source_file = Path(__file__).with_suffix(".cu").name
+    (kernel,) = functions(x.device.id, source_file, chosen, ("quantize_blocks",))
+    return kernel
 
 
 def launch(
@@ -163,12 +154,7 @@ def launch(
             np.int64(scales.strides[0] // 4),
             np.int64(scales.strides[1] // 4),
         )
-        grid, threads = (-(-blocks // per_cta),), (int(config["threads"]),)
-        if stream is None:
-            kernel(grid, threads, arguments)
-        else:
-            with stream:
-                kernel(grid, threads, arguments)
+        run(kernel, -(-blocks // per_cta), int(config["threads"]), arguments, stream=stream)
 
 
 def precompile(

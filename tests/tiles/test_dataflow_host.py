@@ -1,0 +1,93 @@
+"""The dataflow kernels run on the CPU, judged against the float64 reference."""
+
+import shutil
+
+import numpy as np
+import pytest
+from dataflow_on_host import Case, judge
+
+from tiles.problems import DATAFLOW_OPS
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+#: Of operators that see a block: a warp a block, some lanes, several warps.
+WARP = {"threads": 64, "lanes": 32, "steps": 2, "ctas": 1}
+SHORT = {"threads": 64, "lanes": 4, "steps": 1, "ctas": 1}
+SPREAD = {"threads": 128, "lanes": 64, "steps": 1, "ctas": 1}
+#: Of operators that need rows: two CTAs a cluster, one, some lanes a block, several warps.
+PAIR = {"threads": 64, "lanes": 32, "rows": 32, "splits": 2, "clusters": 2, "ctas": 1}
+ALONE = PAIR | {"splits": 1, "clusters": 1}
+SHORT_PAIR = {"threads": 64, "lanes": 4, "rows": 4, "splits": 2, "clusters": 2, "ctas": 1}
+SPREAD_ROWS = {"threads": 128, "lanes": 128, "rows": 128, "splits": 1, "clusters": 1, "ctas": 1}
+CASES = (
+    ("silu-bwd", "int8.b1x128+sr", (20, 384), SHORT),
+    ("relu", "int8.b32x32+sr", (40, 51), WARP),
+    ("layernorm", "int8.b32x32", (40, 77), ALONE),
+    ("rmsnorm-bwd", "int8.b32x32", (40, 96), ALONE),
+)
+SLOW_CASES = (
+    ("dropout", "e4m3fn.b1x128", (12, 133), SHORT),
+    ("gelu", "int8.b32x32+sr", (96, 128), WARP),
+    ("gelu-bwd", "int8.b32x32", (96, 128), WARP),
+    ("silu", "int8.b32x32+sr", (70, 80), WARP),
+    ("relu-bwd", "int8.b128x128", (130, 144), SPREAD),
+    ("dropout", "int8.b32x32+sr", (70, 80), WARP),
+    ("layernorm-apply", "int8.b32x32+sr", (70, 80), WARP),
+    ("rmsnorm-apply", "int8.b1x128", (9, 135), SHORT),
+    ("gelu", "e4m3fn.b1x128+sr", (12, 256), SHORT),
+    ("residual", "int8.b32x32+sr", (70, 144), PAIR),
+    ("residual", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),
+    ("residual", "int8.b128x128", (130, 160), SPREAD_ROWS),
+    ("layernorm", "int8.b32x32+sr", (70, 144), PAIR),
+    ("layernorm", "e4m3fn.b1x128", (9, 272), SHORT_PAIR),
+    ("rmsnorm", "int8.b1x128+sr", (9, 400), SHORT_PAIR),
+    ("layernorm-bwd", "int8.b32x32+sr", (100, 144), PAIR),
+    ("layernorm-bwd", "int8.b1x128", (9, 143), SHORT_PAIR),
+    ("rmsnorm-bwd", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),
+)
+
+
+def nasty(rows: int, cols: int, seed: int = 0) -> np.ndarray:
+    """Blocks of zeros, of one sign, tiny, huge, an outlier, NaN or infinity among normal ones."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, cols)) * np.exp2(rng.integers(-3, 3, (rows, 1)))
+    x[: rows // 4, : cols // 4] = 0
+    x[: rows // 4, -cols // 4 :] = -abs(x[: rows // 4, -cols // 4 :]) - 3
+    x[-rows // 4 :, : cols // 4] *= 1e-20
+    x[-rows // 4 :, cols // 4 : cols // 2] *= 1e15
+    x[rows // 2, cols // 2] = 1000
+    x[rows // 3, cols - 1] = [np.nan, np.inf][seed % 2]
+    x[-1, 1] = -0.0
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("op", "fmt", "shape", "config"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+)
+def test_kernel_agrees_with_the_reference(
+    op: str, fmt: str, shape: tuple[int, int], config: dict[str, int]
+) -> None:
+    """The first operands are nasty; rows get others with a mean a thousand deviations away too."""
+    count, row_vectors, _ = DATAFLOW_OPS[op]
+    matrices = [nasty(*shape, seed) for seed in range(count)]
+    # A NaN would be in whole rows of blocks (statistics), or in every sum over rows.
+    if op.endswith("-apply") or (row_vectors and op.endswith("-bwd")):
+        matrices = [np.nan_to_num(m, nan=1, posinf=2) for m in matrices]
+    probability = 0.25 if op == "dropout" else 0.0
+    case = Case(op=op, format=fmt, shape=shape, config=config, probability=probability)
+    assert judge(case, matrices) == ""
+    if "splits" in config:
+        rng = np.random.default_rng(1)
+        far = [rng.standard_normal(shape).astype(np.float32) for _ in range(count)]
+        far[0] += np.float32(1000)
+        assert judge(case, far) == ""
+
+
+@pytest.mark.slow
+def test_statistics_of_equal_rows_have_no_variance() -> None:
+    """int8 sums are exact: a row of one code has the variance 0, whatever its mean."""
+    shape = (32, 96)
+    levels = np.repeat(np.arange(1, 33, dtype=np.float32)[:, None] * 1e4, 96, axis=1)
+    case = Case(op="residual", format="int8.b32x32", shape=shape, config=ALONE)
+    assert judge(case, [levels, np.zeros(shape, np.float32)]) == ""

@@ -1,0 +1,41 @@
+// The CTAs of a cluster that share rows: their barrier and each other's shared memory; and copies to
+// shared memory that nobody waits for at once.
+//
+// Macros: SPLITS (CTAs of a cluster).  A test on the CPU has all of these by itself.
+#ifndef ON_HOST
+#if SPLITS > 1
+#define CLUSTER __cluster_dims__(SPLITS, 1, 1)
+#else
+#define CLUSTER
+#endif
+
+// All threads of the cluster; shared memory written before is seen after.
+DEVICE void cluster_sync() {
+#if SPLITS > 1
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+#else
+    __syncthreads();
+#endif
+}
+
+// A float at the same place in the shared memory of a CTA of the cluster.
+DEVICE float of_cta(const float *place, u32 rank) {
+#if SPLITS > 1
+    u32 local = (u32)__cvta_generic_to_shared(place), remote;
+    float value;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
+    return value;
+#else
+    return *place;
+#endif
+}
+
+DEVICE void copy_async(uint4 *to, const u8 *from) {
+    u32 place = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+}
+
+DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#endif

@@ -1,0 +1,26 @@
+"""Round keys of Philox4x32-10, as kernels take them by value (``RoundKeys`` of the sources)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["KEYS", "round_keys"]
+
+#: NumPy's type of ``RoundKeys``.
+KEYS = np.dtype((np.uint32, (20,)))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def round_keys(seed: int) -> Any:
+    """The ten keys of a 64-bit seed, low words at even places: (20,) uint32.
+
+    Raises:
+        ValueError: the seed is not a 64-bit unsigned integer.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+    halves = (seed & 0xFFFFFFFF, seed >> 32)
+    keys = [(halves[k % 2] + k // 2 * _WEYL[k % 2]) & 0xFFFFFFFF for k in range(20)]
+    return np.array(keys, np.uint32)
