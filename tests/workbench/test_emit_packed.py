@@ -72,7 +72,7 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
         a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, c_scale: Any = None, **rest: Any
     ) -> None:
         formats = {key: rest[key] for key in ("element", "out", "scales")}
-        gemm_hopper_blocks._validate(a, b, c, a_scale, b_scale, c_scale, **formats)
+        gemm_hopper_blocks.check_operands(a, b, c, a_scale, b_scale, c_scale, **formats)
         gemm_hopper_blocks.options(**formats, config=rest["config"])
         calls.append({"a_scale": a_scale, "b_scale": b_scale, "c_scale": c_scale, **rest})
 
