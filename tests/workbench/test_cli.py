@@ -229,7 +229,7 @@ def test_predict_starts_without_torch() -> None:
 
 
 @pytest.mark.alone
-def test_the_command_predicts_within_seven_tenths_of_a_second() -> None:
+def test_the_command_predicts_within_a_second() -> None:
     """From the interpreter's start to the printed table, as CPU time.
 
     Whoever else works on this machine shall not decide: not by waiting, hence CPU time, nor by
@@ -241,7 +241,7 @@ def test_the_command_predicts_within_seven_tenths_of_a_second() -> None:
     # What pip installs is compiled; here the first run leaves compiled files to the others.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     seconds: list[float] = []
-    while len(seconds) < 15 and min(seconds, default=9.9) >= 0.7:
+    while len(seconds) < 30 and min(seconds, default=9.9) >= 1.0:
         time.sleep(1.0 if seconds else 0.0)  # a neighbour's burst lasts some seconds
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = subprocess.run(
@@ -253,7 +253,7 @@ def test_the_command_predicts_within_seven_tenths_of_a_second() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert b"deepseek-fp8" in run.stdout
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.7, seconds
+    assert min(seconds) < 1.0, seconds
 
 
 def test_what_is_not_swept_is_told_before_the_sweep(
