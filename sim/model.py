@@ -17,6 +17,7 @@ from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
+from sim.outlier_model import outlier_cost
 from sim.prediction import PricedTable
 from sim.tile_stream import tile_stream_cost
 from sim.weight_only_model import weight_only_cost
@@ -31,6 +32,7 @@ from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
+from tiles.kernels.outlier_gemm import OutlierGemmConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.transpose import TritonTransposeConfig
@@ -76,6 +78,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], Callable[..., Cost]] = {
         problem, table, gpu
     ),
     (Gemm, DecodedGemmConfig): decoded_cost,
+    (Gemm, OutlierGemmConfig): outlier_cost,
     (BatchedGemm, BatchedGemmConfig): batched_cost,
     (GroupedGemm, GroupedGemmConfig): grouped_cost,
     (GroupedGemm, HopperGemmConfig): lambda problem, _, table, gpu, __: hopper_grouped_cost(
