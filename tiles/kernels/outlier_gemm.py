@@ -92,18 +92,20 @@ class TritonOutlierGemm(Kernel):
         recipe = problem.recipe
         if recipe.outliers is None:
             return f"{self.name} serves recipes with outliers apart, not {recipe}"
-        for fmt in (recipe.activation, recipe.weight):
+        for fmt, least in ((recipe.activation, 16), (recipe.weight, 32)):
             if not (isinstance(fmt.element, IntElement) and fmt.element.name == "int8"):
                 return f"{self.name} multiplies int8, not {fmt}"
             if not fmt.plain or fmt.scaling is None:
                 return f"{self.name} takes fp32 absmax scales and codes rounded to even, not {fmt}"
-            if reason := self._unscaled(fmt, recipe.outliers):
+            if reason := self._unscaled(fmt, recipe.outliers, least):
                 return reason
         if "int8" not in limits.native_elements:
             return f"int8 has no path on {limits.gpu}"
         return _PRODUCT.refusal(inner_problem(problem), limits)
 
-    def _unscaled(self, fmt: TensorFormat, outliers: OutlierColumns | OutlierBlocks) -> str | None:
+    def _unscaled(
+        self, fmt: TensorFormat, outliers: OutlierColumns | OutlierBlocks, least: int
+    ) -> str | None:
         """Why outliers of that kind have no product with scales of that shape; None: they have."""
         assert fmt.scaling is not None
         rows, cols = fmt.scaling.rows, fmt.scaling.cols
@@ -112,8 +114,9 @@ class TritonOutlierGemm(Kernel):
                 return f"{self.name} keeps columns in fp16 or bf16, not {outliers.kept}"
             if cols is not None or rows not in (None, 1):
                 return f"{self.name} takes one scale a tensor or row beside columns, not {fmt}"
-        elif rows is None or cols is None or rows % 16:
-            return f"{self.name} takes blocks of multiples of 16 rows that fall back, not {fmt}"
+        elif rows is None or cols is None or rows % least:
+            # The smallest tile that four warps share is 16 x 32.
+            return f"{self.name} adds fallback blocks of multiples of {least} rows, not {fmt}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

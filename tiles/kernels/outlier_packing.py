@@ -1,17 +1,17 @@
 """Operands of products with outliers apart: which columns, which blocks, and what they leave.
 
 The rules are those that the error tables use (``sim/error/outliers.py``), bit for bit.  Nothing
-here asks the device how many outliers there are: memory has a capacity, the count stays where it
-was counted.  The same operands on every call and every device.
+here waits for the device: memory has a capacity, and the count of outliers stays where it was
+counted.  The same operands on every call and every device.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from tiles.formats import Scaling, TensorFormat
-from tiles.kernels.quantize_torch import quantize_torch
+from tiles.formats import ElementFormat, Scaling, TensorFormat
+from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales
 from tiles.kernels.triton.outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
 from tiles.recipes import OutlierBlocks, OutlierColumns
 
@@ -54,7 +54,8 @@ def pack_columns(
         capacity: columns that there is memory for, a multiple of ``COLUMN_STEP``; that of K always
             suffices (:func:`column_capacity`).
     Raises:
-        ValueError: the capacity is no positive multiple of ``COLUMN_STEP``, or K differs.
+        ValueError: the capacity is no positive multiple of ``COLUMN_STEP``, K differs, or the
+            format is another.
     """
     if capacity < 1 or capacity % COLUMN_STEP:
         raise ValueError(f"capacity {capacity}: it must be a positive multiple of {COLUMN_STEP}")
@@ -65,17 +66,15 @@ def pack_columns(
         )
     wide = (x.abs() > outliers.threshold).any(dim=0)
     count = wide.sum(dtype=torch.int32).view(1)
-    codes, scales = quantize_torch(x.masked_fill(wide, 0), fmt)
-    assert scales is not None
+    codes, scales = _quantized(x.masked_fill(wide, 0), fmt)
     scales.masked_fill_(count > capacity, float("nan"))
     # A stable sort keeps the columns' order; what comes behind the outliers is not in use.
     order = torch.argsort(wide.to(torch.uint8), descending=True, stable=True)[:capacity]
     unused = torch.arange(len(order), device=x.device) >= count
-    kept = TensorFormat(element=outliers.kept)
     gathered = []
     for matrix in (x, weights):
         some = matrix[:, order].masked_fill_(unused, 0)
-        values = quantize_torch(some, kept)[0]
+        values = _cast(some, outliers.kept)
         gathered.append(torch.nn.functional.pad(values, (0, capacity - len(order))))
     a, b = gathered
     return PackedActivations(
@@ -95,13 +94,12 @@ def pack_blocks(x: torch.Tensor, fmt: TensorFormat, outliers: OutlierBlocks) -> 
         fmt: of the activations: int8 in blocks of several rows and columns.
         outliers: the share.
     Raises:
-        ValueError: the format has no blocks.
+        ValueError: the format has no blocks, or is no plain int8.
     """
     scaling = fmt.scaling
     if scaling is None or scaling.rows is None or scaling.cols is None:
         raise ValueError(f"{fmt} has no blocks, so no block of it can fall back")
-    codes, scales = quantize_torch(x, fmt)
-    assert scales is not None
+    codes, scales = _quantized(x, fmt)
     high, wide = scaling.rows, scaling.cols
     blocks = _blocks(x.to(torch.float32), scaling)
     grid_m, grid_k = scales.shape
@@ -114,8 +112,7 @@ def pack_blocks(x: torch.Tensor, fmt: TensorFormat, outliers: OutlierBlocks) -> 
     stored = _blocks(codes, scaling)[order].to(torch.float64)
     stored *= scales.flatten()[order].to(torch.float64)[:, None, None]
     rest = (blocks[order].to(torch.float64) - stored).to(torch.float32)
-    second, second_scales = quantize_torch(rest.view(capacity * high, wide), fmt)
-    assert second_scales is not None
+    second, second_scales = _quantized(rest.view(capacity * high, wide), fmt)
     rows = chosen.view(grid_m, grid_k).sum(dim=1)
     return PackedActivations(
         codes=codes,
@@ -137,3 +134,39 @@ def _blocks(x: torch.Tensor, scaling: Scaling) -> torch.Tensor:
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % wide, 0, -x.shape[0] % high))
     grid = padded.view(padded.shape[0] // high, high, padded.shape[1] // wide, wide)
     return grid.transpose(1, 2).reshape(-1, high, wide)
+
+
+def _quantized(x: torch.Tensor, fmt: TensorFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 codes and fp32 scales as the codec makes them, which looks at its scales on the host.
+
+    Raises:
+        ValueError: not plain int8 with scales.
+    """
+    if fmt.scaling is None or fmt.element.name != "int8" or not fmt.plain:
+        raise ValueError(f"{fmt}: outliers stand beside int8 with fp32 absmax scales, to even")
+    rows, cols = x.shape
+    whole = replace(fmt.scaling, rows=fmt.scaling.rows or rows, cols=fmt.scaling.cols or cols)
+    grid = empty_scales(rows, cols, fmt.scaling, x.device)
+    blocks = _blocks(x.to(torch.float32), whole)
+    scales = blocks.abs().amax(dim=(1, 2)) / 127
+    scales.masked_fill_(scales == 0, 1.0).masked_fill_(scales.isinf(), torch.nan)
+    codes = (blocks / scales[:, None, None]).round_().clamp_(-127, 127).nan_to_num_(nan=0.0)
+    grid.copy_(scales.view(grid.shape))
+    return _matrix(codes.to(torch.int8), whole, rows, cols), grid
+
+
+def _cast(x: torch.Tensor, kept: ElementFormat) -> torch.Tensor:
+    """Values in 16 bits; finite ones beyond the largest saturate."""
+    dtype = CODE_DTYPES[kept.name]
+    most = torch.finfo(dtype).max
+    x = x.to(torch.float32)
+    return torch.where(x.isinf(), x, x.clamp(-most, most)).to(dtype)
+
+
+def _matrix(blocks: torch.Tensor, scaling: Scaling, rows: int, cols: int) -> torch.Tensor:
+    """What :func:`_blocks` took apart."""
+    assert scaling.rows is not None
+    assert scaling.cols is not None
+    high, wide = scaling.rows, scaling.cols
+    grid = blocks.view(-(-rows // high), -(-cols // wide), high, wide).transpose(1, 2)
+    return grid.reshape(grid.shape[0] * high, grid.shape[2] * wide)[:rows, :cols].contiguous()
