@@ -15,12 +15,11 @@ Fallback blocks: int8 promoted every block, ``2 K / cols`` blocks at most.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
-from tiles.formats import FloatElement, element
 from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
@@ -38,7 +37,7 @@ from tiles.kernels.triton.outlier_operands import FallbackBlocks, KeptColumns
 from tiles.problems import Gemm
 from tiles.recipes import OutlierBlocks, OutlierColumns
 
-__all__ = ["OutlierGemmWorkload", "OutlierOperands", "kept_arithmetic"]
+__all__ = ["OutlierGemmWorkload", "OutlierOperands", "arithmetic_of", "second_values"]
 
 #: Room for kept columns beyond those that are planted: normal values may cross a threshold.
 _SPARE_COLUMNS = 32
@@ -61,17 +60,27 @@ class OutlierOperands:
         return [self.a, self.b, self.c, self.a_scale, self.b_scale, *self.outliers.tensors.values()]
 
 
-def kept_arithmetic(problem: Gemm, *, interpreted: bool) -> Arithmetic:
-    """How a product with kept columns is bounded, see the module's docstring."""
-    output = element(problem.out)
-    assert isinstance(output, FloatElement)
-    return Arithmetic(
-        significand_bits=24,
-        depth=16,
-        promote_k=None,
-        output=output,
-        output_truncates=interpreted,
+def arithmetic_of(problem: Gemm, *, interpreted: bool) -> Arithmetic:
+    """How a product with outliers apart is bounded, see the module's docstring."""
+    codes = gemm_arithmetic(inner_problem(problem), decode=False, interpreted=interpreted)
+    if isinstance(problem.recipe.outliers, OutlierBlocks):
+        return codes
+    return replace(codes, significand_bits=24, depth=16)
+
+
+def second_values(fallback: FallbackBlocks, m: int, k: int) -> torch.Tensor:
+    """(M, K) float64: what the second codes stand for, zeros where no block falls back."""
+    high, wide = fallback.codes.shape[1:]
+    grid_m, grid_k = -(-m // high), -(-k // wide)
+    values = torch.zeros(
+        grid_m, grid_k, high, wide, dtype=torch.float64, device=fallback.codes.device
     )
+    for row in range(grid_m):
+        mine = slice(int(fallback.offsets[row]), int(fallback.offsets[row + 1]))
+        codes = fallback.codes[mine].to(torch.float64)
+        scales = fallback.scales[mine].to(torch.float64)
+        values[row, fallback.columns[mine].to(torch.int64)] = codes * scales[:, None, None]
+    return values.transpose(1, 2).reshape(grid_m * high, grid_k * wide)[:m, :k]
 
 
 def _copied(outliers: KeptColumns | FallbackBlocks) -> KeptColumns | FallbackBlocks:
@@ -223,32 +232,16 @@ class OutlierGemmWorkload(Workload):
             b = dequantize(*self._weights, recipe.weight)
             if isinstance(packed.outliers, KeptColumns):
                 kept = (packed.outliers.a, packed.outliers.b)
-                arithmetic = kept_arithmetic(self.problem, interpreted=self._interpreted)
             else:
-                kept = (self._second(packed.outliers), b)
-                arithmetic = gemm_arithmetic(
-                    inner_problem(self.problem), decode=False, interpreted=self._interpreted
-                )
+                kept = (second_values(packed.outliers, self.problem.m, self.problem.k), b)
             left, right = (
                 torch.cat([first, second.to(torch.float64)], dim=1)
                 for first, second in zip((a, b), kept, strict=True)
             )
-            self._reference = gemm_reference(left, right, arithmetic)
+            self._reference = gemm_reference(
+                left, right, arithmetic_of(self.problem, interpreted=self._interpreted)
+            )
         return self._reference
-
-    def _second(self, fallback: FallbackBlocks) -> torch.Tensor:
-        """(M, K) float64: what the second codes stand for, zeros where no block falls back."""
-        (m, _, k), (high, wide) = self.problem.shape, fallback.codes.shape[1:]
-        grid_m, grid_k = -(-m // high), -(-k // wide)
-        values = torch.zeros(
-            grid_m, grid_k, high, wide, dtype=torch.float64, device=fallback.codes.device
-        )
-        for row in range(grid_m):
-            mine = slice(int(fallback.offsets[row]), int(fallback.offsets[row + 1]))
-            codes = fallback.codes[mine].to(torch.float64)
-            scales = fallback.scales[mine].to(torch.float64)
-            values[row, fallback.columns[mine].to(torch.int64)] = codes * scales[:, None, None]
-        return values.transpose(1, 2).reshape(grid_m * high, grid_k * wide)[:m, :k]
 
     def check(self, config: TileConfig) -> Accuracy:
         self.operands.c.fill_(float("nan"))
