@@ -12,6 +12,7 @@ fallback block come from the L2, not from DRAM (their bytes are not counted twic
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.compiled import Compiled
 from sim.cost import Cost
@@ -28,6 +29,7 @@ from tiles.kernels.outlier_gemm import (
     fallback_capacity,
     inner_problem,
     inner_table,
+    kept_smem_bytes,
 )
 from tiles.problems import Gemm
 from tiles.recipes import OutlierColumns
@@ -55,7 +57,8 @@ def outlier_cost(
         l2_read[rows] = part.l2_read_bytes
         weights = float(problem.n * more) if columns else 0.0
         read[rows] += float(problem.m * more) + weights
-    added_us = added_us + _refill_us(inner, plain, gpu, compiled)
+    smem = np.maximum(smem_bytes(inner, plain), kept_smem_bytes(problem, table))
+    added_us = added_us + _refill_us(inner, plain, gpu, compiled, smem)
     return Cost(
         time_us=cost.time_us + added_us,
         terms_us={**cost.terms_us, "outliers": added_us},
@@ -77,8 +80,8 @@ def _added_columns(problem: Gemm, depth: int) -> int:
 
 
 def _refill_us(
-    inner: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    inner: Gemm, table: ConfigTable, gpu: Gpu, compiled: Compiled, smem: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """First loads of the second loop, waited for once a wave; CTAs of one SM fill each other's."""
     bm, bn, bk, warps = (table[x] for x in ("block_m", "block_n", "block_k", "num_warps"))
     warpgroups = uses_warpgroups(gpu, bm, warps, element=inner.recipe.activation.element.name)
@@ -93,7 +96,7 @@ def _refill_us(
     occupancy = ctas_per_sm(
         gpu,
         registers=compiled.registers(registers + BASE_REGISTERS),
-        smem_bytes=compiled.smem(smem_bytes(inner, table)),
+        smem_bytes=compiled.smem(smem),
         warps=warps,
     )
     tiles = -(-inner.m // bm) * -(-inner.n // bn)
