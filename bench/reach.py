@@ -291,6 +291,11 @@ ROWS = (
         peers=(MATMUL,),
     ),
     Row(
+        name="int8 with outliers apart",
+        problems=each((SHAPES[0], SHAPES[8]), "llm-int8", "int8-fallback"),
+        peers=(MATMUL,),
+    ),
+    Row(
         name="w8a16",
         problems=each(((m, *LARGE_LAYERS[0]) for m in (1, 8, 32, 2048)), "w8a16"),
         peers=(MATMUL,),

@@ -70,9 +70,9 @@ class Outcome:
 
 def _texts() -> Iterator[str]:
     """Problems of every kind and mode; each family takes those that it serves."""
-    pairs: dict[tuple[str, str], str] = {}
+    pairs: dict[tuple[object, ...], str] = {}
     for name, recipe in RECIPES.items():
-        pairs.setdefault((str(recipe.activation), str(recipe.weight)), name)
+        pairs.setdefault((recipe.activation, recipe.weight, recipe.outliers), name)
     few_rows = ("bf16", "e4m3-row", "deepseek-fp8", "int8-row", "w4a16-g128", "mxfp8-e4m3")
     yield from (f"gemm:{_SKINNY}:{name}:bf16" for name in few_rows)
     for name in pairs.values():

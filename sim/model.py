@@ -18,6 +18,7 @@ from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
+from sim.outlier_model import outlier_cost
 from sim.parameters import (
     BATCHED,
     DATAFLOW_ROW,
@@ -27,6 +28,7 @@ from sim.parameters import (
     HOPPER_BLOCK,
     HOPPER_GEMM,
     HOPPER_SKINNY,
+    OUTLIER,
     STREAM,
     WEIGHT_ONLY,
     Parameters,
@@ -45,6 +47,7 @@ from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
+from tiles.kernels.outlier_gemm import OutlierGemmConfig
 from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.transpose import TritonTransposeConfig
@@ -104,6 +107,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
         HOPPER_BLOCK,
     ),
     (Gemm, DecodedGemmConfig): _Model(decoded_cost, DECODED, "triton_gemm"),
+    (Gemm, OutlierGemmConfig): _Model(outlier_cost, OUTLIER, "triton_gemm"),
     (BatchedGemm, BatchedGemmConfig): _Model(batched_cost, BATCHED, "triton_gemm"),
     (GroupedGemm, GroupedGemmConfig): _Model(grouped_cost, GROUPED, "triton_gemm"),
     (GroupedGemm, HopperGemmConfig): _Model(

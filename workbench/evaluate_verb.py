@@ -34,6 +34,12 @@ def evaluate(
         str | None, typer.Option(help="A GPU file to predict with.  [default: the data's GPU]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of splits and bootstraps.")] = 0,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated", help="Also judge what a calibration would learn: some minutes a split."
+        ),
+    ] = False,
     search: Annotated[
         bool, typer.Option(help="Also replay searches, half of the time it takes.")
     ] = True,
@@ -56,7 +62,13 @@ def evaluate(
         check_page(write)
     with counted_progress("evaluate", quiet=as_json) as progress:
         found = evaluate_data(
-            data, splits=split, gpu=gpu, search=search, seed=seed, progress=progress
+            data,
+            splits=split,
+            gpu=gpu,
+            calibrated=calibrated,
+            search=search,
+            seed=seed,
+            progress=progress,
         )
     if write is not None:
         write_page(write, found, load_judged(data, gpu)[1])

@@ -123,6 +123,7 @@ def evaluate(
     splits: Sequence[str] | str | None = None,
     gpu: str | None = None,
     predictors: Sequence[Predictor] | None = None,
+    calibrated: bool = False,
     search: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -135,6 +136,7 @@ def evaluate(
             block-size template``); all when None.
         gpu: a GPU file to predict with in place of the one that the data name.
         predictors: who is judged; all that come with the workbench when None.
+        calibrated: whether what a calibration would learn is judged beside them, some minutes more.
         search: whether searches are replayed too, which takes half of the time.
         seed: of splits, bootstraps and draws.
         progress: told how many scores are done, of how many.
@@ -151,7 +153,7 @@ def evaluate(
     rows, skipped = evaluate_tables(
         tables,
         board,
-        default_predictors() if predictors is None else predictors,
+        default_predictors(calibrated=calibrated) if predictors is None else predictors,
         list(dict.fromkeys(chosen)) or list(Split),
         seed=seed,
         progress=progress or (lambda done, of: None),

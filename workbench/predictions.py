@@ -311,8 +311,11 @@ def predict(
 
 
 def _quantize(pricer: Pricer, problem: Gemm) -> Prediction | None:
-    """Quantising a product's activations; ``None`` where nothing is quantised or no family can."""
-    if not problem.recipe.quantized:
+    """Quantising a product's activations; ``None`` where nothing is quantised or no family can.
+
+    None can where outliers are set apart: finding and storing them has no kernel.
+    """
+    if not problem.recipe.quantized or problem.recipe.outliers is not None:
         return None
     found = pricer.best(
         Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation, source="bf16")

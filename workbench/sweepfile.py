@@ -396,8 +396,11 @@ def _wanted(
     for m, n, k in _shapes(entry):
         yield from (Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes)
         if sweep.quantize:
+            # Setting outliers apart is more than quantising, and has no kernel.
             yield from (
-                Quantize(rows=m, cols=k, target=r.activation) for r in recipes if r.quantized
+                Quantize(rows=m, cols=k, target=r.activation)
+                for r in recipes
+                if r.quantized and r.outliers is None
             )
 
 

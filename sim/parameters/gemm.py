@@ -13,11 +13,13 @@ __all__ = [
     "DECODED",
     "GEMM",
     "GROUPED",
+    "OUTLIER",
     "WEIGHT_ONLY",
     "BatchedParameters",
     "DecodedParameters",
     "GemmParameters",
     "GroupedParameters",
+    "OutlierParameters",
     "WeightOnlyParameters",
 ]
 
@@ -122,5 +124,14 @@ class DecodedParameters(Parameters):
     overlap_exponent: float = fitted(8.0, 0.3)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierParameters(Parameters):
+    """Of ``triton_outlier_gemm``'s second loop; its first has those of ``triton_gemm``."""
+
+    #: The second loop, as a multiple of what as much more of K takes, its refill included.
+    second_loop_share: float = fitted(1.0, 0.4)
+
+
 GEMM, BATCHED, GROUPED = GemmParameters(), BatchedParameters(), GroupedParameters()
 WEIGHT_ONLY, DECODED = WeightOnlyParameters(), DecodedParameters()
+OUTLIER = OutlierParameters()

@@ -20,6 +20,7 @@ PROBLEMS = [
     "gemm:2048x3072x768:jetfire:bf16",
     "gemm:128x4096x4096:int8-b1x128:bf16",
     "gemm:64x4096x4096:w4a16-g128:bf16",
+    "gemm:512x4096x4096:llm-int8:bf16",
     "gemm:512x4096x4096:mxfp8-e4m3:bf16",
     "batched_gemm:16x512x512x512:e4m3-row:kn:bf16",
     "grouped_gemm:8x4096x4096x1024:deepseek-fp8:contiguous:bf16",

@@ -33,25 +33,36 @@ def test_predict_prints_every_recipe_that_the_gpu_runs(
     assert call(monkeypatch, "predict", "--gpu", "h200", "--shape", SHAPE) == 0
     printed = capsys.readouterr().out
     assert "predicted, not measured" in printed
+    assert "not predicted" not in printed
+    rows = [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+    assert sorted(name for name in rows if name) == sorted(RECIPES)
+
+
+def test_predict_names_the_recipes_that_the_gpu_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "predict", "--gpu", "mi300x", "--shape", SHAPE) == 0
+    printed = capsys.readouterr().out
     table, refused = printed.split("not predicted (--recipe NAME says why): ")
     rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     told = refused.strip().split(", ")
-    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "w4a16-g128", "nvfp4", "posit8"} <= set(rows)
-    assert {"llm-int8", "int8-fallback"} <= set(told)
+    assert {"bf16", "jetfire", "fp8-ptq-e4m3", "llm-int8"} <= set(rows)
+    assert {"w4a16-g128", "nvfp4", "posit8"} <= set(told)
     assert sorted(rows + told) == sorted(RECIPES)
 
 
 def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ("predict", "--shape", SHAPE, "--recipe", "llm-int8", "--recipe", "bf16")
+    where = ("predict", "--gpu", "mi300x", "--shape", SHAPE)
+    asked = (*where, "--recipe", "posit8", "--recipe", "bf16")
     assert call(monkeypatch, *asked) == 0
     (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("not predicted")]
-    assert told.startswith(f"not predicted: gemm:{SHAPE}:llm-int8:bf16: triton_gemm has no second")
+    assert told.startswith(f"not predicted: gemm:{SHAPE}:posit8:bf16: triton_gemm multiplies bf16")
     assert call(monkeypatch, *asked, "--json") == 0
     (refused,) = json.loads(capsys.readouterr().out)["refused"]
-    assert refused["problem"] == f"gemm:{SHAPE}:llm-int8:bf16"
-    assert "outliers" in refused["reason"]
+    assert refused["problem"] == f"gemm:{SHAPE}:posit8:bf16"
+    assert "not posit8es1" in refused["reason"]
 
 
 @pytest.mark.parametrize(
@@ -63,11 +74,11 @@ def test_nothing_predicted_is_a_mistake_that_names_the_reason(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ["predict", "--recipe", "llm-int8", *(f"--shape={shape}" for shape in shapes)]
+    asked = ["predict", "--gpu=mi300x", "--recipe=posit8", *(f"--shape={x}" for x in shapes)]
     assert call(monkeypatch, *asked) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:llm-int8:bf16: triton")
+    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:posit8:bf16: triton_")
     assert said.err.count("\n") == 1
     assert more in said.err
     assert call(monkeypatch, *asked, "--json") == 2

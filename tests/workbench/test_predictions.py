@@ -43,6 +43,7 @@ PRODUCTS = [
     "hopper_block_gemm",
     "triton_weight_only",
     "triton_decoded_gemm",
+    "triton_outlier_gemm",
 ]
 
 
@@ -124,10 +125,20 @@ def test_a_family_that_multiplies_nothing_is_refused_by_its_own_reason() -> None
     assert "cuda_quantize serves quantize problems" in report.refused[0].reason
 
 
+def test_setting_outliers_apart_has_no_time() -> None:
+    """Finding and storing them is more than the quantisation that a kernel is predicted for."""
+    for row in predict(shapes=[SHAPE], recipes=["llm-int8", "int8-fallback"]).rows:
+        assert row.gemm.kernel == "triton_outlier_gemm"
+        assert row.quantize is None
+        assert row.speedup_kernel is not None
+        assert row.speedup_with_quantize is None
+
+
 def test_families_of_another_kind_are_not_among_the_reasons() -> None:
-    (refused,) = predict(shapes=[SHAPE], recipes=["llm-int8"]).refused
-    assert "triton_gemm has no second product" in refused.reason
+    (refused,) = predict(gpu="mi300x", shapes=[SHAPE], recipes=["posit8"]).refused
+    assert "triton_gemm multiplies bf16" in refused.reason
     assert "hopper_gemm" in refused.reason
+    assert "triton_outlier_gemm serves recipes with outliers apart" in refused.reason
     assert "serves quantize problems" not in refused.reason
 
 

@@ -195,6 +195,16 @@ def test_speedups_are_those_of_the_fastest_trials(tmp_path: Path) -> None:
     assert trace["x"] == [pytest.approx(bf16 / row)]
 
 
+def test_quantising_alone_is_not_told_for_recipes_that_set_outliers_apart() -> None:
+    # The run holds the quantisation that int8-row needs, which has the same target.
+    run = invented_run(recipes=("bf16", "int8-row", "llm-int8"))
+    rows = {row.recipe.name: row for row in compare(run)}
+    assert rows["int8-row"].speedup_with_quantize is not None
+    assert rows["llm-int8"].quantize_us is None
+    assert rows["llm-int8"].speedup_with_quantize is None
+    assert rows["llm-int8"].speedup_kernel is not None
+
+
 def test_a_run_without_quantising_shows_the_kernel_alone(tmp_path: Path) -> None:
     got = page(invented_run(quantize=False), tmp_path)
     assert "speedup-kernel" in got.figures

@@ -144,11 +144,18 @@ def test_what_no_kernel_serves_is_listed_with_the_reason(tmp_path: Path) -> None
 
 
 def test_families_of_another_kind_are_not_among_the_reasons(tmp_path: Path) -> None:
-    text = MINIMAL.replace("e4m3-row]", "llm-int8]")
+    text = MINIMAL.replace("e4m3-row]", "posit8]").replace("h200", "mi300x")
     text = text.replace("schema: 1", "schema: 1\nquantize: false")
     (unserved,) = load_sweepfile(written(tmp_path, text)).unserved()
-    assert "triton_gemm has no second product" in str(unserved)
+    assert "triton_gemm multiplies bf16" in str(unserved)
     assert "serves quantize problems" not in str(unserved)
+
+
+def test_activations_with_outliers_apart_are_not_quantised_by_a_kernel(tmp_path: Path) -> None:
+    text = MINIMAL.replace("e4m3-row]", "llm-int8, int8-fallback]")
+    sweep = load_sweepfile(written(tmp_path, text))
+    assert {problem.kind for problem in sweep.problems()} == {"gemm"}
+    assert "triton_outlier_gemm" in {name for _, name in sweep.studies()}
 
 
 def test_a_sweep_without_any_kernel_is_refused(tmp_path: Path) -> None:

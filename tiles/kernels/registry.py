@@ -31,6 +31,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.hopper_skinny import HopperSkinnyGemm
+    from tiles.kernels.outlier_gemm import TritonOutlierGemm
     from tiles.kernels.quantize import CudaQuantize, TritonQuantize
     from tiles.kernels.quantize_tiles import TritonQuantizeTiles
     from tiles.kernels.transpose import TritonTranspose
@@ -44,6 +45,7 @@ def kernels() -> dict[str, Kernel]:
         TritonWeightOnly(),
         HopperSkinnyGemm(),
         TritonDecodedGemm(),
+        TritonOutlierGemm(),
         TritonQuantize(),
         CudaQuantize(),
         TritonQuantizeTiles(),

@@ -26,7 +26,8 @@ class Compared:
     path: str  #: "native" or "emulated"
     simulated: bool
     time_us: float
-    quantize_us: float | None  #: 0 for 16-bit recipes; None when the run does not hold it
+    #: 0 for 16-bit recipes; None when the run does not hold it, and where outliers are set apart.
+    quantize_us: float | None
     baseline_us: float | None  #: bf16 on the same shape; None when the run does not hold it
 
     @property
@@ -86,7 +87,9 @@ def compare(run: Run) -> list[Compared]:
             out=problem.baseline_out,
         )
         quantize_us: float | None = 0.0
-        if problem.recipe.quantized:
+        if problem.recipe.outliers is not None:
+            quantize_us = None  # setting outliers apart is more than that, and has no kernel
+        elif problem.recipe.quantized:
             step = Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
             quantize_us = time_us(quantizers.get((simulated, step), ()))
         elif problem.recipe.direct_cast:

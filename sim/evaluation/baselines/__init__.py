@@ -10,13 +10,16 @@ from sim.evaluation.predictor import Predictor
 __all__ = ["default_predictors"]
 
 
-def default_predictors() -> tuple[Predictor, ...]:
-    """All of them, the workbench's own first."""
+def default_predictors(*, calibrated: bool = False) -> tuple[Predictor, ...]:
+    """All of them, the workbench's own first.
+
+    Args:
+        calibrated: also what a calibration would learn, a fit of up to half a minute a fold.
+    """
     return (
         CostModelAsItIs(),
         CostModelAsItIs(compiled=False),
-        CalibratedModel(64),
-        CalibratedModel(),
+        *((CalibratedModel(64), CalibratedModel()) if calibrated else ()),
         Roofline(),
         *PUBLISHED,
         NearestCopy(),

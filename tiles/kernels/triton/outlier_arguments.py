@@ -1,0 +1,270 @@
+"""Checks the tensors of a product with outliers apart and makes kernel arguments of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .launch_checks import (
+    OUTPUTS,
+    check_aligned_rows,
+    check_fields,
+    check_integer_sums,
+    check_one_device,
+    check_overlap,
+    check_power_of_two,
+)
+from .outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
+
+__all__ = ["Launch", "arguments"]
+
+_KEPT = (torch.float16, torch.bfloat16)
+_FIELDS = (
+    "block_m",
+    "block_n",
+    "block_k",
+    "outlier_k",
+    "group_m",
+    "num_warps",
+    "num_stages",
+    "tma",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a kernel is launched with."""
+
+    columns: bool  #: kept columns, not fallback blocks
+    grid: int
+    positional: list[Any]
+    keywords: dict[str, Any]
+
+
+def _check_matrix(name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    if tensor.dtype not in dtypes:
+        choices = ", ".join(map(str, dtypes))
+        raise TypeError(f"{name} has dtype {tensor.dtype}: choose one of {choices}")
+    if tensor.ndim != 2 or tensor.numel() == 0:
+        raise ValueError(f"{name} must be a non-empty matrix, got shape {tuple(tensor.shape)}")
+    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+        raise ValueError(
+            f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
+        )
+
+
+def _check_whole(
+    name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """Refuse what is not contiguous memory of that dtype and shape."""
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: it must be {dtype}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+
+
+def _check_product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
+    _check_matrix("a", a, (torch.int8,))
+    _check_matrix("b", b, (torch.int8,))
+    _check_matrix("c", c, tuple(OUTPUTS))
+    (m, k), (n, k_b) = a.shape, b.shape
+    if k != k_b:
+        raise ValueError(f"a is {m} x {k} and b {n} x {k_b}: the second extents must be equal")
+    if tuple(c.shape) != (m, n):
+        raise ValueError(f"c must be {m} x {n}, got shape {tuple(c.shape)}")
+
+
+def _check_scale(
+    name: str, scale: torch.Tensor, block: tuple[int, int], operand: torch.Tensor
+) -> None:
+    if scale.dtype != torch.float32:
+        raise TypeError(f"{name}_scale has dtype {scale.dtype}: it must be torch.float32")
+    grid = tuple(
+        1 if size == 0 else -(-extent // size)
+        for extent, size in zip(operand.shape, block, strict=True)
+    )
+    if tuple(scale.shape) != grid:
+        raise ValueError(
+            f"{name}_scale must have shape {grid} for {name}_block {block}, "
+            f"got {tuple(scale.shape)}"
+        )
+
+
+def _check_config(config: Mapping[str, int | bool]) -> None:
+    check_fields(config, _FIELDS)
+    for name, least in (("block_m", 16), ("block_n", 16), ("block_k", 32), ("outlier_k", 16)):
+        check_power_of_two(name, int(config[name]), least)
+
+
+def _check_columns(
+    kept: KeptColumns,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    blocks: Mapping[str, tuple[int, int]],
+    outlier_k: int,
+) -> None:
+    for name, block in blocks.items():
+        if block not in ((0, 0), (1, 0)):
+            raise ValueError(
+                f"{name} {block}: beside kept columns scales cover a tensor (0, 0) or a row (1, 0)"
+            )
+    for name, tensor, rows in (("a", kept.a, len(a)), ("b", kept.b, len(b))):
+        _check_matrix(f"outliers.{name}", tensor, _KEPT)
+        if tensor.shape[0] != rows or tensor.shape[1] % COLUMN_STEP:
+            raise ValueError(
+                f"outliers.{name} must have {rows} rows and a multiple of {COLUMN_STEP} columns, "
+                f"got shape {tuple(tensor.shape)}"
+            )
+    if kept.a.dtype != kept.b.dtype:
+        raise TypeError(f"outliers.a has dtype {kept.a.dtype} and outliers.b {kept.b.dtype}")
+    if kept.a.shape[1] != kept.b.shape[1]:
+        raise ValueError(
+            f"outliers.a has {kept.a.shape[1]} columns and outliers.b {kept.b.shape[1]}: "
+            "they must be equal"
+        )
+    _check_whole("outliers.count", kept.count, torch.int32, (1,))
+    if COLUMN_STEP % outlier_k:
+        raise ValueError(f"outlier_k = {outlier_k}: over kept columns at most {COLUMN_STEP}")
+
+
+def _check_blocks(
+    fallback: FallbackBlocks,
+    a: torch.Tensor,
+    a_block: tuple[int, int],
+    b_block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> None:
+    for name, block, tile in (("a_block", a_block, "block_m"), ("b_block", b_block, "block_n")):
+        if min(block) < 1:
+            raise ValueError(
+                f"{name} {block}: beside fallback blocks both sides have scales of blocks"
+            )
+        for extent, field in zip(block, (tile, "block_k"), strict=True):
+            if extent % int(config[field]):
+                raise ValueError(f"{field} = {config[field]}: it must divide {name} {block}")
+    if config["outlier_k"] != config["block_k"]:
+        raise ValueError(
+            f"outlier_k = {config['outlier_k']}: beside fallback blocks it must be block_k, "
+            f"{config['block_k']}"
+        )
+    capacity = fallback.codes.shape[0]
+    if not capacity:
+        raise ValueError("outliers.codes has room for no block: it needs one at least")
+    _check_whole("outliers.codes", fallback.codes, torch.int8, (capacity, *a_block))
+    _check_whole("outliers.scales", fallback.scales, torch.float32, (capacity,))
+    _check_whole("outliers.columns", fallback.columns, torch.int32, (capacity,))
+    block_rows = -(-len(a) // a_block[0])
+    _check_whole("outliers.offsets", fallback.offsets, torch.int32, (block_rows + 1,))
+
+
+def arguments(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    a_scale: torch.Tensor,
+    b_scale: torch.Tensor,
+    outliers: KeptColumns | FallbackBlocks,
+    a_block: tuple[int, int],
+    b_block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> Launch:
+    """Check everything, then return what the kernel takes.
+
+    Raises:
+        TypeError: a dtype that the kernel does not take.
+        ValueError: shapes, strides, devices, scale grids or config do not fit together.
+    """
+    _check_config(config)
+    _check_product(a, b, c)
+    for name, scale, block, operand in (
+        ("a", a_scale, a_block, a),
+        ("b", b_scale, b_block, b),
+    ):
+        if min(block) < 0:
+            raise ValueError(
+                f"{name}_block {block}: extents are positive, or 0 for the whole extent"
+            )
+        _check_scale(name, scale, block, operand)
+    if isinstance(outliers, KeptColumns):
+        named = {"a_block": a_block, "b_block": b_block}
+        _check_columns(outliers, a, b, named, int(config["outlier_k"]))
+    else:
+        _check_blocks(outliers, a, a_block, b_block, config)
+    check_integer_sums(a.dtype, a.shape[1], a_block, b_block)
+    read = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
+    read |= {f"outliers.{name}": tensor for name, tensor in outliers.tensors.items()}
+    check_one_device({"c": c, **read})
+    check_overlap({"c": c}, read)
+    return _launch(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
+
+
+def _launch(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    a_scale: torch.Tensor,
+    b_scale: torch.Tensor,
+    outliers: KeptColumns | FallbackBlocks,
+    a_block: tuple[int, int],
+    b_block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> Launch:
+    (m, k), n = a.shape, b.shape[0]
+    block_m, block_n, block_k = (int(config[name]) for name in ("block_m", "block_n", "block_k"))
+    operands: list[Any] = [a, b, c]
+    if config["tma"]:
+        boxes = ([block_m, block_k], [block_n, block_k], [block_m, block_n])
+        operands = []
+        for name, tensor, box in zip("abc", (a, b, c), boxes, strict=True):
+            check_aligned_rows(name, tensor)
+            operands.append(
+                TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box)
+            )
+    positional = [
+        *operands,
+        a_scale,
+        b_scale,
+        m,
+        n,
+        k,
+        a.stride(0),
+        b.stride(0),
+        c.stride(0),
+        *a_scale.stride(),
+        *b_scale.stride(),
+    ]
+    keywords: dict[str, Any] = {
+        "A_ROWS": a_block[0],
+        "B_ROWS": b_block[0],
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": block_k,
+        "GROUP_M": int(config["group_m"]),
+        "TMA": bool(config["tma"]),
+        "EVEN_K": k % block_k == 0,
+        "OUT": OUTPUTS[c.dtype],
+        "num_warps": int(config["num_warps"]),
+        "num_stages": int(config["num_stages"]),
+    }
+    if isinstance(outliers, KeptColumns):
+        kept = outliers
+        strides = (kept.a.stride(0), kept.b.stride(0))
+        positional += [kept.a, kept.b, kept.count, kept.a.shape[1], *strides]
+        keywords["OUTLIER_K"] = int(config["outlier_k"])
+        # The interpreter's bf16 products are wrong.
+        keywords["UPCAST"] = a.device.type == "cpu" and kept.a.dtype == torch.bfloat16
+    else:
+        positional += [*outliers.tensors.values(), len(outliers.codes)]
+        keywords |= {"A_COLS": a_block[1], "B_COLS": b_block[1]}
+    tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    return Launch(
+        columns=isinstance(outliers, KeptColumns),
+        grid=tiles,
+        positional=positional,
+        keywords=keywords,
+    )
