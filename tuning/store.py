@@ -123,6 +123,10 @@ def check_folder(plan: Plan, *, sources: bool = True) -> None:
             f"{plan.folder}: cannot be made: {error.strerror}: choose another output"
         ) from error
     journal = plan.folder / JOURNAL
+    # Before the plan is looked for: another process may begin the same sweep right now, and what it
+    # writes after its plan would seem to be there without one.
+    begun = journal.exists() and journal.stat().st_size > 0
+    names = sorted(entry.name for entry in plan.folder.iterdir() if SUFFIX not in entry.suffixes)
     if (plan.folder / PLAN_FILE).exists():
         stored = read_plan(plan.folder)
         wanted = plan.to_dict()
@@ -138,15 +142,11 @@ def check_folder(plan: Plan, *, sources: bool = True) -> None:
                 f"{plan.folder} holds a finished data set ({PACKED}): choose another output"
             )
         read_gpu(plan.folder, stored)
-    elif journal.exists() and journal.stat().st_size:
+    elif begun:
         raise ValueError(
             f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
         )
-    elif foreign := sorted(
-        entry.name
-        for entry in plan.folder.iterdir()
-        if entry.name not in _LEFT_OVERS and SUFFIX not in entry.suffixes
-    ):
+    elif foreign := [name for name in names if name not in _LEFT_OVERS]:
         raise ValueError(
             f"{plan.folder} holds {foreign[0]!r} and no sweep: choose another output, a folder "
             "of its own"

@@ -1,12 +1,13 @@
 """Products with outliers apart on a real GPU: formats, tails, counts on the device, graphs."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 from covering import covering
-from huge_tensors import need_memory, sampled
+from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.formats import element
@@ -228,7 +229,7 @@ def test_zero_blocks_outliers_and_nan_behave_as_documented(formats: str) -> None
 @pytest.mark.parametrize("shape", [(131200, 16512, 128), (128, 131200, 16512)], ids=["C", "B"])
 @pytest.mark.parametrize("variant", ["plain", "tma"])
 def test_offsets_beyond_two_to_the_31(
-    variant: str, shape: tuple[int, int, int], formats: str
+    variant: str, shape: tuple[int, int, int], formats: str, huge: Callable[[float], None]
 ) -> None:
     """More than 2^31 elements of C, or of B; a sample of rows and columns is looked at."""
     import torch
@@ -240,7 +241,7 @@ def test_offsets_beyond_two_to_the_31(
     from tiles.kernels.triton import gemm_outliers
 
     config, problem = chosen(variant, formats), problem_of(formats, shape)
-    need_memory(60)
+    huge(60)
     (m, n, k), one = shape, problem.recipe
     generator = torch.Generator(device="cuda").manual_seed(2)
     x = torch.randn(m, k, generator=generator, device="cuda")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import fake_kernels
 import kill_loop
@@ -21,6 +22,7 @@ from tuning.followed_journal import open_followed
 from tuning.journal import JOURNAL
 from tuning.leases import SUFFIX, Lease, anyone_alive, is_alive
 from tuning.run_storage import RunStorage
+from tuning.store import check_folder, store_plan
 from tuning.stored_plan import PLAN_FILE
 
 
@@ -176,3 +178,25 @@ def test_optuna_reads_what_several_processes_wrote(tmp_path: Path) -> None:
     with RunStorage(plan.folder) as ours:
         for study in ours.get_all_studies():
             assert theirs.get_all_trials(study._study_id) == ours.get_all_trials(study._study_id)
+
+
+@pytest.mark.parametrize("look", ["exists", "iterdir"])
+def test_a_sweep_that_another_process_begins_meanwhile_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    plan = make_plan(tmp_path / "run")
+    plain = getattr(Path, look)
+    begun: list[Path] = []
+
+    def then_the_other_begins(path: Path) -> Any:
+        found = plain(path)
+        found = found if look == "exists" else iter(list(found))
+        if not begun and path in (plan.folder, plan.folder / PLAN_FILE):
+            begun.append(path)
+            store_plan(plan)
+            (plan.folder / JOURNAL).write_text("{}\n")
+        return found
+
+    monkeypatch.setattr(Path, look, then_the_other_begins)
+    check_folder(plan)
+    assert begun

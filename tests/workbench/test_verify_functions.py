@@ -50,8 +50,8 @@ FAULTS = (
     ),
     (
         "triton/gemm_grouped.py",
-        "read = write // TOP_K",
-        "read = tl.maximum(write // TOP_K - 1, 0)",
+        "read = tl.minimum(tl.maximum(write // TOP_K, 0), a_rows - 1)",
+        "read = tl.minimum(tl.maximum(write // TOP_K - 1, 0), a_rows - 1)",
         "triton_grouped_gemm grouped_gemm:4x512x64x256:e4m3-row:gathered.2:bf16: random",
     ),
     (

@@ -131,7 +131,7 @@ def test_one_emulated_product_makes_the_path_emulated() -> None:
     ("name", "gpu", "message"),
     [
         ("int8-row", "h200", "int8-row is for inference: choose a recipe that trains"),
-        ("int8-fallback", "h200", "qkv: gemm:1024x3072x1024:int8-fallback:bf16: "),
+        ("posit8", "mi300x", "qkv: gemm:1024x3072x1024:posit8:bf16: "),
         ("jetfire", "mi300x", "norm 1: dataflow:1024x1024:layernorm-apply:int8.b32x32: "),
     ],
 )
