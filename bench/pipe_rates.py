@@ -20,6 +20,7 @@ from typing import Any
 
 from tiles.kernels import cuda
 from tiles.kernels.cuda.modules import CUPY_OPTIONS, read_source
+from tiles.kernels.nvrtc import compile_code
 
 __all__ = ["STREAMS", "Rate", "Stream", "compile_stream", "measure", "options", "source"]
 
@@ -121,25 +122,13 @@ def compile_stream(stream: Stream, target: str = HOPPER) -> bytes:
     """The stream's cubin, without a GPU.
 
     Raises:
-        RuntimeError: NVRTC refuses it; its log is the message.
+        OfflineCompileError: NVRTC refuses it; its log is the message.
     """
-    from cuda.bindings import nvrtc
-
-    _, program = nvrtc.nvrtcCreateProgram(source().encode(), SOURCE.name.encode(), 0, [], [])
     words = [
-        word.replace("-arch=", "--gpu-architecture=").encode()
+        word.replace("-arch=", "--gpu-architecture=")
         for word in (*options(stream, target), *CUPY_OPTIONS)
     ]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(words), words)
-    if int(error):
-        _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * size
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{stream.name}: {log.decode(errors='replace').strip(chr(0))}")
-    _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin: bytes = b" " * size
-    nvrtc.nvrtcGetCUBIN(program, cubin)
-    return cubin
+    return compile_code(source(), SOURCE.name, words).binary
 
 
 def _sampled(kernel: Any, stream: Stream, sms: int) -> Rate:

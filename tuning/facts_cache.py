@@ -124,7 +124,7 @@ def _compiler(backend: Backend) -> str | None:
     if backend is Backend.HOST:
         return "host"
     if backend is Backend.CUPY:
-        from tiles.kernels.offline_cuda import compiler_name
+        from tiles.kernels.nvrtc import compiler_name
 
         return compiler_name()
     try:

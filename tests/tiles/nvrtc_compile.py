@@ -3,24 +3,19 @@
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from cuda.bindings import nvrtc
-
+from tiles.kernels import nvrtc
 from tiles.kernels.cubin import cuobjdump
 from tiles.kernels.cuda.modules import read_source
+from tiles.kernels.nvrtc import compile_code
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
+class Compiled(nvrtc.Compiled):
     """What NVRTC made of a source."""
 
-    ptx: str
-    log: str
-    binary: bytes
+    __slots__ = ()
 
     def machine_code(self) -> str:
         """The binary's instructions (SASS), jumps by label."""
@@ -59,29 +54,6 @@ def compile_cuda(source: Path, options: Sequence[str]) -> Compiled:
 
     ``-arch=`` is spelt ``--gpu-architecture=`` here: CuPy translates it.
     """
-    error, program = nvrtc.nvrtcCreateProgram(
-        read_source(source).encode(), source.name.encode(), 0, [], []
-    )
-    _check(error, "")
-    spelt = [o.replace("-arch=", "--gpu-architecture=") for o in options]
-    arguments = [o.encode() for o in spelt]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
-    log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
-    _check(error, log)
-    ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
-    _, count = nvrtc.nvrtcGetCUBINSize(program)
-    binary = b" " * count
-    nvrtc.nvrtcGetCUBIN(program, binary)
-    nvrtc.nvrtcDestroyProgram(program)
-    return Compiled(ptx=ptx, log=log, binary=binary)
-
-
-def _check(error: Any, log: str) -> None:
-    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, log
-
-
-def _text(size: Any, get: Any, program: Any) -> str:
-    _, count = size(program)
-    text = b" " * count
-    get(program, text)
-    return text.decode().strip(" \0\n")
+    spelt = [option.replace("-arch=", "--gpu-architecture=") for option in options]
+    made = compile_code(read_source(source), source.name, spelt)
+    return Compiled(binary=made.binary, ptx=made.ptx, log=made.log)

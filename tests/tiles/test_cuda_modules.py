@@ -9,7 +9,8 @@ import pytest
 
 import sim
 from tiles.kernels.cuda import modules
-from tiles.kernels.offline_cuda import compiler_name, facts_of
+from tiles.kernels.nvrtc import compiler_name
+from tiles.kernels.offline_cuda import facts_of
 
 KERNEL = (
     '#include "shared.cuh"\nextern "C" __global__ void f(float *x) { *x = VALUE * twice(1); }\n'

@@ -9,6 +9,7 @@ from own_process import lines_of
 
 import sim
 from tiles.kernels.compile_facts import CompileFacts, OfflineCompileError
+from tiles.kernels.nvrtc import compile_code
 from tiles.kernels.offline_cuda import facts_of
 
 H200 = sim.load_gpu("h200").limits
@@ -64,6 +65,13 @@ def test_source_that_does_not_compile_has_its_log(tmp_path: Path) -> None:
     source.write_text('extern "C" __global__ void f() { nonsense; }')
     with pytest.raises(OfflineCompileError, match='identifier "nonsense" is undefined'):
         facts_of(source, (), 128, H200)
+
+
+def test_an_empty_log_does_not_overwrite_the_space_that_python_shares() -> None:
+    made = compile_code('extern "C" __global__ void f() {}', "kernel.cu", ["-arch=sm_90"])
+    assert made.log == ""
+    assert bytes.fromhex("20") == bytes([32])
+    assert bytes([32]).decode() == "\N{SPACE}"
 
 
 def test_a_launch_of_several_kernels_has_the_largest_of_each() -> None:

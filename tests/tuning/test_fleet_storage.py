@@ -1,8 +1,5 @@
 """The shared storage itself, on a PostgreSQL server: locks, roles, what its messages show."""
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import fleet_worker
@@ -81,13 +78,7 @@ def test_reading_changes_nothing_and_needs_no_right_to_write(server: postgres.Se
 def test_an_option_that_is_no_secret_is_shown(server: postgres.Server) -> None:
     with pytest.raises(ValueError, match=r"does not answer: .*SSL was required"):
         load_shared("seen", f"{server.url}?sslmode=require")
-    # In a process of its own, as every sweep is.
-    code = "import sys, test_fleet_storage; test_fleet_storage.sweep(sys.argv[1])"
-    subprocess.run(
-        [sys.executable, "-c", code, f"{server.url}?options=-c%20search_path%3Dpublic"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-    )
+    sweep(f"{server.url}?options=-c%20search_path%3Dpublic")
 
 
 def test_what_the_server_refuses_is_one_line(server: postgres.Server) -> None:
