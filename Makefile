@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/workbench report build/demo/run
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m alone tests/workbench
+	$(BIN)/python -m pytest -q -m alone tests/workbench tests/tuning
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed

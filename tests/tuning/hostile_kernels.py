@@ -202,6 +202,19 @@ class HostileKernel(fake_kernels.FakeKernel):
         return HostileWorkload(problem)
 
 
+def _millisecond() -> None:
+    """As a kernel on a device would: sleep, and no longer than a busy host's sleep overshoots."""
+    end = time.perf_counter() + 1e-3
+    time.sleep(0.8e-3)
+    while time.perf_counter() < end:
+        pass
+
+
+class MillisecondWorkload(HostileWorkload):
+    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
+        return [_millisecond] * sets
+
+
 class MillisecondKernel(fake_kernels.FakeKernel):
     """Many configurations that take a millisecond each, for the engine's own cost."""
 
@@ -209,7 +222,7 @@ class MillisecondKernel(fake_kernels.FakeKernel):
     config_type: ClassVar[type[TileConfig]] = HostileConfig
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
-        return ConfigTable.product(HostileConfig, mode=[0], size=list(range(1000, 1400)))
+        return ConfigTable.product(HostileConfig, mode=[0], size=list(range(200)))
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         return []
@@ -219,7 +232,7 @@ class MillisecondKernel(fake_kernels.FakeKernel):
         return Path(__file__)
 
     def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
-        return HostileWorkload(problem)
+        return MillisecondWorkload(problem)
 
 
 def price(problem: Problem, kernel: Kernel, table: ConfigTable, gpu: object) -> PricedTable:
