@@ -77,8 +77,8 @@ def test_rates_from_hand_counts() -> None:
     ("name", "case", "sample", "expected"),
     [
         (
-            "launch",
-            {"how": "graph"},
+            "graph_launch",
+            {},
             {"work": 500.0, "ns": (670_000.0,)},
             ("graph_launch_us", 1.34),
         ),
@@ -182,6 +182,25 @@ def test_a_failure_is_recorded_and_tried_again_and_the_rest_is_not(tmp_path: Pat
     asked.clear()
     run_microbenchmarks(tmp_path, H200, "elsewhere", runner, seconds=60)
     assert len(asked) == len(first)
+
+
+def test_samples_of_other_benchmarks_or_another_gpu_file_are_taken_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def runner(name: str, cases: list[Case]) -> list[Sample]:
+        asked.append(name)
+        return [simulated_samples(name, case, TRUE, 0) for case in cases]
+
+    run_microbenchmarks(tmp_path, H200, "here", runner, seconds=60)
+    asked.clear()
+    edited = replace(H200, text=H200.text + "# a figure was corrected\n")
+    run_microbenchmarks(tmp_path, edited, "here", runner, seconds=60)
+    assert asked == [one.name for one in CATALOGUE]
+    asked.clear()
+    record = json.loads((tmp_path / RECORD).read_text())
+    (tmp_path / RECORD).write_text(json.dumps({**record, "sources": "of last week"}))
+    run_microbenchmarks(tmp_path, edited, "here", runner, seconds=60)
+    assert asked == [one.name for one in CATALOGUE]
 
 
 def test_what_there_is_no_time_for_is_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """All microbenchmarks of a GPU, one after another, each kept as soon as it is over."""
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tuning.store import replace_file
 __all__ = ["RECORD", "run_microbenchmarks"]
 
 RECORD = "microbenchmarks.json"
-_SCHEMA = "tile-workbench/microbenchmarks/1"
+_SCHEMA = "tile-workbench/microbenchmarks/2"
 #: A runner's answer: samples, or the status and reason of their failure.
 Answer = list[Sample] | tuple[Status, str]
 Runner = Callable[[str, Sequence[Case]], Answer]
@@ -35,7 +36,8 @@ def run_microbenchmarks(
 
     Args:
         folder: keeps the record; made when it is missing.
-        where: device, driver and mode; a record of another is begun anew.
+        where: device, driver and mode; a record of another, or of other
+            benchmarks, is begun anew.
         seconds: none is begun after them.
         progress: called after each with its number and how many there are.
 
@@ -47,7 +49,8 @@ def run_microbenchmarks(
     """
     deadline = time.monotonic() + seconds
     wanted = [one for one in CATALOGUE if one.cases(gpu)]
-    outcomes = _read(folder / RECORD, where)
+    stamp = {"where": where, "sources": _sources(gpu)}
+    outcomes = _read(folder / RECORD, stamp)
     left: list[str] = []
     for number, benchmark in enumerate(wanted, 1):
         if benchmark.name not in outcomes:
@@ -55,7 +58,7 @@ def run_microbenchmarks(
                 left.append(benchmark.name)
                 continue
             outcomes[benchmark.name] = _run(benchmark, gpu, runner)
-            _write(folder, where, list(outcomes.values()))
+            _write(folder, stamp, list(outcomes.values()))
         progress(outcomes[benchmark.name], number, len(wanted))
     return [outcomes[one.name] for one in wanted if one.name in outcomes], left
 
@@ -68,11 +71,20 @@ def _run(benchmark: Microbenchmark, gpu: Gpu, runner: Runner) -> Outcome:
     return Outcome(name=benchmark.name, status=status, reason=reason, figures=(), samples=())
 
 
-def _read(path: Path, where: str) -> dict[str, Outcome]:
-    """What the record holds; nothing when it is another device's, or damaged."""
+def _sources(gpu: Gpu) -> str:
+    """SHA-256 of what is run and of the file that it is checked by."""
+    digest = hashlib.sha256(gpu.text.encode())
+    for path in sorted(Path(__file__).parent.iterdir()):
+        if path.suffix in (".cu", ".py"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, stamp: Mapping[str, str]) -> dict[str, Outcome]:
+    """What the record holds; nothing when device or benchmarks are others, or it is damaged."""
     try:
         content: Any = json.loads(path.read_bytes())
-        if content["schema"] != _SCHEMA or content["where"] != where:
+        if content["schema"] != _SCHEMA or any(content[key] != stamp[key] for key in stamp):
             return {}
         outcomes = [Outcome.from_dict(one) for one in content["outcomes"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -81,10 +93,10 @@ def _read(path: Path, where: str) -> dict[str, Outcome]:
     return {one.name: one for one in outcomes if one.status is Status.CORRECT}
 
 
-def _write(folder: Path, where: str, outcomes: Sequence[Outcome]) -> None:
+def _write(folder: Path, stamp: Mapping[str, str], outcomes: Sequence[Outcome]) -> None:
     content = {
         "schema": _SCHEMA,
-        "where": where,
+        **stamp,
         "outcomes": [one.to_dict() for one in outcomes],
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -70,8 +70,8 @@ def _answer(name: str, gpu: Gpu, case: Case) -> tuple[float, float, str]:
             n = float(case["n"])
             rate *= min(1.0, (n / 2) / (16 + n / 4))  # the feed of operands from shared memory
         return 1e9, 1e9 / rate, "clocks"
-    if name == "launch":
-        each = gpu.graph_launch_us if case["how"] == "graph" else gpu.stream_launch_us
+    if name in ("graph_launch", "stream_launch"):
+        each = gpu.graph_launch_us if name == "graph_launch" else gpu.stream_launch_us
         return 500.0, 500.0 * each * 1e3, "ns"
     if name == "store":
         return 1e8, 1e8 / (0.5 * gpu.l2_read_gb_per_s), "ns"
