@@ -1,9 +1,11 @@
 """Conformal 90 % intervals: quantiles of held-out errors, by what binds and by format.
 
-A quantile of n held-out errors that counts the new one in, ``ceil((n + 1) 0.9)`` of n, covers it
-with probability 0.9 whatever the errors' distribution, as long as old and new are exchangeable
-(Vovk et al., split conformal prediction; the errors here come from cross-validation over shapes).
-Strata with few errors take those of a wider one.
+Errors on one shape go together, so it is shapes that are exchangeable, not rows.  Every shape
+weighs the same whatever was timed on it, the shape to come weighs as much and errs without bound,
+and the width is the weighted 0.9 quantile: it covers a row of a new shape with probability 0.9
+whatever the errors' distribution (hierarchical conformal prediction: Lee, Barber, Willett, arXiv
+2306.06342; with one row a shape it is split conformal prediction).  The errors here come from
+cross-validation over shapes.  Strata with few errors take those of a wider one.
 """
 
 import math
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 __all__ = ["COVERAGE", "EVERY", "FEWEST", "conformal_width", "stratum_widths", "width_of"]
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 COVERAGE = 0.9
 #: Errors that a stratum needs for a width of its own.
@@ -23,18 +26,22 @@ FEWEST = 20
 EVERY = "*"
 
 
-def conformal_width(errors: F64) -> float:
-    """Half-width in log time that covers the next error with probability 0.9.
+def conformal_width(errors: F64, shapes: Sequence[int] | I64) -> float:
+    """Half-width in log time that covers a row of the next shape with probability 0.9.
 
-    Infinite for fewer than nine errors: no finite width has that property.
+    Infinite for fewer than nine shapes: no finite width has that property.
 
     Args:
         errors: (rows,) held-out logs of measured over predicted.
+        shapes: (rows,) what a row belongs to, whole numbers from 0.
     """
-    rank = math.ceil((len(errors) + 1) * COVERAGE)
-    if rank > len(errors):
+    _, member, counts = np.unique(shapes, return_inverse=True, return_counts=True)
+    weights = 1.0 / counts[member] / (len(counts) + 1)
+    order = np.argsort(np.abs(errors), kind="stable")
+    reached = np.cumsum(weights[order]) >= COVERAGE - 1e-9
+    if not reached.any():
         return math.inf
-    return float(np.sort(np.abs(errors))[rank - 1])
+    return float(np.abs(errors)[order][np.argmax(reached)])
 
 
 def _text(binding: str, element: str) -> str:
@@ -52,21 +59,24 @@ def _wider(binding: str, element: str) -> tuple[str, ...]:
 
 
 def stratum_widths(
-    bindings: Sequence[str], elements: Sequence[str], errors: F64
+    bindings: Sequence[str], elements: Sequence[str], errors: F64, shapes: Sequence[int] | I64
 ) -> dict[str, float]:
     """Widths of all strata that have enough errors, by their text.
 
     Args:
-        bindings, elements: (rows,) the term that binds and the activations' element.
+        bindings, elements: (rows,) the term that binds and the operands' elements.
+        shapes: (rows,) as :func:`conformal_width` takes them.
     """
-    members: dict[str, list[float]] = {}
-    for binding, element, error in zip(bindings, elements, errors.tolist(), strict=True):
+    members: dict[str, list[int]] = {}
+    for row, (binding, element) in enumerate(zip(bindings, elements, strict=True)):
         for text in _wider(binding, element):
-            members.setdefault(text, []).append(error)
+            members.setdefault(text, []).append(row)
+    every = _text(EVERY, EVERY)
+    numbers = np.asarray(shapes)
     widths = {}
-    for text, found in members.items():
-        width = conformal_width(np.array(found))
-        if math.isfinite(width) and (len(found) >= FEWEST or text == _text(EVERY, EVERY)):
+    for text, rows in members.items():
+        width = conformal_width(errors[rows], numbers[rows])
+        if math.isfinite(width) and (len(rows) >= FEWEST or text == every):
             widths[text] = width
     return widths
 

@@ -82,11 +82,15 @@ def calibration_text(
     return json.dumps(content, allow_nan=False, indent=1) + "\n"
 
 
-def parse_calibration(path: Path, gpu: Gpu) -> Calibration:
+def parse_calibration(path: Path, gpu: Gpu, *, rehearsal: bool = True) -> Calibration:
     """Read a calibration for a GPU; what does not fit this version any more is left out and noted.
 
+    Args:
+        rehearsal: whether one of a simulated machine will do; it is noted.
+
     Raises:
-        ValueError: unreadable, not a calibration, of another GPU, or simulated; one line.
+        ValueError: unreadable, not a calibration, of another GPU, or a simulated machine's where that
+            will not do; one line.
     """
     try:
         data = read_bounded(path, MAX_FILE_BYTES)
@@ -110,6 +114,11 @@ def parse_calibration(path: Path, gpu: Gpu) -> Calibration:
             f"{where}: the GPU file of {gpu.name} has changed since: calibrate anew, or "
             "--calibration none"
         )
+    if content.get("simulated") is not False and not rehearsal:
+        raise ValueError(
+            f"{where}: of a simulated machine: calibrate on the GPU, or name the file with "
+            "--calibration to rehearse"
+        )
     try:
         return _read(content, gpu, data.decode())
     except _UNFIT as error:
@@ -119,6 +128,8 @@ def parse_calibration(path: Path, gpu: Gpu) -> Calibration:
 
 def _read(content: Mapping[str, Any], gpu: Gpu, text: str) -> Calibration:
     notes: list[str] = []
+    if content["simulated"] is not False:
+        notes.append("of a simulated machine, for rehearsals: its predictions mean nothing")
     figures = {name: _figure(name, one, gpu) for name, one in content["measured"].items()}
     templates: dict[str, Parameters] = {}
     families: dict[str, FamilyCalibration] = {}

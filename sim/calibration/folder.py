@@ -50,7 +50,8 @@ def choose_calibration(asked: str | Path | None, gpu: Gpu) -> Chosen:
     if asked is not None:
         return _with_lines(parse_calibration(Path(asked), gpu))
     try:
-        return _with_lines(parse_calibration(calibration_path(gpu.name), gpu))
+        own = calibration_path(gpu.name)
+        return _with_lines(parse_calibration(own, gpu, rehearsal=False))
     except ValueError as error:
         return Chosen(calibration=None, lines=(f"not calibrated: {error}",))
 

@@ -1,7 +1,7 @@
 """From measured tables to a calibration: fit, residual behind a gate, conformal intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,10 @@ def learn(
     held_out = fit.errors.copy()
     for fold, errors in left_out.items():
         held_out[folds == fold] = errors[folds == fold]
-    families = {}
+    strata = [_strata(one) for one in priced]
+    bindings = [binding for found, _ in strata for binding in found]
+    elements = [element for _, found in strata for element in found]
+    families: dict[str, FamilyCalibration] = {}
     for name in dict.fromkeys(owners.tolist()):
         mine = owners == name
         head, held, tried = (
@@ -108,12 +111,29 @@ def learn(
             observations,
             priced,
             head=head,
-            held=held if left_out else None,
             prior_error=_size(prior_errors[mine]),
             physics_error=_size(held_out[mine]),
             residual_error=tried,
         )
         held_out[mine] = held
+
+    def widths(rows: Bool) -> dict[str, float]:
+        """Of the strata of some rows."""
+        chosen = np.flatnonzero(rows).tolist()
+        return stratum_widths(
+            [bindings[row] for row in chosen],
+            [elements[row] for row in chosen],
+            held_out[rows],
+            observations.shapes[rows],
+        )
+
+    if left_out:
+        # A few dozen timings are too few shapes for most families: those err as all do together.
+        everyones = widths(np.ones(len(owners), np.bool_))
+        families = {
+            name: replace(one, widths=widths(owners == name) or everyones)
+            for name, one in families.items()
+        }
     return Learned(
         calibration=Calibration(
             base=gpu,
@@ -188,39 +208,39 @@ def _residual(
     return fit_residual(names, numbers, fit.errors[mine]), corrected, error
 
 
+def _strata(one: PricedTable) -> tuple[list[str], list[str]]:
+    """What binds each row, and the elements of its operands."""
+    terms = list(one.terms_us)
+    most = np.argmax(np.stack(list(one.terms_us.values())), axis=0)
+    return [terms[place] for place in most.tolist()], [element_name(one.problem)] * len(one)
+
+
 def _family(
     name: str,
     observations: Observations,
     priced: Sequence[PricedTable],
     *,
     head: Residual | None,
-    held: F64 | None,
     prior_error: float,
     physics_error: float,
     residual_error: float | None,
 ) -> FamilyCalibration:
     places = _rows_of(name, observations, priced)
-    bindings: list[str] = []
-    elements: list[str] = []
     extents: dict[str, list[tuple[int, int]]] = {}
     for place in places:
-        one = priced[place]
-        terms = list(one.terms_us)
-        most = np.argmax(np.stack(list(one.terms_us.values())), axis=0)
-        bindings += [terms[i] for i in most.tolist()]
-        elements += [element_name(one.problem)] * len(one)
-        seen = extents.setdefault(one.problem.kind, [(e, e) for e in one.problem.shape])
-        extents[one.problem.kind] = [
+        problem = priced[place].problem
+        seen = extents.setdefault(problem.kind, [(e, e) for e in problem.shape])
+        extents[problem.kind] = [
             (min(low, extent), max(high, extent))
-            for (low, high), extent in zip(seen, one.problem.shape, strict=True)
+            for (low, high), extent in zip(seen, problem.shape, strict=True)
         ]
     return FamilyCalibration(
-        rows=len(bindings),
+        rows=sum(len(priced[place]) for place in places),
         shapes=len({observations.tables[place].problem.shape for place in places}),
         extents={kind: tuple(ranges) for kind, ranges in extents.items()},
-        elements=tuple(sorted(set(elements))),
+        elements=tuple(sorted({element_name(priced[place].problem) for place in places})),
         residual=head,
-        widths={} if held is None else stratum_widths(bindings, elements, held),
+        widths={},
         prior_error=prior_error,
         physics_error=physics_error,
         residual_error=residual_error,

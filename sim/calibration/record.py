@@ -31,12 +31,19 @@ WIDER_FOR_ELEMENT = 0.5
 
 
 def element_name(problem: Problem) -> str:
-    """The element that a problem's formats are told apart by; "" where it has none."""
+    """What a problem's formats are told apart by; "" where it has none.
+
+    The element, or those of activations and weights where they differ: ``bf16 by int4``.
+    """
     recipe = getattr(problem, "recipe", None)
-    fmt = getattr(problem, "target", None) if recipe is None else recipe.activation
-    if not isinstance(fmt, TensorFormat):
-        fmt = getattr(problem, "source", None)
-    return fmt.element.name if isinstance(fmt, TensorFormat) else ""
+    if recipe is not None:
+        names = dict.fromkeys((recipe.activation.element.name, recipe.weight.element.name))
+        return " by ".join(names)
+    for owner in ("target", "source"):
+        fmt = getattr(problem, owner, None)
+        if isinstance(fmt, TensorFormat):
+            return fmt.element.name
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,6 +159,27 @@ def test_intervals_cover_nine_tenths_of_unseen_shapes() -> None:
     assert abs(np.mean(covered) - 0.9) < 2.5 * sigma
 
 
+def test_a_family_of_few_shapes_has_the_width_of_all_together() -> None:
+    shapes = [*SHAPES, "64x4096x4096", "2048x2048x2048", "128x8192x2048", "32x2048x8192"]
+    tables = measured(TRUE, shapes=shapes, recipes=["bf16"], rows=3, noise=0.05)
+    tables += measured(
+        TRUE, shapes=SHAPES[:2], recipes=["bf16"], families=["hopper_skinny_gemm"], rows=3
+    )
+    families = learn(tables, GPU, residual=False).calibration.families
+    assert families["hopper_skinny_gemm"].shapes == 2
+    assert families["hopper_skinny_gemm"].widths["* *"] > 0
+
+
+def test_weights_of_another_element_are_not_taken_for_measured() -> None:
+    tables = measured(TRUE, recipes=["w8a16"], families=["triton_weight_only"], rows=3)
+    calibration = learn(tables, GPU, residual=False).calibration
+    (one,) = measured(
+        TRUE, recipes=["w4a16-g128"], families=["triton_weight_only"], shapes=SHAPES[:1], rows=2
+    )
+    priced = calibration.price(one.problem, one.kernel, one.table, GPU)
+    assert priced.extrapolated == "bf16 by int4 was not measured"
+
+
 def test_nothing_measured_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing was measured: give at least one"):
         learn([], GPU)

@@ -84,24 +84,41 @@ def test_trees_answer_as_scikit_learns() -> None:
 
 def test_a_conformal_width_covers_the_next_error() -> None:
     rng = np.random.default_rng(0)
-    seen, tries = 39, 4000
+    seen, tries = 39, 2000
     errors = rng.standard_t(3, size=(tries, seen + 1))
-    covered = [abs(row[-1]) <= conformal_width(row[:-1]) for row in errors]
+    covered = [abs(row[-1]) <= conformal_width(row[:-1], range(seen)) for row in errors]
     sigma = np.sqrt(0.9 * 0.1 / tries)
     # Rank 36 of 39 errors: the next one is among the 36 smallest of 40 with probability 0.9.
     assert abs(np.mean(covered) - 0.9) < 3 * sigma
 
 
-def test_too_few_errors_have_no_finite_width() -> None:
-    assert conformal_width(np.ones(8)) == np.inf
-    assert conformal_width(np.ones(9)) == 1.0
+def test_rows_of_one_shape_are_not_taken_for_as_many_shapes() -> None:
+    """Twelve shapes that err as wholes, some of them timed ten times as often as others."""
+    rng = np.random.default_rng(1)
+    tries, shapes = 3000, np.repeat(np.arange(12), [2, 20] * 6)
+    covered, by_rows = [], []
+    for _ in range(tries):
+        of_shape = rng.normal(size=13)
+        errors = of_shape[shapes] + 0.1 * rng.normal(size=len(shapes))
+        new = abs(of_shape[12] + 0.1 * rng.normal())
+        covered.append(new <= conformal_width(errors, shapes))
+        by_rows.append(new <= conformal_width(errors, np.arange(len(shapes))))
+    sigma = np.sqrt(0.9 * 0.1 / tries)
+    assert np.mean(covered) > 0.9 - 3 * sigma
+    assert np.mean(by_rows) < 0.9 - 3 * sigma  # what counting rows would promise, and break
+
+
+def test_too_few_shapes_have_no_finite_width() -> None:
+    assert conformal_width(np.ones(8), range(8)) == np.inf
+    assert conformal_width(np.ones(9), range(9)) == 1.0
+    assert conformal_width(np.ones(80), [row % 8 for row in range(80)]) == np.inf
 
 
 def test_a_stratum_with_few_errors_takes_a_wider_ones_width() -> None:
     bindings = ["dram"] * 30 + ["tensor"] * 40 + ["l2"] * 3
     elements = ["bf16"] * 30 + ["int8"] * 40 + ["int8"] * 3
     errors = np.concatenate([np.full(30, 0.01), np.full(40, 0.1), np.full(3, 0.4)])
-    widths = stratum_widths(bindings, elements, errors)
+    widths = stratum_widths(bindings, elements, errors, range(73))
     assert width_of(widths, "dram", "bf16") == 0.01
     assert width_of(widths, "tensor", "int8") == 0.1
     assert "l2 int8" not in widths
@@ -109,6 +126,8 @@ def test_a_stratum_with_few_errors_takes_a_wider_ones_width() -> None:
     assert width_of(widths, "dram", "e4m3fn") == widths["dram *"]
     assert width_of(widths, "latency", "e4m3fn") == widths["* *"]
     assert width_of({}, "dram", "bf16") is None
+    # Of eight shapes, however many rows: no stratum has a width.
+    assert stratum_widths(bindings, elements, errors, [row % 8 for row in range(73)]) == {}
 
 
 def test_a_residual_holds_plain_arrays() -> None:

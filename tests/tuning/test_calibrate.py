@@ -105,7 +105,7 @@ def test_a_simulated_machine_is_found_again_and_its_file_read(
     path.write_text(done.text)
     read = parse_calibration(path, GPU)
     assert read.title.startswith("SIMULATED machine, ")
-    assert read.notes == ()
+    assert read.notes == ("of a simulated machine, for rehearsals: its predictions mean nothing",)
     assert read.families.keys() == done.learned.calibration.families.keys()
 
 

@@ -85,6 +85,23 @@ def test_the_users_own_is_used_without_being_asked_for(file: Path) -> None:
     assert hopper(gpu="h100") == hopper(gpu="h100", calibration="none")
 
 
+def test_a_rehearsals_file_is_never_taken_by_itself(file: Path) -> None:
+    content = json.loads(file.read_text())
+    path = calibration_path("h200")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**content, "simulated": True}))
+    found = workbench.predict(recipes=["bf16"], shapes=[SHAPE])
+    assert found.calibration == (
+        f"not calibrated: calibration {path}: of a simulated machine: calibrate on the GPU, or "
+        "name the file with --calibration to rehearse",
+    )
+    assert not any(row.gemm.calibrated for row in found.rows)
+    named = workbench.predict(recipes=["bf16"], shapes=[SHAPE], calibration=path)
+    assert (
+        "of a simulated machine, for rehearsals: its predictions mean nothing" in named.calibration
+    )
+
+
 def test_the_output_says_what_it_rests_on(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
