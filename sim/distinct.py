@@ -20,6 +20,8 @@ _Item = TypeVar("_Item", bound=np.generic)
 _TABLE = 2**16
 #: Columns below this have few values as they are.
 _SMALL = 16
+#: Rows up to this many cost less than finding out which of them agree.
+_FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,14 @@ class Distinct:
 def distinct_rows(*columns: NDArray[Any]) -> tuple[I64, I64]:
     """Row numbers of the distinct rows, and for every row which of them it equals.
 
+    A handful of rows stand for themselves, equal or not.
+
     Args:
         columns: integers or truth values, not negative, all of one length, at least one.
     """
+    if len(columns[0]) <= _FEW:
+        every = np.arange(len(columns[0]))
+        return every, every
     key, count = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
         values, end = column, int(column.max()) + 1

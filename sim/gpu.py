@@ -4,10 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from tiles.kernels.base import Limits
 
 __all__ = ["Gpu"]
+
+
+@lru_cache(maxsize=64)
+def _any_measured(name: str, sources: tuple[str, ...]) -> bool:
+    """Asked at every price, and the same for every change of a figure alone."""
+    named = re.compile(rf"measured on .*\b{re.escape(name)}\b", re.IGNORECASE)
+    return any(named.match(source) for source in sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +90,7 @@ class Gpu:
 
         Such a source begins with ``measured on`` and names the GPU: ``measured on an H200 by ...``.
         """
-        named = re.compile(rf"measured on .*\b{re.escape(self.name)}\b", re.IGNORECASE)
-        return any(named.match(source) for source in self.sources.values())
+        return _any_measured(self.name, tuple(self.sources.values()))
 
     def matches(self, device_name: str) -> bool:
         """True when a driver that reports ``device_name`` means this GPU."""

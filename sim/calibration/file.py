@@ -89,8 +89,8 @@ def parse_calibration(path: Path, gpu: Gpu, *, rehearsal: bool = True) -> Calibr
         rehearsal: whether one of a simulated machine will do; it is noted.
 
     Raises:
-        ValueError: unreadable, not a calibration, of another GPU, or a simulated machine's where that
-            will not do; one line.
+        ValueError: unreadable, not a calibration, of another GPU, or a simulated machine's where
+            that will not do; one line.
     """
     try:
         data = read_bounded(path, MAX_FILE_BYTES)

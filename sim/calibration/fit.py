@@ -5,6 +5,9 @@ measured over predicted, ``phi`` the logs of values over their priors' medians a
 absolute error, so that the data's weight falls where the model misses by more.  Gauss-Newton steps
 on the linearised model, solved by iteratively reweighted least squares: the absolute value lets a
 tenth of the timings be wild without moving the rest.
+
+Derivatives are differences of prices, which is where the time goes.  So they are taken where the
+fit begins and where it seems to end, and followed by secants in between.
 """
 
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ SMALL_STEP = 2e-3
 LEAST_ERROR = 0.005
 REWEIGHTINGS = 20
 HALVINGS = 5
+#: Of the objective, a log of probability: a step that raises that by less is the last.
+LEAST_GAIN = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,24 @@ def _linear_step(
     return step, inverse
 
 
+def _secant(jacobian: F64, moved: F64, change: F64) -> F64:
+    """The nearest derivatives by which a step gives the change that it gave.
+
+    What is zero stays zero (Schubert's form of Broyden's update: row by row, over what a row
+    depends on).
+
+    Args:
+        jacobian: (rows, unknowns) before the step.
+        moved: (unknowns,) the step.
+        change: (rows,) of the predicted logs.
+    """
+    along = np.where(jacobian != 0.0, moved, 0.0)
+    length = np.sum(along**2, axis=1)
+    missed = (change - jacobian @ moved) / np.where(length > 0, length, 1.0)
+    found: F64 = jacobian + missed[:, None] * along
+    return found
+
+
 def fit_robust(observations: Observations, unknowns: Unknowns) -> Fit:
     """Fit the unknowns to measured times.
 
@@ -82,34 +105,33 @@ def fit_robust(observations: Observations, unknowns: Unknowns) -> Fit:
     logs = np.zeros(len(unknowns))
     predicted = observations.predicted(unknowns.machine(logs))
     errors = observations.log_us - predicted
-    converged = False
-    steps = 0
-    moving: Bool | None = None
+    jacobian = observations.jacobian(unknowns, logs, predicted)
+    # Half of the unknowns touch none of the data, and others few tables, wherever they are.
+    touched = observations.touched(jacobian)
+    exact, steps, converged = True, 0, False
     while True:
-        jacobian = observations.jacobian(unknowns, logs, predicted, moving)
-        # Half of the unknowns touch none of the data, wherever the others are.
-        if moving is None:
-            moving = np.asarray(np.any(jacobian, axis=0), np.bool_)
         scale = _scale(errors, weights)
         step, inverse = _linear_step(jacobian, errors, weights, scale, logs, sigmas)
-        if converged or steps == MAX_STEPS:
+        if converged or (exact and steps == MAX_STEPS):
             break
         before = _objective(errors, weights, scale, logs, sigmas)
-        share = 1.0
-        for _ in range(HALVINGS):
-            moved = logs + share * step
+        ended = True  # where no step of any length helps: the minimum, or a kink in it
+        along_exact = exact
+        for halving in range(HALVINGS if steps < MAX_STEPS else 0):
+            moved = logs + step / 2**halving
             there = observations.predicted(unknowns.machine(moved))
             now = _objective(observations.log_us - there, weights, scale, moved, sigmas)
             if now < before:
+                farthest = float(np.max(np.abs(moved - logs)))
+                ended = farthest < SMALL_STEP or before - now < LEAST_GAIN
+                jacobian = _secant(jacobian, moved - logs, there - predicted)
+                logs, predicted, errors = moved, there, observations.log_us - there
+                steps, exact = steps + 1, False
                 break
-            share /= 2
-        else:
-            converged = True  # no step of any length helps: the minimum, or a kink in it
-            break
-        steps += 1
-        converged = float(np.max(np.abs(moved - logs))) < SMALL_STEP or before - now < 1e-3
-        logs, predicted = moved, there
-        errors = observations.log_us - predicted
+        converged = ended and along_exact
+        if not converged and (ended or steps == MAX_STEPS):
+            jacobian = observations.jacobian(unknowns, logs, predicted, touched)
+            exact = True
     return Fit(
         logs=logs,
         spreads=np.sqrt(np.diag(inverse)),

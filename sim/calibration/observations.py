@@ -13,6 +13,7 @@ __all__ = ["Observations"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
 
 #: Step of a derivative, in log.
 STEP = 0.02
@@ -67,23 +68,24 @@ class Observations:
         return logs
 
     def jacobian(
-        self, unknowns: Unknowns, logs: F64, here: F64, moving: NDArray[np.bool_] | None = None
+        self, unknowns: Unknowns, logs: F64, here: F64, touched: Bool | None = None
     ) -> F64:
         """(rows, unknowns) derivatives of the predicted logs, by forward differences.
 
         Args:
             here: :meth:`predicted` at ``logs``.
-            moving: (unknowns,) columns to compute, the others are 0; all by default.
+            touched: (tables, unknowns) what to compute, the rest is 0; all by default.
         """
         found = np.zeros((len(self), len(unknowns)))
         for column, one in enumerate(unknowns.all):
-            if moving is not None and not moving[column]:
-                continue
             which = [
                 place
                 for place, users in enumerate(unknowns.users)
-                if one.shared or one.owner in users
+                if (one.shared or one.owner in users)
+                and (touched is None or touched[place, column])
             ]
+            if not which:
+                continue
             moved = logs.copy()
             moved[column] += STEP
             there = self.predicted(unknowns.machine(moved), which)
@@ -91,3 +93,7 @@ class Observations:
                 rows = self.slices[place]
                 found[rows, column] = (there[rows] - here[rows]) / STEP
         return found
+
+    def touched(self, jacobian: F64) -> Bool:
+        """(tables, unknowns) which unknowns move which tables' times at all."""
+        return np.stack([np.any(jacobian[rows], axis=0) for rows in self.slices])

@@ -1,18 +1,21 @@
 """The fit finds again what made the data; a residual has to earn its place."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from calibration_data import GPU, SHAPES, every_time, log_error, measured
 
-from sim.calibration.fit import fit_robust, refit_without
+import sim
+from sim.calibration.fit import _secant, fit_robust, refit_without
 from sim.calibration.learn import learn
 from sim.calibration.observations import Observations
 from sim.calibration.unknowns import Machine, Unknowns
 from sim.evaluation.calibrated import CalibratedModel
 from sim.measured import MeasuredTable
 from sim.parameters import HOPPER_GEMM
+from tiles.problems import Problem
 
 #: A board that differs from the GPU file and the defaults by about a standard deviation each.
 TRUE = Machine(
@@ -51,6 +54,37 @@ def test_known_parameters_are_recovered(wild: float, tolerance: float) -> None:
     assert np.median(before) > 0.04
     assert np.median(errors) < 0.01 * tolerance
     assert np.quantile(errors, 0.9) < 0.03 * tolerance
+
+
+def test_a_secant_gives_the_change_that_the_step_gave_and_leaves_zeros() -> None:
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(size=(5, 4)) * (rng.random((5, 4)) < 0.7)
+    jacobian[2] = 0.0
+    moved, change = rng.normal(size=4), rng.normal(size=5)
+    found = _secant(jacobian, moved, change)
+    kept = np.any(jacobian != 0, axis=1)
+    assert found[kept] @ moved == pytest.approx(change[kept])
+    assert ((found == 0) == (jacobian == 0)).all()
+    # Where the step changed what the derivatives said, they stay.
+    assert _secant(jacobian, moved, jacobian @ moved) == pytest.approx(jacobian)
+
+
+def test_a_fit_takes_derivatives_twice_or_thrice_not_at_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = measured(TRUE, noise=0.02, rows=6)
+    prices: list[str] = []
+
+    def counted(problem: Problem, *given: Any, **options: Any) -> sim.PricedTable:
+        prices.append(str(problem))
+        return sim.price(problem, *given, **options)
+
+    monkeypatch.setattr("sim.calibration.observations.price", counted)
+    observations, unknowns = fitted(tables)
+    fit = fit_robust(observations, unknowns)
+    assert fit.converged
+    assert fit.steps >= 4
+    assert len(prices) < 3 * len(unknowns) * len(tables)
 
 
 def test_what_the_data_do_not_tell_stays_where_it_was() -> None:
