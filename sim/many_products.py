@@ -67,7 +67,7 @@ def _by_height(
         rows: from a tile's height to rows over all matrices, padded to whole tiles.
     """
     columns: dict[str, F64] = {}
-    for height in np.unique(table["block_m"]).tolist():
+    for height in sorted(set(table["block_m"].tolist())):
         chosen = np.flatnonzero(table["block_m"] == height)
         wanted = rows(height)
         m = _rows_at_once(single, wanted)

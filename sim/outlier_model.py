@@ -55,7 +55,7 @@ def outlier_cost(
     read, l2_read = cost.dram_read_bytes.copy(), cost.l2_read_bytes.copy()
     # Iterations over kept columns are whole, so K grows by what the configuration's depth asks for.
     depths = table["outlier_k"] if columns else np.zeros(len(table), np.int64)
-    for depth in np.unique(depths).tolist():
+    for depth in sorted(set(depths.tolist())):  # np.unique would load numpy.ma
         rows = np.flatnonzero(depths == depth)
         more = _added_columns(problem, depth)
         longer = replace(inner, k=inner.k + more)
