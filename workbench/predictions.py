@@ -134,6 +134,7 @@ class Pricer:
         self, gpu: Gpu, families: Sequence[Kernel], calibration: "Calibration | None" = None
     ) -> None:
         self.gpu = gpu
+        self.limits = gpu.limits  # made anew at every look: thousands of them in a table
         self.calibration = calibration
         self.families = families
         self.known: dict[Hashable, Prediction | None] = {}
@@ -143,7 +144,7 @@ class Pricer:
         reasons: list[str] = []
         found: list[Prediction] = []
         for family in self.families:
-            if reason := family.refusal(problem, self.gpu.limits):
+            if reason := family.refusal(problem, self.limits):
                 reasons.append(reason)
                 continue
             if reason := unpriced(problem, family):
@@ -167,7 +168,7 @@ class Pricer:
             computed = (computed, one.activation.element, one.weight.element)
         key = (family.name, computed)
         if key not in self.known:
-            legal = family.legal_space(problem, self.gpu.limits).accepted
+            legal = family.legal_space(problem, self.limits).accepted
             pricing = price if self.calibration is None else self.calibration.price
             self.known[key] = (
                 pricing(problem, family, legal, self.gpu).best() if len(legal) else None
