@@ -18,6 +18,7 @@ from sim.evaluation import (
 )
 from sim.evaluation import evaluate as evaluate_tables
 from sim.evaluation.aims import Reached, Regime, reached
+from sim.evaluation.baselines.matmul_heuristics import MISSING, NvMatmulHeuristics
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predictor
@@ -38,11 +39,8 @@ EVALUATION_SCHEMA = "tile-workbench/evaluation/1"
 DEFAULT_DATA = Path("data/h200")
 #: Searches a table and strategy: so many, or fewer where there are many tables.
 SEARCH_SEEDS, SEARCH_WALKS = 10, 320
-#: Rivals that are not judged here, and why.
-NOT_RUN = {
-    "nvMatmulHeuristics": "a closed package that the workbench does not depend on, whose picks are "
-    "CUTLASS configurations; none of those was measured",
-}
+#: Rivals of packages that the workbench does not depend on, and what is said where one is missing.
+OPTIONAL = {NvMatmulHeuristics.name: MISSING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +93,11 @@ class Evaluation:
                 for row in self.rows
             ],
             "skipped": {one.split.value: one.reason for one in self.skipped},
-            "not_run": NOT_RUN,
+            "not_run": {
+                name: why
+                for name, why in OPTIONAL.items()
+                if name not in {row.predictor for row in self.rows}
+            },
             "cost_model_by_part": {name: one.to_dict() for name, one in self.parts},
             "cost_model_in_view": {name: one.to_dict() for name, one in self.in_view},
             "searches": [

@@ -151,7 +151,7 @@ def _latency(case: Case) -> Sample:
     arguments = (following, np.int32(steps), sink, clocks)
     l2 = int(cupy.cuda.Device().attributes["L2CacheSize"])
     flush = cupy.empty(LEAST_CACHES * l2, cupy.uint8) if cold else None
-    found = []
+    found: list[float] = []
     for _ in range(REPEATS):
         if flush is not None:
             flush.fill(1)  # the last turn's lines leave the L2
@@ -261,7 +261,8 @@ def _power(case: Case) -> Sample:
         raise RuntimeError("NVML does not answer: install nvidia-ml-py")
     launch = _product(str(case["element"]), str(case["data"]), int(case["size"]))
     launch()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event  # untyped
+    begin, end = event(enable_timing=True), event(enable_timing=True)
     begin.record()
     launch()
     end.record()
@@ -274,7 +275,7 @@ def _power(case: Case) -> Sample:
     while time.monotonic() < until:
         for _ in range(batch):
             launch()
-        queued.append(torch.cuda.Event())
+        queued.append(event())
         queued[-1].record()
         if len(queued) > 2:  # two batches wait, so that the GPU never does
             queued.popleft().synchronize()
