@@ -20,6 +20,8 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 COVERAGE = 0.9
+#: Repeated measurements are no nearer to one another, in log time.
+LEAST_WIDTH = 1e-3
 #: Errors that a stratum needs for a width of its own.
 FEWEST = 20
 #: Of a stratum's text: whatever binds, whatever the format.
@@ -77,7 +79,7 @@ def stratum_widths(
     for text, rows in members.items():
         width = conformal_width(errors[rows], numbers[rows])
         if math.isfinite(width) and (len(rows) >= FEWEST or text == every):
-            widths[text] = width
+            widths[text] = max(width, LEAST_WIDTH)
     return widths
 
 

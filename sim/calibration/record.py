@@ -71,7 +71,7 @@ class FamilyCalibration:
         reasons: list[str] = []
         wider = 1.0
         ranges = self.extents.get(problem.kind)
-        if ranges is None:
+        if ranges is None or len(ranges) != len(problem.shape):
             return f"{problem.kind} problems were not measured", 1.0 + WIDER_PER_DOUBLING
         for axis, (extent, (least, most)) in enumerate(zip(problem.shape, ranges, strict=True)):
             doublings = max(math.log2(extent / most), math.log2(least / extent), 0.0)

@@ -10,8 +10,14 @@ from sim.calibration.arrays import from_json, to_json
 from sim.calibration.record import FamilyCalibration
 from sim.calibration.residual import Residual
 from sim.calibration.trees import Trees
+from tiles.intake import shown
 
 __all__ = ["family_from_dict", "family_to_dict"]
+
+#: No correction or interval is larger in log time, nor an interval smaller.
+LEAST_LOG, MOST_LOG = 1e-9, 10.0
+#: Levels of a tree.
+MOST_DEPTH = 64
 
 
 def _plain(value: Any) -> Any:
@@ -45,9 +51,20 @@ def family_to_dict(family: FamilyCalibration) -> dict[str, Any]:
     }
 
 
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse what is no number of that range, NaN included."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not low <= value <= high:
+        raise ValueError(f"{name} = {shown(value)} must be a number in {low:g}..{high:g}")
+
+
 def _residual(data: Mapping[str, Any]) -> Residual:
+    _number("a residual's clip", data["clip"], 0.0, MOST_LOG)
+    _number("a residual's intercept", data["intercept"], -MOST_LOG, MOST_LOG)
     trees = None
     if data["trees"] is not None:
+        _number("the base of trees", data["trees"]["base"], -MOST_LOG, MOST_LOG)
+        _number("the depth of trees", data["trees"]["depth"], 0, MOST_DEPTH)
         trees = Trees(**_arrays(data["trees"]))
         nodes, columns = len(trees.feature), len(data["names"])
         ends = (trees.roots, trees.left, trees.right)
@@ -83,8 +100,11 @@ def family_from_dict(data: Mapping[str, Any]) -> FamilyCalibration:
         kind: tuple((int(low), int(high)) for low, high in ranges)
         for kind, ranges in content["extents"].items()
     }
+    for kind, ranges in content["extents"].items():
+        for low, high in ranges:
+            if not 1 <= low <= high:
+                raise ValueError(f"extents {low}..{high} of {shown(kind)}: 1 <= low <= high")
     content["elements"] = tuple(content["elements"])
     for text, width in content["widths"].items():
-        if not 0 <= float(width) < 10:
-            raise ValueError(f"an interval of {width} in log time for {text}")
+        _number(f"the interval of {shown(text)} in log time", width, LEAST_LOG, MOST_LOG)
     return FamilyCalibration(**content)

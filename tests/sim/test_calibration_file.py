@@ -163,6 +163,9 @@ def test_another_cost_model_keeps_what_was_measured_alone(file: Path) -> None:
     assert read.families == {}
 
 
+PLAIN_TREES = {"base": 0.0, "depth": 1}  #: the numbers; arrays are looked at after them
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -183,7 +186,22 @@ def test_another_cost_model_keeps_what_was_measured_alone(file: Path) -> None:
         ),
         (
             lambda c: c["families"]["hopper_gemm"]["widths"].update({"* *": -0.1}),
-            "an interval of -0.1",
+            r"the interval of '\* \*' in log time = -0.1 must be a number in",
+        ),
+        (lambda c: c["families"]["hopper_gemm"]["widths"].update({"* *": 0}), "= 0 must be a"),
+        (
+            lambda c: c["families"]["hopper_gemm"]["extents"]["gemm"][0].__setitem__(0, -1),
+            "1 <= low <= high",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"]["residual"].update(clip=None),
+            "a residual's clip = None must be a number in 0..10",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"]["residual"].update(
+                trees={**PLAIN_TREES, "depth": 10**9}
+            ),
+            "the depth of trees = 1000000000 must be a number in 0..64",
         ),
         (
             lambda c: c["families"]["hopper_gemm"]["residual"]["scale"].update(base64="AAAA"),

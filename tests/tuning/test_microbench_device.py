@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -163,3 +163,46 @@ def test_chases_stay_in_the_l2_or_leave_it(rehearse: Callable[[FakeDevice], Modu
     assert len(warm.ns) == len(cold.ns) == cuda.REPEATS
     # Warm: every turn but the dropped one finds the ring in the L2.  Cold: none is dropped.
     assert len(of(device, "chase")) == 2 * cuda.REPEATS + cuda.REPEATS
+
+
+def test_power_is_read_while_products_are_queued(
+    rehearse: Callable[[FakeDevice], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readings between a launch and the wait for it: an idle GPU would show another clock."""
+    launched, waited = 0, 0
+    behind: list[int] = []
+
+    class Event:
+        def __init__(self, **_: bool) -> None:
+            self.after = 0
+
+        def record(self) -> None:
+            self.after = launched
+
+        def synchronize(self) -> None:
+            nonlocal waited
+            waited = max(waited, self.after)
+
+        def elapsed_time(self, end: object) -> float:
+            return 2.0  # ms a product: ten are a batch of 20
+
+    def product() -> None:
+        nonlocal launched
+        launched += 1
+
+    def read() -> SimpleNamespace:
+        behind.append(launched - waited)
+        return SimpleNamespace(sm_clock_mhz=1500, power_w=690.0)
+
+    torch = SimpleNamespace(cuda=SimpleNamespace(Event=Event, synchronize=lambda: None))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    cuda = rehearse(board(sim.load_gpu("h200")))
+    monkeypatch.setattr(cuda, "_product", lambda *_: product)
+    monkeypatch.setattr(cuda, "open_nvml", lambda: SimpleNamespace(read=read))
+    monkeypatch.setattr(cuda, "POWER_S", 0.02)
+    (sample,) = cuda.run_cases("power", [{"element": "bf16", "data": "normal", "size": 8192}])
+    assert len(sample.mhz) == len(sample.watts) == len(behind) >= 3
+    assert set(behind[2:]) == {20}  # two batches ahead of the reading, never none, never more
+    monkeypatch.setattr(cuda, "open_nvml", lambda: None)
+    with pytest.raises(RuntimeError, match="NVML does not answer: install nvidia-ml-py"):
+        cuda.run_cases("power", [{"element": "bf16", "data": "normal", "size": 8192}])
