@@ -73,32 +73,36 @@ class GemmParameters(Parameters):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchedParameters(Parameters):
-    """Of batched products, beside the plain product's."""
+class _ManyProducts(Parameters):
+    """Of several products in a launch, beside the plain product's."""
+
+    #: Everything but launches, as a multiple of what the plain product takes.
+    work_share: float = fitted(1.0, 0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchedParameters(_ManyProducts):
+    """Of batched products."""
 
     #: Elements of an 8-bit [K, N] operand that a clock turns into the order of the tensor cores:
     #: the compiler stores them byte by byte, 32 lanes at a time, conflicts of banks not counted.
     turned_per_clk: float = fitted(32.0, 0.4)
-    #: Everything but launches, as a multiple of what the plain product takes.
-    work_share: float = fitted(1.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedParameters(Parameters):
-    """Of grouped products, beside the plain product's."""
+class GroupedParameters(_ManyProducts):
+    """Of grouped products."""
 
     #: Counting tiles of all experts before the first one, from counts in device memory.
     scan_us: float = fitted(1.5, 0.5)
-    #: Everything but launches, as a multiple of what the plain product takes.
-    work_share: float = fitted(1.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightOnlyParameters(Parameters):
-    """Of ``triton_weight_only``."""
+class _Decoding(Parameters):
+    """Of K loops that decode an operand on its way to the tensor cores."""
 
     #: Instructions of a thread in an iteration beside decoding, products and promotion: addresses,
-    #: copies, barriers, the order of operands; read off compiled loops.
+    #: copies, scales, barriers, the order of operands; read off compiled loops.
     loop_instructions: float = fitted(85.0, 0.3)
     #: Decoding, as a multiple of the instructions read off compiled loops.
     decode_share: float = fitted(1.0, 0.3)
@@ -106,22 +110,18 @@ class WeightOnlyParameters(Parameters):
     cta_clk: float = fitted(900.0, 0.4)
     #: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
     loaded_latency: float = fitted(1.25, 0.3)
+    #: Of the norm that joins resources side by side.
     overlap_exponent: float = fitted(8.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedParameters(Parameters):
-    """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``."""
+class WeightOnlyParameters(_Decoding):
+    """Of ``triton_weight_only``."""
 
-    #: Instructions of a thread in an iteration beside decoding: addresses, copies, scales.
-    loop_instructions: float = fitted(85.0, 0.3)
-    #: Decoding, as a multiple of the instructions read off compiled loops.
-    decode_share: float = fitted(1.0, 0.3)
-    #: Clocks from a CTA's start to its first load, and from its last product to its end.
-    cta_clk: float = fitted(900.0, 0.4)
-    #: Latency of loads while memory is busy, as a multiple of that of a lone load; as for products.
-    loaded_latency: float = fitted(1.25, 0.3)
-    overlap_exponent: float = fitted(8.0, 0.3)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedParameters(_Decoding):
+    """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,27 +20,33 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Persistent(Parameters):
-    """Of persistent CTAs that load by the copy engine and multiply by warpgroups."""
+class _Warpgroups(Parameters):
+    """Of CTAs that load by the copy engine and multiply by warpgroups."""
 
     #: From the last product's end to its registers being readable, and the next's start: measured.
     drain_clk: float = fitted(240.0, 0.3)
     #: Of a step with two warpgroups in flight, beside the products: measured.
     handshake_clk: float = fitted(20.0, 0.5)
-    #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue: measured.
-    staging_clk: float = fitted(260.0, 0.4)
-    #: Loads of scales before an epilogue, once a tile: measured.
-    epilogue_clk: float = fitted(300.0, 0.4)
     #: Barriers, tensor maps and the first indices of a CTA.
     setup_clk: float = fitted(1500.0, 0.4)
     #: Filling and draining the whole device around a kernel.
     device_floor_us: float = fitted(2.0, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(8.0, 0.3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Persistent(_Warpgroups):
+    """Of those that walk over tiles, with an epilogue beside the next tile's loads."""
+
+    #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue: measured.
+    staging_clk: float = fitted(260.0, 0.4)
+    #: Loads of scales before an epilogue, once a tile: measured.
+    epilogue_clk: float = fitted(300.0, 0.4)
     #: Share of a ring's loads that wait for DRAM.
     ring_miss_share: float = fitted(0.3, 0.4)
     #: Share of an epilogue that shows although the next tile's loads run beside it.
     epilogue_exposed: float = fitted(0.25, 0.4)
-    #: Of the norm that joins resources side by side.
-    overlap_exponent: float = fitted(8.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +70,11 @@ class HopperBlockParameters(_Persistent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HopperSkinnyParameters(Parameters):
+class HopperSkinnyParameters(_Warpgroups):
     """Of ``hopper_skinny_gemm``."""
 
-    drain_clk: float = fitted(240.0, 0.3)
-    handshake_clk: float = fitted(20.0, 0.5)
-    setup_clk: float = fitted(1500.0, 0.4)
+    #: As :class:`HopperGemmParameters`'.
     promotion_share: float = fitted(0.85, 0.15)
-    device_floor_us: float = fitted(2.0, 0.4)
     #: From the issue of a step's products to their end, beside the tensor cores' time.
     step_clk: float = fitted(100.0, 0.4)
     #: A barrier of a cluster, and a load from a neighbour's shared memory.
@@ -81,7 +84,6 @@ class HopperSkinnyParameters(Parameters):
     peer_bytes_per_clk: float = fitted(32.0, 0.4)
     #: Last products to the first word that is staged, and the last word's way to memory.
     epilogue_clk: float = fitted(600.0, 0.4)
-    overlap_exponent: float = fitted(8.0, 0.3)
 
 
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()
