@@ -1,12 +1,13 @@
 """From measured tables to a calibration: fit, residual behind a gate, conformal intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.calibration.conformal import stratum_widths
+from sim.calibration.conformal import EVERY, stratum_widths, student_width
 from sim.calibration.features import features
 from sim.calibration.fit import Fit, fit_robust, refit_without
 from sim.calibration.observations import Observations
@@ -95,9 +96,6 @@ def learn(
     held_out = fit.errors.copy()
     for fold, errors in left_out.items():
         held_out[folds == fold] = errors[folds == fold]
-    strata = [_strata(one) for one in priced]
-    bindings = [binding for found, _ in strata for binding in found]
-    elements = [element for _, found in strata for element in found]
     families: dict[str, FamilyCalibration] = {}
     for name in dict.fromkeys(owners.tolist()):
         mine = owners == name
@@ -117,23 +115,8 @@ def learn(
         )
         held_out[mine] = held
 
-    def widths(rows: Bool) -> dict[str, float]:
-        """Of the strata of some rows."""
-        chosen = np.flatnonzero(rows).tolist()
-        return stratum_widths(
-            [bindings[row] for row in chosen],
-            [elements[row] for row in chosen],
-            held_out[rows],
-            observations.shapes[rows],
-        )
-
     if left_out:
-        # A few dozen timings are too few shapes for most families: those err as all do together.
-        everyones = widths(np.ones(len(owners), np.bool_))
-        families = {
-            name: replace(one, widths=widths(owners == name) or everyones)
-            for name, one in families.items()
-        }
+        families = _with_widths(families, priced, owners, held_out, observations.shapes)
     return Learned(
         calibration=Calibration(
             base=gpu,
@@ -206,6 +189,40 @@ def _residual(
     if error > (1 - LEAST_GAIN) * _size(held) or float(np.mean(by_shape)) < chance:
         return None, held, error
     return fit_residual(names, numbers, fit.errors[mine]), corrected, error
+
+
+def _with_widths(
+    families: Mapping[str, FamilyCalibration],
+    priced: Sequence[PricedTable],
+    owners: NDArray[np.str_],
+    held_out: F64,
+    shapes: I64,
+) -> dict[str, FamilyCalibration]:
+    """With intervals: of a family's own shapes where they are enough, else of all families'.
+
+    Where all together are too few, too, errors are taken for normal.
+    """
+    strata = [_strata(one) for one in priced]
+    bindings = np.array([binding for found, _ in strata for binding in found])
+    elements = np.array([element for _, found in strata for element in found])
+
+    def widths(rows: Bool) -> dict[str, float]:
+        return stratum_widths(
+            bindings[rows].tolist(), elements[rows].tolist(), held_out[rows], shapes[rows]
+        )
+
+    def normal(rows: Bool) -> dict[str, float]:
+        width = student_width(held_out[rows], shapes[rows])
+        return {f"{EVERY} {EVERY}": width} if math.isfinite(width) else {}
+
+    every = np.ones(len(owners), np.bool_)
+    everyones, normals = widths(every), normal(every)
+    found = {}
+    for name, one in families.items():
+        mine = owners == name
+        chosen = widths(mine) or everyones or normal(mine) or normals
+        found[name] = replace(one, widths=chosen)
+    return found
 
 
 def _strata(one: PricedTable) -> tuple[list[str], list[str]]:

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from sim.calibration.conformal import conformal_width, stratum_widths, width_of
+from sim.calibration.conformal import (
+    conformal_width,
+    stratum_widths,
+    student_width,
+    width_of,
+)
 from sim.calibration.residual import STRENGTHS, TREES_FROM, Residual, fit_residual
 
 NAMES = ("a", "b", "c")
@@ -112,6 +117,21 @@ def test_too_few_shapes_have_no_finite_width() -> None:
     assert conformal_width(np.ones(8), range(8)) == np.inf
     assert conformal_width(np.ones(9), range(9)) == 1.0
     assert conformal_width(np.ones(80), [row % 8 for row in range(80)]) == np.inf
+
+
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_of_few_shapes_normal_errors_are_covered(count: int) -> None:
+    rng = np.random.default_rng(100 + count)
+    tries, shapes = 4000, np.repeat(np.arange(count), rng.integers(1, 9, count))
+    covered = []
+    for _ in range(tries):
+        of_shape = 0.1 * rng.normal(size=count + 1)
+        covered.append(abs(of_shape[count]) <= student_width(of_shape[shapes], shapes))
+    assert abs(np.mean(covered) - 0.9) < 3 * np.sqrt(0.9 * 0.1 / tries)
+
+
+def test_two_shapes_have_no_variance() -> None:
+    assert student_width(np.ones(40), np.arange(40) % 2) == np.inf
 
 
 def test_a_stratum_with_few_errors_takes_a_wider_ones_width() -> None:
