@@ -1,17 +1,16 @@
 """From measured tables to a calibration: fit, residual behind a gate, conformal intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.calibration.conformal import EVERY, stratum_widths, student_width
 from sim.calibration.features import features
 from sim.calibration.fit import Fit, fit_robust, refit_without
+from sim.calibration.intervals import elements_of, extents_of, with_intervals
 from sim.calibration.observations import Observations
-from sim.calibration.record import Calibration, FamilyCalibration, element_name
+from sim.calibration.record import Calibration, FamilyCalibration
 from sim.calibration.residual import Residual, fit_residual
 from sim.calibration.unknowns import RATES, Unknowns
 from sim.gpu import Gpu
@@ -116,7 +115,7 @@ def learn(
         held_out[mine] = held
 
     if left_out:
-        families = _with_widths(families, priced, owners, held_out, observations.shapes)
+        families = with_intervals(families, observations, priced, held_out, folds)
     return Learned(
         calibration=Calibration(
             base=gpu,
@@ -191,47 +190,6 @@ def _residual(
     return fit_residual(names, numbers, fit.errors[mine]), corrected, error
 
 
-def _with_widths(
-    families: Mapping[str, FamilyCalibration],
-    priced: Sequence[PricedTable],
-    owners: NDArray[np.str_],
-    held_out: F64,
-    shapes: I64,
-) -> dict[str, FamilyCalibration]:
-    """With intervals: of a family's own shapes where they are enough, else of all families'.
-
-    Where all together are too few, too, errors are taken for normal.
-    """
-    strata = [_strata(one) for one in priced]
-    bindings = np.array([binding for found, _ in strata for binding in found])
-    elements = np.array([element for _, found in strata for element in found])
-
-    def widths(rows: Bool) -> dict[str, float]:
-        return stratum_widths(
-            bindings[rows].tolist(), elements[rows].tolist(), held_out[rows], shapes[rows]
-        )
-
-    def normal(rows: Bool) -> dict[str, float]:
-        width = student_width(held_out[rows], shapes[rows])
-        return {f"{EVERY} {EVERY}": width} if math.isfinite(width) else {}
-
-    every = np.ones(len(owners), np.bool_)
-    everyones, normals = widths(every), normal(every)
-    found = {}
-    for name, one in families.items():
-        mine = owners == name
-        chosen = widths(mine) or everyones or normal(mine) or normals
-        found[name] = replace(one, widths=chosen)
-    return found
-
-
-def _strata(one: PricedTable) -> tuple[list[str], list[str]]:
-    """What binds each row, and the elements of its operands."""
-    terms = list(one.terms_us)
-    most = np.argmax(np.stack(list(one.terms_us.values())), axis=0)
-    return [terms[place] for place in most.tolist()], [element_name(one.problem)] * len(one)
-
-
 def _family(
     name: str,
     observations: Observations,
@@ -243,19 +201,12 @@ def _family(
     residual_error: float | None,
 ) -> FamilyCalibration:
     places = _rows_of(name, observations, priced)
-    extents: dict[str, list[tuple[int, int]]] = {}
-    for place in places:
-        problem = priced[place].problem
-        seen = extents.setdefault(problem.kind, [(e, e) for e in problem.shape])
-        extents[problem.kind] = [
-            (min(low, extent), max(high, extent))
-            for (low, high), extent in zip(seen, problem.shape, strict=True)
-        ]
+    problems = [priced[place].problem for place in places]
     return FamilyCalibration(
         rows=sum(len(priced[place]) for place in places),
-        shapes=len({observations.tables[place].problem.shape for place in places}),
-        extents={kind: tuple(ranges) for kind, ranges in extents.items()},
-        elements=tuple(sorted({element_name(priced[place].problem) for place in places})),
+        shapes=len({one.shape for one in problems}),
+        extents=extents_of(problems),
+        elements=elements_of(problems),
         residual=head,
         widths={},
         prior_error=prior_error,

@@ -9,6 +9,7 @@ from calibration_data import GPU, SHAPES, every_time, log_error, measured
 
 import sim
 from sim.calibration.fit import _secant, fit_robust, refit_without
+from sim.calibration.intervals import widenings
 from sim.calibration.learn import learn
 from sim.calibration.observations import Observations
 from sim.calibration.unknowns import Machine, Unknowns
@@ -202,6 +203,18 @@ def test_a_family_of_few_shapes_has_the_width_of_all_together() -> None:
     families = learn(tables, GPU, residual=False).calibration.families
     assert families["hopper_skinny_gemm"].shapes == 2
     assert families["hopper_skinny_gemm"].widths["* *"] > 0
+
+
+def test_a_left_out_error_counts_in_units_of_its_widening() -> None:
+    shapes = ("64x256x256", "128x256x256", "512x256x256")
+    observations = Observations(measured(TRUE, shapes=shapes, recipes=["bf16"], rows=2))
+    families = learn(observations.tables, GPU, residual=False).calibration.families
+    # Without the first one doubling is beyond the others, without the last two; none inside.
+    found = widenings(families, observations, observations.shapes)
+    assert found.tolist() == [1.5, 1.5, 1.0, 1.0, 2.0, 2.0]
+    # With nothing else of the family there is nothing to extend.
+    alone = widenings(families, observations, np.zeros(6, np.int64))
+    assert (alone == 1.5).all()
 
 
 def test_weights_of_another_element_are_not_taken_for_measured() -> None:
