@@ -1,7 +1,7 @@
 """The whole calibration against a simulated machine: design, timings, fit, limits, resuming."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,10 +66,18 @@ def test_stratified_rows_come_from_all_over_the_ranking_and_are_unlike() -> None
 
 
 def rehearse(
-    folder: Path, progress: Callable[[Step], None] = lambda _: None, **changes: object
+    folder: Path,
+    progress: Callable[[Step], None] = lambda _: None,
+    *,
+    whole: bool = False,
+    **changes: object,
 ) -> Calibrated:
+    """Of the small design, which no other test gets to see, or of the whole one."""
     options = {"simulate": True, "timings": 18, "seed": 0, "time_limit_s": 400.0, **changes}
-    return calibrate(GPU, folder, progress=progress, **options)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        if not whole:
+            patch.setattr(calibrate_run, "design", small_design)
+        return calibrate(GPU, folder, progress=progress, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -80,15 +88,10 @@ class Rehearsal:
 
 
 @pytest.fixture(scope="module")
-def rehearsal(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Rehearsal]:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(calibrate_run, "design", small_design)
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     folder = tmp_path_factory.mktemp("calibrate") / "run"
     steps: list[Step] = []
-    yield Rehearsal(folder, rehearse(folder, steps.append), steps)
-    patch.undo()
+    return Rehearsal(folder, rehearse(folder, steps.append), steps)
 
 
 def test_a_simulated_machine_is_found_again_and_its_file_read(
@@ -137,7 +140,7 @@ def test_what_there_was_no_time_for_is_named(
 
 @pytest.mark.slow
 def test_the_whole_design_is_rehearsed(tmp_path: Path) -> None:
-    done = rehearse(tmp_path, timings=48)
+    done = rehearse(tmp_path, whole=True, timings=48)
     assert (done.planned, done.measured, done.left_out) == (48, 48, ())
     families = done.learned.calibration.families
     assert len(families) >= 7
