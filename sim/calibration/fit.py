@@ -23,7 +23,7 @@ __all__ = ["Fit", "fit_robust", "refit_without"]
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
-MAX_STEPS = 12
+MAX_STEPS = 20
 #: A step shorter than this in every log is the last.
 SMALL_STEP = 2e-3
 #: Errors below this count squared; also the least mean error, that of repeated measurements.
