@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY_GPU",
     "ANY_HOPPER",
+    "CUPY_FILES",
     "DEFAULT_EXTENT",
     "DEFAULT_M",
+    "TORCH_FILES",
     "Function",
     "default_problems",
     "scale_block",
 ]
 
+#: Files of every function of torch tensors, and those of one that launches CUDA C++ on them.
+TORCH_FILES = ("_operands.py", "_operator.py", "_torch_device.py")
+CUPY_FILES = ("_cupy_views.py", *TORCH_FILES)
 #: Free extents at which the conservative default is asked for.
 DEFAULT_M = (16, 64, 256, 1024, 4096)
 #: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).

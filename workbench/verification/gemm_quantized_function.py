@@ -97,7 +97,7 @@ class QuantizedGemmFunctionChecks(OperatorChecks):
             return found
 
         def launch(choice: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            codes, scales = module._empty(operands[0], operands[1], recipe, target)
+            codes, scales = module._empty(*operands, recipe, target, seed)
             codes.view(torch.uint8).fill_(POISON)
             scales.fill_(-1.0)
             with exact_tiles(subject):

@@ -170,7 +170,7 @@ def check_cupy(entry: GemmEntry, report: Report) -> None:
         expected = torch.empty(problem.m, problem.n, dtype=dtype, device=entry.device)
         entry.call(a, b, expected)
         out = torch.full_like(expected, torch.nan)
-        view = entry.package._hopper_gemm._view
+        view = entry.package._hopper_gemm.view
         torch.cuda.synchronize()
         entry.package.gemm_cuda.gemm(
             view(a.codes),

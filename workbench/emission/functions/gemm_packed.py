@@ -12,7 +12,9 @@ from tiles.problems import Gemm, Problem
 from workbench.emission.function import (
     ANY_GPU,
     ANY_HOPPER,
+    CUPY_FILES,
     DEFAULT_EXTENT,
+    TORCH_FILES,
     Function,
     default_problems,
     scale_block,
@@ -58,8 +60,10 @@ class PackedGemmFunction(Function):
         return family == TRITON or (family == HOPPER and _powers_of_two(problem))
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        on_cupy = ("_hopper_gemm.py", "gemm_cuda.py") if HOPPER in families else ()
-        return ("_gemm_packed.py", "_packed_operand.py", "_torch_device.py", *on_cupy)
+        own = ("_gemm_packed.py", "_packed_operand.py")
+        if HOPPER not in families:
+            return (*own, *TORCH_FILES)
+        return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if family == HOPPER else ()

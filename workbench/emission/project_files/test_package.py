@@ -139,15 +139,15 @@ def test_tuned_shapes_of_the_hopper_kernels(config: Any, m: int) -> None:
     # The same call on CuPy arrays, scales as its kernel reads them.
     if a_scale is not None:
         rows = layout["scales"].startswith("b1x")
-        a_scale = hopper._columns_aligned(a_scale) if rows else a_scale
+        a_scale = hopper.columns_aligned(a_scale) if rows else a_scale
         both = rows and config["kernel"] == hopper.BLOCKS
-        b_scale = hopper._columns_aligned(b_scale) if both else b_scale
-    views = [None if t is None else hopper._view(t) for t in (a, b, a_scale, b_scale)]
+        b_scale = hopper.columns_aligned(b_scale) if both else b_scale
+    views = [None if t is None else hopper.view(t) for t in (a, b, a_scale, b_scale)]
     gemm_cuda = _module("gemm_cuda")
     torch.cuda.synchronize()
     again = gemm_cuda.gemm(*views, recipe=recipe, out_format=out)
     cupy.cuda.runtime.deviceSynchronize()
-    assert (again == hopper._view(c)).all()
+    assert (again == hopper.view(c)).all()
 
 
 @pytest.mark.parametrize(("target", "source", "layout"), _layouts("triton_quantize"))
