@@ -15,13 +15,12 @@ from tiles.kernels.quantize_tiles_workload import Outputs, quantized_outputs
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Problem, Quantize
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.operator_checks import Case, OperatorChecks
+from workbench.verification.operator_case import POISON, Case
+from workbench.verification.operator_checks import OperatorChecks
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["POISON", "SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
+__all__ = ["SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
 
-#: Bytes before a launch: a kernel that forgets some leaves them behind.
-POISON = 0x55
 #: Key of stochastic rounding.
 SEED = 0x1234_5678_9ABC
 

@@ -13,13 +13,8 @@ from tiles.kernels.weight_only import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.operator_checks import (
-    GUARD_ROWS,
-    Case,
-    OperatorChecks,
-    judge_product,
-    poisoned,
-)
+from workbench.verification.operator_case import GUARD_ROWS, Case, judge_product, poisoned
+from workbench.verification.operator_checks import OperatorChecks
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["WeightOnlyFunctionChecks", "given_weight"]

@@ -128,8 +128,9 @@ def run(
     if choice.file.kernel == KERNEL:
         from . import _hopper_gemm
 
-        rest = {"c_scale": scales, "seed": seed or 0}
-        _hopper_gemm.launch(choice, *operands, codes, format, **rest)
+        _hopper_gemm.launch(
+            choice, *operands, codes, format, c_scale=scales, seed=0 if seed is None else seed
+        )
         return
     layout = choice.file.layout
     decode = decodes(a.device) if layout["decode"] is None else layout["decode"]

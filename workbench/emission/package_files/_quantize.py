@@ -52,7 +52,7 @@ def quantize(
     for name, part in parts.items():
         check_tensor(name, part)
     check_tensors("x", x=x, **parts)
-    element, grid = DTYPES[layout["element"]], scale_grid(*x.shape, layout["block"])
+    element, grid = DTYPES[layout["element"]], scale_grid(x.shape[0], x.shape[1], layout["block"])
     check_out(codes, x.shape, element, name="codes of out")
     check_out(scales, grid, torch.float32, name="scales of out")
     _write(x, format, codes, scales)
@@ -62,7 +62,7 @@ def quantize(
 def _empty(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
     layout = _LAYOUTS[format, NAMES[x.dtype]]
     block = layout["block"]
-    grid = scale_grid(*x.shape, block)
+    grid = scale_grid(x.shape[0], x.shape[1], block)
     padded = -(-grid[0] // _ROW_PADDING) * _ROW_PADDING
     strides = (1, padded) if block[0] == 1 and block[1] else (grid[1], 1)
     codes = torch.empty(x.shape, dtype=DTYPES[layout["element"]], device=x.device)
