@@ -1,4 +1,4 @@
-"""What verification asks of launchers that cannot run here: the workbench's own pass, others not."""
+"""What verification asks of launchers that cannot run here: ours pass, careless ones fail."""
 
 import importlib
 from types import SimpleNamespace

@@ -1,5 +1,7 @@
 """The checks of every function that a package can have, by the function's name."""
 
+from workbench.verification.batched_gemm_function import BatchedGemmFunctionChecks
+from workbench.verification.dequantize_function import DequantizeFunctionChecks
 from workbench.verification.function_checks import FunctionChecks
 from workbench.verification.gemm_function import GemmFunctionChecks
 from workbench.verification.gemm_packed_function import PackedGemmFunctionChecks
@@ -10,6 +12,7 @@ from workbench.verification.quantize_function import (
     QuantizeFunctionChecks,
 )
 from workbench.verification.quantize_packed_function import QuantizePackedFunctionChecks
+from workbench.verification.transpose_function import TransposeFunctionChecks
 from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
 
 __all__ = ["CHECKS"]
@@ -23,4 +26,7 @@ CHECKS: dict[str, FunctionChecks] = {
     "quantize_packed": QuantizePackedFunctionChecks(),
     "gemm_quantized": QuantizedGemmFunctionChecks(),
     "grouped_gemm": GroupedGemmFunctionChecks(),
+    "batched_gemm": BatchedGemmFunctionChecks(),
+    "dequantize": DequantizeFunctionChecks(),
+    "transpose": TransposeFunctionChecks(),
 }

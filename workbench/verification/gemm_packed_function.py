@@ -16,7 +16,8 @@ from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
 from workbench.verification.hopper_operator import HopperOperatorChecks
 from workbench.verification.operator_case import GUARD_ROWS, Case, judge_product, poisoned
-from workbench.verification.recorder import Recorder, Report
+from workbench.verification.recorder import Recorder
+from workbench.verification.rivals import Contender
 
 __all__ = ["PackedGemmFunctionChecks"]
 
@@ -30,6 +31,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
 
     function: ClassVar[str] = "gemm_packed"
     hopper: ClassVar[str] = HOPPER
+    rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_gemm_packed"
     fallback: ClassVar[str] = TRITON
     patterns: ClassVar[tuple[str, ...]] = (
@@ -111,16 +113,8 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
             arguments=(*operands, problem.recipe.name, problem.k, dtype),
         )
 
-    def time(self, subject: Subject, report: Report) -> None:
-        from workbench.verification.rivals import time_contenders
-
-        entries = subject.entries(self.function)
-        with Recorder(report, "timing of packed products") as check:
-            for tuned in entries:
-                choice = self.choice(subject, tuned, tuned.problem)
-                for line in time_contenders(_contenders(subject, tuned, choice)):
-                    report(line)
-            check.note(f"{len(entries)} entries beside torch.matmul in bf16")
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        return _contenders(subject, tuned, choice)
 
 
 def _exact(subject: Subject) -> contextlib.AbstractContextManager[None]:
@@ -165,10 +159,8 @@ def _infinity(fmt: TensorFormat) -> int | None:
     return element.inf_code if narrow and isinstance(element, FloatElement) else None
 
 
-def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Any]:
+def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
     """The package's product and ``torch.matmul`` in bf16, each on copies of the same operands."""
-    from workbench.verification.rivals import Contender
-
     problem = tuned.problem
     assert isinstance(problem, Gemm)
     a, b = _draw(problem, "random", subject)

@@ -23,6 +23,7 @@ from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.function_checks import FunctionChecks, Seen, Subject, Tuned
 from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder, Report
+from workbench.verification.rivals import Contender, time_contenders
 from workbench.verification.torch_checks import (
     judge_captured,
     judge_compiled,
@@ -39,6 +40,7 @@ class OperatorChecks(FunctionChecks):
     module: ClassVar[str]  #: of the package, without its underscore's dot
     #: Names of what the operands hold, the plain random ones first.
     patterns: ClassVar[tuple[str, ...]]
+    rival: ClassVar[str] = ""  #: what tuned entries are timed beside; "": nothing
     fallback: ClassVar[str] = ""  #: kernel family that stands in for those that cannot run
 
     @abstractmethod
@@ -97,12 +99,26 @@ class OperatorChecks(FunctionChecks):
         """Judges, without a device, whether a kernel's launcher takes the tuned configuration."""
         return None
 
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        """What is timed for an entry: the package, and what people would use instead."""
+        return []
+
+    def time(self, subject: Subject, report: Report) -> None:
+        if not self.rival:
+            return
+        entries = subject.entries(self.function)
+        with Recorder(report, f"timing of {self.function}") as check:
+            for tuned in entries:
+                choice = self.choice(subject, tuned, tuned.problem)
+                for line in time_contenders(self.contenders(subject, tuned, choice)):
+                    report(line)
+            check.note(f"{len(entries)} entries beside {self.rival}")
+
     def stand_in(self, subject: Subject, tuned: Tuned, choice: Any) -> Any:
         """What the package runs where a tuned kernel cannot."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            m = int(choice.m)
-            return subject.package._lookup.stand_in(choice, self.fallback, m, "verification")
+            return subject.package._lookup.stand_in(choice, self.fallback, choice.m, "verification")
 
     def choice(self, subject: Subject, tuned: Tuned, problem: Problem) -> Any:
         """What the package would run for a problem."""

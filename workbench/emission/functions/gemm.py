@@ -1,6 +1,6 @@
 """``gemm``: scaled products in Triton, and those in CUDA C++ that are faster on Hopper."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import IntElement
@@ -15,6 +15,7 @@ from workbench.emission.function import (
     CUPY_FILES,
     DEFAULT_EXTENT,
     TORCH_FILES,
+    Free,
     Function,
     default_problems,
     scale_block,
@@ -119,7 +120,7 @@ class GemmFunction(Function):
         emulated = kernel(family).path(problem, limits) is NumericPath.EMULATED
         return layout | {"decode": None if any_gpu else emulated}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:

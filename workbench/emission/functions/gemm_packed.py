@@ -1,6 +1,6 @@
 """``gemm_packed``: products of formats that few tensor cores multiply: MX, NVFP4, posits, E3M4."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from workbench.emission.function import (
     CUPY_FILES,
     DEFAULT_EXTENT,
     TORCH_FILES,
+    Free,
     Function,
     default_problems,
     scale_block,
@@ -81,7 +82,7 @@ class PackedGemmFunction(Function):
             return operand_layout(problem) | {"scales": scales}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         return default_problems(problem, ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:

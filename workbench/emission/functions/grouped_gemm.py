@@ -1,6 +1,6 @@
 """``grouped_gemm``: the experts of a mixture, whose rows are found on the device."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import IntElement
@@ -15,6 +15,7 @@ from workbench.emission.function import (
     DEFAULT_EXTENT,
     DEFAULT_M,
     TORCH_FILES,
+    Free,
     Function,
 )
 from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
@@ -79,11 +80,11 @@ class GroupedGemmFunction(Function):
         emulated = kernel(family).path(problem, limits) is NumericPath.EMULATED
         return layout | {"decode": None if any_gpu else emulated}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         assert isinstance(problem, GroupedGemm)
         size, order = problem.layout.size, problem.layout.order
         extent = ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT
-        asked: dict[int, Problem] = {}
+        asked: dict[Free, Problem] = {}
         for m in DEFAULT_M:
             if order is RowOrder.MASKED:
                 m = min(m, problem.experts * size)

@@ -6,6 +6,7 @@ They need a GPU, or ``TRITON_INTERPRET=1`` in the environment; the digests need 
 import hashlib
 import importlib
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -88,8 +89,10 @@ def test_the_nearest_tuned_extent_is_taken(m: int) -> None:
     lookup = _module("_lookup")
     for file in lookup.FILES:
         keys = [key for key, _ in file.entries]
-        distance = [max(m, key) / min(m, key) for key in keys]
-        assert lookup.nearest(m, keys) == keys[distance.index(min(distance))]
+        points = [key if isinstance(key, tuple) else (key,) for key in keys]
+        distance = [math.prod(max(m, n) / min(m, n) for n in point) for point in points]
+        asked = (m,) * len(points[0]) if isinstance(keys[0], tuple) else m
+        assert lookup.nearest(asked, keys) == keys[distance.index(min(distance))]
 
 
 @pytest.mark.parametrize(("recipe", "out", "layout"), _layouts("triton_gemm"))
