@@ -4,6 +4,7 @@ from workbench.verification.batched_gemm_function import BatchedGemmFunctionChec
 from workbench.verification.dequantize_function import DequantizeFunctionChecks
 from workbench.verification.function_checks import FunctionChecks
 from workbench.verification.gemm_function import GemmFunctionChecks
+from workbench.verification.gemm_outliers_function import OutlierGemmFunctionChecks
 from workbench.verification.gemm_packed_function import PackedGemmFunctionChecks
 from workbench.verification.gemm_quantized_function import QuantizedGemmFunctionChecks
 from workbench.verification.grouped_gemm_function import GroupedGemmFunctionChecks
@@ -27,6 +28,7 @@ CHECKS: dict[str, FunctionChecks] = {
     "gemm_quantized": QuantizedGemmFunctionChecks(),
     "grouped_gemm": GroupedGemmFunctionChecks(),
     "batched_gemm": BatchedGemmFunctionChecks(),
+    "gemm_outliers": OutlierGemmFunctionChecks(),
     "dequantize": DequantizeFunctionChecks(),
     "transpose": TransposeFunctionChecks(),
 }

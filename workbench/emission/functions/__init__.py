@@ -5,6 +5,7 @@ from workbench.emission.function import Function
 from workbench.emission.functions.batched_gemm import BatchedGemmFunction
 from workbench.emission.functions.dequantize import DequantizeFunction
 from workbench.emission.functions.gemm import GemmFunction
+from workbench.emission.functions.gemm_outliers import OutlierGemmFunction
 from workbench.emission.functions.gemm_packed import PackedGemmFunction
 from workbench.emission.functions.gemm_quantized import QuantizedGemmFunction
 from workbench.emission.functions.grouped_gemm import GroupedGemmFunction
@@ -25,6 +26,7 @@ FUNCTIONS: tuple[Function, ...] = (
     QuantizedGemmFunction(),
     GroupedGemmFunction(),
     BatchedGemmFunction(),
+    OutlierGemmFunction(),
     DequantizeFunction(),
     TransposeFunction(),
 )

@@ -22,6 +22,8 @@ _HOMES = {
     "transpose": "_transpose",
     "batched_gemm": "_batched_gemm",
     "gemm_outliers": "_gemm_outliers",
+    "pack_outliers": "_outlier_packing",
+    "OutlierActivations": "_outlier_packing",
     "grouped_gemm": "_grouped_gemm",
     "linear_weight_only": "_weight_only",
     "pack_weight": "_packed_weight",
