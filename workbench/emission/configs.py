@@ -35,9 +35,19 @@ class _Table:
         return self.function.formats(self.problem)
 
     def defaults(self, limits: Limits) -> dict[Free, Any]:
-        """Default configurations, by free extents."""
+        """Default configurations, by free extents, of what the GPU can run."""
         asked = self.function.defaults(self.family.name, self.problem)
-        return {m: self.family.default(one, limits).to_dict() for m, one in asked.items()}
+        found = {
+            m: self.family.default(one, limits).to_dict()
+            for m, one in asked.items()
+            if self.family.refusal(one, limits) is None
+        }
+        if not found:
+            raise ValueError(
+                f"{self.family.name} has no default for {self.problem} on {limits.gpu}: emit the "
+                "run without this study"
+            )
+        return found
 
     def text(
         self, extents: Sequence[int] | None, configs: dict[Free, Any], *, any_gpu: bool = False

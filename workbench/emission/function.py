@@ -93,7 +93,7 @@ class Function(ABC):
         return ()
 
     def needs_cupy(self, family: str) -> bool:
-        """Whether torch functions of the package are slower without CuPy."""
+        """Whether torch functions of the package are slower without CuPy, or do not run at all."""
         return False
 
     def formats(self, problem: Problem) -> tuple[str, ...]:

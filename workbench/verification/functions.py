@@ -1,6 +1,7 @@
 """The checks of every function that a package can have, by the function's name."""
 
 from workbench.verification.batched_gemm_function import BatchedGemmFunctionChecks
+from workbench.verification.dataflow_function import DataflowFunctionChecks
 from workbench.verification.dequantize_function import DequantizeFunctionChecks
 from workbench.verification.function_checks import FunctionChecks
 from workbench.verification.gemm_function import GemmFunctionChecks
@@ -30,5 +31,6 @@ CHECKS: dict[str, FunctionChecks] = {
     "batched_gemm": BatchedGemmFunctionChecks(),
     "gemm_outliers": OutlierGemmFunctionChecks(),
     "dequantize": DequantizeFunctionChecks(),
+    "dataflow": DataflowFunctionChecks(),
     "transpose": TransposeFunctionChecks(),
 }

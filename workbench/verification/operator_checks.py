@@ -85,7 +85,9 @@ class OperatorChecks(FunctionChecks):
                 judge(check)
         with Recorder(report, f"{label}: answers") as check:
             check.skip(reason)
-        instead, small = self.stand_in(subject, tuned, choice), self.small(tuned)
+        if (instead := self.stand_in(subject, tuned, choice)) is None:
+            return
+        small = self.small(tuned)
         with Recorder(report, f"{label}: stand-in: configuration") as check:
             check.expect(instead.file.kernel != tuned.kernel, "a kernel stands in for itself")
             check.expect(not instead.tuned, "the stand-in is a tuned entry")
@@ -115,7 +117,9 @@ class OperatorChecks(FunctionChecks):
             check.note(f"{len(entries)} entries beside {self.rival}")
 
     def stand_in(self, subject: Subject, tuned: Tuned, choice: Any) -> Any:
-        """What the package runs where a tuned kernel cannot."""
+        """What the package runs where a tuned kernel cannot; ``None``: nothing."""
+        if not self.fallback:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return subject.package._lookup.stand_in(choice, self.fallback, choice.m, "verification")
@@ -127,10 +131,9 @@ class OperatorChecks(FunctionChecks):
         name = torch.cuda.get_device_name(0) if subject.device == "cuda" else "cpu"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return subject.package._lookup.choose(
-                function.families[0], function.formats(problem), extents, m, name,
-                function.families[1:],
-            )  # fmt: skip
+            formats, lookup = function.formats(problem), subject.package._lookup
+            held = [name for name in function.families if formats in lookup.layouts(name)]
+            return lookup.choose(held[0], formats, extents, m, name, tuple(held[1:]))
 
     def check(self, subject: Subject, report: Report) -> None:
         importlib.import_module(f"{subject.package.__name__}.{self.module}")
@@ -198,6 +201,10 @@ class OperatorChecks(FunctionChecks):
                 else:
                     self._answer(subject, problem, self.patterns[0], choice, name, report)
         with Recorder(report, f"operator {self.function} {' '.join(formats)}: opcheck") as check:
+            reason = "" if subject.device == "cuda" else self.misread(subject, odd, "")
+            if reason:
+                check.skip(f"Triton's interpreter {reason}: needs a GPU")
+                return
             case = self.case(subject, odd, self.patterns[0])
             with self.interpreter(subject):
                 judge_registration(check, subject.package, case.operator, case.arguments)

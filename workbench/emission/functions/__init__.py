@@ -3,6 +3,7 @@
 from tiles.problems import Problem
 from workbench.emission.function import Function
 from workbench.emission.functions.batched_gemm import BatchedGemmFunction
+from workbench.emission.functions.dataflow import DataflowFunction
 from workbench.emission.functions.dequantize import DequantizeFunction
 from workbench.emission.functions.gemm import GemmFunction
 from workbench.emission.functions.gemm_outliers import OutlierGemmFunction
@@ -29,6 +30,7 @@ FUNCTIONS: tuple[Function, ...] = (
     OutlierGemmFunction(),
     DequantizeFunction(),
     TransposeFunction(),
+    DataflowFunction(),
 )
 #: Kernel families that some function launches.
 EMITTED = tuple(dict.fromkeys(family for one in FUNCTIONS for family in one.families))

@@ -57,8 +57,8 @@ class OutlierGemmFunction(Function):
         if not entries:
             return []
         return [
-            "`pack_outliers` is plain torch, finds the outliers on every call and never waits for the",
-            "GPU; no time in the table counts it. Where more columns hold outliers than it was given",
-            "memory for, the product is NaN.",
+            "`pack_outliers` is plain torch, finds the outliers on every call and never waits for",
+            "the GPU; no time in the table counts it. Where more columns hold outliers than it was",
+            "given memory for, the product is NaN.",
             "",
         ]

@@ -19,6 +19,8 @@ _HOMES = {
     "gemm_quantized": "_gemm_quantized",
     "quantize_packed": "_quantize_packed",
     "dequantize": "_dequantize",
+    "dataflow": "_dataflow",
+    "DataflowResult": "_dataflow_operands",
     "transpose": "_transpose",
     "batched_gemm": "_batched_gemm",
     "gemm_outliers": "_gemm_outliers",
