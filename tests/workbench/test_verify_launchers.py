@@ -15,8 +15,13 @@ from workbench.verification.recorder import Recorder
 
 PRODUCTS = (
     ("hopper_gemm", "gemm:512x64x256:bf16:bf16"),
-    ("hopper_gemm", "gemm:512x64x256:e4m3-tensor:fp32"),
+    ("hopper_gemm", "gemm:512x64x256:e5m2-tensor:bf16"),
     ("hopper_gemm", "gemm:512x64x256:deepseek-fp8:bf16"),
+    ("hopper_gemm", "gemm:64x96x256:fp16:fp16"),
+    ("hopper_gemm", "gemm:16x96x256:unit-scaling:fp32"),
+    ("hopper_gemm", "gemm:64x96x256:int8-row:fp32"),
+    ("hopper_gemm", "gemm:1x128x256:int8-b128:bf16"),
+    ("hopper_gemm", "gemm:64x96x256:e5m2-b128:bf16"),
     ("hopper_skinny_gemm", "gemm:16x256x4096:int8-row:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),

@@ -73,7 +73,8 @@ def parse_config_file(text: str) -> ConfigFile:
         raise ValueError(f"template {data['template']!r} is not a module of this package")
     entries = tuple((_free(entry["m"]), dict(entry["config"])) for entry in data["entries"])
     keys = [m for m, _ in entries]
-    if not keys or keys != sorted(set(keys), key=_points):
+    alike = len({(type(m), len(_points(m))) for m in keys}) == 1
+    if not alike or keys != sorted(set(keys), key=_points):
         raise ValueError("a configuration file lists its entries by M, ascending and each once")
     return ConfigFile(
         kernel=data["kernel"],
