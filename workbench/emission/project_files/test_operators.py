@@ -23,7 +23,7 @@ def test_batched_gemm_is_close_to_the_products_in_float64(
     package, dtype = _module(), _module("_torch_device").DTYPES[out]
     torch.manual_seed(0)
     batch, m, n, k = 2, 17, 33, 160
-    sides = []
+    sides: list[list[Any]] = []
     for rows, side in ((m, "a"), (n, "b")):
         element, block = layout[f"{side}_element"], layout[f"{side}_block"]
         made = [_operand(torch, rows, k, element, block, device) for _ in range(batch)]
