@@ -101,3 +101,54 @@ def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
     assert plain.time_us is not None
     for rival in report.rivals:
         assert (rival.time_us is None) == bool(rival.refused), rival
+
+
+#: Of every other function, and of every kernel that it launches, one problem at least.
+OPERATORS = (
+    ("gemm:16x1024x1024:w4a16-g128:bf16", "triton_weight_only"),
+    ("gemm:256x512x1024:nvfp4:bf16", "triton_decoded_gemm"),
+    ("gemm:1024x512x1024:mxfp8-e4m3:bf16", "hopper_block_gemm"),
+    ("gemm:1024x512x1024:jetfire:int8.b32x32+sr", "hopper_block_gemm"),
+    ("gemm:256x512x1024:llm-int8:bf16", "triton_outlier_gemm"),
+    ("gemm:256x512x1024:int8-fallback:bf16", "triton_outlier_gemm"),
+    ("grouped_gemm:4x512x512x1024:deepseek-fp8:contiguous:bf16", "triton_grouped_gemm"),
+    ("grouped_gemm:4x512x512x1024:deepseek-fp8:gathered.2:bf16", "triton_grouped_gemm"),
+    ("grouped_gemm:4x512x512x1024:deepseek-fp8:masked.256:bf16", "hopper_grouped_gemm"),
+    ("grouped_gemm:4x512x512x1024:int8-row:padded.128:bf16", "hopper_grouped_gemm"),
+    ("batched_gemm:16x256x512x128:e4m3-row:nk:bf16", "triton_batched_gemm"),
+    ("batched_gemm:16x256x128x512:int8-row:kn:bf16", "triton_batched_gemm"),
+    ("quantize:512x1024:int8.b32x32:bf16:transposed", "triton_quantize_tiles"),
+    ("dequantize:512x1024:nvfp4:bf16", "triton_dequantize"),
+    ("transpose:512x1024:e4m3fn", "triton_transpose"),
+    ("dataflow:512x1024:gelu:int8.b32x32+sr", "cuda_dataflow_blocks"),
+    ("dataflow:512x1024:dropout:int8.b1x128", "cuda_dataflow_blocks"),
+    ("dataflow:512x1024:layernorm-apply:e4m3fn.b32x32", "cuda_dataflow_blocks"),
+    ("dataflow:512x1024:residual:int8.b32x32+sr", "cuda_dataflow_rows"),
+    ("dataflow:512x1024:layernorm-bwd:int8.b32x32", "cuda_dataflow_rows"),
+)
+
+
+def test_every_function_passes_on_this_gpu(tmp_path: Path) -> None:
+    gpu = _gpu_at_hand()
+    studies = [
+        tuning.StudyPlan(problem=parse_problem(text), kernel=family)
+        for text, family in OPERATORS
+        if _servable(parse_problem(text), family, gpu)
+    ]
+    assert studies
+    plan = tuning.Plan(
+        studies=tuple(studies),
+        gpu=load_gpu(gpu),
+        folder=tmp_path / "sweep",
+        simulate=True,
+        max_measurements=2,
+    )
+    package = emit(tuning.run(plan), tmp_path / "kernels", name="tile_functions")
+    report = verify(package.folder, device="cuda", seed=12)
+    assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
+    assert report.not_checked == ()
+    names = {c.name for c in report.checks if c.status is Outcome.PASSED}
+    parts = ("configuration", "random", "tails of the tuned tile", "torch.compile fullgraph")
+    for study in studies:
+        for part in (*parts, "CUDA graph"):
+            assert f"{study.kernel} {study.problem}: {part}" in names

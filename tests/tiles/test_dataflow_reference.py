@@ -13,6 +13,7 @@ from tiles.formats.rounding import random_bits
 from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels.cuda import dataflow_blocks, philox_keys
 from tiles.kernels.dataflow_check import compare, compare_vector
+from tiles.kernels.dataflow_operands import drop_mask
 from tiles.kernels.dataflow_reference import (
     GATE_ERROR,
     TAIL,
@@ -22,7 +23,6 @@ from tiles.kernels.dataflow_reference import (
     outcome,
     statistics,
 )
-from tiles.kernels.dataflow_workload import drop_mask
 
 RNG = np.random.default_rng(0)
 X, DY = RNG.standard_normal((2, 12, 40)) * 3

@@ -1,6 +1,7 @@
 """The rule by which an emitted package chooses a configuration."""
 
 import json
+import math
 import warnings
 from fractions import Fraction
 
@@ -44,6 +45,27 @@ def test_nearest_in_log_space_at_every_m(keys: list[int]) -> None:
         # Exact: |log(m / key)| is ordered as max(m, key) / min(m, key); the smaller key wins a tie.
         expected = min(keys, key=lambda key: (Fraction(max(m, key), min(m, key)), key))
         assert nearest(m, keys) == expected, m
+
+
+def test_distances_of_several_extents_are_added_up() -> None:
+    keys = [(1, 4096, 512), (64, 1, 2048), (64, 2048, 2048)]
+    for batch in (1, 7, 64, 500):
+        for rows in (1, 40, 4096):
+            for length in (1, 1024, 9000):
+                asked = (batch, rows, length)
+                ratios = [
+                    math.prod(Fraction(max(p), min(p)) for p in zip(asked, key, strict=True))
+                    for key in keys
+                ]
+                assert nearest(asked, keys) == keys[ratios.index(min(ratios))], asked
+    assert nearest((2, 2), [(1, 2), (2, 1), (2, 4)]) == (1, 2)  # a tie
+
+
+def test_entries_of_several_extents_are_read_and_chosen() -> None:
+    points = [{"m": list(m), "config": {"block_m": m[0]}} for m in ((8, 1), (8, 512), (64, 1))]
+    files = (_file([1], extents=[64], entries=points), _file([1], entries=points[:1]))
+    choice = choose_from(files, "triton_gemm", FORMATS, (64,), (70, 2), "NVIDIA H200")
+    assert (choice.m, choice.config) == ((64, 1), {"block_m": 64})
 
 
 def test_tie_goes_to_the_smaller_key() -> None:
@@ -133,6 +155,8 @@ def test_unknown_formats_are_refused_with_those_there_are() -> None:
         ({"template": "triton.gemm_scaled.evil"}, "not a module of this package"),
         ({"entries": []}, "ascending"),
         ({"entries": [{"m": 2, "config": {}}, {"m": 1, "config": {}}]}, "ascending"),
+        ({"entries": [{"m": [1, 2], "config": {}}, {"m": [1], "config": {}}]}, "ascending"),
+        ({"entries": [{"m": 1, "config": {}}, {"m": [2], "config": {}}]}, "ascending"),
     ],
 )
 def test_damaged_files_are_refused(changes: dict[str, object], message: str) -> None:

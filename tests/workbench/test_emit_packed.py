@@ -79,7 +79,7 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
     hopper = module._hopper_gemm
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     monkeypatch.setattr(hopper, "template", lambda choice: SimpleNamespace(launch=launch))
-    monkeypatch.setattr(hopper, "_stream", lambda device: "torch's stream")
+    monkeypatch.setattr(hopper, "stream", lambda device: "torch's stream")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     return calls
 
@@ -121,8 +121,8 @@ def test_codes_leave_the_kernel_with_their_scales_and_seed(
 ) -> None:
     a, b = _codes(40, 256, "int8.b32x32"), _codes(64, 256, "int8.b32x32")
     target = "int8.b32x32+sr"
-    outputs = module._gemm_quantized._empty(a.codes, b.codes, "jetfire", target)
     operands = (a.codes, b.codes, a.scales, b.scales)
+    outputs = module._gemm_quantized._empty(*operands, "jetfire", target, 1)
     choice = _tuned(module, ("jetfire", target))
     module._gemm_quantized.run(choice, operands, outputs, target, 2**40 + 1)
     (call,) = launched

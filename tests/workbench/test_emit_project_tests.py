@@ -67,3 +67,25 @@ def test_another_installed_version_fails_them(project: Path, tmp_path: Path) -> 
     done = _own_tests(project, PYTHONPATH=str(other.folder / "src"))
     assert "src/tile_pack is not this project's: pip install" in done.stdout
     assert "test_the_nearest_tuned_extent_is_taken" in done.stdout.partition("FAILED")[2]
+
+
+@pytest.mark.slow
+def test_a_transposition_that_misplaces_codes_fails_alone(tmp_path: Path) -> None:
+    made = (
+        study("batched_gemm:8x64x256x64:int8-row:nk:bf16", family="triton_batched_gemm"),
+        study("dequantize:64x256:int8.b32x32:bf16", family="triton_dequantize"),
+        study("transpose:64x256:int8", family="triton_transpose"),
+    )
+    folder = emit(run_of(*made), tmp_path / "kernels", name="tile_pack").folder
+    path = folder / KERNELS / "transpose_codes.py"
+    text = path.read_text()
+    right = "(first_col * rows + first_row)"
+    assert right in text
+    path.write_text(text.replace(right, "(first_row * cols + first_col)"))
+    printed = _own_tests(folder).stdout
+    failed = [line for line in printed.splitlines() if line.startswith("FAILED")]
+    names = sorted(line.partition("::")[2].partition("[")[0].partition(" ")[0] for line in failed)
+    assert names == [
+        "test_files_are_those_of_the_evidence",
+        "test_transpose_moves_every_code",
+    ], printed[-2000:]

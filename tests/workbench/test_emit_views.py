@@ -78,7 +78,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return SimpleNamespace(launch=launch)
 
     monkeypatch.setattr(_hopper_gemm, "template", template)
-    monkeypatch.setattr(_hopper_gemm, "_stream", lambda device: "torch's stream")
+    monkeypatch.setattr(_hopper_gemm, "stream", lambda device: "torch's stream")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     return calls
 

@@ -105,7 +105,7 @@ def test_what_cannot_run_is_refused_in_one_line(module: ModuleType) -> None:
     cases: list[tuple[type[Exception], str, Any]] = [
         # Past torch's dispatcher, whose first call takes seconds.
         (ValueError, "x lies on cpu: move it to a GPU", lambda: module._weight_only._launch(
-            x, (weight.codes, weight.scale, None, weight.row_scale), x, "w4a16-g128", 256)),
+            x, weight.codes, weight.scale, None, weight.row_scale, "w4a16-g128", 256, x)),
         (TypeError, "x must be torch.bfloat16", lambda: module.linear_weight_only(
             x.float(), weight, out_dtype=torch.bfloat16)),
         (ValueError, r"x must be \(..., 256\), got \(4, 128\)", lambda: weight(x[:, :128])),

@@ -16,7 +16,7 @@ LAUNCHER = "src/tile_pack/kernels/cuda/gemm_hopper.py"
 CARELESS = """
 
 def check_operands(a, b, c, a_scale, b_scale, element, out, scales):
-    raise RuntimeError("no CuPy here")
+    return a.shape[0], b.shape[0], a.shape[1]
 """
 
 
@@ -77,31 +77,27 @@ def test_an_edited_template_is_refused_by_name(
 
 
 @pytest.mark.slow
-def test_a_careless_launcher_fails_although_its_digests_match(
-    original: EmittedPackage, tmp_path: Path
-) -> None:
-    copy = tmp_path / "kernels"
-    shutil.copytree(original.folder, copy)
-    with (copy / LAUNCHER).open("a") as stream:
+def test_a_careless_launcher_fails_although_its_digests_match(tmp_path: Path) -> None:
+    problem = PROBLEMS[1]
+    made = run_of(study(problem, family="hopper_gemm"))
+    folder = emit(made, tmp_path / "kernels", name="tile_pack").folder
+    with (folder / LAUNCHER).open("a") as stream:
         stream.write(CARELESS)
-    reseal(copy)
-    report = verify(copy, device="cpu", seed=3)
-    failed = _failed(report)
-    assert set(failed) == {f"hopper_gemm {problem}: launcher" for problem in PROBLEMS}
+    reseal(folder)
+    report = verify(folder, device="cpu", seed=3)
+    assert _failed(report) == {
+        f"hopper_gemm {problem}: launcher": "the launcher takes rows off a 16-byte boundary"
+    }
     (templates,) = [c for c in report.checks if c.name == "templates"]
     assert templates.status is Outcome.SKIPPED
     assert "gemm_hopper.py" in templates.detail
 
 
 @pytest.mark.slow
-def test_every_scale_mode_and_output_passes_on_a_cpu(tmp_path: Path) -> None:
+def test_a_direct_cast_and_a_single_row_pass_on_a_cpu(tmp_path: Path) -> None:
     problems = (
-        "gemm:64x96x256:fp16:fp16",
         "gemm:16x96x256:unit-scaling:fp32",
-        "gemm:64x96x256:e5m2-tensor:bf16",
-        "gemm:64x96x256:int8-row:fp32",
         "gemm:1x128x256:int8-b128:bf16",
-        "gemm:64x96x256:e5m2-b128:bf16",
     )
     made = (study(problem, family="hopper_gemm") for problem in problems)
     package = emit(run_of(*made), tmp_path / "out", name="tile_pack")

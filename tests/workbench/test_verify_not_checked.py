@@ -21,6 +21,17 @@ INTERPRETED = {"tuned shapes", COMPILED}
         ([("triton_gemm", PRODUCT.format("unit-scaling"))], {*INTERPRETED, OPERATORS, NAN}),
         ([("hopper_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS, CUPY}),
         ([("hopper_skinny_gemm", PRODUCT.format("int8-row"))], {*INTERPRETED, OPERATORS, CUPY}),
+        (
+            [("hopper_grouped_gemm", "grouped_gemm:4x64x64x256:int8-row:contiguous:bf16")],
+            {*INTERPRETED, OPERATORS, CUPY},
+        ),
+        (
+            [("triton_batched_gemm", "batched_gemm:2x64x64x256:bf16:nk:bf16")],
+            {*INTERPRETED, OPERATORS, SUBNORMAL.format("bf16")},
+        ),
+        ([("triton_transpose", "transpose:64x256:e5m2")], {*INTERPRETED, OPERATORS}),
+        ([("triton_dequantize", "dequantize:64x256:e5m2.row:bf16")], {*INTERPRETED, OPERATORS}),
+        ([("cuda_dataflow_rows", "dataflow:64x256:rmsnorm:int8.b32x32")], {OPERATORS, CUPY}),
         ([("cuda_quantize", QUANTIZE.format("e4m3fn.row", "bf16"))], {CUPY}),
         ([("triton_quantize", QUANTIZE.format("e4m3fn.row", "fp32"))], {*INTERPRETED, ROUNDING}),
         (

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiles.kernels import Kernel, Limits, kernel
 from tiles.problems import Problem
-from workbench.emission.function import Function
+from workbench.emission.function import Free, Function
 from workbench.emission.functions import function_of
 from workbench.emission.winners import TunedEntry, config_file_name, families_of, template_folder
 
@@ -34,13 +34,23 @@ class _Table:
     def formats(self) -> tuple[str, ...]:
         return self.function.formats(self.problem)
 
-    def defaults(self, limits: Limits) -> dict[int, Any]:
-        """Default configurations, by free extent."""
+    def defaults(self, limits: Limits) -> dict[Free, Any]:
+        """Default configurations, by free extents, of what the GPU can run."""
         asked = self.function.defaults(self.family.name, self.problem)
-        return {m: self.family.default(one, limits).to_dict() for m, one in asked.items()}
+        found = {
+            m: self.family.default(one, limits).to_dict()
+            for m, one in asked.items()
+            if self.family.refusal(one, limits) is None
+        }
+        if not found:
+            raise ValueError(
+                f"{self.family.name} has no default for {self.problem} on {limits.gpu}: emit the "
+                "run without this study"
+            )
+        return found
 
     def text(
-        self, extents: Sequence[int] | None, configs: dict[int, Any], *, any_gpu: bool = False
+        self, extents: Sequence[int] | None, configs: dict[Free, Any], *, any_gpu: bool = False
     ) -> str:
         """The content of a file."""
         first = self.entries[0]
@@ -56,9 +66,13 @@ class _Table:
             "formats": list(self.formats),
             "extents": None if extents is None else list(extents),
             "layout": layout,
-            "entries": [{"m": m, "config": configs[m]} for m in sorted(configs)],
+            "entries": [{"m": m, "config": configs[m]} for m in sorted(configs, key=_points)],
         }
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def _points(m: Free) -> tuple[int, ...]:
+    return m if isinstance(m, tuple) else (m,)
 
 
 def _devices(entries: Iterable[TunedEntry]) -> list[str]:

@@ -7,7 +7,7 @@ the checks of a function are found by its name in :mod:`workbench.verification.f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 __all__ = [
     "ANY_GPU",
     "ANY_HOPPER",
+    "CUPY_FILES",
     "DEFAULT_EXTENT",
     "DEFAULT_M",
+    "TORCH_FILES",
     "Function",
     "default_problems",
     "scale_block",
 ]
 
+#: The extents of which the nearest tuned ones are taken: M, or several.
+Free = int | tuple[int, ...]
+#: Files of every function of torch tensors, and those of one that launches CUDA C++ on them.
+TORCH_FILES = ("_operands.py", "_operator.py", "_torch_device.py")
+CUPY_FILES = ("_cupy_views.py", *TORCH_FILES)
 #: Free extents at which the conservative default is asked for.
 DEFAULT_M = (16, 64, 256, 1024, 4096)
 #: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).
@@ -55,7 +62,7 @@ def scale_block(fmt: TensorFormat) -> list[int] | None:
     return None if fmt.scaling is None else [fmt.scaling.rows or 0, fmt.scaling.cols or 0]
 
 
-def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[int, Problem]:
+def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[Free, Problem]:
     """By free extent: the problems whose default configurations stand in for untuned extents."""
     return {m: problem.resized(m, *(extent for _ in problem.shape[1:])) for m in DEFAULT_M}
 
@@ -86,15 +93,15 @@ class Function(ABC):
         return ()
 
     def needs_cupy(self, family: str) -> bool:
-        """Whether torch functions of the package are slower without CuPy."""
+        """Whether torch functions of the package are slower without CuPy, or do not run at all."""
         return False
 
     def formats(self, problem: Problem) -> tuple[str, ...]:
         """What a configuration file is for, beside the extents."""
         return problem.formats
 
-    def key(self, problem: Problem) -> tuple[int, tuple[int, ...]]:
-        """The free extent, of which the nearest tuned one is taken, and the fixed ones."""
+    def key(self, problem: Problem) -> tuple[Free, tuple[int, ...]]:
+        """The free extents, of which the nearest tuned ones are taken, and the fixed ones."""
         return problem.shape[0], problem.shape[1:]
 
     @abstractmethod
@@ -110,8 +117,8 @@ class Function(ABC):
             any_gpu: the file is for GPUs that nothing was tuned on.
         """
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
-        """By free extent: problems whose default configurations serve what was never tuned."""
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
+        """By free extents: problems whose default configurations serve what was never tuned."""
         return default_problems(problem)
 
     def any_gpu(self, family: str) -> Limits:

@@ -33,6 +33,8 @@ __all__ = ["EmittedPackage", "emit"]
 
 VERSION = "0.1.0"
 _HERE = Path(__file__).parent
+#: Functions that ``project_files/test_operators.py`` asks.
+_OPERATORS = frozenset({"batched_gemm", "dequantize", "transpose"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +202,9 @@ def _write(
             _copy(source, folder / path)
             templates[path] = family.name
     _copy(_HERE / "project_files" / "test_package.py", folder / "tests" / "test_package.py")
+    if {entry.function.name for entry in entries} & _OPERATORS:
+        source = _HERE / "project_files" / "test_operators.py"
+        _copy(source, folder / "tests" / "test_operators.py")
     _copy(_HERE / "project_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
     _write_text(folder / "pyproject.toml", project.pyproject_text(name, VERSION, entries))
     _write_text(folder / "LICENSE", project.license_text())

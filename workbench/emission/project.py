@@ -7,6 +7,7 @@ from typing import Any
 
 from tiles.kernels import Backend, kernel
 from workbench.emission.evidence import NEVER_MEASURED
+from workbench.emission.function import TORCH_FILES
 from workbench.emission.functions import FUNCTIONS
 from workbench.emission.winners import TunedEntry, families_of
 
@@ -38,13 +39,16 @@ def pyproject_text(name: str, version: str, entries: Sequence[TunedEntry]) -> st
         name: has passed :func:`check_package_name`.
         version: the package's.
         entries: what ships.  CuPy is an extra where torch functions do without it, and required
-            where one of them is faster with it.
+            where one of them needs it or is faster with it.
     """
     used = {kernel(family).backend for entry in entries for family in families_of(entry)}
     faster = any(entry.function.needs_cupy(entry.study.kernel) for entry in entries)
+    on_torch = any(
+        set(TORCH_FILES) <= set(entry.function.files({entry.study.kernel})) for entry in entries
+    )
     required = [
-        *(_TORCH if Backend.TRITON in used else ()),
-        *(_CUPY if Backend.TRITON not in used or faster else ()),
+        *(_TORCH if on_torch else ()),
+        *(_CUPY if not on_torch or faster else ()),
     ]
     lines = [
         "[build-system]",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tiles.kernels import Backend, Kernel, NumericPath, kernel
 from tiles.problems import Problem
-from workbench.emission.function import Function
+from workbench.emission.function import Free, Function
 from workbench.emission.functions import EMITTED, function_of
 from workbench.emission.naming import check_file_part
 
@@ -61,8 +61,8 @@ class TunedEntry:
         return found
 
     @property
-    def m(self) -> int:
-        """The free extent: M of a product, rows of a quantisation."""
+    def m(self) -> Free:
+        """The free extents: M of a product, rows of a quantisation, several of a batch."""
         return self.function.key(self.problem)[0]
 
     @property

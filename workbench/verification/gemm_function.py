@@ -6,6 +6,7 @@ from tiles.problems import Gemm
 from workbench.verification.function_checks import FunctionChecks, Seen, Subject
 from workbench.verification.gemm_checks import check_defaults, check_gemm, check_untuned
 from workbench.verification.gemm_entry import HOPPER, GemmEntry
+from workbench.verification.gemm_torch import check_compiled, check_registration
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["GemmFunctionChecks"]
@@ -30,8 +31,6 @@ class GemmFunctionChecks(FunctionChecks):
         return found
 
     def check(self, subject: Subject, report: Report) -> None:
-        from workbench.verification.torch_checks import check_compiled, check_registration
-
         package, products = subject.package, self._entries(subject)
         untuned: set[tuple[str, str]] = set()
         compiled: set[tuple[str, str, str]] = set()

@@ -1,7 +1,6 @@
 """The checks of ``gemm_packed``."""
 
 import contextlib
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,15 +14,10 @@ from tiles.kernels.decoded_workload import DecodedGemmWorkload, stored_matrix
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.hopper_checks import NO_INTERPRETER, judge_launcher
-from workbench.verification.operator_checks import (
-    GUARD_ROWS,
-    Case,
-    OperatorChecks,
-    judge_product,
-    poisoned,
-)
-from workbench.verification.recorder import Recorder, Report
+from workbench.verification.hopper_operator import HopperOperatorChecks
+from workbench.verification.operator_case import GUARD_ROWS, Case, judge_product, poisoned
+from workbench.verification.recorder import Recorder
+from workbench.verification.rivals import Contender
 
 __all__ = ["PackedGemmFunctionChecks"]
 
@@ -32,10 +26,12 @@ TRITON, HOPPER = "triton_decoded_gemm", "hopper_block_gemm"
 BLOCKS = 288
 
 
-class PackedGemmFunctionChecks(OperatorChecks):
+class PackedGemmFunctionChecks(HopperOperatorChecks):
     """Products of packed codes, against fp64 products of what the codes stand for."""
 
     function: ClassVar[str] = "gemm_packed"
+    hopper: ClassVar[str] = HOPPER
+    rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_gemm_packed"
     fallback: ClassVar[str] = TRITON
     patterns: ClassVar[tuple[str, ...]] = (
@@ -45,26 +41,6 @@ class PackedGemmFunctionChecks(OperatorChecks):
         "NaN scale",
         "infinity",
     )
-
-    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
-        if tuned.kernel != HOPPER:
-            return ""
-        if subject.device == "cpu":
-            return NO_INTERPRETER
-        hopper = importlib.import_module(f"{subject.package.__name__}._hopper_gemm")
-        found: str = hopper.obstacle(torch.device(subject.device))
-        return found
-
-    def judge_launcher(self, check: Recorder, subject: Subject, tuned: Tuned, choice: Any) -> None:
-        assert isinstance(tuned.problem, Gemm)
-        judge_launcher(
-            check,
-            subject.package._lookup.template(choice),
-            element=choice.file.layout["a_element"],
-            out=tuned.problem.out,
-            scales=choice.file.layout["scales"],
-            config=tuned.config,
-        )
 
     def small(self, tuned: Tuned) -> Problem:
         assert isinstance(tuned.problem, Gemm)
@@ -137,16 +113,8 @@ class PackedGemmFunctionChecks(OperatorChecks):
             arguments=(*operands, problem.recipe.name, problem.k, dtype),
         )
 
-    def time(self, subject: Subject, report: Report) -> None:
-        from workbench.verification.rivals import time_contenders
-
-        entries = subject.entries(self.function)
-        with Recorder(report, "timing of packed products") as check:
-            for tuned in entries:
-                choice = self.choice(subject, tuned, tuned.problem)
-                for line in time_contenders(_contenders(subject, tuned, choice)):
-                    report(line)
-            check.note(f"{len(entries)} entries beside torch.matmul in bf16")
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        return _contenders(subject, tuned, choice)
 
 
 def _exact(subject: Subject) -> contextlib.AbstractContextManager[None]:
@@ -191,10 +159,8 @@ def _infinity(fmt: TensorFormat) -> int | None:
     return element.inf_code if narrow and isinstance(element, FloatElement) else None
 
 
-def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Any]:
+def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
     """The package's product and ``torch.matmul`` in bf16, each on copies of the same operands."""
-    from workbench.verification.rivals import Contender
-
     problem = tuned.problem
     assert isinstance(problem, Gemm)
     a, b = _draw(problem, "random", subject)

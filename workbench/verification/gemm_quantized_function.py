@@ -6,7 +6,6 @@ off and half a step of its scale, or a whole one where rounding is stochastic.
 """
 
 import contextlib
-import importlib
 import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -20,9 +19,9 @@ from tiles.kernels.accuracy import Reference, gemm_arithmetic, gemm_reference
 from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.hopper_checks import NO_INTERPRETER, judge_launcher
-from workbench.verification.operator_checks import Case, OperatorChecks
-from workbench.verification.quantize_packed_function import POISON, SEED, exact_tiles
+from workbench.verification.hopper_operator import HopperOperatorChecks
+from workbench.verification.operator_case import POISON, Case
+from workbench.verification.quantize_packed_function import SEED, exact_tiles
 from workbench.verification.recorder import Recorder
 
 __all__ = ["QuantizedGemmFunctionChecks", "judge_codes"]
@@ -34,30 +33,13 @@ STEPS = {
 }
 
 
-class QuantizedGemmFunctionChecks(OperatorChecks):
+class QuantizedGemmFunctionChecks(HopperOperatorChecks):
     """Products into codes, against the fp64 product."""
 
     function: ClassVar[str] = "gemm_quantized"
+    hopper: ClassVar[str] = "hopper_block_gemm"
     module: ClassVar[str] = "_gemm_quantized"
     patterns: ClassVar[tuple[str, ...]] = ("random", "all-zero block", "NaN scale")
-
-    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
-        if subject.device == "cpu":
-            return NO_INTERPRETER
-        hopper = importlib.import_module(f"{subject.package.__name__}._hopper_gemm")
-        found: str = hopper.obstacle(torch.device(subject.device))
-        return found
-
-    def judge_launcher(self, check: Recorder, subject: Subject, tuned: Tuned, choice: Any) -> None:
-        assert isinstance(tuned.problem, Gemm)
-        judge_launcher(
-            check,
-            subject.package._lookup.template(choice),
-            element=choice.file.layout["a_element"],
-            out=tuned.problem.out,
-            scales=choice.file.layout["scales"],
-            config=tuned.config,
-        )
 
     def stand_in(self, subject: Subject, tuned: Tuned, choice: Any) -> Any:
         with warnings.catch_warnings():
@@ -97,7 +79,7 @@ class QuantizedGemmFunctionChecks(OperatorChecks):
             return found
 
         def launch(choice: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            codes, scales = module._empty(operands[0], operands[1], recipe, target)
+            codes, scales = module._empty(*operands, recipe, target, seed)
             codes.view(torch.uint8).fill_(POISON)
             scales.fill_(-1.0)
             with exact_tiles(subject):

@@ -9,7 +9,8 @@ from tiles.kernels.group_routing import draw_routing
 from tiles.kernels.grouped_workload import GroupedWorkload
 from tiles.problems import GroupedGemm, GroupLayout, Problem, RowOrder
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.operator_checks import Case, OperatorChecks
+from workbench.verification.hopper_operator import HopperOperatorChecks
+from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder
 
 __all__ = ["GroupedGemmFunctionChecks"]
@@ -20,11 +21,13 @@ EXPERTS, ROWS = 4, 24
 CAPACITY = {RowOrder.MASKED: 16, RowOrder.PADDED: 16}
 
 
-class GroupedGemmFunctionChecks(OperatorChecks):
+class GroupedGemmFunctionChecks(HopperOperatorChecks):
     """Products of experts, each against its fp64 product; rows of none must stay as they are."""
 
     function: ClassVar[str] = "grouped_gemm"
     module: ClassVar[str] = "_grouped_gemm"
+    hopper: ClassVar[str] = "hopper_grouped_gemm"
+    fallback: ClassVar[str] = "triton_grouped_gemm"
     patterns: ClassVar[tuple[str, ...]] = ("random", "other routing", "NaN scale")
 
     def _resized(self, problem: Problem, n: int, k: int) -> Problem:
@@ -49,13 +52,16 @@ class GroupedGemmFunctionChecks(OperatorChecks):
         return self._resized(tuned.problem, 48, 272)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
-        step = 16 if tuned.config["tma"] else 1
-        n = 48 if device == "cpu" else int(tuned.config["block_n"])
-        k = max(256, int(tuned.config["block_k"]))
+        step = 16 if tuned.kernel == self.hopper or tuned.config.get("tma") else 1
+        n = 48 if device == "cpu" else int(tuned.config.get("block_n", 128))
+        k = max(256, int(tuned.config.get("block_k", 256)))
         return self._resized(tuned.problem, n + 3 * step, k + 3 * step)
 
     def odd(self, tuned: Tuned, device: str) -> Problem:
         return self._resized(tuned.problem, 37, 133)
+
+    def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
+        return self.tails(tuned, device) if family == self.hopper else self.odd(tuned, device)
 
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, GroupedGemm)

@@ -1,53 +1,28 @@
 """Checks of the CUDA C++ product alone: its refusals, its stand-in, its CuPy function."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from tiles.problems import Gemm
 from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.gemm_judge import judge, misread, nasty
+from workbench.verification.hopper_launcher import judge_launcher
 from workbench.verification.operands import Matrix, Pattern
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = [
+    "BLOCKS",
     "NO_INTERPRETER",
     "check_cupy",
     "check_launcher",
     "check_stand_in",
     "check_unaligned",
-    "judge_launcher",
 ]
 
 NO_INTERPRETER = "CuPy kernels have no interpreter: needs a GPU"
-#: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
-_VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
-_VIEWS |= {"mxint8": "int8"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Device:
-    """Where a fake array lies."""
-
-    id: int = 0
-
-
-def _fake(rows: int, cols: int, name: str, *, pointer: int = 1 << 20) -> Any:
-    """What the launcher looks at in a CuPy array; there is no memory behind it."""
-    dtype = np.dtype(_VIEWS.get(name, "uint8"))
-    return SimpleNamespace(
-        shape=(rows, cols),
-        ndim=2,
-        dtype=dtype,
-        strides=(cols * dtype.itemsize, dtype.itemsize),
-        flags=SimpleNamespace(c_contiguous=True),
-        data=SimpleNamespace(ptr=pointer),
-        device=_Device(),
-    )
+#: The kernel whose scales have one shape on both sides.
+BLOCKS = "hopper_block_gemm"
 
 
 def check_launcher(entry: GemmEntry, report: Report) -> None:
@@ -58,62 +33,13 @@ def check_launcher(entry: GemmEntry, report: Report) -> None:
         judge_launcher(
             check,
             entry.lookup.template(choice),
-            element=entry.layout["a_element"],
+            layout=choice.file.layout,
             out=entry.problem.out,
-            scales=choice.file.layout["scales"],
             config=entry.config,
+            both=entry.kernel == BLOCKS,
         )
     with Recorder(report, f"{label}: answers") as check:
         check.skip(NO_INTERPRETER)
-
-
-def judge_launcher(
-    check: Recorder,
-    template: Any,
-    *,
-    element: str,
-    out: str,
-    scales: str,
-    config: Mapping[str, int | bool],
-) -> None:
-    """Whether a launcher takes a configuration, and refuses what it cannot do.
-
-    Args:
-        check: takes the verdict.
-        template: the launcher's module in the package.
-        element: of both operands.
-        out: output format.
-        scales: the launcher's name for them.
-        config: the tuned configuration.
-    """
-    formats = {"element": element, "out": out, "scales": scales}
-    options = template.options(**formats, config=config)
-    check.expect("-arch=sm_90a" in options, f"compiled with {options}")
-    m, n, k = 64, 128, 256
-    good = {
-        "a": _fake(m, k, element),
-        "b": _fake(n, k, element),
-        "c": _fake(m, n, out.partition(".")[0]),
-    }
-    odd = _fake(m, k, element, pointer=(1 << 20) + 8)
-    wrong = {
-        "rows off a 16-byte boundary": {"a": odd},
-        "an output of another shape": {"c": _fake(m, n + 16, out.partition(".")[0])},
-        "scales that are missing": {} if scales != "none" else {"a_scale": good["a"]},
-        "a configuration with an unknown field": {"config": {**config, "warps": 4}},
-    }
-    for what, change in wrong.items():
-        arguments: dict[str, Any] = {**formats, "config": config, **good, **change}
-        check.expect(_refuses(template.launch, arguments), f"the launcher takes {what}")
-    check.note(f"takes the configuration; refuses {', '.join(wrong)}")
-
-
-def _refuses(launch: Callable[..., None], arguments: dict[str, Any]) -> bool:
-    try:
-        launch(**arguments)
-    except (ValueError, TypeError):
-        return True
-    return False
 
 
 def check_stand_in(entry: GemmEntry, problem: Gemm, report: Report) -> None:
@@ -170,7 +96,7 @@ def check_cupy(entry: GemmEntry, report: Report) -> None:
         expected = torch.empty(problem.m, problem.n, dtype=dtype, device=entry.device)
         entry.call(a, b, expected)
         out = torch.full_like(expected, torch.nan)
-        view = entry.package._hopper_gemm._view
+        view = entry.package._hopper_gemm.view
         torch.cuda.synchronize()
         entry.package.gemm_cuda.gemm(
             view(a.codes),

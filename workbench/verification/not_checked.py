@@ -5,12 +5,13 @@ from typing import Any
 
 from tiles.formats import FloatElement
 from tiles.kernels import Backend, kernels
-from tiles.problems import Gemm, GroupedGemm, Problem, Quantize, parse_problem
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, Quantize, parse_problem
+from workbench.emission.functions import function_of
 
 __all__ = ["MISREAD_SUBNORMALS", "without_gpu"]
 
-#: Kernels that make no product and are compiled and captured on a GPU all the same.
-COMPILED = ("triton_quantize_tiles",)
+#: Kernels whose functions are neither compiled nor captured on a GPU.
+NOT_COMPILED = ("triton_quantize", "cuda_quantize")
 #: Elements whose subnormals Triton's interpreter widens to other values (3.7).
 MISREAD_SUBNORMALS = ("bf16", "e5m2")
 
@@ -25,14 +26,12 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """
     known = kernels()
     interpreted: list[Problem] = []
-    casts = cupy = products = False
+    casts = cupy = operators = False
     for entry in entries:
         problem = parse_problem(entry["problem"])
-        compiled = isinstance(problem, Gemm | GroupedGemm) or entry["kernel"] in COMPILED
-        products = products or compiled
+        operators = operators or entry["kernel"] not in NOT_COMPILED
         cupy = cupy or known[entry["kernel"]].backend is Backend.CUPY
-        # Products of the CUDA kernel have a stand-in that the interpreter runs.
-        if isinstance(problem, Gemm) or known[entry["kernel"]].backend is Backend.TRITON:
+        if known[entry["kernel"]].backend is Backend.TRITON or _stands_in(entry["kernel"], problem):
             interpreted.append(problem)
             if not entry["config"].get("software_cast"):
                 casts = casts or _casts(problem)
@@ -53,9 +52,15 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         lines.append("compiled code, shared memory and registers: the interpreter compiles nothing")
     if cupy:
         lines.append("CuPy kernels: they have no interpreter")
-    if products:
+    if operators:
         lines.append("torch.compile and CUDA graphs")
     return tuple(lines)
+
+
+def _stands_in(family: str, problem: Problem) -> bool:
+    """Whether a kernel has a stand-in that the interpreter runs."""
+    function = function_of(family, problem)
+    return function is not None and bool(function.stand_ins(family, problem))
 
 
 def _casts(problem: Problem) -> bool:
@@ -70,8 +75,9 @@ def _casts(problem: Problem) -> bool:
 
 
 def _input(problem: Problem) -> str:
-    """Name of the element that a kernel reads."""
+    """Name of the element that a kernel reads as a number; '' where it reads bits."""
     if isinstance(problem, Quantize):
         return problem.source
-    assert isinstance(problem, Gemm | GroupedGemm)  # an emitted package holds these kinds
-    return problem.recipe.weight.element.name
+    if isinstance(problem, Gemm | GroupedGemm | BatchedGemm):
+        return problem.recipe.weight.element.name
+    return ""

@@ -12,34 +12,25 @@ import importlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
-from tiles.kernels.accuracy import Reference, compare
 from tiles.problems import Problem
 from workbench.emission.functions import FUNCTIONS
 from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.function_checks import FunctionChecks, Seen, Subject, Tuned
+from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder, Report
+from workbench.verification.rivals import Contender, time_contenders
+from workbench.verification.torch_checks import (
+    judge_captured,
+    judge_compiled,
+    judge_registration,
+)
 
-__all__ = ["Case", "OperatorChecks", "judge_product", "poisoned"]
-
-#: Rows behind the output that a launch must leave as they were.
-GUARD_ROWS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Operands of one problem, ways to run the package on them, and the verdict on its answer."""
-
-    call: Callable[[], Any]  #: the public function
-    launch: Callable[[Any], Any]  #: the template with a choice of the package's, as ``call``
-    judge: Callable[[Recorder, Any, Any], None]  #: an answer, and the choice that gave it
-    operator: str  #: the registered operator's name
-    arguments: tuple[Any, ...]  #: of the operator
+__all__ = ["OperatorChecks"]
 
 
 class OperatorChecks(FunctionChecks):
@@ -49,6 +40,7 @@ class OperatorChecks(FunctionChecks):
     module: ClassVar[str]  #: of the package, without its underscore's dot
     #: Names of what the operands hold, the plain random ones first.
     patterns: ClassVar[tuple[str, ...]]
+    rival: ClassVar[str] = ""  #: what tuned entries are timed beside; "": nothing
     fallback: ClassVar[str] = ""  #: kernel family that stands in for those that cannot run
 
     @abstractmethod
@@ -88,11 +80,14 @@ class OperatorChecks(FunctionChecks):
     ) -> None:
         """What can be said of a kernel that cannot run here: of its launcher and its stand-in."""
         label = f"{tuned.kernel} {tuned.problem}"
-        with Recorder(report, f"{label}: launcher") as check:
-            self.judge_launcher(check, subject, tuned, choice)
+        if (judge := self.launcher(subject, tuned, choice)) is not None:
+            with Recorder(report, f"{label}: launcher") as check:
+                judge(check)
         with Recorder(report, f"{label}: answers") as check:
             check.skip(reason)
-        instead, small = self.stand_in(subject, tuned, choice), self.small(tuned)
+        if (instead := self.stand_in(subject, tuned, choice)) is None:
+            return
+        small = self.small(tuned)
         with Recorder(report, f"{label}: stand-in: configuration") as check:
             check.expect(instead.file.kernel != tuned.kernel, "a kernel stands in for itself")
             check.expect(not instead.tuned, "the stand-in is a tuned entry")
@@ -100,16 +95,34 @@ class OperatorChecks(FunctionChecks):
         for pattern in self.patterns:
             self._answer(subject, small, pattern, instead, f"{label}: stand-in: {pattern}", report)
 
-    def judge_launcher(self, check: Recorder, subject: Subject, tuned: Tuned, choice: Any) -> None:
-        """Whether the launcher of a kernel that cannot run here takes the tuned configuration."""
-        raise NotImplementedError(f"{self.function}: every kernel is interpreted")
+    def launcher(
+        self, subject: Subject, tuned: Tuned, choice: Any
+    ) -> Callable[[Recorder], None] | None:
+        """Judges, without a device, whether a kernel's launcher takes the tuned configuration."""
+        return None
+
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        """What is timed for an entry: the package, and what people would use instead."""
+        return []
+
+    def time(self, subject: Subject, report: Report) -> None:
+        if not self.rival:
+            return
+        entries = subject.entries(self.function)
+        with Recorder(report, f"timing of {self.function}") as check:
+            for tuned in entries:
+                choice = self.choice(subject, tuned, tuned.problem)
+                for line in time_contenders(self.contenders(subject, tuned, choice)):
+                    report(line)
+            check.note(f"{len(entries)} entries beside {self.rival}")
 
     def stand_in(self, subject: Subject, tuned: Tuned, choice: Any) -> Any:
-        """What the package runs where a tuned kernel cannot."""
+        """What the package runs where a tuned kernel cannot; ``None``: nothing."""
+        if not self.fallback:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            m = int(choice.m)
-            return subject.package._lookup.stand_in(choice, self.fallback, m, "verification")
+            return subject.package._lookup.stand_in(choice, self.fallback, choice.m, "verification")
 
     def choice(self, subject: Subject, tuned: Tuned, problem: Problem) -> Any:
         """What the package would run for a problem."""
@@ -118,10 +131,9 @@ class OperatorChecks(FunctionChecks):
         name = torch.cuda.get_device_name(0) if subject.device == "cuda" else "cpu"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return subject.package._lookup.choose(
-                function.families[0], function.formats(problem), extents, m, name,
-                function.families[1:],
-            )  # fmt: skip
+            formats, lookup = function.formats(problem), subject.package._lookup
+            held = [name for name in function.families if formats in lookup.layouts(name)]
+            return lookup.choose(held[0], formats, extents, m, name, tuple(held[1:]))
 
     def check(self, subject: Subject, report: Report) -> None:
         importlib.import_module(f"{subject.package.__name__}.{self.module}")
@@ -189,15 +201,13 @@ class OperatorChecks(FunctionChecks):
                 else:
                     self._answer(subject, problem, self.patterns[0], choice, name, report)
         with Recorder(report, f"operator {self.function} {' '.join(formats)}: opcheck") as check:
+            reason = "" if subject.device == "cuda" else self.misread(subject, odd, "")
+            if reason:
+                check.skip(f"Triton's interpreter {reason}: needs a GPU")
+                return
             case = self.case(subject, odd, self.patterns[0])
-            with warnings.catch_warnings(), self.interpreter(subject):
-                warnings.simplefilter("ignore")
-                torch.library.opcheck(
-                    _operator(subject.package, case.operator),
-                    case.arguments,
-                    test_utils=_tests(case.arguments),
-                )
-            check.note(", ".join(_tests(case.arguments)))
+            with self.interpreter(subject):
+                judge_registration(check, subject.package, case.operator, case.arguments)
 
     def _answer(
         self,
@@ -230,74 +240,6 @@ class OperatorChecks(FunctionChecks):
         label = f"{tuned.kernel} {tuned.problem}"
         case = self.case(subject, tuned.problem, self.patterns[0])
         with Recorder(report, f"{label}: torch.compile fullgraph") as check:
-            torch.compiler.reset()  # one function for every entry: together they pass its limit
-            compiled = torch.compile(case.call, fullgraph=True)
-            check.expect(_same(compiled(), case.call()), "compiled and eager results differ")
-            check.note("bit for bit the eager result")
+            judge_compiled(check, case.call)
         with Recorder(report, f"{label}: CUDA graph") as check:
-            expected = case.call()
-            graph = torch.cuda.CUDAGraph()
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
-                captured = case.call()
-            for _ in range(2):
-                for tensor in _tensors(captured):
-                    tensor.view(torch.uint8).fill_(0x55)
-                graph.replay()
-                torch.cuda.synchronize()
-                check.expect(_same(captured, expected), "the replay's result differs from eager's")
-            check.note("two replays give the eager result")
-
-
-def _operator(package: ModuleType, name: str) -> torch._ops.OpOverload:
-    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, package.__name__), name).default
-    return overload
-
-
-def _tests(arguments: Sequence[Any]) -> tuple[str, ...]:
-    """The schema test compares inputs before and after: torch cannot for 8-bit floats."""
-    whole = all(
-        tensor.dtype.itemsize > 1 or not tensor.dtype.is_floating_point
-        for tensor in _tensors(arguments)
-    )
-    return ("test_faketensor", "test_schema") if whole else ("test_faketensor",)
-
-
-def _tensors(found: Any) -> list[torch.Tensor]:
-    """The tensors of a result, or of arguments, in their order."""
-    if isinstance(found, torch.Tensor):
-        return [found]
-    return [t for part in found for t in _tensors(part)] if isinstance(found, tuple | list) else []
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two results hold the same bits."""
-    pairs = zip(_tensors(one), _tensors(other), strict=True)
-    return all(
-        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-        for a, b in pairs
-    )
-
-
-def poisoned(rows: int, cols: int, dtype: torch.dtype, device: str) -> torch.Tensor:
-    """An output full of NaN with guard rows behind it; hand on all but those."""
-    return torch.full((rows + GUARD_ROWS, cols), torch.nan, dtype=dtype, device=device)
-
-
-def judge_product(check: Recorder, buffer: torch.Tensor, reference: Reference, shape: str) -> None:
-    """Compare a product with its fp64 reference under the a-priori bound.
-
-    Args:
-        check: takes the verdict.
-        buffer: what :func:`poisoned` made, written by the launch.
-        reference: exact product and limits.
-        shape: told where the check passes.
-    """
-    out, behind = buffer[:-GUARD_ROWS], buffer[-GUARD_ROWS:]
-    check.expect(bool(behind.isnan().all()), "rows behind the output were written to")
-    accuracy = compare(out, reference)
-    check.expect(accuracy.ok, accuracy.reason)
-    check.note(
-        f"{shape}: error at most {accuracy.max_error_over_bound:.3g} of the bound, relative rms "
-        f"error {accuracy.relative_rms:.3g}"
-    )
+            judge_captured(check, case.call)

@@ -15,39 +15,32 @@ from tiles.kernels.quantize_tiles_workload import Outputs, quantized_outputs
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Problem, Quantize
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.operator_checks import Case, OperatorChecks
-from workbench.verification.recorder import Recorder, Report
+from workbench.verification.operator_case import POISON, Case
+from workbench.verification.recorder import Recorder
+from workbench.verification.rivals import Contender
+from workbench.verification.tile_function import TileFunctionChecks
 
-__all__ = ["POISON", "SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
+__all__ = ["SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
 
-#: Bytes before a launch: a kernel that forgets some leaves them behind.
-POISON = 0x55
 #: Key of stochastic rounding.
 SEED = 0x1234_5678_9ABC
 
 
-class QuantizePackedFunctionChecks(OperatorChecks):
+class QuantizePackedFunctionChecks(TileFunctionChecks):
     """Codes and scales bit for bit those of the workbench's codec."""
 
     function: ClassVar[str] = "quantize_packed"
     module: ClassVar[str] = "_quantize_packed"
+    rival: ClassVar[str] = "a copy of their input"
     patterns: ClassVar[tuple[str, ...]] = ("random", "nasty values")
 
-    def small(self, tuned: Tuned) -> Problem:
-        rows, cols = tuned.problem.shape
-        return tuned.problem.resized(min(rows, 72), min(cols, 160))
-
     def tails(self, tuned: Tuned, device: str) -> Problem:
-        rows, cols = int(tuned.config["block_rows"]) + 5, int(tuned.config["block_cols"]) + 6
-        if device == "cpu":
-            rows, cols = min(rows, 69), min(cols, 134)
-        if _whole_rows(tuned.problem):
-            # The tuned tile holds the tuned row, and no longer one.
-            cols = min(cols, tuned.problem.shape[1])
-        return tuned.problem.resized(rows, cols)
-
-    def odd(self, tuned: Tuned, device: str) -> Problem:
-        return tuned.problem.resized(*((37, 77) if device == "cpu" else (67, 333)))
+        found = super().tails(tuned, device)
+        if not _whole_rows(tuned.problem):
+            return found
+        # The tuned tile holds the tuned row, and no longer one.
+        rows, cols = found.shape
+        return found.resized(rows, min(cols, tuned.problem.shape[1]))
 
     def interpreter(self, subject: Subject) -> contextlib.AbstractContextManager[None]:
         return exact_tiles(subject)
@@ -98,16 +91,26 @@ class QuantizePackedFunctionChecks(OperatorChecks):
             arguments=(x, str(target), options, seed),
         )
 
-    def time(self, subject: Subject, report: Report) -> None:
-        from workbench.verification.rivals import time_contenders
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        assert isinstance(tuned.problem, Quantize)
+        problem, module = tuned.problem, subject.package._quantize_packed
+        x = _draw(problem, "random", subject)
+        seed = SEED if problem.target.rounding is Rounding.STOCHASTIC else None
 
-        entries = subject.entries(self.function)
-        with Recorder(report, "timing of packed quantisations") as check:
-            for tuned in entries:
-                choice = self.choice(subject, tuned, tuned.problem)
-                for line in time_contenders(_contenders(subject, tuned, choice)):
-                    report(line)
-            check.note(f"{len(entries)} entries beside a copy of their input")
+        def own() -> Callable[[], object]:
+            source = x.clone()
+            outputs = module._empty(source, choice.file.layout)
+            return lambda: module.run(choice, source, outputs, seed)
+
+        def copy() -> Callable[[], object]:
+            source, target = x.clone(), torch.empty_like(x)
+            return lambda: target.copy_(source)
+
+        name, copied = str(problem), 2 * x.nbytes
+        return [
+            Contender(problem=name, name="this package", make=own, set_bytes=problem.min_bytes),
+            Contender(problem=name, name="torch copy of the input", make=copy, set_bytes=copied),
+        ]
 
 
 def _whole_rows(problem: Problem) -> bool:
@@ -159,29 +162,3 @@ def _judge(
             check.expect(False, f"{name} {at} is {got[at].item()}, reference {right[at].item()}")
     held = [name for name in names if not (skip and name.startswith("codes"))]
     check.note(f"{', '.join(held)} bit for bit")
-
-
-def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Any]:
-    """The package's quantisation, and a copy of its input, which moves no fewer bytes."""
-    from workbench.verification.rivals import Contender
-
-    problem = tuned.problem
-    assert isinstance(problem, Quantize)
-    module = subject.package._quantize_packed
-    x = _draw(problem, "random", subject)
-    seed = SEED if problem.target.rounding is Rounding.STOCHASTIC else None
-
-    def own() -> Callable[[], object]:
-        source = x.clone()
-        outputs = module._empty(source, choice.file.layout)
-        return lambda: module.run(choice, source, outputs, seed)
-
-    def copy() -> Callable[[], object]:
-        source, target = x.clone(), torch.empty_like(x)
-        return lambda: target.copy_(source)
-
-    name, copied = str(problem), 2 * x.nbytes
-    return [
-        Contender(problem=name, name="this package", make=own, set_bytes=problem.min_bytes),
-        Contender(problem=name, name="torch copy of the input", make=copy, set_bytes=copied),
-    ]

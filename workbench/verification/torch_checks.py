@@ -1,73 +1,72 @@
-"""Checks that the emitted functions are good PyTorch operators."""
+"""Whether functions of a package are good PyTorch operators: registered, compiled, captured."""
 
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 
-from workbench.verification.gemm_entry import GemmEntry
-from workbench.verification.operands import Pattern
-from workbench.verification.recorder import Recorder, Report
+from workbench.verification.operator_case import POISON
+from workbench.verification.recorder import Recorder
 
-__all__ = ["check_compiled", "check_registration"]
-
-
-def _operator(package: ModuleType, name: str) -> torch._ops.OpOverload:
-    namespace = getattr(torch.ops, package.__name__)
-    overload: torch._ops.OpOverload = getattr(namespace, name).default
-    return overload
+__all__ = ["judge_captured", "judge_compiled", "judge_registration"]
 
 
-def check_registration(entry: GemmEntry, report: Report) -> None:
-    """The operator's fake implementation and schema agree with what it does."""
-    problem = replace(entry.problem, m=24, n=40, k=160)
-    with Recorder(report, f"operator {problem.recipe} {problem.out}: opcheck") as check:
-        a, b = entry.operands(problem, Pattern.RANDOM)
-        dtype = entry.package._torch_device.DTYPES[problem.out]
-        arguments = (a.codes, b.codes, a.scales, b.scales, problem.recipe.name, dtype)
-        tests = ["test_faketensor"]
-        # The schema test compares inputs before and after: torch cannot for 8-bit floats.
-        if a.codes.dtype in (torch.bfloat16, torch.float16, torch.int8):
-            tests.append("test_schema")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.library.opcheck(
-                _operator(entry.package, "gemm"), arguments, test_utils=tuple(tests)
-            )
-        check.note(", ".join(tests))
+def judge_registration(
+    check: Recorder, package: ModuleType, name: str, arguments: Sequence[Any]
+) -> None:
+    """Whether an operator's fake implementation and schema agree with what it does."""
+    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, package.__name__), name).default
+    tests = ["test_faketensor"]
+    # The schema test compares inputs before and after: torch cannot for 8-bit floats.
+    if all(t.dtype.itemsize > 1 or not t.dtype.is_floating_point for t in _tensors(arguments)):
+        tests.append("test_schema")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(overload, tuple(arguments), test_utils=tuple(tests))
+    check.note(", ".join(tests))
 
 
-def check_compiled(entry: GemmEntry, report: Report) -> None:
-    """The tuned product under ``torch.compile(fullgraph=True)`` and in a CUDA graph, on a GPU."""
-    problem = entry.problem
-    a, b = entry.operands(problem, Pattern.RANDOM)
-    dtype = entry.package._torch_device.DTYPES[problem.out]
+def judge_compiled(check: Recorder, call: Callable[[], Any]) -> None:
+    """Whether a call gives the same bits under ``torch.compile(fullgraph=True)``."""
+    torch.compiler.reset()  # one function for every entry: together they pass its limit
+    compiled = torch.compile(call, fullgraph=True)
+    check.expect(_same(compiled(), call()), "compiled and eager results differ")
+    check.note("bit for bit the eager result")
 
-    def product(codes: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = entry.package.gemm(
-            codes, b.codes, a.scales, b.scales, recipe=problem.recipe.name, out_dtype=dtype
-        )
-        return result
 
-    label = f"{entry.kernel} {problem}"
-    with Recorder(report, f"{label}: torch.compile fullgraph") as check:
-        torch.compiler.reset()  # one function for every entry: together they pass its limit
-        compiled = torch.compile(product, fullgraph=True)
-        check.expect(
-            torch.equal(compiled(a.codes), product(a.codes)), "compiled and eager results differ"
-        )
-        check.note("bit for bit the eager result")
-    with Recorder(report, f"{label}: CUDA graph") as check:
-        expected = product(a.codes)
-        held = torch.zeros_like(a.codes.view(torch.uint8)).view(a.codes.dtype)
-        graph = torch.cuda.CUDAGraph()
-        product(held)
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            captured = product(held)
-        held.copy_(a.codes)
+def judge_captured(check: Recorder, call: Callable[[], Any]) -> None:
+    """Whether a CUDA graph of a call gives the same bits, whatever its outputs held."""
+    expected = call()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for _ in range(2):
+        for tensor in _tensors(captured):
+            # Scales with rows contiguous have no view as bytes.
+            if tensor.element_size() == 1:
+                tensor.view(torch.uint8).fill_(POISON)
+            else:
+                tensor.fill_(-1.25)
         graph.replay()
         torch.cuda.synchronize()
-        check.expect(torch.equal(captured, expected), "the replay's result differs from eager's")
-        check.note("a replay on new operands gives the eager result")
+        check.expect(_same(captured, expected), "the replay's result differs from eager's")
+    check.note("two replays give the eager result")
+
+
+def _tensors(found: Any) -> list[torch.Tensor]:
+    """The tensors of a result, or of arguments, in their order."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    return [t for part in found for t in _tensors(part)] if isinstance(found, tuple | list) else []
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two results hold the same bits."""
+    pairs = zip(_tensors(one), _tensors(other), strict=True)
+    return all(
+        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+        for a, b in pairs
+    )

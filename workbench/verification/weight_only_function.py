@@ -13,14 +13,10 @@ from tiles.kernels.weight_only import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.operator_checks import (
-    GUARD_ROWS,
-    Case,
-    OperatorChecks,
-    judge_product,
-    poisoned,
-)
-from workbench.verification.recorder import Recorder, Report
+from workbench.verification.operator_case import GUARD_ROWS, Case, judge_product, poisoned
+from workbench.verification.operator_checks import OperatorChecks
+from workbench.verification.recorder import Recorder
+from workbench.verification.rivals import Contender
 
 __all__ = ["WeightOnlyFunctionChecks", "given_weight"]
 
@@ -50,6 +46,7 @@ class WeightOnlyFunctionChecks(OperatorChecks):
     """16-bit activations by packed weights, against fp64 products of what the codes stand for."""
 
     function: ClassVar[str] = "linear_weight_only"
+    rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_weight_only"
     patterns: ClassVar[tuple[str, ...]] = (
         "random",
@@ -113,22 +110,12 @@ class WeightOnlyFunctionChecks(OperatorChecks):
             arguments=(x, *parts, problem.recipe.name, problem.k, dtype),
         )
 
-    def time(self, subject: Subject, report: Report) -> None:
-        from workbench.verification.rivals import time_contenders
-
-        entries = subject.entries(self.function)
-        with Recorder(report, "timing of weight-only products") as check:
-            for tuned in entries:
-                choice = self.choice(subject, tuned, tuned.problem)
-                for line in time_contenders(_contenders(subject, tuned, choice)):
-                    report(line)
-            check.note(f"{len(entries)} entries beside torch.matmul in bf16")
+    def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
+        return _contenders(subject, tuned, choice)
 
 
-def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Any]:
+def _contenders(subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
     """The package's product and ``torch.matmul`` in bf16, each on copies of the same operands."""
-    from workbench.verification.rivals import Contender
-
     problem = tuned.problem
     assert isinstance(problem, Gemm)
     x, quantized = _draw(problem, "random", subject)

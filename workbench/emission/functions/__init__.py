@@ -2,12 +2,17 @@
 
 from tiles.problems import Problem
 from workbench.emission.function import Function
+from workbench.emission.functions.batched_gemm import BatchedGemmFunction
+from workbench.emission.functions.dataflow import DataflowFunction
+from workbench.emission.functions.dequantize import DequantizeFunction
 from workbench.emission.functions.gemm import GemmFunction
+from workbench.emission.functions.gemm_outliers import OutlierGemmFunction
 from workbench.emission.functions.gemm_packed import PackedGemmFunction
 from workbench.emission.functions.gemm_quantized import QuantizedGemmFunction
 from workbench.emission.functions.grouped_gemm import GroupedGemmFunction
 from workbench.emission.functions.quantize import CudaQuantizeFunction, QuantizeFunction
 from workbench.emission.functions.quantize_packed import QuantizePackedFunction
+from workbench.emission.functions.transpose import TransposeFunction
 from workbench.emission.functions.weight_only import WeightOnlyFunction
 
 __all__ = ["EMITTED", "FUNCTIONS", "function_of"]
@@ -21,6 +26,11 @@ FUNCTIONS: tuple[Function, ...] = (
     QuantizePackedFunction(),
     QuantizedGemmFunction(),
     GroupedGemmFunction(),
+    BatchedGemmFunction(),
+    OutlierGemmFunction(),
+    DequantizeFunction(),
+    TransposeFunction(),
+    DataflowFunction(),
 )
 #: Kernel families that some function launches.
 EMITTED = tuple(dict.fromkeys(family for one in FUNCTIONS for family in one.families))

@@ -1,6 +1,6 @@
 """``gemm``: scaled products in Triton, and those in CUDA C++ that are faster on Hopper."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import IntElement
@@ -8,11 +8,14 @@ from tiles.kernels import Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
-from tiles.problems import Gemm, Problem
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem
 from workbench.emission.function import (
     ANY_GPU,
     ANY_HOPPER,
+    CUPY_FILES,
     DEFAULT_EXTENT,
+    TORCH_FILES,
+    Free,
     Function,
     default_problems,
     scale_block,
@@ -21,7 +24,14 @@ from workbench.emission.function import (
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
-__all__ = ["ALIGNED_EXTENT", "HOPPER", "GemmFunction", "operand_layout", "torch_dtype"]
+__all__ = [
+    "ALIGNED_EXTENT",
+    "HOPPER",
+    "GemmFunction",
+    "hopper_remark",
+    "operand_layout",
+    "torch_dtype",
+]
 
 TRITON = "triton_gemm"
 HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
@@ -29,7 +39,7 @@ HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 ALIGNED_EXTENT = 4096
 
 
-def operand_layout(problem: Gemm) -> dict[str, Any]:
+def operand_layout(problem: Gemm | GroupedGemm | BatchedGemm) -> dict[str, Any]:
     """Elements and blocks of both operands."""
     recipe = problem.recipe
     return {
@@ -49,6 +59,29 @@ def _scaled(entry: "TunedEntry") -> bool:
     return isinstance(entry.problem, Gemm) and entry.problem.recipe.quantized
 
 
+def hopper_remark(
+    function: str, hopper: Sequence[str], triton: str, entries: "Sequence[TunedEntry]"
+) -> list[str]:
+    """A paragraph about the kernels in CUDA C++ behind a function of torch tensors; or nothing.
+
+    Args:
+        function: its name.
+        hopper: families that need a GPU of capability 9.0.
+        triton: the family that stands in.
+        entries: of the function.
+    """
+    tuned = {entry.study.kernel for entry in entries}
+    names = " and ".join(f"`{name}`" for name in hopper if name in tuned)
+    if not names:
+        return []
+    return [
+        f"`{function}` launches {names} through CuPy on torch's own memory and stream. Where rows",
+        "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
+        f"9.0, a default of `{triton}` runs in its place, with one warning.",
+        "",
+    ]
+
+
 class GemmFunction(Function):
     """``gemm`` on torch tensors, ``gemm_cuda.gemm`` on CuPy arrays."""
 
@@ -62,8 +95,9 @@ class GemmFunction(Function):
         return family in self.families
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        on_cupy = ("_hopper_gemm.py", "gemm_cuda.py") if set(families) & set(HOPPER) else ()
-        return ("_gemm.py", "_torch_device.py", *on_cupy)
+        if not set(families) & set(HOPPER):
+            return ("_gemm.py", *TORCH_FILES)
+        return ("_gemm.py", "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if family in HOPPER else ()
@@ -86,7 +120,7 @@ class GemmFunction(Function):
         emulated = kernel(family).path(problem, limits) is NumericPath.EMULATED
         return layout | {"decode": None if any_gpu else emulated}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:
@@ -120,13 +154,4 @@ class GemmFunction(Function):
         return lines
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        tuned = {entry.study.kernel for entry in entries}
-        names = " and ".join(f"`{name}`" for name in HOPPER if name in tuned)
-        if not names:
-            return []
-        return [
-            f"`gemm` launches {names} through CuPy on torch's own memory and stream. Where rows",
-            "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
-            "9.0, a default of `triton_gemm` runs in its place, with one warning.",
-            "",
-        ]
+        return hopper_remark("gemm", HOPPER, TRITON, entries)

@@ -1,6 +1,6 @@
 """``gemm_packed``: products of formats that few tensor cores multiply: MX, NVFP4, posits, E3M4."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,10 @@ from tiles.problems import Gemm, Problem
 from workbench.emission.function import (
     ANY_GPU,
     ANY_HOPPER,
+    CUPY_FILES,
     DEFAULT_EXTENT,
+    TORCH_FILES,
+    Free,
     Function,
     default_problems,
     scale_block,
@@ -58,8 +61,10 @@ class PackedGemmFunction(Function):
         return family == TRITON or (family == HOPPER and _powers_of_two(problem))
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        on_cupy = ("_hopper_gemm.py", "gemm_cuda.py") if HOPPER in families else ()
-        return ("_gemm_packed.py", "_packed_operand.py", "_torch_device.py", *on_cupy)
+        own = ("_gemm_packed.py", "_packed_operand.py")
+        if HOPPER not in families:
+            return (*own, *TORCH_FILES)
+        return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if family == HOPPER else ()
@@ -77,7 +82,7 @@ class PackedGemmFunction(Function):
             return operand_layout(problem) | {"scales": scales}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         return default_problems(problem, ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:

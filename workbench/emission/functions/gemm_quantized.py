@@ -1,6 +1,6 @@
 """``gemm_quantized``: products whose output is codes and block scales, as Jetfire's are."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +8,7 @@ from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.problems import Gemm, Problem, Quantize
-from workbench.emission.function import ANY_HOPPER, Function, default_problems
+from workbench.emission.function import ANY_HOPPER, CUPY_FILES, Free, Function, default_problems
 from workbench.emission.functions.gemm import ALIGNED_EXTENT, operand_layout
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class QuantizedGemmFunction(Function):
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         own = ("_gemm_quantized.py", "_quantize_packed.py", "_hopper_gemm.py")
-        return (*own, "gemm_cuda.py", "_torch_device.py")
+        return (*own, "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         assert isinstance(problem, Gemm)
@@ -57,7 +57,7 @@ class QuantizedGemmFunction(Function):
             "stochastic": output.rounding is Rounding.STOCHASTIC,
         }
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         return default_problems(problem, ALIGNED_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:

@@ -1,18 +1,31 @@
 """``grouped_gemm``: the experts of a mixture, whose rows are found on the device."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import IntElement
 from tiles.kernels import Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
+from tiles.kernels.hopper_gemm import scale_mode
 from tiles.problems import GroupedGemm, Problem, RowOrder
-from workbench.emission.function import DEFAULT_EXTENT, DEFAULT_M, Function, scale_block
+from workbench.emission.function import (
+    ANY_GPU,
+    ANY_HOPPER,
+    CUPY_FILES,
+    DEFAULT_EXTENT,
+    DEFAULT_M,
+    TORCH_FILES,
+    Free,
+    Function,
+)
+from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
 __all__ = ["GroupedGemmFunction"]
+
+TRITON, HOPPER = "triton_grouped_gemm", "hopper_grouped_gemm"
 
 #: What a call hands over beside operands and scales, by order of rows.
 ROUTING = {
@@ -27,10 +40,18 @@ class GroupedGemmFunction(Function):
     """``grouped_gemm`` on torch tensors."""
 
     name: ClassVar[str] = "grouped_gemm"
-    families: ClassVar[tuple[str, ...]] = ("triton_grouped_gemm",)
+    families: ClassVar[tuple[str, ...]] = (TRITON, HOPPER)
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        return ("_grouped_gemm.py", "_torch_device.py")
+        if HOPPER not in families:
+            return ("_grouped_gemm.py", *TORCH_FILES)
+        return ("_grouped_gemm.py", "_hopper_gemm.py", *CUPY_FILES)
+
+    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
+        return ((TRITON, problem),) if family == HOPPER else ()
+
+    def needs_cupy(self, family: str) -> bool:
+        return family == HOPPER
 
     def formats(self, problem: Problem) -> tuple[str, ...]:
         """Recipe, order of rows, output."""
@@ -51,28 +72,29 @@ class GroupedGemmFunction(Function):
         assert isinstance(problem, GroupedGemm)
         recipe = problem.recipe
         exact = isinstance(recipe.activation.element, IntElement)
+        layout = operand_layout(problem)
+        # Beyond it the int32 accumulator of a product without promotion could overflow.
+        layout["max_k"] = MAX_INT32_K if exact and not recipe.blockwise else None
+        if family == HOPPER:
+            return layout | {"scales": scale_mode(recipe.activation, recipe.weight)}
         emulated = kernel(family).path(problem, limits) is NumericPath.EMULATED
-        return {
-            "a_element": recipe.activation.element.name,
-            "a_block": scale_block(recipe.activation),
-            "b_element": recipe.weight.element.name,
-            "b_block": scale_block(recipe.weight),
-            # Beyond it the int32 accumulator of a product without promotion could overflow.
-            "max_k": MAX_INT32_K if exact and not recipe.blockwise else None,
-            "decode": None if any_gpu else emulated,
-        }
+        return layout | {"decode": None if any_gpu else emulated}
 
-    def defaults(self, family: str, problem: Problem) -> dict[int, Problem]:
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         assert isinstance(problem, GroupedGemm)
         size, order = problem.layout.size, problem.layout.order
-        asked: dict[int, Problem] = {}
+        extent = ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT
+        asked: dict[Free, Problem] = {}
         for m in DEFAULT_M:
             if order is RowOrder.MASKED:
                 m = min(m, problem.experts * size)
             elif order is RowOrder.GATHERED:
                 m = -(-m // size) * size
-            asked[m] = problem.resized(problem.experts, m, DEFAULT_EXTENT, DEFAULT_EXTENT)
+            asked[m] = problem.resized(problem.experts, m, extent, extent)
         return asked
+
+    def any_gpu(self, family: str) -> Limits:
+        return ANY_HOPPER if family == HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]
@@ -86,3 +108,6 @@ class GroupedGemmFunction(Function):
             f"# b (E, N, K) {recipe.weight}; {layout.order.value} rows of a {recipe.activation}",
             f'c = grouped_gemm(a, b{scales}, recipe="{recipe}", {routing})',
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return hopper_remark("grouped_gemm", (HOPPER,), TRITON, entries)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
-from workbench.emission.function import Function, scale_block
+from workbench.emission.function import TORCH_FILES, Function, scale_block
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -21,7 +21,7 @@ class QuantizePackedFunction(Function):
     families: ClassVar[tuple[str, ...]] = ("triton_quantize_tiles",)
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        return ("_quantize_packed.py", "_torch_device.py")
+        return ("_quantize_packed.py", *TORCH_FILES)
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool

@@ -4,23 +4,15 @@ import torch
 from torch import Tensor
 
 from ._lookup import choose, layouts, stand_in, template
-from ._torch_device import (
-    DTYPES,
-    NAMES,
-    aligned_rows,
-    check_device,
-    check_tensor,
-    current,
-    decodes,
-    device_facts,
-)
+from ._operands import check_operand, check_out, check_scale, check_sums, check_tensors
+from ._operator import operator
+from ._torch_device import NAMES, aligned_rows, check_device, current, decodes, device_facts
 
 KERNEL = "triton_gemm"
 #: The CUDA C++ kernels; they have the fastest configurations of some shapes.
 HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 
 
 def gemm(
@@ -52,11 +44,7 @@ def gemm(
         ValueError: unknown recipe or output, wrong shape, device or stride.
         TypeError: wrong dtype, or no tensor.
     """
-    for name, operand in (("a", a), ("b", b)):
-        check_tensor(name, operand)
-    for name, optional in (("a_scale", a_scale), ("b_scale", b_scale), ("out", out)):
-        if optional is not None:
-            check_tensor(name, optional)
+    check_tensors("a", a=a, b=b, a_scale=a_scale, b_scale=b_scale, out=out)
     layout = _LAYOUTS.get((recipe, NAMES.get(out_dtype, "")))
     if layout is None:
         known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
@@ -65,51 +53,27 @@ def gemm(
         raise ValueError(
             f"gemm takes a (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    if layout["max_k"] is not None and a.shape[1] > layout["max_k"]:
-        raise ValueError(
-            f"K {a.shape[1]} > {layout['max_k']}: the int32 accumulator could overflow, split K"
-        )
-    _check_operand("a", a, a_scale, layout["a_element"], layout["a_block"])
-    _check_operand("b", b, b_scale, layout["b_element"], layout["b_block"])
-    if b.device != a.device:
-        raise ValueError(f"a lies on {a.device}, b on {b.device}: move one of them")
+    check_sums(a.shape[1], layout["max_k"])
+    for name, operand, scale in (("a", a, a_scale), ("b", b, b_scale)):
+        check_operand(name, operand, layout[f"{name}_element"])
+        check_scale(name, scale, operand.shape, layout[f"{name}_block"])
     if out is None:
-        product: Tensor = _gemm_op(a, b, a_scale, b_scale, recipe, out_dtype)
+        product: Tensor = _make(a, b, a_scale, b_scale, recipe, out_dtype)
         return product
-    if tuple(out.shape) != (a.shape[0], b.shape[0]) or out.device != a.device:
-        raise ValueError(
-            f"out must be ({a.shape[0]}, {b.shape[0]}) on {a.device}, "
-            f"got {tuple(out.shape)} on {out.device}"
-        )
-    if out.dtype != out_dtype:
-        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
-    _gemm_out_op(a, b, a_scale, b_scale, out, recipe)
+    check_out(out, (a.shape[0], b.shape[0]), out_dtype)
+    _write(a, b, a_scale, b_scale, recipe, out)
     return out
 
 
-def _check_operand(
-    name: str, operand: Tensor, scale: Tensor | None, element: str, block: tuple[int, int] | None
-) -> None:
-    if operand.dtype != DTYPES[element]:
-        raise TypeError(f"{name} must be {DTYPES[element]} for this recipe, got {operand.dtype}")
-    if block is None:
-        if scale is not None:
-            raise ValueError(f"{name}_scale: the recipe leaves {name} unscaled, pass None")
-        return
-    rows, cols = operand.shape
-    grid = (
-        -(-rows // block[0]) if block[0] else 1,
-        -(-cols // block[1]) if block[1] else 1,
-    )
-    if scale is None:
-        raise ValueError(f"{name}_scale is missing: the recipe takes fp32 scales {grid}")
-    if scale.dtype != torch.float32:
-        raise TypeError(f"{name}_scale must be torch.float32, got {scale.dtype}")
-    if tuple(scale.shape) != grid or scale.device != operand.device:
-        raise ValueError(
-            f"{name}_scale must be {grid} on {operand.device}, "
-            f"got {tuple(scale.shape)} on {scale.device}"
-        )
+def _empty(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    recipe: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
 
 
 def _launch(
@@ -117,8 +81,8 @@ def _launch(
     b: Tensor,
     a_scale: Tensor | None,
     b_scale: Tensor | None,
-    out: Tensor,
     recipe: str,
+    out: Tensor,
 ) -> None:
     check_device("a", a)
     m, k = a.shape
@@ -155,61 +119,11 @@ def _launch(
         )
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::gemm",
-    mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, str recipe, "
-    "ScalarType out_dtype) -> Tensor",
+_make, _write = operator(
+    "gemm",
+    "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, str recipe",
+    "out",
+    empty=_empty,
+    launch=_launch,
+    wanted="ScalarType out_dtype",
 )
-def _gemm_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    recipe: str,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    out = a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
-    _launch(a, b, a_scale, b_scale, out, recipe)
-    return out
-
-
-@_gemm_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    recipe: str,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
-
-
-@torch.library.custom_op(
-    f"{_NAMESPACE}::gemm_out",
-    mutates_args=("out",),
-    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor(a!) out, "
-    "str recipe) -> ()",
-)
-def _gemm_out_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    out: Tensor,
-    recipe: str,
-) -> None:
-    _launch(a, b, a_scale, b_scale, out, recipe)
-
-
-@_gemm_out_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    out: Tensor,
-    recipe: str,
-) -> None:
-    return None

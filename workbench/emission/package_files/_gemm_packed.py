@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ._lookup import Choice, choose, layouts, stand_in, template
+from ._operands import check_out, check_tensors
+from ._operator import operator
 from ._packed_operand import check_side, item_bits, powers, scale_bits
 from ._torch_device import (
     NAMES,
     aligned_rows,
     check_capability,
     check_device,
-    check_tensor,
     current,
     device_facts,
 )
@@ -24,7 +25,6 @@ KERNEL = "triton_decoded_gemm"
 HOPPER = ("hopper_block_gemm",)
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 #: What the CUDA C++ kernel takes a byte of codes for.
 _CODES = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "mxint8": torch.int8}
 
@@ -66,8 +66,9 @@ def gemm_packed(
             decode.
         TypeError: wrong dtype, or no tensor.
     """
-    for name, operand in (("a", a), ("b", b)):
-        check_tensor(name, operand)
+    scales = {"a_scale": a_scale, "b_scale": b_scale}
+    outer = {"a_tensor_scale": a_tensor_scale, "b_tensor_scale": b_tensor_scale}
+    check_tensors("a", a=a, b=b, **scales, **outer, out=out)
     layout = _LAYOUTS.get((recipe, NAMES.get(out_dtype, "")))
     if layout is None:
         known = ", ".join(f"{name} -> {plain}" for name, plain in _LAYOUTS)
@@ -84,35 +85,31 @@ def gemm_packed(
         ("a", a, a_scale, a_tensor_scale),
         ("b", b, b_scale, b_tensor_scale),
     )
-    for name, codes, scale, outer in sides:
-        check_side(name, codes, scale, outer, layout[name], columns)
-    for name, other in (("b", b), ("a_scale", a_scale), ("b_scale", b_scale)):
-        if other is not None and other.device != a.device:
-            raise ValueError(f"a lies on {a.device}, {name} on {other.device}: move one of them")
-    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
+    for name, codes, scale, second in sides:
+        check_side(name, codes, scale, second, layout[name], columns)
+    told = (a, b, *scales.values(), *outer.values(), recipe, columns)
     if out is None:
-        product: Tensor = _packed_op(*operands, recipe, columns, out_dtype)
+        product: Tensor = _make(*told, out_dtype)
         return product
-    check_tensor("out", out)
-    shape = (a.shape[0], b.shape[0])
-    if tuple(out.shape) != shape or out.device != a.device or not out.is_contiguous():
-        raise ValueError(
-            f"out must be {shape} on {a.device} and contiguous, got {tuple(out.shape)} of strides "
-            f"{out.stride()} on {out.device}"
-        )
-    if out.dtype != out_dtype:
-        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
-    _packed_out_op(*operands, out, recipe, columns)
+    check_out(out, (a.shape[0], b.shape[0]), out_dtype, contiguous=True)
+    _write(*told, out)
     return out
 
 
+Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
 def _launch(
-    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    a_tensor_scale: Tensor | None,
+    b_tensor_scale: Tensor | None,
     recipe: str,
     columns: int,
+    out: Tensor,
 ) -> None:
-    a = operands[0]
     check_device("a", a)
     check_capability("codes are decoded by instructions of", a.device)
     (m, n), formats = out.shape, (recipe, NAMES[out.dtype])
@@ -123,18 +120,14 @@ def _launch(
     if choice.file.kernel in HOPPER:
         from . import _hopper_gemm  # ships with such entries only
 
-        aligned = all(aligned_rows(tensor) for tensor in (*operands[:2], out))
+        aligned = all(aligned_rows(tensor) for tensor in (a, b, out))
         if obstacle := _hopper_gemm.obstacle(a.device) if aligned else UNALIGNED:
             choice = stand_in(choice, KERNEL, m, obstacle)
+    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
     run(choice, operands, out, columns)
 
 
-def run(
-    choice: Choice,
-    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    out: Tensor,
-    columns: int,
-) -> None:
+def run(choice: Choice, operands: Operands, out: Tensor, columns: int) -> None:
     """Launch a configuration, whatever it was tuned for."""
     a, b, a_scale, b_scale, a_outer, b_outer = operands
     layout = choice.file.layout
@@ -180,75 +173,12 @@ def run(
         )
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::gemm_packed",
-    mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
-    "Tensor? b_tensor_scale, str recipe, int columns, ScalarType out_dtype) -> Tensor",
+_make, _write = operator(
+    "gemm_packed",
+    "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
+    "Tensor? b_tensor_scale, str recipe, int columns",
+    "out",
+    empty=lambda a, b, *told: a.new_empty((a.shape[0], b.shape[0]), dtype=told[-1]),
+    launch=_launch,
+    wanted="ScalarType out_dtype",
 )
-def _packed_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    a_tensor_scale: Tensor | None,
-    b_tensor_scale: Tensor | None,
-    recipe: str,
-    columns: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    out = a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
-    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
-    _launch(operands, out, recipe, columns)
-    return out
-
-
-@_packed_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    a_tensor_scale: Tensor | None,
-    b_tensor_scale: Tensor | None,
-    recipe: str,
-    columns: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
-
-
-@torch.library.custom_op(
-    f"{_NAMESPACE}::gemm_packed_out",
-    mutates_args=("out",),
-    schema="(Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
-    "Tensor? b_tensor_scale, Tensor(a!) out, str recipe, int columns) -> ()",
-)
-def _packed_out_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    a_tensor_scale: Tensor | None,
-    b_tensor_scale: Tensor | None,
-    out: Tensor,
-    recipe: str,
-    columns: int,
-) -> None:
-    operands = (a, b, a_scale, b_scale, a_tensor_scale, b_tensor_scale)
-    _launch(operands, out, recipe, columns)
-
-
-@_packed_out_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    a_tensor_scale: Tensor | None,
-    b_tensor_scale: Tensor | None,
-    out: Tensor,
-    recipe: str,
-    columns: int,
-) -> None:
-    return None

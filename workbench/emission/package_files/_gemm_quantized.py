@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from ._lookup import Choice, choose, layouts, stand_in, template
+from ._operands import check_operand, check_scale, check_seed, check_tensors, scale_grid
+from ._operator import making
 from ._quantize_packed import run as run_quantize
 from ._torch_device import (
     DTYPES,
     aligned_rows,
     check_device,
-    check_tensor,
     current,
     decodes,
     device_facts,
@@ -21,7 +22,6 @@ PRODUCT, QUANTIZE = "triton_gemm", "triton_quantize_tiles"
 UNALIGNED = "rows of an operand or of the codes do not start at multiples of 16 bytes"
 #: Recipe and output format; products into plain elements are another function's.
 _LAYOUTS = {formats: layout for formats, layout in layouts(KERNEL).items() if "." in formats[1]}
-_NAMESPACE = str(__package__).replace(".", "_")
 
 
 def gemm_quantized(
@@ -53,10 +53,7 @@ def gemm_quantized(
             a format that rounds to nearest.
         TypeError: wrong dtype, or no tensor.
     """
-    for name, tensor in (("a", a), ("b", b), ("a_scale", a_scale), ("b_scale", b_scale)):
-        check_tensor(name, tensor)
-        if tensor.device != a.device:
-            raise ValueError(f"a lies on {a.device}, {name} on {tensor.device}: move one of them")
+    check_tensors("a", a=a, b=b, a_scale=a_scale, b_scale=b_scale)
     layout = _LAYOUTS.get((recipe, format))
     if layout is None:
         known = ", ".join(f"{name} -> {target}" for name, target in _LAYOUTS)
@@ -65,32 +62,27 @@ def gemm_quantized(
         raise ValueError(
             f"gemm_quantized takes a (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    for name, codes, scale in (("a", a, a_scale), ("b", b, b_scale)):
-        if codes.dtype != DTYPES[layout["a_element"]]:
-            wanted = DTYPES[layout["a_element"]]
-            raise TypeError(f"{name} must be {wanted} for this recipe, got {codes.dtype}")
-        grid = tuple(
-            -(-extent // under)
-            for extent, under in zip(codes.shape, layout["a_block"], strict=True)
-        )
-        if scale.dtype != torch.float32:
-            raise TypeError(f"{name}_scale must be torch.float32, got {scale.dtype}")
-        if tuple(scale.shape) != grid:
-            raise ValueError(f"{name}_scale must be {grid}, got {tuple(scale.shape)}")
-    if layout["stochastic"] != (seed is not None):
-        needed = "needs a seed" if layout["stochastic"] else "rounds to nearest: pass no seed"
-        raise ValueError(f"seed: {format} {needed}")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed}: it must lie in 0..2^63 - 1")
-    codes, scales = _quantized_op(a, b, a_scale, b_scale, recipe, format, seed)
+    for name, operand, scale in (("a", a, a_scale), ("b", b, b_scale)):
+        check_operand(name, operand, layout["a_element"])
+        check_scale(name, scale, operand.shape, layout["a_block"])
+    check_seed(format, seed, stochastic=layout["stochastic"])
+    codes, scales = _make(a, b, a_scale, b_scale, recipe, format, seed)
     return codes, scales
 
 
-def _empty(a: Tensor, b: Tensor, recipe: str, format: str) -> tuple[Tensor, Tensor]:
+def _empty(
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    recipe: str,
+    format: str,
+    seed: int | None,
+) -> tuple[Tensor, Tensor]:
     layout = _LAYOUTS[recipe, format]
     m, n, side = a.shape[0], b.shape[0], layout["out_block"]
     codes = a.new_empty((m, n), dtype=DTYPES[layout["out_element"]])
-    return codes, a.new_empty((-(-m // side), -(-n // side)), dtype=torch.float32)
+    return codes, a.new_empty(scale_grid(m, n, (side, side)), dtype=torch.float32)
 
 
 def fallback(choice: Choice, m: int, why: str) -> Choice:
@@ -99,25 +91,28 @@ def fallback(choice: Choice, m: int, why: str) -> Choice:
 
 
 def _launch(
-    operands: tuple[Tensor, Tensor, Tensor, Tensor],
-    outputs: tuple[Tensor, Tensor],
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
     recipe: str,
     format: str,
     seed: int | None,
+    codes: Tensor,
+    scales: Tensor,
 ) -> None:
     from . import _hopper_gemm
 
-    a, b = operands[:2]
     check_device("a", a)
     m, k = a.shape
     if m == 0:
         return
     device, _ = device_facts(a.device)
     choice = choose(KERNEL, (recipe, format), (b.shape[0], k), m, device)
-    aligned = all(aligned_rows(tensor) for tensor in (a, b, outputs[0]))
+    aligned = all(aligned_rows(tensor) for tensor in (a, b, codes))
     if obstacle := _hopper_gemm.obstacle(a.device) if aligned else UNALIGNED:
         choice = fallback(choice, m, obstacle)
-    run(choice, operands, outputs, format, seed)
+    run(choice, (a, b, a_scale, b_scale), (codes, scales), format, seed)
 
 
 def run(
@@ -133,7 +128,9 @@ def run(
     if choice.file.kernel == KERNEL:
         from . import _hopper_gemm
 
-        _hopper_gemm.launch(choice, a, b, a_scale, b_scale, codes, scales, format, seed or 0)
+        _hopper_gemm.launch(
+            choice, *operands, codes, format, c_scale=scales, seed=0 if seed is None else seed
+        )
         return
     layout = choice.file.layout
     decode = decodes(a.device) if layout["decode"] is None else layout["decode"]
@@ -156,34 +153,10 @@ def run(
     run_quantize(second, product, {"codes": codes, "scales": scales}, seed)
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::gemm_quantized",
-    mutates_args=(),
-    schema="(Tensor a, Tensor b, Tensor a_scale, Tensor b_scale, str recipe, str format, "
-    "int? seed) -> (Tensor, Tensor)",
+_make = making(
+    "gemm_quantized",
+    "(Tensor a, Tensor b, Tensor a_scale, Tensor b_scale, str recipe, str format, int? seed) "
+    "-> (Tensor, Tensor)",
+    empty=_empty,
+    launch=_launch,
 )
-def _quantized_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor,
-    b_scale: Tensor,
-    recipe: str,
-    format: str,
-    seed: int | None,
-) -> tuple[Tensor, Tensor]:
-    outputs = _empty(a, b, recipe, format)
-    _launch((a, b, a_scale, b_scale), outputs, recipe, format, seed)
-    return outputs
-
-
-@_quantized_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor,
-    b_scale: Tensor,
-    recipe: str,
-    format: str,
-    seed: int | None,
-) -> tuple[Tensor, Tensor]:
-    return _empty(a, b, recipe, format)

@@ -4,20 +4,16 @@ import torch
 from torch import Tensor
 
 from ._lookup import Choice, choose, layouts, stand_in, template
-from ._torch_device import (
-    DTYPES,
-    NAMES,
-    check_device,
-    check_tensor,
-    current,
-    decodes,
-    device_facts,
-)
+from ._operands import check_operand, check_out, check_sums, check_tensors
+from ._operator import operator
+from ._torch_device import NAMES, check_device, current, decodes, device_facts
 
 KERNEL = "triton_grouped_gemm"
+#: The CUDA C++ kernel: contiguous, padded and masked rows.
+HOPPER = ("hopper_grouped_gemm",)
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
+UNFIT = f"{UNALIGNED}, or matrices do not follow each other"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 
 
 def grouped_gemm(
@@ -67,13 +63,9 @@ def grouped_gemm(
         ValueError: unknown recipe, order or output, wrong shape, device or stride.
         TypeError: wrong dtype, or no tensor.
     """
-    given = {"a_scale": a_scale, "b_scale": b_scale, "offsets": offsets, "counts": counts}
-    given |= {"ids": ids, "out": out}
-    tensors = {"a": a, "b": b, **{name: t for name, t in given.items() if t is not None}}
-    for name, tensor in tensors.items():
-        check_tensor(name, tensor)
-        if tensor.device != a.device:
-            raise ValueError(f"a lies on {a.device}, {name} on {tensor.device}: move one of them")
+    scales = {"a": a_scale, "b": b_scale}
+    optional = {"offsets": offsets, "counts": counts, "ids": ids, "out": out}
+    check_tensors("a", a=a, b=b, a_scale=a_scale, b_scale=b_scale, **optional)
     if offsets is None and counts is None:
         raise ValueError("give offsets (contiguous, gathered), counts (masked), or both (padded)")
     order = _order(offsets, counts, ids)
@@ -90,26 +82,18 @@ def grouped_gemm(
             f"{tuple(b.shape)}"
         )
     for name, operand in (("a", a), ("b", b)):
-        if operand.dtype != DTYPES[layout[f"{name}_element"]]:
-            wanted = DTYPES[layout[f"{name}_element"]]
-            raise TypeError(f"{name} must be {wanted} for this recipe, got {operand.dtype}")
-        scaled = given[f"{name}_scale"] is not None
+        check_operand(name, operand, layout[f"{name}_element"])
+        scaled = scales[name] is not None
         if scaled != (layout[f"{name}_block"] is not None):
             found = "is given" if scaled else "is missing"
             raise ValueError(f"{name}_scale {found}: see the recipe's scales")
-    if layout["max_k"] is not None and a.shape[-1] > layout["max_k"]:
-        raise ValueError(
-            f"K {a.shape[-1]} > {layout['max_k']}: the int32 accumulator could overflow, split K"
-        )
-    rest = (offsets, counts, ids, recipe, top_k, expected_rows or 0)
+    check_sums(a.shape[-1], layout["max_k"])
+    told = (a, b, a_scale, b_scale, offsets, counts, ids, recipe, top_k, expected_rows or 0)
     if out is None:
-        product: Tensor = _grouped_op(a, b, a_scale, b_scale, *rest, out_dtype)
+        product: Tensor = _make(*told, out_dtype)
         return product
-    if tuple(out.shape) != _shape(a, b, ids, top_k):
-        raise ValueError(f"out must be {_shape(a, b, ids, top_k)}, got {tuple(out.shape)}")
-    if out.dtype != out_dtype:
-        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
-    _grouped_out_op(a, b, a_scale, b_scale, *rest, out)
+    check_out(out, _shape(a, b, ids, top_k), out_dtype)
+    _write(*told, out)
     return out
 
 
@@ -132,17 +116,28 @@ def _aligned(tensor: Tensor) -> bool:
     return tensor.data_ptr() % 16 == 0 and all(s * item % 16 == 0 for s in tensor.stride()[:-1])
 
 
+def _fits_hopper(tensor: Tensor) -> bool:
+    """Whether the CUDA C++ kernel takes a matrix, or matrices that follow each other."""
+    *matrices, rows, cols = tensor.shape
+    pitch = tensor.stride(-2)
+    follow = not matrices or tensor.stride(0) == rows * pitch
+    return follow and pitch >= cols and cols * tensor.element_size() % 16 == 0 and _aligned(tensor)
+
+
 def _launch(
-    operands: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    routing: tuple[Tensor | None, Tensor | None, Tensor | None],
-    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor | None,
+    b_scale: Tensor | None,
+    offsets: Tensor | None,
+    counts: Tensor | None,
+    ids: Tensor | None,
     recipe: str,
     top_k: int,
     expected_rows: int,
+    out: Tensor,
 ) -> None:
-    a, b = operands[:2]
     check_device("a", a)
-    offsets, counts, ids = routing
     rows = a.numel() // a.shape[-1] if ids is None else ids.shape[0]
     if rows == 0 or out.numel() == 0:
         return
@@ -152,10 +147,16 @@ def _launch(
         rows = expected_rows
     device, _ = device_facts(a.device)
     formats = (recipe, order, NAMES[out.dtype])
-    choice = choose(KERNEL, formats, (b.shape[0], *b.shape[1:], size), rows, device)
-    if choice.config["tma"] and not (_aligned(a) and _aligned(b)):
+    choice = choose(KERNEL, formats, (b.shape[0], *b.shape[1:], size), rows, device, HOPPER)
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_gemm  # ships with such entries only
+
+        fits = all(_fits_hopper(tensor) for tensor in (a, b, out))
+        if obstacle := _hopper_gemm.obstacle(a.device) if fits else UNFIT:
+            choice = stand_in(choice, KERNEL, rows, obstacle)
+    elif choice.config["tma"] and not (_aligned(a) and _aligned(b)):
         choice = stand_in(choice, KERNEL, rows, UNALIGNED)
-    run(choice, operands, routing, out, top_k)
+    run(choice, (a, b, a_scale, b_scale), (offsets, counts, ids), out, top_k)
 
 
 def run(
@@ -168,6 +169,11 @@ def run(
     """Launch a configuration, whatever it was tuned for."""
     a, b, a_scale, b_scale = operands
     offsets, counts, ids = routing
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_gemm
+
+        _hopper_gemm.launch(choice, *operands, out, offsets=offsets, counts=counts)
+        return
     layout = choice.file.layout
     decode = decodes(a.device) if layout["decode"] is None else layout["decode"]
     _, num_sms = device_facts(a.device)
@@ -190,38 +196,7 @@ def run(
         )
 
 
-_INPUTS = (
-    "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? offsets, Tensor? counts, "
-    "Tensor? ids, str recipe, int top_k, int expected_rows"
-)
-
-
-@torch.library.custom_op(
-    f"{_NAMESPACE}::grouped_gemm",
-    mutates_args=(),
-    schema=f"({_INPUTS}, ScalarType out_dtype) -> Tensor",
-)
-def _grouped_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    offsets: Tensor | None,
-    counts: Tensor | None,
-    ids: Tensor | None,
-    recipe: str,
-    top_k: int,
-    expected_rows: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    out = a.new_empty(_shape(a, b, ids, top_k), dtype=out_dtype)
-    operands, routing = (a, b, a_scale, b_scale), (offsets, counts, ids)
-    _launch(operands, routing, out, recipe, top_k, expected_rows)
-    return out
-
-
-@_grouped_op.register_fake
-def _(
+def _empty(
     a: Tensor,
     b: Tensor,
     a_scale: Tensor | None,
@@ -237,40 +212,12 @@ def _(
     return a.new_empty(_shape(a, b, ids, top_k), dtype=out_dtype)
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::grouped_gemm_out",
-    mutates_args=("out",),
-    schema=f"({_INPUTS}, Tensor(a!) out) -> ()",
+_make, _write = operator(
+    "grouped_gemm",
+    "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? offsets, Tensor? counts, "
+    "Tensor? ids, str recipe, int top_k, int expected_rows",
+    "out",
+    empty=_empty,
+    launch=_launch,
+    wanted="ScalarType out_dtype",
 )
-def _grouped_out_op(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    offsets: Tensor | None,
-    counts: Tensor | None,
-    ids: Tensor | None,
-    recipe: str,
-    top_k: int,
-    expected_rows: int,
-    out: Tensor,
-) -> None:
-    operands, routing = (a, b, a_scale, b_scale), (offsets, counts, ids)
-    _launch(operands, routing, out, recipe, top_k, expected_rows)
-
-
-@_grouped_out_op.register_fake
-def _(
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor | None,
-    b_scale: Tensor | None,
-    offsets: Tensor | None,
-    counts: Tensor | None,
-    ids: Tensor | None,
-    recipe: str,
-    top_k: int,
-    expected_rows: int,
-    out: Tensor,
-) -> None:
-    return None

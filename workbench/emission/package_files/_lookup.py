@@ -2,16 +2,19 @@
 
 A file holds the tuned configurations of one kernel, one choice of formats and one set of fixed
 extents (N and K of a product, the columns of a quantisation) on one GPU, by the free extent M (the
-rows).  A call takes the entry whose M is nearest in log space; a tie goes to the smaller M.  Where
-several kernels compute the same product, the entries of all of them stand in one row.  Fixed
-extents that were never tuned take a conservative default under the same rule, with one warning for
-each kernel and choice of formats; on a GPU that the package was not tuned for, every call takes a
-default that runs on any NVIDIA GPU of capability 8.0 and up, with one warning.  Warnings point at
+rows), or by several free extents (matrices, queries and length of attention's products).  A call
+takes the entry whose free extents are nearest in log space, their distances added up; a tie goes
+to the smaller M.  Where several kernels compute the same product, the entries of all of them stand
+in one row.  Fixed extents that were never tuned take a conservative default under the same rule,
+with one warning for each kernel and choice of formats; on a GPU that the package was not tuned for,
+every call takes a default that runs on any NVIDIA GPU of capability 8.0 and up, with one warning.
+Warnings point at
 the line outside this package and torch that made the call.  Standard library only.
 """
 
 import importlib
 import json
+import math
 import re
 import sys
 import warnings
@@ -25,6 +28,8 @@ from typing import Any
 SCHEMA = "tile-workbench/configs/1"
 
 Config = dict[str, "int | bool"]
+#: The extents of which the nearest tuned ones are taken: M, or several.
+Free = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class ConfigFile:
     formats: tuple[str, ...]  #: (recipe, output) of a product, (target, source) of a quantisation
     extents: tuple[int, ...] | None  #: (N, K) or (columns,); ``None``: defaults for any
     layout: Mapping[str, Any]  #: elements and scale blocks of the operands
-    entries: tuple[tuple[int, Config], ...]  #: (M, configuration), M ascending
+    entries: tuple[tuple[Free, Config], ...]  #: (M, configuration), M ascending
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Choice:
     """What a call launches."""
 
     file: ConfigFile
-    m: int  #: the M whose entry was taken
+    m: Free  #: the M whose entry was taken
     config: Config
 
     @property
@@ -66,8 +71,10 @@ def parse_config_file(text: str) -> ConfigFile:
         raise ValueError(f"a configuration file carries the schema {SCHEMA!r}: emit again")
     if not re.fullmatch(r"(triton|cuda)\.[a-z_][a-z0-9_]*", data["template"]):
         raise ValueError(f"template {data['template']!r} is not a module of this package")
-    entries = tuple((int(entry["m"]), dict(entry["config"])) for entry in data["entries"])
-    if not entries or sorted({m for m, _ in entries}) != [m for m, _ in entries]:
+    entries = tuple((_free(entry["m"]), dict(entry["config"])) for entry in data["entries"])
+    keys = [m for m, _ in entries]
+    alike = len({(type(m), len(_points(m))) for m in keys}) == 1
+    if not alike or keys != sorted(set(keys), key=_points):
         raise ValueError("a configuration file lists its entries by M, ascending and each once")
     return ConfigFile(
         kernel=data["kernel"],
@@ -81,19 +88,34 @@ def parse_config_file(text: str) -> ConfigFile:
     )
 
 
-def nearest(m: int, keys: Sequence[int]) -> int:
+def _free(m: object) -> Free:
+    return tuple(map(int, m)) if isinstance(m, list) else int(str(m))
+
+
+def _points(m: Free) -> tuple[int, ...]:
+    return m if isinstance(m, tuple) else (m,)
+
+
+def nearest(m: Free, keys: Sequence[Free]) -> Free:
     """The key nearest to ``m`` in log space; a tie goes to the smaller.
 
     Args:
-        m: at least 1.
+        m: at least 1; of several extents the distances are added up.
         keys: ascending, at least one, each at least 1.
     """
-    best = keys[0]
+    best, most = keys[0], _ratio(m, keys[0])
     for key in keys[1:]:
-        # |log m - log key| < |log m - log best| for best < key, in integers: nothing is rounded.
-        if m * m > best * key:
-            best = key
+        ratio = _ratio(m, key)
+        # sum |log m - log key| < sum |log m - log best|, in integers: nothing is rounded.
+        if ratio[0] * most[1] < most[0] * ratio[1]:
+            best, most = key, ratio
     return best
+
+
+def _ratio(m: Free, key: Free) -> tuple[int, int]:
+    """Products of the larger extents and of the smaller ones."""
+    pairs = list(zip(_points(m), _points(key), strict=True))
+    return math.prod(max(pair) for pair in pairs), math.prod(min(pair) for pair in pairs)
 
 
 def _read_all() -> tuple[ConfigFile, ...]:
@@ -133,7 +155,7 @@ def choose(
     kernel: str,
     formats: tuple[str, ...],
     extents: tuple[int, ...],
-    m: int,
+    m: Free,
     device: str,
     others: tuple[str, ...] = (),
 ) -> Choice:
@@ -143,7 +165,7 @@ def choose(
         kernel: kernel family.
         formats: (recipe, output) or (target, source).
         extents: (N, K) or (columns,).
-        m: rows, at least 1.
+        m: rows, at least 1; or all free extents.
         device: the driver's name of the GPU, or "cpu" under Triton's interpreter.
         others: families whose tuned entries count as well; defaults are those of ``kernel``.
     Raises:
@@ -163,7 +185,7 @@ def choose_from(
     kernel: str,
     formats: tuple[str, ...],
     extents: tuple[int, ...],
-    m: int,
+    m: Free,
     device: str,
     others: tuple[str, ...] = (),
 ) -> Choice:
@@ -198,15 +220,15 @@ def choose_from(
     return _entry(tuned, m)
 
 
-def _entry(files: Sequence[ConfigFile], m: int) -> Choice:
+def _entry(files: Sequence[ConfigFile], m: Free) -> Choice:
     """The entry that serves ``m``; of two for the same M the first file's."""
     if not files:
         raise ValueError("this package lacks the default for the call: install it again")
-    by_m: dict[int, tuple[ConfigFile, Config]] = {}
+    by_m: dict[Free, tuple[ConfigFile, Config]] = {}
     for file in files:
         for key, config in file.entries:
             by_m.setdefault(key, (file, config))
-    taken = nearest(m, sorted(by_m))
+    taken = nearest(m, sorted(by_m, key=_points))
     file, config = by_m[taken]
     return Choice(file=file, m=taken, config=config)
 
@@ -216,7 +238,7 @@ def _is_gpu(file: ConfigFile, device: str) -> bool:
 
 
 def stand_in(
-    choice: Choice, kernel: str, m: int, why: str, formats: tuple[str, ...] | None = None
+    choice: Choice, kernel: str, m: Free, why: str, formats: tuple[str, ...] | None = None
 ) -> Choice:
     """The default of ``kernel`` that runs where a tuned configuration cannot, with one warning.
 
@@ -225,7 +247,7 @@ def stand_in(
     Args:
         choice: what was chosen.
         kernel: family of the default.
-        m: rows of the call.
+        m: rows of the call, or all its free extents.
         why: what is in the way; without it there is no warning.
         formats: those of the default, where it has others.
     """

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torch_device import NAMES, check_tensor
+from ._operands import scale_grid
+from ._torch_device import NAMES
 
 #: Dtypes in which scales of a stored format are taken; the first is the kernel's.
 _SCALES = {
@@ -47,13 +48,9 @@ def check_side(
         if scale is not None:
             raise ValueError(f"{name}_scale: the recipe leaves {name} unscaled, pass None")
         return
-    grid = (
-        -(-codes.shape[0] // block[0]) if block[0] else 1,
-        -(-columns // block[1]) if block[1] else 1,
-    )
+    grid = scale_grid(codes.shape[0], columns, block)
     if scale is None:
         raise ValueError(f"{name}_scale is missing: the recipe takes scales {grid}")
-    check_tensor(f"{name}_scale", scale)
     if scale.dtype not in _SCALES[facts["stored"]]:
         wanted = " or ".join(map(str, _SCALES[facts["stored"]]))
         raise TypeError(f"{name}_scale must be {wanted}, got {scale.dtype}")

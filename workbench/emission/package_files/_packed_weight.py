@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._lookup import layouts
-from ._torch_device import check_tensor
+from ._operands import check_tensor
 
 KERNEL = "triton_weight_only"
 _RECIPES = {recipe: layout for (recipe, _), layout in layouts(KERNEL).items()}

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from ._lookup import choose, layouts, template
-from ._torch_device import DTYPES, NAMES, check_device, check_tensor, current, device_facts
+from ._operands import check_out, check_tensor, check_tensors, scale_grid
+from ._operator import operator
+from ._torch_device import DTYPES, NAMES, check_device, current, device_facts
 
 KERNEL = "triton_quantize"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
 _ROW_PADDING = 4
@@ -42,42 +43,26 @@ def quantize(
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"quantize takes a matrix (rows, cols), got {tuple(x.shape)}")
     if out is None:
-        codes, scales = _quantize_op(x, format)
+        codes, scales = _make(x, format)
         return codes, scales
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise TypeError(f"out is {type(out).__name__}: it must be a pair (codes, scales)")
     codes, scales = out
-    check_tensor("codes of out", codes)
-    check_tensor("scales of out", scales)
-    grid = _grid(x, layout["block"])
-    if codes.shape != x.shape or tuple(scales.shape) != grid:
-        raise ValueError(
-            f"out must be codes {tuple(x.shape)} and scales {grid}, "
-            f"got {tuple(codes.shape)} and {tuple(scales.shape)}"
-        )
-    if codes.device != x.device or scales.device != x.device:
-        raise ValueError(f"x lies on {x.device}, out on {codes.device} and {scales.device}")
-    if codes.dtype != DTYPES[layout["element"]] or scales.dtype != torch.float32:
-        raise TypeError(
-            f"out must be {DTYPES[layout['element']]} and torch.float32, "
-            f"got {codes.dtype} and {scales.dtype}"
-        )
-    _quantize_out_op(x, codes, scales, format)
+    parts = {"codes of out": codes, "scales of out": scales}
+    for name, part in parts.items():
+        check_tensor(name, part)
+    check_tensors("x", x=x, **parts)
+    element, grid = DTYPES[layout["element"]], scale_grid(x.shape[0], x.shape[1], layout["block"])
+    check_out(codes, x.shape, element, name="codes of out")
+    check_out(scales, grid, torch.float32, name="scales of out")
+    _write(x, format, codes, scales)
     return codes, scales
-
-
-def _grid(x: Tensor, block: tuple[int, int]) -> tuple[int, int]:
-    rows, cols = x.shape
-    return (
-        -(-rows // block[0]) if block[0] else 1,
-        -(-cols // block[1]) if block[1] else 1,
-    )
 
 
 def _empty(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
     layout = _LAYOUTS[format, NAMES[x.dtype]]
     block = layout["block"]
-    grid = _grid(x, block)
+    grid = scale_grid(x.shape[0], x.shape[1], block)
     padded = -(-grid[0] // _ROW_PADDING) * _ROW_PADDING
     strides = (1, padded) if block[0] == 1 and block[1] else (grid[1], 1)
     codes = torch.empty(x.shape, dtype=DTYPES[layout["element"]], device=x.device)
@@ -85,7 +70,7 @@ def _empty(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-def _launch(x: Tensor, codes: Tensor, scales: Tensor, format: str) -> None:
+def _launch(x: Tensor, format: str, codes: Tensor, scales: Tensor) -> None:
     check_device("x", x)
     rows, cols = x.shape
     if rows == 0:
@@ -98,29 +83,6 @@ def _launch(x: Tensor, codes: Tensor, scales: Tensor, format: str) -> None:
         )
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::quantize", mutates_args=(), schema="(Tensor x, str format) -> (Tensor, Tensor)"
+_make, _write = operator(
+    "quantize", "Tensor x, str format", "codes, scales", empty=_empty, launch=_launch
 )
-def _quantize_op(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    codes, scales = _empty(x, format)
-    _launch(x, codes, scales, format)
-    return codes, scales
-
-
-@_quantize_op.register_fake
-def _(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
-    return _empty(x, format)
-
-
-@torch.library.custom_op(
-    f"{_NAMESPACE}::quantize_out",
-    mutates_args=("codes", "scales"),
-    schema="(Tensor x, Tensor(a!) codes, Tensor(b!) scales, str format) -> ()",
-)
-def _quantize_out_op(x: Tensor, codes: Tensor, scales: Tensor, format: str) -> None:
-    _launch(x, codes, scales, format)
-
-
-@_quantize_out_op.register_fake
-def _(x: Tensor, codes: Tensor, scales: Tensor, format: str) -> None:
-    return None

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ._lookup import Choice, choose, layouts, template
-from ._torch_device import NAMES, check_device, check_tensor, current, device_facts
+from ._operands import check_seed, check_tensor, scale_grid
+from ._operator import making
+from ._torch_device import NAMES, check_device, current, device_facts
 
 KERNEL = "triton_quantize_tiles"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
 _ROW_PADDING = 4
 #: Columns that a program holds where they share one scale.
@@ -76,16 +77,12 @@ def quantize_packed(
         raise ValueError(f"no quantize_packed from {x.dtype} to {asked}: there is {known}")
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"quantize_packed takes a matrix (rows, cols), got {tuple(x.shape)}")
-    if layout["stochastic"] != (seed is not None):
-        needed = "needs a seed" if layout["stochastic"] else "rounds to nearest: pass no seed"
-        raise ValueError(f"seed: {format} {needed}")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed {seed}: it must lie in 0..2^63 - 1")
+    check_seed(format, seed, stochastic=layout["stochastic"])
     if layout["block"] == (1, 0) and x.shape[1] > _MAX_COLUMNS:
         raise ValueError(
             f"x has {x.shape[1]} columns: at most {_MAX_COLUMNS} under one scale fit a program"
         )
-    found = _quantize_op(x, format, options, seed)
+    found = _make(x, format, options, seed)
     return Quantized(**dict(zip(_outputs(layout), found, strict=True)))
 
 
@@ -117,7 +114,7 @@ def _empty(x: Tensor, layout: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _empty_scales(rows: int, cols: int, layout: Mapping[str, Any], device: torch.device) -> Tensor:
     block = layout["block"]
-    grid = (-(-rows // block[0]) if block[0] else 1, -(-cols // block[1]) if block[1] else 1)
+    grid = scale_grid(rows, cols, block)
     if layout["swizzled"]:
         tiles = -(-grid[0] // 128) * -(-grid[1] // 4)
         return torch.empty(tiles * 512, dtype=torch.uint8, device=device)
@@ -155,21 +152,23 @@ def run(choice: Choice, x: Tensor, outputs: Mapping[str, Tensor], seed: int | No
         )
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::quantize_packed",
-    mutates_args=(),
-    schema="(Tensor x, str format, str[] options, int? seed) -> Tensor[]",
-)
-def _quantize_op(x: Tensor, format: str, options: list[str], seed: int | None) -> list[Tensor]:
+def _launch(x: Tensor, format: str, options: list[str], seed: int | None, *outputs: Tensor) -> None:
     check_device("x", x)
+    if x.shape[0] == 0:
+        return
     formats = (format, NAMES[x.dtype], *options)
-    outputs = _empty(x, _LAYOUTS[formats])
-    if x.shape[0]:
-        device, _ = device_facts(x.device)
-        run(choose(KERNEL, formats, (x.shape[1],), x.shape[0], device), x, outputs, seed)
-    return list(outputs.values())
+    device, _ = device_facts(x.device)
+    choice = choose(KERNEL, formats, (x.shape[1],), x.shape[0], device)
+    run(choice, x, dict(zip(_outputs(_LAYOUTS[formats]), outputs, strict=True)), seed)
 
 
-@_quantize_op.register_fake
-def _(x: Tensor, format: str, options: list[str], seed: int | None) -> list[Tensor]:
+def _blank(x: Tensor, format: str, options: list[str], seed: int | None) -> list[Tensor]:
     return list(_empty(x, _LAYOUTS[(format, NAMES[x.dtype], *options)]).values())
+
+
+_make = making(
+    "quantize_packed",
+    "(Tensor x, str format, str[] options, int? seed) -> Tensor[]",
+    empty=_blank,
+    launch=_launch,
+)

@@ -27,12 +27,6 @@ _facts: dict[torch.device, tuple[str, int]] = {}
 _decodes: dict[torch.device, bool] = {}
 
 
-def check_tensor(name: str, value: object) -> None:
-    """Raises TypeError for what is no tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is {type(value).__name__}: it must be a torch tensor")
-
-
 def check_device(name: str, tensor: Tensor) -> None:
     """Raises ValueError for a tensor that Triton cannot run on."""
     if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:

@@ -8,22 +8,15 @@ import torch
 from torch import Tensor
 
 from ._lookup import Choice, choose, layouts, stand_in, template
+from ._operands import check_operand, check_out, check_tensor, check_tensors
+from ._operator import operator
 from ._packed_weight import PackedWeight
-from ._torch_device import (
-    DTYPES,
-    NAMES,
-    check_capability,
-    check_device,
-    check_tensor,
-    current,
-    device_facts,
-)
+from ._torch_device import NAMES, check_capability, check_device, current, device_facts
 from ._workspace import zeroed_words
 
 KERNEL = "triton_weight_only"
 UNALIGNED = "rows of x do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
-_NAMESPACE = str(__package__).replace(".", "_")
 
 
 def linear_weight_only(
@@ -59,27 +52,18 @@ def linear_weight_only(
         raise ValueError(
             f"no weight-only product {weight.recipe} with output {out_dtype}: there is {known}"
         )
-    if x.dtype != DTYPES[layout["activation"]]:
-        raise TypeError(f"x must be {DTYPES[layout['activation']]} for this recipe, got {x.dtype}")
+    check_operand("x", x, layout["activation"])
     if x.ndim == 0 or x.shape[-1] != weight.columns:
         raise ValueError(f"x must be (..., {weight.columns}), got {tuple(x.shape)}")
-    if weight.codes.device != x.device:
-        raise ValueError(f"x lies on {x.device}, weight on {weight.codes.device}: move one of them")
+    check_tensors("x", x=x, weight=weight.codes, out=out)
     parts = (weight.codes, weight.scale, weight.zero, weight.row_scale)
     rows, shape = x.reshape(-1, weight.columns), (*x.shape[:-1], weight.rows)
     if out is None:
-        product: Tensor = _linear_op(rows, *parts, weight.recipe, weight.columns, out_dtype)
+        product: Tensor = _make(rows, *parts, weight.recipe, weight.columns, out_dtype)
         return product.view(shape)
-    check_tensor("out", out)
-    if tuple(out.shape) != shape or out.device != x.device or not out.is_contiguous():
-        raise ValueError(
-            f"out must be {shape} on {x.device} and contiguous, got {tuple(out.shape)} of strides "
-            f"{out.stride()} on {out.device}"
-        )
-    if out.dtype != out_dtype:
-        raise TypeError(f"out holds {out.dtype}, out_dtype is {out_dtype}: make them equal")
+    check_out(out, shape, out_dtype, contiguous=True)
     into = out.view(-1, weight.rows)
-    _linear_out_op(rows, *parts, into, weight.recipe, weight.columns)
+    _write(rows, *parts, weight.recipe, weight.columns, into)
     return out
 
 
@@ -98,10 +82,13 @@ def _whole_shares(split_k: int, columns: int, element: str) -> int:
 
 def _launch(
     x: Tensor,
-    parts: tuple[Tensor, Tensor | None, Tensor | None, Tensor],
-    out: Tensor,
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    row_scale: Tensor,
     recipe: str,
     columns: int,
+    out: Tensor,
 ) -> None:
     check_device("x", x)
     check_capability("weights are decoded by instructions of", x.device)
@@ -112,7 +99,7 @@ def _launch(
     choice = choose(KERNEL, formats, (out.shape[1], columns), x.shape[0], device)
     if choice.config["tma"] and (x.data_ptr() % 16 or x.stride(0) * x.element_size() % 16):
         choice = stand_in(choice, KERNEL, x.shape[0], UNALIGNED)
-    run(choice, x, parts, out, columns)
+    run(choice, x, (codes, scale, zero, row_scale), out, columns)
 
 
 def run(
@@ -150,69 +137,12 @@ def run(
         module.launch(x, weight, out, config=config, workspace=workspace)
 
 
-@torch.library.custom_op(
-    f"{_NAMESPACE}::linear_weight_only",
-    mutates_args=(),
-    schema="(Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, str recipe, "
-    "int columns, ScalarType out_dtype) -> Tensor",
+_make, _write = operator(
+    "linear_weight_only",
+    "Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, str recipe, "
+    "int columns",
+    "out",
+    empty=lambda x, codes, *told: x.new_empty((x.shape[0], codes.shape[1]), dtype=told[-1]),
+    launch=_launch,
+    wanted="ScalarType out_dtype",
 )
-def _linear_op(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor | None,
-    zero: Tensor | None,
-    row_scale: Tensor,
-    recipe: str,
-    columns: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    out = x.new_empty((x.shape[0], codes.shape[1]), dtype=out_dtype)
-    _launch(x, (codes, scale, zero, row_scale), out, recipe, columns)
-    return out
-
-
-@_linear_op.register_fake
-def _(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor | None,
-    zero: Tensor | None,
-    row_scale: Tensor,
-    recipe: str,
-    columns: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return x.new_empty((x.shape[0], codes.shape[1]), dtype=out_dtype)
-
-
-@torch.library.custom_op(
-    f"{_NAMESPACE}::linear_weight_only_out",
-    mutates_args=("out",),
-    schema="(Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, "
-    "Tensor(a!) out, str recipe, int columns) -> ()",
-)
-def _linear_out_op(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor | None,
-    zero: Tensor | None,
-    row_scale: Tensor,
-    out: Tensor,
-    recipe: str,
-    columns: int,
-) -> None:
-    _launch(x, (codes, scale, zero, row_scale), out, recipe, columns)
-
-
-@_linear_out_op.register_fake
-def _(
-    x: Tensor,
-    codes: Tensor,
-    scale: Tensor | None,
-    zero: Tensor | None,
-    row_scale: Tensor,
-    out: Tensor,
-    recipe: str,
-    columns: int,
-) -> None:
-    return None

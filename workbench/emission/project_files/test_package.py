@@ -6,6 +6,7 @@ They need a GPU, or ``TRITON_INTERPRET=1`` in the environment; the digests need 
 import hashlib
 import importlib
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -88,8 +89,10 @@ def test_the_nearest_tuned_extent_is_taken(m: int) -> None:
     lookup = _module("_lookup")
     for file in lookup.FILES:
         keys = [key for key, _ in file.entries]
-        distance = [max(m, key) / min(m, key) for key in keys]
-        assert lookup.nearest(m, keys) == keys[distance.index(min(distance))]
+        points = [key if isinstance(key, tuple) else (key,) for key in keys]
+        distance = [math.prod(max(m, n) / min(m, n) for n in point) for point in points]
+        asked = (m,) * len(points[0]) if isinstance(keys[0], tuple) else m
+        assert lookup.nearest(asked, keys) == keys[distance.index(min(distance))]
 
 
 @pytest.mark.parametrize(("recipe", "out", "layout"), _layouts("triton_gemm"))
@@ -139,15 +142,15 @@ def test_tuned_shapes_of_the_hopper_kernels(config: Any, m: int) -> None:
     # The same call on CuPy arrays, scales as its kernel reads them.
     if a_scale is not None:
         rows = layout["scales"].startswith("b1x")
-        a_scale = hopper._columns_aligned(a_scale) if rows else a_scale
+        a_scale = hopper.columns_aligned(a_scale) if rows else a_scale
         both = rows and config["kernel"] == hopper.BLOCKS
-        b_scale = hopper._columns_aligned(b_scale) if both else b_scale
-    views = [None if t is None else hopper._view(t) for t in (a, b, a_scale, b_scale)]
+        b_scale = hopper.columns_aligned(b_scale) if both else b_scale
+    views = [None if t is None else hopper.view(t) for t in (a, b, a_scale, b_scale)]
     gemm_cuda = _module("gemm_cuda")
     torch.cuda.synchronize()
     again = gemm_cuda.gemm(*views, recipe=recipe, out_format=out)
     cupy.cuda.runtime.deviceSynchronize()
-    assert (again == hopper._view(c)).all()
+    assert (again == hopper.view(c)).all()
 
 
 @pytest.mark.parametrize(("target", "source", "layout"), _layouts("triton_quantize"))

@@ -1,0 +1,36 @@
+"""``transpose``: the codes of a matrix, turned for a product that reads them the other way."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tiles.kernels import Limits
+from tiles.problems import Problem, Transpose
+from workbench.emission.function import TORCH_FILES, Function
+
+if TYPE_CHECKING:
+    from workbench.emission.winners import TunedEntry
+
+__all__ = ["TransposeFunction"]
+
+
+class TransposeFunction(Function):
+    """``transpose`` on torch tensors."""
+
+    name: ClassVar[str] = "transpose"
+    families: ClassVar[tuple[str, ...]] = ("triton_transpose",)
+
+    def files(self, families: Collection[str]) -> tuple[str, ...]:
+        return ("_transpose.py", *TORCH_FILES)
+
+    def layout(
+        self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
+    ) -> dict[str, Any]:
+        assert isinstance(problem, Transpose)
+        return {"element": problem.element}
+
+    def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
+        return [
+            f"from {name} import transpose",
+            "",
+            f"turned = transpose(codes)  # (R, C) {entries[0].formats[0]} to (C, R)",
+        ]
