@@ -35,6 +35,8 @@ WHOLE = 170
 #: Configurations of an anchor that a deck begins with.
 TO_DECK = 12
 WARM_EVERY = 4
+#: Where the median of a space reaches more of its best than this, as predicted, any row would do.
+MATTERS = 0.75
 #: Shapes over which the kernels that pass over memory once are spread.
 STREAMS_OVER = 44
 
@@ -134,8 +136,7 @@ class _Chooser:
         """How many configurations of each family; what one lacks the others get."""
         sizes = [len(self._price(problem, one)) for one in families]
         if anchor:
-            able = [place for place, size in enumerate(sizes) if size >= PLAIN]
-            lead = able[turn % len(able)] if able else -1
+            lead = self._lead(problem, families, turn)
             deep = [min(size, WHOLE if size <= WHOLE else DEEP) for size in sizes]
             counts = [
                 deep[place] if place == lead else min(size, BESIDE)
@@ -148,6 +149,16 @@ class _Chooser:
             open_ = [place for place, size in enumerate(sizes) if counts[place] < size]
             counts[min(open_, key=lambda place: counts[place])] += 1
         return list(zip(families, counts, strict=True))
+
+    def _lead(self, problem: Problem, families: Sequence[Kernel], turn: int) -> int:
+        """The family that is searched deeply: in turns, of those where choosing matters."""
+        priced = [self._price(problem, one) for one in families]
+        reached = [float(one.time_us.min() / np.median(one.time_us)) for one in priced]
+        large = [place for place, one in enumerate(priced) if len(one) >= DEEP]
+        if not large:
+            return max(range(len(priced)), key=lambda place: len(priced[place]))
+        matter = [place for place in large if reached[place] <= MATTERS]
+        return matter[turn % len(matter)] if matter else min(large, key=reached.__getitem__)
 
     def _deck(self, name: str, one: Kernel, anchors: Sequence[Shape]) -> set[TileConfig]:
         """Configurations of a family that all shapes under a name draw from, and add to."""

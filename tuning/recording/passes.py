@@ -6,6 +6,7 @@ where and how, and has a line a pass behind it; a process that dies leaves a tor
 """
 
 import gzip
+import itertools
 import json
 import os
 import zlib
@@ -87,13 +88,11 @@ class PassFile:
     """A file that passes are appended to; compressed when it is closed in order."""
 
     def __init__(self, folder: Path, name: str, head: Head) -> None:
-        """Create the file, which must not exist yet.
-
-        Raises:
-            FileExistsError: it does.
-        """
+        """Create a file of that name, or of one with a number where an earlier call took it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / (name + SUFFIX)
+        names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+        free = (one for one in names if not any(folder.glob(f"{one}{SUFFIX}*")))
+        self._path = folder / (next(free) + SUFFIX)
         self._stream: IO[str] = self._path.open("x", encoding="utf-8")
         self._write(head.to_dict())
         self.count = 0

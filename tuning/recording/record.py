@@ -31,7 +31,7 @@ __all__ = ["PASSES", "SAMPLING_MS", "Done", "Measuring", "Recorded", "done_passe
 SAMPLING_MS = 8.0
 PASSES = 2
 #: Studies whose configurations are compiled ahead of their turn.
-LOOK_AHEAD = 6
+LOOK_AHEAD = 24
 #: One configuration may not take the time of a hundred.
 LIMITS = JobLimits(open_s=60.0, compile_s=60.0, check_s=30.0, time_s=10.0)
 
