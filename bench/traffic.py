@@ -23,7 +23,6 @@ from bench.counters import Counted, CountersRefused, count_traffic
 from bench.executed import Launch
 from bench.traffic_points import Point, points, summary
 from sim import Gpu, load_gpu
-from tiles.kernels import kernel
 from workbench.outfile import check_outfile, write_outfile
 from workbench.sweepfile import parse_time_limit
 
@@ -47,7 +46,7 @@ def record_text(found: Sequence[Point], sessions: Sequence[dict[str, Any]], gpu:
     return json.dumps(content, indent=1) + "\n"
 
 
-def read_record(path: Path, gpu: str) -> tuple[dict[tuple[str, str, str], Point], list[Any]]:
+def read_record(path: Path, gpu: str) -> tuple[dict[tuple[str, ...], Point], list[Any]]:
     """Points that were counted already, by key, and the sessions that counted them.
 
     Raises:
@@ -140,7 +139,7 @@ def main(
         gpu = load_gpu(arguments.gpu)
         limit_s = parse_time_limit(arguments.time_limit)
         check_outfile(arguments.output, SCHEMA)
-        known: dict[tuple[str, str, str], Point] = {}
+        known: dict[tuple[str, ...], Point] = {}
         sessions: list[Any] = []
         if arguments.output.exists():
             known, sessions = read_record(arguments.output, gpu.name)
@@ -153,7 +152,7 @@ def main(
         ]
         said = "dry run: nothing is counted"
         if not arguments.dry_run:
-            sessions.append(_session(arguments, found))
+            sessions.append(_session(arguments))
 
         def write() -> None:
             write_outfile(arguments.output, record_text(found, sessions, gpu.name))
@@ -170,8 +169,7 @@ def main(
     return 0 if arguments.dry_run or counted else 1
 
 
-def _session(arguments: argparse.Namespace, found: Sequence[Point]) -> dict[str, Any]:
-    from tiles.kernels.closure import source_digest
+def _session(arguments: argparse.Namespace) -> dict[str, Any]:
     from tuning.environment import read_environment
 
     return {
@@ -179,10 +177,6 @@ def _session(arguments: argparse.Namespace, found: Sequence[Point]) -> dict[str,
         "command": "python -m bench.traffic",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": read_environment("cuda").to_dict(),
-        "sources": {
-            name: source_digest(kernel(name).template)
-            for name in sorted({one.kernel for one in found})
-        },
         "metrics": {},
     }
 

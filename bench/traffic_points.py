@@ -13,7 +13,8 @@ from sim.occupancy import BASE_REGISTERS, ctas_per_sm, gemm_registers
 from sim.pipes import uses_warpgroups
 from sim.prediction import PricedTable
 from sim.traffic_replay import Raster, replay
-from tiles.kernels import ConfigTable, TileConfig, kernels
+from tiles.kernels import ConfigTable, TileConfig, kernel, kernels
+from tiles.kernels.closure import source_digest
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm, Problem, parse_problem
 
@@ -44,11 +45,12 @@ class Point:
     counted: dict[str, float] | None = None  #: by the hardware
     kernels: tuple[str, ...] = ()  #: names that were counted
     refused: str = ""  #: why nothing was counted
+    source: str = ""  #: SHA-256 of the kernel source
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What a point is found again by."""
-        return self.problem, self.kernel, json.dumps(self.config, sort_keys=True)
+    def key(self) -> tuple[str, ...]:
+        """What a point is found again by; other source is another point."""
+        return self.problem, self.kernel, json.dumps(self.config, sort_keys=True), self.source
 
 
 def points(gpu: Gpu) -> list[Point]:
@@ -108,6 +110,7 @@ def _point(priced: PricedTable, row: int, problem: Problem, gpu: Gpu) -> Point:
             "l2_read_bytes": one.l2_read_bytes,
         },
         replayed=replayed,
+        source=source_digest(kernel(one.kernel).template),
     )
 
 
