@@ -9,8 +9,8 @@ goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process each.
 
 ``--rehearse`` goes through the same code on a simulated machine with a clock of its own and tells
 what a call would measure; its files are named ``simulated.parquet`` and hold no measurement.
-``--design`` stores the design and tells its size; ``--export`` writes the files and measures
-nothing.
+``--design`` stores the design and tells its size; ``--record-only`` writes no files (they need
+pyarrow), ``--export`` writes them from what was recorded, on any host.
 """
 
 import argparse
@@ -174,6 +174,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--design", action="store_true")
     parser.add_argument("--export", action="store_true")
+    parser.add_argument("--record-only", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     arguments = parser.parse_args(given)
     for name, least in (("gpus", 1), ("passes", 1), ("sampling_ms", 0.1), ("seed", 0)):
@@ -207,6 +208,8 @@ def main(given: Sequence[str] | None = None) -> int:
                     return code
             else:
                 print(_measure(arguments, design, gpu, (0, 1)))
+        if arguments.record_only:
+            return 0
         for line in export(arguments.state, arguments.output, design, command):
             print(line)
     except ValueError as error:

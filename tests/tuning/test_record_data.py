@@ -60,6 +60,11 @@ def test_what_was_rehearsed_is_exported_again(
     assert [one.replace("/b/", "/a/") for one in after] == before
 
 
+def test_recording_alone_writes_no_file(state: Path, tmp_path: Path) -> None:
+    assert call(state, tmp_path, "--rehearse", "--record-only", "--time-limit", "44s") == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_design_is_told(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,8 +149,10 @@ def record(
             file = PassFile(folder, f"{head.begun.replace(':', '')}-{number}-{os.getpid()}", head)
             stack.callback(file.close)
             slice_ = _Slice(design, measuring, file, done, interrupts, clock, begin + time_limit_s)
+            for ahead in left[:LOOK_AHEAD]:
+                measuring.announce(ahead, _unbegun(ahead, done), False)
             for place, study in enumerate(left):
-                for ahead in left[place : place + LOOK_AHEAD]:
+                for ahead in left[place + LOOK_AHEAD : place + LOOK_AHEAD + 1]:
                     measuring.announce(ahead, _unbegun(ahead, done), False)
                 before = file.count
                 finished = slice_.measure(study, passes)
