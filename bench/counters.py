@@ -32,6 +32,8 @@ METRICS: dict[str, tuple[tuple[str, ...], int]] = {
     "l2_read_bytes": (("lts__t_sectors_srcunit_tex_op_read.sum",), 32),
     "sm_read_bytes": (("l1tex__m_xbar2l1tex_read_bytes.sum",), 1),
 }
+#: Told where it is known: nothing is judged by it.
+OPTIONAL = frozenset({"sm_read_bytes"})
 _MISSING = re.compile(r"==ERROR== Failed to find metric (?:regex:\^)?([A-Za-z0-9_]+)")
 #: Units that a listing may give in place of the plain one.
 _PREFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -171,7 +173,8 @@ def count_traffic(
 ) -> tuple[list[Counted], dict[str, str]]:
     """Counters of every launch and the metrics that gave them.
 
-    A metric that the profiler does not know is replaced by its other name where it has one.
+    A metric that the profiler does not know is replaced by its other name where it has one, and
+    left out where nothing is judged by it.
 
     Raises:
         CountersRefused: nothing was counted.
@@ -185,6 +188,11 @@ def count_traffic(
         except MetricMissing as error:
             names = {metric.partition(".")[0]: quantity for quantity, metric in metrics.items()}
             quantity = names.get(error.metric)
-            if quantity is None or turns[quantity] + 1 == len(METRICS[quantity][0]):
+            if quantity is None:
                 raise
-            turns[quantity] += 1
+            if turns[quantity] + 1 < len(METRICS[quantity][0]):
+                turns[quantity] += 1
+            elif quantity in OPTIONAL:
+                del turns[quantity]
+            else:
+                raise

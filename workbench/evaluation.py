@@ -142,8 +142,8 @@ def evaluate(
         progress: told how many scores are done, of how many.
 
     Raises:
-        ValueError: no data, none of a cold L2, a damaged set, sets of several GPUs or of another than ``gpu``, an
-            unknown split.
+        ValueError: no data, none of a cold L2, a damaged set, sets of several GPUs or of another
+            than ``gpu``, an unknown split.
         TypeError: an argument of another type.
     """
     begun = time.monotonic()

@@ -137,6 +137,16 @@ def test_a_metric_of_another_name_is_asked_for() -> None:
     assert len(asked) == 2
 
 
+def test_a_metric_that_nothing_is_judged_by_may_be_missing() -> None:
+    missing = "==ERROR== Failed to find metric regex:^l1tex__m_xbar2l1tex_read_bytes(\\.sum)"
+
+    def run(launches: Sequence[Launch], metrics: Sequence[str], seconds: float) -> str:
+        return missing if len(metrics) == len(METRICS) else listing([KERNEL])
+
+    (one,), metrics = count_traffic([LAUNCH], time_limit_s=1, run=run)
+    assert set(one.values) == set(metrics) == set(METRICS) - {"sm_read_bytes"}
+
+
 def test_a_metric_without_another_name_ends_it() -> None:
     with pytest.raises(CountersRefused, match="ncu knows no metric lts__t_sectors"):
         count_traffic([LAUNCH], time_limit_s=1, run=lambda *_: REFUSED["metric"][0])
