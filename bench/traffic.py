@@ -32,6 +32,8 @@ SCHEMA = "tile-workbench/traffic/1"
 #: Launches that one process of the profiler counts; its start takes some seconds.
 AT_ONCE = 8
 BATCH_LIMIT_S = 150.0
+#: So many launches refused with the same words are the profiler's trouble, not theirs.
+GIVE_UP = 3
 
 
 def record_text(found: Sequence[Point], sessions: Sequence[dict[str, Any]], gpu: str) -> str:
@@ -80,11 +82,12 @@ def count_all(
     """Count what is not counted yet, in place; why it ended early, or "".
 
     A batch that is refused is counted again launch by launch, so that one kernel that fails costs
-    its own point; a refusal of the profiler itself ends it all.
+    its own point; a refusal of the profiler itself, or three alike, ends it all.
     """
     end = time.monotonic() + time_limit_s
     left = [place for place, one in enumerate(found) if one.counted is None]
     batches = [left[at : at + AT_ONCE] for at in range(0, len(left), AT_ONCE)]
+    alike: list[str] = []
     while batches:
         batch = batches.pop(0)
         seconds = min(BATCH_LIMIT_S, end - time.monotonic())
@@ -108,7 +111,12 @@ def count_all(
                 batches[:0] = [[place] for place in batch]
                 continue
             found[batch[0]] = replace(found[batch[0]], refused=reason)
+            alike = [*alike, reason] if reason in alike else [reason]
+            if len(alike) == GIVE_UP:
+                write()
+                return f"{GIVE_UP} launches running were refused alike: {reason}"
         else:
+            alike = []
             session["metrics"] = metrics
             for place, one in zip(batch, counts, strict=True):
                 found[place] = replace(

@@ -20,6 +20,8 @@ from tiles.problems import Gemm, Problem, parse_problem
 
 __all__ = ["ASKED", "Point", "points", "raster_of", "summary"]
 
+#: Families whose tiles (or clusters of them) follow the grouped raster.
+RASTERED = ("triton_gemm", "hopper_gemm", "hopper_block_gemm")
 PROBLEMS = (
     *("gemm:4096x4096x4096:bf16:bf16", "gemm:8192x8192x8192:e4m3-row:bf16"),
     *("gemm:4096x7168x16384:deepseek-fp8:bf16", "gemm:16384x6144x2048:int8-row:bf16"),
@@ -116,7 +118,7 @@ def _point(priced: PricedTable, row: int, problem: Problem, gpu: Gpu) -> Point:
 
 def raster_of(problem: Problem, name: str, config: TileConfig, gpu: Gpu) -> Raster | None:
     """The order in which a family's tiles are visited; None where it is not a plain raster."""
-    if not isinstance(problem, Gemm) or name not in ("triton_gemm", "hopper_gemm"):
+    if not isinstance(problem, Gemm) or name not in RASTERED:
         return None
     m, n, k = problem.shape
     fields = config.to_dict()

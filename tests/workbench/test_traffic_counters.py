@@ -167,10 +167,14 @@ def test_points_are_spread_over_formats_rasters_and_sizes(all_points: list[Point
         rasters[one.problem, one.kernel].add(one.config.get("group_m", 0))
     assert sum(len(groups) >= 2 for groups in rasters.values()) >= 10
     replayed = [one for one in all_points if one.replayed is not None]
-    assert len(replayed) >= 20
+    assert len(replayed) >= 30
     for one in replayed:
         assert one.replayed is not None
-        assert one.replayed["l2_read_bytes"] == pytest.approx(one.predicted["l2_read_bytes"])
+        assert one.replayed["l2_read_bytes"] == pytest.approx(
+            # Scales that a kernel holds in fp32 are counted as they are stored.
+            one.predicted["l2_read_bytes"],
+            rel=0.1 if ".mx" in one.problem or "mxfp8" in one.problem else 1e-6,
+        )
 
 
 def point(problem: str, read: float, counted: float | None) -> Point:
@@ -220,6 +224,19 @@ def test_a_launch_that_fails_costs_its_own_point() -> None:
     assert count_some(found, count) == ""
     assert [one.counted is not None for one in found] == [True, True, True, False, True]
     assert found[3].refused == "ncu profiled no kernel: none matched"
+
+
+def test_a_profiler_that_fails_always_is_given_up() -> None:
+    found = [point(str(n), 100, None) for n in range(20)]
+    calls = []
+
+    def count(launches: Sequence[Launch], seconds: float) -> tuple[list[Counted], dict[str, str]]:
+        calls.append(len(launches))
+        raise CountersRefused("ncu lists no kernel: ==ERROR== LibraryNotLoaded")
+
+    assert count_some(found, count).startswith("3 launches running were refused alike: ncu lists")
+    assert calls == [8, 1, 1, 1]
+    assert sum(bool(one.refused) for one in found) == 3
 
 
 def test_a_profiler_without_permission_is_asked_once() -> None:
