@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.place import place
+from sim import load_gpu
 from sim.network import Phase, Span
 from workbench.network_models import read_network
 from workbench.networks import predict_network
@@ -317,14 +319,17 @@ def _known(path: Path, device: str) -> tuple[list[dict[str, Any]], list[dict[str
 
 
 def _session(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tuning.environment import read_environment
+    if arguments.device == "cpu":
+        from tuning.environment import read_environment
 
-    device = "cpu" if arguments.device == "cpu" else "cuda"
+        environment = read_environment("cpu").to_dict()
+    else:
+        environment = place(load_gpu(arguments.gpu), "time small cases with --device cpu")
     return {
         "commit": arguments.commit,
         "command": "python -m bench.block",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "environment": read_environment(device).to_dict(),
+        "environment": environment,
     }
 
 

@@ -30,6 +30,7 @@ from tuning.recording.design import Design, RecordedStudy, read_design, write_de
 from tuning.recording.record import PASSES, SAMPLING_MS, record
 from tuning.recording.rehearsal import Assumed, Rehearsal
 from tuning.recording.tables import recorded_sets
+from tuning.visible_gpu import visible_gpu
 from workbench.sweepfile import parse_time_limit
 
 __all__ = ["export", "main", "stored_design"]
@@ -158,6 +159,14 @@ def _measure(
     )
 
 
+def _check_device(gpu: Gpu) -> None:
+    name = visible_gpu()
+    if name is None:
+        raise ValueError("this host shows no GPU: rehearse with --rehearse")
+    if not gpu.matches(name):
+        raise ValueError(f"the device is {name!r}, not a {gpu.name}: name the right GPU with --gpu")
+
+
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.record_data", description=__doc__.split("\n")[0])
     parser.add_argument("--state", type=Path, default=Path("runs/data"))
@@ -197,6 +206,8 @@ def main(given: Sequence[str] | None = None) -> int:
         if arguments.design:
             print(_parts(design))
             return 0
+        if not (arguments.rehearse or arguments.export):
+            _check_device(gpu)
         if arguments.shard is not None:
             number, _, count = arguments.shard.partition("/")
             print(_measure(arguments, design, gpu, (int(number), int(count))))

@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.counters import Counted, CountersRefused, count_traffic
 from bench.executed import Launch
+from bench.place import place
 from bench.traffic_points import Point, points, summary
 from sim import Gpu, load_gpu
 from workbench.outfile import check_outfile, write_outfile
@@ -160,7 +161,7 @@ def main(
         ]
         said = "dry run: nothing is counted"
         if not arguments.dry_run:
-            sessions.append(_session(arguments))
+            sessions.append(_session(arguments, gpu))
 
         def write() -> None:
             write_outfile(arguments.output, record_text(found, sessions, gpu.name))
@@ -177,14 +178,12 @@ def main(
     return 0 if arguments.dry_run or counted else 1
 
 
-def _session(arguments: argparse.Namespace) -> dict[str, Any]:
-    from tuning.environment import read_environment
-
+def _session(arguments: argparse.Namespace, gpu: Gpu) -> dict[str, Any]:
     return {
         "commit": arguments.commit,
         "command": "python -m bench.traffic",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "environment": read_environment("cuda").to_dict(),
+        "environment": place(gpu, "count nothing with --dry-run"),
         "metrics": {},
     }
 

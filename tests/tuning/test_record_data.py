@@ -94,6 +94,26 @@ def test_mistakes_are_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "this host shows no GPU: rehearse with --rehearse"),
+        ("NVIDIA A100-SXM4-80GB", "the device is 'NVIDIA A100-SXM4-80GB', not a h200"),
+    ],
+)
+def test_another_device_is_refused_before_anything_starts(
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr(record_data, "visible_gpu", lambda: name)
+    assert call(state, tmp_path, "--gpus", "2") == 2
+    assert message in capsys.readouterr().err
+
+
 def test_nothing_measured_is_nothing_to_export(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

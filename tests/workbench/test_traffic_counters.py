@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import sim
-from bench import traffic
+from bench import block, traffic
 from bench.counters import METRICS, Counted, CountersRefused, count_traffic, read_counters
 from bench.executed import MARK, Launch
 from bench.traffic_points import PROBLEMS, Point, points, summary
 
+torch = pytest.importorskip("torch")
 GPU = sim.load_gpu("h200")
 ASKED_FOR = {quantity: names[0] for quantity, (names, _) in METRICS.items()}
 HEAD = (
@@ -279,6 +280,20 @@ def test_a_record_is_gone_on_with(tmp_path: Path, all_points: list[Point]) -> No
     assert data["sessions"] == [{"commit": "a"}]
     assert [one["counted"] is not None for one in data["points"]].count(True) == 1
     assert data["points"][0]["kernels"] == [KERNEL]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a host without a GPU is asked")
+def test_a_host_without_a_gpu_is_told_so(
+    tmp_path: Path, all_points: list[Point], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "traffic.json")]
+    assert traffic.main(output, find=lambda gpu: list(all_points)) == 2
+    said = "error: torch finds no CUDA device: count nothing with --dry-run\n"
+    assert capsys.readouterr().err == said
+    assert block.main(output) == 2
+    said = "error: torch finds no CUDA device: time small cases with --device cpu\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_record_is_not_overwritten(
