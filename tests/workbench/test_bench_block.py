@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import block as bench_block
-from bench.block import Case, Clock, main, measure, predict
+from bench.block import SCHEMA, main, predict
+from bench.block_timing import FEWEST, Case, Clock, measure
 from workbench.network_models import read_network
 
 torch = pytest.importorskip("torch")
@@ -109,7 +109,7 @@ def test_graphs_are_refused_where_there_is_no_device(llama: Path) -> None:
     for phase in ("forward", "forward_backward"):
         eager = found[phase]["eager"]
         assert eager["measured_us"] > 0
-        assert len(eager["samples_us"]) >= bench_block.FEWEST
+        assert len(eager["samples_us"]) >= FEWEST
         assert eager["peak_bytes"] is None
         assert found[phase]["eager-graph"] == {
             "refused": "RuntimeError: CUDA graphs need a CUDA device"
@@ -130,7 +130,7 @@ def test_the_record_holds_predicted_and_measured_apart_and_goes_on(
     first = json.loads(path.read_text())
     assert run(llama, path) == 0  # what is there is not measured again
     assert json.loads(path.read_text()) == first
-    assert first["schema"] == bench_block.SCHEMA
+    assert first["schema"] == SCHEMA
     (row,) = first["rows"]
     assert row["case"] == "llama 1x8"
     assert "measured_us" not in json.dumps(row["predicted"])
