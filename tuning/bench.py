@@ -5,25 +5,33 @@ from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from tiles.kernels import Backend, Status, TileConfig, offline_cuda
-from tuning.candidates import Candidates
+from tiles.kernels import Backend, Kernel, Status, TileConfig, offline_cuda
 from tuning.facts_cache import FactsCache
 from tuning.interrupts import Interrupts
 from tuning.limits import AdaptiveLimits
-from tuning.plan import Plan
+from tuning.plan import Plan, StudyPlan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
-from tuning.timing import Timing
+from tuning.timing import SAMPLING_US, Timing
 from tuning.worker import Compiled, JobLimits, Target, Worker
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "Measurable"]
 
 #: What a compiler says of the source; anything else may be the compiling process's own trouble.
 _FINAL = (Status.COMPILE, Status.TIMEOUT)
 #: While a compilation is waited for, signals are heard this often.
 LOOK_S = 0.2
+
+
+class Measurable(Protocol):
+    """What a bench must know of a study."""
+
+    @property
+    def plan(self) -> StudyPlan: ...
+    @property
+    def kernel(self) -> Kernel: ...
 
 
 class Bench:
@@ -32,12 +40,20 @@ class Bench:
     Args:
         precompile: processes that compile ahead; 0 = none, None = by CPUs and memory, and none for
             kernels of the HOST backend.
+        sampling_us: device time that a measurement's samples aim to cover.
     """
 
     def __init__(
-        self, plan: Plan, limits: JobLimits, precompile: int | None, interrupts: Interrupts
+        self,
+        plan: Plan,
+        limits: JobLimits,
+        precompile: int | None,
+        interrupts: Interrupts,
+        *,
+        sampling_us: float = SAMPLING_US,
     ) -> None:
         self._plan = plan
+        self._sampling_us = sampling_us
         self._limits = AdaptiveLimits(limits)
         self._facts = FactsCache()
         self._precompile = precompile
@@ -58,8 +74,8 @@ class Bench:
     ) -> None:
         self._stack.close()
 
-    def start(self, studies: Sequence[Candidates]) -> None:
-        """Start compilers and workers, and hand the studies' seeds to the compilers.
+    def start(self, studies: Sequence[Measurable]) -> None:
+        """Start compilers and workers.
 
         Raises:
             ValueError: a study needs a CUDA device and there is none, or it is another GPU; or the
@@ -83,16 +99,13 @@ class Bench:
                     "name the right GPU or simulate the sweep, --on sim"
                 )
             self._l2_bytes = max(self._l2_bytes, l2_bytes)
-        # In the order of measuring: a compiler stays with a problem as the worker does.
-        for study in studies:
-            self.announce(study, study.configs(study.seeds(self._plan)), urgent=False)
 
-    def compiles_ahead(self, study: Candidates) -> bool:
+    def compiles_ahead(self, study: Measurable) -> bool:
         """True when announcing this study's configurations early saves time."""
         return self._pool is not None and (_device(study) == "cuda" or bool(self._precompile))
 
     def announce(
-        self, study: Candidates, configs: Sequence[TileConfig], urgent: bool = True
+        self, study: Measurable, configs: Sequence[TileConfig], urgent: bool = True
     ) -> None:
         """Have configurations compiled that will be measured soon."""
         if self._pool is not None and self.compiles_ahead(study):
@@ -100,13 +113,13 @@ class Bench:
             fresh = [config for config in configs if not self._hopeless(study, config)]
             self._pool.announce(self._target(study), fresh, limits, urgent=urgent)
 
-    def _hopeless(self, study: Candidates, config: TileConfig) -> bool:
+    def _hopeless(self, study: Measurable, config: TileConfig) -> bool:
         """True when an earlier compilation has shown that the GPU cannot launch it."""
         limits = self._plan.gpu.limits
         facts = self._facts.get(study.kernel, study.plan.problem, config, limits)
         return facts is not None and bool(facts.refusal(limits))
 
-    def environment(self, study: Candidates) -> Environment:
+    def environment(self, study: Measurable) -> Environment:
         """Where this study is measured.
 
         Raises:
@@ -115,11 +128,17 @@ class Bench:
         return self._worker(_device(study)).hello()[0]
 
     def measure(
-        self, study: Candidates, config: TileConfig, environment: bool
+        self,
+        study: Measurable,
+        config: TileConfig,
+        environment: bool,
+        *,
+        checked: bool = False,
+        cache: str | None = None,
     ) -> tuple[Measurement, Environment | None]:
         """Measure in the worker, unless the compiler has shown that it would be in vain.
 
-        See :meth:`tuning.worker.Worker.measure`.
+        See :meth:`tuning.worker.Worker.measure`; ``cache`` in place of the plan's.
         """
         problem, limits = study.plan.problem, self._plan.gpu.limits
         facts = self._facts.get(study.kernel, problem, config, limits)
@@ -139,10 +158,16 @@ class Bench:
                 None,
             )
         worker = self._worker(_device(study))
-        outcome, read = worker.measure(self._target(study), config, environment=environment)
+        target = self._target(study)
+        outcome, read = worker.measure(
+            target if cache is None else replace(target, cache=cache),
+            config,
+            environment=environment,
+            checked=checked,
+        )
         return replace(outcome, facts=facts), read
 
-    def _compiled(self, study: Candidates, config: TileConfig) -> Compiled:
+    def _compiled(self, study: Measurable, config: TileConfig) -> Compiled:
         """How compiling ahead ended; waits for it, since the GPU would wait for the compiler."""
         if self._pool is None or not self.compiles_ahead(study):
             return Compiled()
@@ -153,7 +178,7 @@ class Bench:
                 if wait([future], LOOK_S).done:
                     return future.result()
 
-    def compare(self, study: Candidates, configs: Sequence[TileConfig]) -> list[Timing] | str:
+    def compare(self, study: Measurable, configs: Sequence[TileConfig]) -> list[Timing] | str:
         """Time in turns; see :meth:`tuning.worker.Worker.compare`."""
         return self._worker(_device(study)).compare(self._target(study), configs)
 
@@ -164,7 +189,7 @@ class Bench:
             )
         return self._workers[device]
 
-    def _target(self, study: Candidates) -> Target:
+    def _target(self, study: Measurable) -> Target:
         return Target(
             problem=str(study.plan.problem),
             kernel=study.plan.kernel,
@@ -172,8 +197,9 @@ class Bench:
             seed=self._plan.seed,
             cache=self._plan.cache,
             l2_bytes=self._l2_bytes,
+            sampling_us=self._sampling_us,
         )
 
 
-def _device(study: Candidates) -> str:
+def _device(study: Measurable) -> str:
     return "cpu" if study.kernel.backend is Backend.HOST else "cuda"

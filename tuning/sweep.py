@@ -130,6 +130,9 @@ def search_studies(
         if not plan.simulate:
             bench = stack.enter_context(Bench(plan, limits or JobLimits(), precompile, interrupts))
             bench.start(found)
+            # In the order of measuring: a compiler stays with a problem as the worker does.
+            for study in found:
+                bench.announce(study, study.configs(study.seeds(plan)), False)
             failures = KnownFailures(plan, trust=not retry_failures)
             if again is Again.REFUSE:
                 refuse_stale(plan, found, storage, bench)

@@ -45,6 +45,8 @@ SAMPLING_US = 100_000.0
 #: Samples stop here even when there are few: a kernel of a second is not run thirty times.
 SAMPLING_LIMIT_US = 2_000_000.0
 MIN_SAMPLES, MAX_SAMPLES = 30, 200
+#: Fewer tell no spread, however short the window or slow the kernel.
+LEAST_SAMPLES = 5
 #: The same for the host's clock, which needs no graph and no flush.
 HOST_SAMPLING_US = 20_000.0
 HOST_MIN_SAMPLES = 10
@@ -103,11 +105,15 @@ class HostTimer(Timer):
 
     name: ClassVar[str] = "host"  # type: ignore[misc]  # one rule, whatever the instance
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, sampling_us: float = SAMPLING_US) -> None:
         self._launch = launch
         launch()
         estimate_us = max(self.sample(1)[0], 0.1)
-        self.samples = sample_count(estimate_us, HOST_SAMPLING_US, HOST_MIN_SAMPLES)
+        self.samples = sample_count(
+            estimate_us,
+            HOST_SAMPLING_US * sampling_us / SAMPLING_US,
+            fewest(sampling_us, HOST_MIN_SAMPLES),
+        )
 
     def sample(self, count: int, meanwhile: Meanwhile | None = None) -> list[float]:
         times = []
@@ -125,7 +131,12 @@ def sample_count(
 ) -> int:
     """Samples of single launches: 100 ms of them, 30 to 200, at most 2 s in all but at least 5."""
     count = min(MAX_SAMPLES, max(fewest, round(cover_us / estimate_us)))
-    return max(5, min(count, int(SAMPLING_LIMIT_US / estimate_us)))
+    return max(LEAST_SAMPLES, min(count, int(SAMPLING_LIMIT_US / estimate_us)))
+
+
+def fewest(sampling_us: float, usual: int) -> int:
+    """Fewest samples in a window other than 100 ms: as many times fewer, but at least 5."""
+    return max(LEAST_SAMPLES, min(usual, round(usual * sampling_us / SAMPLING_US)))
 
 
 def operand_sets(set_bytes: int, l2_bytes: int) -> int:
@@ -141,6 +152,7 @@ def open_timer(
     cache: str = "cold",
     device: str,
     like: Timer | None = None,
+    sampling_us: float = SAMPLING_US,
 ) -> Timer:
     """Warm a launch up, estimate it and choose the rule.
 
@@ -151,6 +163,8 @@ def open_timer(
         cache: "cold" or "warm".
         device: "cuda", or "cpu" for the host's clock.
         like: a rival's timer, whose rule is taken whatever the estimate.
+        sampling_us: device time that samples aim to cover; whoever shortens it says so beside the
+            times, which are noisier then.
 
     Raises:
         ValueError: no such cache mode.
@@ -158,11 +172,16 @@ def open_timer(
     if cache not in ("cold", "warm"):
         raise ValueError(f"cache = {cache!r}: choose cold or warm")
     if device == "cpu":
-        return HostTimer(launchers(1)[0])
+        return HostTimer(launchers(1)[0], sampling_us)
     from tuning.timing_cuda import open_cuda_timer
 
     return open_cuda_timer(
-        launchers, set_bytes=set_bytes, l2_bytes=l2_bytes, cache=cache, like=like
+        launchers,
+        set_bytes=set_bytes,
+        l2_bytes=l2_bytes,
+        cache=cache,
+        like=like,
+        sampling_us=sampling_us,
     )
 
 

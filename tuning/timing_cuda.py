@@ -13,11 +13,13 @@ from tuning.timing import (
     MAX_SETS,
     MIN_LAUNCHES_PER_GRAPH,
     MIN_REPLAYS,
+    MIN_SAMPLES,
     SAMPLING_US,
     Launch,
     Launchers,
     Meanwhile,
     Timer,
+    fewest,
     operand_sets,
     sample_count,
 )
@@ -104,7 +106,13 @@ class EventTimer(Timer):
 class GraphTimer(Timer):
     """Replays of a graph whose launches rotate through separate operand sets."""
 
-    def __init__(self, launches: list[Launch], name: str, estimate_us: float) -> None:
+    def __init__(
+        self,
+        launches: list[Launch],
+        name: str,
+        estimate_us: float,
+        sampling_us: float = SAMPLING_US,
+    ) -> None:
         self.sets = len(launches)
         #: Every set is launched equally often.
         self.launches = self.sets * -(-MIN_LAUNCHES_PER_GRAPH // self.sets)
@@ -112,8 +120,9 @@ class GraphTimer(Timer):
         self._launches = launches  # own the operands that the graph reads and writes
         self._graph = _capture([launches[i % self.sets] for i in range(self.launches)])
         replay_us = max(1.0, estimate_us) * self.launches
-        self.samples = min(MAX_REPLAYS, max(MIN_REPLAYS, round(SAMPLING_US / replay_us)))
-        for _ in range(max(2, min(50, round(WARM_UP_US / replay_us)))):
+        least = fewest(sampling_us, MIN_REPLAYS)
+        self.samples = min(MAX_REPLAYS, max(least, round(sampling_us / replay_us)))
+        for _ in range(max(2, min(50, round(min(WARM_UP_US, sampling_us) / replay_us)))):
             self._graph.replay()
         torch.cuda.synchronize()
 
@@ -136,7 +145,13 @@ class GraphTimer(Timer):
 
 
 def open_cuda_timer(
-    launchers: Launchers, *, set_bytes: int, l2_bytes: int, cache: str, like: Timer | None
+    launchers: Launchers,
+    *,
+    set_bytes: int,
+    l2_bytes: int,
+    cache: str,
+    like: Timer | None,
+    sampling_us: float = SAMPLING_US,
 ) -> EventTimer | GraphTimer:
     """Warm up and choose the rule by a first estimate; see :func:`tuning.timing.open_timer`."""
     launch = launchers(1)[0]
@@ -144,12 +159,12 @@ def open_cuda_timer(
     estimate_us = max(0.5, statistics.median(timer.sample(ESTIMATE_SAMPLES)))
     slow = estimate_us >= GRAPH_BELOW_US if like is None else isinstance(like, EventTimer)
     if slow:
-        timer.warm_up(estimate_us)
-        timer.samples = sample_count(estimate_us)
+        timer.warm_up(estimate_us)  # as long whatever the window: the clock takes its time
+        timer.samples = sample_count(estimate_us, sampling_us, fewest(sampling_us, MIN_SAMPLES))
         return timer
     if cache == "warm":
-        return GraphTimer([launch], "graph-warm", estimate_us)
+        return GraphTimer([launch], "graph-warm", estimate_us, sampling_us)
     sets = operand_sets(set_bytes, l2_bytes)
     enough = sets < MAX_SETS
     name = "graph-rotate" if enough else "graph-rotate-partial"
-    return GraphTimer(list(launchers(sets)), name, estimate_us)
+    return GraphTimer(list(launchers(sets)), name, estimate_us, sampling_us)

@@ -15,7 +15,7 @@ from tuning.limits import AdaptiveLimits, JobLimits
 from tuning.microbench.sample import Sample, samples_from
 from tuning.process_memory import available_bytes
 from tuning.records import Environment, Measurement
-from tuning.timing import Timing
+from tuning.timing import SAMPLING_US, Timing
 from tuning.worker_process import Lost, WorkerProcess
 
 __all__ = ["Compiled", "JobLimits", "Target", "Worker"]
@@ -36,6 +36,7 @@ class Target:
     seed: int
     cache: str  #: "cold" or "warm"
     l2_bytes: int
+    sampling_us: float = SAMPLING_US  #: device time that a measurement's samples aim to cover
 
     def to_dict(self) -> dict[str, Any]:
         """The part of a job that all configurations of a study share."""
@@ -135,12 +136,18 @@ class Worker:
         return True
 
     def measure(
-        self, target: Target, config: TileConfig, *, environment: bool = False
+        self,
+        target: Target,
+        config: TileConfig,
+        *,
+        environment: bool = False,
+        checked: bool = False,
     ) -> tuple[Measurement, Environment | None]:
         """Check one configuration, then time it.
 
         Args:
             environment: also read the environment, with the clock under load.
+            checked: its answer was right before: it is timed once more and not checked again.
 
         Returns:
             The outcome, whatever happened, and the environment if it was asked for and read.
@@ -152,6 +159,7 @@ class Worker:
             "kind": "measure",
             "config": config.to_dict(),
             "environment": environment,
+            "checked": checked,
             **target.to_dict(),
         }
         try:

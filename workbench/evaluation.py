@@ -78,7 +78,7 @@ class Evaluation:
                     "path": one.path.as_posix(),
                     "tables": len(one.tables),
                     "rows": sum(map(len, one.tables)),
-                    "judged": sum(len(t) for t in one.tables if not t.in_view),
+                    "judged": sum(len(t) for t in one.tables if t.cold and not t.in_view),
                     "left_out": list(one.left_out),
                 }
                 for one in self.sets
@@ -144,14 +144,19 @@ def evaluate(
         progress: told how many scores are done, of how many.
 
     Raises:
-        ValueError: no data, a damaged set, sets of several GPUs or of another than ``gpu``, an
-            unknown split.
+        ValueError: no data, none of a cold L2, a damaged set, sets of several GPUs or of another
+            than ``gpu``, an unknown split.
         TypeError: an argument of another type.
     """
     begun = time.monotonic()
     chosen = [parse_split(text) for text in items_of("splits", splits, str, "names of splits")]
     sets, board = load_judged(data, gpu)
-    tables = [table for one in sets for table in one.tables]
+    # Predictions are of a cold L2: times with a warm one would pass for the model's errors.
+    tables = [table for one in sets for table in one.tables if table.cold]
+    if not tables:
+        raise ValueError(
+            f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one"
+        )
     rows, skipped = evaluate_tables(
         tables,
         board,

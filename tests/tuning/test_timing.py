@@ -244,3 +244,29 @@ def test_environment_names_versions() -> None:
     environment = read_environment("cpu")
     assert environment.sm_clock_mhz is None
     assert set(environment.versions) >= {"python", "torch", "triton", "numpy", "tile-workbench"}
+
+
+@pytest.mark.parametrize(
+    ("estimate_us", "sampling_us", "samples"),
+    [(50, 8e3, 160), (1000, 8e3, 8), (10_000, 8e3, 5), (1000, 1e5, 100)],
+)
+def test_a_shorter_window_takes_fewer_samples_but_never_less_than_five(
+    estimate_us: float, sampling_us: float, samples: int
+) -> None:
+    least = timing.fewest(sampling_us, timing.MIN_SAMPLES)
+    assert sample_count(estimate_us, sampling_us, least) == samples
+
+
+def test_the_hosts_clock_takes_the_window_asked_for() -> None:
+    counts = [
+        open_timer(
+            lambda sets: [lambda: time.sleep(2e-4)] * sets,
+            set_bytes=1,
+            l2_bytes=1,
+            device="cpu",
+            sampling_us=window,
+        ).samples
+        for window in (2e3, 1e5)
+    ]
+    assert counts[0] == 5
+    assert counts[1] >= 10

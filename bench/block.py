@@ -1,0 +1,206 @@
+"""A bf16 transformer block beside what ``predict --network`` says of it, forward and backward.
+
+    python -m bench.block --commit HASH --output evidence/h200/block.json
+
+Each case is a model's layer on a batch.  It is timed in torch, eager and compiled, launched from
+the host and replayed as a CUDA graph: forward alone, and forward with backward.  Steps follow one
+another without a flush (a block's tensors exceed the L2), after half a second of themselves; the
+time is the median.  Peak memory is what a step allocates above what stands before it.
+
+A variant that torch refuses says why.  The file is written anew after each case, and the same
+command goes on.  Without a GPU, ``--device cpu`` times small cases with the host's clock.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.block_timing import SETTLE_S, VARIANTS, Case, Clock, measure
+from bench.place import place
+from sim import load_gpu
+from sim.network import Phase, Span
+from workbench.networks import predict_network
+from workbench.outfile import check_outfile, write_outfile
+from workbench.sweepfile import parse_time_limit
+
+__all__ = ["CASES", "SCHEMA", "main", "predict"]
+
+SCHEMA = "tile-workbench/block/1"
+MODELS = Path("examples/models")
+#: What is asked of the prediction of forward and backward together.
+ASKED_ERROR = 0.10
+
+
+CASES = (
+    Case(model=str(MODELS / "gpt-4096-block.json"), sequences=8, length=1024),
+    Case(model=str(MODELS / "gpt-2048-block.json"), sequences=16, length=1024),
+    Case(model=str(MODELS / "llama-3-8b.json"), sequences=4, length=2048),
+    Case(model=str(MODELS / "llama-3-8b.json"), sequences=1, length=4096),
+    Case(model=str(MODELS / "llama-3-8b.json"), sequences=1, length=512),
+)
+
+
+def predict(case: Case, gpu: str) -> dict[str, Any]:
+    """What the cost model says of one layer under bf16; every figure is predicted.
+
+    Raises:
+        ValueError: no such model or GPU, or it cannot be predicted.
+    """
+    report = predict_network(
+        gpu=gpu,
+        model=case.model,
+        batch=case.sequences,
+        sequence=case.length,
+        training=True,
+        recipes=["bf16"],
+    )
+    if not report.rows:
+        raise ValueError(f"{case}: {report.refused[0].reason}")
+    cost = report.rows[0].cost
+
+    def layer(span: Span) -> dict[str, Any]:
+        times = [time_us / report.layers for time_us in (span.time_us, span.low_us, span.high_us)]
+        return {"predicted_us": times[0], "predicted_interval_us": times[1:]}
+
+    return {
+        "forward": layer(cost.span(Phase.FORWARD)),
+        "forward_backward": layer(report.rows[0].passes),
+        "predicted_step_bytes": cost.memory.activations // report.layers + cost.memory.working,
+        "predicted_parts_us": {
+            part.value: span.time_us / report.layers for part, span in cost.parts.items()
+        },
+    }
+
+
+def row_of(case: Case, predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """One case of the record: predicted and measured apart, errors of the one by the other."""
+    errors = {
+        phase: {
+            variant: predicted[phase]["predicted_us"] / one["measured_us"] - 1
+            for variant, one in variants.items()
+            if "measured_us" in one
+        }
+        for phase, variants in measured.items()
+    }
+    return {
+        "case": str(case),
+        "model": Path(case.model).name,
+        "sequences": case.sequences,
+        "length": case.length,
+        "predicted": predicted,
+        "measured": measured,
+        "error_of_prediction": errors,
+    }
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        for phase, variants in row["measured"].items():
+            predicted = row["predicted"][phase]["predicted_us"] / 1e3
+            for variant, one in variants.items():
+                what = f"{row['case']}, {phase}, {variant}"
+                if "refused" in one:
+                    lines.append(f"{what}: refused: {one['refused']}")
+                    continue
+                error = row["error_of_prediction"][phase][variant]
+                lines.append(
+                    f"{what}: predicted {predicted:.3f} ms, measured {one['measured_us'] / 1e3:.3f}"
+                    f" ms, error {100 * error:+.1f} % (asked {100 * ASKED_ERROR:.0f})"
+                )
+    return lines
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run from the command line; 2 for the caller's mistake."""
+    arguments = _arguments(sys.argv[1:] if given is None else given)
+    try:
+        end = time.monotonic() + parse_time_limit(arguments.time_limit)
+        check_outfile(arguments.output, SCHEMA)
+        cases = [_case(text) for text in arguments.case] or list(CASES)
+        variants = arguments.variants or list(VARIANTS)
+        if unknown := sorted(set(variants) - set(VARIANTS)):
+            raise ValueError(f"variant {unknown[0]}: choose among {', '.join(VARIANTS)}")
+        rows, sessions = _known(arguments.output, arguments.device)
+        session = _session(arguments)
+        sessions.append(session)
+        done = {row["case"] for row in rows}
+        clock = Clock(arguments.device, arguments.settle_s)
+        for case in cases:
+            if str(case) in done:
+                continue
+            if time.monotonic() >= end:
+                print("the time is over: the same command goes on")
+                break
+            predicted = predict(case, arguments.gpu)
+            measured = measure(case, arguments.device, variants, clock)
+            rows.append(row_of(case, predicted, measured))
+            content = {
+                "schema": SCHEMA,
+                "gpu": arguments.gpu,
+                "device": arguments.device,
+                "asked_error": ASKED_ERROR,
+                "sessions": sessions,
+                "rows": rows,
+            }
+            write_outfile(arguments.output, json.dumps(content, indent=1) + "\n")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in _lines(rows):
+        print(line)
+    return 0
+
+
+def _case(text: str) -> Case:
+    try:
+        model, batch = text.rsplit(":", 1)
+        sequences, length = batch.split("x")
+        return Case(model=model, sequences=int(sequences), length=int(length))
+    except ValueError:
+        raise ValueError(f"--case {text}: write MODEL.json:SEQUENCESxLENGTH") from None
+
+
+def _known(path: Path, device: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    if not path.exists() or not path.stat().st_size:
+        return [], []
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data.get("device") != device:
+        raise ValueError(f"{path}: measured on {data.get('device')}, not {device}: choose another")
+    return data["rows"], data["sessions"]
+
+
+def _session(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.device == "cpu":
+        from tuning.environment import read_environment
+
+        environment = read_environment("cpu").to_dict()
+    else:
+        environment = place(load_gpu(arguments.gpu), "time small cases with --device cpu")
+    return {
+        "commit": arguments.commit,
+        "command": "python -m bench.block",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment,
+    }
+
+
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.block", description=__doc__.split("\n")[0])
+    parser.add_argument("--gpu", default="h200", help="whose prediction stands beside")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--case", action="append", default=[], metavar="MODEL.json:BxT")
+    parser.add_argument("--variants", nargs="+", metavar="NAME")
+    parser.add_argument("--settle-s", type=float, default=SETTLE_S)
+    parser.add_argument("--time-limit", default="4m", help="begin no case after")
+    parser.add_argument("--commit", default="", help="hash of the code that runs")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Records the data sets that the cost model is judged by, in slices of device time.
+
+    python -m bench.record_data --state runs/data --output data/h200 --time-limit 8m [--gpus 2]
+
+The first call stores the design in ``--state``; every call measures what is missing, in the
+design's order, and writes all that was measured so far as one Parquet file and card for each part:
+``OUTPUT/products``, ``OUTPUT/streams``, ``OUTPUT/warm``.  Killed or out of time, the same command
+goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process each.
+
+``--rehearse`` goes through the same code on a simulated machine with a clock of its own and tells
+what a call would measure; its files are named ``simulated.parquet`` and hold no measurement.
+``--design`` stores the design and tells its size; ``--record-only`` writes no files (they need
+pyarrow), ``--export`` writes them from what was recorded, on any host.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim import Gpu, load_gpu
+from sim.measured_file import MEASUREMENTS_FILE, write_measured
+from tuning.recording.card import card
+from tuning.recording.choosing import make_design
+from tuning.recording.design import Design, RecordedStudy, read_design, write_design
+from tuning.recording.record import PASSES, SAMPLING_MS, record
+from tuning.recording.rehearsal import Assumed, Rehearsal
+from tuning.recording.tables import recorded_sets
+from tuning.visible_gpu import visible_gpu
+from workbench.sweepfile import parse_time_limit
+
+__all__ = ["export", "main", "stored_design"]
+
+DESIGN_FILE, PASSES_FOLDER, CARD_FILE = "design.json.gz", "passes", "CARD.md"
+SIMULATED_FILE = "simulated.parquet"
+#: Kept back of a limit for ending the processes and writing the files.
+RESERVE_S = 15.0
+
+
+def stored_design(state: Path, gpu: Gpu, seed: int, shapes: int | None) -> Design:
+    """The design in a folder of state, made where there is none.
+
+    Raises:
+        ValueError: it is of another seed, GPU or kernel source.
+    """
+    path = state / DESIGN_FILE
+    if not path.exists():
+        write_design(make_design(gpu, seed, first=shapes), path)
+    design = read_design(path, gpu)
+    if design.seed != seed:
+        raise ValueError(f"{path}: its seed is {design.seed}, not {seed}: give that one")
+    return design
+
+
+def export(state: Path, output: Path, design: Design, command: str) -> list[str]:
+    """Write all that was measured so far; a line for each part.
+
+    Raises:
+        ValueError: nothing was measured yet, a file of passes is damaged, or a folder cannot be
+            written.
+    """
+    lines = []
+    for one in recorded_sets(state / PASSES_FOLDER, design):
+        if not one.tables:
+            continue
+        simulated = one.tables[0].gpu.startswith("simulated-")
+        folder = output / one.part
+        file = SIMULATED_FILE if simulated else MEASUREMENTS_FILE
+        write_measured(folder / file, one.tables)
+        temporary = folder / (CARD_FILE + ".tmp")
+        temporary.write_text(card(one, design, file, command), encoding="utf-8")
+        temporary.replace(folder / CARD_FILE)
+        rows = sum(map(len, one.tables))
+        apart = "" if one.noise is None else f", repeats {100 * one.noise.median:.1f} % apart"
+        lines.append(
+            f"{folder / file}: {rows} of {one.planned} configurations, {len(one.tables)} "
+            f"studies{apart}"
+        )
+    if not lines:
+        raise ValueError(f"{state}: nothing was measured yet: record first")
+    return lines
+
+
+def _parts(design: Design) -> str:
+    studies = Counter(one.part for one in design.studies)
+    rows = Counter[str]()
+    for one in design.studies:
+        rows[one.part] += len(one.configs)
+    text = ", ".join(f"{rows[part]} {part} in {studies[part]} studies" for part in rows)
+    return f"design of seed {design.seed}: {text}"
+
+
+def _children(arguments: argparse.Namespace, given: Sequence[str]) -> int:
+    """One process a GPU; their exit codes' worst."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = visible.split(",") if visible else [str(one) for one in range(arguments.gpus)]
+    if len(devices) < arguments.gpus:
+        raise ValueError(
+            f"--gpus {arguments.gpus}: CUDA_VISIBLE_DEVICES names {len(devices)}: ask for fewer"
+        )
+    running = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "bench.record_data", *given),
+                *("--shard", f"{number}/{arguments.gpus}"),
+            ],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": devices[number]},
+        )
+        for number in range(arguments.gpus)
+    ]
+    try:
+        return max(one.wait() for one in running)
+    finally:
+        for one in running:
+            if one.poll() is None:
+                one.terminate()
+
+
+def _measure(
+    arguments: argparse.Namespace, design: Design, gpu: Gpu, shard: tuple[int, int]
+) -> str:
+    folder = arguments.state / PASSES_FOLDER
+    limit_s = parse_time_limit(arguments.time_limit)
+    if not limit_s > 2 * RESERVE_S:
+        raise ValueError(
+            f"--time-limit {arguments.time_limit}: starting and writing take {2 * RESERVE_S:g} s: "
+            "give more"
+        )
+    machine = None
+    if arguments.rehearse:
+        assumed = Assumed() if arguments.open_s is None else Assumed(open=arguments.open_s)
+        machine = Rehearsal(gpu, design.seed, sampling_ms=arguments.sampling_ms, assumed=assumed)
+
+    def tell(study: RecordedStudy, taken: int) -> None:
+        if taken and not arguments.quiet:
+            print(f"{shard[0]}/{shard[1]}  {study.key}: {taken} passes", flush=True)
+
+    extra = {} if machine is None else {"measuring": machine, "clock": machine.clock}
+    done = record(
+        design,
+        gpu,
+        folder,
+        time_limit_s=limit_s - RESERVE_S,
+        shard=shard,
+        passes=arguments.passes,
+        sampling_ms=arguments.sampling_ms,
+        progress=tell,
+        **extra,
+    )
+    stalled = "" if machine is None else f", {machine.stalled:.0f} s of them waiting for compilers"
+    return (
+        f"process {shard[0]} of {shard[1]}: {done.passes} passes in {done.studies} studies, "
+        f"{done.failed} without a time, {done.seconds:.0f} s{stalled}"
+        f"{'; nothing is left' if done.finished else ''}"
+    )
+
+
+def _check_device(gpu: Gpu) -> None:
+    name = visible_gpu()
+    if name is None:
+        raise ValueError("this host shows no GPU: rehearse with --rehearse")
+    if not gpu.matches(name):
+        raise ValueError(f"the device is {name!r}, not a {gpu.name}: name the right GPU with --gpu")
+
+
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.record_data", description=__doc__.split("\n")[0])
+    parser.add_argument("--state", type=Path, default=Path("runs/data"))
+    parser.add_argument("--output", type=Path, default=Path("data/h200"))
+    parser.add_argument("--gpu", default="h200", help="name or file of the GPU")
+    parser.add_argument("--gpus", type=int, default=1, help="of this host, a process each")
+    parser.add_argument("--time-limit", default="8m")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--sampling-ms", type=float, default=SAMPLING_MS)
+    parser.add_argument("--shapes", type=int, help="the first ones alone, when a design is made")
+    parser.add_argument("--open-s", type=float, help="a rehearsal's seconds to open a problem")
+    parser.add_argument("--shard", help=argparse.SUPPRESS)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--design", action="store_true")
+    parser.add_argument("--export", action="store_true")
+    parser.add_argument("--record-only", action="store_true")
+    parser.add_argument("--quiet", action="store_true")
+    arguments = parser.parse_args(given)
+    for name, least in (("gpus", 1), ("passes", 1), ("sampling_ms", 0.1), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            text = name.replace("_", "-")
+            parser.error(f"--{text} {getattr(arguments, name)}: must be at least {least}")
+    if arguments.shapes is not None and arguments.shapes < 1:
+        parser.error(f"--shapes {arguments.shapes}: must be at least 1")
+    return arguments
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run from the command line; 2 for the caller's mistake."""
+    given = sys.argv[1:] if given is None else list(given)
+    arguments = _arguments(given)
+    command = f"python -m bench.record_data {shlex.join(given)}".strip()
+    try:
+        gpu = load_gpu(arguments.gpu)
+        design = stored_design(arguments.state, gpu, arguments.seed, arguments.shapes)
+        if arguments.design:
+            print(_parts(design))
+            return 0
+        if not (arguments.rehearse or arguments.export):
+            _check_device(gpu)
+        if arguments.shard is not None:
+            number, _, count = arguments.shard.partition("/")
+            print(_measure(arguments, design, gpu, (int(number), int(count))))
+            return 0
+        if not arguments.export:
+            if arguments.gpus > 1:
+                code = _children(arguments, given)
+                if code:
+                    return code
+            else:
+                print(_measure(arguments, design, gpu, (0, 1)))
+        if arguments.record_only:
+            return 0
+        for line in export(arguments.state, arguments.output, design, command):
+            print(line)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The command that records data sets: rehearsed slices, files, cards, mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+import sim
+from bench import record_data
+from sim.measured_file import read_measured
+from tuning.recording.choosing import make_design
+from tuning.recording.design import write_design
+from tuning.recording.problems import Shape
+
+GPU = sim.load_gpu("h200")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a design of a few studies."""
+    folder = tmp_path_factory.mktemp("state")
+    chosen = [Shape(10, 1030, 520, cell="odd")]
+    write_design(make_design(GPU, 0, own_shapes=chosen), folder / record_data.DESIGN_FILE)
+    return folder
+
+
+def call(state: Path, output: Path, *options: str) -> int:
+    return record_data.main(["--state", str(state), "--output", str(output), *options])
+
+
+def test_slices_of_a_rehearsal_fill_the_files(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = []
+    for _ in range(2):
+        assert call(state, tmp_path, "--rehearse", "--quiet", "--time-limit", "44s") == 0
+        said = capsys.readouterr().out
+        file = tmp_path / "products" / record_data.SIMULATED_FILE
+        tables = read_measured(file)
+        counts.append(sum(map(len, tables)))
+        assert f"{file}: {counts[-1]} of 320 configurations, {len(tables)} studies" in said
+        assert {one.gpu for one in tables} == {"simulated-h200"}
+    assert counts[0] < counts[1]
+    card = (tmp_path / "products" / record_data.CARD_FILE).read_text()
+    assert "**Simulated: a rehearsal's times" in card
+    assert "sampling_ms 8" in card
+    assert f"{counts[1]} configurations on simulated-h200" in card
+    assert "| triton_gemm |" in card
+    assert not list(tmp_path.glob("**/measurements.parquet"))  # what is read as measured
+    with pytest.raises(ValueError, match="simulated-h200"):
+        sim.load_gpu(tables[0].gpu)
+
+
+def test_what_was_rehearsed_is_exported_again(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(state, tmp_path / "a", "--rehearse", "--quiet", "--time-limit", "44s")
+    before = capsys.readouterr().out.splitlines()[1:]
+    assert call(state, tmp_path / "b", "--export") == 0
+    after = capsys.readouterr().out.splitlines()
+    assert [one.replace("/b/", "/a/") for one in after] == before
+
+
+def test_recording_alone_writes_no_file(state: Path, tmp_path: Path) -> None:
+    assert call(state, tmp_path, "--rehearse", "--record-only", "--time-limit", "44s") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_design_is_told(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(state, tmp_path, "--design") == 0
+    assert "design of seed 0: 320 products in " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--time-limit", "20s"], "--time-limit 20s: starting and writing take 30 s: give more"),
+        (["--time-limit", "soon"], "a time limit is written 90s, 30m or 2h"),
+        (["--seed", "7"], "its seed is 0, not 7"),
+        (["--gpu", "h2000"], "unknown gpu"),
+    ],
+)
+def test_mistakes_are_one_line(
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert call(state, tmp_path, "--rehearse", *options) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "this host shows no GPU: rehearse with --rehearse"),
+        ("NVIDIA A100-SXM4-80GB", "the device is 'NVIDIA A100-SXM4-80GB', not a h200"),
+    ],
+)
+def test_another_device_is_refused_before_anything_starts(
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr(record_data, "visible_gpu", lambda: name)
+    assert call(state, tmp_path, "--gpus", "2") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_measured_is_nothing_to_export(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "state"
+    empty.mkdir()
+    (empty / record_data.DESIGN_FILE).write_bytes((state / record_data.DESIGN_FILE).read_bytes())
+    assert call(empty, tmp_path, "--export") == 2
+    assert "nothing was measured yet: record first" in capsys.readouterr().err

@@ -1,0 +1,308 @@
+"""Counted traffic: the profiler's listings, its refusals, and the record beside predictions.
+
+The listings are made up after those that ``ncu --csv --print-units base`` writes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import sim
+from bench import block, traffic
+from bench.counters import METRICS, Counted, CountersRefused, count_traffic, read_counters
+from bench.executed import MARK, Launch
+from bench.traffic_points import PROBLEMS, Point, points, summary
+
+torch = pytest.importorskip("torch")
+GPU = sim.load_gpu("h200")
+ASKED_FOR = {quantity: names[0] for quantity, (names, _) in METRICS.items()}
+HEAD = (
+    '"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size",'
+    '"Grid Size","Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"'
+)
+KERNEL = "_gemm_scaled(CUtensorMap, const float *, int)"
+
+
+def rows(number: int, name: str, values: dict[str, str], unit: str = "") -> list[str]:
+    units = {metric: "sector" if "sectors" in metric else "byte" for metric in values}
+    return [
+        f'"{number}","42","python3.12","127.0.0.1","{name}","1","7","(128, 1, 1)","(132, 1, 1)",'
+        f'"0","9.0","Command line profiler metrics","{metric}","{unit or units[metric]}","{value}"'
+        for metric, value in values.items()
+    ]
+
+
+def values(
+    read: str = "100", write: str = "20", l2: str = "64", sm: str = "4,096"
+) -> dict[str, str]:
+    return dict(zip(ASKED_FOR.values(), (read, write, l2, sm), strict=True))
+
+
+def listing(*kernels: Sequence[str]) -> str:
+    lines = ["==PROF== Connected to process 42 (/usr/bin/python3.12)", HEAD]
+    number = 0
+    for launch in kernels:
+        lines += rows(number, f"{MARK}()", values("0", "0", "0", "0"))
+        for name in launch:
+            number += 1
+            lines += rows(number, name, values())
+        lines.append("==PROF== Profiling: 2 passes")
+        number += 1
+    return "\n".join([*lines, "==PROF== Disconnected from process 42"])
+
+
+def test_counters_of_every_launch_are_summed_over_its_kernels() -> None:
+    one, two = read_counters(listing([KERNEL], ["decode", KERNEL]), 2, ASKED_FOR)
+    assert one.kernels == (KERNEL,)
+    assert one.values == {
+        "dram_read_bytes": 100,
+        "dram_write_bytes": 20,
+        "l2_read_bytes": 64 * 32,
+        "sm_read_bytes": 4096,
+    }
+    assert two.kernels == ("decode", KERNEL)
+    assert two.values == {name: 2 * value for name, value in one.values.items()}
+
+
+def test_units_other_than_bytes_are_understood() -> None:
+    text = "\n".join(
+        [
+            HEAD,
+            *rows(0, MARK, values()),
+            *rows(1, KERNEL, values("1.5", "2", "3", "4"), unit="Mbyte"),
+        ]
+    )
+    (one,) = read_counters(text, 1, ASKED_FOR)
+    assert one.values["dram_read_bytes"] == 1.5e6
+
+
+REFUSED = {
+    "permission": (
+        "==PROF== Connected to process 42 (python)\n"
+        "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU "
+        "Performance Counters on the target device 0.\n==WARNING== No kernels were profiled.",
+        "ERR_NVGPUCTRPERM: this user may not read the GPU's counters: run as root",
+    ),
+    "metric": (
+        "==ERROR== Failed to find metric regex:^lts__t_sectors_srcunit_tex_op_read(\\.sum|\\.avg)",
+        "ncu knows no metric lts__t_sectors_srcunit_tex_op_read",
+    ),
+    "kernel": ("==WARNING== No kernels were profiled.", "ncu profiled no kernel: none matched"),
+    "crash": (
+        "==ERROR== The application returned an error code (1).\n"
+        "==WARNING== No kernels were profiled.",
+        r"ncu profiled no kernel: ==ERROR== The application returned an error code \(1\)",
+    ),
+    "nothing": ("", "ncu lists no kernel: it says nothing"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals_say_why(text: str, message: str) -> None:
+    with pytest.raises(CountersRefused, match=message):
+        read_counters(text, 1, ASKED_FOR)
+
+
+def test_a_listing_that_lacks_something_is_refused() -> None:
+    with pytest.raises(CountersRefused, match="lists 1 launches, 2 were made"):
+        read_counters(listing([KERNEL]), 2, ASKED_FOR)
+    with pytest.raises(CountersRefused, match="no kernel behind a mark"):
+        read_counters(listing([]), 1, ASKED_FOR)
+    short = {metric: value for metric, value in values().items() if "xbar" not in metric}
+    text = "\n".join([HEAD, *rows(0, MARK, values()), *rows(1, KERNEL, short)])
+    with pytest.raises(CountersRefused, match=r"lists no l1tex__m_xbar2l1tex_read_bytes\.sum of"):
+        read_counters(text, 1, ASKED_FOR)
+    text = "\n".join([HEAD, *rows(0, MARK, values()), *rows(1, KERNEL, values(read="n/a"))])
+    with pytest.raises(CountersRefused, match="'n/a' byte for dram__bytes_read"):
+        read_counters(text, 1, ASKED_FOR)
+
+
+LAUNCH = Launch(problem=PROBLEMS[0], kernel="triton_gemm", config={})
+
+
+def test_a_metric_of_another_name_is_asked_for() -> None:
+    asked: list[list[str]] = []
+
+    def run(launches: Sequence[Launch], metrics: Sequence[str], seconds: float) -> str:
+        asked.append(list(metrics))
+        if "dram__bytes_read.sum" in metrics:
+            return "==ERROR== Failed to find metric regex:^dram__bytes_read(\\.sum)"
+        return listing([KERNEL]).replace("dram__bytes_read", "dram__bytes_op_read")
+
+    (one,), metrics = count_traffic([LAUNCH], time_limit_s=1, run=run)
+    assert one.values["dram_read_bytes"] == 100
+    assert metrics["dram_read_bytes"] == "dram__bytes_op_read.sum"
+    assert len(asked) == 2
+
+
+def test_a_metric_that_nothing_is_judged_by_may_be_missing() -> None:
+    missing = "==ERROR== Failed to find metric regex:^l1tex__m_xbar2l1tex_read_bytes(\\.sum)"
+
+    def run(launches: Sequence[Launch], metrics: Sequence[str], seconds: float) -> str:
+        return missing if len(metrics) == len(METRICS) else listing([KERNEL])
+
+    (one,), metrics = count_traffic([LAUNCH], time_limit_s=1, run=run)
+    assert set(one.values) == set(metrics) == set(METRICS) - {"sm_read_bytes"}
+
+
+def test_a_metric_without_another_name_ends_it() -> None:
+    with pytest.raises(CountersRefused, match="ncu knows no metric lts__t_sectors"):
+        count_traffic([LAUNCH], time_limit_s=1, run=lambda *_: REFUSED["metric"][0])
+
+
+@pytest.fixture(scope="module")
+def all_points() -> list[Point]:
+    return points(GPU)
+
+
+def test_points_are_spread_over_formats_rasters_and_sizes(all_points: list[Point]) -> None:
+    assert len(all_points) >= 30
+    assert len({one.key for one in all_points}) == len(all_points)
+    assert len({one.problem for one in all_points}) == len(PROBLEMS)
+    assert len({one.kernel for one in all_points}) >= 8
+    rasters = {(one.problem, one.kernel): set[int]() for one in all_points}
+    for one in all_points:
+        rasters[one.problem, one.kernel].add(one.config.get("group_m", 0))
+    assert sum(len(groups) >= 2 for groups in rasters.values()) >= 10
+    replayed = [one for one in all_points if one.replayed is not None]
+    assert len(replayed) >= 30
+    for one in replayed:
+        assert one.replayed is not None
+        assert one.replayed["l2_read_bytes"] == pytest.approx(
+            # Scales that a kernel holds in fp32 are counted as they are stored.
+            one.predicted["l2_read_bytes"],
+            rel=0.1 if ".mx" in one.problem or "mxfp8" in one.problem else 1e-6,
+        )
+
+
+def point(problem: str, read: float, counted: float | None) -> Point:
+    moved = {"dram_read_bytes": read, "dram_write_bytes": 0.0, "l2_read_bytes": 10.0}
+    return Point(
+        problem=problem,
+        kernel="triton_gemm",
+        config={"block_m": 64},
+        predicted=moved,
+        replayed=None,
+        counted=None
+        if counted is None
+        else {"dram_read_bytes": counted, "dram_write_bytes": 0.0, "l2_read_bytes": 8.0},
+    )
+
+
+def test_errors_are_summed_up_beside_what_is_asked() -> None:
+    found = [point(str(n), 100 + n, 100.0) for n in range(11)] + [point("x", 1, None)]
+    content = summary(found)
+    assert (content["points"], content["counted"]) == (12, 11)
+    read = content["predicted dram_read_bytes"]
+    assert read["median_error"] == pytest.approx(0.05)
+    assert read["p90_error"] == pytest.approx(0.09)
+    assert (read["asked_median"], read["asked_p90"]) == (0.10, 0.25)
+    assert content["predicted l2_read_bytes"]["median_error"] == pytest.approx(0.25)
+    assert "replayed dram_read_bytes" not in content
+
+
+def counted(launches: Sequence[Launch]) -> list[Counted]:
+    text = listing(*([KERNEL] for _ in launches))
+    return read_counters(text, len(launches), ASKED_FOR)
+
+
+def count_some(found: list[Point], count: traffic.Count, seconds: float = 100.0) -> str:
+    session: dict[str, object] = {}
+    return traffic.count_all(found, session, time_limit_s=seconds, count=count, write=lambda: None)
+
+
+def test_a_launch_that_fails_costs_its_own_point() -> None:
+    found = [point(str(n), 100, None) for n in range(5)]
+
+    def count(launches: Sequence[Launch], seconds: float) -> tuple[list[Counted], dict[str, str]]:
+        if any(one.problem == "3" for one in launches):
+            raise CountersRefused("ncu profiled no kernel: none matched")
+        return counted(launches), ASKED_FOR
+
+    assert count_some(found, count) == ""
+    assert [one.counted is not None for one in found] == [True, True, True, False, True]
+    assert found[3].refused == "ncu profiled no kernel: none matched"
+
+
+def test_a_profiler_that_fails_always_is_given_up() -> None:
+    found = [point(str(n), 100, None) for n in range(20)]
+    calls = []
+
+    def count(launches: Sequence[Launch], seconds: float) -> tuple[list[Counted], dict[str, str]]:
+        calls.append(len(launches))
+        raise CountersRefused("ncu lists no kernel: ==ERROR== LibraryNotLoaded")
+
+    assert count_some(found, count).startswith("3 launches running were refused alike: ncu lists")
+    assert calls == [8, 1, 1, 1]
+    assert sum(bool(one.refused) for one in found) == 3
+
+
+def test_a_profiler_without_permission_is_asked_once() -> None:
+    found = [point(str(n), 100, None) for n in range(20)]
+    calls = []
+
+    def count(launches: Sequence[Launch], seconds: float) -> tuple[list[Counted], dict[str, str]]:
+        calls.append(len(launches))
+        return read_counters(REFUSED["permission"][0], len(launches), ASKED_FOR), ASKED_FOR
+
+    assert count_some(found, count).startswith("ERR_NVGPUCTRPERM")
+    assert len(calls) == 1
+    assert all(one.refused.startswith("ERR_NVGPUCTRPERM") for one in found)
+
+
+def dry_run(path: Path, found: list[Point]) -> int:
+    return traffic.main(["--dry-run", "--output", str(path)], find=lambda gpu: list(found))
+
+
+def test_a_dry_run_writes_every_point_without_a_count(
+    tmp_path: Path, all_points: list[Point], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "traffic.json"
+    assert dry_run(path, all_points) == 0
+    data = json.loads(path.read_text())
+    assert data["schema"] == traffic.SCHEMA
+    assert data["sessions"] == []
+    assert {one["counted"] for one in data["points"]} == {None}
+    assert f"0 of {len(data['points'])} points counted" in capsys.readouterr().out
+
+
+def test_a_record_is_gone_on_with(tmp_path: Path, all_points: list[Point]) -> None:
+    path = tmp_path / "traffic.json"
+    some = {"dram_read_bytes": 1.0, "dram_write_bytes": 1.0, "l2_read_bytes": 1.0}
+
+    known = [replace(all_points[0], counted=some, kernels=(KERNEL,)), *all_points[1:]]
+    path.write_text(traffic.record_text(known, [{"commit": "a"}], "h200"))
+    assert dry_run(path, all_points) == 0
+    data = json.loads(path.read_text())
+    assert data["sessions"] == [{"commit": "a"}]
+    assert [one["counted"] is not None for one in data["points"]].count(True) == 1
+    assert data["points"][0]["kernels"] == [KERNEL]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a host without a GPU is asked")
+def test_a_host_without_a_gpu_is_told_so(
+    tmp_path: Path, all_points: list[Point], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "traffic.json")]
+    assert traffic.main(output, find=lambda gpu: list(all_points)) == 2
+    said = "error: torch finds no CUDA device: count nothing with --dry-run\n"
+    assert capsys.readouterr().err == said
+    assert block.main(output) == 2
+    said = "error: torch finds no CUDA device: time small cases with --device cpu\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_record_is_not_overwritten(
+    tmp_path: Path, all_points: list[Point], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "traffic.json"
+    path.write_text(json.dumps({"schema": "tile-workbench/kernels/2"}))
+    assert dry_run(path, all_points) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    path.write_text(traffic.record_text([], [], "b200"))
+    assert dry_run(path, all_points) == 2
+    assert "of b200" in capsys.readouterr().err
