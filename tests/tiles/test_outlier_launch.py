@@ -153,6 +153,16 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         ValueError,
         "block_k = 48: it must be a power of two",
     ),
+    "raster group": (
+        lambda: columns(config={**CONFIG, "group_m": 0}),
+        ValueError,
+        "group_m = 0: it must be at least 1",
+    ),
+    "rows of c": (
+        lambda: columns(c=torch.empty(1, N).expand(M, N)),
+        ValueError,
+        r"c of shape \(40, 48\) has strides \(0, 1\): its elements overlap",
+    ),
     "rows and tma": (
         lambda: columns(a=i8(M, 100), b=i8(N, 100), config={**CONFIG, "tma": True}),
         ValueError,
@@ -161,7 +171,7 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "devices": (
         lambda: columns(outliers=replace(KEPT, count=i32(1).to("meta"))),
         ValueError,
-        "outliers.count on meta: they must share one device",
+        "outliers.count on meta, .*they must share one device",
     ),
     "rows beside blocks": (
         lambda: blocks(b_block=(1, 0), b_scale=torch.ones(N, 1)),

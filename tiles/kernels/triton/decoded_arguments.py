@@ -11,7 +11,7 @@ import triton.language as tl
 from .decoded_element import FOLDED, block_format, row_bytes, wide_type
 from .decoded_operand import StoredMatrix
 from .decoded_ptx import float_bytes, six_bits
-from .launch_checks import check_one_device, check_overlap, power_of_two
+from .launch_checks import check_memory, power_of_two
 from .tile_checks import check_reach, whole_words
 
 __all__ = ["Call", "arguments", "workspace_bytes"]
@@ -429,8 +429,7 @@ def arguments(
     written = {"c": c}
     if config["staged"] and workspace is not None:
         written["workspace"] = workspace
-    check_one_device(named | written)
-    check_overlap(written, named)
+    check_memory(written, named)
     depth = int(config["block_k"])
     for side, tile in ((a, (int(config["block_m"]), depth)), (b, (int(config["block_n"]), depth))):
         check_reach(

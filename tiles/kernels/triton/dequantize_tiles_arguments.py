@@ -8,8 +8,7 @@ import torch
 
 from .launch_checks import (
     check_fields,
-    check_one_device,
-    check_overlap,
+    check_memory,
     check_power_of_two,
     power_of_two,
 )
@@ -94,8 +93,7 @@ def request(
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
         read["tensor_scale"] = tensor_scale
-    check_one_device(read | {"out": out})
-    check_overlap({"out": out}, read)
+    check_memory({"out": out}, read)
     tile = (config["block_rows"], config["block_cols"])
     least = WORD_CODES.get(int(constants(element)["BITS"]), 1)
     if tile[1] < least:

@@ -155,6 +155,7 @@ def gemm_fallback_blocks(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
+    EVEN_BLOCKS: tl.constexpr,
     OUT: tl.constexpr,
 ):
     """Grid: one program a tile."""
@@ -215,7 +216,7 @@ def gemm_fallback_blocks(
         BLOCK_N,
         BLOCK_K,
         TMA,
-        EVEN_K,
+        EVEN_BLOCKS,
     )
     store(c, acc, row0, col0, m, n, stride_cm, OUT, BLOCK_M, BLOCK_N, TMA, 1)
 

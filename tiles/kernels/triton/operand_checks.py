@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .launch_checks import OUTPUTS, check_aligned_rows
+from .launch_checks import OUTPUTS, check_aligned_rows, check_current_device
 
 __all__ = [
     "FP8",
@@ -50,6 +50,7 @@ def check_tensor(
         )
     if tensor.device != like.device:
         raise ValueError(f"{name} lies on {tensor.device} and a on {like.device}: move it there")
+    check_current_device(name, tensor)
     if not output and tensor.dtype != like.dtype and not {tensor.dtype, like.dtype} <= set(FP8):
         raise TypeError(
             f"a has dtype {like.dtype} and {name} {tensor.dtype}: no tensor core multiplies these"

@@ -13,9 +13,8 @@ from .launch_checks import (
     check_aligned_rows,
     check_fields,
     check_integer_sums,
-    check_one_device,
-    check_overlap,
-    check_power_of_two,
+    check_memory,
+    check_tile_config,
 )
 from .outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
 
@@ -97,8 +96,7 @@ def _check_scale(
 
 def _check_config(config: Mapping[str, int | bool]) -> None:
     check_fields(config, _FIELDS)
-    for name, least in (("block_m", 16), ("block_n", 16), ("block_k", 32), ("outlier_k", 16)):
-        check_power_of_two(name, int(config[name]), least)
+    check_tile_config(config, {"block_m": 16, "block_n": 16, "block_k": 32, "outlier_k": 16})
 
 
 def _check_columns(
@@ -198,8 +196,7 @@ def arguments(
     check_integer_sums(a.dtype, a.shape[1], a_block, b_block)
     read = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
     read |= {f"outliers.{name}": tensor for name, tensor in outliers.tensors.items()}
-    check_one_device({"c": c, **read})
-    check_overlap({"c": c}, read)
+    check_memory({"c": c}, read)
     return _launch(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
 
 
@@ -261,6 +258,7 @@ def _launch(
     else:
         positional += [*outliers.tensors.values(), len(outliers.codes)]
         keywords |= {"A_COLS": a_block[1], "B_COLS": b_block[1]}
+        keywords["EVEN_BLOCKS"] = k % a_block[1] == 0
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     return Launch(
         columns=isinstance(outliers, KeptColumns),

@@ -17,6 +17,9 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch_checks import check_fields, check_memory, check_power_of_two, power_of_two
+from .tile_checks import check_matrix
+
 __all__ = ["launch", "precompile"]
 
 #: Largest finite value of each code dtype.
@@ -225,16 +228,12 @@ def _quantize_tensor(
     tl.store(scales_ptr + zero, scale, mask=(zero + program) == 0)
 
 
-def _power_of_two(extent: int) -> bool:
-    return extent > 0 and extent & (extent - 1) == 0
-
-
 def _validate(x, codes, scales, block, config) -> None:
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
+    check_fields(config, FIELDS)
     for name in ("block_rows", "block_cols", "num_warps"):
-        if not _power_of_two(config[name]):
-            raise ValueError(f"{name} = {config[name]}: it must be a power of two")
+        check_power_of_two(name, config[name])
+    if config["num_stages"] < 1:
+        raise ValueError(f"num_stages = {config['num_stages']}: it must be at least 1")
     if x.dtype not in SOURCES:
         raise TypeError(f"x has dtype {x.dtype}: it must be bfloat16, float16 or float32")
     if codes.dtype not in CODE_MAX:
@@ -243,13 +242,10 @@ def _validate(x, codes, scales, block, config) -> None:
         )
     if scales.dtype != torch.float32:
         raise TypeError(f"scales have dtype {scales.dtype}: they must be float32")
-    if x.ndim != 2 or x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: it must be a non-empty matrix")
+    check_matrix("x", x)
     if codes.shape != x.shape:
         raise ValueError(f"codes have shape {tuple(codes.shape)}: x has {tuple(x.shape)}")
-    for name, tensor in (("x", x), ("codes", codes)):
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+    check_matrix("codes", codes)
     if min(block) < 0:
         raise ValueError(f"block = {tuple(block)}: extents are positive, or 0 for the whole extent")
     grid = tuple(-(-n // b) if b else 1 for n, b in zip(x.shape, block))  # noqa: B905
@@ -258,11 +254,7 @@ def _validate(x, codes, scales, block, config) -> None:
             f"scales have shape {tuple(scales.shape)}: blocks of {tuple(block)} on x "
             f"{tuple(x.shape)} need {grid}"
         )
-    if not x.device == codes.device == scales.device:
-        raise ValueError(
-            f"x, codes and scales lie on {x.device}, {codes.device}, {scales.device}: "
-            "they must share one device"
-        )
+    check_memory({"codes": codes, "scales": scales}, {"x": x})
 
 
 def _calls(x, codes, scales, block, config):
@@ -298,7 +290,7 @@ def _calls(x, codes, scales, block, config):
         arguments += (tile[0], cols)
         return [(_quantize_regions, triton.cdiv(rows, tile[0]), arguments, constants)]
     extents = (block[0] or rows, block[1] or cols)
-    whole = all(_power_of_two(b) and t % b == 0 for t, b in zip(tile, extents))  # noqa: B905
+    whole = all(power_of_two(b) and t % b == 0 for t, b in zip(tile, extents))  # noqa: B905
     if whole:
         programs = triton.cdiv(rows, tile[0]) * triton.cdiv(cols, tile[1])
         constants |= {"BLOCK_ROWS": extents[0], "BLOCK_COLS": extents[1]}

@@ -8,8 +8,7 @@ import torch
 
 from .launch_checks import (
     check_fields,
-    check_one_device,
-    check_overlap,
+    check_memory,
     check_power_of_two,
     power_of_two,
 )
@@ -193,8 +192,7 @@ def request(
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
         written["tensor_scale"] = tensor_scale
-    check_one_device(read | written)
-    check_overlap(written, read)
+    check_memory(written, read)
     if seed is not None:
         seed_words(seed)
     asked = Request(

@@ -11,8 +11,8 @@ from .launch_checks import (
     OUTPUTS,
     check_aligned_rows,
     check_fields,
-    check_overlap,
-    check_power_of_two,
+    check_memory,
+    check_tile_config,
 )
 from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
 
@@ -93,9 +93,6 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
             raise ValueError(
                 f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
             )
-    for tensor in (*weight.tensors, c):
-        if tensor.device != x.device:
-            raise ValueError(f"x lies on {x.device}, weight or c on {tensor.device}: move them")
     (m, k), n = x.shape, weight.rows
     if k != weight.columns:
         raise ValueError(f"x has {k} columns and weight {weight.columns}: they must be equal")
@@ -109,11 +106,9 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
 
 def _check_config(config: Mapping[str, int | bool], weight: PackedWeight) -> None:
     check_fields(config, _FIELDS)
-    for name, least in (("block_m", 8), ("block_n", 16), ("num_warps", 1)):
-        check_power_of_two(name, int(config[name]), least)
-    for name in ("group_m", "split_k", "num_stages"):
-        if int(config[name]) < 1:
-            raise ValueError(f"{name} {config[name]}: it must be at least 1")
+    check_tile_config(config, {"block_m": 8, "block_n": 16})
+    if int(config["split_k"]) < 1:
+        raise ValueError(f"split_k = {config['split_k']}: it must be at least 1")
     if config["fold"] and not weight.group:
         raise ValueError("fold needs scales of groups: these weights have one scale a row")
     if not config["fold"] and 0 < weight.group < 64:
@@ -140,8 +135,6 @@ def _workspace(
         raise ValueError(f"split_k {config['split_k']} needs a workspace of {words} int32 zeros")
     if workspace.dtype != torch.int32:
         raise TypeError(f"workspace has dtype {workspace.dtype}: it must be torch.int32")
-    if workspace.device != x.device:
-        raise ValueError(f"workspace lies on {workspace.device} and x on {x.device}: move it there")
     if workspace.ndim != 1 or not workspace.is_contiguous() or workspace.numel() < words:
         raise ValueError(
             f"workspace must be {words} contiguous words or more, got {tuple(workspace.shape)}"
@@ -198,7 +191,7 @@ def arguments(
         partial, arrived = _workspace(config, workspace, x, n)
         written["workspace"] = arrived
     parts = {f"weight.{name}": getattr(weight, name) for name in _PARTS}
-    check_overlap(written, {"x": x, **parts})
+    check_memory(written, {"x": x, **parts})
     constexprs = constants(
         config=config,
         element=weight.element,
