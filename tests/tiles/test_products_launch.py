@@ -61,6 +61,7 @@ def grouped(**changes: Any) -> None:
     gemm_grouped.launch(**arguments)
 
 
+META = torch.empty(0, dtype=torch.int8, device="meta")
 SHARED = int8(3, 64, 96)
 
 BLOCKS: dict[str, Any] = {
@@ -131,6 +132,13 @@ BLOCKS: dict[str, Any] = {
             {"a": int8(3, 80, 96)[:, :64], "config": {**BATCHED, "tma": True}},
             ValueError,
             "a: its matrices lie 7680 elements apart, 64 rows of 96 take 6144",
+        ),
+        (
+            {"a": META.new_empty(2, 2**30, 32), "b": META.new_empty(2, 48, 32),
+             "c": META.new_empty(2, 2**30, 48, dtype=torch.float32), "a_scale": None,
+             "b_scale": None, "a_block": None, "b_block": None, "config": {**BATCHED, "tma": True}},
+            ValueError,
+            "a: 2147483648 rows under one descriptor, its coordinates have 31 bits",
         ),
         (
             {"a": int8(3, 64, 100)[..., :96], "config": {**BATCHED, "tma": True}},

@@ -81,7 +81,7 @@ WHOLE = torch.zeros(8, 304, dtype=torch.bfloat16)
             ValueError,
             "block_m = 24: it must be a power of two",
         ),
-        ({"config": CONFIG | {"group_m": 0}}, ValueError, "group_m 0: it must be at least 1"),
+        ({"config": CONFIG | {"group_m": 0}}, ValueError, "group_m = 0: it must be at least 1"),
         ({"config": CONFIG | {"split_k": 3}}, ValueError, "split_k 3 > 2 panels of 128 columns"),
         ({"weight": weight(**ROW), "config": CONFIG | {"fold": True}}, ValueError, "fold needs"),
         ({"weight": weight(**SMALL)}, ValueError, "groups of 32 need fold"),

@@ -12,7 +12,7 @@ from .decoded_element import FOLDED, block_format, row_bytes, wide_type
 from .decoded_operand import StoredMatrix
 from .decoded_ptx import float_bytes, six_bits
 from .launch_checks import check_memory, power_of_two
-from .tile_checks import check_reach, whole_words
+from .tile_checks import WHOLE, check_reach, check_whole, whole_words
 
 __all__ = ["Call", "arguments", "workspace_bytes"]
 
@@ -31,8 +31,6 @@ _INNER = (
 _FIELDS = (*_INNER, "staged", "native")
 #: Tile and warps of the decoding pass: 32 elements a thread, four 16-byte stores.
 _TILE, _WARPS = (8, 512), 4
-#: A power of two above every extent: a scale for a whole extent.
-_WHOLE = 2**30
 #: First capability that converts 8-bit floats, times ten.
 _CAST_CAPABILITY = 89
 #: Facts of the floats that it converts.
@@ -95,6 +93,7 @@ def _check_scales(name: str, side: StoredMatrix) -> None:
     if scales is not None:
         if side.stored not in ("fp32", *FOLDED):
             raise ValueError(f"{name}.stored {side.stored!r}: fp32, e8m0fnu or e4m3fn")
+        check_whole(name, (side.rows, side.columns), block)
         dtype = torch.uint8 if side.stored in FOLDED else torch.float32
         if scales.dtype != dtype:
             raise TypeError(f"{name}.scales have dtype {scales.dtype}: {side.stored} are {dtype}")
@@ -211,7 +210,7 @@ def _constants(
 ) -> dict[str, Any]:
     """Compile-time constants of ``operand_tile``, tile and type aside."""
     element = side.element
-    rows, cols = (extent or _WHOLE for extent in side.block)
+    rows, cols = (extent or WHOLE for extent in side.block)
     even = side.rows % tile[0] == 0 and side.columns % tile[1] == 0
     fast, ptx = _fast(side, wide, capability)
     return {
@@ -335,7 +334,7 @@ def _in_loop(
             )
         found = _constants(side, tile, wide, capability)
         constants |= {f"{prefix}_{name}": value for name, value in found.items()}
-        constants[f"{prefix}_OUTER"] = 0 if block is None else block[0] or _WHOLE
+        constants[f"{prefix}_OUTER"] = 0 if block is None else block[0] or WHOLE
         pointers += [*_pointers(side), c if scales is None else scales]
         strides += _scale_strides(side)
         outer_strides.append(0 if scales is None else scales.stride(0))
@@ -387,7 +386,7 @@ def _native(
         constants |= {
             f"{prefix}_FORMAT": name,
             f"{prefix}_STORED": side.stored,
-            f"{prefix}_ROWS": side.block[0] or _WHOLE,
+            f"{prefix}_ROWS": side.block[0] or WHOLE,
             f"{prefix}_OUTER": side.tensor_scale is not None,
         }
         outer = c if side.tensor_scale is None else side.tensor_scale

@@ -28,10 +28,8 @@ def _scale_values(stored, STORED: tl.constexpr):
         bits = tl.where(exponent == 0, 0x400000, exponent << 23)
         value = tl.where(exponent == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
     elif STORED == "e4m3fn":
-        # A normal number, or NaN.
-        code = stored.to(tl.int32)
-        bits = tl.where(code == 0x7F, 0x7FC00000, (code + (120 << 3)) << 20)
-        value = bits.to(tl.float32, bitcast=True)
+        # Ours are normal numbers or NaN; others store zeros, subnormals and signs as well.
+        value = decode(stored, False, 8, 3, 7, 0x7F, 0, True)
     else:
         value = stored.to(tl.float32)
     return value

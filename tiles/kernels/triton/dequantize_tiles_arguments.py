@@ -13,6 +13,7 @@ from .launch_checks import (
     power_of_two,
 )
 from .tile_checks import (
+    WHOLE,
     check_codes,
     check_levels,
     check_matrix,
@@ -20,6 +21,7 @@ from .tile_checks import (
     check_reach,
     check_scales,
     check_tensor_scale,
+    check_whole,
     whole_words,
 )
 from .tile_elements import constants
@@ -29,8 +31,6 @@ __all__ = ["FIELDS", "Request", "kernel_constants", "request"]
 
 OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
 FIELDS = ("block_rows", "block_cols", "num_warps", "software_cast")
-#: A power of two above every extent: a scale for a whole extent.
-WHOLE = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,7 @@ def request(
         raise ValueError(f"swizzled: only one-byte scales of blocks are, not {stored} of {block}")
     rows, cols = out.shape
     check_codes("codes", codes, rows, cols, element)
+    check_whole("out", (rows, cols), block)
     check_scales("scales", scales, (rows, cols), block, stored, swizzled)
     read = {"codes": codes, "scales": scales}
     if tensor_scale is not None:

@@ -109,7 +109,8 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
     """A two-dimensional descriptor over all matrices of a tensor, one under the other.
 
     Raises:
-        ValueError: the matrices do not follow each other row by row, or rows start off 16 bytes.
+        ValueError: the matrices do not follow each other row by row, are 2^31 rows or more, or
+            rows start off 16 bytes.
     """
     pitch = tensor.stride(-2)
     rows = tensor.shape[-2]
@@ -122,6 +123,11 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
                 f"{rows * pitch}; tma needs them gapless, take a config without tma"
             )
         rows *= extent
+    if rows >= 2**31:
+        raise ValueError(
+            f"{name}: {rows} rows under one descriptor, its coordinates have 31 bits: take a "
+            "config without tma"
+        )
     check_aligned_rows(name, tensor)
     return TensorDescriptor(tensor, [rows, tensor.shape[-1]], [pitch, 1], box)
 

@@ -134,7 +134,7 @@ def _check_blocks(asked: Request) -> None:
     least = WORD_CODES.get(bits, 1)
     if min(tile if asked.codes_t is not None else tile[1:]) < least:
         raise ValueError(f"tile {tile[0]}x{tile[1]}: codes of {bits} bits take at least {least}")
-    check_reach(tile, shape, transposed=True)
+    check_reach(tile, shape, transposed=asked.codes_t is not None)
 
 
 def request(

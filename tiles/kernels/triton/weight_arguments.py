@@ -146,6 +146,11 @@ def _descriptors(
     x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
 ) -> tuple[TensorDescriptor, TensorDescriptor]:
     flat = codes.view(-1, PANEL_BYTES)
+    if len(flat) >= 2**31:
+        raise ValueError(
+            f"weight.codes: {len(flat)} rows of panels, a descriptor's coordinates have 31 bits: "
+            "take a config without tma"
+        )
     check_aligned_rows("x", x)
     check_aligned_rows("weight.codes", flat)
     return (
