@@ -12,6 +12,7 @@ __all__ = [
     "check_current_device",
     "check_fields",
     "check_integer_sums",
+    "check_matrix",
     "check_memory",
     "check_one_device",
     "check_overlap",
@@ -70,6 +71,18 @@ def check_tile_config(config: Mapping[str, int | bool], least: Mapping[str, int]
     for name in ("group_m", "num_stages"):
         if int(config[name]) < 1:
             raise ValueError(f"{name} = {config[name]}: it must be at least 1")
+
+
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is no contiguous matrix.
+
+    Raises:
+        ValueError: names it.
+    """
+    if tensor.ndim != 2 or tensor.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
 
 
 def check_integer_sums(

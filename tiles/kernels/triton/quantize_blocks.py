@@ -17,8 +17,13 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_checks import check_fields, check_memory, check_power_of_two, power_of_two
-from .tile_checks import check_matrix
+from .launch_checks import (
+    check_fields,
+    check_matrix,
+    check_memory,
+    check_power_of_two,
+    power_of_two,
+)
 
 __all__ = ["launch", "precompile"]
 

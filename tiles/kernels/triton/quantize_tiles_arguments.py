@@ -8,6 +8,7 @@ import torch
 
 from .launch_checks import (
     check_fields,
+    check_matrix,
     check_memory,
     check_power_of_two,
     power_of_two,
@@ -16,7 +17,6 @@ from .tile_checks import (
     STORED,
     check_codes,
     check_levels,
-    check_matrix,
     check_names,
     check_reach,
     check_scales,

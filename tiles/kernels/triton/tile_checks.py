@@ -11,7 +11,6 @@ __all__ = [
     "WHOLE",
     "check_codes",
     "check_levels",
-    "check_matrix",
     "check_names",
     "check_reach",
     "check_scales",
@@ -71,18 +70,6 @@ def check_tensor_scale(tensor_scale: torch.Tensor) -> None:
         raise TypeError(f"tensor_scale has dtype {tensor_scale.dtype}: it must be float32")
     if tuple(tensor_scale.shape) != (1,):
         raise ValueError(f"tensor_scale has shape {tuple(tensor_scale.shape)}: it must be (1,)")
-
-
-def check_matrix(name: str, tensor: torch.Tensor) -> None:
-    """Refuse what is no contiguous matrix.
-
-    Raises:
-        ValueError: names it.
-    """
-    if tensor.ndim != 2 or tensor.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
 
 
 def check_reach(tile: tuple[int, int], shape: tuple[int, int], *, transposed: bool) -> None:

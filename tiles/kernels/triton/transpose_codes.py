@@ -8,10 +8,11 @@ import triton.language as tl
 
 from .launch_checks import (
     check_fields,
+    check_matrix,
     check_memory,
     check_power_of_two,
 )
-from .tile_checks import check_matrix, check_reach
+from .tile_checks import check_reach
 
 __all__ = ["launch", "precompile"]
 
