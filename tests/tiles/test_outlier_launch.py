@@ -72,14 +72,14 @@ def blocks(**given: Any) -> None:
 
 
 CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
-    "dtype of a": (lambda: columns(a=half(M, K)), TypeError, "a has dtype torch.float16: choose"),
+    "dtype of a": (lambda: columns(a=half(M, K)), TypeError, "a has dtype torch.float16: it must be torch.int8"),
     "dtype of c": (
         lambda: columns(c=torch.empty(M, N, dtype=torch.float64)),
         TypeError,
         "c has dtype torch.float64",
     ),
-    "strides": (lambda: columns(b=i8(K, N).T), ValueError, "b has stride 48 along its columns"),
-    "empty": (lambda: columns(a=i8(0, K)), ValueError, "a must be a non-empty matrix"),
+    "strides": (lambda: columns(b=i8(K, N).T), ValueError, "b has stride 48 along its last extent"),
+    "empty": (lambda: columns(a=i8(0, K)), ValueError, "a must have 2 dimensions and elements"),
     "K": (lambda: columns(b=i8(N, K + 1)), ValueError, "a is 40 x 96 and b 48 x 97"),
     "shape of c": (lambda: columns(c=torch.empty(N, M)), ValueError, "c must be 40 x 48"),
     "dtype of scales": (
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "rows of c": (
         lambda: columns(c=torch.empty(1, N).expand(M, N)),
         ValueError,
-        r"c of shape \(40, 48\) has strides \(0, 1\): its elements overlap",
+        "c has rows 0 apart, less than its 48 columns: they overlap",
     ),
     "rows and tma": (
         lambda: columns(a=i8(M, 100), b=i8(N, 100), config={**CONFIG, "tma": True}),

@@ -257,26 +257,17 @@ def launch(
         TypeError: a dtype that the kernel does not take.
         ValueError: shapes, strides, devices, scale grids or config do not fit together.
     """
-    found = arguments(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
+    found = arguments(
+        *(a, b, c, a_scale, b_scale, outliers), a_block=a_block, b_block=b_block, config=config
+    )
     _kernel(found)[(found.grid,)](*found.positional, **found.keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor,
-    b_scale: torch.Tensor,
-    outliers: KeptColumns | FallbackBlocks,
-    *,
-    a_block: tuple[int, int],
-    b_block: tuple[int, int],
-    config: Mapping[str, int | bool],
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    found = arguments(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
+    found = arguments(*operands, **options)
     return _kernel(found).warmup(*found.positional, grid=(found.grid,), **found.keywords)
