@@ -201,7 +201,7 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "config value": (
         lambda: call(mx(M), mx(N), config={**CONFIG, "block_k": 48}),
         ValueError,
-        "block_k 48: it must be a power of two",
+        "block_k = 48: it must be a power of two",
     ),
     "tma in the loop": (
         lambda: call(mx(M), mx(N), config={**CONFIG, "tma": True}),

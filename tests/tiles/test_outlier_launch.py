@@ -72,7 +72,11 @@ def blocks(**given: Any) -> None:
 
 
 CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
-    "dtype of a": (lambda: columns(a=half(M, K)), TypeError, "a has dtype torch.float16: it must be torch.int8"),
+    "dtype of a": (
+        lambda: columns(a=half(M, K)),
+        TypeError,
+        "a has dtype torch.float16: it must be torch.int8",
+    ),
     "dtype of c": (
         lambda: columns(c=torch.empty(M, N, dtype=torch.float64)),
         TypeError,

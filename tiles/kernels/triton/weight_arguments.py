@@ -7,6 +7,7 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .capability import capability_of
 from .launch_checks import (
     OUTPUTS,
     check_aligned_rows,
@@ -166,16 +167,6 @@ def _patterns(scale: torch.Tensor) -> torch.Tensor:
     return scale.view({1: torch.uint8, 2: torch.uint16, 4: torch.int32}[scale.element_size()])
 
 
-def _capability(device: torch.device) -> int:
-    if device.type == "cpu":
-        return 0
-    if device.type == "meta":
-        # Nothing lies there: the GPU that Triton was told to compile for.
-        return int(triton.runtime.driver.active.get_current_target().arch)
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
 def arguments(
     x: torch.Tensor,
     weight: PackedWeight,
@@ -205,7 +196,7 @@ def arguments(
         k=k,
         fp16=x.dtype == torch.float16,
         out=OUTPUTS[c.dtype],
-        capability=_capability(x.device),
+        capability=capability_of(x.device),
     )
     operands: tuple[Any, Any] = (x, weight.codes)
     if config["tma"]:
