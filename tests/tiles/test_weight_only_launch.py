@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from tiles.kernels import weight_only  # noqa: E402 - triton is optional
+from tiles.kernels import weight_only_rules  # noqa: E402 - triton is optional
 from tiles.kernels.triton import gemm_weight_only  # noqa: E402
 from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words  # noqa: E402
 from tiles.kernels.triton.weight_layout import pack  # noqa: E402
@@ -183,7 +183,7 @@ def test_descriptors_refuse_codes_off_16_bytes() -> None:
 
 
 def test_a_split_k_has_as_many_tiles_as_the_workspace_counts() -> None:
-    assert weight_only.MAX_SPLIT_TILES == MAX_SPLIT_TILES
+    assert weight_only_rules.MAX_SPLIT_TILES == MAX_SPLIT_TILES
     rows = 8 * MAX_SPLIT_TILES
     config = SPLIT | {"block_m": 8, "block_n": 64}
     held = torch.empty(workspace_words(config, rows, 48), dtype=torch.int32, device="meta")
