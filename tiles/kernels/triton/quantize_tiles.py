@@ -21,12 +21,12 @@ import torch
 import triton
 import triton.language as tl
 
+from .block_codes import larger
 from .quantize_tiles_arguments import Request, kernel_constants, request
 from .tile_elements import encode
 from .tile_packing import store_codes
 from .tile_random import random_tile
 from .tile_scales import (
-    _larger,
     block_amax,
     exponent_scale,
     float_scale,
@@ -74,7 +74,7 @@ def _tensor_amax(
         amax = tl.where(amax < float("inf"), amax, 0.0)
     flat = tl.reshape(amax, ((TILE_ROWS // BLOCK_ROWS) * (TILE_COLS // BLOCK_COLS),))
     # As integers, non-negative floats keep their order, and NaN lies above infinity: NaN wins.
-    top = tl.reduce(flat, 0, _larger)
+    top = tl.reduce(flat, 0, larger)
     tl.atomic_max(amax_ptr, top.to(tl.int32, bitcast=True), sem="relaxed")
 
 
