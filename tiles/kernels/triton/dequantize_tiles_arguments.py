@@ -62,9 +62,9 @@ def request(
     *,
     element: str,
     block: tuple[int, int],
-    stored: str,
-    tensor_scale: torch.Tensor | None,
-    swizzled: bool,
+    stored: str = "fp32",
+    tensor_scale: torch.Tensor | None = None,
+    swizzled: bool = False,
     config: Mapping[str, int | bool],
 ) -> Request:
     """Check the arguments of ``dequantize_tiles.launch``, which describes them.
