@@ -136,6 +136,8 @@ def _workspace(
         raise ValueError(f"split_k {config['split_k']} needs a workspace of {words} int32 zeros")
     if workspace.dtype != torch.int32:
         raise TypeError(f"workspace has dtype {workspace.dtype}: it must be torch.int32")
+    if workspace.device != x.device:
+        raise ValueError(f"workspace lies on {workspace.device} and x on {x.device}: move it there")
     if workspace.ndim != 1 or not workspace.is_contiguous() or workspace.numel() < words:
         raise ValueError(
             f"workspace must be {words} contiguous words or more, got {tuple(workspace.shape)}"
