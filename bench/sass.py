@@ -41,7 +41,7 @@ def machine_code(binary: bytes) -> str:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(binary)
         command = [str(Path(tool).with_name("nvdisasm")), "-c", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
     return done.stdout
 
 
