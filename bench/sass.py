@@ -41,12 +41,17 @@ def machine_code(binary: bytes) -> str:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(binary)
         command = [str(Path(tool).with_name("nvdisasm")), "-c", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
     return done.stdout
 
 
-def loops(code: str) -> list[list[str]]:
-    """Opcodes with their modifiers from a label to the jump back; loops that hold no other."""
+def loops(code: str, *, holding_others: bool = False) -> list[list[str]]:
+    """Opcodes with their modifiers from a label to the jump back, in the order of the code.
+
+    Args:
+        holding_others: loops that hold another one too.  A jump back out of a wait that is rarely
+            taken makes one of a part of its loop.
+    """
     labels: dict[str, int] = {}
     opcodes: list[str] = []
     found: list[tuple[int, int]] = []
@@ -58,13 +63,14 @@ def loops(code: str) -> list[list[str]]:
             target = re.search(r"(\.L_x_\d+)", instruction[2])
             if instruction[1].startswith("BRA") and target and target[1] in labels:
                 found.append((labels[target[1]], len(opcodes)))
-    inner = [
+    chosen = [
         (start, end)
         for start, end in found
         # Two jumps may go back to one label: the shorter of both is inside the longer.
-        if not any(start <= s and e <= end and (s, e) != (start, end) for s, e in found)
+        if holding_others
+        or not any(start <= s and e <= end and (s, e) != (start, end) for s, e in found)
     ]
-    return [opcodes[start:end] for start, end in inner if end - start > 1]
+    return [opcodes[start:end] for start, end in chosen if end - start > 1]
 
 
 def histogram(body: Sequence[str]) -> str:

@@ -25,12 +25,8 @@ from sim.traffic import footprint
 from sim.waves import waves
 from tiles.formats import TensorFormat, element
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.decoded_gemm import (
-    inner_problem,
-    loop_registers,
-    loop_smem_bytes,
-    template_element,
-)
+from tiles.kernels.decoded_formats import inner_problem, template_element
+from tiles.kernels.decoded_resources import loop_registers, loop_smem_bytes
 from tiles.problems import Gemm
 
 __all__ = ["decode_instructions", "decoded_cost"]

@@ -31,7 +31,7 @@ from sim.traffic import Footprint, footprint, miss_share
 from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.decoded_gemm import native_smem_bytes
+from tiles.kernels.decoded_resources import native_smem_bytes
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm
 

@@ -39,6 +39,7 @@ from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
 from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
@@ -48,7 +49,7 @@ from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.outlier_gemm import OutlierGemmConfig
-from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.transpose import TritonTransposeConfig
 from tiles.kernels.weight_only import WeightOnlyConfig

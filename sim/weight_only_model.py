@@ -21,7 +21,7 @@ from sim.traffic import miss_share
 from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.weight_only import (
+from tiles.kernels.weight_only_resources import (
     PANEL_BYTES,
     halves,
     promoted,

@@ -137,7 +137,7 @@ def test_every_code_decodes_exactly(name: str, wide: str, variant: str) -> None:
 
     from tiles.formats import element, pack_codes
     from tiles.formats.torch_encode import decode
-    from tiles.kernels.decoded_gemm import template_element
+    from tiles.kernels.decoded_formats import template_element
     from tiles.kernels.triton import gemm_decoded
     from tiles.kernels.triton.decoded_arguments import workspace_bytes
     from tiles.kernels.triton.decoded_element import named_element

@@ -6,7 +6,8 @@ import torch
 
 from tiles.formats import TensorFormat, quantize
 from tiles.kernels import Backend
-from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.cuda_quantize import CudaQuantizeConfig
+from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.kernels.quantize_workload import QuantizeWorkload
 from tiles.problems import parse_problem

@@ -11,7 +11,8 @@ from huge_tensors import sampled
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, ConfigTable
-from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig, _waste_rules
+from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig
+from tiles.kernels.weight_only_rules import waste_rules
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -82,7 +83,7 @@ def legal_folds(problem: Gemm, config: WeightOnlyConfig) -> list[WeightOnlyConfi
     """
     here = limits()
     both = ConfigTable.of([replace(config, fold=fold) for fold in (False, True)])
-    wasteful = {rule.name for rule in _waste_rules(problem, both, here)}
+    wasteful = {rule.name for rule in waste_rules(problem, both, here)}
     rules = [rule for rule in FAMILY.rules(problem, both, here) if rule.name not in wasteful]
     return [
         replace(config, fold=fold)

@@ -12,12 +12,8 @@ from sim.memory_bound import lsu_clk
 from sim.quantize_traits import quantize_traits
 from tiles.formats import TensorFormat
 from tiles.kernels import ConfigTable, Kernel
-from tiles.kernels.quantize import (
-    CudaQuantize,
-    CudaQuantizeConfig,
-    TritonQuantize,
-    TritonQuantizeConfig,
-)
+from tiles.kernels.cuda_quantize import CudaQuantize, CudaQuantizeConfig
+from tiles.kernels.quantize import TritonQuantize, TritonQuantizeConfig
 from tiles.problems import Quantize
 
 H200 = sim.load_gpu("h200")

@@ -1,6 +1,7 @@
 // Enough of CUDA C++ to run the dataflow kernels on a CPU: threads are fibres, which switch at
 // barriers and shuffles; the CTAs of a cluster run together, clusters one after the other.  Rounded
-// operations round as the GPU's do; the approximate reciprocal errs by its whole ulp, upwards.
+// operations round as the GPU's do; the approximate reciprocal errs by its whole ulp, upwards, and
+// is never subnormal.
 #pragma once
 #include <cfenv>
 #include <cmath>
@@ -172,7 +173,10 @@ static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
     return result;
 }
 static inline float exp2_approximate(float x) { return exp2f(x); }
-static inline float reciprocal_approximate(float x) { return 1.0f / x * (1.0f + 0x1p-23f); }
+static inline float reciprocal_approximate(float x) {
+    float result = 1.0f / x * (1.0f + 0x1p-23f);
+    return std::fpclassify(result) == FP_SUBNORMAL ? 0.0f : result;  // .ftz
+}
 static inline float larger(float x, float y) {
     return x != x || y != y ? NAN : x > y ? x : y;
 }

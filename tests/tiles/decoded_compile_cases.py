@@ -12,7 +12,8 @@ from pathlib import Path
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.cubin import mma_kind, resources
-from tiles.kernels.decoded_gemm import DecodedGemmConfig, loop_smem_bytes, native_smem_bytes
+from tiles.kernels.decoded_gemm import DecodedGemmConfig
+from tiles.kernels.decoded_resources import loop_smem_bytes, native_smem_bytes
 from tiles.kernels.decoded_workload import DecodedGemmWorkload
 from tiles.kernels.offline_triton import META, _compilations
 from tiles.problems import Gemm

@@ -1,13 +1,11 @@
 """CUDA C++ compiled by NVRTC without a driver."""
 
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from bench.sass import machine_code
 from tiles.kernels import nvrtc
-from tiles.kernels.cubin import cuobjdump
 from tiles.kernels.cuda.modules import read_source
 from tiles.kernels.nvrtc import compile_code
 
@@ -19,18 +17,7 @@ class Compiled(nvrtc.Compiled):
 
     def machine_code(self) -> str:
         """The binary's instructions (SASS), jumps by label."""
-        tool = cuobjdump()
-        assert tool is not None, "nvdisasm comes with Triton, as cuobjdump does"
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "kernel.cubin"
-            path.write_bytes(self.binary)
-            return subprocess.run(
-                [Path(tool).with_name("nvdisasm"), "-c", path],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            ).stdout
+        return machine_code(self.binary)
 
 
 def stages_given_up_unread(ptx: str) -> list[str]:

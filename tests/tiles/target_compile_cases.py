@@ -109,7 +109,7 @@ def compile_case(limits: Limits, name: str) -> None:
         config, **tile, tma=False, persistent=False, staged=False, native=True, group_m=1
     )
     # A capability is asked of NVIDIA's targets alone; products of codes as stored need none.
-    with patch.object(decoded_arguments, "_capability", lambda device: limits.capability):
+    with patch.object(decoded_arguments, "capability_of", lambda device: limits.capability):
         DecodedGemmWorkload(problem, device=META, seed=0, num_sms=1).compile(native)
 
 

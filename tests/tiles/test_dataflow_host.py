@@ -85,6 +85,15 @@ def test_kernel_agrees_with_the_reference(
 
 
 @pytest.mark.slow
+def test_the_largest_numbers_keep_their_codes() -> None:
+    """Beyond 2^126 the reciprocal of a block's largest value is subnormal."""
+    shape, rng = (32, 96), np.random.default_rng(0)
+    terms = [rng.uniform(0.5, 1.6, shape).astype(np.float32) * np.float32(1e38) for _ in range(2)]
+    case = Case(op="residual", format="int8.b32x32", shape=shape, config=ALONE)
+    assert judge(case, terms) == ""
+
+
+@pytest.mark.slow
 def test_statistics_of_equal_rows_have_no_variance() -> None:
     """int8 sums are exact: a row of one code has the variance 0, whatever its mean."""
     shape = (32, 96)

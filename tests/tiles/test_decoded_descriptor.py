@@ -9,12 +9,8 @@ from sim import gpu_names, load_gpu
 from sim.model import price
 from tiles.formats import element
 from tiles.kernels import Accepted, ConfigTable, NumericPath, Rejected, kernel
-from tiles.kernels.decoded_gemm import (
-    DecodedGemmConfig,
-    TritonDecodedGemm,
-    inner_problem,
-    template_element,
-)
+from tiles.kernels.decoded_formats import inner_problem, template_element
+from tiles.kernels.decoded_gemm import DecodedGemmConfig, TritonDecodedGemm
 from tiles.kernels.triton.decoded_element import named_element, wide_type
 from tiles.problems import Gemm, Quantize
 from tiles.recipes import Recipe, recipe

@@ -57,6 +57,17 @@ def long_rows(rows: int, columns: int = 2**23 + 1) -> StoredMatrix:
     return StoredMatrix(codes=codes, columns=columns, element=named_element("posit8es1"))
 
 
+def tall(rows: int) -> StoredMatrix:
+    """Under one scale; no memory behind it."""
+    codes = torch.empty(rows, 16, dtype=torch.uint8, device="meta")
+    return StoredMatrix(
+        codes=codes,
+        columns=16,
+        element=named_element("e3m4fn"),
+        scales=torch.empty(1, 1, device="meta"),
+    )
+
+
 def uint8(rows: int) -> StoredMatrix:
     return replace(
         plain(rows, "uint8"),
@@ -190,7 +201,7 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "config value": (
         lambda: call(mx(M), mx(N), config={**CONFIG, "block_k": 48}),
         ValueError,
-        "block_k 48: it must be a power of two",
+        "block_k = 48: it must be a power of two",
     ),
     "tma in the loop": (
         lambda: call(mx(M), mx(N), config={**CONFIG, "tma": True}),
@@ -216,6 +227,11 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         lambda: call(mx(M), mx(N), config={**STAGED, "persistent": True}, workspace=u8(1 << 20)),
         ValueError,
         "needs num_sms",
+    ),
+    "whole extent": (
+        lambda: call(tall(2**30 + 1), tall(16), META_OUT),
+        ValueError,
+        "a: 1073741825 rows or columns under one scale",
     ),
     "reach": (
         lambda: call(long_rows(M), long_rows(N), META_OUT, config={**CONFIG, "block_m": 256}),

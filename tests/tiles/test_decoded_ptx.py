@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from ptx_machine import halves_of, run, wide_value
 
 from tiles.formats import FloatElement, decode, element
-from tiles.kernels.decoded_gemm import template_element
+from tiles.kernels.decoded_formats import template_element
 from tiles.kernels.triton.decoded_element import Element
 from tiles.kernels.triton.decoded_ptx import float_bytes, six_bits
 

@@ -211,6 +211,8 @@ MX: dict[str, Any] = {
     ("change", "error", "message"),
     [
         ({"a": np.ones((64, 256))}, TypeError, "a is ndarray: it must be a CuPy array"),
+        ({"a": None}, TypeError, "a is NoneType: it must be a CuPy array"),
+        ({"b": [[1]]}, TypeError, "b is list: it must be a CuPy array"),
         ({"a": array((64, 256, 1), "int8", 1)}, ValueError, "a has 3 dimensions"),
         ({"a": array((64, 256), "uint8", 1)}, TypeError, "a has dtype uint8: it must be int8"),
         ({"b": array((128, 128), "int8", 2)}, ValueError, r"b has shape .*must be \(128, 256\)"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nvrtc_compile import Compiled, compile_cuda, stages_given_up_unread
-from sass_loops import loops
 
+from bench.sass import loops
 from sim import load_gpu
 from sim.hopper_block_model import promotion_slots
 from tiles.kernels import ConfigTable
@@ -174,7 +174,8 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     pieces = stages * units * one.parts
     products = stages * 4 * max(rows, one.parts)
     # Jumps back out of waits that are rarely taken make shorter loops, of part of it.
-    body = next(b for b in loops(found.machine_code()) if _products(b) >= products)
+    every = loops(found.machine_code(), holding_others=True)
+    body = min((b for b in every if _products(b) >= products), key=len)
     assert _products(body) == products
     names = Counter(opcode.split(".")[0] for opcode in body)
     accumulators = stages * units * one.block_m * one.block_n // (128 * one.consumers)

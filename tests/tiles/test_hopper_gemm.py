@@ -295,6 +295,8 @@ ROW: dict[str, Any] = {
     ("change", "error", "message"),
     [
         ({"a": np.ones((64, 256))}, TypeError, "a is ndarray: it must be a CuPy array"),
+        ({"a": None}, TypeError, "a is NoneType: it must be a CuPy array"),
+        ({"b": [[1]]}, TypeError, "b is list: it must be a CuPy array"),
         ({"a": array((64, 256, 1), "uint8")}, ValueError, "a has 3 dimensions"),
         ({"a": array((64, 256), "int8")}, TypeError, "a has dtype int8: it must be uint8"),
         ({"b": array((128, 128), "uint8")}, ValueError, r"b has shape .*: it must be \(128, 256\)"),

@@ -177,6 +177,8 @@ def test_masked_experts_have_scales_of_their_own(monkeypatch: pytest.MonkeyPatch
     ("change", "error", "message"),
     [
         ({"a": np.ones((64, 256))}, TypeError, "a is ndarray: it must be a CuPy array"),
+        ({"a": None}, TypeError, "a is NoneType: it must be a CuPy array"),
+        ({"b": [[1]]}, TypeError, "b is list: it must be a CuPy array"),
         ({"a": array((5, 64, 256), "uint8")}, ValueError, "a has 3 dimensions: it must have 2"),
         ({"b": array((128, 256), "uint8")}, ValueError, "b has 2 dimensions: it must have 3"),
         (

@@ -262,6 +262,8 @@ def test_only_capability_9_0_is_served(name: str) -> None:
     ("change", "error", "message"),
     [
         ({"a": np.ones((64, 256))}, TypeError, "a is ndarray: it must be a CuPy array"),
+        ({"a": None}, TypeError, "a is NoneType: it must be a CuPy array"),
+        ({"b": [[1]]}, TypeError, "b is list: it must be a CuPy array"),
         ({"b": array((128, 128), "uint8")}, ValueError, r"b has shape .*: it must be \(128, 256\)"),
         ({"c": array((64, 128), "uint16", pointer=4098)}, ValueError, "c: rows must be"),
         ({"a_scale": array((64, 2), "float32")}, ValueError, "its columns must be contiguous"),

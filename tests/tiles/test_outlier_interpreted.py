@@ -70,6 +70,10 @@ CASES = {
     "parts beyond the last block": _case(
         0.5, ("int8.b16x128", "int8.b64x32"), (40, 70, 140), block_m=16
     ),
+    # K is a multiple of block_k and not of a block's columns.
+    "whole parts beyond the last block": _case(
+        0.5, ("int8.b16x128", "int8.b64x32"), (40, 70, 160), block_m=16
+    ),
     "every block": _case(1.0, B32, (70, 50, 157)),
     "one row of blocks": _case(0.2, B32, (1, 70, 300), block_m=16, out="fp16"),
     "one block": _case(0.2, B32, (1, 1, 1), block_m=16),
@@ -89,7 +93,7 @@ QUICK = (
     "nasty columns",
     "columns that lie",
     "blocks by descriptors",
-    "parts beyond the last block",
+    "whole parts beyond the last block",
     "one row of blocks",
     "blocks that lie",
 )

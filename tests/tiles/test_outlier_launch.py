@@ -72,14 +72,18 @@ def blocks(**given: Any) -> None:
 
 
 CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
-    "dtype of a": (lambda: columns(a=half(M, K)), TypeError, "a has dtype torch.float16: choose"),
+    "dtype of a": (
+        lambda: columns(a=half(M, K)),
+        TypeError,
+        "a has dtype torch.float16: it must be torch.int8",
+    ),
     "dtype of c": (
         lambda: columns(c=torch.empty(M, N, dtype=torch.float64)),
         TypeError,
         "c has dtype torch.float64",
     ),
-    "strides": (lambda: columns(b=i8(K, N).T), ValueError, "b has stride 48 along its columns"),
-    "empty": (lambda: columns(a=i8(0, K)), ValueError, "a must be a non-empty matrix"),
+    "strides": (lambda: columns(b=i8(K, N).T), ValueError, "b has stride 48 along its last extent"),
+    "empty": (lambda: columns(a=i8(0, K)), ValueError, "a must have 2 dimensions and elements"),
     "K": (lambda: columns(b=i8(N, K + 1)), ValueError, "a is 40 x 96 and b 48 x 97"),
     "shape of c": (lambda: columns(c=torch.empty(N, M)), ValueError, "c must be 40 x 48"),
     "dtype of scales": (
@@ -153,6 +157,16 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
         ValueError,
         "block_k = 48: it must be a power of two",
     ),
+    "raster group": (
+        lambda: columns(config={**CONFIG, "group_m": 0}),
+        ValueError,
+        "group_m = 0: it must be at least 1",
+    ),
+    "rows of c": (
+        lambda: columns(c=torch.empty(1, N).expand(M, N)),
+        ValueError,
+        "c has rows 0 apart, less than its 48 columns: they overlap",
+    ),
     "rows and tma": (
         lambda: columns(a=i8(M, 100), b=i8(N, 100), config={**CONFIG, "tma": True}),
         ValueError,
@@ -161,7 +175,7 @@ CASES: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "devices": (
         lambda: columns(outliers=replace(KEPT, count=i32(1).to("meta"))),
         ValueError,
-        "outliers.count on meta: they must share one device",
+        "outliers.count on meta, .*they must share one device",
     ),
     "rows beside blocks": (
         lambda: blocks(b_block=(1, 0), b_scale=torch.ones(N, 1)),

@@ -61,6 +61,7 @@ def grouped(**changes: Any) -> None:
     gemm_grouped.launch(**arguments)
 
 
+META = torch.empty(0, dtype=torch.int8, device="meta")
 SHARED = int8(3, 64, 96)
 
 BLOCKS: dict[str, Any] = {
@@ -85,6 +86,22 @@ BLOCKS: dict[str, Any] = {
         ({"b": int8(3, 96, 48).mT}, ValueError, "b has stride 48 along its last extent"),
         ({"c": torch.zeros(3, 64, 47)}, ValueError, r"c must be \(3, 64, 48\)"),
         ({"c": torch.zeros(3, 1, 48).expand(3, 64, 48)}, ValueError, "c has rows 0 apart"),
+        (
+            {"c": torch.zeros(1, 64, 48).expand(3, 64, 48)},
+            ValueError,
+            r"c of shape \(3, 64, 48\) has strides \(0, 48, 1\): its elements overlap",
+        ),
+        (
+            {"c": torch.zeros(192 * 48).as_strided((3, 64, 48), (48, 48, 1))},
+            ValueError,
+            "its elements overlap",
+        ),
+        ({"config": {**BATCHED, "block_m": 48}}, ValueError, "block_m = 48: it must be a power"),
+        ({"config": {**BATCHED, "block_k": 16}}, ValueError, "block_k = 16: .* at least 32"),
+        ({"config": {**BATCHED, "block_n": 0}}, ValueError, "block_n = 0"),
+        ({"config": {**BATCHED, "group_m": 0}}, ValueError, "group_m = 0: it must be at least 1"),
+        ({"config": {**BATCHED, "num_warps": 3}}, ValueError, "num_warps = 3"),
+        ({"config": {**BATCHED, "num_stages": 0}}, ValueError, "num_stages = 0"),
         ({"c": torch.zeros(3, 64, 48, device="meta")}, ValueError, "c lies on meta and a on cpu"),
         ({"a_scale": None}, ValueError, "a_scale and a_block go together"),
         ({"a_scale": torch.ones(64, 1)}, ValueError, r"a_scale must have shape \(3, 64, 1\)"),
@@ -115,6 +132,13 @@ BLOCKS: dict[str, Any] = {
             {"a": int8(3, 80, 96)[:, :64], "config": {**BATCHED, "tma": True}},
             ValueError,
             "a: its matrices lie 7680 elements apart, 64 rows of 96 take 6144",
+        ),
+        (
+            {"a": META.new_empty(2, 2**30, 32), "b": META.new_empty(2, 48, 32),
+             "c": META.new_empty(2, 2**30, 48, dtype=torch.float32), "a_scale": None,
+             "b_scale": None, "a_block": None, "b_block": None, "config": {**BATCHED, "tma": True}},
+            ValueError,
+            "a: 2147483648 rows under one descriptor, its coordinates have 31 bits",
         ),
         (
             {"a": int8(3, 64, 100)[..., :96], "config": {**BATCHED, "tma": True}},
@@ -184,6 +208,19 @@ def test_a_batch_refuses_what_does_not_fit(
             ValueError,
             "a has 4 groups, b 5 experts",
         ),
+        (
+            {
+                "offsets": None,
+                "counts": torch.zeros(5, dtype=torch.int32),
+                "a": int8(5, 16, 96),
+                "a_scale": torch.ones(5, 16, 1),
+                "c": torch.zeros(16, 48).expand(5, 16, 48),
+            },
+            ValueError,
+            "c of shape .* its elements overlap",
+        ),
+        ({"config": {**GROUPED, "group_m": 0}}, ValueError, "group_m = 0"),
+        ({"config": {**GROUPED, "block_k": 0}}, ValueError, "block_k = 0"),
         ({"top_k": 2}, ValueError, "top_k = 2 needs ids"),
         (
             {"ids": torch.zeros(128, dtype=torch.int32), "top_k": 2},

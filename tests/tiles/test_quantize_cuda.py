@@ -76,9 +76,10 @@ def array(
     device: int = 0,
     contiguous: bool = True,
     pointer: int | None = None,
+    strides: tuple[int, ...] | None = None,
 ) -> Any:
     """What the launcher looks at in a CuPy array, in memory of its own."""
-    strides = np.empty(shape, dtype).strides
+    strides = strides or np.empty(shape, dtype).strides
     return SimpleNamespace(
         shape=shape,
         ndim=len(shape),
@@ -113,6 +114,17 @@ GOOD = {
         ({"x": array((4, 256), "uint16", contiguous=False)}, ValueError, "must be C-contiguous"),
         ({"x": array((4, 256), "uint16", device=1)}, ValueError, "must share one device"),
         ({"x": array((4, 256), "uint16", pointer=OVER_CODES)}, ValueError, "codes overlaps x"),
+        (
+            {"scales": array((4, 2), "float32", strides=(0, 4))},
+            ValueError,
+            r"scales of shape \(4, 2\) has strides \(0, 4\): its elements overlap",
+        ),
+        (
+            # Mirrored: its elements lie before its address, within those of the codes.
+            {"scales": array((4, 2), "float32", pointer=OVER_CODES + 1280, strides=(-8, 4))},
+            ValueError,
+            "codes overlaps scales",
+        ),
         ({"source": "int4"}, ValueError, "source 'int4': choose one of fp32, bf16, fp16"),
         ({"block": (0, 0)}, ValueError, "for one scale a row"),
     ],
@@ -138,4 +150,13 @@ def test_options_refuse(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quantize_blocks.options(
             source="bf16", target="int8", block=(1, 40), cols=4096, aligned=True, config=config
+        )
+
+
+def test_a_configuration_is_refused_before_it_is_divided_by() -> None:
+    with pytest.raises(ValueError, match="vector = 0: it must be 1, 4, 8 or 16"):
+        quantize_blocks.precompile(
+            *(GOOD[name] for name in ("x", "codes", "scales")),
+            **{name: GOOD[name] for name in ("source", "target", "block")},
+            config=WARP | {"vector": 0},
         )

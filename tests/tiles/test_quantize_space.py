@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tiles.formats import FloatElement, TensorFormat, dequantize, quantize
 from tiles.kernels import Accepted, ConfigTable, Limits, Rejected, kernel, kernels
-from tiles.kernels.quantize import CudaQuantizeConfig, TritonQuantizeConfig
+from tiles.kernels.cuda_quantize import CudaQuantizeConfig
+from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.problems import Quantize, parse_problem
 
 H200 = Limits(

@@ -59,9 +59,22 @@ GOOD: dict[str, Any] = {
         ({"scales": torch.zeros(4, 3)}, ValueError, r"need \(4, 2\)"),
         ({"scales": torch.zeros(4, 2, dtype=torch.half)}, TypeError, "they must be float32"),
         ({"block": (-1, 128)}, ValueError, "0 for the whole extent"),
-        ({"config": CONFIG | {"stage": 1}}, ValueError, "config has fields"),
+        ({"config": CONFIG | {"stage": 1}}, ValueError, "wrong or missing field 'stage'"),
+        ({"config": CONFIG | {"num_stages": 0}}, ValueError, "num_stages = 0"),
         ({"config": CONFIG | {"block_rows": 3}}, ValueError, "block_rows = 3: it must be a power"),
         ({"config": CONFIG | {"block_cols": 64}}, ValueError, "neither consists of whole 1x128"),
+        (
+            {"codes": X.view(torch.int8)[:, :256].contiguous().as_strided((4, 256), (0, 1))},
+            ValueError,
+            "it must be contiguous",
+        ),
+        (
+            {"codes": X.view(torch.int8).view(-1)[:1024].view(4, 256)},
+            ValueError,
+            "codes overlaps x",
+        ),
+        ({"scales": X.view(torch.float32)[:, :2]}, ValueError, "scales overlaps x"),
+        ({"scales": torch.zeros(1, 2).expand(4, 2)}, ValueError, "its elements overlap"),
         ({"scales": torch.zeros(4, 2, device="meta")}, ValueError, "must share one device"),
     ],
 )

@@ -12,6 +12,7 @@ from tiles.formats import TensorFormat
 from tiles.kernels import Accepted, Limits, Rejected, kernel
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_codes
+from tiles.kernels.triton.quantize_tiles_arguments import request
 from tiles.problems import Dequantize, Problem, Quantize, Transpose, parse_problem
 
 H200 = Limits(
@@ -62,6 +63,37 @@ def test_default_is_legal_and_the_space_has_legal_rows(problem: Problem, limits:
     space = family.legal_space(problem, limits)
     assert len(space.accepted) > 0
     assert len({str(config) for config in space.table}) == len(space.table) <= 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Whole rows in a tile, and so many of them that a transposed tile would span 2^31.
+        "quantize:262144x14336:int8.row:bf16",
+        "quantize:8388608x512:int8.b1x128:bf16",
+        "dequantize:8388608x512:int8.b1x128:bf16",
+    ],
+)
+def test_many_rows_are_legal(text: str) -> None:
+    problem = parse_problem(text)
+    family = kernel(FAMILIES[type(problem)])
+    assert family.refusal(problem, H200) is None
+    assert isinstance(family.judge(problem, family.default(problem, H200), H200), Accepted)
+
+
+def test_many_rows_are_launched() -> None:
+    def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    rows, cols = 262144, 14336
+    request(
+        meta(rows, cols, dtype=torch.bfloat16),
+        meta(rows, cols, dtype=torch.int8),
+        meta(rows, 1, dtype=torch.float32),
+        element="int8", block=(1, 0), stored="fp32", rule="absmax", tensor_scale=None, seed=None,
+        swizzled=False, codes_t=None, scales_t=None,
+        config=CONFIG | {"block_rows": 1, "block_cols": 16384},
+    )  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
@@ -213,6 +245,9 @@ DEQUANTIZE: dict[str, Any] = {
         ({"stored": "e4m3fn"}, ValueError, "they alone, take a tensor_scale"),
         ({"block": (3, 32)}, ValueError, "extents are powers of two"),
         ({"swizzled": True}, ValueError, "only one-byte scales"),
+        ({"codes": torch.empty(2**30 + 1, 16, device="meta", dtype=torch.int8),
+          "out": torch.empty(2**30 + 1, 16, device="meta"), "block": (0, 16)},
+         ValueError, "out: 1073741825 rows or columns under one scale, at most 1073741824"),
         ({"out": CODES.view(torch.int8).new_zeros(64, 64, device="meta", dtype=torch.float)},
          ValueError, "must share one device"),
         ({"config": {}}, ValueError, "wrong or missing field"),

@@ -83,6 +83,11 @@ GOOD: dict[str, Any] = {
         ({"scales": torch.ones(4, 3).half()}, ValueError, r"scales must have shape \(4, 2\)"),
         ({"scales": torch.ones(4, 2).double()}, TypeError, "scales have dtype torch.float64"),
         ({"element": "uint4"}, ValueError, "uint4, and it alone, takes zero_points"),
+        (
+            {"element": "uint4", "zero_points": torch.full((4, 2), 128, dtype=torch.uint8)},
+            ValueError,
+            "zero_points up to 128: they are at most 127",
+        ),
         ({"scales": torch.ones(4, 2, device="meta")}, ValueError, "scales lie on meta"),
     ],
 )

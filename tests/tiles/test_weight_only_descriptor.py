@@ -7,7 +7,8 @@ import pytest
 from sim import gpu_names, load_gpu
 from sim.model import price
 from tiles.kernels import Accepted, ConfigTable, NumericPath, Rejected, kernel
-from tiles.kernels.weight_only import MAX_SPLIT_TILES, TritonWeightOnly, WeightOnlyConfig
+from tiles.kernels.weight_only import TritonWeightOnly, WeightOnlyConfig
+from tiles.kernels.weight_only_rules import MAX_SPLIT_TILES
 from tiles.problems import Gemm, Quantize
 from tiles.recipes import Recipe, recipe
 

@@ -16,6 +16,7 @@ from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
 from tiles.kernels.quantize_tiles_workload import QuantizeTilesWorkload
 from tiles.kernels.transpose import TritonTransposeConfig
 from tiles.kernels.transpose_workload import TransposeWorkload
+from tiles.kernels.triton import dequantize_tiles
 from tiles.problems import parse_problem
 
 #: Problem (behind its kind) and tile; shapes that tiles cover, and ragged ones.
@@ -133,6 +134,24 @@ def check(group: str, text: str, tile: tuple[int, int]) -> str:
     return check_quantize(text, tile, finite=group == "tensor")
 
 
+def check_foreign_scales() -> str:
+    """Every e4m3fn pattern as a block scale: other packers store zeros, subnormals and signs."""
+    codes = torch.randint(0, 256, (32, 64), dtype=torch.uint8)
+    scales = torch.arange(256, dtype=torch.uint8).view(32, 8)
+    outer, out = torch.tensor([0.5]), torch.empty(32, 128)
+    config = {"block_rows": 8, "block_cols": 64, "num_warps": 4, "software_cast": False}
+    dequantize_tiles.launch(
+        codes, scales, out, element="e2m1fn", block=(1, 16), stored="e4m3fn", tensor_scale=outer,
+        config=config,
+    )  # fmt: skip
+    sizes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    nibbles = torch.stack((codes & 15, codes >> 4), dim=2).view(32, 128).int()
+    values = torch.where(nibbles > 7, -sizes[nibbles & 7], sizes[nibbles & 7])
+    factors = scales.view(torch.float8_e4m3fn).float().repeat_interleave(16, 1)
+    wanted = values * factors * 0.5
+    return "" if torch.equal(out.nan_to_num(77), wanted.nan_to_num(77)) else "foreign scales"
+
+
 def check_transposition() -> list[str]:
     workload = TransposeWorkload(parse_problem("transpose:45x70:e5m2"), device="cpu", seed=1)
     configs = [
@@ -154,7 +173,7 @@ def main() -> None:
     ]
     count = len(chosen)
     if "sample" in sys.argv:
-        others = [*check_transposition(), check_poor_answers_fail()]
+        others = [*check_transposition(), check_poor_answers_fail(), check_foreign_scales()]
         told += filter(None, others)
         count += len(others)
     print(*told, count, sep="\n")

@@ -13,7 +13,8 @@ from pathlib import Path
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.offline_triton import META, _compilations, facts_of
-from tiles.kernels.weight_only import WeightOnlyConfig, smem_bytes
+from tiles.kernels.weight_only import WeightOnlyConfig
+from tiles.kernels.weight_only_resources import smem_bytes
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm
 from tiles.recipes import Recipe

@@ -202,4 +202,6 @@ def test_loops_end_where_they_jump_back() -> None:
 """
     (inner,) = loops(code)
     assert inner == ["I2FP.F32.S32", "FFMA", "BRA"]
+    outer = ["MOV", *inner, "BRA"]
+    assert loops(code, holding_others=True) == [inner, outer]
     assert histogram(inner) == "3 instructions: 1 I2FP, 1 FFMA, 1 BRA"

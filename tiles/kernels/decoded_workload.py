@@ -17,7 +17,7 @@ from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_ten
 from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
-from tiles.kernels.decoded_gemm import inner_problem, template_element
+from tiles.kernels.decoded_formats import inner_problem, template_element
 from tiles.kernels.gemm_workload import multiprocessors
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.triton import gemm_decoded, tile_scales

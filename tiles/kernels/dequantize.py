@@ -83,7 +83,7 @@ class TritonDequantize(Kernel):
         least = WORD_CODES.get(problem.source.element.bits, 1)
         shape = (problem.rows, problem.cols)
         return [
-            *tile_rules(table, limits, shape=shape, least=(1, least)),
+            *tile_rules(table, limits, shape=shape, transposed=False, least=(1, least)),
             Rule(
                 "cast",
                 ~software & needed,

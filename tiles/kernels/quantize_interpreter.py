@@ -55,7 +55,7 @@ def exact_interpreter(template: Any = quantize_blocks) -> Iterator[None]:
     original_cast = builder.cast_impl
 
     def reduce(self: Any, operand: Any) -> Any:
-        if self.combine_fn is template._larger:
+        if self.combine_fn is template.larger:
             return self.min_max(operand[0], val_reduce_op=np.max)  # np.max lets NaN win
         return original_reduce(self, operand)
 

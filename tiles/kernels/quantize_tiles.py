@@ -138,7 +138,11 @@ class TritonQuantizeTiles(Kernel):
         shape = (problem.rows, problem.cols)
         return [
             *tile_rules(
-                table, limits, shape=shape, least=(least if problem.transposed else 1, least)
+                table,
+                limits,
+                shape=shape,
+                transposed=problem.transposed,
+                least=(least if problem.transposed else 1, least),
             ),
             Rule(
                 "whole blocks",

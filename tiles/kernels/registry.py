@@ -22,6 +22,7 @@ def kernels() -> dict[str, Kernel]:
             cannot be loaded.
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
+    from tiles.kernels.cuda_quantize import CudaQuantize
     from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
     from tiles.kernels.decoded_gemm import TritonDecodedGemm
     from tiles.kernels.dequantize import TritonDequantize
@@ -32,7 +33,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.hopper_skinny import HopperSkinnyGemm
     from tiles.kernels.outlier_gemm import TritonOutlierGemm
-    from tiles.kernels.quantize import CudaQuantize, TritonQuantize
+    from tiles.kernels.quantize import TritonQuantize
     from tiles.kernels.quantize_tiles import TritonQuantizeTiles
     from tiles.kernels.transpose import TritonTranspose
     from tiles.kernels.weight_only import TritonWeightOnly

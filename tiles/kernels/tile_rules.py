@@ -30,6 +30,7 @@ def tile_rules(
     limits: Limits,
     *,
     shape: tuple[int, int],
+    transposed: bool,
     least: tuple[int, int] = (1, 1),
     thread_elements: tuple[int, int] = (MIN_THREAD_ELEMENTS, MAX_THREAD_ELEMENTS),
 ) -> list[Rule]:
@@ -37,6 +38,7 @@ def tile_rules(
 
     Args:
         shape: rows and columns of the matrix.
+        transposed: tiles of the transposed matrix are written as well.
         least: rows and columns that a tile has at least, for packed codes.
         thread_elements: least and most elements of a tile a thread.
     """
@@ -48,7 +50,9 @@ def tile_rules(
     for column in (rows, cols, warps):
         powers &= (column > 0) & (column & (column - 1) == 0)
     programs = -(-shape[0] // np.maximum(rows, 1)) * -(-shape[1] // np.maximum(cols, 1))
-    spans = np.maximum(rows * np.maximum(shape[1], cols), cols * np.maximum(shape[0], rows))
+    spans = rows * np.maximum(shape[1], cols)
+    if transposed:
+        spans = np.maximum(spans, cols * np.maximum(shape[0], rows))
     fewest, most = thread_elements
     return [
         Rule(

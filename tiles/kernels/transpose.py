@@ -50,7 +50,7 @@ class TritonTranspose(Kernel):
         assert isinstance(problem, Transpose)
         shape = (problem.rows, problem.cols)
         # Codes stay bytes: a thread holds four in a register.
-        return tile_rules(table, limits, shape=shape, thread_elements=(8, 128))
+        return tile_rules(table, limits, shape=shape, transposed=True, thread_elements=(8, 128))
 
     def default(self, problem: Problem, limits: Limits) -> TritonTransposeConfig:
         # Rows of 128 bytes on both sides.

@@ -27,7 +27,8 @@ from tiles.kernels.config import TileConfig
 from tiles.kernels.triton import gemm_weight_only
 from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
 from tiles.kernels.triton.weight_layout import PackedWeight, pack
-from tiles.kernels.weight_only import WeightOnlyConfig, group_columns
+from tiles.kernels.weight_only import WeightOnlyConfig
+from tiles.kernels.weight_only_resources import group_columns
 from tiles.problems import Gemm
 
 __all__ = ["Operands", "WeightOnlyWorkload", "multiplied_weights", "pack_quantized"]

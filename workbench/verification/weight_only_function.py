@@ -9,7 +9,7 @@ import torch
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.kernels.quantize_torch import CODE_DTYPES
-from tiles.kernels.weight_only import group_columns
+from tiles.kernels.weight_only_resources import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned

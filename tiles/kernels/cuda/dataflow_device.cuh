@@ -236,8 +236,10 @@ DEVICE OutputScale output_scale(float peak, float unit, bool is_nan) {
     const float reciprocal = 1.0f / CODE_MAX;
     float quotient = amax * reciprocal;
     float scale = __fmaf_rn(__fmaf_rn(-CODE_MAX, quotient, amax), reciprocal, quotient);
-    // The reciprocal and two products err by less than 6 units of 2^-24 together.
-    float multiplier = reciprocal_approximate(peak) * (CODE_MAX * (1.0f - 6.0f * 0x1p-24f));
+    // The reciprocal and two products err by less than 6 units of 2^-24 together.  Of a peak beyond
+    // 2^126 the reciprocal would be subnormal, and flushed to zero: the peak is taken in sixteens.
+    float multiplier =
+        reciprocal_approximate(peak * 0x1p-4f) * (CODE_MAX * 0x1p-4f * (1.0f - 6.0f * 0x1p-24f));
     out.is_nan = is_nan || !(amax <= FLOAT_MAX);
     bool zero = !(scale > 0.0f) || !(multiplier <= FLOAT_MAX);
     out.scale = out.is_nan ? as_float(0x7fc00000u) : zero ? 1.0f : scale;

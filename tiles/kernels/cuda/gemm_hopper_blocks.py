@@ -12,17 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .compiler_options import check_choices, check_fields, macro_options
+from .compiler_options import check_fields, macro_options
+from .hopper_block_operands import ELEMENTS, OUTPUTS, SCALES, check_formats, check_operands
 from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ROW_BYTES
-from .hopper_grid import check_extents, persistent_grid
-from .hopper_operands import (
-    check_columns,
-    check_dimensions,
-    check_matrix,
-    check_memory,
-    check_row_major,
-    check_rows,
-)
+from .hopper_grid import persistent_grid
 from .launches import allow_shared_memory, functions, run
 from .philox_keys import KEYS, round_keys
 from .tensor_maps import column_pitch, row_pitch, tensor_map
@@ -39,33 +32,6 @@ __all__ = [
     "threads",
 ]
 
-#: Operand formats: the view dtype's name, the macro value, log2 of what a product of codes 1 is.
-ELEMENTS = {
-    "e4m3fn": ("e4m3fn", 2, 0),
-    "e5m2": ("e5m2", 3, 0),
-    "int8": ("int8", 4, 0),
-    "mxint8": ("int8", 4, -12),
-}
-#: Output formats: the view dtype's name, the macro value, side of a block, stochastic rounding.
-OUTPUTS = {
-    "bf16": ("bf16", 0, 0, 0),
-    "fp16": ("fp16", 1, 0, 0),
-    "fp32": ("fp32", 2, 0, 0),
-    "int8.b32x32": ("int8", 3, 32, 0),
-    "int8.b64x64": ("int8", 3, 64, 0),
-    "int8.b32x32+sr": ("int8", 3, 32, 1),
-    "int8.b64x64+sr": ("int8", 3, 64, 1),
-    "e4m3fn.b32x32": ("e4m3fn", 4, 32, 0),
-    "e4m3fn.b64x64": ("e4m3fn", 4, 64, 0),
-}
-#: Scale modes, the same on both sides: rows and elements along K under one scale.
-SCALES = {
-    "b32x32": (32, 32),
-    "b64x64": (64, 64),
-    "b128x128": (128, 128),
-    "b1x32": (1, 32),
-    "b1x128": (1, 128),
-}
 FIELDS = (
     *("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers"),
     *("consumers", "sets", "parts", "spread"),
@@ -109,12 +75,6 @@ def _columns(config: Mapping[str, int | bool]) -> int:
     return int(config["block_n"]) * down // int(config["consumers"])
 
 
-def _check_formats(element: str, out: str, scales: str) -> None:
-    check_choices(
-        {"element": (element, ELEMENTS), "out": (out, OUTPUTS), "scales": (scales, SCALES)}
-    )
-
-
 def options(
     *, element: str, out: str, scales: str, config: Mapping[str, int | bool]
 ) -> tuple[str, ...]:
@@ -123,7 +83,7 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    _check_formats(element, out, scales)
+    check_formats(element, out, scales)
     check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread = (
         int(config[f]) for f in FIELDS
@@ -200,59 +160,6 @@ def compiled_kernel(
         kernel, device, smem, f"stages = {config['stages']}: take fewer, or a smaller tile"
     )
     return kernel
-
-
-def check_operands(
-    a: Any,
-    b: Any,
-    c: Any,
-    a_scale: Any,
-    b_scale: Any,
-    c_scale: Any = None,
-    *,
-    element: str,
-    out: str,
-    scales: str,
-) -> tuple[int, int, int]:
-    """Check the operands of :func:`launch`.
-
-    Returns:
-        M, N and K.
-    Raises:
-        ValueError, TypeError: names the operand and the rule.
-    """
-    _check_formats(element, out, scales)
-    for name, array in (("a", a), ("b", b), ("c", c)):
-        check_dimensions(name, array, 2)
-    item, out_item, out_block = ELEMENTS[element][0], OUTPUTS[out][0], OUTPUTS[out][2]
-    m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    for name, array, named, shape in (
-        ("a", a, item, (m, k)),
-        ("b", b, item, (n, k)),
-        ("c", c, out_item, (m, n)),
-    ):
-        check_matrix(name, array, named, shape)
-        check_rows(name, array, named)
-    rows, quant_k = SCALES[scales]
-    pitches = {"a": row_pitch(a), "b": row_pitch(b), "c": row_pitch(c)}
-    for name, scale, extent in (("a_scale", a_scale, m), ("b_scale", b_scale, n)):
-        check_matrix(name, scale, "fp32", (-(-extent // rows), -(-k // quant_k)))
-        if rows == 1:
-            check_columns(name, scale)
-            pitches[name] = column_pitch(scale)
-        else:
-            check_row_major(name, scale)
-    if out_block:
-        if n % 4:
-            raise ValueError(f"N = {n}: codes are written in multiples of 4 columns")
-        check_matrix("c_scale", c_scale, "fp32", (-(-m // out_block), -(-n // out_block)))
-        check_row_major("c_scale", c_scale)
-    elif c_scale is not None:
-        raise ValueError(f"c_scale is given: an output of {out} has none")
-    check_extents({"M": m, "N": n, "K": k}, pitches)
-    written = {"c": c} | ({"c_scale": c_scale} if out_block else {})
-    check_memory(written, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
-    return m, n, k
 
 
 def launch(

@@ -86,7 +86,7 @@ def _check_operands(
     if offsets is None and counts is None:
         raise ValueError("give offsets, counts (masked), or both (padded)")
     masked = offsets is None
-    for name, array, dimensions in (("a", a, 3 if masked else 2), ("b", b, 3), ("c", c, a.ndim)):
+    for name, array, dimensions in (("a", a, 2 + masked), ("b", b, 3), ("c", c, 2 + masked)):
         check_dimensions(name, array, dimensions)
     experts, n, k = b.shape
     if experts > MAX_GROUPS:

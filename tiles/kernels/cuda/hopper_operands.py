@@ -52,12 +52,14 @@ def check_formats(element: str, out: str, scales: str) -> None:
 
 
 def check_dimensions(name: str, array: Any, dimensions: int) -> None:
-    """Refuse an array of another number of dimensions; what is no array is found later.
+    """Refuse an array of another number of dimensions, and what has none.
 
     Raises:
-        ValueError: names it.
+        TypeError, ValueError: names it.
     """
-    if getattr(array, "ndim", dimensions) != dimensions:
+    if not hasattr(array, "ndim"):
+        raise TypeError(f"{name} is {type(array).__name__}: it must be a CuPy array")
+    if array.ndim != dimensions:
         raise ValueError(f"{name} has {array.ndim} dimensions: it must have {dimensions}")
 
 

@@ -93,18 +93,24 @@ def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: 
     check_apart({"codes": codes, "scales": scales}, {"x": x})
 
 
-def _compiled(
+def _chosen(
     x: Any, codes: Any, source: str, target: str, block: Any, config: Mapping[str, int | bool]
-) -> Any:
-    vector = int(config["vector"]) if "vector" in config else 1
+) -> tuple[str, ...]:
+    """Compiler options for these arrays."""
+    chosen: dict[str, Any] = {
+        "source": source, "target": target, "block": block, "cols": x.shape[1], "config": config,
+    }  # fmt: skip
+    plain = options(**chosen, aligned=False)
+    vector = int(config["vector"])
     aligned = (
         x.shape[1] % vector == 0
         and x.data.ptr % min(16, vector * SOURCE_BYTES[source]) == 0
         and codes.data.ptr % vector == 0
     )
-    chosen = options(
-        source=source, target=target, block=block, cols=x.shape[1], aligned=aligned, config=config
-    )
+    return options(**chosen, aligned=True) if aligned else plain
+
+
+def _compiled(x: Any, chosen: tuple[str, ...]) -> Any:
     source_file = Path(__file__).with_suffix(".cu").name
     (kernel,) = functions(x.device.id, source_file, chosen, ("quantize_blocks",))
     return kernel
@@ -136,8 +142,9 @@ def launch(
         ValueError: shapes, strides, devices or the configuration do not fit; TypeError: dtypes.
     """
     _validate(x, codes, scales, source, target, block)
+    chosen = _chosen(x, codes, source, target, block, config)
     with x.device:
-        kernel = _compiled(x, codes, source, target, block, config)
+        kernel = _compiled(x, chosen)
         blocks = scales.shape[0] * scales.shape[1]
         magic, shift = division(scales.shape[1])
         per_cta = int(config["threads"]) // int(config["lanes"]) * int(config["unroll"])
@@ -173,5 +180,6 @@ def precompile(
         ValueError, TypeError: as for :func:`launch`.
     """
     _validate(x, codes, scales, source, target, block)
+    chosen = _chosen(x, codes, source, target, block, config)
     with x.device:
-        _compiled(x, codes, source, target, block, config)
+        _compiled(x, chosen)

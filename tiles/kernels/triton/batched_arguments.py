@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_integer_sums, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_memory, check_tile_config
 from .operand_checks import (
     FP8,
     check_grid,
@@ -45,6 +45,8 @@ def arguments(
     if second not in ("nk", "kn"):
         raise ValueError(f"second = {second!r}: choose nk or kn")
     check_tensor("a", a, (3, 4), a, output=False)
+    # The tensor cores' instructions take 32 bytes of K.
+    check_tile_config(config, {"block_m": 16, "block_n": 16, "block_k": 32 // a.element_size()})
     check_tensor("b", b, (a.ndim,), a, output=False)
     check_tensor("c", c, (a.ndim,), a, output=True)
     *batch, m, k = a.shape
@@ -65,7 +67,7 @@ def arguments(
             f"K = {k}, block_k {block_k}: tma would read the next matrix behind a [K, N] one, take "
             "a config without tma"
         )
-    check_overlap({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
+    check_memory({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     constants = {
         **tile_constants(a_block, b_block, config, k),
         "B_KN": second == "kn",

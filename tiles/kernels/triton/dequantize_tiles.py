@@ -6,6 +6,7 @@ rounded.  A NaN scale (E8M0: 0xff) makes its block NaN.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import triton
@@ -28,10 +29,8 @@ def _scale_values(stored, STORED: tl.constexpr):
         bits = tl.where(exponent == 0, 0x400000, exponent << 23)
         value = tl.where(exponent == 255, 0x7FC00000, bits).to(tl.float32, bitcast=True)
     elif STORED == "e4m3fn":
-        # A normal number, or NaN.
-        code = stored.to(tl.int32)
-        bits = tl.where(code == 0x7F, 0x7FC00000, (code + (120 << 3)) << 20)
-        value = bits.to(tl.float32, bitcast=True)
+        # Ours are normal numbers or NaN; others store zeros, subnormals and signs as well.
+        value = decode(stored, False, 8, 3, 7, 0x7F, 0, True)
     else:
         value = stored.to(tl.float32)
     return value
@@ -135,26 +134,11 @@ def launch(
     kernel[(programs,)](*arguments, **constants)
 
 
-def precompile(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    out: torch.Tensor,
-    *,
-    element: str,
-    block: tuple[int, int],
-    stored: str = "fp32",
-    tensor_scale: torch.Tensor | None = None,
-    swizzled: bool = False,
-    config: Mapping[str, int | bool],
-) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+def precompile(*operands: Any, **options: Any) -> None:
+    """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    asked = request(
-        codes, scales, out, element=element, block=block, stored=stored,
-        tensor_scale=tensor_scale, swizzled=swizzled, config=config,
-    )  # fmt: skip
-    kernel, programs, arguments, constants = _call(asked)
+    kernel, programs, arguments, constants = _call(request(*operands, **options))
     kernel.warmup(*arguments, grid=(programs,), **constants)

@@ -8,19 +8,20 @@ import torch
 
 from .launch_checks import (
     check_fields,
-    check_one_device,
-    check_overlap,
+    check_matrix,
+    check_memory,
     check_power_of_two,
     power_of_two,
 )
 from .tile_checks import (
+    WHOLE,
     check_codes,
     check_levels,
-    check_matrix,
     check_names,
     check_reach,
     check_scales,
     check_tensor_scale,
+    check_whole,
     whole_words,
 )
 from .tile_elements import constants
@@ -30,8 +31,6 @@ __all__ = ["FIELDS", "Request", "kernel_constants", "request"]
 
 OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
 FIELDS = ("block_rows", "block_cols", "num_warps", "software_cast")
-#: A power of two above every extent: a scale for a whole extent.
-WHOLE = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +62,9 @@ def request(
     *,
     element: str,
     block: tuple[int, int],
-    stored: str,
-    tensor_scale: torch.Tensor | None,
-    swizzled: bool,
+    stored: str = "fp32",
+    tensor_scale: torch.Tensor | None = None,
+    swizzled: bool = False,
     config: Mapping[str, int | bool],
 ) -> Request:
     """Check the arguments of ``dequantize_tiles.launch``, which describes them.
@@ -89,13 +88,13 @@ def request(
         raise ValueError(f"swizzled: only one-byte scales of blocks are, not {stored} of {block}")
     rows, cols = out.shape
     check_codes("codes", codes, rows, cols, element)
+    check_whole("out", (rows, cols), block)
     check_scales("scales", scales, (rows, cols), block, stored, swizzled)
     read = {"codes": codes, "scales": scales}
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
         read["tensor_scale"] = tensor_scale
-    check_one_device(read | {"out": out})
-    check_overlap({"out": out}, read)
+    check_memory({"out": out}, read)
     tile = (config["block_rows"], config["block_cols"])
     least = WORD_CODES.get(int(constants(element)["BITS"]), 1)
     if tile[1] < least:

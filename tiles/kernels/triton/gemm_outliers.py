@@ -155,6 +155,7 @@ def gemm_fallback_blocks(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
+    EVEN_BLOCKS: tl.constexpr,
     OUT: tl.constexpr,
 ):
     """Grid: one program a tile."""
@@ -215,7 +216,7 @@ def gemm_fallback_blocks(
         BLOCK_N,
         BLOCK_K,
         TMA,
-        EVEN_K,
+        EVEN_BLOCKS,
     )
     store(c, acc, row0, col0, m, n, stride_cm, OUT, BLOCK_M, BLOCK_N, TMA, 1)
 
@@ -256,26 +257,17 @@ def launch(
         TypeError: a dtype that the kernel does not take.
         ValueError: shapes, strides, devices, scale grids or config do not fit together.
     """
-    found = arguments(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
+    found = arguments(
+        *(a, b, c, a_scale, b_scale, outliers), a_block=a_block, b_block=b_block, config=config
+    )
     _kernel(found)[(found.grid,)](*found.positional, **found.keywords)
 
 
-def precompile(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    a_scale: torch.Tensor,
-    b_scale: torch.Tensor,
-    outliers: KeptColumns | FallbackBlocks,
-    *,
-    a_block: tuple[int, int],
-    b_block: tuple[int, int],
-    config: Mapping[str, int | bool],
-) -> Any:
+def precompile(*operands: Any, **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    found = arguments(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
+    found = arguments(*operands, **options)
     return _kernel(found).warmup(*found.positional, grid=(found.grid,), **found.keywords)

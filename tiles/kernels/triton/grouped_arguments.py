@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_integer_sums, check_overlap
+from .launch_checks import check_fields, check_integer_sums, check_memory, check_tile_config
 from .operand_checks import (
     FP8,
     check_grid,
@@ -100,6 +100,8 @@ def arguments(
             f"num_sms = {num_sms}, ctas_per_sm = {config['ctas_per_sm']}: both are at least 1"
         )
     check_tensor("a", a, (2, 3), a, output=False)
+    # The tensor cores' instructions take 32 bytes of K.
+    check_tile_config(config, {"block_m": 16, "block_n": 16, "block_k": 32 // a.element_size()})
     check_tensor("b", b, (3,), a, output=False)
     check_tensor("c", c, (2, 3), a, output=True)
     shape = _check_layout(a, b, offsets, counts, ids, top_k)
@@ -119,7 +121,7 @@ def arguments(
         raise ValueError(f"block_n {block_n} does not divide the {b_block[0]} rows under a b_scale")
     check_integer_sums(a.dtype, a.shape[-1], a_block, b_block)
     inputs = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
-    check_overlap({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
+    check_memory({"c": c}, {**inputs, "offsets": offsets, "counts": counts, "ids": ids})
 
     constants = {
         **tile_constants(a_block, b_block, config, a.shape[-1]),

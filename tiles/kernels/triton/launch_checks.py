@@ -9,11 +9,15 @@ __all__ = [
     "MAX_INT32_K",
     "OUTPUTS",
     "check_aligned_rows",
+    "check_current_device",
     "check_fields",
     "check_integer_sums",
+    "check_matrix",
+    "check_memory",
     "check_one_device",
     "check_overlap",
     "check_power_of_two",
+    "check_tile_config",
     "power_of_two",
 ]
 
@@ -54,6 +58,33 @@ def check_fields(config: Mapping[str, int | bool], fields: Sequence[str]) -> Non
         raise ValueError(f"config: wrong or missing field {wrong[0]!r}, need {', '.join(fields)}")
 
 
+def check_tile_config(config: Mapping[str, int | bool], least: Mapping[str, int]) -> None:
+    """Refuse tiles, warps and stages that no kernel is compiled with.
+
+    Args:
+        least: the smallest extent by the field's name; extents are powers of two.
+    Raises:
+        ValueError: names the field.
+    """
+    for name, smallest in {**least, "num_warps": 1}.items():
+        check_power_of_two(name, int(config[name]), smallest)
+    for name in ("group_m", "num_stages"):
+        if int(config[name]) < 1:
+            raise ValueError(f"{name} = {config[name]}: it must be at least 1")
+
+
+def check_matrix(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is no contiguous matrix.
+
+    Raises:
+        ValueError: names it.
+    """
+    if tensor.ndim != 2 or tensor.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+
+
 def check_integer_sums(
     dtype: torch.dtype, k: int, a_block: tuple[int, int] | None, b_block: tuple[int, int] | None
 ) -> None:
@@ -70,8 +101,22 @@ def check_integer_sums(
         )
 
 
+def check_current_device(name: str, tensor: torch.Tensor) -> None:
+    """Refuse memory of another GPU than the current one, where Triton launches.
+
+    Raises:
+        ValueError: names both.
+    """
+    device = tensor.device
+    if device.type == "cuda" and device.index != (current := torch.cuda.current_device()):
+        raise ValueError(
+            f"{name} lies on {device}, the current device is cuda:{current}: launch within "
+            f"torch.cuda.device({device.index})"
+        )
+
+
 def check_one_device(named: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors on several devices.
+    """Refuse tensors on several devices, or on another GPU than the current one.
 
     Raises:
         ValueError: names them all.
@@ -80,16 +125,39 @@ def check_one_device(named: Mapping[str, torch.Tensor]) -> None:
     if len(set(devices.values())) > 1:
         text = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise ValueError(f"{text}: they must share one device")
+    for name, tensor in named.items():
+        check_current_device(name, tensor)
+
+
+def check_memory(
+    written: Mapping[str, torch.Tensor | None], read: Mapping[str, torch.Tensor | None]
+) -> None:
+    """Refuse tensors on other devices, and outputs that share memory; ``None`` is absent.
+
+    Raises:
+        ValueError: names them.
+    """
+    given = {**read, **written}
+    check_one_device({name: tensor for name, tensor in given.items() if tensor is not None})
+    check_overlap(written, read)
 
 
 def check_overlap(
     written: Mapping[str, torch.Tensor | None], read: Mapping[str, torch.Tensor | None]
 ) -> None:
-    """Refuse outputs whose addresses meet an input's, or each other's; those of meta mean nothing.
+    """Refuse outputs whose addresses meet an input's, each other's, or their own elsewhere.
+
+    Those of meta mean nothing.
 
     Raises:
-        ValueError: names two of them.
+        ValueError: names one or two of them.
     """
+    for name, tensor in written.items():
+        if tensor is not None and _folded(tensor):
+            raise ValueError(
+                f"{name} of shape {tuple(tensor.shape)} has strides {tensor.stride()}: its "
+                "elements overlap, what is written needs memory of its own"
+            )
     spans = {
         name: _span(tensor)
         for name, tensor in (*read.items(), *written.items())
@@ -104,6 +172,17 @@ def check_overlap(
                     f"{name} overlaps {other} in its range of addresses: what is written needs "
                     "memory of its own"
                 )
+
+
+def _folded(tensor: torch.Tensor) -> bool:
+    """True where two elements may share an address: one extent reaches into the next one's step."""
+    reach = 0
+    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if extent > 1:
+            if stride <= reach:
+                return True
+            reach += (extent - 1) * stride
+    return False
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .launch_checks import OUTPUTS, check_aligned_rows
+from .launch_checks import OUTPUTS, check_aligned_rows, check_current_device
 
 __all__ = [
     "FP8",
@@ -50,6 +50,7 @@ def check_tensor(
         )
     if tensor.device != like.device:
         raise ValueError(f"{name} lies on {tensor.device} and a on {like.device}: move it there")
+    check_current_device(name, tensor)
     if not output and tensor.dtype != like.dtype and not {tensor.dtype, like.dtype} <= set(FP8):
         raise TypeError(
             f"a has dtype {like.dtype} and {name} {tensor.dtype}: no tensor core multiplies these"
@@ -108,7 +109,8 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
     """A two-dimensional descriptor over all matrices of a tensor, one under the other.
 
     Raises:
-        ValueError: the matrices do not follow each other row by row, or rows start off 16 bytes.
+        ValueError: the matrices do not follow each other row by row, are 2^31 rows or more, or
+            rows start off 16 bytes.
     """
     pitch = tensor.stride(-2)
     rows = tensor.shape[-2]
@@ -121,6 +123,11 @@ def flat_descriptor(name: str, tensor: torch.Tensor, box: list[int]) -> TensorDe
                 f"{rows * pitch}; tma needs them gapless, take a config without tma"
             )
         rows *= extent
+    if rows >= 2**31:
+        raise ValueError(
+            f"{name}: {rows} rows under one descriptor, its coordinates have 31 bits: take a "
+            "config without tma"
+        )
     check_aligned_rows(name, tensor)
     return TensorDescriptor(tensor, [rows, tensor.shape[-1]], [pitch, 1], box)
 

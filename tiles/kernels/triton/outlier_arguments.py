@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 import triton
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .launch_checks import (
     OUTPUTS,
-    check_aligned_rows,
     check_fields,
     check_integer_sums,
-    check_one_device,
-    check_overlap,
-    check_power_of_two,
+    check_memory,
+    check_tile_config,
 )
+from .operand_checks import check_grid, check_tensor, flat_descriptor
 from .outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
 
 __all__ = ["Launch", "arguments"]
@@ -44,18 +42,6 @@ class Launch:
     keywords: dict[str, Any]
 
 
-def _check_matrix(name: str, tensor: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    if tensor.dtype not in dtypes:
-        choices = ", ".join(map(str, dtypes))
-        raise TypeError(f"{name} has dtype {tensor.dtype}: choose one of {choices}")
-    if tensor.ndim != 2 or tensor.numel() == 0:
-        raise ValueError(f"{name} must be a non-empty matrix, got shape {tuple(tensor.shape)}")
-    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
-        raise ValueError(
-            f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
-        )
-
-
 def _check_whole(
     name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
@@ -69,9 +55,11 @@ def _check_whole(
 
 
 def _check_product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
-    _check_matrix("a", a, (torch.int8,))
-    _check_matrix("b", b, (torch.int8,))
-    _check_matrix("c", c, tuple(OUTPUTS))
+    for name, codes in (("a", a), ("b", b)):
+        if codes.dtype != torch.int8:
+            raise TypeError(f"{name} has dtype {codes.dtype}: it must be torch.int8")
+        check_tensor(name, codes, (2,), a, output=False)
+    check_tensor("c", c, (2,), a, output=True)
     (m, k), (n, k_b) = a.shape, b.shape
     if k != k_b:
         raise ValueError(f"a is {m} x {k} and b {n} x {k_b}: the second extents must be equal")
@@ -79,26 +67,9 @@ def _check_product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
         raise ValueError(f"c must be {m} x {n}, got shape {tuple(c.shape)}")
 
 
-def _check_scale(
-    name: str, scale: torch.Tensor, block: tuple[int, int], operand: torch.Tensor
-) -> None:
-    if scale.dtype != torch.float32:
-        raise TypeError(f"{name}_scale has dtype {scale.dtype}: it must be torch.float32")
-    grid = tuple(
-        1 if size == 0 else -(-extent // size)
-        for extent, size in zip(operand.shape, block, strict=True)
-    )
-    if tuple(scale.shape) != grid:
-        raise ValueError(
-            f"{name}_scale must have shape {grid} for {name}_block {block}, "
-            f"got {tuple(scale.shape)}"
-        )
-
-
 def _check_config(config: Mapping[str, int | bool]) -> None:
     check_fields(config, _FIELDS)
-    for name, least in (("block_m", 16), ("block_n", 16), ("block_k", 32), ("outlier_k", 16)):
-        check_power_of_two(name, int(config[name]), least)
+    check_tile_config(config, {"block_m": 16, "block_n": 16, "block_k": 32, "outlier_k": 16})
 
 
 def _check_columns(
@@ -114,7 +85,10 @@ def _check_columns(
                 f"{name} {block}: beside kept columns scales cover a tensor (0, 0) or a row (1, 0)"
             )
     for name, tensor, rows in (("a", kept.a, len(a)), ("b", kept.b, len(b))):
-        _check_matrix(f"outliers.{name}", tensor, _KEPT)
+        if tensor.dtype not in _KEPT:
+            choices = " or ".join(map(str, _KEPT))
+            raise TypeError(f"outliers.{name} has dtype {tensor.dtype}: it must be {choices}")
+        check_tensor(f"outliers.{name}", tensor, (2,), tensor, output=False)
         if tensor.shape[0] != rows or tensor.shape[1] % COLUMN_STEP:
             raise ValueError(
                 f"outliers.{name} must have {rows} rows and a multiple of {COLUMN_STEP} columns, "
@@ -169,6 +143,7 @@ def arguments(
     a_scale: torch.Tensor,
     b_scale: torch.Tensor,
     outliers: KeptColumns | FallbackBlocks,
+    *,
     a_block: tuple[int, int],
     b_block: tuple[int, int],
     config: Mapping[str, int | bool],
@@ -181,15 +156,9 @@ def arguments(
     """
     _check_config(config)
     _check_product(a, b, c)
-    for name, scale, block, operand in (
-        ("a", a_scale, a_block, a),
-        ("b", b_scale, b_block, b),
-    ):
-        if min(block) < 0:
-            raise ValueError(
-                f"{name}_block {block}: extents are positive, or 0 for the whole extent"
-            )
-        _check_scale(name, scale, block, operand)
+    block_k = int(config["block_k"])
+    check_grid("a", a_scale, a_block, a.shape, a, block_k)
+    check_grid("b", b_scale, b_block, b.shape, a, block_k)
     if isinstance(outliers, KeptColumns):
         named = {"a_block": a_block, "b_block": b_block}
         _check_columns(outliers, a, b, named, int(config["outlier_k"]))
@@ -198,8 +167,7 @@ def arguments(
     check_integer_sums(a.dtype, a.shape[1], a_block, b_block)
     read = {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale}
     read |= {f"outliers.{name}": tensor for name, tensor in outliers.tensors.items()}
-    check_one_device({"c": c, **read})
-    check_overlap({"c": c}, read)
+    check_memory({"c": c}, read)
     return _launch(a, b, c, a_scale, b_scale, outliers, a_block, b_block, config)
 
 
@@ -219,12 +187,7 @@ def _launch(
     operands: list[Any] = [a, b, c]
     if config["tma"]:
         boxes = ([block_m, block_k], [block_n, block_k], [block_m, block_n])
-        operands = []
-        for name, tensor, box in zip("abc", (a, b, c), boxes, strict=True):
-            check_aligned_rows(name, tensor)
-            operands.append(
-                TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), box)
-            )
+        operands = list(map(flat_descriptor, "abc", operands, boxes))
     positional = [
         *operands,
         a_scale,
@@ -261,6 +224,7 @@ def _launch(
     else:
         positional += [*outliers.tensors.values(), len(outliers.codes)]
         keywords |= {"A_COLS": a_block[1], "B_COLS": b_block[1]}
+        keywords["EVEN_BLOCKS"] = k % a_block[1] == 0
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
     return Launch(
         columns=isinstance(outliers, KeptColumns),

@@ -108,13 +108,17 @@ def add_blocks(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TMA: tl.constexpr,
-    EVEN_K: tl.constexpr,
+    EVEN_BLOCKS: tl.constexpr,
 ):
-    """Add the products of the fallback blocks of a tile's rows; a tile lies in one block row."""
+    """Add the products of the fallback blocks of a tile's rows; a tile lies in one block row.
+
+    EVEN_BLOCKS: K is a multiple of A_COLS; else parts of the last block lie beyond K.
+    """
     PARTS: tl.constexpr = A_COLS // BLOCK_K
     block_row = row0 // A_ROWS
-    first = tl.maximum(tl.load(offsets + block_row), 0) * PARTS
-    last = tl.minimum(tl.load(offsets + block_row + 1), capacity) * PARTS
+    # Whatever the device says, on both sides: PARTS times a number beyond could come out as any.
+    first = tl.minimum(tl.maximum(tl.load(offsets + block_row), 0), capacity) * PARTS
+    last = tl.minimum(tl.maximum(tl.load(offsets + block_row + 1), 0), capacity) * PARTS
     offs_k = tl.arange(0, BLOCK_K)
     rows_a = row0 % A_ROWS + tl.arange(0, BLOCK_M)
     a_at = codes + rows_a[:, None] * A_COLS + offs_k[None, :]
@@ -143,7 +147,7 @@ def add_blocks(
         a_tile = tl.load(a_at + entry * (A_ROWS * A_COLS) + part % PARTS * BLOCK_K)
         if TMA:
             b_tile = b.load([col0, k0])
-        elif EVEN_K:
+        elif EVEN_BLOCKS:
             b_tile = tl.load(b_at + k0)
         else:
             b_tile = tl.load(b_at + k0, mask=offs_k[None, :] < k - k0, other=0)

@@ -17,91 +17,11 @@ import torch
 import triton
 import triton.language as tl
 
+from .block_codes import block_amax, block_codes, block_scale, larger
+from .launch_checks import power_of_two
+from .quantize_blocks_checks import CODE_MAX, check_arguments
+
 __all__ = ["launch", "precompile"]
-
-#: Largest finite value of each code dtype.
-CODE_MAX = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
-SOURCES = (torch.bfloat16, torch.float16, torch.float32)
-FIELDS = ("block_rows", "block_cols", "num_warps", "num_stages", "software_cast")
-
-
-@triton.jit
-def _larger(a, b):
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)  # tl.max would drop a NaN
-
-
-@triton.jit
-def _amax(x, axis: tl.constexpr):
-    return tl.reduce(tl.abs(x), axis, _larger, keep_dims=True)
-
-
-@triton.jit
-def _scale(amax, CODE_MAX: tl.constexpr):
-    scale = tl.div_rn(amax, tl.full(amax.shape, CODE_MAX, tl.float32))
-    # amax / max_element can underflow; such a block is stored as an all-zero one.
-    scale = tl.where(scale == 0.0, 1.0, scale)
-    return tl.where(amax < float("inf"), scale, float("nan"))
-
-
-@triton.jit
-def _divide(x, scale):
-    """``x / scale`` correctly rounded, at the cost of five operations an element.
-
-    With r the correctly rounded reciprocal, q0 = x·r is within 2 ulp, a first correction
-    q1 = q0 + r·(x - q0·s) within 1 ulp, and by Markstein's theorem (IBM J. R&D 34, 1990) a second
-    one is the correctly rounded quotient, as long as the remainders are exact.  Multiplying x and
-    s by the same power of two keeps them so for every scale; remainders still underflow where
-    |x / s| is far below half the smallest code, and there only the sign counts.  The signs are
-    arranged so that x = -0 gives -0: x enters negated, the remainder is q·s - x, and r is negated.
-    """
-    lift = tl.where(scale < 2.0**-60, 2.0**64, tl.where(scale > 2.0**60, 2.0**-64, 1.0))
-    divisor = scale * lift
-    reciprocal = tl.div_rn(tl.full(scale.shape, -1.0, tl.float32), divisor)
-    negated = x * (0.0 - lift)
-    quotient = negated * reciprocal
-    quotient = tl.fma(tl.fma(quotient, divisor, negated), reciprocal, quotient)
-    return tl.fma(tl.fma(quotient, divisor, negated), reciprocal, quotient)
-
-
-@triton.jit
-def _float8_by_integers(ratio, CODE_MAX: tl.constexpr):
-    """Round to e4m3fn (maximum 448) or e5m2 (57344): nearest even, saturating; codes as uint8."""
-    MANTISSA: tl.constexpr = 3 if CODE_MAX == 448.0 else 2
-    BIAS: tl.constexpr = 7 if CODE_MAX == 448.0 else 15
-    SHIFT: tl.constexpr = 23 - MANTISSA
-    bits = ratio.to(tl.int32, bitcast=True)
-    magnitude_bits = bits & 0x7FFFFFFF
-    magnitude = tl.minimum(magnitude_bits.to(tl.float32, bitcast=True), CODE_MAX)
-    kept = magnitude.to(tl.int32, bitcast=True)
-    # Normal codes: add just under half of the last kept place, or half when that place is odd.
-    rounded = kept + ((1 << (SHIFT - 1)) - 1) + ((kept >> SHIFT) & 1)
-    normal = (rounded >> SHIFT) - ((127 - BIAS) << MANTISSA)
-    # Subnormal codes: an addend whose ulp is the smallest code leaves the code in the low bits.
-    ADDEND_BITS: tl.constexpr = (127 + 23 + 1 - BIAS - MANTISSA) << 23
-    addend = tl.full(bits.shape, ADDEND_BITS, tl.int32).to(tl.float32, bitcast=True)
-    subnormal = (magnitude + addend).to(tl.int32, bitcast=True) - ADDEND_BITS
-    MIN_NORMAL_BITS: tl.constexpr = (128 - BIAS) << 23
-    code = tl.where(kept < MIN_NORMAL_BITS, subnormal, normal) | ((bits >> 24) & 0x80)
-    return tl.where(magnitude_bits > 0x7F800000, 0x7F, code).to(tl.uint8)
-
-
-@triton.jit
-def _codes(x, scale, TARGET: tl.constexpr, CODE_MAX: tl.constexpr, SOFTWARE: tl.constexpr):
-    ratio = _divide(x.to(tl.float32), scale)
-    if TARGET == tl.int8:
-        if x.dtype == tl.float32:
-            # Only scales below 2^-142 carry so few bits that a ratio reaches 127.5; the smallest
-            # numbers of bf16 and fp16 lie far above them.
-            ratio = tl.minimum(tl.maximum(ratio, -CODE_MAX), CODE_MAX)
-        # Below 2^22 the ulp of x + 1.5·2^23 is 1: the sum is rounded to an integer, ties to even,
-        # and its low byte is that integer in two's complement.
-        integer = (ratio + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
-        code = tl.where(scale == scale, integer, tl.zeros(integer.shape, tl.int8))
-    elif SOFTWARE:
-        code = _float8_by_integers(ratio, CODE_MAX)
-    else:
-        code = ratio.to(TARGET)  # cvt.rn.satfinite: nearest even, saturating, NaN becomes 0x7f
-    return code
 
 
 @triton.jit
@@ -126,8 +46,8 @@ def _quantize_tiles(
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
 
     blocks = tl.reshape(x, (GRID_ROWS, BLOCK_ROWS, GRID_COLS, BLOCK_COLS))
-    scale = _scale(_amax(_amax(blocks.to(tl.float32), 3), 1), CODE_MAX)
-    codes = _codes(blocks, scale, TARGET, CODE_MAX, SOFTWARE)
+    scale = block_scale(block_amax(block_amax(blocks.to(tl.float32), 3), 1), CODE_MAX)
+    codes = block_codes(blocks, scale, TARGET, CODE_MAX, SOFTWARE)
     tl.store(codes_ptr + offsets, tl.reshape(codes, (TILE_ROWS, TILE_COLS)), mask=inside)
 
     grid_row = tile_row.to(tl.int64) * GRID_ROWS + tl.arange(0, GRID_ROWS)
@@ -142,8 +62,8 @@ def _quantize_tiles(
 
 @triton.jit
 def _region_amax(x, PER_ROW: tl.constexpr):
-    amax = _amax(x, 1)
-    return amax if PER_ROW else _amax(amax, 0)
+    amax = block_amax(x, 1)
+    return amax if PER_ROW else block_amax(amax, 0)
 
 
 @triton.jit
@@ -172,8 +92,8 @@ def _quantize_regions(
         offsets = row * cols + col
         inside = (row < end_row) & (col < end_col)
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
-        scale = _scale(_region_amax(x.to(tl.float32), PER_ROW), CODE_MAX)
-        codes = _codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
+        scale = block_scale(_region_amax(x.to(tl.float32), PER_ROW), CODE_MAX)
+        codes = block_codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
         tl.store(codes_ptr + offsets, codes, mask=inside)
     else:
         peak = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
@@ -182,14 +102,14 @@ def _quantize_regions(
                 offsets = (row + down) * cols + (col + across)
                 inside = (row + down < end_row) & (col + across < end_col)
                 x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
-                peak = _larger(peak, tl.abs(x.to(tl.float32)))
-        scale = _scale(_region_amax(peak, PER_ROW), CODE_MAX)
+                peak = larger(peak, tl.abs(x.to(tl.float32)))
+        scale = block_scale(_region_amax(peak, PER_ROW), CODE_MAX)
         for down in range(0, region_rows, TILE_ROWS):
             for across in tl.range(0, region_cols, TILE_COLS, num_stages=STAGES):
                 offsets = (row + down) * cols + (col + across)
                 inside = (row + down < end_row) & (col + across < end_col)
                 x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
-                codes = _codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
+                codes = block_codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
                 tl.store(codes_ptr + offsets, codes, mask=inside)
     if PER_ROW:
         tl.store(scales_ptr + row * scale_row_stride, scale, mask=row < rows)
@@ -203,7 +123,7 @@ def _quantize_regions(
 def _amax_tensor(x_ptr, amax_ptr, count, TILE: tl.constexpr):
     offsets = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     x = tl.load(x_ptr + offsets, mask=offsets < count, other=0.0)
-    amax = tl.reduce(tl.abs(x.to(tl.float32)), 0, _larger)
+    amax = tl.reduce(tl.abs(x.to(tl.float32)), 0, larger)
     # As integers, non-negative floats keep their order, and NaN lies above infinity: NaN wins.
     tl.atomic_max(amax_ptr, amax.to(tl.int32, bitcast=True), sem="relaxed")
 
@@ -216,58 +136,18 @@ def _quantize_tensor(
     TARGET: tl.constexpr = codes_ptr.dtype.element_ty
     program = tl.program_id(0)
     zero = tl.zeros((1,), tl.int32)
-    scale = _scale((zero + tl.load(amax_ptr)).to(tl.float32, bitcast=True), CODE_MAX)
+    scale = block_scale((zero + tl.load(amax_ptr)).to(tl.float32, bitcast=True), CODE_MAX)
     offsets = program.to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = offsets < count
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
-    codes = _codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
+    codes = block_codes(x, scale, TARGET, CODE_MAX, SOFTWARE)
     tl.store(codes_ptr + offsets, codes, mask=inside)
     tl.store(scales_ptr + zero, scale, mask=(zero + program) == 0)
 
 
-def _power_of_two(extent: int) -> bool:
-    return extent > 0 and extent & (extent - 1) == 0
-
-
-def _validate(x, codes, scales, block, config) -> None:
-    if sorted(config) != sorted(FIELDS):
-        raise ValueError(f"config has fields {sorted(config)}: it takes {sorted(FIELDS)}")
-    for name in ("block_rows", "block_cols", "num_warps"):
-        if not _power_of_two(config[name]):
-            raise ValueError(f"{name} = {config[name]}: it must be a power of two")
-    if x.dtype not in SOURCES:
-        raise TypeError(f"x has dtype {x.dtype}: it must be bfloat16, float16 or float32")
-    if codes.dtype not in CODE_MAX:
-        raise TypeError(
-            f"codes have dtype {codes.dtype}: they must be int8, float8_e4m3fn or float8_e5m2"
-        )
-    if scales.dtype != torch.float32:
-        raise TypeError(f"scales have dtype {scales.dtype}: they must be float32")
-    if x.ndim != 2 or x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}: it must be a non-empty matrix")
-    if codes.shape != x.shape:
-        raise ValueError(f"codes have shape {tuple(codes.shape)}: x has {tuple(x.shape)}")
-    for name, tensor in (("x", x), ("codes", codes)):
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
-    if min(block) < 0:
-        raise ValueError(f"block = {tuple(block)}: extents are positive, or 0 for the whole extent")
-    grid = tuple(-(-n // b) if b else 1 for n, b in zip(x.shape, block))  # noqa: B905
-    if tuple(scales.shape) != grid:
-        raise ValueError(
-            f"scales have shape {tuple(scales.shape)}: blocks of {tuple(block)} on x "
-            f"{tuple(x.shape)} need {grid}"
-        )
-    if not x.device == codes.device == scales.device:
-        raise ValueError(
-            f"x, codes and scales lie on {x.device}, {codes.device}, {scales.device}: "
-            "they must share one device"
-        )
-
-
 def _calls(x, codes, scales, block, config):
     """What a launch consists of: (kernel, number of programs, arguments, constants) in order."""
-    _validate(x, codes, scales, block, config)
+    check_arguments(x, codes, scales, block, config)
     rows, cols = x.shape
     tile = (config["block_rows"], config["block_cols"])
     constants = {
@@ -298,7 +178,7 @@ def _calls(x, codes, scales, block, config):
         arguments += (tile[0], cols)
         return [(_quantize_regions, triton.cdiv(rows, tile[0]), arguments, constants)]
     extents = (block[0] or rows, block[1] or cols)
-    whole = all(_power_of_two(b) and t % b == 0 for t, b in zip(tile, extents))  # noqa: B905
+    whole = all(power_of_two(b) and t % b == 0 for t, b in zip(tile, extents))  # noqa: B905
     if whole:
         programs = triton.cdiv(rows, tile[0]) * triton.cdiv(cols, tile[1])
         constants |= {"BLOCK_ROWS": extents[0], "BLOCK_COLS": extents[1]}

@@ -21,38 +21,13 @@ import torch
 import triton
 import triton.language as tl
 
+from .block_codes import larger
+from .quantize_tile import load_tile, quantize_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants, request
-from .tile_elements import encode
 from .tile_packing import store_codes
-from .tile_random import random_tile
-from .tile_scales import (
-    _larger,
-    block_amax,
-    exponent_scale,
-    float_scale,
-    outer_scale,
-    quotient,
-    reciprocal,
-    scale_offsets,
-)
+from .tile_scales import block_amax, outer_scale
 
 __all__ = ["launch", "precompile"]
-
-
-@triton.jit
-def _load_tile(
-    x_ptr, first_row, first_col, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr,
-    EVEN: tl.constexpr,
-):  # fmt: skip
-    row = tl.arange(0, ROWS)[:, None]
-    col = first_col + tl.arange(0, COLS)[None, :]
-    base = x_ptr + first_row * cols  # 64-bit; within a tile 32 bits are enough
-    if EVEN:
-        x = tl.load(base + (row * cols + col))
-    else:
-        inside = (row < rows - first_row) & (col < cols)
-        x = tl.load(base + (row * cols + col), mask=inside, other=0.0)
-    return x
 
 
 @triton.jit
@@ -65,7 +40,7 @@ def _tensor_amax(
     tiles_across = tl.cdiv(cols, TILE_COLS)
     first_row = (tl.program_id(0) // tiles_across).to(tl.int64) * TILE_ROWS
     first_col = (tl.program_id(0) % tiles_across) * TILE_COLS
-    x = _load_tile(x_ptr, first_row, first_col, rows, cols, TILE_ROWS, TILE_COLS, EVEN)
+    x = load_tile(x_ptr, first_row, first_col, rows, cols, TILE_ROWS, TILE_COLS, EVEN)
     shape: tl.constexpr = (
         TILE_ROWS // BLOCK_ROWS, BLOCK_ROWS, TILE_COLS // BLOCK_COLS, BLOCK_COLS,
     )  # fmt: skip
@@ -74,107 +49,8 @@ def _tensor_amax(
         amax = tl.where(amax < float("inf"), amax, 0.0)
     flat = tl.reshape(amax, ((TILE_ROWS // BLOCK_ROWS) * (TILE_COLS // BLOCK_COLS),))
     # As integers, non-negative floats keep their order, and NaN lies above infinity: NaN wins.
-    top = tl.reduce(flat, 0, _larger)
+    top = tl.reduce(flat, 0, larger)
     tl.atomic_max(amax_ptr, top.to(tl.int32, bitcast=True), sem="relaxed")
-
-
-@triton.jit
-def _store_scales(
-    ptr, scale, first_row, first_col, rows, cols, row_stride, col_stride,
-    GRID_ROWS: tl.constexpr, GRID_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr, SWIZZLED: tl.constexpr,
-):  # fmt: skip
-    """Store the scales of a tile's blocks."""
-    scale = tl.reshape(scale, (GRID_ROWS, GRID_COLS))
-    row = (first_row // BLOCK_ROWS).to(tl.int32) + tl.arange(0, GRID_ROWS)[:, None]
-    col = first_col // BLOCK_COLS + tl.arange(0, GRID_COLS)[None, :]
-    grid_rows = tl.cdiv(rows, BLOCK_ROWS)
-    grid_cols = tl.cdiv(cols, BLOCK_COLS)
-    padded_cols = tl.cdiv(grid_cols, 4) * 4
-    inside = (row < grid_rows) & (col < grid_cols)
-    offsets = scale_offsets(row, col, padded_cols, row_stride, col_stride, SWIZZLED)
-    tl.store(ptr + offsets, scale.to(ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _scaled(
-    x, tensor_amax, outer, STORED: tl.constexpr, RULE: tl.constexpr, ONE_SCALE: tl.constexpr,
-    TWO_LEVEL: tl.constexpr, SHORT: tl.constexpr, CODE_MAX: tl.constexpr,
-    CODE_EXPONENT: tl.constexpr, CODE_MANTISSA: tl.constexpr, KEPT_MANTISSA: tl.constexpr,
-):  # fmt: skip
-    """Of a tile in blocks: stored scales, numbers in units of them, and which are not poisoned.
-
-    Args:
-        x: (grid rows, block rows, grid cols, block cols) fp32.
-    """
-    amax = tl.zeros((1, 1, 1, 1), tl.float32) + tensor_amax if ONE_SCALE else block_amax(x)
-    whole = amax < float("inf")
-    if STORED == "e8m0fnu":
-        scale, inverse = exponent_scale(amax, RULE, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA)
-        ratio = x * inverse  # a power of two: exactly the quotient
-    else:
-        scale = float_scale(amax, outer, STORED, RULE, TWO_LEVEL, SHORT, CODE_MAX)
-        divisor = scale * outer if TWO_LEVEL else scale
-        divisor, negative, lift = reciprocal(divisor)
-        ratio = quotient(x, divisor, negative, lift, SHORT)
-        if TWO_LEVEL:
-            # The bits of e4m3fn, of which every scale is a normal number, or NaN.
-            word = scale.to(tl.int32, bitcast=True)
-            scale = tl.where(whole, (word >> 20) - (120 << 3), 0x7F)
-    return scale, ratio, whole
-
-
-@triton.jit
-def _quantize_tile(
-    x, codes_ptr, scales_ptr, tensor_amax, outer, first_row, first_col, rows, cols,
-    row_stride, col_stride, seed_low, seed_high, writes_scales,
-    ROWS: tl.constexpr, COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-    EVEN: tl.constexpr, WORDS: tl.constexpr, GROUPED: tl.constexpr, SWIZZLED: tl.constexpr,
-    STORED: tl.constexpr, RULE: tl.constexpr, ONE_SCALE: tl.constexpr, TWO_LEVEL: tl.constexpr,
-    SHORT: tl.constexpr, CODE_EXPONENT: tl.constexpr, CODE_MANTISSA: tl.constexpr,
-    KEPT_MANTISSA: tl.constexpr, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr,
-    CLAMP: tl.constexpr, INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
-    BIAS: tl.constexpr, NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
-):  # fmt: skip
-    """Quantise a tile (ROWS, COLS) of a ``rows`` x ``cols`` matrix and store it.
-
-    Returns:
-        The codes, one an item, and the scales of the tile's blocks.
-    """
-    GRID_ROWS: tl.constexpr = ROWS // BLOCK_ROWS
-    GRID_COLS: tl.constexpr = COLS // BLOCK_COLS
-    shape: tl.constexpr = (GRID_ROWS, BLOCK_ROWS, GRID_COLS, BLOCK_COLS)
-    scale, ratio, whole = _scaled(
-        tl.reshape(x, shape).to(tl.float32), tensor_amax, outer, STORED, RULE, ONE_SCALE, TWO_LEVEL,
-        SHORT, CODE_MAX, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA,
-    )  # fmt: skip
-    random = 0
-    if STOCHASTIC:
-        random = tl.reshape(
-            random_tile(first_row, first_col, cols, seed_low, seed_high, ROWS, COLS, GROUPED), shape
-        )
-    codes = encode(
-        ratio, whole, random, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS, NAN_CODE,
-        ZERO_CODE, CODE_MAX,
-    )  # fmt: skip
-    codes = tl.reshape(codes, (ROWS, COLS))
-    if ZERO_CODE != 0 and not EVEN:
-        # What fills the last byte of a row up is 0, and not the code of zero.
-        row = tl.arange(0, ROWS)[:, None]
-        col = first_col + tl.arange(0, COLS)[None, :]
-        codes = tl.where((row < rows - first_row) & (col < cols), codes, 0)
-    store_codes(
-        codes_ptr, codes, first_row, first_col, rows, cols, ROWS, COLS, BITS, WORDS, EVEN
-    )  # fmt: skip
-    if ONE_SCALE:
-        zero = tl.zeros((1, 1), tl.int64)
-        tl.store(scales_ptr + zero, tl.reshape(scale, (1, 1)), mask=(zero == 0) & writes_scales)
-    else:
-        _store_scales(
-            scales_ptr, scale, first_row, first_col, rows, cols, row_stride, col_stride,
-            GRID_ROWS, GRID_COLS, BLOCK_ROWS, BLOCK_COLS, SWIZZLED,
-        )  # fmt: skip
-    return codes, scale
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high"])
@@ -205,8 +81,8 @@ def _quantize_tiles(
         outer = tl.reshape(level, (1, 1, 1, 1))
     first_row = (tile // tiles_across).to(tl.int64) * TILE_ROWS
     first_col = (tile % tiles_across) * TILE_COLS
-    x = _load_tile(x_ptr, first_row, first_col, rows, cols, TILE_ROWS, TILE_COLS, EVEN)
-    codes, scale = _quantize_tile(
+    x = load_tile(x_ptr, first_row, first_col, rows, cols, TILE_ROWS, TILE_COLS, EVEN)
+    codes, scale = quantize_tile(
         x, codes_ptr, scales_ptr, tensor_amax, outer, first_row, first_col, rows, cols,
         row_stride, col_stride, seed_low, seed_high, tile == 0, TILE_ROWS, TILE_COLS,
         BLOCK_ROWS, BLOCK_COLS, EVEN, WORDS, GROUPED, SWIZZLED, STORED, RULE, ONE_SCALE, TWO_LEVEL,
@@ -225,12 +101,12 @@ def _quantize_tiles(
                 GRID_ROWS: tl.constexpr = TILE_ROWS // BLOCK_ROWS
                 GRID_COLS: tl.constexpr = TILE_COLS // BLOCK_COLS
                 scale_t = tl.trans(tl.reshape(scale, (GRID_ROWS, GRID_COLS)))
-                _store_scales(
+                store_scales(
                     scales_t_ptr, scale_t, first_row_t, first_col_t, cols, rows, row_stride_t,
                     col_stride_t, GRID_COLS, GRID_ROWS, BLOCK_ROWS, BLOCK_COLS, SWIZZLED,
                 )  # fmt: skip
         else:
-            _quantize_tile(
+            quantize_tile(
                 tl.trans(x), codes_t_ptr, scales_t_ptr, tensor_amax, outer, first_row_t,
                 first_col_t, cols, rows, row_stride_t, col_stride_t, seed_low, seed_high,
                 tile == 0, TILE_COLS, TILE_ROWS, BLOCK_ROWS, BLOCK_COLS, EVEN, WORDS_T,
@@ -321,31 +197,11 @@ def launch(
         kernel[(programs,)](*arguments, **constants)
 
 
-def precompile(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    *,
-    element: str,
-    block: tuple[int, int],
-    stored: str = "fp32",
-    rule: str = "absmax",
-    tensor_scale: torch.Tensor | None = None,
-    seed: int | None = None,
-    swizzled: bool = False,
-    codes_t: torch.Tensor | None = None,
-    scales_t: torch.Tensor | None = None,
-    config: Mapping[str, int | bool],
-) -> None:
-    """Compile what :func:`launch` would run for these arguments, without running it.
+def precompile(*operands: Any, **options: Any) -> None:
+    """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    asked = request(
-        x, codes, scales, element=element, block=block, stored=stored, rule=rule,
-        tensor_scale=tensor_scale, seed=seed, swizzled=swizzled, codes_t=codes_t,
-        scales_t=scales_t, config=config,
-    )  # fmt: skip
-    for kernel, programs, arguments, constants in _calls(asked):
+    for kernel, programs, arguments, constants in _calls(request(*operands, **options)):
         kernel.warmup(*arguments, grid=(programs,), **constants)

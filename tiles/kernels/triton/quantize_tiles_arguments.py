@@ -8,8 +8,8 @@ import torch
 
 from .launch_checks import (
     check_fields,
-    check_one_device,
-    check_overlap,
+    check_matrix,
+    check_memory,
     check_power_of_two,
     power_of_two,
 )
@@ -17,7 +17,6 @@ from .tile_checks import (
     STORED,
     check_codes,
     check_levels,
-    check_matrix,
     check_names,
     check_reach,
     check_scales,
@@ -135,7 +134,7 @@ def _check_blocks(asked: Request) -> None:
     least = WORD_CODES.get(bits, 1)
     if min(tile if asked.codes_t is not None else tile[1:]) < least:
         raise ValueError(f"tile {tile[0]}x{tile[1]}: codes of {bits} bits take at least {least}")
-    check_reach(tile, shape, transposed=True)
+    check_reach(tile, shape, transposed=asked.codes_t is not None)
 
 
 def request(
@@ -145,13 +144,13 @@ def request(
     *,
     element: str,
     block: tuple[int, int],
-    stored: str,
-    rule: str,
-    tensor_scale: torch.Tensor | None,
-    seed: int | None,
-    swizzled: bool,
-    codes_t: torch.Tensor | None,
-    scales_t: torch.Tensor | None,
+    stored: str = "fp32",
+    rule: str = "absmax",
+    tensor_scale: torch.Tensor | None = None,
+    seed: int | None = None,
+    swizzled: bool = False,
+    codes_t: torch.Tensor | None = None,
+    scales_t: torch.Tensor | None = None,
     config: Mapping[str, int | bool],
 ) -> Request:
     """Check the arguments of ``quantize_tiles.launch``, which describes them.
@@ -193,8 +192,7 @@ def request(
     if tensor_scale is not None:
         check_tensor_scale(tensor_scale)
         written["tensor_scale"] = tensor_scale
-    check_one_device(read | written)
-    check_overlap(written, read)
+    check_memory(written, read)
     if seed is not None:
         seed_words(seed)
     asked = Request(

@@ -8,13 +8,14 @@ from .tile_packing import WORD_CODES, row_bytes
 __all__ = [
     "STORED",
     "SWIZZLE",
+    "WHOLE",
     "check_codes",
     "check_levels",
-    "check_matrix",
     "check_names",
     "check_reach",
     "check_scales",
     "check_tensor_scale",
+    "check_whole",
     "whole_words",
 ]
 
@@ -28,6 +29,8 @@ STORED = {
 }
 #: Rows and columns of a tile of swizzled scales.
 SWIZZLE = (128, 4)
+#: A power of two above every extent under one scale: what stands for a whole extent.
+WHOLE = 2**30
 
 
 def whole_words(codes: torch.Tensor, cols: int, bits: int) -> bool:
@@ -69,18 +72,6 @@ def check_tensor_scale(tensor_scale: torch.Tensor) -> None:
         raise ValueError(f"tensor_scale has shape {tuple(tensor_scale.shape)}: it must be (1,)")
 
 
-def check_matrix(name: str, tensor: torch.Tensor) -> None:
-    """Refuse what is no contiguous matrix.
-
-    Raises:
-        ValueError: names it.
-    """
-    if tensor.ndim != 2 or tensor.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
-
-
 def check_reach(tile: tuple[int, int], shape: tuple[int, int], *, transposed: bool) -> None:
     """Refuse tiles whose offsets do not fit into 32 bits.
 
@@ -92,6 +83,17 @@ def check_reach(tile: tuple[int, int], shape: tuple[int, int], *, transposed: bo
     (rows, cols), (high, wide) = shape, tile
     if high * max(cols, wide) >= 2**31 or (transposed and wide * max(rows, high) >= 2**31):
         raise ValueError(f"tile {high}x{wide} of {rows}x{cols}: it spans 2^31 elements or more")
+
+
+def check_whole(name: str, shape: tuple[int, int], block: tuple[int, int]) -> None:
+    """Refuse an extent under one scale, 0 in ``block``, that :data:`WHOLE` does not cover.
+
+    Raises:
+        ValueError: names the matrix.
+    """
+    for extent, under in zip(shape, block, strict=True):
+        if under == 0 and extent > WHOLE:
+            raise ValueError(f"{name}: {extent} rows or columns under one scale, at most {WHOLE}")
 
 
 def check_codes(name: str, codes: torch.Tensor, rows: int, cols: int, element: str) -> None:

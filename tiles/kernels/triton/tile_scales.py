@@ -8,6 +8,8 @@ fields, and nothing flushes subnormals (Triton emits ``mul``, ``fma.rn``, ``div.
 import triton
 import triton.language as tl
 
+from .block_codes import larger
+
 __all__ = [
     "block_amax",
     "exponent_scale",
@@ -20,15 +22,10 @@ __all__ = [
 
 
 @triton.jit
-def _larger(a, b):
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)  # tl.max would drop a NaN
-
-
-@triton.jit
 def block_amax(blocks):
     """Largest magnitude of (grid rows, block rows, grid cols, block cols), extents of blocks 1."""
-    across = tl.reduce(tl.abs(blocks), 3, _larger, keep_dims=True)
-    return tl.reduce(across, 1, _larger, keep_dims=True)
+    across = tl.reduce(tl.abs(blocks), 3, larger, keep_dims=True)
+    return tl.reduce(across, 1, larger, keep_dims=True)
 
 
 @triton.jit

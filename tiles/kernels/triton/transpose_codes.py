@@ -8,11 +8,11 @@ import triton.language as tl
 
 from .launch_checks import (
     check_fields,
-    check_one_device,
-    check_overlap,
+    check_matrix,
+    check_memory,
     check_power_of_two,
 )
-from .tile_checks import check_matrix, check_reach
+from .tile_checks import check_reach
 
 __all__ = ["launch", "precompile"]
 
@@ -54,8 +54,7 @@ def _call(codes: torch.Tensor, out: torch.Tensor, config: Mapping[str, int | boo
     rows, cols = codes.shape
     if tuple(out.shape) != (cols, rows):
         raise ValueError(f"out has shape {tuple(out.shape)}: it must be {(cols, rows)}")
-    check_one_device({"codes": codes, "out": out})
-    check_overlap({"out": out}, {"codes": codes})
+    check_memory({"out": out}, {"codes": codes})
     tile_rows, tile_cols = config["block_rows"], config["block_cols"]
     check_reach((tile_rows, tile_cols), (rows, cols), transposed=True)
     across = triton.cdiv(cols, tile_cols)

@@ -7,12 +7,13 @@ import torch
 import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .capability import capability_of
 from .launch_checks import (
     OUTPUTS,
     check_aligned_rows,
     check_fields,
-    check_overlap,
-    check_power_of_two,
+    check_memory,
+    check_tile_config,
 )
 from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
 
@@ -93,9 +94,6 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
             raise ValueError(
                 f"{name} has stride {tensor.stride(1)} along its columns: rows must be contiguous"
             )
-    for tensor in (*weight.tensors, c):
-        if tensor.device != x.device:
-            raise ValueError(f"x lies on {x.device}, weight or c on {tensor.device}: move them")
     (m, k), n = x.shape, weight.rows
     if k != weight.columns:
         raise ValueError(f"x has {k} columns and weight {weight.columns}: they must be equal")
@@ -109,11 +107,9 @@ def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> N
 
 def _check_config(config: Mapping[str, int | bool], weight: PackedWeight) -> None:
     check_fields(config, _FIELDS)
-    for name, least in (("block_m", 8), ("block_n", 16), ("num_warps", 1)):
-        check_power_of_two(name, int(config[name]), least)
-    for name in ("group_m", "split_k", "num_stages"):
-        if int(config[name]) < 1:
-            raise ValueError(f"{name} {config[name]}: it must be at least 1")
+    check_tile_config(config, {"block_m": 8, "block_n": 16})
+    if int(config["split_k"]) < 1:
+        raise ValueError(f"split_k = {config['split_k']}: it must be at least 1")
     if config["fold"] and not weight.group:
         raise ValueError("fold needs scales of groups: these weights have one scale a row")
     if not config["fold"] and 0 < weight.group < 64:
@@ -153,6 +149,11 @@ def _descriptors(
     x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
 ) -> tuple[TensorDescriptor, TensorDescriptor]:
     flat = codes.view(-1, PANEL_BYTES)
+    if len(flat) >= 2**31:
+        raise ValueError(
+            f"weight.codes: {len(flat)} rows of panels, a descriptor's coordinates have 31 bits: "
+            "take a config without tma"
+        )
     check_aligned_rows("x", x)
     check_aligned_rows("weight.codes", flat)
     return (
@@ -166,16 +167,6 @@ def _descriptors(
 def _patterns(scale: torch.Tensor) -> torch.Tensor:
     """Scales as unsigned integers."""
     return scale.view({1: torch.uint8, 2: torch.uint16, 4: torch.int32}[scale.element_size()])
-
-
-def _capability(device: torch.device) -> int:
-    if device.type == "cpu":
-        return 0
-    if device.type == "meta":
-        # Nothing lies there: the GPU that Triton was told to compile for.
-        return int(triton.runtime.driver.active.get_current_target().arch)
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def arguments(
@@ -198,7 +189,7 @@ def arguments(
         partial, arrived = _workspace(config, workspace, x, n)
         written["workspace"] = arrived
     parts = {f"weight.{name}": getattr(weight, name) for name in _PARTS}
-    check_overlap(written, {"x": x, **parts})
+    check_memory(written, {"x": x, **parts})
     constexprs = constants(
         config=config,
         element=weight.element,
@@ -207,7 +198,7 @@ def arguments(
         k=k,
         fp16=x.dtype == torch.float16,
         out=OUTPUTS[c.dtype],
-        capability=_capability(x.device),
+        capability=capability_of(x.device),
     )
     operands: tuple[Any, Any] = (x, weight.codes)
     if config["tma"]:

@@ -205,7 +205,7 @@ def pack(
         element: int4 (stored plus 8), uint4, int8, e4m3fn or e2m1fn.
         columns: K.
         group: columns under one scale; 0: one scale a row, or for all.
-        zero_points: (N, ceil(K / group)) uint8, for uint4 and it alone.
+        zero_points: (N, ceil(K / group)) uint8 up to 127, for uint4 and it alone.
         tensor_scale: one further fp32 scale of all weights.
     Returns:
         New tensors on the device of ``packed``.  A code of e4m3fn that is NaN makes its scale NaN,
@@ -231,6 +231,9 @@ def pack(
         raise ValueError("uint4, and it alone, takes zero_points, one a group")
     if zero_points is not None and zero_points.dtype != torch.uint8:
         raise TypeError(f"zero_points have dtype {zero_points.dtype}: they are torch.uint8")
+    if zero_points is not None and not zero_points.is_meta and int(zero_points.max()) > 127:
+        # The kernel puts them below the exponent of 128, which codes of 4 bits leave room for.
+        raise ValueError(f"zero_points up to {int(zero_points.max())}: they are at most 127")
     if zero_points is not None and zero_points.shape != scales.shape:
         raise ValueError(f"zero_points must have shape {tuple(scales.shape)}, as scales")
     row_scale = torch.ones(n, dtype=torch.float32, device=packed.device)

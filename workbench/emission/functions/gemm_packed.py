@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import TensorFormat
 from tiles.kernels import Limits
-from tiles.kernels.decoded_gemm import template_element
+from tiles.kernels.decoded_formats import template_element
 from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.problems import Gemm, Problem
 from workbench.emission.function import (

@@ -46,7 +46,7 @@ def _fast_reductions() -> Iterator[None]:
 
     def reduce(self: Any, operand: Any) -> Any:
         combine = getattr(self.combine_fn, "fn", self.combine_fn)
-        if getattr(combine, "__name__", "") == "_larger":
+        if getattr(combine, "__name__", "").lstrip("_") == "larger":
             return self.min_max(operand[0], val_reduce_op=np.max)
         return original(self, operand)
 
