@@ -63,7 +63,7 @@ class GemmFunction(Function):
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         on_cupy = ("_hopper_gemm.py", "gemm_cuda.py") if set(families) & set(HOPPER) else ()
-        return ("_gemm.py", "_torch_device.py", *on_cupy)
+        return ("_gemm.py", "_workspace.py", "_torch_device.py", *on_cupy)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if family in HOPPER else ()
