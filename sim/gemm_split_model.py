@@ -17,6 +17,7 @@ from sim.gpu import Gpu
 from sim.parameters import GEMM, GemmParameters
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels.gemm_smem import column
 from tiles.problems import Gemm
 
 __all__ = ["scaled_gemm_cost"]
@@ -45,8 +46,10 @@ def scaled_gemm_cost(
     def plain(one: Gemm, rows: ConfigTable, known: Compiled) -> Cost:
         return gemm_cost(one, path, rows, gpu, known, parameters=parameters)
 
-    split, stream = table["split_k"], table["stream_k"]
-    beneath = table["overlap"] | table["specialize"]
+    # Other families' tables of plain products have none of these columns.
+    split, stream = column(table, "split_k", 1), column(table, "stream_k", False)
+    specialize = column(table, "specialize", False)
+    beneath = column(table, "overlap", False) | specialize
     if not (stream | beneath | (split > 1)).any():
         return plain(problem, table, compiled)
     # Rows of stream-K and of promotion under products differ from plain ones behind the pricing.
@@ -57,7 +60,7 @@ def scaled_gemm_cost(
         rows = np.flatnonzero(split == shares)
         part = table.take(rows)
         # Two warpgroups multiply where one of four warps is asked for.
-        warps = np.where(part["specialize"], 2, 1) * part["num_warps"]
+        warps = np.where(specialize[rows], 2, 1) * part["num_warps"]
         part = ConfigTable(part.config_type, {**part.columns, "num_warps": warps})
         known = compiled.take(rows)
         if shares == 1:
@@ -124,7 +127,7 @@ def _reduce_us(gpu: Gpu, read_bytes: F64) -> F64:
 
 def _streamed(problem: Gemm, table: ConfigTable, gpu: Gpu, cost: Cost) -> Cost:
     """Waves of a persistent launch that stream-K fills to the last multiprocessor."""
-    stream = table["stream_k"]
+    stream = column(table, "stream_k", False)
     if not stream.any():
         return cost
     tiles = -(-problem.m // table["block_m"]) * -(-problem.n // table["block_n"])
