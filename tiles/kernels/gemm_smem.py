@@ -28,8 +28,9 @@ def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     exchange of scales take less than 2 KiB.  Sums of a part of K are staged in fp32.
 
     An estimate, held against the compiler (triton 3.7.1, sm_90) on 120 random legal configurations
-    of five problems: never below, at most 36 KiB above, 64 KiB where programs share K.  Block-scaled products with fp32 output can
-    take up to 64 KiB more than it says; the compiler then refuses them, with that status.
+    of five problems: never below, at most 36 KiB above, 64 KiB where programs share K (one of each
+    mode).  Block-scaled products with fp32 output can take up to 64 KiB more than it says; the
+    compiler then refuses them, with that status.
     """
     operand_bytes = problem.recipe.activation.element.bits // 8
     out_bytes = element(problem.out).bits // 8
