@@ -16,10 +16,21 @@ _LEAST_STEPS = 4
 def stream_programs(
     config: Mapping[str, int | bool], m: int, n: int, k: int, num_sms: int | None
 ) -> int:
-    """Programs of a stream-K launch: one a multiprocessor, fewer where there is little to share."""
+    """Programs of a stream-K launch: one a multiprocessor, fewer where there is little to share.
+
+    Raises:
+        ValueError: the kernel's 32 bits do not count the steps that are shared.
+    """
     tiles = _tiles(config, m, n)
     steps = -(-k // int(config["block_k"]))
-    return min(num_sms or 1, max(tiles, tiles * steps // _LEAST_STEPS))
+    programs = min(num_sms or 1, max(tiles, tiles * steps // _LEAST_STEPS))
+    # Less than two tiles a program are shared.
+    if 2 * programs * steps >= 2**31:
+        raise ValueError(
+            f"stream_k of K {k}: {programs} programs share {steps} steps a tile, too many for 32 "
+            "bits; take split_k"
+        )
+    return programs
 
 
 def workspace_words(
