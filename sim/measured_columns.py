@@ -84,6 +84,10 @@ def table_of(cells: Mapping[str, Sequence[Any]]) -> MeasuredTable:
         for name, column in cells.items()
         if name.startswith(CONFIG) and any(value is not None for value in column)
     }
+    # Rows of before a field with a default say nothing about it.
+    rows = len(cells["study"])
+    for name, value in family.config_type.defaults().items():
+        mine.setdefault(name, [value] * rows)
     if set(mine) != set(names):
         raise ValueError(
             f"{family.name}: its configurations have the fields {', '.join(names)}, the file has "
@@ -93,7 +97,7 @@ def table_of(cells: Mapping[str, Sequence[Any]]) -> MeasuredTable:
     # where those do, and nothing missing.
     configs = [
         family.config_type.from_dict({name: mine[name][row] for name in names})
-        for row in range(len(cells["study"]))
+        for row in range(rows)
     ]
     clock, power = (_numbers(name, cells[name]) for name in ("clock_mhz", "power_w"))
     return MeasuredTable(

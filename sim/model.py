@@ -10,7 +10,7 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.dataflow_model import dataflow_cost
 from sim.decoded_model import decoded_cost
-from sim.gemm_model import gemm_cost
+from sim.gemm_split_model import scaled_gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
@@ -94,7 +94,7 @@ class _Model:
 
 _QUANTIZE = _Model(lambda problem, _, *rest: quantize_cost(problem, *rest), STREAM)
 _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
-    (Gemm, GemmConfig): _Model(lambda *given: gemm_cost(*given[:-1], parameters=given[-1]), GEMM),
+    (Gemm, GemmConfig): _Model(scaled_gemm_cost, GEMM),
     (Gemm, HopperGemmConfig): _Model(
         lambda problem, _, table, gpu, __, *rest: hopper_gemm_cost(problem, table, gpu, *rest),
         HOPPER_GEMM,

@@ -48,9 +48,10 @@ def requeue_callback() -> Callable[[Any, FrozenTrial], None]:
         retry = RetryHeartbeatStaleTrialCallback()
 
     def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-        fields = family(study.user_attrs["kernel"]).config_type.__dataclass_fields__
+        config_type = family(study.user_attrs["kernel"]).config_type
+        needed = config_type.__dataclass_fields__.keys() - config_type.defaults().keys()
         if "fixed_params" not in trial.system_attrs:
-            if trial.params.keys() != fields.keys():
+            if not trial.params.keys() >= needed:
                 return
             trial.system_attrs["fixed_params"] = trial.params
         trial.params, trial.distributions = {}, {}  # the next worker stores them from the queue

@@ -130,15 +130,81 @@ def test_offsets_beyond_two_to_the_31(tma: bool) -> None:
     assert verdict.ok, verdict.reason
 
 
-@pytest.mark.parametrize("variant", ["pointers", "tma persistent"])
+#: Modes beyond one program a tile.
+MODES = {
+    "split": replace(PLAIN, block_m=64, block_n=64, num_warps=4, split_k=3),
+    "split tma": replace(TMA, split_k=5),
+    "stream": replace(PLAIN, persistent=True, stream_k=True),
+    "stream tma": replace(TMA, persistent=True, stream_k=True),
+    "four parts": replace(TMA, persistent=True, subtiles=4),
+    "one part": replace(TMA, persistent=True, subtiles=1, num_stages=2),
+    "overlap": replace(PLAIN, overlap=True),
+    "overlap tma": replace(TMA, overlap=True, persistent=True),
+    "overlap in shares": replace(TMA, overlap=True, split_k=2),
+    "specialized": replace(TMA, num_warps=4, specialize=True),
+    "specialized wide": replace(TMA, block_m=64, block_n=256, num_warps=4, specialize=True),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_every_mode_lies_within_the_same_bounds(name: str, mode: str) -> None:
+    import torch
+
+    from tiles.kernels.gemm_workload import GemmWorkload
+
+    config = MODES[mode]
+    need(config)
+    major = torch.cuda.get_device_capability()[0]
+    if config.specialize and major != 9:
+        pytest.skip("warps are specialised on Hopper")
+    problem = gemm(f"gemm:700x1032x2096:{name}:bf16")
+    chosen = deepest(problem, config)
+    scalings = (problem.recipe.activation.scaling, problem.recipe.weight.scaling)
+    if config.overlap and not problem.recipe.blockwise:
+        pytest.skip("nothing is promoted")
+    if config.specialize and any(
+        s is not None and s.cols is not None and s.rows is not None and 1 < s.rows < config.block_n
+        for s in scalings
+    ):
+        pytest.skip("blocks of rows within a tile are not halved")
+    workload = GemmWorkload(problem, device="cuda", seed=1)
+    run = workload.launchers(chosen, 1)[0]
+    results = []
+    for _ in range(3):  # counters are left at zero, and the answer does not depend on who is last
+        workload.operands.c.fill_(float("nan"))
+        run()
+        results.append(workload.operands.c.clone())
+    verdict = workload.check(chosen)
+    assert verdict.ok, f"{problem} {chosen}: {verdict.reason}"
+    for result in results:
+        assert torch.equal(result, workload.operands.c)
+
+
+@pytest.mark.parametrize("mode", ["split", "stream"])
+@pytest.mark.parametrize("shape", ["1x1x40000", "33x70x4097", "16x8192x8192", "300x4100x333"])
+def test_shares_of_k_at_every_shape(shape: str, mode: str) -> None:
+    from tiles.kernels.gemm_workload import GemmWorkload
+
+    for name in ("bf16", "int8-row", "deepseek-fp8"):
+        problem = gemm(f"gemm:{shape}:{name}:fp32")
+        verdict = GemmWorkload(problem, device="cuda", seed=7).check(deepest(problem, MODES[mode]))
+        assert verdict.ok, f"{problem}: {verdict.reason}"
+
+
+@pytest.mark.parametrize(
+    "variant", ["pointers", "tma persistent", "split tma", "stream tma", "specialized", "overlap"]
+)
 def test_launches_inside_a_cuda_graph(variant: str) -> None:
     import torch
 
     from tiles.kernels.accuracy import compare
     from tiles.kernels.gemm_workload import GemmWorkload
 
-    config = VARIANTS[variant]
+    config = {**VARIANTS, **MODES}[variant]
     need(config)
+    if config.specialize and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("warps are specialised on Hopper")
     problem = gemm("gemm:512x512x1024:deepseek-fp8:bf16")
     workload = GemmWorkload(problem, device="cuda", seed=4)
     run = workload.launchers(deepest(problem, config), 1)[0]

@@ -39,6 +39,11 @@ SCHEMA = {
     "config.num_warps": "int64",
     "config.persistent": "bool",
     "config.tma": "bool",
+    "config.split_k": "int64",
+    "config.stream_k": "bool",
+    "config.subtiles": "int64",
+    "config.overlap": "bool",
+    "config.specialize": "bool",
     "environment.driver": "dictionary<values=string, indices=int32, ordered=0>",
     "facts.compiler": "dictionary<values=string, indices=int32, ordered=0>",
     "facts.mma": "dictionary<values=string, indices=int32, ordered=0>",
@@ -104,6 +109,19 @@ def test_the_schema_is_pinned(tmp_path: Path) -> None:
     schema = parquet.read_schema(path)
     assert {name: str(schema.field(name).type) for name in schema.names} == SCHEMA
     assert schema.metadata[b"schema"] == b"tile-workbench/measurements/1"
+
+
+def test_rows_of_before_a_field_with_a_default_have_that(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    table = full()
+    write_measured(path, [table])
+    added = [f"config.{name}" for name in table.kernel.config_type.defaults()]
+    assert added
+    content = parquet.read_table(path)
+    parquet.write_table(content.drop_columns(added), path)
+    (read,) = read_measured(path)
+    for name in read.table.columns:
+        assert read.table[name].tolist() == table.table[name].tolist()
 
 
 def test_a_table_of_nothing_is_not_written(tmp_path: Path) -> None:

@@ -45,16 +45,20 @@ def compile_gemm(problem: Gemm, config: GemmConfig, capability: int, decode: boo
     )
     stored = "u8" if decode and a_type in ("e4m3fn", "e5m2") else _TYPES[a_type]
     c_type = _TYPES[problem.out]
-    operands = [f"*{stored}", f"*{stored}", f"*{c_type}"]
-    if config.tma:
-        operands[0] = f"tensordesc<{stored}[{config.block_m}, {config.block_k}]>"
-        operands[1] = f"tensordesc<{stored}[{config.block_n}, {config.block_k}]>"
-        cols = config.block_n // constants["SUBTILES"]
-        operands[2] = f"tensordesc<{c_type}[{config.block_m}, {cols}]>"
-    names = gemm_scaled.gemm_scaled.arg_names
+    operands = {"a": f"*{stored}", "b": f"*{stored}", "c": f"*{c_type}"}
+    if config.tma and not config.specialize:
+        operands["a"] = f"tensordesc<{stored}[{config.block_m}, {config.block_k}]>"
+        operands["b"] = f"tensordesc<{stored}[{config.block_n}, {config.block_k}]>"
+        if "SUBTILES" in constants:
+            cols = config.block_n // constants["SUBTILES"]
+            operands["c"] = f"tensordesc<{c_type}[{config.block_m}, {cols}]>"
+    whole = stored == "i8" and not (a_block and a_block[1])
+    operands |= {"a_scale": "*fp32", "b_scale": "*fp32", "arrived": "*i32"}
+    operands["partial"] = "*i32" if whole else "*fp32"
+    kernel = gemm_scaled.kernel_of(fields)
+    names = kernel.arg_names
     runtime = names[: names.index("A_SCALED")]
-    scalars = ["i32"] * (len(runtime) - 5)
-    signature = dict(zip(runtime, [*operands, "*fp32", "*fp32", *scalars], strict=True))
+    signature = {name: operands.get(name, "i32") for name in runtime}
     ones = {"stride_bs_k"} if b_block and b_block[1] else set()
     ones |= {"stride_as_m"} if a_block and a_block[0] == 1 else set()
     values = {**constants, **dict.fromkeys(ones, 1)}
@@ -66,7 +70,7 @@ def compile_gemm(problem: Gemm, config: GemmConfig, capability: int, decode: boo
         if not signature[name].startswith(("tensordesc", "constexpr")) and name != "stride_bs_n"
     }
     source = ASTSource(
-        fn=gemm_scaled.gemm_scaled,
+        fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in values.items()},
         attrs=attributes,

@@ -71,14 +71,22 @@ def test_ampere_decodes_8_bit_floats_to_fp16(name: str) -> None:
     ],
 )
 def test_estimated_shared_memory_covers_what_the_compiler_takes(problem: str) -> None:
-    """A sample of legal configurations: never too low, and at most 36 KiB too high."""
+    """Legal configurations, and one of each mode: never too low, and hardly too high."""
     target = gemm(problem)
     space = GEMM.legal_space(target, H200).accepted
-    rows = np.random.default_rng(0).choice(len(space), 24, replace=False)
-    sample = [space.config(int(row)) for row in rows]
+    modes = GemmConfig.defaults()
+    plain = np.flatnonzero(np.logical_and.reduce([space[n] == v for n, v in modes.items()]))
+    rng = np.random.default_rng(0)
+    rows = plain[rng.choice(len(plain), 24, replace=False)[:16]].tolist()
+    for name, value in modes.items():
+        those = np.flatnonzero(space[name] != value)
+        rows += rng.choice(those, min(1, len(those))).tolist()
+    sample = [space.config(row) for row in rows]
     estimated = smem_bytes(target, ConfigTable.of(sample))
     for config, estimate in zip(sample, estimated.tolist(), strict=True):
         assert isinstance(config, GemmConfig)
         taken = compile_gemm(target, config, 90).metadata.shared
         assert taken <= estimate, f"{config}: {taken} B taken, {estimate} B estimated"
-        assert estimate - taken <= 36 * 2**10, f"{config}: {taken} B taken, {estimate} B estimated"
+        # Sums of a share are staged in fp32, or stored from where they are.
+        spare = (64 if config.split_k > 1 or config.stream_k else 36) * 2**10
+        assert estimate - taken <= spare, f"{config}: {taken} B taken, {estimate} B estimated"

@@ -76,6 +76,23 @@ def _cases() -> dict[str, dict]:
         cases[f"{activation} by {weight}"] = _case(
             "gemm:70x50x157:bf16:fp32", formats=(activation, weight)
         )
+    # Three programs share tiles of 11 steps: shares begin and end within tiles.
+    for name in ("int8-row", "deepseek-fp8"):
+        cases[f"{name} split"] = _case(f"gemm:70x50x157:{name}:fp32", split_k=2)
+    cases["a share is empty"] = _case("gemm:40x45x140:e4m3-row:fp32", split_k=4)
+    shared = {"persistent": True, "stream_k": True}
+    cases["int8-row stream"] = _case("gemm:70x45x333:int8-row:fp32", block_n=32, **shared)
+    cases["int8-b128 stream"] = _case(
+        "gemm:70x48x336:int8-b128:fp32", block_n=32, tma=True, **shared
+    )
+    cases["few steps for many programs"] = _case("gemm:20x30x60:bf16:fp32", **shared)
+    for name in ("deepseek-fp8", "jetfire"):
+        cases[f"{name} overlap"] = _case(f"gemm:70x50x157:{name}:fp32", overlap=True)
+    cases["overlap in shares"] = _case("gemm:40x50x300:int8-b128:fp32", overlap=True, split_k=3)
+    cases["four parts"] = _case(
+        "gemm:70x80x64:e4m3-row:fp32", tma=True, persistent=True, subtiles=4
+    )
+    cases["specialized"] = _case("gemm:70x80x160:deepseek-fp8:fp32", tma=True, specialize=True)
     cases["jetfire small tile"] = _case("gemm:50x50x90:jetfire:fp32", block_m=16, block_n=16)
     cases["one row"] = _case("gemm:1x70x129:e4m3-row:fp16", block_m=16)
     cases["one element"] = _case("gemm:1x1x1:int8-row:fp32", block_m=16)

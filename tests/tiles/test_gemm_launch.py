@@ -76,7 +76,42 @@ def launch(**changes: Any) -> None:
             "block_k 32 does not divide the 16 columns",
         ),
         ({"a_block": (-1, 0)}, ValueError, "extents are positive"),
-        ({"config": {**CONFIG, "split_k": 2}}, ValueError, "field 'split_k'"),
+        ({"config": {**CONFIG, "split": 2}}, ValueError, "field 'split'"),
+        ({"config": {**CONFIG, "split_k": 2}}, ValueError, "split_k 2 needs a workspace of 24576"),
+        ({"config": {**CONFIG, "split_k": 0}}, ValueError, "split_k 0: it must be at least 1"),
+        (
+            {"config": {**CONFIG, "split_k": 2}, "workspace": torch.zeros(24575).int()},
+            ValueError,
+            "workspace must be 24576 contiguous words or more",
+        ),
+        (
+            {"config": {**CONFIG, "split_k": 2}, "workspace": torch.zeros(24576)},
+            TypeError,
+            "workspace has dtype torch.float32",
+        ),
+        (
+            {"config": {**CONFIG, "persistent": True, "split_k": 2}, "num_sms": 3},
+            ValueError,
+            "split_k 2 of a persistent config",
+        ),
+        (
+            {"config": {**CONFIG, "persistent": True, "stream_k": True}, "num_sms": 3},
+            ValueError,
+            "stream_k needs a workspace of 22528",
+        ),
+        (
+            {"config": {**CONFIG, "stream_k": True}},
+            ValueError,
+            "stream_k needs a persistent config",
+        ),
+        ({"config": {**CONFIG, "subtiles": 2}}, ValueError, "subtiles 2: 1, 2 or 4 parts"),
+        ({"config": {**CONFIG, "overlap": True}}, ValueError, "overlap needs scales along K"),
+        ({"config": {**CONFIG, "specialize": True}}, ValueError, "specialize needs tma"),
+        (
+            {"config": {**CONFIG, "specialize": True, "tma": True, "num_warps": 8}},
+            ValueError,
+            "specialize needs num_warps 4",
+        ),
         (
             {"a": SHARED[:, :96], "c": SHARED[:, 96:].view(torch.float32)},
             ValueError,

@@ -1,7 +1,7 @@
 """The configuration record that every kernel family derives from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 __all__ = ["TileConfig"]
@@ -17,12 +17,13 @@ class TileConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`.
+        """Inverse of :meth:`to_dict`; what was stored before a field with a default has that.
 
         Raises:
-            ValueError: a field is missing, unknown, or not of its type.
+            ValueError: a field without a default is missing, or one is unknown or not of its type.
         """
         known = {f.name: f.type for f in fields(cls)}
+        values = {**cls.defaults(), **values}
         if unknown := sorted(set(values) - set(known)):
             raise ValueError(
                 f"{cls.__name__}: unknown field {unknown[0]!r}, known: {', '.join(known)}"
@@ -36,6 +37,11 @@ class TileConfig:
                     f"{cls.__name__}.{name} takes {expected.__name__}, got {values[name]!r}"
                 )
         return cls(**values)
+
+    @classmethod
+    def defaults(cls) -> dict[str, int | bool]:
+        """The fields that may be left out, with the values that they then have."""
+        return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
 
     def __str__(self) -> str:
         return " ".join(f"{name}={int(value)}" for name, value in self.to_dict().items())

@@ -211,4 +211,7 @@ class TritonDecodedGemm(Kernel):
 
 def _staged(product: GemmConfig) -> DecodedGemmConfig:
     """A configuration of the 16-bit product, behind a decoding pass."""
-    return DecodedGemmConfig.from_dict({**product.to_dict(), "staged": True, "native": False})
+    # A default has none of the modes that this family's configurations do not have.
+    modes = product.defaults()
+    plain = {name: value for name, value in product.to_dict().items() if name not in modes}
+    return DecodedGemmConfig.from_dict({**plain, "staged": True, "native": False})

@@ -12,6 +12,8 @@ from tiles.formats import IntElement, TensorFormat, element, scale_element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.gemm_modes import mode_rules, mode_tables
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
@@ -46,38 +48,11 @@ class GemmConfig(TileConfig):
     num_stages: int  #: depth of the shared-memory pipeline
     tma: bool  #: loads and the store go through tensor-memory-access descriptors
     persistent: bool  #: one CTA per multiprocessor walks over the tiles
-
-
-def smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
-    """Shared memory of a CTA by configuration, bytes: pipeline stages and the staged output.
-
-    The stages hold both operands as they are stored; one fewer feeds tiles below 64 rows, whose
-    mma.sync reads registers.  A flattened persistent loop keeps them while the epilogue stages the
-    output (half a tile where descriptors write a large one in two parts, at most 4096 elements a
-    warp at a time without descriptors); otherwise the output reuses their space.  Barriers and the
-    exchange of scales take less than 2 KiB.
-
-    An estimate, held against the compiler (triton 3.7.1, sm_90) on 120 random legal configurations
-    of five problems: never below, at most 36 KiB above.  Block-scaled products with fp32 output can
-    take up to 64 KiB more than it says; the compiler then refuses them, with that status.
-    """
-    operand_bytes = problem.recipe.activation.element.bits // 8
-    out_bytes = element(problem.out).bits // 8
-    m, n, k = table["block_m"], table["block_n"], table["block_k"]
-    stages = np.where(m < 64, np.maximum(table["num_stages"] - 1, 1), table["num_stages"])
-    pipeline = stages * (m + n) * k * operand_bytes
-    halved = table["tma"] & table["persistent"] & (m * n >= 128 * 128)
-    staged = m * n * out_bytes // np.where(halved, 2, 1)
-    # Where warps stand side by side along N, the halves lie in different warps and change places.
-    exchanged = halved & (16 * table["num_warps"] > m)
-    staged = staged + np.where(exchanged, m * n * out_bytes, 0)
-    staged = np.where(
-        table["tma"], staged, np.minimum(staged, 4096 * table["num_warps"] * out_bytes)
-    )
-    small = np.where(table["tma"] | problem.recipe.scaled, 2048, 0)
-    total = np.where(table["persistent"], pipeline + staged, np.maximum(pipeline, staged))
-    result: NDArray[np.int64] = total + small
-    return result
+    split_k: int = 1  #: programs that share the K extent of a tile
+    stream_k: bool = False  #: a persistent launch shares K where tiles do not fill the GPU
+    subtiles: int = 0  #: parts in which descriptors write a tile; 0: two of a large persistent one
+    overlap: bool = False  #: a product is promoted while the next one runs
+    specialize: bool = False  #: one warpgroup fetches, two multiply
 
 
 def _power_of_two(values: NDArray[Any]) -> Mask:
@@ -161,7 +136,7 @@ class TritonGemm(Kernel):
         return NumericPath.NATIVE if native else NumericPath.EMULATED
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
-        return ConfigTable.product(
+        plain = ConfigTable.product(
             GemmConfig,
             block_m=(16, 32, 64, 128, 256),
             block_n=(16, 32, 64, 128, 256),
@@ -172,6 +147,8 @@ class TritonGemm(Kernel):
             tma=(False, True),
             persistent=(False, True),
         )
+        assert isinstance(problem, Gemm)
+        return ConfigTable.joined([plain, *mode_tables(problem, limits, GemmConfig)])
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         """The legality rules, cheapest reason first; a configuration is counted by its first."""
@@ -180,6 +157,7 @@ class TritonGemm(Kernel):
             shape_rules,
             launch_rules,
             waste_rules,
+            mode_rules,
         )
         return [rule for group in groups for rule in group(problem, table, limits)]
 

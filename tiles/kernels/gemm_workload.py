@@ -1,4 +1,9 @@
-"""A scaled GEMM opened on a device: random operands, launches, and the check of the answer."""
+"""A scaled GEMM opened on a device: random operands, launches, and the check of the answer.
+
+The check is that of :mod:`tiles.kernels.accuracy`, for programs that share K as well: each begins
+with a sum of zero, to which its first product is added exactly, so that adding the shares up costs
+no more roundings than the bound has.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +17,8 @@ from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.kernels.triton import gemm_scaled
+from tiles.kernels.triton.gemm_arguments import shares_k
+from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -186,9 +193,24 @@ class GemmWorkload(Workload):
         """True when 8-bit floats are multiplied as fp16."""
         return self._decode
 
+    def _blank_workspace(self, config: TileConfig) -> torch.Tensor | None:
+        """Memory of the right size for a configuration whose programs share K."""
+        fields, (m, n, k) = config.to_dict(), self.problem.shape
+        words = workspace_words(fields, m, n, k, self._num_sms) if shares_k(fields) else 0
+        return torch.empty(words, dtype=torch.int32, device=self.device) if words else None
+
+    def _workspace(self, config: TileConfig) -> torch.Tensor | None:
+        """Counters of zero, and NaN where partial sums go: what is not written shows."""
+        workspace = self._blank_workspace(config)
+        if workspace is not None:
+            workspace[:MAX_SPLIT_TILES] = 0
+            workspace[MAX_SPLIT_TILES:] = -1
+        return workspace
+
     def _launcher(self, operands: Operands, config: TileConfig) -> Callable[[], None]:
         recipe = self.problem.recipe
         fields = config.to_dict()
+        workspace = self._workspace(config)
         a_block, b_block = launch_block(recipe.activation), launch_block(recipe.weight)
 
         def run() -> None:
@@ -203,6 +225,7 @@ class GemmWorkload(Workload):
                 config=fields,
                 decode=self._decode,
                 num_sms=self._num_sms,
+                workspace=workspace,
             )
 
         return run
@@ -241,6 +264,7 @@ class GemmWorkload(Workload):
             config=config.to_dict(),
             decode=self._decode,
             num_sms=self._num_sms,
+            workspace=self._blank_workspace(config),
         )
 
     @property

@@ -22,8 +22,13 @@ class ConfigTable:
 
     @classmethod
     def product(cls, config_type: type[TileConfig], **axes: Sequence[int | bool]) -> "ConfigTable":
-        """The Cartesian product of the axes, the last axis fastest; its columns are read-only."""
+        """The Cartesian product of the axes, the last axis fastest; its columns are read-only.
+
+        Fields that have a default may be left out.
+        """
         names = _names(config_type)
+        defaults = config_type.defaults()
+        axes = {**{name: (value,) for name, value in defaults.items()}, **axes}
         if set(names) != set(axes):
             raise ValueError(
                 f"{config_type.__name__}: axes {sorted(axes)} != fields {sorted(names)}"
@@ -40,6 +45,15 @@ class ConfigTable:
         names = _names(type(configs[0]))
         columns = {name: np.array([getattr(c, name) for c in configs]) for name in names}
         return cls(type(configs[0]), columns)
+
+    @classmethod
+    def joined(cls, tables: Sequence["ConfigTable"]) -> "ConfigTable":
+        """The rows of several tables of one family, one table behind the other; at least one."""
+        if len(tables) == 1:
+            return tables[0]
+        names = _names(tables[0].config_type)
+        columns = {name: np.concatenate([t[name] for t in tables]) for name in names}
+        return cls(tables[0].config_type, columns)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from .decoded_tile import stored_scales
-from .gemm_tile import store, tile_origin
+from .gemm_epilogue import store
+from .gemm_tile import tile_origin
 from .tile_packing import load_codes
 
 __all__ = ["gemm_block_scaled"]

@@ -31,7 +31,8 @@ from .decoded_arguments import arguments
 from .decoded_operand import StoredMatrix
 from .decoded_tile import operand_tile, outer_scales, stored_scales
 from .gemm_block_scaled import gemm_block_scaled
-from .gemm_tile import store, tile_origin
+from .gemm_epilogue import store
+from .gemm_tile import tile_origin
 
 __all__ = ["launch", "precompile"]
 

@@ -23,7 +23,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .gemm_tile import accumulate, store, tile_origin
+from .gemm_epilogue import store
+from .gemm_tile import accumulate, tile_origin
 from .outlier_arguments import Launch, arguments
 from .outlier_operands import FallbackBlocks, KeptColumns
 from .outlier_tile import add_blocks, add_columns, scaled

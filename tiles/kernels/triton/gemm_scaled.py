@@ -8,7 +8,14 @@ K-iteration on its way into an fp32 accumulator (promotion).
 
 The module needs torch and triton and nothing else.  A configuration is a mapping with
 ``block_m``, ``block_n``, ``block_k``, ``group_m``, ``num_warps``, ``num_stages`` (ints), ``tma``,
-``persistent`` (bools).
+``persistent`` (bools), and what may be left out:
+
+* ``split_k`` (1): programs that share the K extent of a tile, see ``gemm_split``;
+* ``stream_k`` (False): a persistent launch shares K where tiles do not fill the GPU, see there;
+* ``subtiles`` (0): parts, 1, 2 or 4, in which descriptors write a tile, one after the other through
+  the same shared memory; 0: two where a persistent launch has a large tile, else one;
+* ``overlap`` (False): a product is promoted while the next one runs;
+* ``specialize`` (False): warps that fetch and warps that multiply, see ``gemm_specialized``.
 """
 
 from collections.abc import Mapping
@@ -19,9 +26,12 @@ import triton
 import triton.language as tl
 
 from .gemm_arguments import arguments
-from .gemm_tile import accumulate, store, tile_origin
+from .gemm_epilogue import scale_sums, store
+from .gemm_specialized import gemm_specialized, with_scratch
+from .gemm_split import gemm_split, gemm_stream
+from .gemm_tile import accumulate, tile_origin
 
-__all__ = ["launch", "precompile"]
+__all__ = ["kernel_of", "launch", "precompile"]
 
 
 @triton.jit
@@ -56,6 +66,7 @@ def _tile(
     GROUP_M: tl.constexpr,
     TMA: tl.constexpr,
     SUBTILES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
     A_DECODE: tl.constexpr,
@@ -96,21 +107,27 @@ def _tile(
         A_DECODE,
         B_DECODE,
         UPCAST,
+        OVERLAP=OVERLAP,
     )
-    acc = acc.to(tl.float32)
-    if A_SCALED and A_COLS == 0:
-        if A_ROWS == 0:
-            acc = acc * tl.load(a_scale)
-        else:
-            rows = tl.minimum(row0 + tl.arange(0, BLOCK_M), m - 1)
-            acc = acc * tl.load(a_scale + (rows // A_ROWS).to(tl.int64) * stride_as_m)[:, None]
-    if B_SCALED and B_COLS == 0:
-        if B_ROWS == 0:
-            acc = acc * tl.load(b_scale)
-        else:
-            cols = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1)
-            acc = acc * tl.load(b_scale + (cols // B_ROWS).to(tl.int64) * stride_bs_n)[None, :]
-    # Splitting a tile between warp groups, the compiler leaves descriptor stores whole: no TMA.
+    acc = scale_sums(
+        acc,
+        a_scale,
+        b_scale,
+        row0,
+        col0,
+        m,
+        n,
+        stride_as_m,
+        stride_bs_n,
+        A_SCALED,
+        B_SCALED,
+        A_ROWS,
+        A_COLS,
+        B_ROWS,
+        B_COLS,
+        BLOCK_M,
+        BLOCK_N,
+    )
     store(
         c,
         acc,
@@ -159,6 +176,7 @@ def gemm_scaled(
     TMA: tl.constexpr,
     PERSISTENT: tl.constexpr,
     SUBTILES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTEGER: tl.constexpr,
     A_DECODE: tl.constexpr,
@@ -202,6 +220,7 @@ def gemm_scaled(
                 GROUP_M,
                 TMA,
                 SUBTILES,
+                OVERLAP,
                 EVEN_K,
                 INTEGER,
                 A_DECODE,
@@ -241,6 +260,7 @@ def gemm_scaled(
             GROUP_M,
             TMA,
             SUBTILES,
+            OVERLAP,
             EVEN_K,
             INTEGER,
             A_DECODE,
@@ -248,6 +268,15 @@ def gemm_scaled(
             UPCAST,
             OUT,
         )
+
+
+def kernel_of(config: Mapping[str, int | bool]) -> Any:
+    """The kernel that runs a configuration."""
+    if config.get("specialize", False):
+        return gemm_specialized
+    if config.get("stream_k", False):
+        return gemm_stream
+    return gemm_split if int(config.get("split_k", 1)) > 1 else gemm_scaled
 
 
 def launch(
@@ -262,6 +291,7 @@ def launch(
     config: Mapping[str, int | bool],
     decode: bool = False,
     num_sms: int | None = None,
+    workspace: torch.Tensor | None = None,
 ) -> None:
     """Compute ``c = (a · scales) @ (b · scales)^T`` on the current stream.
 
@@ -278,9 +308,14 @@ def launch(
         config: see the module's docstring.
         decode: multiply 8-bit floats as fp16, for GPUs whose tensor cores do not take them.
         num_sms: number of programs of a persistent launch; other configs ignore it.
+        workspace: int32, at least ``split_workspace.workspace_words(...)`` long, zeros before the
+            first launch; needed with ``split_k`` > 1 and with ``stream_k``.  A launch leaves its
+            counters at zero, so that launches on one stream share a workspace, whatever their
+            shapes; launches that may overlap do not.  After a launch that was cut short it must be
+            zeros again.
     Raises:
         TypeError: a dtype that the kernel does not take.
-        ValueError: shapes, strides, devices, scale grids or config do not fit together.
+        ValueError: shapes, strides, devices, scale grids, workspace or config do not fit together.
     """
     grid, positional, keywords = arguments(
         a,
@@ -293,15 +328,20 @@ def launch(
         config=config,
         decode=decode,
         num_sms=num_sms,
+        workspace=workspace,
     )
-    gemm_scaled[(grid,)](*positional, **keywords)
+    kernel = kernel_of(config)
+    if kernel is gemm_specialized:
+        with_scratch(lambda: kernel[(grid,)](*positional, **keywords), a.device)
+    else:
+        kernel[(grid,)](*positional, **keywords)
 
 
-def precompile(*operands: Any, **options: Any) -> Any:
+def precompile(*operands: Any, config: Mapping[str, int | bool], **options: Any) -> Any:
     """Compile what :func:`launch` would run, without running it; takes the same arguments.
 
     Returns:
         Triton's compiled kernel.
     """
-    grid, positional, keywords = arguments(*operands, **options)
-    return gemm_scaled.warmup(*positional, grid=(grid,), **keywords)
+    grid, positional, keywords = arguments(*operands, config=config, **options)
+    return kernel_of(config).warmup(*positional, grid=(grid,), **keywords)

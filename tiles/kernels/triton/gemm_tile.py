@@ -1,9 +1,9 @@
-"""Device functions of the scaled GEMM: decoding, scales, the K loop of a tile, the store."""
+"""Device functions of the scaled GEMM: decoding, scales, the K loop of a tile."""
 
 import triton
 import triton.language as tl
 
-__all__ = ["accumulate", "multiplicand", "store", "tile_origin"]
+__all__ = ["accumulate", "multiplicand", "tile_origin"]
 
 
 @triton.jit
@@ -141,8 +141,18 @@ def accumulate(
     A_DECODE: tl.constexpr,
     B_DECODE: tl.constexpr,
     UPCAST: tl.constexpr,
+    first=0,
+    last=0,
+    PART: tl.constexpr = False,
+    OVERLAP: tl.constexpr = False,
+    SPECIALIZE: tl.constexpr = False,
 ):
-    """The K loop of one tile: (BLOCK_M, BLOCK_N) sums, scaled where scales change along K."""
+    """The K loop of one tile: (BLOCK_M, BLOCK_N) sums, scaled where scales change along K.
+
+    first, last: with PART, the steps of BLOCK_K that are summed; otherwise all of K is.
+    OVERLAP: a step's product is promoted while the next one runs; it takes registers of its own.
+    SPECIALIZE: a warp fetches for two warpgroups that multiply.
+    """
     A_IN_K: tl.constexpr = A_COLS > 0
     B_IN_K: tl.constexpr = B_COLS > 0
     PROMOTE: tl.constexpr = A_IN_K or B_IN_K
@@ -150,7 +160,15 @@ def accumulate(
     A_SPLIT: tl.constexpr = A_GROUP != 1 and A_GROUP != BLOCK_M
     B_SPLIT: tl.constexpr = B_GROUP != 1 and B_GROUP != BLOCK_N
     GROUPED: tl.constexpr = A_SPLIT or B_SPLIT
-    k_iterations = tl.cdiv(k, BLOCK_K)
+    begin = 0
+    end = tl.cdiv(k, BLOCK_K)
+    if PART:
+        begin = first
+        end = last
+    # Scales of the step after are carried: not where a step applies those of the one before, and
+    # not where the compiler splits what a step holds between warpgroups, which it refuses to do
+    # with carried vectors.
+    AHEAD: tl.constexpr = PROMOTE and not (OVERLAP or SPECIALIZE)
     # A side whose scales do not change along K is scaled in the epilogue.
     s_a = 1.0
     s_b = 1.0
@@ -161,15 +179,25 @@ def accumulate(
             )
         else:
             acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-        start = row0 * 0
-        if A_IN_K:
-            s_a = _load_scales(
-                a_scale, row0, start, m, stride_as_m, stride_as_k, A_ROWS, BLOCK_M, A_GROUP
-            )
-        if B_IN_K:
-            s_b = _load_scales(
-                b_scale, col0, start, n, stride_bs_n, stride_bs_k, B_ROWS, BLOCK_N, B_GROUP
-            )
+        if AHEAD:
+            start = row0 * 0
+            if A_IN_K:
+                block = begin // (A_COLS // BLOCK_K) if PART else start
+                s_a = _load_scales(
+                    a_scale, row0, block, m, stride_as_m, stride_as_k, A_ROWS, BLOCK_M, A_GROUP
+                )
+            if B_IN_K:
+                block = begin // (B_COLS // BLOCK_K) if PART else start
+                s_b = _load_scales(
+                    b_scale, col0, block, n, stride_bs_n, stride_bs_k, B_ROWS, BLOCK_N, B_GROUP
+                )
+        if OVERLAP:
+            # Nothing lies before the first step: a product of zeros under scales of one.
+            before = tl.zeros((BLOCK_M, BLOCK_N), dtype=DOT_TYPE)
+            if A_IN_K and A_GROUP != BLOCK_M:
+                s_a = tl.full((BLOCK_M // A_GROUP,), 1.0, dtype=tl.float32)
+            if B_IN_K and B_GROUP != BLOCK_N:
+                s_b = tl.full((BLOCK_N // B_GROUP,), 1.0, dtype=tl.float32)
     else:
         acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=DOT_TYPE)
     if not TMA:
@@ -179,11 +207,12 @@ def accumulate(
         rows_b = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1).to(tl.int64)
         a_at = a + rows_a[:, None] * stride_am + offs_k[None, :]
         b_at = b + rows_b[:, None] * stride_bn + offs_k[None, :]
-    for step in range(k_iterations):
+    for step in tl.range(begin, end, warp_specialize=SPECIALIZE):
         k0 = step * BLOCK_K
         if PROMOTE:
-            # The next iteration's scales are asked for before this one's product is waited for.
-            next_step = tl.minimum(step + 1, k_iterations - 1)
+            # The next iteration's scales are asked for before this one's product is waited for;
+            # those of a step that is promoted under the next one, with the step.
+            next_step = tl.minimum(step + 1, end - 1) if AHEAD else step
             next_a = 1.0
             next_b = 1.0
             if A_IN_K:
@@ -226,42 +255,26 @@ def accumulate(
         b_tile = multiplicand(b_tile, B_DECODE, UPCAST)
         if PROMOTE:
             product = tl.dot(a_tile, b_tile.T, out_dtype=DOT_TYPE)
-            acc = _promote(acc, product, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED)
-            s_a = next_a
-            s_b = next_b
+            if SPECIALIZE:
+                acc = _promote(
+                    acc, product, next_a, next_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED
+                )
+            else:
+                if OVERLAP:
+                    acc = _promote(
+                        acc, before, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED
+                    )
+                    before = product
+                else:
+                    acc = _promote(
+                        acc, product, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED
+                    )
+                s_a = next_a
+                s_b = next_b
         else:
             acc = tl.dot(a_tile, b_tile.T, acc, out_dtype=DOT_TYPE)
+    if PROMOTE and OVERLAP:
+        acc = _promote(acc, before, s_a, s_b, BLOCK_M, BLOCK_N, A_GROUP, B_GROUP, GROUPED)
     if PROMOTE and GROUPED:
         acc = acc.reshape(BLOCK_M, BLOCK_N)
     return acc
-
-
-@triton.jit
-def store(
-    c,
-    acc,
-    row0,
-    col0,
-    m,
-    n,
-    stride_cm,
-    OUT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    TMA: tl.constexpr,
-    SUBTILES: tl.constexpr,
-):
-    """Write a tile of sums; SUBTILES = 2 halves the shared memory that a descriptor store needs."""
-    if TMA:
-        if SUBTILES == 2:
-            halves = acc.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1)
-            left, right = halves.split()
-            c.store([row0, col0], left.to(OUT))
-            c.store([row0, col0 + BLOCK_N // 2], right.to(OUT))
-        else:
-            c.store([row0, col0], acc.to(OUT))
-    else:
-        rows = row0 + tl.arange(0, BLOCK_M)
-        cols = col0 + tl.arange(0, BLOCK_N)
-        at = c + rows[:, None].to(tl.int64) * stride_cm + cols[None, :]
-        tl.store(at, acc.to(OUT), mask=(rows[:, None] < m) & (cols[None, :] < n))

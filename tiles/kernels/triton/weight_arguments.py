@@ -15,6 +15,7 @@ from .launch_checks import (
     check_memory,
     check_tile_config,
 )
+from .split_workspace import MAX_SPLIT_TILES, check_workspace, workspace_words
 from .weight_layout import PANEL_BYTES, PackedWeight, panel_columns
 
 __all__ = ["MAX_SPLIT_TILES", "arguments", "constants", "workspace_words"]
@@ -29,20 +30,8 @@ _FIELDS = (
     "tma",
     "fold",
 )
-#: Tiles that a split K may have: a workspace begins with so many counters, whatever the launch,
-#: so that no launch finds another's partial sums among its counters.
-MAX_SPLIT_TILES = 2**14
 #: Tensors of a packed weight.
 _PARTS = ("codes", "scale", "zero", "row_scale")
-
-
-def workspace_words(config: Mapping[str, int | bool], m: int, n: int) -> int:
-    """int32 words that a launch on an M x N output needs: counters of tiles, and partial sums."""
-    if config["split_k"] == 1:
-        return 0
-    block_m, block_n = int(config["block_m"]), int(config["block_n"])
-    tiles = -(-m // block_m) * -(-n // block_n)
-    return MAX_SPLIT_TILES + tiles * int(config["split_k"]) * block_m * block_n
 
 
 def constants(
@@ -121,30 +110,6 @@ def _check_config(config: Mapping[str, int | bool], weight: PackedWeight) -> Non
         )
 
 
-def _workspace(
-    config: Mapping[str, int | bool], workspace: torch.Tensor | None, x: torch.Tensor, n: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Partial sums (fp32) and counters (int32) within the workspace."""
-    tiles = triton.cdiv(x.shape[0], int(config["block_m"])) * triton.cdiv(n, int(config["block_n"]))
-    if tiles > MAX_SPLIT_TILES:
-        raise ValueError(
-            f"split_k {config['split_k']} of {tiles} tiles: a workspace counts {MAX_SPLIT_TILES}, "
-            "take split_k 1"
-        )
-    words = workspace_words(config, x.shape[0], n)
-    if workspace is None:
-        raise ValueError(f"split_k {config['split_k']} needs a workspace of {words} int32 zeros")
-    if workspace.dtype != torch.int32:
-        raise TypeError(f"workspace has dtype {workspace.dtype}: it must be torch.int32")
-    if workspace.device != x.device:
-        raise ValueError(f"workspace lies on {workspace.device} and x on {x.device}: move it there")
-    if workspace.ndim != 1 or not workspace.is_contiguous() or workspace.numel() < words:
-        raise ValueError(
-            f"workspace must be {words} contiguous words or more, got {tuple(workspace.shape)}"
-        )
-    return workspace[MAX_SPLIT_TILES:].view(torch.float32), workspace
-
-
 def _descriptors(
     x: torch.Tensor, codes: torch.Tensor, config: Mapping[str, int | bool]
 ) -> tuple[TensorDescriptor, TensorDescriptor]:
@@ -186,7 +151,9 @@ def arguments(
     # Pointers that the compiler drops need to be some tensor's.
     partial, arrived = weight.row_scale, weight.row_scale
     if int(config["split_k"]) > 1:
-        partial, arrived = _workspace(config, workspace, x, n)
+        words = workspace_words(config, m, n)
+        partial, arrived = check_workspace(config, workspace, words=words, m=m, n=n, like=x)
+        partial = partial.view(torch.float32)
         written["workspace"] = arrived
     parts = {f"weight.{name}": getattr(weight, name) for name in _PARTS}
     check_memory(written, {"x": x, **parts})

@@ -95,9 +95,10 @@ class GemmFunction(Function):
         return family in self.families
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
+        own = ("_gemm.py", "_workspace.py")
         if not set(families) & set(HOPPER):
-            return ("_gemm.py", *TORCH_FILES)
-        return ("_gemm.py", "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
+            return (*own, *TORCH_FILES)
+        return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if family in HOPPER else ()

@@ -1,5 +1,8 @@
 """Scaled matrix products on torch tensors, registered as PyTorch operators."""
 
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,6 +10,7 @@ from ._lookup import choose, layouts, stand_in, template
 from ._operands import check_operand, check_out, check_scale, check_sums, check_tensors
 from ._operator import operator
 from ._torch_device import NAMES, aligned_rows, check_device, current, decodes, device_facts
+from ._workspace import zeroed_words
 
 KERNEL = "triton_gemm"
 #: The CUDA C++ kernels; they have the fastest configurations of some shapes.
@@ -104,6 +108,7 @@ def _launch(
     layout = choice.file.layout
     # The default for any GPU leaves the numeric path open.
     decode = decodes(a.device) if layout["decode"] is None else layout["decode"]
+    config, workspace = _shared(choice.config, (m, n, k), a.device, num_sms)
     with current(a.device):
         template(choice).launch(
             a,
@@ -113,10 +118,31 @@ def _launch(
             b_scale,
             a_block=layout["a_block"],
             b_block=layout["b_block"],
-            config=choice.config,
+            config=config,
             decode=decode,
             num_sms=num_sms,
+            workspace=workspace,
         )
+
+
+def _shared(
+    config: "dict[str, int | bool]", shape: tuple[int, int, int], device: torch.device, num_sms: int
+) -> "tuple[dict[str, int | bool], Tensor | None]":
+    """A configuration, and the workspace of one whose programs share K.
+
+    Args:
+        shape: (M, N, K).
+    """
+    if config.get("split_k", 1) == 1 and not config.get("stream_k", False):
+        return config, None
+    sizes: Any = importlib.import_module(f"{__package__}.kernels.triton.split_workspace")
+    m, n, _ = shape
+    tiles = -(-m // int(config["block_m"])) * -(-n // int(config["block_n"]))
+    if config.get("split_k", 1) > 1 and tiles > sizes.MAX_SPLIT_TILES:
+        # Tuned for far fewer rows than the call has: so many tiles fill the GPU by themselves.
+        return {**config, "split_k": 1}, None
+    words = sizes.workspace_words(config, *shape, num_sms)
+    return config, zeroed_words(words, sizes.MAX_SPLIT_TILES, device)
 
 
 _make, _write = operator(

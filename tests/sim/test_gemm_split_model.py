@@ -1,0 +1,82 @@
+"""The cost of the scaled GEMM's modes beside the plain ones."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sim
+from sim.model import price
+from tiles.kernels import ConfigTable
+from tiles.kernels.gemm import GemmConfig, TritonGemm
+from tiles.problems import parse_problem
+
+GEMM = TritonGemm()
+H200 = sim.load_gpu("h200")
+BASE = GemmConfig(
+    block_m=128,
+    block_n=128,
+    block_k=128,
+    group_m=8,
+    num_warps=8,
+    num_stages=3,
+    tma=True,
+    persistent=False,
+)
+
+
+def priced(problem: str, *modes: dict[str, Any]) -> Any:
+    """A plain row, and one for each mode."""
+    rows = [BASE, *(replace(BASE, **mode) for mode in modes)]
+    return price(parse_problem(problem), GEMM, ConfigTable.of(rows), H200)
+
+
+def test_rows_of_a_mode_leave_the_plain_ones_as_they_were() -> None:
+    problem = "gemm:256x1024x8192:deepseek-fp8:bf16"
+    alone = priced(problem)
+    mixed = priced(problem, {"split_k": 4}, {"split_k": 2}, {"overlap": True})
+    assert mixed.time_us[0] == alone.time_us[0]
+    for name, column in mixed.terms_us.items():
+        assert column[0] == alone.terms_us[name][0]
+
+
+def test_split_k_pays_where_tiles_leave_multiprocessors_idle() -> None:
+    few = priced("gemm:256x1024x16384:e4m3-row:bf16", {"split_k": 8})
+    assert few.time_us[1] < 0.5 * few.time_us[0]
+    many = priced("gemm:2048x2048x1024:e4m3-row:bf16", {"split_k": 8})
+    assert many.time_us[1] > many.time_us[0]
+    # Each operand is read once either way, and partial sums pass the L2.
+    assert few.dram_read_bytes[1] == pytest.approx(few.dram_read_bytes[0], rel=0.05)
+    assert few.l2_read_bytes[1] - few.l2_read_bytes[0] == pytest.approx(256 * 1024 * 8 * 4, rel=0.1)
+    assert few.dram_write_bytes[1] == few.dram_write_bytes[0] == 256 * 1024 * 2
+
+
+def test_stream_k_saves_what_the_last_wave_leaves_idle() -> None:
+    stream = {"persistent": True, "stream_k": True}
+    # 136 tiles on 132 multiprocessors: the second wave has four of them.
+    poor = priced("gemm:1024x2176x8192:e4m3-row:bf16", {"persistent": True}, stream)
+    assert poor.time_us[2] < 0.75 * poor.time_us[1]
+    # 132 tiles: there is nothing to share.
+    full = priced("gemm:1536x1408x8192:e4m3-row:bf16", {"persistent": True}, stream)
+    assert full.time_us[2] >= full.time_us[1]
+
+
+def test_promotion_under_products_saves_time_of_block_scales_alone() -> None:
+    blocks = priced("gemm:4096x4096x4096:int8-b128:bf16", {"overlap": True})
+    assert blocks.time_us[1] < blocks.time_us[0]
+    rows = "gemm:4096x4096x4096:int8-row:bf16"
+    both = priced(rows, {"num_warps": 4, "specialize": True})
+    assert both.time_us[1] >= both.time_us[0]
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "deepseek-fp8", "int8-b128"])
+@pytest.mark.parametrize("shape", ["16x8192x8192", "1000x520x4096", "1x1x1537"])
+def test_no_mode_is_faster_than_its_resources(recipe: str, shape: str) -> None:
+    problem = parse_problem(f"gemm:{shape}:{recipe}:bf16")
+    legal = GEMM.legal_space(problem, H200.limits).accepted
+    table = price(problem, GEMM, legal, H200)
+    largest = np.maximum.reduce([table.terms_us[name] for name in table.terms_us])
+    assert (table.time_us >= largest * (1 - 1e-9)).all()
+    # Bytes at DRAM's best rate.
+    assert (table.time_us > table.dram_read_bytes / H200.dram_read_gb_per_s / 1e3).all()
