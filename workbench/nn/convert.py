@@ -135,7 +135,8 @@ def _replace(model: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
     if model in made:
         return made[model]
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        # Not named_children(), which leaves out the second place of a shared layer.
+        for name, child in list(parent._modules.items()):
             if child in made:
                 setattr(parent, name, made[child])
     return model

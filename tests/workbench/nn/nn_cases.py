@@ -9,7 +9,7 @@ from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
 from workbench.nn import CodedTensor, Codes, Runtime, training_runtime
 
-__all__ = ["coded", "normal", "one_thread", "runtime", "spread_scales"]
+__all__ = ["PlainSgd", "coded", "normal", "one_thread", "runtime", "spread_scales"]
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +48,21 @@ def spread_scales(codes: Codes) -> torch.Tensor:
     high, wide = scaling.rows or rows, scaling.cols or cols
     scales = codes.main.scales.double()
     return scales.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :cols]
+
+
+class PlainSgd:
+    """Steps parameters in place; torch's own optimisers load its compiler first, for seconds."""
+
+    def __init__(self, model: torch.nn.Module, rate: float = 0.1) -> None:
+        self.model, self.rate, self.steps = model, rate, 0
+
+    def zero_grad(self) -> None:
+        for p in self.model.parameters():
+            p.grad = None
+
+    def step(self) -> None:
+        self.steps += 1
+        with torch.no_grad():
+            for p in self.model.parameters():
+                if p.grad is not None:
+                    p.sub_(self.rate * p.grad)

@@ -1,5 +1,7 @@
 """The tensor that travels: what it keeps in codes, what it hands out in numbers."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from nn_cases import coded, normal, one_thread
@@ -16,7 +18,7 @@ INT8 = TensorFormat.parse("int8.b32x32")
 class Carry(torch.autograd.Function):
     """A layer that passes its codes on, and records what kind of gradient comes back."""
 
-    kinds: list[str] = []
+    kinds: ClassVar[list[str]] = []
 
     @staticmethod
     def forward(ctx: object, x: CodedTensor) -> CodedTensor:
