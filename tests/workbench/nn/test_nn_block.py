@@ -7,7 +7,7 @@ import pytest
 import torch
 from nn_cases import PlainSgd, normal, one_thread, runtime
 
-from tiles.formats import TensorFormat
+from tiles.formats import Rounding, TensorFormat
 from workbench.nn import (
     CodedTensor,
     Codes,
@@ -168,15 +168,30 @@ def test_evaluation_uses_no_random_bits() -> None:
     assert run.seeds.count == 0
 
 
-def test_no_two_layers_draw_the_same_bits() -> None:
-    """Two blocks of one model: their first gradients are rounded by different keys."""
-    run = runtime()
-    blocks = [block(run), block(run)]
-    counts = []
-    for model in blocks:
-        counts.append(run.seeds.count)
-        model(stream())
-    assert counts[0] < counts[1] < run.seeds.count
+class KeyBackend(ReferenceBackend):
+    """Writes down the keys of everything that is rounded stochastically."""
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+
+    def quantize(
+        self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
+    ) -> Codes:
+        if out.rounding is Rounding.STOCHASTIC:
+            self.keys.append(seed)
+        return super().quantize(x, out, seed=seed, share=share)
+
+
+@pytest.mark.parametrize("feed_forward", ["gelu", "swiglu"])
+def test_no_two_gradients_are_rounded_by_the_same_bits(feed_forward: str) -> None:
+    """In two blocks of one model, over two steps."""
+    recording = KeyBackend()
+    run = runtime(backend=recording)
+    model = torch.nn.Sequential(*(block(run, feed_forward=feed_forward) for _ in range(2)))
+    for _ in range(2):
+        model(stream()).float().pow(2).mean().backward()
+    assert len(recording.keys) >= 2 * 2 * 10
+    assert len(set(recording.keys)) == len(recording.keys)
 
 
 @pytest.mark.parametrize(

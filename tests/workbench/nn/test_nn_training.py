@@ -1,7 +1,10 @@
-"""A tiny GPT on text: Jetfire keeps bf16's loss, a bad recipe does not; the example runs."""
+"""A tiny GPT on text keeps bf16's loss, not under a bad recipe; example and page run.
 
-import os
-import subprocess
+In one file, because torch's optimisers load its compiler, once for every process of tests.
+"""
+
+import doctest
+import re
 import sys
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,11 +16,13 @@ from nn_cases import one_thread
 
 from tiles.formats import TensorFormat
 from tiles.recipes import Recipe, recipe
+from workbench.nn import RECIPES
 
 __all__ = ["one_thread"]
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "train_int8_gpt.py"
+PAGE = ROOT / "docs" / "training.md"
 #: Of bf16's loss.  Jetfire ends 0.7 % below it, four-bit tensors 15 % above, two seeds each.
 MARGIN = 0.05
 
@@ -59,23 +64,27 @@ def test_jetfire_keeps_the_loss_of_bf16_and_a_bad_recipe_does_not(example: Modul
     assert worse["jetfire"] < MARGIN < worse["bad"], losses
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+@pytest.mark.slow
+def test_the_example_runs_as_it_is(example: ModuleType, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys, "argv", ["train_int8_gpt.py", "--steps", "2"])
+    example.main()
+    bf16, jetfire = capsys.readouterr().out.splitlines()
+    assert bf16.startswith("bf16: 2 steps, validation loss ")
+    assert jetfire.startswith("jetfire: 2 steps, validation loss ")
 
 
 @pytest.mark.slow
-def test_the_example_runs_as_it_is() -> None:
-    done = run("--steps", "2")
-    assert done.returncode == 0, done.stderr
-    bf16, jetfire = done.stdout.splitlines()
-    assert bf16.startswith("bf16: 2 steps, validation loss ")
-    assert jetfire.startswith("jetfire: 2 steps, validation loss ")
+def test_the_snippets_of_the_page_print_what_stands_there() -> None:
+    text = "\n".join(re.findall(r"```pycon\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+    test = doctest.DocTestParser().get_doctest(text, {}, "training.md", str(PAGE), 0)
+    assert len(test.examples) > 15
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_every_recipe_stands_in_the_table_of_the_page() -> None:
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
+    named = set(re.findall(r"`([a-z0-9-]+)`", " ".join(row.split("|")[1] for row in rows)))
+    assert named == set(RECIPES)
 
 
 @pytest.mark.parametrize(
