@@ -1,8 +1,6 @@
 """Conversion of ordinary models, their checkpoints, and steps that are refused."""
 
 import copy
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -269,12 +267,6 @@ def test_a_guard_without_gradients_says_what_is_missing() -> None:
 def test_without_a_gpu_the_kernels_say_so() -> None:
     with pytest.raises(ValueError, match="torch sees no CUDA device here; train on 'cpu'"):
         backend_of(torch.device("cuda"))
-
-
-def test_the_package_imports_no_torch_until_layers_are_asked_for() -> None:
-    code = "import sys, workbench; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n"
 
 
 def test_nan_inputs_stay_nan() -> None:

@@ -107,6 +107,7 @@ def test_the_example_says_what_does_not_fit(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_large_model_has_ten_million_parameters(example: ModuleType) -> None:
     with example.torch.device("meta"):
         model = example.Gpt(example.LARGE)
