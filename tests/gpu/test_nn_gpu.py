@@ -1,0 +1,194 @@
+"""The training layers on a GPU's kernels, against the twin that computes on the CPU."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tiles.formats import TensorFormat
+from workbench.nn import (
+    RECIPES,
+    CodedTensor,
+    Codes,
+    ReferenceBackend,
+    TransformerBlock,
+    convert,
+    training_runtime,
+)
+from workbench.nn.cuda_backend import CudaBackend
+
+pytestmark = pytest.mark.gpu
+
+FORMATS = ["int8.b32x32", "int8.b64x64", "int8.b128x128"]
+TWIN = ReferenceBackend()
+SEED = 0x9E3779B97F4A7C15
+ROWS, COLS = 512, 1024
+
+
+@pytest.fixture(scope="module")
+def kernels() -> CudaBackend:
+    pytest.importorskip("cupy")
+    return CudaBackend(torch.device("cuda", torch.cuda.current_device()))
+
+
+def moved(codes: Codes, device: str) -> Codes:
+    assert codes.main.scales is not None
+    main = replace(
+        codes.main, codes=codes.main.codes.to(device), scales=codes.main.scales.to(device)
+    )
+    return Codes(main=main)
+
+
+def drawn(fmt: str, seed: int, rows: int = ROWS, cols: int = COLS) -> Codes:
+    generator = torch.Generator().manual_seed(seed)
+    return TWIN.quantize(torch.randn(rows, cols, generator=generator), TensorFormat.parse(fmt))
+
+
+def assert_near(found: Codes, expected: Codes, *, steps: int = 1, share: float = 2e-2) -> None:
+    """Scales within fp32 rounding (GELU's gate: 2e-3), codes a step apart for few elements."""
+    here = moved(found, "cpu").main
+    assert here.scales is not None
+    assert expected.main.scales is not None
+    torch.testing.assert_close(here.scales, expected.main.scales, rtol=2e-3, atol=0)
+    apart = (here.codes.int() - expected.main.codes.int()).abs()
+    assert int(apart.max()) <= steps
+    assert float((apart > 0).double().mean()) <= share
+
+
+@pytest.mark.parametrize("rounding", ["", "+sr"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_quantises_and_dequantises_to_the_bit(
+    fmt: str, rounding: str, kernels: CudaBackend
+) -> None:
+    x = torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(0)).bfloat16()
+    out = TensorFormat.parse(fmt + rounding)
+    found = kernels.quantize(x.cuda(), out, seed=SEED)
+    expected = TWIN.quantize(x, out, seed=SEED)
+    back = moved(found, "cpu").main
+    assert torch.equal(back.codes, expected.main.codes)
+    assert torch.equal(back.scales, expected.main.scales)  # type: ignore[arg-type]
+    for dtype in (torch.bfloat16, torch.float32):
+        values = kernels.dequantize(found, dtype).cpu()
+        assert torch.equal(values, expected.dequantize(dtype))
+    assert kernels.unserved == {}
+
+
+@pytest.mark.parametrize("op", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_activations(fmt: str, op: str, kernels: CudaBackend) -> None:
+    x, dy = drawn(fmt, 1), drawn(fmt, 2)
+    there, grad = moved(x, "cuda"), moved(dy, "cuda")
+    plain, out = TensorFormat.parse(fmt), TensorFormat.parse(f"{fmt}+sr")
+    assert_near(
+        kernels.elementwise(op, there, out=plain), TWIN.elementwise(op, x, out=plain), share=0.1
+    )
+    assert_near(
+        kernels.elementwise(f"{op}-bwd", there, dy=grad, out=out, seed=SEED),
+        TWIN.elementwise(f"{op}-bwd", x, dy=dy, out=out, seed=SEED),
+        share=0.1,
+    )
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_dropout(fmt: str, kernels: CudaBackend) -> None:
+    x, out = drawn(fmt, 3), TensorFormat.parse(f"{fmt}+sr")
+    rest: dict[str, Any] = {"out": out, "probability": 0.1, "mask_seed": 5, "seed": SEED}
+    found = kernels.dropout(moved(x, "cuda"), **rest)
+    assert_near(found, TWIN.dropout(x, **rest))
+
+
+@pytest.mark.parametrize("op", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_norms(fmt: str, op: str, kernels: CudaBackend) -> None:
+    x, dy = drawn(fmt, 6), drawn(fmt, 7)
+    plain, out = TensorFormat.parse(fmt), TensorFormat.parse(f"{fmt}+sr")
+    gamma = torch.rand(COLS, generator=torch.Generator().manual_seed(8)) + 0.5
+    beta = torch.ones(COLS) if op == "layernorm" else None
+    expected = TWIN.normalize(op, x, gamma, beta, epsilon=1e-5, out=plain)
+    shift = None if beta is None else beta.cuda()
+    found = kernels.normalize(op, moved(x, "cuda"), gamma.cuda(), shift, epsilon=1e-5, out=plain)
+    assert_near(found.y, expected.y)
+    torch.testing.assert_close(found.mean.cpu(), expected.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.variance.cpu(), expected.variance, rtol=1e-5, atol=1e-6)
+    rest: dict[str, Any] = {"epsilon": 1e-5, "out": out, "seed": SEED}
+    back = TWIN.normalize_backward(op, x, dy, expected.mean, expected.variance, gamma, **rest)
+    grads = kernels.normalize_backward(
+        op, moved(x, "cuda"), moved(dy, "cuda"), found.mean, found.variance, gamma.cuda(), **rest
+    )
+    assert_near(grads.dx, back.dx)
+    torch.testing.assert_close(grads.d_gamma.cpu(), back.d_gamma, rtol=1e-4, atol=1e-3)
+    assert (grads.d_beta is None) == (op == "rmsnorm")
+
+
+@pytest.mark.parametrize("turns", [(False, False), (True, True), (False, True)])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_products(fmt: str, turns: tuple[bool, bool], kernels: CudaBackend) -> None:
+    shapes = [(COLS, ROWS) if turn else (ROWS, COLS) for turn in turns]
+    a, b = (drawn(fmt, seed, *shape) for seed, shape in zip((9, 10), shapes, strict=True))
+    there = moved(a, "cuda"), moved(b, "cuda")
+    rest: dict[str, Any] = {"turn_a": turns[0], "turn_b": turns[1], "dtype": torch.float32}
+    expected = TWIN.product(a, b, **rest)
+    found = kernels.product(*there, **rest).cpu()
+    # Sums of K / block terms in fp32, each exact: below 2^-18 of the magnitudes' sum.
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+    if not turns[0]:
+        for rounding in ("", "+sr"):
+            coded: dict[str, Any] = {
+                "out": TensorFormat.parse(fmt + rounding), "turn_b": turns[1], "seed": SEED
+            }  # fmt: skip
+            assert_near(kernels.coded_product(*there, **coded), TWIN.coded_product(a, b, **coded))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention(causal: bool, kernels: CudaBackend) -> None:
+    generator = torch.Generator().manual_seed(11)
+    q, k, v, dy = (torch.randn(2, 4, 128, 64, generator=generator).bfloat16() for _ in range(4))
+    expected = TWIN.attend(q, k, v, causal=causal)
+    found = kernels.attend(q.cuda(), k.cuda(), v.cuda(), causal=causal)
+    torch.testing.assert_close(found.out.cpu(), expected.out, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(found.log_sum.cpu(), expected.log_sum, rtol=1e-3, atol=1e-3)
+    back = TWIN.attend_backward(dy, q, k, v, expected, causal=causal)
+    grads = kernels.attend_backward(dy.cuda(), q.cuda(), k.cuda(), v.cuda(), found, causal=causal)
+    for one, other in zip(grads, back, strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=5e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("options", [{"bias": False}, {"feed_forward": "swiglu"}, {"dropout": 0.1}])
+@pytest.mark.parametrize("recipe", ["jetfire", "jetfire-64", "jetfire-128"])
+def test_a_block(recipe: str, options: dict[str, Any], kernels: CudaBackend) -> None:
+    """Codes a step apart move few sums: outputs and gradients agree to parts in a hundred."""
+    found = []
+    for device, backend in (("cpu", TWIN), ("cuda", kernels)):
+        torch.manual_seed(0)
+        run = training_runtime(recipe, backend=backend, seed=3)
+        model = TransformerBlock(256, 4, run, **options).to(device)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(2, 128, 256, generator=generator).bfloat16().to(device).requires_grad_()
+        y = model(x)
+        assert not isinstance(y, CodedTensor)
+        y.float().pow(2).mean().backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        found.append({"y": y.detach(), "x": x.grad} | grads)
+    for name, expected in found[0].items():
+        assert expected is not None
+        apart = (found[1][name].cpu().float() - expected.float()).norm()  # type: ignore[union-attr]
+        assert float(apart / expected.float().norm()) < 0.05, name
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_converted_model(recipe: str, kernels: CudaBackend) -> None:
+    def loss(device: str, backend: ReferenceBackend) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.LayerNorm(256), torch.nn.Linear(256, 512), torch.nn.GELU(),
+            torch.nn.Linear(512, 128),
+        )  # fmt: skip
+        done = convert(model, recipe, backend=backend).model.to(device)
+        x = torch.randn(128, 256, generator=torch.Generator().manual_seed(2)).to(device)
+        value = done(x).float().pow(2).mean()
+        value.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in done.parameters())
+        return value.detach().cpu()  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(loss("cuda", kernels), loss("cpu", TWIN), rtol=2e-2, atol=0)

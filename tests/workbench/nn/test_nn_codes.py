@@ -1,0 +1,133 @@
+"""The tensor that travels: what it keeps in codes, what it hands out in numbers."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from nn_cases import coded, normal, one_thread
+
+from tiles.formats import TensorFormat
+from tiles.recipes import OutlierBlocks
+from workbench.nn import CodedTensor, Codes, ReferenceBackend
+
+__all__ = ["one_thread"]
+
+INT8 = TensorFormat.parse("int8.b32x32")
+
+
+class Carry(torch.autograd.Function):
+    """A layer that passes its codes on, and records what kind of gradient comes back."""
+
+    kinds: ClassVar[list[str]] = []
+
+    @staticmethod
+    def forward(ctx: object, x: CodedTensor) -> CodedTensor:
+        return CodedTensor(x.codes, x.shape, x.dtype)
+
+    @staticmethod
+    def backward(ctx: object, dy: torch.Tensor) -> torch.Tensor:
+        Carry.kinds.append(type(dy).__name__)
+        plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
+        codes = ReferenceBackend().quantize(plain.reshape(-1, dy.shape[-1]), INT8)
+        return CodedTensor(codes, dy.shape, dy.dtype)
+
+
+def test_it_has_no_memory_of_its_own_size() -> None:
+    x = coded(64, 128)
+    assert (x.shape, x.dtype) == ((64, 128), torch.bfloat16)
+    assert x.codes.stored_bytes == 64 * 128 + 4 * 2 * 4
+
+
+def test_leading_dimensions_change_and_codes_stay() -> None:
+    x = coded(2, 32, 96)
+    for y in (x.view(64, 96), x.reshape(-1, 96), x.view(4, 16, 96), x.detach(), x.clone()):
+        assert isinstance(y, CodedTensor)
+        assert y.codes is x.codes
+        torch.testing.assert_close(y.dequantized().view(2, 32, 96), x.dequantized())
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        torch.nn.functional.gelu,
+        lambda x: x + torch.ones(96),
+        lambda x: x.transpose(1, 2),
+        lambda x: x.view(64, 3, 32),
+        lambda x: x.split(32, dim=-1)[1],
+        lambda x: torch.nn.functional.softmax(x, dim=-1),
+        lambda x: x.float(),
+    ],
+)
+def test_any_other_operator_sees_numbers(operator) -> None:  # type: ignore[no-untyped-def]
+    x = coded(2, 32, 96)
+    y = operator(x)
+    assert not isinstance(y, CodedTensor)
+    torch.testing.assert_close(y, operator(x.dequantized()), rtol=0, atol=0)
+
+
+def test_gradients_arrive_in_codes_and_their_sum_in_numbers() -> None:
+    Carry.kinds.clear()
+    leaf = coded(32, 32).requires_grad_()
+    once = Carry.apply(Carry.apply(leaf))
+    once.float().sum().backward()
+    assert Carry.kinds == ["Tensor", "CodedTensor"]
+    Carry.kinds.clear()
+    shared = Carry.apply(coded(32, 32).requires_grad_())
+    (Carry.apply(shared).float().sum() + 2 * Carry.apply(shared).float().sum()).backward()
+    assert Carry.kinds[-1] == "Tensor"
+    assert isinstance(leaf.grad, CodedTensor)
+
+
+def test_a_sum_of_gradients_is_the_sum() -> None:
+    x = normal(32, 32).requires_grad_()
+
+    class Enter(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> CodedTensor:
+            return CodedTensor(ReferenceBackend().quantize(x, INT8), x.shape, x.dtype)
+
+        @staticmethod
+        def backward(ctx: object, dy: torch.Tensor) -> torch.Tensor:
+            return dy.dequantized() if isinstance(dy, CodedTensor) else dy
+
+    y = Enter.apply(x)
+    (Carry.apply(y).sum() + Carry.apply(y).sum()).backward()
+    torch.testing.assert_close(x.grad, torch.full((32, 32), 2.0), rtol=1e-6, atol=0)
+
+
+def test_refuses_to_be_written_to() -> None:
+    with pytest.raises(TypeError, match="writes to a quantised tensor of shape"):
+        coded(32, 32).mul_(2)
+
+
+@pytest.mark.parametrize("shape", [(32,), (64, 64), (2, 32, 31), ()])
+def test_refuses_a_shape_of_another_matrix(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="is not that of codes of 32 x 64"):
+        CodedTensor(coded(32, 64).codes, shape, torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (70, 100), (5, 33)])
+def test_blocks_that_fall_back_keep_sixteen_bits(shape: tuple[int, int]) -> None:
+    x = normal(*shape, seed=3)
+    x[0, 0] = 300.0  # an outlier costs its block all small values in 8 bits
+    plain = ReferenceBackend().quantize(x, INT8).dequantize(torch.float64)
+    share = 1 / INT8.scale_count(*shape)
+    codes = ReferenceBackend().quantize(x, INT8, share=share)
+    assert codes.fallback is not None
+    values = codes.dequantize(torch.float64)
+    block = (slice(0, 32), slice(0, 32))
+    before, after = ((v - x.double())[block].abs().max() for v in (plain, values))
+    # Two steps of eight bits: the rest of a block is half a step of 300 / 127 at most.
+    assert before > 0.5
+    assert after <= 300 / 127 / 2 / 127 / 2 * 1.0001
+    outside = torch.ones(shape, dtype=torch.bool)
+    outside[block] = False
+    torch.testing.assert_close(values[outside], plain[outside], rtol=0, atol=0)
+
+
+def test_the_share_of_blocks_is_rounded_up() -> None:
+    codes = ReferenceBackend().quantize(normal(96, 96), INT8, share=0.15)
+    assert codes.fallback is not None
+    assert int(codes.fallback.offsets[-1]) == 2
+    assert OutlierBlocks(share=0.15).share == 0.15
+    assert isinstance(codes, Codes)

@@ -1,0 +1,278 @@
+"""Conversion of ordinary models, their checkpoints, and steps that are refused."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from nn_cases import PlainSgd, normal, one_thread
+from torch import nn
+
+from tiles.formats import TensorFormat
+from tiles.recipes import recipe
+from workbench.nn import (
+    RECIPES,
+    QuantizedActivation,
+    QuantizedDropout,
+    QuantizedLinear,
+    QuantizedNorm,
+    StepGuard,
+    StepRefused,
+    StepTaken,
+    convert,
+    load_training_state,
+    training_state,
+)
+from workbench.nn.runtime import backend_of
+
+__all__ = ["one_thread"]
+
+
+class Tied(nn.Module):
+    """An ordinary model with a tied head and operators that no recipe knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(48, 32)
+        self.norm = nn.LayerNorm(32)
+        self.up = nn.Linear(32, 64)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(0.1)
+        self.down = nn.Linear(64, 32)
+        self.tanh = nn.Tanh()
+        self.odd = nn.Linear(32, 10)
+        self.head = nn.Linear(32, 48, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        x = x + self.drop(self.down(self.act(self.up(self.norm(x)))))
+        return self.head(self.tanh(x)) + self.odd(x).mean()  # type: ignore[no-any-return]
+
+
+def model() -> Tied:
+    torch.manual_seed(0)
+    return Tied()
+
+
+IDS = torch.arange(40).view(2, 20) % 48
+
+
+def test_replaces_what_the_recipe_knows_and_lists_the_rest() -> None:
+    done = convert(model(), "jetfire", keep=("head",))
+    after = {r.name: r.after for r in done.replaced}
+    assert after == {
+        "norm": "QuantizedNorm",
+        "up": "QuantizedLinear",
+        "act": "QuantizedActivation",
+        "drop": "QuantizedDropout",
+        "down": "QuantizedLinear",
+    }
+    assert {k.name: k.reason for k in done.kept} == {
+        "embed": "jetfire has no such operator",
+        "tanh": "jetfire has no such operator",
+        "odd": "10 features out: rows of codes need multiples of 16",
+        "head": "asked for",
+    }
+    assert "kept in high precision: tanh (Tanh): jetfire has no such operator" in str(done)
+    types = {QuantizedLinear, QuantizedActivation, QuantizedDropout, QuantizedNorm}
+    assert types <= {type(layer) for layer in done.model.modules()}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_the_model(name: str) -> None:
+    plain = model().eval()
+    done = convert(copy.deepcopy(plain), name)
+    expected, found = plain(IDS), done.model(IDS)
+    assert found.dtype is expected.dtype
+    with torch.no_grad():
+        assert 0 < float((found - expected).norm() / expected.norm()) < 0.1
+    expected.pow(2).mean().backward()
+    found.pow(2).mean().backward()
+    pairs = zip(plain.named_parameters(), done.model.parameters(), strict=True)
+    for (key, before), after in pairs:
+        assert before.grad is not None
+        assert after.grad is not None
+        off = float((after.grad - before.grad).norm() / before.grad.norm().clamp(min=1e-3))
+        assert off < 0.3, key
+
+
+def test_products_alone_under_the_other_recipes() -> None:
+    done = convert(model(), "e4m3-tensor")
+    assert {r.name for r in done.replaced} == {"up", "down", "head"}
+    assert {k.reason for k in done.kept if k.name == "norm"} == {
+        "e4m3-tensor quantises products alone"
+    }
+
+
+def test_parameters_stay_the_objects_that_they_are() -> None:
+    plain = model()
+    before = dict(plain.named_parameters())
+    done = convert(plain, "jetfire")
+    assert done.model is plain
+    after = dict(done.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+    assert done.model.head.weight is done.model.embed.weight
+
+
+def test_a_state_dict_goes_both_ways() -> None:
+    plain, other = model(), convert(model(), "jetfire-64").model
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1.0)
+    plain.load_state_dict(other.state_dict())
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True)
+    )
+    fresh = model()
+    other.load_state_dict(fresh.state_dict())
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_a_single_layer_is_a_model_too() -> None:
+    done = convert(nn.Linear(32, 32), "jetfire")
+    assert isinstance(done.model, QuantizedLinear)
+    assert done.replaced[0].name == ""
+
+
+def test_a_shared_layer_stays_shared() -> None:
+    layer = nn.Linear(32, 32)
+    done = convert(nn.Sequential(layer, nn.GELU(), layer), "jetfire")
+    assert done.model[0] is done.model[2]  # type: ignore[index]
+
+
+def test_under_autocast_outputs_are_its_dtype() -> None:
+    done = convert(model(), "mxfp8-e4m3", keep=("head", "odd"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert done.model.up(torch.ones(16, 32)).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("jetfire-32", {}, "recipe 'jetfire-32' does not train here: did you mean 'jetfire"),
+        ("w4a16-g128", {}, "does not train here.*choose from bf16"),
+        (
+            "jetfire",
+            {"keep": ("lm_head",)},
+            "keep 'lm_head': no layer of the model has such a name",
+        ),
+        ("jetfire", {"fallback": 1.5}, "fallback 1.5: the share of blocks lies from 0 to below 1"),
+        ("e4m3-tensor", {"fallback": 0.1}, "only INT8 blocks with fp32 scales fall back"),
+        ("jetfire", {"seed": -1}, "seed -1, count 0: a 64-bit unsigned integer"),
+        ("jetfire", {"keep": ("*",)}, "no layer of Tied can follow jetfire: embed"),
+        (recipe("llm-int8"), {}, "columns of outliers are for inference alone"),
+        (recipe("fp8-ptq-e5m2"), {}, "activation e5m2 has no scales, training needs them"),
+        (
+            replace(recipe("jetfire"), activation=TensorFormat.parse("int8.b1x32")),
+            {},
+            "activation int8.b1x32 needs square blocks",
+        ),
+    ],
+    ids=str,
+)
+def test_refuses_what_does_not_fit(name, options, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        convert(model(), name, **options)
+
+
+def test_refuses_what_is_no_model_or_no_recipe() -> None:
+    with pytest.raises(TypeError, match="convert takes a torch module, not dict"):
+        convert({}, "jetfire")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a recipe is a name or a Recipe"):
+        convert(model(), 8)  # type: ignore[arg-type]
+
+
+def test_refuses_to_convert_twice() -> None:
+    with pytest.raises(ValueError, match="converted already"):
+        convert(convert(model(), "jetfire").model, "jetfire-64")
+
+
+def train(network: nn.Module, steps: int, optimizer: PlainSgd) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(IDS).pow(2).mean().backward()
+        optimizer.step()
+
+
+def test_training_goes_on_to_the_bit() -> None:
+    one = convert(model(), "jetfire", seed=7).model
+    plain = PlainSgd(one)
+    train(one, 1, plain)
+    state = copy.deepcopy(training_state(one))
+    train(one, 2, plain)
+    other = convert(model(), "jetfire", seed=1).model
+    load_training_state(other, state)
+    # Dropout of the plain residual stream is torch's own, which this model has none of.
+    train(other, 2, PlainSgd(other))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_refuses_a_checkpoint_of_another_recipe() -> None:
+    state = training_state(convert(model(), "jetfire-64").model)
+    network = convert(model(), "jetfire").model
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match="the checkpoint is of recipe jetfire-64, fallback 0, the"):
+        load_training_state(network, state)
+    with pytest.raises(ValueError, match="not a state of tile-workbench/training-state/1"):
+        load_training_state(network, network.state_dict())
+    other = {**training_state(network), "model": {**before, "up.weight": torch.ones(2, 2)}}
+    with pytest.raises(ValueError, match=r"up\.weight and 0 more do not fit the model"):
+        load_training_state(network, other)
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_unconverted_model_has_no_training_state() -> None:
+    with pytest.raises(ValueError, match="Tied has layers of 0 runtimes: convert it as a whole"):
+        training_state(model())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["jetfire", "deepseek-fp8"])
+def test_a_step_with_gradients_that_are_not_finite_is_refused_and_said(
+    name: str, value: float
+) -> None:
+    network = convert(model(), name).model
+    optimizer = PlainSgd(network)
+    guard = StepGuard(network, optimizer)
+    before = copy.deepcopy(network.state_dict())
+    out = network(IDS)
+    out.backward(torch.full_like(out, 1.0).index_fill_(0, torch.tensor([1]), value))
+    with pytest.warns(RuntimeWarning, match="step 1 refused: the gradient of .* is not finite"):
+        refused = guard.step()
+    assert isinstance(refused, StepRefused)
+    assert "up.weight" in refused.parameters
+    assert all(torch.equal(before[n], p) for n, p in network.state_dict().items())
+    assert optimizer.steps == 0
+    optimizer.zero_grad()
+    network(IDS).pow(2).mean().backward()
+    assert guard.step() == StepTaken(step=1)
+    assert (guard.taken, guard.refused) == (1, 1)
+    assert not torch.equal(before["up.weight"], network.up.weight)
+
+
+def test_a_guard_without_gradients_says_what_is_missing() -> None:
+    network = convert(model(), "jetfire").model
+    guard = StepGuard(network, PlainSgd(network))
+    with pytest.raises(ValueError, match=r"call backward\(\) before step\(\)"):
+        guard.step()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_kernels_say_so() -> None:
+    with pytest.raises(ValueError, match="torch sees no CUDA device here; train on 'cpu'"):
+        backend_of(torch.device("cuda"))
+
+
+def test_nan_inputs_stay_nan() -> None:
+    network = convert(nn.Sequential(nn.Linear(32, 32), nn.GELU()), "jetfire").model
+    x = normal(64, 32)
+    x[3, 5] = float("nan")
+    y = network(x).float()
+    assert y[:32].isnan().all()  # the block row that the NaN lies in
+    assert y[32:].isfinite().all()

@@ -1,0 +1,319 @@
+"""The CUDA backend without a GPU: launchers check their real arguments, then the twin answers.
+
+Each launch is replaced by the launcher's own checks and the reference's result for the operands
+that it was given, so operands in each other's place, a forgotten transposition or another key show.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nn_cases import coded, normal, one_thread
+
+from sim import load_gpu
+from tiles.formats import TensorFormat
+from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.kernels import kernel
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper_blocks
+from tiles.kernels.triton import dequantize_tiles, gemm_scaled, quantize_tiles, transpose_codes
+from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
+from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
+from tiles.problems import parse_problem
+from workbench.nn import Codes, ReferenceBackend, TransformerBlock, convert, training_runtime
+from workbench.nn import cuda_backend as backend_module
+from workbench.nn import cuda_products as products_module
+from workbench.nn.choices import Choice, Choices, NoKernel
+from workbench.nn.cuda_backend import CudaBackend
+
+__all__ = ["one_thread"]
+
+LIMITS = load_gpu("h200").limits
+CPU = torch.device("cpu")
+TWIN = ReferenceBackend()
+
+
+#: As CuPy holds them: bf16 and 8-bit floats as unsigned patterns.
+NUMPY = {
+    torch.int8: "int8",
+    torch.uint8: "uint8",
+    torch.float8_e4m3fn: "uint8",
+    torch.float8_e5m2: "uint8",
+    torch.bfloat16: "uint16",
+    torch.float32: "float32",
+}
+
+
+class FakeDevice:
+    """A device that is current for nothing."""
+
+    id = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FakeDevice)
+
+    __hash__ = None  # type: ignore[assignment]  # as CuPy's devices compare
+
+
+def view(tensor: torch.Tensor) -> Any:
+    """What launchers look at in a CuPy array, with the tensor beside it."""
+    return SimpleNamespace(
+        shape=tuple(tensor.shape),
+        ndim=tensor.ndim,
+        dtype=np.dtype(NUMPY[tensor.dtype]),
+        strides=tuple(s * tensor.element_size() for s in tensor.stride()),
+        flags=SimpleNamespace(c_contiguous=tensor.is_contiguous()),
+        data=SimpleNamespace(ptr=tensor.data_ptr()),
+        device=FakeDevice(),
+        tensor=tensor,
+    )
+
+
+def codes(x: Any, scales: Any, fmt: str) -> Codes:
+    main = QuantizedTensor(codes=x.tensor, scales=scales.tensor, format=TensorFormat.parse(fmt))
+    return Codes(main=main)
+
+
+def write(found: Codes, out: Any, scales: Any) -> None:
+    out.tensor.copy_(found.main.codes)
+    scales.tensor.copy_(found.main.scales)
+
+
+class Launches:
+    """The launchers' stand-ins; counts what was launched."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def blocks(self, *, stream: Any, **given: Any) -> None:
+        dataflow_blocks.prepare(**given)
+        op, (rows, cols) = given["op"], given["block"]
+        self.seen.append(op)
+        plain = f"{given['element']}.b{rows}x{cols}"
+        out = TensorFormat.parse(plain + "+sr" * given["stochastic"])
+        x = codes(given["x"], given["x_scales"], plain)
+        if op == "dropout":
+            found = TWIN.dropout(
+                x, out=out, probability=given["probability"], mask_seed=given["mask_seed"],
+                seed=given["seed"],
+            )  # fmt: skip
+        else:
+            dy = codes(given["dy"], given["dy_scales"], plain) if "dy" in given else None
+            found = TWIN.elementwise(op, x, dy=dy, out=out, seed=given["seed"])
+        write(found, given["out"], given["out_scales"])
+
+    def rows(self, *, stream: Any, **given: Any) -> None:
+        dataflow_rows.prepare(**given)
+        op, (rows, cols) = given["op"], given["block"]
+        self.seen.append(op)
+        plain = f"{given['element']}.b{rows}x{cols}"
+        x = codes(given["x"], given["x_scales"], plain)
+        gamma, mean, variance = (given[n].tensor for n in ("gamma", "mean", "variance"))
+        if not op.endswith("-bwd"):
+            beta = given["beta"].tensor if "beta" in given else None
+            forward = TWIN.normalize(
+                op, x, gamma, beta, epsilon=given["epsilon"], out=TensorFormat.parse(plain)
+            )
+            mean.copy_(forward.mean)
+            variance.copy_(forward.variance)
+            write(forward.y, given["out"], given["out_scales"])
+            return
+        out = TensorFormat.parse(plain + "+sr" * given["stochastic"])
+        dy = codes(given["other"], given["other_scales"], plain)
+        back = TWIN.normalize_backward(
+            op.removesuffix("-bwd"), x, dy, mean, variance, gamma,
+            epsilon=given["epsilon"], out=out, seed=given["seed"],
+        )  # fmt: skip
+        write(back.dx, given["out"], given["out_scales"])
+        given["d_gamma"].tensor.copy_(back.d_gamma)
+        if back.d_beta is not None:
+            given["d_beta"].tensor.copy_(back.d_beta)
+
+    def hopper(self, *operands: Any, config: Any, seed: int, stream: Any, **formats: Any) -> None:
+        gemm_hopper_blocks.check_operands(*operands, **formats)
+        gemm_hopper_blocks.options(**formats, config=config)
+        self.seen.append(f"hopper {formats['out']}")
+        a, b, c, a_scale, b_scale, c_scale = operands
+        fmt = f"{formats['element']}.{formats['scales']}"
+        left, right = codes(a, a_scale, fmt), codes(b, b_scale, fmt)
+        if c_scale is None:
+            c.tensor.copy_(TWIN.product(left, right, dtype=c.tensor.dtype))
+        else:
+            out = TensorFormat.parse(formats["out"])
+            write(TWIN.coded_product(left, right, out=out, seed=seed), c, c_scale)
+
+    def scaled(self, a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, **given: Any) -> None:
+        gemm_scaled.arguments(a, b, c, a_scale, b_scale, **given)
+        self.seen.append("triton gemm")
+        sides = []
+        for x, scale, block in ((a, a_scale, given["a_block"]), (b, b_scale, given["b_block"])):
+            high, wide = (n or extent for n, extent in zip(block, x.shape, strict=True))
+            grid = scale.double().repeat_interleave(high, 0).repeat_interleave(wide, 1)
+            sides.append(x.double() * grid[: x.shape[0], : x.shape[1]])
+        c.copy_((sides[0] @ sides[1].t()).float())
+
+    def quantize(self, x: Any, out: Any, scales: Any, *, seed: int | None, **given: Any) -> None:
+        quantize_request(
+            x, out, scales, stored="fp32", tensor_scale=None, seed=seed, swizzled=False,
+            codes_t=None, scales_t=None, **given,
+        )  # fmt: skip
+        self.seen.append("quantize")
+        rows, cols = given["block"]
+        shape = "tensor" if not rows else f"b{rows}x{cols}"
+        fmt = TensorFormat.parse(f"{given['element']}.{shape}{'' if seed is None else '+sr'}")
+        found = TWIN.quantize(x, fmt, seed=seed or 0)
+        out.copy_(found.main.codes.view(torch.uint8))
+        scales.copy_(found.main.scales)
+
+    def dequantize(self, x: Any, scales: Any, out: Any, **given: Any) -> None:
+        dequantize_request(
+            x, scales, out, stored="fp32", tensor_scale=None, swizzled=False, **given
+        )
+        self.seen.append("dequantize")
+        rows, cols = given["block"]
+        fmt = TensorFormat.parse(f"{given['element']}.{f'b{rows}x{cols}' if rows else 'tensor'}")
+        values = x.view(CODE_DTYPES[given["element"]])
+        found = Codes(main=QuantizedTensor(codes=values, scales=scales, format=fmt))
+        out.copy_(found.dequantize(out.dtype))
+
+    def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
+        self.seen.append("transpose")
+        assert (out.shape, x.is_contiguous()) == (x.t().shape, True)
+        out.copy_(x.t())
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    made = Launches()
+    for module in (backend_module, products_module):
+        monkeypatch.setattr(module, "cupy_view", view)
+    monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
+    monkeypatch.setattr(CudaBackend, "attend", ReferenceBackend.attend)
+    monkeypatch.setattr(CudaBackend, "attend_backward", ReferenceBackend.attend_backward)
+    for module, stand_in in (
+        (dataflow_blocks, made.blocks),
+        (dataflow_rows, made.rows),
+        (gemm_hopper_blocks, made.hopper),
+        (gemm_scaled, made.scaled),
+        (quantize_tiles, made.quantize),
+        (dequantize_tiles, made.dequantize),
+        (transpose_codes, made.transpose),
+    ):
+        monkeypatch.setattr(module, "launch", stand_in)
+    return made
+
+
+def cuda() -> CudaBackend:
+    return CudaBackend(CPU, limits=LIMITS)
+
+
+def trained(backend: ReferenceBackend, recipe: str, **options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = TransformerBlock(64, 4, training_runtime(recipe, backend=backend, seed=3), **options)
+    x = normal(2, 40, 64, dtype=torch.bfloat16).requires_grad_()
+    y = model(x)
+    y.float().pow(2).mean().backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"y": y.detach(), "x": x.grad}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("jetfire", {"bias": False}),
+        ("jetfire", {"dropout": 0.1}),
+        ("jetfire-64", {"bias": False, "norm": "rmsnorm", "feed_forward": "swiglu"}),
+        ("jetfire-128", {"bias": False, "feed_forward": "silu"}),
+    ],
+    ids=str,
+)
+def test_a_block_on_the_kernels_is_the_block_on_the_twin(
+    recipe: str, options: dict[str, Any], launches: Launches
+) -> None:
+    expected, found = trained(TWIN, recipe, **options), trained(cuda(), recipe, **options)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+    assert {"quantize", "dequantize", "transpose"} <= set(launches.seen)
+
+
+def test_a_block_without_bias_quantises_in_the_products_themselves(launches: Launches) -> None:
+    backend = cuda()
+    trained(backend, "jetfire", bias=False)
+    assert launches.seen.count("hopper int8.b32x32") == 4
+    assert launches.seen.count("hopper int8.b32x32+sr") == 4
+    assert launches.seen.count("hopper fp32") == 4
+    assert backend.unserved == {}
+
+
+def test_codes_of_128_come_from_fp32_products(launches: Launches) -> None:
+    trained(cuda(), "jetfire-128", bias=False)
+    assert {s for s in launches.seen if s.startswith("hopper")} == {"hopper fp32"}
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "e4m3-tensor", "deepseek-fp8", "mxfp8-e4m3"])
+def test_products_of_the_other_recipes(recipe: str, launches: Launches) -> None:
+    grads = []
+    for backend in (TWIN, cuda()):
+        torch.manual_seed(0)
+        layer = convert(torch.nn.Linear(256, 64), recipe, backend=backend).model
+        x = normal(48, 256, dtype=torch.bfloat16).requires_grad_()
+        y = layer(x)
+        y.backward(normal(48, 64, seed=1, dtype=torch.bfloat16))
+        grads.append([y.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-3)
+    multiplied = [s for s in launches.seen if "gemm" in s or "hopper" in s]
+    assert bool(multiplied) == (recipe != "bf16")
+
+
+def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:
+    backend = cuda()
+    x, out = coded(64, 96), TensorFormat.parse("int8.b16x16")
+    found = backend.elementwise("gelu", x.codes, out=out)
+    expected = TWIN.elementwise("gelu", x.codes, out=out)
+    assert torch.equal(found.main.codes, expected.main.codes)
+    assert backend.unserved["gelu to int8.b16x16"] == (
+        "operands of another format, or with fallback"
+    )
+    layer = convert(torch.nn.Linear(64, 64), "jetfire", fallback=0.2, backend=backend).model
+    layer(normal(64, 64))
+    assert any("fallback" in what for what in backend.unserved)
+
+
+def test_flash_attention_takes_the_operands_that_it_is_given() -> None:
+    backend = cuda()
+    q, k, v = (torch.empty(2, 4, 64, 32, dtype=torch.bfloat16, device="meta") for _ in range(3))
+    found = backend.attend(q, k, v, causal=True)
+    assert (found.out.shape, found.log_sum.shape) == (q.shape, (2, 4, 64))
+    grads = backend.attend_backward(torch.empty_like(q), q, k, v, found, causal=True)
+    assert [g.shape for g in grads] == [q.shape] * 3
+
+
+TUNED = "gemm:512x512x512:jetfire:int8.b32x32"
+
+
+def test_a_tuned_configuration_comes_before_the_default() -> None:
+    problem, family = parse_problem(TUNED), kernel("hopper_block_gemm")
+    space = family.legal_space(problem, LIMITS).accepted
+    tuned = Choice(family="hopper_block_gemm", config=space.config(len(space) - 1))
+    assert tuned.config != family.default(problem, LIMITS)
+    choices = Choices(LIMITS, {TUNED: tuned})
+    assert choices.of(problem) == tuned
+    other = choices.of(problem.resized(256, 512, 512))
+    assert isinstance(other, Choice)
+    assert other.config == family.default(problem.resized(256, 512, 512), LIMITS)
+
+
+def test_refuses_a_tuned_configuration_that_does_not_fit() -> None:
+    legal = kernel("triton_transpose")
+    config = legal.default(parse_problem("transpose:64x64:int8"), LIMITS)
+    with pytest.raises(
+        ValueError, match="triton_transpose is not launched here, hopper_block_gemm"
+    ):
+        Choices(LIMITS, {TUNED: Choice(family="triton_transpose", config=config)})
+    a100 = load_gpu("a100").limits
+    found = Choices(a100).of(parse_problem(TUNED))
+    assert isinstance(found, NoKernel)
+    assert "hopper_block_gemm" in found.reason

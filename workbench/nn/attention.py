@@ -1,0 +1,88 @@
+"""The attention core: 16-bit numbers inside, codes in, codes out, and codes saved."""
+
+from typing import Any
+
+import torch
+
+from workbench.nn.backend import Attended
+from workbench.nn.codes import Codes, held, hold
+from workbench.nn.runtime import Like, Runtime
+from workbench.nn.seeds import derived
+
+__all__ = ["attention"]
+
+#: What the core computes in: that of its input, or bf16 where that is fp32.
+_CORE = (torch.bfloat16, torch.float16)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: torch.Tensor, heads: int, causal: bool, run: Runtime, seed: int
+    ) -> torch.Tensor:
+        backend, codes = run.backend(qkv.device), run.codes(qkv)
+        dtype = qkv.dtype if qkv.dtype in _CORE else torch.bfloat16
+        batch, tokens, width = qkv.shape
+        shape = (batch, tokens, width // 3)
+        operands = _split(_numbers(codes, run, dtype), batch, heads)
+        attended = backend.attend(*operands, causal=causal)
+        matrix = _joined(attended.out).reshape(batch * tokens, width // 3)
+        out = backend.quantize(matrix, run.recipe.output, share=run.share)
+        hold(ctx, codes, out, attended.log_sum)
+        ctx.heads, ctx.causal, ctx.run, ctx.seed, ctx.like = heads, causal, run, seed, Like.of(qkv)
+        ctx.dtype = dtype
+        return run.tensor(out, shape, qkv)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        qkv, out, log_sum = held(ctx)
+        batch, tokens, width = ctx.like.shape
+        dtype = ctx.dtype
+        operands = _split(_numbers(qkv, run, dtype), batch, ctx.heads)
+        saved = Attended(out=_heads(_numbers(out, run, dtype), batch, ctx.heads), log_sum=log_sum)
+        codes = run.gradient(dy, derived(ctx.seed, 0))
+        grad = _heads(_numbers(codes, run, dtype), batch, ctx.heads)
+        parts = run.backend(dy.device).attend_backward(grad, *operands, saved, causal=ctx.causal)
+        matrix = torch.cat([_joined(part) for part in parts], dim=-1).view(batch * tokens, width)
+        codes = run.gradient(matrix, derived(ctx.seed, 1))
+        return run.returned(codes, ctx.like), None, None, None, None
+
+
+def _numbers(codes: Codes, run: Runtime, dtype: torch.dtype) -> torch.Tensor:
+    return run.backend(codes.device).dequantize(codes, dtype)
+
+
+def _heads(matrix: torch.Tensor, batch: int, heads: int) -> torch.Tensor:
+    """(batch x tokens, width) as (batch, heads, tokens, width of a head)."""
+    return matrix.view(batch, -1, heads, matrix.shape[1] // heads).transpose(1, 2)
+
+
+def _joined(x: torch.Tensor) -> torch.Tensor:
+    """(batch, heads, tokens, width of a head) as (batch, tokens, width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _split(
+    matrix: torch.Tensor, batch: int, heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = (_heads(part.contiguous(), batch, heads) for part in matrix.chunk(3, dim=1))
+    return q, k, v
+
+
+def attention(qkv: torch.Tensor, heads: int, run: Runtime, *, causal: bool = True) -> torch.Tensor:
+    """Self-attention of the joint projection (batch, tokens, 3 x width) to (batch, tokens, width).
+
+    Saved are codes of queries, keys, values and output, and a number a row; inside, and for them in
+    backward, everything is 16-bit.
+
+    Raises:
+        ValueError: the projection is not three times a multiple of ``heads`` wide.
+    """
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
+        raise ValueError(
+            f"projection of shape {tuple(qkv.shape)} for {heads} heads: (batch, tokens, 3 x width) "
+            "with a width that the heads divide is needed"
+        )
+    y: torch.Tensor = _Attention.apply(qkv, heads, causal, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    return y

@@ -1,0 +1,96 @@
+"""The tensor that travels between the layers: codes and scales that autograd can carry."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from workbench.nn.codes import Codes
+
+__all__ = ["CodedTensor"]
+
+_ATEN = torch.ops.aten
+#: Operators that give other leading dimensions to the same matrix, where they keep the last one.
+_VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
+_SAME = (_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default)
+
+
+class CodedTensor(torch.Tensor):
+    """A tensor of 16-bit numbers that is stored as codes and scales of its rows.
+
+    It has the shape and dtype of the tensor that it stands for, and no memory of that size.  The
+    layers here read and write its codes; any other operator gets it dequantised to ``dtype``, so
+    what no layer knows runs in high precision.  Where two gradients meet, 16-bit numbers are added.
+    """
+
+    codes: Codes
+
+    @staticmethod
+    def __new__(cls, codes: Codes, shape: Sequence[int], dtype: torch.dtype) -> "CodedTensor":
+        """Wrap the codes of a matrix.
+
+        Args:
+            codes: of the matrix (product of the leading dimensions, last dimension).
+            shape: of the tensor.
+            dtype: what other operators see.
+        Raises:
+            ValueError: the shape is not that of the matrix.
+        """
+        rows, cols = codes.shape
+        leading = 1
+        for extent in shape[:-1]:
+            leading *= extent
+        if not shape or (leading, shape[-1]) != (rows, cols):
+            raise ValueError(f"shape {tuple(shape)} is not that of codes of {rows} x {cols}")
+        made: CodedTensor = torch.Tensor._make_wrapper_subclass(
+            cls, torch.Size(shape), dtype=dtype, device=codes.device
+        )
+        made.codes = codes
+        return made
+
+    def dequantized(self) -> torch.Tensor:
+        """The plain tensor, outside of autograd."""
+        return self.codes.dequantize(self.dtype).view(self.shape)
+
+    def __repr__(self) -> str:  # type: ignore[override]  # torch's takes a keyword of its own
+        return f"CodedTensor({tuple(self.shape)}, {self.codes.format}, {self.dtype})"
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub is no class method
+        cls,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Keep codes through changes of the leading dimensions, dequantise for all else."""
+        first = args[0] if args else None
+        if isinstance(first, CodedTensor):
+            if func in _SAME:
+                return CodedTensor(first.codes, first.shape, first.dtype)
+            if func in _VIEWS and (shape := _rows_kept(first, args[1])) is not None:
+                return CodedTensor(first.codes, shape, first.dtype)
+            if func._schema.is_mutable:
+                raise TypeError(
+                    f"{func} writes to a quantised tensor of shape {tuple(first.shape)}: use its "
+                    "form that returns a new one"
+                )
+        plain: Callable[[Any], Any] = CodedTensor.dequantized
+        return func(
+            *tree_map_only(CodedTensor, plain, args),
+            **tree_map_only(CodedTensor, plain, kwargs or {}),
+        )
+
+
+def _rows_kept(tensor: CodedTensor, asked: Sequence[int]) -> list[int] | None:
+    """The asked shape in full, if its last dimension is the tensor's own."""
+    shape = list(asked)
+    if -1 in shape:
+        known = 1
+        for extent in shape:
+            known *= extent if extent != -1 else 1
+        if known == 0 or tensor.numel() % known:
+            return None
+        shape[shape.index(-1)] = tensor.numel() // known
+    return shape if shape and shape[-1] == tensor.shape[-1] else None

@@ -1,0 +1,186 @@
+"""The layers' operators on the kernels of ``tiles.kernels``, launched on torch's current stream.
+
+What no kernel serves is computed by the reference twin, on the GPU and slowly; ``unserved`` lists
+it with the reasons.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tiles.formats import Rounding, TensorFormat
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
+from tiles.kernels.cupy_views import cupy_view
+from tiles.kernels.quantize_tiles import launch_block
+from tiles.problems import Dataflow
+from workbench.nn.backend import Attended, Normalized, NormGradients
+from workbench.nn.choices import Choice
+from workbench.nn.codes import Codes
+from workbench.nn.cuda_products import CudaProducts
+
+__all__ = ["CudaBackend"]
+
+
+class CudaBackend(CudaProducts):
+    """Kernels for everything that a family serves; see the module's docstring."""
+
+    def _dataflow(
+        self, op: str, out: TensorFormat, first: Codes, second: Codes | None = None
+    ) -> tuple[Dataflow, Choice] | None:
+        """The problem and its kernel, if all matrices are of one format and no block fell back."""
+        read = [x for x in (first, second) if x is not None]
+        same = all((x.format.element, x.format.scaling) == (out.element, out.scaling) for x in read)
+        if not same or any(x.fallback is not None for x in read):
+            self.unserved[f"{op} to {out}"] = "operands of another format, or with fallback"
+            return None
+        rows, cols = first.shape
+        problem = Dataflow(rows=rows, cols=cols, op=op, target=out)
+        choice = self._choice(problem)
+        return None if choice is None else (problem, choice)
+
+    def _launch(
+        self, problem: Dataflow, choice: Choice, tensors: Mapping[str, torch.Tensor], **rest: Any
+    ) -> None:
+        blocks = choice.family == "cuda_dataflow_blocks"
+        launch = dataflow_blocks.launch if blocks else dataflow_rows.launch
+        launch(
+            **{name: cupy_view(tensor.detach()) for name, tensor in tensors.items()},
+            **rest,
+            op=problem.op,
+            element=problem.target.element.name,
+            block=launch_block(problem.target),
+            stochastic=problem.target.rounding is Rounding.STOCHASTIC,
+            config=choice.config.to_dict(),
+            stream=self._stream(),
+        )
+
+    def elementwise(
+        self,
+        op: str,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        dy: Codes | None = None,
+        seed: int = 0,
+        share: float = 0.0,
+    ) -> Codes:
+        found = None if share else self._dataflow(op, out, x, dy)
+        if found is None:
+            return super().elementwise(op, x, out=out, dy=dy, seed=seed, share=share)
+        made = self._empty(*x.shape, out)
+        tensors = _named("x", x) | _written(made)
+        if dy is not None:
+            tensors |= _named("dy", dy)
+        self._launch(*found, tensors, seed=seed)
+        return Codes(main=made)
+
+    def dropout(
+        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+    ) -> Codes:
+        found = self._dataflow("dropout", out, x)
+        if found is None:
+            return super().dropout(
+                x, out=out, probability=probability, mask_seed=mask_seed, seed=seed
+            )
+        made = self._empty(*x.shape, out)
+        tensors = _named("x", x) | _written(made)
+        self._launch(*found, tensors, seed=seed, mask_seed=mask_seed, probability=probability)
+        return Codes(main=made)
+
+    def normalize(
+        self,
+        op: str,
+        x: Codes,
+        gamma: torch.Tensor,
+        beta: torch.Tensor | None,
+        *,
+        epsilon: float,
+        out: TensorFormat,
+        share: float = 0.0,
+    ) -> Normalized:
+        found = None if share else self._dataflow(op, out, x)
+        if found is None:
+            return super().normalize(op, x, gamma, beta, epsilon=epsilon, out=out, share=share)
+        made = self._empty(*x.shape, out)
+        mean, variance = (torch.empty(x.shape[0], device=self.device) for _ in range(2))
+        tensors = _named("x", x) | _written(made)
+        tensors |= {"mean": mean, "variance": variance, "gamma": gamma}
+        if beta is not None:
+            tensors["beta"] = beta
+        self._launch(*found, tensors, epsilon=epsilon)
+        return Normalized(y=Codes(main=made), mean=mean, variance=variance)
+
+    def normalize_backward(
+        self,
+        op: str,
+        x: Codes,
+        dy: Codes,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        out: TensorFormat,
+        seed: int,
+    ) -> NormGradients:
+        found = self._dataflow(f"{op}-bwd", out, x, dy)
+        if found is None:
+            return super().normalize_backward(
+                op, x, dy, mean, variance, gamma, epsilon=epsilon, out=out, seed=seed
+            )
+        problem, choice = found
+        made, cols = self._empty(*x.shape, out), x.shape[1]
+        sums = {"d_gamma": torch.empty(cols, device=self.device)}
+        if op == "layernorm":
+            sums["d_beta"] = torch.empty(cols, device=self.device)
+        covered = dataflow_rows.geometry(
+            op=problem.op,
+            shape=problem.shape,
+            block=launch_block(out),
+            config=choice.config.to_dict(),
+        )
+        work = {"partials": torch.empty(covered.clusters, 2, cols, device=self.device)}
+        tensors = _named("x", x) | _named("other", dy) | _written(made) | sums | work
+        tensors |= {"mean": mean, "variance": variance, "gamma": gamma}
+        self._launch(problem, choice, tensors, seed=seed, epsilon=epsilon)
+        return NormGradients(
+            dx=Codes(main=made), d_gamma=sums["d_gamma"], d_beta=sums.get("d_beta")
+        )
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
+    ) -> Attended:
+        forward = torch.ops.aten._scaled_dot_product_flash_attention
+        out, log_sum = forward(q, k, v, 0.0, causal)[:2]
+        return Attended(out=out, log_sum=log_sum)
+
+    def attend_backward(
+        self,
+        dy: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        attended: Attended,
+        *,
+        causal: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        tokens = (q.shape[2], k.shape[2])
+        state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout's, and there is none
+        d_q, d_k, d_v = backward(
+            dy, q, k, v, attended.out, attended.log_sum, None, None, *tokens, 0.0, causal,
+            state, state,
+        )  # fmt: skip
+        return d_q, d_k, d_v
+
+
+def _named(name: str, x: Codes) -> dict[str, torch.Tensor]:
+    assert x.main.scales is not None
+    return {name: x.main.codes, f"{name}_scales": x.main.scales}
+
+
+def _written(made: QuantizedTensor) -> dict[str, torch.Tensor]:
+    assert made.scales is not None
+    return {"out": made.codes, "out_scales": made.scales}

@@ -1,0 +1,197 @@
+"""Products on a CUDA device, by two families of GEMMs."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from tiles.formats import Rounding, TensorFormat
+from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cupy_views import cupy_view
+from tiles.kernels.gemm_workload import launch_block, multiprocessors
+from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.triton import gemm_scaled, transpose_codes
+from tiles.problems import Gemm, Transpose
+from tiles.recipes import RECIPES, Recipe
+from workbench.nn.choices import Choice
+from workbench.nn.codes import Codes
+from workbench.nn.cuda_quantizer import PLAIN, CudaQuantizer
+
+__all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]
+
+#: Rows of codes begin at multiples of 16 bytes in the products' loads.
+ROW_STEP = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """A product's operand, K contiguous."""
+
+    codes: torch.Tensor  #: (rows, K)
+    scales: torch.Tensor | None
+    format: TensorFormat
+
+    @property
+    def nearest(self) -> TensorFormat:
+        """Its format as a product takes it, which does not ask how codes were rounded."""
+        return replace(self.format, rounding=Rounding.NEAREST_EVEN)
+
+
+def product_problem(a: Operand, b: Operand, out: str) -> Gemm:
+    """The problem of ``a · b^T``, under a recipe of its operands' formats."""
+    (m, k), n = a.codes.shape, b.codes.shape[0]
+    return Gemm(m=m, n=n, k=k, recipe=_recipe_of(a.nearest, b.nearest), out=out)
+
+
+@cache
+def _recipe_of(a: TensorFormat, b: TensorFormat) -> Recipe:
+    """The recipe that studies know these formats by, or one without a name of its own."""
+    for known in RECIPES.values():
+        if (known.activation, known.weight, known.outliers) == (a, b, None):
+            return known
+    source = "operands of a layer's product"
+    return Recipe(name=f"{a} by {b}", activation=a, weight=b, source=source)
+
+
+def launch_product(
+    problem: Gemm,
+    choice: Choice,
+    a: Operand,
+    b: Operand,
+    c: torch.Tensor,
+    *,
+    scales: torch.Tensor | None = None,
+    seed: int = 0,
+    stream: Any = None,
+) -> None:
+    """Write ``a · b^T`` to ``c``, and with codes their ``scales``.
+
+    Raises:
+        ValueError, TypeError: as of the family's launcher.
+    """
+    config = choice.config.to_dict()
+    if choice.family == "hopper_block_gemm":
+        mode = block_scales(a.nearest, b.nearest)
+        assert mode is not None  # else the family refuses
+        assert a.scales is not None
+        assert b.scales is not None
+        gemm_hopper_blocks.launch(
+            cupy_view(a.codes),
+            cupy_view(b.codes),
+            cupy_view(c),
+            cupy_view(a.scales),
+            cupy_view(b.scales),
+            None if scales is None else cupy_view(scales),
+            element=a.format.element.name,
+            out=problem.out,
+            scales=mode,
+            config=config,
+            seed=seed,
+            stream=stream,
+        )
+        return
+    gemm_scaled.launch(
+        a.codes,
+        b.codes,
+        c,
+        a.scales,
+        b.scales,
+        a_block=launch_block(a.format),
+        b_block=launch_block(b.format),
+        config=config,
+        num_sms=multiprocessors(str(c.device)),
+    )
+
+
+class CudaProducts(CudaQuantizer):
+    """Multiplies by kernels."""
+
+    def _operand(self, x: Codes, turn: bool) -> Operand:
+        """Codes with K contiguous and a multiple of 16 long, zeros behind its end."""
+        codes, scales = x.main.codes, x.main.scales
+        if turn:
+            if pad := -codes.shape[0] % ROW_STEP:
+                codes = _padded(codes, (0, 0, 0, pad))
+            codes = self._turned(codes)
+            scales = None if scales is None else scales.t().contiguous()
+        elif pad := -codes.shape[1] % ROW_STEP:
+            codes = _padded(codes, (0, pad))
+        return Operand(codes=codes, scales=scales, format=x.format)
+
+    def _turned(self, codes: torch.Tensor) -> torch.Tensor:
+        names = {dtype: name for name, dtype in CODE_DTYPES.items()}
+        rows, cols = codes.shape
+        if codes.element_size() > 1:
+            return codes.t().contiguous()
+        problem = Transpose(rows=rows, cols=cols, element=names[codes.dtype])
+        choice = self._choice(problem)
+        if choice is None:
+            return codes.t().contiguous()
+        out = torch.empty(cols, rows, dtype=codes.dtype, device=self.device)
+        transpose_codes.launch(codes, out, config=choice.config.to_dict())
+        return out
+
+    def product(
+        self,
+        a: Codes,
+        b: Codes,
+        *,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None = None,
+        turn_a: bool = False,
+        turn_b: bool = False,
+    ) -> torch.Tensor:
+        rest: dict[str, Any] = {
+            "dtype": dtype, "bias": bias, "turn_a": turn_a, "turn_b": turn_b
+        }  # fmt: skip
+        if a.format.scaling is None and b.format.scaling is None:
+            left, right = (x.main.codes.t() if t else x.main.codes for x, t in
+                           ((a, turn_a), (b, turn_b)))  # fmt: skip
+            return _with_bias(left @ right.t(), bias, dtype)
+        if a.fallback is not None or b.fallback is not None:
+            twin = self._by_twin("product with fallback", "no launch of it here")
+            return twin.product(a, b, **rest)
+        left_op, right_op = self._operand(a, turn_a), self._operand(b, turn_b)
+        out = PLAIN[torch.float32 if bias is not None else dtype]
+        problem = product_problem(left_op, right_op, out)
+        choice = self._choice(problem)
+        if choice is None:
+            return super().product(a, b, **rest)
+        made = torch.empty(problem.m, problem.n, dtype=CODE_DTYPES[out], device=self.device)
+        launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
+        return _with_bias(made, bias, dtype)
+
+    def coded_product(
+        self,
+        a: Codes,
+        b: Codes,
+        *,
+        out: TensorFormat,
+        bias: torch.Tensor | None = None,
+        turn_b: bool = False,
+        seed: int = 0,
+    ) -> Codes:
+        if bias is None and a.fallback is None and b.fallback is None:
+            left, right = self._operand(a, False), self._operand(b, turn_b)
+            problem = product_problem(left, right, str(out))
+            choice = self.choices.of(problem)
+            if isinstance(choice, Choice) and choice.family == "hopper_block_gemm":
+                made = self._empty(problem.m, problem.n, out)
+                launch_product(
+                    problem, choice, left, right, made.codes,
+                    scales=made.scales, seed=seed, stream=self._stream(),
+                )  # fmt: skip
+                return Codes(main=made)
+        # Codes are those of the fp32 product, so two launches yield the same ones.
+        values = self.product(a, b, dtype=torch.float32, bias=bias, turn_b=turn_b)
+        return self.quantize(values, out, seed=seed)
+
+
+def _padded(codes: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:
+    return torch.nn.functional.pad(codes.view(torch.uint8), pad).view(codes.dtype)
+
+
+def _with_bias(values: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    return (values if bias is None else values.float() + bias.float()).to(dtype)

@@ -1,0 +1,144 @@
+"""Codes of matrices on a CUDA device: memory, choices of kernels, quantisation both ways."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import torch
+
+from sim import gpu_names, load_gpu
+from tiles.formats import Rounding, TensorFormat
+from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales
+from tiles.kernels.base import Limits
+from tiles.kernels.cupy_views import cupy_stream
+from tiles.kernels.quantize_tiles import launch_block
+from tiles.kernels.triton import dequantize_tiles, quantize_tiles
+from tiles.problems import Dequantize, Problem, Quantize
+from workbench.nn.choices import Choice, Choices
+from workbench.nn.codes import Codes
+from workbench.nn.reference_backend import ReferenceBackend
+
+__all__ = ["PLAIN", "CudaQuantizer", "limits_of"]
+
+#: Element names of torch's dtypes.
+PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def limits_of(device: torch.device) -> Limits:
+    """Limits of a CUDA device, of the GPU file that names it.
+
+    Raises:
+        ValueError: there is no such device, no CuPy, or no GPU file for it.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device here; train on 'cpu'")
+    if find_spec("cupy") is None:
+        raise ValueError("cupy is missing: pip install 'tile-workbench[cuda]'")
+    name = torch.cuda.get_device_name(device)
+    for known in map(load_gpu, gpu_names()):
+        if known.matches(name):
+            return known.limits
+    raise ValueError(f"no GPU file names {name!r}: the known ones are {', '.join(gpu_names())}")
+
+
+class CudaQuantizer(ReferenceBackend):
+    """Quantises and dequantises by kernels; what none serves is in ``unserved``."""
+
+    name: ClassVar[str] = "cuda"
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        tuned: Mapping[str, Choice] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Serve a device.
+
+        Args:
+            tuned: problem's text to kernel and configuration; others take a family's default.
+            limits: of the GPU; default: those of its GPU file.
+        Raises:
+            ValueError: as :func:`limits_of` and :class:`Choices`.
+        """
+        self.device = device
+        self.choices = Choices(limits_of(device) if limits is None else limits, tuned)
+        self.unserved: dict[str, str] = {}
+
+    def _choice(self, problem: Problem) -> Choice | None:
+        found = self.choices.of(problem)
+        if isinstance(found, Choice):
+            return found
+        self.unserved[str(problem)] = found.reason
+        return None
+
+    def _stream(self) -> Any:
+        return cupy_stream(str(self.device))
+
+    def _empty(self, rows: int, cols: int, fmt: TensorFormat) -> QuantizedTensor:
+        """Memory for codes and scales; scales hold zeros, codes anything."""
+        assert fmt.scaling is not None
+        dtype = CODE_DTYPES[fmt.element.name]
+        return QuantizedTensor(
+            codes=torch.empty(rows, cols, dtype=dtype, device=self.device),
+            scales=empty_scales(rows, cols, fmt.scaling, self.device),
+            format=fmt,
+        )
+
+    def _by_twin(self, what: str, reason: str) -> ReferenceBackend:
+        self.unserved[what] = reason
+        return ReferenceBackend()
+
+    def quantize(
+        self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
+    ) -> Codes:
+        if share or not _plain_codes(out):
+            return self._by_twin(
+                f"quantize {out}, fallback {share:g}", "codes and scales of other kinds"
+            ).quantize(x, out, seed=seed, share=share)
+        x = x.contiguous()
+        problem = Quantize(rows=x.shape[0], cols=x.shape[1], target=out, source=PLAIN[x.dtype])
+        choice = self._choice(problem)
+        if choice is None:
+            return super().quantize(x, out, seed=seed)
+        made = self._empty(*problem.shape, out)
+        assert made.scales is not None  # of a format with scales
+        quantize_tiles.launch(
+            x,
+            made.codes.view(torch.uint8),
+            made.scales,
+            element=out.element.name,
+            block=launch_block(out),
+            rule=out.scaling.rule.value if out.scaling else "absmax",
+            seed=seed if out.rounding is Rounding.STOCHASTIC else None,
+            config=choice.config.to_dict(),
+        )
+        return Codes(main=made)
+
+    def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
+        if x.fallback is not None or dtype not in PLAIN or not _plain_codes(x.format):
+            return super().dequantize(x, dtype)
+        source = replace(x.format, rounding=Rounding.NEAREST_EVEN)
+        rows, cols = x.shape
+        choice = self._choice(Dequantize(rows=rows, cols=cols, source=source, out=PLAIN[dtype]))
+        if choice is None:
+            return super().dequantize(x, dtype)
+        assert x.main.scales is not None  # of a format with scales
+        out = torch.empty(rows, cols, dtype=dtype, device=self.device)
+        dequantize_tiles.launch(
+            x.main.codes.view(torch.uint8),
+            x.main.scales,
+            out,
+            element=source.element.name,
+            block=launch_block(source),
+            config=choice.config.to_dict(),
+        )
+        return out
+
+
+def _plain_codes(fmt: TensorFormat) -> bool:
+    """True for codes with fp32 scales, which kernels and layers lay out alike."""
+    scaling = fmt.scaling
+    stored = scaling is not None and scaling.stored.name == "fp32" and not scaling.two_level
+    return stored and fmt.element.name in CODE_DTYPES and not fmt.asymmetric

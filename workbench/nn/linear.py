@@ -1,0 +1,149 @@
+"""The quantised linear layer: three products, and weights quantised once a step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.nn.coded_tensor import CodedTensor
+from workbench.nn.codes import Codes, held, hold
+from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_directions
+from workbench.nn.seeds import derived
+
+__all__ = ["QuantizedLinear", "WeightCodes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightCodes:
+    """Codes of a weight for both directions."""
+
+    forward: Codes  #: (N, K)
+    turned: Codes | None  #: (K, N), where its codes are not those of ``forward`` the other way
+
+
+class _Linear(torch.autograd.Function):
+    """``y = x · W^T + b`` and its gradients, each a product of codes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        weights: WeightCodes,
+        run: Runtime,
+        seed: int,
+    ) -> torch.Tensor:
+        backend, recipe = run.backend(x.device), run.recipe
+        codes = saved = run.codes(x, feeds_product=True)
+        if ctx.needs_input_grad[1] and not serves_both_directions(recipe.activation):
+            plain = x.dequantized() if isinstance(x, CodedTensor) else x
+            saved = backend.quantize(plain.reshape(codes.shape).t(), recipe.activation)
+        back = weights.turned or weights.forward
+        hold(
+            ctx,
+            saved if ctx.needs_input_grad[1] else None,
+            back if ctx.needs_input_grad[0] else None,
+        )
+        ctx.run, ctx.seed, ctx.like = run, seed, Like.of(x)
+        ctx.turn_weight = weights.turned is None
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        shape = (*x.shape[:-1], weight.shape[0])
+        if run.dataflow:
+            y = backend.coded_product(codes, weights.forward, out=recipe.output, bias=bias)
+            return run.tensor(y, shape, x)
+        dtype = dtype_behind(x)
+        return backend.product(codes, weights.forward, dtype=dtype, bias=bias).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        like: Like = ctx.like
+        backend, recipe = run.backend(dy.device), run.recipe
+        x, weights = held(ctx)
+        codes = run.gradient(dy, derived(ctx.seed, 0))
+        dx: torch.Tensor | None = None
+        d_weight = d_bias = None
+        if ctx.needs_input_grad[0] and like.coded:
+            seed = derived(ctx.seed, 1)
+            product = backend.coded_product(
+                codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
+            )
+            dx = run.returned(product, like)
+        elif ctx.needs_input_grad[0]:
+            dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
+            dx = dx.view(like.shape)
+        if ctx.needs_input_grad[1]:
+            shared = serves_both_directions(recipe.gradient)
+            d_weight = backend.product(
+                codes if shared else run.turned_gradient(dy, derived(ctx.seed, 2)),
+                x,
+                dtype=torch.float32,
+                turn_a=shared,
+                turn_b=serves_both_directions(recipe.activation),
+            ).to(ctx.dtypes[0])
+        if ctx.needs_input_grad[2]:
+            d_bias = backend.dequantize(codes, torch.float32).sum(dim=0).to(ctx.dtypes[1])
+        return dx, d_weight, d_bias, None, None, None
+
+
+class QuantizedLinear(nn.Module):
+    """``nn.Linear`` on codes; its parameters are the high-precision ones that an optimiser steps.
+
+    The weight is quantised when it has changed since the last time, which torch counts in place;
+    call :meth:`forget` after writing through ``weight.data``, which torch does not count.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, runtime: Runtime) -> None:
+        """Take a layer's parameters as they are.
+
+        Args:
+            weight: (N, K).
+            bias: (N).
+            runtime: shared with the other layers of the model.
+        """
+        super().__init__()
+        self.weight = weight
+        self.register_parameter("bias", bias)
+        self.runtime = runtime
+        self._codes: tuple[tuple[int, int], WeightCodes] | None = None
+
+    @classmethod
+    def of(cls, linear: nn.Linear, runtime: Runtime) -> "QuantizedLinear":
+        """The quantised layer with a layer's own parameters."""
+        weight, bias = linear.weight, linear.bias
+        assert isinstance(weight, nn.Parameter)
+        assert bias is None or isinstance(bias, nn.Parameter)
+        return cls(weight, bias, runtime)
+
+    def forget(self) -> None:
+        """Quantise the weight anew at its next use."""
+        self._codes = None
+
+    def weight_codes(self) -> WeightCodes:
+        """Codes of the weight as it is now."""
+        state = (self.weight._version, self.weight.data_ptr())
+        if self._codes is None or self._codes[0] != state:
+            run, fmt = self.runtime, self.runtime.recipe.weight
+            backend, weight = run.backend(self.weight.device), self.weight.detach()
+            turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
+            codes = WeightCodes(forward=backend.quantize(weight, fmt), turned=turned)
+            self._codes = (state, codes)
+        return self._codes[1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., K) to (..., N)."""
+        if x.shape[-1] != self.weight.shape[1]:
+            raise ValueError(
+                f"input of {x.shape[-1]} features: this layer takes {self.weight.shape[1]}"
+            )
+        run = self.runtime
+        y: torch.Tensor = _Linear.apply(  # type: ignore[no-untyped-call]  # torch
+            x, self.weight, self.bias, self.weight_codes(), run, run.draw()
+        )
+        return y
+
+    def extra_repr(self) -> str:
+        n, k = self.weight.shape
+        return f"{k}, {n}, bias={self.bias is not None}, recipe={self.runtime.recipe.name}"

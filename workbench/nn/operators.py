@@ -1,0 +1,222 @@
+"""Operators between products, on codes in both directions: activations, gates, dropout, sums."""
+
+from typing import Any
+
+import torch
+
+from workbench.nn.coded_tensor import CodedTensor
+from workbench.nn.codes import held, hold
+from workbench.nn.runtime import Like, Runtime
+from workbench.nn.seeds import derived
+
+__all__ = ["activation", "dropout", "gated", "normalized", "residual_add"]
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, op: str, run: Runtime, seed: int) -> torch.Tensor:
+        codes = run.codes(x)
+        hold(ctx, codes)
+        ctx.op, ctx.run, ctx.seed, ctx.like = op, run, seed, Like.of(x)
+        y = run.backend(x.device).elementwise(op, codes, out=run.recipe.output, share=run.share)
+        return run.tensor(y, x.shape, x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        (x,) = held(ctx)
+        dx = run.backend(dy.device).elementwise(
+            f"{ctx.op}-bwd",
+            x,
+            dy=run.gradient(dy, derived(ctx.seed, 0)),
+            out=run.recipe.gradient,
+            seed=derived(ctx.seed, 1),
+        )
+        return run.returned(dx, ctx.like), None, None, None
+
+
+def activation(x: torch.Tensor, op: str, run: Runtime) -> torch.Tensor:
+    """``gelu`` (exact), ``silu`` or ``relu`` of a tensor; its codes are saved."""
+    y: torch.Tensor = _Activation.apply(x, op, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    return y
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime, seed: int
+    ) -> torch.Tensor:
+        codes = run.codes(gate), run.codes(up)
+        hold(ctx, *codes)
+        ctx.op, ctx.run, ctx.seed, ctx.likes = op, run, seed, (Like.of(gate), Like.of(up))
+        y = run.backend(gate.device).gate(op, *codes, out=run.recipe.output, share=run.share)
+        return run.tensor(y, gate.shape, gate)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        gate, up = held(ctx)
+        grads = run.backend(dy.device).gate_backward(
+            ctx.op,
+            gate,
+            up,
+            run.gradient(dy, derived(ctx.seed, 0)),
+            out=run.recipe.gradient,
+            seed=derived(ctx.seed, 1),
+        )
+        d_gate, d_up = map(run.returned, grads, ctx.likes)
+        return d_gate, d_up, None, None, None
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime) -> torch.Tensor:
+    """``activation(gate) x up``: SwiGLU with ``silu``, GEGLU with ``gelu``.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if gate.shape != up.shape:
+        raise ValueError(f"gate {tuple(gate.shape)} and up {tuple(up.shape)}: they must be equal")
+    y: torch.Tensor = _Gated.apply(gate, up, op, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    return y
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, probability: float, run: Runtime, seed: int
+    ) -> torch.Tensor:
+        ctx.run, ctx.seed, ctx.probability, ctx.like = run, seed, probability, Like.of(x)
+        backend, mask = run.backend(x.device), derived(seed, 2)
+        out = run.recipe.output
+        y = backend.dropout(run.codes(x), out=out, probability=probability, mask_seed=mask)
+        return run.tensor(y, x.shape, x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        dx = run.backend(dy.device).dropout(
+            run.gradient(dy, derived(ctx.seed, 0)),
+            out=run.recipe.gradient,
+            probability=ctx.probability,
+            mask_seed=derived(ctx.seed, 2),
+            seed=derived(ctx.seed, 1),
+        )
+        return run.returned(dx, ctx.like), None, None, None
+
+
+def dropout(x: torch.Tensor, probability: float, run: Runtime) -> torch.Tensor:
+    """Dropout of codes; the mask is drawn again in backward, nothing is saved."""
+    y: torch.Tensor = _Dropout.apply(x, probability, run, run.seeds.draw())  # type: ignore[no-untyped-call]  # torch
+    return y
+
+
+class _Normalized(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        gamma: torch.Tensor,
+        beta: torch.Tensor | None,
+        op: str,
+        epsilon: float,
+        run: Runtime,
+        seed: int,
+    ) -> torch.Tensor:
+        codes = run.codes(x)
+        found = run.backend(x.device).normalize(
+            op,
+            codes,
+            gamma.float(),
+            None if beta is None else beta.float(),
+            epsilon=epsilon,
+            out=run.recipe.output,
+            share=run.share,
+        )
+        hold(ctx, codes, found.mean, found.variance, gamma)
+        ctx.op, ctx.epsilon, ctx.run, ctx.seed, ctx.like = op, epsilon, run, seed, Like.of(x)
+        ctx.beta_dtype = None if beta is None else beta.dtype
+        return run.tensor(found.y, x.shape, x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        x, mean, variance, gamma = held(ctx)
+        grads = run.backend(dy.device).normalize_backward(
+            ctx.op,
+            x,
+            run.gradient(dy, derived(ctx.seed, 0)),
+            mean,
+            variance,
+            gamma.float(),
+            epsilon=ctx.epsilon,
+            out=run.recipe.gradient,
+            seed=derived(ctx.seed, 1),
+        )
+        d_beta = None
+        if ctx.beta_dtype is not None:
+            assert grads.d_beta is not None  # of LayerNorm, which alone takes a beta
+            d_beta = grads.d_beta.to(ctx.beta_dtype)
+        d_gamma = grads.d_gamma.to(gamma.dtype)
+        return run.returned(grads.dx, ctx.like), d_gamma, d_beta, None, None, None, None
+
+
+def normalized(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor | None,
+    op: str,
+    epsilon: float,
+    run: Runtime,
+) -> torch.Tensor:
+    """``layernorm`` or ``rmsnorm`` over the last dimension; saves the codes of ``x``.
+
+    Statistics are those of the codes, so a plain ``x`` (the 16-bit residual stream) is quantised
+    first, and its gradient comes back in numbers.
+    """
+    y: torch.Tensor = _Normalized.apply(x, gamma, beta, op, epsilon, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    return y
+
+
+class _ResidualAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, stream: torch.Tensor, branch: torch.Tensor, run: Runtime, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.run, ctx.seed, ctx.like = run, seed, Like.of(branch)
+        plain = branch.dequantized() if isinstance(branch, CodedTensor) else branch
+        total = stream + plain.to(stream.dtype)
+        return total, run.tensor(run.codes(total), total.shape, total)
+
+    @staticmethod
+    def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
+        run: Runtime = ctx.run
+        parts = [
+            part.dequantized() if isinstance(part, CodedTensor) else part
+            for part in (d_total, d_copy)
+            if part is not None
+        ]
+        if not parts:
+            return None, None, None, None
+        grad = parts[0] if len(parts) == 1 else parts[0] + parts[1].to(parts[0].dtype)
+        codes = run.gradient(grad, ctx.seed)
+        return grad, run.returned(codes, ctx.like), None, None
+
+
+def residual_add(
+    stream: torch.Tensor, branch: torch.Tensor, run: Runtime
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add a branch to the 16-bit residual stream.
+
+    Returns:
+        The sum in the stream's dtype, and its codes for the norm behind it.
+    Raises:
+        ValueError: the shapes differ, or the stream is in codes.
+    """
+    if stream.shape != branch.shape or isinstance(stream, CodedTensor):
+        raise ValueError(
+            f"stream {stream!r:.60} and branch of shape {tuple(branch.shape)}: a residual stream "
+            "is a plain tensor of the branch's shape"
+        )
+    total, copy = _ResidualAdd.apply(stream, branch, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    return total, copy

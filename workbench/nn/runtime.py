@@ -1,0 +1,129 @@
+"""What the layers of one model share: recipe, random keys, device backends."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from tiles.formats import TensorFormat
+from tiles.recipes import Recipe
+from workbench.nn.backend import Backend
+from workbench.nn.coded_tensor import CodedTensor
+from workbench.nn.codes import Codes
+from workbench.nn.seeds import SeedStream
+
+__all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
+
+
+def serves_both_directions(fmt: TensorFormat) -> bool:
+    """True where codes of a matrix are codes of the transposed one: square blocks, one scale."""
+    return fmt.scaling is None or fmt.scaling.rows == fmt.scaling.cols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Like:
+    """What a gradient has to look like: the tensor's own kind."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    coded: bool
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> "Like":
+        """The kind of a tensor."""
+        return cls(shape=x.shape, dtype=x.dtype, coded=isinstance(x, CodedTensor))
+
+
+@dataclass(slots=True)
+class Runtime:
+    """Shared by the layers of a converted model; a second model has its own."""
+
+    recipe: Recipe
+    share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
+    seeds: SeedStream = field(default_factory=SeedStream)
+    given: Backend | None = None  #: for every device; default: chosen by the tensors' device
+    _found: dict[torch.device, Backend] = field(default_factory=dict)
+
+    @property
+    def dataflow(self) -> bool:
+        """True where operators between products read and write codes too."""
+        return self.recipe.output.scaling is not None
+
+    def backend(self, device: torch.device) -> Backend:
+        """The kernels of a CUDA device, the reference twin elsewhere.
+
+        Raises:
+            ValueError: no kernels for the device, or CuPy is missing.
+        """
+        if self.given is not None:
+            return self.given
+        if device not in self._found:
+            self._found[device] = backend_of(device)
+        return self._found[device]
+
+    def draw(self) -> int:
+        """A key for a layer's random bits; 0, and none is used up, where nothing is trained."""
+        return self.seeds.draw() if torch.is_grad_enabled() else 0
+
+    def codes(self, x: torch.Tensor, *, feeds_product: bool = False) -> Codes:
+        """Codes of activations: those that they travel as, or new ones of a plain tensor."""
+        fmt = self.recipe.activation
+        if isinstance(x, CodedTensor) and x.codes.format == fmt:
+            return x.codes
+        plain = x.dequantized() if isinstance(x, CodedTensor) else x
+        share = self.share if feeds_product else 0.0
+        return self.backend(x.device).quantize(_matrix(plain), fmt, share=share)
+
+    def gradient(self, dy: torch.Tensor, seed: int) -> Codes:
+        """Codes of a gradient: those that it travels as, or new ones with a key of their own."""
+        fmt = self.recipe.gradient
+        if isinstance(dy, CodedTensor) and same_values(dy.codes.format, fmt):
+            return dy.codes
+        plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
+        return self.backend(dy.device).quantize(_matrix(plain), fmt, seed=seed)
+
+    def tensor(
+        self, codes: Codes, shape: torch.Size | tuple[int, ...], x: torch.Tensor
+    ) -> CodedTensor:
+        """What travels on: the codes under a tensor's shape, in the dtype that ``x`` leads to."""
+        return CodedTensor(codes, shape, dtype_behind(x))
+
+    def turned_gradient(self, dy: torch.Tensor, seed: int) -> Codes:
+        """Codes of the transposed gradient, with scales of its own."""
+        plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
+        return self.backend(dy.device).quantize(_matrix(plain).t(), self.recipe.gradient, seed=seed)
+
+    def returned(self, codes: Codes, like: Like) -> torch.Tensor:
+        """A gradient in the kind that its tensor has: codes for codes, numbers for numbers."""
+        if like.coded:
+            return CodedTensor(codes, like.shape, like.dtype)
+        return self.backend(codes.device).dequantize(codes, like.dtype).view(like.shape)
+
+
+def dtype_behind(x: torch.Tensor) -> torch.dtype:
+    """The dtype of a layer's output: that of its input, or autocast's where that is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def same_values(one: TensorFormat, other: TensorFormat) -> bool:
+    """True where codes of one format are codes of the other: roundings may differ."""
+    return (one.element, one.scaling) == (other.element, other.scaling)
+
+
+def _matrix(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def backend_of(device: torch.device) -> Backend:
+    """The backend of a device.
+
+    Raises:
+        ValueError: no kernels for a CUDA device, or CuPy is missing.
+    """
+    if device.type == "cuda":
+        from workbench.nn.cuda_backend import CudaBackend
+
+        return CudaBackend(device)
+    from workbench.nn.reference_backend import ReferenceBackend
+
+    return ReferenceBackend()

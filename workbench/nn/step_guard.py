@@ -1,0 +1,60 @@
+"""Refuses optimiser steps whose gradients are not finite, and says so."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+__all__ = ["StepGuard", "StepRefused", "StepTaken"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTaken:
+    """The optimiser has stepped."""
+
+    step: int  #: how many steps it has taken, this one included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRefused:
+    """The optimiser has not stepped: parameters and its state are what they were."""
+
+    step: int  #: how many steps it has taken
+    parameters: tuple[str, ...]  #: whose gradients hold a NaN or an infinity
+    reason: str  #: one line
+
+
+class StepGuard:
+    """Steps an optimiser where all gradients are finite, as a gradient scaler does.
+
+    A NaN or an infinity in a block makes the scale of the block NaN, so it reaches the gradients
+    of all weights before it and is seen here.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Guard the steps of an optimiser of the model's parameters."""
+        self.model = model
+        self.optimizer = optimizer
+        self.taken = 0
+        self.refused = 0
+
+    def step(self) -> StepTaken | StepRefused:
+        """Step, or warn and leave everything as it is; gradients stay for the caller to look at."""
+        graded = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        if not graded:
+            raise ValueError("no parameter has a gradient: call backward() before step()")
+        finite = torch.stack([grad.isfinite().all() for _, grad in graded]).tolist()
+        bad = tuple(name for (name, _), good in zip(graded, finite, strict=True) if not good)
+        if not bad:
+            self.optimizer.step()
+            self.taken += 1
+            return StepTaken(step=self.taken)
+        self.refused += 1
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        reason = (
+            f"step {self.taken + 1} refused: the gradient of {bad[0]}{more} is not finite: leave "
+            "this batch out, or lower the learning rate"
+        )
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return StepRefused(step=self.taken, parameters=bad, reason=reason)
