@@ -29,7 +29,7 @@ class Compiled(nvrtc.Compiled):
                 capture_output=True,
                 text=True,
                 check=True,
-                timeout=60,
+                timeout=900,
             ).stdout
 
 
