@@ -4,7 +4,6 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 #: The files that take longest, in the order of their CPU time.  They begin first: where several
 #: processes take file after file, none is left alone with one of these at the end.
@@ -39,11 +38,18 @@ LONGEST = (
 )
 
 _NUMBERS = itertools.count()
-# The same examples every time, however slow the machine: no run fails by chance, or by its load.
-settings.register_profile(
-    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("same")
+
+
+def pytest_configure() -> None:
+    """Hypothesis draws the same examples every time, however slow the machine."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ModuleNotFoundError:
+        return  # where tests/gpu alone are run
+    settings.register_profile(
+        "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

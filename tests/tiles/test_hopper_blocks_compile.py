@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
-from hopper_sample import sample
+from config_sample import sample
 from nvrtc_compile import Compiled, compile_cuda, stages_given_up_unread
 from sass_loops import loops
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_sample import sample
 from cupy_arrays import array
-from hopper_sample import sample
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 
 from sim import gpu_names, load_gpu

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_sample import sample
 from cupy_arrays import array
-from hopper_sample import sample
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 from test_hopper_gemm import GOOD, RECIPES, ROW, gemm, of_recipe
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hopper_sample import sample
+from config_sample import sample
 
 from sim import load_gpu
 from tiles.kernels import ConfigTable
