@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process takes file after file, in the order of tests/conftest.py: the longest first.
+FILES := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 
@@ -16,7 +18,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m alone tests/workbench tests/tuning
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto $(FILES)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -29,7 +31,7 @@ docs: $(VENV)/.installed
 	$(BIN)/workbench evaluate --write docs/cost-model.md
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 $(FILES)
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -m gpu

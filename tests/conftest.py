@@ -5,7 +5,56 @@ from pathlib import Path
 
 import pytest
 
+#: The files that take longest, in the order of their CPU time.  They begin first: where several
+#: processes take file after file, none is left alone with one of these at the end.
+LONGEST = (
+    "test_verify_package.py",
+    "test_fleet_postgres.py",
+    "test_verify_functions.py",
+    "test_readme.py",
+    "test_decoded_compile.py",
+    "test_verify_mutations.py",
+    "test_kills.py",
+    "test_hopper_gemm.py",
+    "test_hopper_skinny.py",
+    "test_hopper_blocks_compile.py",
+    "test_verify_hopper.py",
+    "test_gemm_interpreted.py",
+    "test_target_compile.py",
+    "test_torch_codec.py",
+    "test_hostile_sweep.py",
+    "test_expected_sqnr.py",
+    "test_emit_project_tests.py",
+    "test_replay.py",
+    "test_error_weights.py",
+    "test_report_chromium.py",
+    "test_compile_facts.py",
+    "test_emit_skinny.py",
+    "test_bad_input.py",
+    "test_quantize_triton.py",
+    "test_worker.py",
+    "test_emit_torch.py",
+    "test_sweep.py",
+)
+
 _NUMBERS = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Hypothesis draws the same examples every time, however slow the machine."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ModuleNotFoundError:
+        return  # where tests/gpu alone are run
+    settings.register_profile(
+        "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("same")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What CI runs holds every promise, or fails."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -28,3 +29,10 @@ def test_ci_does_not_pass_without_a_postgresql_server(missing: int) -> None:
     else:
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == ["make check", "make test", "make test-slow"]
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    tests = Path(__file__).parent
+    named = re.findall(r'"(test_\w+\.py)"', (tests / "conftest.py").read_text())
+    assert len(named) > 20
+    assert set(named) <= {path.name for path in tests.rglob("test_*.py")}

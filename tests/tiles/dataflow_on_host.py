@@ -74,7 +74,7 @@ def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
             "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
             f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
         ],
-        input=text, text=True, check=True, timeout=120,
+        input=text, text=True, check=True, timeout=900,
     )  # fmt: skip
     return ctypes.CDLL(str(path))
 

@@ -92,7 +92,7 @@ def run(
     header = np.array([*numbers, *map(len, parts)], np.int64).tobytes()
     job.write_bytes(header + b"".join(parts))
     command = [str(executable), str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     rows = np.frombuffer(result.read_bytes(), np.uint8).reshape(m, c_pitch)
     width = n * dtype.itemsize

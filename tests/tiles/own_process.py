@@ -14,7 +14,7 @@ ROOT = HERE.parents[1]
 
 
 def lines_of(
-    script: str, *arguments: str, stdin: str = "", interpret: bool = False, timeout_s: float = 600
+    script: str, *arguments: str, stdin: str = "", interpret: bool = False, timeout_s: float = 1800
 ) -> list[str]:
     """What a script prints; its failure fails the test with what it wrote to stderr.
 

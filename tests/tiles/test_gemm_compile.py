@@ -77,7 +77,7 @@ def test_estimated_shared_memory_covers_what_the_compiler_takes(problem: str) ->
     modes = GemmConfig.defaults()
     plain = np.flatnonzero(np.logical_and.reduce([space[n] == v for n, v in modes.items()]))
     rng = np.random.default_rng(0)
-    rows = plain[rng.choice(len(plain), 24, replace=False)[:16]].tolist()
+    rows = rng.choice(plain, 8, replace=False).tolist()
     for name, value in modes.items():
         those = np.flatnonzero(space[name] != value)
         rows += rng.choice(those, min(1, len(those))).tolist()

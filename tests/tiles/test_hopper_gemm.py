@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_sample import sample
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 
 from sim import gpu_names, load_gpu
-from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels import ConfigTable, NumericPath, TileConfig
 from tiles.kernels.compile_facts import OfflineCompileError
 from tiles.kernels.cuda import gemm_hopper, hopper_grid
 from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig, hopper_smem_bytes, scale_mode
@@ -139,18 +140,23 @@ def test_compiles_to_the_instructions_it_was_written_for(case: str) -> None:
     assert ("stmatrix" in ptx) == (not formats.endswith("fp32"))
 
 
+def of_recipe(name: str, shape: str = "4096x4096x4096") -> Gemm:
+    out = ("bf16", "fp16", "fp32")[RECIPES.index(name) % 3]
+    return gemm(f"gemm:{shape}:{name}:{out}")
+
+
+@cache
+def sampled() -> dict[str, list[TileConfig]]:
+    tables = {name: FAMILY.legal_space(of_recipe(name), H200).accepted for name in RECIPES}
+    return sample(tables, apart=["pingpong"], free=["group_m"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
-    out = ("bf16", "fp16", "fp32")[RECIPES.index(name) % 3]
-    problem = gemm(f"gemm:4096x4096x4096:{name}:{out}")
-    space = FAMILY.legal_space(problem, H200).accepted
-    # Configurations that differ in the raster alone are one program but for a constant.
-    first = np.flatnonzero(space["group_m"] == 1)
-    for row in np.random.default_rng(0).choice(first, min(8, len(first)), replace=False):
-        one = space.config(int(row))
+    for one in sampled()[name]:
         assert isinstance(one, HopperGemmConfig)
-        check_compiled(problem, one)
+        check_compiled(of_recipe(name), one)
 
 
 def test_compile_facts_without_a_gpu() -> None:

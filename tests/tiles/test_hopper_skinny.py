@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_sample import sample
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_gemm import GOOD, RECIPES, ROW, gemm
+from test_hopper_gemm import GOOD, RECIPES, ROW, gemm, of_recipe
 
 from sim import gpu_names, load_gpu
-from tiles.kernels import ConfigTable, NumericPath
+from tiles.kernels import ConfigTable, NumericPath, TileConfig
 from tiles.kernels.compile_facts import OfflineCompileError
 from tiles.kernels.cuda import gemm_hopper_skinny
 from tiles.kernels.hopper_gemm import scale_mode
@@ -119,21 +120,22 @@ def test_compiles_to_the_instructions_it_was_written_for(case: str) -> None:
     assert not re.search(r"\b(atom|red)\.", ptx)
 
 
+@cache
+def sampled() -> dict[str, list[TileConfig]]:
+    tables = {}
+    for name in RECIPES:
+        problems = [of_recipe(name, f"{m}x8192x8192") for m in (16, 256)]
+        spaces = [FAMILY.legal_space(problem, H200).accepted for problem in problems]
+        tables[name] = ConfigTable.of([one for space in spaces for one in space])
+    return sample(tables, apart=["block_n"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_any_legal_configuration_compiles_without_spills(name: str) -> None:
-    out = ("bf16", "fp16", "fp32")[RECIPES.index(name) % 3]
-    problem = gemm(f"gemm:256x8192x8192:{name}:{out}")
-    tables = [FAMILY.legal_space(problem, H200).accepted]
-    tables.append(FAMILY.legal_space(gemm(f"gemm:16x8192x8192:{name}:{out}"), H200).accepted)
-    for table in tables:
-        # Every pair of tile extents, with stages and clusters as they come.
-        pairs = table["block_m"] * 1000 + table["block_n"]
-        for pair in np.unique(pairs):
-            row = np.random.default_rng(int(pair)).choice(np.flatnonzero(pairs == pair))
-            one = table.config(int(row))
-            assert isinstance(one, HopperSkinnyConfig)
-            check_compiled(problem, one)
+    for one in sampled()[name]:
+        assert isinstance(one, HopperSkinnyConfig)
+        check_compiled(of_recipe(name, "256x8192x8192"), one)
 
 
 def test_compile_facts_without_a_gpu() -> None:

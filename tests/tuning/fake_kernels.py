@@ -45,8 +45,10 @@ MODES = (
     "hang_timing",
     "leave_child",
     "kill",
+    "first_hangs",
 )
 LOG_VARIABLE = "FAKE_KERNEL_LOG"  #: file that gets a line for every check
+HOLD_VARIABLE = "FAKE_KERNEL_HOLD"  #: file whose presence makes a slow check wait
 
 
 class CompilationError(Exception):
@@ -70,7 +72,7 @@ class FakeWorkload(Workload):
 
     def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
         assert isinstance(config, FakeConfig)
-        seconds = 30.0 if MODES[config.mode] == "hang_timing" else 1e-6 * config.size
+        seconds = 600.0 if MODES[config.mode] == "hang_timing" else 1e-6 * config.size
         return [lambda: time.sleep(seconds)] * sets
 
     def check(self, config: TileConfig) -> Accuracy:
@@ -81,6 +83,8 @@ class FakeWorkload(Workload):
                 file.write(f"{self.problem} {config}\n")
         if mode == "slow":
             time.sleep(0.15)
+            while (hold := os.environ.get(HOLD_VARIABLE)) and os.path.exists(hold):
+                time.sleep(0.01)
         elif mode == "raise":
             raise RuntimeError("illegal memory access\nsecond line")
         elif mode == "compile":
@@ -93,7 +97,10 @@ class FakeWorkload(Workload):
         elif mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif mode == "hang":
-            time.sleep(60)
+            time.sleep(600)
+        elif mode == "first_hangs":
+            with open(os.environ[LOG_VARIABLE]) as file:
+                time.sleep(600 if len(file.readlines()) == 1 else 0)
         elif mode == "wrong":
             return Accuracy(
                 ok=False, max_error_over_bound=9.0, relative_rms=0.5, reason="C[0, 1] = 7"
@@ -107,7 +114,9 @@ class FakeWorkload(Workload):
             sys.stdout.write("x" * 3_000_000)
             sys.stderr.write("\n{not json")
         elif mode == "leave_child":
-            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+            subprocess.Popen([*sleep, f"left by {os.getpid()}"])
+            print("a child is left", flush=True)
             os._exit(4)
         return Accuracy(ok=True, max_error_over_bound=0.1, relative_rms=1e-3)
 

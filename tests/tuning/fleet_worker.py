@@ -1,7 +1,9 @@
 """One worker of a fleet, as a script: ``python fleet_worker.py NAME URL [begin STRATEGY]``.
 
 Measures in the script's own process, from a table, and writes a line for every configuration that
-it begins and another when its outcome is known, to the file in ``FLEET_LOG``.
+it begins and another when its outcome is known, to the file in ``FLEET_LOG``.  While there is a
+file of that name and its process number behind a point, it writes ``held`` and goes on with
+nothing.  The first measurement waits until ``FLEET_TOGETHER`` processes are at theirs.
 """
 
 import os
@@ -24,7 +26,8 @@ from tuning.fleet_storage import FleetStorage
 from tuning.records import Environment
 
 MEASURING_S = 0.05
-HEARTBEAT_S, GRACE_S = 1, 4
+#: Of a busy host's process it may be long before one hears again.
+HEARTBEAT_S, GRACE_S = 1, 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,25 @@ def log(word: str, config: TileConfig) -> None:
         file.write(f"{os.getpid()} {word} {config}\n")
 
 
+def at_work() -> int:
+    """Processes that have begun to measure."""
+    lines = Path(os.environ["FLEET_LOG"]).read_text().splitlines()
+    return len({line.split()[0] for line in lines})
+
+
 class LoggingBench(kill_loop.TableBench):
+    together = int(os.environ.get("FLEET_TOGETHER", "1"))
+
     def measure(
         self, study: object, config: TileConfig, environment: bool
     ) -> tuple[Measurement, Environment | None]:
         log("begin", config)
+        while at_work() < self.together:
+            time.sleep(0.02)
         time.sleep(MEASURING_S)
+        if Path(f"{os.environ['FLEET_LOG']}.{os.getpid()}").exists():
+            log("held", config)
+            time.sleep(600)
         values = config.to_dict()
         time_us = values["size"] * (1 + 0.01 * ((values["mode"] * 7 + values["size"]) % 20))
         outcome = Measurement(
@@ -81,13 +97,13 @@ def make_plan(name: str, strategy: str = "exhaustive", **changes: Any) -> Plan:
         folder=Path(name),
         shared_name=name,
         strategy=Strategy(strategy),
-        max_measurements=changes.pop("max_measurements", 150),
+        max_measurements=changes.pop("max_measurements", 100),
         **changes,
     )
 
 
 def storage(url: str) -> FleetStorage:
-    return FleetStorage(url, heartbeat_s=HEARTBEAT_S, grace_s=GRACE_S, outage_s=60)
+    return FleetStorage(url, heartbeat_s=HEARTBEAT_S, grace_s=GRACE_S, outage_s=300)
 
 
 def main(name: str, url: str, *words: str) -> None:

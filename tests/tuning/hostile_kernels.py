@@ -184,7 +184,7 @@ class HostileKernel(fake_kernels.FakeKernel):
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         modes = range(len(MODES))
-        return ConfigTable.product(HostileConfig, mode=list(modes), size=[100, 200, 400])
+        return ConfigTable.product(HostileConfig, mode=list(modes), size=[100, 20_000, 40_000])
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         fine = table["mode"] == _NAMES.index("fine")

@@ -1,8 +1,10 @@
 """Sweeps that are killed at random moments, as a script: it forks, so it must have no threads.
 
 ``python kill_loop.py FOLDER STRATEGY WORKERS KILLS SEED`` starts WORKERS processes on one run
-folder, kills one of them at a random moment and starts another, until KILLS have struck a process
-that was not done; then it lets them end.
+folder, kills one of them at a random moment and starts another, until KILLS have struck; then it
+lets them end.  Every other kill waits for the victim to measure: most of a start is imports, and on
+a busy machine nothing else would be struck.  Until the last kill nobody measures the last study, so
+that none is done too soon.
 """
 
 import math
@@ -24,12 +26,16 @@ import tuning
 import tuning.store
 import tuning.sweep
 from tiles.kernels import Status, TileConfig
+from tiles.problems import Problem
 from tuning import Measurement, Plan, Strategy
+from tuning.candidates import Candidates
 from tuning.journal import JOURNAL
 from tuning.records import Environment
 from tuning.timing import Timing
 
 MEASURING_S = 0.004
+#: A kill strikes at most this long after the start of its victim, or after its first measurement.
+STRIKE_S = 0.06
 
 
 def true_time_us(config: TileConfig) -> float:
@@ -76,6 +82,7 @@ class TableBench:
     def measure(
         self, study: object, config: TileConfig, environment: bool
     ) -> tuple[Measurement, Environment | None]:
+        self.begin(study)
         time.sleep(MEASURING_S)
         where = self.environment(study) if environment else None
         if zlib.crc32(str(config).encode()) % 7 == 0:
@@ -85,6 +92,9 @@ class TableBench:
             status=Status.CORRECT, simulated=False, time_us=time_us, timing="table"
         ), where
 
+    def begin(self, study: object) -> None:
+        """Called before every measurement."""
+
     def compare(self, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
         return [
             Timing(time_us=true_time_us(c), samples_us=(true_time_us(c),), timing="table")
@@ -92,12 +102,24 @@ class TableBench:
         ]
 
 
+class VictimsBench(TableBench):
+    """Tells when it measures, and waits at the last study while there are kills to come."""
+
+    told: int  #: descriptor that gets a byte
+    last: Problem
+    held: Path  #: is there until the last kill
+
+    def begin(self, study: Candidates) -> None:  # type: ignore[override]
+        os.write(self.told, b"x")
+        while study.plan.problem == self.last and self.held.exists():
+            time.sleep(0.01)
+
+
 def plan_of(folder: Path, strategy: str, kills: int = 0) -> Plan:
-    many = kills >= 10
     return make_plan(
         folder,
         MANY if strategy == "exhaustive" else WIDE,
-        studies=(24 if many else 2) if strategy == "exhaustive" else (30 if many else 1),
+        studies=1 if not kills else 2 if kills < 10 else 5,
         simulate=False,
         strategy=Strategy(strategy),
         max_measurements=60,
@@ -121,40 +143,58 @@ def measured(folder: Path) -> set[str]:
     return {f"{s.problem} {t.config}" for s in run.studies for t in s.trials}
 
 
-def start(plan: Plan) -> int:
+def start(plan: Plan) -> tuple[int, int]:
+    """A process of its own, and a descriptor that can be read when it measures."""
+    measures, told = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            sweep(plan)
+            VictimsBench.told = told
+            VictimsBench.last = plan.studies[-1].problem
+            VictimsBench.held = held(plan)
+            tuning.sweep.Bench = VictimsBench  # type: ignore[misc,assignment]
+            tuning.run(plan, price=fake_kernels.price)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
         os._exit(0)
-    return pid
+    os.close(told)
+    return pid, measures
+
+
+def held(plan: Plan) -> Path:
+    return plan.folder.with_suffix(".held")
+
+
+def strike(victim: tuple[int, int], rng: random.Random, measuring: bool) -> None:
+    pid, measures = victim
+    if measuring:
+        os.read(measures, 1)
+    time.sleep(rng.uniform(0.0, STRIKE_S))
+    os.kill(pid, signal.SIGKILL)
+    os.close(measures)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == -signal.SIGKILL, f"it ended by itself: {code}"
 
 
 def main(folder: Path, strategy: str, workers: int, kills: int, seed: int) -> None:
     rng = random.Random(seed)
     plan = plan_of(folder, strategy, kills)
     before: set[str] = set()
-    alive: list[int] = []
-    struck = 0
-    while struck < kills:
+    alive: list[tuple[int, int]] = []
+    held(plan).touch()
+    for kill in range(kills):
         while len(alive) < workers:
             alive.append(start(plan))
-        time.sleep(rng.uniform(0.0, 0.25 if kills >= 10 else 0.12))
-        victim = alive.pop(rng.randrange(len(alive)))
-        os.kill(victim, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1])
-        assert code == -signal.SIGKILL, f"the sweep was done after {struck} kills"
-        struck += 1
+        strike(alive.pop(rng.randrange(len(alive))), rng, measuring=kill % 2 == 1)
         if workers == 1:
             now = measured(folder)
             assert now >= before, "a completed measurement was lost"
             before = now
+    held(plan).unlink()
     while len(alive) < workers:
         alive.append(start(plan))
-    for pid in alive:
+    for pid, _ in alive:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert measured(folder) >= before
 

@@ -1,6 +1,7 @@
 """A private PostgreSQL server for a test: own folder, free port, gone afterwards."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -36,6 +37,18 @@ MARKS = [
 ]
 
 
+def _free_port() -> int:
+    """Below those that the system hands out: while a server is down none of these takes its own."""
+    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port")
+
+
 class Server:
     """A context manager; the server runs as ``postgres`` where this process is root."""
 
@@ -43,9 +56,7 @@ class Server:
         assert BINARIES is not None
         self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         self._folder = Path(tempfile.mkdtemp(prefix="tile-workbench-postgres-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = _free_port()
 
     @property
     def url(self) -> str:
@@ -59,13 +70,14 @@ class Server:
             check=True,
             capture_output=True,
             cwd="/",
-            timeout=60,
+            timeout=600,
         )
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self._folder} -c fsync=off"
         self._run(
-            *("pg_ctl", "-D", str(self._folder / "data"), "-w", "-l", str(self._folder / "log")),
+            *("pg_ctl", "-D", str(self._folder / "data"), "-w", "-t", "300"),
+            *("-l", str(self._folder / "log")),
             *("-o", options, "start"),
         )
 

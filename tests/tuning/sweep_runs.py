@@ -1,5 +1,6 @@
 """Sweeps of fake kernels, in this process and in others."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,8 @@ from typing import Any
 import fake_kernels
 
 import tuning
-from tuning import JobLimits, Plan, StudyPlan
+from tuning import Plan, StudyPlan
 
-LIMITS = JobLimits(check_s=2.0, time_s=2.0)
 MANY = "fake_kernels:FakeKernel"
 FINE = "fake_kernels:FineKernel"
 WIDE = "fake_kernels:WideKernel"
@@ -30,29 +30,33 @@ def make_plan(folder: Path, kernel: str = MANY, studies: int = 1, **changes: Any
 
 
 def sweep(plan: Plan, progress: Any = lambda _: None) -> tuning.Run:
-    return tuning.run(plan, progress, price=fake_kernels.price, limits=LIMITS)
+    return tuning.run(plan, progress, price=fake_kernels.price)
 
 
 def configs_of(run: tuning.Run) -> list[str]:
     return [f"{s.problem} {t.config}" for s in run.studies for t in s.trials]
 
 
+#: Says ``held`` after three trials, from when on the slow kernel's checks do not end.
 _RUN = """
-import sys; sys.path.insert(0, {here!r})
+import os, sys; sys.path.insert(0, {here!r})
 from pathlib import Path
-import sweep_runs
+import fake_kernels, sweep_runs
 def show(event):
-    if event.trial is not None: print(event.finished, flush=True)
+    if event.trial is not None and event.finished == 3:
+        Path(os.environ[fake_kernels.HOLD_VARIABLE]).touch()
+        print("held", flush=True)
 sweep_runs.sweep(sweep_runs.make_plan(Path({folder!r}), {kernel!r}, **{changes!r}), show)
 """
 
 
-def start_run(folder: Path, kernel: str, **changes: Any) -> "subprocess.Popen[str]":
+def start_run(folder: Path, kernel: str, hold: Path, **changes: Any) -> "subprocess.Popen[str]":
     script = _RUN.format(
         here=str(Path(__file__).parent), folder=str(folder), kernel=kernel, changes=changes
     )
     return subprocess.Popen(
         [sys.executable, "-c", script],
+        env={**os.environ, fake_kernels.HOLD_VARIABLE: str(hold)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -47,6 +47,9 @@ CONFIG = GEMM.default(PROBLEM, H200)
 
 KINDS = ("fits", "too much memory", "does not compile", "compiler crashes", "compiler hangs")
 LOG = "COMPILE_LOG"
+#: A compiler's limit.  The others are done in milliseconds, but a busy host may stand still.
+HANG_S = 3.0
+PATIENCE_S = 120  #: after which a test gives up what has to happen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ class CompiledKernel(fake_kernels.FakeKernel):
         if kind == "compiler crashes":
             os.abort()
         if kind == "compiler hangs":
-            time.sleep(60)
+            time.sleep(600)
         smem = 10**6 if kind == "too much memory" else 1000
         return replace(FACTS, smem_bytes=smem + config.size)
 
@@ -135,7 +138,7 @@ def sweep(
         return hostile_kernels.price(*arguments[:4])
 
     return tuning.run(
-        plan, price=price, limits=JobLimits(compile_s=1.0), precompile=1, retry_failures=True
+        plan, price=price, limits=JobLimits(compile_s=HANG_S), precompile=1, retry_failures=True
     )
 
 
@@ -157,7 +160,7 @@ def test_nothing_is_launched_that_the_compiler_has_shown_to_be_in_vain(
     assert found["does not compile"].status is Status.COMPILE
     assert found["does not compile"].reason == "CompilationError: no register left"
     assert found["compiler hangs"].status is Status.TIMEOUT
-    assert found["compiler hangs"].reason == "compiling took longer than 1 s"
+    assert found["compiler hangs"].reason == "compiling took longer than 3 s"
     # Whether a crash was the compiler's is for the measuring process to find out.
     assert found["compiler crashes"].status is Status.CORRECT
     lines = Counter(log.read_text().splitlines())
@@ -215,13 +218,13 @@ def test_a_pool_tells_how_compiling_ended(log: Path) -> None:
         l2_bytes=2**20,
     )
     configs = [CompiledConfig(kind=kind, size=10) for kind in (4, 3, 1)]
-    with CompilePool(JobLimits(compile_s=2.0), 1) as pool:
+    with CompilePool(JobLimits(compile_s=HANG_S), 1) as pool:
         pool.announce(target, configs, H200)
         hastened = pool.hasten(target, configs[2])  # before the crash, whatever runs now
-        facts = hastened.result(20).facts
+        facts = hastened.result(PATIENCE_S).facts
         assert facts is not None
         assert facts.smem_bytes == 10**6 + 10
-        crashed = pool.hasten(target, configs[1]).result(20)
+        crashed = pool.hasten(target, configs[1]).result(PATIENCE_S)
         assert crashed.status is Status.RUNTIME
         assert "SIGABRT" in crashed.reason
         pool.announce(target, [CompiledConfig(kind=4, size=20)], H200)
@@ -313,9 +316,8 @@ def test_several_processes_may_write_at_once(cache: FactsCache, tmp_path: Path) 
     writers = [context.Process(target=_write, args=(folder,)) for _ in range(3)]
     for writer in writers:
         writer.start()
-    deadline = time.monotonic() + 30
     seen = 0
-    while any(writer.is_alive() for writer in writers) and time.monotonic() < deadline:
+    while any(writer.is_alive() for writer in writers):
         found = cache.get(GEMM, PROBLEM, CONFIG, H200)
         assert found in (None, FACTS)
         assert found is not None or not seen

@@ -16,7 +16,9 @@ import tuning
 from tiles.kernels import Status
 from tuning import JobLimits, Plan, Strategy, StudyPlan
 
-LIMITS = JobLimits(check_s=1.0, time_s=1.0, host_bytes=hostile_kernels.HOST_BYTES)
+#: Of what hangs.  Before the first does, five checks have gone well: the floor holds from then on.
+#: All else ends by itself in a tenth of that, but a busy host may stand still.
+LIMITS = JobLimits(check_s=300, check_floor_s=4, time_s=4, host_bytes=hostile_kernels.HOST_BYTES)
 
 
 def make_plan(folder: Path, kernel: str = "HostileKernel", **changes: object) -> Plan:
@@ -30,8 +32,8 @@ def make_plan(folder: Path, kernel: str = "HostileKernel", **changes: object) ->
     )
 
 
-def sweep(folder: Path, limits: JobLimits = LIMITS) -> tuning.Run:
-    return tuning.run(make_plan(folder), price=hostile_kernels.price, limits=limits)
+def sweep(folder: Path) -> tuning.Run:
+    return tuning.run(make_plan(folder), price=hostile_kernels.price, limits=LIMITS)
 
 
 def check(run: tuning.Run) -> None:
@@ -78,13 +80,11 @@ def test_every_configuration_ends_with_its_status(
 def test_ten_gigabytes_of_output_and_exit_code_0(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; import test_hostile_sweep as t\n"
-        "limits = t.JobLimits(check_s=60, time_s=1.5, check_floor_s=3, time_floor_s=1.5,"
-        " host_bytes=t.LIMITS.host_bytes)\n"
-        f"t.check(t.sweep(Path({str(tmp_path / 'run')!r}), limits))"
+        f"t.check(t.sweep(Path({str(tmp_path / 'run')!r})))"
     )
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": here, hostile_kernels.FLOOD_VARIABLE: str(10**10)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=600)
+    done = subprocess.run([sys.executable, "-c", script], env=environment)
     assert done.returncode == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fake_kernels
 import pytest
-from sweep_runs import LIMITS, make_plan
+from sweep_runs import make_plan
 
 import tuning
 from tiles.kernels import Status
@@ -129,9 +129,7 @@ def test_a_second_study_does_not_launch_what_failed(
     def sweep(name: str, retry: bool = False) -> Counter[str]:
         log.write_text("")
         plan = make_plan(tmp_path / name, simulate=False, strategy=Strategy.EXHAUSTIVE)
-        (study,) = tuning.run(
-            plan, price=fake_kernels.price, limits=LIMITS, retry_failures=retry
-        ).studies
+        (study,) = tuning.run(plan, price=fake_kernels.price, retry_failures=retry).studies
         for trial in study.trials:
             failed = trial.measurement.status is Status.RUNTIME
             assert failed == (trial.config.to_dict()["mode"] == 2)

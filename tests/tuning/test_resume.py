@@ -87,18 +87,17 @@ def test_signal_ends_worker_and_keeps_the_record(
     log = tmp_path / "log"
     monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
     changes = {"simulate": False, "max_measurements": 7}
-    process = start_run(tmp_path / "run", SLOW, **changes)
+    process = start_run(tmp_path / "run", SLOW, tmp_path / "hold", **changes)
     assert process.stdout is not None
-    while process.stdout.readline().strip() != "3":
-        assert process.poll() is None, process.communicate()
+    assert process.stdout.readline() == "held\n", process.communicate()
     assert workers_of(process.pid)
     os.kill(process.pid, sent)
-    process.communicate(timeout=10)
+    process.communicate()
     assert process.returncode != 0
-    deadline = time.monotonic() + 5
-    while workers_of(process.pid) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while workers_of(process.pid):
+        assert time.monotonic() < deadline, "its worker lives on"
         time.sleep(0.02)
-    assert not workers_of(process.pid)
     finished = configs_of(tuning.load_run(tmp_path / "run"))
     assert len(finished) >= 3
     run = sweep(make_plan(tmp_path / "run", SLOW, **changes))

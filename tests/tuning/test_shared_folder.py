@@ -163,8 +163,9 @@ def test_ten_thousand_trials_open_in_seconds(
     resuming_s = time.process_time() - begin
     print(f"opens in {opening_s:.2f} s, resumes in {resuming_s:.2f} s of CPU")
     assert seen == [10_001]
-    assert opening_s < 5
-    assert resuming_s < 5
+    # Each takes two seconds and a half; what grows with the square would take minutes.
+    assert opening_s < 15
+    assert resuming_s < 15
 
 
 def stop() -> None:

@@ -54,13 +54,16 @@ def test_time_is_the_median_of_the_samples() -> None:
     assert timing.samples_us == (3.0, 1.0, 100.0)
 
 
-def test_rivals_alternate_and_keep_their_order() -> None:
+def test_rivals_alternate_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
+    now_ns = [0]
+    clock = SimpleNamespace(perf_counter_ns=lambda: now_ns[0])
+    monkeypatch.setattr(timing, "time", clock)  # which no other process of the host moves
 
     def rival(name: str, seconds: float) -> Callable[[int], list[Callable[[], None]]]:
         def launch() -> None:
             calls.append(name)
-            time.sleep(seconds)
+            now_ns[0] += round(1e9 * seconds)
 
         return lambda sets: [launch] * sets
 
@@ -70,7 +73,7 @@ def test_rivals_alternate_and_keep_their_order() -> None:
         device="cpu",
         rounds=4,
     )
-    assert fast.time_us < slow.time_us
+    assert (fast.time_us, slow.time_us) == (2000.0, 4000.0)
     turns = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert len(turns) >= 5
     assert len(fast.samples_us) >= 10

@@ -6,17 +6,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fake_kernels
 import pytest
 
 from tiles.kernels import Status
+from tuning.limits import AdaptiveLimits
 from tuning.precompile import CompilePool, pool_size
 from tuning.worker import JobLimits, Target, Worker
 
-LIMITS = JobLimits(check_s=0.8, time_s=0.8)
+#: Of what is to run into its limit.  All else has the limits that users have: a process of a busy
+#: host may stand still for seconds.
+HASTY = JobLimits(check_s=0.8, time_s=0.8)
+#: After which a test gives up what has to happen.
+PATIENCE_S = 120
 TARGET = Target(
     problem=str(fake_kernels.gemm()),
     kernel="fake_kernels:FakeKernel",
@@ -39,10 +45,28 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not met():
+        assert time.monotonic() < deadline, "given up"
+        time.sleep(0.02)
+
+
+LIMITS = AdaptiveLimits(JobLimits())
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     with Worker("cpu", LIMITS) as opened:
         yield opened
+
+
+@contextmanager
+def hasty() -> Iterator[None]:
+    """The worker waits for less than a second meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LIMITS, "limits", HASTY)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -53,8 +77,6 @@ def worker() -> Iterator[Worker]:
         ("compile", Status.COMPILE, "CompilationError: register allocation failed"),
         ("exit", Status.RUNTIME, "the process exited with code 3: last words"),
         ("abort", Status.RUNTIME, "the process was killed by SIGSEGV"),
-        ("hang", Status.TIMEOUT, "compiling and checking took longer than 0.8 s"),
-        ("hang_timing", Status.TIMEOUT, "timing took longer than 0.8 s"),
         ("wrong", Status.CORRECTNESS, "C[0, 1] = 7"),
         ("nan", Status.CORRECTNESS, "C[0, 0] is NaN"),
         ("noise", Status.CORRECT, ""),
@@ -70,14 +92,43 @@ def test_every_misbehaviour_has_its_status(
     assert after.status is Status.CORRECT
 
 
-def test_a_kill_from_outside_condemns_no_configuration(worker: Worker) -> None:
-    worker.measure(TARGET, config("fine"))
-    starts, pid = worker.starts, worker.pid
-    assert pid is not None
-    threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
-    outcome, _ = worker.measure(TARGET, config("slow"))
-    assert outcome.status is Status.CORRECT
-    assert worker.starts == starts + 1
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("hang", "compiling and checking took longer than 0.8 s"),
+        ("hang_timing", "timing took longer than 0.8 s"),
+    ],
+)
+def test_what_takes_too_long_is_ended(worker: Worker, mode: str, reason: str) -> None:
+    with hasty():
+        outcome, _ = worker.measure(TARGET, config(mode))
+    assert (outcome.status, outcome.reason) == (Status.TIMEOUT, reason)
+    assert outcome.time_us is None
+    after, _ = worker.measure(TARGET, config("fine"))
+    assert after.status is Status.CORRECT
+
+
+def test_a_kill_from_outside_condemns_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
+    with Worker("cpu") as worker:
+        worker.hello()
+        pid = worker.pid
+        assert pid is not None
+
+        def kill_it_at_its_check() -> None:
+            wait_until(log.exists)
+            os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_it_at_its_check)
+        killer.start()
+        outcome, _ = worker.measure(TARGET, config("first_hangs"))
+        killer.join()
+        assert outcome.status is Status.CORRECT
+        assert worker.starts == 2
+    assert len(log.read_text().splitlines()) == 2
 
 
 def test_a_configuration_that_kills_every_process_is_condemned(worker: Worker) -> None:
@@ -103,7 +154,7 @@ def test_time_is_that_of_the_launch(worker: Worker) -> None:
     outcome, _ = worker.measure(TARGET, config("fine", size=2000))
     assert outcome.timing == "host"
     assert outcome.time_us is not None
-    assert 2000 <= outcome.time_us < 10_000
+    assert 2000 <= outcome.time_us < 1e6
     assert len(outcome.samples_us) >= 10
 
 
@@ -116,34 +167,35 @@ def test_environment_is_read_on_request(worker: Worker) -> None:
 
 
 def test_rivals_are_timed_in_turns(worker: Worker) -> None:
-    timings = worker.compare(TARGET, [config("fine", 300), config("fine", 100)])
+    # A busy host's sleep overshoots by milliseconds.
+    timings = worker.compare(TARGET, [config("fine", 30_000), config("fine", 100)])
     assert not isinstance(timings, str)
     assert timings[0].time_us > timings[1].time_us > 100
-    reason = worker.compare(TARGET, [config("fine"), config("hang_timing")])
+    with hasty():
+        reason = worker.compare(TARGET, [config("fine"), config("hang_timing")])
     assert isinstance(reason, str)
     assert "took longer" in reason
 
 
 def test_a_child_that_a_candidate_left_is_killed(worker: Worker) -> None:
-    before = _sleepers()
+    worker.hello()
+    pid = worker.pid
+    assert pid is not None
     outcome, _ = worker.measure(TARGET, config("leave_child"))
-    assert outcome.reason == "the process exited with code 4"
-    deadline = time.monotonic() + 3
-    while _sleepers() - before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _sleepers() - before
+    assert outcome.reason == "the process exited with code 4: a child is left"
+    wait_until(lambda: not _children_left_by(pid))
 
 
-def _sleepers() -> set[int]:
-    found = set()
+def _children_left_by(pid: int) -> list[int]:
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 command = (entry / "cmdline").read_bytes()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if b"import time; time.sleep(60)" in command:
-                found.add(int(entry.name))
+            if f"\0left by {pid}\0".encode() in command:
+                found.append(int(entry.name))
     return found
 
 
@@ -175,10 +227,7 @@ def test_worker_dies_with_its_parent() -> None:
     assert alive(pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.communicate()
-    deadline = time.monotonic() + 5
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(pid)
+    wait_until(lambda: not alive(pid))
 
 
 def test_parent_imports_no_torch() -> None:
@@ -188,7 +237,7 @@ def test_parent_imports_no_torch() -> None:
         "with Worker('cpu') as w: w.hello()\n"
         "sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_pool_compiles_what_is_announced_once(
@@ -197,25 +246,28 @@ def test_pool_compiles_what_is_announced_once(
     log = tmp_path / "log"
     monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
     configs = [config(mode) for mode in ("fine", "raise", "exit", "slow", "fine")]
-    with CompilePool(LIMITS, 2) as pool:
+    with CompilePool(JobLimits(), 2) as pool:
         pool.announce(TARGET, configs)
         pool.announce(TARGET, configs[:2], urgent=True)
-        deadline = time.monotonic() + 10
-        while pool.compiled < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: pool.compiled >= 2)
     lines = log.read_text().splitlines()
     assert len(lines) == len(set(lines)) == 4
     assert pool.compiled == 2
 
 
-def test_pool_that_is_left_early_leaves_no_process() -> None:
+def test_pool_that_is_left_early_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv(fake_kernels.LOG_VARIABLE, str(log))
     with CompilePool(JobLimits(), 2) as pool:
-        pool.announce(TARGET, [config("hang"), config("hang", 32)])
-        time.sleep(0.3)
+        pool.announce(TARGET, [config("hang", size) for size in (16, 32, 64)])
+        wait_until(lambda: log.exists() and log.read_text().count("\n") == 2)
         workers = pool._workers
-    start = time.monotonic()
     assert all(worker._process is None for worker in workers)
-    assert time.monotonic() - start < 5
+    # Whoever had waited for the two would have come to the third.
+    assert pool.compiled == 0
+    assert log.read_text().count("\n") == 2
 
 
 @pytest.mark.parametrize(

@@ -239,14 +239,27 @@ def test_predict_starts_without_torch() -> None:
     assert run.stdout == "set()\n"
 
 
+#: Of a host on which the command takes two thirds of a second.
+LOOP_S = 0.2
+
+
+def _cpu_s(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run = subprocess.run(command, env=environment, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, run.stdout
+
+
 @pytest.mark.alone
 def test_the_command_predicts_within_a_second() -> None:
     """From the interpreter's start to the printed table, as CPU time.
 
     Whoever else works on this machine shall not decide: not by waiting, hence CPU time, nor by
     crowding the caches, hence the fastest of some; a neighbour on the same core can double the
-    time, hence alone.  On one thread CPU time is what the user waits.
+    time, hence alone, and hence a second of a host that runs a plain loop in ``LOOP_S``: where the
+    loop takes longer, so may this.  On one thread CPU time is what the user waits.
     """
+    loop = [sys.executable, "-c", "sum(i * i % 7 for i in range(3_000_000))"]
     command = [sys.executable, "-m", "workbench", "predict", "--gpu", "h200"]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # What pip installs is compiled; here the first run leaves compiled files to the others.
@@ -254,16 +267,10 @@ def test_the_command_predicts_within_a_second() -> None:
     seconds: list[float] = []
     while len(seconds) < 30 and min(seconds, default=9.9) >= 1.0:
         time.sleep(1.0 if seconds else 0.0)  # a neighbour's burst lasts some seconds
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run = subprocess.run(
-            [*command, "--shape", "4096x4096x4096"],
-            env=environment,
-            capture_output=True,
-            check=True,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert b"deepseek-fp8" in run.stdout
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        loop_s, _ = _cpu_s(loop, environment)
+        taken_s, printed = _cpu_s([*command, "--shape", "4096x4096x4096"], environment)
+        assert b"deepseek-fp8" in printed
+        seconds.append(taken_s / max(1.0, loop_s / LOOP_S))
     assert min(seconds) < 1.0, seconds
 
 

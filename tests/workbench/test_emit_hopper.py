@@ -267,7 +267,7 @@ def test_the_stand_in_runs_where_the_kernel_cannot(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

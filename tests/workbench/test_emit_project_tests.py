@@ -35,7 +35,7 @@ def _own_tests(project: Path, **environment: str) -> subprocess.CompletedProcess
         [sys.executable, "-m", "pytest", "tests"],
         check=False,
         cwd=project,
-        timeout=300,
+        timeout=900,
         env=dict(merged),
         capture_output=True,
         text=True,

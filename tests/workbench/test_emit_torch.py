@@ -121,7 +121,7 @@ def _run(script: str, package: Path, **environment: str) -> None:
         env={**clean, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -451,15 +451,15 @@ import sys, resource, workbench, torch
 from pathlib import Path
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 report = workbench.error(weights=sys.argv[1], formats=["int8.b32x32", "e4m3fn.tensor"])
-assert len(report.weights.ranked) == 16
+assert len(report.weights.ranked) == 10
 print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.slow
 def test_memory_stays_bounded(tmp_path: Path) -> None:
-    """A sparse checkpoint of 1 GiB is ranked in 0.5 GB beside the libraries."""
-    rows, cols, count = 8192, 4096, 16
+    """A sparse checkpoint of 0.7 GB is ranked in 0.5 GB beside the libraries."""
+    rows, cols, count = 8192, 4096, 10
     size = rows * cols * 2
     header: dict[str, Any] = {
         f"w{i}": {

@@ -351,7 +351,7 @@ def test_a_dry_run_checks_kernels_and_peers(tmp_path: Path) -> None:
         [*command, "--output", str(output)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr

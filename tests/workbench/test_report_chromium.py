@@ -1,6 +1,7 @@
 """The report in a browser: it draws, says nothing on the console, and fits a phone."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+#: After which a browser is given up; a busy host's starts slowly.
+PATIENCE_S = 180
 SIZES = {"desktop": (1280, 900, False), "phone": (390, 844, True), "small phone": (320, 640, True)}
 
 
@@ -31,7 +34,9 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=list(FLAGS))
+        started = driver.chromium.launch(
+            executable_path=path, args=list(FLAGS), timeout=1e3 * PATIENCE_S
+        )
         yield started
         started.close()
 
@@ -45,6 +50,7 @@ def opened(browser: Any, path: Path, size: str, scheme: str) -> tuple[Any, list[
         has_touch=touch,
         is_mobile=touch,
     )
+    context.set_default_timeout(1e3 * PATIENCE_S)
     page = context.new_page()
     said: list[str] = []
     asked: list[str] = []
@@ -88,10 +94,12 @@ def test_menus_and_the_colour_scheme_change_the_plots(browser: Any, tmp_path: Pa
     title = page.locator("#convergence .ytitle").text_content()
     assert title == "measured time, us"
     page.emulate_media(color_scheme="dark")
-    # The page's policy refuses evaluated predicates, so this waits instead of polling in the page.
-    page.wait_for_timeout(1000)
-    ink = page.evaluate("getComputedStyle(document.querySelector('.ytick text')).fill")
-    assert ink == "rgb(230, 233, 238)"
+    # The page's policy refuses evaluated predicates, so this polls instead of the page.
+    deadline = time.monotonic() + PATIENCE_S
+    ink = "getComputedStyle(document.querySelector('.ytick text')).fill"
+    while page.evaluate(ink) != "rgb(230, 233, 238)":
+        assert time.monotonic() < deadline, page.evaluate(ink)
+        page.wait_for_timeout(20)
     assert page.locator("#convergence .ytitle").text_content() == title
     assert said == []
 

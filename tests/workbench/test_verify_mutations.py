@@ -77,7 +77,7 @@ def test_every_default_configuration_is_launched(tmp_path: Path) -> None:
 def test_an_infinity_that_becomes_a_number_fails(tmp_path: Path) -> None:
     old = "acc = acc.to(tl.float32)\n"
     new = old + '    acc = tl.where(tl.abs(acc) == float("inf"), 3e38, acc)\n'
-    recipes = ("bf16", "fp16", "e5m2-row", "e5m2-b128")
+    recipes = ("bf16", "e5m2-b128")  # without scales, and with
     failed = _failed(tmp_path, recipes, "gemm_scaled.py", old, new)
     assert failed == {
         name: {f"triton_gemm gemm:48x64x256:{name}:bf16: infinity"} for name in recipes

@@ -34,6 +34,19 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
     return emit(simulated_run(folder / "sweep", problems), folder / "kernels", name="tile_pack")
 
 
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
+    """A single product: checking every other takes seconds, and tells no more of the package."""
+    made = run_of(study("gemm:48x64x256:e4m3-row:bf16"))
+    return emit(made, tmp_path_factory.mktemp("one") / "kernels", name="tile_pack")
+
+
+@pytest.fixture
+def single(of_one: EmittedPackage, tmp_path: Path) -> Path:
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(of_one.folder, tmp_path / "kernels"))
+
+
 @pytest.fixture
 def package(original: EmittedPackage, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
@@ -86,11 +99,11 @@ def test_simulated_sweep_passes_on_a_cpu(original: EmittedPackage, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_kernel_that_drops_a_scale_fails_although_its_digests_match(package: Path) -> None:
-    with (package / TEMPLATE).open("a") as template:
+def test_kernel_that_drops_a_scale_fails_although_its_digests_match(single: Path) -> None:
+    with (single / TEMPLATE).open("a") as template:
         template.write(WITHOUT_WEIGHT_SCALES)
-    reseal(package)
-    report = verify(package, device="cpu", seed=3)
+    reseal(single)
+    report = verify(single, device="cpu", seed=3)
     assert not report.passed
     failed = _failed(report)
     assert "triton_gemm gemm:48x64x256:e4m3-row:bf16: random" in failed
@@ -114,42 +127,42 @@ def test_every_quantisation_passes_on_a_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_alone_passes(original: EmittedPackage) -> None:
-    report = verify(original.wheel, device="cpu")
+def test_wheel_alone_passes(of_one: EmittedPackage) -> None:
+    report = verify(of_one.wheel, device="cpu")
     assert _failed(report) == {}
 
 
 @pytest.mark.slow
-def test_package_that_imports_the_workbench_fails(package: Path) -> None:
+def test_package_that_imports_the_workbench_fails(single: Path) -> None:
     _edit(
-        package / "src/tile_pack/_gemm.py", "import torch\n", "import tiles.formats\nimport torch\n"
+        single / "src/tile_pack/_gemm.py", "import torch\n", "import tiles.formats\nimport torch\n"
     )
-    reseal(package)
-    failed = _failed(verify(package, device="cpu"))
+    reseal(single)
+    failed = _failed(verify(single, device="cpu"))
     assert "tiles" in failed["independence"]
 
 
 @pytest.mark.slow
-def test_package_that_kills_its_process_is_a_failed_check(package: Path) -> None:
+def test_package_that_kills_its_process_is_a_failed_check(single: Path) -> None:
     _edit(
-        package / "src/tile_pack/_gemm.py",
+        single / "src/tile_pack/_gemm.py",
         "import torch\n",
         "import os; os._exit(7)\nimport torch\n",
     )
-    reseal(package)
-    failed = _failed(verify(package, device="cpu"))
+    reseal(single)
+    failed = _failed(verify(single, device="cpu"))
     assert "ended with 7" in failed["checking process"]
 
 
 @pytest.mark.slow
-def test_configuration_that_is_not_the_evidence_fails(package: Path) -> None:
-    (path,) = (package / "src/tile_pack/configs").glob("*jetfire*64x256*")
+def test_configuration_that_is_not_the_evidence_fails(single: Path) -> None:
+    (path,) = (single / "src/tile_pack/configs").glob("*e4m3-row*64x256*")
     data = json.loads(path.read_text())
     data["entries"][0]["config"]["group_m"] += 1
     path.write_text(json.dumps(data))
-    reseal(package)
-    failed = _failed(verify(package, device="cpu"))
-    assert list(failed) == ["triton_gemm gemm:48x64x256:jetfire:bf16: configuration"]
+    reseal(single)
+    failed = _failed(verify(single, device="cpu"))
+    assert list(failed) == ["triton_gemm gemm:48x64x256:e4m3-row:bf16: configuration"]
 
 
 @pytest.mark.slow

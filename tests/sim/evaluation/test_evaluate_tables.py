@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,17 +138,20 @@ def test_aims_stand_beside_what_is_reached() -> None:
     assert found["memory-bound kernels, MAPE"].values == (None, None, None)
 
 
-def test_a_pace_is_counted_in_rows() -> None:
+def test_a_pace_is_counted_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    took_s = iter([0.5, 0.02, 0.3])
+    now_s = [7.0]
+
     class Slow(Spy):
         def predict(self, table: MeasuredTable, gpu: sim.Gpu) -> Predicted | None:
-            import time
-
-            time.sleep(0.02)
+            now_s[0] += next(took_s)
             return super().predict(table, gpu)
 
+    # A clock that nothing else moves.
+    clock = SimpleNamespace(perf_counter=lambda: now_s[0])
+    monkeypatch.setattr("sim.evaluation.pace.time", clock)
     pace = predictions_per_second(Slow(Kind.FORMULA), measured(), H200)
-    assert pace is not None
-    assert 20_000 / 0.5 < pace <= 20_000 / 0.02
+    assert pace == pytest.approx(20_000 / 0.02)
 
 
 def hopper_cases() -> list[MeasuredTable]:
