@@ -44,12 +44,13 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kil
     whole = tuning.run(
         kill_loop.plan_of(tmp_path / "whole", strategy, kills), price=fake_kernels.price
     )
-    for resumed in runs:
+    for workers, resumed in enumerate(runs, 1):
         for study, uninterrupted in zip(resumed.studies, whole.studies, strict=True):
             assert study.repeats == 0
             configs = [trial.config for trial in study.trials]
-            if strategy == "hybrid":
-                # Where it was struck decides what it draws; other seeds end up to 5 % apart.
+            if strategy == "hybrid" and workers == 2:
+                # Each draws without the outcome of what the other measures: another search, and
+                # such end up to 5 % apart.
                 assert 60 <= len(configs) <= 62
                 assert best_us(study) <= 1.1 * best_us(uninterrupted)
             else:
