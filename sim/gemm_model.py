@@ -6,6 +6,8 @@ the compiler's registers, shared memory and spills instead of the estimates.  Wh
 drift between CTAs, L2 partitions, the power that a particular configuration or its data draws.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,14 @@ from sim.distinct import Distinct, distinct_rows
 from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, price_wave
 from sim.gpu import Gpu
-from sim.memory import l2_ns, load_latency_ns, segment_share
+from sim.memory import (
+    LINE_BYTES,
+    SLICE_BYTES,
+    l2_ns,
+    load_latency_ns,
+    segment_share,
+    slice_imbalance,
+)
 from sim.occupancy import BASE_REGISTERS, ctas_per_sm, gemm_registers, spill_clk
 from sim.parameters import GEMM, GemmParameters
 from sim.pipes import (
@@ -73,7 +82,7 @@ def gemm_cost(
     if block_scaled:  # codes of two widths lie in shared memory as the wider one
         bits = max(bits, weight.element.bits)
     promoted = problem.recipe.blockwise and not block_scaled
-    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    clock_ghz = gpu.max_clock_mhz / 1e3  # the power limit is a wave's matter
 
     # Occupancy and waves.
     warpgroups = uses_warpgroups(gpu, bm, warps, element=multiplied)
@@ -120,6 +129,11 @@ def gemm_cost(
     again = full_bytes + tail_bytes - once
     again_share = (dram_read - once) / np.maximum(again, 1.0)
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
+    # How unevenly the L2's slices are asked: a wave's CTAs want the same K slice at a time.
+    whole = np.maximum(spread.full, 1)
+    rows_at_once = np.where(spread.full > 0, seen.full_rows / whole, seen.tail_rows) * (m / tiles_m)
+    cols_at_once = np.where(spread.full > 0, seen.full_cols / whole, seen.tail_cols) * (n / tiles_n)
+    again_share_read = dram_read / l2_read
     spread = spread.take(raster)
     tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
         column[raster]
@@ -139,10 +153,13 @@ def gemm_cost(
         warpgroups=warpgroups,
         emulated=emulated,
         promoted=promoted,
+        copied_bytes=loaded,
+        step_bits=element(multiplied).bits,
         parameters=parameters,
     )
     latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
     iteration = Iteration(
+        element=multiplied,
         tensor_clk=few.spread(
             mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups)
         ),
@@ -172,6 +189,9 @@ def gemm_cost(
             parameters.spill_bytes_per_clk,
         ),
         wait_clk=few.spread(schedule.wait_clk),
+        chain_clk=few.spread(schedule.chain_clk),
+        loop_clk=few.spread(parameters.loop_instructions * threads / ISSUE_LANES),
+        in_line=few.spread(~warpgroups),
         serial=promoted or emulated,
         smem_clk=few.spread(
             smem_clk(
@@ -189,6 +209,7 @@ def gemm_cost(
         l2_bytes=(a_tile + b_tile)
         / iterations
         / few.spread(segment_share(bk * (bits / 8), parameters.request_bytes)),
+        slice_bytes=np.zeros(0),
         iterations=iterations,
         stages=stages,
         held_stages=few.spread(schedule.held_stages),
@@ -201,6 +222,15 @@ def gemm_cost(
     )
 
     latency_ns = few.spread(latency_ns)
+    slices = gpu.l2_read_gb_per_s / (SLICE_BYTES * clock_ghz)
+    lines = np.ceil(bk * bits / (8 * LINE_BYTES))
+    step_lines = few.spread(lines) * stages
+    hot_a = slice_imbalance(rows_at_once[raster] * step_lines, slices, parameters.slice_spread)
+    hot_b = slice_imbalance(cols_at_once[raster] * step_lines, slices, parameters.slice_spread)
+    per_byte = iteration.l2_bytes / (a_tile + b_tile)
+    padded = (-(-m // bm) * bm - m) / -(-m // bm) + (-(-n // bn) * bn - n) / -(-n // bn)
+    clamped = np.where(tma, 0.0, padded * bk * bits / 8 / 1024) * (slices * SLICE_BYTES)
+    iteration = replace(iteration, slice_bytes=(a_tile * hot_a + b_tile * hot_b) * per_byte + few.spread(clamped))
     # Full waves, all alike, and the partial wave with its own contention.
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)
@@ -214,7 +244,6 @@ def gemm_cost(
         write_bytes=dram_write * (spread.capacity / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
-        clock_ghz=clock_ghz,
         parameters=parameters,
     )
     tail = price_wave(
@@ -227,18 +256,18 @@ def gemm_cost(
         write_bytes=dram_write * (spread.tail_ctas / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
-        clock_ghz=clock_ghz,
         parameters=parameters,
     )
     has_tail = spread.tail_ctas > 0
     # Later waves start while their neighbours still work; a persistent CTA fetches ahead.
     later = np.where(persistent, 0.0, iteration.prologue_ns / occupancy)
+    later += parameters.tile_clk / clock_ghz / occupancy
     ends = iteration.prologue_ns + (spread.count - 1) * later
     ends += spread.full * iteration.epilogue_ns + has_tail * iteration.epilogue_ns
     main = spread.full * full.time_ns + has_tail * tail.time_ns
     launch_us = gpu.graph_launch_us + parameters.device_floor_us
     per_sm = (spread.full * occupancy + spread.tail_per_sm) * iterations
-    clk_us = per_sm / (clock_ghz * 1e3)
+    clk_us = per_sm / (np.where(spread.full > 0, full.clock_ghz, tail.clock_ghz) * 1e3)
     terms = {
         "tensor": iteration.tensor_clk * clk_us,
         "cuda_cores": (iteration.promotion_clk + iteration.issue_clk) * clk_us,

@@ -32,6 +32,9 @@ from tiles.problems import Gemm
 
 __all__ = ["Schedule", "gemm_schedule"]
 
+#: Of an asynchronous copy of a lane, and of K under one ``mma.sync`` instruction.
+COPY_BYTES, STEP_BITS = 16, 256
+
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -42,6 +45,7 @@ class Schedule:
     """Waits of one K-iteration of a CTA."""
 
     wait_clk: F64  #: clocks in which neither tensor nor CUDA cores work for the CTA
+    chain_clk: F64  #: of a warp's own instructions, each waiting for the one before
     held_stages: I64  #: buffers that the product before keeps from being refilled
     state_registers: I64  #: registers a thread beside accumulators, addresses and operands
 
@@ -53,11 +57,16 @@ def gemm_schedule(
     warpgroups: Bool,
     emulated: bool,
     promoted: bool,
+    copied_bytes: I64,
+    step_bits: int,
     parameters: GemmParameters = GEMM,
 ) -> Schedule:
     """Waits of every configuration; ``mma.sync`` needs no draining.
 
-    ``promoted``: partial sums are scaled on their way into the accumulator.
+    Args:
+        promoted: partial sums are scaled on their way into the accumulator.
+        copied_bytes: of both operands, an iteration.
+        step_bits: of an element as it is multiplied.
     """
     of = parameters
     activation, weight = problem.recipe.activation, problem.recipe.weight
@@ -75,9 +84,14 @@ def gemm_schedule(
             if fmt.scaling is not None and fmt.scaling.rows is not None and fmt.scaling.rows < 16:
                 vectors = vectors | (extent > fmt.scaling.rows)
     wait = wait + vectors * np.where(persistent, of.late_scales_clk, of.scales_clk)
+    copies = np.where(table["tma"], 0.0, copied_bytes / (COPY_BYTES * 32.0 * warps))
+    chain = of.chain_clk + of.second_chain_clk * (warps > 4) + of.tma_chain_clk * table["tma"]
+    chain = chain + of.copy_chain_clk * copies
+    chain = chain + of.step_chain_clk * ~warpgroups * (step_bits * table["block_k"] / STEP_BITS)
     return Schedule(
         wait_clk=wait,
-        held_stages=(warpgroups & chained).astype(np.int64),
+        chain_clk=chain,
+        held_stages=np.full(len(table), int(chained)),
         state_registers=NEEDED_REGISTERS
         + FLATTENED_REGISTERS * (persistent & promoted)
         + SCALE_REGISTERS * vectors,

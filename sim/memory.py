@@ -14,13 +14,14 @@ __all__ = [
     "overlap",
     "saturation",
     "segment_share",
+    "slice_imbalance",
 ]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-#: Bytes of a line of the L2.
-LINE_BYTES = 128
+#: Bytes of a line of the L2, and that one of its slices delivers a clock.
+LINE_BYTES, SLICE_BYTES = 128, 64
 
 
 def saturation(in_flight_bytes: F64, gb_per_s: float, latency_ns: float) -> F64:
@@ -54,20 +55,31 @@ def segment_share(segment_bytes: F64, request_bytes: float = GEMM.request_bytes)
     return share
 
 
+def slice_imbalance(lines: F64, slices: float, spread: float = GEMM.slice_spread) -> F64:
+    """How much longer the busiest slice of the L2 works than the mean one.
+
+    CTAs that walk along K together ask for the same few lines at a time, which a hash deals to the
+    slices: of ``lines`` in ``slices`` bins the fullest holds more than the mean by a multiple of
+    the square root of the mean (M. Raab and A. Steger, Balls into Bins, 1998).
+    """
+    factor: F64 = 1.0 + spread * np.sqrt(slices / np.maximum(lines, 1.0))
+    return factor
+
+
 def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
     """Latency of a stage's loads when a share ``miss`` of the lines comes from DRAM."""
     plain = gpu.l2_latency_ns + miss * max(0.0, gpu.dram_latency_ns - gpu.l2_latency_ns)
     return plain + tma * gpu.tma_extra_latency_ns
 
 
-def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held: I64) -> F64:
-    """Latency that a pipeline of ``stages`` buffers cannot hide, per iteration.
+def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held_ns: F64) -> F64:
+    """Latency that a software pipeline of ``stages`` cannot hide, per iteration.
 
-    A buffer is busy for latency + one steady iteration and comes round every ``stages`` iterations;
-    ``held`` more of them wait for products that are still under way.
+    Loads are asked for ``stages - 1`` iterations ahead, and at once with one stage; ``held_ns``
+    later where the product that reads the buffer must end first.
     """
-    ahead = np.maximum(stages - 1 - held, 0)
-    exposed: F64 = np.maximum(0.0, latency_ns - ahead * steady_ns) / stages
+    ahead = np.maximum(stages - 1, 1)
+    exposed: F64 = np.maximum(0.0, (latency_ns + held_ns) / ahead - steady_ns)
     return exposed
 
 

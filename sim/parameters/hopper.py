@@ -44,11 +44,39 @@ class _Persistent(Parameters):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HopperGemmParameters(_Persistent):
+class HopperGemmParameters(Parameters):
     """Of ``hopper_gemm``."""
 
-    #: fp32 multiply-adds beside running products get this share of their rate: measured.
-    promotion_share: float = fitted(0.85, 0.15)
+    #: Of a step along K with two warpgroups in flight, beside the products.
+    handshake_clk: float = fitted(34.0, 0.5)
+    #: From the products' end to their registers being readable, and the next ones' start, where
+    #: both warpgroups promote between two steps.
+    drain_clk: float = fitted(80.0, 0.3)
+    #: fp32 multiply-adds of promotion get this share of their rate.
+    promotion_share: float = fitted(1.0, 0.1)
+    #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue.
+    staging_clk: float = fitted(140.0, 0.4)
+    #: Loads of scales before an epilogue, once a tile.
+    epilogue_clk: float = fitted(240.0, 0.4)
+    #: Barriers, tensor maps and the first indices of a CTA.
+    setup_clk: float = fitted(750.0, 0.4)
+    #: Filling and draining the whole device around a kernel.
+    device_floor_us: float = fitted(1.1, 0.4)
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load.
+    loaded_latency: float = fitted(1.45, 0.2)
+    #: Barriers of a buffer between its release and the copy engine, and between its arrival and
+    #: the products: two handshakes of 60 to 100 clocks.
+    ring_clk: float = fitted(170.0, 0.4)
+    #: The same to and from a neighbour in a cluster: a hop between multiprocessors takes 181
+    #: clocks (HPMLL Hopper benchmark).
+    cluster_clk: float = fitted(215.0, 0.4)
+    #: Steps that a buffer is held: its own products', and what of the next passes before the
+    #: warps give it back.
+    held_steps: float = fitted(1.75, 0.2)
+    #: A store through the copy engine, until its staging buffer may be written again.
+    store_clk: float = fitted(220.0, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(6.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
