@@ -46,7 +46,7 @@ class Schedule:
 
     wait_clk: F64  #: clocks in which neither tensor nor CUDA cores work for the CTA
     chain_clk: F64  #: of a warp's own instructions, each waiting for the one before
-    held_stages: I64  #: buffers that the product before keeps from being refilled
+    held: float  #: 1 where a product holds its buffers until the next iteration, else 0
     state_registers: I64  #: registers a thread beside accumulators, addresses and operands
 
 
@@ -91,7 +91,7 @@ def gemm_schedule(
     return Schedule(
         wait_clk=wait,
         chain_clk=chain,
-        held_stages=np.full(len(table), int(chained)),
+        held=float(chained),
         state_registers=NEEDED_REGISTERS
         + FLATTENED_REGISTERS * (persistent & promoted)
         + SCALE_REGISTERS * vectors,

@@ -12,9 +12,11 @@ __all__ = [
     "l2_ns",
     "load_latency_ns",
     "overlap",
+    "raised",
+    "rooted",
     "saturation",
     "segment_share",
-    "slice_imbalance",
+    "slice_excess",
 ]
 
 F64 = NDArray[np.float64]
@@ -55,15 +57,15 @@ def segment_share(segment_bytes: F64, request_bytes: float = GEMM.request_bytes)
     return share
 
 
-def slice_imbalance(lines: F64, slices: float, spread: float = GEMM.slice_spread) -> F64:
-    """How much longer the busiest slice of the L2 works than the mean one.
+def slice_excess(lines: F64, slices: float) -> F64:
+    """How much longer than the mean slice of the L2 the busiest one works, up to a factor near 1.
 
     CTAs that walk along K together ask for the same few lines at a time, which a hash deals to the
     slices: of ``lines`` in ``slices`` bins the fullest holds more than the mean by a multiple of
     the square root of the mean (M. Raab and A. Steger, Balls into Bins, 1998).
     """
-    factor: F64 = 1.0 + spread * np.sqrt(slices / np.maximum(lines, 1.0))
-    return factor
+    excess: F64 = np.sqrt(slices / np.maximum(lines, 1.0))
+    return excess
 
 
 def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
@@ -83,18 +85,26 @@ def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held_ns: F64) -> F6
     return exposed
 
 
-def overlap(*terms: F64, exponent: float = 8.0) -> F64:
-    """p-norm: the slowest of resources side by side, and a little of the others."""
-    total = np.zeros_like(terms[0])
+def raised(term: F64, exponent: float) -> F64:
+    """``term ** exponent``; products take a tenth of the time of a power."""
     if exponent != 8.0:
-        slowest = np.maximum(np.max(np.stack(np.broadcast_arrays(*terms)), axis=0), 1e-300)
-        for term in terms:
-            total += (term / slowest) ** exponent
-        return np.asarray(slowest * total ** (1.0 / exponent), np.float64)
-    # Three roots take a quarter of the time of two powers.
-    for term in terms:
-        square = term * term
-        fourth = square * square
-        total += fourth * fourth
+        return np.asarray(term**exponent, np.float64)
+    square = term * term
+    fourth = square * square
+    return fourth * fourth
+
+
+def rooted(total: F64, exponent: float) -> F64:
+    """``total ** (1 / exponent)``; three roots take a fraction of the time of a power."""
+    if exponent != 8.0:
+        return np.asarray(total ** (1.0 / exponent), np.float64)
     root: F64 = np.sqrt(np.sqrt(np.sqrt(total)))
     return root
+
+
+def overlap(*terms: F64, exponent: float = 8.0) -> F64:
+    """p-norm: the slowest of resources side by side, and a little of the others."""
+    total = raised(terms[0], exponent)
+    for term in terms[1:]:
+        total = total + raised(term, exponent)
+    return rooted(total, exponent)

@@ -72,7 +72,7 @@ class GemmParameters(Parameters):
     #: Bytes a clock at which spilled registers reach the L1 cache; half the port.
     spill_bytes_per_clk: float = fitted(64.0, 0.4)
     #: Of the norm that joins resources side by side.
-    overlap_exponent: float = fitted(6.0, 0.3)
+    overlap_exponent: float = fitted(8.0, 0.3)
     #: Instruction counts of promotion, decoding and the epilogue, as a multiple of those counted.
     promotion_share: float = fitted(1.0, 0.2)
     decode_share: float = fitted(0.75, 0.3)
