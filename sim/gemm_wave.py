@@ -140,8 +140,8 @@ def price_wave(
         exponent,
     ) + raised(moved / one.iterations, exponent)
     if ghz is None:
-        fast_clk = rooted(units + memory * fastest_ghz**exponent, exponent)
-        share = per_sm / fast_clk
+        # A wave that waits for memory is none the slower for a clock as if it did not.
+        share = per_sm / compute
         ghz = clock_ghz(
             gpu,
             element=one.element,

@@ -95,23 +95,22 @@ def hopper_gemm_cost(
         promotion_clk = values * slowest
         step_clk = step_clk + promotion_clk + of.drain_clk
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
-    l2_step_clk = (
-        l2_ns(
-            gpu,
-            bytes_per_sm=stage_bytes,
-            bytes_total=stage_bytes * gpu.sm_count,
-            clock_ghz=fastest_ghz,
-        )
-        * fastest_ghz
+    l2_step_ns = l2_ns(
+        gpu,
+        bytes_per_sm=stage_bytes,
+        bytes_total=stage_bytes * gpu.sm_count,
+        clock_ghz=fastest_ghz,
     )
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
+    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
     clock = clock_ghz(
         gpu,
         element=activation.element.name,
-        tensor_busy=tensor_clk / busy_clk,
-        cuda_cores_busy=promotion_clk / busy_clk,
+        tensor_busy=tensor_clk / step_clk,
+        cuda_cores_busy=promotion_clk / step_clk,
     )
+    l2_step_clk = l2_step_ns * clock
+    busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
     exposed_clk = ring_exposed_clk(gpu, busy_clk, stages, cluster, clock, of)
     latency_ns = of.loaded_latency * load_latency_ns(gpu, np.ones(1), np.ones(1, np.bool_))[0]
     main_clk = steps * (busy_clk + exposed_clk)

@@ -32,51 +32,51 @@ class GemmParameters(Parameters):
     setup_clk: float = fitted(280.0, 0.5)
     #: Latency of loads while memory is busy, as a multiple of that of a lone load.  Measured:
     #: flattened loops of 128 x 128 tiles with three and four stages.
-    loaded_latency: float = fitted(0.9, 0.2)
+    loaded_latency: float = fitted(0.88, 0.2)
     #: Filling and draining the whole device around a kernel; low end of the 2-5 us expected.
-    device_floor_us: float = fitted(1.45, 0.4)
+    device_floor_us: float = fitted(1.4, 0.4)
     #: Barriers of a stage, and issuing its loads and products, beside a running product; measured.
-    handshake_clk: float = fitted(14.0, 0.5)
+    handshake_clk: float = fitted(12.0, 0.5)
     #: The same in a loop that is not flattened; measured.
-    plain_handshake_clk: float = fitted(72.0, 0.4)
+    plain_handshake_clk: float = fitted(64.0, 0.4)
     #: Draining a product that the loop waits for, and starting the next; measured.
-    drain_clk: float = fitted(425.0, 0.3)
+    drain_clk: float = fitted(430.0, 0.3)
     #: Barriers of a second warpgroup; measured.
-    second_group_clk: float = fitted(38.0, 0.5)
-    chain_clk: float = fitted(265.0, 0.3)
-    second_chain_clk: float = fitted(130.0, 0.5)
+    second_group_clk: float = fitted(46.0, 0.5)
+    chain_clk: float = fitted(270.0, 0.3)
+    second_chain_clk: float = fitted(133.0, 0.5)
     tma_chain_clk: float = fitted(85.0, 0.5)
     copy_chain_clk: float = fitted(20.0, 0.4)
     step_chain_clk: float = fitted(21.0, 0.4)
-    tile_clk: float = fitted(700.0, 0.4)
-    slice_spread: float = fitted(1.0, 0.4)
-    loop_instructions: float = fitted(94.0, 0.3)
+    tile_clk: float = fitted(610.0, 0.4)
+    slice_spread: float = fitted(1.2, 0.4)
+    loop_instructions: float = fitted(97.0, 0.3)
     #: Vectors of scales, asked for an iteration ahead, and not; measured.
     scales_clk: float = fitted(80.0, 0.4)
     late_scales_clk: float = fitted(190.0, 0.4)
     #: Share of the time in which a wave touches its lines first, at DRAM's rate, that shows beside
     #: other resources: everybody waits for them.  A guess of the size that rasters differ by.
-    first_touch_exposed: float = fitted(0.11, 0.5)
+    first_touch_exposed: float = fitted(0.14, 0.5)
     #: Of the time in which a lone CTA leaves the tensor cores idle, n co-resident ones leave
     #: n^-exponent of it idle.  Waits alone are filled better than waits and CUDA-core work.
     #: Measured.
-    serial_hidden_exponent: float = fitted(0.83, 0.3)
+    serial_hidden_exponent: float = fitted(0.82, 0.3)
     #: Instructions for 16 bytes of an operand that cp.async fetches: 64-bit addresses, a predicate,
     #: the copy.  Measured: ordinary loads of bf16 operands.
-    copy_instructions: float = fitted(11.0, 0.3)
+    copy_instructions: float = fitted(12.5, 0.3)
     #: Share of the shared-memory port's clocks that filling the buffers takes from reading
     #: operands.  Measured: 128 x 128 tiles beside 128 x 256 ones.
-    smem_fill_share: float = fitted(0.55, 0.3)
+    smem_fill_share: float = fitted(0.64, 0.3)
     #: What a request to the L2 costs in bytes.  Measured: 8-bit tiles of 64 columns beside 128.
-    request_bytes: float = fitted(85.0, 0.3)
+    request_bytes: float = fitted(91.0, 0.3)
     #: Bytes a clock at which spilled registers reach the L1 cache; half the port.
     spill_bytes_per_clk: float = fitted(64.0, 0.4)
     #: Of the norm that joins resources side by side.
     overlap_exponent: float = fitted(8.0, 0.3)
     #: Instruction counts of promotion, decoding and the epilogue, as a multiple of those counted.
     promotion_share: float = fitted(1.0, 0.2)
-    decode_share: float = fitted(0.75, 0.3)
-    epilogue_share: float = fitted(0.75, 0.4)
+    decode_share: float = fitted(0.71, 0.3)
+    epilogue_share: float = fitted(0.82, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
