@@ -28,6 +28,7 @@ from sim.parameters import GEMM, GemmParameters
 from sim.pipes import (
     ISSUE_LANES,
     decode_clk,
+    has_warpgroups,
     issue_clk,
     mma_clk,
     promotion_clk,
@@ -166,6 +167,7 @@ def gemm_cost(
         warpgroups=warpgroups,
         emulated=emulated,
         promoted=promoted,
+        asynchronous=has_warpgroups(gpu),
         copied_bytes=loaded,
         step_bits=element(multiplied).bits,
         parameters=parameters,
@@ -202,7 +204,7 @@ def gemm_cost(
         wait_clk=schedule.wait_clk,
         chain_clk=schedule.chain_clk,
         loop_clk=parameters.loop_instructions * threads / ISSUE_LANES,
-        in_line=~warpgroups,
+        in_line=~warpgroups & has_warpgroups(gpu),
         serial=promoted or emulated,
     )
     unit_clk, alone_clk = lone_clk(loop)

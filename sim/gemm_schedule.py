@@ -8,14 +8,16 @@ loads on the two bf16 rows that use them.  The 8192-cubed rows were the check, b
 and clock, tensor share and L2 rate are a compromise between both sizes that the rows do not tell
 apart; latency with two stages and the raster's share come from a dozen further rows at 4096 cubed
 that are not stored.  So no figure on these rows is held-out.  Nothing differs between recipes but
-what their formats say.  Three facts carry most of it:
+what their formats say.  Four facts carry most of it:
 
 * A warpgroup product stays in flight across iterations only where its accumulator is floating-point
   and unpromoted and the loop is flattened over tiles, or has one warpgroup.  Elsewhere the loop
   waits for the product of its own iteration and starts the next one into an idle tensor core.
 * A product that adds into the accumulator of the one before holds its buffers until the next
-  iteration, so loads run one stage less ahead.  With two stages nothing runs ahead of an int8
-  product: seen on 50 later rows (``evidence/h200``), 30 % slower than without this term.
+  iteration, so loads are asked for one iteration later.
+* A warp's own instructions of an iteration (barriers, addresses, copies, descriptors) wait for one
+  another: some 270 clocks at least, beside a warpgroup product in flight and before and after an
+  ``mma.sync``.  Small tiles take no less, however few their products.
 * Scales that differ between a tile's rows or columns arrive as vectors, late in a flattened loop.
 """
 
@@ -57,6 +59,7 @@ def gemm_schedule(
     warpgroups: Bool,
     emulated: bool,
     promoted: bool,
+    asynchronous: bool,
     copied_bytes: I64,
     step_bits: int,
     parameters: GemmParameters = GEMM,
@@ -65,6 +68,7 @@ def gemm_schedule(
 
     Args:
         promoted: partial sums are scaled on their way into the accumulator.
+        asynchronous: the GPU has products that warps need not wait for.
         copied_bytes: of both operands, an iteration.
         step_bits: of an element as it is multiplied.
     """
@@ -91,7 +95,7 @@ def gemm_schedule(
     return Schedule(
         wait_clk=wait,
         chain_clk=chain,
-        held=float(chained),
+        held=float(chained and asynchronous),
         state_registers=NEEDED_REGISTERS
         + FLATTENED_REGISTERS * (persistent & promoted)
         + SCALE_REGISTERS * vectors,

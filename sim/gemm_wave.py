@@ -26,7 +26,7 @@ class Loop:
     wait_clk: F64  #: barriers, and products or scales that are waited for
     chain_clk: F64  #: a warp's own instructions one after the other, beside products in flight
     loop_clk: F64  #: issue slots of these instructions
-    in_line: NDArray[np.bool_]  #: products stand in that chain: ``mma.sync``
+    in_line: NDArray[np.bool_]  #: products stand in that chain: ``mma.sync`` where there is better
     serial: bool  #: CUDA cores wait for the products of their own iteration
 
 
@@ -141,7 +141,7 @@ def price_wave(
     ) + raised(moved / one.iterations, exponent)
     if ghz is None:
         # A wave that waits for memory is none the slower for a clock as if it did not.
-        share = per_sm / compute
+        share = per_sm / rooted(units, exponent)
         ghz = clock_ghz(
             gpu,
             element=one.element,

@@ -46,8 +46,8 @@ def ring_exposed_clk(
     of = parameters
     alone = np.ones(1)
     latency_ns = of.loaded_latency * load_latency_ns(gpu, alone, alone > 0)[0]
-    waits_clk = of.ring_clk + of.cluster_clk * (cluster > 1)
-    period_clk = (latency_ns * clock + waits_clk + of.held_steps * busy_clk) / stages
+    waits_ns = (of.ring_clk + of.cluster_clk * (cluster > 1)) / (gpu.max_clock_mhz / 1e3)
+    period_clk = ((latency_ns + waits_ns) * clock + of.held_steps * busy_clk) / stages
     exposed: F64 = np.maximum(0.0, period_clk - busy_clk)
     return exposed
 
@@ -72,6 +72,7 @@ def hopper_gemm_cost(
     rows_m = -(-tiles_m // cluster)
     slots = gpu.sm_count // cluster
     rounds = -(-rows_m * tiles_n // slots)
+    at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     a_tile = activation.storage_bytes(m, k) / rows_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
     seen = footprint(rows_m, tiles_n, table["group_m"], slots + 0 * bm)
@@ -98,7 +99,7 @@ def hopper_gemm_cost(
     l2_step_ns = l2_ns(
         gpu,
         bytes_per_sm=stage_bytes,
-        bytes_total=stage_bytes * gpu.sm_count,
+        bytes_total=stage_bytes * at_work,
         clock_ghz=fastest_ghz,
     )
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
@@ -106,8 +107,8 @@ def hopper_gemm_cost(
     clock = clock_ghz(
         gpu,
         element=activation.element.name,
-        tensor_busy=tensor_clk / step_clk,
-        cuda_cores_busy=promotion_clk / step_clk,
+        tensor_busy=tensor_clk / units_clk,
+        cuda_cores_busy=promotion_clk / units_clk,
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
@@ -118,17 +119,18 @@ def hopper_gemm_cost(
     # Whoever stores does not multiply; with one staging buffer a store waits for the one before.
     chunks = np.where(pingpong, bm, bm // CONSUMERS) / 64 * (bn * out_bytes / 128)
     chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
-    epilogue_clk = of.epilogue_clk + chunks * chunk_clk
+    slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
+    epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
     alone = main_clk + epilogue_clk
     tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)
-    first_clk = of.setup_clk + latency_ns * clock
+    first_clk = of.setup_clk * slower + latency_ns * clock
     total_clk = rounds * tile_clk + first_clk + np.where(pingpong, epilogue_clk, 0.0)
     compute_ns = total_clk / clock
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,
         write_bytes=np.full(len(table), dram_write),
-        in_flight_bytes=stages * stage_bytes * gpu.sm_count,
+        in_flight_bytes=stages * stage_bytes * at_work,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
     tiles_clk = rounds * steps / (clock * 1e3)

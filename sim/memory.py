@@ -20,7 +20,6 @@ __all__ = [
 ]
 
 F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 #: Bytes of a line of the L2, and that one of its slices delivers a clock.
 LINE_BYTES, SLICE_BYTES = 128, 64
@@ -74,13 +73,13 @@ def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
     return plain + tma * gpu.tma_extra_latency_ns
 
 
-def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held_ns: F64) -> F64:
+def exposed_ns(latency_ns: F64, steady_ns: F64, stages: F64, held_ns: F64) -> F64:
     """Latency that a software pipeline of ``stages`` cannot hide, per iteration.
 
     Loads are asked for ``stages - 1`` iterations ahead, and at once with one stage; ``held_ns``
     later where the product that reads the buffer must end first.
     """
-    ahead = np.maximum(stages - 1, 1)
+    ahead = np.maximum(stages - 1.0, 1.0)
     exposed: F64 = np.maximum(0.0, (latency_ns + held_ns) / ahead - steady_ns)
     return exposed
 

@@ -106,7 +106,6 @@ class WeightOnlyParameters(Parameters):
 
     #: Instructions of a thread in an iteration beside decoding, products and promotion: addresses,
     #: copies, barriers, the order of operands; read off compiled loops.
-    slice_spread: float = fitted(1.0, 0.4)
     loop_instructions: float = fitted(85.0, 0.3)
     #: Decoding, as a multiple of the instructions read off compiled loops.
     decode_share: float = fitted(1.0, 0.3)
@@ -122,7 +121,6 @@ class DecodedParameters(Parameters):
     """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``."""
 
     #: Instructions of a thread in an iteration beside decoding: addresses, copies, scales.
-    slice_spread: float = fitted(1.0, 0.4)
     loop_instructions: float = fitted(85.0, 0.3)
     #: Decoding, as a multiple of the instructions read off compiled loops.
     decode_share: float = fitted(1.0, 0.3)
