@@ -1,9 +1,9 @@
 """The cost of a scaled GEMM: terms per K-iteration, per wave, and together.
 
 All terms are evaluated for every configuration of a table at once.  Clocks turn into time at the
-GPU's sustained clock, because dense products run at the power limit.  Rows that were compiled take
-the compiler's registers, shared memory and spills instead of the estimates.  What is left out:
-drift between CTAs, L2 partitions, the power that a particular configuration or its data draws.
+clock that the power limit leaves (:mod:`sim.clock`), the ends of a tile at the highest.  Rows that
+were compiled take the compiler's registers, shared memory and spills instead of the estimates.
+What is left out: drift between CTAs, L2 partitions, the power that the data draw.
 """
 
 import numpy as np
@@ -16,12 +16,9 @@ from sim.gemm_schedule import gemm_schedule
 from sim.gemm_wave import Iteration, Loop, lone_clk, price_wave
 from sim.gpu import Gpu
 from sim.memory import (
-    LINE_BYTES,
-    SLICE_BYTES,
     l2_ns,
     load_latency_ns,
     segment_share,
-    slice_excess,
 )
 from sim.occupancy import BASE_REGISTERS, ctas_per_sm, gemm_registers, spill_clk
 from sim.parameters import GEMM, GemmParameters
@@ -131,26 +128,11 @@ def gemm_cost(
     again = full_bytes + tail_bytes - once
     again_share = (dram_read - once) / np.maximum(again, 1.0)
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
-    # How unevenly the L2's slices are asked: a wave's CTAs want the same K slice at a time.
-    slices = gpu.l2_read_gb_per_s / (SLICE_BYTES * clock_ghz)
-    whole = np.maximum(spread.full, 1)
-    all_rows = np.where(spread.full > 0, seen.full_rows / whole, seen.tail_rows) * (m / tiles_m)
-    all_cols = np.where(spread.full > 0, seen.full_cols / whole, seen.tail_cols) * (n / tiles_n)
     tile_bytes = a_tile + b_tile
-    uneven_bytes = a_tile * slice_excess(all_rows, slices) + b_tile * slice_excess(all_cols, slices)
     spread = spread.take(raster)
-    tiles, tile_bytes, uneven_bytes, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
+    tiles, tile_bytes, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
         column[raster]
-        for column in (
-            tiles,
-            tile_bytes,
-            parameters.slice_spread * uneven_bytes,
-            l2_read,
-            dram_read,
-            full_bytes,
-            tail_bytes,
-            tail_read,
-        )
+        for column in (tiles, tile_bytes, l2_read, dram_read, full_bytes, tail_bytes, tail_read)
     )
 
     # One K-iteration of one CTA.
@@ -176,13 +158,12 @@ def gemm_cost(
     row_bytes = bk * (bits / 8)
     share = segment_share(row_bytes, parameters.request_bytes)
     requested = few.spread(1.0 / (share * steps))
-    lines = np.ceil(row_bytes / LINE_BYTES)
-    slice_bytes = tile_bytes + uneven_bytes * (few.spread(1.0 / np.sqrt(lines)) / np.sqrt(stages))
-    slice_bytes = slice_bytes * requested
+    l2_bytes = tile_bytes * requested
+    slice_bytes = l2_bytes
     # Rows beyond the matrix that ordinary loads ask for are all its last one, in one slice.
     if (over := ~tma * (padded_rows(m, bm) + padded_rows(n, bn))).any():
         slice_bytes = slice_bytes + few.spread(
-            over * row_bytes * (slices * SLICE_BYTES / SAME_LINE_BYTES)
+            over * row_bytes * (gpu.l2_read_gb_per_s / clock_ghz / SAME_LINE_BYTES)
         )
     loop = Loop(
         tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
@@ -236,7 +217,7 @@ def gemm_cost(
                 fill_share=parameters.smem_fill_share,
             )
         ),
-        l2_bytes=tile_bytes * requested,
+        l2_bytes=l2_bytes,
         slice_bytes=slice_bytes,
         iterations=iterations,
         stages=stages.astype(np.float64),

@@ -42,7 +42,7 @@ class Iteration:
     serial: bool  #: as :class:`Loop`'s
     smem_clk: F64
     l2_bytes: F64
-    slice_bytes: F64  #: the same, of the busiest slice of the L2 times their number
+    slice_bytes: F64  #: the same, of the slice of the L2 that is asked most, times their number
     iterations: F64
     stages: F64
     held: float  #: 1 where a product holds its buffers until the next iteration, else 0
@@ -151,7 +151,7 @@ def price_wave(
     steady = rooted(units + memory * raised(ghz, exponent), exponent) / ghz
     first_touches = footprint_bytes / gpu.dram_read_gb_per_s / one.iterations
     steady = steady + parameters.first_touch_exposed * first_touches
-    exposed = exposed_ns(latency_ns, steady, one.stages, one.held * steady / per_sm)
+    exposed = exposed_ns(latency_ns, steady, one.stages, one.held)
     return Wave(
         time_ns=one.iterations * (steady + exposed),
         exposed_ns=one.iterations * exposed,

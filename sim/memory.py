@@ -16,13 +16,12 @@ __all__ = [
     "rooted",
     "saturation",
     "segment_share",
-    "slice_excess",
 ]
 
 F64 = NDArray[np.float64]
 
-#: Bytes of a line of the L2, and that one of its slices delivers a clock.
-LINE_BYTES, SLICE_BYTES = 128, 64
+#: Bytes of a line of the L2.
+LINE_BYTES = 128
 
 
 def saturation(in_flight_bytes: F64, gb_per_s: float, latency_ns: float) -> F64:
@@ -56,31 +55,20 @@ def segment_share(segment_bytes: F64, request_bytes: float = GEMM.request_bytes)
     return share
 
 
-def slice_excess(lines: F64, slices: float) -> F64:
-    """How much longer than the mean slice of the L2 the busiest one works, up to a factor near 1.
-
-    CTAs that walk along K together ask for the same few lines at a time, which a hash deals to the
-    slices: of ``lines`` in ``slices`` bins the fullest holds more than the mean by a multiple of
-    the square root of the mean (M. Raab and A. Steger, Balls into Bins, 1998).
-    """
-    excess: F64 = np.sqrt(slices / np.maximum(lines, 1.0))
-    return excess
-
-
 def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
     """Latency of a stage's loads when a share ``miss`` of the lines comes from DRAM."""
     plain = gpu.l2_latency_ns + miss * max(0.0, gpu.dram_latency_ns - gpu.l2_latency_ns)
     return plain + tma * gpu.tma_extra_latency_ns
 
 
-def exposed_ns(latency_ns: F64, steady_ns: F64, stages: F64, held_ns: F64) -> F64:
-    """Latency that a software pipeline of ``stages`` cannot hide, per iteration.
+def exposed_ns(latency_ns: F64, steady_ns: F64, stages: F64, held: float) -> F64:
+    """Latency that a pipeline of ``stages`` buffers cannot hide, per iteration.
 
-    Loads are asked for ``stages - 1`` iterations ahead, and at once with one stage; ``held_ns``
-    later where the product that reads the buffer must end first.
+    A buffer is busy for latency + one steady iteration and comes round every ``stages`` iterations;
+    it is held a steady iteration longer where a product that is still under way reads it.
     """
-    ahead = np.maximum(stages - 1.0, 1.0)
-    exposed: F64 = np.maximum(0.0, (latency_ns + held_ns) / ahead - steady_ns)
+    ahead = np.maximum(stages - 1 - held, 0)
+    exposed: F64 = np.maximum(0.0, latency_ns - ahead * steady_ns) / stages
     return exposed
 
 

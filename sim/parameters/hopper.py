@@ -2,7 +2,10 @@
 
 Where a comment says "measured", the value was set by hand on about 150 timings of ``hopper_gemm``
 on an H200 by this project, November 2026 (six shapes, five formats, tiles of 128 x 128 and
-128 x 256); its siblings take such values over, the others are guesses.
+128 x 256); its siblings take such values over, the others are guesses.  Those of
+``hopper_gemm`` itself were fitted anew, from priors, to ``evidence/h200/square``, to
+``data/h200/replay`` at 4096 cubed and 128x7168x2048 and to ``evidence/h200/llama-3-8b`` at 512 rows
+with 4096x4096 and 28672x4096 weights.
 """
 
 from dataclasses import dataclass

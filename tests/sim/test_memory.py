@@ -14,7 +14,6 @@ from sim.memory import (
     overlap,
     saturation,
     segment_share,
-    slice_excess,
 )
 
 H200 = sim.load_gpu("h200")
@@ -64,27 +63,14 @@ def test_latency_mixes_levels_and_adds_the_descriptors_share() -> None:
 
 
 def test_exposed_latency_of_a_pipeline() -> None:
-    stages = np.array([1.0, 2, 4, 5])
-    # What arrives 900 ns later is asked for one iteration less ahead than there are stages.
-    latency, steady, none = np.array(900.0), np.array(200.0), np.array(0.0)
-    exposed = exposed_ns(latency, steady, stages, none)
-    assert exposed == pytest.approx([700, 700, 100, 25])
-    assert 3 * (200 + exposed[2]) == pytest.approx(900)
-    assert exposed_ns(np.array(400.0), steady, np.array(3.0), none) == 0
-    # A buffer that a product in flight still reads is asked for when that product has ended.
-    held = exposed_ns(latency, steady, stages, steady)
-    assert held == pytest.approx([900, 900, 500 / 3, 75])
-
-
-def test_few_lines_load_some_slices_of_the_l2_more_than_others() -> None:
-    excess = slice_excess(np.array([104.0, 416.0, 0.0]), 104.0)
-    assert excess == pytest.approx([1, 0.5, 104**0.5])
-    # The fullest of 100 bins, less the mean, for lines dealt at random.
-    drawn = np.random.default_rng(0)
-    for lines in (400, 1600, 6400):
-        fullest = np.mean([np.bincount(drawn.integers(0, 100, lines)).max() for _ in range(200)])
-        beyond = fullest / (lines / 100) - 1
-        assert 2.0 < beyond / slice_excess(np.array(float(lines)), 100.0) < 3.2
+    stages = np.array([2.0, 4, 5])
+    # A buffer is busy for 900 + 200 ns and comes round every `stages` iterations of 200 ns.
+    exposed = exposed_ns(np.array(900.0), np.array(200.0), stages, 0.0)
+    assert exposed == pytest.approx([350, 75, 20])
+    assert 200 + exposed == pytest.approx(1100 / stages)
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3.0), 0.0) == 0
+    # A buffer that a product in flight still reads is none to load ahead into.
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3.0), 1.0) == 200 / 3
 
 
 def test_short_rows_waste_l2_requests() -> None:
