@@ -40,7 +40,7 @@ from tiles.kernels.decoded_gemm import native_smem_bytes
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm
 
-__all__ = ["dram_read_bytes", "gemm_cost"]
+__all__ = ["dram_read_bytes", "gemm_cost", "padded_rows"]
 
 #: Bytes of a tile that a clock of an L2 slice serves where they are all copies of one line.
 SAME_LINE_BYTES = 1024
