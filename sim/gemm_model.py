@@ -1,9 +1,9 @@
 """The cost of a scaled GEMM: terms per K-iteration, per wave, and together.
 
 All terms are evaluated for every configuration of a table at once.  Clocks turn into time at the
-GPU's sustained clock, because dense products run at the power limit.  Rows that were compiled take
-the compiler's registers, shared memory and spills instead of the estimates.  What is left out:
-drift between CTAs, L2 partitions, the power that a particular configuration or its data draws.
+clock that the power limit leaves (:mod:`sim.clock`), the ends of a tile at the highest.  Rows that
+were compiled take the compiler's registers, shared memory and spills instead of the estimates.
+What is left out: drift between CTAs, L2 partitions, the power that the data draw.
 """
 
 import numpy as np
@@ -13,14 +13,19 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.distinct import Distinct, distinct_rows
 from sim.gemm_schedule import gemm_schedule
-from sim.gemm_wave import Iteration, price_wave
+from sim.gemm_wave import Iteration, Loop, lone_clk, price_wave
 from sim.gpu import Gpu
-from sim.memory import l2_ns, load_latency_ns, segment_share
+from sim.memory import (
+    l2_ns,
+    load_latency_ns,
+    segment_share,
+)
 from sim.occupancy import BASE_REGISTERS, ctas_per_sm, gemm_registers, spill_clk
 from sim.parameters import GEMM, GemmParameters
 from sim.pipes import (
     ISSUE_LANES,
     decode_clk,
+    has_warpgroups,
     issue_clk,
     mma_clk,
     promotion_clk,
@@ -35,7 +40,10 @@ from tiles.kernels.decoded_resources import native_smem_bytes
 from tiles.kernels.gemm import smem_bytes
 from tiles.problems import Gemm
 
-__all__ = ["dram_read_bytes", "gemm_cost"]
+__all__ = ["dram_read_bytes", "gemm_cost", "padded_rows"]
+
+#: Bytes of a tile that a clock of an L2 slice serves where they are all copies of one line.
+SAME_LINE_BYTES = 1024
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -73,7 +81,7 @@ def gemm_cost(
     if block_scaled:  # codes of two widths lie in shared memory as the wider one
         bits = max(bits, weight.element.bits)
     promoted = problem.recipe.blockwise and not block_scaled
-    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    clock_ghz = gpu.max_clock_mhz / 1e3  # the power limit is a wave's matter
 
     # Occupancy and waves.
     warpgroups = uses_warpgroups(gpu, bm, warps, element=multiplied)
@@ -120,14 +128,16 @@ def gemm_cost(
     again = full_bytes + tail_bytes - once
     again_share = (dram_read - once) / np.maximum(again, 1.0)
     tail_read = tail_new + (tail_bytes - tail_new) * again_share
+    tile_bytes = a_tile + b_tile
     spread = spread.take(raster)
-    tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
+    tiles, tile_bytes, l2_read, dram_read, full_bytes, tail_bytes, tail_read = (
         column[raster]
-        for column in (tiles, a_tile, b_tile, l2_read, dram_read, full_bytes, tail_bytes, tail_read)
+        for column in (tiles, tile_bytes, l2_read, dram_read, full_bytes, tail_bytes, tail_read)
     )
 
     # One K-iteration of one CTA.
-    iterations = few.spread(-(-k // bk))
+    steps = np.ceil(k / bk)
+    iterations = few.spread(steps)
     # CTAs advance together along K, so that one of a wave that waits for DRAM holds up the others.
     first_ns = load_latency_ns(gpu, np.ones(len(tile)), tma)
     latency_ns = parameters.loaded_latency * first_ns
@@ -139,40 +149,61 @@ def gemm_cost(
         warpgroups=warpgroups,
         emulated=emulated,
         promoted=promoted,
+        asynchronous=has_warpgroups(gpu),
+        copied_bytes=loaded,
+        step_bits=element(multiplied).bits,
         parameters=parameters,
     )
-    latency_ns += np.where(schedule.held_stages > 0, 0.0, schedule.wait_clk / clock_ghz)
-    iteration = Iteration(
-        tensor_clk=few.spread(
-            mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups)
-        ),
-        promotion_clk=few.spread(
-            promoted
-            * parameters.promotion_share
-            * promotion_clk(gpu, bm, bn, bk, activation, weight)
-            + parameters.decode_share
-            * decode_clk(
-                gpu,
-                bm,
-                bn,
-                bk,
-                warps,
-                element=activation.element.name,
-                emulated=emulated,
-                warpgroups=warpgroups,
-            )
-        ),
-        issue_clk=few.spread(issue_clk(loaded, tma, parameters.copy_instructions))
-        + spill_clk(
+    latency_ns += (1.0 - schedule.held) * schedule.wait_clk / clock_ghz
+    row_bytes = bk * (bits / 8)
+    share = segment_share(row_bytes, parameters.request_bytes)
+    requested = few.spread(1.0 / (share * steps))
+    l2_bytes = tile_bytes * requested
+    slice_bytes = l2_bytes
+    # Rows beyond the matrix that ordinary loads ask for are all its last one, in one slice.
+    if (over := ~tma * (padded_rows(m, bm) + padded_rows(n, bn))).any():
+        slice_bytes = slice_bytes + few.spread(
+            over * row_bytes * (gpu.l2_read_gb_per_s / clock_ghz / SAME_LINE_BYTES)
+        )
+    loop = Loop(
+        tensor_clk=mma_clk(gpu, bm, bn, bk, warps, element=multiplied, warpgroups=warpgroups),
+        promotion_clk=promoted
+        * parameters.promotion_share
+        * promotion_clk(gpu, bm, bn, bk, activation, weight)
+        + parameters.decode_share
+        * decode_clk(
             gpu,
-            compiled.live_registers(
-                few.spread(registers + schedule.state_registers), gpu.registers_per_thread
-            ),
-            few.spread(threads),
-            parameters.spill_bytes_per_clk,
+            bm,
+            bn,
+            bk,
+            warps,
+            element=activation.element.name,
+            emulated=emulated,
+            warpgroups=warpgroups,
         ),
-        wait_clk=few.spread(schedule.wait_clk),
+        issue_clk=issue_clk(loaded, tma, parameters.copy_instructions),
+        wait_clk=schedule.wait_clk,
+        chain_clk=schedule.chain_clk,
+        loop_clk=parameters.loop_instructions * threads / ISSUE_LANES,
+        in_line=~warpgroups & has_warpgroups(gpu),
         serial=promoted or emulated,
+    )
+    unit_clk, alone_clk = lone_clk(loop)
+    spilled_clk = spill_clk(
+        gpu,
+        compiled.live_registers(
+            few.spread(registers + schedule.state_registers), gpu.registers_per_thread
+        ),
+        few.spread(threads),
+        parameters.spill_bytes_per_clk,
+    )
+    iteration = Iteration(
+        element=multiplied,
+        tensor_clk=few.spread(loop.tensor_clk),
+        promotion_clk=few.spread(loop.promotion_clk),
+        unit_clk=few.spread(unit_clk) + spilled_clk,
+        alone_clk=few.spread(alone_clk) + spilled_clk,
+        serial=loop.serial,
         smem_clk=few.spread(
             smem_clk(
                 gpu,
@@ -186,35 +217,35 @@ def gemm_cost(
                 fill_share=parameters.smem_fill_share,
             )
         ),
-        l2_bytes=(a_tile + b_tile)
-        / iterations
-        / few.spread(segment_share(bk * (bits / 8), parameters.request_bytes)),
+        l2_bytes=l2_bytes,
+        slice_bytes=slice_bytes,
         iterations=iterations,
-        stages=stages,
-        held_stages=few.spread(schedule.held_stages),
-        prologue_ns=few.spread(first_ns + parameters.setup_clk / clock_ghz),
-        epilogue_ns=few.spread(
-            parameters.epilogue_share
-            * _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled)
-            / clock_ghz
-        ),
+        stages=stages.astype(np.float64),
+        held=schedule.held,
+    )
+    prologue_ns = few.spread(first_ns + parameters.setup_clk / clock_ghz)
+    epilogue_ns = few.spread(
+        parameters.epilogue_share
+        * _epilogue_clk(gpu, bm, bn, out_bits, scaled=problem.recipe.scaled)
+        / clock_ghz
     )
 
     latency_ns = few.spread(latency_ns)
     # Full waves, all alike, and the partial wave with its own contention.
     in_flight_share = np.maximum(stages - 1, 0.5) / iterations
     whole = np.maximum(spread.full, 1)
+    # The power limit sees the launch as a whole: the first wave's clock holds for the last, too.
+    begins = spread.full > 0
     full = price_wave(
         gpu,
         iteration,
-        per_sm=occupancy,
-        ctas=spread.capacity,
-        footprint_bytes=full_bytes / whole,
-        read_bytes=(dram_read - tail_read) / whole,
-        write_bytes=dram_write * (spread.capacity / tiles),
+        per_sm=np.where(begins, occupancy, spread.tail_per_sm),
+        ctas=np.where(begins, spread.capacity, spread.tail_ctas),
+        footprint_bytes=np.where(begins, full_bytes / whole, tail_bytes),
+        read_bytes=np.where(begins, (dram_read - tail_read) / whole, tail_read),
+        write_bytes=dram_write * (np.where(begins, spread.capacity, spread.tail_ctas) / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
-        clock_ghz=clock_ghz,
         parameters=parameters,
     )
     tail = price_wave(
@@ -227,21 +258,22 @@ def gemm_cost(
         write_bytes=dram_write * (spread.tail_ctas / tiles),
         in_flight_share=in_flight_share,
         latency_ns=latency_ns,
-        clock_ghz=clock_ghz,
+        ghz=full.clock_ghz,
         parameters=parameters,
     )
     has_tail = spread.tail_ctas > 0
     # Later waves start while their neighbours still work; a persistent CTA fetches ahead.
-    later = np.where(persistent, 0.0, iteration.prologue_ns / occupancy)
-    ends = iteration.prologue_ns + (spread.count - 1) * later
-    ends += spread.full * iteration.epilogue_ns + has_tail * iteration.epilogue_ns
+    later = np.where(persistent, 0.0, prologue_ns / occupancy)
+    later += parameters.tile_clk / clock_ghz / occupancy
+    ends = prologue_ns + (spread.count - 1) * later
+    ends += spread.full * epilogue_ns + has_tail * epilogue_ns
     main = spread.full * full.time_ns + has_tail * tail.time_ns
     launch_us = gpu.graph_launch_us + parameters.device_floor_us
     per_sm = (spread.full * occupancy + spread.tail_per_sm) * iterations
-    clk_us = per_sm / (clock_ghz * 1e3)
+    clk_us = per_sm / (full.clock_ghz * 1e3)
     terms = {
         "tensor": iteration.tensor_clk * clk_us,
-        "cuda_cores": (iteration.promotion_clk + iteration.issue_clk) * clk_us,
+        "cuda_cores": (few.spread(loop.promotion_clk + loop.issue_clk) + spilled_clk) * clk_us,
         "shared_memory": iteration.smem_clk * clk_us,
         "l2": l2_ns(
             gpu,
@@ -298,6 +330,13 @@ def dram_read_bytes(
         + far_bytes * miss_share(far, gpu.l2_bytes)
     )
     return read
+
+
+def padded_rows(extent: int, block: I64) -> F64:
+    """Rows of a tile beyond the matrix, the mean over all tiles."""
+    tiles = -(-extent // block)
+    rows: F64 = block - extent / tiles
+    return rows
 
 
 def _epilogue_clk(gpu: Gpu, block_m: I64, block_n: I64, out_bits: int, *, scaled: bool) -> F64:

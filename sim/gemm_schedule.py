@@ -8,14 +8,16 @@ loads on the two bf16 rows that use them.  The 8192-cubed rows were the check, b
 and clock, tensor share and L2 rate are a compromise between both sizes that the rows do not tell
 apart; latency with two stages and the raster's share come from a dozen further rows at 4096 cubed
 that are not stored.  So no figure on these rows is held-out.  Nothing differs between recipes but
-what their formats say.  Three facts carry most of it:
+what their formats say.  Four facts carry most of it:
 
 * A warpgroup product stays in flight across iterations only where its accumulator is floating-point
   and unpromoted and the loop is flattened over tiles, or has one warpgroup.  Elsewhere the loop
   waits for the product of its own iteration and starts the next one into an idle tensor core.
 * A product that adds into the accumulator of the one before holds its buffers until the next
-  iteration, so loads run one stage less ahead.  With two stages nothing runs ahead of an int8
-  product: seen on 50 later rows (``evidence/h200``), 30 % slower than without this term.
+  iteration, so loads are asked for one iteration later.
+* A warp's own instructions of an iteration (barriers, addresses, copies, descriptors) wait for one
+  another: some 270 clocks at least, beside a warpgroup product in flight and before and after an
+  ``mma.sync``.  Small tiles take no less, however few their products.
 * Scales that differ between a tile's rows or columns arrive as vectors, late in a flattened loop.
 """
 
@@ -32,6 +34,9 @@ from tiles.problems import Gemm
 
 __all__ = ["Schedule", "gemm_schedule"]
 
+#: Of an asynchronous copy of a lane, and of K under one ``mma.sync`` instruction.
+COPY_BYTES, STEP_BITS = 16, 256
+
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -42,7 +47,8 @@ class Schedule:
     """Waits of one K-iteration of a CTA."""
 
     wait_clk: F64  #: clocks in which neither tensor nor CUDA cores work for the CTA
-    held_stages: I64  #: buffers that the product before keeps from being refilled
+    chain_clk: F64  #: of a warp's own instructions, each waiting for the one before
+    held: float  #: 1 where a product holds its buffers until the next iteration, else 0
     state_registers: I64  #: registers a thread beside accumulators, addresses and operands
 
 
@@ -53,11 +59,18 @@ def gemm_schedule(
     warpgroups: Bool,
     emulated: bool,
     promoted: bool,
+    asynchronous: bool,
+    copied_bytes: I64,
+    step_bits: int,
     parameters: GemmParameters = GEMM,
 ) -> Schedule:
     """Waits of every configuration; ``mma.sync`` needs no draining.
 
-    ``promoted``: partial sums are scaled on their way into the accumulator.
+    Args:
+        promoted: partial sums are scaled on their way into the accumulator.
+        asynchronous: the GPU has products that warps need not wait for.
+        copied_bytes: of both operands, an iteration.
+        step_bits: of an element as it is multiplied.
     """
     of = parameters
     activation, weight = problem.recipe.activation, problem.recipe.weight
@@ -75,9 +88,14 @@ def gemm_schedule(
             if fmt.scaling is not None and fmt.scaling.rows is not None and fmt.scaling.rows < 16:
                 vectors = vectors | (extent > fmt.scaling.rows)
     wait = wait + vectors * np.where(persistent, of.late_scales_clk, of.scales_clk)
+    copies = np.where(table["tma"], 0.0, copied_bytes / (COPY_BYTES * 32.0 * warps))
+    chain = of.chain_clk + of.second_chain_clk * (warps > 4) + of.tma_chain_clk * table["tma"]
+    chain = chain + of.copy_chain_clk * copies
+    chain = chain + of.step_chain_clk * ~warpgroups * (step_bits * table["block_k"] / STEP_BITS)
     return Schedule(
         wait_clk=wait,
-        held_stages=(warpgroups & chained).astype(np.int64),
+        chain_clk=chain,
+        held=float(chained and asynchronous),
         state_registers=NEEDED_REGISTERS
         + FLATTENED_REGISTERS * (persistent & promoted)
         + SCALE_REGISTERS * vectors,

@@ -37,7 +37,7 @@ class Gpu:
     sm_count: int
     max_clock_mhz: float
     datasheet_clock_mhz: float  #: the clock that the datasheet's peaks assume
-    sustained_clock_mhz: float  #: under dense products for longer than about a millisecond
+    sustained_clock_mhz: float  #: under large dense products, see :mod:`sim.clock`
     tdp_w: float
     tensor_share: float  #: share of the peak that the best product instructions sustain
     mma_sync_share: float  #: the same for ``mma.sync``, where there is something better

@@ -2,14 +2,16 @@
 
 The kernel is persistent: every CTA takes the same number of tiles but for the last.  A tile costs
 its steps along K and its epilogue; with a tile for each warpgroup (``pingpong``) the epilogue of
-one lies under the steps of the other.  Where scales change along K a warpgroup multiplies, waits
-and promotes in turn, so a step takes what both warpgroups' products take, or one warpgroup's whole
-round when that is longer.
+one lies under the steps of the other.  Where scales change along K both warpgroups wait for one
+stage, share the tensor cores and promote together, so a step is the sum of products, promotion and
+a drain.  The timings behind that are of a source with one set of accumulators; two sets took
+between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.clock import clock_ghz
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
@@ -21,9 +23,34 @@ from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["hopper_gemm_cost"]
+__all__ = ["hopper_gemm_cost", "ring_exposed_clk"]
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+def ring_exposed_clk(
+    gpu: Gpu,
+    busy_clk: F64,
+    stages: I64,
+    cluster: I64,
+    clock: F64,
+    parameters: HopperGemmParameters = HOPPER_GEMM,
+) -> F64:
+    """Clocks a step that the products wait for a ring of ``stages`` buffers, elementwise.
+
+    A buffer comes round when its load has arrived, the step that reads it has begun, and the
+    products of that step have ended: the load's latency, the barriers of the ring and
+    ``held_steps`` steps later.  CTAs advance together, so everybody waits for the one whose lines
+    come from DRAM; CTAs of a cluster wait for each other's buffers as well.
+    """
+    of = parameters
+    alone = np.ones(1)
+    latency_ns = of.loaded_latency * load_latency_ns(gpu, alone, alone > 0)[0]
+    waits_ns = (of.ring_clk + of.cluster_clk * (cluster > 1)) / (gpu.max_clock_mhz / 1e3)
+    period_clk = ((latency_ns + waits_ns) * clock + of.held_steps * busy_clk) / stages
+    exposed: F64 = np.maximum(0.0, period_clk - busy_clk)
+    return exposed
 
 
 def hopper_gemm_cost(
@@ -37,7 +64,7 @@ def hopper_gemm_cost(
     activation, weight = problem.recipe.activation, problem.recipe.weight
     promoted = problem.recipe.blockwise
     out_bytes = element(problem.out).bits // 8
-    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    fastest_ghz = gpu.max_clock_mhz / 1e3
     depth = STAGE_BYTES * 8 // activation.element.bits
     steps = -(-k // depth)
 
@@ -46,6 +73,7 @@ def hopper_gemm_cost(
     rows_m = -(-tiles_m // cluster)
     slots = gpu.sm_count // cluster
     rounds = -(-rows_m * tiles_n // slots)
+    at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     a_tile = activation.storage_bytes(m, k) / rows_m
     b_tile = weight.storage_bytes(n, k) / tiles_n
     seen = footprint(rows_m, tiles_n, table["group_m"], slots + 0 * bm)
@@ -61,56 +89,60 @@ def hopper_gemm_cost(
     promotion_clk = np.zeros(len(table))
     step_clk = tensor_clk + of.handshake_clk
     if promoted:
-        convert = isinstance(activation.element, IntElement)
-        values = bm * bn / CONSUMERS
-        promotion_clk = values / (gpu.fma_per_clk * of.promotion_share)
-        if convert:
-            promotion_clk = promotion_clk + values / gpu.convert_per_clk
-        one_round = tensor_clk / CONSUMERS + of.drain_clk + promotion_clk + of.handshake_clk
-        step_clk = np.maximum(step_clk, one_round)
+        # Conversions and multiply-adds run side by side in pipes of their own.
+        values = bm * bn
+        slowest = 1.0 / (gpu.fma_per_clk * of.promotion_share)
+        if isinstance(activation.element, IntElement):
+            slowest = max(slowest, 1.0 / gpu.convert_per_clk)
+        promotion_clk = values * slowest
+        step_clk = step_clk + promotion_clk + of.drain_clk
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
-    l2_step_clk = (
-        l2_ns(
-            gpu,
-            bytes_per_sm=stage_bytes,
-            bytes_total=stage_bytes * gpu.sm_count,
-            clock_ghz=clock_ghz,
-        )
-        * clock_ghz
+    l2_step_ns = l2_ns(
+        gpu,
+        bytes_per_sm=stage_bytes,
+        bytes_total=stage_bytes * at_work,
+        clock_ghz=fastest_ghz,
     )
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
-    # A ring of stages comes round once in the latency of a load, or the products wait for it.
-    missed = np.full(len(table), of.ring_miss_share)
-    latency_ns = load_latency_ns(gpu, missed, np.ones(len(table), np.bool_))
-    exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
+    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    clock = clock_ghz(
+        gpu,
+        element=activation.element.name,
+        tensor_busy=tensor_clk / units_clk,
+        cuda_cores_busy=promotion_clk / units_clk,
+    )
+    l2_step_clk = l2_step_ns * clock
+    busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
+    exposed_clk = ring_exposed_clk(gpu, busy_clk, stages, cluster, clock, of)
+    latency_ns = of.loaded_latency * load_latency_ns(gpu, np.ones(1), np.ones(1, np.bool_))[0]
     main_clk = steps * (busy_clk + exposed_clk)
 
-    # The epilogue, and what hides it.
+    # Whoever stores does not multiply; with one staging buffer a store waits for the one before.
     chunks = np.where(pingpong, bm, bm // CONSUMERS) / 64 * (bn * out_bytes / 128)
-    epilogue_clk = of.epilogue_clk + chunks * of.staging_clk
-    ahead = np.minimum(stages, steps) * busy_clk * 0.5
-    alone = main_clk + np.maximum(epilogue_clk - ahead, of.epilogue_exposed * epilogue_clk)
-    tile_clk = np.where(pingpong, np.maximum(main_clk, (main_clk + epilogue_clk) / 2), alone)
-    first_clk = of.setup_clk + latency_ns * clock_ghz
+    chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
+    slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
+    epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
+    alone = main_clk + epilogue_clk
+    tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)
+    first_clk = of.setup_clk * slower + latency_ns * clock
     total_clk = rounds * tile_clk + first_clk + np.where(pingpong, epilogue_clk, 0.0)
-    compute_ns = total_clk / clock_ghz
+    compute_ns = total_clk / clock
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,
         write_bytes=np.full(len(table), dram_write),
-        in_flight_bytes=stages * stage_bytes * gpu.sm_count,
+        in_flight_bytes=stages * stage_bytes * at_work,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
-    tiles_clk = rounds * steps / (clock_ghz * 1e3)
+    tiles_clk = rounds * steps / (clock * 1e3)
     terms = {
         "tensor": tensor_clk * tiles_clk,
-        "cuda_cores": promotion_clk * CONSUMERS * tiles_clk,
+        "cuda_cores": promotion_clk * tiles_clk,
         "shared_memory": smem_clk * tiles_clk,
         "l2": l2_step_clk * tiles_clk,
         "dram": memory_ns / 1e3,
         "latency": exposed_clk * tiles_clk,
-        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock_ghz * 1e3),
+        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock * 1e3),
         "launch": np.full(len(table), launch_us),
     }
     return Cost(

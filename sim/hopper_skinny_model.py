@@ -13,6 +13,7 @@ steps along K (``interleaved``) cost the same here: what they do to DRAM's pages
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.clock import clock_ghz as busy_clock_ghz
 from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
@@ -87,7 +88,13 @@ def hopper_skinny_cost(
     peak = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_ns = 2.0 * m * n * k / (peak * gpu.sm_count * gpu.sustained_clock_mhz / 1e3)
     streams = tensor_ns < problem.min_bytes / gpu.dram_read_gb_per_s
-    clock_ghz = (gpu.max_clock_mhz if streams else gpu.sustained_clock_mhz) / 1e3
+    clock_ghz = gpu.max_clock_mhz / 1e3
+    if not streams:
+        busy, none = np.ones(1), np.zeros(1)
+        element_name = activation.element.name
+        clock_ghz = float(
+            busy_clock_ghz(gpu, element=element_name, tensor_busy=busy, cuda_cores_busy=none)[0]
+        )
 
     # One step of one CTA, clocks of an SM's units.
     tensor_clk = 2.0 * bm * bn * depth / peak

@@ -12,12 +12,13 @@ __all__ = [
     "l2_ns",
     "load_latency_ns",
     "overlap",
+    "raised",
+    "rooted",
     "saturation",
     "segment_share",
 ]
 
 F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 #: Bytes of a line of the L2.
 LINE_BYTES = 128
@@ -60,29 +61,37 @@ def load_latency_ns(gpu: Gpu, miss: F64, tma: NDArray[np.bool_]) -> F64:
     return plain + tma * gpu.tma_extra_latency_ns
 
 
-def exposed_ns(latency_ns: F64, steady_ns: F64, stages: I64, held: I64) -> F64:
+def exposed_ns(latency_ns: F64, steady_ns: F64, stages: F64, held: float) -> F64:
     """Latency that a pipeline of ``stages`` buffers cannot hide, per iteration.
 
     A buffer is busy for latency + one steady iteration and comes round every ``stages`` iterations;
-    ``held`` more of them wait for products that are still under way.
+    it is held a steady iteration longer where a product that is still under way reads it.
     """
     ahead = np.maximum(stages - 1 - held, 0)
     exposed: F64 = np.maximum(0.0, latency_ns - ahead * steady_ns) / stages
     return exposed
 
 
-def overlap(*terms: F64, exponent: float = 8.0) -> F64:
-    """p-norm: the slowest of resources side by side, and a little of the others."""
-    total = np.zeros_like(terms[0])
+def raised(term: F64, exponent: float) -> F64:
+    """``term ** exponent``; products take a tenth of the time of a power."""
     if exponent != 8.0:
-        slowest = np.maximum(np.max(np.stack(np.broadcast_arrays(*terms)), axis=0), 1e-300)
-        for term in terms:
-            total += (term / slowest) ** exponent
-        return np.asarray(slowest * total ** (1.0 / exponent), np.float64)
-    # Three roots take a quarter of the time of two powers.
-    for term in terms:
-        square = term * term
-        fourth = square * square
-        total += fourth * fourth
+        return np.asarray(term**exponent, np.float64)
+    square = term * term
+    fourth = square * square
+    return fourth * fourth
+
+
+def rooted(total: F64, exponent: float) -> F64:
+    """``total ** (1 / exponent)``; three roots take a fraction of the time of a power."""
+    if exponent != 8.0:
+        return np.asarray(total ** (1.0 / exponent), np.float64)
     root: F64 = np.sqrt(np.sqrt(np.sqrt(total)))
     return root
+
+
+def overlap(*terms: F64, exponent: float = 8.0) -> F64:
+    """p-norm: the slowest of resources side by side, and a little of the others."""
+    total = raised(terms[0], exponent)
+    for term in terms[1:]:
+        total = total + raised(term, exponent)
+    return rooted(total, exponent)

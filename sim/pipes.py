@@ -14,6 +14,7 @@ from tiles.formats import element as lookup
 
 __all__ = [
     "decode_clk",
+    "has_warpgroups",
     "issue_clk",
     "mma_clk",
     "promotion_clk",
@@ -43,7 +44,7 @@ def uses_warpgroups(gpu: Gpu, block_m: I64, warps: I64, *, element: str) -> Bool
     """
     # Compiled code decides: tcgen05 itself has integer products.
     integer = isinstance(lookup(element), IntElement)
-    if not _has_warpgroups(gpu) or (integer and gpu.capability >= INTEGER_MMA_SYNC_CAPABILITY):
+    if not has_warpgroups(gpu) or (integer and gpu.capability >= INTEGER_MMA_SYNC_CAPABILITY):
         return np.zeros(len(block_m), np.bool_)
     wide: Bool = (block_m >= 64) & (warps % 4 == 0)
     return wide
@@ -89,14 +90,15 @@ def mma_clk(
     return np.where(warpgroups, wide, narrow)
 
 
-def _has_warpgroups(gpu: Gpu) -> bool:
+def has_warpgroups(gpu: Gpu) -> bool:
+    """Whether the GPU multiplies by more than a warp at a time (wgmma, tcgen05)."""
     return bool(gpu.features & {"wgmma", "tcgen05"})
 
 
 def _widened(gpu: Gpu, element: str) -> bool:
     """8-bit floats in ``mma.sync`` become fp16 products where warpgroup products exist."""
     fmt = lookup(element)
-    return _has_warpgroups(gpu) and isinstance(fmt, FloatElement) and fmt.bits == 8
+    return has_warpgroups(gpu) and isinstance(fmt, FloatElement) and fmt.bits == 8
 
 
 def _narrow_rate(gpu: Gpu, element: str) -> float:

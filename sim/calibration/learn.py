@@ -28,9 +28,9 @@ Bool = NDArray[np.bool_]
 MOST_FOLDS = 10
 #: Shapes and rows of a family below which no residual is tried.
 FEWEST_SHAPES, FEWEST_ROWS = 3, 20
-#: Share of the physics' error that a residual must take away on shapes that it has not seen; more
-#: than a standard error of the gain, too.
-LEAST_GAIN = 0.02
+#: Share of the physics' error that a residual must take away on shapes that it has not seen, and
+#: standard errors of the gain between shapes that it must exceed.
+LEAST_GAIN, LEAST_SIGMAS = 0.02, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +185,7 @@ def _residual(
     gains = np.abs(held) - np.abs(corrected)
     by_shape = np.array([np.mean(gains[observations.shapes[mine] == shape]) for shape in shapes])
     chance = float(np.std(by_shape, ddof=1) / np.sqrt(len(shapes)))
-    if error > (1 - LEAST_GAIN) * _size(held) or float(np.mean(by_shape)) < chance:
+    if error > (1 - LEAST_GAIN) * _size(held) or float(np.mean(by_shape)) < LEAST_SIGMAS * chance:
         return None, held, error
     return fit_residual(names, numbers, fit.errors[mine]), corrected, error
 

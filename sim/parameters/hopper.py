@@ -2,7 +2,10 @@
 
 Where a comment says "measured", the value was set by hand on about 150 timings of ``hopper_gemm``
 on an H200 by this project, November 2026 (six shapes, five formats, tiles of 128 x 128 and
-128 x 256); its siblings take such values over, the others are guesses.
+128 x 256); its siblings take such values over, the others are guesses.  Those of
+``hopper_gemm`` itself were fitted anew, from priors, to ``evidence/h200/square``, to
+``data/h200/replay`` at 4096 cubed and 128x7168x2048 and to ``evidence/h200/llama-3-8b`` at 512 rows
+with 4096x4096 and 28672x4096 weights.
 """
 
 from dataclasses import dataclass
@@ -50,11 +53,39 @@ class _Persistent(_Warpgroups):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HopperGemmParameters(_Persistent):
+class HopperGemmParameters(Parameters):
     """Of ``hopper_gemm``."""
 
-    #: fp32 multiply-adds beside running products get this share of their rate: measured.
-    promotion_share: float = fitted(0.85, 0.15)
+    #: Of a step along K with two warpgroups in flight, beside the products.
+    handshake_clk: float = fitted(34.0, 0.5)
+    #: From the products' end to their registers being readable, and the next ones' start, where
+    #: both warpgroups promote between two steps.
+    drain_clk: float = fitted(80.0, 0.3)
+    #: fp32 multiply-adds of promotion get this share of their rate.
+    promotion_share: float = fitted(1.0, 0.1)
+    #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue.
+    staging_clk: float = fitted(140.0, 0.4)
+    #: Loads of scales before an epilogue, once a tile.
+    epilogue_clk: float = fitted(240.0, 0.4)
+    #: Barriers, tensor maps and the first indices of a CTA.
+    setup_clk: float = fitted(750.0, 0.4)
+    #: Filling and draining the whole device around a kernel.
+    device_floor_us: float = fitted(1.1, 0.4)
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load.
+    loaded_latency: float = fitted(1.45, 0.2)
+    #: Barriers of a buffer between its release and the copy engine, and between its arrival and
+    #: the products: two handshakes of 60 to 100 clocks.
+    ring_clk: float = fitted(170.0, 0.4)
+    #: The same to and from a neighbour in a cluster: a hop between multiprocessors takes 181
+    #: clocks (HPMLL Hopper benchmark).
+    cluster_clk: float = fitted(215.0, 0.4)
+    #: Steps that a buffer is held: its own products', and what of the next passes before the
+    #: warps give it back.
+    held_steps: float = fitted(1.75, 0.2)
+    #: A store through the copy engine, until its staging buffer may be written again.
+    store_clk: float = fitted(220.0, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(6.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

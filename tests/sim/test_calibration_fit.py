@@ -40,9 +40,12 @@ def test_known_parameters_are_recovered(wild: float, tolerance: float) -> None:
     learned = learn(tables, GPU, residual=False)
     machine = learned.fit.machine
     assert log_error(machine.gpu.sustained_clock_mhz, 1450.0) < 0.03 * tolerance
-    assert log_error(machine.templates["hopper_gemm"].drain_clk, 336.0) < 0.10 * tolerance  # type: ignore[attr-defined]
+    assert (
+        log_error(machine.templates["hopper_gemm"].drain_clk, 1.4 * HOPPER_GEMM.drain_clk)
+        < 0.14 * tolerance
+    )  # type: ignore[attr-defined]
     # What was not wrong stays near its prior, and on new shapes the times are the machine's.
-    assert log_error(machine.templates["hopper_gemm"].promotion_share, 0.85) < 0.1  # type: ignore[attr-defined]
+    assert log_error(machine.templates["hopper_gemm"].promotion_share, 1.0) < 0.1  # type: ignore[attr-defined]
     unseen = measured(TRUE, shapes=UNSEEN, noise=0.0, rows=20, seed=1)
     calibration = learned.calibration
     found, prior = [], []

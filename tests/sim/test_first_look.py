@@ -83,7 +83,7 @@ def test_each_recipe_keeps_its_agreement(name: str, size: int) -> None:
     assert found.mean_error < 0.18
     assert 0.82 < found.bias < 1.14
     assert found.spearman > 0.75
-    assert found.top1 > 0.86
+    assert found.top1 > 0.84
     assert found.top8 > 0.97
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import sim
-from sim.gemm_wave import Iteration, compute_clk
+from sim.gemm_model import padded_rows
+from sim.gemm_wave import Iteration, Loop, compute_clk, lone_clk, queued_clk
 from sim.interval import LOG_HALF_WIDTH
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.gemm import GemmConfig, TritonGemm
@@ -94,7 +96,7 @@ def test_decode_shapes_are_bound_by_dram(name: str, n: int, k: int, measured_us:
     prediction = best(16, n, k, name)
     assert prediction.binding == "dram"
     assert 0.7 < prediction.time_us / measured_us < 1.35
-    assert 3.3 < prediction.dram_read_bytes / prediction.terms_us["dram"] / 1e6 < 3.95  # TB/s
+    assert 3.3 < prediction.dram_read_bytes / prediction.terms_us["dram"] / 1e6 < 4.2  # TB/s
 
 
 def test_promotion_binds_small_blocks_and_the_tensor_pipe_row_scales() -> None:
@@ -242,27 +244,84 @@ def test_ordinary_loads_cost_a_tenth_and_more() -> None:
         assert ordinary > 1.08 * descriptor
 
 
+def column(value: int) -> NDArray[np.int64]:
+    return np.array([value])
+
+
+def loop(*, serial: bool = False, in_line: bool = False, **clocks: float) -> Loop:
+    fields = {"tensor_clk": 512.0, "promotion_clk": 0.0, "issue_clk": 0.0, "wait_clk": 0.0}
+    fields |= {"chain_clk": 0.0, "loop_clk": 0.0} | clocks
+    columns = {name: np.array([value]) for name, value in fields.items()}
+    return Loop(in_line=np.array([in_line]), serial=serial, **columns)
+
+
+def iteration(
+    unit_clk: NDArray[np.float64], alone_clk: NDArray[np.float64], *, serial: bool
+) -> Iteration:
+    none = np.zeros(1)
+    return Iteration(
+        element="e4m3fn",
+        tensor_clk=none,
+        promotion_clk=none,
+        unit_clk=unit_clk,
+        alone_clk=alone_clk,
+        serial=serial,
+        smem_clk=none,
+        l2_bytes=none,
+        slice_bytes=none,
+        iterations=none,
+        stages=none,
+        held=0.0,
+    )
+
+
 def test_serial_promotion_follows_one_plus_r() -> None:
     """A lone CTA that is not held up by memory takes T = 1 + R and its waits."""
-    iteration = Iteration(
-        tensor_clk=np.array([512.0, 512.0]),
-        promotion_clk=np.array([384.0, 384.0]),
-        issue_clk=np.zeros(2),
-        wait_clk=np.array([280.0, 0.0]),
-        serial=True,
-        smem_clk=np.zeros(2),
-        l2_bytes=np.zeros(2),
-        iterations=np.array([32, 32]),
-        stages=np.array([4, 4]),
-        held_stages=np.array([0, 0]),
-        prologue_ns=np.zeros(2),
-        epilogue_ns=np.zeros(2),
+    unit, alone = lone_clk(loop(promotion_clk=384.0, wait_clk=280.0, serial=True))
+    assert (unit[0], alone[0]) == (512, 512 + 384 + 280)
+    one_cta, four = (compute_clk(iteration(unit, alone, serial=True), column(n)) for n in (1, 4))
+    assert one_cta == alone
+    assert 4 * 512 < four[0] < 4 * alone[0]
+
+
+def test_a_warps_own_instructions_run_beside_warpgroup_products_and_around_mma_sync() -> None:
+    for tensor_clk, beside in ((512.0, 512 + 20), (100.0, 300.0)):
+        _, alone = lone_clk(loop(tensor_clk=tensor_clk, wait_clk=20.0, chain_clk=300.0))
+        assert alone[0] == beside
+        _, around = lone_clk(
+            loop(tensor_clk=tensor_clk, wait_clk=20.0, chain_clk=300.0, in_line=True)
+        )
+        assert around[0] == tensor_clk + 300
+    # Their issue slots are a unit of their own.
+    assert lone_clk(loop(tensor_clk=100.0, loop_clk=194.0))[0][0] == 194
+
+
+def test_co_resident_ctas_are_customers_of_the_busiest_unit() -> None:
+    """Schweitzer's approximation: exact for one, between its bounds for many."""
+    served, apart = np.array([100.0]), np.array([400.0])
+    assert queued_clk(served, apart, column(1))[0] == pytest.approx(500)
+    times = [queued_clk(served, apart, column(n))[0] for n in range(1, 33)]
+    assert times == sorted(times)
+    for n, clk in enumerate(times, 1):
+        assert max(500, 100 * n) <= clk * (1 + 1e-12)
+        assert clk <= 500 * n
+    assert times[-1] == pytest.approx(3200, rel=0.005)
+    # Nobody waits who is never apart from the unit, nor gains by company.
+    assert queued_clk(served, np.array([0.0]), column(3))[0] == pytest.approx(300)
+
+
+def test_copies_of_the_last_row_crowd_one_slice_of_the_l2() -> None:
+    """Measured at 128x7168x2048: 50 us for 256 rows by descriptor, 355 us by ordinary loads."""
+    assert padded_rows(128, column(256))[0] == 128
+    assert padded_rows(4096, column(128))[0] == 0
+    assert padded_rows(2112, column(128))[0] == pytest.approx(17 * 128 / 17 - 2112 / 17)
+    tall = {"block_m": 256, "block_n": 16, "block_k": 32, "num_warps": 4, "num_stages": 3}
+    few, many = (
+        [price_one(gemm(m, 7168, 2048, "bf16"), tma=tma, **tall) for tma in (True, False)]
+        for m in (128, 256)
     )
-    alone = compute_clk(iteration, np.array([1, 1]))
-    assert alone.tolist() == [512 + 384 + 280, 512 + 384]
-    four = compute_clk(iteration, np.array([4, 4]))
-    assert (4 * 512 < four).all()
-    assert (four < 4 * alone).all()
+    assert few[1] > 3 * few[0]
+    assert many[1] < 1.5 * many[0]
 
 
 def test_too_few_stages_expose_latency() -> None:
@@ -295,7 +354,7 @@ def test_small_problems_read_their_operands_once() -> None:
 def test_spilling_tile_is_avoided() -> None:
     problem = gemm(4096, 4096, 4096, "bf16")
     spilling = price_one(problem, block_m=256, block_n=256, block_k=32, tma=False)
-    assert spilling > 1.5 * price_one(problem, block_n=256)
+    assert spilling > 1.4 * price_one(problem, block_n=256)
 
 
 def test_an_empty_table_is_refused() -> None:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.hopper_gemm_model import ring_exposed_clk
 from sim.interval import LOG_HALF_WIDTH
+from sim.parameters import HOPPER_GEMM
 from tiles.kernels import ConfigTable
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig
@@ -121,7 +123,7 @@ def test_larger_problems_are_never_faster_at_their_best(
             continue
         doubled = replace(problem, **{side: 2 * getattr(problem, side)})
         # Of few rows: tiles more than twice as high as the product are not tried, but would win.
-        assert price(doubled, legal(doubled, H200)).time_us.min() >= base * 0.97, side
+        assert price(doubled, legal(doubled, H200)).time_us.min() >= base * 0.95, side
 
 
 def test_traffic_of_a_small_product_is_exact() -> None:
@@ -148,8 +150,9 @@ def test_terms_of_a_large_product_follow_from_rates() -> None:
     rounds = -(-64 * 32 // 132)
     assert rounds == 16
     tensor_clk = 2 * 128 * 256 * 8192 / (H200.tensor_flop_per_clk["bf16"] * H200.tensor_share)
-    expected = rounds * tensor_clk / H200.sustained_clock_mhz
-    assert priced.terms_us["tensor"][0] == pytest.approx(expected)
+    # Tensor cores that are nearly always busy hold the clock below the sustained one.
+    mhz = rounds * tensor_clk / priced.terms_us["tensor"][0]
+    assert 0.93 * H200.sustained_clock_mhz < mhz < H200.sustained_clock_mhz
     assert priced.terms_us["cuda_cores"][0] == 0
     assert priced.prediction(0).binding == "tensor"
 
@@ -179,6 +182,27 @@ def test_a_short_ring_exposes_latency() -> None:
     assert three.time_us[0] > eight.time_us[0]
 
 
+def test_a_ring_of_buffers_hides_what_its_length_times_a_step_covers() -> None:
+    busy, clock = np.array([400.0, 400.0, 4000.0]), np.full(3, 2.0)
+    of = replace(HOPPER_GEMM, loaded_latency=1.0, ring_clk=99.0, cluster_clk=198.0, held_steps=2.0)
+    given = {"clock": clock, "parameters": of}
+    alone, pair = (
+        ring_exposed_clk(H200, busy, np.array([3, 8, 3]), np.full(3, cluster), **given)
+        for cluster in (1, 2)
+    )
+    # 400 ns from DRAM by descriptor and 50 of barriers: 900 clocks, and two steps of 400.
+    assert alone == pytest.approx([(900 + 800) / 3 - 400, 0, 0])
+    assert pair == pytest.approx([(900 + 200 + 800) / 3 - 400, 0, 0])
+
+
+def test_a_product_of_half_the_rows_takes_no_longer() -> None:
+    for name in ("bf16", "e4m3-row", "int8-row", "deepseek-fp8"):
+        few, more = (gemm(m, 4096, 4096, name) for m in (64, 128))
+        times = [price(p, legal(p, H200)).time_us.min() for p in (few, more)]
+        # Clusters that share B need two tiles of rows, and are worth a little.
+        assert times[0] < 1.04 * times[1], name
+
+
 def test_turns_hide_the_epilogue_of_short_products() -> None:
     problem = gemm(8192, 8192, 512, "bf16")
     shared, turns = (price(problem, one(pingpong=flag)).time_us[0] for flag in (False, True))
@@ -186,7 +210,8 @@ def test_turns_hide_the_epilogue_of_short_products() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("bf16", 1.0), ("deepseek-fp8", 1.3), ("int8-b128", 1.2), ("int8-row", 1.0)]
+    ("name", "least"),
+    [("bf16", 1.0), ("deepseek-fp8", 1.15), ("int8-b128", 1.1), ("int8-row", 1.0)],
 )
 def test_it_is_told_to_beat_the_other_family_where_it_was_built_to(name: str, least: float) -> None:
     problem = gemm(4096, 4096, 4096, name)

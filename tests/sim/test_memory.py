@@ -30,9 +30,9 @@ def test_saturation_meets_public_measurements_of_tma() -> None:
 def test_dram_time_of_gigabytes() -> None:
     plenty = np.array([1e9])
     time = dram_ns(
-        H200, read_bytes=np.array([3.888e9]), write_bytes=np.array([0.0]), in_flight_bytes=plenty
+        H200, read_bytes=np.array([4.15e9]), write_bytes=np.array([0.0]), in_flight_bytes=plenty
     )
-    assert time[0] == pytest.approx(1e6)  # 3.888 GB at 3888 GB/s: a millisecond
+    assert time[0] == pytest.approx(1e6)  # 4.15 GB at 4150 GB/s: a millisecond
     time = dram_ns(
         H200, read_bytes=np.array([0.0]), write_bytes=np.array([4.274e9]), in_flight_bytes=plenty
     )
@@ -52,7 +52,7 @@ def test_few_bytes_in_flight_are_bound_by_latency() -> None:
 
 def test_l2_is_bound_by_the_whole_or_by_one_port() -> None:
     whole = l2_ns(H200, bytes_per_sm=np.array([1e6]), bytes_total=np.array([132e6]), clock_ghz=1.9)
-    assert whole[0] == pytest.approx(132e6 / 13000)
+    assert whole[0] == pytest.approx(132e6 / 14000)
     port = l2_ns(H200, bytes_per_sm=np.array([1e6]), bytes_total=np.array([1e6]), clock_ghz=1.5)
     assert port[0] == pytest.approx(1e6 / 64 / 1.5)
 
@@ -63,19 +63,18 @@ def test_latency_mixes_levels_and_adds_the_descriptors_share() -> None:
 
 
 def test_exposed_latency_of_a_pipeline() -> None:
-    stages = np.array([2, 4, 5])
+    stages = np.array([2.0, 4, 5])
     # A buffer is busy for 900 + 200 ns and comes round every `stages` iterations of 200 ns.
-    none = np.array(0)
-    exposed = exposed_ns(np.array(900.0), np.array(200.0), stages, none)
+    exposed = exposed_ns(np.array(900.0), np.array(200.0), stages, 0.0)
     assert exposed == pytest.approx([350, 75, 20])
     assert 200 + exposed == pytest.approx(1100 / stages)
-    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3), none) == 0
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3.0), 0.0) == 0
     # A buffer that a product in flight still reads is none to load ahead into.
-    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3), np.array(1)) == 200 / 3
+    assert exposed_ns(np.array(400.0), np.array(200.0), np.array(3.0), 1.0) == 200 / 3
 
 
 def test_short_rows_waste_l2_requests() -> None:
-    share = segment_share(np.array([32.0, 64.0, 128.0, 512.0]))
+    share = segment_share(np.array([32.0, 64.0, 128.0, 512.0]), 64.0)
     assert share == pytest.approx([0.5, 0.75, 1, 1])
 
 

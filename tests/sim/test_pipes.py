@@ -7,6 +7,7 @@ import pytest
 
 import sim
 from sim.occupancy import ctas_per_sm, gemm_registers, spill_clk
+from sim.parameters import GEMM
 from sim.pipes import (
     decode_clk,
     issue_clk,
@@ -162,12 +163,14 @@ def test_warps_share_a_tile_in_square_parts(
 
 def test_issue_is_free_for_descriptors() -> None:
     assert issue_clk(np.array([32768.0]), YES)[0] == 0
-    assert issue_clk(np.array([32768.0]), NO)[0] == pytest.approx(32768 / 16 * 7 / 128)
+    assert issue_clk(np.array([32768.0]), NO)[0] == pytest.approx(
+        32768 / 16 * GEMM.copy_instructions / 128
+    )
 
 
 def test_shared_memory_port_counts_writes_and_every_instructions_reads() -> None:
-    # 128 x 128 x 128 bytes: 32 KiB written, three quarters of which show; A read once (N = 128 in
-    # one go), B for each of two m64.
+    # 128 x 128 x 128 bytes: 32 KiB written, a part of which shows; A read once (N = 128 in one go),
+    # B for each of two m64.
     clk = smem_clk(
         H200,
         column(128),
@@ -178,7 +181,7 @@ def test_shared_memory_port_counts_writes_and_every_instructions_reads() -> None
         emulated=False,
         warpgroups=YES,
     )
-    assert clk[0] == pytest.approx((0.75 * 256 * 128 + (128 + 2 * 128) * 128) / 128)
+    assert clk[0] == pytest.approx((GEMM.smem_fill_share * 256 * 128 + (128 + 2 * 128) * 128) / 128)
 
 
 def test_registers_hold_accumulators_twice_when_promoted() -> None:

@@ -87,7 +87,7 @@ def test_origami_by_hand() -> None:
     clock = 1980e6
     compute = 2 * 128 * 128 * 64 / 4096
     step = 128 * 64 * 2
-    memory = max(132 * 2 * step / (13000e9 / clock), (8 + 17) * step / (4800e9 / clock))
+    memory = max(132 * 2 * step / (14000e9 / clock), (8 + 17) * step / (4800e9 / clock))
     latency = 340e-9 * clock + 200
     store = 132 * 128 * 128 * 2 / (4800e9 / clock)
     tile = 1.5 * 0.95 * latency + 64 * max(compute, memory) + store

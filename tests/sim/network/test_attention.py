@@ -45,10 +45,10 @@ def test_bytes_are_those_of_the_operands() -> None:
 def test_clocks_of_a_tile_by_hand() -> None:
     """128 x 128 scores, head 128: two products of 2·128^3, sixteen exponentials a clock."""
     work = replace(CORE, head_dim=128)
-    assert tensor_clk(work, H200) == pytest.approx(4 * 128**3 / (4096 * 0.97))
+    assert tensor_clk(work, H200) == pytest.approx(4 * 128**3 / (4096 * H200.tensor_share))
     assert softmax_clk(work, H200) == pytest.approx(128 * 128 / 16 + 128 * 128 * 5 / 128)
     back = replace(work, backward=True)
-    assert tensor_clk(back, H200) == pytest.approx(10 * 128**3 / (4096 * 0.97))
+    assert tensor_clk(back, H200) == pytest.approx(10 * 128**3 / (4096 * H200.tensor_share))
     assert softmax_clk(back, H200) == pytest.approx(128 * 128 / 16 + 128 * 128 * 9 / 128)
 
 

@@ -1,0 +1,57 @@
+"""The clock under the power limit: readings of an H200, and laws."""
+
+import numpy as np
+import pytest
+
+import sim
+from sim.clock import NOMINAL_UTILISATION, clock_ghz, element_power
+
+H200, H20 = sim.load_gpu("h200"), sim.load_gpu("h20")
+
+
+def ghz(element: str, busy: float, cuda_cores: float = 0.0, gpu: sim.Gpu = H200) -> float:
+    columns = {"tensor_busy": np.array([busy]), "cuda_cores_busy": np.array([cuda_cores])}
+    return float(clock_ghz(gpu, element=element, **columns)[0])
+
+
+@pytest.mark.parametrize(
+    ("element", "busy", "cuda_cores", "read_mhz"),
+    [
+        ("bf16", 0.87, 0.0, 1538),
+        ("e4m3fn", 0.83, 0.0, 1490),
+        ("int8", 0.87, 0.0, 1628),
+        ("int8", 0.56, 0.28, 1811),  # in blocks of 128, promoted
+        ("e4m3fn", 0.44, 0.11, 1808),  # the same with 1 x 128 blocks, in Triton
+        ("int8", 0.19, 0.38, 1980),  # in blocks of 32
+    ],
+)
+def test_the_clock_meets_readings_at_the_power_limit(
+    element: str, busy: float, cuda_cores: float, read_mhz: float
+) -> None:
+    """8192 cubed on an H200, NVML beside the samples."""
+    assert 1e3 * ghz(element, busy, cuda_cores) == pytest.approx(read_mhz, rel=0.08)
+
+
+def test_the_sustained_clock_is_that_of_large_products() -> None:
+    assert ghz("bf16", NOMINAL_UTILISATION) == pytest.approx(H200.sustained_clock_mhz / 1e3)
+
+
+def test_more_work_never_raises_the_clock_and_idle_cores_leave_it() -> None:
+    shares = np.linspace(0, 1, 21)
+    for none in (0.0, 0.5):
+        clocks = [ghz("bf16", share, none) for share in shares]
+        assert clocks == sorted(clocks, reverse=True)
+        assert clocks[0] == H200.max_clock_mhz / 1e3
+    # At a quarter of the tensor rate the limit is far away.
+    assert ghz("bf16", 0.8, gpu=H20) > 0.9 * H20.max_clock_mhz / 1e3
+
+
+def test_the_clock_of_a_loop_falls_slower_than_its_waits_shrink() -> None:
+    """So a faster unit beside the tensor cores never makes a product slower."""
+    tensor = 500.0
+    times = [total / ghz("e4m3fn", tensor / total) for total in np.linspace(500, 2000, 50)]
+    assert times == sorted(times)
+
+
+def test_narrow_floats_draw_more_and_integers_less_than_wide_floats() -> None:
+    assert element_power("int8") < element_power("fp16") == 1.0 < element_power("e4m3fn")
