@@ -14,8 +14,8 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.kernels.cuda.dataflow_blocks import drop_below
-from tiles.kernels.dataflow_reference import Inputs, Outcome, outcome
 from tiles.kernels.dataflow_operands import drop_mask
+from tiles.kernels.dataflow_reference import Inputs, Outcome, outcome
 from tiles.kernels.outlier_packing import pack_blocks
 from tiles.kernels.triton.outlier_operands import FallbackBlocks
 from tiles.recipes import OutlierBlocks
