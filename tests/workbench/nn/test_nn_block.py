@@ -259,7 +259,7 @@ def test_a_block_with_fallback_trains() -> None:
         ({"runtime": runtime("bf16")}, "recipe bf16 keeps no codes between layers: take jetfire"),
         ({"dropout": 1.0}, "must lie in"),
     ],
-    ids=str,
+    ids=["width", "heads", "feed_forward", "norm", "recipe", "dropout"],
 )
 def test_refuses_what_does_not_fit(options: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"width": 64, "heads": 4, "runtime": runtime()} | options
