@@ -174,7 +174,7 @@ def test_two_sets_of_accumulators_beat_one_where_promotion_binds() -> None:
     assert price(problem, one(sets=1)).time_us[0] > price(problem, one()).time_us[0]
 
 
-@pytest.mark.parametrize(("name", "least"), [("jetfire", 1.5), ("jetfire-64", 1.5)])
+@pytest.mark.parametrize(("name", "least"), [("jetfire", 1.5), ("jetfire-64", 1.4)])
 def test_it_is_told_to_beat_triton_where_it_was_built_to(name: str, least: float) -> None:
     problem = gemm(4096, 4096, 4096, name)
     other = TritonGemm()

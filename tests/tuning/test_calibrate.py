@@ -102,7 +102,8 @@ def test_a_simulated_machine_is_found_again_and_its_file_read(
     assert all(one.status is Status.CORRECT for one in done.outcomes)
     found = done.learned.calibration.gpu
     for name, factor in FIGURES.items():
-        assert getattr(found, name) == pytest.approx(factor * getattr(GPU, name), rel=0.03), name
+        # Eighteen timings, each 2 % off, draw the figures that the microbenchmarks found.
+        assert getattr(found, name) == pytest.approx(factor * getattr(GPU, name), rel=0.05), name
     assert [s.stage for s in rehearsal.steps].count("timings") == 18
     path = tmp_path / "c.json"
     path.write_text(done.text)

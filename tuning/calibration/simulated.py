@@ -18,7 +18,7 @@ __all__ = ["SimulatedMachine"]
 #: Spread of its timings, in log.
 NOISE = 0.02
 #: How its figures stand to the GPU file's, and its parameters to the defaults.
-FIGURES = {"sustained_clock_mhz": 0.93, "dram_read_gb_per_s": 1.04, "l2_read_gb_per_s": 0.9}
+FIGURES = {"sustained_clock_mhz": 0.93, "dram_read_gb_per_s": 1.04, "l2_read_gb_per_s": 0.8}
 PARAMETERS = {"drain_clk": 1.3, "cta_clk": 0.8, "loop_instructions": 1.2, "epilogue_clk": 1.3}
 
 
