@@ -52,7 +52,7 @@ def test_emitted_project_passes_its_own_tests(project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_quantisation_that_truncates_fails_them(project: Path) -> None:
-    path = project / KERNELS / "quantize_blocks.py"
+    path = project / KERNELS / "block_codes.py"
     text = path.read_text()
     nearest = "(ratio + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)"
     assert nearest in text

@@ -84,13 +84,13 @@ FAULTS = (
         "triton_transpose transpose:64x256:e4m3fn: random",
     ),
     (
-        "triton/quantize_tiles.py",
+        "triton/quantize_tile.py",
         "ratio = x * inverse  #",
         "ratio = x * inverse * 2.0  #",
         "triton_quantize_tiles quantize:64x256:e4m3fn.mx:bf16: random",
     ),
     (
-        "triton/quantize_tiles.py",
+        "triton/quantize_tile.py",
         "ratio = quotient(x, divisor, negative, lift, SHORT)",
         "ratio = quotient(x, divisor, negative, lift, SHORT) * 1.01",
         "hopper_block_gemm gemm:512x64x256:jetfire:int8.b32x32: stand-in: random",

@@ -34,7 +34,7 @@ def _failed(
 def test_results_one_per_cent_too_large_fail_for_every_recipe(tmp_path: Path) -> None:
     old = "acc = acc.to(tl.float32)\n"
     new = old.replace("\n", " * 1.01\n")
-    failed = _failed(tmp_path, RECIPES, "gemm_scaled.py", old, new)
+    failed = _failed(tmp_path, RECIPES, "gemm_epilogue.py", old, new)
     assert all(failed.values()), failed
 
 
@@ -78,7 +78,7 @@ def test_an_infinity_that_becomes_a_number_fails(tmp_path: Path) -> None:
     old = "acc = acc.to(tl.float32)\n"
     new = old + '    acc = tl.where(tl.abs(acc) == float("inf"), 3e38, acc)\n'
     recipes = ("bf16", "e5m2-b128")  # without scales, and with
-    failed = _failed(tmp_path, recipes, "gemm_scaled.py", old, new)
+    failed = _failed(tmp_path, recipes, "gemm_epilogue.py", old, new)
     assert failed == {
         name: {f"triton_gemm gemm:48x64x256:{name}:bf16: infinity"} for name in recipes
     }

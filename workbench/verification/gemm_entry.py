@@ -108,6 +108,10 @@ class GemmEntry:
             launch(choice, a.codes, b.codes, a.scales, b.scales, out)
             return
         _, num_sms = self.package._torch_device.device_facts(out.device)
+        extents = (out.shape[0], out.shape[1], a.codes.shape[1])
+        config, workspace = self.package._gemm._shared(
+            choice.config, extents, out.device, num_sms
+        )
         self.lookup.template(choice).launch(
             a.codes,
             b.codes,
@@ -116,7 +120,8 @@ class GemmEntry:
             b.scales,
             a_block=self.layout["a_block"],
             b_block=self.layout["b_block"],
-            config=choice.config,
+            config=config,
             decode=self.layout["decode"],
             num_sms=num_sms,
+            workspace=workspace,
         )
