@@ -41,6 +41,14 @@ _STAGES = {
 }
 
 
+def _signal_name(number: int) -> str:
+    """``SIGSEGV``, or ``signal 35`` for most real-time signals, which Python has no names for."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class Lost(Exception):
     """The job ended without an answer: the process hung, died, or the job raised there.
 
@@ -190,7 +198,7 @@ class WorkerProcess:
         if code is None:
             end = "the process closed its socket"
         elif code < 0:
-            end = f"the process was killed by {signal.Signals(-code).name}"
+            end = f"the process was killed by {_signal_name(-code)}"
         else:
             end = f"the process exited with code {code}"
         said = self._tail.last_line

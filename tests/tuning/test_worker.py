@@ -77,6 +77,7 @@ def hasty() -> Iterator[None]:
         ("compile", Status.COMPILE, "CompilationError: register allocation failed"),
         ("exit", Status.RUNTIME, "the process exited with code 3: last words"),
         ("abort", Status.RUNTIME, "the process was killed by SIGSEGV"),
+        ("real_time_signal", Status.RUNTIME, "the process was killed by signal 35"),
         ("wrong", Status.CORRECTNESS, "C[0, 1] = 7"),
         ("nan", Status.CORRECTNESS, "C[0, 0] is NaN"),
         ("noise", Status.CORRECT, ""),
