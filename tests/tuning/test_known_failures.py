@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fake_kernels
+import kill_loop
 import pytest
 from sweep_runs import make_plan
 
@@ -14,6 +15,7 @@ import tuning
 from tiles.kernels import Status
 from tuning import Measurement, Plan, Strategy
 from tuning.cache_folder import cache_folder
+from tuning.journal import JOURNAL
 from tuning.known_failures import _MAX_BYTES, KnownFailures, failures_path
 from tuning.records import Environment
 
@@ -139,3 +141,22 @@ def test_a_second_study_does_not_launch_what_failed(
     assert sweep("first") == {"0": 7, "2": 7}
     assert sweep("second") == {"0": 7}
     assert sweep("third", retry=True) == {"0": 7, "2": 7}
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_failure_that_a_neighbour_may_have_caused_is_not_remembered(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, doubtful: bool
+) -> None:
+    class FailingBench(kill_loop.TableBench):
+        def environment(self, study: object) -> Environment:
+            return HERE
+
+        def measure(self, *_: object) -> tuple[Measurement, Environment | None]:
+            return replace(BROKEN, status=Status.RUNTIME, doubtful=doubtful), HERE
+
+    monkeypatch.setattr("tuning.sweep.Bench", FailingBench)
+    run = tuning.run(plan, price=fake_kernels.price)
+    assert failures_path().exists() == (not doubtful)
+    assert {t.measurement.doubtful for t in run.studies[0].trials} == {doubtful}
+    stored = (plan.folder / JOURNAL).read_text()
+    assert ("doubtful" in stored) == doubtful
