@@ -24,7 +24,7 @@ FAILURES_FILE = "known-failures.jsonl"
 SCHEMA = "tile-workbench/known-failure/1"
 
 #: With another version of these the same configuration may pass.
-_VERSIONS = ("torch", "triton", "cuda", "cupy", "tile-workbench")
+_VERSIONS = ("torch", "triton", "cuda", "nvrtc", "cupy", "tile-workbench")
 #: A cache that has grown beyond this begins anew with its younger half.
 _MAX_BYTES = 8 * 2**20
 
@@ -38,7 +38,7 @@ class KnownFailures:
     """Failures of a plan's kernels on one device, remembered in a file across studies.
 
     A failure belongs to the kernel's source, the configuration, the problem, the device and the
-    versions of torch, triton, CUDA, cupy and the workbench.  The file is a cache: it may be
+    versions of torch, triton, CUDA, NVRTC, cupy and the workbench.  The file is a cache: it may be
     deleted at any time, lines that cannot be read are passed over, and where it cannot be written
     nothing is remembered.
 

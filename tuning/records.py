@@ -26,7 +26,7 @@ class Environment:
     gpu: str  #: device name as the driver gives it
     driver: str
     sm_clock_mhz: int | None  #: clock read while under load, when NVML answers
-    versions: Mapping[str, str]  #: python, torch, triton, cuda, cupy, numpy, tile-workbench
+    versions: Mapping[str, str]  #: python, torch, triton, cuda, nvrtc, cupy, numpy, ...
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""

@@ -61,6 +61,7 @@ def test_another_source_problem_device_version_or_configuration_is_not_known(
     assert known(plan, size=32) is None
     assert known(plan, replace(HERE, gpu="A100")) is None
     assert known(plan, replace(HERE, versions={"triton": "3.7"})) is None
+    assert known(plan, replace(HERE, versions={"triton": "3.6", "nvrtc": "13.5"})) is None
     assert known(make_plan(tmp_path / "warm", simulate=False, cache="warm")) is None
     other = replace(plan.studies[0], problem=fake_kernels.gemm(m=128))
     assert KnownFailures(plan).known(other, CONFIG, HERE) is None

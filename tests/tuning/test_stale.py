@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_kernels
 import kill_loop
@@ -16,11 +17,12 @@ from sweep_runs import MANY, make_plan
 import tuning
 from tiles.kernels import Backend, Status, TileConfig
 from tuning import Measurement, Plan, Strategy
+from tuning.environment import read_environment
 from tuning.journal import JOURNAL
 from tuning.neighbours import winner
 from tuning.records import Environment
 from tuning.run_storage import RunStorage
-from tuning.staleness import changes, staleness
+from tuning.staleness import changes, host_environment, staleness
 from tuning.stored_plan import PLAN_FILE
 from tuning.strategies import LegalTable
 from tuning.sweep import Again
@@ -79,8 +81,30 @@ def test_what_counts_as_a_change() -> None:
         "triton 3.6 then, 3.7 now",
     ]
     assert changes(THEN, NOW, Backend.CUPY) == ["driver 570.1 then, 580.2 now"]
+    # Results of before NVRTC was written down are not stale for that.
+    first, second = (
+        replace(THEN, versions={**THEN.versions, "nvrtc": version}) for version in ("13.0", "13.5")
+    )
+    assert changes(first, second, Backend.CUPY) == ["nvrtc 13.0 then, 13.5 now"]
+    assert changes(first, second, Backend.TRITON) == changes(THEN, second, Backend.CUPY) == []
     unknown = replace(THEN, driver="unknown", versions={})
     assert changes(THEN, unknown, Backend.TRITON) == []
+
+
+def test_environments_name_the_compiler_of_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.environment.compiler_name", lambda: "nvrtc 13.5")
+    monkeypatch.setattr("tuning.staleness.visible_gpu", lambda: "NVIDIA H200")
+    monkeypatch.setattr("tuning.environment.driver_version", lambda: "580.2")
+    here = host_environment()
+    assert here is not None
+    torch = SimpleNamespace(
+        version=SimpleNamespace(cuda="13.0"),
+        cuda=SimpleNamespace(get_device_name=lambda: "NVIDIA H200"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert here.versions["nvrtc"] == read_environment("cuda").versions["nvrtc"] == "13.5"
+    monkeypatch.setattr("tuning.environment.compiler_name", lambda: None)
+    assert "nvrtc" not in read_environment("cuda").versions
 
 
 def test_another_gpu_makes_nothing_stale_but_the_source_does(
