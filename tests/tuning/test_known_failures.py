@@ -71,6 +71,27 @@ def test_another_source_problem_device_version_or_configuration_is_not_known(
     assert known(plan) is None
 
 
+def test_a_mended_workload_or_bound_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "judged"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "family.py").write_text(
+        "import fake_kernels\nclass JudgedKernel(fake_kernels.FakeKernel):\n    pass\n"
+    )
+    workload = package / "workload.py"
+    workload.write_text("BOUND = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = make_plan(tmp_path / "run", "judged.family:JudgedKernel", simulate=False)
+    remember(plan)
+    assert known(plan) is not None
+    workload.write_text("BOUND = 2\n")
+    assert known(plan) is None
+    workload.write_text("BOUND = 1\n")
+    assert known(plan) is not None
+
+
 @pytest.mark.parametrize(
     "spoiled",
     [b'{"schema": "tile-wor', b"\xff\xfe\n", b"[1]\n", b'{"schema": 3}\n', b"[" * 9000 + b"\n"],
