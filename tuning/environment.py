@@ -4,11 +4,12 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+from tiles.kernels.nvrtc import compiler_name
 from tiles.version import VERSION
 from tuning.nvml import chosen_gpu, open_nvml
 from tuning.records import Environment
 
-__all__ = ["driver_version", "free_gpu_bytes", "read_environment", "sm_clock_mhz"]
+__all__ = ["driver_version", "free_gpu_bytes", "nvrtc_version", "read_environment", "sm_clock_mhz"]
 
 _PACKAGES = ("torch", "triton", "numpy", "optuna")
 
@@ -40,6 +41,15 @@ def driver_version() -> str | None:
     return _smi("driver_version")
 
 
+def nvrtc_version() -> str | None:
+    """Of the compiler of CUDA C++, e.g. ``"13.5"``; None where it cannot be loaded.
+
+    It is a package of its own: neither torch's CUDA nor CuPy's version says which one compiles.
+    """
+    name = compiler_name()
+    return None if name is None else name.removeprefix("nvrtc ")
+
+
 def free_gpu_bytes() -> int | None:
     """Free memory of this process's GPU, or None when it cannot be told."""
     text = _smi("memory.free")
@@ -67,6 +77,8 @@ def read_environment(device: str, clock_mhz: int | None = None) -> Environment:
     import torch
 
     versions["cuda"] = str(torch.version.cuda)
+    if (nvrtc := nvrtc_version()) is not None:
+        versions["nvrtc"] = nvrtc
     return Environment(
         gpu=torch.cuda.get_device_name(),
         driver=driver_version() or "unknown",

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tiles.kernels import Status, TileConfig
+from tiles.kernels import Kernel, Status, TileConfig
 from tiles.kernels.closure import source_digest
 from tuning.cache_folder import cache_folder
 from tuning.family import family
@@ -24,7 +25,7 @@ FAILURES_FILE = "known-failures.jsonl"
 SCHEMA = "tile-workbench/known-failure/1"
 
 #: With another version of these the same configuration may pass.
-_VERSIONS = ("torch", "triton", "cuda", "cupy", "tile-workbench")
+_VERSIONS = ("torch", "triton", "cuda", "nvrtc", "cupy", "tile-workbench")
 #: A cache that has grown beyond this begins anew with its younger half.
 _MAX_BYTES = 8 * 2**20
 
@@ -37,19 +38,20 @@ def failures_path() -> Path:
 class KnownFailures:
     """Failures of a plan's kernels on one device, remembered in a file across studies.
 
-    A failure belongs to the kernel's source, the configuration, the problem, the device and the
-    versions of torch, triton, CUDA, cupy and the workbench.  The file is a cache: it may be
-    deleted at any time, lines that cannot be read are passed over, and where it cannot be written
-    nothing is remembered.
+    A failure belongs to the kernel's source, what opens and judges it, the configuration, the
+    problem, the device and the versions of torch, triton, CUDA, NVRTC, cupy and the workbench.  The
+    file is a cache: it may be deleted at any time, lines that cannot be read are passed over, and
+    where it cannot be written nothing is remembered.
 
     Args:
         trust: False launches everything again; what fails is remembered still.
     """
 
     def __init__(self, plan: Plan, *, trust: bool = True) -> None:
+        kernels = {study.kernel: family(study.kernel) for study in plan.studies}
         self._sources = {
-            name: source_digest(family(name).template)
-            for name in {study.kernel for study in plan.studies}
+            name: [source_digest(kernel.template), _judges_digest(kernel)]
+            for name, kernel in kernels.items()
         }
         self._cache = plan.cache
         self._path = failures_path()
@@ -98,6 +100,25 @@ class KnownFailures:
             "versions": {name: environment.versions.get(name) for name in _VERSIONS},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _judges_digest(kernel: Kernel) -> str:
+    """SHA-256 of what stands beside a descriptor and its bases: workloads, references, bounds.
+
+    A failure may be theirs.  All of it, since a failure that is forgotten costs one launch.
+    """
+    folders = set()
+    for base in type(kernel).__mro__:
+        if issubclass(base, Kernel):
+            with contextlib.suppress(OSError, TypeError):  # a class without a file
+                folders.add(Path(inspect.getfile(base)).parent)
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in folders for file in folder.glob("*.py")):
+        with contextlib.suppress(OSError):
+            content = file.read_bytes()
+            digest.update(f"{file.name}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Mapping[str, Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
 
 #: Fields of a measurement that early journals lack.
-_LATER = ("conditions", "facts")
+_LATER = ("conditions", "facts", "doubtful")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Environment:
     gpu: str  #: device name as the driver gives it
     driver: str
     sm_clock_mhz: int | None  #: clock read while under load, when NVML answers
-    versions: Mapping[str, str]  #: python, torch, triton, cuda, cupy, numpy, tile-workbench
+    versions: Mapping[str, str]  #: python, torch, triton, cuda, nvrtc, cupy, numpy, ...
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""
@@ -51,6 +51,7 @@ class Measurement:
     accuracy: Accuracy | None = None
     conditions: Conditions | None = None  #: None when nothing read the sensors
     facts: CompileFacts | None = None  #: None when nothing was compiled ahead
+    doubtful: bool = False  #: failed, but a neighbour may have caused it: not remembered elsewhere
 
     @property
     def iqr_us(self) -> float | None:
@@ -64,7 +65,7 @@ class Measurement:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""
         content = asdict(self) | {"status": self.status.value, "samples_us": list(self.samples_us)}
         # Of what came later than the first journals, only what there is.
-        return {k: v for k, v in content.items() if v is not None or k not in _LATER}
+        return {k: v for k, v in content.items() if v or k not in _LATER}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
@@ -81,6 +82,7 @@ class Measurement:
             accuracy=None if accuracy is None else Accuracy(**accuracy),
             conditions=None if conditions is None else Conditions.from_dict(conditions),
             facts=None if facts is None else CompileFacts.from_dict(facts),
+            doubtful=data.get("doubtful", False),
         )
 
 

@@ -1,15 +1,17 @@
 """Measures stored winners again: the source, the driver or a version has changed since."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from tiles.kernels.closure import source_digest
 from tuning.bench import Bench
 from tuning.candidates import Candidates
+from tuning.interrupts import Interrupts
 from tuning.plan import Plan
 from tuning.records import Environment, TrialRecord
 from tuning.search import Progress
@@ -64,26 +66,48 @@ def revalidate(
     storage: "RunStorage | FleetStorage",
     bench: Bench,
     progress: Callable[[Progress], None],
+    interrupts: Interrupts,
 ) -> None:
     """Measure every study's winner and runners-up again; the other results do not count any more.
 
     The old outcomes stay in their trials, the new ones stand beside them in the study.  Each is
     stored as it comes: one that was interrupted goes on where it was left, and a study that was
-    measured again under the present conditions is left alone.
+    measured again under the present conditions is left alone.  Of several processes one measures
+    a study; none times its near-ties in turns meanwhile.
     """
-    for index, study in enumerate(found):
-        attributes = _attributes(plan, study, storage)
-        if not attributes or study.priced is None:
-            continue
-        here = bench.environment(study)
+    left = list(enumerate(found))
+    while left:
+        left = [one for one in left if not _revalidated(plan, *one, storage, bench, progress)]
+        if left:  # should the other process die, they are this one's
+            with interrupts.let_through():
+                time.sleep(storage.idle_s)
+
+
+def _revalidated(
+    plan: Plan,
+    index: int,
+    study: Candidates,
+    storage: "RunStorage | FleetStorage",
+    bench: Bench,
+    progress: Callable[[Progress], None],
+) -> bool:
+    """Measure one study's winners again; False while another process is at it."""
+    here = bench.environment(study)
+    attributes = _attributes(plan, study, storage)
+    if not attributes or study.priced is None:
+        return True
+    with storage.comparing(plan.study_name(study.plan)) as mine:
+        if not mine:
+            return False
+        attributes = _attributes(plan, study, storage)  # it may have been done meanwhile
         if _holds(attributes.get("revalidated"), study, here):
-            continue
+            return True
         study_id = storage.get_study_id_from_name(plan.study_name(study.plan))
         begun = attributes.get("revalidating")
         if not _holds(begun, study, here):
             begun = None
 
-        def keep(key: str, content: Mapping[str, Any], study_id: int = study_id) -> None:
+        def keep(key: str, content: Mapping[str, Any]) -> None:
             storage.set_study_user_attr(study_id, key, dict(content))
             storage.flush()
 
@@ -91,6 +115,7 @@ def revalidate(
         again = _measure_again(plan, study, trials, attributes, begun, bench, index, progress, keep)
         keep("revalidated", again)
         keep("revalidating", {})
+    return True
 
 
 def _holds(done: Mapping[str, Any] | None, study: Candidates, here: Environment) -> bool:
@@ -121,7 +146,7 @@ def _measure_again(
         "source": source_digest(study.kernel.template),
         "environment": environment.to_dict(),
         "before": len(trials),
-        "waiting": [t.number for t in trials if t.state is TrialState.WAITING],
+        "waiting": [t.number for t in trials if _without_outcome(t)],
         "measurements": entries,
     }
     for done, (number, row) in enumerate(chosen.items(), start=1):
@@ -163,6 +188,11 @@ def _measure_again(
                 "timing": f"{timing.timing}-interleaved",
             }
     return again
+
+
+def _without_outcome(trial: FrozenTrial) -> bool:
+    """True of a trial that waits, or that another process measures now."""
+    return not trial.state.is_finished() and "measurement" not in trial.user_attrs
 
 
 def _environment(done: Mapping[str, Any]) -> Environment:

@@ -181,7 +181,8 @@ class Search:
         )
         if environment is not None:
             study.store_environment(environment)
-        if failures is not None and where is not None and outcome.time_us is None:
+        failed = outcome.time_us is None and not outcome.doubtful
+        if failures is not None and where is not None and failed:
             failures.remember(self._candidates.plan, config, where, outcome)
         return outcome
 

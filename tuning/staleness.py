@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiles.kernels import Backend
 from tiles.kernels.closure import source_digest
-from tuning.environment import driver_version
+from tuning.environment import driver_version, nvrtc_version
 from tuning.family import family
 from tuning.records import Environment, StudyRecord
 from tuning.visible_gpu import visible_gpu
@@ -18,7 +18,7 @@ __all__ = ["changes", "host_environment", "staleness"]
 #: What a kernel's time depends on beside its source; Python and NumPy do not take part.
 _VERSIONS: Mapping[Backend, Sequence[str]] = {
     Backend.TRITON: ("torch", "triton", "cuda"),
-    Backend.CUPY: ("cupy", "cuda"),
+    Backend.CUPY: ("cupy", "cuda", "nvrtc"),
     Backend.HOST: ("torch", "triton"),
 }
 _CUDA = re.compile(r"^cuda\b[^=]*= *['\"]([^'\"]+)['\"]", re.MULTILINE)
@@ -43,6 +43,8 @@ def host_environment() -> Environment | None:
                 continue
     if cuda := _cuda_of_torch():
         versions["cuda"] = cuda
+    if nvrtc := nvrtc_version():
+        versions["nvrtc"] = nvrtc
     return Environment(
         gpu=device, driver=driver_version() or "unknown", sm_clock_mhz=None, versions=versions
     )

@@ -140,7 +140,7 @@ def search_studies(
         if again is Again.REVALIDATE:
             if bench is None:
                 raise ValueError("a simulated sweep has nothing to revalidate: leave it out")
-            revalidate(plan, found, storage, bench, progress)
+            revalidate(plan, found, storage, bench, progress, interrupts)
             return
         searches = [
             Search(

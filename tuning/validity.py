@@ -22,7 +22,7 @@ class Validity:
 
     date: str  #: of the last revalidation; "" when there was none
     before: float  #: trials from this number on are younger than the revalidation
-    waiting: frozenset[int]  #: older ones that were in the queue then, so are measured later
+    waiting: frozenset[int]  #: older ones without an outcome then: measured later
     again: _Outcomes  #: by trial number, outcomes of the revalidation
     compared: _Outcomes  #: by trial number, what timing near-ties in turns puts in their place
     not_compared: str  #: why near-ties could not be timed in turns

@@ -165,7 +165,10 @@ class Worker:
         try:
             answer = self._ask(job, ("open_s", "check_s", "time_s"))
         except Lost as lost:
-            return Measurement(status=lost.status, simulated=False, reason=lost.reason), None
+            failed = Measurement(
+                status=lost.status, simulated=False, reason=lost.reason, doubtful=lost.doubtful
+            )
+            return failed, None
         read = answer.get("environment")
         return (
             Measurement.from_dict(answer["measurement"]),
@@ -239,7 +242,8 @@ class Worker:
         except Lost as lost:
             if not lost.doubtful:
                 raise
-            raise Lost(lost.status, f"{lost.reason} (twice, in two processes)") from None
+            reason = f"{lost.reason} (twice, in two processes)"
+            raise Lost(lost.status, reason, doubtful=True) from None
 
     def _ask_once(self, job: dict[str, Any], stages: tuple[str, ...]) -> dict[str, Any]:
         self.hello()

@@ -41,11 +41,19 @@ _STAGES = {
 }
 
 
+def _signal_name(number: int) -> str:
+    """``SIGSEGV``, or ``signal 35`` for most real-time signals, which Python has no names for."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class Lost(Exception):
     """The job ended without an answer: the process hung, died, or the job raised there.
 
     ``doubtful``: somebody else may have caused it: a signal that the kernel's out-of-memory killer
-    or a user sends, or memory that a neighbour had taken.
+    or a user sends, memory that a neighbour had taken, or a cap by what neighbours had left.
     """
 
     def __init__(self, status: Status, reason: str, *, doubtful: bool = False) -> None:
@@ -160,6 +168,8 @@ class WorkerProcess:
                     Status.RUNTIME,
                     f"{_STAGES[stage]} held {used / 2**20:.0f} MiB of host memory, more than the "
                     f"cap of {self._host_bytes / 2**20:.0f} MiB",
+                    # The default is a share of what neighbours had left when the sweep began.
+                    doubtful=self._limits.limits.host_bytes is None,
                 )
             # A child can keep the socket open after the process itself is gone.
             if self._process.poll() is not None and not self._wait(0.0):
@@ -190,7 +200,7 @@ class WorkerProcess:
         if code is None:
             end = "the process closed its socket"
         elif code < 0:
-            end = f"the process was killed by {signal.Signals(-code).name}"
+            end = f"the process was killed by {_signal_name(-code)}"
         else:
             end = f"the process exited with code {code}"
         said = self._tail.last_line

@@ -46,6 +46,7 @@ MODES = (
     "leave_child",
     "kill",
     "first_hangs",
+    "real_time_signal",
 )
 LOG_VARIABLE = "FAKE_KERNEL_LOG"  #: file that gets a line for every check
 HOLD_VARIABLE = "FAKE_KERNEL_HOLD"  #: file whose presence makes a slow check wait
@@ -96,6 +97,8 @@ class FakeWorkload(Workload):
             os.kill(os.getpid(), signal.SIGSEGV)
         elif mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif mode == "real_time_signal":
+            os.kill(os.getpid(), 35)
         elif mode == "hang":
             time.sleep(600)
         elif mode == "first_hangs":

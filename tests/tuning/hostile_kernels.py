@@ -56,6 +56,7 @@ MODES: dict[str, tuple[Status, str]] = {
     "deaf": (Status.TIMEOUT, "compiling and checking took longer than"),
     "stop": (Status.TIMEOUT, "compiling and checking took longer than"),
     "hang_timing": (Status.TIMEOUT, "timing took longer than"),
+    "real_time_signal": (Status.RUNTIME, "the process was killed by signal 35"),
 }
 _NAMES = tuple(MODES)
 _WRONG = {"wrong": "C[0, 1] = 7", "nan": "C[0, 0] is nan"}
@@ -152,6 +153,7 @@ _ACTIONS: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(3600),
     "deaf": _deaf,
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "real_time_signal": lambda: os.kill(os.getpid(), 35),
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import fake_kernels
+import kill_loop
 import pytest
 from sweep_runs import make_plan
 
@@ -14,6 +15,7 @@ import tuning
 from tiles.kernels import Status
 from tuning import Measurement, Plan, Strategy
 from tuning.cache_folder import cache_folder
+from tuning.journal import JOURNAL
 from tuning.known_failures import _MAX_BYTES, KnownFailures, failures_path
 from tuning.records import Environment
 
@@ -59,6 +61,7 @@ def test_another_source_problem_device_version_or_configuration_is_not_known(
     assert known(plan, size=32) is None
     assert known(plan, replace(HERE, gpu="A100")) is None
     assert known(plan, replace(HERE, versions={"triton": "3.7"})) is None
+    assert known(plan, replace(HERE, versions={"triton": "3.6", "nvrtc": "13.5"})) is None
     assert known(make_plan(tmp_path / "warm", simulate=False, cache="warm")) is None
     other = replace(plan.studies[0], problem=fake_kernels.gemm(m=128))
     assert KnownFailures(plan).known(other, CONFIG, HERE) is None
@@ -66,6 +69,27 @@ def test_another_source_problem_device_version_or_configuration_is_not_known(
     edited.write_bytes(fake_kernels.FakeKernel().template.read_bytes() + b"\n# mended\n")
     monkeypatch.setattr(fake_kernels.FakeKernel, "template", edited)
     assert known(plan) is None
+
+
+def test_a_mended_workload_or_bound_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "judged"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "family.py").write_text(
+        "import fake_kernels\nclass JudgedKernel(fake_kernels.FakeKernel):\n    pass\n"
+    )
+    workload = package / "workload.py"
+    workload.write_text("BOUND = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = make_plan(tmp_path / "run", "judged.family:JudgedKernel", simulate=False)
+    remember(plan)
+    assert known(plan) is not None
+    workload.write_text("BOUND = 2\n")
+    assert known(plan) is None
+    workload.write_text("BOUND = 1\n")
+    assert known(plan) is not None
 
 
 @pytest.mark.parametrize(
@@ -139,3 +163,22 @@ def test_a_second_study_does_not_launch_what_failed(
     assert sweep("first") == {"0": 7, "2": 7}
     assert sweep("second") == {"0": 7}
     assert sweep("third", retry=True) == {"0": 7, "2": 7}
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_failure_that_a_neighbour_may_have_caused_is_not_remembered(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, doubtful: bool
+) -> None:
+    class FailingBench(kill_loop.TableBench):
+        def environment(self, study: object) -> Environment:
+            return HERE
+
+        def measure(self, *_: object) -> tuple[Measurement, Environment | None]:
+            return replace(BROKEN, status=Status.RUNTIME, doubtful=doubtful), HERE
+
+    monkeypatch.setattr("tuning.sweep.Bench", FailingBench)
+    run = tuning.run(plan, price=fake_kernels.price)
+    assert failures_path().exists() == (not doubtful)
+    assert {t.measurement.doubtful for t in run.studies[0].trials} == {doubtful}
+    stored = (plan.folder / JOURNAL).read_text()
+    assert ("doubtful" in stored) == doubtful

@@ -286,6 +286,7 @@ def test_what_is_left_to_others_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     [
         "postgresql+psycopg://me:s3cret@db:5432/sweeps",
         "postgresql://me:s3cret@db:5432/sweeps",
+        "postgresql://me@site:s3%40cret%2F@db:5432/sweeps",
         "postgresql+psycopg://db:5432/sweeps?password=s3cret&sslmode=require",
     ],
 )

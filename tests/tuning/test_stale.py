@@ -1,24 +1,30 @@
 """Results that rest on another source, driver or version are shown as stale, and never mixed in."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_kernels
 import kill_loop
 import pytest
+from optuna.trial import TrialState
 from sweep_runs import MANY, make_plan
 
 import tuning
-from tiles.kernels import Backend, TileConfig
+from tiles.kernels import Backend, Status, TileConfig
 from tuning import Measurement, Plan, Strategy
+from tuning.environment import read_environment
 from tuning.journal import JOURNAL
 from tuning.neighbours import winner
 from tuning.records import Environment
 from tuning.run_storage import RunStorage
-from tuning.staleness import changes, staleness
+from tuning.staleness import changes, host_environment, staleness
 from tuning.stored_plan import PLAN_FILE
+from tuning.strategies import LegalTable
 from tuning.sweep import Again
 from tuning.timing import Timing
 
@@ -75,8 +81,30 @@ def test_what_counts_as_a_change() -> None:
         "triton 3.6 then, 3.7 now",
     ]
     assert changes(THEN, NOW, Backend.CUPY) == ["driver 570.1 then, 580.2 now"]
+    # Results of before NVRTC was written down are not stale for that.
+    first, second = (
+        replace(THEN, versions={**THEN.versions, "nvrtc": version}) for version in ("13.0", "13.5")
+    )
+    assert changes(first, second, Backend.CUPY) == ["nvrtc 13.0 then, 13.5 now"]
+    assert changes(first, second, Backend.TRITON) == changes(THEN, second, Backend.CUPY) == []
     unknown = replace(THEN, driver="unknown", versions={})
     assert changes(THEN, unknown, Backend.TRITON) == []
+
+
+def test_environments_name_the_compiler_of_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.environment.compiler_name", lambda: "nvrtc 13.5")
+    monkeypatch.setattr("tuning.staleness.visible_gpu", lambda: "NVIDIA H200")
+    monkeypatch.setattr("tuning.environment.driver_version", lambda: "580.2")
+    here = host_environment()
+    assert here is not None
+    torch = SimpleNamespace(
+        version=SimpleNamespace(cuda="13.0"),
+        cuda=SimpleNamespace(get_device_name=lambda: "NVIDIA H200"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert here.versions["nvrtc"] == read_environment("cuda").versions["nvrtc"] == "13.5"
+    monkeypatch.setattr("tuning.environment.compiler_name", lambda: None)
+    assert "nvrtc" not in read_environment("cuda").versions
 
 
 def test_another_gpu_makes_nothing_stale_but_the_source_does(
@@ -251,6 +279,83 @@ def test_a_revalidation_that_was_interrupted_goes_on(
     monkeypatch.setattr(DatedBench, "where", THEN)
     sweep(plan, Again.REVALIDATE)
     assert len(DatedBench.measured) >= whole + 10
+
+
+#: Revalidates once every process is there; a line of the log for every measurement.
+_REVALIDATE = """
+import os, sys, time; sys.path.insert(0, {here!r})
+from pathlib import Path
+import fake_kernels, kill_loop, test_stale, tuning, tuning.sweep
+class Bench(test_stale.DatedBench):
+    where = test_stale.NOW
+    measured = []
+    def start(self, studies):
+        ready = Path({log!r} + ".ready")
+        ready.mkdir(exist_ok=True)
+        (ready / str(os.getpid())).touch()
+        for _ in range(6000):
+            if len(list(ready.iterdir())) == 2:
+                break
+            time.sleep(0.01)
+    def measure(self, study, config, environment):
+        with open({log!r}, "a") as file:
+            file.write(f"{{study.plan.problem}} {{config}}\\n")
+        time.sleep(0.05)
+        return super().measure(study, config, environment)
+tuning.sweep.Bench = Bench
+plan = test_stale.make_plan(Path({folder!r}), **{changes!r}, strategy=tuning.Strategy.RANDOM)
+test_stale.sweep(plan, tuning.sweep.Again.REVALIDATE)
+"""
+
+
+def test_two_processes_that_revalidate_measure_nothing_twice(
+    tmp_path: Path, bench: type[DatedBench]
+) -> None:
+    changes = {"simulate": False, "studies": 2, "max_measurements": 20}
+    plan = make_plan(tmp_path / "run", strategy=Strategy.RANDOM, **changes)
+    sweep(plan)
+    log = tmp_path / "log"
+    script = _REVALIDATE.format(
+        here=str(Path(__file__).parent), log=str(log), folder=str(plan.folder), changes=changes
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    measured = log.read_text().splitlines()
+    assert len(set(measured)) == len(measured)
+    fresh = [t for s in tuning.load_run(plan.folder).studies for t in s.trials if not t.stale]
+    assert len(fresh) == len(measured) >= 2 * 5
+
+
+def test_a_trial_that_runs_during_a_revalidation_counts(
+    tmp_path: Path, bench: type[DatedBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        tmp_path / "run", simulate=False, strategy=Strategy.RANDOM, max_measurements=10
+    )
+    tried = {t.config for t in sweep(plan).studies[0].trials}
+    (candidates,) = tuning.sweep.enumerate_studies(plan, fake_kernels.price)
+    assert candidates.priced is not None
+    table = candidates.priced.table
+    row = next(row for row in range(len(table)) if table.config(row) not in tried)
+    legal = LegalTable.of(candidates.priced)
+    monkeypatch.setattr(DatedBench, "where", NOW)
+    with RunStorage(plan.folder) as helper:
+        study_id = helper.get_study_id_from_name(plan.study_name(plan.studies[0]))
+        running = helper.create_new_trial(study_id)
+        for name, value in legal.params(row).items():
+            kind = legal.space[name]
+            helper.set_trial_param(running, name, kind.to_internal_repr(value), kind)
+        helper.flush()
+        sweep(plan, Again.REVALIDATE)
+        outcome = Measurement(status=Status.CORRECT, simulated=False, time_us=1.0, timing="table")
+        helper.set_trial_user_attr(running, "predicted_us", 1.0)
+        helper.set_trial_user_attr(running, "predicted_90_us", [1.0, 1.0])
+        helper.set_trial_user_attr(running, "measurement", outcome.to_dict())
+        helper.set_trial_state_values(running, TrialState.COMPLETE, [1.0])
+    (after,) = tuning.load_run(plan.folder).studies
+    (ran,) = (t for t in after.trials if t.config == table.config(row))
+    assert not ran.stale
+    assert after.best == ran
 
 
 def test_revalidating_takes_another_source(

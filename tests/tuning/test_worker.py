@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import fake_kernels
+import hostile_kernels
 import pytest
 
 from tiles.kernels import Status
@@ -77,6 +79,7 @@ def hasty() -> Iterator[None]:
         ("compile", Status.COMPILE, "CompilationError: register allocation failed"),
         ("exit", Status.RUNTIME, "the process exited with code 3: last words"),
         ("abort", Status.RUNTIME, "the process was killed by SIGSEGV"),
+        ("real_time_signal", Status.RUNTIME, "the process was killed by signal 35"),
         ("wrong", Status.CORRECTNESS, "C[0, 1] = 7"),
         ("nan", Status.CORRECTNESS, "C[0, 0] is NaN"),
         ("noise", Status.CORRECT, ""),
@@ -137,6 +140,25 @@ def test_a_configuration_that_kills_every_process_is_condemned(worker: Worker) -
         Status.RUNTIME,
         "the process was killed by SIGKILL (twice, in two processes)",
     )
+    assert outcome.doubtful
+    assert not worker.measure(TARGET, config("raise"))[0].doubtful
+
+
+@pytest.mark.parametrize("cap", [None, hostile_kernels.HOST_BYTES], ids=["default", "chosen"])
+def test_a_cap_by_what_neighbours_had_left_is_doubted(
+    monkeypatch: pytest.MonkeyPatch, cap: int | None
+) -> None:
+    room = hostile_kernels.HOST_BYTES * 4 // 3
+    monkeypatch.setattr("tuning.worker.available_bytes", lambda: room)
+    modes = list(hostile_kernels.MODES)
+    glutton = hostile_kernels.HostileConfig(mode=modes.index("memory"), size=100)
+    target = replace(TARGET, kernel="hostile_kernels:HostileKernel")
+    with Worker("cpu", JobLimits(host_bytes=cap)) as worker:
+        outcome, _ = worker.measure(target, glutton)
+        assert "of host memory, more than the cap of 512 MiB" in outcome.reason
+        assert outcome.doubtful == outcome.reason.endswith("(twice, in two processes)")
+        assert outcome.doubtful == (cap is None)
+        assert worker.starts == (2 if cap is None else 1)
 
 
 def test_process_is_reused_until_it_dies(worker: Worker) -> None:

@@ -108,6 +108,11 @@ def _root() -> Path:
         ("sqlite:///x.db", "begins with 'sqlite': only PostgreSQL is shared safely"),
         (f"postgresql+psycopg://me:{SECRET}@host", "names no database"),
         (f"postgresql+psycopg://me:{SECRET}@host:port/x", "cannot be read"),
+        (f"postgresql+psycopg://me:p@{SECRET}@127.0.0.1:1/x", "write '@' in a user's name or "),
+        (f"postgresql+psycopg://me:p@{SECRET}/{SECRET}@127.0.0.1:1/x", "'/' as %2F"),
+        (f"postgresql+psycopg://me:p@a:1/{SECRET}@127.0.0.1:1/x", "'/' as %2F"),
+        (f"postgresql+psycopg://{SECRET}/{SECRET}:p@127.0.0.1:1/x", "'/' as %2F"),
+        (f"postgresql+psycopg://me:p@{SECRET}/x?{SECRET}@127.0.0.1:1/x", "'/' as %2F"),
     ],
 )
 def test_a_wrong_url_is_told(
