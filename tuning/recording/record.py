@@ -23,6 +23,7 @@ from tuning.limits import JobLimits
 from tuning.plan import Plan
 from tuning.recording.design import Design, RecordedStudy
 from tuning.recording.passes import Head, Pass, PassFile, read_passes
+from tuning.recording.tables import config_of
 from tuning.records import Environment, Measurement
 
 __all__ = ["PASSES", "SAMPLING_MS", "Done", "Measuring", "Recorded", "done_passes", "record"]
@@ -88,7 +89,8 @@ def done_passes(folder: Path, design: Design, *, simulated: bool) -> Done:
         for one in passes:
             study = design.by_key.get(one.study)
             if study is not None and design.sources[study.plan.kernel] == one.source:
-                done[one.study, one.config, one.number] = one.measurement.status
+                values = _values(config_of(study, one))
+                done[one.study, values, one.number] = one.measurement.status
     return done
 
 
@@ -233,7 +235,7 @@ class _Slice:
                 self._file.append(
                     Pass(
                         study=study.key,
-                        config=key[1],
+                        config=config.to_dict(),
                         number=number,
                         source=self._design.sources[study.plan.kernel],
                         measurement=outcome,
