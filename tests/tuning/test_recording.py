@@ -63,6 +63,18 @@ def test_slices_measure_everything_once(tmp_path: Path, cut: int) -> None:
     assert not last.asked
 
 
+def test_later_passes_are_compiled_ahead_too(tmp_path: Path) -> None:
+    design, desk = fake_design(studies=2), Desk(failing=32)
+    run(design, tmp_path, desk, seconds=5)  # the first study's second pass has begun
+    assert desk.announced == [("64", [16, 32, 64, 128]), ("128", [16, 32, 64, 128])]
+    again = Desk(failing=32)
+    assert run(design, tmp_path, again)
+    assert again.announced == [("64", [16, 64]), ("128", [16, 32, 64, 128])]
+    third = Desk(failing=32)
+    assert run(design, tmp_path, third, passes=3)
+    assert third.announced == [("64", [16, 64, 128]), ("128", [16, 64, 128])]
+
+
 def test_processes_share_the_work_whatever_their_number(tmp_path: Path) -> None:
     design = fake_design(studies=5)
     desks = [Desk(), Desk(), Desk()]
