@@ -282,6 +282,30 @@ def test_a_record_is_gone_on_with(tmp_path: Path, all_points: list[Point]) -> No
     assert data["points"][0]["kernels"] == [KERNEL]
 
 
+def test_counts_of_points_that_are_not_chosen_any_more_stay(
+    tmp_path: Path, all_points: list[Point]
+) -> None:
+    path = tmp_path / "traffic.json"
+    some = {"dram_read_bytes": 1.0, "dram_write_bytes": 1.0, "l2_read_bytes": 1.0}
+
+    def rerun(chosen: list[Point]) -> dict[str, dict[str, object]]:
+        assert dry_run(path, chosen) == 0
+        points = json.loads(path.read_text())["points"]
+        return {one["config"]["name"]: one for one in points}
+
+    names = [replace(one, config={"name": str(n)}) for n, one in enumerate(all_points[:3])]
+    path.write_text(traffic.record_text([replace(n, counted=some) for n in names[:2]], [], "h200"))
+    found = rerun(names[1:])
+    assert list(found) == ["1", "2", "0"]
+    assert found["0"]["counted"] == some
+    assert [one["earlier"] for one in found.values()] == [False, False, True]
+    summed = json.loads(path.read_text())["summary"]
+    assert (summed["points"], summed["counted"], summed["earlier"]) == (2, 1, 1)
+    found = rerun(names)  # chosen again
+    assert [one["earlier"] for one in found.values()] == [False, False, False]
+    assert found["0"]["counted"] == some
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a host without a GPU is asked")
 def test_a_host_without_a_gpu_is_told_so(
     tmp_path: Path, all_points: list[Point], capsys: pytest.CaptureFixture[str]
