@@ -123,6 +123,8 @@ def raster_of(problem: Problem, name: str, config: TileConfig, gpu: Gpu) -> Rast
         return None
     m, n, k = problem.shape
     fields = config.to_dict()
+    if fields.get("split_k", 1) > 1 or fields.get("stream_k", False):
+        return None  # several programs a tile, and their partial sums in the L2
     cluster = fields.get("cluster", 1)
     tiles_m, tiles_n = -(-m // fields["block_m"]), -(-n // fields["block_n"])
     clusters_m = -(-tiles_m // cluster)

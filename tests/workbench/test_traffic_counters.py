@@ -14,7 +14,9 @@ import sim
 from bench import block, traffic
 from bench.counters import METRICS, Counted, CountersRefused, count_traffic, read_counters
 from bench.executed import MARK, Launch
-from bench.traffic_points import PROBLEMS, Point, points, summary
+from bench.traffic_points import PROBLEMS, Point, points, raster_of, summary
+from tiles.kernels import kernel
+from tiles.problems import parse_problem
 
 torch = pytest.importorskip("torch")
 GPU = sim.load_gpu("h200")
@@ -176,6 +178,16 @@ def test_points_are_spread_over_formats_rasters_and_sizes(all_points: list[Point
             one.predicted["l2_read_bytes"],
             rel=0.1 if ".mx" in one.problem or "mxfp8" in one.problem else 1e-6,
         )
+
+
+@pytest.mark.parametrize("shared", [{"split_k": 2}, {"stream_k": True, "persistent": True}])
+def test_tiles_that_programs_share_are_no_plain_raster(shared: dict[str, int]) -> None:
+    problem, kind = parse_problem("gemm:64x14336x4096:bf16:bf16"), kernel("triton_gemm").config_type
+    fields = {"block_m": 64, "block_n": 128, "block_k": 64, "group_m": 1, "num_warps": 4}
+    plain = {**fields, "num_stages": 3, "tma": True, "persistent": False}
+    assert raster_of(problem, "triton_gemm", kind.from_dict(plain), GPU) is not None
+    config = kind.from_dict(plain | shared)
+    assert raster_of(problem, "triton_gemm", config, GPU) is None
 
 
 def point(problem: str, read: float, counted: float | None) -> Point:
