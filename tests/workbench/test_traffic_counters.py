@@ -4,6 +4,8 @@ The listings are made up after those that ``ncu --csv --print-units base`` write
 """
 
 import json
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,14 @@ import pytest
 
 import sim
 from bench import block, traffic
-from bench.counters import METRICS, Counted, CountersRefused, count_traffic, read_counters
+from bench.counters import (
+    METRICS,
+    Counted,
+    CountersRefused,
+    count_traffic,
+    profile,
+    read_counters,
+)
 from bench.executed import MARK, Launch
 from bench.traffic_points import PROBLEMS, Point, points, raster_of, summary
 from tiles.kernels import kernel
@@ -148,6 +157,32 @@ def test_a_metric_that_nothing_is_judged_by_may_be_missing() -> None:
 
     (one,), metrics = count_traffic([LAUNCH], time_limit_s=1, run=run)
     assert set(one.values) == set(metrics) == set(METRICS) - {"sm_read_bytes"}
+
+
+def test_what_a_profiler_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in a launch: beside it nothing could be counted."""
+    tool, child = tmp_path / "ncu", tmp_path / "child"
+    tool.write_text(
+        f"#!/bin/sh\nsleep 300 &\necho $! > {child}.new\nmv {child}.new {child}\nwait\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CountersRefused, match="ncu took longer than 1 s"):
+        profile([LAUNCH], ["dram__bytes_read.sum"], 1.0)
+    # Killed, it may be there a moment longer.
+    end = time.monotonic() + 10
+    while lives(int(child.read_text())):
+        assert time.monotonic() < end, "the profiled process lives on"
+        time.sleep(0.01)
+
+
+def lives(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_metric_without_another_name_ends_it() -> None:
