@@ -42,6 +42,8 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
 
     from bench.torch_block import TransformerBlock
 
+    # Shapes of an earlier case would make this one's compiled with symbolic extents, or not at all.
+    torch.compiler.reset()
     network = read_network(case.model, case.length)
     block = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device)
     shape = (case.sequences, case.length, network.block.hidden)
@@ -55,10 +57,10 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
         try:
             if graph and device == "cpu":
                 raise RuntimeError("CUDA graphs need a CUDA device")
-            model = torch.compile(block) if kind == "compiled" else block
-            steps = _steps(model, x, gradient)
+            model = torch.compile(block, dynamic=False) if kind == "compiled" else block
+            steps = _steps(model, x, gradient, list(block.parameters()))
             for phase, step in steps.items():
-                step()  # compiles, and makes the gradients that every later step adds to
+                step()  # compiles
                 run = _captured(step) if graph else step
                 found[phase][variant] = clock.time(run)
         # torch's compiler raises its own types below RuntimeError; out of memory is one, too.
@@ -70,7 +72,10 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
 
 
 def _steps(
-    model: "Callable[[torch.Tensor], torch.Tensor]", x: "torch.Tensor", gradient: "torch.Tensor"
+    model: "Callable[[torch.Tensor], torch.Tensor]",
+    x: "torch.Tensor",
+    gradient: "torch.Tensor",
+    parameters: "list[torch.nn.Parameter]",
 ) -> dict[str, Step]:
     import torch
 
@@ -79,7 +84,8 @@ def _steps(
             model(x)
 
     def forward_backward() -> None:
-        model(x).backward(gradient)
+        # Gradients by value: `backward` would read and add those of the step before.
+        torch.autograd.grad(model(x), [x, *parameters], gradient)
 
     return {"forward": forward, "forward_backward": forward_backward}
 

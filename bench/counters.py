@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.executed import MARK, Launch
+from bench.profiled import run_profiled
 
 __all__ = ["METRICS", "Counted", "CountersRefused", "count_traffic", "read_counters"]
 
@@ -159,7 +160,7 @@ def profile(launches: Sequence[Launch], metrics: Sequence[str], time_limit_s: fl
             *("--log-file", str(listing), sys.executable, "-m", "bench.executed", str(work)),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=time_limit_s)
+            done = run_profiled(command, time_limit_s=time_limit_s)
         except subprocess.TimeoutExpired:
             raise CountersRefused(f"ncu took longer than {time_limit_s:.0f} s") from None
         text = listing.read_text() if listing.exists() else ""

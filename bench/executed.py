@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bounds import Executed
+from bench.profiled import run_profiled
 
 __all__ = ["METRIC", "Launch", "count", "read_listing"]
 
@@ -77,7 +78,7 @@ def count(launches: Sequence[Launch], *, time_limit_s: float) -> dict[str, Execu
             *("--log-file", str(listing), sys.executable, "-m", "bench.executed", str(work)),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=time_limit_s)
+            done = run_profiled(command, time_limit_s=time_limit_s)
         except subprocess.TimeoutExpired:
             return refused(f"ncu took longer than {time_limit_s:.0f} s")
         try:

@@ -16,6 +16,7 @@ pyarrow), ``--export`` writes them from what was recorded, on any host.
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -95,29 +96,41 @@ def _parts(design: Design) -> str:
 
 
 def _children(arguments: argparse.Namespace, given: Sequence[str]) -> int:
-    """One process a GPU; their exit codes' worst."""
+    """One process a GPU; their exit codes' worst, 1 where a signal ended one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     devices = visible.split(",") if visible else [str(one) for one in range(arguments.gpus)]
     if len(devices) < arguments.gpus:
         raise ValueError(
             f"--gpus {arguments.gpus}: CUDA_VISIBLE_DEVICES names {len(devices)}: ask for fewer"
         )
-    running = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "bench.record_data", *given),
-                *("--shard", f"{number}/{arguments.gpus}"),
-            ],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": devices[number]},
-        )
-        for number in range(arguments.gpus)
-    ]
+    command = (sys.executable, "-m", "bench.record_data", *given)
+    running: list[subprocess.Popen[bytes]] = []
+    # By default the signal ends this process alone, and the others measure on.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return max(one.wait() for one in running)
+        for number in range(arguments.gpus):
+            running.append(
+                subprocess.Popen(
+                    [*command, "--shard", f"{number}/{arguments.gpus}"],
+                    env={**os.environ, "CUDA_VISIBLE_DEVICES": devices[number]},
+                )
+            )
+        codes = [one.wait() for one in running]
     finally:
+        signal.signal(signal.SIGTERM, before)
         for one in running:
             if one.poll() is None:
                 one.terminate()
+        for one in running:
+            one.wait()
+    for number, code in enumerate(codes):
+        if code < 0:
+            print(
+                f"error: process {number} of {arguments.gpus} was ended by signal {-code}: "
+                "the same command goes on",
+                file=sys.stderr,
+            )
+    return 1 if min(codes) < 0 else max(codes)
 
 
 def _measure(

@@ -159,6 +159,8 @@ def main(
             else one
             for one in find(gpu)
         ]
+        chosen = {one.key for one in found}
+        found += [replace(one, earlier=True) for key, one in known.items() if key not in chosen]
         said = "dry run: nothing is counted"
         if not arguments.dry_run:
             sessions.append(_session(arguments, gpu))

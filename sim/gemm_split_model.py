@@ -151,7 +151,17 @@ def _streamed(problem: Gemm, table: ConfigTable, gpu: Gpu, cost: Cost) -> Cost:
     least = np.minimum(cost.time_us, bytes_us + fixed)
     terms["dram"] = np.where(stream, np.minimum(terms["dram"], bytes_us), terms["dram"])
     time_us = np.maximum((cost.time_us - fixed) * share + fixed, least)
-    return replace(cost, time_us=time_us + extra, terms_us=terms)
+    programs = np.minimum(gpu.sm_count, np.maximum(tiles, tiles * steps // LEAST_STEPS))
+    shared = tiles - np.maximum(tiles // programs - 1, 0) * programs
+    # Ends of the programs' shares that lie within a tile, whose last program reads all sums.
+    cuts = programs - np.gcd(shared, programs)
+    read_bytes = np.where(stream, (cuts + np.minimum(cuts, shared)) * tile_bytes, 0.0)
+    return replace(
+        cost,
+        time_us=time_us + extra,
+        terms_us=terms,
+        l2_read_bytes=cost.l2_read_bytes + read_bytes,
+    )
 
 
 def _hidden(problem: Gemm, beneath: NDArray[np.bool_], cost: Cost) -> Cost:

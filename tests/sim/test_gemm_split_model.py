@@ -60,6 +60,9 @@ def test_stream_k_saves_what_the_last_wave_leaves_idle() -> None:
     # 132 tiles: there is nothing to share.
     full = priced("gemm:1536x1408x8192:e4m3-row:bf16", {"persistent": True}, stream)
     assert full.time_us[2] >= full.time_us[1]
+    # The 132 programs end within a tile but for every 33rd; sums of both sides of each are read.
+    assert poor.l2_read_bytes[2] - poor.l2_read_bytes[1] == 2 * 128 * (128 * 128 * 4)
+    assert full.l2_read_bytes[2] == full.l2_read_bytes[1]
 
 
 def test_promotion_under_products_saves_time_of_block_scales_alone() -> None:

@@ -47,6 +47,7 @@ class Desk:
     def __init__(self, failing: int | None = None) -> None:
         self.now = 0.0
         self.asked: list[tuple[str, int, bool]] = []  # rows, size, checked
+        self.announced: list[tuple[str, list[int]]] = []  # rows, sizes
         self._failing = failing
 
     def clock(self) -> float:
@@ -58,7 +59,8 @@ class Desk:
     def announce(
         self, study: Measurable, configs: Sequence[TileConfig], urgent: bool = True
     ) -> None:
-        pass
+        sizes = [one.to_dict()["size"] for one in configs]
+        self.announced.append((str(study.plan.problem.shape[0]), sizes))
 
     def environment(self, study: Measurable) -> Environment:
         return Environment(gpu="desk", driver="1", sm_clock_mhz=None, versions={"torch": "2"})

@@ -1,5 +1,10 @@
 """The command that records data sets: rehearsed slices, files, cards, mistakes."""
 
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +75,64 @@ def test_the_design_is_told(
 ) -> None:
     assert call(state, tmp_path, "--design") == 0
     assert "design of seed 0: 320 products in " in capsys.readouterr().out
+
+
+def stand_in(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a shell script run in place of the processes of the GPUs."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+@pytest.mark.parametrize(("last", "code"), [("exit 0", 0), ("exit 2", 2), ("kill -9 $$", 1)])
+def test_a_process_that_dies_is_no_success(
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+    code: int,
+) -> None:
+    script = f'case "$*" in *"--shard 1/2"*) {last};; esac'
+    stand_in(tmp_path / "python", script, monkeypatch)
+    assert call(state, tmp_path, "--rehearse", "--record-only", "--gpus", "2") == code
+    said = capsys.readouterr().err
+    killed = "error: process 1 of 2 was ended by signal 9: the same command goes on\n"
+    assert said == (killed if code == 1 else "")
+
+
+def test_a_signal_ends_the_processes_of_all_gpus(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stand_in(
+        tmp_path / "python",
+        "echo $$ > started$$.new; mv started$$.new $$; exec sleep 60",
+        monkeypatch,
+    )
+
+    def strike() -> None:
+        while len([one for one in tmp_path.iterdir() if one.name.isdecimal()]) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def unheard(number: int, frame: object) -> None:
+        raise AssertionError("nobody heard the signal")
+
+    before = signal.signal(signal.SIGTERM, unheard)
+    striker = threading.Thread(target=strike, daemon=True)
+    try:
+        striker.start()
+        with pytest.raises(SystemExit) as ended:
+            call(state, tmp_path, "--rehearse", "--record-only", "--gpus", "2")
+        assert signal.getsignal(signal.SIGTERM) is unheard
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 128 + signal.SIGTERM
+    for one in tmp_path.iterdir():
+        if one.name.isdecimal():
+            with pytest.raises(ProcessLookupError):
+                os.kill(int(one.name), 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fake_kernels
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from recorded_designs import Desk, config, fake_design
 
-from tiles.kernels import Status
+from tiles.kernels import Status, TileConfig
 from tuning.recording.design import Design
 from tuning.recording.passes import read_passes
 from tuning.recording.record import done_passes, record
@@ -62,6 +63,18 @@ def test_slices_measure_everything_once(tmp_path: Path, cut: int) -> None:
     assert not last.asked
 
 
+def test_later_passes_are_compiled_ahead_too(tmp_path: Path) -> None:
+    design, desk = fake_design(studies=2), Desk(failing=32)
+    run(design, tmp_path, desk, seconds=5)  # the first study's second pass has begun
+    assert desk.announced == [("64", [16, 32, 64, 128]), ("128", [16, 32, 64, 128])]
+    again = Desk(failing=32)
+    assert run(design, tmp_path, again)
+    assert again.announced == [("64", [16, 64]), ("128", [16, 32, 64, 128])]
+    third = Desk(failing=32)
+    assert run(design, tmp_path, third, passes=3)
+    assert third.announced == [("64", [16, 64, 128]), ("128", [16, 64, 128])]
+
+
 def test_processes_share_the_work_whatever_their_number(tmp_path: Path) -> None:
     design = fake_design(studies=5)
     desks = [Desk(), Desk(), Desk()]
@@ -93,7 +106,7 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path) -> None:
     path.unlink()
     (tmp_path / "a.jsonl").write_text(text[:-20])
     ((_, passes),) = read_passes(tmp_path)
-    assert [one.config[1] for one in passes] == [16, 32]
+    assert [one.config["size"] for one in passes] == [16, 32]
     again = Desk()
     assert run(design, tmp_path, again)
     assert again.asked[0][1] == 64
@@ -128,6 +141,33 @@ def test_passes_of_an_older_source_are_measured_again_and_kept_apart(tmp_path: P
     assert len(desk.asked) == 8
     (one,) = recorded_sets(tmp_path, later)
     assert [table.source for table in one.tables] == sorted([design.sources[name], "0" * 64])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrownConfig(fake_kernels.FakeConfig):
+    extra: int = 0
+
+
+def test_passes_stay_when_a_familys_configurations_gain_a_field(tmp_path: Path) -> None:
+    design = fake_design(studies=1)
+    run(design, tmp_path, Desk(), seconds=3)
+    (study,) = design.studies
+    later = replace(
+        design,
+        studies=(replace(study, configs=tuple(map(grown, study.configs))),),
+    )
+    desk = Desk()
+    assert run(later, tmp_path, desk)
+    assert [size for _, size, _ in desk.asked] == [128, 128, 64, 32, 16]
+    (one,) = recorded_sets(tmp_path, later)
+    assert one.tables[0].table.columns["extra"].tolist() == [0, 0, 0, 0]
+    assert sorted(one.tables[0].table.columns["size"].tolist()) == [16, 32, 64, 128]
+    with pytest.raises(ValueError, match="cannot be read: FakeConfig: unknown field 'extra'"):
+        recorded_sets(tmp_path, design)
+
+
+def grown(one: TileConfig) -> GrownConfig:
+    return GrownConfig.from_dict(one.to_dict())
 
 
 def test_tables_hold_all_passes_samples_and_the_noise_between_them(tmp_path: Path) -> None:
@@ -179,4 +219,4 @@ def test_the_measuring_process_records_and_a_repeat_checks_nothing(
     assert min(counts) >= 5
     assert max(counts) <= 10
     assert len({json.dumps(one.to_dict()) for one in passes}) == 8
-    assert {one.config[1] for one in passes} == {config(16).size, config(32).size}
+    assert {one.config["size"] for one in passes} == {config(16).size, config(32).size}

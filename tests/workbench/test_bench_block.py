@@ -116,6 +116,34 @@ def test_graphs_are_refused_where_there_is_no_device(llama: Path) -> None:
         }
 
 
+def test_steps_compute_every_gradient_and_add_to_none(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[torch.nn.Module] = []
+    asked: list[object] = []
+
+    def compiled(block: torch.nn.Module, **options: object) -> torch.nn.Module:
+        blocks.append(block)
+        asked.append(options)
+        for one in block.parameters():
+            one.register_hook(lambda grad: computed.append(tuple(grad.shape)))
+        return block
+
+    computed: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: asked.append("reset"))
+    found = measure(
+        Case(model=str(llama), sequences=1, length=8), "cpu", ["compiled"], Clock("cpu", 0.0)
+    )
+    assert found["forward_backward"]["compiled"]["measured_us"] > 0
+    # Of every case anew and of its own extents: else later ones are compiled with symbolic ones.
+    assert asked == ["reset", {"dynamic": False}]
+    (block,) = blocks
+    parameters = list(block.parameters())
+    assert {tuple(one.shape) for one in parameters} == set(computed)
+    assert all(one.grad is None for one in parameters)
+
+
 def run(model: Path, output: Path, *options: str) -> int:
     common = ["--device", "cpu", "--settle-s", "0", "--variants", "eager"]
     return main([*common, "--output", str(output), "--case", f"{model}:1x8", *options])

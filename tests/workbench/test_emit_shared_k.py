@@ -47,8 +47,11 @@ for k in (480, 512):
     few = tile_pack.gemm(a[:7], b, a_scale[:7], b_scale, recipe="e4m3-row")
     assert (few.double() - exact[:7]).norm() < 0.01 * exact[:7].norm()
 from tile_pack import _gemm
-assert _gemm._shared({"block_m": 32, "block_n": 32, "split_k": 3}, (2**20, 64, 480),
-                     a.device, 3) == ({"block_m": 32, "block_n": 32, "split_k": 1}, None)
+split = {"block_m": 32, "block_n": 32, "split_k": 3}
+config, workspace = _gemm._shared(split, (255 * 32, 64, 480), a.device, 3)
+assert config == split and workspace is not None
+for rows in (256 * 32, 2**20):  # 512 tiles fill a GPU, however K is shared
+    assert _gemm._shared(split, (rows, 64, 480), a.device, 3) == ({**split, "split_k": 1}, None)
 """
 
 

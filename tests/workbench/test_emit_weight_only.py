@@ -1,5 +1,6 @@
 """Packages with the weight-only product: what ships, packed weights that save, what is refused."""
 
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -152,21 +153,54 @@ def test_a_defaults_split_leaves_no_share_empty(
     assert module._weight_only._whole_shares(split, columns, element) == expected
 
 
+def workspaces_of(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, stream: list[int]
+) -> tuple[ModuleType, list[int]]:
+    """The package's workspaces as on a GPU whose current stream is the list's, and those made."""
+    made: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=stream[0])
+    )
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: SimpleNamespace(cuda_stream=0))
+    for name in ("zeros", "empty"):
+        real = getattr(torch, name)
+        monkeypatch.setattr(
+            torch, name, lambda n, real=real, **_: made.append(n) or real(n, dtype=torch.int32)
+        )
+    found = importlib.import_module(f"{module.__name__}._workspace")
+    monkeypatch.setattr(found, "_held", {})
+    return found, made
+
+
 def test_launches_of_other_shapes_do_not_count_in_each_others_sums(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspaces = module._weight_only.zeroed_words.__globals__
-    assert workspaces["MAX_HELD"] == 64
-    made: list[int] = []
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    stream = SimpleNamespace(cuda_stream=7)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    real = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda n, **_: made.append(n) or real(n, dtype=torch.int32))
+    workspaces, made = workspaces_of(module, monkeypatch, [0])
+    assert workspaces.MAX_HELD == 64
     device = torch.device("cuda", 0)
-    take = workspaces["zeroed_words"]
+    take = workspaces.zeroed_words
     first = take(100, 32, device)
     assert take(90, 32, device) is first
     assert take(100, 64, device) is not first
     assert take(200, 32, device) is not first
     assert made == [100, 100, 200]
+
+
+def test_workspaces_of_other_streams_and_large_ones_are_let_go(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A compiler's warm-up for CUDA graphs: not capturing, on its own stream, in a graph's pool.
+    stream = [7]
+    workspaces, made = workspaces_of(module, monkeypatch, stream)
+    device = torch.device("cuda", 0)
+    for _ in range(2):
+        assert not workspaces.zeroed_words(100, 32, device)[:32].any()
+    assert not workspaces._held
+    stream[0] = 0
+    monkeypatch.setattr(workspaces, "MAX_HELD_WORDS", 1000, raising=False)
+    workspaces.zeroed_words(1001, 32, device)
+    assert not workspaces._held
+    workspaces.zeroed_words(1000, 32, device)
+    assert len(workspaces._held) == 1
+    assert made == [100, 100, 1001, 1000]

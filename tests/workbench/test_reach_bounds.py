@@ -120,10 +120,10 @@ def test_what_the_profiler_says_instead_is_told(monkeypatch: pytest.MonkeyPatch)
     assert executed.count([launch], time_limit_s=1)["p"].refused.startswith("ncu is missing")
 
     def slow(*_: object, **given: float) -> None:
-        raise subprocess.TimeoutExpired("ncu", given["timeout"])
+        raise subprocess.TimeoutExpired("ncu", given["time_limit_s"])
 
     monkeypatch.setattr(executed.shutil, "which", lambda tool: f"/{tool}")
-    monkeypatch.setattr(executed.subprocess, "run", slow)
+    monkeypatch.setattr(executed, "run_profiled", slow)
     assert executed.count([launch], time_limit_s=9)["p"].refused == "ncu took longer than 9 s"
     assert executed.count([], time_limit_s=9) == {}
 
@@ -136,7 +136,7 @@ def test_the_profilers_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(executed.shutil, "which", lambda tool: f"/{tool}")
-    monkeypatch.setattr(executed.subprocess, "run", ran)
+    monkeypatch.setattr(executed, "run_profiled", ran)
     launch = Launch(problem="p", kernel="cuda_dataflow_blocks", config={"warps": 4})
     assert executed.count([launch], time_limit_s=9)["p"].warp_instructions == 64
 

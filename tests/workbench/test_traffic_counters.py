@@ -4,6 +4,8 @@ The listings are made up after those that ``ncu --csv --print-units base`` write
 """
 
 import json
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,18 @@ import pytest
 
 import sim
 from bench import block, traffic
-from bench.counters import METRICS, Counted, CountersRefused, count_traffic, read_counters
+from bench.counters import (
+    METRICS,
+    Counted,
+    CountersRefused,
+    count_traffic,
+    profile,
+    read_counters,
+)
 from bench.executed import MARK, Launch
-from bench.traffic_points import PROBLEMS, Point, points, summary
+from bench.traffic_points import PROBLEMS, Point, points, raster_of, summary
+from tiles.kernels import kernel
+from tiles.problems import parse_problem
 
 torch = pytest.importorskip("torch")
 GPU = sim.load_gpu("h200")
@@ -148,6 +159,32 @@ def test_a_metric_that_nothing_is_judged_by_may_be_missing() -> None:
     assert set(one.values) == set(metrics) == set(METRICS) - {"sm_read_bytes"}
 
 
+def test_what_a_profiler_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in a launch: beside it nothing could be counted."""
+    tool, child = tmp_path / "ncu", tmp_path / "child"
+    tool.write_text(
+        f"#!/bin/sh\nsleep 300 &\necho $! > {child}.new\nmv {child}.new {child}\nwait\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CountersRefused, match="ncu took longer than 1 s"):
+        profile([LAUNCH], ["dram__bytes_read.sum"], 1.0)
+    # Killed, it may be there a moment longer.
+    end = time.monotonic() + 10
+    while lives(int(child.read_text())):
+        assert time.monotonic() < end, "the profiled process lives on"
+        time.sleep(0.01)
+
+
+def lives(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_metric_without_another_name_ends_it() -> None:
     with pytest.raises(CountersRefused, match="ncu knows no metric lts__t_sectors"):
         count_traffic([LAUNCH], time_limit_s=1, run=lambda *_: REFUSED["metric"][0])
@@ -176,6 +213,16 @@ def test_points_are_spread_over_formats_rasters_and_sizes(all_points: list[Point
             one.predicted["l2_read_bytes"],
             rel=0.1 if ".mx" in one.problem or "mxfp8" in one.problem else 1e-6,
         )
+
+
+@pytest.mark.parametrize("shared", [{"split_k": 2}, {"stream_k": True, "persistent": True}])
+def test_tiles_that_programs_share_are_no_plain_raster(shared: dict[str, int]) -> None:
+    problem, kind = parse_problem("gemm:64x14336x4096:bf16:bf16"), kernel("triton_gemm").config_type
+    fields = {"block_m": 64, "block_n": 128, "block_k": 64, "group_m": 1, "num_warps": 4}
+    plain = {**fields, "num_stages": 3, "tma": True, "persistent": False}
+    assert raster_of(problem, "triton_gemm", kind.from_dict(plain), GPU) is not None
+    config = kind.from_dict(plain | shared)
+    assert raster_of(problem, "triton_gemm", config, GPU) is None
 
 
 def point(problem: str, read: float, counted: float | None) -> Point:
@@ -280,6 +327,30 @@ def test_a_record_is_gone_on_with(tmp_path: Path, all_points: list[Point]) -> No
     assert data["sessions"] == [{"commit": "a"}]
     assert [one["counted"] is not None for one in data["points"]].count(True) == 1
     assert data["points"][0]["kernels"] == [KERNEL]
+
+
+def test_counts_of_points_that_are_not_chosen_any_more_stay(
+    tmp_path: Path, all_points: list[Point]
+) -> None:
+    path = tmp_path / "traffic.json"
+    some = {"dram_read_bytes": 1.0, "dram_write_bytes": 1.0, "l2_read_bytes": 1.0}
+
+    def rerun(chosen: list[Point]) -> dict[str, dict[str, object]]:
+        assert dry_run(path, chosen) == 0
+        points = json.loads(path.read_text())["points"]
+        return {one["config"]["name"]: one for one in points}
+
+    names = [replace(one, config={"name": str(n)}) for n, one in enumerate(all_points[:3])]
+    path.write_text(traffic.record_text([replace(n, counted=some) for n in names[:2]], [], "h200"))
+    found = rerun(names[1:])
+    assert list(found) == ["1", "2", "0"]
+    assert found["0"]["counted"] == some
+    assert [one["earlier"] for one in found.values()] == [False, False, True]
+    summed = json.loads(path.read_text())["summary"]
+    assert (summed["points"], summed["counted"], summed["earlier"]) == (2, 1, 1)
+    found = rerun(names)  # chosen again
+    assert [one["earlier"] for one in found.values()] == [False, False, False]
+    assert found["0"]["counted"] == some
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a host without a GPU is asked")

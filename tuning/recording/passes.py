@@ -19,7 +19,7 @@ from tuning.records import Environment, Measurement
 
 __all__ = ["Head", "Pass", "PassFile", "read_passes"]
 
-SCHEMA = "tile-workbench/passes/1"
+SCHEMA = "tile-workbench/passes/2"
 SUFFIX, COMPRESSED = ".jsonl", ".jsonl.gz"
 
 
@@ -57,7 +57,7 @@ class Pass:
     """One measurement of one configuration."""
 
     study: str  #: a key of the design's
-    config: tuple[Any, ...]  #: values in the order of the configuration's fields
+    config: Mapping[str, int | bool]  #: by field, so that types may grow fields with a default
     number: int  #: 0 is the one that checked the answer
     source: str  #: SHA-256 of the kernel source that ran
     measurement: Measurement
@@ -66,7 +66,7 @@ class Pass:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""
         return {
             "study": self.study,
-            "config": list(self.config),
+            "config": dict(self.config),
             "pass": self.number,
             "source": self.source,
             "measurement": self.measurement.to_dict(),
@@ -77,7 +77,7 @@ class Pass:
         """Read what :meth:`to_dict` wrote."""
         return cls(
             study=data["study"],
-            config=tuple(data["config"]),
+            config=dict(data["config"]),
             number=data["pass"],
             source=data["source"],
             measurement=Measurement.from_dict(data["measurement"]),

@@ -23,6 +23,7 @@ from tuning.limits import JobLimits
 from tuning.plan import Plan
 from tuning.recording.design import Design, RecordedStudy
 from tuning.recording.passes import Head, Pass, PassFile, read_passes
+from tuning.recording.tables import config_of
 from tuning.records import Environment, Measurement
 
 __all__ = ["PASSES", "SAMPLING_MS", "Done", "Measuring", "Recorded", "done_passes", "record"]
@@ -88,7 +89,8 @@ def done_passes(folder: Path, design: Design, *, simulated: bool) -> Done:
         for one in passes:
             study = design.by_key.get(one.study)
             if study is not None and design.sources[study.plan.kernel] == one.source:
-                done[one.study, one.config, one.number] = one.measurement.status
+                values = _values(config_of(study, one))
+                done[one.study, values, one.number] = one.measurement.status
     return done
 
 
@@ -125,7 +127,7 @@ def record(
     simulated = measuring is not None
     done = done_passes(folder, design, simulated=simulated)
     mine = [one for place, one in enumerate(design.studies) if place % count == number]
-    left = [one for one in mine if _missing(one, done, passes)]
+    left = [one for one in mine if _unfinished(one, done, passes)]
     taken: defaultdict[str, int] = defaultdict(int)
     failed = 0
     finished = not left
@@ -150,10 +152,10 @@ def record(
             stack.callback(file.close)
             slice_ = _Slice(design, measuring, file, done, interrupts, clock, begin + time_limit_s)
             for ahead in left[:LOOK_AHEAD]:
-                measuring.announce(ahead, _unbegun(ahead, done), False)
+                measuring.announce(ahead, _unfinished(ahead, done, passes), False)
             for place, study in enumerate(left):
                 for ahead in left[place + LOOK_AHEAD : place + LOOK_AHEAD + 1]:
-                    measuring.announce(ahead, _unbegun(ahead, done), False)
+                    measuring.announce(ahead, _unfinished(ahead, done, passes), False)
                 before = file.count
                 finished = slice_.measure(study, passes)
                 taken[study.key] = file.count - before
@@ -174,20 +176,18 @@ def _values(config: TileConfig) -> tuple[Any, ...]:
     return tuple(config.to_dict().values())
 
 
-def _unbegun(study: RecordedStudy, done: Done) -> list[TileConfig]:
-    return [one for one in study.configs if (study.key, _values(one), 0) not in done]
+def _unfinished(study: RecordedStudy, done: Done, passes: int) -> list[TileConfig]:
+    """Configurations of which some pass is neither taken nor in vain."""
+    repeated = set(study.repeated)
 
+    def missing(config: TileConfig) -> bool:
+        values = _values(config)
+        first = done.get((study.key, values, 0))
+        if first is not Status.CORRECT or config not in repeated:
+            return first is None
+        return any((study.key, values, number) not in done for number in range(1, passes))
 
-def _missing(study: RecordedStudy, done: Done, passes: int) -> bool:
-    """Whether some pass is neither taken nor in vain."""
-    if _unbegun(study, done):
-        return True
-    return any(
-        done[study.key, _values(config), 0] is Status.CORRECT
-        and (study.key, _values(config), number) not in done
-        for config in study.repeated
-        for number in range(1, passes)
-    )
+    return [config for config in study.configs if missing(config)]
 
 
 class _Slice:
@@ -233,7 +233,7 @@ class _Slice:
                 self._file.append(
                     Pass(
                         study=study.key,
-                        config=key[1],
+                        config=config.to_dict(),
                         number=number,
                         source=self._design.sources[study.plan.kernel],
                         measurement=outcome,

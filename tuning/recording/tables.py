@@ -5,17 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.measured import MeasuredTable
-from tiles.kernels import ConfigTable
+from tiles.kernels import ConfigTable, TileConfig
 from tuning.recording.design import Design, RecordedStudy
 from tuning.recording.passes import Head, Pass, read_passes
 
-__all__ = ["Noise", "RecordedSet", "recorded_sets"]
+__all__ = ["Noise", "RecordedSet", "config_of", "recorded_sets"]
 
 F64 = NDArray[np.float64]
 
@@ -41,6 +40,21 @@ class RecordedSet:
     begun: tuple[str, ...]  #: when the calls began, UTC
     sampling_ms: tuple[float, ...]
     planned: int  #: configurations that the design has of it
+
+
+def config_of(study: RecordedStudy, one: Pass) -> TileConfig:
+    """What a pass measured, as the family's configurations are today.
+
+    Raises:
+        ValueError: its fields are not among the family's any more.
+    """
+    try:
+        return type(study.configs[0]).from_dict(one.config)
+    except ValueError as error:
+        raise ValueError(
+            f"{one.study}: a pass of source {one.source[:12]} cannot be read: {error}: "
+            "move its file of passes away"
+        ) from error
 
 
 def recorded_sets(folder: Path, design: Design) -> list[RecordedSet]:
@@ -91,12 +105,12 @@ class _Table:
 
     def __init__(self, study: RecordedStudy, source: str, taken: list[tuple[Head, Pass]]) -> None:
         head = taken[0][0]
-        by_config: dict[tuple[Any, ...], list[Pass]] = defaultdict(list)
+        by_config: dict[TileConfig, list[Pass]] = defaultdict(list)
         for _, one in taken:
-            by_config[one.config].append(one)
+            by_config[config_of(study, one)].append(one)
         correct = {
-            config: [one for one in passes if one.measurement.time_us is not None]
-            for config, passes in sorted(by_config.items())
+            config: [one for one in by_config[config] if one.measurement.time_us is not None]
+            for config in sorted(by_config, key=lambda one: tuple(one.to_dict().values()))
         }
         rows = [(config, passes) for config, passes in correct.items() if passes]
         self.failed = [
@@ -109,16 +123,12 @@ class _Table:
         if not rows:
             return
         samples = [[s for one in passes for s in one.measurement.samples_us] for _, passes in rows]
-        kind = type(study.configs[0])
-        fields = list(study.configs[0].to_dict())
         clocks, powers = _sensor(rows, "sm_clock_mhz"), _sensor(rows, "power_w")
         self.table = MeasuredTable(
             problem=study.plan.problem,
             kernel=study.kernel,
             gpu=f"simulated-{head.gpu}" if head.simulated else head.gpu,
-            table=ConfigTable.of(
-                [kind.from_dict(dict(zip(fields, config, strict=True))) for config, _ in rows]
-            ),
+            table=ConfigTable.of([config for config, _ in rows]),
             time_us=np.array([statistics.median(one) for one in samples]),
             iqr_us=np.array([np.subtract(*np.percentile(one, [75, 25])) for one in samples]),
             whole_space=len(by_config) == study.legal_size,
@@ -140,7 +150,7 @@ class _Table:
         )
 
 
-def _sensor(rows: list[tuple[tuple[Any, ...], list[Pass]]], name: str) -> F64:
+def _sensor(rows: list[tuple[TileConfig, list[Pass]]], name: str) -> F64:
     found = []
     for _, passes in rows:
         readings = [

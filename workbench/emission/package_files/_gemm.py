@@ -15,6 +15,8 @@ from ._workspace import zeroed_words
 KERNEL = "triton_gemm"
 #: The CUDA C++ kernels; they have the fastest configurations of some shapes.
 HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
+#: Tiles from which a GPU is full without split-K; the search splits fewer only.
+FULL_TILES = 512
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 
@@ -138,8 +140,8 @@ def _shared(
     sizes: Any = importlib.import_module(f"{__package__}.kernels.triton.split_workspace")
     m, n, _ = shape
     tiles = -(-m // int(config["block_m"])) * -(-n // int(config["block_n"]))
-    if config.get("split_k", 1) > 1 and tiles > sizes.MAX_SPLIT_TILES:
-        # Tuned for far fewer rows than the call has: so many tiles fill the GPU by themselves.
+    if config.get("split_k", 1) > 1 and tiles >= FULL_TILES:
+        # Tuned for far fewer rows than the call has: its partial sums would take gigabytes.
         return {**config, "split_k": 1}, None
     words = sizes.workspace_words(config, *shape, num_sms)
     return config, zeroed_words(words, sizes.MAX_SPLIT_TILES, device)

@@ -5,14 +5,20 @@ from torch import Tensor
 
 #: Workspaces that are kept; a server of ever new shapes would fill the GPU with them.
 MAX_HELD = 64
+#: Words of one that is kept: one long prompt must not cost memory for ever.
+MAX_HELD_WORDS = 2**24
 
-#: By device, stream and number of counters.  Launches on one stream follow each other, and those
-#: with as many counters never write partial sums where another one counts.
-_held: dict[tuple[torch.device, int, int], Tensor] = {}
+#: By device and number of counters.  Launches on one stream follow each other, and those with as
+#: many counters never write partial sums where another one counts.
+_held: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def zeroed_words(words: int, counters: int, device: torch.device) -> Tensor:
     """int32 words, the first of them zero, that no launch on another stream uses.
+
+    Kept ones belong to the device's default stream.  What is allocated on another one may lie in a
+    pool that a CUDA graph owns: ``torch.compile(mode="reduce-overhead")`` warms up on a stream of
+    its own, without capturing, and takes back all memory that it does not see as a result.
 
     Args:
         words: at least so many.
@@ -21,12 +27,13 @@ def zeroed_words(words: int, counters: int, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return torch.zeros(words, dtype=torch.int32, device=device)
-    if torch.cuda.is_current_stream_capturing():
-        # A replay may run beside anything: its workspace is the graph's own.
+    # The stream that captures is never the default one: a graph's workspace is its own, too.
+    own_stream = torch.cuda.current_stream(device) != torch.cuda.default_stream(device)
+    if own_stream or words > MAX_HELD_WORDS:
         fresh = torch.empty(words, dtype=torch.int32, device=device)
         fresh[:counters].zero_()
         return fresh
-    key = (device, torch.cuda.current_stream(device).cuda_stream, counters)
+    key = (device, counters)
     held = _held.get(key)
     if held is None or held.numel() < words:
         if len(_held) >= MAX_HELD:
