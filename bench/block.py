@@ -127,18 +127,28 @@ def main(given: Sequence[str] | None = None) -> int:
             raise ValueError(f"variant {unknown[0]}: choose among {', '.join(VARIANTS)}")
         rows, sessions = _known(arguments.output, arguments.device)
         session = _session(arguments)
+        if other := {one["environment"]["gpu"] for one in sessions} - {
+            session["environment"]["gpu"]
+        }:
+            raise ValueError(f"{arguments.output}: measured on {min(other)}: choose another")
         sessions.append(session)
-        done = {row["case"] for row in rows}
+        known = {row["case"]: row for row in rows}
         clock = Clock(arguments.device, arguments.settle_s)
         for case in cases:
-            if str(case) in done:
+            earlier = known.get(str(case), {"measured": {}})["measured"]
+            left = [one for one in variants if not _measured(earlier, one)]
+            if not left:
                 continue
             if time.monotonic() >= end:
                 print("the time is over: the same command goes on")
                 break
             predicted = predict(case, arguments.gpu)
-            measured = measure(case, arguments.device, variants, clock)
-            rows.append(row_of(case, predicted, measured))
+            measured = {
+                phase: earlier.get(phase, {}) | one
+                for phase, one in measure(case, arguments.device, left, clock).items()
+            }
+            known[str(case)] = row_of(case, predicted, measured)
+            rows = list(known.values())
             content = {
                 "schema": SCHEMA,
                 "gpu": arguments.gpu,
@@ -154,6 +164,11 @@ def main(given: Sequence[str] | None = None) -> int:
     for line in _lines(rows):
         print(line)
     return 0
+
+
+def _measured(phases: dict[str, Any], variant: str) -> bool:
+    """Whether every phase has its time; what was refused is tried again."""
+    return bool(phases) and all("measured_us" in one.get(variant, {}) for one in phases.values())
 
 
 def _case(text: str) -> Case:

@@ -160,6 +160,7 @@ def _measure(
         time_limit_s=limit_s - RESERVE_S,
         shard=shard,
         passes=arguments.passes,
+        retry_failed=arguments.retry_failed,
         sampling_ms=arguments.sampling_ms,
         progress=tell,
         **extra,
@@ -189,6 +190,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--time-limit", default="8m")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--retry-failed", action="store_true", help="and what timed out")
     parser.add_argument("--sampling-ms", type=float, default=SAMPLING_MS)
     parser.add_argument("--shapes", type=int, help="the first ones alone, when a design is made")
     parser.add_argument("--open-s", type=float, help="a rehearsal's seconds to open a problem")

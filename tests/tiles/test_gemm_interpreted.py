@@ -35,9 +35,11 @@ def _case(
     formats: tuple[str, str] | None = None,
     decode: bool = False,
     seed: int = 0,
+    guarded: bool = False,
     **config: int | bool,
 ) -> dict:
-    shared = {"problem": problem, "formats": formats, "decode": decode, "seed": seed}
+    shared = {"problem": problem, "formats": formats, "decode": decode}
+    shared |= {"seed": seed, "guarded": guarded}
     return {**shared, "config": {**SMALL, **config}}
 
 
@@ -86,6 +88,10 @@ def _cases() -> dict[str, dict]:
     for name in ("int8-row", "deepseek-fp8"):
         cases[f"{name} split"] = _case(f"gemm:70x50x157:{name}:fp32", split_k=2)
     cases["a share is empty"] = _case("gemm:40x45x140:e4m3-row:fp32", split_k=4)
+    # It begins behind the last column of scales, and must not read there.
+    cases["a share of blocks is empty"] = _case(
+        "gemm:40x45x256:int8-b128:fp32", split_k=5, guarded=True
+    )
     shared = {"persistent": True, "stream_k": True}
     cases["int8-row stream"] = _case("gemm:70x45x333:int8-row:fp32", block_n=32, **shared)
     cases["int8-b128 stream"] = _case(

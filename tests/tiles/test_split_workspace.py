@@ -32,6 +32,8 @@ def test_a_stream_has_a_program_a_multiprocessor_but_no_tiny_ones() -> None:
     # Tiles of a single step are whole.
     assert stream_programs(STREAM, 128, 64, 16, 132) == 4
     assert stream_programs(STREAM, 128, 64, 16, 3) == 3
+    # Its tiles are all counted, however many programs are asked for.
+    assert stream_programs(STREAM, 2**16, 2**16, 4096, 10**6) == MAX_SPLIT_TILES // 2
     with pytest.raises(ValueError, match="134217728 steps a tile, too many for 32 bits"):
         stream_programs(STREAM, 32, 64, 2**31, 132)
 

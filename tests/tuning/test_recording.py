@@ -96,6 +96,12 @@ def test_what_fails_is_kept_and_not_repeated(tmp_path: Path) -> None:
     (one,) = recorded_sets(tmp_path, design)
     assert one.failed == {"runtime": 1}
     assert [one.config(row).to_dict()["size"] for one in [one.tables[0].table] for row in range(3)]
+    later = Desk()
+    assert run(design, tmp_path, later, retry_failed=True)
+    assert later.asked == [("64", 32, False), ("64", 32, True)]
+    (one,) = recorded_sets(tmp_path, design)
+    assert not one.failed
+    assert len(one.tables[0]) == 4
 
 
 def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path) -> None:

@@ -171,6 +171,26 @@ def test_the_record_holds_predicted_and_measured_apart_and_goes_on(
     )
 
 
+def test_variants_that_a_record_lacks_are_measured_later(llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "block.json"
+    assert run(llama, path) == 0
+    (first,) = json.loads(path.read_text())["rows"]
+    assert run(llama, path, "--variants", "eager", "eager-graph") == 0
+    record = json.loads(path.read_text())
+    (row,) = record["rows"]
+    for phase, variants in row["measured"].items():
+        assert variants["eager"] == first["measured"][phase]["eager"]
+        assert "refused" in variants["eager-graph"]
+    variants["eager"] = {"refused": "OutOfMemoryError: of that moment"}
+    path.write_text(json.dumps(record))
+    assert run(llama, path) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert all("measured_us" in one["eager"] for one in row["measured"].values())
+    record["sessions"][0]["environment"]["gpu"] = "another"
+    path.write_text(json.dumps(record))
+    assert run(llama, path) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -153,6 +153,29 @@ def test_a_defaults_split_leaves_no_share_empty(
     assert module._weight_only._whole_shares(split, columns, element) == expected
 
 
+@pytest.mark.parametrize(("rows", "split"), [(2**18, 4), (2**18 + 1, 1)])
+def test_more_tiles_than_are_counted_share_nothing(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, rows: int, split: int
+) -> None:
+    helpers = importlib.import_module(f"{module.__name__}._weight_only")
+    launched: list[int] = []
+
+    def launch(*_: object, config: dict[str, int], workspace: torch.Tensor | None) -> None:
+        launched.append(config["split_k"])
+        assert (workspace is not None) == (config["split_k"] > 1)
+
+    template = SimpleNamespace(PackedWeight=SimpleNamespace, launch=launch)
+    monkeypatch.setattr(helpers, "template", lambda choice: template)
+    monkeypatch.setattr(helpers, "zeroed_words", lambda words, *_: torch.zeros(1))
+    layout = {"block": (1, 128), "element": "int4", "stored": "fp16"}
+    choice = SimpleNamespace(
+        file=SimpleNamespace(layout=layout), config={"block_m": 16, "block_n": 32, "split_k": 4}
+    )
+    parts = (torch.empty(0), None, None, torch.empty(0))
+    helpers.run(choice, torch.empty(1), parts, torch.empty((rows, 32), device="meta"), 512)
+    assert launched == [split]
+
+
 def workspaces_of(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, stream: list[int]
 ) -> tuple[ModuleType, list[int]]:

@@ -36,6 +36,9 @@ LOOK_AHEAD = 24
 #: One configuration may not take the time of a hundred.
 LIMITS = JobLimits(open_s=60.0, compile_s=60.0, check_s=30.0, time_s=10.0)
 
+#: What a host that was busy, or a neighbour, may have caused.
+_OF_THE_MOMENT = frozenset({Status.TIMEOUT, Status.RUNTIME})
+
 #: Passes by study, configuration and number, with how they ended.
 Done = dict[tuple[str, tuple[Any, ...], int], Status]
 
@@ -102,6 +105,7 @@ def record(
     time_limit_s: float,
     shard: tuple[int, int] = (0, 1),
     passes: int = PASSES,
+    retry_failed: bool = False,
     sampling_ms: float = SAMPLING_MS,
     measuring: Measuring | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -116,6 +120,7 @@ def record(
             so they never measure the same, however often they are stopped and whatever their
             number is later.
         passes: of the configurations that are repeated; a later call may ask for more.
+        retry_failed: measure again what timed out or fell over: a busy host may have done that.
         measuring, clock: of a rehearsal; a bench on the GPU by default.
         progress: called when a study was left, with the passes taken in it.
 
@@ -126,6 +131,8 @@ def record(
     number, count = shard
     simulated = measuring is not None
     done = done_passes(folder, design, simulated=simulated)
+    if retry_failed:
+        done = {key: status for key, status in done.items() if status not in _OF_THE_MOMENT}
     mine = [one for place, one in enumerate(design.studies) if place % count == number]
     left = [one for one in mine if _unfinished(one, done, passes)]
     taken: defaultdict[str, int] = defaultdict(int)

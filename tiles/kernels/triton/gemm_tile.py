@@ -181,13 +181,16 @@ def accumulate(
             acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         if AHEAD:
             start = row0 * 0
+            if PART:
+                # An empty share begins behind the last step, where there need not be scales.
+                start = tl.minimum(begin, tl.cdiv(k, BLOCK_K) - 1)
             if A_IN_K:
-                block = begin // (A_COLS // BLOCK_K) if PART else start
+                block = start // (A_COLS // BLOCK_K) if PART else start
                 s_a = _load_scales(
                     a_scale, row0, block, m, stride_as_m, stride_as_k, A_ROWS, BLOCK_M, A_GROUP
                 )
             if B_IN_K:
-                block = begin // (B_COLS // BLOCK_K) if PART else start
+                block = start // (B_COLS // BLOCK_K) if PART else start
                 s_b = _load_scales(
                     b_scale, col0, block, n, stride_bs_n, stride_bs_k, B_ROWS, BLOCK_N, B_GROUP
                 )

@@ -23,8 +23,8 @@ def stream_programs(
     """
     tiles = _tiles(config, m, n)
     steps = -(-k // int(config["block_k"]))
-    programs = min(num_sms or 1, max(tiles, tiles * steps // _LEAST_STEPS))
-    # Less than two tiles a program are shared.
+    # Less than two tiles a program are shared, and each of them is counted.
+    programs = min(num_sms or 1, max(tiles, tiles * steps // _LEAST_STEPS), MAX_SPLIT_TILES // 2)
     if 2 * programs * steps >= 2**31:
         raise ValueError(
             f"stream_k of K {k}: {programs} programs share {steps} steps a tile, too many for 32 "

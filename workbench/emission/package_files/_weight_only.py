@@ -123,16 +123,19 @@ def run(
         group=group,
         columns=columns,
     )
-    split = _whole_shares(int(choice.config["split_k"]), columns, layout["element"])
-    config = {**choice.config, "split_k": split}
+    (rows, cols), config = out.shape, choice.config
+    block_m, block_n = int(config["block_m"]), int(config["block_n"])
+    tiles = -(-rows // block_m) * -(-cols // block_n)
+    split = _whole_shares(int(config["split_k"]), columns, layout["element"])
     workspace = None
     if split > 1:
-        rows, cols = out.shape
         sizes: Any = importlib.import_module(f"{__package__}.kernels.triton.weight_arguments")
+        if tiles > sizes.MAX_SPLIT_TILES:
+            split = 1  # tuned for far fewer rows than the call has, and no longer counted
+    config = {**config, "split_k": split}
+    if split > 1:
         words = sizes.workspace_words(config, rows, cols)
-        tile = int(config["block_m"]) * int(config["block_n"])
-        tiles = -(-rows // int(config["block_m"])) * -(-cols // int(config["block_n"]))
-        workspace = zeroed_words(words, words - tiles * split * tile, x.device)
+        workspace = zeroed_words(words, words - tiles * split * block_m * block_n, x.device)
     with current(x.device):
         module.launch(x, weight, out, config=config, workspace=workspace)
 
