@@ -18,6 +18,7 @@ from workbench.cli import main
 
 SHAPE = "512x512x512"
 LONG = "x" * 300
+PACKED = Path(__file__).parents[2] / "data" / "h200" / "replay" / "hopper_gemm"
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -208,7 +209,9 @@ MISTAKES = {
     "missing sweep file": (["sweep", "none.yaml"], "none.yaml"),
     "missing run": (["emit", "none", "-o", "out"], "none"),
     "missing run report": (["report", "none"], "none"),
-    "missing run repair": (["repair", "none"], "none"),
+    "missing run repair": (["repair", "none"], "none: no such folder: name the run folder"),
+    "repair of no run": (["repair", "."], "holds no journal.log: name the run folder of a sweep"),
+    "repair of a packed run": (["repair", str(PACKED)], "where it is damaged, bring back a copy"),
     "missing package": (["verify", "none"], "none"),
 }
 
