@@ -51,7 +51,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kil
             if strategy == "hybrid" and workers == 2:
                 # Each draws without the outcome of what the other measures: another search, and
                 # such end up to 5 % apart.
-                assert 60 <= len(configs) <= 62
+                assert len(configs) == 60
                 assert best_us(study) <= 1.1 * best_us(uninterrupted)
             else:
                 assert set(configs) == {t.config for t in uninterrupted.trials}
@@ -69,7 +69,7 @@ def test_workers_that_share_a_model_guided_study_measure_nothing_twice(tmp_path:
     run = killed_run(tmp_path / "run", "tpe", workers=3, kills=0)
     (study,) = run.studies
     assert study.repeats == 0
-    assert 60 <= len(study.trials) <= 62
+    assert len(study.trials) == 60
     with RunStorage(tmp_path / "run") as storage:
         trials = storage.get_all_trials(0)
     begun = Counter(str(sorted(trial.params.items())) for trial in trials if trial.params)
