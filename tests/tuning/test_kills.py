@@ -38,7 +38,7 @@ def best_us(study: tuning.StudyRecord) -> float:
 
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kills: int) -> None:
     runs = [killed_run(tmp_path / "one", strategy, workers=1, kills=kills)]
-    if kills < 10 or strategy == "exhaustive":
+    if kills < 10 or strategy != "hybrid":
         runs.append(killed_run(tmp_path / "two", strategy, workers=2, kills=kills))
     monkeypatch.setattr(tuning.sweep, "Bench", kill_loop.TableBench)
     whole = tuning.run(
@@ -49,8 +49,10 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kil
             assert study.repeats == 0
             configs = [trial.config for trial in study.trials]
             if strategy == "hybrid" and workers == 2:
-                # Each draws without the outcome of what the other measures: another search, and
-                # such end up to 5 % apart.
+                # Each draws without the outcome of what the other measures: another search from
+                # the same advice, whose winner may be another one.  That nothing is lost, nothing
+                # is measured twice and the budget holds is exact; how good the winner is is not:
+                # the bar is the spread of such searches, not what a kill costs.
                 assert len(configs) == 60
                 assert best_us(study) <= 1.1 * best_us(uninterrupted)
             else:
