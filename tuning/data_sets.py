@@ -22,6 +22,7 @@ class DataSet:
     path: Path
     tables: tuple[MeasuredTable, ...]
     left_out: tuple[str, ...] = ()  #: what of a run could not become a row, a line a study
+    stale: tuple[str, ...] = ()  #: a line a study that rests on what has changed since
 
 
 def load_data_sets(paths: Sequence[Path]) -> list[DataSet]:
@@ -79,7 +80,14 @@ def _load(path: Path) -> DataSet:
         return DataSet(path=path, tables=tuple(read_measured(path)))
     if (path / MEASUREMENTS_FILE).exists():
         return DataSet(path=path, tables=tuple(read_measured(path / MEASUREMENTS_FILE)))
+    from tuning.staleness import stale_lines
     from tuning.store import load_run  # optuna, which files of tables can do without
 
-    run = measured_run(load_run(path))
-    return DataSet(path=path, tables=run.tables, left_out=run.left_out)
+    run = load_run(path)
+    measured = measured_run(run)
+    return DataSet(
+        path=path,
+        tables=measured.tables,
+        left_out=measured.left_out,
+        stale=tuple(stale_lines(run)),
+    )

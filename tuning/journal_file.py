@@ -212,6 +212,9 @@ def repair(folder: Path) -> int:
             written, or a sweep writes it.
     """
     path = folder / JOURNAL
+    check_begun(path)
+    if not path.exists():
+        raise ValueError(_nothing_to_repair(folder))
     _, good_bytes, fault = _scan(path)
     if not fault:
         return 0
@@ -225,6 +228,17 @@ def repair(folder: Path) -> int:
             return set_aside(path, journal.fileno(), good_bytes)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be repaired: {error.strerror}") from error
+
+
+def _nothing_to_repair(folder: Path) -> str:
+    if (folder / PACKED).exists():
+        return (
+            f"{folder} holds {PACKED}, the packed journal of a finished sweep, which nothing "
+            "writes: where it is damaged, bring back a copy"
+        )
+    if not folder.is_dir():
+        return f"{folder}: no such folder: name the run folder of a sweep"
+    return f"{folder} holds no {JOURNAL}: name the run folder of a sweep"
 
 
 class ReadOnlyJournal(BaseJournalBackend):

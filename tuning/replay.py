@@ -7,7 +7,7 @@ again, failures included.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tiles.kernels import ConfigTable, Status
 from tiles.problems import Problem
 from tuning.plan import Strategy
 from tuning.records import Run, StudyRecord
+from tuning.staleness import stale_lines
 from tuning.store import quiet_optuna
 from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, Proposals
 
@@ -177,6 +178,7 @@ class Replay:
     batch: int
     studies: tuple[StudyReplay, ...]
     overall: tuple[Curve, ...]  #: over all seeds of all studies, each study with the same weight
+    stale: tuple[str, ...]  #: a line a study that rests on what has changed since
     seconds: float  #: what the replay took
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,6 +187,7 @@ class Replay:
             "schema": REPLAY_SCHEMA,
             "study": self.run.folder.name,
             "gpu": self.run.gpu.name,
+            "stale": list(self.stale),
             "seeds": self.seeds,
             "max_measurements": self.max_measurements,
             "batch": self.batch,
@@ -224,7 +227,8 @@ def replay(
         raise ValueError(f"seeds = {seeds}: must lie in 1..{MAX_SEEDS}: correct it")
     if max_measurements < 1:
         raise ValueError(f"max_measurements = {max_measurements}: must be at least 1: correct it")
-    spaces = [ReplaySpace.of(study, sample=sample) for study in _chosen(run, problems, sample)]
+    chosen = _chosen(run, problems, sample)
+    spaces = [ReplaySpace.of(study, sample=sample) for study in chosen]
     begun = time.monotonic()
     strategies = tuple(dict.fromkeys(strategies))
     needed = {one: seeds if STRATEGIES[one].seeded else 1 for one in strategies}
@@ -255,6 +259,8 @@ def replay(
         batch=batch,
         studies=tuple(studies),
         overall=tuple(_curve(one, walks, length(one, *spaces)) for one, walks in walked.items()),
+        # What changed since does not keep the past from being searched again; it is told.
+        stale=tuple(stale_lines(replace(run, studies=tuple(chosen)))),
         seconds=time.monotonic() - begun,
     )
 

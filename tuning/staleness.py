@@ -10,10 +10,10 @@ from tiles.kernels import Backend
 from tiles.kernels.closure import source_digest
 from tuning.environment import driver_version, nvrtc_version
 from tuning.family import family
-from tuning.records import Environment, StudyRecord
+from tuning.records import Environment, Run, StudyRecord
 from tuning.visible_gpu import visible_gpu
 
-__all__ = ["changes", "host_environment", "staleness"]
+__all__ = ["changes", "host_environment", "stale_lines", "staleness"]
 
 #: What a kernel's time depends on beside its source; Python and NumPy do not take part.
 _VERSIONS: Mapping[Backend, Sequence[str]] = {
@@ -99,3 +99,14 @@ def staleness(study: StudyRecord, here: Environment | None) -> list[str]:
     if here is not None and study.environment is not None and here.gpu == study.environment.gpu:
         found += changes(study.environment, here, kernel.backend)
     return found
+
+
+def stale_lines(run: Run) -> list[str]:
+    """A line for every study whose results rest on something that has changed since."""
+    here = host_environment()
+    found = ((study, staleness(study, here)) for study in run.studies if study.trials)
+    return [
+        f"{study.problem} with {study.kernel}: {', '.join(reasons)}"
+        for study, reasons in found
+        if reasons
+    ]

@@ -226,7 +226,7 @@ class Study:
         """Draw a trial's parameters: the row that it measures.
 
         Raises:
-            Surplus: nothing is left for it.
+            Surplus: nothing is left for it but what waits or was lost.
             Repeat: another process measures the queued configuration, or has measured it.
         """
         self._mine = trial.number
@@ -236,7 +236,7 @@ class Study:
                 queued = self.legal.row(trial._fixed_params)
                 if queued is None or self._taken(queued):
                     raise Repeat("another worker measures this configuration")
-            elif self.idle:
+            elif self._all_begun:
                 raise Surplus("other workers run the last configurations")
             self._queue_ahead()
             for name, distribution in self.legal.space.items():
@@ -250,6 +250,15 @@ class Study:
     def _taken(self, row: int) -> bool:
         """True when the row has an outcome, or another process runs it."""
         return row in self._running.values() or self.history.outcome(row) is not None
+
+    @property
+    def _all_begun(self) -> bool:
+        """True when every configuration that is needed has an outcome, runs, waits or was lost.
+
+        What a dead worker lost waits in the queue only after somebody has looked around: drawing
+        another one in its place would exceed the budget.
+        """
+        return len(self.history) + self._illegal >= self.budget or not self.history.untried.any()
 
     @property
     def idle(self) -> bool:

@@ -9,6 +9,9 @@ from workbench.console import Json, path_argument, print_json, print_tables
 
 __all__ = ["add_evaluate_verb"]
 
+#: Stale studies of a set that are named.
+STALE_LISTED = 3
+
 
 def add_evaluate_verb(app: typer.Typer) -> None:
     """Register the verb."""
@@ -75,6 +78,11 @@ def evaluate(
     if as_json:
         print_json(found.to_dict())
         return
+    for one in found.sets:
+        for line in one.stale[:STALE_LISTED]:
+            print(f"stale: {one.path}: {line}")
+        if len(one.stale) > STALE_LISTED:
+            print(f"stale: {one.path}: {len(one.stale) - STALE_LISTED} more studies: --json")
     print_tables(*rich_tables(evaluation_grids(found.to_dict())))
     for one in found.sets:
         for line in one.left_out:

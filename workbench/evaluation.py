@@ -62,7 +62,7 @@ class Evaluation:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready mapping; all but ``pace`` and ``seconds`` is the same on every machine."""
+        """JSON-ready mapping; all but stale, pace and seconds is the same on every machine."""
         from dataclasses import asdict
 
         def rounded(value: Any) -> Any:
@@ -83,6 +83,7 @@ class Evaluation:
                 }
                 for one in self.sets
             ],
+            "stale": [f"{one.path.as_posix()}: {line}" for one in self.sets for line in one.stale],
             "scores": [
                 {
                     "predictor": row.predictor,

@@ -29,15 +29,9 @@ def load_study(study: str | Path, storage: str | None = None) -> "Run":
 
 def stale_lines(run: "Run") -> list[str]:
     """A line for every study whose results rest on something that has changed since."""
-    from tuning.staleness import host_environment, staleness
+    from tuning.staleness import stale_lines as lines_of
 
-    here = host_environment()
-    found = ((study, staleness(study, here)) for study in run.studies if study.trials)
-    return [
-        f"{study.problem} with {study.kernel}: {', '.join(reasons)}"
-        for study, reasons in found
-        if reasons
-    ]
+    return lines_of(run)
 
 
 def work(

@@ -75,6 +75,8 @@ def replay(
         return
     from workbench.replay_tables import replay_tables
 
+    for line in found.stale:
+        print(f"stale: {line}")
     print_tables(*replay_tables(found))
 
 

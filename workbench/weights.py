@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.error import ErrorSums, Rounder, TensorError, numpy_rounder
+from sim.error import BeyondRangeError, ErrorSums, Rounder, TensorError, numpy_rounder
 from tiles.formats import Rounding, TensorFormat
 from tiles.recipes import RECIPES
 from workbench.checkpoint import Checkpoint, StoredTensor
@@ -273,12 +273,20 @@ def _layer(
         )
     alike = [fmt for fmt in formats if slices_alike(fmt)]
     sums = {fmt: ErrorSums() for fmt in alike}
+    refused: dict[TensorFormat, str] = {}
     with ThreadPoolExecutor(worker_threads()) as pool:
         for index, x in enumerate(checkpoint.slices(tensor, rows)):
             key = (seed + index) % 2**64
-            added = [pool.submit(add_slice, sums[f], x, f, extremes, rounder, key) for f in alike]
-            for one in added:
-                one.result()
+            added = {
+                fmt: pool.submit(add_slice, sums[fmt], x, fmt, extremes, rounder, key)
+                for fmt in alike
+                if fmt not in refused
+            }
+            for fmt, one in added.items():
+                try:
+                    one.result()
+                except BeyondRangeError:
+                    refused[fmt] = _beyond_range(fmt, extremes)
     whole: F32 | None = None
     held = tensor.rows * tensor.cols <= HELD_ELEMENTS
     for fmt in formats:
@@ -286,20 +294,34 @@ def _layer(
             if whole is None:
                 whole = np.concatenate(list(checkpoint.slices(tensor, rows)))
             sums[fmt] = ErrorSums()
-            sums[fmt].add(whole, rounder(whole, fmt, seed), fmt)
+            try:
+                sums[fmt].add(whole, rounder(whole, fmt, seed), fmt)
+            except BeyondRangeError:
+                refused[fmt] = _beyond_range(fmt, extremes)
     beyond = f"needs more than {HELD_ELEMENTS} elements at once"
-    if not sums:
-        return LayerErrors(tensor=tensor, status=LayerStatus.FAILED, reason=beyond)
+    refused |= {fmt: beyond for fmt in formats if fmt not in sums}
+    if len(refused) == len(formats):
+        reason = "; ".join(dict.fromkeys(refused.values()))
+        return LayerErrors(tensor=tensor, status=LayerStatus.FAILED, reason=reason)
     errors = tuple(
         FormatError(
             format=fmt,
-            error=sums[fmt].result() if fmt in sums else None,
+            error=None if fmt in refused else sums[fmt].result(),
             storage_bytes=fmt.storage_bytes(tensor.rows, tensor.cols),
-            reason="" if fmt in sums else beyond,
+            reason=refused.get(fmt, ""),
         )
         for fmt in formats
     )
     return LayerErrors(tensor=tensor, status=LayerStatus.RANKED, errors=errors)
+
+
+def _beyond_range(fmt: TensorFormat, extremes: Extremes) -> str:
+    """Why a format has no error on finite weights."""
+    assert extremes.low is not None
+    assert extremes.high is not None
+    largest = max(-float(extremes.low.min()), float(extremes.high.max()))
+    mend = "" if fmt.saturate else ": name the format without +nosat, which clips instead"
+    return f"weights up to {largest:.4g} are rounded to a NaN or an infinity by {fmt}{mend}"
 
 
 def _not_finite(slices: Iterator[F32], dtype: str) -> str:

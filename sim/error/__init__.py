@@ -8,7 +8,7 @@ from sim.error.outliers import OutlierError, outlier_error
 from sim.error.product import MatmulError, product_error, product_errors
 from sim.error.rounding import Rounder, numpy_rounder
 from sim.error.small_product import matmul_error
-from sim.error.tensor import ErrorSums, TensorError, tensor_error
+from sim.error.tensor import BeyondRangeError, ErrorSums, TensorError, tensor_error
 
 if TYPE_CHECKING:
     from sim.error.expected import expected_sqnr_db
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA_KINDS",
     "Accumulation",
+    "BeyondRangeError",
     "ErrorSums",
     "MatmulError",
     "OutlierError",

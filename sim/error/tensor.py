@@ -12,6 +12,7 @@ from tiles.formats import TensorFormat
 from tiles.formats.block_scales import block_amax
 
 __all__ = [
+    "BeyondRangeError",
     "ErrorSums",
     "TensorError",
     "check_finite",
@@ -25,6 +26,10 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 #: Elements that go through the sums at once: some 0.5 MB a temporary, which stays in the cache.
 _CHUNK_ELEMENTS = 2**16
+
+
+class BeyondRangeError(ValueError):
+    """Finite data that a format rounds to a NaN or an infinity: they have no error."""
 
 
 def check_finite(x: F32, name: str = "data") -> None:
@@ -95,7 +100,8 @@ class ErrorSums:
             appended: last rows that lend their extremes to the scales and are not counted.
         Raises:
             TypeError: ``x`` is not float32.
-            ValueError: the shapes differ, or ``x`` or ``rounded`` holds a NaN or an infinity.
+            ValueError: the shapes differ, or ``x`` holds a NaN or an infinity.
+            BeyondRangeError: ``rounded`` holds one.
         """
         check_finite(x)
         if rounded.shape != x.shape:
@@ -113,7 +119,7 @@ class ErrorSums:
                 self.clipped += int(np.count_nonzero((part < lows) | (part > highs)))
             self._add(part, after)
         if not math.isfinite(self.noise):
-            raise ValueError(f"{fmt}: finite data were rounded to a NaN or an infinity")
+            raise BeyondRangeError(f"{fmt}: finite data were rounded to a NaN or an infinity")
 
     def _add(self, x: NDArray[np.float64], rounded: NDArray[np.float64]) -> None:
         error = rounded - x

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from tiles.kernels import (
 )
 from tiles.problems import Gemm, Problem
 from tiles.recipes import recipe
+from tuning import timing
 
 #: What each value of ``mode`` does.
 MODES = (
@@ -199,6 +201,30 @@ class SlowKernel(FakeKernel):
     """A tenth of a second for every check, so that a test can interrupt it."""
 
     modes = ("slow",)
+
+
+class ClockedWorkload(FakeWorkload):
+    """Launches move the host timer's clock on by ``size`` us, and nothing else does."""
+
+    now_ns = 0
+
+    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
+        assert isinstance(config, FakeConfig)
+        step_ns = 1000 * config.size
+
+        def launch() -> None:
+            self.now_ns += step_ns
+
+        # Only a measuring process of this kernel's own comes here.
+        timing.time = SimpleNamespace(perf_counter_ns=lambda: self.now_ns)  # type: ignore[assignment]
+        return [launch] * sets
+
+
+class ClockedKernel(FakeKernel):
+    """One whose measured time no busy host can move."""
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        return ClockedWorkload(problem)
 
 
 def gpu(**changes: Any) -> sim.Gpu:

@@ -214,7 +214,7 @@ def test_an_interrupted_entry_was_never_given(
 
 
 def test_missing_journal_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot be read: No such file"):
+    with pytest.raises(ValueError, match=r"holds no journal\.log: name the run folder"):
         repair(tmp_path)
     with pytest.raises(ValueError, match="cannot be written: No such file"):
         RunJournal(tmp_path / "absent" / JOURNAL)

@@ -38,7 +38,7 @@ def best_us(study: tuning.StudyRecord) -> float:
 
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kills: int) -> None:
     runs = [killed_run(tmp_path / "one", strategy, workers=1, kills=kills)]
-    if kills < 10 or strategy == "exhaustive":
+    if kills < 10 or strategy != "hybrid":
         runs.append(killed_run(tmp_path / "two", strategy, workers=2, kills=kills))
     monkeypatch.setattr(tuning.sweep, "Bench", kill_loop.TableBench)
     whole = tuning.run(
@@ -49,9 +49,11 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kil
             assert study.repeats == 0
             configs = [trial.config for trial in study.trials]
             if strategy == "hybrid" and workers == 2:
-                # Each draws without the outcome of what the other measures: another search, and
-                # such end up to 5 % apart.
-                assert 60 <= len(configs) <= 62
+                # Each draws without the outcome of what the other measures: another search from
+                # the same advice, whose winner may be another one.  That nothing is lost, nothing
+                # is measured twice and the budget holds is exact; how good the winner is is not:
+                # the bar is the spread of such searches, not what a kill costs.
+                assert len(configs) == 60
                 assert best_us(study) <= 1.1 * best_us(uninterrupted)
             else:
                 assert set(configs) == {t.config for t in uninterrupted.trials}
@@ -69,7 +71,7 @@ def test_workers_that_share_a_model_guided_study_measure_nothing_twice(tmp_path:
     run = killed_run(tmp_path / "run", "tpe", workers=3, kills=0)
     (study,) = run.studies
     assert study.repeats == 0
-    assert 60 <= len(study.trials) <= 62
+    assert len(study.trials) == 60
     with RunStorage(tmp_path / "run") as storage:
         trials = storage.get_all_trials(0)
     begun = Counter(str(sorted(trial.params.items())) for trial in trials if trial.params)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
 from sweep_runs import MANY, configs_of, make_plan, sweep
 from test_strategies import legal_table
 
@@ -20,7 +21,7 @@ from tiles.kernels.gemm import GemmConfig
 from tuning import Plan, Strategy, StudyPlan
 from tuning.records import Measurement
 from tuning.strategies.legal_table import diverse_best
-from tuning.study import Candidates, Study
+from tuning.study import Candidates, Study, Surplus
 from tuning.sweep import _enumerate
 
 
@@ -168,6 +169,33 @@ def test_two_processes_share_a_study() -> None:
     for study in studies:
         study.refresh()
         assert study.finished == 20
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "was lost"])
+def test_what_a_dead_worker_left_counts_towards_the_budget(waits: bool) -> None:
+    """Beside it nothing fresh is drawn, which would be one measurement too many."""
+    plan = make_plan(Path("unused"), simulate=False, max_measurements=3)
+    storage = InMemoryStorage()
+    dead, living = (Study(plan, candidates_of(plan), storage, alone=False) for _ in range(2))
+    for _ in range(2):
+        trial = living.optuna.ask()
+        row = living.ask(trial)
+        outcome = Measurement(status=Status.CORRECT, simulated=False, time_us=10.0 + row)
+        living.tell(trial, row, outcome)
+        living.optuna.tell(trial, outcome.time_us)
+    lost = dead.optuna.ask()
+    left = dead.ask(lost)
+    fresh = living.optuna.ask()  # begun before the queue holds anything
+    storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
+    if waits:
+        dead.look_around()
+        assert dead._queued == {left}
+    with pytest.raises(Surplus):
+        living.ask(fresh)
+    living.optuna.tell(fresh, state=TrialState.PRUNED)
+    assert not living.look_around()
+    assert not living.idle
+    assert living.ask(living.optuna.ask()) == left
 
 
 def test_trials_that_are_drawn_at_once_differ() -> None:

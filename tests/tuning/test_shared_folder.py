@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import fake_kernels
 import kill_loop
 import optuna
 import pytest
+from host_pace import slowness
 from optuna.storages.journal import JournalFileBackend
 from sweep_runs import HUGE, make_plan
 
 import tuning
-from tuning import Plan, Progress, Strategy
+from tiles.kernels import Accuracy, Status
+from tiles.kernels.compile_facts import CompileFacts
+from tuning import Measurement, Plan, Progress, Strategy
+from tuning.conditions import Conditions
 from tuning.fleet import work_in_folder
 from tuning.followed_journal import open_followed
 from tuning.journal import JOURNAL
@@ -115,6 +120,36 @@ def huge_plan(folder: Path, strategy: Strategy) -> Plan:
     return make_plan(folder, HUGE, simulate=False, strategy=strategy, max_measurements=11_000)
 
 
+def full_outcome(number: int) -> Measurement:
+    """As much as a GPU's trial holds: 100 raw samples, accuracy, conditions, facts."""
+    time_us = 900 + number % 97 / 7
+    return Measurement(
+        status=Status.CORRECT,
+        simulated=False,
+        time_us=time_us,
+        samples_us=tuple(round(time_us + i * 37 % 101 / 8, 3) for i in range(100)),
+        timing="events-cold",
+        accuracy=Accuracy(ok=True, max_error_over_bound=0.91912763193, relative_rms=0.0016612886),
+        conditions=Conditions(
+            source="nvml",
+            sm_clock_mhz=(1890, 1965, 1965, 1965),
+            power_w=(502.1, 498.1, 498.1, 498.1),
+            temperature_c=(52, 55, 55, 55),
+            throttled=("power cap",),
+        ),
+        facts=CompileFacts(
+            compiler="triton 3.6.0",
+            target="sm_90",
+            threads=256,
+            smem_bytes=221_184,
+            registers=168,
+            stack_bytes=0,
+            pipeline_depth=6,
+            mma="wgmma",
+        ),
+    )
+
+
 def write_trials(folder: Path, trials: int) -> None:
     """A journal as a long sweep leaves it: one configuration after the other, each once."""
     with pytest.raises(KeyboardInterrupt):
@@ -134,38 +169,58 @@ def write_trials(folder: Path, trials: int) -> None:
                     line["trial_id"] = number
                 if line.get("param_name") in values:
                     line["param_value_internal"] = float(values[line["param_name"]])
+                if "measurement" in line.get("user_attr", {}):
+                    line["user_attr"]["measurement"] = full_outcome(number).to_dict()
                 file.write(json.dumps(line) + "\n")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", [Strategy.RANDOM, Strategy.TPE])
+@pytest.mark.alone
 def test_ten_thousand_trials_open_in_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Five seconds of CPU, of a host at :mod:`host_pace`'s pace, for trials as full as a GPU's.
+
+    The best of some tries counts: a neighbour on the same core can double a time.
+    """
     monkeypatch.setattr("tuning.sweep.Bench", kill_loop.TableBench)
     monkeypatch.setattr(kill_loop, "MEASURING_S", 0.0)
-    write_trials(tmp_path / "run", 10_000)
-    plan_file = tmp_path / "run" / PLAN_FILE
-    plan_file.write_text(plan_file.read_text().replace('"random"', f'"{strategy.value}"'))
-    # Of the processor, which other tests share; nothing here waits for anything else.
-    begin = time.process_time()
-    run = tuning.load_run(tmp_path / "run")
-    opening_s = time.process_time() - begin
-    assert len(run.studies[0].trials) == 10_000
-    begin = time.process_time()
-    seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        tuning.run(
-            huge_plan(tmp_path / "run", strategy),
-            lambda event: (seen.append(event.finished), stop()),
-            price=fake_kernels.price,
-        )
-    resuming_s = time.process_time() - begin
-    print(f"opens in {opening_s:.2f} s, resumes in {resuming_s:.2f} s of CPU")
-    assert seen == [10_001]
-    # Each takes two seconds and a half; what grows with the square would take minutes.
-    assert opening_s < 15
-    assert resuming_s < 15
+    folder = tmp_path / "run"
+    write_trials(folder, 10_000)
+    assert (folder / JOURNAL).stat().st_size > 10_000 * 3000
+    opened: list[int] = []
+
+    def opening() -> None:
+        opened.append(len(tuning.load_run(folder).studies[0].trials))
+
+    assert best_s(opening) < 5
+    assert set(opened) == {10_000}
+    plan = (folder / PLAN_FILE).read_text()
+    for strategy in (Strategy.RANDOM, Strategy.TPE):
+        (folder / PLAN_FILE).write_text(plan.replace('"random"', f'"{strategy.value}"'))
+        seen: list[int] = []
+
+        def resuming(strategy: Strategy = strategy, seen: list[int] = seen) -> None:
+            with pytest.raises(KeyboardInterrupt):
+                tuning.run(
+                    huge_plan(folder, strategy),
+                    lambda event: (seen.append(event.finished), stop()),
+                    price=fake_kernels.price,
+                )
+
+        journal = (folder / JOURNAL).read_bytes()
+        assert best_s(resuming) < 5
+        assert seen == [10_001 + i for i in range(len(seen))]
+        (folder / JOURNAL).write_bytes(journal)
+
+
+def best_s(do: Callable[[], None]) -> float:
+    """CPU seconds at this host's pace: the least of up to six tries, the first that will do."""
+    seconds: list[float] = []
+    while len(seconds) < 6 and min(seconds, default=9.9) >= 5:
+        begun = time.process_time()
+        do()
+        seconds.append((time.process_time() - begun) / slowness())
+    return min(seconds)
 
 
 def stop() -> None:

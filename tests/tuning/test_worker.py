@@ -172,12 +172,14 @@ def test_process_is_reused_until_it_dies(worker: Worker) -> None:
     assert worker.starts == starts + 1
 
 
-def test_time_is_that_of_the_launch(worker: Worker) -> None:
-    outcome, _ = worker.measure(TARGET, config("fine", size=2000))
+def test_time_is_that_of_the_launch() -> None:
+    clocked = replace(TARGET, kernel="fake_kernels:ClockedKernel")
+    with Worker("cpu", LIMITS) as worker:
+        outcome, _ = worker.measure(clocked, config("fine", size=2000))
     assert outcome.timing == "host"
-    assert outcome.time_us is not None
-    assert 2000 <= outcome.time_us < 1e6
+    assert outcome.time_us == 2000
     assert len(outcome.samples_us) >= 10
+    assert set(outcome.samples_us) == {2000}
 
 
 def test_environment_is_read_on_request(worker: Worker) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from host_pace import LOOP, slowness
 
 import workbench
 from tiles.recipes import RECIPES
@@ -17,6 +18,7 @@ from workbench.cli import main
 
 SHAPE = "512x512x512"
 LONG = "x" * 300
+PACKED = Path(__file__).parents[2] / "data" / "h200" / "replay" / "hopper_gemm"
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -207,7 +209,9 @@ MISTAKES = {
     "missing sweep file": (["sweep", "none.yaml"], "none.yaml"),
     "missing run": (["emit", "none", "-o", "out"], "none"),
     "missing run report": (["report", "none"], "none"),
-    "missing run repair": (["repair", "none"], "none"),
+    "missing run repair": (["repair", "none"], "none: no such folder: name the run folder"),
+    "repair of no run": (["repair", "."], "holds no journal.log: name the run folder of a sweep"),
+    "repair of a packed run": (["repair", str(PACKED)], "where it is damaged, bring back a copy"),
     "missing package": (["verify", "none"], "none"),
 }
 
@@ -239,10 +243,6 @@ def test_predict_starts_without_torch() -> None:
     assert run.stdout == "set()\n"
 
 
-#: Of a host on which the command takes two thirds of a second.
-LOOP_S = 0.2
-
-
 def _cpu_s(command: list[str], environment: dict[str, str]) -> tuple[float, bytes]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.run(command, env=environment, capture_output=True, check=True)
@@ -256,10 +256,10 @@ def test_the_command_predicts_within_a_second() -> None:
 
     Whoever else works on this machine shall not decide: not by waiting, hence CPU time, nor by
     crowding the caches, hence the fastest of some; a neighbour on the same core can double the
-    time, hence alone, and hence a second of a host that runs a plain loop in ``LOOP_S``: where the
-    loop takes longer, so may this.  On one thread CPU time is what the user waits.
+    time, hence alone, and hence a second of a host that runs a plain loop at a known pace: where
+    the loop takes longer, so may this.  On one thread CPU time is what the user waits.
     """
-    loop = [sys.executable, "-c", "sum(i * i % 7 for i in range(3_000_000))"]
+    loop = [sys.executable, "-c", LOOP]
     command = [sys.executable, "-m", "workbench", "predict", "--gpu", "h200"]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     # What pip installs is compiled; here the first run leaves compiled files to the others.
@@ -270,7 +270,7 @@ def test_the_command_predicts_within_a_second() -> None:
         loop_s, _ = _cpu_s(loop, environment)
         taken_s, printed = _cpu_s([*command, "--shape", "4096x4096x4096"], environment)
         assert b"deepseek-fp8" in printed
-        seconds.append(taken_s / max(1.0, loop_s / LOOP_S))
+        seconds.append(taken_s / slowness(loop_s))
     assert min(seconds) < 1.0, seconds
 
 

@@ -108,6 +108,35 @@ def test_a_nan_does_not_lose_the_other_layers(
     assert "failed: 2 values are NaN" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "overflowing", ["e4m3fn+nosat", "e4m3fn.mx+nosat", "e4m3fn.b256x256+e8m0fnu+nosat"]
+)
+def test_a_weight_beyond_a_range_that_is_not_clipped_does_not_lose_the_other_layers(
+    overflowing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = normal(300, 64, 1)
+    bad[280, 7] = -500.0
+    path = tmp_path / "m.safetensors"
+    save_file({"bad.weight": bad, "good.weight": normal(64, 64, 2).sign()}, path)
+    asked = ("--weights", path, "--format", overflowing)
+    assert call(monkeypatch, *asked, "--format", "int8.row", "--json") == 0
+    bad_layer, good = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    refused, other = bad_layer["formats"]
+    assert refused["error"] is None
+    assert refused["reason"].startswith("weights up to 500 are rounded to a NaN or an infinity")
+    assert "without +nosat" in refused["reason"]
+    assert other["error"]["sqnr_db"] > 0
+    assert all(one["error"]["relative_max"] < 0.1 for one in good["formats"])
+    # With no other format the layer has no error at all.
+    assert call(monkeypatch, *asked) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"failed: weights up to 500 are rounded to a NaN or an infinity by {overflowing}" in said
+    assert "bad.weight" in said
+
+
 SLICED = (
     "bf16",
     "e4m3fn.tensor",

@@ -89,6 +89,23 @@ def test_json_holds_every_figure(call: Call, small: Path) -> None:
     assert found["pace"]["cost model"] > 1000
 
 
+def test_stale_studies_are_told_above_the_tables(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("evaluate", "--data", DATA / "replay" / "hopper_gemm", *FAST)
+    changed = "with hopper_gemm: the source of hopper_gemm changed"
+    monkeypatch.setattr("tuning.staleness.source_digest", lambda template: "another")
+    code, out, err = call(*asked)
+    assert code == 0, err
+    told = out.splitlines()[:4]
+    assert all(line.startswith("stale: ") for line in told)
+    assert [changed in line for line in told] == [True, True, True, False]
+    assert told[3].endswith("hopper_gemm: 5 more studies: --json")
+    found = json.loads(call(*asked, "--json")[1])
+    assert len(found["stale"]) == 8
+    assert all(changed in line for line in found["stale"])
+
+
 def test_the_same_seed_gives_the_same_figures(small: Path) -> None:
     once, again = (
         workbench.evaluate(small, splits="template", search=False).to_dict() for _ in range(2)

@@ -65,6 +65,21 @@ def test_replay_prints_a_table_a_study_and_one_of_all(call: Call, folder: Path) 
         assert out.count(f"│ {strategy} ") == 3
 
 
+def test_replay_says_what_has_changed_since(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("replay", folder, "--strategy", "random", "--seeds", "1", "--problem", PROBLEM)
+    assert "stale" not in call(*arguments)[1]
+    assert json.loads(call(*arguments, "--json")[1])["stale"] == []
+    monkeypatch.setattr("tuning.staleness.source_digest", lambda template: "another")
+    line = f"{PROBLEM} with cuda_quantize: the source of cuda_quantize changed"
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    assert out.startswith(f"stale: {line}\n")
+    assert out.count("stale") == 1
+    assert json.loads(call(*arguments, "--json")[1])["stale"] == [line]
+
+
 def test_replay_reads_t4_files_packed_or_not(call: Call, folder: Path, tmp_path: Path) -> None:
     assert call("export", folder, "plain")[0] == 0
     plain = sorted((tmp_path / "plain").iterdir())
