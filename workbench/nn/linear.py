@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
@@ -12,6 +13,17 @@ from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_direct
 from workbench.nn.seeds import derived
 
 __all__ = ["QuantizedLinear", "WeightCodes"]
+
+#: Steps that torch's optimisers took in this process.  A fused one writes parameters without
+#: counting it as a change of theirs.
+_steps_taken = [0]
+
+
+def _stepped(*_: Any) -> None:
+    _steps_taken[0] += 1
+
+
+register_optimizer_step_post_hook(_stepped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +103,9 @@ class _Linear(torch.autograd.Function):
 class QuantizedLinear(nn.Module):
     """``nn.Linear`` on codes; its parameters are the high-precision ones that an optimiser steps.
 
-    The weight is quantised when it has changed since the last time, which torch counts in place;
-    call :meth:`forget` after writing through ``weight.data``, which torch does not count.
+    The weight is quantised anew after a step of any ``torch.optim.Optimizer``, and after writes
+    that torch counts in place.  Other writes through ``weight.data`` go unseen: call
+    :meth:`forget` after them.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, runtime: Runtime) -> None:
@@ -107,7 +120,7 @@ class QuantizedLinear(nn.Module):
         self.weight = weight
         self.register_parameter("bias", bias)
         self.runtime = runtime
-        self._codes: tuple[tuple[int, int], WeightCodes] | None = None
+        self._codes: tuple[tuple[int, int, int], WeightCodes] | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear, runtime: Runtime) -> "QuantizedLinear":
@@ -123,7 +136,7 @@ class QuantizedLinear(nn.Module):
 
     def weight_codes(self) -> WeightCodes:
         """Codes of the weight as it is now."""
-        state = (self.weight._version, self.weight.data_ptr())
+        state = (self.weight._version, self.weight.data_ptr(), _steps_taken[0])
         if self._codes is None or self._codes[0] != state:
             run, fmt = self.runtime, self.runtime.recipe.weight
             backend, weight = run.backend(self.weight.device), self.weight.detach()

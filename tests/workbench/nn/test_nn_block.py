@@ -138,6 +138,20 @@ def test_weights_are_quantised_once_a_step() -> None:
         optimizer.step()
 
 
+@pytest.mark.slow  # the first of torch's optimisers loads its compiler
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_weights_follow_the_steps_of_torch_optimisers(kind: str) -> None:
+    """Fused steps are written past the count of a parameter's changes."""
+    model = convert(torch.nn.Linear(32, 32), "jetfire").model
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, **{kind: True})  # type: ignore[arg-type]
+    model(normal(32, 32)).float().pow(2).mean().backward()
+    before = model.weight_codes().forward.dequantize()  # type: ignore[operator]
+    optimizer.step()
+    found = model.weight_codes().forward.dequantize()  # type: ignore[operator]
+    assert not torch.equal(found, before)
+    assert float((found - model.weight.detach()).abs().max()) < 0.01  # type: ignore[operator]
+
+
 def test_a_write_past_torch_is_forgotten_by_hand() -> None:
     model = block()
     before = model.up.weight_codes()
