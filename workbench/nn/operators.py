@@ -83,11 +83,10 @@ def gated(gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime) -> torch.
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, probability: float, run: Runtime, seed: int
+        ctx: Any, x: torch.Tensor, probability: float, run: Runtime, seed: int, mask: int
     ) -> torch.Tensor:
         ctx.run, ctx.seed, ctx.probability, ctx.like = run, seed, probability, Like.of(x)
-        backend, mask = run.backend(x.device), derived(seed, 2)
-        out = run.recipe.output
+        ctx.mask, backend, out = mask, run.backend(x.device), run.recipe.output
         y = backend.dropout(run.codes(x), out=out, probability=probability, mask_seed=mask)
         return run.tensor(y, x.shape, x)
 
@@ -98,15 +97,15 @@ class _Dropout(torch.autograd.Function):
             run.gradient(dy, derived(ctx.seed, 0)),
             out=run.recipe.gradient,
             probability=ctx.probability,
-            mask_seed=derived(ctx.seed, 2),
+            mask_seed=ctx.mask,
             seed=derived(ctx.seed, 1),
         )
-        return run.returned(dx, ctx.like), None, None, None
+        return run.returned(dx, ctx.like), None, None, None, None
 
 
 def dropout(x: torch.Tensor, probability: float, run: Runtime) -> torch.Tensor:
     """Dropout of codes; the mask is drawn again in backward, nothing is saved."""
-    y: torch.Tensor = _Dropout.apply(x, probability, run, run.seeds.draw())  # type: ignore[no-untyped-call]  # torch
+    y: torch.Tensor = _Dropout.apply(x, probability, run, run.draw(), run.mask_key())  # type: ignore[no-untyped-call]  # torch
     return y
 
 

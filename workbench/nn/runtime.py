@@ -9,7 +9,7 @@ from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes
-from workbench.nn.seeds import SeedStream
+from workbench.nn.seeds import SeedStream, derived
 
 __all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
 
@@ -63,6 +63,14 @@ class Runtime:
     def draw(self) -> int:
         """A key for a layer's random bits; 0, and none is used up, where nothing is trained."""
         return self.seeds.draw() if torch.is_grad_enabled() else 0
+
+    def mask_key(self) -> int:
+        """A key of a dropout mask, drawn by torch's generator of the CPU.
+
+        ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
+        again, so the mask is the same one; a count of ours would have gone on.
+        """
+        return derived(self.seeds.seed, int(torch.randint(2**63 - 1, (), device="cpu")))
 
     def codes(self, x: torch.Tensor, *, feeds_product: bool = False) -> Codes:
         """Codes of activations: those that they travel as, or new ones of a plain tensor."""

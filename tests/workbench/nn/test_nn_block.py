@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from nn_cases import PlainSgd, normal, one_thread, runtime
+from torch.utils.checkpoint import checkpoint
 
 from tiles.formats import Rounding, TensorFormat
 from workbench.nn import (
@@ -180,6 +181,23 @@ def test_evaluation_uses_no_random_bits() -> None:
     with torch.no_grad():
         assert torch.equal(model(stream()), model(stream()))
     assert run.seeds.count == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_computed_again_drops_the_same_elements(reentrant: bool) -> None:
+    """The gradient of a weight before the dropout, with rounding's share of it far below."""
+
+    def gradient(again: bool) -> torch.Tensor:
+        model = block(dropout=0.5)
+        x = stream()
+        y = checkpoint(model, x, use_reentrant=reentrant) if again else model(x)
+        y.backward(normal(*y.shape, seed=3, dtype=y.dtype))
+        grad = model.down.weight.grad
+        assert grad is not None
+        return grad
+
+    expected = gradient(again=False)
+    assert float((gradient(again=True) - expected).norm() / expected.norm()) < 0.05
 
 
 class KeyBackend(ReferenceBackend):

@@ -206,7 +206,6 @@ def test_training_goes_on_to_the_bit() -> None:
     train(one, 2, plain)
     other = convert(model(), "jetfire", seed=1).model
     load_training_state(other, state)
-    # Dropout of the plain residual stream is torch's own, which this model has none of.
     train(other, 2, PlainSgd(other))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
