@@ -140,8 +140,10 @@ class QuantizedLinear(nn.Module):
         if self._codes is None or self._codes[0] != state:
             run, fmt = self.runtime, self.runtime.recipe.weight
             backend, weight = run.backend(self.weight.device), self.weight.detach()
-            turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
-            codes = WeightCodes(forward=backend.quantize(weight, fmt), turned=turned)
+            # Kept beyond torch.inference_mode(), whose tensors training may not save.
+            with torch.inference_mode(False), torch.no_grad():
+                turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
+                codes = WeightCodes(forward=backend.quantize(weight, fmt), turned=turned)
             self._codes = (state, codes)
         return self._codes[1]
 

@@ -153,6 +153,17 @@ def test_weights_follow_the_steps_of_torch_optimisers(kind: str) -> None:
     assert float((found - model.weight.detach()).abs().max()) < 0.01  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("recipe", ["jetfire", "deepseek-fp8"])
+def test_training_goes_on_after_inference_mode(recipe: str) -> None:
+    model = convert(torch.nn.Linear(128, 128), recipe).model
+    with torch.inference_mode():
+        expected = model(normal(32, 128)).float()
+    y = model(normal(32, 128).requires_grad_()).float()
+    y.sum().backward()
+    assert torch.equal(y.detach(), expected)
+    assert model.weight.grad is not None
+
+
 def test_a_write_past_torch_is_forgotten_by_hand() -> None:
     model = block()
     before = model.up.weight_codes()
