@@ -9,6 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
+from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_directions
 from workbench.nn.seeds import derived
 
@@ -69,6 +70,7 @@ class _Linear(torch.autograd.Function):
         return backend.product(codes, weights.forward, dtype=dtype, bias=bias).view(shape)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         like: Like = ctx.like

@@ -6,6 +6,7 @@ import torch
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
+from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
 
@@ -22,6 +23,7 @@ class _Activation(torch.autograd.Function):
         return run.tensor(y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         (x,) = held(ctx)
@@ -53,6 +55,7 @@ class _Gated(torch.autograd.Function):
         return run.tensor(y, gate.shape, gate)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         gate, up = held(ctx)
@@ -91,6 +94,7 @@ class _Dropout(torch.autograd.Function):
         return run.tensor(y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         dx = run.backend(dy.device).dropout(
@@ -137,6 +141,7 @@ class _Normalized(torch.autograd.Function):
         return run.tensor(found.y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         x, mean, variance, gamma = held(ctx)
@@ -188,6 +193,7 @@ class _ResidualAdd(torch.autograd.Function):
         return total, run.tensor(run.codes(total), total.shape, total)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
         run: Runtime = ctx.run
         parts = [
