@@ -132,6 +132,16 @@ class QuantizedLinear(nn.Module):
         assert bias is None or isinstance(bias, nn.Parameter)
         return cls(weight, bias, runtime)
 
+    @property
+    def in_features(self) -> int:
+        """K, as ``nn.Linear`` has it."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """N, as ``nn.Linear`` has it."""
+        return self.weight.shape[0]
+
     def forget(self) -> None:
         """Quantise the weight anew at its next use."""
         self._codes = None

@@ -43,6 +43,10 @@ class Runtime:
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Runtime":
+        """Itself: copies of a layer draw keys of their own from one count, and are one model."""
+        return self
+
     @property
     def dataflow(self) -> bool:
         """True where operators between products read and write codes too."""
@@ -62,7 +66,7 @@ class Runtime:
 
     def draw(self) -> int:
         """A key for a layer's random bits; 0, and none is used up, where nothing is trained."""
-        return self.seeds.draw() if torch.is_grad_enabled() else 0
+        return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
 
     def mask_key(self) -> int:
         """A key of a dropout mask, drawn by torch's generator of the CPU.
@@ -70,7 +74,8 @@ class Runtime:
         ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
         again, so the mask is the same one; a count of ours would have gone on.
         """
-        return derived(self.seeds.seed, int(torch.randint(2**63 - 1, (), device="cpu")))
+        drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
+        return _of_this_rank(derived(self.seeds.seed, drawn))
 
     def codes(self, x: torch.Tensor, *, feeds_product: bool = False) -> Codes:
         """Codes of activations: those that they travel as, or new ones of a plain tensor."""
@@ -111,6 +116,13 @@ def dtype_behind(x: torch.Tensor) -> torch.dtype:
     """The dtype of a layer's output: that of its input, or autocast's where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _of_this_rank(key: int) -> int:
+    """A key of this process among those that train one model: each has data of its own."""
+    group = torch.distributed
+    rank = group.get_rank() if group.is_available() and group.is_initialized() else 0
+    return derived(key, rank) if rank else key
 
 
 def same_values(one: TensorFormat, other: TensorFormat) -> bool:
