@@ -65,7 +65,12 @@ class Runtime:
         return self._found[device]
 
     def draw(self) -> int:
-        """A key for a layer's random bits; 0, and none is used up, where nothing is trained."""
+        """A key for a layer's random bits; 0, and none is used up, where nothing is trained.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, whose replays would draw the same key.
+        """
+        _refuse_capture()
         return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
 
     def mask_key(self) -> int:
@@ -74,6 +79,7 @@ class Runtime:
         ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
         again, so the mask is the same one; a count of ours would have gone on.
         """
+        _refuse_capture()
         drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
         return _of_this_rank(derived(self.seeds.seed, drawn))
 
@@ -116,6 +122,17 @@ def dtype_behind(x: torch.Tensor) -> torch.dtype:
     """The dtype of a layer's output: that of its input, or autocast's where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _refuse_capture() -> None:
+    """Keys are numbers of the host: a captured launch keeps the one that it was captured with."""
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
+    training = torch.is_grad_enabled() and initialized
+    if training and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "training on codes inside a CUDA graph: every replay would round by the same bits; "
+            "capture under torch.no_grad(), or train without a graph"
+        )
 
 
 def _of_this_rank(key: int) -> int:

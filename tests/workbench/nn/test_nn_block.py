@@ -211,6 +211,17 @@ def test_a_layer_computed_again_drops_the_same_elements(reentrant: bool) -> None
     assert float((gradient(again=True) - expected).norm() / expected.norm()) < 0.05
 
 
+def test_a_captured_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    run = runtime()
+    for draw in (run.draw, run.mask_key):
+        with pytest.raises(RuntimeError, match="every replay would round by the same bits"):
+            draw()
+    with torch.no_grad():
+        assert run.draw() == 0
+
+
 class KeyBackend(ReferenceBackend):
     """Writes down the keys of everything that is rounded stochastically."""
 
