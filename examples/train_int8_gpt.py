@@ -48,11 +48,13 @@ class Block(nn.Module):
         self.activation = nn.GELU()
 
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
-        parts = self.qkv(self.norm1(stream)).chunk(3, dim=-1)
+        # A norm takes numbers of its parameters' dtype, which on a GPU may not differ.
+        parts = self.qkv(self.norm1(stream.float()).to(stream.dtype)).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in parts)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         stream = stream + self.out(mixed.transpose(1, 2).flatten(2))
-        return stream + self.down(self.activation(self.up(self.norm2(stream))))
+        normed = self.norm2(stream.float()).to(stream.dtype)
+        return stream + self.down(self.activation(self.up(normed)))
 
 
 class Gpt(nn.Module):

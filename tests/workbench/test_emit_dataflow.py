@@ -22,6 +22,7 @@ from workbench.verification.dataflow_function import DataflowFunctionChecks
 from workbench.verification.dataflow_launcher import judge_launcher
 from workbench.verification.function_checks import Subject
 from workbench.verification.recorder import Recorder
+from workbench.verification.torch_checks import judge_seeds, seeds_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tiles"))
 import dataflow_on_host
@@ -118,6 +119,46 @@ def test_shapes_alone_need_no_gpu(module: ModuleType) -> None:
         mean=meta(70), variance=meta(70), format="int8.b32x32",
     )  # fmt: skip
     assert (found.d_gamma.shape, found.d_beta.shape) == ((96,), (96,))
+
+
+@pytest.mark.slow  # loads torch's compiler
+def test_seeds_of_every_step_are_compiled_once(module: ModuleType) -> None:
+    """On shapes alone: a compiled function takes any seed, and not one a compilation."""
+    x, scales = (
+        torch.empty(64, 96, device="meta").to(torch.int8),
+        torch.empty(2, 3, device="meta"),
+    )
+
+    def step(seed: int) -> torch.Tensor:
+        found = module.dataflow("gelu", x, scales, format="int8.b32x32+sr", seed=seed)
+        codes: torch.Tensor = found.codes
+        return codes
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    for seed in (*range(12), 2**40, 2**63 - 1):
+        assert compiled(seed).shape == (64, 96)
+
+
+@pytest.mark.slow  # loads torch's compiler
+def test_the_check_of_seeds_sees_an_operator_that_specialises() -> None:
+    """An ``int`` of a schema is a compilation a value, which torch refuses after some."""
+    seen: dict[str, dict[str, Any]] = {}
+    for kind in ("SymInt", "int"):
+        made = torch.library.custom_op(
+            f"seed_check::{kind.lower()}",
+            lambda x, seed: x + seed % 7,
+            mutates_args=(),
+            schema=f"(Tensor x, {kind}? seed) -> Tensor",
+        )
+        made.register_fake(lambda x, seed: torch.empty_like(x))
+        overload = getattr(torch.ops.seed_check, kind.lower()).default
+        x = torch.arange(4.0)
+        assert seeds_of(overload, (x, None)) == []
+        assert seeds_of(overload, (x, 5)) == [1]
+        with Recorder(lambda line: seen.update({line["check"]: line}), kind) as check:
+            judge_seeds(check, overload, (x, 5), backend="eager")
+    assert [line["status"] for line in seen.values()] == ["passed", "failed"], seen
 
 
 def test_what_does_not_fit_is_refused_in_one_line(module: ModuleType) -> None:

@@ -13,10 +13,11 @@ from emit_runs import run_of, study
 from fake_cupy import FakeArray, fake_cupy
 
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.quantize_torch import empty_scales
 from tiles.problems import Gemm, parse_problem
 from workbench.emission import emit
-from workbench.emission.package_files import _hopper_gemm, _lookup
+from workbench.emission.package_files import _cupy_views, _hopper_gemm, _lookup
 from workbench.emission.package_files._lookup import ConfigFile, parse_config_file
 
 
@@ -231,3 +232,18 @@ def test_the_cupy_function_refuses(
     with pytest.raises(ValueError, match="NVIDIA A100 has capability 80, this kernel is for 90"):
         module.gemm(a, b, recipe="bf16")
     assert calls == []
+
+
+@pytest.mark.parametrize("dtype", list(_cupy_views._VIEWS), ids=str)
+@pytest.mark.usefixtures("cupy")
+def test_the_workbench_views_memory_as_its_packages_do(dtype: torch.dtype) -> None:
+    """Neither goes through DLPack, whose wait breaks a capture."""
+    matrix = torch.ones(6, 8)
+    for tensor in (matrix.to(dtype), matrix.to(dtype).t(), matrix.to(dtype)[:2, 3:]):
+        one, other = cupy_view(tensor), _cupy_views.view(tensor)
+        for name in ("shape", "dtype", "strides"):
+            assert getattr(one, name) == getattr(other, name)
+        for name in ("ptr", "size", "device"):
+            assert getattr(one.memory.memory, name) == getattr(other.memory.memory, name)
+        assert one.memory.memory.owner is tensor
+    assert cupy_view(torch.empty(0, 8, dtype=dtype)).memory.memory.size == 0

@@ -6,6 +6,7 @@ import torch
 
 from workbench.nn.backend import Attended
 from workbench.nn.codes import Codes, held, hold
+from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
 
@@ -34,6 +35,7 @@ class _Attention(torch.autograd.Function):
         return run.tensor(out, shape, qkv)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         qkv, out, log_sum = held(ctx)

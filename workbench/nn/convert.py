@@ -125,9 +125,10 @@ def convert_with(model: nn.Module, run: Runtime, *, keep: tuple[str, ...] = ()) 
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers without layers inside, by name; the model's own name is empty."""
+    """Layers without layers inside or with parameters of their own, by name; the model's is ""."""
     for name, layer in model.named_modules():
-        if next(layer.children(), None) is None and not isinstance(layer, nn.Identity):
+        leaf = next(layer.children(), None) is None and not isinstance(layer, nn.Identity)
+        if leaf or next(layer.parameters(recurse=False), None) is not None:
             yield name, layer
 
 
@@ -139,11 +140,16 @@ def _replace(model: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child in made:
                 setattr(parent, name, made[child])
+                if isinstance(parent, nn.TransformerEncoderLayer):
+                    # Its fused inference would read the parameters past the layers.
+                    parent.activation_relu_or_gelu = 0
     return model
 
 
 def _linear(layer: nn.Module, run: Runtime) -> nn.Module | str:
     assert isinstance(layer, nn.Linear)
+    if not isinstance(layer.weight, nn.Parameter):
+        return "its weight is computed from others, as by weight_norm: remove that first"
     if run.recipe.activation.scaling is not None:
         for what, extent in (("in", layer.in_features), ("out", layer.out_features)):
             if extent % FEATURE_STEP:
@@ -203,13 +209,30 @@ _BETWEEN: dict[type[nn.Module], _Rule] = {
 }
 
 
+_HOOKS = "it has hooks: remove them, convert, and register them again"
+
+
+def _hooked(layer: nn.Module) -> bool:
+    """True with hooks, which a layer in its place would not call."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+    )
+
+
 def _converted(layer: nn.Module, run: Runtime) -> nn.Module | str:
     """The quantised layer, or why there is none.  A subclass may compute something else."""
     kind = type(layer)
     if kind in _PRODUCTS:
+        if _hooked(layer) and isinstance(layer.weight, nn.Parameter):
+            return _HOOKS
         return _PRODUCTS[kind](layer, run)
     if kind not in _BETWEEN:
         return f"{run.recipe.name} has no such operator"
     if not run.dataflow:
         return f"{run.recipe.name} quantises products alone"
+    if _hooked(layer):
+        return _HOOKS
     return _BETWEEN[kind](layer, run)

@@ -22,6 +22,8 @@ from workbench.nn.cuda_products import CudaProducts
 
 __all__ = ["CudaBackend"]
 
+_NO_GATE = "no kernel multiplies the two: float64 matrices in torch, several of the hidden size"
+
 
 class CudaBackend(CudaProducts):
     """Kernels for everything that a family serves; see the module's docstring."""
@@ -45,16 +47,30 @@ class CudaBackend(CudaProducts):
     ) -> None:
         blocks = choice.family == "cuda_dataflow_blocks"
         launch = dataflow_blocks.launch if blocks else dataflow_rows.launch
-        launch(
-            **{name: cupy_view(tensor.detach()) for name, tensor in tensors.items()},
-            **rest,
-            op=problem.op,
-            element=problem.target.element.name,
-            block=launch_block(problem.target),
-            stochastic=problem.target.rounding is Rounding.STOCHASTIC,
-            config=choice.config.to_dict(),
-            stream=self._stream(),
-        )
+        with self._current():
+            launch(
+                **{name: cupy_view(tensor.detach()) for name, tensor in tensors.items()},
+                **rest,
+                op=problem.op,
+                element=problem.target.element.name,
+                block=launch_block(problem.target),
+                stochastic=problem.target.rounding is Rounding.STOCHASTIC,
+                config=choice.config.to_dict(),
+                stream=self._stream(),
+            )
+
+    def _vector(self, *shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=torch.float32, device=self.device)
+
+    def gate(self, op: str, gate: Codes, up: Codes, *, out: TensorFormat, share: float) -> Codes:
+        self.unserved["gate"] = _NO_GATE
+        return super().gate(op, gate, up, out=out, share=share)
+
+    def gate_backward(
+        self, op: str, gate: Codes, up: Codes, dy: Codes, *, out: TensorFormat, seed: int
+    ) -> tuple[Codes, Codes]:
+        self.unserved["gate-bwd"] = _NO_GATE
+        return super().gate_backward(op, gate, up, dy, out=out, seed=seed)
 
     def elementwise(
         self,
@@ -104,7 +120,7 @@ class CudaBackend(CudaProducts):
         if found is None:
             return super().normalize(op, x, gamma, beta, epsilon=epsilon, out=out, share=share)
         made = self._empty(*x.shape, out)
-        mean, variance = (torch.empty(x.shape[0], device=self.device) for _ in range(2))
+        mean, variance = (self._vector(x.shape[0]) for _ in range(2))
         tensors = _named("x", x) | _written(made)
         tensors |= {"mean": mean, "variance": variance, "gamma": gamma}
         if beta is not None:
@@ -132,16 +148,16 @@ class CudaBackend(CudaProducts):
             )
         problem, choice = found
         made, cols = self._empty(*x.shape, out), x.shape[1]
-        sums = {"d_gamma": torch.empty(cols, device=self.device)}
+        sums = {"d_gamma": self._vector(cols)}
         if op == "layernorm":
-            sums["d_beta"] = torch.empty(cols, device=self.device)
+            sums["d_beta"] = self._vector(cols)
         covered = dataflow_rows.geometry(
             op=problem.op,
             shape=problem.shape,
             block=launch_block(out),
             config=choice.config.to_dict(),
         )
-        work = {"partials": torch.empty(covered.clusters, 2, cols, device=self.device)}
+        work = {"partials": self._vector(covered.clusters, 2, cols)}
         tensors = _named("x", x) | _named("other", dy) | _written(made) | sums | work
         tensors |= {"mean": mean, "variance": variance, "gamma": gamma}
         self._launch(problem, choice, tensors, seed=seed, epsilon=epsilon)

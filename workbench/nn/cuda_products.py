@@ -130,7 +130,8 @@ class CudaProducts(CudaQuantizer):
         if choice is None:
             return codes.t().contiguous()
         out = torch.empty(cols, rows, dtype=codes.dtype, device=self.device)
-        transpose_codes.launch(codes, out, config=choice.config.to_dict())
+        with self._current():
+            transpose_codes.launch(codes, out, config=choice.config.to_dict())
         return out
 
     def product(
@@ -160,7 +161,8 @@ class CudaProducts(CudaQuantizer):
         if choice is None:
             return super().product(a, b, **rest)
         made = torch.empty(problem.m, problem.n, dtype=CODE_DTYPES[out], device=self.device)
-        launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
+        with self._current():
+            launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
         return _with_bias(made, bias, dtype)
 
     def coded_product(
@@ -179,10 +181,11 @@ class CudaProducts(CudaQuantizer):
             choice = self.choices.of(problem)
             if isinstance(choice, Choice) and choice.family == "hopper_block_gemm":
                 made = self._empty(problem.m, problem.n, out)
-                launch_product(
-                    problem, choice, left, right, made.codes,
-                    scales=made.scales, seed=seed, stream=self._stream(),
-                )  # fmt: skip
+                with self._current():
+                    launch_product(
+                        problem, choice, left, right, made.codes,
+                        scales=made.scales, seed=seed, stream=self._stream(),
+                    )  # fmt: skip
                 return Codes(main=made)
         # Codes are those of the fp32 product, so two launches yield the same ones.
         values = self.product(a, b, dtype=torch.float32, bias=bias, turn_b=turn_b)

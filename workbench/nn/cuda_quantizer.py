@@ -1,6 +1,7 @@
 """Codes of matrices on a CUDA device: memory, choices of kernels, quantisation both ways."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -73,6 +74,10 @@ class CudaQuantizer(ReferenceBackend):
         self.unserved[str(problem)] = found.reason
         return None
 
+    def _current(self) -> AbstractContextManager[Any]:
+        """Its device, current: kernels are launched on that alone."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
     def _stream(self) -> Any:
         return cupy_stream(str(self.device))
 
@@ -104,21 +109,24 @@ class CudaQuantizer(ReferenceBackend):
             return super().quantize(x, out, seed=seed)
         made = self._empty(*problem.shape, out)
         assert made.scales is not None  # of a format with scales
-        quantize_tiles.launch(
-            x,
-            made.codes.view(torch.uint8),
-            made.scales,
-            element=out.element.name,
-            block=launch_block(out),
-            rule=out.scaling.rule.value if out.scaling else "absmax",
-            seed=seed if out.rounding is Rounding.STOCHASTIC else None,
-            config=choice.config.to_dict(),
-        )
+        with self._current():
+            quantize_tiles.launch(
+                x,
+                made.codes.view(torch.uint8),
+                made.scales,
+                element=out.element.name,
+                block=launch_block(out),
+                rule=out.scaling.rule.value if out.scaling else "absmax",
+                seed=seed if out.rounding is Rounding.STOCHASTIC else None,
+                config=choice.config.to_dict(),
+            )
         return Codes(main=made)
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         if x.fallback is not None or dtype not in PLAIN or not _plain_codes(x.format):
-            return super().dequantize(x, dtype)
+            more = "" if x.fallback is None else ", fallback"
+            twin = self._by_twin(f"dequantize {x.format}{more}", "codes and scales of other kinds")
+            return twin.dequantize(x, dtype)
         source = replace(x.format, rounding=Rounding.NEAREST_EVEN)
         rows, cols = x.shape
         choice = self._choice(Dequantize(rows=rows, cols=cols, source=source, out=PLAIN[dtype]))
@@ -126,14 +134,15 @@ class CudaQuantizer(ReferenceBackend):
             return super().dequantize(x, dtype)
         assert x.main.scales is not None  # of a format with scales
         out = torch.empty(rows, cols, dtype=dtype, device=self.device)
-        dequantize_tiles.launch(
-            x.main.codes.view(torch.uint8),
-            x.main.scales,
-            out,
-            element=source.element.name,
-            block=launch_block(source),
-            config=choice.config.to_dict(),
-        )
+        with self._current():
+            dequantize_tiles.launch(
+                x.main.codes.view(torch.uint8),
+                x.main.scales,
+                out,
+                element=source.element.name,
+                block=launch_block(source),
+                config=choice.config.to_dict(),
+            )
         return out
 
 

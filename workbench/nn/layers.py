@@ -36,6 +36,11 @@ class QuantizedDropout(nn.Module):
         self.probability = probability
         self.runtime = runtime
 
+    @property
+    def p(self) -> float:
+        """The probability, as ``nn.Dropout`` has it."""
+        return self.probability
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape; ``x`` itself in evaluation."""
         if not self.training or not self.probability:
@@ -71,6 +76,16 @@ class QuantizedNorm(nn.Module):
         self.register_parameter("weight", weight)
         self.register_parameter("bias", bias)
         self.runtime = runtime
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance, as torch's norms have it."""
+        return self.epsilon
+
+    @property
+    def normalized_shape(self) -> tuple[int]:
+        """The last dimension, as torch's norms have it."""
+        return (self.width,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) to the same, in codes."""

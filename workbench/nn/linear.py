@@ -5,13 +5,26 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
+from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_directions
 from workbench.nn.seeds import derived
 
 __all__ = ["QuantizedLinear", "WeightCodes"]
+
+#: Steps that torch's optimisers took in this process.  A fused one writes parameters without
+#: counting it as a change of theirs.
+_steps_taken = [0]
+
+
+def _stepped(*_: Any) -> None:
+    _steps_taken[0] += 1
+
+
+register_optimizer_step_post_hook(_stepped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +70,7 @@ class _Linear(torch.autograd.Function):
         return backend.product(codes, weights.forward, dtype=dtype, bias=bias).view(shape)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         like: Like = ctx.like
@@ -91,8 +105,9 @@ class _Linear(torch.autograd.Function):
 class QuantizedLinear(nn.Module):
     """``nn.Linear`` on codes; its parameters are the high-precision ones that an optimiser steps.
 
-    The weight is quantised when it has changed since the last time, which torch counts in place;
-    call :meth:`forget` after writing through ``weight.data``, which torch does not count.
+    The weight is quantised anew after a step of any ``torch.optim.Optimizer``, and after writes
+    that torch counts in place.  Other writes through ``weight.data`` go unseen: call
+    :meth:`forget` after them.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, runtime: Runtime) -> None:
@@ -107,7 +122,7 @@ class QuantizedLinear(nn.Module):
         self.weight = weight
         self.register_parameter("bias", bias)
         self.runtime = runtime
-        self._codes: tuple[tuple[int, int], WeightCodes] | None = None
+        self._codes: tuple[tuple[int, int, int], WeightCodes] | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear, runtime: Runtime) -> "QuantizedLinear":
@@ -117,18 +132,30 @@ class QuantizedLinear(nn.Module):
         assert bias is None or isinstance(bias, nn.Parameter)
         return cls(weight, bias, runtime)
 
+    @property
+    def in_features(self) -> int:
+        """K, as ``nn.Linear`` has it."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """N, as ``nn.Linear`` has it."""
+        return self.weight.shape[0]
+
     def forget(self) -> None:
         """Quantise the weight anew at its next use."""
         self._codes = None
 
     def weight_codes(self) -> WeightCodes:
         """Codes of the weight as it is now."""
-        state = (self.weight._version, self.weight.data_ptr())
+        state = (self.weight._version, self.weight.data_ptr(), _steps_taken[0])
         if self._codes is None or self._codes[0] != state:
             run, fmt = self.runtime, self.runtime.recipe.weight
             backend, weight = run.backend(self.weight.device), self.weight.detach()
-            turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
-            codes = WeightCodes(forward=backend.quantize(weight, fmt), turned=turned)
+            # Kept beyond torch.inference_mode(), whose tensors training may not save.
+            with torch.inference_mode(False), torch.no_grad():
+                turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
+                codes = WeightCodes(forward=backend.quantize(weight, fmt), turned=turned)
             self._codes = (state, codes)
         return self._codes[1]
 

@@ -6,6 +6,7 @@ import torch
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
+from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
 
@@ -22,6 +23,7 @@ class _Activation(torch.autograd.Function):
         return run.tensor(y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         (x,) = held(ctx)
@@ -53,6 +55,7 @@ class _Gated(torch.autograd.Function):
         return run.tensor(y, gate.shape, gate)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         gate, up = held(ctx)
@@ -83,30 +86,30 @@ def gated(gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime) -> torch.
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, probability: float, run: Runtime, seed: int
+        ctx: Any, x: torch.Tensor, probability: float, run: Runtime, seed: int, mask: int
     ) -> torch.Tensor:
         ctx.run, ctx.seed, ctx.probability, ctx.like = run, seed, probability, Like.of(x)
-        backend, mask = run.backend(x.device), derived(seed, 2)
-        out = run.recipe.output
+        ctx.mask, backend, out = mask, run.backend(x.device), run.recipe.output
         y = backend.dropout(run.codes(x), out=out, probability=probability, mask_seed=mask)
         return run.tensor(y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         dx = run.backend(dy.device).dropout(
             run.gradient(dy, derived(ctx.seed, 0)),
             out=run.recipe.gradient,
             probability=ctx.probability,
-            mask_seed=derived(ctx.seed, 2),
+            mask_seed=ctx.mask,
             seed=derived(ctx.seed, 1),
         )
-        return run.returned(dx, ctx.like), None, None, None
+        return run.returned(dx, ctx.like), None, None, None, None
 
 
 def dropout(x: torch.Tensor, probability: float, run: Runtime) -> torch.Tensor:
     """Dropout of codes; the mask is drawn again in backward, nothing is saved."""
-    y: torch.Tensor = _Dropout.apply(x, probability, run, run.seeds.draw())  # type: ignore[no-untyped-call]  # torch
+    y: torch.Tensor = _Dropout.apply(x, probability, run, run.draw(), run.mask_key())  # type: ignore[no-untyped-call]  # torch
     return y
 
 
@@ -138,6 +141,7 @@ class _Normalized(torch.autograd.Function):
         return run.tensor(found.y, x.shape, x)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         x, mean, variance, gamma = held(ctx)
@@ -189,6 +193,7 @@ class _ResidualAdd(torch.autograd.Function):
         return total, run.tensor(run.codes(total), total.shape, total)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
         run: Runtime = ctx.run
         parts = [

@@ -160,10 +160,12 @@ class ReferenceBackend(Backend):
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:
-        scores = _scores(q, k, causal)
-        log_sum = scores.logsumexp(dim=-1)
-        weights = (scores - log_sum[..., None]).exp()
-        return Attended(out=(weights @ v.float()).to(v.dtype), log_sum=log_sum)
+        # In fp32 whatever the caller's autocast says, as backward is, which runs without it.
+        with torch.autocast(q.device.type, enabled=False):
+            scores = _scores(q, k, causal)
+            log_sum = scores.logsumexp(dim=-1)
+            weights = (scores - log_sum[..., None]).exp()
+            return Attended(out=(weights @ v.float()).to(v.dtype), log_sum=log_sum)
 
     def attend_backward(
         self,

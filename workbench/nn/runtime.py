@@ -9,7 +9,7 @@ from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes
-from workbench.nn.seeds import SeedStream
+from workbench.nn.seeds import SeedStream, derived
 
 __all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
 
@@ -43,6 +43,10 @@ class Runtime:
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "Runtime":
+        """Itself: copies of a layer draw keys of their own from one count, and are one model."""
+        return self
+
     @property
     def dataflow(self) -> bool:
         """True where operators between products read and write codes too."""
@@ -61,8 +65,23 @@ class Runtime:
         return self._found[device]
 
     def draw(self) -> int:
-        """A key for a layer's random bits; 0, and none is used up, where nothing is trained."""
-        return self.seeds.draw() if torch.is_grad_enabled() else 0
+        """A key for a layer's random bits; 0, and none is used up, where nothing is trained.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, whose replays would draw the same key.
+        """
+        _refuse_capture()
+        return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
+
+    def mask_key(self) -> int:
+        """A key of a dropout mask, drawn by torch's generator of the CPU.
+
+        ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
+        again, so the mask is the same one; a count of ours would have gone on.
+        """
+        _refuse_capture()
+        drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
+        return _of_this_rank(derived(self.seeds.seed, drawn))
 
     def codes(self, x: torch.Tensor, *, feeds_product: bool = False) -> Codes:
         """Codes of activations: those that they travel as, or new ones of a plain tensor."""
@@ -103,6 +122,24 @@ def dtype_behind(x: torch.Tensor) -> torch.dtype:
     """The dtype of a layer's output: that of its input, or autocast's where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _refuse_capture() -> None:
+    """Keys are numbers of the host: a captured launch keeps the one that it was captured with."""
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
+    training = torch.is_grad_enabled() and initialized
+    if training and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "training on codes inside a CUDA graph: every replay would round by the same bits; "
+            "capture under torch.no_grad(), or train without a graph"
+        )
+
+
+def _of_this_rank(key: int) -> int:
+    """A key of this process among those that train one model: each has data of its own."""
+    group = torch.distributed
+    rank = group.get_rank() if group.is_available() and group.is_initialized() else 0
+    return derived(key, rank) if rank else key
 
 
 def same_values(one: TensorFormat, other: TensorFormat) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from workbench.nn.runtime import Runtime
@@ -11,7 +12,7 @@ from workbench.nn.seeds import SeedStream
 __all__ = ["SCHEMA", "load_training_state", "runtime_of", "training_state"]
 
 SCHEMA = "tile-workbench/training-state/1"
-_KEYS = {"schema", "recipe", "fallback", "seed", "count", "model"}
+_KEYS = {"schema", "recipe", "fallback", "seed", "count", "generator", "model"}
 
 
 def runtime_of(model: nn.Module) -> Runtime:
@@ -47,12 +48,15 @@ def training_state(model: nn.Module) -> dict[str, Any]:
         "fallback": run.share,
         "seed": run.seeds.seed,
         "count": run.seeds.count,
+        "generator": torch.get_rng_state(),  # of the CPU, which keys of dropout come from
         "model": model.state_dict(),
     }
 
 
 def load_training_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Go on from a state of the same recipe; nothing is changed where it is refused.
+
+    Torch's generator of the CPU goes on from where it stood, too.
 
     Raises:
         ValueError: no such state, one of another recipe, or parameters that do not fit.
@@ -76,4 +80,5 @@ def load_training_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         raise ValueError(f"{wrong[0]} and {len(wrong) - 1} more do not fit the model")
     seeds = SeedStream(state["seed"], state["count"])
     model.load_state_dict(there)
+    torch.set_rng_state(state["generator"].cpu())  # wherever a checkpoint was mapped to
     run.seeds = seeds

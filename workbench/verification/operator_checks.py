@@ -28,6 +28,8 @@ from workbench.verification.torch_checks import (
     judge_captured,
     judge_compiled,
     judge_registration,
+    judge_seeds,
+    seeds_of,
 )
 
 __all__ = ["OperatorChecks"]
@@ -241,5 +243,9 @@ class OperatorChecks(FunctionChecks):
         case = self.case(subject, tuned.problem, self.patterns[0])
         with Recorder(report, f"{label}: torch.compile fullgraph") as check:
             judge_compiled(check, case.call)
+        overload = getattr(getattr(torch.ops, subject.package.__name__), case.operator).default
+        if seeds_of(overload, case.arguments):
+            with Recorder(report, f"{label}: torch.compile, other seeds") as check:
+                judge_seeds(check, overload, case.arguments)
         with Recorder(report, f"{label}: CUDA graph") as check:
             judge_captured(check, case.call)

@@ -10,7 +10,10 @@ import torch
 from workbench.verification.operator_case import POISON
 from workbench.verification.recorder import Recorder
 
-__all__ = ["judge_captured", "judge_compiled", "judge_registration"]
+__all__ = ["judge_captured", "judge_compiled", "judge_registration", "judge_seeds", "seeds_of"]
+
+#: More than torch compiles a function anew before it gives up.
+_SEEDS = 10
 
 
 def judge_registration(
@@ -34,6 +37,40 @@ def judge_compiled(check: Recorder, call: Callable[[], Any]) -> None:
     compiled = torch.compile(call, fullgraph=True)
     check.expect(_same(compiled(), call()), "compiled and eager results differ")
     check.note("bit for bit the eager result")
+
+
+def seeds_of(overload: torch._ops.OpOverload, arguments: Sequence[Any]) -> list[int]:
+    """Places of the seeds among an operator's arguments; none where it draws no random bits."""
+    told = zip(overload._schema.arguments, arguments, strict=True)
+    return [
+        i
+        for i, (argument, value) in enumerate(told)
+        # Without dropout a mask's seed is the default, which nothing reads.
+        if (argument.name == "seed" and value is not None)
+        or (argument.name == "mask_seed" and value)
+    ]
+
+
+def judge_seeds(
+    check: Recorder,
+    overload: torch._ops.OpOverload,
+    arguments: Sequence[Any],
+    backend: str = "inductor",
+) -> None:
+    """Whether one compiled operator serves every seed; stochastic rounding has a new one a step."""
+    places = seeds_of(overload, arguments)
+
+    def call(seed: int) -> Any:
+        given = list(arguments)
+        for place in places:
+            given[place] = seed
+        return overload(*given)
+
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    for seed in range(2, 2 + _SEEDS):
+        check.expect(_same(compiled(seed), call(seed)), f"seed {seed}: compiled and eager differ")
+    check.note(f"bit for bit the eager result under {_SEEDS} seeds")
 
 
 def judge_captured(check: Recorder, call: Callable[[], Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from nn_cases import PlainSgd, normal, one_thread, runtime
+from torch.utils.checkpoint import checkpoint
 
 from tiles.formats import Rounding, TensorFormat
 from workbench.nn import (
@@ -138,6 +139,31 @@ def test_weights_are_quantised_once_a_step() -> None:
         optimizer.step()
 
 
+@pytest.mark.slow  # the first of torch's optimisers loads its compiler
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_weights_follow_the_steps_of_torch_optimisers(kind: str) -> None:
+    """Fused steps are written past the count of a parameter's changes."""
+    model = convert(torch.nn.Linear(32, 32), "jetfire").model
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, **{kind: True})  # type: ignore[arg-type]
+    model(normal(32, 32)).float().pow(2).mean().backward()
+    before = model.weight_codes().forward.dequantize()  # type: ignore[operator]
+    optimizer.step()
+    found = model.weight_codes().forward.dequantize()  # type: ignore[operator]
+    assert not torch.equal(found, before)
+    assert float((found - model.weight.detach()).abs().max()) < 0.01  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("recipe", ["jetfire", "deepseek-fp8"])
+def test_training_goes_on_after_inference_mode(recipe: str) -> None:
+    model = convert(torch.nn.Linear(128, 128), recipe).model
+    with torch.inference_mode():
+        expected = model(normal(32, 128)).float()
+    y = model(normal(32, 128).requires_grad_()).float()
+    y.sum().backward()
+    assert torch.equal(y.detach(), expected)
+    assert model.weight.grad is not None
+
+
 def test_a_write_past_torch_is_forgotten_by_hand() -> None:
     model = block()
     before = model.up.weight_codes()
@@ -166,6 +192,34 @@ def test_evaluation_uses_no_random_bits() -> None:
     with torch.no_grad():
         assert torch.equal(model(stream()), model(stream()))
     assert run.seeds.count == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_computed_again_drops_the_same_elements(reentrant: bool) -> None:
+    """The gradient of a weight before the dropout, with rounding's share of it far below."""
+
+    def gradient(again: bool) -> torch.Tensor:
+        model = block(dropout=0.5)
+        x = stream()
+        y = checkpoint(model, x, use_reentrant=reentrant) if again else model(x)
+        y.backward(normal(*y.shape, seed=3, dtype=y.dtype))
+        grad = model.down.weight.grad
+        assert grad is not None
+        return grad
+
+    expected = gradient(again=False)
+    assert float((gradient(again=True) - expected).norm() / expected.norm()) < 0.05
+
+
+def test_a_captured_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    run = runtime()
+    for draw in (run.draw, run.mask_key):
+        with pytest.raises(RuntimeError, match="every replay would round by the same bits"):
+            draw()
+    with torch.no_grad():
+        assert run.draw() == 0
 
 
 class KeyBackend(ReferenceBackend):

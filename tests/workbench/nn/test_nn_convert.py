@@ -1,6 +1,7 @@
 """Conversion of ordinary models, their checkpoints, and steps that are refused."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from workbench.nn import (
     StepTaken,
     convert,
     load_training_state,
+    training_runtime,
     training_state,
 )
 from workbench.nn.runtime import backend_of
@@ -138,6 +140,62 @@ def test_a_single_layer_is_a_model_too() -> None:
     assert done.replaced[0].name == ""
 
 
+def test_attributes_that_other_modules_read_are_there() -> None:
+    plain = (nn.Linear(32, 64), nn.LayerNorm(64, eps=1e-3), nn.Dropout(0.25))
+    found = convert(nn.Sequential(*plain), "jetfire").model
+    names = (("in_features", "out_features"), ("eps", "normalized_shape"), ("p",))
+    for before, after, read in zip(plain, found, names, strict=True):  # type: ignore[arg-type]
+        for name in read:
+            assert getattr(after, name) == getattr(before, name)
+
+
+def test_an_encoder_layer_of_torch_computes_on_codes_in_evaluation_too() -> None:
+    """Its fused inference reads parameters past the layers."""
+    torch.manual_seed(0)
+    done = convert(nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True), "jetfire")
+    assert {k.name for k in done.kept} == {"self_attn", "self_attn.out_proj"}
+    x = normal(2, 8, 32)
+    trained = done.model(x).detach()
+    with torch.no_grad():
+        assert torch.equal(done.model.eval()(x).float(), trained.float())
+
+
+def test_layers_that_codes_cannot_replace_say_why() -> None:
+    hooked, act = nn.Linear(32, 32), nn.GELU()
+    hooked.register_forward_hook(lambda *_: None)
+    act.register_full_backward_hook(lambda *_: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old one is deprecated
+        normed = nn.utils.weight_norm(nn.Linear(32, 32))
+    done = convert(nn.Sequential(nn.Linear(32, 32), hooked, act, normed), "jetfire")
+    hooks = "it has hooks: remove them, convert, and register them again"
+    assert {k.name: k.reason for k in done.kept} == {
+        "1": hooks,
+        "2": hooks,
+        "3": "its weight is computed from others, as by weight_norm: remove that first",
+    }
+
+
+def test_copies_of_a_layer_draw_other_keys_and_are_one_model() -> None:
+    layer = convert(nn.Linear(32, 32), "jetfire").model
+    both = nn.Sequential(layer, copy.deepcopy(layer))
+    assert both[0].weight is not both[1].weight
+    assert both[0].runtime.draw() != both[1].runtime.draw()  # type: ignore[union-attr, operator]
+    assert training_state(both)["count"] == 2
+
+
+def test_ranks_of_one_model_draw_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(rank: int) -> tuple[int, int]:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        run = training_runtime("jetfire", seed=5)
+        torch.manual_seed(0)
+        return run.draw(), run.mask_key()
+
+    assert keys(1) == keys(1)
+    assert len({*keys(0), *keys(1), *keys(2)}) == 6
+
+
 def test_a_shared_layer_stays_shared() -> None:
     layer = nn.Linear(32, 32)
     done = convert(nn.Sequential(layer, nn.GELU(), layer), "jetfire")
@@ -206,7 +264,6 @@ def test_training_goes_on_to_the_bit() -> None:
     train(one, 2, plain)
     other = convert(model(), "jetfire", seed=1).model
     load_training_state(other, state)
-    # Dropout of the plain residual stream is torch's own, which this model has none of.
     train(other, 2, PlainSgd(other))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -4,6 +4,7 @@ Each launch is replaced by the launcher's own checks and the reference's result 
 that it was given, so operands in each other's place, a forgotten transposition or another key show.
 """
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -280,6 +281,38 @@ def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> Non
     layer = convert(torch.nn.Linear(64, 64), "jetfire", fallback=0.2, backend=backend).model
     layer(normal(64, 64))
     assert any("fallback" in what for what in backend.unserved)
+
+
+def test_gated_units_are_listed_as_unserved(launches: Launches) -> None:
+    backend = cuda()
+    trained(backend, "jetfire", feed_forward="swiglu")
+    assert {"gate", "gate-bwd"} <= backend.unserved.keys()
+    assert "float64" in backend.unserved["gate"]
+
+
+def test_launches_make_their_device_current(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[CudaBackend] = []
+
+    def current(self: CudaBackend) -> contextlib.AbstractContextManager[None]:
+        entered.append(self)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(CudaBackend, "_current", current)
+    trained(cuda(), "jetfire", dropout=0.1)
+    assert len(entered) == len(launches.seen) > 20
+
+
+def test_vectors_are_fp32_whatever_the_default_dtype(launches: Launches) -> None:
+    x, gamma = coded(64, 96).codes, torch.ones(96)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = cuda().normalize("rmsnorm", x, gamma, None, epsilon=1e-5, out=x.format)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.variance.dtype is torch.float32
 
 
 def test_flash_attention_takes_the_operands_that_it_is_given() -> None:

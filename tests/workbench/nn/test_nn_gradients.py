@@ -19,6 +19,7 @@ from workbench.nn import (
     ReferenceBackend,
     activation,
     attention,
+    convert,
     dropout,
     gated,
     normalized,
@@ -247,3 +248,12 @@ def test_stochastic_rounding_is_unbiased_where_nearest_is_not() -> None:
     overall = float((means[1:] - 0.3).mean().abs())
     assert overall < 5 * 0.5 / math.sqrt(256 * 31 * 32)
     assert float(twin.quantize(grad, run.recipe.activation).dequantize()[1:].abs().max()) == 0
+
+
+@pytest.mark.parametrize("recipe", ["jetfire", "deepseek-fp8"])
+def test_gradients_of_gradients_are_refused(recipe: str) -> None:
+    """They would be left out of a loss without a word."""
+    layer = convert(torch.nn.Linear(128, 128), recipe).model
+    x = normal(32, 128).requires_grad_()
+    with pytest.raises(RuntimeError, match="create_graph=True: gradients through codes have no"):
+        torch.autograd.grad(layer(x).float().sum(), x, create_graph=True)

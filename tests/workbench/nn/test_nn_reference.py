@@ -156,3 +156,13 @@ def test_attention_is_that_of_torch(causal: bool) -> None:
         # The output enters the gradient in bf16: 2^-9 of it times the gradient, over 16 columns.
         assert x.grad is not None
         torch.testing.assert_close(grad.double(), x.grad, rtol=2**-7, atol=0.06)
+
+
+def test_attention_is_the_same_under_autocast() -> None:
+    q, k, v = (normal(1, 2, 32, 16, seed=seed).bfloat16() * 3 for seed in range(3))
+    expected = TWIN.attend(q, k, v, causal=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = TWIN.attend(q, k, v, causal=True)
+    assert found.log_sum.dtype is torch.float32
+    assert torch.equal(found.log_sum, expected.log_sum)
+    assert torch.equal(found.out, expected.out)

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from nn_cases import one_thread
+from torch import nn
 
 from tiles.formats import TensorFormat
 from tiles.recipes import Recipe, recipe
@@ -71,6 +73,20 @@ def test_the_example_runs_as_it_is(example: ModuleType, monkeypatch, capsys) -> 
     bf16, jetfire = capsys.readouterr().out.splitlines()
     assert bf16.startswith("bf16: 2 steps, validation loss ")
     assert jetfire.startswith("jetfire: 2 steps, validation loss ")
+
+
+def test_norms_of_the_plain_model_read_numbers_of_their_parameters_dtype(
+    example: ModuleType,
+) -> None:
+    """CUDA's LayerNorm takes no others; a CPU's does."""
+    size = example.Size(width=32, heads=2, layers=1, tokens=8, batch=2, steps=1, rate=1e-3)
+    model = example.build(size, "bf16", 0, "cpu")
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.LayerNorm)]
+    seen: list[bool] = []
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda m, x: seen.append(x[0].dtype is m.weight.dtype))
+    model(torch.zeros(2, 8, dtype=torch.long))
+    assert seen == [True] * len(norms) == [True] * 3
 
 
 @pytest.mark.slow

@@ -183,8 +183,8 @@ def _empty(op: str, x: Tensor, *told: Any) -> list[Tensor]:
 _make = making(
     "dataflow",
     "(str op, Tensor x, Tensor x_scales, Tensor? other, Tensor? other_scales, Tensor? mean, "
-    "Tensor? variance, Tensor? gamma, Tensor? beta, str format, int? seed, float probability, "
-    "int mask_seed, float epsilon) -> Tensor[]",
+    "Tensor? variance, Tensor? gamma, Tensor? beta, str format, SymInt? seed, float probability, "
+    "SymInt mask_seed, float epsilon) -> Tensor[]",
     empty=_empty,
     launch=_launch,
 )

@@ -126,7 +126,7 @@ def run(
 
 _make, _write = operator(
     "dequantize",
-    "Tensor codes, Tensor scales, Tensor? tensor_scale, str format, int columns",
+    "Tensor codes, Tensor scales, Tensor? tensor_scale, str format, SymInt columns",
     "out",
     empty=lambda codes, *told: torch.empty(
         (codes.shape[0], told[-2]), dtype=told[-1], device=codes.device

@@ -176,7 +176,7 @@ def run(choice: Choice, operands: Operands, out: Tensor, columns: int) -> None:
 _make, _write = operator(
     "gemm_packed",
     "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? a_tensor_scale, "
-    "Tensor? b_tensor_scale, str recipe, int columns",
+    "Tensor? b_tensor_scale, str recipe, SymInt columns",
     "out",
     empty=lambda a, b, *told: a.new_empty((a.shape[0], b.shape[0]), dtype=told[-1]),
     launch=_launch,

@@ -155,7 +155,7 @@ def run(
 
 _make = making(
     "gemm_quantized",
-    "(Tensor a, Tensor b, Tensor a_scale, Tensor b_scale, str recipe, str format, int? seed) "
+    "(Tensor a, Tensor b, Tensor a_scale, Tensor b_scale, str recipe, str format, SymInt? seed) "
     "-> (Tensor, Tensor)",
     empty=_empty,
     launch=_launch,

@@ -215,7 +215,7 @@ def _empty(
 _make, _write = operator(
     "grouped_gemm",
     "Tensor a, Tensor b, Tensor? a_scale, Tensor? b_scale, Tensor? offsets, Tensor? counts, "
-    "Tensor? ids, str recipe, int top_k, int expected_rows",
+    "Tensor? ids, str recipe, int top_k, SymInt expected_rows",
     "out",
     empty=_empty,
     launch=_launch,

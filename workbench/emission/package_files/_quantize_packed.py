@@ -168,7 +168,7 @@ def _blank(x: Tensor, format: str, options: list[str], seed: int | None) -> list
 
 _make = making(
     "quantize_packed",
-    "(Tensor x, str format, str[] options, int? seed) -> Tensor[]",
+    "(Tensor x, str format, str[] options, SymInt? seed) -> Tensor[]",
     empty=_blank,
     launch=_launch,
 )

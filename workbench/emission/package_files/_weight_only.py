@@ -143,7 +143,7 @@ def run(
 _make, _write = operator(
     "linear_weight_only",
     "Tensor x, Tensor codes, Tensor? scale, Tensor? zero, Tensor row_scale, str recipe, "
-    "int columns",
+    "SymInt columns",
     "out",
     empty=lambda x, codes, *told: x.new_empty((x.shape[0], codes.shape[1]), dtype=told[-1]),
     launch=_launch,
