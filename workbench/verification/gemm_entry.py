@@ -109,9 +109,7 @@ class GemmEntry:
             return
         _, num_sms = self.package._torch_device.device_facts(out.device)
         extents = (out.shape[0], out.shape[1], a.codes.shape[1])
-        config, workspace = self.package._gemm._shared(
-            choice.config, extents, out.device, num_sms
-        )
+        config, workspace = self.package._gemm._shared(choice.config, extents, out.device, num_sms)
         self.lookup.template(choice).launch(
             a.codes,
             b.codes,
