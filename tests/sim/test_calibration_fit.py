@@ -143,7 +143,7 @@ def test_a_residual_that_does_not_help_is_not_used() -> None:
 
 
 def distorted(**options: object) -> list[MeasuredTable]:
-    """Timings that no parameter explains: clusters of two are three tenths slower than predicted."""
+    """Timings that no parameter explains: clusters of two are 30 % slower than predicted."""
     tables = measured(TRUE, **options)  # type: ignore[arg-type]
     return [
         replace(one, time_us=one.time_us * np.where(one.table["cluster"] == 2, 1.3, 1.0))
