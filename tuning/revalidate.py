@@ -182,11 +182,7 @@ def _measure_again(
         if isinstance(timings, str):
             return again | {"not_compared": timings}
         for number, timing in zip(correct, timings, strict=True):
-            entries[str(number)] |= {
-                "time_us": timing.time_us,
-                "samples_us": list(timing.samples_us),
-                "timing": f"{timing.timing}-interleaved",
-            }
+            entries[str(number)] |= timing.in_turns()
     return again
 
 

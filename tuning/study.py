@@ -333,14 +333,7 @@ class Study:
 
         ``failed`` says why some or all have none: they then rest on samples taken apart.
         """
-        entries = {
-            str(number): {
-                "time_us": t.time_us,
-                "samples_us": list(t.samples_us),
-                "timing": f"{t.timing}-interleaved",
-            }
-            for number, t in timings.items()
-        }
+        entries = {str(number): timing.in_turns() for number, timing in timings.items()}
         comparison = {"finished": self.finished, "timings": entries, "failed": failed}
         if self._validity.date:  # so that its times are known to be younger
             comparison["revalidation"] = self._validity.before

@@ -18,24 +18,33 @@ itself, whose samples are dropped.
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from tuning.conditions import Conditions
 
 __all__ = [
     "GRAPH_BELOW_US",
     "SETTLE_S",
     "Launchers",
+    "Look",
+    "Meanwhile",
     "Timer",
     "Timing",
+    "open_rivals",
     "open_timer",
     "operand_sets",
+    "sample_in_turns",
     "time_callable",
     "time_interleaved",
 ]
 
 Launch = Callable[[], None]
 Meanwhile = Callable[[], None]
+#: Of the rival at a place, while the device works on its samples.
+Look = Callable[[int], None]
 #: From a number of operand sets to one launch on each; called once per timer.
 Launchers = Callable[[int], Sequence[Launch]]
 
@@ -54,6 +63,8 @@ MIN_REPLAYS, MAX_REPLAYS = 20, 100
 MIN_LAUNCHES_PER_GRAPH = 20
 #: Of a rival's own launches before its samples of a turn: the clock follows the power drawn.
 SETTLE_S = 0.1
+#: Turns that each rival gets.
+ROUNDS = 4
 #: More copies than this cost more to make than they tell; such timings are named "partial".
 MAX_SETS = 2048
 
@@ -65,12 +76,42 @@ class Timing:
     time_us: float  #: median of the samples
     samples_us: tuple[float, ...]  #: in the order taken, to the nanosecond
     timing: str  #: which rule: "events-cold", "graph-rotate", "events-warm", "graph-warm", "host"
+    conditions: Conditions | None = None  #: None when nobody observed
 
     @classmethod
-    def of(cls, samples_us: Sequence[float], timing: str) -> "Timing":
+    def of(
+        cls, samples_us: Sequence[float], timing: str, conditions: Conditions | None = None
+    ) -> "Timing":
         """Summarise raw samples."""
         rounded = tuple(round(sample, 3) for sample in samples_us)
-        return cls(time_us=round(statistics.median(rounded), 4), samples_us=rounded, timing=timing)
+        return cls(
+            time_us=round(statistics.median(rounded), 4),
+            samples_us=rounded,
+            timing=timing,
+            conditions=conditions,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Timing":
+        """Read what ``dataclasses.asdict`` wrote."""
+        conditions = data["conditions"]
+        return cls(
+            time_us=data["time_us"],
+            samples_us=tuple(data["samples_us"]),
+            timing=data["timing"],
+            conditions=None if conditions is None else Conditions.from_dict(conditions),
+        )
+
+    def in_turns(self) -> dict[str, Any]:
+        """What such a timing puts in place of a measurement's own: JSON-ready."""
+        entry: dict[str, Any] = {
+            "time_us": self.time_us,
+            "samples_us": list(self.samples_us),
+            "timing": f"{self.timing}-interleaved",
+        }
+        if self.conditions is not None:
+            entry["conditions"] = asdict(self.conditions)
+        return entry
 
 
 class Timer(ABC):
@@ -200,24 +241,10 @@ def time_callable(
     return Timing.of(timer.sample(timer.samples), timer.name)
 
 
-def time_interleaved(
-    rivals: Sequence[tuple[Launchers, int]],
-    *,
-    l2_bytes: int,
-    cache: str = "cold",
-    device: str = "cuda",
-    rounds: int = 4,
-) -> list[Timing]:
-    """Time rivals in turns, so that drifting clocks and temperatures touch all alike.
-
-    Args:
-        rivals: launchers and ``set_bytes`` of each.
-        rounds: turns; every other round runs in reverse order.  A turn begins with ``SETTLE_S`` of
-            the rival, dropped.
-
-    Returns:
-        One timing a rival, in the order given.
-    """
+def open_rivals(
+    rivals: Sequence[tuple[Launchers, int]], *, l2_bytes: int, cache: str, device: str
+) -> list[Timer]:
+    """Timers of one rule; arguments as in :func:`time_interleaved`."""
     timers: list[Timer] = []
     for launchers, size in rivals:
         # Near the threshold two rules would favour one rival: the first one's holds for all.
@@ -231,10 +258,45 @@ def time_interleaved(
                 like=timers[0] if timers else None,
             )
         )
+    return timers
+
+
+def sample_in_turns(
+    timers: Sequence[Timer], rounds: int = ROUNDS, look: Look | None = None
+) -> list[list[float]]:
+    """Samples of each rival, every other round in reverse order; each turn begins by settling.
+
+    Args:
+        look: called once a turn, with the rival's place, while the device works on its samples.
+    """
     samples: list[list[float]] = [[] for _ in timers]
     for turn in range(rounds):
         order = range(len(timers)) if turn % 2 == 0 else reversed(range(len(timers)))
         for index in order:
             timers[index].settle(SETTLE_S)
-            samples[index] += timers[index].sample(-(-timers[index].samples // rounds))
+            meanwhile = None if look is None else partial(look, index)
+            samples[index] += timers[index].sample(-(-timers[index].samples // rounds), meanwhile)
+    return samples
+
+
+def time_interleaved(
+    rivals: Sequence[tuple[Launchers, int]],
+    *,
+    l2_bytes: int,
+    cache: str = "cold",
+    device: str = "cuda",
+    rounds: int = ROUNDS,
+) -> list[Timing]:
+    """Time rivals in turns, so that drifting clocks and temperatures touch all alike.
+
+    Args:
+        rivals: launchers and ``set_bytes`` of each.
+        rounds: turns; every other round runs in reverse order.  A turn begins with ``SETTLE_S`` of
+            the rival, dropped.
+
+    Returns:
+        One timing a rival, in the order given.
+    """
+    timers = open_rivals(rivals, l2_bytes=l2_bytes, cache=cache, device=device)
+    samples = sample_in_turns(timers, rounds)
     return [Timing.of(taken, timer.name) for taken, timer in zip(samples, timers, strict=True)]

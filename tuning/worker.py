@@ -186,10 +186,7 @@ class Worker:
             answer = self._ask(job, ("open_s", "compare_s"))
         except Lost as lost:
             return lost.reason
-        return [
-            Timing(time_us=t["time_us"], samples_us=tuple(t["samples_us"]), timing=t["timing"])
-            for t in answer["timings"]
-        ]
+        return [Timing.from_dict(timing) for timing in answer["timings"]]
 
     def compile(self, target: Target, config: TileConfig, limits: Limits | None = None) -> Compiled:
         """Fill the compiler's disk cache, launching nothing.

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,11 @@ from tuning.environment import read_environment, sm_clock_mhz
 from tuning.facts_cache import FactsCache
 from tuning.family import family
 from tuning.faults import classify, device_is_poisoned, ran_out_of_memory
-from tuning.guard import guarded_samples
+from tuning.guard import guarded_samples, guarded_turns
 from tuning.observers import Observer, open_observer
 from tuning.process_memory import offer_to_oom_killer
 from tuning.records import Measurement
-from tuning.timing import Timing, open_timer, time_interleaved
+from tuning.timing import Timing, open_rivals, open_timer
 
 __all__ = ["main"]
 
@@ -138,21 +139,18 @@ def _compare(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     kernel, workload = bench.open(job)
     reply("opened", {})
     configs = [kernel.config_type.from_dict(values) for values in job["configs"]]
-    timings = time_interleaved(
+    timers = open_rivals(
         [(partial(workload.launchers, config), workload.set_bytes) for config in configs],
         l2_bytes=job["l2_bytes"],
         cache=job["cache"],
         device=job["device"],
     )
-    reply(
-        "done",
-        {
-            "timings": [
-                {"time_us": t.time_us, "samples_us": list(t.samples_us), "timing": t.timing}
-                for t in timings
-            ]
-        },
-    )
+    found = guarded_turns(timers, bench.observer)
+    timings = [
+        Timing.of(samples, timer.name, conditions)
+        for timer, (samples, conditions) in zip(timers, found, strict=True)
+    ]
+    reply("done", {"timings": [asdict(timing) for timing in timings]})
 
 
 def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:

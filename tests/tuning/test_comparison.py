@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import tuning.sweep
 from tiles.kernels import Status, TileConfig
 from tuning import Measurement, Strategy
 from tuning.comparison import GROUP, compare_all
+from tuning.conditions import Conditions
 from tuning.timing import Timing
 
 CONFIGS = [fake_kernels.FakeConfig(mode=0, size=size, flag=False) for size in range(1, 41)]
@@ -99,6 +101,34 @@ def test_a_sweep_compares_everything_within_3_percent(
     assert (len(study.trials), len(interleaved)) == (84, 84 - left)
     said = f"{left} of 84 near-ties were not timed in turns: the time limit was reached"
     assert study.not_compared == (said if left else "")
+
+
+class ObservedBench(FlatBench):
+    """A GPU that was hot while each was measured by itself, and is cool in turns."""
+
+    hot, cool = (Conditions(source="nvml", temperature_c=(degrees,)) for degrees in (80, 40))
+
+    def measure(
+        self, study: object, config: TileConfig, environment: bool
+    ) -> tuple[Measurement, None]:
+        found, _ = super().measure(study, config, environment)
+        return replace(found, conditions=self.hot), None
+
+    def compare(self, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        return [replace(t, conditions=self.cool) for t in super().compare(study, configs)]
+
+
+def test_times_in_turns_have_the_conditions_of_their_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep.Bench", ObservedBench)
+    plan = make_plan(tmp_path / "run", simulate=False, max_measurements=6)
+    run = tuning.run(plan, price=fake_kernels.price)
+    assert tuning.load_run(plan.folder) == run
+    (study,) = run.studies
+    assert {t.measurement.conditions for t in study.trials} == {ObservedBench.cool}
+    assert study.best is not None
+    assert study.best.measurement.conditions == ObservedBench.cool
 
 
 class HoldingBench(FlatBench):

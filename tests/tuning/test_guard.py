@@ -15,10 +15,10 @@ from tiles.kernels import Status
 from tuning import Measurement
 from tuning.conditions import Conditions, Reading
 from tuning.environment import sm_clock_mhz
-from tuning.guard import PARTS, REPEATS, guarded_samples
+from tuning.guard import PARTS, REPEATS, guarded_samples, guarded_turns
 from tuning.nvml import Nvml, open_nvml
 from tuning.observers import SmiObserver, open_observer
-from tuning.timing import HostTimer
+from tuning.timing import ROUNDS, HostTimer
 
 STRANGER = 2**22 + 1
 
@@ -117,6 +117,37 @@ def test_another_process_that_stays_at_work_is_told(gpu: Callable[..., FakeNvml]
     found = conditions_of(guarded_samples(HostTimer(launch), observer()))
     assert found.repeats == REPEATS
     assert found.disturbed == f"process {STRANGER} used the GPU, 40 % of the time"
+
+
+def test_each_rival_has_the_conditions_of_its_own_turns(gpu: Callable[..., FakeNvml]) -> None:
+    # Forth and back: the first rival's readings are the outer ones.
+    gpu([1980, 1755, 1755, 1980, 1980, 1755, 1755, 1980])
+    rules = [timer(), timer()]
+    found = guarded_turns(rules, observer())
+    assert [len(samples) for samples, _ in found] == [
+        ROUNDS * -(-rule.samples // ROUNDS) for rule in rules
+    ]
+    first, second = map(conditions_of, found)
+    assert first.sm_clock_mhz == (1980,) * ROUNDS
+    assert second.sm_clock_mhz == (1755,) * ROUNDS
+    assert (first.repeats, second.repeats) == (0, 0)
+
+
+def test_what_disturbs_one_rival_has_all_take_their_turns_again(
+    gpu: Callable[..., FakeNvml],
+) -> None:
+    gpu([1980, 1755] * 3 + [1980, 1400] + [1755] * 20)
+    rules = [timer(), timer()]
+    for rule, (samples, found) in zip(rules, guarded_turns(rules, observer()), strict=True):
+        assert len(samples) < rule.samples + ROUNDS  # of one attempt, not of both
+        assert found is not None
+        assert found.sm_clock_mhz == (1755,) * ROUNDS
+        assert (found.repeats, found.disturbed) == (1, "")
+        assert found.thrown_away[0].startswith("the SM clock moved between ")
+
+
+def test_rivals_that_nobody_observes_have_no_conditions() -> None:
+    assert [found for _, found in guarded_turns([timer(), timer()], None)] == [None, None]
 
 
 def test_a_process_that_only_sits_there_is_no_disturbance(gpu: Callable[..., FakeNvml]) -> None:
