@@ -1,9 +1,15 @@
 """What every test runs under."""
 
+import contextlib
 import itertools
 from pathlib import Path
 
 import pytest
+
+# First of all: later it would replace the distutils that others have imported, and torch's
+# compiler, which imports it, would fail.  Where tests/gpu alone are run it may be missing.
+with contextlib.suppress(ModuleNotFoundError):
+    import setuptools  # noqa: F401
 
 #: The files that take longest, in the order of their CPU time.  They begin first: where several
 #: processes take file after file, none is left alone with one of these at the end.
