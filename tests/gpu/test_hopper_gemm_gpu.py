@@ -45,7 +45,7 @@ CONFIGS = {
     "turns": config(pingpong=True, store_buffers=2),
     "turns, cluster": config(pingpong=True, cluster=2, stages=6),
     "wide": config(block_n=256, cluster=2),
-    "narrow": config(block_n=64, stages=8, store_buffers=2),
+    "narrow": config(block_n=64, stages=6, store_buffers=2),
     "192": config(block_n=192),
     "tall": config(block_m=256),
     "low turns": config(block_m=64, block_n=256, pingpong=True, stages=3),

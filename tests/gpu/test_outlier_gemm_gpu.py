@@ -1,5 +1,6 @@
 """Products with outliers apart on a real GPU: formats, tails, counts on the device, graphs."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -190,7 +191,10 @@ def test_packing_waits_for_nothing_and_is_the_same_as_on_the_host(formats: str) 
     found = []
     for device in ("cuda", "cpu"):
         here = [t.to(device) for t in (x, w)]
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            # The mode is called a prototype each time that it is set.
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode("error")
         try:
             if isinstance(apart, OutlierColumns):
                 packed = pack_columns(*here, fmt, apart, 64)

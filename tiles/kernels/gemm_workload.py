@@ -178,9 +178,9 @@ class GemmWorkload(Workload):
         return self._blank_scales(rows, fmt.scaling).copy_(scales)
 
     def _blank_scales(self, rows: int, scaling: Scaling) -> torch.Tensor:
-        """Scales in the dtype that they are stored in, laid out as the codec's."""
+        """Scales in the dtype that they are stored in (E8M0: as fp32), laid out as the codec's."""
         layout = empty_scales(rows, self.problem.k, scaling, self.device)
-        dtype = CODE_DTYPES[scaling.stored.name]
+        dtype = CODE_DTYPES.get(scaling.stored.name, torch.float32)
         return torch.empty_strided(layout.shape, layout.stride(), dtype=dtype, device=layout.device)
 
     @cached_property
