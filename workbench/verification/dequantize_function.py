@@ -38,19 +38,18 @@ class DequantizeFunctionChecks(TileFunctionChecks):
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, Dequantize)
         package, drawn = subject.package, _draw(problem, pattern, subject)
-        dtype = CODE_DTYPES[problem.out]
+        dtype, source = CODE_DTYPES[problem.out], str(problem.source)
 
         def call() -> torch.Tensor:
-            with exact_tiles(subject):
-                found: torch.Tensor = package.dequantize(
-                    drawn.codes,
-                    drawn.scales,
-                    str(problem.source),
-                    columns=problem.cols,
-                    tensor_scale=drawn.tensor_scale,
-                    out_dtype=dtype,
-                    out=poisoned_like(drawn.values),
-                )
+            found: torch.Tensor = package.dequantize(
+                drawn.codes,
+                drawn.scales,
+                source,
+                columns=problem.cols,
+                tensor_scale=drawn.tensor_scale,
+                out_dtype=dtype,
+                out=poisoned_like(drawn.values),
+            )
             return found
 
         def launch(choice: Any) -> torch.Tensor:
@@ -58,8 +57,7 @@ class DequantizeFunctionChecks(TileFunctionChecks):
             if subject.device == "cpu":
                 # Interpreted casts from 8-bit floats are those of no hardware.
                 choice = replace(choice, config={**choice.config, "software_cast": True})
-            with exact_tiles(subject):
-                package._dequantize.run(choice, drawn.codes, drawn.scales, drawn.tensor_scale, out)
+            package._dequantize.run(choice, drawn.codes, drawn.scales, drawn.tensor_scale, out)
             return out
 
         def judge(check: Recorder, found: Any, choice: Any) -> None:
@@ -71,7 +69,7 @@ class DequantizeFunctionChecks(TileFunctionChecks):
             launch=launch,
             judge=judge,
             operator="dequantize",
-            arguments=(*arguments, str(problem.source), problem.cols, dtype),
+            arguments=(*arguments, source, problem.cols, dtype),
         )
 
     def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:

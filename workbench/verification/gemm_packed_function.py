@@ -62,6 +62,9 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
     def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
         return self.tails(tuned, device) if family == HOPPER else self.odd(tuned, device)
 
+    def interpreter(self, subject: Subject) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if subject.device == "cuda" else exact_interpreter()
+
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, Gemm)
         package, device, dtype = subject.package, subject.device, CODE_DTYPES[problem.out]
@@ -74,22 +77,20 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
 
         def call() -> torch.Tensor:
             buffer = poisoned(problem.m, problem.n, dtype, device)
-            with _exact(subject):
-                package.gemm_packed(
-                    *operands[:4],
-                    recipe=problem.recipe.name,
-                    columns=problem.k,
-                    a_tensor_scale=left.tensor_scale,
-                    b_tensor_scale=right.tensor_scale,
-                    out_dtype=dtype,
-                    out=buffer[:-GUARD_ROWS],
-                )
+            package.gemm_packed(
+                *operands[:4],
+                recipe=problem.recipe.name,
+                columns=problem.k,
+                a_tensor_scale=left.tensor_scale,
+                b_tensor_scale=right.tensor_scale,
+                out_dtype=dtype,
+                out=buffer[:-GUARD_ROWS],
+            )
             return buffer
 
         def launch(choice: Any) -> torch.Tensor:
             buffer = poisoned(problem.m, problem.n, dtype, device)
-            with _exact(subject):
-                package._gemm_packed.run(choice, operands, buffer[:-GUARD_ROWS], problem.k)
+            package._gemm_packed.run(choice, operands, buffer[:-GUARD_ROWS], problem.k)
             return buffer
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
@@ -115,13 +116,6 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
 
     def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:
         return _contenders(subject, tuned, choice)
-
-
-def _exact(subject: Subject) -> contextlib.AbstractContextManager[None]:
-    """Makes Triton's interpreter as exact as the hardware; nothing on a GPU."""
-    if subject.device == "cuda":
-        return contextlib.nullcontext()
-    return exact_interpreter()
 
 
 def _draw(problem: Gemm, pattern: str, subject: Subject) -> tuple[QuantizedTensor, QuantizedTensor]:

@@ -227,7 +227,7 @@ class OperatorChecks(FunctionChecks):
                 check.skip(f"Triton's interpreter {reason}: needs a GPU")
                 return
             case = self.case(subject, problem, pattern)
-            with warnings.catch_warnings():
+            with self.interpreter(subject), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # an untuned shape warns
                 if choice is None:
                     taken = self.choice(

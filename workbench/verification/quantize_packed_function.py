@@ -51,17 +51,16 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
         module = package._quantize_packed
         x = _draw(problem, pattern, subject)
         seed = SEED if target.rounding is Rounding.STOCHASTIC else None
-        options = list(problem.formats[2:])
+        options, format_name = list(problem.formats[2:]), str(target)
         # Interpreted casts to 8-bit floats are those of no hardware.
         casts = subject.device == "cpu" and target.element.name in HARDWARE_ELEMENTS
         unknown = {"codes": False}
 
         def call() -> list[torch.Tensor]:
             unknown["codes"] = casts and seed is None
-            with exact_tiles(subject):
-                found = package.quantize_packed(
-                    x, str(target), seed=seed, **dict.fromkeys(options, True)
-                )
+            found = package.quantize_packed(
+                x, format_name, seed=seed, **dict.fromkeys(options, True)
+            )
             return [tensor for tensor in found if tensor is not None]
 
         def launch(choice: Any) -> list[torch.Tensor]:
@@ -74,8 +73,7 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
                     tensor.view(torch.uint8).fill_(POISON)
                 else:
                     tensor.fill_(-1.0)  # no block has a negative scale
-            with exact_tiles(subject):
-                module.run(choice, x, outputs, seed)
+            module.run(choice, x, outputs, seed)
             return list(outputs.values())
 
         def judge(check: Recorder, found: Any, choice: Any) -> None:
@@ -88,7 +86,7 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
             launch=launch,
             judge=judge,
             operator="quantize_packed",
-            arguments=(x, str(target), options, seed),
+            arguments=(x, format_name, options, seed),
         )
 
     def contenders(self, subject: Subject, tuned: Tuned, choice: Any) -> list[Contender]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tiles.kernels.exact_difference import first_difference, poison
+from tiles.kernels.exact_difference import POISON, first_difference
 from tiles.problems import Problem
 from workbench.verification.function_checks import Tuned
 from workbench.verification.operator_checks import OperatorChecks
@@ -35,10 +35,13 @@ class TileFunctionChecks(OperatorChecks):
 
 
 def poisoned_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Memory of the same shape and dtype that holds what is rarely right."""
-    out = torch.empty_like(tensor)
-    poison(out.view(torch.uint8) if out.element_size() == 1 else out)
-    return out
+    """Memory of the same shape and dtype that holds what is rarely right.
+
+    Of operations that ``torch.compile`` traces and compiles: inductor fills no 8-bit floats.
+    """
+    if tensor.element_size() > 1:
+        return torch.full_like(tensor, -1.25)
+    return torch.full_like(tensor, POISON, dtype=torch.uint8).view(tensor.dtype)
 
 
 def judge_bits(check: Recorder, found: torch.Tensor, wanted: torch.Tensor) -> None:
