@@ -55,9 +55,17 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, *, kil
                 # the bar is the spread of such searches, not what a kill costs.
                 assert len(configs) == 60
                 assert best_us(study) <= 1.1 * best_us(uninterrupted)
+                continue
+            others = set(configs) - {t.config for t in uninterrupted.trials}
+            if strategy == "model" and workers == 2:
+                # A worker that draws while the other has begun and not drawn leaves it a place; if
+                # the other dies there and nothing is left to draw, one further down was measured.
+                assert len(configs) == len(uninterrupted.trials)
+                assert len(others) <= 1
             else:
-                assert set(configs) == {t.config for t in uninterrupted.trials}
-                assert best_us(study) == best_us(uninterrupted)
+                assert not others
+                assert len(configs) == len(uninterrupted.trials)
+            assert best_us(study) == best_us(uninterrupted)
 
 
 @pytest.mark.parametrize("strategy", ["exhaustive", "hybrid"])
