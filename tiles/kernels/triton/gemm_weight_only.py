@@ -130,6 +130,17 @@ def _product(w, x, acc, INTERPRET: tl.constexpr):
 
 
 @triton.jit
+def _complete(acc):
+    """The sums, once the products that they are the sums of are complete; no instruction.
+
+    Triton lets ``wgmma`` run on into the next pass of a loop unless the pass itself uses what comes
+    out.  It heeds the shared memory that is read meanwhile, not the registers: weights decoded in
+    the next pass would overwrite those that products still wait for (Triton 3.6 and 3.7).
+    """
+    return tl.inline_asm_elementwise("", "=r,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def gemm_weight_only(
     x,
     w,
@@ -267,6 +278,9 @@ def gemm_weight_only(
             acc = _product(low, x_low, acc, INTERPRET)
             if HALVES == 2:
                 acc = _product(high, x_high, acc, INTERPRET)
+            # Promotion uses its partial sums, which does the same.
+            if WGMMA:
+                acc = _complete(acc)
         if GROUP > 0:
             s_low = _scale_value(s_low_next, SCALE)
             s_low_next = s_low_after
