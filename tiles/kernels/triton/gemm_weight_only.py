@@ -23,6 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .complete_products import complete
 from .gemm_tile import tile_origin
 from .weight_arguments import arguments
 from .weight_decode import decode_bytes, decode_halves, round_bf16, scaled
@@ -127,17 +128,6 @@ def _product(w, x, acc, INTERPRET: tl.constexpr):
         return tl.dot(w, x.to(tl.float32).T, acc)
     else:
         return tl.dot(w, x.T, acc)
-
-
-@triton.jit
-def _complete(acc):
-    """The sums, once the products that they are the sums of are complete; no instruction.
-
-    Triton lets ``wgmma`` run on into the next pass of a loop unless the pass itself uses what comes
-    out.  It heeds the shared memory that is read meanwhile, not the registers: weights decoded in
-    the next pass would overwrite those that products still wait for (Triton 3.6 and 3.7).
-    """
-    return tl.inline_asm_elementwise("", "=r,0", [acc], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -280,7 +270,7 @@ def gemm_weight_only(
                 acc = _product(high, x_high, acc, INTERPRET)
             # Promotion uses its partial sums, which does the same.
             if WGMMA:
-                acc = _complete(acc)
+                acc = complete(acc)
         if GROUP > 0:
             s_low = _scale_value(s_low_next, SCALE)
             s_low_next = s_low_after
