@@ -15,7 +15,7 @@ def left_running(ptx: str) -> int:
     """Products with a first operand in registers that a loop's end finds unfinished, at most.
 
     The next pass of the loop writes those registers again, which PTX allows only after a
-    ``wgmma.wait_group`` that covers the product; neither Triton nor ptxas sees to it.
+    ``wgmma.wait_group`` that covers the product; Triton does not see to it, ptxas not always.
     """
     lines = ptx.splitlines()
     labels: dict[str, int] = {}
