@@ -9,6 +9,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from wgmma_order import left_running
+
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.cubin import mma_kind, resources
@@ -42,6 +44,7 @@ CASES = {
     "nvfp4": ("nvfp4", "nvfp4", LOOP, "h200"),
     "mxint8": ("mxint8.mx", "mxint8.mx", LOOP, "h200"),
     "posit8": ("posit8es1", "posit8es1", LOOP, "h200"),
+    "mxfp8 by bf16": ("e4m3fn.mx", "bf16", LOOP, "h200"),
     "few rows": ("e4m3fn.mx", "e4m3fn.mx", FEW, "h200"),
     "staged mxfp8": ("e4m3fn.mx", "e4m3fn.mx", STAGED, "h200"),
     "staged mxfp6 by nvfp4": ("e3m2fn.mx", "e2m1fn.mx", STAGED, "h200"),
@@ -84,6 +87,7 @@ def main() -> None:
                 "copies_in_loop": loop.count("async_copy_global_to_local"),
                 # Loads of codes that found no place in the pipeline, beside those of scales.
                 "loads_in_loop": loop.count("tt.load"),
+                "left_running": left_running(ptx),
                 "wide_copies": len(re.findall(r"cp\.async\.cg\.shared\.global.*0x10", ptx)),
                 "tma_copies": ptx.count("cp.async.bulk.tensor"),
                 "wide_loads": len(re.findall(r"ld\.global\.v4\.b32", ptx)),

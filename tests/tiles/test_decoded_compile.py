@@ -51,12 +51,18 @@ def test_products_take_the_fastest_instructions_of_the_gpu(compiled: list[dict])
 
 def test_codes_come_through_the_pipeline_and_scales_ahead_of_it(compiled: list[dict]) -> None:
     # Scales of either side that are folded, one short load each.
-    scales = {"mixed fp8": 0, "posit8": 0}
+    scales = {"mixed fp8": 0, "posit8": 0, "mxfp8 by bf16": 1}
     for name, record in kernels_of(compiled, "gemm_decoded").items():
         assert record["copies_in_loop"] >= 2, name
         assert record["loads_in_loop"] == scales.get(name, 2), name
         # 6-bit codes come in words, three for sixteen; the others 16 bytes at a time.
         assert record["wide_copies"] > 0, name
+
+
+def test_decoded_operands_are_not_overwritten_before_they_are_multiplied(
+    compiled: list[dict],
+) -> None:
+    assert {r["case"]: r["left_running"] for r in compiled if r["left_running"]} == {}
 
 
 def test_staged_products_decode_each_operand_once_and_multiply_through_descriptors(

@@ -48,3 +48,8 @@ def test_weights_go_from_shared_memory_to_registers_in_loads_of_16_bytes(name: s
 @every_case
 def test_decoded_weights_stay_in_registers(name: str) -> None:
     assert OUTCOMES[name]["stored_again"] == 0
+
+
+@every_case
+def test_decoded_weights_are_not_overwritten_before_they_are_multiplied(name: str) -> None:
+    assert OUTCOMES[name]["left_running"] == 0

@@ -10,6 +10,8 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from wgmma_order import left_running
+
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.offline_triton import META, _compilations, facts_of
@@ -72,6 +74,7 @@ def main() -> None:
             "estimated_smem_bytes": estimate,
             # Decoded weights that leave registers again would be allocated in the loop.
             "stored_again": loop.count("ttg.local_alloc"),
+            "left_running": left_running(ptx),
             "wide_copies": len(re.findall(r"cp\.async\.cg\.shared\.global.*0x10", ptx)),
             "tma_copies": ptx.count("cp.async.bulk.tensor"),
             "wide_shared_loads": ptx.count("ld.shared.v4.b32"),

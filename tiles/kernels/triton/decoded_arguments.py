@@ -52,6 +52,7 @@ def _in_loop(
         "GROUP_M": int(config["group_m"]),
         "WIDE": WIDE[wide][1],
         "OUT": OUTPUTS[c.dtype],
+        "WGMMA": capability == 90,
         "INTERPRET": capability == 0,
         "num_warps": int(config["num_warps"]),
         "num_stages": int(config["num_stages"]),

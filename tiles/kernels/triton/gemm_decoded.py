@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from . import gemm_scaled
+from .complete_products import complete
 from .decoded_arguments import arguments
 from .decoded_operand import StoredMatrix
 from .decoded_tile import operand_tile, outer_scales, stored_scales
@@ -50,11 +51,12 @@ def gemm_decoded(
     B_ROWS: tl.constexpr, B_COLS: tl.constexpr, B_FAST: tl.constexpr, B_PTX: tl.constexpr,
     B_WORDS: tl.constexpr, B_EVEN: tl.constexpr, B_OUTER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    WIDE: tl.constexpr, OUT: tl.constexpr, INTERPRET: tl.constexpr,
+    WIDE: tl.constexpr, OUT: tl.constexpr, WGMMA: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program a tile of C.
 
-    A_OUTER and B_OUTER: rows under one fp32 scale of sums; 0 without any.
+    A_OUTER and B_OUTER: rows under one fp32 scale of sums; 0 without any.  WGMMA: the GPU has it.
     """
     row0, col0 = tile_origin(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP_M)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -92,6 +94,8 @@ def gemm_decoded(
             acc = tl.dot(left.to(tl.float32), right.to(tl.float32).T, acc)
         else:
             acc = tl.dot(left, right.T, acc)
+        if WGMMA and A_KIND != "plain":
+            acc = complete(acc)
         if A_STORED != "":
             a_words = a_next
         if B_STORED != "":

@@ -23,6 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .complete_products import complete
 from .gemm_tile import tile_origin
 from .weight_arguments import arguments
 from .weight_decode import decode_bytes, decode_halves, round_bf16, scaled
@@ -267,6 +268,9 @@ def gemm_weight_only(
             acc = _product(low, x_low, acc, INTERPRET)
             if HALVES == 2:
                 acc = _product(high, x_high, acc, INTERPRET)
+            # Promotion uses its partial sums, which does the same.
+            if WGMMA:
+                acc = complete(acc)
         if GROUP > 0:
             s_low = _scale_value(s_low_next, SCALE)
             s_low_next = s_low_after
