@@ -56,18 +56,6 @@ def test_scales_of_the_next_step_are_loaded_before_the_product_is_waited_for() -
     assert loop.count("tt.load", 0, wait) == loop.count("tt.load") >= 2
 
 
-def test_warps_specialise_where_the_kernel_makes_descriptors() -> None:
-    config = replace(TILE, num_warps=4, specialize=True)
-    compiled = compile_gemm(gemm(f"{LARGE}:deepseek-fp8:bf16"), config, 90)
-    ir = compiled.asm["ttgir"]
-    assert "ttg.warp_specialize" in ir
-    # Two warpgroups multiply 64 rows each; the default one fetches.
-    products = re.findall(r"warp_group_dot .*-> tensor<(\d+)x(\d+)xf32", ir)
-    assert products == [("64", "128"), ("64", "128")]
-    assert ".reqntid 384" in compiled.asm["ptx"]
-    assert registers_and_stack(compiled)[1] == 0
-
-
 @pytest.mark.parametrize(
     ("recipe", "partial", "mode"),
     [

@@ -210,6 +210,13 @@ def accumulate(
         rows_b = tl.minimum(col0 + tl.arange(0, BLOCK_N), n - 1).to(tl.int64)
         a_at = a + rows_a[:, None] * stride_am + offs_k[None, :]
         b_at = b + rows_b[:, None] * stride_bn + offs_k[None, :]
+    fetch_row = row0
+    if SPECIALIZE:
+        # The second warpgroup's tile is fetched from half a tile below.  The compiler writes that
+        # distance into the value that the descriptor is given, wherever else that value is used: a
+        # row that served the scales and the store too would move them by half a tile twice.  This
+        # is the same row as another value, which nothing else uses.
+        fetch_row = tl.maximum(row0, 0)
     for step in tl.range(begin, end, warp_specialize=SPECIALIZE):
         k0 = step * BLOCK_K
         if PROMOTE:
@@ -244,7 +251,7 @@ def accumulate(
                 )
         if TMA:
             # A descriptor fills what lies beyond the matrix with zeros.
-            a_tile = a.load([row0, k0])
+            a_tile = a.load([fetch_row, k0])
             b_tile = b.load([col0, k0])
         elif EVEN_K:
             a_tile = tl.load(a_at + k0)
