@@ -142,7 +142,7 @@ MODES = {
     "overlap tma": replace(TMA, overlap=True, persistent=True),
     "overlap in shares": replace(TMA, overlap=True, split_k=2),
     "specialized": replace(TMA, num_warps=4, specialize=True),
-    "specialized wide": replace(TMA, block_m=64, block_n=256, num_warps=4, specialize=True),
+    "specialized tall": replace(TMA, block_m=256, block_n=64, num_warps=4, specialize=True),
 }
 
 

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("triton")
 pytest.importorskip("torch")
 
-from cross_compile import compile_gemm, registers_and_stack  # noqa: E402 - triton is optional
-from test_gemm_descriptor import BASE, gemm  # noqa: E402
-from warp_partitions import POINTER, partitions  # noqa: E402
+from cross_compile import compile_gemm, registers_and_stack
+from test_gemm_descriptor import BASE, gemm
+from warp_partitions import POINTER, partitions
 
 pytestmark = pytest.mark.slow
 

@@ -61,7 +61,9 @@ def partitions(ttgir: str, values: Mapping[str, int]) -> list[Partition]:
     lines = [re.sub(r" loc\(.*$", "", line).strip() for line in ttgir.splitlines()]
     begin = next(i for i, line in enumerate(lines) if line.startswith("tt.func"))
     starts = [
-        i for i, line in enumerate(lines) if re.match(r"(ttg\.warp_specialize|partition\d+)\(", line)
+        i
+        for i, line in enumerate(lines)
+        if re.match(r"(ttg\.warp_specialize|partition\d+)\(", line)
     ]
     signature = next(line for line in ttgir.splitlines() if "tt.func" in line)
     outer: dict[str, Any] = dict(values)
@@ -132,7 +134,8 @@ def _value(op: str, line: str, given: list[Any], result: str, known: Mapping[str
         return known["program_id"]
     if op == "tt.make_range":
         start, end = (re.search(rf"{word} = (\d+)", line) for word in ("start", "end"))
-        assert start is not None and end is not None
+        assert start is not None
+        assert end is not None
         return np.arange(int(start[1]), int(end[1]))
     if op == "ttg.local_alloc":
         return result
