@@ -19,6 +19,7 @@ import tuning
 from bench import dry_run
 from bench import kernels as script
 from bench.bounds import bound_of
+from bench.join_records import main as join
 from bench.kernels import main
 from bench.kernels_record import SCHEMA, Record
 from bench.measure import SEED, line_of, measure
@@ -362,3 +363,33 @@ def test_a_dry_run_checks_kernels_and_peers(tmp_path: Path) -> None:
     # The copy ran, and nothing looks measured.
     assert (line["peers"][0]["rival"], line["peers"][0]["refused"]) == ("device copy", "")
     assert line["ours"]["time_us"] is line["peers"][0]["time_us"] is None
+
+
+def test_records_of_two_gpus_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, third, fourth = (lined(f"gemm:{m}x64x64:bf16:bf16")[0] for m in (1, 2, 3, 4))
+    one, other, table = (tmp_path / name for name in ("a.json", "b.json", "table.json"))
+    record = Record(one, dict(SESSION), dry=False)
+    record.end(timed(first, 10.0), [third])
+    record.end(timed(second, 20.0), [third, fourth])
+    record = Record(other, dict(SESSION) | {"commit": "cd"}, dry=False)
+    record.end(timed(third, 30.0), [])
+    record.end(replace(first, wrong="out of memory"), [])  # no time: the other's stays
+    record.end(timed(second, 25.0), [])
+    assert join([str(one), str(other), "--output", str(table)]) == 0
+    assert "| bf16 |" in capsys.readouterr().out
+    stored = json.loads(table.read_text())
+    assert [(line["ours"]["time_us"], line["session"]) for line in stored["lines"]] == [
+        (10.0, 0),
+        (25.0, 1),
+        (30.0, 1),
+    ]
+    assert [session["commit"] for session in stored["sessions"]] == ["ab", "cd"]
+    assert stored["not_measured"] == ["bf16: gemm:4x64x64:bf16:bf16"]
+    # The joined record is gone on with like any other.
+    assert Record(table, dict(SESSION), dry=False).plan([first, fourth]) == [fourth]
+    Record(other, dict(SESSION), dry=True).end(timed(line=third), [])
+    for wrong, reason in ((other, "no measured record"), (tmp_path / "none.json", "No such file")):
+        with pytest.raises(SystemExit) as ended:
+            join([str(one), str(wrong), "--output", str(table)])
+        assert ended.value.code == 2
+        assert reason in capsys.readouterr().err
