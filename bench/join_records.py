@@ -3,7 +3,7 @@
     python -m bench.join_records RECORD... --output kernels.json
 
 Lines of one row and problem: the last file's that has a time.  Every line keeps the run that
-measured it; nothing is measured anew.
+measured it; nothing is measured anew, bounds are worked out anew from that run's rates and counts.
 """
 
 import argparse
@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.bounds import Executed, bound_of
 from bench.kernels_record import SCHEMA, record_text
+from bench.pipe_rates import Rate
 from bench.reach import ROWS
 from bench.reach_table import Line, summaries, table_text
 from workbench.outfile import check_outfile, write_outfile
@@ -39,7 +41,8 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
         if len(gpus) > 1:
             raise ValueError(f"{path}: another GPU ({', '.join(sorted(gpus))}): join those of one")
         for kept in map(Line.from_dict, content["lines"]):
-            line = replace(kept, session=kept.session + len(sessions))
+            line = _bounded(kept, content["sessions"][kept.session])
+            line = replace(line, session=kept.session + len(sessions))
             key = line.row.name, str(line.problem)
             if key not in lines or line.ours is not None:
                 lines[key] = line
@@ -58,6 +61,16 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
         "begun": [key for key in begun if tuple(key) not in keys],
         "not_measured": [one for one in dict.fromkeys(left) if one not in there],
     }
+
+
+def _bounded(line: Line, session: dict[str, Any]) -> Line:
+    """The line with its bounds as they are defined now."""
+    if not line.bounds:
+        return line
+    rates = [Rate(**one) for one in session["rates"]]
+    executed = {one["problem"]: Executed(**one) for one in session["executed"]}
+    bounds = tuple(bound_of(one.name, line.problem, rates, executed) for one in line.bounds)
+    return replace(line, bounds=bounds)
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def square(name: str, k: int = 4096) -> Gemm:
         # One conversion and one FMA: two issue slots, or one conversion, an accumulator and block.
         ("jetfire", 64.0, 4096 * 128 / 64, "conversion and FMA; conversion bind"),
         ("jetfire-64", 64.0, 4096 * 64 / 64, "conversion and FMA; conversion bind"),
-        # With free conversions both come to two issue slots, 1/64 clock.
-        ("jetfire", 1e9, 4096 * 128 / 64, "conversion and FMA; issue slots bind"),
+        # With faster conversions both come to two issue slots, 1/64 clock.
+        ("jetfire", 100.0, 4096 * 128 / 64, "conversion and FMA; issue slots bind"),
         # With slow ones the magic start is better: three issue slots.
         ("jetfire", 16.0, 4096 * 128 * 3 / 128, "magic start, .*; issue slots bind"),
         # Blocks of 128 leave the tensor cores as the limit.
@@ -63,7 +63,7 @@ def test_a_ragged_block_is_promoted_like_a_whole_one() -> None:
     assert whole.time_us == ragged.time_us
 
 
-@pytest.mark.parametrize("missing", ["conversion", "FFMA", "issue slots", "products"])
+@pytest.mark.parametrize("missing", ["conversion", "FFMA", "products"])
 def test_a_rate_that_is_missing_leaves_no_bound(missing: str) -> None:
     rates = [one for one in RATES if not one.stream.startswith(missing)]
     refused = Rate(stream="x", unit="", refused="wgmma needs capability 9.0")
@@ -81,6 +81,17 @@ def test_issue_slots_are_those_that_were_counted() -> None:
     assert issue_bound(None, RATES).refused == "instructions: not counted"
     refused = Executed(problem="p", refused="ncu is missing")
     assert issue_bound(refused, RATES).refused == "instructions: ncu is missing"
+
+
+def test_the_rate_of_issue_is_the_best_that_any_stream_reached() -> None:
+    slow = [rate("issue slots", 100.0), rate("FFMA", 120.0), rate("conversion", 60.0)]
+    counted = Executed(problem="p", warp_instructions=1000)
+    assert issue_bound(counted, slow).time_us == 1000 * 32 / 120
+    # Two instructions each, and three.
+    assert issue_bound(counted, [*slow, rate("promotion", 63.0)]).time_us == 1000 * 32 / 126
+    assert issue_bound(counted, [*slow, rate("magic promotion", 42.0)]).time_us == 1000 * 32 / 126
+    # Multiply-adds of the tensor cores are no instructions of threads.
+    assert issue_bound(counted, [*slow, rate("products, 1 x 1", 4096.0)]).time_us == 1000 * 32 / 120
 
 
 HEADER = (

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,11 @@ def test_the_record_reads_back_and_keeps_lists_of_numbers_short() -> None:
     assert '"shape": [1, -2.5e-07, 3]' in text
     assert json.loads(text)["words"] == ["a", "b"]
     assert json.loads(record_text({"us": [math.nan, 1.5]})) == {"us": [None, 1.5]}
+
+
+def test_the_page_holds_the_table_of_the_record() -> None:
+    root = Path(__file__).parents[2]
+    stored = json.loads((root / "evidence/h200/kernels.json").read_text(encoding="utf-8"))
+    lines = [Line.from_dict(line) for line in stored["lines"]]
+    page = (root / "docs/kernels.md").read_text(encoding="utf-8")
+    assert table_text(summaries(lines)) in page
