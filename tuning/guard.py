@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import mean
 
 from tuning.conditions import Conditions, Reading
 from tuning.observers import Observer
@@ -13,6 +14,9 @@ __all__ = ["guarded_samples", "guarded_turns"]
 REPEATS = 2
 #: A clock that moves by more than this share between readings makes samples incomparable.
 CLOCK_SHARE = 0.04
+#: The same of rivals in turns: of one rival's clock relative to the round's.  At the power limit
+#: clocks of all wander together, and single readings of near-ties differed by up to 7 % (H200).
+TURN_SHARE = 0.08
 #: Parts that the samples are taken in, each with a reading under load.
 PARTS = 4
 
@@ -28,28 +32,36 @@ def guarded_samples(
     """
     if observer is None:
         return timer.sample(timer.samples), None
-    (found,) = _guarded(lambda look: [_in_parts(timer, partial(look, 0))], 1, observer)
+    (found,) = _guarded(lambda look: [_in_parts(timer, partial(look, 0))], 1, observer, _moved)
     return found
 
 
 def guarded_turns(
     timers: Sequence[Timer], observer: Observer | None
 ) -> list[tuple[list[float], Conditions | None]]:
-    """The same of rivals that take turns: what disturbs one of them has all sampled again."""
+    """The same of rivals that take turns: what disturbs one of them has all sampled again.
+
+    A clock that moves for all of them is no disturbance: that is what turns are for.
+    """
     if observer is None:
         return [(samples, None) for samples in sample_in_turns(timers)]
-    return _guarded(lambda look: sample_in_turns(timers, look=look), len(timers), observer)
+    return _guarded(
+        lambda look: sample_in_turns(timers, look=look), len(timers), observer, _moved_apart
+    )
 
 
 def _guarded(
-    take: Callable[[Look], list[list[float]]], rivals: int, observer: Observer
+    take: Callable[[Look], list[list[float]]],
+    rivals: int,
+    observer: Observer,
+    moved: Callable[[list[list[Reading]]], str],
 ) -> list[tuple[list[float], Conditions | None]]:
     observer.company()  # what went on before is another measurement's
     thrown_away: list[str] = []
     while True:
         readings: list[list[Reading]] = [[] for _ in range(rivals)]
         samples = take(partial(_look, observer, readings))
-        disturbed = observer.company() or next(filter(None, map(_moved, readings)), "")
+        disturbed = observer.company() or moved(readings)
         if not disturbed or len(thrown_away) == REPEATS:
             return [
                 (
@@ -81,8 +93,23 @@ def _in_parts(timer: Timer, look: Meanwhile) -> list[float]:
     return samples
 
 
-def _moved(readings: list[Reading]) -> str:
-    clocks = [r.sm_clock_mhz for r in readings if r.sm_clock_mhz is not None]
+def _moved(readings: list[list[Reading]]) -> str:
+    """Of one contender: whether its clock moved."""
+    clocks = [r.sm_clock_mhz for read in readings for r in read if r.sm_clock_mhz is not None]
     if not clocks or max(clocks) - min(clocks) <= CLOCK_SHARE * max(clocks):
         return ""
     return f"the SM clock moved between {min(clocks)} and {max(clocks)} MHz"
+
+
+def _moved_apart(readings: list[list[Reading]]) -> str:
+    """Of rivals: whether one's clock moved in a round and the others' did not."""
+    clocks = [[r.sm_clock_mhz for r in read] for read in readings]
+    rounds = [[mhz for mhz in turn if mhz is not None] for turn in zip(*clocks, strict=True)]
+    if not rounds or any(len(turn) < len(readings) for turn in rounds):
+        return ""  # the sensor has gone
+    for mine in clocks:
+        known = [mhz for mhz in mine if mhz is not None]
+        shares = [mhz / mean(turn) for mhz, turn in zip(known, rounds, strict=True)]
+        if max(shares) - min(shares) > TURN_SHARE:
+            return f"the SM clock moved between {min(known)} and {max(known)} MHz for one of them"
+    return ""

@@ -146,6 +146,15 @@ def test_what_disturbs_one_rival_has_all_take_their_turns_again(
         assert found.thrown_away[0].startswith("the SM clock moved between ")
 
 
+def test_a_clock_that_wanders_for_all_rivals_disturbs_none(gpu: Callable[..., FakeNvml]) -> None:
+    # 13 % from the first round to the last, the two within 3 % of each other: the power limit.
+    gpu([1755, 1740, 1695, 1710, 1620, 1605, 1530, 1545])
+    for _, found in guarded_turns([timer(), timer()], observer()):
+        assert found is not None
+        assert (found.repeats, found.disturbed) == (0, "")
+        assert min(found.sm_clock_mhz) < 1550 < 1700 < max(found.sm_clock_mhz)
+
+
 def test_rivals_that_nobody_observes_have_no_conditions() -> None:
     assert [found for _, found in guarded_turns([timer(), timer()], None)] == [None, None]
 
