@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import time
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,17 +12,13 @@ import sqlalchemy
 from optuna.exceptions import (
     ExperimentalWarning,
     StorageInternalError,
-    UpdateFinishedTrialError,
 )
-from optuna.storages import RDBStorage
 from sqlalchemy.exc import (
     DBAPIError,
-    InterfaceError,
-    OperationalError,
-    PendingRollbackError,
     SQLAlchemyError,
 )
 
+from tuning.patient_storage import PatientStorage, lacks_right
 from tuning.rescue import close_measured, requeue_callback
 from tuning.storage_url import parse_storage_url, shown_url
 
@@ -47,51 +41,8 @@ _KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_kee
 #: Options of libpq that a message must not repeat.
 _SECRET_OPTIONS = ("password", "passfile", "sslpassword", "sslkey", "oauth_client_secret")
 
-#: What may be done again when the connection broke, because doing it twice changes nothing.
-_REPEATABLE = (
-    "create_new_study",
-    "set_study_user_attr",
-    "set_study_system_attr",
-    "get_study_id_from_name",
-    "get_study_name_from_id",
-    "get_study_directions",
-    "get_study_user_attrs",
-    "get_study_system_attrs",
-    "get_all_studies",
-    "_create_new_trial",  # at worst a trial that nobody runs, which goes stale without harm
-    "_set_trial_param",
-    "set_trial_state_values",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-    "get_trial_id_from_study_id_trial_number",
-    "get_trial",
-    "_get_trials",
-    "record_heartbeat",
-)
 
-
-def _patient(name: str) -> Callable[..., Any]:
-    """RDBStorage's method, called again while the server restarts."""
-    method = getattr(RDBStorage, name)
-
-    @wraps(method)
-    def call(self: "FleetStorage", *args: Any, **kwargs: Any) -> Any:
-        return self._through_outages(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-class _PatientStorage(RDBStorage):
-    @abstractmethod
-    def _through_outages(self, call: Callable[[], Any]) -> Any:
-        """Make a call, again while the server restarts."""
-
-
-for _name in _REPEATABLE:
-    setattr(_PatientStorage, _name, _patient(_name))
-
-
-class FleetStorage(_PatientStorage):
+class FleetStorage(PatientStorage):
     """A PostgreSQL storage that several hosts share; a context manager.
 
     Attributes:
@@ -163,7 +114,7 @@ class FleetStorage(_PatientStorage):
         except RuntimeError as error:  # optuna: the tables are another version's
             raise ValueError(f"storage {self.shown}: {self._clean(error)}") from None
         except (StorageInternalError, SQLAlchemyError) as error:
-            if _lacks_right(error):
+            if lacks_right(error):
                 raise self._refused(error) from None
             # ``from None``: a traceback would show what the driver was given.
             raise ValueError(
@@ -187,45 +138,6 @@ class FleetStorage(_PatientStorage):
             if read_only and not sqlalchemy.inspect(connection).has_table("alembic_version"):
                 raise ValueError(f"storage {self.shown} holds no sweep: name another database")
             yield
-
-    def _clean(self, error: BaseException) -> str:
-        """The first line of what the driver said, without secrets."""
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        original = getattr(cause, "orig", None) or cause or error
-        text = next(
-            (line for line in str(original).splitlines() if line.strip()), "no reason given"
-        )
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def _refused(self, error: BaseException) -> ValueError:
-        """What to tell of a server that answers and will not do it."""
-        advice = "correct what it names, then run the same command again"
-        if _lacks_right(error):
-            advice = "grant its role that right, or name another role in the URL"
-        return ValueError(f"storage {self.shown} refuses: {self._clean(error)}: {advice}")
-
-    def _through_outages(self, call: Callable[[], Any]) -> Any:
-        deadline: float | None = None
-        while True:
-            try:
-                return call()
-            except UpdateFinishedTrialError:
-                if deadline is None:
-                    raise
-                return True  # the first try was stored before its answer was lost
-            except (StorageInternalError, OperationalError, InterfaceError) as error:
-                if not _is_outage(error):
-                    raise self._refused(error) from None
-                now = time.monotonic()
-                deadline = deadline or now + self._outage_s
-                if now > deadline:
-                    raise ValueError(
-                        f"storage {self.shown} does not answer any more: {self._clean(error)}: "
-                        "nothing stored is lost; start the server, then run the same command again"
-                    ) from None
-                time.sleep(0.25)
 
     @contextlib.contextmanager
     def choosing(self, study_name: str) -> Iterator[None]:
@@ -345,20 +257,6 @@ def _key(name: str) -> int:
     """A lock's number; the namespace keeps it apart from other programs' locks."""
     digest = hashlib.sha256(f"tile-workbench\0{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
-
-
-def _lacks_right(error: BaseException) -> bool:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    # SQLSTATE of "insufficient privilege".
-    return getattr(getattr(cause, "orig", None), "sqlstate", None) == "42501"
-
-
-def _is_outage(error: BaseException) -> bool:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    # Optuna answers a broken query with another one on the same, dead connection.
-    return isinstance(cause, OperationalError | InterfaceError | PendingRollbackError) or (
-        isinstance(cause, DBAPIError) and cause.connection_invalidated
-    )
 
 
 def _secret_options(query: Mapping[str, str | Sequence[str]]) -> list[str]:

@@ -5,6 +5,10 @@ from typing import Any
 import fleet_worker
 import postgres
 import pytest
+import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from tuning.fleet import load_shared, run_shared
 from tuning.fleet_storage import FleetStorage
@@ -88,3 +92,38 @@ def test_what_the_server_refuses_is_one_line(server: postgres.Server) -> None:
         ) as told:
             storage.create_new_study([], "x" * 600)
         assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_another_worker_failed_during_an_outage_is_not_taken_for_stored(
+    server: postgres.Server, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    value = {"time_us": 1.5, "samples_us": (1.0, 2.0)}
+    with FleetStorage(server.url) as storage, FleetStorage(server.url) as other:
+        study = storage.create_new_study([StudyDirection.MINIMIZE], f"outage {stored}")
+        trial = storage.create_new_trial(study)
+
+        def meanwhile(_: float) -> None:
+            if stored:
+                other.set_trial_user_attr(trial, "measurement", value)
+            state = TrialState.COMPLETE if stored else TrialState.FAIL
+            other.set_trial_state_values(trial, state, [1.5] if stored else None)
+
+        monkeypatch.setattr("tuning.patient_storage.time.sleep", meanwhile)
+        break_next_statement(storage)
+        if stored:
+            storage.set_trial_user_attr(trial, "measurement", value)
+        else:
+            with pytest.raises(UpdateFinishedTrialError):
+                storage.set_trial_user_attr(trial, "measurement", value)
+        assert ("measurement" in storage.get_trial(trial).user_attrs) == stored
+
+
+def break_next_statement(storage: FleetStorage) -> None:
+    """The connection breaks at the next statement, once."""
+
+    def broken(*_: object) -> None:
+        sqlalchemy.event.remove(storage.engine, "before_cursor_execute", broken)
+        raise sqlalchemy.exc.OperationalError("UPDATE", None, Exception("server closed it"))
+
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", broken)
