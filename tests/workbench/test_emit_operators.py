@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_division import CudaDivision
 from emit_runs import run_of, study
 from imported_package import imported
 
@@ -228,6 +229,20 @@ def test_more_outlier_columns_than_memory_spoil_the_scales(module: ModuleType) -
     assert not roomy.scales.isnan().any()
     assert torch.equal(roomy.outliers[1][:, :65], weight[:, :65].half())
     assert not roomy.codes[:, :65].any()
+
+
+def test_packed_scales_are_the_same_where_division_by_a_number_is_a_product(
+    module: ModuleType,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(rows, 256, generator=generator) for rows in (300, 8))
+    for recipe, inputs in (("llm-int8", (x, weight)), ("int8-fallback", (x,))):
+        wanted = module.pack_outliers(*inputs, recipe=recipe)
+        with CudaDivision():
+            assert not torch.equal(x / 127, x / torch.full_like(x, 127))
+            found = module.pack_outliers(*inputs, recipe=recipe)
+        assert torch.equal(found.scales, wanted.scales)
+        assert torch.equal(found.codes, wanted.codes)
 
 
 @pytest.mark.slow
