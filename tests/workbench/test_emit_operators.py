@@ -246,20 +246,14 @@ def test_packed_scales_are_the_same_where_division_by_a_number_is_a_product(
 
 
 @pytest.mark.slow
-def test_functions_compile_into_one_graph(module: ModuleType) -> None:
-    """Their operators are called on meta tensors: shapes alone."""
-    three = (_meta(6, 64).half(), _meta(8, 64).half(), _meta(1, dtype=torch.int32))
-    held = module.OutlierActivations(_meta(6, 64, dtype=I8), _meta(6, 1), three)
-    calls: dict[str, Any] = {
-        "gemm_outliers": lambda: module.gemm_outliers(
-            held, _meta(8, 64, dtype=I8), _meta(8, 1), recipe="llm-int8"
-        ),
-        "pack_outliers": lambda: module.pack_outliers(
-            _meta(130, 256), recipe="int8-fallback"
-        ).outliers[0],
-        "transpose": lambda: module.transpose(_meta(6, 35, dtype=FP8)),
-    }
-    for name, call in calls.items():
-        torch.compiler.reset()
-        compiled = torch.compile(call, fullgraph=True, backend="eager")
-        assert compiled().shape == call().shape, name
+def test_packing_compiles_into_one_graph_with_the_same_bits(module: ModuleType) -> None:
+    """What verification compiles by itself is not among it: nobody tunes the packing."""
+    x = torch.randn(130, 256, generator=torch.Generator().manual_seed(2))
+
+    def call() -> Any:
+        return module.pack_outliers(x, recipe="int8-fallback")
+
+    torch.compiler.reset()
+    found, wanted = torch.compile(call, fullgraph=True, backend="eager")(), call()
+    for mine, its in zip((*found[:2], *found[2]), (*wanted[:2], *wanted[2]), strict=True):
+        assert torch.equal(mine, its)
