@@ -6,10 +6,12 @@ from dataclasses import replace
 from tiles.kernels import TileConfig
 from tuning.timing import Timing
 
-__all__ = ["GROUP", "compare_all"]
+__all__ = ["GROUP", "LATE", "compare_all"]
 
 #: Configurations that take turns with one another.
 GROUP = 12
+#: Why some are not timed in turns.
+LATE = "the time limit was reached"
 
 
 def compare_all(
@@ -37,7 +39,7 @@ def compare_all(
     while len(timings) < len(configs):
         left = f"{len(configs) - len(timings)} of {len(configs)} near-ties were not timed in turns"
         if not more():
-            return timings, f"{left}: the time limit was reached"
+            return timings, f"{left}: {LATE}"
         best = min(range(len(timings)), key=lambda place: timings[place].time_us)
         group = configs[len(timings) : len(timings) + GROUP - 1]
         found = compare([configs[best], *group])

@@ -12,13 +12,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from tiles.kernels import Status
 from tuning.bench import Bench
 from tuning.candidates import Candidates, describe
-from tuning.comparison import compare_all
+from tuning.comparison import GROUP, LATE, compare_all
 from tuning.interrupts import Interrupts
 from tuning.known_failures import KnownFailures
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Measurement, TrialRecord
 from tuning.run_storage import RunStorage
 from tuning.study import Study, Surplus
+from tuning.turn import TIME_IS_UP, Turn
 
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
@@ -76,9 +77,14 @@ class Search:
         self._study: Study | None = None
         self.done = False
 
-    def run(self, seconds: float | None) -> None:
+    def run(self, seconds: float | None, studies: int = 1) -> None:
         """Search until the study is exhausted, its share of the time is over, or the rest runs
-        elsewhere; :attr:`done` is False in the last case."""
+        elsewhere; :attr:`done` is False in the last case.
+
+        Args:
+            seconds: that the sweep has left; None: there is no limit.
+            studies: that share them, this one included.
+        """
         candidates = self._candidates
         if candidates.priced is None:
             with self._storage.choosing(""):
@@ -89,17 +95,16 @@ class Search:
         if self._study is None:
             self._study = self._open()
         study = self._study
-        limit = None if seconds is None else time.monotonic() + seconds
+        turn = Turn(seconds, studies, time.monotonic)
         stopped = study.look_around()
         while not stopped and not study.idle:
-            left = None if limit is None else limit - time.monotonic()
-            if left is not None and left <= 0:
-                stopped = "the sweep's time limit was reached"
+            if turn.full:
+                stopped = TIME_IS_UP
                 break
-            self._optimize(study, left)
+            self._optimize(study, turn)
             stopped = study.look_around()
         if stopped:
-            self._finish(study, stopped, limit)
+            self._finish(study, stopped, turn)
 
     def _open(self) -> Study:
         bench = self._bench
@@ -112,20 +117,20 @@ class Search:
             announce=None if bench is None else partial(bench.announce, self._candidates),
         )
 
-    def _finish(self, study: Study, stopped: str, limit: float | None) -> None:
-        if self._bench is not None and not self._compared(study, self._bench, limit):
+    def _finish(self, study: Study, stopped: str, turn: Turn) -> None:
+        if self._bench is not None and not self._compared(study, self._bench, turn):
             return  # another process does; should it die, the comparison is this one's
         study.store_end(stopped)
         self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
         self._report(stopped)
         self.done = True
 
-    def _optimize(self, study: Study, seconds: float | None) -> None:
+    def _optimize(self, study: Study, turn: Turn) -> None:
         try:
             study.optuna.optimize(
-                partial(self._measure, study),
+                partial(self._measure, study, turn),
                 n_trials=study.budget - study.finished,
-                timeout=seconds,
+                timeout=turn.seconds,
             )
         except UnboundLocalError as error:
             # An interrupt that strikes while optuna closes a trial trips its own clean-up, which
@@ -139,7 +144,7 @@ class Search:
                 raise
             study.overtaken = False
 
-    def _measure(self, study: Study, trial: optuna.Trial) -> float:
+    def _measure(self, study: Study, turn: Turn, trial: optuna.Trial) -> float:
         self._interrupts.check()
         try:
             row = study.ask(trial)
@@ -147,6 +152,7 @@ class Search:
             study.optuna.stop()
             raise
         outcome = self._outcome(study, row)
+        turn.measured += 1
         try:
             record = study.tell(trial, row, outcome)
         except UpdateFinishedTrialError:
@@ -154,7 +160,7 @@ class Search:
             study.overtaken = True
             raise optuna.TrialPruned("measured by another worker") from None
         self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
-        if study.exhausted() or study.idle:
+        if study.exhausted() or study.idle or turn.full:
             study.optuna.stop()
         self._report(trial=record)
         if outcome.time_us is None:
@@ -186,28 +192,32 @@ class Search:
             failures.remember(self._candidates.plan, config, where, outcome)
         return outcome
 
-    def _compared(self, study: Study, bench: Bench, limit: float | None) -> bool:
+    def _compared(self, study: Study, bench: Bench, turn: Turn) -> bool:
         """Have near-ties timed in turns by one process; False while another one is at it."""
         # Calibration wants times of all sorts of configurations, not the winner among the best.
         if self._plan.strategy is Strategy.STRATIFIED:
             return True
-        if study.compared or len(study.ties()) < 2:
+        ties = len(study.ties())
+        if study.compared or ties < 2:
+            return True
+        if not turn.spares(min(ties, GROUP)):
+            study.put_comparison_off(f"{ties} near-ties were not timed in turns: {LATE}")
             return True
         with self._storage.comparing(study.name) as mine:
             if mine:
                 study.refresh()
                 if not study.compared:
-                    self._compare(study, bench, limit)
+                    self._compare(study, bench, turn)
         return mine
 
-    def _compare(self, study: Study, bench: Bench, limit: float | None) -> None:
+    def _compare(self, study: Study, bench: Bench, turn: Turn) -> None:
         """Time in turns what is too close to call by samples taken minutes apart."""
         ties = study.ties()
         configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
         timings, left = compare_all(
             partial(bench.compare, self._candidates),
             configs,
-            lambda: limit is None or time.monotonic() < limit,
+            lambda: not turn.over,
         )
         study.store_comparison(dict(zip(ties, timings, strict=False)), failed=left)
 
@@ -233,17 +243,17 @@ def search_all(
     """Run every study; come back to those whose last trials run in other processes.
 
     Args:
-        time_limit_s: shared fairly: what earlier studies left over is shared among the rest.
+        time_limit_s: shared fairly: what earlier studies left over is shared among the rest, and
+            none begins another measurement that would end beyond its share, or times ties in turns
+            when those behind it would have no time for one measurement each.
         idle_s: between two looks at what the others do.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     left = list(searches)
     while left:
         for place, search in enumerate(left):
-            seconds = None
-            if deadline is not None:
-                seconds = max(0.0, deadline - time.monotonic()) / (len(left) - place)
-            search.run(seconds)
+            seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+            search.run(seconds, len(left) - place)
         left = [search for search in left if not search.done]
         if left:
             with interrupts.let_through():

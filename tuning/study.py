@@ -344,6 +344,15 @@ class Study:
             entry = {**outcome.to_dict(), **entries[str(winner)]}
             self.best = self._record(row, Measurement.from_dict(entry))
 
+    def put_comparison_off(self, reason: str) -> None:
+        """Say why ties are not timed in turns now; the next one that can does it.
+
+        Those that were timed in turns before keep these times.
+        """
+        if "compared" not in self.optuna.user_attrs:
+            later = {"finished": -1, "timings": {}, "failed": reason}
+            self.optuna.set_user_attr("compared", later)
+
     @property
     def has_environment(self) -> bool:
         """True when it is recorded where this study was measured."""

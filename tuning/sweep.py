@@ -19,6 +19,7 @@ from tuning.revalidate import refuse_stale, revalidate
 from tuning.run_storage import RunStorage
 from tuning.search import Progress, Search, search_all
 from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole
+from tuning.study_order import study_order
 from tuning.worker import JobLimits
 
 if TYPE_CHECKING:
@@ -127,11 +128,12 @@ def search_studies(
     """
     with ExitStack() as stack:
         bench = failures = None
+        order = study_order(plan, found, storage)
         if not plan.simulate:
             bench = stack.enter_context(Bench(plan, limits or JobLimits(), precompile, interrupts))
             bench.start(found)
             # In the order of measuring: a compiler stays with a problem as the worker does.
-            for study in found:
+            for study in (found[place] for place in order):
                 bench.announce(study, study.configs(study.seeds(plan)), False)
             failures = KnownFailures(plan, trust=not retry_failures)
             if again is Again.REFUSE:
@@ -145,7 +147,7 @@ def search_studies(
         searches = [
             Search(
                 plan,
-                candidates,
+                found[index],
                 index,
                 storage,
                 bench=bench,
@@ -153,7 +155,7 @@ def search_studies(
                 progress=progress,
                 interrupts=interrupts,
             )
-            for index, candidates in enumerate(found)
+            for index in order
         ]
         search_all(searches, plan.time_limit_s, storage.idle_s, interrupts)
 

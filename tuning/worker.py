@@ -16,6 +16,7 @@ from tuning.microbench.sample import Sample, samples_from
 from tuning.process_memory import available_bytes
 from tuning.records import Environment, Measurement
 from tuning.timing import SAMPLING_US, Timing
+from tuning.visible_gpu import visible_gpu
 from tuning.worker_process import Lost, WorkerProcess
 
 __all__ = ["Compiled", "JobLimits", "Target", "Worker"]
@@ -107,9 +108,20 @@ class Worker:
             while not self._started(last=left == 1):
                 left -= 1
                 time.sleep(PAUSE_S)
+            self._look_again()
         if "missing" in self._hello:
             raise ValueError(f"{self._hello['missing']}: simulate the sweep instead, --on sim")
         return Environment.from_dict(self._hello["environment"]), self._hello["l2_bytes"]
+
+    def _look_again(self) -> None:
+        """Start the process anew where it finds no device and the driver names one: CUDA fails to
+        open for a moment when a host is short of memory or descriptors."""
+        for _ in range(STARTS - 1):
+            passing = "missing" in self._hello and self._hello["built_for_it"]
+            if not passing or self._stopped or visible_gpu() is None:
+                return
+            time.sleep(PAUSE_S)
+            self._started(last=True)
 
     def _started(self, last: bool) -> bool:
         self.close()

@@ -70,7 +70,8 @@ def _hello(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            reply("done", {"missing": "torch finds no CUDA device"})
+            built = torch.version.cuda is not None
+            reply("done", {"missing": "torch finds no CUDA device", "built_for_it": built})
             return
         bench.observer = open_observer()
         l2_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sim import load_gpu
-from tiles.kernels import Accepted, Limits
+from tiles.kernels import Accepted, Limits, Rejected
 from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import RECIPES, Recipe
@@ -160,14 +160,11 @@ def test_every_mode_lies_within_the_same_bounds(name: str, mode: str) -> None:
         pytest.skip("warps are specialised on Hopper")
     problem = gemm(f"gemm:700x1032x2096:{name}:bf16")
     chosen = deepest(problem, config)
-    scalings = (problem.recipe.activation.scaling, problem.recipe.weight.scaling)
     if config.overlap and not problem.recipe.blockwise:
         pytest.skip("nothing is promoted")
-    if config.specialize and any(
-        s is not None and s.cols is not None and s.rows is not None and 1 < s.rows < config.block_n
-        for s in scalings
-    ):
-        pytest.skip("blocks of rows within a tile are not halved")
+    legal = TritonGemm().judge(problem, chosen, load_gpu("h200").limits)
+    if config.specialize and isinstance(legal, Rejected) and legal.rule == "specialize":
+        pytest.skip(legal.reason)
     workload = GemmWorkload(problem, device="cuda", seed=1)
     run = workload.launchers(chosen, 1)[0]
     results = []

@@ -104,7 +104,9 @@ def _cases() -> dict[str, dict]:
     cases["four parts"] = _case(
         "gemm:70x80x64:e4m3-row:fp32", tma=True, persistent=True, subtiles=4
     )
-    cases["specialized"] = _case("gemm:70x80x160:deepseek-fp8:fp32", tma=True, specialize=True)
+    cases["specialized"] = _case(
+        "gemm:150x80x160:deepseek-fp8:fp32", tma=True, specialize=True, block_m=128
+    )
     assert all(f"{name} tma persistent" in cases for name in PERSISTENT)
     cases["jetfire small tile"] = _case("gemm:50x50x90:jetfire:fp32", block_m=16, block_n=16)
     cases["one row"] = _case("gemm:1x70x129:e4m3-row:fp16", block_m=16)

@@ -23,6 +23,9 @@ CONFIG: dict[str, int | bool] = {
 }
 
 
+MODES = {**CONFIG, "split_k": 1, "stream_k": False, "subtiles": 0, "overlap": False}
+#: A tile of 128 x 32 that two warpgroups halve.
+HALVES = {"specialize": True, "tma": True, "block_m": 128}
 SHARED = torch.zeros(64, 96 + 4 * 48, dtype=torch.int8)
 
 
@@ -112,6 +115,32 @@ def launch(**changes: Any) -> None:
             ValueError,
             "specialize needs num_warps 4",
         ),
+        *(
+            (
+                {"config": {**CONFIG, "specialize": True, "tma": True, "block_m": block_m}},
+                ValueError,
+                f"specialize needs block_m in multiples of 128, not {block_m}",
+            )
+            for block_m in (32, 64, 192)
+        ),
+        *(
+            (
+                {
+                    **{
+                        f"{side}_block": (rows, 32) for side, rows in zip("ab", blocks, strict=True)
+                    },
+                    "a_scale": torch.ones(-(-64 // blocks[0]), 3),
+                    "b_scale": torch.ones(-(-48 // blocks[1]), 3),
+                    "config": {**CONFIG, **HALVES},
+                },
+                ValueError,
+                message,
+            )
+            for blocks, message in (
+                ((64, 32), "specialize needs one scale over block_m 128 or one a row, not blocks"),
+                ((1, 16), "specialize needs one scale over block_n 32 or one a row, not blocks"),
+            )
+        ),
         (
             {"a": SHARED[:, :96], "c": SHARED[:, 96:].view(torch.float32)},
             ValueError,
@@ -166,3 +195,8 @@ def test_scale_group_is_the_run_of_rows_that_surely_shares_a_scale(
     assert tile_rows % group == 0
     for first in range(0, 4 * tile_rows, group):
         assert quant_rows == 0 or first // quant_rows == (first + group - 1) // quant_rows
+
+
+@pytest.mark.parametrize("a_rows", [1, 96, 128, 256])
+def test_specialised_warps_take_one_scale_a_tile_or_one_a_row(a_rows: int) -> None:
+    gemm_arguments._check_modes({**MODES, **HALVES}, (a_rows, 32), (32, 32), decode=False)

@@ -89,6 +89,15 @@ def test_a_problem_has_the_modes_that_may_pay(problem: str, limits: Any, modes: 
             {"specialize": True, "num_warps": 4, "block_k": 32},
             "specialize",
         ),
+        # Two blocks of rows in a tile.
+        *(
+            (
+                f"{LARGE}:{name}:bf16",
+                {"specialize": True, "num_warps": 4, "block_m": 256, "block_n": 64, "block_k": 128},
+                "specialize",
+            )
+            for name in ("e4m3-b128", "int8-b128")
+        ),
     ],
 )
 def test_refuses_modes_where_they_cannot_pay(
@@ -108,6 +117,12 @@ def test_refuses_modes_where_they_cannot_pay(
         (f"{LARGE}:e4m3-row:bf16", {"subtiles": 4, "persistent": True}),
         (f"{LARGE}:int8-b128:bf16", {"overlap": True}),
         (f"{LARGE}:deepseek-fp8:bf16", {"specialize": True, "num_warps": 4}),
+        (f"{LARGE}:int8-b128:bf16", {"specialize": True, "num_warps": 4}),
+        # A scale a row may stand beside any tile.
+        (
+            f"{LARGE}:deepseek-fp8:bf16",
+            {"specialize": True, "num_warps": 4, "block_m": 256, "block_n": 64},
+        ),
     ],
 )
 def test_accepts_modes_where_they_may_pay(problem: str, fields: dict[str, int | bool]) -> None:

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import torch
+from cuda_division import CudaDivision
 
 from sim.error.outliers import fallback_amax, kept_columns, residual
 from sim.error.rounding import numpy_rounder
@@ -53,6 +54,19 @@ def test_columns_are_those_of_the_error_tables(dtype: Any) -> None:
             got[:, :used].float().numpy(), decode(encode(matrix[:, wide], fp16), fp16)
         )
         assert not got[:, used:].any()
+
+
+def test_scales_are_the_same_where_division_by_a_number_is_a_product() -> None:
+    x, w = drawn(300, 70), drawn(11, 70, 1)
+    with CudaDivision():
+        assert not torch.equal(x / 127, x / torch.full_like(x, 127))
+        columns, _ = columns_of(x, w)
+        blocks = pack_blocks(x, BLOCK, OutlierBlocks(share=0.3))
+    wide = (x.abs() > 6).any(dim=0)
+    for packed, values, fmt in ((columns, x.masked_fill(wide, 0), ROW), (blocks, x, BLOCK)):
+        wanted = quantize(values.numpy(), fmt)
+        assert np.array_equal(packed.scales.numpy(), wanted.scales)
+        assert np.array_equal(packed.codes.numpy(), wanted.codes.view(np.int8))
 
 
 def test_no_column_and_every_column() -> None:

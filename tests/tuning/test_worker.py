@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_kernels
 import hostile_kernels
 import pytest
 
 from tiles.kernels import Status
+from tuning.environment import read_environment
 from tuning.limits import AdaptiveLimits
 from tuning.precompile import CompilePool, pool_size
+from tuning.records import Environment
 from tuning.worker import JobLimits, Target, Worker
 
 #: Of what is to run into its limit.  All else has the limits that users have: a process of a busy
@@ -238,6 +241,49 @@ def test_missing_device_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> No
         pytest.raises(ValueError, match="no CUDA device: simulate the sweep instead, --on sim"),
     ):
         worker.hello()
+
+
+#: What a process says that found a device.
+READ = read_environment("cpu").to_dict()
+FOUND = {"environment": READ, "l2_bytes": 50 * 2**20}
+NOT_OPENED = {"missing": "torch finds no CUDA device", "built_for_it": True}
+
+
+@pytest.mark.parametrize(
+    ("answers", "gpu", "starts"),
+    [
+        ([NOT_OPENED, FOUND], "NVIDIA H200", 2),
+        ([NOT_OPENED, NOT_OPENED, FOUND], "NVIDIA H200", 3),
+        ([NOT_OPENED] * 3, "NVIDIA H200", 3),
+        ([NOT_OPENED], None, 1),  # a machine without a GPU
+        ([{**NOT_OPENED, "built_for_it": False}], "NVIDIA H200", 1),  # torch for CPUs
+    ],
+)
+def test_a_device_that_does_not_open_for_a_moment_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, answers: list[dict[str, Any]], gpu: str | None, starts: int
+) -> None:
+    coming = iter(answers)
+
+    class Process:
+        alive = True
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def ask(self, *_: Any) -> dict[str, Any]:
+            return next(coming)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("tuning.worker.WorkerProcess", Process)
+    monkeypatch.setattr("tuning.worker.PAUSE_S", 0.0)
+    monkeypatch.setattr("tuning.worker.visible_gpu", lambda: gpu)
+    with Worker("cuda") as worker:
+        if answers[-1] is FOUND:
+            assert worker.hello() == (Environment.from_dict(READ), 50 * 2**20)
+        else:
+            with pytest.raises(ValueError, match=r"no CUDA device: simulate .* --on sim"):
+                worker.hello()
+        assert worker.starts == starts
 
 
 def test_worker_dies_with_its_parent() -> None:

@@ -22,7 +22,7 @@ from tiles.formats.tensor import TensorFormat
 from tiles.formats.torch_encode import decode, encode
 from tiles.formats.torch_pieces import Band, Piece
 
-__all__ = ["band_amax", "band_scales", "divide", "tensor_scale"]
+__all__ = ["band_amax", "band_scales", "divide", "divide_by", "tensor_scale"]
 
 _MANTISSA = (1 << 23) - 1
 _WORDS = {2: torch.int16, 4: torch.int32}
@@ -35,7 +35,8 @@ def divide(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return x / y
 
 
-def _by_number(x: torch.Tensor, number: float) -> torch.Tensor:
+def divide_by(x: torch.Tensor, number: float) -> torch.Tensor:
+    """The IEEE quotient of a float32 tensor by a Python number, on every device."""
     # A divisor on the device: CUDA torch turns division by a Python number into a product.
     return divide(x, torch.full_like(x, number))
 
@@ -56,7 +57,7 @@ def band_amax(x: torch.Tensor, band: Band) -> torch.Tensor:
 
 def tensor_scale(top: torch.Tensor, element: ElementFormat, scaling: Scaling) -> torch.Tensor:
     """Second-level scale of a tensor whose largest finite amax is ``top``, float32."""
-    scale = _by_number(top, element.max * scaling.stored.max)
+    scale = divide_by(top, element.max * scaling.stored.max)
     return torch.where(scale > 0, scale, 1.0)
 
 
@@ -83,9 +84,9 @@ def band_scales(
             scales = _least_squares_scales(x, band, finite, fmt, outer)
         else:
             if scaling.rule is ScaleRule.PERCENTILE:
-                ideal = _by_number(_percentile_amax(x, band, scaling), fmt.element.max)
+                ideal = divide_by(_percentile_amax(x, band, scaling), fmt.element.max)
             else:
-                ideal = _by_number(finite, fmt.element.max)
+                ideal = divide_by(finite, fmt.element.max)
             if scaling.rule is ScaleRule.POW2:
                 ideal = _power_above(ideal)
             scales = _stored(ideal, scaling, outer)
@@ -205,7 +206,7 @@ def _least_squares_scales(
     chosen = torch.zeros_like(amax)
     for step in range(MSE_STEPS):
         clip = amax * (1 - step / (2 * MSE_STEPS))
-        scale = _stored(_by_number(clip, fmt.element.max), scaling, outer)
+        scale = _stored(divide_by(clip, fmt.element.max), scaling, outer)
         total = band.reduce(partial(squares, scale), torch.add, 0)
         better = (total < best) & (scale > 0) & (amax > 0)
         best = torch.where(better, total, best)
@@ -226,7 +227,7 @@ def _asymmetric(
     # Halves: the whole span of a block may exceed fp32's range.  By float64, so that no compiler
     # fuses products of subnormals with the sum.
     span = (high.double() * 0.5).float() - (low.double() * 0.5).float()
-    ideal = _by_number(torch.where(span.isfinite(), span, 0.0), element.max / 2)
+    ideal = divide_by(torch.where(span.isfinite(), span, 0.0), element.max / 2)
     scales = _stored(ideal, scaling, None)
     scales = torch.where((scales == 0) | (amax == 0), 1.0, scales)
     scales = torch.where(amax.isfinite(), scales, torch.nan)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tiles.formats import ElementFormat, Scaling, TensorFormat
+from tiles.formats.torch_scales import divide, divide_by
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales
 from tiles.kernels.triton.outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
 from tiles.recipes import OutlierBlocks, OutlierColumns
@@ -148,9 +149,10 @@ def _quantized(x: torch.Tensor, fmt: TensorFormat) -> tuple[torch.Tensor, torch.
     whole = replace(fmt.scaling, rows=fmt.scaling.rows or rows, cols=fmt.scaling.cols or cols)
     grid = empty_scales(rows, cols, fmt.scaling, x.device)
     blocks = _blocks(x.to(torch.float32), whole)
-    scales = blocks.abs().amax(dim=(1, 2)) / 127
+    scales = divide_by(blocks.abs().amax(dim=(1, 2)), 127)
     scales.masked_fill_(scales == 0, 1.0).masked_fill_(scales.isinf(), torch.nan)
-    codes = (blocks / scales[:, None, None]).round_().clamp_(-127, 127).nan_to_num_(nan=0.0)
+    codes = divide(blocks, scales[:, None, None]).round_()
+    codes.clamp_(-127, 127).nan_to_num_(nan=0.0)
     grid.copy_(scales.view(grid.shape))
     return _matrix(codes.to(torch.int8), whole, rows, cols), grid
 

@@ -253,3 +253,28 @@ def _check_modes(
                 "specialize needs num_warps 4, which its three warpgroups have each, no overlap, "
                 "and elements that the tensor cores multiply"
             )
+        _check_halves(config, a_block, b_block)
+
+
+def _check_halves(
+    config: Mapping[str, int | bool],
+    a_block: tuple[int, int] | None,
+    b_block: tuple[int, int] | None,
+) -> None:
+    """Refuse tiles that the compiler does not halve between two warpgroups, or halves wrongly.
+
+    Raises:
+        ValueError: names the extent.
+    """
+    if int(config["block_m"]) % 128:
+        raise ValueError(
+            f"specialize needs block_m in multiples of 128, not {config['block_m']}: each of two "
+            "warpgroups multiplies half of the rows, 64 at a time"
+        )
+    for side, block in (("m", a_block), ("n", b_block)):
+        extent = int(config[f"block_{side}"])
+        if block is not None and block[1] and 1 < scale_group(block[0], extent) < extent:
+            raise ValueError(
+                f"specialize needs one scale over block_{side} {extent} or one a row, not blocks "
+                f"of {block[0]} rows: the compiler does not halve a tile of several"
+            )

@@ -124,13 +124,28 @@ def _encode_float(
     return code | ((bits >> (32 - BITS)) & (1 << (BITS - 1)))
 
 
+def _words(element: str) -> tl.constexpr:
+    """PTX that rounds four fp32 ($1 to $4) to a word of codes ($0): nearest even, saturating."""
+    return tl.constexpr(
+        "{ .reg .b16 low, high;\n"
+        f"cvt.rn.satfinite.{element}x2.f32 low, $2, $1;\n"
+        f"cvt.rn.satfinite.{element}x2.f32 high, $4, $3;\n"
+        "mov.b32 $0, {low, high}; }"
+    )
+
+
+_E4M3_WORDS, _E5M2_WORDS = _words("e4m3"), _words("e5m2")
+
+
 @triton.jit
 def _cast(x, MANTISSA: tl.constexpr):
-    if MANTISSA == 3:
-        code = x.to(tl.float8e4nv)
-    else:
-        code = x.to(tl.float8e5)
-    return code.to(tl.uint8, bitcast=True)
+    # Whole words, from which all that wants single codes takes them.  Where a pair of codes became
+    # the low half of a word and was used before by itself (a transposed copy takes bytes), ptxas
+    # 12.8 of Triton 3.6 and 3.7 reads a register for it that holds something else.
+    return tl.inline_asm_elementwise(
+        _E4M3_WORDS if MANTISSA == 3 else _E5M2_WORDS, "=r,r,r,r,r", [x], dtype=tl.uint8,
+        is_pure=True, pack=4,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -147,9 +147,18 @@ def _quantized(x: Tensor, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
     grid = scale_grid(rows, cols, block)
     high, wide = block[0] or max(rows, 1), block[1] or cols
     blocks = _tiled(x.to(torch.float32), high, wide)
-    scales = blocks.abs().amax(dim=(1, 2)) / 127
+    peaks = blocks.abs().amax(dim=(1, 2))
+    # A divisor on the device: CUDA torch turns division by a Python number into a product.
+    scales = _divide(peaks, torch.full_like(peaks, 127))
     scales = scales.masked_fill(scales == 0, 1.0).masked_fill(scales.isinf(), torch.nan)
-    codes = (blocks / scales[:, None, None]).round().clamp(-127, 127).nan_to_num(nan=0.0)
+    codes = _divide(blocks, scales[:, None, None]).round().clamp(-127, 127).nan_to_num(nan=0.0)
     turned = codes.to(torch.int8).view(*grid, high, wide).transpose(1, 2)
     whole = turned.reshape(grid[0] * high, grid[1] * wide)[:rows, :cols]
     return whole.contiguous(), scales.view(grid)
+
+
+def _divide(x: Tensor, y: Tensor) -> Tensor:
+    """The IEEE quotient of fp32 tensors; a compiler's own division is approximate."""
+    if torch.compiler.is_compiling():
+        return (x.double() / y.double()).float()
+    return x / y
