@@ -148,9 +148,7 @@ def test_peers_that_refuse_are_kept_with_their_reasons() -> None:
 def test_bounds_that_are_not_known_say_why() -> None:
     lacking = Rate(stream="conversion", unit="", refused="no such pipe")
     done = measured("gemm:64x64x64:jetfire:int8.b32x32", timer=dry_run.dry_timer, rates=[lacking])
-    assert [bound.refused for bound in done.bounds] == [
-        "no rate of conversion, FFMA: no such pipe"
-    ]
+    assert [bound.refused for bound in done.bounds] == ["no rate of conversion, FFMA: no such pipe"]
     assert [peer.rival for peer in done.peers if peer.refused] == ["Jetfire as released, recorded"]
 
 
