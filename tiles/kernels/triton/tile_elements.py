@@ -1,6 +1,6 @@
 """Elements of at most 8 bits in Triton: fp32 to codes and back, bit-identical with the NumPy codec.
 
-Rounding is to nearest even, or stochastic with 32 random bits; codes saturate.  Where the GPU has
+Rounding is to nearest even, or stochastic with 16 random bits; codes saturate.  Where the GPU has
 no conversion, numbers are rounded by integer operations and one addition.
 """
 
@@ -59,17 +59,16 @@ def _steps(magnitude_bits, random, ONE_PLACE, FIRST_EXPONENT):
     """Stochastically rounded count of steps, and the exponent field that they belong to.
 
     A number with the exponent field ``e`` counts in steps that lie ONE_PLACE bits above its last
-    mantissa bit, further up by ``FIRST_EXPONENT - e`` where that is positive.  As 64-bit fixed
-    point the number splits into whole steps and 32 bits of the rest, which the random bits carry.
+    mantissa bit, further up by ``FIRST_EXPONENT - e`` where that is positive; ONE_PLACE is 20 at
+    least.  As fixed point the number splits into whole steps and 16 bits of the rest, which the
+    random bits carry.
     """
     exponent = magnitude_bits >> 23
     place = tl.maximum(exponent, FIRST_EXPONENT)
     significand = (magnitude_bits & 0x7FFFFF) | 0x800000
-    # 24 bits above 32 of rest: shifted by 56 and more there is nothing left.
-    shift = tl.minimum(place - exponent + ONE_PLACE, 63)
-    fixed = (significand.to(tl.uint64) << 32) >> shift.to(tl.uint64)
-    carry = fixed.to(tl.uint32) > (random ^ 0xFFFFFFFF)
-    return (fixed >> 32).to(tl.int32) + carry.to(tl.int32), place
+    # 24 bits above 16 of rest, 9 of which ONE_PLACE shifts out again.
+    fixed = (significand << 7) >> tl.minimum(place - exponent + (ONE_PLACE - 9), 31)
+    return (fixed + random.to(tl.int32, bitcast=True)) >> 16, place
 
 
 @triton.jit
@@ -80,10 +79,11 @@ def _encode_integer(
     if CLAMP:
         ratio = tl.minimum(tl.maximum(ratio, -CODE_MAX), CODE_MAX)
     if STOCHASTIC:
-        bits = ratio.to(tl.int32, bitcast=True)
-        # Every number lies below the exponent at which the last mantissa bit is a step.
-        steps, _ = _steps(bits & 0x7FFFFFFF, random, 0, 150 - FRACTION)
-        integer = tl.where(bits < 0, -steps, steps)
+        # Fixed point with 16 bits of the rest.  Below zero the bits are inverted, since
+        # -floor(n + u) = floor(-n + (1 - 2^-16 - u)) for multiples of 2^-16.
+        fixed = (ratio * (65536.0 * 2.0**FRACTION)).to(tl.int32)
+        inverted = random.to(tl.int32, bitcast=True) ^ ((fixed >> 31) & 0xFFFF)
+        integer = (fixed + inverted) >> 16
     else:
         # Below 2^22 steps the last place of 1.5 x 2^23 steps is one step: the sum is rounded to
         # whole steps, ties to even, and its low bits are that integer in two's complement.
@@ -143,7 +143,7 @@ def encode(
 
     Args:
         whole: false where a block is poisoned; its codes are NaN, or zero where there is none.
-        random: 32 random bits an element where STOCHASTIC.
+        random: 16 random bits an element where STOCHASTIC, as uint32.
         SOFTWARE: round floats of 8 bits by integer operations too; those of 6 bits always are.
         CLAMP: integers may lie beyond the range.
     """

@@ -1,7 +1,8 @@
 """Random bits of stochastic rounding, drawn in registers: Philox4x32-10 by an element's index.
 
-Element ``i`` of the flat, row-major matrix takes word ``i % 4`` of counter ``i // 4`` under a
-64-bit key: the bits do not depend on tiles, threads or launches, nothing is read from memory.
+Element ``i`` of the flat, row-major matrix takes half ``i % 8`` of counter ``i // 8`` under a
+64-bit key, the lower 16 bits of a word first: the bits do not depend on tiles, threads or launches,
+nothing is read from memory.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.4.
 """
 
@@ -55,21 +56,22 @@ def random_tile(
     first_row, first_col, cols, seed_low, seed_high,
     ROWS: tl.constexpr, COLS: tl.constexpr, GROUPED: tl.constexpr,
 ):  # fmt: skip
-    """32 random bits of each element of a tile of a matrix with ``cols`` columns.
+    """16 random bits of each element of a tile of a matrix with ``cols`` columns, as uint32.
 
-    GROUPED: ``cols`` and ``first_col`` are multiples of 4, so that the four words of a counter
-    belong to four neighbours; otherwise every element computes its counter and keeps one word.
+    GROUPED: ``cols`` and ``first_col`` are multiples of 8, so that the four words of a counter
+    belong to eight neighbours; otherwise every element computes its counter and keeps one half.
     """
     row = first_row + tl.arange(0, ROWS).to(tl.int64)[:, None]
     if GROUPED:
-        group = first_col // 4 + tl.arange(0, COLS // 4)[None, :]
-        a, b, c, d = _philox((row * (cols // 4) + group).to(tl.uint64), seed_low, seed_high)
+        group = first_col // 8 + tl.arange(0, COLS // 8)[None, :]
+        a, b, c, d = _philox((row * (cols // 8) + group).to(tl.uint64), seed_low, seed_high)
         words = tl.join(tl.join(a, c), tl.join(b, d))
-        words = tl.reshape(words, (ROWS, COLS))
+        halves = tl.reshape(tl.join(words & 0xFFFF, words >> 16), (ROWS, COLS))
     else:
         flat = row * cols + (first_col + tl.arange(0, COLS))[None, :]
-        a, b, c, d = _philox((flat >> 2).to(tl.uint64), seed_low, seed_high)
-        low = tl.where((flat & 1) == 0, a, b)
-        high = tl.where((flat & 1) == 0, c, d)
-        words = tl.where((flat & 2) == 0, low, high)
-    return words
+        a, b, c, d = _philox((flat >> 3).to(tl.uint64), seed_low, seed_high)
+        low = tl.where((flat & 2) == 0, a, b)
+        high = tl.where((flat & 2) == 0, c, d)
+        word = tl.where((flat & 4) == 0, low, high)
+        halves = tl.where((flat & 1) == 0, word & 0xFFFF, word >> 16)
+    return halves
