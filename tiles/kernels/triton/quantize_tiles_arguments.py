@@ -247,6 +247,7 @@ def kernel_constants(asked: Request) -> dict[str, Any]:
         # Of an integer, the bits below the leading one of the largest.
         "KEPT_MANTISSA": bits - 2 if own["INTEGER"] else own["MANTISSA"],
         "STOCHASTIC": asked.seed is not None,
+        "ASSEMBLY": asked.x.device.type != "cpu",  # Triton's interpreter runs no PTX
         "SOFTWARE": bool(asked.config["software_cast"]),
         # Of bf16 and fp16, fp32 absmax scales leave no quotient beyond the largest integer's half.
         "CLAMP": not (asked.stored == "fp32" and asked.x.dtype != torch.float32),

@@ -7,7 +7,7 @@ no conversion, numbers are rounded by integer operations and one addition.
 import triton
 import triton.language as tl
 
-__all__ = ["ELEMENTS", "constants", "decode", "encode"]
+__all__ = ["ELEMENTS", "FOUR_CODES", "constants", "decode", "encode"]
 
 #: name -> bits, mantissa bits, bias, code of the largest number, NaN code (-1: none).
 FLOATS = {
@@ -54,6 +54,34 @@ def constants(element: str) -> dict[str, int | float | bool]:
     }
 
 
+#: Codes of four numbers in 2^-16 of a step ($1 to $4) and their random halves ($5, $6), as below in
+#: ``_encode_integer``; NaN becomes 0.
+FOUR_CODES = tl.constexpr(
+    """{
+    .reg .b32 a, b, c, d, r, s, t;
+    cvt.rzi.s32.f32 a, $1;
+    cvt.rzi.s32.f32 b, $2;
+    cvt.rzi.s32.f32 c, $3;
+    cvt.rzi.s32.f32 d, $4;
+    prmt.b32 s, a, b, 0xffbb;
+    prmt.b32 t, c, d, 0xffbb;
+    xor.b32 s, s, $5;
+    xor.b32 t, t, $6;
+    and.b32 r, s, 0xffff;
+    shr.u32 s, s, 16;
+    add.s32 a, a, r;
+    add.s32 b, b, s;
+    and.b32 r, t, 0xffff;
+    shr.u32 t, t, 16;
+    add.s32 c, c, r;
+    add.s32 d, d, t;
+    prmt.b32 a, a, b, 0x0062;
+    prmt.b32 c, c, d, 0x0062;
+    prmt.b32 $0, a, c, 0x5410;
+    }"""
+)
+
+
 @triton.jit
 def _steps(magnitude_bits, random, ONE_PLACE, FIRST_EXPONENT):
     """Stochastically rounded count of steps, and the exponent field that they belong to.
@@ -78,10 +106,12 @@ def _encode_integer(
 ):  # fmt: skip
     if CLAMP:
         ratio = tl.minimum(tl.maximum(ratio, -CODE_MAX), CODE_MAX)
+        if STOCHASTIC:
+            ratio *= 65536.0 * 2.0**FRACTION
     if STOCHASTIC:
         # Fixed point with 16 bits of the rest.  Below zero the bits are inverted, since
         # -floor(n + u) = floor(-n + (1 - 2^-16 - u)) for multiples of 2^-16.
-        fixed = (ratio * (65536.0 * 2.0**FRACTION)).to(tl.int32)
+        fixed = ratio.to(tl.int32)
         inverted = random.to(tl.int32, bitcast=True) ^ ((fixed >> 31) & 0xFFFF)
         integer = (fixed + inverted) >> 16
     else:
@@ -138,20 +168,29 @@ def encode(
     ratio, whole, random, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr, CLAMP: tl.constexpr,
     INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr,
     NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Codes of fp32 numbers, one an item: uint8 of 8-bit elements, int32 of narrower ones.
 
     Args:
+        ratio: numbers in units of the element; of integers that are rounded stochastically without
+            CLAMP, 2^16 times the code that is to be rounded, NaN where the block is poisoned.
         whole: false where a block is poisoned; its codes are NaN, or zero where there is none.
         random: 16 random bits an element where STOCHASTIC, as uint32.
         SOFTWARE: round floats of 8 bits by integer operations too; those of 6 bits always are.
         CLAMP: integers may lie beyond the range.
+        ASSEMBLY: with PTX, which Triton's interpreter does not run.
     """
     # Through the 8-bit cast 6-bit codes came out wrong on an H200 (Triton 3.6.0) in some layouts.
     HARDWARE: tl.constexpr = not INTEGER and BITS == 8 and not SOFTWARE and not STOCHASTIC
     POISON: tl.constexpr = ZERO_CODE if NAN_CODE < 0 else NAN_CODE
     if HARDWARE:  # cvt.rn.satfinite: nearest even, saturating, NaN becomes 0x7f
         code = _cast(ratio, MANTISSA)
+    elif ASSEMBLY and INTEGER and BITS == 8 and STOCHASTIC and not CLAMP:
+        code = tl.inline_asm_elementwise(
+            FOUR_CODES, "=r,f,f,f,f,r,r", [ratio, random.to(tl.uint16)], dtype=tl.uint8,
+            is_pure=True, pack=4,
+        )  # fmt: skip
     else:
         if INTEGER:
             code = _encode_integer(ratio, random, STOCHASTIC, CLAMP, MANTISSA, CODE_MAX)
