@@ -52,8 +52,8 @@ def run(text: str, kind: str, inputs: dict[str, int]) -> dict[str, int]:
                 registers[target] = args[0] * args[1]
                 continue
             case "cvt.rzi.s32.f32":
-                number = float(np.uint32(args[0]).view(np.float32))
-                result = 0 if np.isnan(number) else int(number)
+                converted = float(np.uint32(args[0]).view(np.float32))
+                result = 0 if np.isnan(converted) else int(converted)
             case "xor.b32":
                 result = args[0] ^ args[1]
             case "add.u32" | "add.s32":

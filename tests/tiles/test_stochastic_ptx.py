@@ -26,7 +26,7 @@ def test_four_codes_are_those_of_the_codec() -> None:
     ratio = ratio.astype(np.float32).reshape(-1, 4)
     halves = rng.integers(0, 2**16, ratio.shape, dtype=np.uint32)
     halves[:4, :2], halves[:4, 2:] = 0, 65535
-    wanted = encode(ratio, element("int8"), Rounding.STOCHASTIC, random=halves << 16)
+    wanted = encode(ratio, element("int8"), Rounding.STOCHASTIC, random=halves << np.uint32(16))
     text = body(FOUR_CODES)
     for numbers, random, codes in zip(ratio, halves.tolist(), wanted, strict=True):
         fixed = (numbers * np.float32(65536)).view(np.uint32).tolist()
