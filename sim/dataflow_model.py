@@ -2,8 +2,9 @@
 
 INT8 in and out moves so few bytes an element that instructions count: an H200 copies two bytes an
 element in the time of 15 instructions.  Counts were read off the SASS of 32 x 32 blocks, compiled
-for sm_90 with two vectors a thread.  No measurement of these kernels stands behind the model yet:
-what it shares with ``sim.memory_bound`` was set on quantisation kernels, the rest are priors.
+for sm_90 with two vectors a thread.  What the model shares with ``sim.memory_bound`` was set
+on quantisation kernels, IDLE_WARPS on dataflow kernels that took more instructions, the rest are
+priors.
 
 Left out: bank conflicts of backward's sums over rows, barriers of a cluster beyond one latency
 each, and DRAM pages that 32-byte rows of a block open.
@@ -43,18 +44,22 @@ F64 = NDArray[np.float64]
 #: Instructions an element rounded to nearest, without what is done once a block and thread.
 ELEMENT_INSTRUCTIONS = {
     "gelu": 15.2, "gelu-bwd": 22.4, "silu": 11.0, "silu-bwd": 17.0, "relu": 6.8, "relu-bwd": 8.0,
-    "dropout": 14.1, "residual": 13.0, "layernorm": 14.2, "layernorm-apply": 9.5,
-    "layernorm-bwd": 37.0, "rmsnorm": 12.8, "rmsnorm-apply": 8.0, "rmsnorm-bwd": 37.0,
+    "dropout": 14.1, "residual": 13.0, "layernorm": 13.2, "layernorm-apply": 9.5,
+    "layernorm-bwd": 36.0, "rmsnorm": 11.8, "rmsnorm-apply": 8.0, "rmsnorm-bwd": 36.0,
 }  # fmt: skip
 #: Special functions an element.
 SPECIAL_FUNCTIONS = {"gelu": 2, "gelu-bwd": 3, "silu": 2, "silu-bwd": 2}
 #: Once a thread and block: places, scales, the largest value over the lanes.
 BLOCK_INSTRUCTIONS = 90.0
 ROW_INSTRUCTIONS = 190.0
-#: Philox, 37 for four elements, and what rounding takes beyond the addition to nearest.
-STOCHASTIC_INSTRUCTIONS = 9.25 + 5.75
-#: Wide multiplications an element, which take two issue slots of their pipe.
-STOCHASTIC_MULTIPLIES = 4.75
+#: Philox, 40 for eight elements, and what rounding takes beyond the addition to nearest.
+STOCHASTIC_INSTRUCTIONS = 5.0 + 3.5
+#: Of all these, permutes, logic and comparisons: they share a pipe of half the rate.
+INTEGER_INSTRUCTIONS, STOCHASTIC_INTEGER = 5.0, 5.0
+MASK_INTEGER = 4.5
+#: Of an SM's issue slots W warps fill W / (W + IDLE_WARPS): set on 21 timings of an H200 with 12 to
+#: 32 warps an SM, which reached 0.49 to 0.82 of the rate that it issues instructions at.
+IDLE_WARPS = 9.0
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
 FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
 
@@ -130,21 +135,25 @@ def dataflow_cost(
     moved = read + written
     l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = elements * sm_share / clock_ghz
-    issue = on_sm * (of.instruction_share * instructions(problem, table)) / ISSUE_LANES
+    # Every wave, the last one too, waits as long as IDLE_WARPS more warps would take.
+    waiting = elements * spread.count * IDLE_WARPS / (warps * ctas) / clock_ghz
+    counted = of.instruction_share * instructions(problem, table)
+    issue = (on_sm + waiting) * counted / ISSUE_LANES
     special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
-    multiplies = STOCHASTIC_MULTIPLIES * (problem.target.rounding is Rounding.STOCHASTIC)
-    if problem.op == "dropout":
-        multiplies += STOCHASTIC_MULTIPLIES / 2
-    multiply = on_sm * multiplies / gpu.int_per_clk
+    integers = INTEGER_INSTRUCTIONS + MASK_INTEGER * (problem.op == "dropout")
+    integers += STOCHASTIC_INTEGER * (problem.target.rounding is Rounding.STOCHASTIC)
+    integer = on_sm * integers / gpu.int_per_clk
     turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz) + idle
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us
-    # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps.
-    cuda_cores = np.maximum(issue, np.maximum(special, multiply))
-    together = overlap(dram, l2, issue, special, multiply, turns, exponent=of.overlap_exponent)
+    # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps, and so
+    # do the other warps of its own unless they all wait for row sums.
+    cuda_cores = np.maximum(issue, np.maximum(special, integer))
+    together = overlap(dram, l2, issue, special, integer, turns, exponent=of.overlap_exponent)
     apart = dram + cuda_cores
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
-    main = together + np.maximum(apart - together, 0.0) / (resident * np.maximum(warps, 1) / 4 + 1)
+    filling = resident * (np.maximum(warps, 1) / 4 if problem.op in BLOCK_OPS else 1.0)
+    main = together + np.maximum(apart - together, 0.0) / (filling + 1)
     return Cost(
         time_us=main / 1e3 + ends_us + launch_us,
         terms_us={

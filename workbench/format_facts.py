@@ -91,7 +91,7 @@ ROUNDINGS: dict[Rounding, str] = {
     Rounding.NEAREST_AWAY: "to the nearest, ties to the larger magnitude",
     Rounding.TOWARD_ZERO: "to the smaller magnitude",
     Rounding.STOCHASTIC: "to the larger magnitude with the probability of the distance from the "
-    "smaller, by 32 random bits",
+    "smaller, by 16 random bits",
 }
 
 ELEMENT_COLUMNS = (

@@ -1,4 +1,4 @@
-"""A machine for the few PTX instructions that decode packed numbers, without a GPU."""
+"""A machine for the few PTX instructions that decode and round packed numbers, without a GPU."""
 
 import re
 
@@ -39,12 +39,24 @@ def run(text: str, kind: str, inputs: dict[str, int]) -> dict[str, int]:
             registers[pair[1]] = value(pair[3]) & 0xFFFF
             registers[pair[2]] = value(pair[3]) >> 16
             continue
+        if pair := re.fullmatch(r"mov\.b64 \{(\S+), (\S+)\}, (\S+)", line):
+            registers[pair[1]] = value(pair[3]) & 0xFFFFFFFF
+            registers[pair[2]] = value(pair[3]) >> 32
+            continue
         operation, *operands = re.split(r"[ ,]+", line)
         target, args = operands[0], [value(name) for name in operands[1:]]
         match operation:
             case "mov.b32":
                 result = args[0]
-            case "add.u32":
+            case "mul.wide.u32":
+                registers[target] = args[0] * args[1]
+                continue
+            case "cvt.rzi.s32.f32":
+                converted = float(np.uint32(args[0]).view(np.float32))
+                result = 0 if np.isnan(converted) else int(converted)
+            case "xor.b32":
+                result = args[0] ^ args[1]
+            case "add.u32" | "add.s32":
                 result = args[0] + args[1]
             case "and.b32":
                 result = args[0] & args[1]

@@ -209,8 +209,9 @@ def test_codes_reach_their_place_in_the_staging_buffer(block_n: int) -> None:
             assert (buffer[r, at] == tile[r, piece]).all()
 
 
-def test_two_lanes_share_the_random_words_of_four_neighbours() -> None:
-    seed, n, x, y = 0x0123456789ABCDEF, 4096, 256, 640
+@pytest.mark.parametrize("n", [4096, 4100])
+def test_two_lanes_share_the_random_words_of_four_neighbours(n: int) -> None:
+    seed, x, y = 0x0123456789ABCDEF, 256, 640
     row, column = fragment(128)
     flat = (y + row) * n + x + column
     words = random_bits(int(flat.min()), int(flat.max() - flat.min()) + 1, seed)
@@ -223,18 +224,14 @@ def test_two_lanes_share_the_random_words_of_four_neighbours() -> None:
             own_row = y + warp * 16 + lane // 4 + 8 * odd
             index = own_row * n + (x + columns + lane % 4 // 2 * 4)
             assert (index % 4 == 0).all()
-            four = philox((index >> 2).astype(np.uint64), seed)
-            sent0, sent1 = (np.where(odd, four[:, w], four[:, w + 2]) for w in (0, 1))
-            other0, other1 = sent0[np.arange(128) ^ 1], sent1[np.arange(128) ^ 1]
-            drawn = {
-                (0, 0): np.where(odd, other0, four[:, 0]),
-                (0, 1): np.where(odd, other1, four[:, 1]),
-                (1, 0): np.where(odd, four[:, 2], other0),
-                (1, 1): np.where(odd, four[:, 3], other1),
-            }
-            for (h, e), random in drawn.items():
-                i = (columns // 8) * 4 + h * 2 + e
-                assert (random == words[flat[:, i] - flat.min()]).all()
+            eight = philox((index >> 3).astype(np.uint64), seed)
+            word0, word1 = (np.where(index & 4, eight[:, w + 2], eight[:, w]) for w in (0, 1))
+            other = np.where(odd, word0, word1)[np.arange(128) ^ 1]
+            drawn = np.where(odd, other, word0), np.where(odd, word1, other)
+            for h, pair in enumerate(drawn):
+                for e, random in enumerate((pair << 16, pair & 0xFFFF0000)):
+                    i = (columns // 8) * 4 + h * 2 + e
+                    assert (random == words[flat[:, i] - flat.min()]).all()
 
 
 def test_round_keys_are_philox_own() -> None:

@@ -17,7 +17,7 @@ class Rounding(Enum):
     NEAREST_EVEN = "rne"  #: the nearest, ties to the even code
     NEAREST_AWAY = "away"  #: the nearest, ties to the larger magnitude
     TOWARD_ZERO = "rtz"  #: the smaller magnitude
-    STOCHASTIC = "sr"  #: up with the probability of the distance from below, to 32 bits
+    STOCHASTIC = "sr"  #: up with the probability of the distance from below, to 16 bits
 
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -55,15 +55,17 @@ def philox(counter: U64, seed: int) -> U32:
 
 
 def random_bits(first: int, count: int, seed: int) -> U32:
-    """The 32 random bits of elements ``first`` to ``first + count - 1`` of a tensor.
+    """The random bits of elements ``first`` to ``first + count - 1`` of a tensor.
 
-    Element ``i`` of the flat, row-major tensor takes word ``i % 4`` of counter ``i // 4``, so the
-    bits do not depend on how the tensor is cut into tiles.
+    Element ``i`` of the flat, row-major tensor takes half ``i % 8`` of counter ``i // 8``, the
+    lower 16 bits of a word first, so the bits do not depend on how the tensor is cut into tiles.
+    They are the upper half of the element's word here; its lower half is zero.
 
     Raises:
         ValueError: the seed is not a 64-bit unsigned integer.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
-    blocks = np.arange(first // 4, (first + count + 3) // 4, dtype=np.uint64)
-    return philox(blocks, seed).reshape(-1)[first % 4 : first % 4 + count]
+    words = philox(np.arange(first // 8, (first + count + 7) // 8, dtype=np.uint64), seed)
+    halves = np.stack([words << 16, words & 0xFFFF0000], axis=-1).reshape(-1)
+    return halves[first % 8 : first % 8 + count]

@@ -10,19 +10,19 @@ _LOW = 0xFFFFFFFF
 
 
 def random_bits(first: int, count: int, seed: int, device: torch.device) -> torch.Tensor:
-    """The 32 random bits of elements ``first`` to ``first + count - 1`` of a tensor.
+    """The random bits of elements ``first`` to ``first + count - 1`` of a tensor.
 
     The same words as :func:`tiles.formats.rounding.random_bits`.  Words are computed in int64: of a
     product that wraps, both halves are still right, and they are masked out of it.
 
     Returns:
-        (count,) int64, each in [0, 2**32).
+        (count,) int64, each in [0, 2**32): 16 random bits above 16 zeros.
     Raises:
         ValueError: the seed is not a 64-bit unsigned integer.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
-    counter = torch.arange(first // 4, (first + count + 3) // 4, dtype=torch.int64, device=device)
+    counter = torch.arange(first // 8, (first + count + 7) // 8, dtype=torch.int64, device=device)
     a, b = counter & _LOW, counter >> 32
     c = d = torch.zeros_like(counter)
     key0, key1 = seed & _LOW, seed >> 32
@@ -35,5 +35,5 @@ def random_bits(first: int, count: int, seed: int, device: torch.device) -> torc
             product0 & _LOW,
         )
         key0, key1 = (key0 + PHILOX_WEYL[0]) & _LOW, (key1 + PHILOX_WEYL[1]) & _LOW
-    words = torch.stack((a, b, c, d), dim=-1).view(-1)
-    return words[first % 4 : first % 4 + count]
+    halves = [half for word in (a, b, c, d) for half in ((word << 16) & _LOW, word >> 16 << 16)]
+    return torch.stack(halves, dim=-1).view(-1)[first % 8 : first % 8 + count]

@@ -189,7 +189,7 @@ class CudaDataflowRows(DataflowKernel):
             lanes=self.lanes(problem),
             rows=sorted({max(high, n) for n in (4, 16, 32)}),
             splits=[1, 2, 4, 8],
-            clusters=[32, 64, 128, 256] if problem.op.endswith("-bwd") else [1],
+            clusters=[32, 48, 64, 96, 128] if problem.op.endswith("-bwd") else [1],
             ctas=[1, 2, 3, 4],
         )
 

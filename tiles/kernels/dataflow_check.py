@@ -22,8 +22,8 @@ __all__ = ["compare", "compare_vector"]
 #: Rows of this many elements are compared at once.
 _PIECE_ELEMENTS = 2**24
 #: Ratios err by 32 units of 2^-24 beside the value's own error (multiplier, its product, the stored
-#: scale) and by what of the 32 random bits is not looked at: 2^-20 of a step at most.
-RATIO_ERROR, STEP_ERROR = 32 * U, 2.0**-20
+#: scale); what of a ratio lies below the 16 random bits may count up to one of them.
+RATIO_ERROR, STEP_ERROR = 32 * U, 2.0**-16
 _LARGEST = 3.4028234663852886e38
 
 

@@ -27,10 +27,7 @@ EPSILON = 1e-5
 
 def drop_mask(rows: int, cols: int, below: int, seed: int, device: torch.device) -> torch.Tensor:
     """(rows, cols) bool: which elements dropout drops, as ``dataflow_reference.dropped`` says."""
-    count = rows * cols
-    words = random_bits(0, (count + 1) // 2, seed, device)
-    halves = torch.stack((words & 0xFFFF, words >> 16), dim=-1).view(-1)[:count]
-    return (halves < below).view(rows, cols)
+    return (random_bits(0, rows * cols, seed, device) >> 16 < below).view(rows, cols)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

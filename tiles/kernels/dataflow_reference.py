@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tiles.formats.rounding import philox
+from tiles.formats.rounding import random_bits
 
 __all__ = ["GATE_ERROR", "TINY", "Inputs", "Outcome", "dropped", "outcome", "statistics"]
 
@@ -62,13 +62,10 @@ class Outcome:
 def dropped(rows: int, cols: int, below: int, seed: int) -> Any:
     """(rows, cols) bool, NumPy: which elements dropout drops.
 
-    Element ``i`` of the flat, row-major matrix is dropped when its 16 random bits are less than
-    ``below``: half ``i % 8`` of Philox's counter ``i // 8``, the lower half of a word first.
+    Element ``i`` of the flat, row-major matrix is dropped when its 16 random bits, those that
+    stochastic rounding takes under the same seed, are less than ``below``.
     """
-    count = rows * cols
-    words = philox(np.arange((count + 7) // 8, dtype=np.uint64), seed)
-    halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(-1)[:count]
-    return (halves < below).reshape(rows, cols)
+    return (random_bits(0, rows * cols, seed) >> 16 < below).reshape(rows, cols)
 
 
 def _library(x: Any) -> Any:

@@ -142,7 +142,7 @@ DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u3
 }
 
 #if NORM
-// y = (x - mean) rstd gamma + beta of a vector in one row; nothing outside the matrix.
+// y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
 DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
                       const float *beta, float *y) {
     bool inside = row < p.rows;
@@ -161,7 +161,7 @@ DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, con
     float shift = -mean * rstd;
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k)
-        y[k] = inside ? __fmaf_rn(__fmaf_rn(y[k], factor, shift), gamma[k], beta[k]) : 0.0f;
+        y[k] = __fmaf_rn(__fmaf_rn(y[k], factor, shift), gamma[k], beta[k]);
 #endif
 }
 #endif
@@ -233,8 +233,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
 #else
             apply(p, f, x[i], dy[i], at.index, y[i]);
 #endif
+            float highest = 0.0f;
 #pragma unroll
-            for (int k = 0; k < VECTOR; ++k) peak = larger(peak, fabsf(y[i][k]));
+            for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
+#if NORM
+            if (!inside) highest = 0.0f;
+#endif
+            peak = larger(peak, highest);
         }
         peak = block_peak(peak, of_warp);
         const OutputScale out = output_scale(peak, unit, is_nan);

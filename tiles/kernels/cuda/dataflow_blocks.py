@@ -196,8 +196,8 @@ def launch(
         mean, variance: float32 (R), of what ``x`` stands for; ``gamma``, ``beta``: float32 (C);
             ``epsilon``: added to the variance; for ``-apply`` operators (RMSNorm has no ``beta``
             and divides by the root of mean squared plus variance).
-        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking word
-            ``i % 4`` of counter ``i // 4``.
+        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking half
+            ``i % 8`` of counter ``i // 8``.
         probability: dropout's, rounded to 1 / 65536; ``mask_seed``: the key of its random bits,
             element ``i`` taking the 16-bit half ``i % 8`` of counter ``i // 8``.  The gradient of
             dropout is dropout of the gradient with the same seed.

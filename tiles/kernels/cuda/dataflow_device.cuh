@@ -113,24 +113,6 @@ DEVICE Random philox(u64 counter, const RoundKeys &keys) {
     return random;
 }
 
-// The random words of elements index to index + 3 of the flat tensor: word i % 4 of counter i / 4.
-DEVICE Random random_words(i64 index, const RoundKeys &keys) {
-#if ALIGNED
-    return philox((u64)index >> 2, keys);
-#else
-    Random random;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        u64 element = (u64)index + k;
-        Random four = philox(element >> 2, keys);
-        u32 low = element & 1 ? four.words[1] : four.words[0];
-        u32 high = element & 1 ? four.words[3] : four.words[2];
-        random.words[k] = element & 2 ? high : low;
-    }
-    return random;
-#endif
-}
-
 // The random 16-bit halves of elements index to index + 7, two a word: half i % 8 of counter i / 8,
 // the lower half of a word first.
 DEVICE Random random_halves(i64 index, const RoundKeys &keys) {
@@ -164,18 +146,19 @@ DEVICE u32 encode_nearest(const float *values, float multiplier) {
     return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
 }
 
-// Four codes, rounded stochastically: trunc(|ratio| + u) with the sign of ratio, u the random word's
-// upper 23 bits.  As floor of the signed ratio: where it is negative the bits are inverted, since
-// -floor(r + u) = floor(-r + (1 - 2^-23 - u)) on the grid of 2^-23.  Both sums round down, so what
-// lies below an integer stays below it.
-DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random &random) {
+// Four codes, rounded stochastically: trunc(|ratio| + u) with the sign of ratio, u the 16 random bits
+// behind the point; under the exponent of 128 they are 128 + u.  As floor of the signed ratio: where it
+// is negative the bits are inverted, since -floor(r + u) = floor(-r + (1 - 2^-16 - u)) for multiples of
+// 2^-16.  The first sum rounds ratios to such (below zero to finer ones), the second one rounds down.
+DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *pairs) {
     u32 bits[4];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        u32 word = random.words[k] ^ (u32)((int)as_bits(values[k]) >> 31);
-        float from_1_to_2 = as_float((word >> 9) + 0x3f800000u);
-        float sum = __fmaf_rd(values[k], multiplier, from_1_to_2);
-        bits[k] = as_bits(__fadd_rd(sum, 12582911.0f));
+    for (int k = 0; k < 4; k += 2) {
+        u32 pair = pairs[k / 2] ^ permute(as_bits(values[k]), as_bits(values[k + 1]), 0xffbb);
+        float low = as_float(permute(pair, 0x43000000u, 0x7610));
+        float high = as_float(permute(pair, 0x43000000u, 0x7632));
+        bits[k] = as_bits(__fadd_rd(__fmaf_rn(values[k], multiplier, low), 12582784.0f));
+        bits[k + 1] = as_bits(__fadd_rd(__fmaf_rn(values[k + 1], multiplier, high), 12582784.0f));
     }
     return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
 }
@@ -189,7 +172,7 @@ DEVICE u32 encode_nearest(const float *values, float multiplier) {
 
 // Random bits are added below the three kept ones, and a carry rounds away from zero.  Subnormal
 // codes are multiples of 2^-9, as the normal ones just above 2^-6 are: they are rounded up there.
-DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random &random) {
+DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *pairs) {
     float rounded[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -197,7 +180,8 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random
         float shift = as_float((as_bits(ratio) & 0x80000000u) | 0x3c800000u);  // 2^-6
         bool subnormal = fabsf(ratio) < 0.015625f;
         u32 bits = as_bits(subnormal ? __fadd_rz(ratio, shift) : ratio);
-        float kept = as_float((bits + (random.words[k] >> 12)) & 0xfff00000u);
+        u32 random = (k & 1 ? pairs[k / 2] & 0xffff0000u : pairs[k / 2] << 16) >> 12;
+        float kept = as_float((bits + random) & 0xfff00000u);
         rounded[k] = subnormal ? kept - shift : kept;
     }
     return encode_pair(rounded[0], rounded[1]) | encode_pair(rounded[2], rounded[3]) << 16;
@@ -208,10 +192,13 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const Random
 // Codes of 16 values whose flat index is `index`, as four words.
 DEVICE void encode(const float *values, float multiplier, bool is_nan, i64 index,
                    const RoundKeys &keys, u32 *words) {
+#if STOCHASTIC
+    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+#endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
 #if STOCHASTIC
-        words[w] = encode_stochastic(values + 4 * w, multiplier, random_words(index + 4 * w, keys));
+        words[w] = encode_stochastic(values + 4 * w, multiplier, halves[w / 2].words + w % 2 * 2);
 #else
         words[w] = encode_nearest(values + 4 * w, multiplier);
 #endif

@@ -314,12 +314,13 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
                                   ? __fmaf_rn(__fmaf_rn(y[i][k], factor, shift), gamma[k], beta[k])
                                   : y[i][k] * factor * gamma[k];
 #endif
+                // What lies outside is not stored: it only must not count.
                 const int count = inside ? columns_inside(at, p) : 0;
+                float highest = 0.0f;
 #pragma unroll
-                for (int k = 0; k < VECTOR; ++k) {
-                    if (k >= count) y[i][k] = 0.0f;
-                    peak = larger(peak, fabsf(y[i][k]));
-                }
+                for (int k = 0; k < VECTOR; ++k)
+                    if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
+                peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
             }
             quantize_block(p, shared, first, active, y, peak, is_nan, down, right, lane, words,
                            scale);

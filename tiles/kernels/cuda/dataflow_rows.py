@@ -283,8 +283,8 @@ def launch(
         gamma: float32 (C), for all but ``residual``; ``beta``: float32 (C), for ``layernorm``.
         d_gamma: float32 (C), for ``-bwd``; ``d_beta``: float32 (C), for ``layernorm-bwd``; written.
         partials: float32 (clusters, 2, C) for ``-bwd`` to work in; :func:`geometry` tells how many.
-        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking word
-            ``i % 4`` of counter ``i // 4``.
+        seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking half
+            ``i % 8`` of counter ``i // 8``.
         epsilon: added to the variance.
         stream: a CuPy stream; CuPy's current one when not given.
     Raises:

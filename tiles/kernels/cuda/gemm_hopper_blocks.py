@@ -188,8 +188,8 @@ def launch(
             given as the powers of two that they stand for.
         c_scale: float32, one a block of codes, row-major; written.
         config: the fields of ``HopperBlockGemmConfig``.
-        seed: 64-bit key of stochastic rounding (``+sr``): element i of the flat output takes word
-            i % 4 of Philox4x32-10 at counter i // 4.
+        seed: 64-bit key of stochastic rounding (``+sr``): element i of the flat output takes half
+            i % 8 of Philox4x32-10 at counter i // 8.
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """

@@ -78,8 +78,8 @@ __device__ __forceinline__ u32 nearest_code(float ratio) {
     return __float_as_uint(__fadd_rn(fminf(fmaxf(ratio, -127.0f), 127.0f), 12582912.0f));
 }
 
-// The same, rounded away from zero with a probability of what lies above the integer: its 32 bits
-// behind the point are added to the random ones, and a carry counts.
+// The same, rounded away from zero with a probability of what lies above the integer: its bits behind
+// the point are added to the random word, 16 bits above 16 zeros, and a carry counts.
 __device__ __forceinline__ u32 stochastic_code(float ratio, u32 random) {
     const float size = fminf(fabsf(ratio), 127.0f);
     const float shifted = __fadd_rz(size, 8388608.0f);  // its low bits are the integer
@@ -171,26 +171,23 @@ __device__ __forceinline__ void stage_codes(u32 buffer, const float *sum, Peaks 
         for (int g = 0; g < OUT_BLOCK / 8; g++) {
             const float *v = sum + j * BLOCK_SUMS + g * 4;
             const int column = j * OUT_BLOCK + g * 8;
-            Random random[2] = {};  // of the thread's pairs in its two rows: words 0 and 1
+            u32 random[2] = {};  // of the thread's pairs in its two rows, the first in the lower half
 #if STOCHASTIC
-            // Two lanes share the four words of four neighbours: the even one draws those of row r,
-            // the odd one those of row r + 8, and each hands over the other's half.
+            // Two lanes share the two words of four neighbours: the even one draws those of row r,
+            // the odd one those of row r + 8, and each hands over the other's.
             const int row = y + warp * 16 + lane / 4, odd = lane & 1;
             const u64 index = (u64)(row + 8 * odd) * n + (x + column + lane % 4 / 2 * 4);
-            const Random four = philox(index >> 2, keys);
-            const u32 other0 =
-                __shfl_xor_sync(0xffffffffu, odd ? four.words[0] : four.words[2], 1);
-            const u32 other1 =
-                __shfl_xor_sync(0xffffffffu, odd ? four.words[1] : four.words[3], 1);
-            random[0].words[0] = odd ? other0 : four.words[0];
-            random[0].words[1] = odd ? other1 : four.words[1];
-            random[1].words[0] = odd ? four.words[2] : other0;
-            random[1].words[1] = odd ? four.words[3] : other1;
+            const Random eight = philox(index >> 3, keys);
+            const u32 word0 = index & 4 ? eight.words[2] : eight.words[0];
+            const u32 word1 = index & 4 ? eight.words[3] : eight.words[1];
+            const u32 other = __shfl_xor_sync(0xffffffffu, odd ? word0 : word1, 1);
+            random[0] = odd ? other : word0;
+            random[1] = odd ? word1 : other;
 #endif
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const u16 codes = encode_pair(v[h * 2], v[h * 2 + 1], d, random[h].words[0],
-                                              random[h].words[1]);
+                const u16 codes = encode_pair(v[h * 2], v[h * 2 + 1], d, random[h] << 16,
+                                              random[h] & 0xffff0000u);
                 const int r = warp * 16 + h * 8 + lane / 4, byte = column + lane % 4 * 2;
                 const int piece = STORE_PITCH == ROW_BYTES ? byte / 16 ^ r % 8 : byte / 16;
                 asm volatile("st.shared.u16 [%0], %1;" ::"r"(buffer + r * STORE_PITCH +

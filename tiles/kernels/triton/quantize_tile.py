@@ -58,11 +58,13 @@ def _scaled(
     x, tensor_amax, outer, STORED: tl.constexpr, RULE: tl.constexpr, ONE_SCALE: tl.constexpr,
     TWO_LEVEL: tl.constexpr, SHORT: tl.constexpr, CODE_MAX: tl.constexpr,
     CODE_EXPONENT: tl.constexpr, CODE_MANTISSA: tl.constexpr, KEPT_MANTISSA: tl.constexpr,
+    UNITS: tl.constexpr,
 ):  # fmt: skip
     """Of a tile in blocks: stored scales, numbers in units of them, and which are not poisoned.
 
     Args:
         x: (grid rows, block rows, grid cols, block cols) fp32.
+        UNITS: what a scale counts, a power of two; 1 of E8M0, and where a quotient can be large.
     """
     amax = tl.zeros((1, 1, 1, 1), tl.float32) + tensor_amax if ONE_SCALE else block_amax(x)
     whole = amax < float("inf")
@@ -73,7 +75,7 @@ def _scaled(
         scale = float_scale(amax, outer, STORED, RULE, TWO_LEVEL, SHORT, CODE_MAX)
         divisor = scale * outer if TWO_LEVEL else scale
         divisor, negative, lift = reciprocal(divisor)
-        ratio = quotient(x, divisor, negative, lift, SHORT)
+        ratio = quotient(x, divisor, negative, lift * UNITS, SHORT)
         if TWO_LEVEL:
             # The bits of e4m3fn, of which every scale is a normal number, or NaN.
             word = scale.to(tl.int32, bitcast=True)
@@ -92,6 +94,7 @@ def quantize_tile(
     KEPT_MANTISSA: tl.constexpr, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr,
     CLAMP: tl.constexpr, INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
     BIAS: tl.constexpr, NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Quantise a tile (ROWS, COLS) of a ``rows`` x ``cols`` matrix and store it.
 
@@ -101,18 +104,24 @@ def quantize_tile(
     GRID_ROWS: tl.constexpr = ROWS // BLOCK_ROWS
     GRID_COLS: tl.constexpr = COLS // BLOCK_COLS
     shape: tl.constexpr = (GRID_ROWS, BLOCK_ROWS, GRID_COLS, BLOCK_COLS)
+    # Stochastic integers are rounded in fixed point, with 16 bits behind the point.
+    FIXED: tl.constexpr = STOCHASTIC and INTEGER and not CLAMP
+    UNITS: tl.constexpr = 65536.0 * 2.0**MANTISSA if FIXED else 1.0
     scale, ratio, whole = _scaled(
         tl.reshape(x, shape).to(tl.float32), tensor_amax, outer, STORED, RULE, ONE_SCALE, TWO_LEVEL,
-        SHORT, CODE_MAX, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA,
+        SHORT, CODE_MAX, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA, UNITS,
     )  # fmt: skip
     random = 0
     if STOCHASTIC:
         random = tl.reshape(
-            random_tile(first_row, first_col, cols, seed_low, seed_high, ROWS, COLS, GROUPED), shape
-        )
+            random_tile(
+                first_row, first_col, cols, seed_low, seed_high, ROWS, COLS, GROUPED, ASSEMBLY,
+            ),
+            shape,
+        )  # fmt: skip
     codes = encode(
         ratio, whole, random, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS, NAN_CODE,
-        ZERO_CODE, CODE_MAX,
+        ZERO_CODE, CODE_MAX, ASSEMBLY,
     )  # fmt: skip
     codes = tl.reshape(codes, (ROWS, COLS))
     if ZERO_CODE != 0 and not EVEN:

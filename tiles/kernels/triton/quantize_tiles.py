@@ -66,6 +66,7 @@ def _quantize_tiles(
     KEPT_MANTISSA: tl.constexpr, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr,
     CLAMP: tl.constexpr, INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
     BIAS: tl.constexpr, NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """A program quantises one tile, and its transpose (SHARED: with the same scales)."""
     tile = tl.program_id(0)
@@ -87,7 +88,7 @@ def _quantize_tiles(
         row_stride, col_stride, seed_low, seed_high, tile == 0, TILE_ROWS, TILE_COLS,
         BLOCK_ROWS, BLOCK_COLS, EVEN, WORDS, GROUPED, SWIZZLED, STORED, RULE, ONE_SCALE, TWO_LEVEL,
         SHORT, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA, STOCHASTIC, SOFTWARE, CLAMP, INTEGER,
-        BITS, MANTISSA, BIAS, NAN_CODE, ZERO_CODE, CODE_MAX,
+        BITS, MANTISSA, BIAS, NAN_CODE, ZERO_CODE, CODE_MAX, ASSEMBLY,
     )  # fmt: skip
     if TRANSPOSED:
         first_row_t = first_col.to(tl.int64)
@@ -112,7 +113,7 @@ def _quantize_tiles(
                 tile == 0, TILE_COLS, TILE_ROWS, BLOCK_ROWS, BLOCK_COLS, EVEN, WORDS_T,
                 GROUPED_T, SWIZZLED, STORED, RULE, ONE_SCALE, TWO_LEVEL, SHORT, CODE_EXPONENT,
                 CODE_MANTISSA, KEPT_MANTISSA, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA,
-                BIAS, NAN_CODE, ZERO_CODE, CODE_MAX,
+                BIAS, NAN_CODE, ZERO_CODE, CODE_MAX, ASSEMBLY,
             )  # fmt: skip
 
 

@@ -231,9 +231,9 @@ def kernel_constants(asked: Request) -> dict[str, Any]:
         "BLOCK_COLS": block[1],
         "EVEN": rows % tile[0] == 0 and cols % tile[1] == 0,
         "WORDS": whole_words(asked.codes, cols, bits),
-        "GROUPED": cols % 4 == 0 and tile[1] % 4 == 0,
+        "GROUPED": cols % 8 == 0 and tile[1] % 8 == 0,
         "WORDS_T": words_t,
-        "GROUPED_T": rows % 4 == 0 and tile[0] % 4 == 0,
+        "GROUPED_T": rows % 8 == 0 and tile[0] % 8 == 0,
         "TRANSPOSED": asked.codes_t is not None,
         "SHARED": asked.shared,
         "SWIZZLED": asked.swizzled,
@@ -247,6 +247,7 @@ def kernel_constants(asked: Request) -> dict[str, Any]:
         # Of an integer, the bits below the leading one of the largest.
         "KEPT_MANTISSA": bits - 2 if own["INTEGER"] else own["MANTISSA"],
         "STOCHASTIC": asked.seed is not None,
+        "ASSEMBLY": asked.x.device.type != "cpu",  # Triton's interpreter runs no PTX
         "SOFTWARE": bool(asked.config["software_cast"]),
         # Of bf16 and fp16, fp32 absmax scales leave no quotient beyond the largest integer's half.
         "CLAMP": not (asked.stored == "fp32" and asked.x.dtype != torch.float32),

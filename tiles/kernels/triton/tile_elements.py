@@ -1,13 +1,13 @@
 """Elements of at most 8 bits in Triton: fp32 to codes and back, bit-identical with the NumPy codec.
 
-Rounding is to nearest even, or stochastic with 32 random bits; codes saturate.  Where the GPU has
+Rounding is to nearest even, or stochastic with 16 random bits; codes saturate.  Where the GPU has
 no conversion, numbers are rounded by integer operations and one addition.
 """
 
 import triton
 import triton.language as tl
 
-__all__ = ["ELEMENTS", "constants", "decode", "encode"]
+__all__ = ["ELEMENTS", "FOUR_CODES", "constants", "decode", "encode"]
 
 #: name -> bits, mantissa bits, bias, code of the largest number, NaN code (-1: none).
 FLOATS = {
@@ -54,22 +54,49 @@ def constants(element: str) -> dict[str, int | float | bool]:
     }
 
 
+#: Codes of four numbers in 2^-16 of a step ($1 to $4) and their random halves ($5, $6), as below in
+#: ``_encode_integer``; NaN becomes 0.
+FOUR_CODES = tl.constexpr(
+    """{
+    .reg .b32 a, b, c, d, r, s, t;
+    cvt.rzi.s32.f32 a, $1;
+    cvt.rzi.s32.f32 b, $2;
+    cvt.rzi.s32.f32 c, $3;
+    cvt.rzi.s32.f32 d, $4;
+    prmt.b32 s, a, b, 0xffbb;
+    prmt.b32 t, c, d, 0xffbb;
+    xor.b32 s, s, $5;
+    xor.b32 t, t, $6;
+    and.b32 r, s, 0xffff;
+    shr.u32 s, s, 16;
+    add.s32 a, a, r;
+    add.s32 b, b, s;
+    and.b32 r, t, 0xffff;
+    shr.u32 t, t, 16;
+    add.s32 c, c, r;
+    add.s32 d, d, t;
+    prmt.b32 a, a, b, 0x0062;
+    prmt.b32 c, c, d, 0x0062;
+    prmt.b32 $0, a, c, 0x5410;
+    }"""
+)
+
+
 @triton.jit
 def _steps(magnitude_bits, random, ONE_PLACE, FIRST_EXPONENT):
     """Stochastically rounded count of steps, and the exponent field that they belong to.
 
     A number with the exponent field ``e`` counts in steps that lie ONE_PLACE bits above its last
-    mantissa bit, further up by ``FIRST_EXPONENT - e`` where that is positive.  As 64-bit fixed
-    point the number splits into whole steps and 32 bits of the rest, which the random bits carry.
+    mantissa bit, further up by ``FIRST_EXPONENT - e`` where that is positive; ONE_PLACE is 20 at
+    least.  As fixed point the number splits into whole steps and 16 bits of the rest, which the
+    random bits carry.
     """
     exponent = magnitude_bits >> 23
     place = tl.maximum(exponent, FIRST_EXPONENT)
     significand = (magnitude_bits & 0x7FFFFF) | 0x800000
-    # 24 bits above 32 of rest: shifted by 56 and more there is nothing left.
-    shift = tl.minimum(place - exponent + ONE_PLACE, 63)
-    fixed = (significand.to(tl.uint64) << 32) >> shift.to(tl.uint64)
-    carry = fixed.to(tl.uint32) > (random ^ 0xFFFFFFFF)
-    return (fixed >> 32).to(tl.int32) + carry.to(tl.int32), place
+    # 24 bits above 16 of rest, 9 of which ONE_PLACE shifts out again.
+    fixed = (significand << 7) >> tl.minimum(place - exponent + (ONE_PLACE - 9), 31)
+    return (fixed + random.to(tl.int32, bitcast=True)) >> 16, place
 
 
 @triton.jit
@@ -79,11 +106,14 @@ def _encode_integer(
 ):  # fmt: skip
     if CLAMP:
         ratio = tl.minimum(tl.maximum(ratio, -CODE_MAX), CODE_MAX)
+        if STOCHASTIC:
+            ratio *= 65536.0 * 2.0**FRACTION
     if STOCHASTIC:
-        bits = ratio.to(tl.int32, bitcast=True)
-        # Every number lies below the exponent at which the last mantissa bit is a step.
-        steps, _ = _steps(bits & 0x7FFFFFFF, random, 0, 150 - FRACTION)
-        integer = tl.where(bits < 0, -steps, steps)
+        # Fixed point with 16 bits of the rest.  Below zero the bits are inverted, since
+        # -floor(n + u) = floor(-n + (1 - 2^-16 - u)) for multiples of 2^-16.
+        fixed = ratio.to(tl.int32)
+        inverted = random.to(tl.int32, bitcast=True) ^ ((fixed >> 31) & 0xFFFF)
+        integer = (fixed + inverted) >> 16
     else:
         # Below 2^22 steps the last place of 1.5 x 2^23 steps is one step: the sum is rounded to
         # whole steps, ties to even, and its low bits are that integer in two's complement.
@@ -153,20 +183,29 @@ def encode(
     ratio, whole, random, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr, CLAMP: tl.constexpr,
     INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr, BIAS: tl.constexpr,
     NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Codes of fp32 numbers, one an item: uint8 of 8-bit elements, int32 of narrower ones.
 
     Args:
+        ratio: numbers in units of the element; of integers that are rounded stochastically without
+            CLAMP, 2^16 times the code that is to be rounded, NaN where the block is poisoned.
         whole: false where a block is poisoned; its codes are NaN, or zero where there is none.
-        random: 32 random bits an element where STOCHASTIC.
+        random: 16 random bits an element where STOCHASTIC, as uint32.
         SOFTWARE: round floats of 8 bits by integer operations too; those of 6 bits always are.
         CLAMP: integers may lie beyond the range.
+        ASSEMBLY: with PTX, which Triton's interpreter does not run.
     """
     # Through the 8-bit cast 6-bit codes came out wrong on an H200 (Triton 3.6.0) in some layouts.
     HARDWARE: tl.constexpr = not INTEGER and BITS == 8 and not SOFTWARE and not STOCHASTIC
     POISON: tl.constexpr = ZERO_CODE if NAN_CODE < 0 else NAN_CODE
     if HARDWARE:  # cvt.rn.satfinite: nearest even, saturating, NaN becomes 0x7f
         code = _cast(ratio, MANTISSA)
+    elif ASSEMBLY and INTEGER and BITS == 8 and STOCHASTIC and not CLAMP:
+        code = tl.inline_asm_elementwise(
+            FOUR_CODES, "=r,f,f,f,f,r,r", [ratio, random.to(tl.uint16)], dtype=tl.uint8,
+            is_pure=True, pack=4,
+        )  # fmt: skip
     else:
         if INTEGER:
             code = _encode_integer(ratio, random, STOCHASTIC, CLAMP, MANTISSA, CODE_MAX)

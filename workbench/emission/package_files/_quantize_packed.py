@@ -49,7 +49,7 @@ def quantize_packed(
     """Quantise a matrix in one pass; for inference and backward products alike, no derivative.
 
     Saturates; rounds to nearest even, or stochastically where the format says ``+sr``: element i of
-    the flat matrix takes word ``i % 4`` of Philox4x32-10 at counter ``i // 4``.  A NaN or an
+    the flat matrix takes half ``i % 8`` of Philox4x32-10 at counter ``i // 8``.  A NaN or an
     infinity makes the scale of its block NaN; an all-zero block has codes 0 and scale 1 (E8M0:
     2^-127).  Ragged last blocks take the values they have.
 
