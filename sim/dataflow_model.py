@@ -22,7 +22,7 @@ from sim.parameters import (
     DataflowRowParameters,
     StreamParameters,
 )
-from sim.pipes import ISSUE_LANES
+from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable, NumericPath
@@ -53,7 +53,7 @@ BLOCK_INSTRUCTIONS = 90.0
 ROW_INSTRUCTIONS = 190.0
 #: Philox, 37 for four elements, and what rounding takes beyond the addition to nearest.
 STOCHASTIC_INSTRUCTIONS = 9.25 + 5.75
-#: Wide multiplications an element, which take two issue slots of their pipe.
+#: Wide multiplications an element, see ``sim.pipes``.
 STOCHASTIC_MULTIPLIES = 4.75
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
 FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
@@ -65,10 +65,17 @@ def instructions(problem: Dataflow, table: ConfigTable) -> F64:
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
     if stochastic:
         count += STOCHASTIC_INSTRUCTIONS
+    count += _multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
     if not isinstance(problem.target.element, IntElement):
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
     once = BLOCK_INSTRUCTIONS if problem.op in BLOCK_OPS else ROW_INSTRUCTIONS
     return np.asarray(count + once / (16.0 * items(problem, table)), np.float64)
+
+
+def _multiplies(problem: Dataflow) -> float:
+    """Wide multiplications an element: Philox, once more for the mask of dropout."""
+    stochastic = problem.target.rounding is Rounding.STOCHASTIC
+    return STOCHASTIC_MULTIPLIES * (stochastic + (problem.op == "dropout") / 2)
 
 
 def dataflow_cost(
@@ -126,16 +133,13 @@ def dataflow_cost(
     read_gb_per_s = min(gpu.dram_read_gb_per_s, gpu.dram_copy_gb_per_s)
     dram = read / (read_gb_per_s * saturation(flying, read_gb_per_s, gpu.dram_latency_ns))
     # Reads and writes together do not exceed what a copy reaches.
-    dram = np.maximum(dram, (read + written) / gpu.dram_copy_gb_per_s)
+    dram = np.maximum(dram, (read + written) / gpu.dram_copy_gb_per_s) / of.dram_share
     moved = read + written
     l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = elements * sm_share / clock_ghz
-    issue = on_sm * (of.instruction_share * instructions(problem, table)) / ISSUE_LANES
+    issue = on_sm * (of.instruction_share * instructions(problem, table)) / gpu.issue_per_clk
     special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
-    multiplies = STOCHASTIC_MULTIPLIES * (problem.target.rounding is Rounding.STOCHASTIC)
-    if problem.op == "dropout":
-        multiplies += STOCHASTIC_MULTIPLIES / 2
-    multiply = on_sm * multiplies / gpu.int_per_clk
+    multiply = on_sm * _multiplies(problem) / gpu.int_per_clk
     turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz) + idle
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us

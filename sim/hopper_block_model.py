@@ -23,6 +23,7 @@ from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.parameters import HOPPER_BLOCK, HopperBlockParameters
+from sim.pipes import shared_clk
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
@@ -30,7 +31,7 @@ from tiles.kernels.hopper_block_gemm import SCALES, block_scales, consumer_tile
 from tiles.kernels.hopper_gemm import STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["hopper_block_cost", "promotion_slots", "shared_clk"]
+__all__ = ["hopper_block_cost", "promotion_slots"]
 
 F64 = NDArray[np.float64]
 
@@ -60,22 +61,6 @@ def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
     pieces = UNIT_SLOTS + (table["parts"] - 1) * PIECE_SLOTS
     slots: F64 = STAGE_SLOTS + units * (pieces + accumulators * each + loads)
     return slots
-
-
-def shared_clk(issue_clk: F64, wait_clk: F64, warps: NDArray[np.int64]) -> F64:
-    """Clocks in which each of so many warps issues for ``issue_clk`` and waits for ``wait_clk``.
-
-    They share one scheduler and wait side by side.  Source: mean value analysis of a closed network
-    of one queue and a delay (Reiser and Lavenberg, J. ACM 27, 1980).
-    """
-    queued = np.zeros_like(issue_clk)
-    round_clk = np.zeros_like(issue_clk)
-    for count in range(1, int(warps.max(initial=0)) + 1):
-        served = issue_clk * (1.0 + queued)
-        now = served + wait_clk
-        queued = count * served / now
-        round_clk = np.where(warps == count, now, round_clk)
-    return round_clk
 
 
 def hopper_block_cost(

@@ -22,7 +22,7 @@ from sim.memory import l2_ns, overlap, saturation
 from sim.memory_bound import lsu_clk
 from sim.occupancy import ctas_per_sm
 from sim.parameters import STREAM, StreamParameters
-from sim.pipes import ISSUE_LANES
+from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.traffic import miss_share
 from sim.waves import waves
 from tiles.formats import IntElement, TensorFormat, element
@@ -40,8 +40,8 @@ I64 = NDArray[np.int64]
 E8M0_QUOTIENT, QUOTIENT, LONG_QUOTIENT = (4.0, 2.0), (7.0, 2.0), (9.5, 2.5)
 HARDWARE_CAST, INTEGER_CAST, SOFTWARE_CAST = (1.0, 1.0), (4.5, 3.0), (12.0, 9.0)
 PACKING = {4: (11.0, 6.5), 6: (12.0, 7.5), 8: (0.0, 0.0)}
-#: Philox words and the carry that they decide, in place of the cast.
-STOCHASTIC = (31.0, 18.0)
+#: Philox words and the carry that they decide, in place of the cast; of them, wide multiplications.
+STOCHASTIC, STOCHASTIC_MULTIPLIES = (31.0, 18.0), 5.0
 #: Addresses, masks, loads and stores.
 MOVE = (2.0, 1.0)
 #: Scales of a block in one thread: two divisions, or exponents.
@@ -51,6 +51,9 @@ THREAD_RUN = 16
 DECODE = {4: (11.0, 3.5), 6: (12.5, 4.0), 8: (7.5, 2.0)}
 #: Transposing a byte: a permute, a byte out of shared memory, a part of a wide access.
 TRANSPOSE = (5.5, 3.5)
+#: An atomic maximum of a word that all CTAs share: set on two-level quantisation of 8192 x 8192 in
+#: tiles of 1024 elements, 65 536 CTAs.
+ATOMIC_NS = 1.6
 #: Registers beside those of the elements.
 BASE_REGISTERS = 24
 
@@ -85,6 +88,7 @@ def _quantize_work(problem: Quantize, table: ConfigTable) -> Work:
         parts = [LONG_QUOTIENT if problem.source == "fp32" else QUOTIENT]
     if target.rounding is Rounding.STOCHASTIC:
         parts.append(STOCHASTIC)
+        parts.append((STOCHASTIC_MULTIPLIES * (WIDE_MULTIPLY_SLOTS - 1), 0.0))
     elif isinstance(target.element, IntElement):
         parts.append(INTEGER_CAST)
     else:
@@ -195,6 +199,7 @@ def tile_stream_cost(
     in_flight = np.minimum(spread.capacity, ctas) * in_flight_tile
     busy = saturation(in_flight, read_gb_per_s, gpu.dram_latency_ns)
     dram = dram_read / read_gb_per_s / busy + needs.written_bytes / gpu.dram_copy_gb_per_s
+    dram = dram / of.dram_share
 
     # What the fullest SM does.
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / ctas
@@ -207,7 +212,7 @@ def tile_stream_cost(
     )
     per_sm = elements * sm_share
     counted = of.instruction_share * per_sm
-    issue = counted * needs.instructions / ISSUE_LANES
+    issue = counted * needs.instructions / gpu.issue_per_clk
     integer = counted * needs.integer_instructions / gpu.int_per_clk
     cuda_cores = np.maximum(issue, integer) / clock_ghz
     read_segment = np.minimum(tile_cols, cols) * needs.read_bits / 8
@@ -228,6 +233,9 @@ def tile_stream_cost(
     apart = dram + np.maximum(cuda_cores, load_store)
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
     main = together + np.maximum(apart - together, 0.0) / resident
+    if needs.passes > 1:
+        # The first pass ends when every CTA has told its largest value to one word of memory.
+        main = main + np.maximum(ctas * ATOMIC_NS - main / needs.passes, 0.0)
     terms = {
         "dram": dram / 1e3,
         "l2": l2 / 1e3,

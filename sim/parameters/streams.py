@@ -22,6 +22,8 @@ class StreamParameters(Parameters):
 
     #: A CTA of a streaming kernel starts, waits for its loads, reduces, stores and leaves.
     cta_clk: float = fitted(600.0, 0.3)
+    #: Of a copy's bandwidth, what a kernel reaches that computes between its loads and stores.
+    dram_share: float = fitted(0.92, 0.05)
     #: Instructions an element, as a multiple of those counted in compiled code.
     instruction_share: float = fitted(1.0, 0.2)
     #: Of the norm that joins resources side by side.
