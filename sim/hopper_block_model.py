@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
+from sim.clock import clock_ghz
 from sim.gpu import Gpu
+from sim.hopper_gemm_model import ring_exposed_clk
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.parameters import HOPPER_BLOCK, HopperBlockParameters
-from sim.pipes import shared_clk
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
@@ -74,9 +75,8 @@ def hopper_block_cost(
     scales = block_scales(activation, weight)
     assert scales is not None
     units = STAGE_BYTES // SCALES[scales][1]
-    consumers, pieces = table["consumers"], units * table["parts"]
-    ring = table["sets"] * table["parts"]
-    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    consumers = table["consumers"]
+    fastest_ghz = gpu.max_clock_mhz / 1e3
     steps = -(-k // STAGE_BYTES)
 
     # Tiles and traffic, by clusters where CTAs share B.
@@ -84,6 +84,7 @@ def hopper_block_cost(
     rows_m = -(-tiles_m // cluster)
     slots = gpu.sm_count // cluster
     rounds = -(-rows_m * tiles_n // slots)
+    at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     # Scales are held as fp32, whatever format they have.
     scale_bytes = [
         fmt.scale_count(side, k) * (32 - fmt.scaling.stored.bits) // 8 if fmt.scaling else 0
@@ -109,36 +110,34 @@ def hopper_block_cost(
         promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
-    one_round = tensor_clk / consumers + of_warp + units * (of.drain_clk + of.handshake_clk)
-    # Each of a consumer's pieces has the promotions of those in flight with it to be there; one
-    # less at the loop's end.
-    ahead = np.clip(ring - 1, 1, pieces)
-    ahead = np.where(ahead > 1, ahead - 0.5, ahead)
-    in_flight = (tensor_clk / consumers + pieces * of.drain_clk) / ahead
-    stalls = pieces * np.where(table["spread"], of.spread_stall_clk, of.stall_clk)
-    alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp + stalls))
-    step_clk = np.maximum(tensor_clk + of.handshake_clk, promotion_clk)
-    step_clk = np.maximum(
-        step_clk, shared_clk(of_warp, alone - of_warp, consumers) / of.issue_share
-    )
+    # Products in flight beside a promotion hide little of either, whatever sets and parts there are.
+    shorter = np.minimum(tensor_clk, promotion_clk)
+    step_clk = np.maximum(tensor_clk, promotion_clk) + of.serial_share * shorter
+    step_clk = step_clk + of.handshake_clk + units * of.drain_clk
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
-    l2_step_clk = (
-        l2_ns(
-            gpu,
-            bytes_per_sm=stage_bytes,
-            bytes_total=stage_bytes * gpu.sm_count,
-            clock_ghz=clock_ghz,
-        )
-        * clock_ghz
-    )
     # Every product of 64 rows reads both its operands.
     rows, columns = consumer_tile(table)
     width = np.where(rows > 64, columns, columns / table["parts"])
     smem_clk = bm * bn / (64 * width) * (64 + width) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
-    missed = np.full(len(table), of.ring_miss_share)
-    latency_ns = load_latency_ns(gpu, missed, np.ones(len(table), np.bool_))
-    exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
+    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    clock = clock_ghz(
+        gpu,
+        element=element,
+        tensor_busy=tensor_clk / units_clk,
+        cuda_cores_busy=promotion_clk / units_clk,
+    )
+    l2_step_clk = (
+        l2_ns(
+            gpu,
+            bytes_per_sm=stage_bytes,
+            bytes_total=stage_bytes * at_work,
+            clock_ghz=fastest_ghz,
+        )
+        * clock
+    )
+    busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
+    exposed_clk = ring_exposed_clk(gpu, busy_clk, stages, cluster, clock)
+    latency_ns = load_latency_ns(gpu, np.ones(1), np.ones(1, np.bool_))[0]
     main_clk = steps * (busy_clk + exposed_clk)
 
     # The epilogue: nothing but the next tile's loads runs beside it.
@@ -157,7 +156,7 @@ def hopper_block_cost(
     tile_clk = main_clk + np.maximum(epilogue_clk - loaded, of.epilogue_exposed * epilogue_clk)
     if output.scaling is not None:
         tile_clk = main_clk + epilogue_clk  # instructions, not waits
-    first_clk = of.setup_clk + latency_ns * clock_ghz
+    first_clk = of.setup_clk + latency_ns * clock
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,
@@ -165,7 +164,7 @@ def hopper_block_cost(
         in_flight_bytes=stages * stage_bytes * gpu.sm_count,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
-    steps_us = rounds * steps / (clock_ghz * 1e3)
+    steps_us = rounds * steps / (clock * 1e3)
     terms = {
         "tensor": tensor_clk * steps_us,
         "cuda_cores": promotion_clk * steps_us,
@@ -173,10 +172,10 @@ def hopper_block_cost(
         "l2": l2_step_clk * steps_us,
         "dram": memory_ns / 1e3,
         "latency": exposed_clk * steps_us,
-        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock_ghz * 1e3),
+        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock * 1e3),
         "launch": np.full(len(table), launch_us),
     }
-    compute_ns = (rounds * tile_clk + first_clk) / clock_ghz
+    compute_ns = (rounds * tile_clk + first_clk) / clock
     return Cost(
         time_us=overlap(compute_ns, memory_ns, exponent=of.overlap_exponent) / 1e3 + launch_us,
         terms_us=terms,
