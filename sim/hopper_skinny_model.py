@@ -13,7 +13,7 @@ steps along K (``interleaved``) cost the same here: what they do to DRAM's pages
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clock import clock_ghz
+from sim.clock import clock_ghz as busy_clock_ghz
 from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
@@ -84,10 +84,19 @@ def hopper_skinny_cost(
     l2_read = tiles * (a_tile + b_tile)
     stage_bytes = (bm + bn) * STAGE_BYTES
 
-    fastest_ghz = gpu.max_clock_mhz / 1e3
+    # Streams of bytes leave the clock alone; products that keep the tensor cores busy do not.
+    peak = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
+    tensor_ns = 2.0 * m * n * k / (peak * gpu.sm_count * gpu.sustained_clock_mhz / 1e3)
+    streams = tensor_ns < problem.min_bytes / gpu.dram_read_gb_per_s
+    clock_ghz = gpu.max_clock_mhz / 1e3
+    if not streams:
+        busy, none = np.ones(1), np.zeros(1)
+        element_name = activation.element.name
+        clock_ghz = float(
+            busy_clock_ghz(gpu, element=element_name, tensor_busy=busy, cuda_cores_busy=none)[0]
+        )
 
     # One step of one CTA, clocks of an SM's units.
-    peak = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * depth / peak
     smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
     promotion_clk = np.zeros(len(table))
@@ -101,18 +110,10 @@ def hopper_skinny_cost(
     chain_clk = np.maximum(tensor_clk, smem_clk) + of.step_clk + of.handshake_clk
     if promoted:
         chain_clk = chain_clk + of.drain_clk - of.step_clk + promotion_clk
-    # A buffer comes round when its load has arrived, its step has begun and its products have ended.
+    # A buffer comes round when its load has arrived, and its step has begun and ended.
     latency_ns = load_latency_ns(gpu, np.full(len(table), 1.0), np.ones(len(table), np.bool_))
-    ring_clk = of.loaded_latency * latency_ns * fastest_ghz + of.held_steps * chain_clk
+    ring_clk = of.loaded_latency * latency_ns * clock_ghz + of.held_steps * chain_clk
     chain_clk = np.maximum(chain_clk, ring_clk / stages)
-    # A lone CTA leaves the units idle while its chain goes on; several fill each other's gaps.
-    step_clk = np.maximum(unit_clk, chain_clk / together)
-    clock = clock_ghz(
-        gpu,
-        element=activation.element.name,
-        tensor_busy=tensor_clk / step_clk,
-        cuda_cores_busy=promotion_clk / step_clk,
-    )
 
     # Behind the last step: staging, the cluster's sums, stores.
     staged_bytes = 4.0 * bm * bn
@@ -125,7 +126,7 @@ def hopper_skinny_cost(
         0.0,
     )
     epilogue_clk = of.epilogue_clk + staging_clk + reduce_clk
-    first_clk = of.setup_clk + latency_ns * clock
+    first_clk = of.setup_clk + latency_ns * clock_ghz
 
     # What the busiest SM does, and the CTAs that it runs one after the other.
     sm_unit_clk = busiest * (share * unit_clk + staging_clk)
@@ -135,7 +136,7 @@ def hopper_skinny_cost(
         gpu,
         bytes_per_sm=busiest * share * stage_bytes,
         bytes_total=ctas * share * stage_bytes,
-        clock_ghz=fastest_ghz,
+        clock_ghz=clock_ghz,
     )
     memory_ns = dram_ns(
         gpu,
@@ -143,18 +144,18 @@ def hopper_skinny_cost(
         write_bytes=np.full(len(table), dram_write),
         in_flight_bytes=resident * np.minimum(stages, share) * stage_bytes,
     )
-    ends_ns = (first_clk + epilogue_clk) / clock
-    units_ns = overlap(sm_unit_clk / clock, l2, exponent=of.overlap_exponent) + ends_ns
+    ends_ns = (first_clk + epilogue_clk) / clock_ghz
+    units_ns = overlap(sm_unit_clk / clock_ghz, l2, exponent=of.overlap_exponent) + ends_ns
     launch_us = gpu.graph_launch_us + of.device_floor_us
-    time_ns = overlap(memory_ns, units_ns, chain_total / clock, exponent=of.overlap_exponent)
-    to_us = share * busiest / (clock * 1e3)
+    time_ns = overlap(memory_ns, units_ns, chain_total / clock_ghz, exponent=of.overlap_exponent)
+    to_us = share * busiest / (clock_ghz * 1e3)
     terms = {
         "tensor": tensor_clk * to_us,
         "cuda_cores": promotion_clk * to_us,
         "shared_memory": smem_clk * to_us,
         "l2": l2 / 1e3,
         "dram": memory_ns / 1e3,
-        "latency": turns * share * chain_clk / (clock * 1e3),
+        "latency": turns * share * chain_clk / (clock_ghz * 1e3),
         "prologue_epilogue": ends_ns / 1e3,
         "launch": np.full(len(table), launch_us),
     }

@@ -21,7 +21,7 @@ from sim.cost import Cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
-from sim.memory import overlap
+from sim.memory import LINE_BYTES, overlap, segment_share
 from sim.parameters import (
     BATCHED,
     GEMM,
@@ -103,17 +103,24 @@ def _with_traffic(
     plain: Cost,
     gpu: Gpu,
     *,
+    row_bytes: F64 | float = LINE_BYTES,
     a_bytes: float,
     b_bytes: float,
     c_bytes: float,
     extra_us: F64,
     work_share: float,
 ) -> Cost:
-    """A plain product's cost with the device memory's share replaced."""
+    """A plain product's cost with the device memory's share replaced.
+
+    Args:
+        row_bytes: contiguous bytes of an operand that a tile asks for at a time.
+    """
     launch = plain.terms_us["launch"]
     # Where one product of that height reads more again than all B's take, so do the many.
     read = a_bytes + np.maximum(b_bytes, plain.dram_read_bytes - a_bytes)
-    dram_us = (read / gpu.dram_read_gb_per_s + c_bytes / gpu.dram_copy_gb_per_s) / 1e3
+    # Nothing here is read twice in a short time, so short rows cost DRAM what they cost the L2.
+    read_us = read / (gpu.dram_read_gb_per_s * segment_share(np.asarray(row_bytes, np.float64)))
+    dram_us = (read_us + c_bytes / gpu.dram_copy_gb_per_s) / 1e3
     busy = overlap(work_share * (plain.time_us - launch), dram_us)
     terms = plain.terms_us | {"dram": dram_us}
     terms["prologue_epilogue"] = terms["prologue_epilogue"] + extra_us
@@ -226,6 +233,7 @@ def batched_cost(
         a_bytes=float(batch * problem.recipe.activation.storage_bytes(m, k)),
         b_bytes=float(batch * weight.storage_bytes(n, k)),
         c_bytes=batch * m * n * element(problem.out).bits / 8,
+        row_bytes=table["block_k"] * (problem.recipe.activation.element.bits / 8),
         extra_us=turned,
         work_share=parameters.work_share,
     )

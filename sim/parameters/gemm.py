@@ -113,6 +113,10 @@ class BatchedParameters(_ManyProducts):
 class GroupedParameters(_ManyProducts):
     """Of grouped products."""
 
+    #: As :class:`_ManyProducts`': set on the shapes in view of ``data/h200/sweeps``, 21 timings of
+    #: both families.
+    work_share: float = fitted(1.1, 0.2)
+
     #: Counting tiles of all experts before the first one, from counts in device memory.
     scan_us: float = fitted(1.5, 0.5)
 

@@ -113,6 +113,9 @@ class HopperSkinnyParameters(_Warpgroups):
     #: Steps that a buffer is held, as :class:`HopperGemmParameters`'.
     held_steps: float = fitted(1.75, 0.2)
 
+    #: As the others', where both wait for one product: set on the shapes in view of
+    #: ``data/h200/sweeps``, 240 before.
+    drain_clk: float = fitted(200.0, 0.3)
     #: As :class:`HopperGemmParameters`'.
     promotion_share: float = fitted(0.85, 0.15)
     #: From the issue of a step's products to their end, beside the tensor cores' time.
