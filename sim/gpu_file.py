@@ -67,7 +67,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "special_per_clk": {
         "value": 16,
         "source": "CUDA C++ programming guide, arithmetic throughput: 16 special functions a clock",
-    }
+    },
 }
 _TENSOR_RATE = (1, 10**7, False)
 _KEYS = (

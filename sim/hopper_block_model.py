@@ -6,21 +6,22 @@ them all, or the conversions of integers where those are slower, or the products
 cores.
 
 With one set of accumulators a warpgroup multiplies, waits and promotes in turn.  With more, pieces
-of products are in flight while one is promoted, and a piece must be there when those ahead of it
-have been: the less of a unit is in flight, the longer a warp waits.  The warps of a scheduler fill
-each other's waits as customers of one server do (``shared_clk``), the better the more they are.
+of products are in flight while one is promoted, and yet most of the shorter of both shows: the
+tensor cores read and write accumulators where promotion does.
 
 Instructions are those of the compiled kernel (sm_90a, NVRTC 13), counted in its loop and its
-epilogue.  The model is not fitted to times of this kernel: constants that ``hopper_gemm_model``
-measured on its sibling are taken over, the others are priors.
+epilogue.  What products hide of promotion was measured by a stream of both
+(``bench/pipe_rates.py``); waits for the ring, drains and the clock are those of
+``hopper_gemm_model``, set on that kernel's times.  Times of this kernel (``data/h200/sweeps``,
+shapes in view) said which of them to take over; no value was set on them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.clock import clock_ghz
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
-from sim.clock import clock_ghz
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import ring_exposed_clk
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
@@ -110,9 +111,10 @@ def hopper_block_cost(
         promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
-    # Products in flight beside a promotion hide little of either, whatever sets and parts there are.
+    # Products in flight beside a promotion hide a part of it; one piece's wait for each other.
     shorter = np.minimum(tensor_clk, promotion_clk)
-    step_clk = np.maximum(tensor_clk, promotion_clk) + of.serial_share * shorter
+    serial = np.where(table["sets"] * table["parts"] > 1, of.serial_share, 1.0)
+    step_clk = np.maximum(tensor_clk, promotion_clk) + serial * shorter
     step_clk = step_clk + of.handshake_clk + units * of.drain_clk
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     # Every product of 64 rows reads both its operands.

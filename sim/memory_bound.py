@@ -90,7 +90,11 @@ def quantize_cost(
     through_l2 = l2_read + written
     l2 = l2_ns(gpu, bytes_per_sm=through_l2 * sm_share, bytes_total=through_l2, clock_ghz=clock_ghz)
     cuda_cores = (
-        elements * sm_share * (of.instruction_share * traits.instructions) / gpu.issue_per_clk / clock_ghz
+        elements
+        * sm_share
+        * (of.instruction_share * traits.instructions)
+        / gpu.issue_per_clk
+        / clock_ghz
     )
     segment = traits.segment_elements
     load_store = (

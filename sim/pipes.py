@@ -31,9 +31,9 @@ Bool = NDArray[np.bool_]
 #: Four schedulers issue one warp instruction of 32 lanes each a clock.
 ISSUE_LANES = 128
 SCHEDULERS = 4
-#: Issue slots that a multiplication of 32 bits to 64 takes.  Set on stochastic rounding in sweeps of
-#: an H200 (``data/h200/sweeps``, shapes in view): INT8 dataflow and quantisation of 8192 x 8192 take
-#: some ten slots an element more than the instructions of Philox, whose words take five such
+#: Issue slots that a multiplication of 32 bits to 64 takes.  Set on stochastic rounding in sweeps
+#: of an H200 (``data/h200/sweeps``, shapes in view): INT8 dataflow and quantisation of 8192 x 8192
+#: take some ten slots an element more than the instructions of Philox, whose words take five such
 #: multiplications each.  That these are what costs them is a guess.
 WIDE_MULTIPLY_SLOTS = 3
 #: From this capability on, integers are multiplied by ``mma.sync`` although there is better.  Its

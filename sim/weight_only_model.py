@@ -125,22 +125,24 @@ def weight_only_cost(
     least_clk = latency * clock_ghz / SCALES_AHEAD if grouped else 0.0
     rounds = [
         np.maximum(
-            shared_clk(
-                slots / of.issue_share, wait_clk, -(-resident * warps // SCHEDULERS)
-            ),
+            shared_clk(slots / of.issue_share, wait_clk, -(-resident * warps // SCHEDULERS)),
             np.maximum(least_clk, resident * cta_tensor_clk),
         )
-        for resident in (np.minimum(occupancy, -(-tiles * split // gpu.sm_count)), spread.tail_per_sm)
+        for resident in (
+            np.minimum(occupancy, -(-tiles * split // gpu.sm_count)),
+            spread.tail_per_sm,
+        )
     ]
-    compute = iterations * (spread.full * rounds[0] + (spread.tail_ctas > 0) * rounds[1]) / clock_ghz
+    compute = (
+        iterations * (spread.full * rounds[0] + (spread.tail_ctas > 0) * rounds[1]) / clock_ghz
+    )
 
     # A CTA's own pipeline: stages that come round every latency at best.
     lone = iterations * np.maximum(latency / np.maximum(stages - 1, 1), 0.0) * spread.count
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count + of.device_floor_us * 1e3
     reduce_ns = np.where(
         split > 1,
-        of.arrival_us * 1e3
-        + split * bm * bn * 4 / (gpu.l2_bytes_per_clk_per_sm * clock_ghz),
+        of.arrival_us * 1e3 + split * bm * bn * 4 / (gpu.l2_bytes_per_clk_per_sm * clock_ghz),
         0.0,
     )
     main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)

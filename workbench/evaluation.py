@@ -319,11 +319,9 @@ def _figures(
     if error is not None:
         found["memory_mape"] = error
     else:  # no sample of a space: what a search chose, at shapes that no constant was set on
-        found |= {
-            "memory_mape": one.mape
-            for one in frozen
-            if (one.family, one.shapes, one.model) == (MEMORY, "held out", "now")
-        }
+        for part in frozen:
+            if (part.family, part.shapes, part.model) == (MEMORY, "held out", "now"):
+                found["memory_mape"] = part.mape
     if own.name in dict(pace):
         found["pace"] = dict(pace)[own.name] / 1e6
     return {Regime.NONE: found}

@@ -33,7 +33,7 @@ PRODUCTS, MEMORY = "all products", "all memory-bound kernels"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenPart:
-    """Some rows of the tables and how one model's predictions stand to them; shares, so 0.1 is 10 %.
+    """Some rows of the tables and how one model's predictions stand to them; 0.1 is 10 %.
 
     Orders and choices are judged within a study: Spearman's of those with at least
     :data:`MIN_ORDERED` rows, the choice of those with two.

@@ -46,8 +46,6 @@ class _Persistent(_Warpgroups):
     staging_clk: float = fitted(260.0, 0.4)
     #: Loads of scales before an epilogue, once a tile: measured.
     epilogue_clk: float = fitted(300.0, 0.4)
-    #: Share of a ring's loads that wait for DRAM.
-    ring_miss_share: float = fitted(0.3, 0.4)
     #: Share of an epilogue that shows although the next tile's loads run beside it.
     epilogue_exposed: float = fitted(0.25, 0.4)
 
@@ -92,12 +90,12 @@ class HopperGemmParameters(Parameters):
 class HopperBlockParameters(_Persistent):
     """Of ``hopper_block_gemm``; instructions are those of the compiled loop."""
 
-    #: Of the shorter of products and promotion, the part that shows although they run side by side:
-    #: ``bench/pipe_rates.py`` on an H200, products of 2 x 64x128 int8 and their promotion in the same
-    #: warps, 337 clocks where products alone take 128 and promotion alone 259.
+    #: Of the shorter of products and promotion, the part that shows although they run side by
+    #: side: ``bench/pipe_rates.py`` on an H200, products of 2 x 64x128 int8 and their promotion in
+    #: the same warps, 337 clocks where products alone take 128 and promotion alone 259.
     serial_share: float = fitted(0.61, 0.1)
-    #: Share of the issue slots that the warps of a scheduler fill between them: the same, 63.3 pairs
-    #: of conversion and multiply-add a clock.
+    #: Share of the issue slots that the warps of a scheduler fill between them: the same, 63.3
+    #: pairs of conversion and multiply-add a clock.
     issue_share: float = fitted(0.99, 0.05)
     #: As :class:`HopperGemmParameters`', whose warpgroups promote between two steps likewise; of a
     #: unit of K under one scale.

@@ -65,9 +65,12 @@ def test_stream_k_saves_what_the_last_wave_leaves_idle() -> None:
     assert full.l2_read_bytes[2] == full.l2_read_bytes[1]
 
 
-def test_promotion_under_products_saves_time_of_block_scales_alone() -> None:
-    blocks = priced("gemm:4096x4096x4096:int8-b128:bf16", {"overlap": True})
-    assert blocks.time_us[1] < blocks.time_us[0]
+def test_promotion_under_products_hid_nothing_and_specialised_warps_hide_block_scales() -> None:
+    name = "gemm:4096x4096x4096:int8-b128:bf16"
+    blocks = priced(name, {"overlap": True})
+    assert blocks.time_us[1] == blocks.time_us[0]
+    warps = priced(name, {"num_warps": 8}, {"num_warps": 4, "specialize": True})
+    assert warps.time_us[2] < warps.time_us[1]
     rows = "gemm:4096x4096x4096:int8-row:bf16"
     both = priced(rows, {"num_warps": 4, "specialize": True})
     assert both.time_us[1] >= both.time_us[0]
