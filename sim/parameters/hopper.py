@@ -104,18 +104,25 @@ class HopperBlockParameters(_Persistent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopperSkinnyParameters(_Warpgroups):
-    """Of ``hopper_skinny_gemm``."""
+    """Of ``hopper_skinny_gemm``.
+
+    Values with another in brackets were set on the shapes in view of ``data/h200/sweeps``, 87
+    timings of an H200, from that one.
+    """
 
     #: Latency of loads while memory is busy, as a multiple of that of a lone load.
     loaded_latency: float = fitted(1.45, 0.2)
     #: Steps that a buffer is held, as :class:`HopperGemmParameters`'.
     held_steps: float = fitted(1.75, 0.2)
 
-    #: As the others', where both wait for one product: set on the shapes in view of
-    #: ``data/h200/sweeps``, 240 before.
-    drain_clk: float = fitted(200.0, 0.3)
-    #: As :class:`HopperGemmParameters`'.
-    promotion_share: float = fitted(0.85, 0.15)
+    #: As the others', where both wait for one product (240).
+    drain_clk: float = fitted(165.0, 0.3)
+    #: As :class:`HopperBlockParameters`'.
+    serial_share: float = fitted(0.61, 0.1)
+    #: Of the norm that joins resources side by side (8).
+    overlap_exponent: float = fitted(4.8, 0.3)
+    #: As :class:`HopperGemmParameters`' (0.85).
+    promotion_share: float = fitted(0.87, 0.15)
     #: From the issue of a step's products to their end, beside the tensor cores' time.
     step_clk: float = fitted(100.0, 0.4)
     #: A barrier of a cluster, and a load from a neighbour's shared memory.
