@@ -25,7 +25,7 @@ from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import ring_exposed_clk
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.parameters import HOPPER_BLOCK, HopperBlockParameters
+from sim.parameters import HOPPER_BLOCK, HOPPER_GEMM, HopperBlockParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
@@ -116,17 +116,20 @@ def hopper_block_cost(
     serial = np.where(table["sets"] * table["parts"] > 1, of.serial_share, 1.0)
     step_clk = np.maximum(tensor_clk, promotion_clk) + serial * shorter
     step_clk = step_clk + of.handshake_clk + units * of.drain_clk
+    step_clk = step_clk + HOPPER_GEMM.cluster_step_clk * (cluster > 1)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     # Every product of 64 rows reads both its operands.
     rows, columns = consumer_tile(table)
     width = np.where(rows > 64, columns, columns / table["parts"])
     smem_clk = bm * bn / (64 * width) * (64 + width) * STAGE_BYTES / gpu.smem_bytes_per_clk
     units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    # The power limit is the board's: who has no tile leaves the others a higher clock.
+    working = rows_m * tiles_n / (rounds * slots)
     clock = clock_ghz(
         gpu,
         element=element,
-        tensor_busy=tensor_clk / units_clk,
-        cuda_cores_busy=promotion_clk / units_clk,
+        tensor_busy=tensor_clk / units_clk * working,
+        cuda_cores_busy=promotion_clk / units_clk * working,
     )
     l2_step_clk = (
         l2_ns(

@@ -77,6 +77,10 @@ class HopperGemmParameters(Parameters):
     #: The same to and from a neighbour in a cluster: a hop between multiprocessors takes 181
     #: clocks (HPMLL Hopper benchmark).
     cluster_clk: float = fitted(215.0, 0.4)
+    #: Of a step in a cluster, whose CTAs tell each other of every buffer: where times of one and
+    #: two CTAs a cluster are wrong alike, at 4096 cubed of ``data/h200/replay`` and on the shapes
+    #: in view of ``data/h200/sweeps``.
+    cluster_step_clk: float = fitted(55.0, 0.4)
     #: Steps that a buffer is held: its own products', and what of the next passes before the
     #: warps give it back.
     held_steps: float = fitted(1.75, 0.2)
