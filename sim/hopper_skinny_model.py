@@ -5,9 +5,10 @@ cluster add their parts at the end.  So the time is that of the slowest shared r
 bytes that all rings keep under way, the L2, an SM's tensor cores, promotion and shared memory), or
 of the chain that one CTA goes through where too few of them overlap, and behind it the reduction.
 
-First version: no timing of this kernel stands behind it.  Rates are the GPU's, the
-parameters are priors, with the values of ``hopper_gemm``'s where it has them.  Both orders of the
-steps along K (``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
+Rates are the GPU's; parameters have the values of ``hopper_gemm``'s where it has them, and three
+were set on sweeps of an H200 (``data/h200/sweeps``).  Those have 128 rows and more: few rows, which
+the kernel is for, were not measured.  Both orders of the steps along K (``interleaved``) cost the
+same here: what they do to DRAM's pages has to be measured.
 """
 
 import numpy as np

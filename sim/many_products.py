@@ -6,9 +6,10 @@ memory: every matrix (or every expert with rows) brings a B of its own, read onc
 several matrices share an L2 line of are no matter.  Rows of experts count as whole tiles, as many
 as uniformly chosen experts have on average.
 
-No measurement stands behind what is new here: the model of the plain product is calibrated, its
-use for many products is not, and the parameters are priors.  An 8-bit [K, N] operand passes
-through registers, and the loop over K waits for it.
+Behind what is new here stand 53 timings of an H200 (``data/h200/sweeps``, of which 33 in view):
+the share of grouped work was set on them, and that long rows of an 8-bit [K, N] operand, which
+passes through registers while the loop over K waits, cost more than short ones.  Batches that
+mostly write are predicted at a copy's bandwidth and reach half of it.
 """
 
 from collections.abc import Callable
@@ -42,6 +43,8 @@ __all__ = ["batched_cost", "grouped_cost", "hopper_grouped_cost"]
 
 F64 = NDArray[np.float64]
 
+#: Bytes of a row at which ``turned_per_clk`` holds, and from which on all lanes meet in one bank.
+TURNED_ROW_BYTES, FULL_CONFLICT_BYTES = 32, 128
 #: Prices a plain product on rows of a table.
 Price = Callable[[Gemm, ConfigTable, Compiled], Cost]
 
@@ -225,7 +228,9 @@ def batched_cost(
     if problem.second is SecondOperand.KN and weight.element.bits == 8:
         tiles = batch * -(-m // table["block_m"]) * -(-n // table["block_n"])
         elements = tiles * table["block_n"] * k / gpu.sm_count
-        clk = elements / parameters.turned_per_clk
+        # Bytes that lie a row of the tile apart share banks, the more the longer the rows are.
+        conflicts = np.minimum(table["block_k"], FULL_CONFLICT_BYTES) / TURNED_ROW_BYTES
+        clk = elements * conflicts / parameters.turned_per_clk
         turned = clk / (gpu.sustained_clock_mhz / 1e3) / 1e3
     return _with_traffic(
         plain,

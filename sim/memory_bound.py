@@ -2,8 +2,8 @@
 
 ``sim.quantize_traits`` reads a family's columns; nothing here knows a family.  Gaps of a CTA
 without neighbours and the second pass were set on 35 timings of Triton kernels on an H200 at
-4096 x 4096, the device floor on 61 at 16 x 4096, all of one board and session; nothing larger was
-measured.
+4096 x 4096, the device floor on 61 at 16 x 4096, all of one board and session; the share
+of the bandwidth on sweeps of 8192 x 8192 (``data/h200/sweeps``).
 
 Left out: the spread of a tile over the lanes of a warp beyond its contiguous segments, DRAM
 read-write turnaround beyond the measured copy, and the order in which CTAs drift.

@@ -3,8 +3,9 @@
 Bytes over the bandwidth that the accesses in flight reach, against issue slots and the integer
 pipe, which selections, shifts, permutes, minima and logic share.  Instructions an element were
 counted in SASS compiled for sm_90 (Triton 3.7.1), at 32 elements a thread and with divisions that
-take the fast path; no measurement of these kernels stands behind the rest: bandwidth, latency and
-the gaps between CTAs are those of the block quantisation (:mod:`sim.memory_bound`).
+take the fast path.  Latency and the gaps between CTAs are those of the block quantisation
+(:mod:`sim.memory_bound`); the share of the bandwidth, what random bits cost and the maximum that
+all programs share were set on sweeps of 8192 x 8192 (``data/h200/sweeps``).
 
 Left out: bank conflicts of transposed tiles, partial sectors of narrow rows beyond their share of
 a line, DRAM read-write turnaround beyond the measured copy, and spills.

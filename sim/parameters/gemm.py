@@ -105,7 +105,8 @@ class BatchedParameters(_ManyProducts):
     """Of batched products."""
 
     #: Elements of an 8-bit [K, N] operand that a clock turns into the order of the tensor cores:
-    #: the compiler stores them byte by byte, 32 lanes at a time, conflicts of banks not counted.
+    #: the compiler stores them byte by byte, 32 lanes at a time; in rows of 32 bytes, longer ones
+    #: meet more conflicts of banks.
     turned_per_clk: float = fitted(32.0, 0.4)
 
 
