@@ -2,9 +2,9 @@
 
 INT8 in and out moves so few bytes an element that instructions count: an H200 copies two bytes an
 element in the time of 15 instructions.  Counts were read off the SASS of 32 x 32 blocks, compiled
-for sm_90 with two vectors a thread.  What the model shares with ``sim.memory_bound`` was set
-on quantisation kernels, IDLE_WARPS on dataflow kernels that took more instructions, the rest are
-priors.
+for sm_90 with two vectors a thread.  What random bits cost was set on nine timings of an H200
+at 8192 x 8192 (``data/h200/sweeps``), when they took a Philox call for four elements; one for eight
+takes half as many multiplications.  Kernels on rows are predicted a fifth too fast.
 
 Left out: bank conflicts of backward's sums over rows, barriers of a cluster beyond one latency
 each, and DRAM pages that 32-byte rows of a block open.
@@ -23,7 +23,7 @@ from sim.parameters import (
     DataflowRowParameters,
     StreamParameters,
 )
-from sim.pipes import ISSUE_LANES
+from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable, NumericPath
@@ -54,12 +54,8 @@ BLOCK_INSTRUCTIONS = 90.0
 ROW_INSTRUCTIONS = 190.0
 #: Philox, 40 for eight elements, and what rounding takes beyond the addition to nearest.
 STOCHASTIC_INSTRUCTIONS = 5.0 + 3.5
-#: Of all these, permutes, logic and comparisons: they share a pipe of half the rate.
-INTEGER_INSTRUCTIONS, STOCHASTIC_INTEGER = 5.0, 5.0
-MASK_INTEGER = 4.5
-#: Of an SM's issue slots W warps fill W / (W + IDLE_WARPS): set on 21 timings of an H200 with 12 to
-#: 32 warps an SM, which reached 0.49 to 0.82 of the rate that it issues instructions at.
-IDLE_WARPS = 9.0
+#: Wide multiplications an element, see ``sim.pipes``.
+STOCHASTIC_MULTIPLIES = 2.5
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
 FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
 
@@ -70,10 +66,17 @@ def instructions(problem: Dataflow, table: ConfigTable) -> F64:
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
     if stochastic:
         count += STOCHASTIC_INSTRUCTIONS
+    count += _multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
     if not isinstance(problem.target.element, IntElement):
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
     once = BLOCK_INSTRUCTIONS if problem.op in BLOCK_OPS else ROW_INSTRUCTIONS
     return np.asarray(count + once / (16.0 * items(problem, table)), np.float64)
+
+
+def _multiplies(problem: Dataflow) -> float:
+    """Wide multiplications an element: Philox, once more for the mask of dropout."""
+    stochastic = problem.target.rounding is Rounding.STOCHASTIC
+    return STOCHASTIC_MULTIPLIES * (stochastic + (problem.op == "dropout") / 2)
 
 
 def dataflow_cost(
@@ -131,25 +134,20 @@ def dataflow_cost(
     read_gb_per_s = min(gpu.dram_read_gb_per_s, gpu.dram_copy_gb_per_s)
     dram = read / (read_gb_per_s * saturation(flying, read_gb_per_s, gpu.dram_latency_ns))
     # Reads and writes together do not exceed what a copy reaches.
-    dram = np.maximum(dram, (read + written) / gpu.dram_copy_gb_per_s)
+    dram = np.maximum(dram, (read + written) / gpu.dram_copy_gb_per_s) / of.dram_share
     moved = read + written
     l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = elements * sm_share / clock_ghz
-    # Every wave, the last one too, waits as long as IDLE_WARPS more warps would take.
-    waiting = elements * spread.count * IDLE_WARPS / (warps * ctas) / clock_ghz
-    counted = of.instruction_share * instructions(problem, table)
-    issue = (on_sm + waiting) * counted / ISSUE_LANES
+    issue = on_sm * (of.instruction_share * instructions(problem, table)) / gpu.issue_per_clk
     special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
-    integers = INTEGER_INSTRUCTIONS + MASK_INTEGER * (problem.op == "dropout")
-    integers += STOCHASTIC_INTEGER * (problem.target.rounding is Rounding.STOCHASTIC)
-    integer = on_sm * integers / gpu.int_per_clk
+    multiply = on_sm * _multiplies(problem) / gpu.int_per_clk
     turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz) + idle
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us
     # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps, and so
     # do the other warps of its own unless they all wait for row sums.
-    cuda_cores = np.maximum(issue, np.maximum(special, integer))
-    together = overlap(dram, l2, issue, special, integer, turns, exponent=of.overlap_exponent)
+    cuda_cores = np.maximum(issue, np.maximum(special, multiply))
+    together = overlap(dram, l2, issue, special, multiply, turns, exponent=of.overlap_exponent)
     apart = dram + cuda_cores
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
     filling = resident * (np.maximum(warps, 1) / 4 if problem.op in BLOCK_OPS else 1.0)

@@ -1,7 +1,9 @@
 """The cost of a scaled GEMM's modes: shared K, promotion under products, specialised warps.
 
-Each mode is priced as the plain product that it resembles, with what the mode changes on top.  No
-timing stands behind the constants below yet; measured sweeps keep predicted beside measured.
+Each mode is priced as the plain product that it resembles, with what the mode changes on top.
+Stream-K and promotion under products were set on sweeps of an H200 (``data/h200/sweeps``, shapes in
+view: 13 and 19 timings).  One timing each of split-K and of specialised warps is there: their
+constants are guesses.
 """
 
 from collections.abc import Callable
@@ -25,8 +27,11 @@ __all__ = ["scaled_gemm_cost"]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-#: Of the shorter of product and promotion, the part that running both at once hides.
+#: Of the shorter of product and promotion, the part that specialised warps hide; a guess.
 HIDDEN_SHARE = 0.25
+#: A step of a stream-K program, as a multiple of the same persistent launch's without it: measured,
+#: its loop has bounds and a tile that change.
+STREAM_WORK = 1.17
 #: Steps along K that a program of a stream-K launch has at least.
 LEAST_STEPS = 4
 #: An arrival: sums to the L2, the counter, and back.
@@ -49,8 +54,8 @@ def scaled_gemm_cost(
     # Other families' tables of plain products have none of these columns.
     split, stream = column(table, "split_k", 1), column(table, "stream_k", False)
     specialize = column(table, "specialize", False)
-    beneath = column(table, "overlap", False) | specialize
-    if not (stream | beneath | (split > 1)).any():
+    # Promotion that the compiler is asked to run under products (``overlap``) hid nothing.
+    if not (stream | specialize | (split > 1)).any():
         return plain(problem, table, compiled)
     # Rows of stream-K and of promotion under products differ from plain ones behind the pricing.
     priced = np.empty(len(table), np.int64)
@@ -71,7 +76,7 @@ def scaled_gemm_cost(
         start += len(rows)
     cost = _joined(costs, priced)
     cost = _streamed(problem, table, gpu, cost)
-    return _hidden(problem, beneath, cost)
+    return _hidden(problem, specialize, cost)
 
 
 def _split(
@@ -135,7 +140,7 @@ def _streamed(problem: Gemm, table: ConfigTable, gpu: Gpu, cost: Cost) -> Cost:
     filled = tiles / gpu.sm_count
     # A program takes some steps at least.
     busy = np.maximum(filled / np.ceil(filled), np.minimum(LEAST_STEPS / steps, 1.0))
-    share = np.where(stream, busy, 1.0)
+    share = np.where(stream, busy * STREAM_WORK, 1.0)
     terms = dict(cost.terms_us)
     fixed = terms["launch"] + terms["prologue_epilogue"]
     tile_bytes = 4.0 * table["block_m"] * table["block_n"]
@@ -164,12 +169,12 @@ def _streamed(problem: Gemm, table: ConfigTable, gpu: Gpu, cost: Cost) -> Cost:
     )
 
 
-def _hidden(problem: Gemm, beneath: NDArray[np.bool_], cost: Cost) -> Cost:
-    """Promotion that runs under products, or under those of the other warpgroup."""
-    if not problem.recipe.blockwise or not beneath.any():
+def _hidden(problem: Gemm, specialize: NDArray[np.bool_], cost: Cost) -> Cost:
+    """Promotion that runs under the products of the other warpgroup."""
+    if not problem.recipe.blockwise or not specialize.any():
         return cost
     tensor, cuda = cost.terms_us["tensor"], cost.terms_us["cuda_cores"]
-    saved = np.where(beneath, HIDDEN_SHARE * np.minimum(tensor, cuda), 0.0)
+    saved = np.where(specialize, HIDDEN_SHARE * np.minimum(tensor, cuda), 0.0)
     # Never below what the slower of the two takes.
     least = np.minimum(cost.time_us, np.maximum(tensor, cuda) + cost.terms_us["launch"])
     return replace(cost, time_us=np.maximum(cost.time_us - saved, least))

@@ -62,6 +62,7 @@ class Gpu:
     tma_extra_latency_ns: float  #: what a tensor-memory-access load takes longer
     stream_launch_us: float  #: kernel after kernel on a stream
     graph_launch_us: float  #: kernel after kernel in a graph
+    issue_per_clk: float  #: instructions of a thread that mixed code issues
     fma_per_clk: float  #: fp32 multiply-adds
     int_per_clk: float  #: integer logic, shifts, permutes
     convert_per_clk: float  #: int32 to fp32 and back

@@ -52,17 +52,22 @@ _FIGURES: dict[str, tuple[float, float, bool]] = {
     "tma_extra_latency_ns": (0, 100_000, False),
     "stream_launch_us": (0, 10_000, False),
     "graph_launch_us": (0, 10_000, False),
+    "issue_per_clk": (1, 65_536, False),
     "fma_per_clk": (1, 65_536, False),
     "int_per_clk": (1, 65_536, False),
     "convert_per_clk": (1, 65_536, False),
     "special_per_clk": (1, 65_536, False),
 }
-#: Figures that a file may leave out: NVIDIA from 7.5 to 10.0 and AMD's CDNA have this one alike.
+#: Figures that a file may leave out: NVIDIA from 7.5 to 10.0 and AMD's CDNA have them alike.
 _DEFAULTS: dict[str, dict[str, Any]] = {
+    "issue_per_clk": {
+        "value": 128,
+        "source": "nominal: four schedulers issue an instruction of 32 lanes a clock each",
+    },
     "special_per_clk": {
         "value": 16,
         "source": "CUDA C++ programming guide, arithmetic throughput: 16 special functions a clock",
-    }
+    },
 }
 _TENSOR_RATE = (1, 10**7, False)
 _KEYS = (

@@ -6,23 +6,26 @@ them all, or the conversions of integers where those are slower, or the products
 cores.
 
 With one set of accumulators a warpgroup multiplies, waits and promotes in turn.  With more, pieces
-of products are in flight while one is promoted, and a piece must be there when those ahead of it
-have been: the less of a unit is in flight, the longer a warp waits.  The warps of a scheduler fill
-each other's waits as customers of one server do (``shared_clk``), the better the more they are.
+of products are in flight while one is promoted, and yet most of the shorter of both shows: the
+tensor cores read and write accumulators where promotion does.
 
 Instructions are those of the compiled kernel (sm_90a, NVRTC 13), counted in its loop and its
-epilogue.  The model is not fitted to times of this kernel: constants that ``hopper_gemm_model``
-measured on its sibling are taken over, the others are priors.
+epilogue.  What products hide of promotion was measured by a stream of both
+(``bench/pipe_rates.py``); waits for the ring, drains and the clock are those of
+``hopper_gemm_model``, set on that kernel's times.  Times of this kernel (``data/h200/sweeps``,
+shapes in view) said which of them to take over; no value was set on them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.clock import clock_ghz
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
+from sim.hopper_gemm_model import ring_exposed_clk
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.parameters import HOPPER_BLOCK, HopperBlockParameters
+from sim.parameters import HOPPER_BLOCK, HOPPER_GEMM, HopperBlockParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
@@ -30,7 +33,7 @@ from tiles.kernels.hopper_block_gemm import SCALES, block_scales, consumer_tile
 from tiles.kernels.hopper_gemm import STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["hopper_block_cost", "promotion_slots", "shared_clk"]
+__all__ = ["hopper_block_cost", "promotion_slots"]
 
 F64 = NDArray[np.float64]
 
@@ -62,22 +65,6 @@ def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
     return slots
 
 
-def shared_clk(issue_clk: F64, wait_clk: F64, warps: NDArray[np.int64]) -> F64:
-    """Clocks in which each of so many warps issues for ``issue_clk`` and waits for ``wait_clk``.
-
-    They share one scheduler and wait side by side.  Source: mean value analysis of a closed network
-    of one queue and a delay (Reiser and Lavenberg, J. ACM 27, 1980).
-    """
-    queued = np.zeros_like(issue_clk)
-    round_clk = np.zeros_like(issue_clk)
-    for count in range(1, int(warps.max(initial=0)) + 1):
-        served = issue_clk * (1.0 + queued)
-        now = served + wait_clk
-        queued = count * served / now
-        round_clk = np.where(warps == count, now, round_clk)
-    return round_clk
-
-
 def hopper_block_cost(
     problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperBlockParameters = HOPPER_BLOCK
 ) -> Cost:
@@ -89,9 +76,8 @@ def hopper_block_cost(
     scales = block_scales(activation, weight)
     assert scales is not None
     units = STAGE_BYTES // SCALES[scales][1]
-    consumers, pieces = table["consumers"], units * table["parts"]
-    ring = table["sets"] * table["parts"]
-    clock_ghz = gpu.sustained_clock_mhz / 1e3
+    consumers = table["consumers"]
+    fastest_ghz = gpu.max_clock_mhz / 1e3
     steps = -(-k // STAGE_BYTES)
 
     # Tiles and traffic, by clusters where CTAs share B.
@@ -99,6 +85,7 @@ def hopper_block_cost(
     rows_m = -(-tiles_m // cluster)
     slots = gpu.sm_count // cluster
     rounds = -(-rows_m * tiles_n // slots)
+    at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     # Scales are held as fp32, whatever format they have.
     scale_bytes = [
         fmt.scale_count(side, k) * (32 - fmt.scaling.stored.bits) // 8 if fmt.scaling else 0
@@ -124,36 +111,38 @@ def hopper_block_cost(
         promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
-    one_round = tensor_clk / consumers + of_warp + units * (of.drain_clk + of.handshake_clk)
-    # Each of a consumer's pieces has the promotions of those in flight with it to be there; one
-    # less at the loop's end.
-    ahead = np.clip(ring - 1, 1, pieces)
-    ahead = np.where(ahead > 1, ahead - 0.5, ahead)
-    in_flight = (tensor_clk / consumers + pieces * of.drain_clk) / ahead
-    stalls = pieces * np.where(table["spread"], of.spread_stall_clk, of.stall_clk)
-    alone = np.where(ring == 1, one_round, np.maximum(in_flight, of_warp + stalls))
-    step_clk = np.maximum(tensor_clk + of.handshake_clk, promotion_clk)
-    step_clk = np.maximum(
-        step_clk, shared_clk(of_warp, alone - of_warp, consumers) / of.issue_share
-    )
+    # Products in flight beside a promotion hide a part of it; one piece's wait for each other.
+    shorter = np.minimum(tensor_clk, promotion_clk)
+    serial = np.where(table["sets"] * table["parts"] > 1, of.serial_share, 1.0)
+    step_clk = np.maximum(tensor_clk, promotion_clk) + serial * shorter
+    step_clk = step_clk + of.handshake_clk + units * of.drain_clk
+    step_clk = step_clk + HOPPER_GEMM.cluster_step_clk * (cluster > 1)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
-    l2_step_clk = (
-        l2_ns(
-            gpu,
-            bytes_per_sm=stage_bytes,
-            bytes_total=stage_bytes * gpu.sm_count,
-            clock_ghz=clock_ghz,
-        )
-        * clock_ghz
-    )
     # Every product of 64 rows reads both its operands.
     rows, columns = consumer_tile(table)
     width = np.where(rows > 64, columns, columns / table["parts"])
     smem_clk = bm * bn / (64 * width) * (64 + width) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    busy_clk = overlap(step_clk, l2_step_clk, smem_clk, exponent=of.overlap_exponent)
-    missed = np.full(len(table), of.ring_miss_share)
-    latency_ns = load_latency_ns(gpu, missed, np.ones(len(table), np.bool_))
-    exposed_clk = np.maximum(0.0, latency_ns * clock_ghz - (stages - 1) * busy_clk) / stages
+    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    # The power limit is the board's: who has no tile leaves the others a higher clock.
+    working = rows_m * tiles_n / (rounds * slots)
+    clock = clock_ghz(
+        gpu,
+        element=element,
+        tensor_busy=tensor_clk / units_clk * working,
+        cuda_cores_busy=promotion_clk / units_clk * working,
+    )
+    l2_step_clk = (
+        l2_ns(
+            gpu,
+            bytes_per_sm=stage_bytes,
+            bytes_total=stage_bytes * at_work,
+            clock_ghz=fastest_ghz,
+        )
+        * clock
+    )
+    busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
+    exposed_clk = ring_exposed_clk(gpu, busy_clk, stages, cluster, clock)
+    latency_ns = load_latency_ns(gpu, np.ones(1), np.ones(1, np.bool_))[0]
     main_clk = steps * (busy_clk + exposed_clk)
 
     # The epilogue: nothing but the next tile's loads runs beside it.
@@ -172,7 +161,7 @@ def hopper_block_cost(
     tile_clk = main_clk + np.maximum(epilogue_clk - loaded, of.epilogue_exposed * epilogue_clk)
     if output.scaling is not None:
         tile_clk = main_clk + epilogue_clk  # instructions, not waits
-    first_clk = of.setup_clk + latency_ns * clock_ghz
+    first_clk = of.setup_clk + latency_ns * clock
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,
@@ -180,7 +169,7 @@ def hopper_block_cost(
         in_flight_bytes=stages * stage_bytes * gpu.sm_count,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
-    steps_us = rounds * steps / (clock_ghz * 1e3)
+    steps_us = rounds * steps / (clock * 1e3)
     terms = {
         "tensor": tensor_clk * steps_us,
         "cuda_cores": promotion_clk * steps_us,
@@ -188,10 +177,10 @@ def hopper_block_cost(
         "l2": l2_step_clk * steps_us,
         "dram": memory_ns / 1e3,
         "latency": exposed_clk * steps_us,
-        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock_ghz * 1e3),
+        "prologue_epilogue": (rounds * (tile_clk - main_clk) + first_clk) / (clock * 1e3),
         "launch": np.full(len(table), launch_us),
     }
-    compute_ns = (rounds * tile_clk + first_clk) / clock_ghz
+    compute_ns = (rounds * tile_clk + first_clk) / clock
     return Cost(
         time_us=overlap(compute_ns, memory_ns, exponent=of.overlap_exponent) / 1e3 + launch_us,
         terms_us=terms,

@@ -87,7 +87,7 @@ def hopper_gemm_cost(
     rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * depth / rate
     promotion_clk = np.zeros(len(table))
-    step_clk = tensor_clk + of.handshake_clk
+    step_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
     if promoted:
         # Conversions and multiply-adds run side by side in pipes of their own.
         values = bm * bn
@@ -105,11 +105,13 @@ def hopper_gemm_cost(
     )
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
     units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    # The power limit is the board's: who has no tile leaves the others a higher clock.
+    working = rows_m * tiles_n / (rounds * slots)
     clock = clock_ghz(
         gpu,
         element=activation.element.name,
-        tensor_busy=tensor_clk / units_clk,
-        cuda_cores_busy=promotion_clk / units_clk,
+        tensor_busy=tensor_clk / units_clk * working,
+        cuda_cores_busy=promotion_clk / units_clk * working,
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)

@@ -5,9 +5,10 @@ cluster add their parts at the end.  So the time is that of the slowest shared r
 bytes that all rings keep under way, the L2, an SM's tensor cores, promotion and shared memory), or
 of the chain that one CTA goes through where too few of them overlap, and behind it the reduction.
 
-First version: no timing of this kernel stands behind it.  Rates are the GPU's, the
-parameters are priors, with the values of ``hopper_gemm``'s where it has them.  Both orders of the
-steps along K (``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
+Rates are the GPU's; parameters have the values of ``hopper_gemm``'s where it has them, and three
+were set on sweeps of an H200 (``data/h200/sweeps``).  Those have 128 rows and more: few rows, which
+the kernel is for, were not measured.  Both orders of the steps along K (``interleaved``) cost the
+same here: what they do to DRAM's pages has to be measured.
 """
 
 import numpy as np
@@ -106,14 +107,17 @@ def hopper_skinny_cost(
             promotion_clk = promotion_clk * 1.5
         if isinstance(activation.element, IntElement):
             promotion_clk = promotion_clk + bm * bn / gpu.convert_per_clk
-    unit_clk = overlap(tensor_clk, smem_clk, promotion_clk, exponent=of.overlap_exponent)
+    # Promotion beside products hides little of either, as measured (``HopperBlockParameters``).
+    shorter = np.minimum(tensor_clk, promotion_clk)
+    arithmetic_clk = np.maximum(tensor_clk, promotion_clk) + of.serial_share * shorter
+    unit_clk = overlap(arithmetic_clk, smem_clk, exponent=of.overlap_exponent)
     chain_clk = np.maximum(tensor_clk, smem_clk) + of.step_clk + of.handshake_clk
     if promoted:
         chain_clk = chain_clk + of.drain_clk - of.step_clk + promotion_clk
-    # A ring comes round once in the latency of a load, or the products wait for it.
+    # A buffer comes round when its load has arrived, and its step has begun and ended.
     latency_ns = load_latency_ns(gpu, np.full(len(table), 1.0), np.ones(len(table), np.bool_))
-    ring_clk = latency_ns * clock_ghz / stages
-    chain_clk = np.maximum(chain_clk, ring_clk)
+    ring_clk = of.loaded_latency * latency_ns * clock_ghz + of.held_steps * chain_clk
+    chain_clk = np.maximum(chain_clk, ring_clk / stages)
 
     # Behind the last step: staging, the cluster's sums, stores.
     staged_bytes = 4.0 * bm * bn

@@ -6,9 +6,10 @@ memory: every matrix (or every expert with rows) brings a B of its own, read onc
 several matrices share an L2 line of are no matter.  Rows of experts count as whole tiles, as many
 as uniformly chosen experts have on average.
 
-No measurement stands behind what is new here: the model of the plain product is calibrated, its
-use for many products is not, and the parameters are priors.  An 8-bit [K, N] operand passes
-through registers, and the loop over K waits for it.
+Behind what is new here stand 53 timings of an H200 (``data/h200/sweeps``, of which 33 in view):
+the share of grouped work was set on them, and that long rows of an 8-bit [K, N] operand, which
+passes through registers while the loop over K waits, cost more than short ones.  Batches that
+mostly write are predicted at a copy's bandwidth and reach half of it.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from sim.cost import Cost
 from sim.gemm_model import gemm_cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
-from sim.memory import overlap
+from sim.memory import LINE_BYTES, overlap, segment_share
 from sim.parameters import (
     BATCHED,
     GEMM,
@@ -42,6 +43,8 @@ __all__ = ["batched_cost", "grouped_cost", "hopper_grouped_cost"]
 
 F64 = NDArray[np.float64]
 
+#: Bytes of a row at which ``turned_per_clk`` holds, and from which on all lanes meet in one bank.
+TURNED_ROW_BYTES, FULL_CONFLICT_BYTES = 32, 128
 #: Prices a plain product on rows of a table.
 Price = Callable[[Gemm, ConfigTable, Compiled], Cost]
 
@@ -103,17 +106,24 @@ def _with_traffic(
     plain: Cost,
     gpu: Gpu,
     *,
+    row_bytes: F64 | float = LINE_BYTES,
     a_bytes: float,
     b_bytes: float,
     c_bytes: float,
     extra_us: F64,
     work_share: float,
 ) -> Cost:
-    """A plain product's cost with the device memory's share replaced."""
+    """A plain product's cost with the device memory's share replaced.
+
+    Args:
+        row_bytes: contiguous bytes of an operand that a tile asks for at a time.
+    """
     launch = plain.terms_us["launch"]
     # Where one product of that height reads more again than all B's take, so do the many.
     read = a_bytes + np.maximum(b_bytes, plain.dram_read_bytes - a_bytes)
-    dram_us = (read / gpu.dram_read_gb_per_s + c_bytes / gpu.dram_copy_gb_per_s) / 1e3
+    # Nothing here is read twice in a short time, so short rows cost DRAM what they cost the L2.
+    read_us = read / (gpu.dram_read_gb_per_s * segment_share(np.asarray(row_bytes, np.float64)))
+    dram_us = (read_us + c_bytes / gpu.dram_copy_gb_per_s) / 1e3
     busy = overlap(work_share * (plain.time_us - launch), dram_us)
     terms = plain.terms_us | {"dram": dram_us}
     terms["prologue_epilogue"] = terms["prologue_epilogue"] + extra_us
@@ -218,7 +228,9 @@ def batched_cost(
     if problem.second is SecondOperand.KN and weight.element.bits == 8:
         tiles = batch * -(-m // table["block_m"]) * -(-n // table["block_n"])
         elements = tiles * table["block_n"] * k / gpu.sm_count
-        clk = elements / parameters.turned_per_clk
+        # Bytes that lie a row of the tile apart share banks, the more the longer the rows are.
+        conflicts = np.minimum(table["block_k"], FULL_CONFLICT_BYTES) / TURNED_ROW_BYTES
+        clk = elements * conflicts / parameters.turned_per_clk
         turned = clk / (gpu.sustained_clock_mhz / 1e3) / 1e3
     return _with_traffic(
         plain,
@@ -226,6 +238,7 @@ def batched_cost(
         a_bytes=float(batch * problem.recipe.activation.storage_bytes(m, k)),
         b_bytes=float(batch * weight.storage_bytes(n, k)),
         c_bytes=batch * m * n * element(problem.out).bits / 8,
+        row_bytes=table["block_k"] * (problem.recipe.activation.element.bits / 8),
         extra_us=turned,
         work_share=parameters.work_share,
     )

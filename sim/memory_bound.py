@@ -2,8 +2,8 @@
 
 ``sim.quantize_traits`` reads a family's columns; nothing here knows a family.  Gaps of a CTA
 without neighbours and the second pass were set on 35 timings of Triton kernels on an H200 at
-4096 x 4096, the device floor on 61 at 16 x 4096, all of one board and session; nothing larger was
-measured.
+4096 x 4096, the device floor on 61 at 16 x 4096, all of one board and session; the share
+of the bandwidth on sweeps of 8192 x 8192 (``data/h200/sweeps``).
 
 Left out: the spread of a tile over the lanes of a warp beyond its contiguous segments, DRAM
 read-write turnaround beyond the measured copy, and the order in which CTAs drift.
@@ -18,7 +18,6 @@ from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
 from sim.parameters import STREAM, StreamParameters
-from sim.pipes import ISSUE_LANES
 from sim.quantize_traits import quantize_traits
 from sim.traffic import miss_share
 from sim.waves import waves
@@ -84,13 +83,18 @@ def quantize_cost(
     tail_busy = saturation(tail_in_flight, read_gb_per_s, gpu.dram_latency_ns)
     dram = read_ns * ((1 - tail_share) / busy + tail_share / tail_busy)
     dram += written / gpu.dram_copy_gb_per_s  # nobody waits for a write
+    dram = dram / of.dram_share
 
     # What the fullest SM does.
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / traits.ctas
     through_l2 = l2_read + written
     l2 = l2_ns(gpu, bytes_per_sm=through_l2 * sm_share, bytes_total=through_l2, clock_ghz=clock_ghz)
     cuda_cores = (
-        elements * sm_share * (of.instruction_share * traits.instructions) / ISSUE_LANES / clock_ghz
+        elements
+        * sm_share
+        * (of.instruction_share * traits.instructions)
+        / gpu.issue_per_clk
+        / clock_ghz
     )
     segment = traits.segment_elements
     load_store = (
@@ -108,7 +112,7 @@ def quantize_cost(
     if traits.launches == 1:
         # A second pass over a region waits for its loads like the first, wherever they come from:
         # on an H200 it takes as long, even where it hits the L2.
-        main = main + again / read_gb_per_s
+        main = main + again / (read_gb_per_s * of.dram_share)
     terms = {
         "dram": dram / 1e3,
         "l2": l2 / 1e3,

@@ -18,6 +18,7 @@ __all__ = [
     "issue_clk",
     "mma_clk",
     "promotion_clk",
+    "shared_clk",
     "smem_clk",
     "uses_warpgroups",
     "warp_grid",
@@ -29,6 +30,12 @@ Bool = NDArray[np.bool_]
 
 #: Four schedulers issue one warp instruction of 32 lanes each a clock.
 ISSUE_LANES = 128
+SCHEDULERS = 4
+#: Issue slots that a multiplication of 32 bits to 64 takes.  Set on stochastic rounding in sweeps
+#: of an H200 (``data/h200/sweeps``, shapes in view): INT8 dataflow and quantisation of 8192 x 8192
+#: take some ten slots an element more than the instructions of Philox, whose words take five such
+#: multiplications each.  That these are what costs them is a guess.
+WIDE_MULTIPLY_SLOTS = 3
 #: From this capability on, integers are multiplied by ``mma.sync`` although there is better.  Its
 #: rate there is a prior: ``mma_sync_share`` of the element's peak, never measured.
 INTEGER_MMA_SYNC_CAPABILITY = 100
@@ -212,3 +219,19 @@ def smem_clk(
     narrow = (block_m * along_n + block_n * along_m) * block_k * size
     clk = (fill_share * written + np.where(warpgroups, wide, narrow)) / gpu.smem_bytes_per_clk
     return clk.astype(np.float64)
+
+
+def shared_clk(issue_clk: F64, wait_clk: F64, warps: NDArray[np.int64]) -> F64:
+    """Clocks in which each of so many warps issues for ``issue_clk`` and waits for ``wait_clk``.
+
+    They share one scheduler and wait side by side.  Source: mean value analysis of a closed network
+    of one queue and a delay (Reiser and Lavenberg, J. ACM 27, 1980).
+    """
+    queued = np.zeros_like(issue_clk)
+    round_clk = np.zeros_like(issue_clk)
+    for count in range(1, int(warps.max(initial=0)) + 1):
+        served = issue_clk * (1.0 + queued)
+        now = served + wait_clk
+        queued = count * served / now
+        round_clk = np.where(warps == count, now, round_clk)
+    return round_clk

@@ -3,8 +3,9 @@
 Bytes over the bandwidth that the accesses in flight reach, against issue slots and the integer
 pipe, which selections, shifts, permutes, minima and logic share.  Instructions an element were
 counted in SASS compiled for sm_90 (Triton 3.7.1), at 32 elements a thread and with divisions that
-take the fast path; no measurement of these kernels stands behind the rest: bandwidth, latency and
-the gaps between CTAs are those of the block quantisation (:mod:`sim.memory_bound`).
+take the fast path.  Latency and the gaps between CTAs are those of the block quantisation
+(:mod:`sim.memory_bound`); the share of the bandwidth, what random bits cost and the maximum that
+all programs share were set on sweeps of 8192 x 8192 (``data/h200/sweeps``).
 
 Left out: bank conflicts of transposed tiles, partial sectors of narrow rows beyond their share of
 a line, DRAM read-write turnaround beyond the measured copy, and spills.
@@ -22,7 +23,7 @@ from sim.memory import l2_ns, overlap, saturation
 from sim.memory_bound import lsu_clk
 from sim.occupancy import ctas_per_sm
 from sim.parameters import STREAM, StreamParameters
-from sim.pipes import ISSUE_LANES
+from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.traffic import miss_share
 from sim.waves import waves
 from tiles.formats import IntElement, TensorFormat, element
@@ -41,9 +42,9 @@ E8M0_QUOTIENT, QUOTIENT, LONG_QUOTIENT = (4.0, 2.0), (7.0, 2.0), (9.5, 2.5)
 HARDWARE_CAST, INTEGER_CAST, SOFTWARE_CAST = (1.0, 1.0), (4.5, 3.0), (12.0, 9.0)
 PACKING = {4: (11.0, 6.5), 6: (12.0, 7.5), 8: (0.0, 0.0)}
 #: Half a Philox word and the carry that it decides, in place of the cast; of integers, half
-#: as many instructions as of floats.
-STOCHASTIC = (25.0, 17.0)
-STOCHASTIC_INTEGER = (12.0, 6.5)
+#: as many instructions as of floats.  Of them, wide multiplications.
+STOCHASTIC, STOCHASTIC_INTEGER = (25.0, 17.0), (12.0, 6.5)
+STOCHASTIC_MULTIPLIES = 2.5
 #: Addresses, masks, loads and stores.
 MOVE = (2.0, 1.0)
 #: Scales of a block in one thread: two divisions, or exponents.
@@ -53,6 +54,9 @@ THREAD_RUN = 16
 DECODE = {4: (11.0, 3.5), 6: (12.5, 4.0), 8: (7.5, 2.0)}
 #: Transposing a byte: a permute, a byte out of shared memory, a part of a wide access.
 TRANSPOSE = (5.5, 3.5)
+#: An atomic maximum of a word that all CTAs share: set on two-level quantisation of 8192 x 8192 in
+#: tiles of 1024 elements, 65 536 CTAs.
+ATOMIC_NS = 1.6
 #: Registers beside those of the elements.
 BASE_REGISTERS = 24
 
@@ -87,6 +91,7 @@ def _quantize_work(problem: Quantize, table: ConfigTable) -> Work:
         parts = [LONG_QUOTIENT if problem.source == "fp32" else QUOTIENT]
     if target.rounding is Rounding.STOCHASTIC:
         parts.append(STOCHASTIC_INTEGER if isinstance(target.element, IntElement) else STOCHASTIC)
+        parts.append((STOCHASTIC_MULTIPLIES * (WIDE_MULTIPLY_SLOTS - 1), 0.0))
     elif isinstance(target.element, IntElement):
         parts.append(INTEGER_CAST)
     else:
@@ -197,6 +202,7 @@ def tile_stream_cost(
     in_flight = np.minimum(spread.capacity, ctas) * in_flight_tile
     busy = saturation(in_flight, read_gb_per_s, gpu.dram_latency_ns)
     dram = dram_read / read_gb_per_s / busy + needs.written_bytes / gpu.dram_copy_gb_per_s
+    dram = dram / of.dram_share
 
     # What the fullest SM does.
     sm_share = (spread.full * occupancy + spread.tail_per_sm) / ctas
@@ -209,7 +215,7 @@ def tile_stream_cost(
     )
     per_sm = elements * sm_share
     counted = of.instruction_share * per_sm
-    issue = counted * needs.instructions / ISSUE_LANES
+    issue = counted * needs.instructions / gpu.issue_per_clk
     integer = counted * needs.integer_instructions / gpu.int_per_clk
     cuda_cores = np.maximum(issue, integer) / clock_ghz
     read_segment = np.minimum(tile_cols, cols) * needs.read_bits / 8
@@ -230,6 +236,9 @@ def tile_stream_cost(
     apart = dram + np.maximum(cuda_cores, load_store)
     resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
     main = together + np.maximum(apart - together, 0.0) / resident
+    if needs.passes > 1:
+        # The first pass ends when every CTA has told its largest value to one word of memory.
+        main = main + np.maximum(ctas * ATOMIC_NS - main / needs.passes, 0.0)
     terms = {
         "dram": dram / 1e3,
         "l2": l2 / 1e3,

@@ -1,7 +1,10 @@
 """The cost of weight-only products: packed weights read once, decoded by the CUDA cores.
 
-A first model: bytes, instructions read off the code that Triton 3.7.1 makes for sm_90, and the
-tensor cores' rates.  No measurement stands behind its constants yet.
+Warps of a scheduler share its issue slots and wait side by side for their own chains: loads from
+shared memory, products that add to the sums of the last, warpgroup products to end.  Scales of
+groups are asked for two panels ahead, so a panel takes half of a load's latency at least.
+Instructions were read off the code that Triton 3.7.1 makes for sm_90; constants were set on sweeps
+of an H200, see ``sim.parameters.gemm``.
 
 Left out: bank conflicts, the raster's effect on what the L2 keeps (each tile row of weights is
 taken to be read once a wave that needs it), drift between CTAs, power.
@@ -16,13 +19,14 @@ from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
 from sim.parameters import WEIGHT_ONLY, WeightOnlyParameters
-from sim.pipes import ISSUE_LANES, mma_clk
+from sim.pipes import SCHEDULERS, mma_clk, shared_clk
 from sim.traffic import miss_share
 from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.weight_only_resources import (
     PANEL_BYTES,
+    group_columns,
     halves,
     promoted,
     registers,
@@ -39,6 +43,8 @@ F64 = NDArray[np.float64]
 DECODE_INSTRUCTIONS = {"int4": 1.5, "uint4": 1.5, "int8": 2.25, "e4m3fn": 2.75, "e2m1fn": 2.9}
 #: Instructions to multiply a weight by its scale, two a packed instruction.
 FOLD_INSTRUCTIONS = 0.5
+#: Panels that scales are asked for ahead of their use.
+SCALES_AHEAD = 2
 
 
 def weight_only_cost(
@@ -97,7 +103,7 @@ def weight_only_cost(
     through_l2 = l2_read + out_bytes + partial_bytes
     l2 = l2_ns(gpu, bytes_per_sm=through_l2 * share, bytes_total=through_l2, clock_ghz=clock_ghz)
     all_iterations = tiles * split * iterations * share
-    tensor_clk = all_iterations * mma_clk(
+    cta_tensor_clk = mma_clk(
         gpu,
         bn,
         bm,
@@ -106,30 +112,39 @@ def weight_only_cost(
         element=activation.element.name,
         warpgroups=warpgroups,
     )
-    decode = DECODE_INSTRUCTIONS[weight.element.name] + FOLD_INSTRUCTIONS * table["fold"]
-    # Where warps stand side by side along M, each decodes the weights that it multiplies.
-    repeated = np.maximum(1.0, 16.0 * warps / bn)
-    issue_clk = (
-        bn * columns * (of.decode_share * decode) * repeated
-        + threads * of.loop_instructions
-        + np.where(promoted(problem, table), bm * bn, 0)
-    ) / ISSUE_LANES
-    # Under mma.sync activations go through registers, once a warp along N.
-    issue_clk = issue_clk + np.where(
-        warpgroups, 0.0, bm * columns / 16 * np.minimum(warps, bn // 16) / ISSUE_LANES
+    tensor_clk = all_iterations * cta_tensor_clk
+    slots = _warp_slots(problem, table, warpgroups, threads, of)
+    cuda_clk = all_iterations * slots * warps / SCHEDULERS / of.issue_share
+    # What a warp waits for in an iteration beside others' instructions: its own chain of loads
+    # from shared memory, decoding and products, and, with a panel's scales under way, those.
+    latency = of.loaded_latency * gpu.dram_latency_ns
+    wait_clk = of.wait_clk + columns / 16 * of.step_clk + cta_tensor_clk
+    # A pass of a loop with warpgroup products waits for them: they read registers.
+    wait_clk = wait_clk + warpgroups * of.drain_clk
+    grouped = group_columns(weight) > 0
+    least_clk = latency * clock_ghz / SCALES_AHEAD if grouped else 0.0
+    rounds = [
+        np.maximum(
+            shared_clk(slots / of.issue_share, wait_clk, -(-resident * warps // SCHEDULERS)),
+            np.maximum(least_clk, resident * cta_tensor_clk),
+        )
+        for resident in (
+            np.minimum(occupancy, -(-tiles * split // gpu.sm_count)),
+            spread.tail_per_sm,
+        )
+    ]
+    compute = (
+        iterations * (spread.full * rounds[0] + (spread.tail_ctas > 0) * rounds[1]) / clock_ghz
     )
-    cuda_clk = all_iterations * issue_clk
-    # One CTA decodes, multiplies and promotes in turn; others on the same SM fill its gaps.
-    resident = np.clip(tiles * split / gpu.sm_count, 1, occupancy)
-    together = overlap(tensor_clk, cuda_clk, exponent=of.overlap_exponent)
-    serial = tensor_clk + cuda_clk
-    compute = (together + (serial - together) / np.maximum(resident, 1.0)) / clock_ghz
 
     # A CTA's own pipeline: stages that come round every latency at best.
-    latency = of.loaded_latency * gpu.dram_latency_ns
     lone = iterations * np.maximum(latency / np.maximum(stages - 1, 1), 0.0) * spread.count
-    ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
-    reduce_ns = np.where(split > 1, 2 * gpu.l2_latency_ns + split * bm * bn * 4 / 64.0, 0.0)
+    ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count + of.device_floor_us * 1e3
+    reduce_ns = np.where(
+        split > 1,
+        of.arrival_us * 1e3 + split * bm * bn * 4 / (gpu.l2_bytes_per_clk_per_sm * clock_ghz),
+        0.0,
+    )
     main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
     terms = {
         "dram": dram / 1e3,
@@ -147,3 +162,32 @@ def weight_only_cost(
         dram_write_bytes=np.full(len(table), out_bytes),
         l2_read_bytes=l2_read,
     )
+
+
+def _warp_slots(
+    problem: Gemm,
+    table: ConfigTable,
+    warpgroups: NDArray[np.bool_],
+    threads: NDArray[np.int64],
+    of: WeightOnlyParameters,
+) -> F64:
+    """Instructions of one warp for a panel: decoding, products, scales, copies and the loop."""
+    weight = problem.recipe.weight
+    bm, bn, warps = table["block_m"], table["block_n"], table["num_warps"]
+    columns = PANEL_BYTES * halves(weight)
+    decode = DECODE_INSTRUCTIONS[weight.element.name] + FOLD_INSTRUCTIONS * table["fold"]
+    # Where warps stand side by side along M, each decodes the weights that it multiplies.
+    repeated = np.maximum(1.0, 16.0 * warps / bn)
+    slots = bn * columns * (of.decode_share * decode) * repeated / threads + of.loop_instructions
+    slots = slots + np.where(promoted(problem, table), bm * bn / threads, 0.0)
+    # Under mma.sync a warp reads all activations that it multiplies, and issues each product.
+    along_n = np.minimum(warps, np.maximum(bn // 16, 1))
+    # A thread has the scales of 2 of every 16 rows.
+    if group_columns(weight):
+        slots = slots + bn / along_n / 8 * of.scale_instructions
+    own = bm * columns * along_n / warps
+    products = bn / along_n / 16 * own / 128
+    slots = slots + np.where(warpgroups, 0.0, own / 128 + products)
+    copied = bn * PANEL_BYTES + bm * columns * 2.0
+    slots = slots + np.where(table["tma"], 0.0, copied / 16 / threads * of.copy_instructions)
+    return np.asarray(slots, np.float64)

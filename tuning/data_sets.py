@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.foretold import FORETOLD_FILE, Foretold, read_foretold
 from sim.measured import MeasuredTable
 from sim.measured_file import MEASUREMENTS_FILE, read_measured
 from tuning.measured_runs import measured_run
@@ -23,6 +24,9 @@ class DataSet:
     tables: tuple[MeasuredTable, ...]
     left_out: tuple[str, ...] = ()  #: what of a run could not become a row, a line a study
     stale: tuple[str, ...] = ()  #: a line a study that rests on what has changed since
+    #: What was predicted before the tables were measured, one of each; empty where not kept.  Such
+    #: tables hold what a search chose by these predictions.
+    foretold: tuple[Foretold, ...] = ()
 
 
 def load_data_sets(paths: Sequence[Path]) -> list[DataSet]:
@@ -79,7 +83,10 @@ def _load(path: Path) -> DataSet:
     if path.is_file():
         return DataSet(path=path, tables=tuple(read_measured(path)))
     if (path / MEASUREMENTS_FILE).exists():
-        return DataSet(path=path, tables=tuple(read_measured(path / MEASUREMENTS_FILE)))
+        tables = tuple(read_measured(path / MEASUREMENTS_FILE))
+        told = path / FORETOLD_FILE
+        foretold = read_foretold(told, tables) if told.exists() else ()
+        return DataSet(path=path, tables=tables, foretold=foretold)
     from tuning.staleness import stale_lines
     from tuning.store import load_run  # optuna, which files of tables can do without
 

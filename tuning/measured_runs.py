@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.foretold import Foretold
 from sim.measured import MeasuredTable
 from tiles.kernels import ConfigTable
 from tuning.family import family
@@ -20,6 +21,7 @@ class MeasuredRun:
 
     tables: tuple[MeasuredTable, ...]
     left_out: tuple[str, ...]  #: a line a study with failed or stale trials, or none correct
+    foretold: tuple[Foretold, ...] = ()  #: what was predicted before measuring, table by table
 
 
 def measured_run(run: Run) -> MeasuredRun:
@@ -39,6 +41,7 @@ def measured_run(run: Run) -> MeasuredRun:
             "give one that was measured"
         )
     tables: list[MeasuredTable] = []
+    foretold: list[Foretold] = []
     left_out: list[str] = []
     for study in run.studies:
         kept = [t for t in study.trials if t.measurement.time_us is not None and not t.stale]
@@ -51,14 +54,23 @@ def measured_run(run: Run) -> MeasuredRun:
             counts = ", ".join(f"{count} {what}" for what, count in sorted(dropped.items()))
             left_out.append(f"{study.problem} with {study.kernel}: {counts}")
         if kept:
+            kept = sorted(kept, key=lambda trial: tuple(trial.config.to_dict().values()))
             tables.append(_table(run, study, kept))
+            foretold.append(_foretold(kept))
     if not tables:
         raise ValueError(f"{run.folder} holds no correct measurement: finish its sweep first")
-    return MeasuredRun(tables=tuple(tables), left_out=tuple(left_out))
+    return MeasuredRun(tables=tuple(tables), left_out=tuple(left_out), foretold=tuple(foretold))
+
+
+def _foretold(kept: list[TrialRecord]) -> Foretold:
+    return Foretold(
+        time_us=np.array([one.predicted_us for one in kept], dtype=np.float64),
+        low_us=np.array([one.predicted_low_us for one in kept], dtype=np.float64),
+        high_us=np.array([one.predicted_high_us for one in kept], dtype=np.float64),
+    )
 
 
 def _table(run: Run, study: StudyRecord, kept: list[TrialRecord]) -> MeasuredTable:
-    kept = sorted(kept, key=lambda trial: tuple(trial.config.to_dict().values()))
     measured = [trial.measurement for trial in kept]
     clocks, powers = (
         np.array(

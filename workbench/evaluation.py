@@ -20,6 +20,7 @@ from sim.evaluation import evaluate as evaluate_tables
 from sim.evaluation.aims import Reached, Regime, reached
 from sim.evaluation.baselines.matmul_heuristics import MISSING, NvMatmulHeuristics
 from sim.evaluation.baselines.own import CostModelAsItIs
+from sim.evaluation.frozen import MEMORY, FrozenPart, frozen_parts
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predictor
 from sim.evaluation.residuals import GroupError, Slope, by_binding, by_instruction, slopes
@@ -57,6 +58,7 @@ class Evaluation:
     bindings: tuple[GroupError, ...]
     instructions: tuple[GroupError, ...]
     slopes: tuple[Slope, ...]
+    frozen: tuple[FrozenPart, ...]  #: on sets that were measured after their predictions
     reached: tuple[Reached, ...]
     pace: tuple[tuple[str, float], ...]  #: predictions a second on this machine, by predictor
     seconds: float
@@ -79,6 +81,7 @@ class Evaluation:
                     "tables": len(one.tables),
                     "rows": sum(map(len, one.tables)),
                     "judged": sum(len(t) for t in one.tables if t.cold and not t.in_view),
+                    "chosen_by_predictions": bool(one.foretold),
                     "left_out": list(one.left_out),
                 }
                 for one in self.sets
@@ -114,6 +117,7 @@ class Evaluation:
             "errors_by_binding": [rounded(asdict(one)) for one in self.bindings],
             "errors_by_instruction": [rounded(asdict(one)) for one in self.instructions],
             "slopes": [rounded(asdict(one)) for one in self.slopes],
+            "frozen": [rounded(asdict(one)) for one in self.frozen],
             "aims": [one.to_dict() for one in self.reached],
             "pace": {name: float(f"{value:.3g}") for name, value in self.pace},
             "seconds": round(self.seconds, 1),
@@ -153,10 +157,13 @@ def evaluate(
     chosen = [parse_split(text) for text in items_of("splits", splits, str, "names of splits")]
     sets, board = load_judged(data, gpu)
     # Predictions are of a cold L2: times with a warm one would pass for the model's errors.
-    tables = [table for one in sets for table in one.tables if table.cold]
+    # What a search chose by its own predictions is judged apart.
+    tables = [t for one in sets if not one.foretold for t in one.tables if t.cold]
+    frozen = _frozen(sets, board)
     if not tables:
         raise ValueError(
-            f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one"
+            f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
+            "by predictions: give a set to judge by"
         )
     rows, skipped = evaluate_tables(
         tables,
@@ -186,7 +193,8 @@ def evaluate(
         bindings=tuple(by_binding(judged, priced)),
         instructions=tuple(by_instruction(judged, priced)),
         slopes=tuple(slopes(judged, priced)),
-        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace))),
+        frozen=tuple(frozen),
+        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace, frozen))),
         pace=tuple(pace),
         seconds=time.monotonic() - begun,
     )
@@ -234,12 +242,23 @@ def _parts(
     return [(name, _score(own, groups[name], gpu)) for name in sorted(groups)]
 
 
+def _frozen(sets: "Sequence[DataSet]", gpu: sim.Gpu) -> list[FrozenPart]:
+    pairs = [
+        (table, told)
+        for one in sets
+        if one.foretold
+        for table, told in zip(one.tables, one.foretold, strict=True)
+        if table.cold
+    ]
+    return frozen_parts([t for t, _ in pairs], [told for _, told in pairs], gpu) if pairs else []
+
+
 def _in_view(
     own: CostModelAsItIs, sets: "Sequence[DataSet]", gpu: sim.Gpu
 ) -> list[tuple[str, Score]]:
     found = []
     for one in sets:
-        tables = [table for table in one.tables if table.in_view]
+        tables = [t for t in one.tables if t.in_view and not one.foretold]
         if tables:
             found.append((one.path.as_posix(), _score(own, tables, gpu)))
     return found
@@ -288,6 +307,7 @@ def _figures(
     gpu: sim.Gpu,
     searches: "Sequence[Searched]",
     pace: Sequence[tuple[str, float]],
+    frozen: Sequence[FrozenPart],
 ) -> dict[Regime, dict[str, float]]:
     """What is asked for and is no field of a score."""
     found: dict[str, float] = {}
@@ -298,6 +318,10 @@ def _figures(
     error = _score(own, memory, gpu).mape if memory else None
     if error is not None:
         found["memory_mape"] = error
+    else:  # no sample of a space: what a search chose, at shapes that no constant was set on
+        for part in frozen:
+            if (part.family, part.shapes, part.model) == (MEMORY, "held out", "now"):
+                found["memory_mape"] = part.mape
     if own.name in dict(pace):
         found["pace"] = dict(pace)[own.name] / 1e6
     return {Regime.NONE: found}

@@ -28,6 +28,7 @@ def section(found: Mapping[str, Any], plots: Mapping[str, str], folder: str) -> 
     sets = "\n".join(
         f"* `{one['path']}`: {one['tables']} studies, {one['rows']} configurations, "
         f"{one['judged']} of them judged"
+        + ", apart: a search chose them by predictions" * one["chosen_by_predictions"]
         + "".join(f"; left out: {line}" for line in one["left_out"])
         for one in found["sets"]
     )
@@ -86,7 +87,7 @@ def write_page(path: Path, evaluation: Evaluation, gpu: sim.Gpu) -> None:
     """
     from workbench.evaluation_plots import evaluation_plots
 
-    tables = [table for one in evaluation.sets for table in one.tables]
+    tables = [table for one in evaluation.sets if not one.foretold for table in one.tables]
     plots = evaluation_plots(tables, gpu)
     folder = _folder(path)
     found = evaluation.to_dict()

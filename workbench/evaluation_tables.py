@@ -35,6 +35,8 @@ def evaluation_grids(found: Mapping[str, Any]) -> list[Grid]:
         _groups(found, "errors_by_instruction", "the tensor instruction that was compiled"),
         _slopes(found),
     ]
+    if found["frozen"]:
+        grids += [_frozen(found), _mended(found)]
     if found["searches"]:
         grids.insert(2, _searches(found))
     return grids
@@ -230,6 +232,77 @@ def _slopes(found: Mapping[str, Any]) -> Grid:
         ],
         note="Least squares on all fields at once; ± from leaving out a study at a time; "
         "`explains`: share of the variance within studies that the field alone explains.",
+    )
+
+
+def _frozen(found: Mapping[str, Any]) -> Grid:
+    chosen = [one for one in found["frozen"] if (one["model"], one["shapes"]) == ("frozen", "all")]
+    return Grid(
+        title="Measured after the model was frozen",
+        columns=(
+            "family",
+            "mode",
+            "rows",
+            "studies",
+            "predicted, us",
+            "measured, us",
+            "error: mean / median / P90, %",
+            "bias, %",
+            "Spearman",
+            "top-1 (worst), %",
+            "in the 90 % interval, %",
+        ),
+        rows=[
+            (
+                one["family"],
+                one["mode"] or "all",
+                str(one["rows"]),
+                str(one["tables"]),
+                f"{one['predicted_us']:.1f}",
+                f"{one['measured_us']:.1f}",
+                _joined(one, "mape", "median_error", "p90_error"),
+                _percent(one["bias"]),
+                _number(one["spearman"]),
+                _with(one["top1"], one["top1_worst"], _percent),
+                _percent(one["covered"], 0),
+            )
+            for one in chosen
+        ],
+        note="What the sweeps predicted before they measured, nothing mended since; times are "
+        "geometric means over the rows. Searches chose these rows by the same predictions: "
+        "Spearman is the median over studies of four rows and more, top-1 the best that was "
+        "measured over the time of the one predicted fastest.",
+    )
+
+
+def _mended(found: Mapping[str, Any]) -> Grid:
+    parts = {(o["family"], o["mode"], o["shapes"], o["model"]): o for o in found["frozen"]}
+    rows = []
+    for family, mode in dict.fromkeys((o["family"], o["mode"]) for o in found["frozen"]):
+        cells = [family, mode or "all"]
+        for shapes in ("set on", "held out"):
+            for model in ("frozen", "now"):
+                one = parts.get((family, mode, shapes, model))
+                if model == "frozen":
+                    cells.append(_NONE if one is None else str(one["rows"]))
+                cells.append(
+                    _NONE if one is None else f"{_percent(one['mape'])} ({_percent(one['bias'])})"
+                )
+        rows.append(cells)
+    return Grid(
+        title="The same rows, before and after constants were set on half of their shapes",
+        columns=(
+            "family",
+            "mode",
+            "rows, shapes set on",
+            "frozen: MAPE (bias), %",
+            "now",
+            "rows, shapes held out",
+            "frozen: MAPE (bias), %",
+            "now",
+        ),
+        rows=rows,
+        note="Which shapes these are stands in the set's card. `now` is the model as it is.",
     )
 
 

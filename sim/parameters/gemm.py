@@ -105,13 +105,18 @@ class BatchedParameters(_ManyProducts):
     """Of batched products."""
 
     #: Elements of an 8-bit [K, N] operand that a clock turns into the order of the tensor cores:
-    #: the compiler stores them byte by byte, 32 lanes at a time, conflicts of banks not counted.
+    #: the compiler stores them byte by byte, 32 lanes at a time; in rows of 32 bytes, longer ones
+    #: meet more conflicts of banks.
     turned_per_clk: float = fitted(32.0, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupedParameters(_ManyProducts):
     """Of grouped products."""
+
+    #: As :class:`_ManyProducts`': set on the shapes in view of ``data/h200/sweeps``, 21 timings of
+    #: both families.
+    work_share: float = fitted(1.1, 0.2)
 
     #: Counting tiles of all experts before the first one, from counts in device memory.
     scan_us: float = fitted(1.5, 0.5)
@@ -136,7 +141,35 @@ class _Decoding(Parameters):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightOnlyParameters(_Decoding):
-    """Of ``triton_weight_only``."""
+    """Of ``triton_weight_only``.
+
+    Set on the shapes in view of ``data/h200/sweeps``, 109 timings of an H200, from the priors that
+    stand in brackets.
+    """
+
+    #: As :class:`_Decoding`'s (85).
+    loop_instructions: float = fitted(97.0, 0.3)
+    #: As :class:`_Decoding`'s (900).
+    cta_clk: float = fitted(950.0, 0.4)
+
+    #: Filling and draining the whole device around a kernel (1.4).
+    device_floor_us: float = fitted(1.5, 0.4)
+    #: What a warp waits for in an iteration beside its own instructions: barriers, the way from
+    #: shared memory (300).
+    wait_clk: float = fitted(280.0, 0.4)
+    #: Of 16 columns of K more, each product adding to the sums of the last (33).
+    step_clk: float = fitted(32.0, 0.4)
+    #: Share of a scheduler's issue slots that warps fill between them (0.79, of
+    #: mixed code).
+    issue_share: float = fitted(0.68, 0.2)
+    #: As ``triton_gemm``'s (430), of loops with warpgroup products.
+    drain_clk: float = fitted(395.0, 0.3)
+    #: As ``triton_gemm``'s (12.5).
+    copy_instructions: float = fitted(13.0, 0.3)
+    #: For a scale of a group: its address, its load, its conversion by integers (12).
+    scale_instructions: float = fitted(12.7, 0.4)
+    #: From a share's last sums to the last program's start of adding them up (1).
+    arrival_us: float = fitted(1.15, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,8 +46,6 @@ class _Persistent(_Warpgroups):
     staging_clk: float = fitted(260.0, 0.4)
     #: Loads of scales before an epilogue, once a tile: measured.
     epilogue_clk: float = fitted(300.0, 0.4)
-    #: Share of a ring's loads that wait for DRAM.
-    ring_miss_share: float = fitted(0.3, 0.4)
     #: Share of an epilogue that shows although the next tile's loads run beside it.
     epilogue_exposed: float = fitted(0.25, 0.4)
 
@@ -79,6 +77,10 @@ class HopperGemmParameters(Parameters):
     #: The same to and from a neighbour in a cluster: a hop between multiprocessors takes 181
     #: clocks (HPMLL Hopper benchmark).
     cluster_clk: float = fitted(215.0, 0.4)
+    #: Of a step in a cluster, whose CTAs tell each other of every buffer: where times of one and
+    #: two CTAs a cluster are wrong alike, at 4096 cubed of ``data/h200/replay`` and on the shapes
+    #: in view of ``data/h200/sweeps``.
+    cluster_step_clk: float = fitted(55.0, 0.4)
     #: Steps that a buffer is held: its own products', and what of the next passes before the
     #: warps give it back.
     held_steps: float = fitted(1.75, 0.2)
@@ -92,20 +94,39 @@ class HopperGemmParameters(Parameters):
 class HopperBlockParameters(_Persistent):
     """Of ``hopper_block_gemm``; instructions are those of the compiled loop."""
 
-    #: Clocks that a piece's promotion waits in its own instructions, where they stand together and
-    #: where they are spread among products: of the compiled loop.
-    stall_clk: float = fitted(40.0, 0.4)
-    spread_stall_clk: float = fitted(15.0, 0.4)
-    #: Share of the issue slots that the warps of a scheduler fill between them.
-    issue_share: float = fitted(0.92, 0.1)
+    #: Of the shorter of products and promotion, the part that shows although they run side by
+    #: side: ``bench/pipe_rates.py`` on an H200, products of 2 x 64x128 int8 and their promotion in
+    #: the same warps, 337 clocks where products alone take 128 and promotion alone 259.
+    serial_share: float = fitted(0.61, 0.1)
+    #: Share of the issue slots that the warps of a scheduler fill between them: the same, 63.3
+    #: pairs of conversion and multiply-add a clock.
+    issue_share: float = fitted(0.99, 0.05)
+    #: As :class:`HopperGemmParameters`', whose warpgroups promote between two steps likewise; of a
+    #: unit of K under one scale.
+    drain_clk: float = fitted(80.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopperSkinnyParameters(_Warpgroups):
-    """Of ``hopper_skinny_gemm``."""
+    """Of ``hopper_skinny_gemm``.
 
-    #: As :class:`HopperGemmParameters`'.
-    promotion_share: float = fitted(0.85, 0.15)
+    Values with another in brackets were set on the shapes in view of ``data/h200/sweeps``, 87
+    timings of an H200, from that one.
+    """
+
+    #: Latency of loads while memory is busy, as a multiple of that of a lone load.
+    loaded_latency: float = fitted(1.45, 0.2)
+    #: Steps that a buffer is held, as :class:`HopperGemmParameters`'.
+    held_steps: float = fitted(1.75, 0.2)
+
+    #: As the others', where both wait for one product (240).
+    drain_clk: float = fitted(165.0, 0.3)
+    #: As :class:`HopperBlockParameters`'.
+    serial_share: float = fitted(0.61, 0.1)
+    #: Of the norm that joins resources side by side (8).
+    overlap_exponent: float = fitted(4.8, 0.3)
+    #: As :class:`HopperGemmParameters`' (0.85).
+    promotion_share: float = fitted(0.87, 0.15)
     #: From the issue of a step's products to their end, beside the tensor cores' time.
     step_clk: float = fitted(100.0, 0.4)
     #: A barrier of a cluster, and a load from a neighbour's shared memory.

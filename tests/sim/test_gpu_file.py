@@ -38,7 +38,7 @@ def test_names_are_those_of_the_files() -> None:
 def test_every_figure_has_a_source(name: str) -> None:
     gpu = sim.load_gpu(name)
     assert gpu.name == name
-    assert len(gpu.sources) == 32 + len(gpu.tensor_flop_per_clk)
+    assert len(gpu.sources) == 33 + len(gpu.tensor_flop_per_clk)
     assert all(len(source) >= 5 for source in gpu.sources.values())
     assert gpu.native_elements <= set(ELEMENTS)
 

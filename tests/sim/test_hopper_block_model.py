@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.hopper_block_model import promotion_slots, shared_clk
+from sim.hopper_block_model import promotion_slots
+from sim.parameters import HOPPER_BLOCK
 from tiles.kernels import ConfigTable
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConfig
@@ -109,39 +110,25 @@ def test_slots_are_those_of_the_compiled_loop(
     assert found == pytest.approx(slots, rel=0.07)
 
 
-@given(issue=st.floats(1, 1e4), wait=st.floats(0, 1e4))
-@settings(max_examples=50, deadline=None, derandomize=True)
-def test_warps_fill_each_others_waits(issue: float, wait: float) -> None:
-    rounds = [
-        shared_clk(np.array([issue]), np.array([wait]), np.array([warps]))[0]
-        for warps in (1, 2, 4, 8)
-    ]
-    assert rounds[0] == pytest.approx(issue + wait)
-    for warps, found in zip((1, 2, 4, 8), rounds, strict=True):
-        # Never below what they issue, or one alone; never above one after the other.
-        assert max(warps * issue, issue + wait) * (1 - 1e-9) <= found
-        assert found <= (warps * issue + wait) * (1 + 1e-9)
-    # A warp's share of a round shrinks: the more there are, the less of the wait is left.
-    shares = [found / n for n, found in zip((1, 2, 4, 8), rounds, strict=True)]
-    assert (np.diff(shares) <= 1e-9 * issue).all()
+def test_products_and_promotion_hide_as_much_of_each_other_as_was_measured() -> None:
+    """2 x 64x128 int8 for 32 of K: products alone 128 clocks, their promotion 259, together 337."""
+    of = HOPPER_BLOCK
+    assert 259 + of.serial_share * 128 == pytest.approx(337, rel=0.01)
+    problem = gemm(4096, 4096, 4096, "int8-b128")
+    both, alone = (price(problem, one(sets=sets)).time_us[0] for sets in (2, 1))
+    terms = price(problem, one()).terms_us
+    assert max(terms["tensor"], terms["cuda_cores"]) < both < alone
+    assert alone > terms["tensor"] + terms["cuda_cores"]
 
 
-def test_more_in_flight_and_more_warps_show_less_of_a_products_latency() -> None:
-    for name in ("jetfire", "mxfp8-e4m3"):
-        problem = gemm(4096, 4096, 4096, name, "int8.b32x32")
-        times = {
-            (consumers, parts): price(problem, one(consumers=consumers, parts=parts)).time_us[0]
-            for consumers in (2, 4)
-            for parts in (1, 2)
-        }
-        assert times[2, 2] < times[2, 1]
-        # Of the time in which nobody issues there is less with four; instructions there are more.
-        idle = {
-            consumers: times[consumers, 1]
-            - price(problem, one(consumers=consumers)).terms_us["cuda_cores"][0]
-            for consumers in (2, 4)
-        }
-        assert idle[4] < idle[2]
+def test_fewer_buffers_than_a_load_takes_steps_show() -> None:
+    """Measured at 4096 cubed, int8-b128, cluster of 2: 190 us with 3 stages, 134 with 6.
+
+    The model tells a third of it.
+    """
+    problem = gemm(4096, 4096, 4096, "int8-b128")
+    few, many = (price(problem, one(cluster=2, stages=n)).time_us[0] for n in (3, 6))
+    assert 1.08 < few / many < 1.42
 
 
 def test_small_blocks_are_bound_by_the_cuda_cores_and_large_ones_are_not() -> None:
@@ -174,7 +161,7 @@ def test_two_sets_of_accumulators_beat_one_where_promotion_binds() -> None:
     assert price(problem, one(sets=1)).time_us[0] > price(problem, one()).time_us[0]
 
 
-@pytest.mark.parametrize(("name", "least"), [("jetfire", 1.5), ("jetfire-64", 1.4)])
+@pytest.mark.parametrize(("name", "least"), [("jetfire", 1.4), ("jetfire-64", 1.2)])
 def test_it_is_told_to_beat_triton_where_it_was_built_to(name: str, least: float) -> None:
     problem = gemm(4096, 4096, 4096, name)
     other = TritonGemm()

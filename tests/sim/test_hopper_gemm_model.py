@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.hopper_gemm_model import ring_exposed_clk
+from sim.hopper_gemm_model import hopper_gemm_cost, ring_exposed_clk
 from sim.interval import LOG_HALF_WIDTH
 from sim.parameters import HOPPER_GEMM
 from tiles.kernels import ConfigTable
@@ -161,7 +161,7 @@ def test_waves_show() -> None:
     """132 tiles take one round, 144 two."""
     fits, spills = gemm(128 * 12, 128 * 11, 8192, "bf16"), gemm(128 * 12, 128 * 12, 8192, "bf16")
     times = [price(p, one(group_m=1)).time_us[0] for p in (fits, spills)]
-    assert times[1] > 1.7 * times[0]
+    assert times[1] > 1.6 * times[0]
 
 
 def test_promotion_costs_and_integers_cost_more() -> None:
@@ -232,3 +232,17 @@ def test_twelve_recipes_are_priced_in_a_tenth_of_a_second() -> None:
             price(problem, table)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1
+
+
+def test_a_cluster_costs_clocks_of_every_step() -> None:
+    """Of two CTAs a cluster, 4096 cubed took 4 % longer than the model told, and of one none."""
+    problem = gemm(4096, 4096, 4096, "int8-b128")
+    alone, pair = (price(problem, one(cluster=n)) for n in (1, 2))
+    dearer = replace(HOPPER_GEMM, cluster_step_clk=HOPPER_GEMM.cluster_step_clk * 2)
+    for table, rises in ((one(cluster=1), False), (one(cluster=2), True)):
+        now, then = (
+            hopper_gemm_cost(problem, table, H200, parameters).time_us[0]
+            for parameters in (HOPPER_GEMM, dearer)
+        )
+        assert bool(then > now) is rises
+    assert pair.terms_us["l2"][0] < alone.terms_us["l2"][0]

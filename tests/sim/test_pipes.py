@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sim
 from sim.occupancy import ctas_per_sm, gemm_registers, spill_clk
@@ -13,6 +15,7 @@ from sim.pipes import (
     issue_clk,
     mma_clk,
     promotion_clk,
+    shared_clk,
     smem_clk,
     uses_warpgroups,
     warp_grid,
@@ -22,7 +25,7 @@ from tiles.formats import TensorFormat
 H200 = sim.load_gpu("h200")
 A100 = sim.load_gpu("a100")
 B200 = sim.load_gpu("b200")
-IDEAL = replace(H200, tensor_share=1.0, mma_sync_share=1.0)
+IDEAL = replace(H200, tensor_share=1.0, mma_sync_share=1.0, fma_per_clk=128.0, convert_per_clk=64.0)
 
 
 def column(*values: int) -> np.ndarray:
@@ -87,7 +90,7 @@ def test_blackwell_multiplies_integers_by_mma_sync() -> None:
 
 def promotion(activation: str, weight: str, m: int, n: int, k: int) -> float:
     clk = promotion_clk(
-        H200,
+        IDEAL,
         column(m),
         column(n),
         column(k),
@@ -222,3 +225,20 @@ def test_occupancy_is_the_tightest_limit(
         H200, registers=column(registers), smem_bytes=column(smem), warps=column(warps)
     )
     assert held[0] == expected
+
+
+@given(issue=st.floats(1, 1e4), wait=st.floats(0, 1e4))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_warps_fill_each_others_waits(issue: float, wait: float) -> None:
+    rounds = [
+        shared_clk(np.array([issue]), np.array([wait]), np.array([warps]))[0]
+        for warps in (1, 2, 4, 8)
+    ]
+    assert rounds[0] == pytest.approx(issue + wait)
+    for warps, found in zip((1, 2, 4, 8), rounds, strict=True):
+        # Never below what they issue, or one alone; never above one after the other.
+        assert max(warps * issue, issue + wait) * (1 - 1e-9) <= found
+        assert found <= (warps * issue + wait) * (1 + 1e-9)
+    # A warp's share of a round shrinks: the more there are, the less of the wait is left.
+    shares = [found / n for n, found in zip((1, 2, 4, 8), rounds, strict=True)]
+    assert (np.diff(shares) <= 1e-9 * issue).all()

@@ -46,7 +46,8 @@ def test_large_matrices_reach_most_of_the_copy_bandwidth(kernel: Kernel, fmt: st
     best = priced(job, kernel).best()
     assert best.binding == "dram"
     # Blocks of 128 x 128 fill a CTA that has few beside it to load while it computes.
-    lowest = 0.63 if fmt.endswith("b128x128") else 0.78
+    # Measured at 8192 x 8192: 0.76 of it with them, 0.84 to 0.87 with whole rows.
+    lowest = 0.58 if fmt.endswith("b128x128") else 0.74
     assert lowest < job.min_bytes / best.time_us / 4274e3 < 1
     assert best.dram_read_bytes == 16384 * 8192 * 2
 

@@ -1,0 +1,106 @@
+"""Predictions kept beside measured tables, and a frozen model judged by them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sim
+from sim.evaluation.frozen import MEMORY, PRODUCTS, frozen_parts, modes
+from sim.foretold import Foretold, read_foretold, write_foretold
+from sim.measured import MeasuredTable
+from sim.measured_file import MEASUREMENTS_FILE, read_measured
+from tiles.kernels import ConfigTable, kernel
+
+H200 = sim.load_gpu("h200")
+FIRST_LOOK = Path(__file__).parents[2] / "data" / "h200" / "first_look" / MEASUREMENTS_FILE
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[MeasuredTable]:
+    return [one.take(np.arange(6)) for one in read_measured(FIRST_LOOK)[:3]]
+
+
+def told(table: MeasuredTable, factor: float) -> Foretold:
+    return Foretold(
+        time_us=table.time_us * factor,
+        low_us=table.time_us * factor * 0.8,
+        high_us=table.time_us * factor * 1.25,
+    )
+
+
+def test_what_was_foretold_is_read_back(tmp_path: Path, tables: list[MeasuredTable]) -> None:
+    path = tmp_path / "predictions.parquet"
+    kept = [told(one, 1.0 + index / 10) for index, one in enumerate(tables)]
+    write_foretold(path, kept)
+    for one, other in zip(kept, read_foretold(path, tables), strict=True):
+        for name in ("time_us", "low_us", "high_us"):
+            assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+def test_predictions_of_other_rows_and_damaged_files_are_refused(
+    tmp_path: Path, tables: list[MeasuredTable]
+) -> None:
+    path = tmp_path / "predictions.parquet"
+    with pytest.raises(ValueError, match="no such file"):
+        read_foretold(path, tables)
+    write_foretold(path, [told(one, 1.0) for one in tables[:2]])
+    with pytest.raises(ValueError, match="its 12 rows are not those of 18 measured ones"):
+        read_foretold(path, tables)
+    with pytest.raises(ValueError, match=r"its schema is 'tile-workbench/measurements/1', this"):
+        read_foretold(FIRST_LOOK, tables)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cannot be read as predictions"):
+        read_foretold(path, tables[:2])
+    with pytest.raises(ValueError, match="not positive and finite"):
+        Foretold(time_us=np.array([np.nan]), low_us=np.ones(1), high_us=np.ones(1))
+
+
+def test_a_row_is_named_by_the_first_mode_that_it_takes() -> None:
+    family = kernel("triton_gemm")
+    first = family.config_type.from_dict(
+        {
+            **dict.fromkeys(("tma", "persistent", "stream_k", "overlap", "specialize"), False),
+            **{"block_m": 64, "block_n": 128, "block_k": 64, "group_m": 1, "num_warps": 4},
+            **{"num_stages": 3, "split_k": 1, "subtiles": 0},
+        }
+    )
+    rows = [
+        first,
+        replace(first, subtiles=4),
+        replace(first, split_k=2),
+        replace(first, overlap=True, subtiles=4),
+        replace(first, stream_k=True, persistent=True, tma=True),
+    ]
+    found = modes(ConfigTable.of(rows)).tolist()
+    assert found == ["plain", "subtiles", "split_k", "overlap", "stream_k"]
+
+
+def test_both_models_are_judged_by_shapes_set_on_and_held_out(
+    tables: list[MeasuredTable],
+) -> None:
+    marked = [replace(one, in_view=index == 0) for index, one in enumerate(tables)]
+    parts = frozen_parts(marked, [told(one, 1.3) for one in marked], H200)
+    found = {(one.family, one.shapes, one.model): one for one in parts if not one.mode}
+    frozen = found[PRODUCTS, "all", "frozen"]
+    assert (frozen.rows, frozen.tables) == (18, 3)
+    assert frozen.mape == pytest.approx(0.3)
+    assert frozen.bias == pytest.approx(0.3)
+    assert frozen.covered == 0.0  # 1.3 x 0.8 is above 1
+    assert frozen.spearman == frozen.top1 == pytest.approx(1.0)  # the order is the measured one
+    assert frozen.predicted_us == pytest.approx(1.3 * frozen.measured_us)
+    assert found[PRODUCTS, "set on", "now"].rows == 6
+    assert found[PRODUCTS, "held out", "now"].rows == 12
+    assert found[PRODUCTS, "all", "now"].mape < 0.2
+    assert not any(one.family == MEMORY for one in parts)
+
+
+def test_the_model_is_asked_without_the_times(tables: list[MeasuredTable]) -> None:
+    slower = [replace(one, time_us=one.time_us * 7) for one in tables]
+    kept = [told(one, 1.0) for one in tables]
+    now = [
+        [one.predicted_us for one in frozen_parts(which, kept, H200) if one.model == "now"]
+        for which in (tables, slower)
+    ]
+    assert now[0] == now[1]
