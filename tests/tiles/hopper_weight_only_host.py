@@ -1,4 +1,4 @@
-"""Run ``gemm_hopper_weight_only.cu`` on the CPU: g++, ``hopper_on_host.h`` and what goes with it."""
+"""Run ``gemm_hopper_weight_only.cu`` on the CPU by g++ and ``hopper_on_host.h``."""
 
 import re
 import subprocess
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def program(options: tuple[str, ...]) -> Path:
     counted = f"#define COUNTED {COUNTED_TILES}\n"
     source.write_text("".join(body) + f'\n{counted}#include "hopper_weight_only_on_host.cpp"\n')
     macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
+    flags = ["-std=c++17", "-O0", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
     command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -71,7 +72,7 @@ def run(
         x: (M, K) bf16 or fp16 on the CPU.
     """
     element = {torch.bfloat16: "bf16", torch.float16: "fp16"}[x.dtype]
-    formats = {
+    formats: dict[str, Any] = {
         "weight": weight.element,
         "scale_format": weight.scale_format,
         "group": weight.group,

@@ -23,7 +23,7 @@ from tiles.kernels.weight_only_rules import (
 )
 from tiles.problems import Gemm, Problem
 
-__all__ = ["TritonWeightOnly", "WeightOnlyConfig"]
+__all__ = ["ACTIVATIONS", "TritonWeightOnly", "WeightOnlyConfig", "undecoded"]
 
 #: Elements of activations and of weights that the template takes.
 ACTIVATIONS = ("bf16", "fp16")
@@ -57,6 +57,22 @@ _RULES: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
 )
 
 
+def undecoded(family: str, weight: TensorFormat) -> str | None:
+    """Why a family of weight-only products decodes no weights of this format; None: it does."""
+    if weight.element.name not in WEIGHTS or weight.scaling is None:
+        return f"{family} takes scaled {', '.join(WEIGHTS)} weights, not {weight}"
+    scaling = weight.scaling
+    if scaling.rows is None and scaling.cols is not None:
+        return f"{weight}: scales of whole columns do not go with a sum along K"
+    group, panel = group_columns(weight), PANEL_BYTES * halves(weight)
+    if group == 0:
+        return f"{weight}: zero points go with groups along K" if weight.asymmetric else None
+    if group % panel and not (halves(weight) == 2 and group in SMALL_GROUPS):
+        small = f"{', '.join(map(str, SMALL_GROUPS))} or " if halves(weight) == 2 else ""
+        return f"{weight}: groups along K are {small}multiples of {panel}"
+    return None
+
+
 class TritonWeightOnly(Kernel):
     """``triton/gemm_weight_only.py``: bf16 or fp16 activations times packed low-bit weights."""
 
@@ -75,7 +91,7 @@ class TritonWeightOnly(Kernel):
         activation, weight = recipe.activation, recipe.weight
         if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
             return f"{self.name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
-        if reason := self._unpacked(weight):
+        if reason := undecoded(self.name, weight):
             return reason
         assert weight.scaling is not None
         if weight.scaling.stored.name == "e8m0fnu" and activation.element.name == "fp16":
@@ -84,21 +100,6 @@ class TritonWeightOnly(Kernel):
             return f"{limits.gpu}: weights are decoded by instructions of NVIDIA's GPUs"
         if limits.capability < _CAPABILITY:
             return f"{limits.gpu}: capability {limits.capability} < {_CAPABILITY}"
-        return None
-
-    def _unpacked(self, weight: TensorFormat) -> str | None:
-        """Why the template decodes no weights of this format; None: it does."""
-        if weight.element.name not in WEIGHTS or weight.scaling is None:
-            return f"{self.name} takes scaled {', '.join(WEIGHTS)} weights, not {weight}"
-        scaling = weight.scaling
-        if scaling.rows is None and scaling.cols is not None:
-            return f"{weight}: scales of whole columns do not go with a sum along K"
-        group, panel = group_columns(weight), PANEL_BYTES * halves(weight)
-        if group == 0:
-            return f"{weight}: zero points go with groups along K" if weight.asymmetric else None
-        if group % panel and not (halves(weight) == 2 and group in SMALL_GROUPS):
-            small = f"{', '.join(map(str, SMALL_GROUPS))} or " if halves(weight) == 2 else ""
-            return f"{weight}: groups along K are {small}multiples of {panel}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:

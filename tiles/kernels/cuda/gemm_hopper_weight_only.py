@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -185,12 +185,12 @@ def compiled_kernel(
     Raises:
         ValueError: as :func:`options`, or the device has not so much shared memory.
     """
-    config, named = dict(items), dict(formats)
-    chosen = options(config=config, **named)  # type: ignore[arg-type]
+    config, named = dict(items), cast(dict[str, Any], dict(formats))
+    chosen = options(config=config, **named)
     source = Path(__file__).with_suffix(".cu").name
     (kernel,) = functions(device, source, chosen, ("gemm_hopper_weight_only",))
     packed = {name: named[name] for name in ("weight", "scale_format", "group")}
-    smem = smem_bytes(config=config, **packed)  # type: ignore[arg-type]
+    smem = smem_bytes(config=config, **packed)
     allow_shared_memory(
         kernel, device, smem, f"stages = {config['stages']}: take fewer, or a smaller tile"
     )
@@ -235,13 +235,13 @@ def launch(
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    formats = {"weight": weight, "scale_format": scale_format, "group": group}
+    formats: dict[str, Any] = {"weight": weight, "scale_format": scale_format, "group": group}
     m, n, k = check_operands(
         x, codes, c, scale, zero, row_scale=row_scale, element=element, out=out, **formats
     )
     panels = codes.shape[0]
     with x.device:
-        key = tuple({"element": element, "out": out, **formats}.items())
+        key = (("element", element), ("out", out), *formats.items())
         kernel = compiled_kernel(x.device.id, key, tuple(config.items()))
         processors = multiprocessors(x.device.id)
         grid = ctas(m, n, panels, config, processors)
@@ -261,34 +261,30 @@ def launch(
             np.int64(row_pitch(c)),
             *map(np.int32, (m, n, panels, grid)),
         )
-        smem = smem_bytes(config=config, **formats)  # type: ignore[arg-type]
+        smem = smem_bytes(config=config, **formats)
         run(kernel, grid, threads(config), arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
     x: Any,
-    *operands: Any,
-    element: str,
-    out: str,
-    weight: str,
-    scale_format: str,
-    group: int,
+    codes: Any,
+    c: Any,
+    scale: Any = None,
+    zero: Any = None,
+    *,
+    row_scale: Any,
     config: Mapping[str, int | bool],
-    **rest: Any,
+    workspace: Any = None,
+    stream: Any = None,
+    **formats: Any,
 ) -> None:
     """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    formats = {
-        "element": element,
-        "out": out,
-        "weight": weight,
-        "scale_format": scale_format,
-        "group": group,
-    }
-    rest.pop("workspace", None)
-    check_operands(x, *operands, **formats, **rest)
+    check_operands(x, codes, c, scale, zero, row_scale=row_scale, **formats)
+    names = ("element", "out", "weight", "scale_format", "group")
+    key = tuple((name, formats[name]) for name in names)
     with x.device:
-        compiled_kernel(x.device.id, tuple(formats.items()), tuple(config.items()))
+        compiled_kernel(x.device.id, key, tuple(config.items()))
