@@ -24,6 +24,7 @@ from tiles.formats import element
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_weight_only_rules import (
     SCALE_BYTES,
+    held_registers,
     panels_of,
     scale_format,
     stage_bytes,
@@ -40,7 +41,7 @@ F64 = NDArray[np.float64]
 #: run at half the rate of issue; read off compiled loops.
 DECODE_INSTRUCTIONS = {"int4": 11, "uint4": 11, "e2m1fn": 19, "int8": 8, "e4m3fn": 10}
 INTEGER_INSTRUCTIONS = {"int4": 7, "uint4": 7, "e2m1fn": 15, "int8": 6, "e4m3fn": 8}
-#: Registers of a thread beside sums and partial sums, from the compiler's counts.
+#: Registers of a thread beside those that hold operands, from the compiler's counts.
 THREAD_REGISTERS = 80
 SCHEDULERS = 4
 
@@ -69,10 +70,9 @@ def hopper_weight_only_cost(
     tiles = tiles_m * tiles_n
     steps = tiles * panels
     ctas = np.where(per_sm > 0, np.minimum(steps, per_sm * gpu.sm_count), tiles)
-    sums = bm * table["warp_rows"] // 32
     occupancy = ctas_per_sm(
         gpu,
-        registers=compiled.registers(2 * sums + THREAD_REGISTERS),
+        registers=compiled.registers(held_registers(problem, table) + THREAD_REGISTERS),
         smem_bytes=compiled.smem(weight_smem_bytes(problem, table)),
         warps=warps_n * groups + 1,
     )

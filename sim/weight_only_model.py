@@ -82,15 +82,19 @@ def weight_only_cost(
     # Tiles along M that are not resident together read the weights again.
     raster = np.minimum(table["group_m"], tiles_m)
     again_w = np.maximum(-(-tiles_m // np.maximum(raster, 1)) - 1, 0)
+    # Partial sums are written and read once; what the L2 does not hold of them goes to DRAM.
+    spilt = partial_bytes * miss_share(partial_bytes, gpu.l2_bytes)
     dram_read = (
         w_bytes
         + x_bytes
+        + spilt
         + again_w * w_bytes * miss_share(np.full(len(table), w_bytes), gpu.l2_bytes)
     )
     held = np.maximum(stages - 1, 1) * (bn * PANEL_BYTES + bm * columns * 2.0)
     in_flight = np.minimum(spread.capacity, tiles * split) * held
     busy = saturation(in_flight, gpu.dram_read_gb_per_s, of.loaded_latency * gpu.dram_latency_ns)
-    dram = dram_read / (gpu.dram_read_gb_per_s * busy) + out_bytes / gpu.dram_copy_gb_per_s
+    dram_write = out_bytes + spilt
+    dram = dram_read / (gpu.dram_read_gb_per_s * busy) + dram_write / gpu.dram_copy_gb_per_s
 
     # What the fullest SM does.
     share = (spread.full * occupancy + spread.tail_per_sm) / (tiles * split)
@@ -119,17 +123,24 @@ def weight_only_cost(
         warpgroups, 0.0, bm * columns / 16 * np.minimum(warps, bn // 16) / ISSUE_LANES
     )
     cuda_clk = all_iterations * issue_clk
-    # One CTA decodes, multiplies and promotes in turn; others on the same SM fill its gaps.
+    # One CTA decodes, multiplies and promotes in turn; others on the same SM fill its gaps.  Those
+    # that multiply by wgmma do not: on an H200, 2048 rows took the sum of both, and as long again
+    # as the copies take through shared memory where threads make them instead of the copy engine.
     resident = np.clip(tiles * split / gpu.sm_count, 1, occupancy)
     together = overlap(tensor_clk, cuda_clk, exponent=of.overlap_exponent)
+    copied = np.where(table["tma"], 0.0, bn * PANEL_BYTES + bm * columns * 2.0)
+    copy_clk = all_iterations * copied / gpu.smem_bytes_per_clk
     serial = tensor_clk + cuda_clk
-    compute = (together + (serial - together) / np.maximum(resident, 1.0)) / clock_ghz
+    filled = together + (serial - together) / np.maximum(resident, 1.0)
+    compute = np.where(warpgroups, serial + copy_clk, filled) / clock_ghz
 
     # A CTA's own pipeline: stages that come round every latency at best.
     latency = of.loaded_latency * gpu.dram_latency_ns
     lone = iterations * np.maximum(latency / np.maximum(stages - 1, 1), 0.0) * spread.count
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
+    # CTAs of a wave leave their shares together, and nothing runs beside them.
     reduce_ns = np.where(split > 1, 2 * gpu.l2_latency_ns + split * bm * bn * 4 / 64.0, 0.0)
+    reduce_ns = reduce_ns * np.maximum(spread.count, 1.0)
     main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
     terms = {
         "dram": dram / 1e3,
@@ -144,6 +155,6 @@ def weight_only_cost(
         time_us=(main + ends_ns + reduce_ns) / 1e3 + gpu.graph_launch_us,
         terms_us=terms,
         dram_read_bytes=dram_read,
-        dram_write_bytes=np.full(len(table), out_bytes),
+        dram_write_bytes=dram_write,
         l2_read_bytes=l2_read,
     )

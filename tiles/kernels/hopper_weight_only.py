@@ -47,6 +47,11 @@ class HopperWeightOnlyConfig(TileConfig):
     per_sm: int  #: CTAs a multiprocessor that share all panels evenly; 0: one CTA a tile
 
 
+def _warp_rows(block_n: int, block_m: int) -> int:
+    """Of a default's warp: 32 where there are many, so that they read activations less often."""
+    return 32 if block_n >= 96 and block_n % 32 == 0 and block_m <= 32 else 16
+
+
 class HopperWeightOnly(Kernel):
     """``tiles/kernels/cuda/gemm_hopper_weight_only.cu``: few 16-bit rows by packed weights.
 
@@ -108,21 +113,25 @@ class HopperWeightOnly(Kernel):
         block_n = next((n for n in BLOCK_N if n >= columns), BLOCK_N[-1])
         panels = panels_of(problem)
         tiles = -(-problem.m // block_m) * -(-problem.n // block_n)
-        warps_k = max(
-            (g for g in WARPS_K if block_n // 16 * g <= MAX_WARPS and 2 * g <= panels), default=1
-        )
         together = 1 if tiles <= DEFAULT_CTAS else 2
+
+        def groups_of(width: int) -> int:
+            """Groups of warps that share K: 16 warps of a multiprocessor, if K has so much."""
+            warps = width // _warp_rows(width, block_m)
+            most = MAX_WARPS // together // warps
+            return max((g for g in WARPS_K if g <= most and 2 * g <= panels), default=1)
+
         configs = [
             HopperWeightOnlyConfig(
                 block_m=block_m,
                 block_n=width,
-                warp_rows=16,
+                warp_rows=_warp_rows(width, block_m),
                 warps_k=groups,
                 stages=stages,
                 per_sm=0,
             )
             for width in (block_n, 64, 32, 16)
-            for groups in (warps_k, 1)
+            for groups in dict.fromkeys((groups_of(width), 1))
             for stages in (48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
         ]
         small = weight_smem_bytes(problem, ConfigTable.of(configs)) <= DEFAULT_RING_BYTES / together

@@ -26,6 +26,7 @@ __all__ = [
     "WARPS_K",
     "WARP_ROWS",
     "capability_rules",
+    "held_registers",
     "panels_of",
     "resource_rules",
     "scale_format",
@@ -44,9 +45,8 @@ ROWS_MULTIPLE = 16
 #: Tiles that CTAs may share: a workspace counts so many.
 COUNTED_TILES = 2**14
 SCALE_BYTES = {"": 0, "fp32": 4, "fp16": 2, "bf16": 2, "e8m0fnu": 1, "e4m3fn": 1}
-#: Registers that the kernel's launch bounds leave a thread by warps of a multiprocessor's quarter:
-#: below this many sums and products spill.
-_REGISTERS_BESIDE_SUMS = 56
+#: Of a thread beside sums, partial sums, packed words and scales: with fewer the compiler spills.
+_OTHER_REGISTERS = 48
 
 
 def scale_format(weight: TensorFormat) -> str:
@@ -75,6 +75,15 @@ def weight_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
     staging = table["warps_k"] * table["block_m"] * (table["block_n"] + 4) * 4
     total: NDArray[np.int64] = table["stages"] * (stage_bytes(problem, table) + 16) + staging + 16
+    return total
+
+
+def held_registers(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
+    """Registers of a thread for sums, partial sums, packed words, and scales within a panel."""
+    weight, sixteens = problem.recipe.weight, table["warp_rows"] // 16
+    panel, group = PANEL_BYTES * halves(weight), group_columns(weight)
+    scales = 2 * (panel // group) * (2 if weight.asymmetric else 1) if 0 < group < panel else 0
+    total: NDArray[np.int64] = sixteens * (table["block_m"] + 8 + scales)
     return total
 
 
@@ -127,7 +136,7 @@ def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Ru
     """What CTAs take of a multiprocessor."""
     smem, per_sm = weight_smem_bytes(problem, table), np.maximum(table["per_sm"], 1)
     warps = table["block_n"] // np.maximum(table["warp_rows"], 1) * table["warps_k"] + 1
-    held = table["block_m"] * table["warp_rows"] // 32
+    taken = held_registers(problem, table) + _OTHER_REGISTERS
     # Each of four schedulers has a quarter of the registers, and a CTA's warps in turn.
     together = -(-per_sm * warps // 4) * 4
     room = limits.registers_per_sm // np.maximum(together * limits.warp_threads, 1)
@@ -146,11 +155,8 @@ def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Ru
         ),
         Rule(
             "register file",
-            2 * held + _REGISTERS_BESIDE_SUMS > room,
-            lambda r: (
-                f"{held[r]} sums a thread, as many products and the rest: {room[r]} registers for "
-                f"{per_sm[r] * warps[r]} warps"
-            ),
+            taken > room,
+            lambda r: f"{taken[r]} registers a thread, {room[r]} for {per_sm[r] * warps[r]} warps",
         ),
         Rule(
             "shared tiles",

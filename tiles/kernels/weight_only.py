@@ -138,22 +138,37 @@ class TritonWeightOnly(Kernel):
         split = 1
         while split < 16 and tiles * split < 512 and panels >= 2 * split * LEAST_PANELS:
             split *= 2
-        for m in (block_m, 64, 32, 16, 8):
-            for n, w in ((block_n, warps), (block_n, warps // 2), (64, 4), (64, 2), (32, 2)):
-                for stages in (4, 3, 2):
-                    config = WeightOnlyConfig(
-                        block_m=m,
-                        block_n=n,
-                        group_m=8 if problem.m > m else 1,
-                        split_k=split,
-                        num_warps=w,
-                        num_stages=stages,
-                        tma=False,
-                        fold=0 < group < 64,
-                    )
-                    table = ConfigTable.of([config])
-                    if not any(r.broken[0] for r in self.rules(problem, table, limits)):
-                        return config
+        # What won every product of 2048 rows on an H200.
+        prefill = WeightOnlyConfig(
+            block_m=128,
+            block_n=128,
+            group_m=8,
+            split_k=1,
+            num_warps=4,
+            num_stages=2,
+            tma=True,
+            fold=group > 0,
+        )
+        candidates = [prefill] if problem.m > 128 else []
+        candidates += [
+            WeightOnlyConfig(
+                block_m=m,
+                block_n=n,
+                group_m=8 if problem.m > m else 1,
+                split_k=split,
+                num_warps=w,
+                num_stages=stages,
+                tma=False,
+                fold=0 < group < 64,
+            )
+            for m in (block_m, 64, 32, 16, 8)
+            for n, w in ((block_n, warps), (block_n, warps // 2), (64, 4), (64, 2), (32, 2))
+            for stages in (4, 3, 2)
+        ]
+        for config in candidates:
+            table = ConfigTable.of([config])
+            if not any(r.broken[0] for r in self.rules(problem, table, limits)):
+                return config
         raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
 
     @property

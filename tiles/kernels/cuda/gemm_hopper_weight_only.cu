@@ -22,7 +22,7 @@
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16), OUT (0 bf16, 1 fp16, 2 fp32), WEIGHT, SCALE
 // (see weight_codes.cuh), GROUP (columns under one scale, 0: none), BLOCK_M (rows of X), BLOCK_N
-// (rows of W), WARP_ROWS, WARPS_K, STAGES.
+// (rows of W), WARP_ROWS, WARPS_K, STAGES, PER_SM (CTAs that a multiprocessor holds at least).
 
 #define CLUSTER 1
 #define ROW_BYTES 128  // of a stage's rows of X: the width of the swizzle
@@ -45,6 +45,8 @@
 #define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
 #define PART (GROUP > 0 && GROUP < 64 ? GROUP : 64)  // columns that are summed before they are scaled
 #define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
+// One after the other where operands of both would not fit the registers.
+#define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
 #define W_BYTES (BLOCK_N * PANEL_BYTES)
 #define X_BYTES (BLOCK_M * ROW_BYTES)  // of 64 columns
 #include "hopper_ring.cuh"
@@ -126,35 +128,35 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         }
     }
     float part[M16][N8][4];
+#pragma unroll HALVES_AT_ONCE
+    for (int half = 0; half < HALVES; half++) {
+        u32 b[N8][4];  // of two steps
 #pragma unroll
-    for (int step = 0; step < HALVES * 4; step++) {  // of 16 columns
-        const int column = step * 16, place = PLACE(column);
-        u32 b[N8][4];
+        for (int step = 0; step < 4; step++) {  // of 16 columns
+            const int place = PER_PANEL > 1 ? PLACE(half * 64 + step * 16) : 0;
 #pragma unroll
-        for (int j = 0; j < N8; j++)
-            if (step % 2 == 0)
-                load_matrices(b[j], x + step / 4 * X_BYTES + j * 8 * ROW_BYTES +
-                                        ((step % 4 * 2 + lane / 8 ^ lane % 8) << 4));
+            for (int j = 0; j < N8; j++)
+                if (step % 2 == 0)
+                    load_matrices(b[j], x + half * X_BYTES + j * 8 * ROW_BYTES +
+                                            ((step * 2 + lane / 8 ^ lane % 8) << 4));
 #pragma unroll
-        for (int i = 0; i < M16; i++) {
-            u32 a[4];
+            for (int i = 0; i < M16; i++) {
+                u32 a[4];
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const uint4 four = words[i][r];
-                const u32 word = step % 4 == 0   ? four.x
-                                 : step % 4 == 1 ? four.y
-                                 : step % 4 == 2 ? four.z
-                                                 : four.w;
-                decode_word(word, step / 4, less[i][r][place], a[r], a[r + 2]);
-            }
+                for (int r = 0; r < 2; r++) {
+                    const uint4 four = words[i][r];
+                    const u32 word = step == 0 ? four.x : step == 1 ? four.y : step == 2 ? four.z : four.w;
+                    decode_word(word, half, less[i][r][place], a[r], a[r + 2]);
+                }
 #pragma unroll
-            for (int j = 0; j < N8; j++) {
-                float(&p)[4] = part[i][j];
-                if (column % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
-                multiply_add(p, a, b[j][step % 2 * 2], b[j][step % 2 * 2 + 1]);
-                if ((column + 16) % PART == 0)
+                for (int j = 0; j < N8; j++) {
+                    float(&p)[4] = part[i][j];
+                    if (step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
+                    multiply_add(p, a, b[j][step % 2 * 2], b[j][step % 2 * 2 + 1]);
+                    if ((step + 1) * 16 % PART == 0)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) sum[i][j][e] += p[e] * factor[i][e / 2][place];
+                        for (int e = 0; e < 4; e++) sum[i][j][e] += p[e] * factor[i][e / 2][place];
+                }
             }
         }
     }
@@ -173,7 +175,7 @@ __device__ __forceinline__ void add_groups(u32 from, float (&total)[4]) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, PER_SM)
 gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes, const u8 *scale,
                         const u8 *zero, const float *row_scale, u8 *c, float *partial, int *arrived,
                         i64 c_pitch, int m, int n, int panels, int ctas) {

@@ -136,6 +136,7 @@ def options(
         "WARP_ROWS": warp_rows,
         "WARPS_K": warps_k,
         "STAGES": stages,
+        "PER_SM": max(1, per_sm),
     }
     return macro_options(macros, ARCHITECTURE)
 
