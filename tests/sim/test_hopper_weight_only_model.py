@@ -39,7 +39,7 @@ def one(**changes: int) -> ConfigTable:
 
 
 SHAPES = st.tuples(
-    st.integers(1, 300),
+    st.integers(1, 256),
     st.integers(1, 600).map(lambda n: 16 * n),
     st.integers(1, 600).map(lambda k: 16 * k),
 )

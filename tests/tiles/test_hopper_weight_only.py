@@ -163,7 +163,7 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
 
 @pytest.mark.parametrize("weight", ["int4.g128", "uint4.g32", "nvfp4", "int8.row"])
 @pytest.mark.parametrize("shape", ["1x16x32", "1x4096x4096", "8x28672x4096", "33x57344x8192",
-                                   "2048x8192x8192"])  # fmt: skip
+                                   "256x8192x8192"])  # fmt: skip
 def test_every_legal_space_holds_the_default_and_fits(weight: str, shape: str) -> None:
     problem = gemm(shape, weight)
     assert FAMILY.refusal(problem, H200) is None
@@ -189,6 +189,7 @@ def test_one_wave_of_tall_tiles_is_the_default_of_a_decode_step() -> None:
         (gemm("8x4096x4096", "e2m1fn.mx"), None),
         (gemm("8x4096x4096", "e4m3fn.row"), None),
         (gemm("8x4096x4096", "e2m1fn.mx", "fp16"), "E8M0 scales need the range of bf16"),
+        (gemm("257x4096x4096", "int4.g128"), "M 257: hopper_weight_only is for up to 256 rows"),
         (gemm("8x4104x4096", "int4.g128"), "N 4104: hopper_weight_only takes multiples of 16"),
         (gemm("8x4096x4100", "int4.g128"), "K: rows of 8200 bytes"),
         (gemm("8x4096x4096", "int8.g32"), "groups along K are multiples of 64"),

@@ -118,9 +118,10 @@ def test_gives_the_product(case: str) -> None:
 #: What a reader might forget, by the line that would be wrong.
 MUTATIONS = {
     "a stage given up too soon": (
-        "multiply_stage(RINGS(stage), warp_row, lane, sum);\n            __syncwarp();",
-        "release_stage(empty_bar, stage, lane);\n            barrier_wait(full_bar + stage * 8, "
-        "phase);\n            multiply_stage(RINGS(stage), warp_row, lane, sum); continue;",
+        "multiply_stage(RINGS(stage), warp_row, lane, sum);\n            __syncwarp();\n"
+        "            release_stage(empty_bar, stage, lane);",
+        "release_stage(empty_bar, stage, lane);\n            __syncwarp();\n"
+        "            multiply_stage(RINGS(stage), warp_row, lane, sum);",
         (5, 112, 904), (8, 32, 16, 2, 3, 1),
     ),
     "sums read before all are there": (

@@ -31,6 +31,8 @@ __all__ = ["HopperWeightOnly", "HopperWeightOnlyConfig"]
 
 #: Rows of W in a tile: so many widths that the tiles of most layers fill whole waves.
 BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+#: Rows of activations that it is for: beyond, products of one warp are what binds.
+MOST_ROWS = 256
 #: CTAs that a default aims at, and shared memory that their rings take together.
 DEFAULT_CTAS, DEFAULT_RING_BYTES = 128, 200 * 1024
 
@@ -79,6 +81,8 @@ class HopperWeightOnly(Kernel):
             return reason
         if scale_format(weight) == "e8m0fnu" and activation.element.name == "fp16":
             return "E8M0 scales need the range of bf16: activations are fp16"
+        if problem.m > MOST_ROWS:
+            return f"M {problem.m}: {self.name} is for up to {MOST_ROWS} rows of activations"
         if problem.n % ROWS_MULTIPLE:
             return f"N {problem.n}: {self.name} takes multiples of {ROWS_MULTIPLE} rows of weights"
         return row_refusal(problem, problem.out)
