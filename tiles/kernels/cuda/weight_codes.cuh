@@ -42,17 +42,18 @@ __device__ __forceinline__ u32 placed(u32 p, u32 m, u32 factor) {
     return fma_pair(p & SIGNS | m, factor, SIGNS);  // - 0 keeps the sign of zero
 }
 
-// The numbers of bytes 0 and 1, and of bytes 2 and 3: of their low halves, or of their high ones.
+// The numbers of bytes 0 and 1, and of bytes 2 and 3: of their low halves (`high` 0), or of their
+// high ones (1).
 // `less`: of uint4, the pair that takes the magic number and the zero point away.
 __device__ __forceinline__ void decode_word(u32 w, int high, u32 less, u32 &first, u32 &second) {
 #if WEIGHT <= 1
-    const u32 codes = (high ? w >> 4 : w) & 0x0f0f0f0fu;
+    const u32 codes = w >> 4 * high & 0x0f0f0f0fu;
     const u32 taken = WEIGHT == 0 ? LESS_MAGIC | 0x00080008u : less;
     first = fma_pair(permute(codes, MAGIC_BYTES, 0x4140), ONE_PAIR, taken);
     second = fma_pair(permute(codes, MAGIC_BYTES, 0x4342), ONE_PAIR, taken);
 #elif WEIGHT == 2
     const u32 field = (7u << (MANTISSA_BITS - 1)) * 0x10001u;
-    const u32 codes = high ? w : w << 4;
+    const u32 codes = w << (4 - 4 * high);
     const u32 p = permute(codes, 0, 0x1404), q = permute(codes, 0, 0x3424);
     first = placed(p, p >> (13 - MANTISSA_BITS) & field, E2M1_FACTOR);
     second = placed(q, q >> (13 - MANTISSA_BITS) & field, E2M1_FACTOR);
