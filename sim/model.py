@@ -15,6 +15,7 @@ from sim.gpu import Gpu
 from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.hopper_skinny_model import hopper_skinny_cost
+from sim.hopper_weight_only_model import hopper_weight_only_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
@@ -28,6 +29,7 @@ from sim.parameters import (
     HOPPER_BLOCK,
     HOPPER_GEMM,
     HOPPER_SKINNY,
+    HOPPER_WEIGHT_ONLY,
     OUTLIER,
     STREAM,
     WEIGHT_ONLY,
@@ -48,6 +50,7 @@ from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
+from tiles.kernels.hopper_weight_only import HopperWeightOnlyConfig
 from tiles.kernels.outlier_gemm import OutlierGemmConfig
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
@@ -102,6 +105,9 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     (Gemm, WeightOnlyConfig): _Model(weight_only_cost, WEIGHT_ONLY),
     (Gemm, HopperSkinnyConfig): _Model(
         lambda problem, _, *rest: hopper_skinny_cost(problem, *rest), HOPPER_SKINNY
+    ),
+    (Gemm, HopperWeightOnlyConfig): _Model(
+        lambda problem, _, *rest: hopper_weight_only_cost(problem, *rest), HOPPER_WEIGHT_ONLY
     ),
     (Gemm, HopperBlockGemmConfig): _Model(
         lambda problem, _, table, gpu, __, *rest: hopper_block_cost(problem, table, gpu, *rest),

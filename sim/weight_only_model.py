@@ -88,15 +88,19 @@ def weight_only_cost(
     # Tiles along M that are not resident together read the weights again.
     raster = np.minimum(table["group_m"], tiles_m)
     again_w = np.maximum(-(-tiles_m // np.maximum(raster, 1)) - 1, 0)
+    # Partial sums are written and read once; what the L2 does not hold of them goes to DRAM.
+    spilt = partial_bytes * miss_share(partial_bytes, gpu.l2_bytes)
     dram_read = (
         w_bytes
         + x_bytes
+        + spilt
         + again_w * w_bytes * miss_share(np.full(len(table), w_bytes), gpu.l2_bytes)
     )
     held = np.maximum(stages - 1, 1) * (bn * PANEL_BYTES + bm * columns * 2.0)
     in_flight = np.minimum(spread.capacity, tiles * split) * held
     busy = saturation(in_flight, gpu.dram_read_gb_per_s, of.loaded_latency * gpu.dram_latency_ns)
-    dram = dram_read / (gpu.dram_read_gb_per_s * busy) + out_bytes / gpu.dram_copy_gb_per_s
+    dram_write = out_bytes + spilt
+    dram = dram_read / (gpu.dram_read_gb_per_s * busy) + dram_write / gpu.dram_copy_gb_per_s
 
     # What the fullest SM does.
     share = (spread.full * occupancy + spread.tail_per_sm) / (tiles * split)
@@ -159,7 +163,7 @@ def weight_only_cost(
         time_us=(main + ends_ns + reduce_ns) / 1e3 + gpu.graph_launch_us,
         terms_us=terms,
         dram_read_bytes=dram_read,
-        dram_write_bytes=np.full(len(table), out_bytes),
+        dram_write_bytes=dram_write,
         l2_read_bytes=l2_read,
     )
 

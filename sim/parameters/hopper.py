@@ -16,9 +16,11 @@ __all__ = [
     "HOPPER_BLOCK",
     "HOPPER_GEMM",
     "HOPPER_SKINNY",
+    "HOPPER_WEIGHT_ONLY",
     "HopperBlockParameters",
     "HopperGemmParameters",
     "HopperSkinnyParameters",
+    "HopperWeightOnlyParameters",
 ]
 
 
@@ -138,5 +140,36 @@ class HopperSkinnyParameters(_Warpgroups):
     epilogue_clk: float = fitted(600.0, 0.4)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperWeightOnlyParameters(Parameters):
+    """Of ``hopper_weight_only``: guesses, nothing of it was measured yet."""
+
+    #: Instructions of a warp in a stage beside decoding, products and their operands; read off the
+    #: compiled loop.
+    stage_instructions: float = fitted(26.0, 0.3)
+    #: Decoding, as a multiple of the instructions read off the compiled loop.
+    decode_share: float = fitted(1.0, 0.2)
+    #: Share of the issue slots that the warps of a scheduler fill between them.
+    issue_share: float = fitted(0.8, 0.2)
+    #: Clocks of a warp in a stage beside its instructions: barriers, loads from shared memory,
+    #: products that wait for each other.
+    stage_clk: float = fitted(260.0, 0.4)
+    #: Clocks of a warp between two of its own instructions.
+    instruction_clk: float = fitted(2.2, 0.3)
+    #: Clocks of the warp that loads to ask for a stage.
+    request_clk: float = fitted(110.0, 0.4)
+    #: Barriers, tensor maps and the first indices of a CTA.
+    setup_clk: float = fitted(900.0, 0.4)
+    #: Last products to the last word of C on its way, a tile.
+    epilogue_clk: float = fitted(700.0, 0.4)
+    #: A tile that several CTAs share: partial sums to memory, the count, and back.
+    share_clk: float = fitted(3600.0, 0.4)
+    #: Filling and draining the whole device around a kernel.
+    device_floor_us: float = fitted(1.5, 0.4)
+    #: Of the norm that joins resources side by side.
+    overlap_exponent: float = fitted(6.0, 0.3)
+
+
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()
 HOPPER_SKINNY = HopperSkinnyParameters()
+HOPPER_WEIGHT_ONLY = HopperWeightOnlyParameters()

@@ -22,7 +22,9 @@ def test_every_function_has_checks_and_a_name_of_its_own() -> None:
 
 
 def test_every_kernel_has_a_function() -> None:
-    assert set(EMITTED) == set(kernels())
+    # Sweeps tune it; `emit` says that packages have no function for it and ships its Triton twin.
+    assert set(kernels()) - set(EMITTED) == {"hopper_weight_only"}
+    assert set(EMITTED) <= set(kernels())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)

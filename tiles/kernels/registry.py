@@ -32,6 +32,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.hopper_skinny import HopperSkinnyGemm
+    from tiles.kernels.hopper_weight_only import HopperWeightOnly
     from tiles.kernels.outlier_gemm import TritonOutlierGemm
     from tiles.kernels.quantize import TritonQuantize
     from tiles.kernels.quantize_tiles import TritonQuantizeTiles
@@ -44,6 +45,7 @@ def kernels() -> dict[str, Kernel]:
         HopperGemm(),
         HopperBlockGemm(),
         TritonWeightOnly(),
+        HopperWeightOnly(),
         HopperSkinnyGemm(),
         TritonDecodedGemm(),
         TritonOutlierGemm(),

@@ -23,7 +23,7 @@ from tiles.kernels.weight_only_rules import (
 )
 from tiles.problems import Gemm, Problem
 
-__all__ = ["TritonWeightOnly", "WeightOnlyConfig"]
+__all__ = ["ACTIVATIONS", "TritonWeightOnly", "WeightOnlyConfig", "undecoded"]
 
 #: Elements of activations and of weights that the template takes.
 ACTIVATIONS = ("bf16", "fp16")
@@ -57,6 +57,22 @@ _RULES: tuple[Callable[[Gemm, ConfigTable, Limits], list[Rule]], ...] = (
 )
 
 
+def undecoded(family: str, weight: TensorFormat) -> str | None:
+    """Why a family of weight-only products decodes no weights of this format; None: it does."""
+    if weight.element.name not in WEIGHTS or weight.scaling is None:
+        return f"{family} takes scaled {', '.join(WEIGHTS)} weights, not {weight}"
+    scaling = weight.scaling
+    if scaling.rows is None and scaling.cols is not None:
+        return f"{weight}: scales of whole columns do not go with a sum along K"
+    group, panel = group_columns(weight), PANEL_BYTES * halves(weight)
+    if group == 0:
+        return f"{weight}: zero points go with groups along K" if weight.asymmetric else None
+    if group % panel and not (halves(weight) == 2 and group in SMALL_GROUPS):
+        small = f"{', '.join(map(str, SMALL_GROUPS))} or " if halves(weight) == 2 else ""
+        return f"{weight}: groups along K are {small}multiples of {panel}"
+    return None
+
+
 class TritonWeightOnly(Kernel):
     """``triton/gemm_weight_only.py``: bf16 or fp16 activations times packed low-bit weights."""
 
@@ -75,7 +91,7 @@ class TritonWeightOnly(Kernel):
         activation, weight = recipe.activation, recipe.weight
         if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
             return f"{self.name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
-        if reason := self._unpacked(weight):
+        if reason := undecoded(self.name, weight):
             return reason
         assert weight.scaling is not None
         if weight.scaling.stored.name == "e8m0fnu" and activation.element.name == "fp16":
@@ -84,21 +100,6 @@ class TritonWeightOnly(Kernel):
             return f"{limits.gpu}: weights are decoded by instructions of NVIDIA's GPUs"
         if limits.capability < _CAPABILITY:
             return f"{limits.gpu}: capability {limits.capability} < {_CAPABILITY}"
-        return None
-
-    def _unpacked(self, weight: TensorFormat) -> str | None:
-        """Why the template decodes no weights of this format; None: it does."""
-        if weight.element.name not in WEIGHTS or weight.scaling is None:
-            return f"{self.name} takes scaled {', '.join(WEIGHTS)} weights, not {weight}"
-        scaling = weight.scaling
-        if scaling.rows is None and scaling.cols is not None:
-            return f"{weight}: scales of whole columns do not go with a sum along K"
-        group, panel = group_columns(weight), PANEL_BYTES * halves(weight)
-        if group == 0:
-            return f"{weight}: zero points go with groups along K" if weight.asymmetric else None
-        if group % panel and not (halves(weight) == 2 and group in SMALL_GROUPS):
-            small = f"{', '.join(map(str, SMALL_GROUPS))} or " if halves(weight) == 2 else ""
-            return f"{weight}: groups along K are {small}multiples of {panel}"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
@@ -137,22 +138,37 @@ class TritonWeightOnly(Kernel):
         split = 1
         while split < 16 and tiles * split < 512 and panels >= 2 * split * LEAST_PANELS:
             split *= 2
-        for m in (block_m, 64, 32, 16, 8):
-            for n, w in ((block_n, warps), (block_n, warps // 2), (64, 4), (64, 2), (32, 2)):
-                for stages in (4, 3, 2):
-                    config = WeightOnlyConfig(
-                        block_m=m,
-                        block_n=n,
-                        group_m=8 if problem.m > m else 1,
-                        split_k=split,
-                        num_warps=w,
-                        num_stages=stages,
-                        tma=False,
-                        fold=0 < group < 64,
-                    )
-                    table = ConfigTable.of([config])
-                    if not any(r.broken[0] for r in self.rules(problem, table, limits)):
-                        return config
+        # What won every product of 2048 rows on an H200.
+        prefill = WeightOnlyConfig(
+            block_m=128,
+            block_n=128,
+            group_m=8,
+            split_k=1,
+            num_warps=4,
+            num_stages=2,
+            tma=True,
+            fold=group > 0,
+        )
+        candidates = [prefill] if problem.m > 128 else []
+        candidates += [
+            WeightOnlyConfig(
+                block_m=m,
+                block_n=n,
+                group_m=8 if problem.m > m else 1,
+                split_k=split,
+                num_warps=w,
+                num_stages=stages,
+                tma=False,
+                fold=0 < group < 64,
+            )
+            for m in (block_m, 64, 32, 16, 8)
+            for n, w in ((block_n, warps), (block_n, warps // 2), (64, 4), (64, 2), (32, 2))
+            for stages in (4, 3, 2)
+        ]
+        for config in candidates:
+            table = ConfigTable.of([config])
+            if not any(r.broken[0] for r in self.rules(problem, table, limits)):
+                return config
         raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
 
     @property

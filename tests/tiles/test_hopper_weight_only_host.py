@@ -1,0 +1,158 @@
+"""The Hopper weight-only product run on the CPU: every index, barrier and phase of it."""
+
+import shutil
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hopper_weight_only_host import SOURCE, run
+
+from tiles.formats import element as element_of
+from tiles.formats import pack_codes
+from tiles.formats.torch_encode import decode
+from tiles.kernels.triton.weight_layout import pack
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+#: Half an ulp of each output, relative; fp32 sums of promoted parts round a little.
+ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-20}
+NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm")
+
+
+def scales(rows: int, groups: int, kind: str, rng: np.random.Generator) -> torch.Tensor:
+    """Powers of two in a scale format, no two neighbours alike."""
+    exponents = torch.from_numpy(rng.integers(-3, 4, (rows, groups)))
+    if kind == "e8m0fnu":
+        return (exponents + 127).to(torch.uint8)
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "e4m3fn": torch.float8_e4m3fn}
+    return torch.exp2(exponents.float()).to(dtypes.get(kind, torch.float32))
+
+
+def spread(values: torch.Tensor, k: int, group: int) -> torch.Tensor:
+    return values.double().repeat_interleave(group or k, dim=1)[:, :k]
+
+
+def check(
+    shape: tuple[int, int, int],
+    weight: str,
+    kind: str,
+    group: int,
+    fields: tuple[int, ...],
+    *,
+    activation: torch.dtype = torch.bfloat16,
+    out: str = "fp32",
+    multiprocessors: int = 3,
+) -> None:
+    m, n, k = shape
+    rng = np.random.default_rng(m * n + k)
+    x = torch.from_numpy(rng.integers(-7, 8, (m, k))).to(activation)
+    fmt = element_of(weight)
+    codes = torch.from_numpy(rng.integers(0, 1 << fmt.bits, (n, k)).astype(np.uint8))
+    if weight == "e4m3fn":
+        codes[(codes & 127) == 127] = 8
+    found = scales(n, -(-k // group) if group else 1, kind, rng)
+    number = torch.exp2(found.double() - 127) if kind == "e8m0fnu" else found
+    value = decode(codes, fmt).double()
+    zero = None
+    if weight == "uint4":
+        zero = torch.from_numpy(rng.integers(0, 128, tuple(found.shape)).astype(np.uint8))
+        value = value - spread(zero, k, group)
+    value = value * spread(number, k, group)
+    packed = pack(
+        pack_codes(codes, fmt.bits),
+        found,
+        element=weight,
+        columns=k,
+        group=group,
+        zero_points=zero,
+        tensor_scale=torch.tensor(0.5),
+    )
+    got = run(
+        x,
+        packed,
+        out=out,
+        config=dict(zip(NAMES, fields, strict=True)),
+        multiprocessors=multiprocessors,
+        seed=m + n + k,
+    )
+    if out == "bf16":
+        got = got.view(ml_dtypes.bfloat16)
+    wanted = (x.double() @ (value * 0.5).T).numpy()
+    size = (x.double().abs() @ (value * 0.5).abs().T).numpy()
+    error = np.abs(got.astype(np.float64) - wanted)
+    bad = ~(error <= ROUNDING[out] * np.abs(wanted) + ROUNDING["fp32"] * size)
+    assert not bad.any(), (np.argwhere(bad)[:5], got[bad][:5], wanted[bad][:5])
+
+
+CASES: dict[str, tuple[Any, ...]] = {
+    "one row, tiles shared between CTAs": (
+        ((1, 80, 392), "int4", "fp16", 128, (8, 32, 16, 2, 4, 1)), {},
+    ),
+    "two fragments a warp, K in four": (
+        ((7, 64, 1544), "int4", "bf16", 256, (8, 64, 32, 4, 6, 0)), {"out": "fp16"},
+    ),
+    "32 rows, tiles along M": (
+        ((45, 64, 520), "uint4", "fp16", 32, (32, 64, 32, 2, 4, 0)), {"out": "bf16"},
+    ),
+    "a tile of many CTAs, mxfp4": (
+        ((8, 32, 2048), "e2m1fn", "e8m0fnu", 32, (8, 32, 16, 1, 2, 4)), {"multiprocessors": 2},
+    ),
+    "fp16, nvfp4": (
+        ((3, 48, 392), "e2m1fn", "e4m3fn", 16, (8, 32, 16, 2, 4, 1)),
+        {"activation": torch.float16},
+    ),
+    "int8 by groups": (((3, 48, 392), "int8", "fp16", 128, (8, 48, 16, 2, 4, 1)), {}),
+    "e4m3fn": (((3, 48, 200), "e4m3fn", "", 0, (8, 48, 16, 1, 2, 0)), {}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_gives_the_product(case: str) -> None:
+    arguments, more = CASES[case]
+    check(*arguments, **more)
+
+
+#: What a reader might forget, by the line that would be wrong.
+MUTATIONS = {
+    "a stage given up too soon": (
+        "multiply_stage(RINGS(stage), warp_row, lane, sum);\n            __syncwarp();\n"
+        "            release_stage(empty_bar, stage, lane);",
+        "release_stage(empty_bar, stage, lane);\n            __syncwarp();\n"
+        "            multiply_stage(RINGS(stage), warp_row, lane, sum);",
+        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+    ),
+    "sums read before all are there": (
+        "        named_sync(STAGED, CONSUMERS);\n\n        const int pieces",
+        "\n        const int pieces",
+        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+    ),
+    "staged sums overwritten": (
+        "        named_sync(STAGED, CONSUMERS);  // staged sums have been read\n", "",
+        (8, 320, 128), (8, 32, 16, 4, 4, 1),
+    ),
+    "another CTA's part": (
+        "load_far(total, at + (2 * (i64)from + second) * TILE_WORDS);",
+        "load_far(total, at + 2 * (i64)from * TILE_WORDS);",
+        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_stands_in_for_the_gpu_sees_mistakes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hopper_weight_only_host
+
+    before, after, shape, fields = MUTATIONS[name]
+    text = SOURCE.read_text()
+    assert before in text
+    monkeypatch.setattr(hopper_weight_only_host, "source_text", lambda: text.replace(before, after))
+    plain = hopper_weight_only_host.program.__wrapped__
+    monkeypatch.setattr(hopper_weight_only_host, "program", plain)
+    with pytest.raises(AssertionError):
+        check(shape, "int4", "fp16", 128, fields)

@@ -1,0 +1,298 @@
+// C[M, N] = X[M, K] . W[N, K]^T on Hopper (sm_90a): 16-bit activations, packed weights of 4 or 8
+// bits, few rows of X.
+//
+// Weights are the 16 rows of mma.sync's first operand and rows of X its 8 columns: C^T = W . X^T.
+// One warp keeps a ring of STAGES stages filled, each a panel of BLOCK_N rows of weights (64 bytes a
+// row: 128 columns of 4-bit codes, 64 of 8-bit ones), the columns of X that they meet (128-byte
+// swizzle), scales and zero points.  A tile's panel is contiguous in device memory, so it comes in
+// one copy, and a lane finds the 16 bytes that it multiplies side by side: nothing is shuffled, and
+// decoded weights exist in registers alone.
+//
+// WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
+// own, and add them up in shared memory at a tile's end.  Sums of PART columns are scaled in fp32
+// and added to the tile's.
+//
+// The steps of all tiles stand in one row, tile after tile, and `ctas` CTAs have equal parts of it.
+// With as many CTAs as tiles each has a tile.  Otherwise a tile may begin in one CTA and end in
+// another: each leaves its sums in the workspace, and whoever comes last adds them in the order of
+// K, so that bits never depend on who that was.
+//
+// Rows of weights beyond N are not read, and whatever stands in their place is never stored.
+// Columns beyond K meet activations of zero.
+//
+// Macros from the launcher: ELEMENT (0 bf16, 1 fp16), OUT (0 bf16, 1 fp16, 2 fp32), WEIGHT, SCALE
+// (see weight_codes.cuh), GROUP (columns under one scale, 0: none), BLOCK_M (rows of X), BLOCK_N
+// (rows of W), WARP_ROWS, WARPS_K, STAGES, PER_SM (CTAs that a multiprocessor holds at least).
+
+#define CLUSTER 1
+#define ROW_BYTES 128  // of a stage's rows of X: the width of the swizzle
+#include "hopper.cuh"
+#include "hopper_mma.cuh"
+
+#define WARPS_N (BLOCK_N / WARP_ROWS)
+#define CONSUMERS (WARPS_N * WARPS_K * 32)
+#define THREADS (CONSUMERS + 32)
+#define HALVES (WEIGHT <= 2 ? 2 : 1)  // codes in a byte
+#define PANEL_BYTES 64                // of a row
+#define PANEL (64 * HALVES)           // columns
+#define M16 (WARP_ROWS / 16)
+#define N8 (BLOCK_M / 8)
+#if GROUP > 0 && GROUP < PANEL
+#define PER_PANEL (PANEL / GROUP)  // scales of a row
+#else
+#define PER_PANEL 1
+#endif
+#define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
+#define PART (GROUP > 0 && GROUP < 64 ? GROUP : 64)  // columns that are summed before they are scaled
+#define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
+// One after the other where operands of both would not fit the registers.
+#define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
+#define W_BYTES (BLOCK_N * PANEL_BYTES)
+#define X_BYTES (BLOCK_M * ROW_BYTES)  // of 64 columns
+#include "hopper_ring.cuh"
+#include "weight_codes.cuh"
+
+#define ZERO_ITEM (WEIGHT == 1 ? 1 : 0)
+#define SCALE_SLOT ((BLOCK_N * PER_PANEL * SCALE_ITEM + 127) / 128 * 128)
+#define ZERO_SLOT ((BLOCK_N * PER_PANEL * ZERO_ITEM + 127) / 128 * 128)
+// Words from one row of C to the next while it is staged: 4 more than a multiple of 16, so that the
+// lanes of a warp meet in no bank.
+#define PITCH (BLOCK_N + 4)
+#define STAGED_WORDS (BLOCK_M * PITCH)  // of one group of warps
+#define TILE_WORDS (BLOCK_M * BLOCK_N)
+#define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
+#define STAGED 1              // the consumers' named barrier
+
+#if BLOCK_N % WARP_ROWS || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES < WARPS_K
+#error "BLOCK_N is a multiple of WARP_ROWS, that of 16, BLOCK_M of 8; STAGES is at least WARPS_K"
+#endif
+
+// The parts of a stage in shared memory.
+struct Rings {
+    u32 w, x, scale, zero;
+};
+
+// Writes 4 neighbouring columns of C.
+__device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4]) {
+#if OUT == 2
+    *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]);
+#elif OUT == 1
+    *(uint2 *)to = make_uint2(pack_fp16(v[0], v[1]), pack_fp16(v[2], v[3]));
+#else
+    *(uint2 *)to = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+#endif
+}
+
+// The first step of a CTA, of all steps in a row.
+__device__ __forceinline__ i64 first_step(i64 steps, int cta, int ctas) {
+    return steps * cta / ctas;
+}
+
+// Asks for a stage: one panel of a tile.
+__device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const TensorMap *map_x,
+                                           const u8 *codes, const u8 *scale, const u8 *zero,
+                                           int top, int left, int panel, int n) {
+    const int rows = min(BLOCK_N, n - left);
+    const i64 row = (i64)panel * n + left;
+    barrier_expect(bar, rows * (PANEL_BYTES + PER_PANEL * (SCALE_ITEM + ZERO_ITEM)) +
+                            HALVES * X_BYTES);
+    copy_bulk(ring.w, codes + row * PANEL_BYTES, rows * PANEL_BYTES, bar);
+    for (int half = 0; half < HALVES; half++)
+        load_tile(ring.x + half * X_BYTES, map_x, bar, panel * PANEL + half * 64, top);
+#if GROUP > 0
+    const i64 word = PER_PANEL > 1 ? row * PER_PANEL : (i64)(panel / PANELS_PER_SCALE) * n + left;
+    copy_bulk(ring.scale, scale + word * SCALE_ITEM, rows * PER_PANEL * SCALE_ITEM, bar);
+#endif
+#if ZERO_ITEM
+    copy_bulk(ring.zero, zero + word, rows * PER_PANEL, bar);
+#endif
+}
+
+// Adds a stage's products to a warp's sums.
+__device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, int lane,
+                                               float (&sum)[M16][N8][4]) {
+    const u32 w = ring.w + warp_row * PANEL_BYTES + lane * 16;
+    const u32 x = ring.x + lane % 8 * ROW_BYTES;
+    uint4 words[M16][2];  // of rows lane / 4 and lane / 4 + 8 of every 16
+    float factor[M16][2][PER_PANEL];
+    u32 less[M16][2][PER_PANEL];
+#pragma unroll
+    for (int i = 0; i < M16 * 2; i++) {
+        words[i / 2][i % 2] = load_shared4(w + i * 8 * PANEL_BYTES);
+#pragma unroll
+        for (int place = 0; place < PER_PANEL; place++) {
+            const int at = (warp_row + lane / 4 + i * 8) * PER_PANEL + place;
+            factor[i / 2][i % 2][place] = load_scale(ring.scale + at * SCALE_ITEM);
+            less[i / 2][i % 2][place] =
+                ZERO_ITEM ? load_shared_u8(ring.zero + at) * 0x10001u | LESS_MAGIC : 0;
+        }
+    }
+    float part[M16][N8][4];
+#pragma unroll HALVES_AT_ONCE
+    for (int half = 0; half < HALVES; half++) {
+        u32 b[N8][4];  // of two steps
+#pragma unroll
+        for (int step = 0; step < 4; step++) {  // of 16 columns
+            const int place = PER_PANEL > 1 ? PLACE(half * 64 + step * 16) : 0;
+#pragma unroll
+            for (int j = 0; j < N8; j++)
+                if (step % 2 == 0)
+                    load_matrices(b[j], x + half * X_BYTES + j * 8 * ROW_BYTES +
+                                            ((step * 2 + lane / 8 ^ lane % 8) << 4));
+#pragma unroll
+            for (int i = 0; i < M16; i++) {
+                u32 a[4];
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const uint4 four = words[i][r];
+                    const u32 word = step == 0 ? four.x : step == 1 ? four.y : step == 2 ? four.z : four.w;
+                    decode_word(word, half, less[i][r][place], a[r], a[r + 2]);
+                }
+#pragma unroll
+                for (int j = 0; j < N8; j++) {
+                    float(&p)[4] = part[i][j];
+                    if (step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
+                    multiply_add(p, a, b[j][step % 2 * 2], b[j][step % 2 * 2 + 1]);
+                    if ((step + 1) * 16 % PART == 0)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) sum[i][j][e] += p[e] * factor[i][e / 2][place];
+                }
+            }
+        }
+    }
+}
+
+// 4 columns of a tile's row, added up over the groups of warps.
+__device__ __forceinline__ void add_groups(u32 from, float (&total)[4]) {
+    total[0] = total[1] = total[2] = total[3] = 0;
+#pragma unroll
+    for (int g = 0; g < WARPS_K; g++) {
+        const uint4 bits = load_shared4(from + g * STAGED_WORDS * 4);
+        total[0] += __uint_as_float(bits.x);
+        total[1] += __uint_as_float(bits.y);
+        total[2] += __uint_as_float(bits.z);
+        total[3] += __uint_as_float(bits.w);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, PER_SM)
+gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes, const u8 *scale,
+                        const u8 *zero, const float *row_scale, u8 *c, float *partial, int *arrived,
+                        i64 c_pitch, int m, int n, int panels, int ctas) {
+    extern __shared__ __align__(1024) u8 memory[];
+    const int cta = blockIdx.x;
+    const u32 w_ring = shared_address(memory), x_ring = w_ring + STAGES * W_BYTES;
+    const u32 scale_ring = x_ring + STAGES * HALVES * X_BYTES;
+    const u32 zero_ring = scale_ring + STAGES * SCALE_SLOT;
+    const u32 staging = zero_ring + STAGES * ZERO_SLOT;
+    const u32 full_bar = staging + WARPS_K * STAGED_WORDS * 4, empty_bar = full_bar + STAGES * 8;
+    const u32 arrivals = empty_bar + STAGES * 8;  // of a tile that several CTAs share
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    // Tiles that share rows of W are neighbours: they find them in the L2.
+    const int tiles_m = (m + BLOCK_M - 1) / BLOCK_M, tiles_n = (n + BLOCK_N - 1) / BLOCK_N;
+    const i64 steps = (i64)tiles_m * tiles_n * panels;
+    const i64 first = first_step(steps, cta, ctas);
+    const int count = (int)(first_step(steps, cta + 1, ctas) - first);
+    const int first_tile = (int)(first / panels), first_panel = (int)(first % panels);
+#define RINGS(stage)                                                                        \
+    Rings {                                                                                 \
+        w_ring + (stage) * W_BYTES, x_ring + (stage) * HALVES * X_BYTES,                    \
+            scale_ring + (stage) * SCALE_SLOT, zero_ring + (stage) * ZERO_SLOT              \
+    }
+
+    if (threadIdx.x == CONSUMERS) {
+        prefetch_map(&map_x);
+        init_ring(full_bar, empty_bar, 1, WARPS_N);
+    }
+    __syncthreads();
+
+    if (warp == CONSUMERS / 32) {
+        if (lane == 0) {
+            int stage = 0, panel = first_panel;
+            int top = first_tile % tiles_m * BLOCK_M, left = first_tile / tiles_m * BLOCK_N;
+            u32 phase = 1;
+            for (int i = 0; i < count; i++) {
+                barrier_wait(empty_bar + stage * 8, phase);
+                load_stage(RINGS(stage), full_bar + stage * 8, &map_x, codes, scale, zero, top,
+                           left, panel, n);
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+                if (++panel < panels) continue;
+                panel = 0, top += BLOCK_M;
+                if (top >= m) top = 0, left += BLOCK_N;
+            }
+        }
+        return;
+    }
+
+    const int thread = threadIdx.x, group = warp / WARPS_N, warp_row = warp % WARPS_N * WARP_ROWS;
+    int stage = group, mine = group, done = 0;
+    u32 phase = 0;
+    for (int tile = first_tile; done < count; tile++) {
+        const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+        const int begin = tile == first_tile ? first_panel : 0;
+        const int here = min(panels - begin, count - done);
+        done += here;
+        float sum[M16][N8][4] = {};
+        for (; mine < done; mine += WARPS_K) {
+            barrier_wait(full_bar + stage * 8, phase);
+            multiply_stage(RINGS(stage), warp_row, lane, sum);
+            __syncwarp();
+            release_stage(empty_bar, stage, lane);
+            stage += WARPS_K;
+            if (stage >= STAGES) stage -= STAGES, phase ^= 1;
+        }
+
+        // mma.sync leaves element (row, column) of 16 x 8 in lane row % 8 * 4 + column / 2.
+#pragma unroll
+        for (int i = 0; i < M16 * N8 * 4; i++) {
+            const int block = i / 4 / N8, j = i / 4 % N8, e = i % 4;
+            const int row = warp_row + block * 16 + e / 2 * 8 + lane / 4;
+            const int column = j * 8 + lane % 4 * 2 + e % 2;
+            store_shared(staging + (group * STAGED_WORDS + column * PITCH + row) * 4,
+                         __float_as_uint(sum[block][j][e]));
+        }
+        named_sync(STAGED, CONSUMERS);
+
+        const int pieces = min(BLOCK_M, m - top) * PIECES;
+        int from = cta, to = cta;  // the CTAs that share the tile
+        if (here < panels) {
+            from = (int)((((i64)tile * panels + 1) * ctas - 1) / steps);
+            to = (int)((((i64)tile + 1) * panels * ctas - 1) / steps);
+            float *const own = partial + (2 * (i64)cta + (tile != first_tile)) * TILE_WORDS;
+            for (int piece = thread; piece < pieces; piece += CONSUMERS) {
+                const int row = piece / PIECES, column = piece % PIECES * 4;
+                float total[4];
+                add_groups(staging + (row * PITCH + column) * 4, total);
+                store_far(own + row * BLOCK_N + column, total);
+            }
+            named_sync(STAGED, CONSUMERS);
+            if (thread == 0) store_shared(arrivals, (u32)count_arrival(arrived + tile));
+            named_sync(STAGED, CONSUMERS);
+            if ((int)load_shared_u32(arrivals) < to - from) continue;
+            if (thread == 0) arrived[tile] = 0;  // ready for the next launch
+        }
+        // Of a tile a CTA has its first part in its second place if it began with another tile.
+        const int second = first_step(steps, from, ctas) < (i64)tile * panels;
+        for (int piece = thread; piece < pieces; piece += CONSUMERS) {
+            const int row = piece / PIECES, column = piece % PIECES * 4, x = left + column;
+            if (x >= n) continue;
+            float total[4];
+            if (here == panels) {
+                add_groups(staging + (row * PITCH + column) * 4, total);
+            } else {
+                const float *const at = partial + row * BLOCK_N + column;
+                load_far(total, at + (2 * (i64)from + second) * TILE_WORDS);
+                for (int other = from + 1; other <= to; other++) {
+                    float more[4];
+                    load_far(more, at + 2 * (i64)other * TILE_WORDS);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) total[e] += more[e];
+                }
+            }
+            const float4 rows = *(const float4 *)(row_scale + x);
+            total[0] *= rows.x, total[1] *= rows.y, total[2] *= rows.z, total[3] *= rows.w;
+            store_columns(c + (i64)(top + row) * c_pitch + (i64)x * (OUT == 2 ? 4 : 2), total);
+        }
+        named_sync(STAGED, CONSUMERS);  // staged sums have been read
+    }
+}

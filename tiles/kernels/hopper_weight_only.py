@@ -1,0 +1,181 @@
+"""Descriptor of Hopper's weight-only product for few rows: what it serves, its configurations."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.config import TileConfig
+from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, first_legal, row_refusal
+from tiles.kernels.hopper_weight_only_rules import (
+    BLOCK_M,
+    MAX_WARPS,
+    ROWS_MULTIPLE,
+    WARP_ROWS,
+    WARPS_K,
+    capability_rules,
+    panels_of,
+    resource_rules,
+    scale_format,
+    waste_rules,
+    weight_smem_bytes,
+)
+from tiles.kernels.refusals import coded_output
+from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.weight_only import ACTIVATIONS, undecoded
+from tiles.kernels.weight_only_resources import group_columns
+from tiles.problems import Gemm, Problem
+
+__all__ = ["HopperWeightOnly", "HopperWeightOnlyConfig"]
+
+#: Rows of W in a tile: so many widths that the tiles of most layers fill whole waves.
+BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+#: Rows of activations that it is for: beyond, products of one warp are what binds.
+MOST_ROWS = 256
+#: CTAs that a default aims at, and shared memory that their rings take together.
+DEFAULT_CTAS, DEFAULT_RING_BYTES = 128, 200 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperWeightOnlyConfig(TileConfig):
+    """One configuration of Hopper's weight-only product."""
+
+    block_m: int  #: rows of X in a tile: the narrow side of the tensor cores' instruction
+    block_n: int  #: rows of W in a tile
+    warp_rows: int  #: of those, a warp's
+    warps_k: int  #: groups of warps that take the panels of a tile in turn
+    stages: int  #: panels in flight
+    per_sm: int  #: CTAs a multiprocessor that share all panels evenly; 0: one CTA a tile
+
+
+def _warp_rows(block_n: int, block_m: int) -> int:
+    """Of a default's warp: 32 where there are many, so that they read activations less often."""
+    return 32 if block_n >= 96 and block_n % 32 == 0 and block_m <= 32 else 16
+
+
+class HopperWeightOnly(Kernel):
+    """``tiles/kernels/cuda/gemm_hopper_weight_only.cu``: few 16-bit rows by packed weights.
+
+    Capability 9.0 alone.
+    """
+
+    name: ClassVar[str] = "hopper_weight_only"
+    backend: ClassVar[Backend] = Backend.CUPY
+    config_type: ClassVar[type[TileConfig]] = HopperWeightOnlyConfig
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if not isinstance(problem, Gemm):
+            return f"{self.name} serves gemm problems, not {problem}"
+        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
+            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
+        if reason := coded_output(self.name, problem):
+            return reason
+        recipe = problem.recipe
+        if recipe.outliers is not None:
+            return f"{self.name} has no second product for outliers: {recipe.outliers}"
+        activation, weight = recipe.activation, recipe.weight
+        if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
+            return f"{self.name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
+        if reason := undecoded(self.name, weight):
+            return reason
+        if scale_format(weight) == "e8m0fnu" and activation.element.name == "fp16":
+            return "E8M0 scales need the range of bf16: activations are fp16"
+        if problem.m > MOST_ROWS:
+            return f"M {problem.m}: {self.name} is for up to {MOST_ROWS} rows of activations"
+        if problem.n % ROWS_MULTIPLE:
+            return f"N {problem.n}: {self.name} takes multiples of {ROWS_MULTIPLE} rows of weights"
+        return row_refusal(problem, problem.out)
+
+    def path(self, problem: Problem, limits: Limits) -> NumericPath:
+        return NumericPath.EMULATED
+
+    def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        return ConfigTable.product(
+            HopperWeightOnlyConfig,
+            block_m=BLOCK_M,
+            block_n=BLOCK_N,
+            warp_rows=WARP_ROWS,
+            warps_k=WARPS_K,
+            stages=(4, 6, 8, 12, 16, 24, 32, 48),
+            per_sm=(0, 1, 2, 3),
+        )
+
+    def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
+        assert isinstance(problem, Gemm)
+        return [
+            *capability_rules(table),
+            *resource_rules(problem, table, limits),
+            *waste_rules(problem, table),
+        ]
+
+    def default(self, problem: Problem, limits: Limits) -> HopperWeightOnlyConfig:
+        """A tile of all rows, up to 64; tiles of W so tall that one or two waves hold them all."""
+        assert isinstance(problem, Gemm)
+        block_m = next((width for width in BLOCK_M if width >= problem.m), BLOCK_M[-1])
+        columns = -(-problem.n // (DEFAULT_CTAS * max(1, -(-problem.n // (256 * DEFAULT_CTAS)))))
+        block_n = next((n for n in BLOCK_N if n >= columns), BLOCK_N[-1])
+        panels = panels_of(problem)
+        tiles = -(-problem.m // block_m) * -(-problem.n // block_n)
+        together = 1 if tiles <= DEFAULT_CTAS else 2
+
+        def groups_of(width: int) -> int:
+            """Groups of warps that share K: 16 warps of a multiprocessor, if K has so much."""
+            warps = width // _warp_rows(width, block_m)
+            most = MAX_WARPS // together // warps
+            return max((g for g in WARPS_K if g <= most and 2 * g <= panels), default=1)
+
+        configs = [
+            HopperWeightOnlyConfig(
+                block_m=block_m,
+                block_n=width,
+                warp_rows=_warp_rows(width, block_m),
+                warps_k=groups,
+                stages=stages,
+                per_sm=0,
+            )
+            for width in (block_n, 64, 32, 16)
+            for groups in dict.fromkeys((groups_of(width), 1))
+            for stages in (48, 32, 24, 16, 12, 8, 6, 4, 3, 2)
+        ]
+        small = weight_smem_bytes(problem, ConfigTable.of(configs)) <= DEFAULT_RING_BYTES / together
+        fitting = [c for c, fits in zip(configs, small, strict=True) if fits or c.stages <= 4]
+        return first_legal(self, problem, limits, fitting)
+
+    @property
+    def template(self) -> Path:
+        return Path(__file__).parent / "cuda" / "gemm_hopper_weight_only.py"
+
+    def compile_offline(
+        self, problem: Problem, config: TileConfig, limits: Limits
+    ) -> CompileFacts | None:
+        from tiles.kernels.cuda import gemm_hopper_weight_only as launcher
+
+        assert isinstance(problem, Gemm)
+        assert isinstance(config, HopperWeightOnlyConfig)
+        weight, fields = problem.recipe.weight, config.to_dict()
+        name, scales, group = weight.element.name, scale_format(weight), group_columns(weight)
+        options = launcher.options(
+            element=problem.recipe.activation.element.name,
+            out=problem.out,
+            weight=name,
+            scale_format=scales,
+            group=group,
+            config=fields,
+        )
+        return compile_hopper(
+            self.template.with_suffix(".cu"),
+            options,
+            limits,
+            threads=launcher.threads(fields),
+            dynamic_smem_bytes=launcher.smem_bytes(
+                weight=name, scale_format=scales, group=group, config=fields
+            ),
+            stages=config.stages,
+        )
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        from tiles.kernels.hopper_weight_only_workload import HopperWeightOnlyWorkload
+
+        assert isinstance(problem, Gemm)
+        return HopperWeightOnlyWorkload(problem, device=device, seed=seed)

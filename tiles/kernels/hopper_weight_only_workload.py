@@ -1,0 +1,89 @@
+"""Hopper's weight-only product opened on a device: torch operands handed to the CUDA launcher."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tiles.kernels.accuracy import Arithmetic, compare
+from tiles.kernels.base import Accuracy
+from tiles.kernels.config import TileConfig
+from tiles.kernels.cuda import gemm_hopper_weight_only as launcher
+from tiles.kernels.cuda.hopper_weight_operands import COUNTED_TILES
+from tiles.kernels.cuda.launches import multiprocessors
+from tiles.kernels.cupy_views import cupy_stream, cupy_view
+from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.kernels.weight_only_workload import Operands, WeightOnlyWorkload
+
+__all__ = ["HopperWeightOnlyWorkload"]
+
+#: Columns that are summed before they are scaled, where scales allow so many.
+PART_COLUMNS = 64
+
+
+class HopperWeightOnlyWorkload(WeightOnlyWorkload):
+    """Operands and check of :mod:`tiles.kernels.weight_only_workload`.
+
+    Every 64 columns, or every group of fewer, are summed by themselves and added in fp32: a scaled
+    sum costs one rounding of the three that the bound grants, parts of groups of warps and of CTAs,
+    of 64 columns at least, another one.
+    """
+
+    def _workspace(self, config: TileConfig) -> torch.Tensor | None:
+        """Counters of zero, and NaN where partial sums go: what is not written shows."""
+        problem = self.problem
+        count = multiprocessors(torch.device(self.device).index or 0)
+        words = launcher.workspace_words(
+            problem.m, problem.n, panels_of(problem), config.to_dict(), count
+        )
+        if not words:
+            return None
+        workspace = torch.full((words,), -1, dtype=torch.int32, device=self.device)
+        workspace[:COUNTED_TILES] = 0
+        return workspace
+
+    def _arguments(self, operands: Operands, config: TileConfig) -> dict[str, Any]:
+        """The launcher's arguments: zero-copy CuPy views of the torch tensors."""
+        weight = operands.weight
+        tensors = {
+            "x": operands.x,
+            "codes": weight.codes,
+            "c": operands.c,
+            "scale": weight.scale,
+            "zero": weight.zero,
+            "row_scale": weight.row_scale,
+        }
+        views = {name: None if t is None else cupy_view(t) for name, t in tensors.items()}
+        return views | {
+            "element": self.problem.recipe.activation.element.name,
+            "out": self.problem.out,
+            "weight": weight.element,
+            "scale_format": weight.scale_format,
+            "group": weight.group,
+            "config": config.to_dict(),
+        }
+
+    def _launcher(self, operands: Operands, config: TileConfig) -> Callable[[], None]:
+        arguments, workspace = self._arguments(operands, config), self._workspace(config)
+        view = None if workspace is None else cupy_view(workspace)
+
+        def run() -> None:
+            launcher.launch(**arguments, workspace=view, stream=cupy_stream(self.device))
+
+        return run
+
+    def arithmetic(self, *, fold: bool) -> Arithmetic:
+        found = super().arithmetic(fold=fold)
+        return replace(found, promote_k=min(PART_COLUMNS, found.promote_k or PART_COLUMNS))
+
+    def check(self, config: TileConfig) -> Accuracy:
+        self.operands.c.fill_(float("nan"))
+        self._launcher(self.operands, config)()
+        return compare(self.operands.c, self.reference(fold=False))
+
+    def compile(self, config: TileConfig) -> None:
+        m, n, k = self.problem.shape
+        x = torch.empty(m, k, dtype=self._activation, device=self.device)
+        blank = Operands(x=x, weight=self._blank_weight(n, k), c=self._output())
+        launcher.precompile(**self._arguments(blank, config))
