@@ -43,7 +43,7 @@ RECIPES = (
     "int8-b128",
 )
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
-HARD_RULES = {"tile shape", "counts", "promotion", "registers"}
+HARD_RULES = {"tile shape", "counts", "promotion", "registers", "chain"}
 THREADS = 384
 
 
