@@ -1,4 +1,4 @@
-"""Run ``gemm_hopper.cu`` on the CPU: NumPy arrays, g++ and ``hopper_on_host.h``; clusters of one."""
+"""Run ``gemm_hopper.cu`` on the CPU, clusters of one: NumPy arrays, g++, ``hopper_on_host.h``."""
 
 import re
 import subprocess

@@ -70,8 +70,8 @@ class HopperGemmConfig(TileConfig):
     group_m: int  #: raster group: cluster rows visited before moving along N
     pingpong: bool  #: the two consumer warpgroups have a tile each; otherwise they share one
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
-    #: where scales change along K: products follow one another through one set of accumulators, also
-    #: from tile to tile; otherwise through two, and a tile begins when the last one is stored
+    #: where scales change along K: products follow one another through one set of accumulators,
+    #: also from tile to tile; otherwise through two, and a tile begins when the last is stored
     chained: bool = False
 
 
@@ -231,7 +231,9 @@ class HopperGemm(Kernel):
             Rule(
                 "chain",
                 chained & (not promoted),
-                lambda r: "chained products are for scales along K: without them nothing is promoted",
+                lambda r: (
+                    "chained products are for scales along K: without them nothing is promoted"
+                ),
             ),
             Rule(
                 "registers",
