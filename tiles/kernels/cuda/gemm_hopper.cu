@@ -133,6 +133,12 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 
     if (threadIdx.x == 0)
         init_ring(full_bar, empty_bar, 1, (PINGPONG ? 1 : CONSUMERS) * 4 * CLUSTER);
+    if (threadIdx.x == 128) {
+        prefetch_map(&map_a);
+        prefetch_map(&map_b);
+        if (SCALES == 3) prefetch_map(&map_scale);
+        prefetch_map(&map_c);
+    }
     sync_cluster_or_cta();
 
     if (group == 0) {
