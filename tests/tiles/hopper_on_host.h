@@ -304,6 +304,7 @@ static void wgmma_commit() {
     running->issued.clear();
 }
 static void pin(Accumulator (&)[HALF]) {}
+static void add_scaled(float &sum, Accumulator value, float factor) { sum += factor * (float)value; }
 static void multiply_now(const Product &p) {
     const int thread = running->index % 128, warp = thread / 32, lane = thread % 32;
     const int depth = ELEMENT < 2 ? 16 : 32;

@@ -4,8 +4,8 @@
 // blocks of B, and only at multiples of GRANULE, the divisor that both widths have in common, does one
 // block end and the next begin.
 //
-// Macros: BLOCK_N, QUANT, SCALES (3 rows of A by blocks of B, 4 blocks of both), and HALF and
-// Accumulator of hopper_wgmma.cuh.
+// Macros: BLOCK_N, QUANT, SCALES (3 rows of A by blocks of B, 4 blocks of both), and HALF,
+// Accumulator and add_scaled of hopper_wgmma.cuh.
 
 #define GRANULE \
     (BLOCK_N % 128 == 0 ? 128 : BLOCK_N % 64 == 0 ? 64 : BLOCK_N % 32 == 0 ? 32 : 16)
@@ -52,6 +52,6 @@ __device__ __forceinline__ void add_product(float (&sum)[HALF], const Accumulato
             here[h] = next ? factor[block + 1 < SPANNED ? block + 1 : block][h] : factor[block][h];
 #pragma unroll
         for (int i = column / 2; i < (column + GRANULE) / 2; i++)
-            sum[i] += here[i / 2 % 2] * (float)d[i];
+            add_scaled(sum[i], d[i], here[i / 2 % 2]);
     }
 }

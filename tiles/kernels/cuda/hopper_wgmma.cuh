@@ -166,3 +166,15 @@ __device__ __forceinline__ void pin(Accumulator (&d)[HALF]) {
 #pragma unroll
     for (int i = 0; i < HALF; i++) asm volatile("" : "+" REGISTER(d[i])::"memory");
 }
+
+// sum += factor * value.  Conversions and multiply-adds run in pipes of their own: written one after
+// the other they alternate at least where registers are short, otherwise all are converted first.
+__device__ __forceinline__ void add_scaled(float &sum, Accumulator value, float factor) {
+#if ELEMENT == 4
+    asm volatile("{\n.reg .f32 x;\ncvt.rn.f32.s32 x, %1;\nfma.rn.f32 %0, x, %2, %0;\n}"
+                 : "+f"(sum)
+                 : "r"(value), "f"(factor));
+#else
+    sum += factor * value;
+#endif
+}
