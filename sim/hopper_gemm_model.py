@@ -6,6 +6,9 @@ one lies under the steps of the other.  Where scales change along K both warpgro
 stage, share the tensor cores and promote together, so a step is the sum of products, promotion and
 a drain.  The timings behind that are of a source with one set of accumulators; two sets took
 between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
+Chained products (``chained``) pay for a share of the promotion, or for what one warpgroup does
+after the other where that is longer, and the next tile's first product runs under an epilogue; no
+timing of them stands behind that.
 """
 
 import numpy as np
@@ -59,7 +62,7 @@ def hopper_gemm_cost(
     """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
     of = parameters
     bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
-    cluster, pingpong = table["cluster"], table["pingpong"]
+    cluster, pingpong, chained = table["cluster"], table["pingpong"], table["chained"]
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     promoted = problem.recipe.blockwise
@@ -95,7 +98,10 @@ def hopper_gemm_cost(
         if isinstance(activation.element, IntElement):
             slowest = max(slowest, 1.0 / gpu.convert_per_clk)
         promotion_clk = values * slowest
-        step_clk = step_clk + promotion_clk + of.drain_clk
+        in_turn = step_clk + promotion_clk + of.drain_clk
+        one_after_the_other = (tensor_clk + promotion_clk) / CONSUMERS + of.drain_clk
+        beside = np.maximum(step_clk + of.promotion_exposed * promotion_clk, one_after_the_other)
+        step_clk = np.where(chained, beside, in_turn)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     l2_step_ns = l2_ns(
         gpu,
@@ -120,10 +126,12 @@ def hopper_gemm_cost(
     main_clk = steps * (busy_clk + exposed_clk)
 
     # Whoever stores does not multiply; with one staging buffer a store waits for the one before.
-    chunks = np.where(pingpong, bm, bm // CONSUMERS) / 64 * (bn * out_bytes / 128)
+    chunks = np.where(pingpong, bm, bm // CONSUMERS) / 64 * -(-bn * out_bytes // 128)
     chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
     slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
     epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
+    under_first = np.minimum(epilogue_clk, busy_clk + exposed_clk)
+    epilogue_clk = epilogue_clk - np.where(chained, under_first, 0.0)
     alone = main_clk + epilogue_clk
     tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)
     first_clk = of.setup_clk * slower + latency_ns * clock

@@ -48,11 +48,16 @@ CONFIGS = {
     "narrow": config(block_n=64, stages=6, store_buffers=2),
     "192": config(block_n=192),
     "tall": config(block_m=256),
+    "chained": config(chained=True),
+    "chained, 112": config(block_n=112, chained=True, cluster=2, store_buffers=2),
+    "chained, 160": config(block_n=160, chained=True, stages=3),
+    "chained, 176": config(block_n=176, chained=True, cluster=2, group_m=1),
+    "chained, 192": config(block_n=192, chained=True, stages=5),
     "low turns": config(block_m=64, block_n=256, pingpong=True, stages=3),
 }
 
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
-HARD_RULES = ("promotion", "registers", "shared memory", "tile shape")
+HARD_RULES = ("promotion", "registers", "shared memory", "tile shape", "chain")
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,23 @@ def test_promotion_costs_and_integers_cost_more() -> None:
     assert plain.time_us[0] < promoted.time_us[0] < integer.time_us[0]
 
 
+def test_chained_products_hide_promotion_and_epilogue_and_wide_tiles_more() -> None:
+    problem = gemm(8192, 8192, 8192, "deepseek-fp8")
+    in_turn, chained, wide = (
+        price(problem, one(stages=5, **fields))
+        for fields in ({}, {"chained": True}, {"chained": True, "block_n": 192})
+    )
+    assert wide.time_us[0] < chained.time_us[0] < in_turn.time_us[0]
+    assert chained.terms_us["cuda_cores"][0] > 0
+    assert chained.terms_us["prologue_epilogue"][0] < in_turn.terms_us["prologue_epilogue"][0]
+    # 4096 x 2112 fills three rounds of 132 tiles of 128 x 176, and five less well of 128 x 128.
+    narrow = gemm(4096, 2112, 7168, "deepseek-fp8")
+    fitting, other = (
+        price(narrow, one(stages=5, chained=True, block_n=n)).time_us[0] for n in (176, 128)
+    )
+    assert fitting < 0.9 * other
+
+
 def test_a_short_ring_exposes_latency() -> None:
     problem = gemm(4096, 4096, 4096, "e4m3-row")
     low = {"block_m": 64, "block_n": 64, "pingpong": True, "cluster": 2}

@@ -251,6 +251,21 @@ typedef int Accumulator;
 typedef float Accumulator;
 #endif
 
+#if ELEMENT >= 2
+static double value_of_code(u8 code) {
+#if ELEMENT == 4
+    return (signed char)code;
+#else
+    const int fraction_bits = ELEMENT == 2 ? 3 : 2, bias = ELEMENT == 2 ? 7 : 15;
+    const int exponent = (code & 127) >> fraction_bits, fraction = code & ((1 << fraction_bits) - 1);
+    if (ELEMENT == 2 ? (code & 127) == 127 : exponent == 31) return NAN;
+    const double size = exponent ? std::ldexp(1 + fraction / (double)(1 << fraction_bits), exponent - bias)
+                                 : std::ldexp(fraction / (double)(1 << fraction_bits), 1 - bias);
+    return code & 128 ? -size : size;
+#endif
+}
+#endif
+
 static double value_of(const u8 *p) {
 #if ELEMENT == 0
     u16 bits;
@@ -260,15 +275,13 @@ static double value_of(const u8 *p) {
     _Float16 x;
     memcpy(&x, p, 2);
     return (double)x;
-#elif ELEMENT == 4
-    return (signed char)*p;
 #else
-    const int fraction_bits = ELEMENT == 2 ? 3 : 2, bias = ELEMENT == 2 ? 7 : 15;
-    const int exponent = (*p & 127) >> fraction_bits, fraction = *p & ((1 << fraction_bits) - 1);
-    if (ELEMENT == 2 ? (*p & 127) == 127 : exponent == 31) return NAN;
-    const double size = exponent ? std::ldexp(1 + fraction / (double)(1 << fraction_bits), exponent - bias)
-                                 : std::ldexp(fraction / (double)(1 << fraction_bits), 1 - bias);
-    return *p & 128 ? -size : size;
+    static const std::vector<double> values = [] {
+        std::vector<double> all(256);
+        for (int code = 0; code < 256; code++) all[code] = value_of_code(code);
+        return all;
+    }();
+    return values[*p];
 #endif
 }
 
@@ -291,15 +304,20 @@ static void wgmma_commit() {
     running->issued.clear();
 }
 static void pin(Accumulator (&)[HALF]) {}
+static void add_scaled(float &sum, Accumulator value, float factor) { sum += factor * (float)value; }
 static void multiply_now(const Product &p) {
     const int thread = running->index % 128, warp = thread / 32, lane = thread % 32;
     const int depth = ELEMENT < 2 ? 16 : 32;
     Accumulator *d = (Accumulator *)p.sums;
+    double rows[2][32];  // a lane's rows of A
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < depth; i++)
+            rows[h][i] = operand(running->cta, p.a, warp * 16 + lane / 4 + h * 8, i);
     for (int j = 0; j < HALF; j++) {
-        const int row = warp * 16 + lane / 4 + j / 2 % 2 * 8, column = j / 4 * 8 + lane % 4 * 2 + j % 2;
+        const int column = j / 4 * 8 + lane % 4 * 2 + j % 2;
         double sum = p.keep ? (double)d[j] : 0.0;
         for (int i = 0; i < depth; i++)
-            sum += operand(running->cta, p.a, row, i) * operand(running->cta, p.b, column, i);
+            sum += rows[j / 2 % 2][i] * operand(running->cta, p.b, column, i);
         d[j] = (Accumulator)sum;
     }
 }

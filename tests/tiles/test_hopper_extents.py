@@ -22,13 +22,14 @@ from tiles.kernels.cuda import (
 from tiles.problems import parse_problem
 
 PLAIN = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
+TURNS = {"pingpong": False, "store_buffers": 1, "chained": False}
 SKINNY = {"block_m": 16, "block_n": 64, "stages": 4, "cluster": 8, "interleaved": False}
 BLOCKS = {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
 CONFIGS: Mapping[ModuleType, Mapping[str, int | bool]] = {
-    gemm_hopper: PLAIN | {"pingpong": False, "store_buffers": 1},
+    gemm_hopper: PLAIN | TURNS,
     gemm_hopper_skinny: SKINNY,
     gemm_hopper_blocks: PLAIN | BLOCKS,
-    gemm_hopper_grouped: PLAIN | {"pingpong": False, "store_buffers": 1},
+    gemm_hopper_grouped: PLAIN | TURNS,
 }
 BEYOND = 2**31
 

@@ -43,7 +43,7 @@ RECIPES = (
     "int8-b128",
 )
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
-HARD_RULES = {"tile shape", "counts", "promotion", "registers"}
+HARD_RULES = {"tile shape", "counts", "promotion", "registers", "chain"}
 THREADS = 384
 
 
@@ -92,6 +92,11 @@ COMPILED = {
         "int8-tensor:fp32",
         config(block_n=192, block_m=64, pingpong=True),
         "m64n192k32.s32.s8.s8",
+    ),
+    "1x128, chained": (
+        "deepseek-fp8:bf16",
+        config(block_n=192, stages=5, cluster=2, chained=True),
+        "m64n192k32.f32.e4m3.e4m3",
     ),
     "128x128": ("int8-b128:bf16", config(stages=6, store_buffers=2), "m64n128k32.s32.s8.s8"),
 }
@@ -148,7 +153,7 @@ def of_recipe(name: str, shape: str = "4096x4096x4096") -> Gemm:
 @cache
 def sampled() -> dict[str, list[TileConfig]]:
     tables = {name: FAMILY.legal_space(of_recipe(name), H200).accepted for name in RECIPES}
-    return sample(tables, apart=["pingpong"], free=["group_m"])
+    return sample(tables, apart=["pingpong", "chained"], free=["group_m"])
 
 
 @pytest.mark.slow
@@ -181,13 +186,14 @@ def wide_table() -> ConfigTable:
     """The space, and beyond it values that the kernel does not have."""
     return ConfigTable.product(
         HopperGemmConfig,
-        block_m=(32, 64, 96, 128, 192, 256, 512),
-        block_n=(16, 64, 96, 128, 192, 256, 320),
-        stages=(1, 2, 3, 8, 9),
+        block_m=(32, 64, 96, 128, 256, 512),
+        block_n=(16, 64, 128, 176, 192, 256, 320),
+        stages=(1, 2, 9),
         cluster=(1, 2, 3),
-        group_m=(0, 1, 7),
+        group_m=(0, 7),
         pingpong=(False, True),
-        store_buffers=(0, 1, 2, 3),
+        store_buffers=(0, 1, 3),
+        chained=(False, True),
     )
 
 

@@ -23,7 +23,10 @@ H200 = load_gpu("h200").limits
 COMPILED = {
     "256 experts": ("256x32768x4096x7168:deepseek-fp8:contiguous:bf16", config(stages=6)),
     "cluster": ("8x32768x7168x2048:deepseek-fp8:padded.128:bf16", config(stages=5, cluster=2)),
-    "int8": ("32x8192x4096x7168:int8-b1x128:masked.1024:fp32", config(stages=5)),
+    "int8, chained": (
+        "32x8192x4096x7168:int8-b1x128:masked.1024:fp32",
+        config(stages=4, block_n=176, chained=True),
+    ),
     "bf16": ("1024x32768x4096x7168:bf16:contiguous:bf16", config(stages=3, block_n=256)),
     "row in turns": (
         "8x32768x4096x7168:e4m3-row:contiguous:fp16",

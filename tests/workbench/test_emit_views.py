@@ -91,9 +91,10 @@ CONFIG = {
     "cluster": 1,
     "group_m": 4,
     "pingpong": False,
+    "chained": False,
     "store_buffers": 1,
 }
-BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key != "pingpong"}
+BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key not in ("pingpong", "chained")}
 BLOCK_CONFIG |= {"consumers": 2, "sets": 2, "parts": 1, "spread": False}
 
 

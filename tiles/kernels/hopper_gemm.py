@@ -26,7 +26,7 @@ from tiles.kernels.hopper_rules import (
 )
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.problems import Gemm, Problem
+from tiles.problems import Gemm, GroupedGemm, Problem
 
 __all__ = [
     "CONSUMERS",
@@ -42,6 +42,10 @@ __all__ = [
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 CONSUMERS = 2
 QUANT = 128
+#: Columns of a tile, and where its products are chained.  As ``gemm_hopper.py`` has them, which
+#: imports what this may not.
+BLOCK_N = (64, 128, 192, 256)
+CHAINED_N = (64, 112, 128, 160, 176, 192)
 #: Registers that the products of a consumer thread may take, sums of promoted ones included.
 MAX_ACCUMULATORS = 128
 
@@ -66,6 +70,9 @@ class HopperGemmConfig(TileConfig):
     group_m: int  #: raster group: cluster rows visited before moving along N
     pingpong: bool  #: the two consumer warpgroups have a tile each; otherwise they share one
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
+    #: where scales change along K: products follow one another through one set of accumulators,
+    #: also from tile to tile; otherwise through two, and a tile begins when the last is stored
+    chained: bool = False
 
 
 def scale_mode(activation: TensorFormat, weight: TensorFormat) -> str | None:
@@ -154,33 +161,51 @@ class HopperGemm(Kernel):
         return NumericPath.NATIVE
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
-        return ConfigTable.product(
+        walks = {
+            "stages": (3, 4, 5, 6, 7, 8),
+            "cluster": (1, 2),
+            "group_m": (1, 4, 8, 16),
+            "store_buffers": (1, 2),
+        }
+        plain = ConfigTable.product(
             HopperGemmConfig,
             block_m=(64, 128, 256),
-            block_n=(64, 128, 192, 256),
-            stages=(3, 4, 5, 6, 7, 8),
-            cluster=(1, 2),
-            group_m=(1, 4, 8, 16),
+            block_n=BLOCK_N,
             pingpong=(False, True),
-            store_buffers=(1, 2),
+            **walks,
         )
+        assert isinstance(problem, (Gemm, GroupedGemm))
+        if not problem.recipe.blockwise:
+            return plain
+        chained = ConfigTable.product(
+            HopperGemmConfig,
+            block_m=(64 * CONSUMERS,),
+            block_n=CHAINED_N,
+            pingpong=(False,),
+            chained=(True,),
+            **walks,
+        )
+        return ConfigTable.joined([plain, chained])
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         assert isinstance(problem, Gemm)
         promoted = problem.recipe.blockwise
         m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
         group, pingpong, buffers = (table[f] for f in ("group_m", "pingpong", "store_buffers"))
+        chained = table["chained"]
         rows = np.where(pingpong, m, m // CONSUMERS)
-        held = rows * n // 128 * (2 if promoted else 1)
+        held = rows * n // 128 * np.where(chained, 1, 2 if promoted else 1)
         # The lowest tile there is serves any M: both warpgroups share it where products promote.
         lowest = 64 * (CONSUMERS if promoted else 1)
         return [
             Rule(
                 "tile shape",
-                ((rows != 64) & (rows != 128)) | ~np.isin(n, (64, 128, 192, 256)),
+                ((rows != 64) & (rows != 128))
+                | ~np.where(chained, np.isin(n, CHAINED_N), np.isin(n, BLOCK_N)),
                 lambda r: (
-                    f"tile {m[r]}x{n[r]}: a warpgroup takes 64 or 128 rows and 64, 128, 192 or 256 "
-                    f"columns, here it would take {rows[r]} rows"
+                    f"tile {m[r]}x{n[r]}: a warpgroup takes 64 or 128 rows and "
+                    f"{', '.join(map(str, CHAINED_N if chained[r] else BLOCK_N))} columns, here it "
+                    f"would take {rows[r]} rows"
                 ),
             ),
             Rule(
@@ -197,10 +222,17 @@ class HopperGemm(Kernel):
             ),
             Rule(
                 "promotion",
-                pingpong & promoted | (promoted & ((rows != 64) | (n > QUANT))),
+                pingpong & promoted | (promoted & ((rows != 64) | ((n > QUANT) & ~chained))),
                 lambda r: (
                     f"tile {m[r]}x{n[r]}: scales along K take 64 rows a warpgroup, at most {QUANT} "
-                    "columns, and both warpgroups on one tile"
+                    "columns unless products are chained, and both warpgroups on one tile"
+                ),
+            ),
+            Rule(
+                "chain",
+                chained & (not promoted),
+                lambda r: (
+                    "chained products are for scales along K: without them nothing is promoted"
                 ),
             ),
             Rule(

@@ -10,8 +10,10 @@
 // of its own and they take turns, so that one stores while the other multiplies.
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
-// CUDA cores ("promoted").  A warpgroup has two sets of accumulators for its products: one is
-// promoted while the tensor cores fill the other.
+// CUDA cores ("promoted").  CHAINED 0: a warpgroup has two sets of accumulators for its products, one
+// is promoted while the tensor cores fill the other, and a tile begins when the last one is stored.
+// CHAINED 1: it has one set, so that there is room for tiles of up to 192 columns; the other
+// warpgroup's product runs under a promotion, and the next tile's first one under a tile's way out.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -19,7 +21,8 @@
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, GROUPS.
+// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, CHAINED,
+// GROUPS.
 
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
@@ -40,6 +43,7 @@
 #define SCALE_RING ((STAGES * SCALE_PITCH + 1023) / 1024 * 1024)
 #define STORE_BYTES (64 * ROW_BYTES)
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
+#define STORES ((BLOCK_N + STORE_COLUMNS - 1) / STORE_COLUMNS)  // of 64 rows of a tile
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
 
 // Registers of the producer and of a consumer thread: 128 * 40 + 256 * 232 = 64 512 of 65 536.
@@ -53,6 +57,9 @@
 #include "hopper_raster.cuh"
 #include "hopper_ring.cuh"
 #include "hopper_staging.cuh"
+#if CHAINED
+#include "hopper_promotion.cuh"
+#endif
 
 __device__ __forceinline__ void turn_wait(int who) {
     asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
@@ -126,6 +133,12 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 
     if (threadIdx.x == 0)
         init_ring(full_bar, empty_bar, 1, (PINGPONG ? 1 : CONSUMERS) * 4 * CLUSTER);
+    if (threadIdx.x == 128) {
+        prefetch_map(&map_a);
+        prefetch_map(&map_b);
+        if (SCALES == 3) prefetch_map(&map_scale);
+        prefetch_map(&map_c);
+    }
     sync_cluster_or_cta();
 
     if (group == 0) {
@@ -177,6 +190,20 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if PINGPONG
         if (consumer == 1) turn_pass(0);
 #endif
+#if CHAINED
+        // Of the product on its way, also from a tile to the next.
+        Accumulator product[TILES_M][HALF];
+        int oldest = 0;  // the stage whose product is promoted next
+        // Starts a product.  It stands under no condition, because the compiler would then wait for
+        // every instruction of it: where there is none left, what lies in the stage is multiplied
+        // and nobody looks at it.
+        auto start = [&](bool there) {
+            if (there) barrier_wait(full_bar + stage * 8, phase);
+            multiply(product, true);
+            if (there && ++stage == STAGES) stage = 0, phase ^= 1;
+        };
+        start((int)(blockIdx.x / CLUSTER) < tiles.count());
+#endif
         for (int index = blockIdx.x / CLUSTER; index < tiles.count();
              index += gridDim.x / CLUSTER, sequence++) {
             if (PINGPONG) {
@@ -186,7 +213,9 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             }
             const Tile tile = tiles.place(index, rank);
             const int top = tile.top, left = tile.left;
+#if !CHAINED
             Accumulator product[TILES_M][HALF];
+#endif
 #if SCALES == 2
             // Asked for before the products, so that the epilogue need not wait for them.
             float my_columns[(BLOCK_N + 127) / 128], row_factor[TILES_M][2];
@@ -204,7 +233,38 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #elif SCALES == 1
             const float one_factor = __ldg(a_scale) * __ldg(b_scale);
 #endif
-#if PROMOTED
+#if CHAINED
+            float sum[TILES_M][HALF];
+#pragma unroll
+            for (int i = 0; i < HALF; i++) sum[0][i] = 0.0f;
+            const bool more = index + (int)(gridDim.x / CLUSTER) < tiles.count();
+            const BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n,
+                                     steps);
+            const int scale_row = first_row + tile.scale_shift;
+            float common[SPANNED];  // of the step that is promoted next, asked for a step ahead
+            scales.load(0, common);
+            for (int step = 0; step < steps; step++) {
+                float factor[SPANNED][2];
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    const float row = SCALES == 3 ? load_shared(scale_ring + oldest * SCALE_PITCH +
+                                                                (scale_row + h * 8) * 4)
+                                                  : 1.0f;
+#pragma unroll
+                    for (int s = 0; s < SPANNED; s++)
+                        factor[s][h] = SCALES == 3 ? row * common[s] : common[s];
+                }
+                scales.load(min(step + 1, steps - 1), common);
+                wgmma_wait<0>();
+                pin(product[0]);
+                // Every lane has read its scales before one arrives for the warp.
+                if (SCALES == 3) __syncwarp();
+                release_stage(empty_bar, oldest, lane);
+                oldest = stage_after(oldest);
+                add_product(sum[0], product[0], factor, left % QUANT);
+                start(more || step + 1 < steps);
+            }
+#elif PROMOTED
             Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];
 #pragma unroll
@@ -300,18 +360,21 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
             for (int t = 0; t < TILES_M; t++) {
 #pragma unroll
-                for (int chunk = 0; chunk < BLOCK_N / STORE_COLUMNS; chunk++) {
+                for (int chunk = 0; chunk < STORES; chunk++) {
+                    // The last one begins earlier where it would reach beyond the tile: columns that
+                    // two have are stored twice alike.
+                    const int from = min(chunk * STORE_COLUMNS, BLOCK_N - STORE_COLUMNS);
                     const u32 buffer =
                         store_ring + (consumer * STORE_BUFFERS + store_turn) * STORE_BYTES;
                     store_turn = (store_turn + 1) % STORE_BUFFERS;
-                    const int x = left + chunk * STORE_COLUMNS;
+                    const int x = left + from;
                     await_buffer(consumer, thread);
 #pragma unroll
                     for (int part = 0; part < STORE_COLUMNS / 16; part++) {
                         float v[8];
 #pragma unroll
                         for (int e = 0; e < 8; e++) {
-                            const int i = chunk * (STORE_COLUMNS / 2) + part * 8 + e;
+                            const int i = from / 2 + part * 8 + e;
 #if PROMOTED
                             v[e] = sum[t][i];
 #else
@@ -320,7 +383,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if SCALES == 1
                             v[e] *= one_factor;
 #elif SCALES == 2
-                            const int column = chunk * STORE_COLUMNS + part * 16 + e / 4 * 8;
+                            const int column = from + part * 16 + e / 4 * 8;
                             const float2 pair =
                                 *(const float2 *)&columns[consumer][column + lane % 4 * 2];
                             v[e] *= row_factor[t][e / 2 % 2];
@@ -344,6 +407,9 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         }
 #if PINGPONG
         if (sequence % 2 == consumer) turn_wait(consumer);  // takes the turn that nobody used
+#endif
+#if CHAINED
+        wgmma_wait<0>();  // of the product that nobody looks at
 #endif
         if (thread == 0) await_stores();
     }

@@ -28,10 +28,13 @@ __all__ = [
 ]
 
 FIELDS = (
-    "block_m", "block_n", "stages", "cluster", "group_m", "pingpong", "store_buffers",
+    "block_m", "block_n", "stages", "cluster", "group_m", "pingpong", "store_buffers", "chained",
 )  # fmt: skip
 CONSUMERS = 2
 THREADS = 128 * (CONSUMERS + 1)
+#: Columns of a tile, and where its products are chained through one set of accumulators.
+BLOCK_N = (64, 128, 192, 256)
+CHAINED_N = (64, 112, 128, 160, 176, 192)
 
 
 def scale_rows(block_m: int, groups: int) -> int:
@@ -67,18 +70,26 @@ def options(
     """
     check_formats(element, out, scales)
     check_fields(config, FIELDS)
-    block_m, block_n, stages, cluster, group_m, pingpong, buffers = (int(config[f]) for f in FIELDS)
+    block_m, block_n, stages, cluster, group_m, pingpong, buffers, chained = (
+        int(config[f]) for f in FIELDS
+    )
     rows = block_m if pingpong else block_m // CONSUMERS
     promoted = scales in ("b1x128", "b128x128")
     if rows not in (64, 128) or (not pingpong and block_m % 128):
         raise ValueError(f"block_m = {block_m}: a warpgroup takes 64 or 128 rows of a tile")
-    if block_n not in (64, 128, 192, 256) or rows // 64 * block_n > 256:
+    widths = CHAINED_N if chained else BLOCK_N
+    if block_n not in widths or rows // 64 * block_n > 256:
         raise ValueError(
-            f"block_n = {block_n}: it must be 64, 128, 192 or 256, half of that at {rows} rows a "
-            "warpgroup"
+            f"block_n = {block_n}: it must be one of {', '.join(map(str, widths))}, half of 256 at "
+            "128 rows a warpgroup"
         )
-    if promoted and (pingpong or rows != 64 or block_n > QUANT):
-        raise ValueError("scales along K take 64 rows a warpgroup, block_n up to 128, no pingpong")
+    if promoted and (pingpong or rows != 64 or (not chained and block_n > QUANT)):
+        raise ValueError(
+            "scales along K take 64 rows a warpgroup, no pingpong, and block_n up to 128 unless "
+            "products are chained"
+        )
+    if chained and not promoted:
+        raise ValueError("chained is for scales along K: without them nothing is promoted")
     if promoted and ELEMENT_BYTES[element] != 1:
         raise ValueError(f"scales along K take 8-bit elements, not {element}")
     if cluster not in (1, 2) or buffers not in (1, 2) or not 2 <= stages <= 8 or group_m < 1:
@@ -97,6 +108,7 @@ def options(
         "GROUP_M": group_m,
         "PINGPONG": pingpong,
         "STORE_BUFFERS": buffers,
+        "CHAINED": chained,
         "GROUPS": groups,
     }
     return macro_options(macros, ARCHITECTURE)

@@ -24,12 +24,14 @@ typedef float Accumulator;
 #define PLACES_48                                             \
     PLACES_32 "," LIST8(32, 33, 34, 35, 36, 37, 38, 39) "," \
     LIST8(40, 41, 42, 43, 44, 45, 46, 47)
+#define PLACES_56 PLACES_48 "," LIST8(48, 49, 50, 51, 52, 53, 54, 55)
 #define PLACES_64                                             \
     PLACES_48 "," LIST8(48, 49, 50, 51, 52, 53, 54, 55) "," \
     LIST8(56, 57, 58, 59, 60, 61, 62, 63)
-#define PLACES_88                                                                       \
-    PLACES_64 "," LIST8(64, 65, 66, 67, 68, 69, 70, 71) "," LIST8(72, 73, 74, 75, 76, 77, 78, 79) \
-    "," LIST8(80, 81, 82, 83, 84, 85, 86, 87)
+#define PLACES_80                                             \
+    PLACES_64 "," LIST8(64, 65, 66, 67, 68, 69, 70, 71) "," \
+    LIST8(72, 73, 74, 75, 76, 77, 78, 79)
+#define PLACES_88 PLACES_80 "," LIST8(80, 81, 82, 83, 84, 85, 86, 87)
 #define PLACES_96 PLACES_88 "," LIST8(88, 89, 90, 91, 92, 93, 94, 95)
 #define PLACES_128                                                                 \
     PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103) ","                    \
@@ -77,12 +79,24 @@ typedef float Accumulator;
 #define SINKS(d) SINKS_32(d, 0), SINKS_16(d, 32)
 #define SOURCES "%48, %49"
 #define KEEP "%50"
+#elif WGMMA_N == 112
+#define SHAPE "m64n112"
+#define PLACES PLACES_56
+#define SINKS(d) SINKS_32(d, 0), SINKS_16(d, 32), SINKS_8(d, 48)
+#define SOURCES "%56, %57"
+#define KEEP "%58"
 #elif WGMMA_N == 128
 #define SHAPE "m64n128"
 #define PLACES PLACES_64
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32)
 #define SOURCES "%64, %65"
 #define KEEP "%66"
+#elif WGMMA_N == 160
+#define SHAPE "m64n160"
+#define PLACES PLACES_80
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_16(d, 64)
+#define SOURCES "%80, %81"
+#define KEEP "%82"
 #elif WGMMA_N == 176
 #define SHAPE "m64n176"
 #define PLACES PLACES_88
@@ -102,7 +116,7 @@ typedef float Accumulator;
 #define SOURCES "%128, %129"
 #define KEEP "%130"
 #else
-#error "WGMMA_N, or BLOCK_N for it, is 8, 16, 32, 48, 64, 96, 128, 176, 192 or 256"
+#error "WGMMA_N, or BLOCK_N for it, is 8, 16, 32, 48, 64, 96, 112, 128, 160, 176, 192 or 256"
 #endif
 
 #if ELEMENT == 0
@@ -151,4 +165,16 @@ __device__ __forceinline__ void wgmma_wait() {
 __device__ __forceinline__ void pin(Accumulator (&d)[HALF]) {
 #pragma unroll
     for (int i = 0; i < HALF; i++) asm volatile("" : "+" REGISTER(d[i])::"memory");
+}
+
+// sum += factor * value.  Conversions and multiply-adds run in pipes of their own: written one after
+// the other they alternate at least where registers are short, otherwise all are converted first.
+__device__ __forceinline__ void add_scaled(float &sum, Accumulator value, float factor) {
+#if ELEMENT == 4
+    asm volatile("{\n.reg .f32 x;\ncvt.rn.f32.s32 x, %1;\nfma.rn.f32 %0, x, %2, %0;\n}"
+                 : "+f"(sum)
+                 : "r"(value), "f"(factor));
+#else
+    sum += factor * value;
+#endif
 }
