@@ -40,6 +40,10 @@ F64 = NDArray[np.float64]
 #: Instructions of a warp a stage: barriers, addresses, loop; and a unit: product, wait, scales.
 STAGE_SLOTS = 44.0
 UNIT_SLOTS = 11.0
+#: A unit's where accumulators run on: its factors are loaded, not multiplied.
+RUN_UNIT_SLOTS = 8.0
+#: And a stage of the warp that makes these factors, beside the consumers of one scheduler.
+FACTOR_SLOTS = 105.0
 #: And of every piece but a unit's first: product, wait, the jump over its sums.
 PIECE_SLOTS = 8.0
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
@@ -55,12 +59,16 @@ def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
     units = STAGE_BYTES / quant_k
     m, n = consumer_tile(table)
     accumulators = m * n / 128
-    each = 1.0 + isinstance(problem.recipe.activation.element, IntElement)
+    run, sets = table["run"], table["sets"]
+    conversion = float(isinstance(problem.recipe.activation.element, IntElement))
+    # Instead of conversions a move for every run, and a multiply-add for the runs of all sets.
+    starts = 1.0 / run + 1.0 / (run * sets)
+    each = 1.0 + np.where(run > 1, starts, conversion)
     loads = np.zeros(len(table))
     if rows == 1:
-        each += 1.0  # the product of two scales
+        each = each + 1.0  # the product of two scales
         loads = n / 8 + 2 * m / 64
-    pieces = UNIT_SLOTS + (table["parts"] - 1) * PIECE_SLOTS
+    pieces = np.where(run > 1, RUN_UNIT_SLOTS, UNIT_SLOTS) + (table["parts"] - 1) * PIECE_SLOTS
     slots: F64 = STAGE_SLOTS + units * (pieces + accumulators * each + loads)
     return slots
 
@@ -105,10 +113,11 @@ def hopper_block_cost(
     rate = gpu.tensor_flop_per_clk[element] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * STAGE_BYTES / rate
     of_warp = promotion_slots(problem, table)
-    promotion_clk = consumers * of_warp / of.issue_share
-    if isinstance(activation.element, IntElement):
-        values = bm * bn * units
-        promotion_clk = np.maximum(promotion_clk, values / gpu.convert_per_clk)
+    converts = (table["run"] == 1) & isinstance(activation.element, IntElement)
+    promotion_clk = consumers * of_warp + np.where(table["run"] > 1, FACTOR_SLOTS, 0.0)
+    promotion_clk = promotion_clk / of.issue_share
+    values = bm * bn * units
+    promotion_clk = np.maximum(promotion_clk, converts * values / gpu.convert_per_clk)
     # Arithmetic beyond issue: multiplies and multiply-adds, should their pipe be the narrow one.
     promotion_clk = np.maximum(promotion_clk, bm * bn * units / gpu.fma_per_clk)
     # Products in flight beside a promotion hide a part of it; one piece's wait for each other.

@@ -26,7 +26,7 @@ CODES = (
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
     return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
@@ -54,10 +54,18 @@ CONFIGS = {
     "four, one set": config(consumers=4, sets=1, store_buffers=2),
     "four, parts": config(consumers=4, parts=2, stages=5),
     "four, parts, one set": config(consumers=4, parts=2, sets=1),
+    "runs": config(parts=2, run=8, cluster=2, stages=5, spread=True),
+    "runs of four": config(parts=2, run=4),
+    "runs, whole": config(run=4, stages=3, spread=True),
+    "runs, one set": config(parts=2, sets=1, run=8),
+    "runs of four, one set": config(parts=2, sets=1, run=4, cluster=2),
+    "runs, four": config(consumers=4, run=8, cluster=2),
+    "runs, four, one set": config(consumers=4, sets=1, parts=2, run=4, stages=5),
+    "runs, narrow": config(block_n=64, parts=2, run=8, stages=7),
     "four below each other": config(consumers=4, block_m=256, block_n=64, parts=2, cluster=2),
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
-HARD_RULES = ("tile shape", "counts", "parts", "spread", "shared memory")
+HARD_RULES = ("tile shape", "counts", "parts", "spread", "run", "shared memory")
 
 
 @pytest.fixture(autouse=True)
@@ -155,8 +163,11 @@ def _workload(text: str, out: str, shape: tuple[int, int, int] = (256, 256, 512)
 
 @pytest.mark.parametrize(
     "one",
-    [config(), config(sets=1), config(parts=2), config(consumers=4, parts=2)],
-    ids=["two sets", "one set", "parts", "four"],
+    [
+        *(config(), config(sets=1), config(parts=2), config(consumers=4, parts=2)),
+        *(config(parts=2, run=8), config(parts=2, sets=1, run=4)),
+    ],
+    ids=["two sets", "one set", "parts", "four", "runs", "runs, one set"],
 )
 def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGemmConfig) -> None:
     """Zero blocks have scale 1: beside tiny ones that is the largest scale there is."""
@@ -164,6 +175,7 @@ def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGem
 
     from tiles.formats.torch_codec import quantize_tensor
     from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+    from tiles.kernels.accuracy_of_runs import allow_runs, scales_that_count
     from tiles.kernels.hopper_block_workload import exact_values
 
     workload = _workload("jetfire", "fp32", (256, 384, 2048))
@@ -179,6 +191,12 @@ def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGem
         exact_values(operands.b, operands.b_scale, fmt),
         gemm_arithmetic(workload.problem, decode=False),
     )
+    if one.run > 1:
+        counting = (
+            scales_that_count(made.codes, made.scales, 32),
+            scales_that_count(operands.b, operands.b_scale, 32),
+        )
+        wanted = allow_runs(wanted, *counting, 2.0**-23)
     accuracy = compare(operands.c, wanted)
     assert accuracy.ok, accuracy
 
@@ -187,6 +205,8 @@ def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGem
 KINDS = {
     "32x32": ("jetfire", config(parts=2, spread=True)),
     "32x32, four": ("jetfire", config(consumers=4, parts=2)),
+    "32x32, runs": ("jetfire", config(parts=2, run=8, spread=True)),
+    "64x64, runs": ("jetfire-64", config(sets=1, parts=2, run=4)),
     "32x32, one set": ("jetfire", config(sets=1, store_buffers=2)),
     "64x64": ("jetfire-64", config(parts=2)),
     "64x64, four": ("jetfire-64", config(consumers=4, cluster=2)),

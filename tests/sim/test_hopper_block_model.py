@@ -41,7 +41,7 @@ def legal(problem: Gemm, gpu: sim.Gpu = H200) -> ConfigTable:
 
 def one(**changes: int) -> ConfigTable:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
     return ConfigTable.of([HopperBlockGemmConfig.from_dict(plain | changes)])
 
 
@@ -91,7 +91,13 @@ def test_prices_are_finite_and_more_of_anything_is_never_slower(
         ("jetfire", {"parts": 2}, 619),
         ("jetfire", {"consumers": 4}, 333),
         ("jetfire", {"consumers": 4, "parts": 2}, 355),
+        ("jetfire", {"parts": 2, "run": 8}, 400),
+        ("jetfire", {"parts": 2, "run": 8, "sets": 1}, 405),
+        ("jetfire", {"parts": 2, "run": 4}, 449),
+        ("jetfire", {"parts": 2, "run": 4, "sets": 1}, 481),
+        ("jetfire", {"consumers": 4, "run": 4}, 243),
         ("jetfire-64", {}, 321),
+        ("jetfire-64", {"parts": 2, "run": 4}, 259),
         ("jetfire-64", {"parts": 2}, 337),
         ("mxfp8-e4m3", {}, 654),
         ("mxfp8-e4m3", {"parts": 2}, 688),

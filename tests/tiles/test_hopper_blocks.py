@@ -30,7 +30,7 @@ SERVED = (
     *("jetfire", "jetfire-64", "jetfire-128", "int8-b128", "e4m3-b128", "e4m3-b1x128"),
     *("mxfp8-e4m3", "mxfp8-e5m2", "mxint8"),
 )
-HARD_RULES = {"tile shape", "counts", "parts", "spread"}
+HARD_RULES = {"tile shape", "counts", "parts", "spread", "run"}
 
 
 def gemm(text: str) -> Gemm:
@@ -41,7 +41,7 @@ def gemm(text: str) -> Gemm:
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
     return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
@@ -141,14 +141,14 @@ def test_consumers_stand_below_each_other_as_far_as_64_rows_reach() -> None:
         assert gemm_hopper_blocks.threads(one.to_dict()) == 128 * (1 + consumers)
 
 
-@pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3", "e4m3-b128"])
+@pytest.mark.parametrize("name", ["jetfire", "jetfire-64", "mxfp8-e4m3", "e4m3-b128"])
 def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     table = ConfigTable.product(
         HopperBlockGemmConfig,
         block_m=(64, 128, 256),
-        block_n=(32, 64, 128),
-        stages=(1, 8),
+        block_n=(64, 128),
+        stages=(1, 2, 8),
         cluster=(1, 3),
         group_m=(1,),
         store_buffers=(1, 3),
@@ -156,6 +156,7 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> No
         sets=(0, 1, 2),
         parts=(1, 2, 3),
         spread=(False, True),
+        run=(1, 2, 4, 8),
     )
     broken = np.zeros(len(table), dtype=bool)
     for rule in FAMILY.rules(problem, table, H200):
@@ -239,6 +240,9 @@ MX: dict[str, Any] = {
         ({"config": config(block_m=256, block_n=64).to_dict()}, ValueError, "tile 256x64"),
         ({"config": config(stages=9).to_dict()}, ValueError, "stages = 9"),
         ({"config": config(sets=3).to_dict()}, ValueError, "sets = 3"),
+        ({"config": config(run=3).to_dict()}, ValueError, "run = 3: it is 1, 4 or 8"),
+        ({"config": config(run=8, stages=2).to_dict()}, ValueError, "take 3 stages"),
+        ({"config": config(run=8, sets=1).to_dict()}, ValueError, "and several pieces"),
         ({"config": config(consumers=3).to_dict()}, ValueError, "consumers = 3"),
         ({"config": config(consumers=4, block_n=64).to_dict()}, ValueError, "4 consumers it is"),
         (

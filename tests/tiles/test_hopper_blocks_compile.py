@@ -39,7 +39,7 @@ def gemm(text: str) -> Gemm:
 
 def config(**fields: int) -> HopperBlockGemmConfig:
     plain = {"block_m": 128, "block_n": 128, "stages": 5, "cluster": 1, "group_m": 8}
-    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
     return HopperBlockGemmConfig.from_dict(plain | fields)
 
 
@@ -88,6 +88,21 @@ COMPILED = {
     ),
     "jetfire, stochastic": (
         "jetfire:int8.b32x32+sr", config(), "m64n128k32.s32.s8.s8", (4, 1, 0, 1),
+    ),
+    "jetfire, runs": (
+        "jetfire:int8.b32x32+sr",
+        config(cluster=2, stages=6, parts=2, spread=True, run=8),
+        "m64n64k32.s32.s8.s8",
+        (4, 0, 0, 1),
+    ),
+    "jetfire, runs of four": (
+        "jetfire:bf16", config(consumers=4, run=4), "m64n64k32.s32.s8.s8", (4, 0, 0, 1),
+    ),
+    "64, runs": (
+        "jetfire-64:int8.b64x64",
+        config(parts=2, sets=1, run=4, consumers=4),
+        "m64n32k32.s32.s8.s8",
+        (2, 0, 0, 1),
     ),
     "jetfire, one set": (
         "jetfire:bf16", config(sets=1, store_buffers=2), "m64n128k32.s32.s8.s8", (4, 1, 0, 1),
@@ -171,6 +186,8 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     assert (".multicast::cluster" in found.ptx) == (one.cluster > 1)
     # A loop holds a stage, or two stages of one unit each where sets take turns.
     stages = 2 if units == 1 and one.sets == 2 else 1
+    if one.run > 1:
+        stages = one.run * one.sets // units
     rows = int(consumer_tile(ConfigTable.of([one]))[0][0]) // 64
     pieces = stages * units * one.parts
     products = stages * 4 * max(rows, one.parts)
@@ -180,7 +197,8 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     assert _products(body) == products
     names = Counter(opcode.split(".")[0] for opcode in body)
     accumulators = stages * units * one.block_m * one.block_n // (128 * one.consumers)
-    assert names["FFMA"] == accumulators * adds
+    starts = accumulators // (one.run * one.sets) if one.run > 1 else 0
+    assert names["FFMA"] == accumulators * adds + starts
     assert names["I2FP"] == accumulators * converts
     assert names["I2F"] == 0
     few = stages * units * 4 * rows  # scales of blocks, or of MXINT8's rows
@@ -197,6 +215,8 @@ def test_the_loop_holds_the_instructions_that_the_header_counts(case: str) -> No
     if one.sets * one.parts > 1:
         waits = [i for i, opcode in enumerate(body) if opcode.startswith("WARPGROUP.DEPBAR")]
         assert len(waits) == pieces
+        if one.run > 1:
+            return  # every stage of the body begins like its first
         several = one.sets * one.parts > 2
         for wait, (start, end) in enumerate(pairwise([*waits, len(body)])):
             between = [opcode for opcode in body[start:end] if re.match("[IQ]GMMA|FFMA", opcode)]

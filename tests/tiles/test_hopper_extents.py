@@ -24,7 +24,7 @@ from tiles.problems import parse_problem
 PLAIN = {"block_m": 128, "block_n": 128, "stages": 4, "cluster": 1, "group_m": 4}
 TURNS = {"pingpong": False, "store_buffers": 1, "chained": False}
 SKINNY = {"block_m": 16, "block_n": 64, "stages": 4, "cluster": 8, "interleaved": False}
-BLOCKS = {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False}
+BLOCKS = {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
 CONFIGS: Mapping[ModuleType, Mapping[str, int | bool]] = {
     gemm_hopper: PLAIN | TURNS,
     gemm_hopper_skinny: SKINNY,

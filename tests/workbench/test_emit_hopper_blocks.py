@@ -53,6 +53,7 @@ def test_sources_and_headers_ship(package: EmittedPackage) -> None:
     for name in (
         "gemm_hopper_blocks.py",
         "gemm_hopper_blocks.cu",
+        "hopper_block_factors.cuh",
         "hopper_block_quantizer.cuh",
         "hopper_block_scales.cuh",
         "hopper_raster.cuh",

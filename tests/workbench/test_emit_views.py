@@ -95,7 +95,7 @@ CONFIG = {
     "store_buffers": 1,
 }
 BLOCK_CONFIG = {key: value for key, value in CONFIG.items() if key not in ("pingpong", "chained")}
-BLOCK_CONFIG |= {"consumers": 2, "sets": 2, "parts": 1, "spread": False}
+BLOCK_CONFIG |= {"consumers": 2, "sets": 2, "parts": 1, "spread": False, "run": 1}
 
 
 def _aligned(rows: int, cols: int, dtype: torch.dtype, pitch: int | None = None) -> torch.Tensor:

@@ -58,7 +58,16 @@ from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
 from tiles.kernels.base import Accuracy
 from tiles.problems import Gemm
 
-__all__ = ["Arithmetic", "Reference", "compare", "gemm_arithmetic", "gemm_reference"]
+__all__ = [
+    "TILE_MARGIN",
+    "Arithmetic",
+    "Reference",
+    "compare",
+    "gemm_arithmetic",
+    "gemm_reference",
+    "row_slices",
+    "tile_means",
+]
 
 #: Deviation, in standard deviations of Hoeffding's bound, that one element exceeds once in 8e11.
 DEVIATIONS = 7.5
@@ -171,7 +180,7 @@ def _one_signedness(exact: torch.Tensor, sizes: torch.Tensor, unit: torch.Tensor
 def _largest(x: torch.Tensor) -> torch.Tensor:
     """Largest finite magnitude, at least 1e-300."""
     largest = x.new_full((), 1e-300)
-    for rows in _row_slices(*x.shape):
+    for rows in row_slices(*x.shape):
         finite = torch.nan_to_num(x[rows], nan=0.0, posinf=0.0, neginf=0.0)
         largest = torch.maximum(largest, finite.abs_().amax())
     return largest
@@ -180,13 +189,17 @@ def _largest(x: torch.Tensor) -> torch.Tensor:
 def _sizes(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     """``|x| / unit`` in fp32."""
     sizes = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    for rows in _row_slices(*x.shape):
+    for rows in row_slices(*x.shape):
         sizes[rows] = (x[rows] / unit).abs_()
     return sizes
 
 
-def _tile_means(values: torch.Tensor) -> torch.Tensor:
-    """Mean of every 128 x 128 tile, ragged edge tiles over the elements they have."""
+def tile_means(values: torch.Tensor) -> torch.Tensor:
+    """Mean of every 128 x 128 tile, ragged edge tiles over the elements they have.
+
+    Returns:
+        (ceil(M / 128), ceil(N / 128)) float64.
+    """
     return _tile_sums(values) / _tile_counts(values.shape[0], values.shape[1], values)
 
 
@@ -205,7 +218,7 @@ def _tile_counts(rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
     return torch.outer(extents(rows), extents(cols))
 
 
-def _row_slices(rows: int, cols: int) -> list[slice]:
+def row_slices(rows: int, cols: int) -> list[slice]:
     """Rows in chunks of whole tiles, so that no temporary is as large as an operand or output."""
     step = max(1, _CHUNK_ELEMENTS // (cols * TILE)) * TILE
     return [slice(row, min(row + step, rows)) for row in range(0, rows, step)]
@@ -238,7 +251,7 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
     a_unit, b_unit = (_largest(x) for x in (a, b))
     b_sizes = _sizes(b, b_unit).T
     b_squares = b_sizes.square()
-    for rows in _row_slices(m, max(n, k)):
+    for rows in row_slices(m, max(n, k)):
         torch.matmul(a[rows], b.T, out=exact[rows])
         a_sizes = _sizes(a[rows], a_unit)
         q = (a_sizes.square() @ b_squares).to(torch.float64).sqrt() * (a_unit * b_unit)
@@ -246,7 +259,7 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
         bound[rows] = _element_bound(exact[rows], q, kappa, k, arithmetic).to(torch.float32)
         # Elements without a number add nothing to their tile's limit, nor to its error.
         variance = _element_variance(exact[rows], q, kappa, k, arithmetic)
-        limits.append(_tile_means(torch.nan_to_num(variance, nan=0.0, posinf=0.0)))
+        limits.append(tile_means(torch.nan_to_num(variance, nan=0.0, posinf=0.0)))
     counts = _tile_counts(m, n, exact)
     sampling = 1 + DEVIATIONS * torch.sqrt(2 / counts)
     limit = TILE_MARGIN * torch.sqrt(torch.cat(limits) * sampling)
@@ -271,7 +284,7 @@ def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
         raise ValueError(f"output has shape {tuple(out.shape)}, the reference {(m, n)}")
     worst, error2, size2 = 0.0, 0.0, 0.0
     reason = ""
-    for rows in _row_slices(m, n):
+    for rows in row_slices(m, n):
         row = rows.start
         exact, bound = reference.exact[rows], reference.bound[rows]
         got = out[rows].to(torch.float64)
@@ -307,7 +320,7 @@ def compare(out: torch.Tensor, reference: Reference) -> Accuracy:
 
 def _first_bad_tile(squares: torch.Tensor, row: int, reference: Reference) -> str:
     """One line about the first tile whose root mean square error exceeds its limit, or ''."""
-    rms = torch.sqrt(_tile_means(squares))
+    rms = torch.sqrt(tile_means(squares))
     first = row // TILE
     limit = reference.tile_rms_limit[first : first + rms.shape[0]]
     bad = torch.nonzero(rms > limit)

@@ -53,6 +53,9 @@ CODED_OUTPUTS = (
     "e4m3fn.b32x32",
     "e4m3fn.b64x64",
 )
+#: Units of a set that its accumulators may run on over, and elements along K that these may have.
+RUNS = (4, 8)
+RUN_K = 256
 #: Formats of scales whose values the launcher takes as fp32.
 STORED = ("fp32", "e8m0fnu")
 
@@ -71,6 +74,9 @@ class HopperBlockGemmConfig(TileConfig):
     sets: int  #: accumulators of a warpgroup: with 2 one is promoted while the other is filled
     parts: int  #: pieces of a set that are multiplied and promoted one by one
     spread: bool  #: sums of a piece may stand among the products behind it
+    #: 1: integer sums of every unit are converted, exactly; more: they start as a float's bits,
+    #: run on over so many units of a set, and are multiplied by differences of scales
+    run: int = 1
 
 
 def block_scales(activation: TensorFormat, weight: TensorFormat) -> str | None:
@@ -92,6 +98,11 @@ def _mode(problem: Gemm) -> str:
     return found
 
 
+def _runs(problem: Gemm) -> bool:
+    """Whether accumulators may run on over units: integers under scales of blocks."""
+    return problem.recipe.activation.element.name == "int8" and SCALES[_mode(problem)][0] > 1
+
+
 def consumer_tile(table: ConfigTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of one consumer: they stand below each other as far as 64 rows reach."""
     m, n, consumers = table["block_m"], table["block_n"], table["consumers"]
@@ -104,16 +115,19 @@ def block_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     rows, quant_k = SCALES[_mode(problem)]
     m, n, stages = table["block_m"], table["block_n"], table["stages"]
     units = STAGE_BYTES // quant_k
+    running = table["run"] > 1
     if rows == 1:
         scales = units * (m + n) * 4
     else:
-        blocks = np.maximum(m // rows, 1) + np.maximum(n // rows, 1)
-        scales = -(-units * blocks * 4 // 128) * 128
+        a_blocks, b_blocks = np.maximum(m // rows, 1), np.maximum(n // rows, 1)
+        differences = (units + 1) * a_blocks * b_blocks
+        count = np.where(running, differences, units * (a_blocks + b_blocks))
+        scales = -(-count * 4 // 128) * 128
     ring = -(-stages * scales // 1024) * 1024
     tiles = stages * (m + n) * STAGE_BYTES
     staging = table["consumers"] * table["store_buffers"] * STORE_BYTES
     # Barriers, and where warps meet on the largest magnitudes of blocks of codes.
-    used = 16 * stages + 128
+    used = 16 * stages + 8 * stages * running + 128
     static = -(-used // STATIC_UNIT_BYTES) * STATIC_UNIT_BYTES
     total: NDArray[np.int64] = static + tiles + ring + staging
     return total
@@ -148,6 +162,7 @@ class HopperBlockGemm(Kernel):
         return NumericPath.NATIVE
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
+        assert isinstance(problem, Gemm)
         return ConfigTable.product(
             HopperBlockGemmConfig,
             block_m=(128, 256),
@@ -160,6 +175,7 @@ class HopperBlockGemm(Kernel):
             sets=(1, 2),
             parts=(1, 2),
             spread=(False, True),
+            run=(1, *RUNS) if _runs(problem) else (1,),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
@@ -168,6 +184,7 @@ class HopperBlockGemm(Kernel):
         m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
         group, buffers = table["group_m"], table["store_buffers"]
         consumers, sets, parts = (table[f] for f in ("consumers", "sets", "parts"))
+        run = table["run"]
         shared = (m == 128) & (n == 128) | (of_rows & (m == 256) & (n == 64))
         narrow = (m == 128) & (n == 64) & (consumers == 2)
         return [
@@ -215,6 +232,24 @@ class HopperBlockGemm(Kernel):
                     f"spread with sets {sets[r]}, parts {parts[r]}, consumers {consumers[r]}: it "
                     "takes several pieces, 32 of K under a scale, and two consumers where every "
                     "row has scales of its own; the others' registers do not hold it"
+                ),
+            ),
+            Rule(
+                "run",
+                ~np.isin(run, (1, *RUNS))
+                | (run > 1)
+                & (
+                    (not _runs(problem))
+                    | (run * SCALES[_mode(problem)][1] > RUN_K)
+                    | (sets * parts == 1)
+                    | (sets * parts * consumers > 8)
+                    | (stages < 3)
+                ),
+                lambda r: (
+                    f"run {run[r]} with sets {sets[r]}, parts {parts[r]}, consumers "
+                    f"{consumers[r]}, stages {stages[r]}: it is 1; or 4 or 8 for int8 with scales "
+                    f"of blocks, over {RUN_K} of K at most, three stages and several pieces, two "
+                    "for four consumers, whose registers hold no more"
                 ),
             ),
             shared_memory_rule(block_smem_bytes(problem, table), limits),

@@ -50,23 +50,37 @@
 // with 4 loads of scales fewer a unit and twice the wgmmas: 736), MXINT8 1836 and 528, blocks of
 // 128 512 and 1892.
 //
-// No conversion would be needed if the int32 accumulators started at 0x4b400000: their bits are
-// then those of the float 1.5 2^23 + sum.  But an accumulator that starts from a constant instead
-// of zero costs a move, so that with an FADD there are three instructions; and with the FFMA on the
-// biased float, two, whose rounding error is half an ulp of 1.5 2^23 x scale, half a code product.
-// Next to a block of zeros, whose scale is 1 by convention, that error is larger than the sum.
-// Accumulators that run on along K, multiplied by differences of scales, take one instruction and
-// have that error too.
+// RUN > 1: no conversions (int8, scales of blocks).  An int32 accumulator that starts at 0x4b400000
+// has the bits of the float 1.5 2^23 + sum, as long as sums stay within 2^22: for RUN units of
+// QUANT_K x RUN <= 256, codes of -128 included.  A set's accumulators run on over that many of its
+// units, and the sum takes differences of its neighbouring scales (summation by parts):
+//
+//   s_0 x_0 + s_1 x_1 + ... = (s_0 - s_1) X_0 + (s_1 - s_2) X_1 + ...,   X_j = x_0 + ... + x_j,
+//
+// one FFMA an accumulator and unit.  The differences add up to s_0, so the bias that they bring is
+// 1.5 2^23 s_0, taken off by an FFMA at the start, one for the runs of all sets; and a start is a
+// move.  A warp that otherwise copies scales makes the differences of all pairs of blocks (see
+// hopper_block_factors.cuh); consumers load four at a time.  The loop's body is RUN x SETS units.
+// Instructions of a warp for a stage of 128 of K, 128 x 128 a tile, two consumers, PARTS 2, of
+// them 256 x (1 + 1 / RUN + 1 / (RUN x SETS)) beside the rest:
+//   RUN 8, SETS 2    304 + 96 = 400        RUN 4, SETS 2    352 + 97 = 449
+//   RUN 8, SETS 1    320 + 85 = 405        RUN 4, SETS 1    384 + 97 = 481
+// where RUN 1 has 611; the warp that makes the differences has 105, beside one scheduler's consumers.
+// In a stage, pieces go on as without runs: at its begin the wait is for all that are in flight.
 //
 // Errors: integer products are exact, 128 x 127^2 < 2^24 as floats too.  A unit adds two roundings
-// in fp32, of the two scales' product (none for powers of two) and of the multiply-add.  A NaN
-// scale makes what it touches NaN.
+// in fp32, of the two scales' product (none for powers of two) and of the multiply-add.  With RUN
+// the addends have the bias: one more error of at most 5.5 code products x scales a unit, 1.6 in the
+// root mean square (tiles/kernels/accuracy_of_runs.py), where scales' products stay below 2^100.
+// Blocks of zeros, whose scale is 1 by convention, count as blocks of scale 0.  A NaN scale makes
+// what it touches NaN.
 //
 // Macros from the launcher: ELEMENT (2 e4m3fn, 3 e5m2, 4 int8), UNIT_LOG2 (what a code product of 1
 // stands for: -12 for MXINT8, else 0), OUT (0 bf16, 1 fp16, 2 fp32, 3 int8, 4 e4m3fn), OUT_BLOCK
 // (side of an output block, for codes), STOCHASTIC, A_ROWS and B_ROWS (under one scale: both 1, or
 // both 32, 64 or 128), QUANT_K (32, 64, 128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
-// STORE_BUFFERS, CONSUMERS (2 or 4), SETS (1 or 2), PARTS (1 or 2), SPREAD (0 or 1).
+// STORE_BUFFERS, CONSUMERS (2 or 4), SETS (1 or 2), PARTS (1 or 2), SPREAD (0 or 1), RUN (1: sums of
+// integers are converted; or units that accumulators run on).
 
 #define THREADS (128 * (CONSUMERS + 1))
 #define ROW_BYTES 128  // of a stage's rows: the width of the swizzle
@@ -99,8 +113,11 @@
 // before every use of an accumulator unless the first wait of the body is for all groups; so that
 // wait comes first, with one piece fewer to wait for, and the missing piece is issued behind it.
 #define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : IN_FLIGHT)
-// Pieces of the loop's body: as many stages as it takes for each to come back to its slot.
-#define BODY_PIECES (PIECES % SLOTS == 0 ? PIECES : 2 * PIECES)
+// Pieces of the loop's body: as many stages as it takes for each to come back to its slot, or all
+// runs to their end.
+#define BODY_PIECES \
+    (RUN > 1 ? RUN * SLOTS : PIECES % SLOTS == 0 ? PIECES : 2 * PIECES)
+#define BODY_STAGES (BODY_PIECES / PIECES)
 #define VECTOR (A_ROWS == 1)       // scales of rows and columns, not of blocks
 #define CODES (OUT >= 3)
 #define OUT_BYTES (OUT == 2 ? 4 : OUT < 2 ? 2 : 1)
@@ -109,11 +126,14 @@
 #define STORE_BYTES (64 * ROW_BYTES)
 
 // Scales of a stage.  VECTOR: UNITS rows of BLOCK_M, then UNITS of BLOCK_N.  Blocks: of every unit
-// those of B, then of every block of rows of A those of the units.
+// those of B, then of every block of rows of A those of the units.  RUN: what
+// hopper_block_factors.cuh tells.
 #define A_SCALES (VECTOR ? BLOCK_M : BLOCK_M < A_ROWS ? 1 : BLOCK_M / A_ROWS)
 #define B_SCALES (VECTOR ? BLOCK_N : BLOCK_N < B_ROWS ? 1 : BLOCK_N / B_ROWS)
 #define SCALES (UNITS * (A_SCALES + B_SCALES))
-#define SCALE_BYTES (VECTOR ? SCALES * 4 : (SCALES * 4 + 127) / 128 * 128)
+#define FACTORS ((UNITS + 1) * A_SCALES * B_SCALES)  // with RUN
+#define SCALE_BYTES \
+    (VECTOR ? SCALES * 4 : ((RUN > 1 ? FACTORS : SCALES) * 4 + 127) / 128 * 128)
 #define SCALE_RING ((STAGES * SCALE_BYTES + 1023) / 1024 * 1024)
 #define OWN_SCALES (COLUMNS < B_ROWS ? 1 : COLUMNS / B_ROWS)  // blocks of B, of a consumer's columns
 
@@ -143,9 +163,17 @@
 #error "both sides have scales of rows, or both have scales of blocks"
 #endif
 
-#include "hopper_block_scales.cuh"
+#if RUN > 1 && (ELEMENT != 4 || VECTOR || QUANT_K * RUN > 256 || SLOTS == 1 || \
+                BODY_PIECES % PIECES || STAGES < 3)
+#error "runs are for int8 with scales of blocks, 256 of K at most, several pieces and three stages"
+#endif
+
 #include "hopper_raster.cuh"
 #include "hopper_ring.cuh"
+#include "hopper_block_scales.cuh"
+#if RUN > 1
+#include "hopper_block_factors.cuh"
+#endif
 #include "hopper_staging.cuh"
 
 #if CODES
@@ -165,6 +193,10 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                    const float *b_scale, int m, int n, int k CODES_PARAMETERS) {
     extern __shared__ __align__(1024) u8 memory[];
     __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
+#if RUN > 1
+    __shared__ __align__(8) u64 ready[STAGES];
+    const u32 ready_bar = shared_address(ready);  // factors of a stage
+#endif
 #if CODES
     __shared__ Peaks peaks[CONSUMERS];
 #endif
@@ -177,7 +209,11 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
 
     if (threadIdx.x == 0)  // a stage is filled by one thread, and 32 that copy scales of blocks
-        init_ring(full_bar, empty_bar, VECTOR ? 1 : 1 + 32, CONSUMERS * 4 * CLUSTER);
+        init_ring(full_bar, empty_bar, VECTOR || RUN > 1 ? 1 : 1 + 32, CONSUMERS * 4 * CLUSTER);
+#if RUN > 1
+    if (threadIdx.x < STAGES) barrier_init(ready_bar + threadIdx.x * 8, 1);
+    if (threadIdx.x < STAGES) barrier_fence();
+#endif
     sync_cluster_or_cta();
 
     if (group == 0) {
@@ -205,7 +241,30 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 }
             }
         }
-#if !VECTOR
+#if RUN > 1
+        if (warp_index == 1) {
+            RunScales scales(a_ring, b_ring, full_bar);
+            for (int index = blockIdx.x / CLUSTER; index < raster.count();
+                 index += gridDim.x / CLUSTER) {
+                int top, left;
+                raster.place(index, rank, top, left);
+                scales.begin_tile(a_scale, b_scale, m, n, k, top, left);
+                // `stage` is the one behind that which is written.
+                for (int step = -1; step < steps; step++) {
+                    const bool more = step + 1 < steps;
+                    scales.advance(more, stage, phase ^ 1);
+                    if (step >= 0) {
+                        const int last = stage_before(stage);
+                        barrier_wait(empty_bar + last * 8, stage == 0 ? phase ^ 1 : phase);
+                        scales.write(scale_ring + last * SCALE_BYTES, step, more);
+                        __syncwarp();
+                        if (threadIdx.x % 32 == 0) barrier_arrive(ready_bar + last * 8);
+                    }
+                    if (more && ++stage == STAGES) stage = 0, phase ^= 1;
+                }
+            }
+        }
+#elif !VECTOR
         if (warp_index == 1) {
             const int a_rows = (m + A_ROWS - 1) / A_ROWS, b_rows = (n + B_ROWS - 1) / B_ROWS;
             const int units = (k + QUANT_K - 1) / QUANT_K;
@@ -246,14 +305,25 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         // Waits until the next stage is full: its pieces can be issued.
         auto await_stage = [&] {
             barrier_wait(full_bar + stage * 8, phase);
+#if RUN > 1
+            barrier_wait(ready_bar + stage * 8, phase);
+#endif
             a_tile = a_first + stage * (A_BYTES >> 4);
             b_tile = b_first + stage * (B_BYTES >> 4);
             if (++stage == STAGES) stage = 0, phase ^= 1;
         };
-        // Issues the wgmma group of a piece of the stage that await_stage() saw last.
-        auto issue = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece) {
+        // Issues the wgmma group of a piece of the stage that await_stage() saw last; `at` is its
+        // place in the loop's body.
+        auto issue = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece, int at) {
             const int unit = piece / PARTS, down = piece % PARTS / PIECES_N * PIECE_TILES;
             const int across = piece % PIECES_N * (WGMMA_N * ROW_BYTES >> 4);
+#if RUN > 1
+            if (at % BODY_PIECES < SLOTS)
+#pragma unroll
+                for (int t = 0; t < PIECE_TILES; t++)
+#pragma unroll
+                    for (int i = 0; i < HALF; i++) start_sum(d[t][i]);
+#endif
 #pragma unroll
             for (int t = 0; t < PIECE_TILES; t++) pin(d[t]);
             wgmma_fence();
@@ -261,9 +331,9 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
             for (int t = 0; t < PIECE_TILES; t++)
 #pragma unroll
                 for (int s = 0; s < QUANT_K / 32; s++) {
-                    const int at = unit * (QUANT_K >> 4) + s * 2;
-                    wgmma(d[t], descriptor_at(a_tile + (down + t) * (64 * ROW_BYTES >> 4) + at),
-                          descriptor_at(b_tile + across + at), s > 0);
+                    const int in_row = unit * (QUANT_K >> 4) + s * 2;
+                    wgmma(d[t], descriptor_at(a_tile + (down + t) * (64 * ROW_BYTES >> 4) + in_row),
+                          descriptor_at(b_tile + across + in_row), RUN > 1 || s > 0);
                 }
             wgmma_commit();
         };
@@ -289,9 +359,12 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 oldest = stage_after(oldest);
             };
             // Adds a piece, which is complete.
-            auto promote = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece) {
+            auto promote = [&](Accumulator(&d)[PIECE_TILES][HALF], int piece, int at) {
 #pragma unroll
                 for (int t = 0; t < PIECE_TILES; t++) pin(d[t]);
+#if RUN > 1
+                if (at < PARTS) factors.start(sum, piece);
+#endif
                 factors.add(d, sum, piece);
             };
 #if SLOTS == 1
@@ -300,10 +373,10 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 begin_promotion();
 #pragma unroll
                 for (int piece = 0; piece < PIECES; piece++) {
-                    issue(product[0], piece);
-                    factors.fetch(piece);
+                    issue(product[0], piece, piece);
+                    factors.fetch(piece, piece);
                     wgmma_wait<0>();
-                    promote(product[0], piece);
+                    promote(product[0], piece, piece);
                 }
                 release_oldest();
             }
@@ -316,35 +389,46 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
             auto promote_next = [&](int first, int piece) {
                 const int at = first + piece;  // in the loop's body
                 const bool more = step < steps - 1;
-                if (at == 0 && IN_FLIGHT > 1) {
+                if (piece == 0 && IN_FLIGHT > 1) {
                     wgmma_wait<0>();
-                    issue(product[CARRIED], CARRIED);
+                    issue(product[(at + CARRIED) % SLOTS], CARRIED, at + CARRIED);
                 }
                 if (piece + IN_FLIGHT == PIECES && more) await_stage();
-                factors.fetch(piece);
-                if (at > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
-                if (at < BODY_PIECES - 1 || IN_FLIGHT == 1)
-                    issue(product[(at + IN_FLIGHT) % SLOTS], (piece + IN_FLIGHT) % PIECES);
+                factors.fetch(piece, at);
+                if (piece > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
+                if (piece < PIECES - 1 || IN_FLIGHT == 1)
+                    issue(product[(at + IN_FLIGHT) % SLOTS], (piece + IN_FLIGHT) % PIECES,
+                          at + IN_FLIGHT);
                 // The condition always holds, which the compiler does not know: without SPREAD it
                 // may not move the promotion's instructions across the wgmmas above or the wait
                 // below.
                 int true_for_any_k = k;
                 if (!SPREAD) asm volatile("" : "+r"(true_for_any_k));
-                if (SPREAD || true_for_any_k > 0) promote(product[at % SLOTS], piece);
+                if (SPREAD || true_for_any_k > 0) promote(product[at % SLOTS], piece, at);
                 if (piece == PIECES - 1 && more) release_oldest();
             };
             await_stage();
 #pragma unroll
-            for (int piece = 0; piece < CARRIED; piece++) issue(product[piece], piece);
+            for (int piece = 0; piece < CARRIED; piece++) issue(product[piece], piece, piece);
             while (true) {
                 begin_promotion();
 #pragma unroll
                 for (int piece = 0; piece < PIECES; piece++) promote_next(0, piece);
                 if (++step == steps) break;
-#if BODY_PIECES > PIECES
+#if BODY_PIECES >= 2 * PIECES
                 begin_promotion();
 #pragma unroll
                 for (int piece = 0; piece < PIECES; piece++) promote_next(PIECES, piece);
+                if (++step == steps) break;
+#endif
+#if BODY_PIECES >= 4 * PIECES
+                begin_promotion();
+#pragma unroll
+                for (int piece = 0; piece < PIECES; piece++) promote_next(2 * PIECES, piece);
+                if (++step == steps) break;
+                begin_promotion();
+#pragma unroll
+                for (int piece = 0; piece < PIECES; piece++) promote_next(3 * PIECES, piece);
                 if (++step == steps) break;
 #endif
             }

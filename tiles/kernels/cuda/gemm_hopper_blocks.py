@@ -34,27 +34,33 @@ __all__ = [
 
 FIELDS = (
     *("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers"),
-    *("consumers", "sets", "parts", "spread"),
+    *("consumers", "sets", "parts", "spread", "run"),
 )
+
+#: Longest run along K: 256 x 128^2 = 2^22 is the largest sum beside 1.5 x 2^23 in a float's bits.
+RUN_K = 256
 
 _KEYS = np.dtype([("words", KEYS)])
 
 
-def _scale_bytes(scales: str, block_m: int, block_n: int) -> int:
-    """Shared memory for the scales of a stage."""
+def _scale_bytes(scales: str, block_m: int, block_n: int, run: int) -> int:
+    """Shared memory for the scales of a stage, or with runs for their pairs' differences."""
     rows, quant_k = SCALES[scales]
     units = ROW_BYTES // quant_k
     if rows == 1:
         return units * (block_m + block_n) * 4
-    blocks = max(block_m // rows, 1) + max(block_n // rows, 1)
-    return -(-units * blocks * 4 // 128) * 128
+    a_blocks, b_blocks = max(block_m // rows, 1), max(block_n // rows, 1)
+    count = (units + 1) * a_blocks * b_blocks if run > 1 else units * (a_blocks + b_blocks)
+    return -(-count * 4 // 128) * 128
 
 
 def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
     """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
-    block_m, block_n, stages = (int(config[f]) for f in ("block_m", "block_n", "stages"))
+    block_m, block_n, stages, run = (
+        int(config[f]) for f in ("block_m", "block_n", "stages", "run")
+    )
     tiles = stages * (block_m + block_n) * ROW_BYTES
-    ring = -(-stages * _scale_bytes(scales, block_m, block_n) // 1024) * 1024
+    ring = -(-stages * _scale_bytes(scales, block_m, block_n, run) // 1024) * 1024
     return tiles + ring + int(config["consumers"] * config["store_buffers"]) * 64 * ROW_BYTES
 
 
@@ -85,7 +91,7 @@ def options(
     """
     check_formats(element, out, scales)
     check_fields(config, FIELDS)
-    block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread = (
+    block_m, block_n, stages, cluster, group_m, buffers, consumers, sets, parts, spread, run = (
         int(config[f]) for f in FIELDS
     )
     rows, quant_k = SCALES[scales]
@@ -118,6 +124,22 @@ def options(
         )
     if not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(f"stages = {stages}, group_m = {group_m}: they lie in 2..8 and from 1")
+    if run not in (1, 4, 8):
+        raise ValueError(f"run = {run}: it is 1, 4 or 8")
+    if run > 1 and not (
+        element == "int8"
+        and rows > 1
+        and run * quant_k <= RUN_K
+        and 1 < sets * parts <= 8 // consumers
+    ):
+        raise ValueError(
+            f"run = {run}, element {element}, scales {scales}, sets = {sets}, parts = {parts}, "
+            f"consumers = {consumers}: "
+            f"runs are for int8 with scales of blocks, {RUN_K} of K at most, and several pieces, "
+            "two for four consumers"
+        )
+    if run > 1 and stages < 3:
+        raise ValueError(f"run = {run}, stages = {stages}: runs take 3 stages or more")
     _, element_value, unit_log2 = ELEMENTS[element]
     macros = {
         "ELEMENT": element_value,
@@ -138,6 +160,7 @@ def options(
         "SETS": sets,
         "PARTS": parts,
         "SPREAD": spread,
+        "RUN": run,
     }
     return macro_options(macros, ARCHITECTURE)
 

@@ -5,8 +5,21 @@
 // stage has a few only, a warp copies them: of every unit those of B, then of every block of rows
 // of A those of the units.
 //
-// Macros: VECTOR, UNITS, UNIT_LOG2, PARTS, PIECES_N, PIECE_TILES, TILES_M, SUMS, EARLY, A_ROWS,
+// RUN: the integer sums' bits are floats, see gemm_hopper_blocks.cu, and hopper_block_factors.cuh
+// for what a stage holds.
+//
+// Macros: RUN, VECTOR, UNITS, UNIT_LOG2, PARTS, PIECES_N, PIECE_TILES, TILES_M, SUMS, EARLY, A_ROWS,
 // B_ROWS, B_SCALES, OWN_SCALES, BLOCK_M, BLOCK_N, WGMMA_N.
+
+#if RUN > 1
+#define BIAS 12582912.0f  // 1.5 x 2^23
+
+// Starts an accumulator at the bits of BIAS, each by itself: copies of one register would wait for
+// the wgmma that has it as an accumulator.
+__device__ __forceinline__ void start_sum(Accumulator &d) {
+    asm volatile("mov.b32 %0, 0x4b400000;" : "=r"(d));
+}
+#endif
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
 __device__ __forceinline__ float multiply_rn(float x, float y) {
@@ -21,7 +34,7 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
     return result;
 }
 
-#if !VECTOR
+#if !VECTOR && RUN == 1
 // Copies a scale to a stage, asynchronously; one beyond the grid becomes 0.
 __device__ __forceinline__ void copy_scale(u32 to, const float *scale, int grid_rows, int grid_cols,
                                            int row, int column) {
@@ -54,7 +67,52 @@ __device__ __forceinline__ void load_floats(u32 from, float (&x)[Count]) {
 // What a thread multiplies its accumulators of a stage by.  fetch() goes before the wait for a
 // piece, add() promotes it.
 struct Factors {
-#if VECTOR
+#if RUN > 1
+    u32 differences[TILES_M], starts[TILES_M];  // where those of its rows and columns lie
+    float both[TILES_M][OWN_SCALES];            // of one unit
+    float first[TILES_M][OWN_SCALES];           // sums of the runs' first scales
+
+    __device__ __forceinline__ void begin_stage(u32 scales, int first_row, int first_column, int lane) {
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++) {
+            const int down = (first_row + t * 64) / A_ROWS, aside = first_column / B_ROWS;
+            differences[t] = scales + (down * UNITS * B_SCALES + aside) * 4;
+            starts[t] = scales + ((A_SCALES * UNITS + down) * B_SCALES + aside) * 4;
+        }
+    }
+
+    __device__ __forceinline__ void fetch(int piece, int at) {
+        if (piece % PARTS != 0) return;
+#pragma unroll
+        for (int t = 0; t < TILES_M; t++) {
+            load_floats(differences[t] + piece / PARTS * B_SCALES * 4, both[t]);
+            if (at == 0) load_floats(starts[t], first[t]);
+        }
+    }
+
+    // Takes the bias of all runs off the sums of a piece.
+    __device__ __forceinline__ void start(float (&sum)[TILES_M][SUMS], int piece) const {
+        const int down = piece % PARTS / PIECES_N * PIECE_TILES, across = piece % PIECES_N * HALF;
+#pragma unroll
+        for (int t = 0; t < PIECE_TILES; t++)
+#pragma unroll
+            for (int i = across; i < across + HALF; i++)
+                sum[down + t][i] = fused_rn(first[down + t][i / 4 * 8 / B_ROWS], -BIAS, sum[down + t][i]);
+    }
+
+    __device__ __forceinline__ void add(Accumulator (&d)[PIECE_TILES][HALF],
+                                        float (&sum)[TILES_M][SUMS], int piece) const {
+        const int down = piece % PARTS / PIECES_N * PIECE_TILES, across = piece % PIECES_N * HALF;
+#pragma unroll
+        for (int t = 0; t < PIECE_TILES; t++)
+#pragma unroll
+            for (int i = 0; i < HALF; i++) {
+                const int at = across + i;
+                sum[down + t][at] = fused_rn(__int_as_float(d[t][i]),
+                                             both[down + t][at / 4 * 8 / B_ROWS], sum[down + t][at]);
+            }
+    }
+#elif VECTOR
     u32 rows, columns;               // where the scales of its first row and first columns lie
     float left[PIECE_TILES][2];      // of its rows of a piece
     float right[WGMMA_N / 8][2];     // of its columns of a piece
@@ -64,7 +122,7 @@ struct Factors {
         columns = scales + (UNITS * BLOCK_M + first_column + lane % 4 * 2) * 4;
     }
 
-    __device__ __forceinline__ void fetch(int piece) {
+    __device__ __forceinline__ void fetch(int piece, int) {
         const int unit = piece / PARTS, down = piece % PARTS / PIECES_N, across = piece % PIECES_N;
         if (across == 0)
 #pragma unroll
@@ -112,7 +170,7 @@ struct Factors {
             load_floats(scales + (B_SCALES + (first_row + t * 64) / A_ROWS) * UNITS * 4, left[t]);
     }
 
-    __device__ __forceinline__ void fetch(int piece) {
+    __device__ __forceinline__ void fetch(int piece, int) {
         if (piece % PARTS != 0) return;
         const int unit = piece / PARTS;
         float right[OWN_SCALES];
