@@ -28,7 +28,9 @@ def ring_of(
     Args:
         copied: scales of blocks; ``slots``: pieces that a consumer has accumulators for.
     """
-    counts = re.search(r"init_ring\(full_bar, empty_bar, VECTOR \? (.+) : (.+), (.+)\);", text)
+    counts = re.search(
+        r"init_ring\(full_bar, empty_bar, VECTOR \|\| RUN > 1 \? (.+) : (.+), (.+)\);", text
+    )
     parities = re.findall(r"u32 phase = (\d)", text)
     release = re.search(r"void release_stage\(.*?\n}", text, re.DOTALL)
     assert counts is not None

@@ -102,8 +102,18 @@ def test_the_stored_sweeps_are_whole_and_held_out_half_by_half(sweeps: DataSet) 
     assert size < 400_000
 
 
-def test_what_the_model_reaches_on_shapes_that_it_was_not_set_on(sweeps: DataSet) -> None:
-    """Half a point above what was reached when constants were set last."""
+def test_what_the_model_reaches_on_shapes_that_it_was_not_set_on(
+    sweeps: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a point above what was reached when constants were set last.
+
+    Stochastic rounding then took a random word an element, as the kernels that were measured did.
+    """
+    monkeypatch.setattr("sim.dataflow_model.STOCHASTIC_INSTRUCTIONS", 15.0)
+    monkeypatch.setattr("sim.dataflow_model.STOCHASTIC_MULTIPLIES", 4.75)
+    monkeypatch.setattr("sim.tile_stream.STOCHASTIC", (31.0, 18.0))
+    monkeypatch.setattr("sim.tile_stream.STOCHASTIC_INTEGER", (31.0, 18.0))
+    monkeypatch.setattr("sim.tile_stream.STOCHASTIC_MULTIPLIES", 5.0)
     parts = frozen_parts(sweeps.tables, sweeps.foretold, load_gpu("h200"))
     held = {
         (one.family, one.model): one.mape
