@@ -91,8 +91,8 @@ FAULTS = (
     ),
     (
         "triton/quantize_tile.py",
-        "ratio = quotient(x, divisor, negative, lift, SHORT)",
-        "ratio = quotient(x, divisor, negative, lift, SHORT) * 1.01",
+        "ratio = quotient(x, divisor, negative, lift * UNITS, SHORT)",
+        "ratio = quotient(x, divisor, negative, lift * UNITS, SHORT) * 1.01",
         "hopper_block_gemm gemm:512x64x256:jetfire:int8.b32x32: stand-in: random",
     ),
 )

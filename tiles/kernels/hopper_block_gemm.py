@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.formats import TensorFormat
+from tiles.formats import IntElement, TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
@@ -232,6 +232,18 @@ class HopperBlockGemm(Kernel):
                     f"spread with sets {sets[r]}, parts {parts[r]}, consumers {consumers[r]}: it "
                     "takes several pieces, 32 of K under a scale, and two consumers where every "
                     "row has scales of its own; the others' registers do not hold it"
+                ),
+            ),
+            Rule(
+                "registers",
+                of_rows
+                & isinstance(problem.recipe.activation.element, IntElement)
+                & (consumers == 4)
+                & (cluster == 2)
+                & (sets * parts == 1),
+                lambda r: (
+                    "consumers 4 in a cluster of 2 with sets 1 and parts 1: integers whose rows "
+                    "have scales of their own spill registers there"
                 ),
             ),
             Rule(

@@ -200,7 +200,12 @@ def encode(
     HARDWARE: tl.constexpr = not INTEGER and BITS == 8 and not SOFTWARE and not STOCHASTIC
     POISON: tl.constexpr = ZERO_CODE if NAN_CODE < 0 else NAN_CODE
     if HARDWARE:  # cvt.rn.satfinite: nearest even, saturating, NaN becomes 0x7f
-        code = _cast(ratio, MANTISSA)
+        if ASSEMBLY:
+            code = _cast(ratio, MANTISSA)
+        elif MANTISSA == 3:
+            code = ratio.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+        else:
+            code = ratio.to(tl.float8e5).to(tl.uint8, bitcast=True)
     elif ASSEMBLY and INTEGER and BITS == 8 and STOCHASTIC and not CLAMP:
         code = tl.inline_asm_elementwise(
             FOUR_CODES, "=r,f,f,f,f,r,r", [ratio, random.to(tl.uint16)], dtype=tl.uint8,
