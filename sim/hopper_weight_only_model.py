@@ -18,7 +18,7 @@ from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.occupancy import ctas_per_sm
 from sim.parameters import HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
-from sim.pipes import mma_clk
+from sim.pipes import SCHEDULERS, mma_clk
 from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable
@@ -43,7 +43,6 @@ DECODE_INSTRUCTIONS = {"int4": 11, "uint4": 11, "e2m1fn": 19, "int8": 8, "e4m3fn
 INTEGER_INSTRUCTIONS = {"int4": 7, "uint4": 7, "e2m1fn": 15, "int8": 6, "e4m3fn": 8}
 #: Registers of a thread beside those that hold operands, from the compiler's counts.
 THREAD_REGISTERS = 80
-SCHEDULERS = 4
 
 
 def hopper_weight_only_cost(

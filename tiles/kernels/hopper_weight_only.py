@@ -21,9 +21,8 @@ from tiles.kernels.hopper_weight_only_rules import (
     waste_rules,
     weight_smem_bytes,
 )
-from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.kernels.weight_only import ACTIVATIONS, undecoded
+from tiles.kernels.weight_only import weight_only_refusal
 from tiles.kernels.weight_only_resources import group_columns
 from tiles.problems import Gemm, Problem
 
@@ -69,18 +68,8 @@ class HopperWeightOnly(Kernel):
             return f"{self.name} serves gemm problems, not {problem}"
         if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
             return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        if reason := coded_output(self.name, problem):
+        if reason := weight_only_refusal(self.name, problem):
             return reason
-        recipe = problem.recipe
-        if recipe.outliers is not None:
-            return f"{self.name} has no second product for outliers: {recipe.outliers}"
-        activation, weight = recipe.activation, recipe.weight
-        if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
-            return f"{self.name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
-        if reason := undecoded(self.name, weight):
-            return reason
-        if scale_format(weight) == "e8m0fnu" and activation.element.name == "fp16":
-            return "E8M0 scales need the range of bf16: activations are fp16"
         if problem.m > MOST_ROWS:
             return f"M {problem.m}: {self.name} is for up to {MOST_ROWS} rows of activations"
         if problem.n % ROWS_MULTIPLE:

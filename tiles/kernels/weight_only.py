@@ -23,7 +23,7 @@ from tiles.kernels.weight_only_rules import (
 )
 from tiles.problems import Gemm, Problem
 
-__all__ = ["ACTIVATIONS", "TritonWeightOnly", "WeightOnlyConfig", "undecoded"]
+__all__ = ["TritonWeightOnly", "WeightOnlyConfig", "weight_only_refusal"]
 
 #: Elements of activations and of weights that the template takes.
 ACTIVATIONS = ("bf16", "fp16")
@@ -73,6 +73,24 @@ def undecoded(family: str, weight: TensorFormat) -> str | None:
     return None
 
 
+def weight_only_refusal(name: str, problem: Gemm) -> str | None:
+    """Why no kernel multiplies a problem as plain activations by decoded weights."""
+    if reason := coded_output(name, problem):
+        return reason
+    recipe = problem.recipe
+    if recipe.outliers is not None:
+        return f"{name} has no second product for outliers: {recipe.outliers}"
+    activation, weight = recipe.activation, recipe.weight
+    if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
+        return f"{name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
+    if reason := undecoded(name, weight):
+        return reason
+    assert weight.scaling is not None
+    if weight.scaling.stored.name == "e8m0fnu" and activation.element.name == "fp16":
+        return "E8M0 scales need the range of bf16: activations are fp16"
+    return None
+
+
 class TritonWeightOnly(Kernel):
     """``triton/gemm_weight_only.py``: bf16 or fp16 activations times packed low-bit weights."""
 
@@ -83,19 +101,8 @@ class TritonWeightOnly(Kernel):
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if not isinstance(problem, Gemm):
             return f"{self.name} serves gemm problems, not {problem}"
-        if reason := coded_output(self.name, problem):
+        if reason := weight_only_refusal(self.name, problem):
             return reason
-        recipe = problem.recipe
-        if recipe.outliers is not None:
-            return f"{self.name} has no second product for outliers: {recipe.outliers}"
-        activation, weight = recipe.activation, recipe.weight
-        if activation.scaling is not None or activation.element.name not in ACTIVATIONS:
-            return f"{self.name} takes plain {' or '.join(ACTIVATIONS)} activations: {activation}"
-        if reason := undecoded(self.name, weight):
-            return reason
-        assert weight.scaling is not None
-        if weight.scaling.stored.name == "e8m0fnu" and activation.element.name == "fp16":
-            return "E8M0 scales need the range of bf16: activations are fp16"
         if limits.vendor != "nvidia":
             return f"{limits.gpu}: weights are decoded by instructions of NVIDIA's GPUs"
         if limits.capability < _CAPABILITY:
