@@ -8,6 +8,7 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.dense_view import b_scale_rule, dense_rules
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import BatchedGemm, Problem, SecondOperand
@@ -90,7 +91,7 @@ class TritonBatchedGemm(Kernel):
         """Tiles of up to 128 x 128; the first legal candidate."""
         assert isinstance(problem, BatchedGemm)
         tma = "tma" in limits.features
-        for block_m, block_n, warps in (
+        tiles = (
             (128, 128, 8),
             (64, 128, 4),
             (128, 64, 4),
@@ -98,22 +99,22 @@ class TritonBatchedGemm(Kernel):
             (32, 64, 4),
             (16, 64, 4),
             (16, 32, 4),
-        ):
-            for block_k in (128, 64, 32):
-                for stages, with_tma in ((3, tma), (2, tma), (2, False)):
-                    config = BatchedGemmConfig(
-                        block_m=block_m,
-                        block_n=block_n,
-                        block_k=block_k,
-                        group_m=1,
-                        num_warps=warps,
-                        num_stages=stages,
-                        tma=with_tma,
-                    )
-                    rules = self.rules(problem, ConfigTable.of([config]), limits)
-                    if not any(rule.broken[0] for rule in rules):
-                        return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        )
+        candidates = (
+            BatchedGemmConfig(
+                block_m=block_m,
+                block_n=block_n,
+                block_k=block_k,
+                group_m=1,
+                num_warps=warps,
+                num_stages=stages,
+                tma=with_tma,
+            )
+            for block_m, block_n, warps in tiles
+            for block_k in (128, 64, 32)
+            for stages, with_tma in ((3, tma), (2, tma), (2, False))
+        )
+        return first_legal(self, problem, limits, candidates)
 
     @property
     def template(self) -> Path:

@@ -18,6 +18,7 @@ from tiles.kernels.decoded_formats import (
     template_element,
 )
 from tiles.kernels.decoded_rules import BLOCK_SCALED_K, loop_rules
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import GemmConfig, TritonGemm, launch_rules, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.triton.decoded_element import FOLDED
@@ -168,25 +169,24 @@ class TritonDecodedGemm(Kernel):
         if problem.m > _STAGED_ROWS or inner.recipe.blockwise:
             return _staged(own)
         block_m = 16 if problem.m <= 16 else 64
-        for n in (64, 32, 16):
-            for k in (64, 32):
-                for stages in (4, 3, 2):
-                    config = DecodedGemmConfig(
-                        block_m=block_m,
-                        block_n=n,
-                        block_k=k,
-                        group_m=8 if problem.m > block_m else 1,
-                        num_warps=4,
-                        num_stages=stages,
-                        tma=False,
-                        persistent=False,
-                        staged=False,
-                        native=False,
-                    )
-                    table = ConfigTable.of([config])
-                    if not any(r.broken[0] for r in self.rules(problem, table, limits)):
-                        return config
-        return _staged(own)
+        in_the_loop = [
+            DecodedGemmConfig(
+                block_m=block_m,
+                block_n=n,
+                block_k=k,
+                group_m=8 if problem.m > block_m else 1,
+                num_warps=4,
+                num_stages=stages,
+                tma=False,
+                persistent=False,
+                staged=False,
+                native=False,
+            )
+            for n in (64, 32, 16)
+            for k in (64, 32)
+            for stages in (4, 3, 2)
+        ]
+        return first_legal(self, problem, limits, [*in_the_loop, _staged(own)])
 
     @property
     def template(self) -> Path:

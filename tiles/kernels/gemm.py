@@ -12,6 +12,7 @@ from tiles.formats import IntElement, TensorFormat, element, scale_element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm_modes import mode_rules, mode_tables
 from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.refusals import coded_output
@@ -183,24 +184,23 @@ class TritonGemm(Kernel):
         if problem.n < 64:
             tiles = (*((m, 32, 4) for m, _, _ in tiles), *tiles)
         depths = [d for d in (depth, 64, 32) if all(q % d == 0 for q in quant)]
-        for tma in (True, False):
-            for m, n, warps in (*tiles, (16, 32, 4)):
-                for k in depths:
-                    for stages in (4, 3, 2):
-                        config = GemmConfig(
-                            block_m=m,
-                            block_n=n,
-                            block_k=k,
-                            group_m=8 if problem.m > m else 1,
-                            num_warps=warps,
-                            num_stages=stages,
-                            tma=tma,
-                            persistent=False,
-                        )
-                        table = ConfigTable.of([config])
-                        if not any(r.broken[0] for r in self.rules(problem, table, limits)):
-                            return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        candidates = (
+            GemmConfig(
+                block_m=m,
+                block_n=n,
+                block_k=k,
+                group_m=8 if problem.m > m else 1,
+                num_warps=warps,
+                num_stages=stages,
+                tma=tma,
+                persistent=False,
+            )
+            for tma in (True, False)
+            for m, n, warps in (*tiles, (16, 32, 4))
+            for k in depths
+            for stages in (4, 3, 2)
+        )
+        return first_legal(self, problem, limits, candidates)
 
     @property
     def template(self) -> Path:

@@ -11,6 +11,7 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.dense_view import b_scale_rule, dense_rules, dense_smem_bytes
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, GroupedGemm, Problem
@@ -126,24 +127,22 @@ class TritonGroupedGemm(Kernel):
         # Two programs side by side hide each other's promotion; their tiles are half as high.
         high = single.m > 64 and not quant
         heights = (128, 64, 32, 16) if high else (64, 32, 16)
-        for block_m, block_n in product(heights, (128, 64, 32)):
-            for block_k, (stages, with_tma) in product(
-                (min([depth, *quant]), 32), ((4, tma), (3, tma), (2, tma), (2, False))
-            ):
-                config = GroupedGemmConfig(
-                    block_m=block_m,
-                    block_n=block_n,
-                    block_k=block_k,
-                    group_m=1,
-                    num_warps=8 if block_m * block_n > 64 * 128 else 4,
-                    num_stages=stages,
-                    ctas_per_sm=2 if quant else 1,
-                    tma=with_tma,
-                )
-                rules = self.rules(problem, ConfigTable.of([config]), limits)
-                if not any(rule.broken[0] for rule in rules):
-                    return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        candidates = (
+            GroupedGemmConfig(
+                block_m=block_m,
+                block_n=block_n,
+                block_k=block_k,
+                group_m=1,
+                num_warps=8 if block_m * block_n > 64 * 128 else 4,
+                num_stages=stages,
+                ctas_per_sm=2 if quant else 1,
+                tma=with_tma,
+            )
+            for block_m, block_n in product(heights, (128, 64, 32))
+            for block_k in (min([depth, *quant]), 32)
+            for stages, with_tma in ((4, tma), (3, tma), (2, tma), (2, False))
+        )
+        return first_legal(self, problem, limits, candidates)
 
     @property
     def template(self) -> Path:

@@ -11,6 +11,7 @@ from tiles.formats import Scaling, TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.hopper_rules import (
     MAX_STAGES,
@@ -18,7 +19,6 @@ from tiles.kernels.hopper_rules import (
     STATIC_UNIT_BYTES,
     STORE_BYTES,
     compile_hopper,
-    first_legal,
     product_refusal,
     row_refusal,
     shared_memory_rule,

@@ -7,6 +7,7 @@ from typing import ClassVar
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.grouped_gemm import expert_gemm
 from tiles.kernels.hopper_gemm import (
     HopperGemm,
@@ -15,7 +16,7 @@ from tiles.kernels.hopper_gemm import (
     hopper_smem_bytes,
     scale_mode,
 )
-from tiles.kernels.hopper_rules import first_legal, shared_memory_rule
+from tiles.kernels.hopper_rules import shared_memory_rule
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import GroupedGemm, Problem, RowOrder
 

@@ -1,17 +1,15 @@
 """What the descriptors of the Hopper products in CUDA C++ refuse alike, and how they compile."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiles.formats import element
-from tiles.kernels.base import Kernel, Limits
+from tiles.kernels.base import Limits
 from tiles.kernels.compile_facts import CompileFacts
-from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 
@@ -23,14 +21,12 @@ __all__ = [
     "STATIC_UNIT_BYTES",
     "STORE_BYTES",
     "compile_hopper",
-    "first_legal",
     "product_refusal",
     "row_refusal",
     "shared_memory_rule",
     "walk_rules",
 ]
 
-Config = TypeVar("Config", bound=TileConfig)
 
 #: wgmma of this form exists on this capability alone: neither before nor after.
 CAPABILITY = 90
@@ -122,21 +118,6 @@ def walk_rules(problem: Gemm, table: ConfigTable, lowest: int) -> list[Rule]:
             lambda r: f"{stages[r]} stages for {steps} steps along K",
         ),
     ]
-
-
-def first_legal(
-    family: Kernel, problem: Problem, limits: Limits, configs: Iterable[Config]
-) -> Config:
-    """The first configuration that breaks no rule.
-
-    Raises:
-        ValueError: all do.
-    """
-    for config in configs:
-        rules = family.rules(problem, ConfigTable.of([config]), limits)
-        if not any(rule.broken[0] for rule in rules):
-            return config
-    raise ValueError(f"{family.name} has no default for {problem} on {limits.gpu}")
 
 
 def compile_hopper(

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.hopper_gemm import QUANT, hopper_refusal, scale_mode
 from tiles.kernels.hopper_rules import (
     STAGE_BYTES,
     compile_hopper,
-    first_legal,
     shared_memory_rule,
 )
 from tiles.kernels.table import ConfigTable, Rule

@@ -7,7 +7,8 @@ from typing import ClassVar
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
-from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, first_legal, row_refusal
+from tiles.kernels.first_legal import first_legal
+from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, row_refusal
 from tiles.kernels.hopper_weight_only_rules import (
     BLOCK_M,
     MAX_WARPS,

@@ -12,6 +12,7 @@ from tiles.formats import IntElement, TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
@@ -165,28 +166,22 @@ class TritonOutlierGemm(Kernel):
         assert isinstance(problem, Gemm)
         own = _PRODUCT.default(inner_problem(problem), limits)
         columns = isinstance(problem.recipe.outliers, OutlierColumns)
-        for block_m, block_n in (
-            (own.block_m, own.block_n),
-            (64, 64),
-            (32, 32),
-            (16, 32),
-            (16, 16),
-        ):
-            for stages in (own.num_stages, 3, 2):
-                config = OutlierGemmConfig(
-                    block_m=min(block_m, own.block_m),
-                    block_n=min(block_n, own.block_n),
-                    block_k=own.block_k,
-                    outlier_k=16 if columns else own.block_k,
-                    group_m=8 if problem.m > block_m else 1,
-                    num_warps=own.num_warps if block_m == own.block_m else 4,
-                    num_stages=stages,
-                    tma=own.tma,
-                )
-                table = ConfigTable.of([config])
-                if not any(rule.broken[0] for rule in self.rules(problem, table, limits)):
-                    return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        tiles = ((own.block_m, own.block_n), (64, 64), (32, 32), (16, 32), (16, 16))
+        candidates = (
+            OutlierGemmConfig(
+                block_m=min(block_m, own.block_m),
+                block_n=min(block_n, own.block_n),
+                block_k=own.block_k,
+                outlier_k=16 if columns else own.block_k,
+                group_m=8 if problem.m > block_m else 1,
+                num_warps=own.num_warps if block_m == own.block_m else 4,
+                num_stages=stages,
+                tma=own.tma,
+            )
+            for block_m, block_n in tiles
+            for stages in (own.num_stages, 3, 2)
+        )
+        return first_legal(self, problem, limits, candidates)
 
     @property
     def template(self) -> Path:

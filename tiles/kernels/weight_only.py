@@ -9,6 +9,7 @@ from tiles.formats import TensorFormat
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
+from tiles.kernels.first_legal import first_legal
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import next_power_of_two
@@ -172,11 +173,7 @@ class TritonWeightOnly(Kernel):
             for n, w in ((block_n, warps), (block_n, warps // 2), (64, 4), (64, 2), (32, 2))
             for stages in (4, 3, 2)
         ]
-        for config in candidates:
-            table = ConfigTable.of([config])
-            if not any(r.broken[0] for r in self.rules(problem, table, limits)):
-                return config
-        raise ValueError(f"{self.name} has no default for {problem} on {limits.gpu}")
+        return first_legal(self, problem, limits, candidates)
 
     @property
     def template(self) -> Path:
