@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A process takes file after file, in the order of tests/conftest.py: the longest first.
 FILES := --dist loadfile --no-loadscope-reorder
+# pytest keeps the tests' bytecode, with its assertions rewritten, for the suite that comes next.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 
