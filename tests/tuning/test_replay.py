@@ -161,7 +161,7 @@ def test_a_study_without_an_optimum_is_refused(exhaustive: Run) -> None:
 
 
 @pytest.mark.slow
-def test_fifty_seeds_of_four_strategies_take_under_two_minutes_of_cpu(tmp_path: Path) -> None:
+def test_ten_seeds_of_four_strategies_take_a_fifth_of_two_minutes_of_cpu(tmp_path: Path) -> None:
     import sim
     from tiles.problems import parse_problem
     from tuning import Plan, StudyPlan
@@ -177,5 +177,5 @@ def test_fifty_seeds_of_four_strategies_take_under_two_minutes_of_cpu(tmp_path: 
     run = tuning.run(plan)
     assert len(run.studies[0].trials) > 1000
     begun = time.process_time()
-    replay(run, seeds=50)
-    assert time.process_time() - begun < 120  # on a host half as fast
+    replay(run, seeds=10)
+    assert time.process_time() - begun < 24  # on a host half as fast; fifty take five times that
