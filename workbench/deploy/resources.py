@@ -1,0 +1,120 @@
+"""What a tile of an engine's kernel takes of a GPU: shared memory and registers, estimated.
+
+The engines' kernels are plain Triton products (loads by pointers, one program a tile), which is
+what :mod:`tiles.kernels.gemm_smem` estimates; weight-only ones load 8-bit codes beside 16-bit rows.
+"""
+
+import re
+from fnmatch import translate
+from functools import cache
+
+from sim import Gpu, load_gpu
+from sim.gpu_file import gpu_names
+from tiles.kernels.gemm import GemmConfig, smem_bytes
+from tiles.kernels.table import ConfigTable
+from tiles.problems import Gemm
+from tiles.recipes import recipe
+from workbench.deploy.tuned import Entry, TunedName
+
+__all__ = ["device_of", "gpu_of", "known_devices", "registers", "smem_estimate"]
+
+#: Registers of a thread that are no accumulators: addresses, counters, scales.
+_OTHER_REGISTERS = 24
+_OUT = "bf16"
+
+
+def device_of(gpu: Gpu) -> str:
+    """The device name that drivers give for a GPU file, blanks as underscores.
+
+    Raises:
+        ValueError: the file names no device without a wildcard.
+    """
+    plain = [name for name in gpu.device_names if not re.search(r"[*?\[]", name)]
+    if not plain:
+        raise ValueError(f"{gpu.name}: its file has no plain device name: add one to matches")
+    return "_".join(plain[0].replace("/", " ").split())
+
+
+@cache
+def _gpus() -> tuple[tuple[re.Pattern[str], Gpu], ...]:
+    return tuple(
+        (re.compile(translate(pattern.replace(" ", "_"))), gpu)
+        for gpu in map(load_gpu, gpu_names())
+        for pattern in gpu.device_names
+    )
+
+
+@cache
+def known_devices() -> tuple[str, ...]:
+    """Device names of all GPU files, blanks as underscores."""
+    names = [name.replace(" ", "_") for _, gpu in _gpus() for name in gpu.device_names]
+    return tuple(dict.fromkeys(name for name in names if not re.search(r"[*?\[]", name)))
+
+
+def gpu_of(device: str, given: Gpu | None = None) -> Gpu | None:
+    """The GPU that a name's device part means; ``None``: no file of ours describes it.
+
+    Args:
+        device: blanks as underscores.
+        given: a GPU that comes before ours.
+    """
+    if given is not None and any(
+        re.fullmatch(translate(name.replace(" ", "_")), device) for name in given.device_names
+    ):
+        return given
+    for pattern, gpu in _gpus():
+        if pattern.fullmatch(device):
+            return gpu
+    # All H200 boards have one Hopper chip; they differ in memory, clocks and power.
+    return load_gpu("h200") if "H200" in device.split("_") else None
+
+
+def _problem(name: TunedName) -> Gemm | None:
+    """A product in the formats of a label; ``None``: not one of the scaled product's."""
+    chosen = {
+        None: "bf16",
+        "fp8_w8a8": "deepseek-fp8" if name.blockwise else "e4m3-row",
+        "fp8_w8a8_per_token": "e4m3-row",
+        "int8_w8a8": "int8-b1x128" if name.blockwise else "int8-row",
+    }.get(name.label)
+    return None if chosen is None else Gemm(m=4096, n=4096, k=4096, recipe=recipe(chosen), out=_OUT)
+
+
+def smem_estimate(name: TunedName, entry: Entry, gpu: Gpu) -> int:
+    """Shared memory of a CTA, bytes; on NVIDIA as the legality rules of ``triton_gemm`` have it.
+
+    AMD's pipeline keeps a stage in registers, and the output is not staged.
+    """
+    m, n, k, stages = entry.block_m, entry.block_n, entry.block_k, entry.num_stages
+    problem = _problem(name)
+    if problem is not None and gpu.vendor == "nvidia":
+        config = GemmConfig(
+            block_m=m,
+            block_n=n,
+            block_k=k,
+            group_m=entry.group_m or 1,
+            num_warps=entry.num_warps,
+            num_stages=stages,
+            tma=False,
+            persistent=False,
+        )
+        return int(smem_bytes(problem, ConfigTable.of([config]))[0])
+    if problem is not None:
+        a_bytes = b_bytes = problem.recipe.activation.element.bits // 8
+    else:
+        a_bytes, b_bytes = (4, 4) if name.label == "float32" else (2, 1)
+    return max(stages - 1, 1) * (m * a_bytes + n * b_bytes) * k
+
+
+def registers(name: TunedName, entry: Entry, gpu: Gpu) -> tuple[int, int]:
+    """Registers a thread that accumulators take, and how many there are for them.
+
+    A product under block scales stands beside the sum that it is added to.
+    """
+    threads = entry.num_warps * gpu.warp_threads
+    sums = entry.block_m * entry.block_n // max(threads, 1)
+    most = min(gpu.registers_per_thread, gpu.registers_per_sm // max(threads, 1))
+    if name.blockwise:
+        # Exactly twice 128 spill a few words only; tuners choose such tiles.
+        return (2 * sums, most + 1)
+    return (sums, most - _OTHER_REGISTERS)
