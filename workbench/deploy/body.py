@@ -272,6 +272,8 @@ def _number(where: str, value: Any, flag: bool, tile: bool, tell: _Tell) -> int 
             )
         )
         return None
+    if isinstance(value, _Constant):
+        return None  # told already
     number = value
     if type(value) is not int:
         if isinstance(value, float) and value.is_integer():

@@ -47,8 +47,7 @@ def vllm_linear(
     """FP8, and INT8: the per-dtype INT8 loader asks with a blank, the shared one without."""
     blank = " " if dtype == "int8_w8a8" and not shared else ""
     return load(
-        folder
-        / f"N={n},K={k},device_name={re.sub(r'[ /]+', '_', device)},dtype={dtype},"
+        folder / f"N={n},K={k},device_name={re.sub(r'[ /]+', '_', device)},dtype={dtype},"
         f"block_shape=[{block[0]},{blank}{block[1]}].json"
     )
 
