@@ -5,6 +5,7 @@ Read in the loaders' sources, 2026: vLLM (``quantization/utils/*_utils.py``,
 Names change often; every literal here is pinned in the tests.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ __all__ = ["FAMILIES", "PER_TOKEN", "ROCM_KEYS", "ConfigFamily", "ScaleRule", "f
 ROCM_KEYS = ("kpack", "matrix_instr_nonkdim", "waves_per_eu")
 #: Label of vLLM's per-token FP8 linear files, whose kernel has no raster group.
 PER_TOKEN = "fp8_w8a8_per_token"
+#: Some drivers leave the vendor out: MI308X.
+_AMD = re.compile(r"AMD|MI[0-9]{3}")
 _WEIGHT_ONLY = ("fp8_w8a16", "int8_w8a16", INT4)
 
 
@@ -25,7 +28,7 @@ class ScaleRule:
     """How a tile goes with blocks of weight scales."""
 
     k_multiple: bool  #: ``BLOCK_SIZE_K % bk == 0`` is right, beside ``bk % BLOCK_SIZE_K == 0``
-    whole_blocks: bool  #: a tile holds whole blocks along N and K, as the engine's tuner keeps it
+    whole_blocks: bool  #: a K-step holds whole blocks, as the engine's tuner keeps it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +70,8 @@ class ConfigFamily:
     def optional_keys(self, name: TunedName) -> tuple[str, ...]:
         """Further keys that an entry of such a file may have; any other one fails the launch."""
         more = self.extra_keys.get(name.label or "", ())
-        amd = name.device.upper().startswith("AMD")
-        return (*more, *(self.flags if name.kind is ProductKind.MOE else ()), *ROCM_KEYS * amd)
+        amd = _AMD.match(name.device) is not None
+        return (*more, *self.flags, *ROCM_KEYS * amd)
 
     def written_n(self, name: TunedName) -> int:
         """N as the file's name has it.

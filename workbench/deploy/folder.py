@@ -46,7 +46,7 @@ class ReadFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """A .json file whose name no loader asks for."""
+    """A .json file with a name, or entries, like those of tuned files, that no loader asks for."""
 
     found: FoundFile
     message: str
@@ -69,6 +69,8 @@ def sort_out(
     unknown: list[Unknown] = []
     for found in scanned.files:
         kind = _kind_of(found)
+        if kind is None and not _meant(found):
+            continue  # of another kind: a model's config.json, a table of another kernel
         if kind is None:
             unknown.append(Unknown(found=found, message=_unknown(found, chosen)))
         else:
@@ -103,6 +105,12 @@ def _kind_of(found: FoundFile) -> ProductKind | None:
     return None
 
 
+def _meant(found: FoundFile) -> bool:
+    """Whether a file was meant to be a tuned one."""
+    name = found.path.name
+    return name[:2] in ("E=", "N=") or "device_name" in name or b"BLOCK_SIZE_M" in found.data
+
+
 def _unknown(found: FoundFile, chosen: ConfigFamily | None) -> str:
     starts = found.path.name[:2]
     family = chosen or FAMILIES["vllm-moe" if starts == "E=" else "vllm-linear"]
@@ -123,8 +131,11 @@ def _family_of(parts: Iterable[str], kind: ProductKind, members: list[FoundFile]
     names = [parse_file_name(vllm, one.path.name) for one in members]
     if any(one.name.down or one.name.per_channel for one in names):
         return sglang
+    plain = {_key(p) for p in names if p.block_text and ", " not in p.block_text}
     # INT8 linear files have the blank in vLLM's folder too, beside a twin without it.
-    spaced = {(p.name, p.device_text): ", " in p.block_text for p in names if p.block_text}
-    plain = {(p.name, p.device_text) for p in names if p.block_text and ", " not in p.block_text}
-    votes = sum(1 if space and key not in plain else -1 for key, space in spaced.items())
-    return sglang if votes > 0 else vllm
+    spaced = {_key(p) for p in names if p.block_text and ", " in p.block_text} - plain
+    return sglang if len(spaced) > len(plain) else vllm
+
+
+def _key(parsed: ParsedName) -> tuple[object, str]:
+    return (parsed.name, parsed.device_text)

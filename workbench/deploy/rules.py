@@ -69,7 +69,9 @@ RULES: dict[str, FaultRule] = {
         FaultRule("tile.dot", _C, "a tile below the smallest product of the tensor cores"),
         FaultRule("tile.warps", _C, "warps that are no power of two, or too many threads"),
         FaultRule("tile.scale-k", _W, "BLOCK_SIZE_K against the blocks of scales"),
-        FaultRule("tile.whole-blocks", _S, "parts of blocks of scales in a tile of vLLM's experts"),
+        FaultRule(
+            "tile.whole-blocks", _S, "parts of blocks of scales in a K-step of vLLM's experts"
+        ),
         FaultRule("gpu.smem", _C, "more shared memory than the GPU has a CTA"),
         FaultRule("gpu.registers", _S, "accumulators that spill"),
         FaultRule("down.alone", _S, "a second product's file without the first's"),

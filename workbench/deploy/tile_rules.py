@@ -65,7 +65,8 @@ def _entry_faults(file: ReadFile, entry: Entry, gpu: Gpu | None) -> Iterator[tup
             "fewer stages or a smaller tile",
         )
     held, most = registers(file.parsed.name, entry, gpu)
-    if held > most:
+    # Fifth-generation tensor cores accumulate in a memory of their own.
+    if held > most and "tcgen05" not in gpu.features:
         yield (
             "gpu.registers",
             f"{entry.block_m}x{entry.block_n} on {warps} warps holds {held} accumulators a thread, "
@@ -77,7 +78,7 @@ def scale_obstacle(family: ConfigFamily, name: TunedName, entry: Entry) -> tuple
     """(rule, message) of a tile that does not go with the blocks under one weight scale."""
     if name.block_shape is None:
         return None
-    (bn, bk), n, k = name.block_shape, entry.block_n, entry.block_k
+    bk, k = name.block_shape[1], entry.block_k
     multiple = family.scale_rule.k_multiple and k % bk == 0
     if bk % k and not multiple:
         more = f" or multiple of {bk}" * family.scale_rule.k_multiple
@@ -86,10 +87,10 @@ def scale_obstacle(family: ConfigFamily, name: TunedName, entry: Entry) -> tuple
             f"BLOCK_SIZE_K {k} with blocks of {bk} along K: the kernel reads one scale a K-step, "
             f"choose a divisor{more}",
         )
-    if family.scale_rule.whole_blocks and (k % bk or n % bn):
+    if family.scale_rule.whole_blocks and k % bk:
         return (
             "tile.whole-blocks",
-            f"BLOCK_SIZE_N {n}, BLOCK_SIZE_K {k} with blocks of {bn} x {bk}: {family.engine}'s "
-            "tuner keeps whole blocks in a tile, choose multiples",
+            f"BLOCK_SIZE_K {k} with blocks of {bk} along K: {family.engine}'s tuner keeps whole "
+            "blocks in a K-step, choose a multiple",
         )
     return None

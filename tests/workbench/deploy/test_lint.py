@@ -13,6 +13,7 @@ from tuned_folders import (
     DOWN,
     ENTRY,
     FP8,
+    FP8_SPACED,
     INT8,
     INT8_SPACED,
     MOE,
@@ -188,7 +189,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "tile.dot": ("vllm-linear", changed(FP8, BLOCK_SIZE_M=8)),
     "tile.warps": ("vllm-linear", changed(FP8, num_warps=6)),
     "tile.scale-k": ("sglang-linear", changed(FP8.replace("[128,", "[128, "), BLOCK_SIZE_K=256)),
-    "tile.whole-blocks": ("vllm-moe", changed(MOE, BLOCK_SIZE_N=64)),
+    "tile.whole-blocks": ("vllm-moe", changed(MOE, BLOCK_SIZE_K=64)),
     "gpu.smem": ("vllm-linear", changed(FP8, BLOCK_SIZE_M=128, num_warps=8, num_stages=9)),
     "gpu.registers": ("vllm-linear", changed(FP8, BLOCK_SIZE_M=256, BLOCK_SIZE_N=128)),
     "down.alone": ("sglang-moe", lambda folder: (folder / SGLANG).unlink()),
@@ -372,6 +373,75 @@ def test_families_are_told_by_their_folders(family: str, tmp_path: Path) -> None
     folder = tmp_path / FAMILIES[family].folder
     clean(folder, family)
     assert lint(folder).families == (family,)
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        ((INT8, INT8_SPACED), "vllm-linear"),
+        ((INT8_SPACED,), "sglang-linear"),
+        ((FP8,), "vllm-linear"),
+        ((FP8_SPACED, INT8), "vllm-linear"),  # as many with the blank as without
+        ((FP8_SPACED, INT8_SPACED, INT8.replace("N=4096", "N=1")), "sglang-linear"),
+        ((MOE,), "vllm-moe"),
+        ((DOWN,), "sglang-moe"),
+        ((SGLANG,), "sglang-moe"),
+    ],
+)
+def test_families_are_told_by_spelling(names: tuple[str, ...], family: str, tmp_path: Path) -> None:
+    write(tmp_path, dict.fromkeys(names, BODY))
+    assert lint(tmp_path).families == (family,)
+
+
+#: Tiles that engines ship for a GPU, tuned on it: M, N, K, warps, stages.
+SHIPPED = [
+    ("vllm-linear", "N=1,K=1,device_name=NVIDIA_L40S,{fp8},{block}", (128, 128, 128, 8, 4)),
+    ("vllm-linear", "N=1,K=1,device_name=NVIDIA_L40S,{fp8},{block}", (64, 256, 128, 8, 3)),
+    ("vllm-linear", "N=1,K=1,device_name=NVIDIA_H200,{fp8},{block}", (64, 64, 128, 4, 5)),
+    (
+        "vllm-linear",
+        "N=1,K=1,device_name=Intel(R)_Arc(TM)_B70,{fp8},{block}",
+        (128, 128, 64, 32, 3),
+    ),
+    ("vllm-moe", "E=1,N=1,device_name=NVIDIA_B200", (256, 256, 64, 8, 3)),
+    ("vllm-moe", "E=1,N=1,device_name=NVIDIA_H200,{fp8},{block}", (16, 64, 128, 4, 5)),
+    ("vllm-moe", "E=1,N=1,device_name=NVIDIA_H200,dtype=int8_w8a16", (128, 128, 64, 4, 4)),
+    ("vllm-moe", "E=1,N=1,device_name=NVIDIA_A100-SXM4-80GB", (128, 128, 64, 4, 3)),
+    ("vllm-moe", "E=1,N=1,device_name=AMD_Instinct_MI325X,{fp8}", (64, 256, 128, 8, 2)),
+    (
+        "sglang-moe",
+        "E=1,N=1,device_name=AMD_Instinct_MI350X,dtype=int4_w4a16",
+        (128, 256, 32, 8, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "name", "tile"), SHIPPED)
+def test_tiles_that_engines_ship_are_not_complained_about(
+    family: str, name: str, tile: tuple[int, ...], tmp_path: Path
+) -> None:
+    keys = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "num_warps", "num_stages")
+    values = {"GROUP_SIZE_M": 1, **dict(zip(keys, tile, strict=True))}
+    full = name.format(fp8="dtype=fp8_w8a8", block="block_shape=[128,128]") + ".json"
+    folder = f"{OURS}/" if family == "sglang-moe" else ""
+    write(tmp_path, {folder + full: {"64": values}})
+    assert lint(tmp_path, family=family).findings == ()
+
+
+def test_knobs_of_amd_are_known_by_devices_without_a_vendor(tmp_path: Path) -> None:
+    name = FP8.replace("NVIDIA_H200", "MI308X")
+    write(tmp_path, {name: {"1": ENTRY | {"waves_per_eu": 0}}})
+    assert lint(tmp_path).findings == ()
+
+
+def test_other_json_is_nobodys_business(tmp_path: Path) -> None:
+    folder = clean(tmp_path / "configs", "sglang-moe")
+    table = {"8-2048-bfloat16": {"1": {"BLOCK_M": 1, "num_warps": 2}}}
+    others = {f"{OURS}/moe_sum_reduce_NVIDIA-H200_t8_h2048_bfloat16.json": table}
+    write(folder, {**others, "config.json": {"model_type": "llama"}})
+    report = lint(folder)
+    assert report.findings == ()
+    assert report.files == len(CLEAN["sglang-moe"])
 
 
 def test_linear_and_experts_in_one_folder_are_told_apart(tmp_path: Path) -> None:
