@@ -28,14 +28,18 @@ class WrittenRow:
     entry: Entry
     time_us: float
     loss: float  #: how much slower than the fastest configuration of its study, eligible or not
+    eligible: int  #: entries that the study has a time for
     simulated: bool
 
     def __str__(self) -> str:
         how = "simulated" if self.simulated else "measured"
         than = "the fastest of all"
         if self.loss > 0:
-            than = f"{100 * self.loss:.1f} % slower than the fastest, which cannot be said here"
-        return f"{self.path.name}: M {self.m}: {self.time_us:.2f} us {how}, {than}"
+            than = f"{100 * self.loss:.1f} % slower than the fastest, which no entry can say"
+        return (
+            f"{self.path.name}: M {self.m}: {self.time_us:.2f} us {how}, chosen from "
+            f"{self.eligible} entries, {than}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +107,7 @@ def write_configs(
                     entry=entry,
                     time_us=time_us(trial),
                     loss=time_us(trial) / time_us(product.fastest) - 1,
+                    eligible=len(product.eligible),
                     simulated=product.study.simulated,
                 )
                 for product, (entry, trial) in members

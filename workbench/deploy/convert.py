@@ -174,6 +174,8 @@ def _tuned(
     elif device is not None and file.family.merges_h200 and name.device == "NVIDIA_H200":
         name = replace(name, device="_".join(device.replace("/", " ").split()))
     name = replace(name, device=target.device(name.device))
+    if (reason := target.obstacle(name)) is not None:
+        raise ValueError(reason)
     if target.version_folder and version is None:
         raise ValueError(
             f"{target.engine} keeps these in a folder of a Triton version, and the file does not "

@@ -73,10 +73,14 @@ def test_the_fastest_that_can_be_said_is_taken_and_the_loss_told(
     done = write_configs(linear_run, "vllm-linear", tmp_path)
     assert [round(one.loss, 6) for one in done.rows] == [0.25, 0, 0]
     assert str(done.rows[0]).endswith(
-        "M 1: 20.00 us measured, 25.0 % slower than the fastest, which cannot be said here"
+        "M 1: 20.00 us measured, chosen from 1 entries, 25.0 % slower than the fastest, which no "
+        "entry can say"
     )
     side = json.loads((tmp_path / "tile-workbench.json").read_text())
     (record,) = side["files"].values()
+    assert str(done.rows[1]).endswith(
+        "29.00 us measured, chosen from 2 entries, the fastest of all"
+    )
     first = record["rows"][0]
     assert first["measured_us"] == 20.0
     assert first["fastest"] == {

@@ -29,7 +29,7 @@ def tuned(rows: dict[int, dict[str, int]], triton: str | None = None) -> TunedFi
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(BODIES, st.sampled_from([None, "3.6.0", "3.7.0+git1a2b"]))
 def test_writing_reading_and_writing_again_is_the_same(
     rows: dict[int, dict[str, int]], triton: str | None
