@@ -1,12 +1,11 @@
 """Targets of ``emit`` that are tuned files: what a sweep found, as a serving engine reads it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from workbench.deploy.body import body_text
-from workbench.deploy.families import FAMILIES, ConfigFamily, family_named
+from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.measured import LeftOut, MeasuredProduct, measured_products, time_us
 from workbench.deploy.side_file import write_folder
@@ -15,7 +14,19 @@ from workbench.deploy.tuned import Entry, TunedFile, TunedName
 if TYPE_CHECKING:
     from tuning import Run, TrialRecord
 
-__all__ = ["CONFIG_TARGETS", "WrittenConfigs", "WrittenRow", "write_configs"]
+__all__ = [
+    "CONFIG_TARGETS",
+    "SGLANG_LINEAR",
+    "SGLANG_MOE",
+    "VLLM_LINEAR",
+    "VLLM_MOE",
+    "ConfigTarget",
+    "WrittenConfigs",
+    "WrittenRow",
+    "write_configs",
+]
+
+WRITTEN_SCHEMA = "tile-workbench/tuned-files-written/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +57,39 @@ class WrittenRow:
 class WrittenConfigs:
     """What :func:`write_configs` wrote."""
 
+    target: str
     files: tuple[Path, ...]
     rows: tuple[WrittenRow, ...]
     left_out: tuple[LeftOut, ...]  #: studies that no file speaks of, each with the reason
+
+    def lines(self) -> list[str]:
+        """The files, what each row was chosen from, and what was left out."""
+        return [
+            *map(str, self.files),
+            *map(str, self.rows),
+            *(f"left out: {one}" for one in self.left_out),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping; measured and simulated times have names of their own."""
+        return {
+            "schema": WRITTEN_SCHEMA,
+            "target": self.target,
+            "files": [str(path) for path in self.files],
+            "rows": [
+                {
+                    "path": str(row.path),
+                    "m": row.m,
+                    "problem": row.problem,
+                    "entry": row.entry.to_dict(),
+                    "simulated_us" if row.simulated else "measured_us": row.time_us,
+                    "slower_than_fastest": row.loss,
+                    "chosen_from": row.eligible,
+                }
+                for row in self.rows
+            ],
+            "left_out": [{"study": one.study, "reason": one.reason} for one in self.left_out],
+        }
 
 
 def write_configs(
@@ -117,7 +158,7 @@ def write_configs(
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         raise ValueError(f"nothing to write for {target}{first}{more}: sweep what it takes")
     files = write_folder(output, texts, records)
-    return WrittenConfigs(files=tuple(files), rows=tuple(rows), left_out=tuple(left))
+    return WrittenConfigs(target=target, files=tuple(files), rows=tuple(rows), left_out=tuple(left))
 
 
 _Choice = tuple[Entry, "TrialRecord"]
@@ -220,24 +261,25 @@ def _record(product: MeasuredProduct, choice: _Choice) -> dict[str, Any]:
     }
 
 
-def _writer(target: str) -> Callable[..., list[Path]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigTarget:
+    """A target of ``emit``."""
+
+    name: str  #: of a family
+
     def write(
-        run: "Run",
-        output: Path,
-        *,
-        device: str | None = None,
-        triton: str | None = None,
-        tell: Callable[[str], None] = lambda line: None,
-    ) -> list[Path]:
-        done = write_configs(run, target, output, device=device, triton=triton)
-        for row in done.rows:
-            tell(str(row))
-        for left in done.left_out:
-            tell(f"left out: {left}")
-        return list(done.files)
-
-    return write
+        self, run: "Run", output: Path, *, device: str | None = None, triton: str | None = None
+    ) -> WrittenConfigs:
+        """What :func:`write_configs` does for this family, with its errors."""
+        return write_configs(run, self.name, output, device=device, triton=triton)
 
 
-#: Targets by name.  ``tell`` gets a line for every row that was written and every study left out.
-CONFIG_TARGETS: dict[str, Callable[..., list[Path]]] = {name: _writer(name) for name in FAMILIES}
+VLLM_LINEAR = ConfigTarget(name="vllm-linear")
+VLLM_MOE = ConfigTarget(name="vllm-moe")
+SGLANG_LINEAR = ConfigTarget(name="sglang-linear")
+SGLANG_MOE = ConfigTarget(name="sglang-moe")
+
+#: Targets by name; their options are ``device`` and ``triton``.
+CONFIG_TARGETS: dict[str, ConfigTarget] = {
+    one.name: one for one in (VLLM_LINEAR, VLLM_MOE, SGLANG_LINEAR, SGLANG_MOE)
+}

@@ -21,6 +21,7 @@ from tuned_folders import texts
 from sim import load_gpu
 from tuning import Run, StudyRecord
 from workbench.deploy.config_targets import CONFIG_TARGETS, write_configs
+from workbench.deploy.families import FAMILIES
 from workbench.deploy.lint import lint
 from workbench.deploy.tile_rules import tile_findings
 
@@ -347,11 +348,16 @@ def test_a_side_file_that_is_not_ours_is_refused(
 
 def test_targets_tell_every_row_and_every_study_left_out(tmp_path: Path) -> None:
     run = run_of(linear(16, [(PLAIN, 10.0)]), study("gemm:16x512x512:bf16:bf16"))
-    lines: list[str] = []
-    files = CONFIG_TARGETS["vllm-linear"](run, tmp_path, tell=lines.append)
-    assert [path.exists() for path in files] == [True]
-    assert [line.split(":")[0] for line in lines] == [files[0].name, "left out"]
-    assert set(CONFIG_TARGETS) == {"vllm-linear", "vllm-moe", "sglang-linear", "sglang-moe"}
+    done = CONFIG_TARGETS["vllm-linear"].write(run, tmp_path, device="NVIDIA H20")
+    path, row_line, left = done.lines()
+    assert Path(path).is_file()
+    assert row_line.startswith(f"{Path(path).name}: M 16: 10.00 us measured")
+    assert left.startswith("left out: gemm:16x512x512:bf16:bf16 triton_gemm: vllm-linear holds")
+    told = json.loads(json.dumps(done.to_dict()))
+    assert told["schema"] == "tile-workbench/tuned-files-written/1"
+    assert told["rows"][0]["measured_us"] == 10.0
+    assert len(told["left_out"]) == 1
+    assert list(CONFIG_TARGETS) == list(FAMILIES)
 
 
 def test_what_is_written_fits_the_gpu(linear_run: Run, tmp_path: Path) -> None:
