@@ -2,30 +2,21 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tiles.intake import nearest, shown
+from workbench.deploy.document import Constant, Fault, Pairs, Tell, parse_document
 from workbench.deploy.families import ConfigFamily
 from workbench.deploy.file_name import parse_version
 from workbench.deploy.tuned import Entry, TunedFile, TunedName
 
-__all__ = ["Body", "Fault", "body_text", "read_body"]
+__all__ = ["Body", "body_text", "read_body"]
 
 VERSION_KEY = "triton_version"
 MAX_M = 2**24
 MAX_NUMBER = 65_536  #: of a tile, a group, warps or stages
 _INTEGER_TEXT = re.compile(r"\s*[+-]?[0-9]+\s*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What is wrong in a file."""
-
-    rule: str
-    message: str  #: rule, value, next step
-    mended: bool = False  #: whether :attr:`Body.rows` are without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,28 +33,11 @@ class Body:
         return bool(self.rows) and all(fault.mended for fault in self.faults)
 
 
-class _Pairs(tuple[tuple[str, Any], ...]):
-    """An object as it stands, keys that stand twice included."""
-
-
-class _Constant:
-    """NaN or an infinity, which JSON does not have."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-_Tell = Callable[[Fault], None]
-
-
 def read_body(data: bytes, family: ConfigFamily, name: TunedName) -> Body:
     """Read a file's bytes; whatever can be told apart from noise becomes rows, the rest faults."""
     faults: list[Fault] = []
-    top = _parse(data, faults.append)
-    if not isinstance(top, _Pairs):
+    top = parse_document(data, faults.append)
+    if not isinstance(top, Pairs):
         return Body(rows=(), triton=None, faults=tuple(faults))
     rows: dict[int, Entry | None] = {}
     raw: dict[int, Any] = {}
@@ -126,51 +100,7 @@ def body_text(family: ConfigFamily, file: TunedFile) -> str:
     return json.dumps(body, indent=4, allow_nan=False) + "\n"
 
 
-def _parse(data: bytes, tell: _Tell) -> Any:
-    """The document, objects as pairs; ``None`` after a fault that leaves nothing to read."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        tell(Fault(rule="json.encoding", message=f"not UTF-8 at byte {error.start}: save it so"))
-        return None
-    if text.startswith("\ufeff"):
-        tell(
-            Fault(
-                rule="json.encoding",
-                message="begins with a byte-order mark, which Python's JSON refuses: remove it",
-                mended=True,
-            )
-        )
-        text = text[1:]
-    constants: list[str] = []
-
-    def constant(word: str) -> _Constant:
-        constants.append(word)
-        return _Constant(word)
-
-    try:
-        top = json.loads(text, object_pairs_hook=_Pairs, parse_constant=constant)
-    except RecursionError:
-        tell(Fault(rule="json.broken", message="nested too deep: give a tuned file"))
-        return None
-    except ValueError as error:
-        tell(Fault(rule="json.broken", message=f"not JSON: {shown(str(error), 100)}: correct it"))
-        return None
-    if constants:
-        tell(
-            Fault(
-                rule="json.constant",
-                message=f"{constants[0]} is no number of JSON's: write an integer",
-            )
-        )
-    if not isinstance(top, _Pairs):
-        kind = type(top).__name__
-        tell(Fault(rule="body.shape", message=f'takes {{"M": entry}}, got a {kind}: correct it'))
-        return None
-    return top
-
-
-def _version(value: Any, family: ConfigFamily, tell: _Tell) -> str | None:
+def _version(value: Any, family: ConfigFamily, tell: Tell) -> str | None:
     if not family.version_key:
         tell(
             Fault(
@@ -192,7 +122,7 @@ def _version(value: Any, family: ConfigFamily, tell: _Tell) -> str | None:
     return value
 
 
-def _m_of(key: str, tell: _Tell) -> int | None:
+def _m_of(key: str, tell: Tell) -> int | None:
     """The M that a key means; ``None`` after a fault."""
     try:
         m = int(key) if len(key) <= 40 else None
@@ -215,10 +145,10 @@ def _m_of(key: str, tell: _Tell) -> int | None:
 
 
 def _entry(
-    where: str, value: Any, family: ConfigFamily, name: TunedName, tell: _Tell
+    where: str, value: Any, family: ConfigFamily, name: TunedName, tell: Tell
 ) -> Entry | None:
     """An entry without its faults, or ``None`` where they leave none."""
-    if not isinstance(value, _Pairs):
+    if not isinstance(value, Pairs):
         tell(
             Fault(
                 rule="body.shape",
@@ -260,7 +190,7 @@ def _entry(
     return Entry.from_dict(numbers)
 
 
-def _number(where: str, value: Any, flag: bool, tile: bool, tell: _Tell) -> int | None:
+def _number(where: str, value: Any, flag: bool, tile: bool, tell: Tell) -> int | None:
     """An integer (a truth value where the key is a flag), mended where its text says which."""
     if flag:
         if isinstance(value, bool):
@@ -272,7 +202,7 @@ def _number(where: str, value: Any, flag: bool, tile: bool, tell: _Tell) -> int 
             )
         )
         return None
-    if isinstance(value, _Constant):
+    if isinstance(value, Constant):
         return None  # told already
     number = value
     if type(value) is not int:

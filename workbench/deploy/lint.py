@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim import Gpu, load_gpu
 from tiles.intake import shown
+from workbench.deploy.coding import Coding
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import parse_version
 from workbench.deploy.finding import Finding, LintReport
@@ -15,7 +16,7 @@ from workbench.deploy.folder import ReadFile, sort_out
 from workbench.deploy.folder_rules import down_findings, folder_findings, version_findings
 from workbench.deploy.mending import mend
 from workbench.deploy.model_rules import folder_coding, model_findings
-from workbench.deploy.model_shapes import Coding, model_coding, wanted_files
+from workbench.deploy.model_shapes import model_coding, wanted_files
 from workbench.deploy.name_rules import collisions, free_renames, name_findings, right_name
 from workbench.deploy.resources import device_of
 from workbench.deploy.rules import RULES

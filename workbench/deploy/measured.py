@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tiles.formats import TensorFormat
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
 from tiles.problems import Gemm, GroupedGemm, RowOrder
-from tiles.recipes import Recipe
+from workbench.deploy.coding import recipe_coding
 from workbench.deploy.families import ConfigFamily
-from workbench.deploy.model_shapes import Coding
 from workbench.deploy.resources import device_of
 from workbench.deploy.tile_rules import scale_obstacle
 from workbench.deploy.tuned import Entry, ProductKind, TunedName
@@ -141,7 +139,7 @@ def _linear(study: "StudyRecord", family: ConfigFamily) -> tuple[TunedName, int]
         raise _Unfit(
             f"{family.engine}'s kernel has the parameters of triton_gemm, not of {study.kernel}"
         )
-    coding = _coding(problem.recipe, rows=(1, 128))
+    coding = recipe_coding(problem.recipe, rows=(1, 128))
     if coding is None or coding.block_shape is None:
         raise _Unfit(
             f"{family.name} holds FP8 and INT8 with weights in blocks of scales, not "
@@ -170,7 +168,7 @@ def _experts(
         )
     if problem.layout.order is not RowOrder.GATHERED:
         raise _Unfit(f"{family.engine} sorts token ids: measure layout gathered, not this one")
-    coding = _coding(problem.recipe, rows=(1,))
+    coding = recipe_coding(problem.recipe, rows=(1,))
     if coding is None:
         raise _Unfit(f"no label of {family.name} means {problem.recipe.name}")
     # A second product reads one row a choice; its first one says how many choices a token has.
@@ -202,37 +200,6 @@ def _choices(studies: Sequence["StudyRecord"]) -> dict[tuple[int, int, int, str]
         for p in (study.problem for study in studies)
         if isinstance(p, GroupedGemm) and p.layout.order is RowOrder.GATHERED and p.top_k > 1
     }
-
-
-def _coding(recipe: Recipe, rows: tuple[int, ...]) -> Coding | None:
-    """How files name a recipe; ``None``: they have no name for it.
-
-    Args:
-        rows: of activations that may lie under one scale, where scales change along K.
-    """
-    a, b = recipe.activation, recipe.weight
-    element = a.element.name
-    if recipe.outliers is not None or b.element.name != element:
-        return None
-    if a.scaling is None and b.scaling is None:
-        return Coding(label=None) if element in ("bf16", "fp16") else None
-    label = {"e4m3fn": "fp8_w8a8", "int8": "int8_w8a8"}.get(element)
-    if label is None or a.scaling is None or b.scaling is None or not _plain(a, b):
-        return None
-    if a.scaling.cols is None and b.scaling.cols is None:
-        each = (a.scaling.rows, b.scaling.rows)
-        if each == (1, 1):
-            return Coding(label=label, per_channel=True)
-        return Coding(label=label) if each == (None, None) else None
-    block = (b.scaling.rows, b.scaling.cols)
-    if block[0] is None or block[1] is None or block[0] < 2 or a.scaling.cols != block[1]:
-        return None
-    return Coding(label=label, block_shape=(block[0], block[1])) if a.scaling.rows in rows else None
-
-
-def _plain(*formats: TensorFormat) -> bool:
-    """fp32 scales by the largest magnitude, as the engines store them."""
-    return all(fmt.plain for fmt in formats)
 
 
 def _entry(trial: "TrialRecord", family: ConfigFamily, name: TunedName) -> tuple[Entry | None, str]:

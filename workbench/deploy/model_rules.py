@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from workbench.deploy.coding import Coding
 from workbench.deploy.families import ConfigFamily
 from workbench.deploy.file_name import file_names, version_folder
 from workbench.deploy.finding import Finding
 from workbench.deploy.folder import ReadFile
-from workbench.deploy.model_shapes import Coding, WantedFile
+from workbench.deploy.model_shapes import WantedFile
 from workbench.deploy.name_rules import right_name
 from workbench.deploy.tuned import INT4, TunedName
 

@@ -16,19 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tiles.intake import shown
 from tiles.problems import MAX_EXTENT
+from workbench.deploy.coding import Coding
 from workbench.deploy.tuned import INT4, ProductKind, TunedName
 from workbench.models import DeepseekV3Config, Extent, LlamaConfig, ModelConfig, read_config
 
-__all__ = ["SERVED_TYPES", "Coding", "WantedFile", "model_coding", "wanted_files"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coding:
-    """How a model's weights are stored, as far as files are named by it."""
-
-    label: str | None
-    block_shape: tuple[int, int] | None = None
-    per_channel: bool = False
+__all__ = ["SERVED_TYPES", "WantedFile", "model_coding", "wanted_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

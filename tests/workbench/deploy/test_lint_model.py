@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tuned_folders import BODY, write
 
+from workbench.deploy.coding import Coding
 from workbench.deploy.lint import lint
-from workbench.deploy.model_shapes import Coding, wanted_files
+from workbench.deploy.model_shapes import wanted_files
 from workbench.deploy.tuned import ProductKind
 
 FP8 = Coding(label="fp8_w8a8", block_shape=(128, 128))
