@@ -32,9 +32,13 @@ def mend(folder: Path, files: Sequence[ReadFile], findings: Sequence[Finding]) -
     texts: dict[PurePosixPath, bytes] = {}
     gone: list[PurePosixPath] = []  # files whose content or name changes
     lines: list[str] = []
+    fixable: dict[PurePosixPath, list[Finding]] = {}
+    for finding in findings:
+        if finding.fixable:
+            fixable.setdefault(finding.path, []).append(finding)
     for file in files:
-        mine = [f for f in findings if f.path == file.path and f.fixable]
-        if not mine:
+        mine = fixable.get(file.path)
+        if mine is None:
             continue
         path = file.path
         renames = {f.rename for f in mine if f.rename is not None}

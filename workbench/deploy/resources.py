@@ -6,7 +6,7 @@ what :mod:`tiles.kernels.gemm_smem` estimates; weight-only ones load 8-bit codes
 
 import re
 from fnmatch import translate
-from functools import cache
+from functools import cache, lru_cache
 
 from sim import Gpu, load_gpu
 from sim.gpu_file import gpu_names
@@ -20,7 +20,6 @@ __all__ = ["device_of", "gpu_of", "known_devices", "registers", "smem_estimate"]
 
 #: Registers of a thread that are no accumulators: addresses, counters, scales.
 _OTHER_REGISTERS = 24
-_OUT = "bf16"
 
 
 def device_of(gpu: Gpu) -> str:
@@ -69,15 +68,42 @@ def gpu_of(device: str, given: Gpu | None = None) -> Gpu | None:
     return load_gpu("h200") if "H200" in device.split("_") else None
 
 
-def _problem(name: TunedName) -> Gemm | None:
+#: Recipes whose products load what a label's do, by (label, whether scales stand for blocks).
+_RECIPES = {
+    (None, False): "bf16",
+    (None, True): "bf16",
+    ("fp8_w8a8", False): "e4m3-row",
+    ("fp8_w8a8", True): "deepseek-fp8",
+    ("fp8_w8a8_per_token", False): "e4m3-row",
+    ("int8_w8a8", False): "int8-row",
+    ("int8_w8a8", True): "int8-b1x128",
+}
+#: Bytes of an element of either operand, for labels without such a recipe.
+_OTHER_BYTES = {"float32": (4, 4)}
+_WEIGHT_ONLY_BYTES = (2, 1)
+
+
+@cache
+def _problem(label: str | None, blockwise: bool) -> Gemm | None:
     """A product in the formats of a label; ``None``: not one of the scaled product's."""
-    chosen = {
-        None: "bf16",
-        "fp8_w8a8": "deepseek-fp8" if name.blockwise else "e4m3-row",
-        "fp8_w8a8_per_token": "e4m3-row",
-        "int8_w8a8": "int8-b1x128" if name.blockwise else "int8-row",
-    }.get(name.label)
-    return None if chosen is None else Gemm(m=4096, n=4096, k=4096, recipe=recipe(chosen), out=_OUT)
+    chosen = _RECIPES.get((label, blockwise))
+    return None if chosen is None else Gemm(m=4096, n=4096, k=4096, recipe=recipe(chosen))
+
+
+@lru_cache(maxsize=4096)
+def _scaled_bytes(problem: Gemm, entry: Entry) -> int:
+    """By the legality rules of ``triton_gemm``; a folder has few different entries."""
+    config = GemmConfig(
+        block_m=entry.block_m,
+        block_n=entry.block_n,
+        block_k=entry.block_k,
+        group_m=entry.group_m or 1,
+        num_warps=entry.num_warps,
+        num_stages=entry.num_stages,
+        tma=False,
+        persistent=False,
+    )
+    return int(smem_bytes(problem, ConfigTable.of([config]))[0])
 
 
 def smem_estimate(name: TunedName, entry: Entry, gpu: Gpu) -> int:
@@ -87,25 +113,15 @@ def smem_estimate(name: TunedName, entry: Entry, gpu: Gpu) -> int:
     shared memory, and the output is not staged: what engines ship for an L40S, such as four stages
     of 128x128x128 in FP8 within 99 KiB, holds that.
     """
-    m, n, k, stages = entry.block_m, entry.block_n, entry.block_k, entry.num_stages
-    problem = _problem(name)
+    problem = _problem(name.label, name.blockwise)
     if problem is not None and not gpu.features.isdisjoint(("wgmma", "tcgen05")):
-        config = GemmConfig(
-            block_m=m,
-            block_n=n,
-            block_k=k,
-            group_m=entry.group_m or 1,
-            num_warps=entry.num_warps,
-            num_stages=stages,
-            tma=False,
-            persistent=False,
-        )
-        return int(smem_bytes(problem, ConfigTable.of([config]))[0])
-    if problem is not None:
-        a_bytes = b_bytes = problem.recipe.activation.element.bits // 8
+        return _scaled_bytes(problem, entry)
+    if problem is None:
+        a_bytes, b_bytes = _OTHER_BYTES.get(name.label or "", _WEIGHT_ONLY_BYTES)
     else:
-        a_bytes, b_bytes = (4, 4) if name.label == "float32" else (2, 1)
-    return max(stages - 1, 1) * (m * a_bytes + n * b_bytes) * k
+        a_bytes = b_bytes = problem.recipe.activation.element.bits // 8
+    row_bytes = entry.block_m * a_bytes + entry.block_n * b_bytes
+    return max(entry.num_stages - 1, 1) * row_bytes * entry.block_k
 
 
 def registers(name: TunedName, entry: Entry, gpu: Gpu) -> tuple[int, int]:

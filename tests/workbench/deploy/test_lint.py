@@ -1,5 +1,6 @@
 """A planted fault of every kind is found, and a clean folder of every family is silent."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tuned_folders import (
     BODY,
     CLEAN,
@@ -252,6 +255,34 @@ def test_what_can_be_mended_is_clean_afterwards(rule: str, tmp_path: Path) -> No
         assert data in kept, f"{name} is neither as it was nor backed up"
     assert not [name for name in after if ".workbench-" in name]
     assert lint(folder, family=family, fix=True).fixed == ()
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.sampled_from([name for name, (family, _) in PLANTED.items() if family == "vllm-linear"]),
+        min_size=2,
+        max_size=4,
+        unique=True,
+    )
+)
+def test_whatever_is_mended_nothing_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, rules: list[str]
+) -> None:
+    """Faults on top of one another: every byte that was there is there, and once is enough."""
+    folder = clean(tmp_path_factory.mktemp("several") / "configs", "vllm-linear")
+    for rule in rules:
+        # One fault may have taken away what another one wants to spoil.
+        with contextlib.suppress(OSError, KeyError, AttributeError, ValueError, AssertionError):
+            PLANTED[rule][1](folder)
+    before = texts(folder)
+    report = lint(folder, family="vllm-linear", fix=True)
+    after = texts(folder)
+    for name, data in before.items():
+        assert data in (after.get(name), after.get(f"{name}.bak1"))
+    assert not any(finding.fixable for finding in report.findings)
+    assert lint(folder, family="vllm-linear", fix=True).fixed == ()
+    assert texts(folder) == after
 
 
 def test_mended_bodies_say_what_they_said(tmp_path: Path) -> None:
