@@ -306,7 +306,7 @@ def folders(draw: st.DrawFn) -> tuple[str, str, list[TunedFile]]:
     return family, other, list(made.values())
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(folders())
 def test_there_and_back_is_where_it_began(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[str, str, list[TunedFile]]

@@ -257,7 +257,7 @@ def test_what_can_be_mended_is_clean_afterwards(rule: str, tmp_path: Path) -> No
     assert lint(folder, family=family, fix=True).fixed == ()
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     st.lists(
         st.sampled_from([name for name, (family, _) in PLANTED.items() if family == "vllm-linear"]),

@@ -144,7 +144,7 @@ def named(draw: st.DrawFn) -> tuple[ConfigFamily, TunedName]:
     return family, name
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(named(), st.integers(0, 3))
 def test_every_name_reads_back_whatever_its_blanks(
     made: tuple[ConfigFamily, TunedName], blanks: int
