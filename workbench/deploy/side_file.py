@@ -130,7 +130,8 @@ def place(contents: Mapping[Path, bytes]) -> None:
                 staged.append((name, path))
                 with os.fdopen(handle, "wb") as stream:
                     stream.write(data)
-                os.chmod(name, 0o644)  # mkstemp keeps others from reading
+                # mkstemp keeps others from reading; a file that is replaced keeps its own mode.
+                os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         for name, path in staged:
             with unwritable(path):
                 os.replace(name, path)

@@ -304,6 +304,14 @@ def test_a_misspelt_key_is_told_and_not_guessed(tmp_path: Path) -> None:
     assert texts(folder) == before
 
 
+def test_a_mended_file_keeps_its_mode(tmp_path: Path) -> None:
+    folder = clean(tmp_path / "configs", "vllm-linear")
+    entry(folder, FP8, num_stages="3")
+    (folder / FP8).chmod(0o600)
+    lint(folder, fix=True)
+    assert (folder / FP8).stat().st_mode & 0o777 == 0o600
+
+
 def test_backups_are_numbered_and_none_is_lost(tmp_path: Path) -> None:
     folder = clean(tmp_path / "configs", "vllm-linear")
     for stages in ("2", "3"):
