@@ -118,6 +118,46 @@ def test_names_are_those_that_loaders_ask_for(
     assert file_names(FAMILIES[family], name) == expected
 
 
+#: As they stood in the engines' repositories in 2026.
+SHIPPED = [
+    (
+        "vllm-linear",
+        "N=1536,K=7168,device_name=NVIDIA_H20-3e,dtype=fp8_w8a8,block_shape=[128,128].json",
+    ),
+    (
+        "vllm-linear",
+        "N=1536,K=7168,device_name=Intel(R)_Arc(TM)_Pro_B70_Graphics,dtype=fp8_w8a8,"
+        "block_shape=[128,128].json",
+    ),
+    (
+        "vllm-linear",
+        "N=15360,K=3840,device_name=AMD_Radeon_R9700,dtype=fp8_w8a8_per_token,"
+        "input_dtype=float8_e4m3fn,out_dtype=bfloat16.json",
+    ),
+    ("vllm-moe", "E=1,N=14336,device_name=NVIDIA_A100-SXM4-80GB,dtype=int8_w8a16.json"),
+    ("vllm-moe", "E=128,N=384,device_name=NVIDIA_H100_PCIe,block_shape=[128,128].json"),
+    (
+        "sglang-linear",
+        "N=1024,K=512,device_name=NVIDIA_L40S,dtype=fp8_w8a8,block_shape=[64, 64].json",
+    ),
+    (
+        "sglang-moe",
+        "E=160,N=384,device_name=NVIDIA_RTX_PRO_6000_Blackwell_Server_Edition,dtype=fp8_w8a8_down.json",
+    ),
+    ("sglang-moe", "E=384,N=256,device_name=AMD_Instinct_MI350X,dtype=int4_w4a16_down.json"),
+    (
+        "sglang-moe",
+        "E=256,N=256,device_name=NVIDIA_M403,dtype=fp8_w8a8,block_shape=[128, 128]_down.json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "text"), SHIPPED)
+def test_names_that_engines_ship_are_those_that_we_print(family: str, text: str) -> None:
+    name = parse_file_name(FAMILIES[family], text).name
+    assert file_names(FAMILIES[family], name) == (text,)
+
+
 DEVICES = st.sampled_from(
     ["NVIDIA H200", "NVIDIA_H200_NVL", "NVIDIA A100-SXM4-80GB", "AMD Instinct MI300X", "A(1).x+-"]
 )
