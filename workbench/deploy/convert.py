@@ -17,6 +17,7 @@ from workbench.deploy.file_name import check_device, file_names, parse_version, 
 from workbench.deploy.folder import ReadFile, sort_out
 from workbench.deploy.scan import scan
 from workbench.deploy.side_file import digest, read_records, write_folder
+from workbench.deploy.tile_rules import scale_obstacle
 from workbench.deploy.tuned import TunedFile
 
 __all__ = ["CONVERT_SCHEMA", "Converted", "NotConverted", "convert"]
@@ -105,6 +106,7 @@ def convert(
         known = record.get("from", {}) if record.get("sha256") == digest(file.found.data) else {}
         try:
             tuned = _tuned(file, target, device, triton, known)
+            _check_scales(target, tuned)
             text = body_text(target, tuned)
             paths = _paths(target, tuned)
         except ValueError as error:
@@ -143,6 +145,14 @@ def _check(folder: Path, file: ReadFile) -> None:
                 f"{folder / file.path}: {fault.message} [{fault.rule}]; `workbench lint` lists all "
                 "faults, --fix mends some"
             )
+
+
+def _check_scales(target: ConfigFamily, file: TunedFile) -> None:
+    """Refuse what one engine launches with a smaller K-step and the other as it stands."""
+    for m, entry in file.rows:
+        found = scale_obstacle(target, file.name, entry)
+        if found is not None and found[0] == "tile.scale-k":
+            raise ValueError(f"M {m}: {found[1]}")
 
 
 def _newest_first(files: Iterable[ReadFile]) -> list[ReadFile]:

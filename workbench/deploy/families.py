@@ -6,8 +6,7 @@ Names change often; every literal here is pinned in the tests.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tiles.intake import nearest, shown
 from workbench.deploy.tuned import ENTRY_KEYS, INT4, ProductKind, TunedName
@@ -27,8 +26,10 @@ _WEIGHT_ONLY = ("fp8_w8a16", "int8_w8a16", INT4)
 class ScaleRule:
     """How a tile goes with blocks of weight scales."""
 
-    k_multiple: bool  #: ``BLOCK_SIZE_K % bk == 0`` is right, beside ``bk % BLOCK_SIZE_K == 0``
-    whole_blocks: bool  #: a K-step holds whole blocks, as the engine's tuner keeps it
+    #: The launch takes ``min(BLOCK_SIZE_K, bn, bk)``, so multiples of bk are right as well; else a
+    #: K-step beyond a block gets the scale of its first part.
+    clamped: bool
+    whole_blocks: bool  #: the engine's tuner keeps multiples of bk alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +51,7 @@ class ConfigFamily:
     down: bool = False  #: ``_down`` files for the second product
     #: Labels whose files are read under both spellings, with and without the blank.
     twin_labels: tuple[str, ...] = ()
-    #: Keys of entries beyond the six, by the labels that may have them.
-    extra_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extra_keys: tuple[str, ...] = ()  #: that an entry may have beyond the six
     flags: tuple[str, ...] = ()  #: extra keys that are booleans, e.g. ``USE_TMA``
 
     def device(self, name: str) -> str:
@@ -69,9 +69,8 @@ class ConfigFamily:
 
     def optional_keys(self, name: TunedName) -> tuple[str, ...]:
         """Further keys that an entry of such a file may have; any other one fails the launch."""
-        more = self.extra_keys.get(name.label or "", ())
         amd = _AMD.match(name.device) is not None
-        return (*more, *self.flags, *ROCM_KEYS * amd)
+        return (*self.extra_keys, *self.flags, *ROCM_KEYS * amd)
 
     def written_n(self, name: TunedName) -> int:
         """N as the file's name has it.
@@ -107,7 +106,7 @@ class ConfigFamily:
         return None
 
 
-_ONE_SCALE = ScaleRule(k_multiple=False, whole_blocks=False)
+_ONE_SCALE = ScaleRule(clamped=False, whole_blocks=False)
 
 FAMILIES: dict[str, ConfigFamily] = {
     one.name: one
@@ -130,10 +129,11 @@ FAMILIES: dict[str, ConfigFamily] = {
             folder="vllm/model_executor/layers/fused_moe/configs",
             space=False,
             labels=(None, "fp8_w8a8", *_WEIGHT_ONLY, "float32"),
-            scale_rule=ScaleRule(k_multiple=True, whole_blocks=True),
+            scale_rule=ScaleRule(clamped=True, whole_blocks=True),
             version_key=True,
             merges_h200=True,
-            extra_keys=dict.fromkeys(_WEIGHT_ONLY, ("SPLIT_K",)),
+            # Taken by weight-only kernels, set to 1 by the launch of all others.
+            extra_keys=("SPLIT_K",),
         ),
         ConfigFamily(
             name="sglang-linear",
@@ -151,7 +151,7 @@ FAMILIES: dict[str, ConfigFamily] = {
             folder="python/sglang/srt/layers/moe/moe_runner/triton_utils/configs",
             space=True,
             labels=(None, "fp8_w8a8", "int8_w8a8", "int8_w8a16", INT4, "float32"),
-            scale_rule=ScaleRule(k_multiple=True, whole_blocks=False),
+            scale_rule=_ONE_SCALE,
             version_folder=True,
             packed_int4_n=True,
             per_channel=True,

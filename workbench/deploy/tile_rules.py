@@ -1,6 +1,7 @@
 """Faults of entries: tiles that do not compile, compute something else, or do not fit the GPU."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sim import Gpu
 from workbench.deploy.families import ConfigFamily
@@ -56,6 +57,9 @@ def _entry_faults(file: ReadFile, entry: Entry, gpu: Gpu | None) -> Iterator[tup
         yield found
     if gpu is None:
         return
+    shape = file.parsed.name.block_shape
+    if shape is not None and file.family.scale_rule.clamped:
+        entry = replace(entry, block_k=min(entry.block_k, *shape))
     taken = smem_estimate(file.parsed.name, entry, gpu)
     if taken > gpu.smem_bytes_per_cta:
         yield (
@@ -79,9 +83,9 @@ def scale_obstacle(family: ConfigFamily, name: TunedName, entry: Entry) -> tuple
     if name.block_shape is None:
         return None
     bk, k = name.block_shape[1], entry.block_k
-    multiple = family.scale_rule.k_multiple and k % bk == 0
-    if bk % k and not multiple:
-        more = f" or multiple of {bk}" * family.scale_rule.k_multiple
+    clamped = family.scale_rule.clamped
+    if bk % k and not (clamped and k % bk == 0):
+        more = f" or multiple of {bk}" * clamped
         return (
             "tile.scale-k",
             f"BLOCK_SIZE_K {k} with blocks of {bk} along K: the kernel reads one scale a K-step, "

@@ -161,6 +161,17 @@ def test_what_cannot_be_converted_is_told_and_the_rest_is_done(
     assert done.sources + len(told) == len(CLEAN[family]) - (family == "vllm-linear")
 
 
+def test_a_k_step_that_only_vllm_clamps_does_not_go_to_sglang(tmp_path: Path) -> None:
+    """256 is launched as 128 there, and would read one scale for two blocks here."""
+    deep = {"1": ENTRY | {"BLOCK_SIZE_K": 256}}
+    source = write(tmp_path / "from", {MOE: deep, MOE.replace("E=64", "E=8"): BODY})
+    done = convert(source, "sglang-moe", tmp_path / "to", triton="3.6.0")
+    assert [str(one.path) for one in done.left_out] == [MOE]
+    assert "M 1: BLOCK_SIZE_K 256 with blocks of 128 along K" in done.left_out[0].reason
+    back = convert(source, "vllm-moe", tmp_path / "same")
+    assert back.left_out == ()
+
+
 def test_kinds_of_product_do_not_mix(tmp_path: Path) -> None:
     source = clean(tmp_path / "from", "vllm-linear")
     with pytest.raises(ValueError, match="vllm-moe holds moe files, this one is linear"):

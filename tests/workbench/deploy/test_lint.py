@@ -467,6 +467,37 @@ def test_tiles_that_engines_ship_are_not_complained_about(
     assert lint(tmp_path, family=family).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("family", "k", "rule"),
+    [
+        ("vllm-linear", 64, None),
+        ("vllm-linear", 256, "tile.scale-k"),
+        ("sglang-linear", 256, "tile.scale-k"),
+        # The launch of vLLM's experts takes 128; its tuner keeps multiples.
+        ("vllm-moe", 256, None),
+        ("vllm-moe", 64, "tile.whole-blocks"),
+        # SGLang's takes 256 as it stands, with the scale of the first block.
+        ("sglang-moe", 256, "tile.scale-k"),
+        ("sglang-moe", 64, None),
+    ],
+)
+def test_rules_of_k_steps_differ_by_kernel(
+    family: str, k: int, rule: str | None, tmp_path: Path
+) -> None:
+    name = {"vllm-linear": FP8, "sglang-linear": FP8_SPACED, "vllm-moe": MOE, "sglang-moe": SGLANG}
+    write(tmp_path, {name[family]: {"64": ENTRY | {"BLOCK_SIZE_K": k}}})
+    found = lint(tmp_path, family=family).findings
+    assert [one.rule for one in found] == [rule] * (rule is not None)
+
+
+def test_a_clamped_k_step_takes_the_shared_memory_of_its_block(tmp_path: Path) -> None:
+    deep = ENTRY | {"BLOCK_SIZE_M": 128, "BLOCK_SIZE_K": 256, "num_warps": 8, "num_stages": 4}
+    plain = "E=64,N=512,device_name=NVIDIA_H200,dtype=fp8_w8a8.json"
+    write(tmp_path, {MOE: {"64": deep}, plain: {"64": deep}})
+    found = lint(tmp_path, family="vllm-moe").findings
+    assert [(str(one.path), one.rule) for one in found] == [(plain, "gpu.smem")]
+
+
 def test_knobs_of_amd_are_known_by_devices_without_a_vendor(tmp_path: Path) -> None:
     name = FP8.replace("NVIDIA_H200", "MI308X")
     write(tmp_path, {name: {"1": ENTRY | {"waves_per_eu": 0}}})
