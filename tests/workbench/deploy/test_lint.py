@@ -419,6 +419,7 @@ def test_families_are_told_by_their_folders(family: str, tmp_path: Path) -> None
     [
         ((INT8, INT8_SPACED), "vllm-linear"),
         ((INT8_SPACED,), "sglang-linear"),
+        ((INT8, INT8_SPACED, FP8_SPACED), "vllm-linear"),  # twins are vLLM's
         ((FP8,), "vllm-linear"),
         ((FP8_SPACED, INT8), "vllm-linear"),  # as many with the blank as without
         ((FP8_SPACED, INT8_SPACED, INT8.replace("N=4096", "N=1")), "sglang-linear"),
