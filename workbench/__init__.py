@@ -15,25 +15,32 @@ from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay
 
 if TYPE_CHECKING:
+    from workbench.deploy.convert import Converted, convert
+    from workbench.deploy.finding import LintReport
+    from workbench.deploy.lint import lint
     from workbench.errors import ErrorReport, error
     from workbench.evaluation import Evaluation, evaluate
     from workbench.networks import NetworkReport, predict_network
 
 __all__ = [
+    "Converted",
     "ErrorReport",
     "Evaluation",
+    "LintReport",
     "NetworkReport",
     "PredictedRow",
     "PredictionReport",
     "RefusedRow",
     "__version__",
     "calibrate",
+    "convert",
     "dashboard",
     "emit",
     "error",
     "evaluate",
     "export",
     "import_t4",
+    "lint",
     "predict",
     "predict_network",
     "repair",
@@ -51,6 +58,10 @@ __version__ = VERSION
 
 #: Names by the modules that are imported when one of them is first asked for.
 _LATER = {
+    "Converted": "deploy.convert",
+    "LintReport": "deploy.finding",
+    "convert": "deploy.convert",
+    "lint": "deploy.lint",
     "ErrorReport": "errors",
     "Evaluation": "evaluation",
     "error": "errors",

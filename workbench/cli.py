@@ -16,8 +16,10 @@ from workbench.console import CalibrationFile, Json, Storage
 from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
+from workbench.convert_verb import add_convert_verb
 from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
+from workbench.lint_verb import add_lint_verb
 from workbench.outfile import check_outfile
 from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
@@ -369,6 +371,8 @@ add_study_verbs(app)
 add_calibrate_verb(app)
 add_evaluate_verb(app)
 add_fleet_verbs(app)
+add_convert_verb(app)
+add_lint_verb(app)
 
 
 class _Terminated(BaseException):

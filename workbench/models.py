@@ -24,6 +24,7 @@ from workbench.edge import complaint
 __all__ = [
     "MODEL_TYPES",
     "BertConfig",
+    "DeepseekV3Config",
     "Extent",
     "Gpt2Config",
     "LayerShape",
@@ -150,7 +151,7 @@ class Gpt2Config(ModelConfig):
         )
 
 
-class _DeepseekV3(ModelConfig):
+class DeepseekV3Config(ModelConfig):
     """Multi-head latent attention and routed experts: arXiv 2412.19437, section 2.1."""
 
     hidden_size: Extent
@@ -252,7 +253,7 @@ _AnyConfig = TypeVar("_AnyConfig", bound=ModelConfig)
 #: ``model_type`` of a config.json to the keys that its architecture needs.
 MODEL_TYPES: dict[str, type[ModelConfig]] = {
     "bert": BertConfig,
-    "deepseek_v3": _DeepseekV3,
+    "deepseek_v3": DeepseekV3Config,
     "gpt2": Gpt2Config,
     "llama": LlamaConfig,
     "mistral": LlamaConfig,

@@ -1,0 +1,1 @@
+"""Tuned configurations as serving engines read them: written, converted and checked."""

@@ -1,0 +1,75 @@
+"""What was written for a serving engine from a sweep, and what was left out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.deploy.measured import LeftOut
+from workbench.deploy.tuned import Entry
+
+__all__ = ["WRITTEN_SCHEMA", "WrittenConfigs", "WrittenRow"]
+
+WRITTEN_SCHEMA = "tile-workbench/tuned-files-written/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenRow:
+    """One row of a file that was written."""
+
+    path: Path
+    m: int
+    problem: str
+    entry: Entry
+    time_us: float
+    loss: float  #: how much slower than the fastest configuration of its study, eligible or not
+    eligible: int  #: entries that the study has a time for
+    simulated: bool
+
+    def __str__(self) -> str:
+        how = "simulated" if self.simulated else "measured"
+        than = "the fastest of all"
+        if self.loss > 0:
+            than = f"{100 * self.loss:.1f} % slower than the fastest, which no entry can say"
+        return (
+            f"{self.path.name}: M {self.m}: {self.time_us:.2f} us {how}, chosen from "
+            f"{self.eligible} entries, {than}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenConfigs:
+    """What :func:`write_configs` wrote."""
+
+    target: str
+    files: tuple[Path, ...]
+    rows: tuple[WrittenRow, ...]
+    left_out: tuple[LeftOut, ...]  #: studies that no file speaks of, each with the reason
+
+    def lines(self) -> list[str]:
+        """The files, what each row was chosen from, and what was left out."""
+        return [
+            *map(str, self.files),
+            *map(str, self.rows),
+            *(f"left out: {one}" for one in self.left_out),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready mapping; measured and simulated times have names of their own."""
+        return {
+            "schema": WRITTEN_SCHEMA,
+            "target": self.target,
+            "files": [str(path) for path in self.files],
+            "rows": [
+                {
+                    "path": str(row.path),
+                    "m": row.m,
+                    "problem": row.problem,
+                    "entry": row.entry.to_dict(),
+                    "simulated_us" if row.simulated else "measured_us": row.time_us,
+                    "slower_than_fastest": row.loss,
+                    "chosen_from": row.eligible,
+                }
+                for row in self.rows
+            ],
+            "left_out": [{"study": one.study, "reason": one.reason} for one in self.left_out],
+        }
