@@ -7,6 +7,7 @@ step is allowed where the left key's configuration loses little up to the bounda
 key's from there on.  The answer is exact: no smaller set of keys stays within the loss.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -106,7 +107,7 @@ def choose_keys(
 
 def _ratio(rows: Sequence[int], times_us: F64) -> F64:
     """Time over the best of the same row."""
-    ascending = all(a < b for a, b in zip(rows, rows[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(rows))
     if not rows or rows[0] < 1 or not ascending or len(rows) > MAX_ROWS:
         raise ValueError(
             f"rows {list(rows)[:8]}: give 1 to {MAX_ROWS} different M, ascending, each at least 1"
@@ -186,9 +187,7 @@ def _boundary(rows: Sequence[int], i: int, j: int, lookup: Lookup) -> int:
     return low
 
 
-def _least_loss(
-    rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], lookup: Lookup
-) -> float:
+def _least_loss(rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], lookup: Lookup) -> float:
     """The least loss that some set of keys has; infinite where there is none."""
     losses = np.unique(ratio[np.isfinite(ratio)])
     low, high = 0, len(losses)
