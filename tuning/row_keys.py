@@ -96,11 +96,9 @@ def choose_keys(
     may = np.isfinite(ratio) if allowed is None else allowed & np.isfinite(ratio)
     found = _fewest(rows, ratio, may, loss, lookup)
     if found is None:
-        least = _least_loss(rows, ratio, may, lookup)
-        reason = f"{least:.1%} is the least" if np.isfinite(least) else "some M has no entry at all"
         raise ValueError(
-            f"no keys keep the loss of M {rows[0]} to {rows[-1]} within {loss:.1%}: {reason}: "
-            "tune more M, or allow more loss"
+            f"no keys keep the loss of M {rows[0]} to {rows[-1]} within {loss:.1%}: "
+            + _least(rows, ratio, may, lookup)
         )
     return _choice(rows, ratio, found, lookup)
 
@@ -187,17 +185,22 @@ def _boundary(rows: Sequence[int], i: int, j: int, lookup: Lookup) -> int:
     return low
 
 
-def _least_loss(rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], lookup: Lookup) -> float:
-    """The least loss that some set of keys has; infinite where there is none."""
+def _least(rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], lookup: Lookup) -> str:
+    """What can be had instead: the least loss of any set of keys, and where that is."""
     losses = np.unique(ratio[np.isfinite(ratio)])
     low, high = 0, len(losses)
+    path: list[tuple[int, int]] | None = None
     while low < high:
         middle = (low + high) // 2
-        if _fewest(rows, ratio, may, float(losses[middle]), lookup) is None:
+        found = _fewest(rows, ratio, may, float(losses[middle]), lookup)
+        if found is None:
             low = middle + 1
         else:
-            high = middle
-    return float(losses[low]) if low < len(losses) else float("inf")
+            high, path = middle, found
+    if path is None:
+        return "some M has no entry that could serve it: tune more M"
+    best = _choice(rows, ratio, path, lookup)
+    return f"{best.worst_loss:.1%} at M {best.worst_m} is the least: tune that M too, or allow more"
 
 
 def _choice(

@@ -4,6 +4,9 @@ Studies searched some M, each with its own configurations.  What a configuration
 it was not tried comes from the cost model, scaled by how far it was off for the same configuration
 at the nearest M where it was (in log space, between two of them along a line).  The two never share
 a column: a table has the told times, with gaps, beside the modelled ones.
+
+What runs at one M runs at every other that its family serves: N and K decide what is legal, and
+rules that look at M spare the search what cannot win there.
 """
 
 from collections.abc import Sequence
@@ -38,7 +41,7 @@ class RowTimes:
     candidates: tuple[tuple[str, TileConfig], ...]  #: (kernel family, configuration)
     #: Times of correct trials; infinite where a trial failed, NaN where there was none.
     told_us: F64
-    #: Modelled times, scaled to the told ones; infinite where a rule refuses the configuration.
+    #: Modelled times, scaled to the told ones; infinite where the family does not serve so many.
     modelled_us: F64
     simulated: bool  #: told by the model too: no time of the table was measured
 
@@ -115,7 +118,7 @@ def _priced(
     rows: Sequence[int],
     gpu: "Gpu",
 ) -> F64:
-    """What the model says; infinite where a rule of the family refuses."""
+    """What the model says; infinite where the family does not serve so many rows."""
     times = np.full((len(candidates), len(rows)), np.inf)
     for name in dict.fromkeys(name for name, _ in candidates):
         family = kernel(name)
@@ -125,11 +128,7 @@ def _priced(
             resized = problem.resized(m, *problem.shape[1:])
             if family.refusal(resized, gpu.limits) is not None:
                 continue
-            broken = np.zeros(len(own), dtype=bool)
-            for rule in family.rules(resized, table, gpu.limits):
-                broken |= rule.broken
-            priced = pricing(resized, family)(resized, family, table, gpu)
-            times[own, at] = np.where(broken, np.inf, priced.time_us)
+            times[own, at] = pricing(resized, family)(resized, family, table, gpu).time_us
     return times
 
 

@@ -111,7 +111,9 @@ def test_linear_and_log_lookup_need_other_keys() -> None:
     few[:, [0, 2, 5, 6]] = True  # keys at 1, 64, 256 and 1024 alone
     # 64 and 256 meet at 128 in log space: 100 is lost; in linear space at 160.
     for lookup in Lookup:
-        with pytest.raises(ValueError, match=r"within 2\.0%: 100\.0% is the least: tune more M"):
+        with pytest.raises(
+            ValueError, match=r"within 2\.0%: 100\.0% at M \d+ is the least: tune that M too"
+        ):
             choose_keys(rows, times, loss=0.02, lookup=lookup, allowed=few)
 
 
