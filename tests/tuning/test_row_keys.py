@@ -117,6 +117,17 @@ def test_linear_and_log_lookup_need_other_keys() -> None:
             choose_keys(rows, times, loss=0.02, lookup=lookup, allowed=few)
 
 
+def test_of_as_few_keys_those_with_the_least_loss() -> None:
+    rows = [1, 2, 4, 64]
+    times = np.array([[1.0, 1.05, 1.05, 9.0], [1.01, 1.0, 1.0, 9.0], [9.0, 9.0, 9.0, 1.0]])
+    # The first configuration may stand at 1 alone, the second at 2, the third at 64.
+    allowed = np.zeros_like(times, dtype=bool)
+    allowed[[0, 1, 2], [0, 1, 3]] = True
+    found = choose_keys(rows, times, loss=0.1, lookup=Lookup.LOG, allowed=allowed)
+    assert [(key.m, key.config) for key in found.keys] == [(2, 1), (64, 2)]
+    assert (found.worst_loss, found.worst_m) == (pytest.approx(0.01), 1)
+
+
 def test_more_loss_needs_no_more_keys() -> None:
     rng = np.random.default_rng(7)
     rows = [2**i for i in range(12)]

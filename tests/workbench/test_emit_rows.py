@@ -67,6 +67,9 @@ def test_as_few_keys_as_the_loss_needs(tmp_path: Path) -> None:
     assert rows["measured"]["rows"] == 4
     assert rows["interpolated"]["rows"] > 4
     assert rows["predicted"] is None
+    assert rows["measured"] == {"loss": pytest.approx(21.2 / 21.0 - 1), "m": 64, "rows": 4}
+    assert rows["interpolated"]["m"] not in rows["tuned"]
+    assert rows["interpolated"]["loss"] > rows["measured"]["loss"]
     assert max(rows["measured"]["loss"], rows["interpolated"]["loss"]) <= 0.03
     assert package.rows == (str(select(run_of(*_run()), rows_loss=0.03).rows[0]),)
     assert "(measured)" in package.rows[0]

@@ -16,8 +16,12 @@ from kernels.benchmark import Benchmark
 CONFIGS = Path(__file__).resolve().parent.parent / "build" / "torch-cuda" / "configs"
 
 
-class _Tuned(Benchmark):
-    seed: "int | None" = 42
+class _Operands:
+    """What the classes share; not a benchmark itself, or the runner would look for workloads."""
+
+    kernel: Any
+    device: Any
+    out: Any
 
     def _dtype(self, name: str) -> torch.dtype:
         module = importlib.import_module(f"{self.kernel.__name__}._torch_device")
@@ -28,8 +32,10 @@ class _Tuned(Benchmark):
         return (-(-rows // block[0]) if block[0] else 1, -(-cols // block[1]) if block[1] else 1)
 
 
-class GemmBenchmark(_Tuned):
+class GemmBenchmark(_Operands, Benchmark):
     """Products under their recipes; operands are quantised already."""
+
+    seed = 42
 
     def _setup(self, about: Any, m: int, n: int, k: int) -> None:
         layout = about["layout"]
@@ -56,8 +62,10 @@ class GemmBenchmark(_Tuned):
         return answer
 
 
-class QuantizeBenchmark(_Tuned):
-    """Quantisation; what is compared are the values that codes and scales stand for."""
+class QuantizeBenchmark(_Operands, Benchmark):
+    """Quantisation of operands whose codes are known."""
+
+    seed = 42
 
     def _setup(self, about: Any, rows: int, cols: int) -> None:
         self.target, source = about["formats"]
@@ -118,8 +126,12 @@ def _add_all() -> None:
                 _add(owner, re.sub(r"\W", "_", name), about, (int(m), *extents))
 
 
+def _drop_idle() -> None:
+    """A class without workloads is an error to the runner."""
+    for owner in CLASSES.values():
+        if not any(name.startswith("benchmark_") for name in dir(owner)):
+            del globals()[owner.__name__]
+
+
 _add_all()
-# A class without workloads is an error to the runner.
-for _name, _owner in (("GemmBenchmark", GemmBenchmark), ("QuantizeBenchmark", QuantizeBenchmark)):
-    if not any(attribute.startswith("benchmark_") for attribute in dir(_owner)):
-        del globals()[_name]
+_drop_idle()
