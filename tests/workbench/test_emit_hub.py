@@ -166,6 +166,7 @@ def test_metadata_has_the_digest_of_every_built_file(made: EmittedKernel) -> Non
     assert "provenance" not in metadata  # which would name a builder that was not there
 
 
+@pytest.mark.slow
 def test_two_emissions_are_the_same_bytes(made: EmittedKernel, tmp_path: Path) -> None:
     again = write(
         run_of(*MADE, HOPPER), tmp_path / "again", name="tile-gemm", repo_id="my-team/tile-gemm"
@@ -189,6 +190,7 @@ def test_what_cannot_go_in_is_listed_with_its_reason(made: EmittedKernel) -> Non
     assert made.lines()[-1] == "1 studies are not in the kernel: CARD.md has the reasons"
 
 
+@pytest.mark.slow
 def test_triton_ships_where_a_faster_family_cannot(tmp_path: Path) -> None:
     slow = study("gemm:64x256x384:e4m3-row:bf16", time_us=50.0)
     write(run_of(HOPPER, slow), tmp_path / "out", name="tile-gemm")
@@ -196,13 +198,35 @@ def test_triton_ships_where_a_faster_family_cannot(tmp_path: Path) -> None:
     assert [entry["kernel"] for entry in evidence["entries"]] == ["triton_gemm"]
 
 
-def test_transposition_goes_in(tmp_path: Path) -> None:
-    made = write(
-        run_of(study("transpose:64x256:int8", family="triton_transpose")), tmp_path / "out"
-    )
+@pytest.mark.parametrize(
+    ("problem", "family", "name"),
+    [
+        ("transpose:64x256:int8", "triton_transpose", "transpose"),
+        pytest.param(
+            "dequantize:64x256:e4m3fn.b1x128:bf16",
+            "triton_dequantize",
+            "dequantize",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "quantize:64x256:e2m1fn.mx:bf16",
+            "triton_quantize_tiles",
+            "quantize_packed",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_functions_of_rows_and_columns_go_in(
+    problem: str, family: str, name: str, tmp_path: Path
+) -> None:
+    made = write(run_of(study(problem, family=family)), tmp_path / "out")
     assert made.name == "tile-kernels-h200"
-    init = (made.variant / "__init__.py").read_text()
-    assert '__all__ = ["transpose", "tuning"]' in init
+    assert f'__all__ = ["{name}", "tuning"]' in (made.variant / "__init__.py").read_text()
+    (tuned,) = made.variant.glob("configs/*/columns=256,device_name=NVIDIA_H200.json")
+    assert list(json.loads(tuned.read_text())) == ["64"]
+    # The library's runner fails where a script has no workloads.
+    assert not (made.folder / "benchmarks").exists()
+    assert "kernels benchmark" not in (made.folder / "CARD.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +235,7 @@ def test_transposition_goes_in(tmp_path: Path) -> None:
         (HOPPER, "gemm:64x256x384:e4m3-row:bf16 with hopper_gemm cannot be emitted: CUDA C++"),
         (
             study("batched_gemm:8x64x64x64:bf16:nk:bf16", family="triton_batched_gemm"),
-            "Hub kernels have gemm, quantize, transpose, not batched_gemm: emit a wheel",
+            "transpose, not batched_gemm: emit a wheel",
         ),
         (study("gemm:8x96x128:bf16:bf16", correct=False), "no study of this run has a correct"),
     ],
@@ -299,6 +323,7 @@ def test_devices_are_named_as_loaders_name_them() -> None:
     assert device_name(["NVIDIA*"], "my-gpu") == "my-gpu"
 
 
+@pytest.mark.slow
 def test_rows_are_thinned_for_the_hub_as_well(tmp_path: Path) -> None:
     run = run_of(*(study(f"gemm:{m}x256x384:bf16:bf16", time_us=9.0) for m in (16, 17, 18)))
     made = write(run, tmp_path / "out", rows_loss=0.5)
@@ -310,11 +335,8 @@ def test_rows_are_thinned_for_the_hub_as_well(tmp_path: Path) -> None:
     "name",
     [
         "build/torch-cuda/_gemm.py",
-        "torch-ext/tile_gemm/kernels/triton/gemm_tile.py",
-        "build/torch-cuda/configs/triton_gemm-e4m3-row-bf16/default.json",
         "build/torch-cuda/metadata.json",
-        "tests/test_kernel.py",
-        "build.toml",
+        "torch-ext/tile_gemm/configs/triton_gemm-e4m3-row-bf16/default.json",
     ],
 )
 def test_an_edited_file_is_refused_by_name(name: str, folder: Path) -> None:

@@ -80,6 +80,7 @@ def test_as_few_keys_as_the_loss_needs(tmp_path: Path) -> None:
         assert reason.startswith("takes the entry of triton_gemm for M ")
 
 
+@pytest.mark.slow
 def test_looked_up_at_every_tuned_m_the_package_loses_no_more(tmp_path: Path) -> None:
     package = emit(run_of(*_run()), tmp_path / "out", name="tile_pack", rows_loss=0.03)
     configs = (package.folder / "src/tile_pack/configs").glob("*.json")

@@ -13,6 +13,8 @@ __all__ = ["EXTENTS", "device_name", "hub_config_files"]
 EXTENTS: Mapping[str, tuple[str, ...]] = {
     "gemm": ("N", "K"),
     "quantize": ("columns",),
+    "quantize_packed": ("columns",),
+    "dequantize": ("columns",),
     "transpose": ("columns",),
 }
 

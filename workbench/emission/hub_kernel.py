@@ -173,7 +173,8 @@ def _write(folder: Path, name: str, repo_id: str | None, chosen: Selection) -> d
     _write_variant(folder, module, name)
     for file in ("conftest.py", "test_kernel.py"):
         copy_file(_HERE / "hub_files" / file, folder / "tests" / file)
-    copy_file(_HERE / "hub_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
+    if timed := not hub_text.BENCHMARKED.isdisjoint(functions):
+        copy_file(_HERE / "hub_files" / "benchmark.py", folder / "benchmarks" / "benchmark.py")
     write_text(folder / "build.toml", hub_text.build_toml(name, repo_id))
     write_text(folder / "flake.nix", hub_text.flake_text(name))
     write_text(folder / "LICENSE", project.license_text())
@@ -187,7 +188,7 @@ def _write(folder: Path, name: str, repo_id: str | None, chosen: Selection) -> d
             files=files,
         )
 
-    card = hub_text.card_text(repo_id, chosen, functions, record({}))
+    card = hub_text.card_text(repo_id, chosen, functions, record({}), timed=timed)
     write_text(folder / "CARD.md", card)
     found = record(evidence.digests(folder))
     write_text(folder / evidence.EVIDENCE, json.dumps(found, indent=1, allow_nan=False) + "\n")

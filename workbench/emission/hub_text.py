@@ -7,12 +7,22 @@ from typing import Any
 from workbench.emission.project import entry_row, left_table
 from workbench.emission.selection import Selection
 
-__all__ = ["CAPABILITIES", "VERSION", "build_toml", "card_text", "flake_text", "init_text"]
+__all__ = [
+    "BENCHMARKED",
+    "CAPABILITIES",
+    "VERSION",
+    "build_toml",
+    "card_text",
+    "flake_text",
+    "init_text",
+]
 
 #: Of the public interface: a Hub kernel has major versions alone.
 VERSION = 1
 #: The templates are compiled for these in tests; a loader takes one for later minor versions too.
 CAPABILITIES = ("8.0", "9.0", "10.0", "12.0")
+#: Functions with workloads for ``kernels benchmark``, which fails where there are none.
+BENCHMARKED = frozenset({"gemm", "quantize"})
 
 
 def build_toml(name: str, repo_id: str | None) -> str:
@@ -72,9 +82,22 @@ def init_text(functions: Sequence[str]) -> str:
 
 
 def card_text(
-    repo_id: str | None, chosen: Selection, functions: Sequence[str], evidence: dict[str, Any]
+    repo_id: str | None,
+    chosen: Selection,
+    functions: Sequence[str],
+    evidence: dict[str, Any],
+    *,
+    timed: bool,
 ) -> str:
-    """``CARD.md``; the builder fills in what stands in double braces."""
+    """``CARD.md``; the builder fills in what stands in double braces.
+
+    Args:
+        repo_id: ``OWNER/NAME``, or ``None`` to leave it to the builder.
+        chosen: what ships, and what does not.
+        functions: public ones.
+        evidence: without digests.
+        timed: there are workloads for ``kernels benchmark``.
+    """
     repo = repo_id or "{{ repo_id }}"
     lines = [
         "---",
@@ -117,7 +140,7 @@ def card_text(
         *([""] if chosen.rows else []),
         *left_table(evidence["not_emitted"]),
         "    python -m pytest tests   # a GPU, or TRITON_INTERPRET=1 on a CPU",
-        "    kernels benchmark .      # a GPU",
+        *(["    kernels benchmark .      # a GPU"] if timed else []),
     ]
     return "\n".join(lines) + "\n"
 
