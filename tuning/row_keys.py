@@ -76,6 +76,7 @@ def choose_keys(
     loss: float,
     lookup: Lookup,
     allowed: NDArray[np.bool_] | None = None,
+    anchors: NDArray[np.bool_] | None = None,
 ) -> KeyChoice:
     """Choose keys and configurations so that lookup loses at most ``loss`` on every row.
 
@@ -87,6 +88,8 @@ def choose_keys(
         lookup: the reader's rule.
         allowed: (configurations, rows): which configuration may stand at which key; default: all
             that can run there.
+        anchors: (configurations, rows): of the rows that a key serves, its configuration must have
+            one of these, e.g. one where it was measured; default: all.
 
     Raises:
         ValueError: rows or times that are none, or keys that stay within the loss do not exist; the
@@ -94,11 +97,12 @@ def choose_keys(
     """
     ratio = _ratio(rows, times_us)
     may = np.isfinite(ratio) if allowed is None else allowed & np.isfinite(ratio)
-    found = _fewest(rows, ratio, may, loss, lookup)
+    held = np.ones_like(may) if anchors is None else anchors
+    found = _fewest(rows, ratio, may, held, loss, lookup)
     if found is None:
         raise ValueError(
             f"no keys keep the loss of M {rows[0]} to {rows[-1]} within {loss:.1%}: "
-            + _least(rows, ratio, may, lookup)
+            + _least(rows, ratio, may, held, lookup)
         )
     return _choice(rows, ratio, found, lookup)
 
@@ -122,47 +126,67 @@ def _ratio(rows: Sequence[int], times_us: F64) -> F64:
 
 
 def _fewest(
-    rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], loss: float, lookup: Lookup
+    rows: Sequence[int],
+    ratio: F64,
+    may: NDArray[np.bool_],
+    anchors: NDArray[np.bool_],
+    loss: float,
+    lookup: Lookup,
 ) -> list[tuple[int, int]] | None:
     """(row, configuration) of each key; ``None`` where no keys stay within the loss."""
     configs, count = ratio.shape
-    # Least number of keys up to a key with a configuration, itself included, the worst loss of the
-    # rows up to it, and the step that led there.
-    keys = np.full((count, configs), np.inf)
-    worst = np.full((count, configs), np.inf)
-    before = np.full((count, configs, 2), -1, dtype=np.int64)
-    #: At [i][:, b]: the worst of the rows behind i up to b.
+    # A state is a key with its configuration, and whether that has an anchor up to the key.  Of
+    # each: the least number of keys, the worst loss of the rows up to it, and where it came from.
+    keys = np.full((count, configs, 2), np.inf)
+    worst = np.full((count, configs, 2), np.inf)
+    before = np.full((count, configs, 2, 3), -1, dtype=np.int64)
+    #: At [i][:, b]: the worst of b rows behind i.
     right = [_running(ratio[:, i + 1 :]) for i in range(count)]
-    end: tuple[float, float, int, int] | None = None
+    #: At [:, b]: anchors before row b.
+    counted = np.concatenate([np.zeros((configs, 1), int), anchors.cumsum(axis=1)], axis=1)
+    end: tuple[float, float, int, int, int] | None = None
     for j in range(count):
         #: At [:, b]: the worst of rows b to j.
         left = np.maximum.accumulate(ratio[:, j::-1], axis=1)[:, ::-1]
-        first = may[:, j] & (left[:, 0] <= loss)
-        keys[j, first], worst[j, first] = 1, left[first, 0]
-        for i in range(j):
-            split = _boundary(rows, i, j, lookup)
-            reached = np.maximum(worst[i], right[i][:, split - i])
-            feasible = np.isfinite(keys[i]) & (reached <= loss)
-            if not feasible.any():
-                continue
-            fewest = keys[i, feasible].min()
-            source = int(np.where(feasible & (keys[i] == fewest), reached, np.inf).argmin())
-            arrived = np.maximum(reached[source], left[:, split + 1])
+        for i in range(-1, j):
+            split = -1 if i < 0 else _boundary(rows, i, j, lookup)
+            fewest, reached, source = 0.0, 0.0, (-1, -1, -1)
+            if i >= 0:
+                behind = counted[:, split + 1] > counted[:, i + 1]
+                so_far = np.maximum(worst[i], right[i][:, split - i, None])
+                open_ = np.isfinite(keys[i]) & (so_far <= loss)
+                open_ &= np.stack([behind, np.ones_like(behind)], axis=1)
+                if not open_.any():
+                    continue
+                fewest = keys[i, open_].min()
+                best = np.where(open_ & (keys[i] == fewest), so_far, np.inf)
+                config, anchored = divmod(int(best.argmin()), 2)
+                reached, source = float(best[config, anchored]), (i, config, anchored)
+            arrived = np.maximum(reached, left[:, split + 1])
+            place = (counted[:, j + 1] > counted[:, split + 1]).astype(int)
+            known = np.arange(configs), place
             better = may[:, j] & (arrived <= loss)
-            fewer = fewest + 1 < keys[j]
-            better &= fewer | ((fewest + 1 == keys[j]) & (arrived < worst[j]))
-            keys[j, better], worst[j, better] = fewest + 1, arrived[better]
-            before[j, better] = (i, source)
-        total = np.maximum(worst[j], right[j][:, -1])
-        for c in np.flatnonzero(np.isfinite(keys[j]) & (total <= loss)):
-            here = (float(keys[j, c]), float(total[c]), j, int(c))
-            end = here if end is None else min(end, here)
+            better &= (fewest + 1 < keys[j][known]) | (
+                (fewest + 1 == keys[j][known]) & (arrived < worst[j][known])
+            )
+            chosen = np.flatnonzero(better)
+            keys[j, chosen, place[chosen]] = fewest + 1
+            worst[j, chosen, place[chosen]] = arrived[chosen]
+            before[j, chosen, place[chosen]] = source
+        total = np.maximum(worst[j], right[j][:, -1, None])
+        behind = counted[:, count] > counted[:, j + 1]
+        for c, s in np.argwhere(np.isfinite(keys[j]) & (total <= loss)):
+            if s or behind[c]:
+                here = (float(keys[j, c, s]), float(total[c, s]), j, int(c), int(s))
+                end = here if end is None else min(end, here)
     if end is None:
         return None
-    path = [(end[2], end[3])]
-    while before[path[-1]][0] >= 0:
-        i, c = before[path[-1]]
-        path.append((int(i), int(c)))
+    state = end[2:]
+    path = []
+    while state[0] >= 0:
+        path.append((state[0], state[1]))
+        i, c, s = before[state]
+        state = (int(i), int(c), int(s))
     return path[::-1]
 
 
@@ -185,14 +209,20 @@ def _boundary(rows: Sequence[int], i: int, j: int, lookup: Lookup) -> int:
     return low
 
 
-def _least(rows: Sequence[int], ratio: F64, may: NDArray[np.bool_], lookup: Lookup) -> str:
+def _least(
+    rows: Sequence[int],
+    ratio: F64,
+    may: NDArray[np.bool_],
+    anchors: NDArray[np.bool_],
+    lookup: Lookup,
+) -> str:
     """What can be had instead: the least loss of any set of keys, and where that is."""
     losses = np.unique(ratio[np.isfinite(ratio)])
     low, high = 0, len(losses)
     path: list[tuple[int, int]] | None = None
     while low < high:
         middle = (low + high) // 2
-        found = _fewest(rows, ratio, may, float(losses[middle]), lookup)
+        found = _fewest(rows, ratio, may, anchors, float(losses[middle]), lookup)
         if found is None:
             low = middle + 1
         else:

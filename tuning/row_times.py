@@ -29,7 +29,7 @@ __all__ = ["RowTimes", "row_times"]
 F64 = NDArray[np.float64]
 
 #: M that are looked at between tuned ones: so many for each doubling.
-ROWS_AN_OCTAVE = 4
+ROWS_AN_OCTAVE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,10 @@ class RowTimes:
         return times
 
     @property
-    def allowed(self) -> NDArray[np.bool_]:
-        """Where a candidate may stand as an entry: where a trial of it was correct."""
-        correct: NDArray[np.bool_] = np.isfinite(self.told_us)
-        return correct
+    def correct(self) -> NDArray[np.bool_]:
+        """Where a trial of a candidate was correct."""
+        found: NDArray[np.bool_] = np.isfinite(self.told_us)
+        return found
 
 
 def row_times(studies: Sequence[StudyRecord], gpu: "Gpu") -> RowTimes:

@@ -12,6 +12,8 @@ from tuning.row_keys import KeyChoice, Lookup, choose_keys, served_by
 from workbench.emission.package_files._lookup import nearest
 
 F64 = NDArray[np.float64]
+#: Rows, times, where a configuration may be a key, and where it has an anchor.
+Instance = tuple[list[int], F64, NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def _losses(rows: list[int], times: F64, keys: dict[int, int], lookup: Lookup) -> list[float]:
@@ -23,8 +25,25 @@ def _losses(rows: list[int], times: F64, keys: dict[int, int], lookup: Lookup) -
     return found
 
 
+def _anchored(
+    rows: list[int], keys: dict[int, int], anchors: NDArray[np.bool_], lookup: Lookup
+) -> bool:
+    """Whether every key serves a row where its configuration has an anchor."""
+    at = {
+        served_by(m, sorted(keys), lookup)
+        for place, m in enumerate(rows)
+        if anchors[keys[served_by(m, sorted(keys), lookup)], place]
+    }
+    return at == set(keys)
+
+
 def _brute_force(
-    rows: list[int], times: F64, loss: float, lookup: Lookup, allowed: NDArray[np.bool_]
+    rows: list[int],
+    times: F64,
+    loss: float,
+    lookup: Lookup,
+    allowed: NDArray[np.bool_],
+    anchors: NDArray[np.bool_],
 ) -> tuple[int, float] | None:
     """Fewest keys and then least loss, by trying every set of keys with every configuration."""
     for size in range(1, len(rows) + 1):
@@ -34,6 +53,7 @@ def _brute_force(
                 for keys in itertools.combinations(rows, size)
                 for configs in itertools.product(range(len(times)), repeat=size)
                 if all(allowed[c, rows.index(m)] for m, c in zip(keys, configs, strict=True))
+                and _anchored(rows, dict(zip(keys, configs, strict=True)), anchors, lookup)
             ),
             default=np.inf,
         )
@@ -43,14 +63,18 @@ def _brute_force(
 
 
 @st.composite
-def _instances(draw: st.DrawFn) -> tuple[list[int], F64, NDArray[np.bool_]]:
+def _instances(draw: st.DrawFn) -> Instance:
     rows = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=5)))
     configs = draw(st.integers(1, 3))
     cell = st.sampled_from([1.0, 1.01, 1.02, 1.05, 1.2, 2.0, np.inf])
     times = np.array([[draw(cell) for _ in rows] for _ in range(configs)])
     times[0] = np.where(np.isfinite(times.min(axis=0)), times[0], 1.5)  # some configuration runs
-    may = np.array([[draw(st.booleans()) for _ in rows] for _ in range(configs)])
-    return rows, times, may | draw(st.booleans())
+    may, anchors = (
+        np.array([[draw(st.booleans()) for _ in rows] for _ in range(configs)])
+        | draw(st.booleans())
+        for _ in range(2)
+    )
+    return rows, times, may, anchors
 
 
 LOSSES = st.sampled_from([0.0, 0.02, 0.06, 0.3])
@@ -60,7 +84,7 @@ LOOKUPS = st.sampled_from(list(Lookup))
 @settings(max_examples=40)
 @given(instance=_instances(), loss=LOSSES, lookup=LOOKUPS)
 def test_no_smaller_set_of_keys_stays_within_the_loss(
-    instance: tuple[list[int], F64, NDArray[np.bool_]], loss: float, lookup: Lookup
+    instance: Instance, loss: float, lookup: Lookup
 ) -> None:
     _is_exact(instance, loss, lookup)
 
@@ -69,21 +93,19 @@ def test_no_smaller_set_of_keys_stays_within_the_loss(
 @settings(max_examples=600)
 @given(instance=_instances(), loss=LOSSES, lookup=LOOKUPS)
 def test_nor_does_one_of_many_more_instances(
-    instance: tuple[list[int], F64, NDArray[np.bool_]], loss: float, lookup: Lookup
+    instance: Instance, loss: float, lookup: Lookup
 ) -> None:
     _is_exact(instance, loss, lookup)
 
 
-def _is_exact(
-    instance: tuple[list[int], F64, NDArray[np.bool_]], loss: float, lookup: Lookup
-) -> None:
-    rows, times, may = instance
-    expected = _brute_force(rows, times, loss, lookup, may & np.isfinite(times))
+def _is_exact(instance: Instance, loss: float, lookup: Lookup) -> None:
+    rows, times, may, anchors = instance
+    expected = _brute_force(rows, times, loss, lookup, may & np.isfinite(times), anchors)
     if expected is None:
         with pytest.raises(ValueError, match="no keys keep the loss"):
-            choose_keys(rows, times, loss=loss, lookup=lookup, allowed=may)
+            choose_keys(rows, times, loss=loss, lookup=lookup, allowed=may, anchors=anchors)
         return
-    found = choose_keys(rows, times, loss=loss, lookup=lookup, allowed=may)
+    found = choose_keys(rows, times, loss=loss, lookup=lookup, allowed=may, anchors=anchors)
     assert (len(found.keys), found.worst_loss) == expected
     _is_what_readers_see(found, rows, times)
 

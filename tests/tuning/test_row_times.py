@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sim
 from sim import load_gpu
+from sim.measured_file import read_measured
 from tiles.kernels import ConfigTable, Status, TileConfig, kernel
 from tiles.kernels.gemm import GemmConfig
-from tiles.problems import Problem, parse_problem
+from tiles.problems import Gemm, Problem, parse_problem
 from tuning import Measurement, StudyRecord, TrialRecord
 from tuning.row_times import row_times
 
 GPU = load_gpu("h200")
 FAMILY = "triton_gemm"
+SWEEPS = Path(__file__).parents[2] / "data" / "h200" / "sweeps" / "measurements.parquet"
 SMALL = GemmConfig(
     block_m=16,
     block_n=64,
@@ -76,7 +79,7 @@ def test_told_times_stay_in_a_column_of_their_own() -> None:
     assert found.tuned == (16, 256)
     assert found.candidates == ((FAMILY, SMALL), (FAMILY, LARGE))
     assert (found.rows[0], found.rows[-1]) == (16, 256)
-    assert len(found.rows) == 4 * 4 + 1  # four octaves of four
+    assert len(found.rows) == 4 * 8 + 1  # four octaves of eight
     at = {m: found.rows.index(m) for m in found.tuned}
     assert found.told_us[0, at[16]] == 9.0
     assert found.told_us[1, at[256]] == 30.0
@@ -84,7 +87,7 @@ def test_told_times_stay_in_a_column_of_their_own() -> None:
     assert np.isnan(np.delete(found.told_us, list(at.values()), axis=1)).all()
     assert np.isnan(found.told_us[1, at[16]])
     assert np.isfinite(found.modelled_us).all()
-    assert found.allowed.sum() == 2
+    assert found.correct.sum() == 2
     assert not found.simulated
 
 
@@ -129,3 +132,33 @@ def test_rows_that_a_family_does_not_serve_take_for_ever() -> None:
 def test_one_tuned_m_is_a_range_of_one() -> None:
     found = row_times([_study(16, {SMALL: 9.0}), _study(64, {SMALL: None})], GPU)
     assert found.rows == found.tuned == (16,)
+
+
+@pytest.mark.slow
+def test_interpolated_times_of_an_m_left_out_are_near_the_measured_ones() -> None:
+    """The few configurations of the H200's sweeps that were measured at three M or more."""
+    measured: dict[tuple[str, Problem, TileConfig], dict[int, float]] = {}
+    for table in read_measured(SWEEPS):
+        if isinstance(table.problem, Gemm) and table.cold:
+            alike = table.problem.resized(1, *table.problem.shape[1:])
+            for row, time in enumerate(table.time_us):
+                key = (table.kernel.name, alike, table.table.config(row))
+                measured.setdefault(key, {})[table.problem.tokens] = float(time)
+    errors = []
+    for (name, alike, config), times in measured.items():
+        for left_out in sorted(times)[1:-1]:
+            studies = [
+                replace(
+                    _study(m, {config: time}),
+                    kernel=name,
+                    problem=alike.resized(m, *alike.shape[1:]),
+                )
+                for m, time in times.items()
+                if m != left_out
+            ]
+            found = row_times(studies, GPU)
+            told = found.times_us[0, found.rows.index(left_out)]
+            errors.append(abs(told / times[left_out] - 1))
+    assert len(errors) == 9
+    assert np.median(errors) < 0.08
+    assert max(errors) < 0.25

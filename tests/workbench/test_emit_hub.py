@@ -328,7 +328,7 @@ def test_rows_are_thinned_for_the_hub_as_well(tmp_path: Path) -> None:
     run = run_of(*(study(f"gemm:{m}x256x384:bf16:bf16", time_us=9.0) for m in (16, 17, 18)))
     made = write(run, tmp_path / "out", rows_loss=0.5)
     assert made.entries == 1
-    assert "1 of 3 tuned M kept" in (made.folder / "CARD.md").read_text()
+    assert "1 entries for 3 tuned M, 16 to 18" in (made.folder / "CARD.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
         "timing": measurement.timing,
     }
     environment = entry.study.environment
+    key = {} if entry.key is None else {"key": entry.key}
     return {
         "kernel": entry.study.kernel,
         "source_sha256": source_digest(entry.kernel.template),
@@ -78,6 +79,7 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
         "gpu": entry.study.gpu,
         "path": entry.path.value,
         "config_file": entry.file_name,
+        **key,
         "config": entry.best.config.to_dict(),
         "simulated": entry.study.simulated,
         "predicted": {

@@ -1,9 +1,12 @@
-"""The M that a package's files keep: as few as lookup needs to lose at most a stated share.
+"""The M keys of a package's files: as few as lookup needs to lose at most a stated share.
 
-An entry stays one that a study found correct at its own M.  What it takes at another M was
-measured there, or is the model's, scaled to what was measured: losses are told apart by that.
+Keys are chosen, too: any M of the range may be one, so that the boundaries between entries lie
+where the best configuration changes.  An entry is one that a study found correct at its own M, and
+calls of that M take it.  What it takes at another M was measured there, or is the model's, scaled
+to what was measured: losses are told apart by that.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuning.row_keys import KeyChoice, Lookup, choose_keys
+from tuning.row_keys import KeyChoice, Lookup, RowKey, choose_keys
 from tuning.row_times import RowTimes, row_times
 from workbench.emission.not_emitted import NotEmitted
 from workbench.emission.winners import TunedEntry
@@ -40,8 +43,9 @@ class KeptRows:
     allowed_loss: float
     first_m: int  #: the range that was looked at
     last_m: int
+    rows: int  #: how many M of it were
     tuned: tuple[int, ...]  #: M that studies searched
-    kept: tuple[int, ...]  #: of these, those that have an entry
+    keys: tuple[int, ...]  #: M that the entries stand under
     #: Over M where the entry that serves them and its rivals were measured.
     measured: Loss | None
     #: Over M where the model stands in, scaled to what was measured at others.
@@ -57,8 +61,8 @@ class KeptRows:
             if (one := getattr(self, how)) is not None
         ]
         return (
-            f"{name}: {len(self.kept)} of {len(self.tuned)} tuned M kept for M {self.first_m} to "
-            f"{self.last_m}, worst loss {', '.join(losses)}"
+            f"{name}: {len(self.keys)} entries for {len(self.tuned)} tuned M, {self.first_m} to "
+            f"{self.last_m} ({self.rows} looked at), worst loss {', '.join(losses)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def keep_rows(
         rivals = [entry for entry in group if entry.simulated == simulated]
         times = row_times([entry.study for entry in rivals], group[0].gpu)
         choice = _choose(times, loss, lookup, group[0])
-        chosen = [_entry(key.m, times.candidates[key.config], rivals) for key in choice.keys]
+        chosen = [_entry(key, times, rivals) for key in choice.keys]
         kept += chosen
         dropped += _dropped(group, chosen, choice, loss)
         reports.append(_report(group, times, choice, loss))
@@ -108,44 +112,47 @@ def keep_rows(
 def _choose(times: RowTimes, loss: float, lookup: Lookup, first: TunedEntry) -> KeyChoice:
     try:
         return choose_keys(
-            times.rows, times.times_us, loss=loss, lookup=lookup, allowed=times.allowed
+            times.rows, times.times_us, loss=loss, lookup=lookup, anchors=times.correct
         )
     except ValueError as error:
         extents = "x".join(map(str, first.extents))
         raise ValueError(f"{' '.join(first.formats)} {extents}: {error}") from error
 
 
-def _entry(m: int, candidate: tuple[str, object], rivals: Sequence[TunedEntry]) -> TunedEntry:
-    """The trial of a candidate at an M as an entry."""
-    name, config = candidate
-    entry = next(e for e in rivals if e.m == m and e.study.kernel == name)
-    trials = [
-        trial
+def _entry(key: RowKey, times: RowTimes, rivals: Sequence[TunedEntry]) -> TunedEntry:
+    """A trial of the key's configuration that was correct at an M that the key serves."""
+    name, config = times.candidates[key.config]
+    own = [e for e in rivals if e.study.kernel == name and isinstance(e.m, int)]
+    found = [
+        TunedEntry(study=entry.study, best=trial, gpu=entry.gpu, key=key.m)
+        for entry in own
+        if key.first <= entry.problem.tokens <= key.last
         for trial in entry.study.trials
         if trial.config == config and trial.measurement.time_us is not None and not trial.stale
     ]
-    best = min(trials, key=lambda trial: trial.measurement.time_us or 0.0)
-    return TunedEntry(study=entry.study, best=best, gpu=entry.gpu)
+    # Of several M the one nearest to the key; of several trials of it the fastest.
+    return min(found, key=lambda e: (abs(math.log(e.problem.tokens / key.m)), e.time_us))
 
 
 def _dropped(
     group: Sequence[TunedEntry], chosen: Sequence[TunedEntry], choice: KeyChoice, loss: float
 ) -> list[NotEmitted]:
-    shipped = {(entry.m, entry.study.kernel) for entry in chosen}
+    shipped = {(entry.problem, entry.study.kernel) for entry in chosen}
     found = []
     for entry in group:
-        if (entry.m, entry.study.kernel) in shipped:
+        if (entry.problem, entry.study.kernel) in shipped:
             continue
-        key = next(
-            k for k in choice.keys if isinstance(entry.m, int) and k.first <= entry.m <= k.last
-        )
-        by = next(e.study.kernel for e in chosen if e.m == key.m)
+        m = entry.problem.tokens
+        at = next(place for place, key in enumerate(choice.keys) if key.first <= m <= key.last)
         found.append(
             NotEmitted(
                 kernel=entry.study.kernel,
                 problem=str(entry.problem),
                 gpu=entry.study.gpu,
-                reason=f"takes the entry of {by} for M {key.m}, which loses at most {loss:.1%}",
+                reason=(
+                    f"M {m} takes the entry of {chosen[at].study.kernel} under M "
+                    f"{choice.keys[at].m}, which loses at most {loss:.1%}"
+                ),
                 has_winner=True,
             )
         )
@@ -173,8 +180,9 @@ def _report(
         allowed_loss=loss,
         first_m=times.rows[0],
         last_m=times.rows[-1],
+        rows=len(times.rows),
         tuned=times.tuned,
-        kept=tuple(key.m for key in choice.keys),
+        keys=tuple(key.m for key in choice.keys),
         measured=None if times.simulated else _worst(rows[told], losses[told]),
         interpolated=None if times.simulated else _worst(rows[~told], losses[~told]),
         predicted=_worst(rows, losses) if times.simulated else None,

@@ -83,7 +83,7 @@ def entry_row(entry: TunedEntry) -> str:
     measured = None if entry.study.simulated else entry.best.measurement.time_us
     cells = [
         entry.study.kernel,
-        str(entry.problem),
+        str(entry.problem) + ("" if entry.key is None else f", under M {entry.key}"),
         entry.study.gpu,
         entry.path.value,
         _time(entry.best.predicted_us),
