@@ -18,7 +18,7 @@ from workbench.shared import load_study, stale_lines
 if TYPE_CHECKING:
     from sim.calibration import Calibration
     from tuning import Plan, Progress, Run, StudyRecord
-    from workbench.emission.targets import Emitted
+    from workbench.emission.emitted import Emitted
     from workbench.verification import VerifyReport
 
 __all__ = ["emit", "repair", "report", "select_recipes", "sweep", "unserved", "verify", "winners"]

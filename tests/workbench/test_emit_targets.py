@@ -14,7 +14,8 @@ import workbench
 from tuning import Run
 from workbench.cli import main
 from workbench.emission import targets
-from workbench.emission.targets import TARGETS, EmittedFiles, Target, target
+from workbench.emission.emitted import EmittedFiles
+from workbench.emission.targets import TARGETS, Target, target
 
 Call = Callable[..., tuple[int, str, str]]
 

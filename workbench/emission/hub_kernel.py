@@ -80,6 +80,7 @@ class EmittedKernel:
             "entries": self.entries,
             "left": self.left,
             "simulated": self.simulated,
+            **({"rows": list(self.rows)} if self.rows else {}),
         }
 
 

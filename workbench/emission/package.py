@@ -68,6 +68,7 @@ class EmittedPackage:
             "studies": self.studies,
             "without_winner": self.without_winner,
             "simulated": self.simulated,
+            **({"rows": list(self.rows)} if self.rows else {}),
         }
 
 

@@ -9,52 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from tiles.intake import nearest, shown
 
 if TYPE_CHECKING:
     from tuning import Run
+    from workbench.emission.emitted import Emitted, Writer
 
-__all__ = ["DEFAULT", "TARGETS", "Emitted", "EmittedFiles", "Target", "target"]
-
-
-@runtime_checkable
-class Emitted(Protocol):
-    """What a target has written."""
-
-    def lines(self) -> list[str]:
-        """What a person is told."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready mapping, with a schema."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmittedFiles:
-    """Files without more to say about them."""
-
-    target: str
-    files: tuple[Path, ...]
-
-    def lines(self) -> list[str]:
-        """A path a line."""
-        return [str(path) for path in self.files]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready mapping."""
-        return {
-            "schema": "tile-workbench/emitted-files/1",
-            "target": self.target,
-            "files": [str(path) for path in self.files],
-        }
-
-
-class Writer(Protocol):
-    """What a target's ``home`` names."""
-
-    def write(self, run: "Run", output: Path, **options: Any) -> Emitted | Sequence[Path]:
-        """Write what ships of a run to ``output``, all or nothing."""
+__all__ = ["DEFAULT", "TARGETS", "Target", "target"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +29,7 @@ class Target:
     home: str  #: a module with ``write``, or ``module:object``
     options: tuple[str, ...] = ()  #: keywords that ``write`` takes, as `emit` spells them
 
-    def write(self, run: "Run", output: Path, **options: Any) -> Emitted:
+    def write(self, run: "Run", output: Path, **options: Any) -> "Emitted":
         """Write what ships of a run; options that are ``None`` were not given.
 
         Raises:
@@ -80,13 +43,15 @@ class Target:
                     f"--target {self.name} takes no --{name.replace('_', '-')}: leave it out"
                     + (f" (it takes {', '.join(spelt)})" if spelt else "")
                 )
+        from workbench.emission.emitted import EmittedFiles  # listing targets needs none of it
+
         module, _, attribute = self.home.partition(":")
         home: Any = import_module(module)
         writer: Writer = getattr(home, attribute) if attribute else home
         done = writer.write(run, output, **given)
-        if isinstance(done, Emitted):
-            return done
-        return EmittedFiles(target=self.name, files=tuple(done))
+        if isinstance(done, Sequence):
+            return EmittedFiles(target=self.name, files=tuple(done))
+        return done
 
 
 _LIST = (
