@@ -19,7 +19,7 @@ __all__ = ["KeyChoice", "Lookup", "RowKey", "choose_keys", "served_by"]
 
 F64 = NDArray[np.float64]
 
-#: The table of losses has (configurations x rows x rows) numbers: so many rows take a second.
+#: Time grows with the square of the rows: 130 take a quarter of a second, so many several.
 MAX_ROWS = 512
 
 
@@ -145,16 +145,21 @@ def _fewest(
     #: At [:, b]: anchors before row b.
     counted = np.concatenate([np.zeros((configs, 1), int), anchors.cumsum(axis=1)], axis=1)
     end: tuple[float, float, int, int, int] | None = None
+    #: Keys that a next one may still follow: what they serve grows with it, and so does the loss.
+    alive: list[int] = []
     for j in range(count):
         #: At [:, b]: the worst of rows b to j.
         left = np.maximum.accumulate(ratio[:, j::-1], axis=1)[:, ::-1]
-        for i in range(-1, j):
+        for i in [-1, *alive]:
             split = -1 if i < 0 else _boundary(rows, i, j, lookup)
             fewest, reached, source = 0.0, 0.0, (-1, -1, -1)
             if i >= 0:
                 behind = counted[:, split + 1] > counted[:, i + 1]
                 so_far = np.maximum(worst[i], right[i][:, split - i, None])
                 open_ = np.isfinite(keys[i]) & (so_far <= loss)
+                if not open_.any():
+                    alive.remove(i)
+                    continue
                 open_ &= np.stack([behind, np.ones_like(behind)], axis=1)
                 if not open_.any():
                     continue
@@ -173,6 +178,7 @@ def _fewest(
             keys[j, chosen, place[chosen]] = fewest + 1
             worst[j, chosen, place[chosen]] = arrived[chosen]
             before[j, chosen, place[chosen]] = source
+        alive.append(j)
         total = np.maximum(worst[j], right[j][:, -1, None])
         behind = counted[:, count] > counted[:, j + 1]
         for c, s in np.argwhere(np.isfinite(keys[j]) & (total <= loss)):

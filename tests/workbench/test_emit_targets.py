@@ -89,6 +89,12 @@ def test_an_unknown_target_is_told_with_what_there_is(
         (("--rows-loss", "-1%"), "is no share"),
         (("--rows-loss", "two"), "'two' is no share: write e.g. 2% or 0.02"),
         (("--rows-loss", "nan"), "is no share"),
+        (
+            ("--target", "hf-kernels", "--name", "tile_gemm"),
+            "kernel name 'tile_gemm': write 2 to 41 of a-z, 0-9 and -, a letter first, no - last, "
+            "e.g. tile-gemm",
+        ),
+        (("--target", "hf-kernels", "--repo-id", "mine"), "--repo-id 'mine': write OWNER/NAME"),
     ],
 )
 def test_an_option_that_does_not_fit_is_a_mistake(
