@@ -11,12 +11,14 @@ from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
 from workbench.arguments import count_of, items_of, path_of
+from workbench.emission.targets import DEFAULT
+from workbench.emission.targets import target as find_target
 from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
     from sim.calibration import Calibration
     from tuning import Plan, Progress, Run, StudyRecord
-    from workbench.emission import EmittedPackage
+    from workbench.emission.emitted import Emitted
     from workbench.verification import VerifyReport
 
 __all__ = ["emit", "repair", "report", "select_recipes", "sweep", "unserved", "verify", "winners"]
@@ -215,28 +217,34 @@ def emit(
     study: str | Path,
     output: str | Path,
     *,
+    target: str = DEFAULT,
     name: str | None = None,
     storage: str | None = None,
     allow_stale: bool = False,
-) -> "EmittedPackage":
-    """Write a pip-installable package with the winners of a sweep, and its wheel.
+    **options: Any,
+) -> "Emitted":
+    """Write what ships of a sweep: by default a pip-installable package of its winners.
 
     Args:
         study: a run folder or, with a storage, the name of a sweep.
-        output: folder to create.
+        output: folder to create, or what the target takes.
+        target: one of :data:`workbench.emission.targets.TARGETS`.
         name: of the package.
         storage: URL of a shared storage.
         allow_stale: also where driver or versions have changed since; the evidence names those of
             the measurement.  A changed kernel source is refused all the same: what ships must be
             what was measured.
+        options: of the target, e.g. ``rows_loss=0.02`` for as few M as lose at most 2 %.
+
+    Returns:
+        An ``EmittedPackage`` for ``"wheel"``; ``lines()`` and ``to_dict()`` say what was written.
 
     Raises:
-        ValueError: no such run, nothing correct in it, its results are stale, a bad name, or the
-            output folder exists.
+        ValueError: no such run or target, nothing correct in it, its results are stale, a bad name
+            or option, or the output folder exists.
     """
-    from workbench.emission import emit as emit_run
-
-    target = path_of("output", output)
+    chosen = find_target(target)
+    folder = path_of("output", output)
     path_of("study", study)
     run = load_study(study, storage)
     stale = [] if allow_stale else stale_lines(run)
@@ -246,7 +254,7 @@ def emit(
             f"{run.folder} is stale: {stale[0]}{more}: measure its winners again with "
             "`workbench sweep FILE --revalidate`, or emit with --allow-stale"
         )
-    return emit_run(run, target, name=name)
+    return chosen.write(run, folder, name=name, **options)
 
 
 def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":

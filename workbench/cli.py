@@ -17,6 +17,7 @@ from workbench.console import path_argument as _path
 from workbench.console import print_json as _print_json
 from workbench.console import print_tables as _print
 from workbench.convert_verb import add_convert_verb
+from workbench.emit_verb import add_emit_verb
 from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.lint_verb import add_lint_verb
@@ -304,29 +305,6 @@ def repair(
 
 
 @app.command()
-def emit(
-    study: Annotated[
-        Path, typer.Argument(parser=_path, help="A run folder, e.g. runs/llama-3-8b.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", parser=_path, help="Folder to create.")],
-    name: Annotated[str | None, typer.Option(help="Name of the emitted Python package.")] = None,
-    storage: Storage = None,
-    allow_stale: Annotated[
-        bool, typer.Option("--allow-stale", help="Also where driver or versions have changed.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Write a pip-installable kernel package with its evidence, and its wheel."""
-    package = workbench.emit(study, output, name=name, storage=storage, allow_stale=allow_stale)
-    if as_json:
-        _print_json(package.to_dict())
-    else:
-        print(f"package {package.folder}\nwheel   {package.wheel}")
-        if package.without_winner:
-            print(f"{package.without_winner} of {package.studies} studies have no winner")
-
-
-@app.command()
 def verify(
     package: Annotated[Path, typer.Argument(parser=_path, help="An emitted folder or its wheel.")],
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
@@ -367,6 +345,7 @@ def report(
     print(workbench.report(study, output, storage=storage))
 
 
+add_emit_verb(app)
 add_study_verbs(app)
 add_calibrate_verb(app)
 add_evaluate_verb(app)

@@ -1,7 +1,6 @@
 """What is done with finished studies: replayed, exported, imported."""
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiles.intake import nearest, shown
-from workbench.outfile import check_outfile, write_outfile
 from workbench.shared import load_study
 
 if TYPE_CHECKING:
-    from tuning.records import Run, StudyRecord
+    from tuning.records import Run
     from tuning.replay import Replay
     from tuning.t4_import import Imported
 
@@ -110,55 +108,19 @@ def export(
         ValueError: no such run or study, several studies for one T4 file, a simulated run for a
             data set, or it cannot be written.
     """
-    from tuning.t4 import STUDY_SCHEMA, study_to_t4, t4_text
+    from workbench.emission import t4_files
 
     if to not in ("t4", "parquet"):
         raise ValueError(f"--to takes t4 or parquet, got {shown(to)}: correct it")
-    folder = Path(file)
-    into = folder.suffix != ".json"
-    if to == "t4" and not into:
-        check_outfile(folder, STUDY_SCHEMA)
+    target = Path(file)
+    if to == "t4":
+        t4_files.check_output(target)
+        return t4_files.write(load_study(study, storage), target, problem=problem, kernel=kernel)
+    from workbench.data_card import write_data_set
+
     run = load_study(study, storage)
-    chosen = _chosen(run, problem, kernel)
-    if to == "parquet":
-        from workbench.data_card import write_data_set
-
-        return write_data_set(replace(run, studies=tuple(one for _, one in chosen)), folder)
-    if not into and len(chosen) > 1:
-        raise ValueError(
-            f"{study} holds {len(chosen)} studies, a T4 file one: choose with --problem and "
-            f"--kernel, or name a folder: {folder.with_suffix('')}"
-        )
-    written = []
-    for index, one in chosen:
-        path = folder / _file_name(index, one) if into else folder
-        write_outfile(path, t4_text(study_to_t4(run, one)))
-        written.append(path)
-    return written
-
-
-def _chosen(run: "Run", problem: str | None, kernel: str | None) -> "list[tuple[int, StudyRecord]]":
-    """Studies with their place in the run, which keeps files in order."""
-    found = [
-        (index, one)
-        for index, one in enumerate(run.studies)
-        if problem in (None, str(one.problem)) and kernel in (None, one.kernel)
-    ]
-    if not found:
-        wanted = " with ".join(shown(name) for name in (problem, kernel) if name is not None)
-        known = list(dict.fromkeys(str(one.problem) for one in run.studies))
-        raise ValueError(
-            f"{run.folder} has no study of {wanted}: {nearest(problem, known)}choose one of "
-            f"{', '.join(known[:5])}"
-            if known
-            else f"{run.folder} holds no study yet: finish its sweep first"
-        )
-    return found
-
-
-def _file_name(index: int, study: "StudyRecord") -> str:
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{study.problem}_{study.kernel}")
-    return f"{index:03d}_{plain}.t4.json"
+    chosen = t4_files.chosen_studies(run, problem, kernel)
+    return write_data_set(replace(run, studies=tuple(one for _, one in chosen)), target)
 
 
 def import_t4(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
 from workbench.emission.functions import EMITTED
-from workbench.emission.not_emitted import NotEmitted
+from workbench.emission.selection import Selection
 from workbench.emission.winners import TunedEntry
 
 __all__ = ["EVIDENCE", "NEVER_MEASURED", "SCHEMA", "digest", "digests", "evidence", "read_evidence"]
@@ -71,6 +71,7 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
         "timing": measurement.timing,
     }
     environment = entry.study.environment
+    key = {} if entry.key is None else {"key": entry.key}
     return {
         "kernel": entry.study.kernel,
         "source_sha256": source_digest(entry.kernel.template),
@@ -78,6 +79,7 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
         "gpu": entry.study.gpu,
         "path": entry.path.value,
         "config_file": entry.file_name,
+        **key,
         "config": entry.best.config.to_dict(),
         "simulated": entry.study.simulated,
         "predicted": {
@@ -101,8 +103,7 @@ def evidence(
     *,
     name: str,
     package_version: str,
-    entries: Sequence[TunedEntry],
-    left: Sequence[NotEmitted],
+    chosen: Selection,
     templates: Mapping[str, str],
     files: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -111,12 +112,12 @@ def evidence(
     Args:
         name: the package's name.
         package_version: its version.
-        entries: the tuned entries.
-        left: studies that do not ship.
+        chosen: what ships of the run, and what does not.
         templates: kernel family by path of each file that was copied byte for byte.
         files: digest by path of every other file of the package.
     """
-    simulated = [entry.study.simulated for entry in entries]
+    simulated = [entry.study.simulated for entry in chosen.entries]
+    rows = {"rows": [one.to_dict() for one in chosen.rows]} if chosen.rows else {}
     statement = "every entry was measured on the GPU that it names"
     if all(simulated):
         statement = f"{NEVER_MEASURED}: configurations were chosen by the cost model alone"
@@ -129,11 +130,12 @@ def evidence(
         "workbench": VERSION,
         "simulated": any(simulated),
         "statement": statement,
-        "entries": [_entry(entry) for entry in entries],
+        "entries": [_entry(entry) for entry in chosen.entries],
+        **rows,
         "defaults": "configurations for untuned extents are conservative and were never measured",
         "not_emitted": [
             {"kernel": one.kernel, "problem": one.problem, "gpu": one.gpu, "reason": one.reason}
-            for one in left
+            for one in chosen.left
         ],
         "templates": {
             path: {"kernel": family, "sha256": files[path]} for path, family in templates.items()

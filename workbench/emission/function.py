@@ -33,7 +33,7 @@ __all__ = [
 #: The extents of which the nearest tuned ones are taken: M, or several.
 Free = int | tuple[int, ...]
 #: Files of every function of torch tensors, and those of one that launches CUDA C++ on them.
-TORCH_FILES = ("_operands.py", "_operator.py", "_torch_device.py")
+TORCH_FILES = ("_operands.py", "_operator.py", "_ops.py", "_torch_device.py")
 CUPY_FILES = ("_cupy_views.py", *TORCH_FILES)
 #: Free extents at which the conservative default is asked for.
 DEFAULT_M = (16, 64, 256, 1024, 4096)

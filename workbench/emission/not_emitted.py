@@ -1,12 +1,13 @@
 """The studies of a run that do not ship, each with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workbench.emission.winners import Slower, obstacle
+from workbench.emission.winners import Slower
 
 if TYPE_CHECKING:
+    from sim import Gpu
     from tuning import Run, StudyRecord
 
 __all__ = ["NotEmitted", "not_emitted"]
@@ -33,12 +34,17 @@ def _of(study: "StudyRecord", reason: str, *, has_winner: bool) -> NotEmitted:
     )
 
 
-def not_emitted(run: "Run", slower: Sequence[Slower]) -> list[NotEmitted]:
+def not_emitted(
+    run: "Run",
+    slower: Sequence[Slower],
+    obstacle: "Callable[[StudyRecord, Gpu], str | None]",
+) -> list[NotEmitted]:
     """What the run planned and the package does not hold.
 
     Args:
         run: the run that was emitted.
         slower: entries that another family beats on their problem.
+        obstacle: why the target cannot hold a study's winner, or ``None``.
     """
     left = [_of(one.entry.study, str(one), has_winner=True) for one in slower]
     left += [

@@ -11,7 +11,7 @@ from workbench.emission.function import TORCH_FILES
 from workbench.emission.functions import FUNCTIONS
 from workbench.emission.winners import TunedEntry, families_of
 
-__all__ = ["license_text", "pyproject_text", "readme_text"]
+__all__ = ["entry_row", "left_table", "license_text", "pyproject_text", "readme_text"]
 
 _TORCH = ["torch>=2.11", "triton>=3.6; sys_platform == 'linux'"]
 _CUPY = ["numpy>=1.26", "cupy-cuda13x>=14.0"]
@@ -78,11 +78,12 @@ def _time(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _entry_row(entry: TunedEntry) -> str:
+def entry_row(entry: TunedEntry) -> str:
+    """A row of the table of tuned entries: predicted and measured times in their own columns."""
     measured = None if entry.study.simulated else entry.best.measurement.time_us
     cells = [
         entry.study.kernel,
-        str(entry.problem),
+        str(entry.problem) + ("" if entry.key is None else f", under M {entry.key}"),
         entry.study.gpu,
         entry.path.value,
         _time(entry.best.predicted_us),
@@ -110,7 +111,7 @@ def _remarks(entries: Sequence[TunedEntry]) -> list[str]:
     return lines
 
 
-def _left_table(left: Sequence[Mapping[str, str]]) -> list[str]:
+def left_table(left: Sequence[Mapping[str, str]]) -> list[str]:
     """What the run planned and the package does not hold."""
     if not left:
         return []
@@ -148,7 +149,7 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "",
         "| kernel | problem | GPU | path | predicted, us | measured, us | configuration |",
         "|---|---|---|---|---|---|---|",
-        *(_entry_row(entry) for entry in entries),
+        *(entry_row(entry) for entry in entries),
         "",
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Extents that are not in the table run a conservative default, never measured,",
@@ -160,7 +161,7 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",
         "the kernel decodes them first (emulated).",
         "",
-        *_left_table(evidence["not_emitted"]),
+        *left_table(evidence["not_emitted"]),
         "    python -m pytest tests          # a GPU, or TRITON_INTERPRET=1 on a CPU",
         "    python benchmarks/benchmark.py  # a GPU",
     ]

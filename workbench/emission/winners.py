@@ -37,6 +37,9 @@ class TunedEntry:
     study: "StudyRecord"
     best: "TrialRecord"
     gpu: "Gpu"
+    #: The M that it stands under in a file, where keys were chosen so that calls of the study's own
+    #: M still take it; ``None``: that M.
+    key: int | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -63,7 +66,7 @@ class TunedEntry:
     @property
     def m(self) -> Free:
         """The free extents: M of a product, rows of a quantisation, several of a batch."""
-        return self.function.key(self.problem)[0]
+        return self.key if self.key is not None else self.function.key(self.problem)[0]
 
     @property
     def extents(self) -> tuple[int, ...]:

@@ -127,8 +127,9 @@ def main(job_file: str) -> None:
 
         refusal = Refusal(FORBIDDEN)
         sys.meta_path.insert(0, refusal)
-        package = _import_lightly(job["package"], report)
+        light = _import_lightly(job["package"], report) if job["light"] else None
         device = _choose_device(job["device"])
+        package = light or importlib.import_module(job["package"])
         report({"device": device})
         _independence(package, device, refusal, report)
         sys.meta_path.remove(refusal)

@@ -27,7 +27,7 @@ def _beside(entry: GemmEntry) -> Gemm:
     """The tuned shape with one row more or less, still nearest to the same entry."""
     for m in (entry.problem.m - 1, entry.problem.m + 1):
         problem = replace(entry.problem, m=max(1, m))
-        if m >= 1 and entry.choice(problem).m == entry.problem.m:
+        if m >= 1 and entry.choice(problem).m == entry.choice(entry.problem).m:
             return problem
     return entry.problem
 

@@ -29,6 +29,11 @@ class Package:
     evidence_text: str
 
     @property
+    def installable(self) -> Path:
+        """The wheel."""
+        return self.wheel
+
+    @property
     def module_files(self) -> dict[str, str]:
         """Digest by path of the module's files, relative to where it is installed."""
         files: Mapping[str, str] = self.evidence["files"]

@@ -1,6 +1,7 @@
-"""A throw-away virtual environment that sees this interpreter's libraries and one more wheel."""
+"""A throw-away virtual environment that sees this interpreter's libraries and one more package."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -40,8 +41,13 @@ def _library_folders() -> list[str]:
     return folders
 
 
-def make_sandbox(folder: Path, wheel: Path) -> Sandbox:
-    """Create an environment below ``folder`` and install the wheel into it, offline.
+def make_sandbox(folder: Path, package: Path, name: str) -> Sandbox:
+    """Create an environment below ``folder`` and install a package into it, offline.
+
+    Args:
+        folder: that does not exist yet.
+        package: a wheel, or the folder of a module, which is copied.
+        name: under which such a module is imported.
 
     Raises:
         ValueError: pip refused the wheel; the message has pip's last line.
@@ -53,16 +59,19 @@ def make_sandbox(folder: Path, wheel: Path) -> Sandbox:
     )
     site = Path(scheme["purelib"])
     python = Path(scheme["scripts"]) / "python"
-    if importlib.util.find_spec("pip") is None:
+    if package.is_dir():
+        shutil.copytree(package, site / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        how = "copied: a kernel of this kind is not installed"
+    elif importlib.util.find_spec("pip") is None:
         # A wheel of Python files alone is installed once it is unpacked.
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(package) as archive:
             archive.extractall(site)
         how = f"unpacked, because {sys.executable} has no pip"
     else:
         command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
         command += ["--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check"]
         done = subprocess.run(
-            [*command, str(wheel.resolve())],
+            [*command, str(package.resolve())],
             capture_output=True,
             text=True,
             timeout=INSTALL_TIMEOUT_S,
@@ -70,7 +79,7 @@ def make_sandbox(folder: Path, wheel: Path) -> Sandbox:
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
-            raise ValueError(f"pip could not install {wheel}: {lines[-1]}")
+            raise ValueError(f"pip could not install {package}: {lines[-1]}")
         how = "installed by pip"
     (site / PTH).write_text("\n".join(_library_folders()) + "\n", encoding="utf-8")
     return Sandbox(python=python, site=site, how=how)

@@ -13,6 +13,8 @@ from typing import Any
 from tiles.kernels import kernels
 from tiles.kernels.closure import template_closure
 from workbench.emission.evidence import digest
+from workbench.verification.hub_kernel import HubKernel, is_hub_kernel, open_hub_kernel
+from workbench.verification.kernels_library import library_checks
 from workbench.verification.not_checked import without_gpu
 from workbench.verification.package import (
     Package,
@@ -35,7 +37,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
     """Check an emitted package: its files, its independence, its answers, and its speed.
 
     Args:
-        package: an emitted folder or a wheel.
+        package: an emitted folder, of a wheel or of a Hugging Face kernel, or a wheel.
         device: "cuda"; "cpu" for small shapes under Triton's interpreter; "auto" for a GPU where
             there is one.
         seed: of the random inputs; a fresh one by default.
@@ -45,7 +47,8 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
     """
     if device not in DEVICES:
         raise ValueError(f"device {device!r}: choose one of {', '.join(DEVICES)}")
-    opened = open_package(package)
+    on_hub = is_hub_kernel(package)
+    opened = open_hub_kernel(package) if on_hub else open_package(package)
     seed = secrets.randbelow(2**31) if seed is None else seed
     checks = [
         Check(
@@ -55,7 +58,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
         )
     ]
     with tempfile.TemporaryDirectory(prefix="workbench-verify-") as temporary:
-        sandbox = make_sandbox(Path(temporary) / "venv", opened.wheel)
+        sandbox = make_sandbox(Path(temporary) / "venv", opened.installable, opened.name)
         installed = installed_digests(sandbox.site)
         installed.pop(PTH)
         check_files(installed, opened.module_files, "the installed package")
@@ -64,6 +67,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
             Check(name="installed files", status=Outcome.PASSED, detail=detail),
             _template_check(opened),
             _evidence_check(opened),
+            *(library_checks(package) if on_hub else ()),
         ]
         lines = _run_child(opened, sandbox, Path(temporary), device, seed)
     used = next((line["device"] for line in lines if "device" in line), "unknown")
@@ -76,7 +80,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
         if "check" in line
     ]
     return VerifyReport(
-        package=opened.name,
+        package=str(opened.evidence["package"]),
         version=str(opened.evidence["version"]),
         path=str(package),
         device=used,
@@ -93,7 +97,7 @@ def verify(package: Path, *, device: str = "auto", seed: int | None = None) -> V
     )
 
 
-def _template_check(package: Package) -> Check:
+def _template_check(package: Package | HubKernel) -> Check:
     """Whether the package's templates are still the workbench's."""
     own = {
         source.name + family.name: digest(source.read_bytes())
@@ -117,7 +121,7 @@ def _template_check(package: Package) -> Check:
     return Check(name="templates", status=Outcome.PASSED, detail=detail)
 
 
-def _evidence_check(package: Package) -> Check:
+def _evidence_check(package: Package | HubKernel) -> Check:
     """Repeats what the evidence says of itself; a simulated entry is nothing to pass."""
     simulated = bool(package.evidence["simulated"])
     return Check(
@@ -128,7 +132,7 @@ def _evidence_check(package: Package) -> Check:
 
 
 def _run_child(
-    package: Package, sandbox: Sandbox, folder: Path, device: str, seed: int
+    package: Package | HubKernel, sandbox: Sandbox, folder: Path, device: str, seed: int
 ) -> list[dict[str, Any]]:
     """Run ``child.py`` in the sandbox; returns the lines that it wrote."""
     results = folder / "results.jsonl"
@@ -137,6 +141,8 @@ def _run_child(
         json.dumps(
             {
                 "package": package.name,
+                # Modules of the Hub are loaded as a whole.
+                "light": isinstance(package, Package),
                 "device": device,
                 "seed": seed,
                 "results": str(results),

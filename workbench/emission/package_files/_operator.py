@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_NAMESPACE = str(__package__).replace(".", "_")
+from ._ops import add_op_namespace_prefix
 
 #: Reads the inputs of an operator.
 Make = Callable[..., Any]
@@ -45,7 +45,7 @@ def operator(
         launch(*arguments)
 
     into = torch.library.custom_op(
-        f"{_NAMESPACE}::{name}_out",
+        add_op_namespace_prefix(f"{name}_out"),
         write,
         mutates_args=names,
         schema=f"({inputs}, {mutable}) -> ()",
@@ -71,6 +71,8 @@ def making(name: str, schema: str, *, empty: Make, launch: Launch, kept: int | N
         launch(*arguments[:kept], *(outputs if several else (outputs,)))
         return outputs
 
-    made = torch.library.custom_op(f"{_NAMESPACE}::{name}", make, mutates_args=(), schema=schema)
+    made = torch.library.custom_op(
+        add_op_namespace_prefix(name), make, mutates_args=(), schema=schema
+    )
     made.register_fake(empty)
     return made
