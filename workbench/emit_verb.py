@@ -62,6 +62,13 @@ def emit(
         str | None, typer.Option(help="Which study, with --target kernel-tuner-t4.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="The same, by kernel family.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="As the driver names it, with vllm-* and sglang-*.  [default: measured]"),
+    ] = None,
+    triton: Annotated[
+        str | None, typer.Option(help="X.Y.Z, with the same targets.  [default: measured]")
+    ] = None,
     storage: Storage = None,
     allow_stale: Annotated[
         bool, typer.Option("--allow-stale", help="Also where driver or versions have changed.")
@@ -79,6 +86,8 @@ def emit(
         repo_id=repo_id,
         problem=problem,
         kernel=kernel,
+        device=device,
+        triton=triton,
     )
     if as_json:
         print_json(done.to_dict())

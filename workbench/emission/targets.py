@@ -73,6 +73,20 @@ _LIST = (
         home="workbench.emission.t4_files",
         options=("problem", "kernel"),
     ),
+    *(
+        Target(
+            name=name,
+            description=f"tuned files that {engine} loads for its own kernel of {products}",
+            home=f"workbench.deploy.config_targets:{name.upper().replace('-', '_')}",
+            options=("device", "triton"),
+        )
+        for name, engine, products in (
+            ("vllm-linear", "vLLM", "block-scaled linear layers"),
+            ("vllm-moe", "vLLM", "a mixture's experts"),
+            ("sglang-linear", "SGLang", "block-scaled linear layers"),
+            ("sglang-moe", "SGLang", "a mixture's experts"),
+        )
+    ),
     # One more target is one more line here; its options are keywords of `workbench.emit`.
 )
 
