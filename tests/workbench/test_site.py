@@ -275,7 +275,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_names_that_break_lines_or_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
-    run = small_runs()["runs/today"]
+    run = invented_run(name="x", shapes=(SHAPE,), recipes=("bf16",))
     name = "a\nb\udcff"
     make(tmp_path, {name: run})
     page = Page(site(tmp_path, {name: run}) / "index.html")
@@ -283,7 +283,7 @@ def test_names_that_break_lines_or_are_no_utf8_are_written_as_escapes(tmp_path: 
 
 
 def test_runs_of_like_names_have_pages_of_their_own(tmp_path: Path) -> None:
-    run = small_runs()["runs/today"]
+    run = invented_run(name="x", shapes=(SHAPE,), recipes=("bf16",))
     runs = {"a b": run, "a-b": run, "A/b": run}
     make(tmp_path, runs)
     found = site(tmp_path, runs)
@@ -294,9 +294,8 @@ def _foreign(change: Callable[[Path], object]) -> Callable[[Path], object]:
     """A change of a site that is there."""
 
     def prepare(folder: Path) -> object:
-        runs = small_runs()
-        make(folder, runs)
-        return change(site(folder, runs))
+        make(folder, {}, error=ERROR)
+        return change(site(folder, {}))
 
     return prepare
 
@@ -349,11 +348,10 @@ def test_what_is_not_our_site_is_never_overwritten(
     prepare: Callable[[Path], object], said: str, tmp_path: Path
 ) -> None:
     prepare(tmp_path)
-    runs = small_runs()
-    make(tmp_path, runs)
+    make(tmp_path, {}, error=ERROR)
     before = everything(tmp_path)
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
-        site(tmp_path, runs)
+        site(tmp_path, {})
     assert "choose another --output" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert everything(tmp_path) == before
@@ -362,9 +360,8 @@ def test_what_is_not_our_site_is_never_overwritten(
 def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = small_runs()
-    make(tmp_path, runs)
-    site(tmp_path, runs, THEN)
+    make(tmp_path, {}, error=ERROR)
+    site(tmp_path, {}, THEN)
     before = everything(tmp_path)
     rename = Path.rename
 
@@ -375,7 +372,7 @@ def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(ValueError, match="No space left on device: free space"):
-        site(tmp_path, runs)
+        site(tmp_path, {})
     assert everything(tmp_path) == before
 
 
