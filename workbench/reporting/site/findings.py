@@ -22,7 +22,7 @@ __all__ = [
 
 MAX_BYTES = 2**26
 #: What a file of another shape than ours raises when it is read.
-_UNFIT = (KeyError, TypeError, AttributeError, IndexError)
+_UNFIT = (KeyError, TypeError, AttributeError, IndexError, OverflowError)
 _Found = TypeVar("_Found")
 
 
