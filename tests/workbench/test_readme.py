@@ -141,10 +141,21 @@ def test_the_floors_that_the_kernels_must_hold_are_held() -> None:
         assert times[INTEGER] / times["int8-row"] >= 1.3
 
 
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are linked by: lower case, words joined by dashes."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target in re.findall(r"\]\((?!http)([^)]+)", page.read_text()):
+            file, _, anchor = target.partition("#")
+            led = page.parent / file if file else page
+            assert led.exists(), f"{page.name}: {target}"
+            if anchor and led.suffix == ".md":
+                assert anchor in anchors(led), f"{page.name}: {target}"
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ def test_the_first_page_lists_what_there_is(written: Path) -> None:
     (verified,) = rows_of(page, "outcome")
     assert (verified["outcome"], verified["checks"]) == ("failed", "1 failed, 2 passed")
     (family,) = rows_of(page, "timings")
-    assert family["timings"] == "120"
+    assert (family["timings"], family["mean error before"]) == ("120", "13.3 %")  # expm1(0.125)
+    assert "driver 580.1, 2026-11-20 10:00 UTC" in page.text
     unread = {row["what"]: row["why"] for row in rows_of(page, "why")}
     assert set(unread) == {"runs/torn", "torn.json"}
     assert unread["runs/torn"].startswith("runs/torn/plan.json: cut off or corrupt")
@@ -202,7 +203,7 @@ def test_kernels_name_configuration_versions_and_run(written: Path) -> None:
     row = next(r for r in rows_of(page, "measured, us") if ":e4m3-row:" in r["problem"])
     assert row["measured with"] == "driver 580.1, triton 3.6.0, torch 2.11.0"
     assert row["configuration"].startswith("block_m=")
-    assert (row["run"], row["state"]) == ("runs/today", "holds")
+    assert (row["run"], row["state"]) == ("runs/today", "current")
     assert row["measured throughput"].endswith(" TFLOP/s")
 
 
@@ -243,7 +244,7 @@ def test_the_next_site_tells_what_changed(tmp_path: Path) -> None:
     (tmp_path / "runs/tomorrow/plan.json").write_text("{")
     page = Page(site(tmp_path, {**later}) / "changes.html")
     gone = len(runs["runs/tomorrow"].studies)
-    assert f"Since 2026-11-21 11:30:00 UTC: 1 new, 1 faster, 1 slower, {gone} gone." in page.text
+    assert f"Since 2026-11-21 11:30 UTC: 1 new, 1 faster, 1 slower, {gone} gone." in page.text
     moved = [row for heads, rows in page.tables() for row in rows if "noise" in heads]
     assert [row[4] for row in moved] == ["+20.0 %", "−20.0 %"]
     assert {row["why"] for row in rows_of(page, "why")} == {"its run cannot be read"}
@@ -444,6 +445,58 @@ def test_a_folder_with_nothing_to_report_is_a_mistake(prepare: str, tmp_path: Pa
     with pytest.raises(ValueError, match="holds no run folder, package, calibration or error"):
         workbench.report(tmp_path)
     assert everything(tmp_path) == before
+
+
+def test_no_site_becomes_part_of_a_runs_record(tmp_path: Path) -> None:
+    make(tmp_path, small_runs())
+    for name in ("plan.json", "journal.log.torn", "x.lease"):
+        with pytest.raises(ValueError, match="the run's own record goes there"):
+            write_site(tmp_path, tmp_path / "runs/today" / name)
+
+
+def test_errors_are_a_row_a_recipe_and_a_column_a_kind_of_data(tmp_path: Path) -> None:
+    products = [
+        {"recipe": name, "data": data, "sqnr_db": value}
+        for name, data, value in (
+            ("a", "normal", 20.0),
+            ("a", "outlier", 10.26),
+            ("b", "normal", None),
+            ("c", "outlier", 5.0),
+        )
+    ]
+    weights = {"ranking": [{"format": "e4m3fn.row", "sqnr_db": 31.0}]}
+    make(tmp_path, {}, products={**ERROR, "products": products})
+    make(tmp_path, {}, weights={"schema": ERROR["schema"], "weights": weights})
+    page = Page(site(tmp_path, {}) / "formats.html")
+    assert page.tables() == [
+        (
+            ["recipe", "SQNR normal, dB", "SQNR outlier, dB"],
+            [["b", "exact", "–"], ["a", "20.0", "10.3"], ["c", "–", "5.0"]],
+        ),
+        (["format", "SQNR, dB"], [["e4m3fn.row", "31.0"]]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '"products": 5}',
+        '"products": [{"recipe": "x"}]}',
+        '"products": [{"recipe": "x", "data": "normal", "sqnr_db": "much"}]}',
+        '"weights": {"ranking": 1}}',
+        "[" * 100_000,
+    ],
+)
+def test_answers_of_another_shape_are_listed_with_the_reason(answer: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(f'{{"schema": "tile-workbench/error/1", {answer}')
+    page = Page(site(tmp_path, {}) / "index.html")
+    (row,) = rows_of(page, "why")
+    assert row["what"] == "x.json"
+    assert (
+        "not as this version writes it" in row["why"]
+        or "not JSON" in row["why"]
+        or "much" in row["why"]
+    )
 
 
 def test_the_site_goes_where_it_is_told(tmp_path: Path) -> None:

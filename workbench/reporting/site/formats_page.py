@@ -1,6 +1,7 @@
 """The page about formats: speed-up against error, measured where measured."""
 
 import html
+import math
 from collections.abc import Sequence
 
 from workbench.reporting.comparison import BASELINE
@@ -8,6 +9,7 @@ from workbench.reporting.download import csv_text
 from workbench.reporting.figure import recipe_colour
 from workbench.reporting.section import Section, paragraph
 from workbench.reporting.site.chart import Chart, Marks, Point, scatter
+from workbench.reporting.site.findings import ErrorFound
 from workbench.reporting.site.format_rows import FormatRow, Speedup, format_rows
 from workbench.reporting.site.gathered import Gathered
 from workbench.reporting.table import Column, number, table
@@ -159,32 +161,46 @@ def _chart(rows: Sequence[FormatRow], gpu: str, data: str, words: str, key: str)
 def _errors(all_of: Gathered) -> list[Section]:
     if not all_of.errors:
         return []
-    parts = ""
-    for found in all_of.errors:
-        rows = sorted(found.rows, key=lambda row: -(row[2] if row[2] is not None else float("inf")))
-        parts += f"<h3><code>{html.escape(found.name)}</code></h3>" + table(
-            [
-                Column("format" if found.of == "weights" else "recipe"),
-                *([] if found.of == "weights" else [Column("data")]),
-                Column("SQNR, dB", "number"),
-            ],
-            [
-                [
-                    name,
-                    *([] if found.of == "weights" else [data]),
-                    "exact" if sqnr is None else f"{sqnr:.2f}",
-                ]
-                for name, data, sqnr in rows
-            ],
-        )
+    parts = "".join(
+        f"<h3><code>{html.escape(found.name)}</code></h3>{_sqnr(found)}" for found in all_of.errors
+    )
+    words = (
+        "Signal to quantisation noise of products, or of a checkpoint's weights, best first; 6 dB "
+        "are one bit."
+    )
     return [
         Section(
             key="errors",
             title="Errors computed by workbench error",
-            before=paragraph(
-                "Signal to quantisation noise of products, or of a checkpoint's weights, best "
-                "first; 6 dB are one bit."
-            ),
+            before=paragraph(words),
             after=parts,
         )
     ]
+
+
+def _sqnr(found: ErrorFound) -> str:
+    """A row for every recipe or format, a column for every kind of data."""
+    data = list(dict.fromkeys(kind for _, kind, _ in found.rows))
+    cells = {(name, kind): sqnr for name, kind, sqnr in found.rows}
+    names = list(dict.fromkeys(name for name, _, _ in found.rows))
+
+    def rank(name: str) -> float:
+        sqnr = cells.get((name, data[0]), -math.inf)
+        return math.inf if sqnr is None else sqnr
+
+    def cell(name: str, kind: str) -> str | None:
+        if (name, kind) not in cells:
+            return None
+        sqnr = cells[name, kind]
+        return "exact" if sqnr is None else f"{sqnr:.1f}"
+
+    return table(
+        [
+            Column("format" if found.of == "weights" else "recipe"),
+            *(Column(f"SQNR {kind}, dB" if kind else "SQNR, dB", "number") for kind in data),
+        ],
+        [
+            [name, *(cell(name, kind) for kind in data)]
+            for name in sorted(names, key=rank, reverse=True)
+        ],
+    )

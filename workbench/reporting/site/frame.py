@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from tiles.version import VERSION
 from workbench.reporting.section import Section
@@ -29,8 +30,12 @@ _POLICY = (
 
 
 def date_text(written: str) -> str:
-    """``2026-11-22T10:00:00Z`` as it is read."""
-    return f"{written.replace('T', ' ').rstrip('Z')} UTC"
+    """``2026-11-22T10:00:00Z`` as it is read; anything else as it stands."""
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        return written
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def link(to: str, text: str) -> Markup:

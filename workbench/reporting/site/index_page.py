@@ -1,13 +1,14 @@
 """The first page: what the folder holds, what changed, where to go on."""
 
 import html
+import math
 from collections.abc import Sequence
 
 from workbench.reporting.comparison import BASELINE
 from workbench.reporting.section import Section, paragraph
 from workbench.reporting.site.changes_page import summary
 from workbench.reporting.site.format_rows import Speedup, format_rows
-from workbench.reporting.site.frame import badge, link
+from workbench.reporting.site.frame import badge, date_text, link
 from workbench.reporting.site.gathered import Gathered
 from workbench.reporting.site.studies import SiteStudy
 from workbench.reporting.table import Column, Markup, number, table
@@ -221,17 +222,17 @@ def _calibrations(all_of: Gathered) -> list[Section]:
     for one in all_of.calibrations:
         made = "rehearsal on a simulated machine" if one.simulated else f"driver {one.driver}"
         after += f"<h3><code>{html.escape(one.name)}</code></h3>" + paragraph(
-            f"{one.gpu}: {one.device}, {made}, {one.made}"
+            f"{one.gpu}: {one.device}, {made}, {date_text(one.made)}"
         )
         after += table(
             [
                 Column("kernel"),
                 Column("timings", "number"),
-                Column("mean error before, log", "number"),
-                Column("after the fit, on left-out shapes, log", "number"),
+                Column("mean error before", "number"),
+                Column("after the fit, on left-out shapes", "number"),
             ],
             [
-                [family, rows, number(before, 3), number(fitted, 3)]
+                [family, rows, *(f"{100 * math.expm1(error):.1f} %" for error in (before, fitted))]
                 for family, rows, before, fitted in one.families
             ],
             cards=True,

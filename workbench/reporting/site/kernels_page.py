@@ -86,7 +86,7 @@ def _table(rows: Sequence[tuple[SiteStudy, float]], simulated: bool) -> str:
         Column("state"),
         *([] if simulated else [Column("measured, us", "number"), Column("IQR, us", "number")]),
         Column("predicted, us", "number"),
-        Column("predicted 90 % interval, us", "number"),
+        Column("predicted interval, us", "number"),
         *([Column(f"{word} / fastest", "number")] if behind else []),
         Column(f"{word} throughput", "number"),
         Column("path"),
@@ -119,7 +119,7 @@ def _table(rows: Sequence[tuple[SiteStudy, float]], simulated: bool) -> str:
 def _state(study: SiteStudy) -> Markup:
     if study.stale:
         return badge("stale")  # why stands above
-    return Markup("holds" if study.finished else badge("not finished").html)
+    return Markup("current" if study.finished else badge("not finished").html)
 
 
 def _wins(first: Sequence[SiteStudy], gpu: str, word: str, key: str) -> Chart:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tiles.intake import read_bounded, shown
+from tuning.run_files import is_run_file
 
 if TYPE_CHECKING:
     from workbench.reporting.site.studies import SiteStudy
@@ -51,20 +52,21 @@ def read_previous(out: Path) -> Previous | None:
         ValueError: what is there is not a site of ours, or holds what is not of it, and so is not
             replaced.
     """
+    if is_run_file(out):
+        raise ValueError(f"{out}: the run's own record goes there: choose another --output")
     if not os.path.lexists(out):
         return None
     if out.is_symlink():
         raise ValueError(f"{out}: is a link: {_ELSEWHERE}")
     if not out.is_dir():
         raise ValueError(f"{out}: is not a folder, as a site is: {_ELSEWHERE}")
-    there = set(_files(out))
-    if not there:
+    if not any(out.iterdir()):
         return None
-    if SITE_FILE not in there:
-        raise ValueError(f"{out}: holds no site, there is no {SITE_FILE}: {_ELSEWHERE}")
     path = out / SITE_FILE
+    if not os.path.lexists(path):  # asked before a walk, which may be one over a whole disk
+        raise ValueError(f"{out}: holds no site, there is no {SITE_FILE}: {_ELSEWHERE}")
     previous, own = _read(path)
-    foreign = sorted(there - own - {SITE_FILE})
+    foreign = sorted(set(_files(out)) - own - {SITE_FILE})
     if foreign:
         raise ValueError(f"{out}: {shown(foreign[0])} is not of the site: {_ELSEWHERE}")
     return previous
