@@ -1,11 +1,14 @@
 """The guides' snippets print what stands below them, and every guide can be found."""
 
+import re
 from pathlib import Path
 
 import pytest
+import typer.main
 from documented import renew, run_page
 
 from tuning.visible_gpu import visible_gpu
+from workbench.cli import app
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -42,6 +45,31 @@ def test_every_guide_is_run_and_stands_in_the_readme() -> None:
     assert guides == {*GUIDES, *SLOW} - {"search.md", "training.md"}
     readme = (DOCS.parent / "README.md").read_text()
     assert [name for name in sorted(guides) if f"(docs/{name})" not in readme] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs"])
+def test_every_verb_and_option_that_a_page_names_is_there(page: str) -> None:
+    """Also where a command is named in a sentence, or needs a GPU and so is not run."""
+    path = DOCS.parent / page
+    verbs = {
+        name: {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    }
+    found = 0
+    for file in sorted(path.glob("*.md")) if path.is_dir() else [path]:
+        text = file.read_text(encoding="utf-8")
+        for command in re.finditer(r"(?:`|^\$ |^)workbench ([a-z][a-z-]+)([^`\n#|]*)", text, re.M):
+            verb, rest = command.groups()
+            where = f"{file.name}: {command[0].strip()}"
+            assert verb in verbs, where
+            options = set(re.findall(r"(?<!\S)(--[a-z0-9-]+|-[a-z])\b", rest))
+            assert options <= verbs[verb], f"{where}: {sorted(options - verbs[verb])}"
+            found += 1
+    assert found >= {"README.md": 8, "CONTRIBUTING.md": 0, "docs": 60}[page]
 
 
 @pytest.mark.parametrize(
