@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emit_runs import simulated_run
 from report_runs import invented_run
 from site_projects import (
     CALIBRATION,
@@ -510,3 +511,17 @@ def test_the_site_goes_where_it_is_told(tmp_path: Path) -> None:
         workbench.report(tmp_path / "project", tmp_path / "project")
     with pytest.raises(ValueError, match="control characters"):
         write_site(tmp_path / "project", tmp_path / "a\nb")
+
+
+@pytest.mark.slow
+def test_a_torn_journal_costs_its_run_alone(tmp_path: Path) -> None:
+    for name in ("whole", "torn"):
+        simulated_run(tmp_path / name, [("gemm:64x64x128:bf16:bf16", "triton_gemm")])
+    journal = tmp_path / "torn" / "journal.log"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    page = Page(workbench.report(tmp_path))
+    assert [row["run"] for row in rows_of(page, "trials")] == ["whole"]
+    (row,) = rows_of(page, "why")
+    assert row["what"] == "torn"
+    assert row["why"].startswith("torn/journal.log")
+    assert f"workbench repair {tmp_path / 'torn'}" in row["why"]

@@ -85,6 +85,7 @@ def _table(rows: Sequence[FormatRow]) -> str:
             ]
             for row in rows
         ],
+        cards=True,
     )
 
 

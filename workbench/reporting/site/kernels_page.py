@@ -113,6 +113,7 @@ def _table(rows: Sequence[tuple[SiteStudy, float]], simulated: bool) -> str:
             ]
             for study, ratio in rows
         ],
+        cards=True,
     )
 
 

@@ -166,4 +166,5 @@ def _worst(timings: Sequence[Timing]) -> str:
             ]
             for one in worst
         ],
+        cards=True,
     )

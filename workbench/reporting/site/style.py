@@ -25,7 +25,8 @@ SITE_STYLE = """
   .cards tr { border: 1px solid var(--line); border-radius: 8px; padding: 0.4rem 0.7rem;
     margin-bottom: 0.6rem; }
   .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0;
-    padding: 0.15rem 0; white-space: normal; overflow-wrap: anywhere; text-align: right; }
+    padding: 0.1rem 0; line-height: 1.35; white-space: normal; overflow-wrap: anywhere;
+    text-align: right; }
   .cards td::before { content: attr(data-of); color: var(--soft); text-align: left;
     flex: 0 0 auto; font-weight: 400; }
   .cards td:first-child { font-weight: 600; display: block; text-align: left; }

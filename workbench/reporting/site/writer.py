@@ -167,8 +167,8 @@ def _gather(contents: Contents, new: Path, load: Callable[[Path], Run], written:
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """What went wrong on one line, paths as they are below the folder."""
-    return printable_name(" ".join(str(error).split()).replace(f"{folder}/", ""))
+    """What went wrong on one line, beginning with the path below the folder."""
+    return printable_name(" ".join(str(error).split()).removeprefix(f"{folder}/"))
 
 
 def _file_name(name: str, taken: set[str]) -> str:
