@@ -1,14 +1,18 @@
 """The first page: what the folder holds, what changed, where to go on."""
 
 import html
-import math
 from collections.abc import Sequence
 
 from workbench.reporting.comparison import BASELINE
 from workbench.reporting.section import Section, paragraph
 from workbench.reporting.site.changes_page import summary
 from workbench.reporting.site.format_rows import Speedup, format_rows
-from workbench.reporting.site.frame import badge, date_text, link
+from workbench.reporting.site.found_sections import (
+    calibration_sections,
+    packages_sections,
+    unread_sections,
+)
+from workbench.reporting.site.frame import badge, link
 from workbench.reporting.site.gathered import Gathered
 from workbench.reporting.site.studies import SiteStudy
 from workbench.reporting.table import Column, Markup, number, table
@@ -53,9 +57,9 @@ def index_sections(all_of: Gathered) -> list[Section]:
         *_runs(all_of),
         *_gpus(all_of),
         *_formats(all_of),
-        *_packages(all_of),
-        *_calibrations(all_of),
-        *_unread(all_of),
+        *packages_sections(all_of),
+        *calibration_sections(all_of),
+        *unread_sections(all_of),
     ]
     return sections
 
@@ -173,85 +177,3 @@ def _pair(speedup: Speedup | None) -> list[object]:
     if speedup is None:
         return [None, None]
     return [number(speedup.kernel, 3), number(speedup.with_quantize, 3)]
-
-
-def _packages(all_of: Gathered) -> list[Section]:
-    if not all_of.packages and not all_of.verified:
-        return []
-    after = ""
-    if all_of.packages:
-        after += table(
-            [
-                Column("folder"),
-                Column("package"),
-                Column("version"),
-                Column("tuned entries", "number"),
-                Column("evidence", "wrap"),
-            ],
-            [[p.name, p.package, p.version, p.entries, p.statement] for p in all_of.packages],
-            cards=True,
-        )
-    if all_of.verified:
-        after += "<h3>Verifications</h3>" + table(
-            [
-                Column("file"),
-                Column("package"),
-                Column("device"),
-                Column("outcome"),
-                Column("checks", "wrap"),
-            ],
-            [
-                [
-                    one.name,
-                    one.package,
-                    one.device,
-                    badge("passed" if one.passed else "failed"),
-                    ", ".join(f"{count} {outcome}" for outcome, count in one.counts.items()),
-                ]
-                for one in all_of.verified
-            ],
-            cards=True,
-        )
-    return [Section(key="packages", title="Packages", after=after)]
-
-
-def _calibrations(all_of: Gathered) -> list[Section]:
-    if not all_of.calibrations:
-        return []
-    after = ""
-    for one in all_of.calibrations:
-        made = "rehearsal on a simulated machine" if one.simulated else f"driver {one.driver}"
-        after += f"<h3><code>{html.escape(one.name)}</code></h3>" + paragraph(
-            f"{one.gpu}: {one.device}, {made}, {date_text(one.made)}"
-        )
-        after += table(
-            [
-                Column("kernel"),
-                Column("timings", "number"),
-                Column("mean error before", "number"),
-                Column("after the fit, on left-out shapes", "number"),
-            ],
-            [
-                [family, rows, *(f"{100 * math.expm1(error):.1f} %" for error in (before, fitted))]
-                for family, rows, before, fitted in one.families
-            ],
-            cards=True,
-        )
-    return [Section(key="calibrations", title="Calibrations", after=after)]
-
-
-def _unread(all_of: Gathered) -> list[Section]:
-    if not all_of.unread:
-        return []
-    return [
-        Section(
-            key="unread",
-            title="Not read",
-            before=paragraph("These are in the folder and on no page."),
-            after=table(
-                [Column("what", "wrap"), Column("why", "wrap")],
-                [[one.name, one.reason] for one in all_of.unread],
-                cards=True,
-            ),
-        )
-    ]
