@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 FILES := --dist loadfile --no-loadscope-reorder
 # pytest keeps the tests' bytecode, with its assertions rewritten, for the suite that comes next.
 unexport PYTHONDONTWRITEBYTECODE
+# Pages whose commands the tests run; their outputs are written anew by make docs.
+GUIDES := $(addprefix docs/,predict.md sweep.md calibration.md verify.md report.md search.md \
+	add-format.md add-gpu.md add-kernel.md)
 
 .PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 
@@ -31,6 +34,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m workbench.format_page > docs/formats.md.new
 	mv docs/formats.md.new docs/formats.md
 	$(BIN)/workbench evaluate --write docs/cost-model.md
+	$(BIN)/python tests/workbench/documented.py README.md $(GUIDES)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 $(FILES)

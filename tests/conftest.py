@@ -36,6 +36,8 @@ LONGEST = (
     "test_replay.py",
     "test_error_weights.py",
     "test_report_chromium.py",
+    "test_guides.py",
+    "test_site_chromium.py",
     "test_compile_facts.py",
     "test_emit_skinny.py",
     "test_bad_input.py",

@@ -271,19 +271,31 @@ def verify(package: str | Path, *, device: str = "auto") -> "VerifyReport":
 def report(
     study: str | Path, output: str | Path | None = None, *, storage: str | None = None
 ) -> Path:
-    """Write one self-contained HTML page about a sweep.
+    """Write one self-contained HTML page about a sweep, or a site about a folder of many.
 
     Args:
-        study: a run folder or, with a storage, the name of a sweep.
-        output: default ``<run>/report.html``, or ``<name>.html`` for one in a storage.
+        study: a run folder; a folder with run folders in it, and packages and answers of other
+            verbs; or, with a storage, the name of a sweep.
+        output: default ``<run>/report.html``, or ``<name>.html`` for one in a storage; of a site
+            the folder, ``<folder>/site``.
         storage: URL of a shared storage.
 
+    Returns:
+        The page; of a site its first one.
+
     Raises:
-        ValueError: no such run, or its journal is damaged.
+        ValueError: no such run, or its journal is damaged; a folder with nothing to report; or an
+            output that is something else than an older one of the same kind.
     """
     from workbench.reporting import write_report
 
     source = path_of("study", study)
+    if storage is None and source.is_dir():
+        from workbench.reporting.site import is_run_folder, write_site
+
+        if not is_run_folder(source):
+            place = source / "site" if output is None else path_of("output", output)
+            return write_site(source, place)
     default = Path(f"{study}.html") if storage is not None else source / "report.html"
     target = default if output is None else path_of("output", output)
     return write_report(load_study(study, storage), target)

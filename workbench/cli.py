@@ -334,14 +334,16 @@ def verify(
 @app.command()
 def report(
     study: Annotated[
-        Path, typer.Argument(parser=_path, help="A run folder, e.g. runs/llama-3-8b.")
+        Path,
+        typer.Argument(parser=_path, help="A run folder, e.g. runs/llama-3-8b, or one of many."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=_path, help="HTML file.")
+        Path | None,
+        typer.Option("--output", "-o", parser=_path, help="HTML file; the folder of a site."),
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Write one self-contained HTML page about a sweep."""
+    """Write one self-contained HTML page about a sweep, or a site about a folder of them."""
     print(workbench.report(study, output, storage=storage))
 
 

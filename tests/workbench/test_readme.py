@@ -1,6 +1,7 @@
 """The README's outputs are real: its tables are rebuilt from the evidence and from the code.
 
-``python tests/workbench/test_readme.py`` prints them anew.
+``python tests/workbench/test_readme.py`` prints the tables anew, ``python
+tests/workbench/documented.py README.md`` writes what commands print.
 """
 
 import itertools
@@ -12,13 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from documented import run_page
 
 from tuning.visible_gpu import visible_gpu
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 EVIDENCE = ROOT / "evidence" / "h200"
-PREDICT = ["predict", "--gpu", "h200", "--shape", "4096x4096x4096"]
 MATMUL = "torch.matmul bf16"
 ROW = "torch._scaled_mm row, fast accumulation"
 TENSOR = "torch._scaled_mm tensor, fast accumulation"
@@ -77,32 +78,14 @@ def square_table() -> str:
     return "\n".join(lines)
 
 
-def predict_output(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    from workbench.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["workbench", *PREDICT])
-    with pytest.raises(SystemExit):
-        main()
-    return capsys.readouterr().out
-
-
-def without_padding(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip().splitlines()]
-
-
 def test_the_tables_are_those_of_the_evidence() -> None:
     readme = README.read_text()
     assert llama_table() in readme
     assert square_table() in readme
 
 
-def test_the_prediction_is_what_the_command_prints(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    block = re.search(r"\$ workbench (predict.*)\n([^`]+)```", README.read_text())
-    assert block is not None
-    assert block[1].split() == PREDICT
-    assert without_padding(block[2]) == without_padding(predict_output(capsys, monkeypatch))
+def test_the_commands_print_what_stands_there(tmp_path: Path) -> None:
+    assert run_page(README, tmp_path) == 2
 
 
 def blocks() -> list[list[str]]:
@@ -158,10 +141,21 @@ def test_the_floors_that_the_kernels_must_hold_are_held() -> None:
         assert times[INTEGER] / times["int8-row"] >= 1.3
 
 
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are linked by: lower case, words joined by dashes."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target in re.findall(r"\]\((?!http)([^)]+)", page.read_text()):
+            file, _, anchor = target.partition("#")
+            led = page.parent / file if file else page
+            assert led.exists(), f"{page.name}: {target}"
+            if anchor and led.suffix == ".md":
+                assert anchor in anchors(led), f"{page.name}: {target}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from tiles.kernels import Status
 from tuning import Run
 from workbench.reporting import write_report
 from workbench.reporting.comparison import compare, pareto_front
-from workbench.reporting.figures import predicted_against_measured
+from workbench.reporting.download import figure_csv
+from workbench.reporting.figure import Figure, View, axis
+from workbench.reporting.predicted_figure import predicted_against_measured
 from workbench.reporting.table import number
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -124,7 +126,8 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
     for tag, attributes in got.elements:
         assert "src" not in attributes
         assert tag == "a" or "href" not in attributes
-        assert (attributes.get("href") or "#").startswith("#")
+        place = attributes.get("href") or "#"
+        assert place.startswith("#") or ("download" in attributes and place.startswith("data:"))
     (policy,) = (a["content"] for t, a in got.elements if a.get("http-equiv"))
     assert policy is not None
     assert policy.startswith("default-src 'none'; ")
@@ -322,3 +325,27 @@ def test_pareto_front_keeps_what_nothing_beats() -> None:
 )
 def test_numbers_keep_their_digits(value: float | None, text: str | None) -> None:
     assert number(value) == text
+
+
+def test_a_plot_has_all_its_views_in_its_file() -> None:
+    bars = View(
+        name="all",
+        data=[{"type": "bar", "name": "a &lt;b&gt;", "y": ["x<br>y"], "x": [1.5], "text": ["2"]}],
+        layout={"xaxis": axis("us"), "yaxis": axis("")},
+    )
+    cells = View(
+        name="map",
+        data=[{"type": "heatmap", "x": ["f", "g"], "y": [0, 1], "z": [[1.0, None], [2.0, 3.0]]}],
+        layout={
+            "xaxis": axis(""),
+            "yaxis": axis("", tickvals=[0, 1], ticktext=["first", "second"]),
+        },
+    )
+    assert figure_csv(Figure(key="k", title="t", views=[bars, cells])).splitlines() == [
+        "view,series,x is,x,y is,y,value,text",
+        "all,a <b>,us,1.5,,x y,,2",
+        "map,,,f,,first,1.0,",
+        "map,,,g,,first,,",
+        "map,,,f,,second,2.0,",
+        "map,,,g,,second,3.0,",
+    ]

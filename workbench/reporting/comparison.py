@@ -9,7 +9,15 @@ from tiles.problems import Gemm, Quantize
 from tiles.recipes import RECIPES, Recipe
 from tuning import Run, StudyRecord, TrialRecord
 
-__all__ = ["BASELINE", "Compared", "compare", "geometric_mean", "pareto_front", "shape_text"]
+__all__ = [
+    "BASELINE",
+    "Compared",
+    "compare",
+    "geometric_mean",
+    "kind_of_times",
+    "pareto_front",
+    "shape_text",
+]
 
 BASELINE = "bf16"
 
@@ -29,6 +37,9 @@ class Compared:
     #: 0 for 16-bit recipes; None when the run does not hold it, and where outliers are set apart.
     quantize_us: float | None
     baseline_us: float | None  #: bf16 on the same shape; None when the run does not hold it
+    predicted_us: float  #: what the model said of the same configuration; so of the next two
+    predicted_quantize_us: float | None
+    predicted_baseline_us: float | None
 
     @property
     def recipe(self) -> Recipe:
@@ -46,6 +57,20 @@ class Compared:
         if self.baseline_us is None or self.quantize_us is None:
             return None
         return self.baseline_us / (self.time_us + self.quantize_us)
+
+    @property
+    def predicted_speedup_kernel(self) -> float | None:
+        """What the model said of :attr:`speedup_kernel`."""
+        if self.predicted_baseline_us is None:
+            return None
+        return self.predicted_baseline_us / self.predicted_us
+
+    @property
+    def predicted_speedup_with_quantize(self) -> float | None:
+        """What the model said of :attr:`speedup_with_quantize`."""
+        if self.predicted_baseline_us is None or self.predicted_quantize_us is None:
+            return None
+        return self.predicted_baseline_us / (self.predicted_us + self.predicted_quantize_us)
 
     def sqnr_db(self, data: str) -> float | None:
         """Signal to quantisation noise of the product on ``normal`` or ``outlier`` data."""
@@ -70,9 +95,11 @@ def compare(run: Run) -> list[Compared]:
         elif isinstance(study.problem, Quantize):
             quantizers.setdefault((study.simulated, study.problem), []).append(study)
 
-    def time_us(studies: Iterable[StudyRecord]) -> float | None:
+    def times_us(studies: Iterable[StudyRecord]) -> tuple[float | None, float | None]:
         fastest = _fastest(studies)
-        return None if fastest is None else fastest[1].measurement.time_us
+        if fastest is None:
+            return None, None
+        return fastest[1].measurement.time_us, fastest[1].predicted_us
 
     rows: list[Compared] = []
     for (simulated, problem), studies in products.items():
@@ -86,14 +113,15 @@ def compare(run: Run) -> list[Compared]:
             recipe=RECIPES[BASELINE],
             out=problem.baseline_out,
         )
-        quantize_us: float | None = 0.0
+        quantize_us: tuple[float | None, float | None] = (0.0, 0.0)
         if problem.recipe.outliers is not None:
-            quantize_us = None  # setting outliers apart is more than that, and has no kernel
+            quantize_us = None, None  # setting outliers apart is more than that, without a kernel
         elif problem.recipe.quantized:
             step = Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
-            quantize_us = time_us(quantizers.get((simulated, step), ()))
+            quantize_us = times_us(quantizers.get((simulated, step), ()))
         elif problem.recipe.direct_cast:
-            quantize_us = None
+            quantize_us = None, None
+        baseline_us = times_us(products.get((simulated, baseline), ()))
         rows.append(
             Compared(
                 problem=problem,
@@ -101,8 +129,11 @@ def compare(run: Run) -> list[Compared]:
                 path=fastest[0].path,
                 simulated=simulated,
                 time_us=fastest[1].measurement.time_us,
-                quantize_us=quantize_us,
-                baseline_us=time_us(products.get((simulated, baseline), ())),
+                quantize_us=quantize_us[0],
+                baseline_us=baseline_us[0],
+                predicted_us=fastest[1].predicted_us,
+                predicted_quantize_us=quantize_us[1],
+                predicted_baseline_us=baseline_us[1],
             )
         )
     shapes = list(dict.fromkeys(row.problem.shape for row in rows))
@@ -116,6 +147,11 @@ def shape_text(problem: Gemm) -> str:
     """``M×N×K``, with the output format where it is not the usual one."""
     text = "×".join(map(str, problem.shape))
     return text if problem.out == "bf16" else f"{text} {problem.out}"
+
+
+def kind_of_times(rows: Sequence[Compared]) -> str:
+    """Whether times are measured or simulated; a run folder holds one kind."""
+    return " and ".join(sorted({"simulated" if row.simulated else "measured" for row in rows}))
 
 
 def geometric_mean(values: Sequence[float]) -> float:

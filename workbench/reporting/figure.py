@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "View", "axis", "label", "recipe_colour"]
+__all__ = ["BAD", "GOOD", "GREY", "Figure", "View", "axis", "label", "recipe_colour"]
+
+GREY = "#888888"  #: reference lines, visible on white and on black
+GOOD, BAD = "#2f9e69", "#d9480f"
 
 #: Hue by element (blue E4M3, green E5M2, orange and red INT8), so that formats that multiply
 #: alike look alike; mid-tones, to be told apart on a white and on a black page.

@@ -12,11 +12,14 @@ from typing import Any
 from tuning import Run
 from workbench.outfile import check_outfile, write_outfile
 from workbench.reporting.comparison import compare
+from workbench.reporting.download import data_link, figure_csv
 from workbench.reporting.figure import Figure
-from workbench.reporting.sections import Section, header, sections
+from workbench.reporting.run_header import header
+from workbench.reporting.section import Section
+from workbench.reporting.sections import sections
 from workbench.reporting.style import SCRIPT, STYLE
 
-__all__ = ["Page", "page_html", "write_report"]
+__all__ = ["SCHEMA", "Page", "page_html", "plotly_script", "report_page", "write_report"]
 
 SCHEMA = "tile-workbench/report/1"
 
@@ -29,6 +32,7 @@ class Page:
     title: str  #: plain text
     header: str  #: HTML below the title
     sections: Sequence[Section]
+    trail: str = ""  #: HTML above the title: the way back to the site that it belongs to
 
 
 def write_report(run: Run, out: Path) -> Path:
@@ -43,33 +47,53 @@ def write_report(run: Run, out: Path) -> Path:
         ValueError: ``out`` is a folder, holds something else or cannot be written.
     """
     check_outfile(out, SCHEMA)
-    page = Page(
+    write_outfile(out, page_html(report_page(run)))
+    return out
+
+
+def report_page(run: Run, *, trail: str = "") -> Page:
+    """What the page about a run holds.
+
+    Args:
+        trail: HTML above its title.
+    """
+    return Page(
         schema=SCHEMA,
         title=f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}",
         header=header(run),
         sections=sections(run, compare(run)),
+        trail=trail,
     )
-    write_outfile(out, page_html(page))
-    return out
 
 
-def page_html(page: Page) -> str:
-    """A page as one self-contained HTML text."""
-    from plotly.offline import get_plotlyjs  # 5 MB of JavaScript, so only when a page is written
+def plotly_script() -> str:
+    """The 5 MB of JavaScript that draw; a browser reads CR LF as LF before it takes a digest."""
+    from plotly.offline import get_plotlyjs
 
+    return str(get_plotlyjs()).replace("\r\n", "\n")
+
+
+def page_html(page: Page, *, plotly_at: str | None = None) -> str:
+    """A page as one HTML text.
+
+    Args:
+        plotly_at: relative address of a file of :func:`plotly_script`, which several pages share;
+            without one the script is in the page, and nothing is read from elsewhere.
+    """
     parts = page.sections
     figures = [figure for part in parts for figure in part.figures]
     data = _script_json({"schema": page.schema, "figures": [f.to_dict() for f in figures]})
-    # A browser reads CR LF as LF before it takes the digest.
-    scripts = (get_plotlyjs().replace("\r\n", "\n"), SCRIPT)
+    scripts = (SCRIPT,) if plotly_at else (plotly_script(), SCRIPT)
     title = html.escape(page.title)
     links = "".join(f'<a href="#{part.key}">{html.escape(part.title)}</a>' for part in parts)
     body = "".join(_section(part) for part in parts)
     # The policy names our scripts by digest: no other script runs and nothing is fetched, whatever
-    # the data holds.
+    # the data holds.  A shared script is a file of the site: digests of files need a server.
+    sources = ["'self'"] if plotly_at else []
+    sources += map(_digest, scripts)
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"script-src {' '.join(map(_digest, scripts))}; base-uri 'none'; form-action 'none'"
+        f"script-src {' '.join(sources)}; base-uri 'none'; form-action 'none'"
     )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,8 +102,10 @@ def page_html(page: Page) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta name="generator" content="{html.escape(page.schema)}">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{title}</h1>{page.header}<nav>{links}</nav></header>\n<main>\n{body}</main>\n"
+        f'{page.trail}<header><h1>{title}</h1>{page.header}<nav aria-label="Sections">{links}</nav>'
+        f"</header>\n<main>\n{body}</main>\n"
         f'<script type="application/json" id="figures">{data}</script>\n'
+        + (f'<script src="{html.escape(plotly_at)}"></script>\n' if plotly_at else "")
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body>\n</html>\n"
     )
@@ -134,4 +160,5 @@ def _plot(figure: Figure, *, alone: bool) -> str:
     )
     if figure.min_width_px:
         plot = f'<div class="wide" tabindex="0">{plot}</div>'
-    return f"{title}{menu}{legend}{plot}{notes}"
+    data = data_link(figure.key, figure_csv(figure), figure.title)
+    return f"{title}{menu}{legend}{plot}{notes}{data}"

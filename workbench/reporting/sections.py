@@ -1,104 +1,25 @@
-"""The sections of the page: words, tables and the plots that belong to them."""
+"""The sections of a run's page: words, tables and the plots that belong to them."""
 
-import html
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from tiles.kernels import Status
-from tuning import Environment, Run, StudyRecord
+from tuning import Run
 from workbench.reporting.comparison import BASELINE, Compared, shape_text
-from workbench.reporting.figure import Figure
-from workbench.reporting.figures import (
-    convergence,
-    error_against_speed,
-    predicted_against_measured,
-    rejections,
-    speedups,
-)
+from workbench.reporting.convergence_figure import convergence
+from workbench.reporting.error_figure import error_against_speed
+from workbench.reporting.predicted_figure import predicted_against_measured
+from workbench.reporting.rejection_figures import rejections
+from workbench.reporting.section import Section
+from workbench.reporting.section import paragraph as _paragraph
+from workbench.reporting.speedup_figures import speedups
 from workbench.reporting.table import Column, number, table
-from workbench.shared import stale_lines
+from workbench.reporting.winner_table import winner_table
 
-__all__ = ["Section", "header", "sections"]
+__all__ = ["sections"]
 
 #: Reasons of failed trials shown at most; the journal holds all.
 MAX_REASONS = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A part of the page."""
-
-    key: str  #: element id
-    title: str
-    before: str = ""  #: HTML ahead of the plots
-    figures: Sequence[Figure] = field(default_factory=tuple)
-    after: str = ""  #: HTML behind them
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{html.escape(text)}</p>'
-
-
-def header(run: Run) -> str:
-    """The head of the page: measured or simulated, which GPU, which versions, which search."""
-    modes = {study.simulated for study in run.studies} or {bool(run.plan.get("simulate"))}
-    banner = "".join(_banner(simulated) for simulated in sorted(modes))
-    gpus = dict.fromkeys([str(run.plan.get("gpu", "?")), *(s.gpu for s in run.studies)])
-    facts: dict[str, object] = {"GPU": ", ".join(gpus)}
-    for environment in _environments(run):
-        clock = environment.sm_clock_mhz
-        for name, value in (
-            ("Device", environment.gpu),
-            ("Driver", environment.driver),
-            ("SM clock under load", "" if clock is None else f"{clock} MHz"),
-            *environment.versions.items(),
-        ):
-            # A run that was taken up again elsewhere names every value it saw.
-            seen = str(facts[name]).split(", ") if name in facts else []
-            facts[name] = ", ".join(dict.fromkeys([*seen, value])) if value else facts.get(name)
-    limit = run.plan.get("time_limit_s")
-    facts |= {
-        "Studies": len(run.studies),
-        "Trials": sum(len(study.trials) for study in run.studies),
-        "Strategy": run.plan.get("strategy"),
-        "Measurements a study, at most": run.plan.get("max_measurements"),
-        "Time limit": None if limit is None else f"{limit:g} s",
-        "Seed": run.plan.get("seed"),
-        "L2 before a launch": run.plan.get("cache"),
-        "Run folder": run.folder.name,
-    }
-    listed = "".join(
-        f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(value))}</dd></div>"
-        for name, value in facts.items()
-        if value is not None
-    )
-    stale = "".join(
-        f'<p class="banner simulated"><b>STALE</b> {html.escape(line)}</p>'
-        for line in stale_lines(run)
-    )
-    return f"{banner}{stale}<dl>{listed}</dl>"
-
-
-def _banner(simulated: bool) -> str:
-    if simulated:
-        return (
-            '<p class="banner simulated"><b>SIMULATED</b> Every time on this page comes from the '
-            "cost model; nothing was measured.</p>"
-        )
-    return (
-        '<p class="banner measured"><b>MEASURED</b> Times were taken on the GPU named below; '
-        "predictions stand in columns of their own.</p>"
-    )
-
-
-def _environments(run: Run) -> list[Environment]:
-    found: list[Environment] = []
-    for study in run.studies:
-        if study.environment is not None and study.environment not in found:
-            found.append(study.environment)
-    return found
 
 
 def sections(run: Run, rows: Sequence[Compared]) -> list[Section]:
@@ -240,57 +161,9 @@ def _winners(run: Run) -> Section:
     parts = ""
     for simulated in sorted({study.simulated for study in run.studies}):
         studies = [study for study in run.studies if study.simulated is simulated]
-        parts += _winner_table(studies, simulated)
+        parts += winner_table(studies, simulated)
     without = [study for study in run.studies if study.best is None]
     if without:
         names = ", ".join(f"{study.problem} with {study.kernel}" for study in without)
         parts += _paragraph(f"Without a correct result: {names}.")
     return Section(key="winners", title="Winners", after=parts or _paragraph("No study ran."))
-
-
-def _winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
-    word = "predicted" if simulated else "measured"
-    own = (
-        []
-        if simulated
-        else [Column(_time_title(False), "number"), Column("measured IQR, us", "number")]
-    )
-    columns = [
-        Column("problem"),
-        Column("kernel"),
-        Column("path"),
-        *own,
-        Column("predicted time, us", "number"),
-        Column("predicted interval, us", "number"),
-        Column(f"{word} TFLOP/s", "number"),
-        Column(f"{word} GB/s", "number"),
-        Column("error / bound", "number"),
-        Column("configuration", "code"),
-    ]
-    rows: list[list[Any]] = []
-    for study in studies:
-        best = study.best
-        if best is None or best.measurement.time_us is None:
-            continue
-        # In a simulated run the "time" is the prediction, so it stands in that column alone.
-        time_us = best.predicted_us if simulated else best.measurement.time_us
-        flops = study.problem.flops
-        accuracy = best.measurement.accuracy
-        measured = (
-            [] if simulated else [number(best.measurement.time_us), number(best.measurement.iqr_us)]
-        )
-        rows.append(
-            [
-                study.problem,
-                study.kernel,
-                study.path,
-                *measured,
-                number(best.predicted_us),
-                f"{number(best.predicted_low_us)} – {number(best.predicted_high_us)}",
-                number(flops / time_us / 1e6) if flops else None,
-                number(study.problem.min_bytes / time_us / 1e3),
-                None if accuracy is None else number(accuracy.max_error_over_bound, 2),
-                best.config,
-            ]
-        )
-    return table(columns, rows)

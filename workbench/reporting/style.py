@@ -33,10 +33,21 @@ select { font: inherit; font-size: 0.9rem; max-width: 100%; padding: 0.3rem; col
 table { border-collapse: collapse; font-size: 0.85rem; width: 100%; }
 th, td { padding: 0.3rem 0.6rem; text-align: left; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); } tbody tr:last-child td { border-bottom: 0; }
-thead th { background: var(--card); position: sticky; top: 0; }
+thead th { background: var(--card); position: sticky; top: 0; vertical-align: bottom; }
+th.number { white-space: normal; min-width: 5rem; }
 td.number, th.number { text-align: right;
   font-variant-numeric: tabular-nums; } td.wrap { white-space: normal; min-width: 16rem; }
 code { font-size: 0.8rem; } details { margin: 0.8rem 0; } summary { cursor: pointer; }
+a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px solid; }
+.pages { background: var(--page); padding: 0.5rem 0; border-bottom: 1px solid var(--line); }
+@media (min-width: 40.1rem) { .pages { position: sticky; top: 0; z-index: 2; }
+  .pages ~ main section { scroll-margin-top: 3rem; } }
+ .pages a { text-decoration: none; color: var(--soft); }
+.pages a:hover, .pages a[aria-current] { color: var(--ink); text-decoration: underline;
+  text-underline-offset: 0.35em; text-decoration-thickness: 2px; }
+.contents { margin-top: 0.8rem; } footer { margin-top: 3rem; }
+.badge { font-size: 0.75rem; font-weight: 600; border: 1px solid; border-radius: 1rem;
+  padding: 0.05rem 0.5rem; white-space: nowrap; }
 """
 
 # Colours of text and grid follow the page's scheme, also when it changes while the page is open.

@@ -1,9 +1,10 @@
 """Static plots for documents: points, lines and bars on two axes, written as SVG."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from workbench.reporting.axes import even_ticks, log_ticks, scale
 
 __all__ = ["Bars", "Points", "bar_chart", "plot"]
 
@@ -60,22 +61,6 @@ def _line(x0: float, y0: float, x1: float, y1: float, colour: str, dash: str = "
     )
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten inside a range."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-
-
-def _even_ticks(low: float, high: float) -> list[float]:
-    """About six round numbers inside a range."""
-    rough = (high - low) / 6
-    step = 10 ** math.floor(math.log10(rough))
-    step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= rough)
-    first = math.ceil(low / step)
-    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def plot(
     title: str,
     series: Sequence[Points],
@@ -103,10 +88,10 @@ def plot(
         raise ValueError(f"{title}: no point to draw")
     if log and min(min(point) for point in points) <= 0:
         raise ValueError(f"{title}: a point is not positive")
-    x_low, x_high, x_at = _axis([x for x, _ in points], LEFT, WIDTH - RIGHT, log=log)
+    x_low, x_high, x_at = scale([x for x, _ in points], LEFT, WIDTH - RIGHT, log=log)
     ys = [y for _, y in points] + ([] if level is None else [level])
-    y_low, y_high, y_at = _axis(ys if log else [0.0, *ys], HEIGHT - BOTTOM, TOP, log=log)
-    ticks = _log_ticks if log else _even_ticks
+    y_low, y_high, y_at = scale(ys if log else [0.0, *ys], HEIGHT - BOTTOM, TOP, log=log)
+    ticks = log_ticks if log else even_ticks
     named = x_ticks or [(tick, f"{tick:g}") for tick in ticks(x_low, x_high)]
     parts = _head(WIDTH, HEIGHT, title)
     for place, name in named:
@@ -126,20 +111,6 @@ def plot(
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_title, anchor="middle"))
     parts.append(_text(18, (TOP + HEIGHT - BOTTOM) / 2, y_title, anchor="middle", turn=True))
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _axis(
-    values: Sequence[float], begin: float, end: float, *, log: bool
-) -> tuple[float, float, Callable[[float], float]]:
-    """Ends of an axis, a little beyond its values, and where a value lies on the page."""
-    low, high = min(values), max(values)
-    if log:
-        low, high = low / 1.15, high * 1.15
-        span = math.log(high / low)
-        return low, high, lambda value: begin + (end - begin) * math.log(value / low) / span
-    room = 0.06 * (high - low) or 1.0
-    low, high = (low if low == 0 else low - room), high + room
-    return low, high, lambda value: begin + (end - begin) * (value - low) / (high - low)
 
 
 def _drawn(

@@ -1,13 +1,13 @@
 """The page about a checkpoint: which format keeps which layer how well."""
 
-import html
 from collections import Counter
 from pathlib import Path
 
 from workbench.outfile import check_outfile, write_outfile
 from workbench.reporting.layer_map import db_text, layer_map
 from workbench.reporting.page import Page, page_html
-from workbench.reporting.sections import Section
+from workbench.reporting.section import Section, facts_list
+from workbench.reporting.section import paragraph as _paragraph
 from workbench.reporting.table import Column, table
 from workbench.weights import LayerStatus, WeightReport, printable
 
@@ -41,10 +41,6 @@ def write_weights_page(report: WeightReport, out: Path) -> Path:
     return out
 
 
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{html.escape(text)}</p>'
-
-
 def _header(report: WeightReport) -> str:
     counts = Counter(layer.status for layer in report.layers)
     facts = {
@@ -65,11 +61,7 @@ def _header(report: WeightReport) -> str:
             f'<p class="banner simulated"><b>INCOMPLETE</b> {words} no errors; '
             'the reasons are <a href="#others">below</a>.</p>'
         )
-    listed = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
-        for name, value in facts.items()
-    )
-    return f"{banner}<dl>{listed}</dl>"
+    return f"{banner}{facts_list(facts)}"
 
 
 def _ranking(report: WeightReport) -> Section:

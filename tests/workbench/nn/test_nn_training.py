@@ -3,7 +3,6 @@
 In one file, because torch's optimisers load its compiler, once for every process of tests.
 """
 
-import doctest
 import re
 import sys
 from dataclasses import replace
@@ -87,14 +86,6 @@ def test_norms_of_the_plain_model_read_numbers_of_their_parameters_dtype(
         norm.register_forward_pre_hook(lambda m, x: seen.append(x[0].dtype is m.weight.dtype))
     model(torch.zeros(2, 8, dtype=torch.long))
     assert seen == [True] * len(norms) == [True] * 3
-
-
-@pytest.mark.slow
-def test_the_snippets_of_the_page_print_what_stands_there() -> None:
-    text = "\n".join(re.findall(r"```pycon\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
-    test = doctest.DocTestParser().get_doctest(text, {}, "training.md", str(PAGE), 0)
-    assert len(test.examples) > 15
-    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_every_recipe_stands_in_the_table_of_the_page() -> None:
