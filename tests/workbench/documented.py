@@ -79,7 +79,8 @@ class Session:
         code, printed, said = _workbench(arguments)
         if code == 0:
             return printed  # what is said beside it is progress
-        assert {1: "FAILED", 2: "error: "}[code] in told, f"$ {line}: exit code {code}\n{said}"
+        words = {1: ("FAILED", "findings"), 2: ("error: ",)}[code]
+        assert any(word in told for word in words), f"$ {line}: exit code {code}\n{said}"
         return printed + said
 
     def _install(self, folder: Path) -> None:

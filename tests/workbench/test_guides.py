@@ -22,6 +22,8 @@ GUIDES = {
 }
 SLOW = {
     "calibration.md": 3,
+    "deploy.md": 6,
+    "emit.md": 10,
     "report.md": 7,
     "search.md": 4,
     "sweep.md": 7,
