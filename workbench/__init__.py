@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workbench.errors import ErrorReport, error
     from workbench.evaluation import Evaluation, evaluate
     from workbench.networks import NetworkReport, predict_network
+    from workbench.ptq import quantize
 
 __all__ = [
     "ErrorReport",
@@ -36,6 +37,7 @@ __all__ = [
     "import_t4",
     "predict",
     "predict_network",
+    "quantize",
     "repair",
     "replay",
     "report",
@@ -57,6 +59,7 @@ _LATER = {
     "evaluate": "evaluation",
     "NetworkReport": "networks",
     "predict_network": "networks",
+    "quantize": "ptq",
 }
 
 

@@ -19,6 +19,7 @@ from workbench.console import print_tables as _print
 from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.outfile import check_outfile
+from workbench.quantize_verb import add_quantize_verb
 from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
 
@@ -368,6 +369,7 @@ def report(
 add_study_verbs(app)
 add_calibrate_verb(app)
 add_evaluate_verb(app)
+add_quantize_verb(app)
 add_fleet_verbs(app)
 
 

@@ -80,8 +80,8 @@ def _list(name: str, layer: nn.Module, session: Session) -> None:
     """Note a layer of a kind that no recipe has."""
     if next(layer.children(), None) is not None or isinstance(layer, (*_INTERCEPTED, *_IDLE)):
         return
-    has_parameters = next(layer.parameters(recurse=False), None) is not None
-    if has_parameters or type(layer).__module__.startswith("torch.nn"):
+    # Functions that other modules call are met where they are called.
+    if type(layer).__module__.startswith("torch.nn"):
         reason = f"{session.recipe.name} has no such operator"
         session.unknown[name] = f"{type(layer).__name__}: {reason}"
 
