@@ -63,7 +63,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.layer(self.embedding(ids))
-        x = x + self.product(x.softmax(dim=-1), torch.eye(16) * 0.5)
+        x = x + self.product(x.softmax(dim=-1), torch.eye(16, dtype=x.dtype) * 0.5)
         return self.head(x.mean(dim=1))
 
 
