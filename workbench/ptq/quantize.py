@@ -134,7 +134,7 @@ def prepared(
         raise ValueError("the model is quantised already: quantise the one that it was made of")
     made = copy.deepcopy(model)
     session, path = Session(recipe=recipe, scheme=scheme), KernelPath(backend)
-    if not weight_only(recipe) and Kind.MATMUL in scheme.kinds:
+    if not scheme.kinds.isdisjoint((Kind.LINEAR, Kind.MATMUL)):
         session.unknown |= take_attention_apart(made)
     made = replace_layers(made, session, keep, path)
     interceptor = Interceptor(session)

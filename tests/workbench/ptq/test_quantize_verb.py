@@ -140,8 +140,8 @@ def test_weights_of_a_checkpoint(
         (("toy_tasks:TOY", "--weights", "a.safetensors"), "give either module:NAME of a task, or"),
         (("toy_tasks",), "task 'toy_tasks': write module:NAME, as in my_tasks:ENCODER"),
         (
-            ("toy_tasks:EMPTI",),
-            "task 'toy_tasks:EMPTI': the module has no 'EMPTI': did you mean 'EMPTY'?",
+            ("toy_tasks:NUMBR",),
+            "task 'toy_tasks:NUMBR': the module has no 'NUMBR': did you mean 'NUMBER'?",
         ),
         (("toy_task:TOY",), "task 'toy_task:TOY': no module 'toy_task' in "),
         (("lame_tasks:TOY",), "task 'lame_tasks:TOY': no module 'not_installed_anywhere' in "),
