@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tiles.formats import TensorFormat
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels.triton.weight_layout import PackedWeight
 from tiles.recipes import OutlierColumns
 from workbench.ptq.gptq import Hessian, gptq
 from workbench.ptq.kernel_path import KernelPath
@@ -39,6 +41,7 @@ class QuantizedLinear(QuantizedLayer):
         self.channel_amax: torch.Tensor | None = None  #: (K) fp32, of smoothing
         self.hessian: Hessian | None = None
         self.apart: OutlierWeights | None = None
+        self.held: dict[str, PackedWeight] = {}  #: the weight as a kernel's layout has it
         outliers = session.recipe.outliers
         if isinstance(outliers, OutlierColumns):
             self.apart = OutlierWeights(outliers)
@@ -108,6 +111,11 @@ class QuantizedLinear(QuantizedLayer):
         if self.apart is not None:
             self.apart.take(source)
 
+    def take(self, codes: QuantizedTensor) -> None:
+        """Compute on these codes from now on."""
+        super().take(codes)
+        self.held = {}
+
     def rounded(self, *inputs: torch.Tensor, **options: Any) -> torch.Tensor:
         """(..., K) to (..., N)."""
         x = self.prepared(inputs[0])
@@ -116,13 +124,12 @@ class QuantizedLinear(QuantizedLayer):
         assert codes is not None
         if self.apart is not None:
             return self.apart.product(x, values, self.bias, operand)
-        backend = self.path.backend(operand, codes, x)
-        if backend is None:
+        route = self.path.route(operand, codes, x)
+        if route is None:
             return F.linear(operand.rounded(x), values, self.bias)
         matrix = x.reshape(-1, x.shape[-1])
-        return self.path.product(backend, operand, matrix, codes, self.bias).view(
-            *x.shape[:-1], self.weight_shape[0]
-        )
+        y = route.product(operand, matrix, codes, self.bias, self.held)
+        return y.view(*x.shape[:-1], self.weight_shape[0])
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

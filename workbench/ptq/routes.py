@@ -1,0 +1,141 @@
+"""Ways to run a linear layer's product on kernels: two operands of codes, or weights alone."""
+
+from typing import ClassVar, Protocol
+
+import torch
+
+from tiles.formats import TensorFormat
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels import kernel
+from tiles.kernels.base import Limits
+from tiles.kernels.triton.weight_layout import PackedWeight
+from tiles.problems import Gemm
+from tiles.recipes import Recipe
+from workbench.nn.backend import Backend
+from workbench.nn.choices import Choice, Choices
+from workbench.nn.codes import Codes
+from workbench.ptq.operand import Operand
+
+__all__ = ["CodesRoute", "Route", "WeightOnlyRoute", "problem_of"]
+
+#: Rows of codes are padded to a multiple of this before products load them.
+_ROW_STEP = 16
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+class Route(Protocol):
+    """Multiplies by kernels."""
+
+    @property
+    def name(self) -> str:
+        """What runs."""
+
+    def refusal(self, problem: Gemm) -> str:
+        """Why it does not serve a problem; empty where it does."""
+
+    def product(
+        self,
+        operand: Operand,
+        x: torch.Tensor,
+        weight: QuantizedTensor,
+        bias: torch.Tensor | None,
+        held: dict[str, PackedWeight],
+    ) -> torch.Tensor:
+        """``x · W^T + bias`` of (rows, K) in the dtype of ``x``.
+
+        Args:
+            held: what the layer keeps for the route, empty at first.
+        """
+
+
+def problem_of(
+    rows: int, weight: QuantizedTensor, activation: TensorFormat, out: torch.dtype
+) -> Gemm:
+    """The product of a layer as kernels know it."""
+    n, k = weight.codes.shape
+    recipe = Recipe(
+        name=f"{activation} by {weight.format}",
+        activation=activation,
+        weight=weight.format,
+        source="operands of a quantised layer",
+    )
+    return Gemm(m=rows, n=n, k=k, recipe=recipe, out=_NAMES[out])
+
+
+class CodesRoute:
+    """Both operands in codes, by a backend of the training layers."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @property
+    def name(self) -> str:
+        """As the backend has it."""
+        return f"{self.backend.name} backend"
+
+    def refusal(self, problem: Gemm) -> str:
+        """Asks the backend's choice of kernels, where it has one; a reference serves everything."""
+        choices = getattr(self.backend, "choices", None)
+        if not isinstance(choices, Choices):
+            return ""
+        k = -(-problem.k // _ROW_STEP) * _ROW_STEP
+        found = choices.of(
+            Gemm(m=problem.m, n=problem.n, k=k, recipe=problem.recipe, out=problem.out)
+        )
+        return "" if isinstance(found, Choice) else found.reason
+
+    def product(
+        self,
+        operand: Operand,
+        x: torch.Tensor,
+        weight: QuantizedTensor,
+        bias: torch.Tensor | None,
+        held: dict[str, PackedWeight],
+    ) -> torch.Tensor:
+        if operand.scale is None:
+            codes = self.backend.quantize(x, operand.format)
+        else:
+            codes = Codes(main=operand.codes(x))
+        return self.backend.product(codes, Codes(main=weight), dtype=x.dtype, bias=bias)
+
+
+class WeightOnlyRoute:
+    """Activations in 16 bits, weights decoded by ``triton_weight_only``."""
+
+    name: ClassVar[str] = "triton_weight_only"
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.family = kernel(self.name)
+
+    def refusal(self, problem: Gemm) -> str:
+        """Asks the kernel family."""
+        return self.family.refusal(problem, self.limits) or ""
+
+    def product(
+        self,
+        operand: Operand,
+        x: torch.Tensor,
+        weight: QuantizedTensor,
+        bias: torch.Tensor | None,
+        held: dict[str, PackedWeight],
+    ) -> torch.Tensor:
+        from tiles.kernels.triton import gemm_weight_only
+        from tiles.kernels.triton.weight_arguments import workspace_words
+        from tiles.kernels.weight_only_workload import pack_quantized
+
+        if self.name not in held:
+            held[self.name] = pack_quantized(weight)
+        sixteen = torch.bfloat16 if operand.format.element.name == "bf16" else torch.float16
+        problem = problem_of(len(x), weight, operand.format, torch.float32)
+        config = self.family.default(problem, self.limits).to_dict()
+        words = workspace_words(config, problem.m, problem.n)
+        made = torch.empty(problem.m, problem.n, dtype=torch.float32, device=x.device)
+        gemm_weight_only.launch(
+            x.to(sixteen),
+            held[self.name],
+            made,
+            config=config,
+            workspace=torch.zeros(words, dtype=torch.int32, device=x.device) if words else None,
+        )
+        return (made if bias is None else made + bias.float()).to(x.dtype)
