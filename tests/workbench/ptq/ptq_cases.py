@@ -15,6 +15,7 @@ __all__ = [
     "Convolutional",
     "Encoder",
     "Functional",
+    "assert_close",
     "normal",
     "one_thread",
     "rounded_by_numpy",
@@ -29,6 +30,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def assert_close(
+    found: torch.Tensor, expected: torch.Tensor, *, rtol: float = 1e-5, atol: float = 1e-5
+) -> None:
+    """As ``torch.testing.assert_close``, which loads a second's worth of torch."""
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    over = (found - expected).abs() - (atol + rtol * expected.abs())
+    assert float(over.max()) <= 0, f"off by {float((found - expected).abs().max())}"
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -29,13 +29,15 @@ def same(one: Quantized, other: Quantized, *inputs: torch.Tensor) -> bool:
 @pytest.mark.parametrize(
     ("recipe", "scheme"),
     [
-        ("fp8-ptq-e4m3", STANDARD),
+        pytest.param("fp8-ptq-e4m3", STANDARD, marks=pytest.mark.slow),
         ("fp8-ptq-mixed", EXTENDED),
-        ("fp8-ptq-e5m2", STANDARD),
+        pytest.param("fp8-ptq-e5m2", STANDARD, marks=pytest.mark.slow),
         ("int8-tensor", SMOOTH),
-        ("int8-row", replace(EXTENDED, name="dynamic", dynamic=True)),
-        ("mxfp6-e3m2", STANDARD),
-        ("nvfp4", STANDARD),
+        pytest.param(
+            "int8-row", replace(EXTENDED, name="dynamic", dynamic=True), marks=pytest.mark.slow
+        ),
+        pytest.param("mxfp6-e3m2", STANDARD, marks=pytest.mark.slow),
+        pytest.param("nvfp4", STANDARD, marks=pytest.mark.slow),
         ("w4a16-g128", GPTQ),
         ("llm-int8", STANDARD),
     ],

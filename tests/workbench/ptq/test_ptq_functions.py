@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ptq_cases import Encoder, Functional, normal, one_thread, rounded_by_numpy, tokens
+from ptq_cases import (
+    Encoder,
+    Functional,
+    assert_close,
+    normal,
+    one_thread,
+    rounded_by_numpy,
+    tokens,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -89,7 +97,7 @@ def test_functions_without_modules_compute_on_rounded_operands() -> None:
 
     with torch.no_grad():
         forward(exact=True)
-        torch.testing.assert_close(made.model(x), forward(exact=False), rtol=1e-5, atol=1e-5)
+        assert_close(made.model(x), forward(exact=False), rtol=1e-5, atol=1e-5)
         assert not torch.equal(made.model(x), model(x))
 
 
@@ -138,7 +146,7 @@ def test_attention_taken_apart_is_the_fused_one(name: str, options: dict[str, ob
     )
     apart = attention(torch.matmul, torch.matmul, q, k, v, **options)  # type: ignore[arg-type]
     fused = F.scaled_dot_product_attention(q, k, v, **options)  # type: ignore[arg-type]
-    torch.testing.assert_close(apart, fused)
+    assert_close(apart, fused)
 
 
 @pytest.mark.parametrize("batch_first", [True, False], ids=["batch first", "tokens first"])
@@ -163,9 +171,9 @@ def test_torch_s_attention_layer_taken_apart_is_itself(
     with torch.no_grad():
         y, weights = PlainAttention(layer)(*given, **options)
         exact, exact_weights = layer(*given, **options)
-    torch.testing.assert_close(y, exact)
+    assert_close(y, exact)
     if need_weights:
-        torch.testing.assert_close(weights, exact_weights)
+        assert_close(weights, exact_weights)
     else:
         assert weights is exact_weights is None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ptq_cases import normal, one_thread
+from ptq_cases import assert_close, normal, one_thread
 from torch import nn
 
 from sim import load_gpu
@@ -56,7 +56,7 @@ def test_static_codes_reach_the_kernel_with_their_scales(
     plain = quantize(linear, recipe, calibration=[x * 0.7])
     backed = quantize(linear, recipe, calibration=[x * 0.7], backend=cuda())
     with torch.no_grad():
-        torch.testing.assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
+        assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
     assert set(launched) == {"triton_gemm"}
     assert set(backed.ran.values()) == {"cuda backend"}
 
@@ -75,7 +75,7 @@ def test_formats_without_a_kernel_run_on_values_and_say_why(launched: list[str])
     assert not launched
     assert layer.values is not None
     rounded = layer.operator.operands["input"].rounded(x)
-    torch.testing.assert_close(y, nn.functional.linear(rounded, layer.values, linear.bias.data))
+    assert_close(y, nn.functional.linear(rounded, layer.values, linear.bias.data))
     reason = backed.ran["int8.tensor x e4m3fn.row on cpu"]
     assert reason.startswith("reference (values of codes")
     assert "two of one element" in reason
@@ -108,7 +108,7 @@ def test_weights_alone_reach_their_kernel_packed(
         y = layer(x)
         again = layer(x)
     expected = quantize(linear, recipe).model(x).detach()
-    torch.testing.assert_close(y, expected, rtol=1e-2, atol=2e-2)  # scales are folded in bf16
+    assert_close(y, expected, rtol=1e-2, atol=2e-2)  # scales are folded in bf16
     assert torch.equal(y, again)
     assert seen == [torch.bfloat16] * 2
     assert list(made.ran.values()) == ["triton_weight_only"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ptq_cases import Convolutional, normal, one_thread
+from ptq_cases import Convolutional, assert_close, normal, one_thread
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,12 +54,12 @@ def test_smoothing_factors_follow_the_formula_and_leave_the_product_alone() -> N
         assert float(layer.smoothing[j]) == pytest.approx(expected, rel=1e-5)
     with torch.no_grad():
         smoothed = F.linear(x / layer.smoothing, linear.weight * layer.smoothing, linear.bias)
-        torch.testing.assert_close(smoothed, linear(x), rtol=1e-4, atol=1e-4)
+        assert_close(smoothed, linear(x), rtol=1e-4, atol=1e-4)
     # The static scale is that of the smoothed input, the codes those of the smoothed weight.
     amax = (x / layer.smoothing).abs().max()
     scale = layer.operator.operands["input"].scale
     assert scale is not None
-    torch.testing.assert_close(scale, amax / 127)
+    assert_close(scale, amax / 127)
     expected_codes = quantize_tensor(linear.weight.detach() * layer.smoothing, layer.weight_format)
     assert layer.codes is not None
     assert torch.equal(layer.codes.codes, expected_codes.codes)
@@ -173,7 +173,7 @@ def test_outlier_columns_are_apart_as_the_kernels_pack_them() -> None:
     expected = low + high + linear.bias.double()
     with torch.no_grad():
         y = made.model(x)
-        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+        assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
         exact = linear(x)
         rows = quantize(linear, "int8-row", calibration=[x]).model(x)
     assert error(y, exact) < 0.3 * error(rows, exact)
@@ -192,7 +192,7 @@ def test_a_column_that_calibration_did_not_see_takes_weights_from_its_codes() ->
     quiet[:, 4] = 0.0
     with torch.no_grad():
         expected = made.model(quiet) + 100.0 * values[:, 4]
-        torch.testing.assert_close(made.model(x), expected)
+        assert_close(made.model(x), expected)
 
 
 # Batch normalisation
@@ -216,8 +216,8 @@ def test_batch_statistics_are_those_of_the_quantised_model() -> None:
     rounded = [operand.rounded(x) for x in seen]
     means = torch.stack([x.mean(dim=(0, 2, 3)) for x in rounded]).mean(dim=0)
     variances = torch.stack([x.var(dim=(0, 2, 3)) for x in rounded]).mean(dim=0)
-    torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(norm.running_var, variances, rtol=1e-4, atol=1e-5)
+    assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
+    assert_close(norm.running_var, variances, rtol=1e-4, atol=1e-5)
     assert not norm.training
     assert norm.momentum == 0.1
     assert not torch.allclose(norm.running_mean, model.norm.running_mean)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ptq_cases import Convolutional, normal, one_thread, rounded_by_numpy
+from ptq_cases import Convolutional, assert_close, normal, one_thread, rounded_by_numpy
 from torch import nn
 from torch.nn import functional as F
 
@@ -104,7 +104,7 @@ def test_blocks_are_those_of_the_reference_codec(recipe: str) -> None:
     values = torch.from_numpy(dequantize(weight).astype(np.float32))
     expected = F.linear(torch.from_numpy(rounded), values, linear.bias).view(2, 3, 7)
     with torch.no_grad():
-        torch.testing.assert_close(made.model(x), expected, rtol=1e-6, atol=1e-6)
+        assert_close(made.model(x), expected, rtol=1e-6, atol=1e-6)
     assert any("K of 40 is no multiple of" in note for note in made.operators[0].notes)
 
 
@@ -191,7 +191,7 @@ def test_convolutions_are_implicit_products(recipe: str, options: dict[str, obje
     with torch.no_grad():
         y = made.model(x)
         bias = 0 if conv.bias is None else conv.bias[:, None]
-        torch.testing.assert_close(y.flatten(2), expected + bias, rtol=1e-5, atol=1e-5)
+        assert_close(y.flatten(2), expected + bias, rtol=1e-5, atol=1e-5)
         assert y.shape == conv(x).shape
 
 
@@ -219,8 +219,8 @@ def test_embeddings_come_out_of_a_table_of_codes() -> None:
     expected = torch.stack([torch.zeros(32), *rows])[ids]
     assert torch.equal(made.model(ids), expected)
     bags = quantize(bag, "fp8-ptq-e4m3", calibration=[ids]).model
-    torch.testing.assert_close(bags(ids), expected.sum(dim=1))
-    torch.testing.assert_close(bags(ids.flatten(), torch.tensor([0, 3])), expected.sum(dim=1))
+    assert_close(bags(ids), expected.sum(dim=1))
+    assert_close(bags(ids.flatten(), torch.tensor([0, 3])), expected.sum(dim=1))
 
 
 def test_the_first_convolution_and_the_last_linear_layer_stay() -> None:

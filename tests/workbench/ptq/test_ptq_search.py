@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ptq_cases import Encoder, normal, one_thread, tokens
+from ptq_cases import Encoder, assert_close, normal, one_thread, tokens
 from torch import nn
 
 from tiles.recipes import recipe
@@ -128,15 +128,15 @@ def test_a_score_that_is_no_number_counts_as_a_loss() -> None:
 
 
 def test_a_model_that_must_not_lose_anything_ends_in_high_precision() -> None:
-    model, ids = Encoder(), tokens(4, 6)
+    model = Planted()
     with torch.no_grad():
-        exact = model(ids)
+        exact = model(X)
 
     def score(candidate: nn.Module) -> float:
         with torch.no_grad():
-            return 1.0 if torch.allclose(candidate(ids), exact, atol=1e-6) else 0.0
+            return 1.0 if torch.allclose(candidate(X), exact, atol=1e-6) else 0.0
 
-    made = quantize(model, "mxfp4", calibration=[ids], scheme=EXTENDED, score=score, criterion=0.0)
+    made = quantize(model, "mxfp4", calibration=[X], scheme=EXTENDED, score=score, criterion=0.0)
     assert not made.operators
     assert made.scores is not None
     assert made.scores.final == 1.0
@@ -161,7 +161,7 @@ def test_kernels_multiply_codes_where_a_backend_is_given() -> None:
     plain = quantize(linear, "fp8-ptq-e4m3", calibration=[x])
     backed = quantize(linear, "fp8-ptq-e4m3", calibration=[x], backend=ReferenceBackend())
     with torch.no_grad():
-        torch.testing.assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
+        assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
     pair = "e4m3fn.tensor x e4m3fn.row on cpu"
     assert backed.ran == {pair: "reference backend"}
     assert plain.ran == {
@@ -170,7 +170,7 @@ def test_kernels_multiply_codes_where_a_backend_is_given() -> None:
     dynamic = quantize(linear, "int8-row", calibration=[x], backend=ReferenceBackend())
     with torch.no_grad():
         expected = quantize(linear, "int8-row", calibration=[x]).model(x)
-        torch.testing.assert_close(dynamic.model(x), expected, rtol=1e-5, atol=1e-5)
+        assert_close(dynamic.model(x), expected, rtol=1e-5, atol=1e-5)
     assert dynamic.ran == {"int8.row x int8.row on cpu": "reference backend"}
     mx = quantize(linear, "mxfp4", calibration=[x], backend=ReferenceBackend())
     assert "no operands of the layers' kernels" in next(iter(mx.ran.values()))
@@ -182,7 +182,7 @@ def test_models_move_between_dtypes_with_their_codes() -> None:
         before = made.model(tokens(3, 5))
         half = made.model.bfloat16()(tokens(3, 5))
     assert half.dtype is torch.bfloat16
-    torch.testing.assert_close(half.float(), before, rtol=0.1, atol=0.05)
+    assert_close(half.float(), before, rtol=0.1, atol=0.05)
 
 
 class Nothing(nn.Module):
