@@ -136,9 +136,8 @@ def _task(
     as_json: bool,
 ) -> None:
     from workbench.outfile import check_outfile, write_outfile
-    from workbench.ptq import load_task
+    from workbench.ptq import load_task, quantize_task
     from workbench.ptq.quantized import SCHEMA
-    from workbench.ptq.task_run import quantize_task
     from workbench.ptq.tensor_file import check_tensor_file
 
     if output is not None:
@@ -226,7 +225,7 @@ def _print_reasons(made: "Quantized") -> None:
 
 def _weights(source: Path, recipe: str, output: Path, keep: tuple[str, ...], as_json: bool) -> None:
     from workbench.progress import weights_progress
-    from workbench.ptq.weight_file import quantize_weights
+    from workbench.ptq import quantize_weights
 
     with weights_progress(quiet=as_json) as progress:
         made = quantize_weights(

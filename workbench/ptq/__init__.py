@@ -7,6 +7,8 @@ from workbench.ptq.scheme import EXTENDED, STANDARD, Calibration, Kind, Rule, Sc
 from workbench.ptq.search import Scores, Trial
 from workbench.ptq.storage import load
 from workbench.ptq.task import Task, load_task
+from workbench.ptq.task_run import quantize_task
+from workbench.ptq.weight_file import QuantizedWeights, quantize_weights, read_weights
 
 __all__ = [
     "EXTENDED",
@@ -17,6 +19,7 @@ __all__ = [
     "MatMul",
     "OperatorRecord",
     "Quantized",
+    "QuantizedWeights",
     "Rule",
     "Scheme",
     "Scores",
@@ -25,4 +28,7 @@ __all__ = [
     "load",
     "load_task",
     "quantize",
+    "quantize_task",
+    "quantize_weights",
+    "read_weights",
 ]

@@ -135,6 +135,11 @@ class Interceptor:
         operator = self._operator(place, kind, values, weight is not None)
         if operator is None:
             return exact()
+        if self.session.phase is Phase.OBSERVE and weight is not None:
+            if not bool(weight.isfinite().all()):
+                raise ValueError(
+                    f"the weight of {place} holds NaN or infinite values: mend the model first"
+                )
         return operator.apply(exact, lambda: found.rounded(operator, args, kwargs), values)
 
     def _operator(

@@ -68,8 +68,7 @@ class QuantizedLayer(nn.Module):
         self.weight_shape = tuple(weight.shape)
         self.dtype = weight.dtype
         self.codes: QuantizedTensor | None = None
-        self.register_buffer("values", None, persistent=False)
-        self.values: torch.Tensor | None  # what the codes stand for, in the weight's shape
+        self._values: torch.Tensor | None = None
         # Not registered: its parameters leave the model together with it.
         self._original: list[nn.Module] = [layer]
         self.operator = self._operator(name, session)
@@ -93,11 +92,24 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight that it computes with, for code that looks at it."""
-        if self.values is not None:
+        if self.codes is not None:
             return self.values
         weight = self.original.weight
         assert isinstance(weight, torch.Tensor)
         return weight
+
+    @property
+    def values(self) -> torch.Tensor:
+        """What the codes stand for, in the weight's shape; made when first asked for.
+
+        Kernels multiply codes: a layer that runs on them holds no weight of full size.
+        """
+        if self._values is None:
+            assert self.codes is not None  # once it is settled
+            # Kept beyond torch.inference_mode(), whose tensors a backward pass may not save.
+            with torch.inference_mode(False), torch.no_grad():
+                self._values = self.codes.dequantize().view(self.weight_shape).to(self.dtype)
+        return self._values
 
     @property
     def source(self) -> torch.Tensor:
@@ -123,8 +135,7 @@ class QuantizedLayer(nn.Module):
 
     def take(self, codes: QuantizedTensor) -> None:
         """Compute on these codes from now on."""
-        self.codes = codes
-        self.values = codes.dequantize().view(self.weight_shape).to(self.dtype)
+        self.codes, self._values = codes, None
 
     def finish(self) -> None:
         """Let go of the layer that it stands for."""
@@ -188,7 +199,6 @@ class QuantizedConv(QuantizedLayer):
     def rounded(self, *inputs: torch.Tensor, **options: Any) -> torch.Tensor:
         """(B, C, ...) to (B, N, ...)."""
         (x,) = inputs
-        assert self.values is not None
         return self.convolution.product(x, self.values, self.bias, self.operator.operands["input"])
 
 
@@ -217,7 +227,6 @@ class QuantizedEmbedding(QuantizedLayer):
 
     def rounded(self, *inputs: torch.Tensor, **options: Any) -> torch.Tensor:
         """Indices to rows of what the table's codes stand for."""
-        assert self.values is not None
         if not self.bag:
             return F.embedding(inputs[0], self.values)
         names = ("input", "offsets", "per_sample_weights")

@@ -119,14 +119,13 @@ class QuantizedLinear(QuantizedLayer):
     def rounded(self, *inputs: torch.Tensor, **options: Any) -> torch.Tensor:
         """(..., K) to (..., N)."""
         x = self.prepared(inputs[0])
-        operand, values, codes = self.operator.operands["input"], self.values, self.codes
-        assert values is not None
+        operand, codes = self.operator.operands["input"], self.codes
         assert codes is not None
         if self.apart is not None:
-            return self.apart.product(x, values, self.bias, operand)
+            return self.apart.product(x, self.values, self.bias, operand)
         route = self.path.route(operand, codes, x)
         if route is None:
-            return F.linear(operand.rounded(x), values, self.bias)
+            return F.linear(operand.rounded(x), self.values, self.bias)
         matrix = x.reshape(-1, x.shape[-1])
         y = route.product(operand, matrix, codes, self.bias, self.held)
         return y.view(*x.shape[:-1], self.weight_shape[0])

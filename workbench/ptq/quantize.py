@@ -34,7 +34,7 @@ from workbench.ptq.replace import (
 from workbench.ptq.scheme import Kind, Rule, Scheme, scheme_of
 from workbench.ptq.search import Scores, Trial, check_reference, search
 
-__all__ = ["prepared", "quantize"]
+__all__ = ["copied_model", "prepared", "quantize"]
 
 
 def quantize(
@@ -52,7 +52,7 @@ def quantize(
     """Quantise a trained model; the model that is given stays as it is.
 
     Args:
-        model: in eval mode, on any device.
+        model: on any device.
         recipe: a name of ``tiles.recipes``, or a ``Recipe``: the formats.
         calibration: batches of the model's inputs, each a tensor or a tuple of positional
             arguments; recipes of weights alone do without, but for GPTQ.
@@ -86,12 +86,12 @@ def quantize(
             f"{chosen.name} under the {how} scheme needs calibration: give at least one batch (a "
             "direct cast finds the model's products by it)"
         )
-    model.eval()
+    copied = copied_model(model)
     reference = None
     if score is not None:
-        reference = float(score(model))
+        reference = float(score(copied))
         check_reference(reference)
-    made, session, path, interceptor = prepared(model, chosen, how, keep, backend)
+    made, session, path, interceptor = prepared(copied, chosen, how, keep, backend)
     calibrate(made, session, batches)
     _keep_asked(session, keep)
     _keep_first_last(made, session)
@@ -122,21 +122,29 @@ def quantize(
     return quantized_of(made, session, path, scores=scores, measured=bool(batches))
 
 
-def prepared(
-    model: nn.Module, recipe: Recipe, scheme: Scheme, keep: tuple[str, ...], backend: Backend | None
-) -> tuple[nn.Module, Session, KernelPath, Interceptor]:
-    """A copy of a model with its layers replaced and its functions watched, not calibrated.
+def copied_model(model: nn.Module) -> nn.Module:
+    """A copy in eval mode.
 
     Raises:
-        ValueError: the model is quantised already, or a weight is not finite.
+        ValueError: the model is quantised already.
     """
     if quantized_layers(model):
         raise ValueError("the model is quantised already: quantise the one that it was made of")
-    made = copy.deepcopy(model)
+    return copy.deepcopy(model).eval()
+
+
+def prepared(
+    model: nn.Module, recipe: Recipe, scheme: Scheme, keep: tuple[str, ...], backend: Backend | None
+) -> tuple[nn.Module, Session, KernelPath, Interceptor]:
+    """A model with its layers replaced, in place, and its functions watched; not calibrated.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
     session, path = Session(recipe=recipe, scheme=scheme), KernelPath(backend)
     if not scheme.kinds.isdisjoint((Kind.LINEAR, Kind.MATMUL)):
-        session.unknown |= take_attention_apart(made)
-    made = replace_layers(made, session, keep, path)
+        session.unknown |= take_attention_apart(model)
+    made = replace_layers(model, session, keep, path)
     interceptor = Interceptor(session)
     interceptor.attach(made)
     return made, session, path, interceptor

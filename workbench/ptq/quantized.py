@@ -61,6 +61,12 @@ class Quantized:
         """What multiplied linear layers so far, by formats and kind of device."""
         return dict(self.path.ran)
 
+    @property
+    def unmet(self) -> dict[str, str]:
+        """Calls since that calibration did not meet: they computed in high precision."""
+        known = {kept.name for kept in self.kept}
+        return {n: why for n, why in self.session.unknown.items() if n not in known}
+
     def save(self, path: str | Path) -> Path:
         """Write codes, scales, all other tensors and the record into one safetensors file.
 

@@ -109,7 +109,7 @@ def load(
     Raises:
         ValueError: another recipe, another model, or not such a file.
     """
-    from workbench.ptq.quantize import prepared
+    from workbench.ptq.quantize import copied_model, prepared
     from workbench.ptq.replace import restore
 
     chosen, source = ptq_recipe(recipe), Path(path)
@@ -124,7 +124,7 @@ def load(
         kinds=frozenset(Kind(kind) for kind in options["kinds"]),
         dynamic=options["dynamic"],
     )
-    made, session, kernels, interceptor = prepared(model.eval(), chosen, scheme, (), backend)
+    made, session, kernels, interceptor = prepared(copied_model(model), chosen, scheme, (), backend)
     layers = _layers(made)
     if missing := sorted(set(weights) - set(layers)):
         raise ValueError(

@@ -32,7 +32,8 @@ class Task(Protocol):
 def load_task(text: str) -> Task:
     """The task that ``module:NAME`` names: a task, or a function without arguments that makes one.
 
-    The module is looked for in the current folder first.
+    The module is looked for in the current folder first, which stays a place to import from: a
+    task may import more when it is called.
 
     Raises:
         ValueError: no such module or name, or it names no task.
@@ -55,7 +56,8 @@ _RULE = "a task has a name and the methods model, calibration and score"
 
 def _imported(module: str, text: str) -> object:
     here = str(Path.cwd())
-    sys.path.insert(0, here)
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -65,8 +67,6 @@ def _imported(module: str, text: str) -> object:
             f"task {shown(text)}: no module {shown(missing)} in {here} or among the installed "
             "ones: check the name and the folder"
         ) from error
-    finally:
-        sys.path.remove(here)
 
 
 def _attribute(module: object, name: str, text: str) -> object:

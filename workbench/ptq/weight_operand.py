@@ -1,6 +1,7 @@
 """A weight that a function multiplies by, outside of any replaced layer."""
 
 import torch
+from torch import nn
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
@@ -26,7 +27,8 @@ class WeightOperand:
             weight: (N, ...), or (K, N) where ``turned``.
         """
         state = (weight._version, weight.data_ptr(), weight.dtype)
-        if self._values is None or self._state != state:
+        # What is no parameter is made anew on every call, maybe where another one lay before.
+        if self._values is None or self._state != state or not isinstance(weight, nn.Parameter):
             source = weight.detach().t() if turned else weight.detach()
             matrix = source.reshape(source.shape[0], -1).float()
             values = quantize_tensor(matrix, self.format).dequantize().view(source.shape)

@@ -59,6 +59,7 @@ def test_static_codes_reach_the_kernel_with_their_scales(
         assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
     assert set(launched) == {"triton_gemm"}
     assert set(backed.ran.values()) == {"cuda backend"}
+    assert backed.model._values is None  # no weight of full size beside the codes
 
 
 def test_formats_without_a_kernel_run_on_values_and_say_why(launched: list[str]) -> None:

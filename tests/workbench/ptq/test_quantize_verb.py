@@ -70,6 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_tasks.py").write_text(TASKS, encoding="utf-8")
     (tmp_path / "lame_tasks.py").write_text("import not_installed_anywhere\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "toy_tasks", raising=False)
     return tmp_path
 
