@@ -1,13 +1,17 @@
 """Which linear layers run on kernels: the route of ``workbench.nn``, and what ran."""
 
+from collections.abc import Callable
+
 import torch
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.runtime import backend_of
 from workbench.ptq.operand import Operand, Scales
-from workbench.ptq.routes import CodesRoute, Route, WeightOnlyRoute, problem_of
+from workbench.ptq.outliers import OutlierWeights
+from workbench.ptq.routes import CodesRoute, OutlierRoute, Route, WeightOnlyRoute, problem_of
 
 __all__ = ["KernelPath"]
 
@@ -32,6 +36,7 @@ class KernelPath:
         self._given = None if given is None else CodesRoute(given)
         #: By device and kind of route; a text says why there is none.
         self._found: dict[tuple[torch.device, bool], Route | str] = {}
+        self._outliers: dict[torch.device, OutlierRoute | str] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "KernelPath":
         """Itself: copies of a layer share what was found about a device."""
@@ -46,6 +51,29 @@ class KernelPath:
             found = found.refusal(problem) or found
         text = f"{_REFERENCE}: {found}" if isinstance(found, str) else found.name
         self.ran[f"{operand.format} x {weight.format} on {x.device.type}"] = text
+        return None if isinstance(found, str) else found
+
+    def outlier_product(
+        self,
+        apart: OutlierWeights,
+        x: torch.Tensor,
+        weight: QuantizedTensor,
+        values: Callable[[], torch.Tensor],
+        bias: torch.Tensor | None,
+        recipe: Recipe,
+    ) -> torch.Tensor | None:
+        """A product of (rows, K) with outlier columns apart, if a kernel serves it.
+
+        Args:
+            values: makes what the weight's codes stand for.
+        """
+        if x.device not in self._outliers:
+            self._outliers[x.device] = _outlier_route(x.device)
+        found: OutlierRoute | torch.Tensor | str = self._outliers[x.device]
+        if isinstance(found, OutlierRoute):
+            found = found.product(x, weight, apart.full(values()), bias, recipe)
+        text = f"{_REFERENCE}: {found}" if isinstance(found, str) else OutlierRoute.name
+        self.ran[f"{recipe.activation} x {weight.format}, outliers on {x.device.type}"] = text
         return None if isinstance(found, str) else found
 
     def _of(self, operand: Operand, weight: QuantizedTensor, x: torch.Tensor) -> Route | str:
@@ -63,6 +91,17 @@ class KernelPath:
         if (x.device, alone) not in self._found:
             self._found[x.device, alone] = _device_route(x.device, alone)
         return self._found[x.device, alone]
+
+
+def _outlier_route(device: torch.device) -> OutlierRoute | str:
+    from workbench.nn.cuda_quantizer import limits_of
+
+    if device.type != "cuda":
+        return f"no kernels on {device.type}"
+    try:
+        return OutlierRoute(limits_of(device))
+    except ValueError as error:  # no CuPy, or no GPU file
+        return str(error)
 
 
 def _device_route(device: torch.device, alone: bool) -> Route | str:

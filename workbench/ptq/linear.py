@@ -122,7 +122,17 @@ class QuantizedLinear(QuantizedLayer):
         operand, codes = self.operator.operands["input"], self.codes
         assert codes is not None
         if self.apart is not None:
-            return self.apart.product(x, self.values, self.bias, operand)
+            y = self.path.outlier_product(
+                self.apart,
+                x.reshape(-1, x.shape[-1]),
+                codes,
+                lambda: self.values,
+                self.bias,
+                self.operator.session.recipe,
+            )
+            if y is None:
+                return self.apart.product(x, self.values, self.bias, operand)
+            return y.view(*x.shape[:-1], self.weight_shape[0])
         route = self.path.route(operand, codes, x)
         if route is None:
             return F.linear(operand.rounded(x), self.values, self.bias)

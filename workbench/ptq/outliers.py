@@ -44,6 +44,19 @@ class OutlierWeights:
         self.columns = columns
         self.weights = weights.to(CODE_DTYPES[self.outliers.kept.name])
 
+    def full(self, values: torch.Tensor) -> torch.Tensor:
+        """(N, K) weights that outlier columns are multiplied by.
+
+        Args:
+            values: what the weight's codes stand for.
+        """
+        assert self.columns is not None
+        assert self.weights is not None
+        self.columns, self.weights = (p.to(values.device) for p in (self.columns, self.weights))
+        made = values.clone()
+        made[:, self.columns] = self.weights.to(made.dtype)
+        return made
+
     def product(
         self, x: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None, operand: Operand
     ) -> torch.Tensor:
@@ -53,17 +66,11 @@ class OutlierWeights:
             values: (N, K) what the weight's codes stand for.
             operand: rounds what is no outlier.
         """
-        assert self.columns is not None
-        assert self.weights is not None
         matrix = x.reshape(-1, x.shape[-1])
         wide = self._wide(matrix)
         low = F.linear(operand.rounded(matrix.masked_fill(wide, 0.0)), values, bias)
         if bool(wide.any()):
-            self.columns, self.weights = (
-                part.to(x.device) for part in (self.columns, self.weights)
-            )
-            full = values.clone()
-            full[:, self.columns] = self.weights.to(full.dtype)
+            full = self.full(values)
             kept = CODE_DTYPES[self.outliers.kept.name]
             few = matrix[:, wide].clamp(-torch.finfo(kept).max, torch.finfo(kept).max).to(kept)
             low = low + F.linear(few.to(x.dtype), full[:, wide])

@@ -10,13 +10,13 @@ from tiles.kernels import kernel
 from tiles.kernels.base import Limits
 from tiles.kernels.triton.weight_layout import PackedWeight
 from tiles.problems import Gemm
-from tiles.recipes import Recipe
+from tiles.recipes import OutlierColumns, Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import Codes
 from workbench.ptq.operand import Operand
 
-__all__ = ["CodesRoute", "Route", "WeightOnlyRoute", "problem_of"]
+__all__ = ["CodesRoute", "OutlierRoute", "Route", "WeightOnlyRoute", "problem_of"]
 
 #: Rows of codes are padded to a multiple of this before products load them.
 _ROW_STEP = 16
@@ -137,5 +137,63 @@ class WeightOnlyRoute:
             made,
             config=config,
             workspace=torch.zeros(words, dtype=torch.int32, device=x.device) if words else None,
+        )
+        return (made if bias is None else made + bias.float()).to(x.dtype)
+
+
+class OutlierRoute:
+    """Codes, and outlier columns apart in 16 bits, by ``triton_outlier_gemm``."""
+
+    name: ClassVar[str] = "triton_outlier_gemm"
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.family = kernel(self.name)
+
+    def product(
+        self,
+        x: torch.Tensor,
+        weight: QuantizedTensor,
+        full: torch.Tensor,
+        bias: torch.Tensor | None,
+        recipe: Recipe,
+    ) -> torch.Tensor | str:
+        """``x · W^T + bias`` of (rows, K) in the dtype of ``x``, or why the kernel refuses.
+
+        Args:
+            full: (N, K) weights that outlier columns are multiplied by.
+            recipe: with outlier columns.
+        """
+        from tiles.kernels.gemm_workload import launch_block
+        from tiles.kernels.outlier_packing import column_capacity, pack_columns
+        from tiles.kernels.triton import gemm_outliers
+
+        n, k = weight.codes.shape
+        problem = Gemm(m=len(x), n=n, k=k, recipe=recipe, out="fp32")
+        if k % _ROW_STEP:
+            return f"K of {k}: rows of codes are loaded in steps of {_ROW_STEP}"
+        if reason := self.family.refusal(problem, self.limits):
+            return reason
+        outliers = recipe.outliers
+        assert isinstance(outliers, OutlierColumns)
+        # Counted on the host: memory for all of K would copy the whole weight on every call.
+        count = int((x.abs() > outliers.threshold).any(dim=0).sum())
+        capacity = column_capacity(count)
+        packed = pack_columns(x, full, recipe.activation, outliers, capacity)
+        a_block, b_block = launch_block(recipe.activation), launch_block(weight.format)
+        assert a_block is not None
+        assert b_block is not None
+        assert weight.scales is not None
+        made = torch.empty(problem.m, n, dtype=torch.float32, device=x.device)
+        gemm_outliers.launch(
+            packed.codes,
+            weight.codes,
+            made,
+            packed.scales,
+            weight.scales,
+            packed.outliers,
+            a_block=a_block,
+            b_block=b_block,
+            config=self.family.default(problem, self.limits).to_dict(),
         )
         return (made if bias is None else made + bias.float()).to(x.dtype)

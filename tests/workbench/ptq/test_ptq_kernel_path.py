@@ -14,14 +14,15 @@ from torch import nn
 from sim import load_gpu
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.triton import gemm_scaled, gemm_weight_only
+from tiles.kernels.triton import gemm_outliers, gemm_scaled, gemm_weight_only
+from tiles.kernels.triton.outlier_arguments import arguments as outlier_arguments
 from tiles.kernels.triton.weight_arguments import arguments as weight_arguments
 from tiles.kernels.weight_only_workload import multiplied_weights, pack_quantized
 from workbench.nn import cuda_products
 from workbench.nn.cuda_backend import CudaBackend
 from workbench.ptq import quantize
 from workbench.ptq.linear import QuantizedLinear
-from workbench.ptq.routes import WeightOnlyRoute
+from workbench.ptq.routes import OutlierRoute, WeightOnlyRoute
 
 __all__ = ["one_thread"]
 
@@ -80,6 +81,32 @@ def test_formats_without_a_kernel_run_on_values_and_say_why(launched: list[str])
     reason = backed.ran["int8.tensor x e4m3fn.row on cpu"]
     assert reason.startswith("reference (values of codes")
     assert "two of one element" in reason
+
+
+def test_outlier_columns_reach_their_kernel_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, x = nn.Linear(128, 64), normal(2, 9, 128)
+    x[..., [3, 77]] *= 40
+    made = quantize(linear, "llm-int8", calibration=[x])
+    with torch.no_grad():
+        expected = made.model(x)
+    assert set(made.ran.values()) == {
+        "reference (values of codes, multiplied in the model's dtype): no kernels on cpu"
+    }
+    counts: list[int] = []
+
+    def launch(*operands: Any, a_block: Any, b_block: Any, config: Any) -> None:
+        outlier_arguments(*operands, a_block=a_block, b_block=b_block, config=config)
+        a, b, c, a_scale, b_scale, outliers = operands
+        counts.append(int(outliers.count))
+        low = (a.double() * a_scale.double()) @ (b.double() * b_scale.double()).t()
+        c.copy_(low + outliers.a.double() @ outliers.b.double().t())
+
+    monkeypatch.setattr(gemm_outliers, "launch", launch)
+    monkeypatch.setitem(made.path._outliers, x.device, OutlierRoute(LIMITS))
+    with torch.no_grad():
+        assert_close(made.model(x), expected, atol=1e-2)  # outlier inputs rounded to fp16 once
+    assert counts == [2]
+    assert made.ran == {"int8.row x int8.row, outliers on cpu": "triton_outlier_gemm"}
 
 
 @pytest.mark.parametrize(("recipe", "rows"), [("w4a16-g128", 3), ("w4a16-g128", 200), ("w8a16", 3)])
