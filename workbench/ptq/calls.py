@@ -69,7 +69,7 @@ def _matmul_values(arguments: Arguments, options: Options) -> dict[str, torch.Te
     left, right = _factors(arguments, options)
     if not (_is_float(left) and _is_float(right)) or left.ndim < 2 or right.ndim < 2:
         return None
-    if isinstance(right, nn.Parameter):
+    if isinstance(right, nn.Parameter) and right.ndim == 2:
         return {"input": left}
     return {"left": left, "right": right}
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tiles.formats import TensorFormat
 from workbench.ptq import calls
 from workbench.ptq.formats import refusal, roles
 from workbench.ptq.matmul import MatMul
@@ -153,7 +154,8 @@ class Interceptor:
                 # Else a path through the model that calibration did not take.
                 session.unknown.setdefault(place, reason or "not met in calibration")
                 return None
-            operator = new_operator(place, kind, session, weighted=weighted)
+            weight = session.recipe.weight if weighted else None
+            operator = new_operator(place, kind, session, weight)
         if session.phase is Phase.OBSERVE and kind in (Kind.ADD, Kind.MUL) and not operator.kept:
             for role, x in values.items():
                 if x.numel() and bool((x.abs() > MASK).any()) and not bool(x.isnan().any()):
@@ -196,13 +198,17 @@ class Interceptor:
         return product
 
 
-def new_operator(place: str, kind: Kind, session: Session, *, weighted: bool) -> Operator:
-    """An operator of an intercepted function, without scales yet."""
+def new_operator(place: str, kind: Kind, session: Session, weight: TensorFormat | None) -> Operator:
+    """An operator of an intercepted function, without scales yet.
+
+    Args:
+        weight: format of the weight that it multiplies by, if it does.
+    """
     operands = {
         role: Operand(fmt, session.scheme.calibration, dynamic=session.scheme.dynamic)
         for role, fmt in roles(kind, session.recipe).items()
     }
     operator = Operator(place, kind, session, operands)
-    if weighted:
-        operator.weight = WeightOperand(session.recipe.weight)
+    if weight is not None:
+        operator.weight = WeightOperand(weight)
     return operator

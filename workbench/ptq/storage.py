@@ -109,12 +109,28 @@ def load(
     Raises:
         ValueError: another recipe, another model, or not such a file.
     """
+    chosen, source = ptq_recipe(recipe), Path(path)
+    record = read_record(source)
+    try:
+        _check_recipe(source, record, chosen)
+        return _loaded(model, source, record, chosen, backend)
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{source}: its record does not fit its tensors ({shown(str(error))}): was the file "
+            "edited?"
+        ) from error
+
+
+def _loaded(
+    model: nn.Module,
+    source: Path,
+    record: dict[str, Any],
+    chosen: Recipe,
+    backend: Backend | None,
+) -> Quantized:
     from workbench.ptq.quantize import copied_model, prepared
     from workbench.ptq.replace import restore
 
-    chosen, source = ptq_recipe(recipe), Path(path)
-    record = read_record(source)
-    _check_recipe(source, record, chosen)
     quantized = {entry["name"] for entry in record["operators"]}
     weights = record["weights"]
     given = {name: TensorFormat.parse(header["format"]) for name, header in weights.items()}
@@ -140,7 +156,7 @@ def load(
         layer.note_ragged()
         _take_weight(name, layer, weights[name], tensors, source)
     _operators(session, record, quantized)
-    _take_scales(session, tensors)
+    _take_scales(session, tensors, source)
     for entry in record["kept"]:
         operator = session.operators.get(entry["name"])
         if operator is not None:
@@ -207,8 +223,9 @@ def _operators(session: Session, record: dict[str, Any], quantized: set[str]) ->
     for entry in record["operators"]:
         if entry["name"] in session.operators:
             continue
-        weighted = "weight" in entry["formats"]
-        new_operator(entry["name"], Kind(entry["kind"]), session, weighted=weighted)
+        text = entry["formats"].get("weight")
+        weight = None if text is None else TensorFormat.parse(text)
+        new_operator(entry["name"], Kind(entry["kind"]), session, weight)
     for entry in [*record["operators"], *record["kept"]]:
         if entry["name"] in session.operators:
             session.order.setdefault(entry["name"])
@@ -217,10 +234,15 @@ def _operators(session: Session, record: dict[str, Any], quantized: set[str]) ->
             operator.kept = "kept when the model was quantised"
 
 
-def _take_scales(session: Session, tensors: dict[str, torch.Tensor]) -> None:
+def _take_scales(session: Session, tensors: dict[str, torch.Tensor], path: Path) -> None:
     for operator in session.operators.values():
         for role, operand in operator.operands.items():
             operand.scale = tensors.get(f"{operator.name}{_SCALE}{role}")
+            if not operator.kept and not operand.ready:
+                raise ValueError(
+                    f"{path}: lacks the scale of the {role} of {operator.name}: was the "
+                    "file edited?"
+                )
 
 
 def _take_state(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

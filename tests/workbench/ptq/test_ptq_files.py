@@ -1,18 +1,21 @@
 """Quantised models and weights in files: bit for bit what was written, and refused otherwise."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from ptq_cases import Convolutional, Encoder, normal, one_thread, tokens
+from ptq_cases import Convolutional, Encoder, Functional, normal, one_thread, tokens
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
-from workbench.ptq import EXTENDED, STANDARD, Quantized, Scheme, load, quantize
+from workbench.ptq import EXTENDED, STANDARD, Quantized, Rule, Scheme, load, quantize
 from workbench.ptq.weight_file import quantize_weights, read_weights
 
 __all__ = ["one_thread"]
@@ -67,6 +70,51 @@ def test_convolutions_and_batch_statistics_come_back(tmp_path: Path) -> None:
     again = load(Convolutional(seed=7), path, "fp8-ptq-e3m4")
     assert same(again, made, x)
     assert torch.equal(again.model.norm.running_var, made.model.norm.running_var)
+
+
+def test_weights_of_functions_are_rounded_as_they_were(tmp_path: Path) -> None:
+    """Their codes are not in the file, but the rule that made them is."""
+    x = normal(2, 3, 8)
+    scheme = replace(EXTENDED, name="mse", weight_rule=Rule.MSE)
+    made = quantize(Functional(), "int8-row", calibration=[x], scheme=scheme)
+    path = made.save(tmp_path / "model.safetensors")
+    other = Functional()
+    with torch.no_grad():
+        other.weight.zero_()
+    assert same(load(other, path, "int8-row"), made, x)
+
+
+def edited(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> Path:
+    """The file with its record or tensors changed by hand."""
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["tile-workbench"])
+    tensors = load_file(path)
+    change(tensors, record)
+    target = path.with_name("edited.safetensors")
+    save_file(tensors, target, {"tile-workbench": json.dumps(record)})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, r: t.pop("head@scale.input"), "lacks the scale of the input of head: was the"),
+        (lambda t, r: t.pop("head.bias"), "its record does not fit its tensors .*head.bias"),
+        (lambda t, r: t.pop("head@weight.codes"), "packed matrix without 'codes'"),
+        (lambda t, r: r.pop("operators"), "its record does not fit its tensors .*operators"),
+        (lambda t, r: r.update(operators=7), "its record does not fit its tensors"),
+        (lambda t, r: r.update(activation="int8.row"), "activations in int8.row, the recipe of"),
+        (lambda t, r: r.update(schema="other/1"), "holds no quantised model of schema .*'other/1'"),
+    ],
+)
+def test_files_edited_by_hand_are_refused(
+    change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None], message: str, tmp_path: Path
+) -> None:
+    made = quantize(Encoder(), "fp8-ptq-e4m3", calibration=[tokens(3, 5)])
+    path = edited(made.save(tmp_path / "model.safetensors"), change)
+    with pytest.raises(ValueError, match=message) as refused:
+        load(Encoder(), path, "fp8-ptq-e4m3")
+    assert "\n" not in str(refused.value)
 
 
 def test_codes_are_packed_and_weights_are_not_there_twice(tmp_path: Path) -> None:
@@ -243,8 +291,6 @@ def test_what_is_wrong_with_weights_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_record_in_the_file_names_formats_and_originals(tmp_path: Path) -> None:
-    from safetensors import safe_open
-
     source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     checkpoint(source)
     quantize_weights(source, "w4a16-g128", target)

@@ -301,6 +301,19 @@ def test_weights_that_are_computed_are_rounded_on_every_call() -> None:
         assert torch.equal(made.model(x), 2 * one)
 
 
+def test_a_batch_of_parameters_is_a_factor_like_any_other() -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(normal(2, 8, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    made = quantize(Stacked(), "int8-tensor", calibration=[normal(2, 3, 8)])
+    assert made.operators[0].formats == {"left": "int8.tensor", "right": "int8.tensor"}
+
+
 def test_the_given_model_stays_as_it_is() -> None:
     model, ids = Encoder(), tokens(3, 5)
     with torch.no_grad():
