@@ -15,6 +15,7 @@ from torch import nn
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
+from tiles.recipes import Recipe
 from workbench.ptq import EXTENDED, STANDARD, Quantized, Rule, Scheme, load, quantize
 from workbench.ptq.weight_file import quantize_weights, read_weights
 
@@ -75,13 +76,15 @@ def test_convolutions_and_batch_statistics_come_back(tmp_path: Path) -> None:
 def test_weights_of_functions_are_rounded_as_they_were(tmp_path: Path) -> None:
     """Their codes are not in the file, but the rule that made them is."""
     x = normal(2, 3, 8)
+    four = Recipe.of("four", activation="int8.row", weight="int4.row", source="this test")
     scheme = replace(EXTENDED, name="mse", weight_rule=Rule.MSE)
-    made = quantize(Functional(), "int8-row", calibration=[x], scheme=scheme)
+    made = quantize(Functional(), four, calibration=[x], scheme=scheme)
+    assert made.operators[0].formats["weight"] == "int4.row+mse"
     path = made.save(tmp_path / "model.safetensors")
     other = Functional()
     with torch.no_grad():
         other.weight.zero_()
-    assert same(load(other, path, "int8-row"), made, x)
+    assert same(load(other, path, four), made, x)
 
 
 def edited(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> Path:

@@ -16,9 +16,11 @@ from ptq_cases import (
 from torch import nn
 from torch.nn import functional as F
 
+from tiles.formats import TensorFormat
 from workbench.ptq import EXTENDED, quantize
 from workbench.ptq.attention import PlainAttention
 from workbench.ptq.calls import attention
+from workbench.ptq.weight_operand import WeightOperand
 
 __all__ = ["one_thread"]
 
@@ -299,6 +301,11 @@ def test_weights_that_are_computed_are_rounded_on_every_call() -> None:
         one = made.model(x)
         made.model.gain = 2.0
         assert torch.equal(made.model(x), 2 * one)
+    # Not even where memory and count of changes are those of the one before.
+    operand, weight = WeightOperand(TensorFormat.parse("int8.row")), normal(4, 8)
+    before = operand.rounded(weight)
+    weight.numpy()[:] *= 2
+    assert torch.equal(operand.rounded(weight), 2 * before)
 
 
 def test_a_batch_of_parameters_is_a_factor_like_any_other() -> None:
