@@ -1,7 +1,7 @@
 """Quantises a trained model by a recipe and a scheme."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from tiles.formats import ScaleRule, TensorFormat
 from tiles.recipes import Recipe
+from workbench.arguments import items_of
 from workbench.nn.backend import Backend
 from workbench.ptq.attention import take_attention_apart
 from workbench.ptq.calibrate import (
@@ -45,7 +46,7 @@ def quantize(
     scheme: str | Scheme = "standard",
     score: Callable[[nn.Module], float] | None = None,
     criterion: float = 0.01,
-    keep: tuple[str, ...] = (),
+    keep: str | Sequence[str] = (),
     backend: Backend | None = None,
     progress: Callable[[Trial], None] = lambda trial: None,
 ) -> Quantized:
@@ -60,7 +61,7 @@ def quantize(
         score: of a model, higher is better.  With it operators fall back to high precision until
             the criterion holds; without it all stay quantised.
         criterion: largest relative loss of the score.
-        keep: patterns of names of layers and operators that stay in high precision.
+        keep: pattern, or patterns, of names of layers and operators that stay in high precision.
         backend: multiplies linear layers on every device; default: kernels on CUDA devices, and
             elsewhere the values of codes.
         progress: told of every score.
@@ -77,6 +78,7 @@ def quantize(
     if not 0 <= criterion < 1:
         raise ValueError(f"criterion {criterion:g}: a relative loss from 0 to below 1, as 0.01")
     chosen, how = ptq_recipe(recipe), scheme_of(scheme)
+    patterns = tuple(items_of("keep", keep, str, "patterns of names"))
     chosen = _with_rule(chosen, how)
     if how.gptq:
         check_gptq(chosen.weight)
@@ -91,9 +93,9 @@ def quantize(
     if score is not None:
         reference = float(score(copied))
         check_reference(reference)
-    made, session, path, interceptor = prepared(copied, chosen, how, keep, backend)
+    made, session, path, interceptor = prepared(copied, chosen, how, patterns, backend)
     calibrate(made, session, batches)
-    _keep_asked(session, keep)
+    _keep_asked(session, patterns)
     _keep_first_last(made, session)
     quantized = [o for o in session.operators.values() if not o.kept]
     if not quantized:

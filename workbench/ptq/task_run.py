@@ -1,6 +1,6 @@
 """A task, quantised and scored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -23,7 +23,7 @@ def quantize_task(
     *,
     scheme: str | Scheme = "standard",
     criterion: float = 0.01,
-    keep: tuple[str, ...] = (),
+    keep: str | Sequence[str] = (),
     backend: Backend | None = None,
     progress: Callable[[Trial], None] = lambda trial: None,
 ) -> Quantized:

@@ -1,7 +1,7 @@
 """A checkpoint's weights quantised without a model: tensor by tensor, in bounded memory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +15,7 @@ from tiles.formats.packed import PackedMatrix
 from tiles.formats.torch_codec import quantize_tensor
 from tiles.intake import shown
 from tiles.recipes import Recipe
+from workbench.arguments import items_of
 from workbench.checkpoint import Checkpoint, StoredTensor
 from workbench.checkpoint_header import BITS
 from workbench.ptq.formats import ptq_recipe
@@ -81,7 +82,7 @@ def quantize_weights(
     recipe: str | Recipe,
     output: str | Path,
     *,
-    keep: tuple[str, ...] = (),
+    keep: str | Sequence[str] = (),
     progress: Callable[[StoredTensor, int, int], None] = lambda tensor, done, total: None,
 ) -> QuantizedWeights:
     """Round every weight matrix of a checkpoint to nearest under a recipe's weight format.
@@ -94,7 +95,7 @@ def quantize_weights(
         source: a ``.safetensors`` file, its index, or a folder of either.
         output: a ``.safetensors`` file: of each weight the bytes of codes, scales and zero points,
             under ``NAME.codes`` and so on; all other tensors as they were.
-        keep: patterns of names of tensors that stay as they are.
+        keep: pattern, or patterns, of names of tensors that stay as they are.
         progress: called with the tensor at hand, matrices done and in all.
     Raises:
         ValueError: the recipe rounds no weights, a weight is not finite, a pattern matches nothing,
@@ -105,13 +106,14 @@ def quantize_weights(
     if fmt.element.bits >= 16:
         raise ValueError(f"{chosen.name} leaves weights in {fmt}: choose one that quantises them")
     check_tensor_file(target)
+    patterns = tuple(items_of("keep", keep, str, "patterns of names"))
     checkpoint = Checkpoint(Path(source))
     if any(file.resolve() == target.resolve() for file in checkpoint.files):
         raise ValueError(f"{target}: is read from: choose another output")
-    for pattern in keep:
+    for pattern in patterns:
         if not any(fnmatchcase(t.name, pattern) for t in checkpoint.tensors):
             raise ValueError(f"keep {pattern!r}: no tensor of {source} has such a name")
-    reasons = {t.name: _reason(t, keep) for t in checkpoint.tensors}
+    reasons = {t.name: _reason(t, patterns) for t in checkpoint.tensors}
     applied = {t.scales.name for t in checkpoint.tensors if t.scales and not reasons[t.name]}
     kept = [t for t in checkpoint.tensors if t.name not in applied]
     todo = [t for t in kept if not reasons[t.name]]

@@ -92,8 +92,8 @@ def test_sensitivity_is_the_noise_of_an_operator_alone() -> None:
 
 
 def test_nothing_falls_back_where_the_criterion_holds() -> None:
-    made, told = searched(criterion=0.9)
-    assert not made.kept
+    made, told = searched(criterion=0.9, keep="last")  # one pattern, not four letters
+    assert [k.name for k in made.kept] == ["last"]
     assert len(told) == 1
 
 
@@ -238,6 +238,8 @@ def test_wrong_types_are_told(arguments: tuple[object, object], message: str) ->
         quantize(*arguments, calibration=[X])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="calibration: each batch is a tensor, or the tuple"):
         quantize(Planted(), "int8-row", calibration=["text"])
+    with pytest.raises(TypeError, match="keep 3: give patterns of names"):
+        quantize(Planted(), "int8-row", calibration=[X], keep=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="calibration 'Tensor': give a list of batches"):
         quantize(Planted(), "int8-row", calibration=X)
 
