@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.errors import ErrorReport, error
     from workbench.evaluation import Evaluation, evaluate
     from workbench.networks import NetworkReport, predict_network
+    from workbench.ptq import quantize
 
 __all__ = [
     "Converted",
@@ -43,6 +44,7 @@ __all__ = [
     "lint",
     "predict",
     "predict_network",
+    "quantize",
     "repair",
     "replay",
     "report",
@@ -68,6 +70,7 @@ _LATER = {
     "evaluate": "evaluation",
     "NetworkReport": "networks",
     "predict_network": "networks",
+    "quantize": "ptq",
 }
 
 

@@ -22,6 +22,7 @@ from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.lint_verb import add_lint_verb
 from workbench.outfile import check_outfile
+from workbench.quantize_verb import add_quantize_verb
 from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
 
@@ -351,6 +352,7 @@ add_emit_verb(app)
 add_study_verbs(app)
 add_calibrate_verb(app)
 add_evaluate_verb(app)
+add_quantize_verb(app)
 add_fleet_verbs(app)
 add_convert_verb(app)
 add_lint_verb(app)

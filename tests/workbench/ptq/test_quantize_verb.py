@@ -1,0 +1,196 @@
+"""The verb ``quantize``: tables, files, JSON, and mistakes in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ptq_cases import normal, one_thread
+from safetensors.torch import save_file
+
+import workbench
+from workbench.cli import main
+from workbench.ptq import Task, load, load_task, quantize
+
+__all__ = ["one_thread"]
+
+TASKS = """
+import torch
+from torch import nn
+
+
+class Toy:
+    name = "toy"
+
+    def model(self):
+        torch.manual_seed(0)
+        layers = nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 4)
+        return nn.Sequential(*layers).eval()
+
+    def calibration(self):
+        return [(self.data(1),), (self.data(2),)]
+
+    def data(self, seed):
+        return torch.randn(32, 16, generator=torch.Generator().manual_seed(seed))
+
+    def score(self, model):
+        x = self.data(3)
+        with torch.no_grad():
+            exact, y = self.model()(x), model(x)
+        return 1 - float((y - exact).square().sum() / exact.square().sum())
+
+
+class Empty(Toy):
+    def calibration(self):
+        return []
+
+
+class Broken(Toy):
+    def calibration(self):
+        return ["text"]
+
+
+class Other(Toy):
+    def model(self):
+        return "no model"
+
+
+TOY, EMPTY, BROKEN, OTHER, NUMBER = Toy(), Empty(), Broken(), Other(), 3
+
+
+def half():
+    return {}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "toy_tasks.py").write_text(TASKS, encoding="utf-8")
+    (tmp_path / "lame_tasks.py").write_text("import not_installed_anywhere\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "toy_tasks", raising=False)
+    return tmp_path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["workbench", "quantize", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_a_task_is_quantised_told_and_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--recipe", "mxfp4", "--scheme", "extended", "--criterion", "5%", "--output", "out")
+    assert call(monkeypatch, "toy_tasks:TOY", *options) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("all quantised: score 0.")
+    assert "toy: mxfp4, extended scheme" in out
+    assert "fell back: the loss was " in out
+    assert "not quantised: 1: ReLU: mxfp4 has no such operator" in out
+    assert "on cpu: reference (values of codes" in out
+    assert "the criterion of 5 % holds" in out
+    record = json.loads((folder / "out" / "quantized.json").read_text(encoding="utf-8"))
+    assert record["schema"] == "tile-workbench/quantized/1"
+    assert record["task"] == "toy"
+    assert record["scores"]["holds"] is True
+    task = load_task("toy_tasks:TOY")
+    assert isinstance(task, Task)
+    again = load(task.model(), folder / "out" / "model.safetensors", "mxfp4")
+    assert task.score(again.model) == record["scores"]["final"]
+    # The same command may replace what it wrote.
+    assert call(monkeypatch, "toy_tasks:Toy", *options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["operators"] == record["operators"]
+
+
+def test_options_change_the_scheme(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--calibration", "p99.9", "--smooth", "0.5", "--keep", "4", "--json")
+    assert call(monkeypatch, "toy_tasks:TOY", "--recipe", "int8-tensor", *options) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [o["name"] for o in record["operators"]] == ["0", "2"]
+    assert {k["name"]: k["reason"] for k in record["kept"]}["4"] == "asked for"
+    dynamic = ("--dynamic", "--gptq", "--act-order", "--json")
+    assert call(monkeypatch, "toy_tasks:TOY", "--recipe", "fp8-ptq-e4m3", *dynamic) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["operators"][0]["scales"]["input"] == "dynamic"
+
+
+def test_weights_of_a_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"a.weight": normal(64, 256), "norm": torch.ones(4)}, folder / "in.safetensors")
+    options = ("--weights", "in.safetensors", "--recipe", "w4a16-g128", "-o", "out.safetensors")
+    assert call(monkeypatch, *options) == 0
+    out = capsys.readouterr().out
+    assert "weights in int4.g128 (w4a16-g128)" in out
+    assert "wrote out.safetensors: 1 of 2 tensors quantised" in out
+    assert call(monkeypatch, *options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tensors"][0]["stored_bytes"] == 64 * (128 + 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give either module:NAME of a task, or a checkpoint by --weights"),
+        (("toy_tasks:TOY", "--weights", "a.safetensors"), "give either module:NAME of a task, or"),
+        (("toy_tasks",), "task 'toy_tasks': write module:NAME, as in my_tasks:ENCODER"),
+        (
+            ("toy_tasks:NUMBR",),
+            "task 'toy_tasks:NUMBR': the module has no 'NUMBR': did you mean 'NUMBER'?",
+        ),
+        (("toy_task:TOY",), "task 'toy_task:TOY': no module 'toy_task' in "),
+        (("lame_tasks:TOY",), "task 'lame_tasks:TOY': no module 'not_installed_anywhere' in "),
+        (("toy_tasks:NUMBER",), "task 'toy_tasks:NUMBER': is a int: a task has a name and the me"),
+        (("toy_tasks:half",), "task 'toy_tasks:half': made a dict: a task has a name and the meth"),
+        (("toy_tasks:EMPTY",), "task 'toy': calibration is empty: give at least one batch"),
+        (("toy_tasks:BROKEN",), "task 'toy': calibration: each batch is a tensor, or the tuple"),
+        (("toy_tasks:OTHER",), "task 'toy': its model() made a str, no torch module"),
+        (("toy_tasks:TOY", "--recipe", "mxfp5"), "unknown recipe 'mxfp5': did you mean 'mxfp4'?"),
+        (("toy_tasks:TOY", "--scheme", "standart"), "unknown scheme 'standart': did you mean"),
+        (("toy_tasks:TOY", "--criterion", "much"), "--criterion 'much': a relative loss as 1% or"),
+        (("toy_tasks:TOY", "--criterion", "200%"), "--criterion '200%': a relative loss as 1% or"),
+        (("toy_tasks:TOY", "--calibration", "p9"), "percentile 9.0: at least 50 and below 100"),
+        (("toy_tasks:TOY", "--calibration", "mes"), "calibration 'mes': did you mean 'mse'?"),
+        (("toy_tasks:TOY", "--smooth", "2"), "smooth 2.0: SmoothQuant's alpha lies from 0 to 1"),
+        (("toy_tasks:TOY", "--act-order"), "act_order is an option of GPTQ"),
+        (("toy_tasks:TOY", "--output", "toy_tasks.py"), "toy_tasks.py"),
+        (("--weights", "a.safetensors"), "--weights needs --output FILE.safetensors"),
+        (("--weights", "a.safetensors", "--gptq"), "--gptq needs a task, which has data"),
+        (("--weights", "a.safetensors", "-o", "b.safetensors"), "a.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert sorted(p.name for p in folder.iterdir() if p.suffix) == ["lame_tasks.py", "toy_tasks.py"]
+
+
+def test_the_python_api_has_the_verb() -> None:
+    assert workbench.quantize is quantize
+
+
+@pytest.mark.slow
+def test_help_of_the_verb_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['workbench', 'quantize', '--help']\n"
+        "import workbench.cli\n"
+        "try: workbench.cli.main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

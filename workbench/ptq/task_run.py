@@ -1,0 +1,54 @@
+"""A task, quantised and scored."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from tiles.intake import shown
+from tiles.recipes import Recipe
+from workbench.nn.backend import Backend
+from workbench.ptq.calibrate import check_batches
+from workbench.ptq.quantize import quantize
+from workbench.ptq.quantized import Quantized
+from workbench.ptq.scheme import Scheme
+from workbench.ptq.search import Trial
+from workbench.ptq.task import Task
+
+__all__ = ["quantize_task"]
+
+
+def quantize_task(
+    task: Task,
+    recipe: str | Recipe,
+    *,
+    scheme: str | Scheme = "standard",
+    criterion: float = 0.01,
+    keep: str | Sequence[str] = (),
+    backend: Backend | None = None,
+    progress: Callable[[Trial], None] = lambda trial: None,
+) -> Quantized:
+    """Quantise a task's model, calibrated on its data and judged by its score.
+
+    Args and errors are those of :func:`workbench.ptq.quantize`, but that whatever is wrong with the
+    task is a ``ValueError``.
+    """
+    model = task.model()
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"task {shown(task.name)}: its model() made a {type(model).__name__}, no torch module"
+        )
+    try:
+        batches = check_batches(task.calibration())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task {shown(task.name)}: {error}") from error
+    return quantize(
+        model,
+        recipe,
+        calibration=batches,
+        scheme=scheme,
+        score=task.score,
+        criterion=criterion,
+        keep=keep,
+        backend=backend,
+        progress=progress,
+    )
