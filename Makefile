@@ -7,8 +7,8 @@ FILES := --dist loadfile --no-loadscope-reorder
 # pytest keeps the tests' bytecode, with its assertions rewritten, for the suite that comes next.
 unexport PYTHONDONTWRITEBYTECODE
 # Pages whose commands the tests run; their outputs are written anew by make docs.
-GUIDES := $(addprefix docs/,predict.md sweep.md calibration.md emit.md deploy.md verify.md report.md \
-	search.md add-format.md add-gpu.md add-kernel.md)
+GUIDES := $(addprefix docs/,predict.md sweep.md calibration.md emit.md deploy.md quantization.md \
+	verify.md report.md search.md add-format.md add-gpu.md add-kernel.md)
 
 .PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 

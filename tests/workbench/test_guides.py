@@ -24,6 +24,7 @@ SLOW = {
     "calibration.md": 3,
     "deploy.md": 6,
     "emit.md": 10,
+    "quantization.md": 30,
     "report.md": 7,
     "search.md": 4,
     "sweep.md": 7,
