@@ -16,6 +16,7 @@ from workbench.emission import configs, evidence, project
 from workbench.emission.functions import EMITTED
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
 from workbench.emission.not_emitted import NotEmitted, not_emitted
+from workbench.emission.patching import PATCH_FILES, patches
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import (
     TunedEntry,
@@ -178,6 +179,8 @@ def _module_files(entries: list[TunedEntry]) -> list[str]:
     for function in dict.fromkeys(entry.function for entry in entries):
         tuned = {entry.study.kernel for entry in entries if entry.function is function}
         files += function.files(tuned)
+    if patches(entries):
+        files += PATCH_FILES
     for name in {name for entry in entries for name in families_of(entry)}:
         files.append(f"kernels/{template_folder(kernel(name))}/__init__.py")
     return list(dict.fromkeys(files))
