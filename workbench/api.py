@@ -11,6 +11,7 @@ from tiles.formats import TensorFormat
 from tiles.intake import shown
 from tiles.recipes import RECIPES, recipe
 from workbench.arguments import count_of, items_of, path_of
+from workbench.promotions import refuse_unfinished
 from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
@@ -237,7 +238,9 @@ def emit(
     from workbench.emission import emit as emit_run
 
     target = path_of("output", output)
-    path_of("study", study)
+    folder = path_of("study", study)
+    if storage is None:
+        refuse_unfinished(folder)
     run = load_study(study, storage)
     stale = [] if allow_stale else stale_lines(run)
     if stale:

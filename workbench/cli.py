@@ -19,6 +19,7 @@ from workbench.console import print_tables as _print
 from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.outfile import check_outfile
+from workbench.promote_verb import add_promote_verb
 from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
 
@@ -40,7 +41,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 #: Verbs that go on where they were stopped.
-RESUMED = ("sweep", "worker", "calibrate")
+RESUMED = ("sweep", "worker", "calibrate", "promote")
 
 
 @app.command()
@@ -369,6 +370,7 @@ add_study_verbs(app)
 add_calibrate_verb(app)
 add_evaluate_verb(app)
 add_fleet_verbs(app)
+add_promote_verb(app)
 
 
 class _Terminated(BaseException):
