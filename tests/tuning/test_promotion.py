@@ -164,7 +164,10 @@ def test_one_winner_a_problem_is_left_in_the_record(
     assert (len(study.trials), study.legal_size) == (2, 84)
 
 
-@pytest.mark.parametrize("stop", [0, 1, 4, 8])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=SLOW) for stop in (0, 1, 8))])
 def test_a_promotion_that_is_interrupted_while_it_measures_goes_on(
     tmp_path: Path, bench: type[ContestBench], stop: int
 ) -> None:
@@ -180,7 +183,7 @@ def test_a_promotion_that_is_interrupted_while_it_measures_goes_on(
     assert winners(tmp_path / "run") == WINNERS
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2])
+@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=SLOW) for stop in (0, 2))])
 def test_what_was_decided_before_an_interrupt_is_not_timed_again(
     tmp_path: Path, bench: type[ContestBench], stop: int
 ) -> None:
