@@ -1,6 +1,7 @@
 """A package's ``patch``: what is replaced and left, the bits of the weights, states, refusals."""
 
 import copy
+import doctest
 import importlib
 import json
 import os
@@ -686,3 +687,13 @@ def _run(script: str, package: EmittedPackage, *folders: str, **environment: str
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_guide_shows_what_happens(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "patch.md"
+    text = page.read_text(encoding="utf-8")
+    with imported(emitted(tmp_path / "out", "tile_kernels").folder, "tile_kernels"):
+        test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
+        assert len(test.examples) >= 9
+        assert doctest.DocTestRunner().run(test).failed == 0
