@@ -73,6 +73,9 @@ def predict(
     ] = None,
     sequence: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
     calibration: CalibrationFile = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Energy too, and the Pareto front with time and error.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
@@ -93,6 +96,7 @@ def predict(
                 "--tp": tp != 1,
                 "--kernel": bool(kernel),
                 "--out": out != "bf16",
+                "--energy": energy,
             },
             as_json=as_json,
         )
@@ -111,17 +115,19 @@ def predict(
     if as_json:
         _print_json(report.to_dict())
     elif report.rows:
-        _print_predictions(report, reasons=bool(recipe or fmt))
+        _print_predictions(report, reasons=bool(recipe or fmt), energy=energy)
     if not report.rows:
         first, *others = report.refused
         more = f" (and {len(others)} more refused; --json lists them)" if others else ""
         raise ValueError(f"nothing was predicted: {first.problem}: {first.reason}{more}")
 
 
-def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.prediction_tables import extrapolated_lines, prediction_tables
+def _print_predictions(report: workbench.PredictionReport, *, reasons: bool, energy: bool) -> None:
+    from workbench.prediction_tables import energy_tables, extrapolated_lines, prediction_tables
 
     _print(*prediction_tables(report))
+    if energy:
+        _print(*energy_tables(report))
     for line in report.calibration:
         print(line)
     for line in extrapolated_lines(report):
