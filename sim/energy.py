@@ -6,8 +6,8 @@ all of it, and one that waits for memory about what the tensor cores leave of it
 
 A prior, held against no energy counter: NVML's power readings beside 1559 measurements of a tenth
 of a second (``data/h200/sweeps``) lag behind the launches; for those above a millisecond it is off
-by 11 % in the middle (docs/energy.md).  Left out: what memory draws, and what a launch too short to fill the
-GPU leaves idle, whose power this overrates.  ``python -m bench.energy`` measures.
+by 11 % in the middle (docs/energy.md).  Left out: what memory draws, and what a launch too short
+to fill the GPU leaves idle, whose power this overrates.  ``python -m bench.energy`` measures.
 """
 
 from dataclasses import dataclass
