@@ -85,7 +85,7 @@ def test_the_better_entry_is_kept_whatever_the_new_one_does(tmp_path: Path) -> N
         assert verdict.new is not None
         assert (verdict.old.time_us, verdict.old.iqr_us) == (1000.0, 0.0)
         assert len(verdict.new.samples_us) >= 4
-        assert verdict.old.timing == verdict.new.timing == "host"
+        assert verdict.old.timing == verdict.new.timing == "host-interleaved"
     kept = [1000] * 5
     assert winners(tmp_path / "run") == [
         (FIRST, size) for size in (500, *kept, 2000, 750)
@@ -159,7 +159,7 @@ def test_one_winner_a_problem_is_left_in_the_record(
     assert bench.compared == 3  # nobody is right to stand against the last one
     (study,) = [s for s in done.run.studies if s.problem == CONTESTS[0].problem]
     assert study.best is not None
-    assert study.best.measurement.timing == "turns"
+    assert study.best.measurement.timing == "turns-interleaved"
     # The whole space is told as it is: a few of it were asked for.
     assert (len(study.trials), study.legal_size) == (2, 84)
 

@@ -286,7 +286,12 @@ def _in_turns(
             for side in alone
         ]
     timed = {
-        id(side): replace(side, time_us=one.time_us, samples_us=one.samples_us, timing=one.timing)
+        id(side): replace(
+            side,
+            time_us=one.time_us,
+            samples_us=one.samples_us,
+            timing=one.in_turns()["timing"],
+        )
         for side, one in zip(right, turns, strict=False)
     }
     return [timed.get(id(side), side) for side in alone]
