@@ -43,7 +43,12 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Keep old entries unless new ones are right and faster, both measured again in turns."""
-    found = workbench.promote(new, over, output, min_gain=min_gain, on=on, common=common)
+    from workbench.progress import sweep_progress
+
+    with sweep_progress(quiet=as_json) as progress:
+        found = workbench.promote(
+            new, over, output, min_gain=min_gain, on=on, common=common, progress=progress
+        )
     if as_json:
         print_json(found.to_dict())
         return

@@ -216,6 +216,30 @@ def test_without_a_gpu_a_promotion_has_to_be_simulated(
     assert "--on sim" in err
 
 
+def test_an_interrupt_is_told_and_the_same_command_goes_on(
+    call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tuning.promotion.run as inside
+
+    out = tmp_path / "out"
+    decided = inside.decide
+
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inside, "decide", interrupted)
+    code, _, err = call("best", "--over", "worse", "-o", out, "--on", "sim", "--json")
+    assert code == 130
+    assert "nothing is lost, the same command goes on" in err
+    # What is there already is no package yet.
+    with pytest.raises(ValueError, match="its promotion is not finished"):
+        workbench.emit(out, tmp_path / "emitted")
+    monkeypatch.setattr(inside, "decide", decided)
+    code, printed, _ = call("best", "--over", "worse", "-o", out, "--on", "sim", "--json")
+    assert (code, json.loads(printed)["entries"][0]["status"]) == (0, "promoted")
+    workbench.emit(out, tmp_path / "emitted", name="resumed_pack")
+
+
 def test_an_unfinished_or_other_promotion_is_neither_emitted_nor_mixed(
     call: Call, runs: Path, tmp_path: Path
 ) -> None:
