@@ -79,7 +79,7 @@ def test_the_better_entry_is_kept_whatever_the_new_one_does(tmp_path: Path) -> N
     assert done.verdicts[5].reason == "runtime: the process was killed by SIGSEGV"
     assert done.verdicts[7].winner is None
     assert "the old entry is not right either: correctness" in done.verdicts[7].reason
-    # Both medians and spreads are of this session, and were taken in turns.
+    # Both medians and spreads are new, and were taken in turns.
     for verdict in done.verdicts[:3]:
         assert verdict.old is not None
         assert verdict.new is not None

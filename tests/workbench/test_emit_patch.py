@@ -86,9 +86,9 @@ FORMATS = (
 @pytest.mark.parametrize(
     ("fmt", "band"),
     [
-        *((fmt, 2000) for fmt in FORMATS[1:3]),
-        *(pytest.param(fmt, 2000, marks=pytest.mark.slow) for fmt in (FORMATS[0], *FORMATS[3:])),
-        *(pytest.param(fmt, 1 << 24, marks=pytest.mark.slow) for fmt in FORMATS),
+        (FORMATS[1], 2000),
+        *(pytest.param(fmt, 2000, marks=pytest.mark.slow) for fmt in (FORMATS[0], *FORMATS[2:])),
+        *(pytest.param(fmt, 1 << 24, marks=pytest.mark.slow) for fmt in FORMATS[:3]),
     ],
 )
 def test_weights_are_quantised_to_the_bits_of_the_codec(
@@ -666,7 +666,6 @@ torch.manual_seed(0)
 # The interpreter's conversions to 8-bit floats do not round to nearest.
 for name, limit, blocks in (
     ("deepseek-fp8", 0.1, ((1, 128), (128, 128))),
-    ("int8-row", 0.02, ((1, 0), (1, 0))),
     ("w4a16-g128", 0.12, None),
 ):
     model = nn.Sequential(nn.Linear(128, 192), nn.ReLU(), nn.Linear(192, 128, bias=False))
