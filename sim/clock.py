@@ -18,7 +18,7 @@ from sim.gpu import Gpu
 from tiles.formats import FloatElement, IntElement
 from tiles.formats import element as lookup
 
-__all__ = ["NOMINAL_UTILISATION", "clock_ghz", "element_power"]
+__all__ = ["NOMINAL_UTILISATION", "clock_ghz", "drawn_share", "element_power"]
 
 F64 = NDArray[np.float64]
 
@@ -40,8 +40,8 @@ def element_power(name: str) -> float:
     return NARROW_FLOAT_POWER if isinstance(one, FloatElement) and one.bits <= 8 else 1.0
 
 
-def clock_ghz(gpu: Gpu, *, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
-    """GHz that launches run at, the GPU's highest where power is no matter.
+def drawn_share(*, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
+    """Power at the sustained clock, as a share of the limit.
 
     Args:
         element: what the tensor cores multiply.
@@ -49,7 +49,18 @@ def clock_ghz(gpu: Gpu, *, element: str, tensor_busy: F64, cuda_cores_busy: F64)
     """
     tensor_busy = np.minimum(tensor_busy, 1.0) * element_power(element)
     drawn = 1.0 + TENSOR_POWER * (tensor_busy - NOMINAL_UTILISATION)
-    drawn = drawn + CUDA_CORE_POWER * np.minimum(cuda_cores_busy, 1.0)
+    share: F64 = drawn + CUDA_CORE_POWER * np.minimum(cuda_cores_busy, 1.0)
+    return share
+
+
+def clock_ghz(gpu: Gpu, *, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
+    """GHz that launches run at, the GPU's highest where power is no matter.
+
+    Args:
+        element: what the tensor cores multiply.
+        tensor_busy, cuda_cores_busy: shares of the clocks, products' and promotion's.
+    """
+    drawn = drawn_share(element=element, tensor_busy=tensor_busy, cuda_cores_busy=cuda_cores_busy)
     over = gpu.max_clock_mhz / gpu.sustained_clock_mhz
     ghz: F64 = gpu.max_clock_mhz / 1e3 / np.maximum(over * drawn, 1.0)
     return ghz

@@ -43,6 +43,7 @@ LONGEST = (
     "test_bad_input.py",
     "test_quantize_triton.py",
     "test_worker.py",
+    "test_emit_patch.py",
     "test_emit_torch.py",
     "test_sweep.py",
 )

@@ -182,6 +182,19 @@ class Bench:
         """Time in turns; see :meth:`tuning.worker.Worker.compare`."""
         return self._worker(_device(study)).compare(self._target(study), configs)
 
+    def compare_families(
+        self, studies: Sequence[Measurable], configs: Sequence[TileConfig]
+    ) -> list[Timing] | str:
+        """Time configurations of several families on one problem in turns.
+
+        Args:
+            studies: of each configuration, all of one problem and on one device.
+            configs: at least one.
+        """
+        target = self._target(studies[0])
+        kernels = [study.plan.kernel for study in studies]
+        return self._worker(_device(studies[0])).compare(target, configs, kernels)
+
     def _worker(self, device: str) -> Worker:
         if device not in self._workers:
             self._workers[device] = self._stack.enter_context(

@@ -35,20 +35,20 @@ class Candidates:
     plan: StudyPlan
     kernel: Kernel
     space: LegalSpace
-    priced: PricedTable | None  #: of the accepted configurations; None when there are none
+    #: Of the accepted configurations, or of those that are asked for; None when there are none.
+    priced: PricedTable | None
     path: str  #: "native" or "emulated"
     price: Pricing  #: what made ``priced``
 
     @property
     def legal_size(self) -> int:
-        """Number of legal configurations."""
-        return 0 if self.priced is None else len(self.priced)
+        """Number of legal configurations, whether they are asked for or not."""
+        return int((self.space.first_broken == len(self.space.rules)).sum())
 
     def budget(self, plan: Plan) -> int:
         """Finished trials after which the study ends."""
-        if plan.strategy is Strategy.EXHAUSTIVE:
-            return self.legal_size
-        return min(plan.max_measurements, self.legal_size)
+        asked = 0 if self.priced is None else len(self.priced)
+        return asked if plan.strategy is Strategy.EXHAUSTIVE else min(plan.max_measurements, asked)
 
     def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
         """The plan's strategy on these configurations; at least one is legal."""

@@ -91,6 +91,12 @@ class Nvml:
             throttled=tuple(name for bit, name in THROTTLES.items() if (bits or 0) & bit),
         )
 
+    def energy_j(self) -> float | None:
+        """What the board has taken since its driver was loaded; it steps some times a second."""
+        counter = getattr(self._nvml, "nvmlDeviceGetTotalEnergyConsumption", None)
+        millijoules = None if counter is None else self._ask(counter)
+        return None if millijoules is None else millijoules / 1e3
+
     def company(self) -> str:
         """What another process did on the GPU since the last call, in one line; "" for nothing."""
         here = self._processes()

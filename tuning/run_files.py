@@ -7,10 +7,16 @@ from tuning.leases import SUFFIX
 from tuning.rejections import REJECTIONS
 from tuning.stored_plan import CALIBRATION_FILE, GPU_FILE, PLAN_FILE
 
-__all__ = ["is_run_file"]
+__all__ = ["PROMOTION_FILE", "is_run_file"]
+
+#: What a promotion asked and, once it is finished, what it decided.
+PROMOTION_FILE = "promotion.json"
 
 #: What the names of the record begin with; ``.gz``, ``.torn`` and ``.tmp`` follow some of them.
-_BEGINNINGS = (PLAN_FILE, GPU_FILE, CALIBRATION_FILE, JOURNAL, REJECTIONS)
+_BEGINNINGS = (
+    *(PLAN_FILE, GPU_FILE, CALIBRATION_FILE),
+    *(JOURNAL, REJECTIONS, PROMOTION_FILE),
+)
 
 
 def is_run_file(path: Path) -> bool:

@@ -27,6 +27,7 @@ class Validity:
     compared: _Outcomes  #: by trial number, what timing near-ties in turns puts in their place
     not_compared: str  #: why near-ties could not be timed in turns
     compared_later: bool  #: whether that was done after the revalidation
+    lost: Mapping[str, str]  #: by trial number, why it lost to another entry in a promotion
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Self:
@@ -36,19 +37,24 @@ class Validity:
         # A record that does not say which trials it found is of a study that never went on.
         before = again.get("before", math.inf) if again else 0
         later = not again or compared.get("revalidation") == before
+        # Rivals of a promotion took turns last, those of other families among them.
+        promotion = attributes.get("promotion", {})
         return cls(
             date=again.get("date", ""),
             before=before,
             waiting=frozenset(again.get("waiting", ())),
             again=again.get("measurements", {}),
-            compared=compared.get("timings", {}),
+            compared={**compared.get("timings", {}), **promotion.get("timings", {})},
             not_compared=(compared.get("failed", "") if later else again.get("not_compared", "")),
             compared_later=later,
+            lost=promotion.get("lost", {}),
         )
 
     def stale(self, trial: FrozenTrial) -> str:
         """Why a trial's outcome does not count; "" while it does."""
         number = trial.number
+        if str(number) in self.lost:
+            return self.lost[str(number)]
         if str(number) in self.again:
             return ""
         if number < self.before and number not in self.waiting:

@@ -187,13 +187,23 @@ class Worker:
             None if read is None else Environment.from_dict(read),
         )
 
-    def compare(self, target: Target, configs: Sequence[TileConfig]) -> list[Timing] | str:
+    def compare(
+        self, target: Target, configs: Sequence[TileConfig], kernels: Sequence[str] = ()
+    ) -> list[Timing] | str:
         """Time configurations in turns; the reason when one of them fails this time.
+
+        Args:
+            kernels: the family of each, where they are not all the target's.
 
         Raises:
             ValueError: there is no such device, or the process does not start.
         """
-        job = {"kind": "compare", "configs": [c.to_dict() for c in configs], **target.to_dict()}
+        job = {
+            "kind": "compare",
+            "configs": [c.to_dict() for c in configs],
+            "kernels": list(kernels),
+            **target.to_dict(),
+        }
         try:
             answer = self._ask(job, ("open_s", "compare_s"))
         except Lost as lost:

@@ -51,9 +51,7 @@ class _Bench:
         if key != self._key or self._workload is None or self.kernel is None:
             self.close()
             self.kernel = family(job["kernel"])
-            self._workload = self.kernel.workload(
-                parse_problem(job["problem"]), device=job["device"], seed=job["seed"]
-            )
+            self._workload = _workload(job)
             self._key = key
         return self.kernel, self._workload
 
@@ -61,6 +59,13 @@ class _Bench:
         """Drop the operands before the next problem's are made: both may not fit."""
         self._key = self._workload = self.kernel = None
         _free()
+
+
+def _workload(job: Mapping[str, Any]) -> Workload:
+    """A job's problem with operands for its family, whatever is open already."""
+    return family(job["kernel"]).workload(
+        parse_problem(job["problem"]), device=job["device"], seed=job["seed"]
+    )
 
 
 def _hello(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
@@ -138,10 +143,19 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
 
 def _compare(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     kernel, workload = bench.open(job)
+    names = job["kernels"] or [job["kernel"]] * len(job["configs"])
+    opened = {job["kernel"]: (kernel, workload)}
+    for name in names:
+        if name not in opened:
+            opened[name] = (family(name), _workload({**job, "kernel": name}))
     reply("opened", {})
-    configs = [kernel.config_type.from_dict(values) for values in job["configs"]]
+    rivals = []
+    for name, values in zip(names, job["configs"], strict=True):
+        its_kernel, its_workload = opened[name]
+        config = its_kernel.config_type.from_dict(values)
+        rivals.append((partial(its_workload.launchers, config), its_workload.set_bytes))
     timers = open_rivals(
-        [(partial(workload.launchers, config), workload.set_bytes) for config in configs],
+        rivals,
         l2_bytes=job["l2_bytes"],
         cache=job["cache"],
         device=job["device"],

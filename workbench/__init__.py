@@ -11,6 +11,7 @@ from tiles.version import VERSION
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.calibrations import calibrate
 from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+from workbench.promotions import Promotion, promote
 from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay
 
@@ -31,6 +32,7 @@ __all__ = [
     "NetworkReport",
     "PredictedRow",
     "PredictionReport",
+    "Promotion",
     "RefusedRow",
     "__version__",
     "calibrate",
@@ -44,6 +46,7 @@ __all__ = [
     "lint",
     "predict",
     "predict_network",
+    "promote",
     "quantize",
     "repair",
     "replay",

@@ -13,6 +13,7 @@ from tiles.recipes import RECIPES, recipe
 from workbench.arguments import count_of, items_of, path_of
 from workbench.emission.targets import DEFAULT
 from workbench.emission.targets import target as find_target
+from workbench.promotions import refuse_unfinished
 from workbench.shared import load_study, stale_lines
 
 if TYPE_CHECKING:
@@ -245,7 +246,9 @@ def emit(
     """
     chosen = find_target(target)
     folder = path_of("output", output)
-    path_of("study", study)
+    source = path_of("study", study)
+    if storage is None:
+        refuse_unfinished(source)
     run = load_study(study, storage)
     stale = [] if allow_stale else stale_lines(run)
     if stale:

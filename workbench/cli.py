@@ -22,6 +22,7 @@ from workbench.evaluate_verb import add_evaluate_verb
 from workbench.fleet_verbs import add_fleet_verbs
 from workbench.lint_verb import add_lint_verb
 from workbench.outfile import check_outfile
+from workbench.promote_verb import add_promote_verb
 from workbench.quantize_verb import add_quantize_verb
 from workbench.shared import stale_lines
 from workbench.study_verbs import add_study_verbs
@@ -44,7 +45,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 EXIT_MISTAKE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 #: Verbs that go on where they were stopped.
-RESUMED = ("sweep", "worker", "calibrate")
+RESUMED = ("sweep", "worker", "calibrate", "promote")
 
 
 @app.command()
@@ -76,6 +77,9 @@ def predict(
     ] = None,
     sequence: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
     calibration: CalibrationFile = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Energy too, and the Pareto front with time and error.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predicted time, speed-up over bf16, binding limit and quantisation error per format."""
@@ -96,6 +100,7 @@ def predict(
                 "--tp": tp != 1,
                 "--kernel": bool(kernel),
                 "--out": out != "bf16",
+                "--energy": energy,
             },
             as_json=as_json,
         )
@@ -114,17 +119,19 @@ def predict(
     if as_json:
         _print_json(report.to_dict())
     elif report.rows:
-        _print_predictions(report, reasons=bool(recipe or fmt))
+        _print_predictions(report, reasons=bool(recipe or fmt), energy=energy)
     if not report.rows:
         first, *others = report.refused
         more = f" (and {len(others)} more refused; --json lists them)" if others else ""
         raise ValueError(f"nothing was predicted: {first.problem}: {first.reason}{more}")
 
 
-def _print_predictions(report: workbench.PredictionReport, *, reasons: bool) -> None:
-    from workbench.prediction_tables import extrapolated_lines, prediction_tables
+def _print_predictions(report: workbench.PredictionReport, *, reasons: bool, energy: bool) -> None:
+    from workbench.prediction_tables import energy_tables, extrapolated_lines, prediction_tables
 
     _print(*prediction_tables(report))
+    if energy:
+        _print(*energy_tables(report))
     for line in report.calibration:
         print(line)
     for line in extrapolated_lines(report):
@@ -356,6 +363,7 @@ add_quantize_verb(app)
 add_fleet_verbs(app)
 add_convert_verb(app)
 add_lint_verb(app)
+add_promote_verb(app)
 
 
 class _Terminated(BaseException):

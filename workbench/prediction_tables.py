@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from workbench.predictions import PredictedRow, PredictionReport
 from workbench.text_table import Column, TextTable
 
-__all__ = ["bytes_text", "extrapolated_lines", "prediction_tables"]
+__all__ = ["bytes_text", "energy_tables", "extrapolated_lines", "prediction_tables"]
 
 #: Fields of configurations by the letter that stands for them in a table.
 _LETTERS = {
@@ -50,6 +50,36 @@ def prediction_tables(report: PredictionReport) -> Iterator[TextTable]:
         )
 
 
+def energy_tables(report: PredictionReport) -> Iterator[TextTable]:
+    """One table a shape: time, energy and error, and who is beaten in all three by nobody."""
+    by_shape: dict[tuple[int, int, int], list[tuple[PredictedRow, bool]]] = {}
+    for row, kept in zip(report.rows, report.front(), strict=True):
+        by_shape.setdefault(row.problem.shape, []).append((row, kept))
+    for (m, n, k), pairs in by_shape.items():
+        plain = next((row for row, _ in pairs if row.problem.recipe.name == "bf16"), None)
+        cells = [
+            (
+                row.problem.recipe.name,
+                f"{row.time_us:.1f}",
+                f"{row.energy.power_w:.0f}",
+                f"{row.energy_mj:.1f}",
+                "-" if plain is None else f"{plain.energy_mj / row.energy_mj:.2f}",
+                f"{row.sqnr_normal_db:.1f}",
+                "yes" if kept else "",
+            )
+            for row, kept in pairs
+        ]
+        yield TextTable(
+            title=f"{report.gpu}  M={m} N={n} K={k}  with quantising, predicted, not measured",
+            columns=[
+                Column(header=header, cells=column, right=right, no_wrap=True)
+                for (header, right), column in zip(
+                    _ENERGY_COLUMNS, zip(*cells, strict=True), strict=True
+                )
+            ],
+        )
+
+
 def extrapolated_lines(report: PredictionReport) -> Iterable[str]:
     """What lies beyond the measurements that the calibration rests on, a line a reason."""
     reasons: dict[str, list[str]] = {}
@@ -75,6 +105,17 @@ _COLUMNS = (
     ("SQNR dB\nnormal", True, False),
     ("SQNR dB\noutliers", True, False),
     ("best configuration", False, False),
+)
+
+
+_ENERGY_COLUMNS = (
+    ("recipe", False),
+    ("time us", True),
+    ("product W", True),
+    ("mJ", True),
+    ("less than bf16, x", True),
+    ("SQNR dB", True),
+    ("Pareto", False),
 )
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from sim import Gpu, Prediction, load_gpu, matmul_error, price, unpriced
 from sim.calibration.folder import choose_calibration
+from sim.energy import LaunchEnergy, launch_energy
 from tiles.formats import ElementFormat
 from tiles.intake import shown
 from tiles.kernels import Kernel, kernel, kernels, telling
 from tiles.problems import Gemm, Problem, Quantize, parse_shape
 from tiles.recipes import RECIPES, Recipe, recipe
 from workbench.arguments import count_of, items_of, path_of
+from workbench.pareto import pareto
 
 if TYPE_CHECKING:
     from sim.calibration import Calibration
@@ -32,6 +34,8 @@ class PredictedRow:
     #: quantising the activations; ``None`` where they stay in 16 bits, and where no family does it
     quantize: Prediction | None
     baseline: Prediction | None  #: the bf16 product of the same shape; ``None``: no family runs it
+    energy: LaunchEnergy  #: of the product
+    quantize_energy: LaunchEnergy | None  #: of quantising the activations
     sqnr_normal_db: float  #: of the product, on normal data
     sqnr_outlier_db: float  #: of the product, on data with outlier channels
     layer: str = ""  #: where the shape comes from, when a model was given
@@ -61,6 +65,17 @@ class PredictedRow:
             return None if recipe.quantized or recipe.direct_cast else self.speedup_kernel
         return self.baseline.time_us / (self.gemm.time_us + self.quantize.time_us)
 
+    @property
+    def energy_mj(self) -> float:
+        """Of the product and what quantises its activations."""
+        more = 0.0 if self.quantize_energy is None else self.quantize_energy.energy_mj
+        return self.energy.energy_mj + more
+
+    @property
+    def time_us(self) -> float:
+        """Likewise."""
+        return self.gemm.time_us + (0.0 if self.quantize is None else self.quantize.time_us)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedRow:
@@ -79,13 +94,33 @@ class PredictionReport:
     refused: tuple[RefusedRow, ...]
     calibration: tuple[str, ...] = ()  #: which calibration was used and what of it was not, by line
 
+    def front(self) -> list[bool]:
+        """Row by row: whether no other recipe on its shape beats it in time, energy and error.
+
+        Time and energy with quantising, error by the SQNR on normal data.
+        """
+        by_shape: dict[tuple[object, ...], list[int]] = {}
+        for place, row in enumerate(self.rows):
+            by_shape.setdefault((*row.problem.shape, row.layer), []).append(place)
+        found = [False] * len(self.rows)
+        for places in by_shape.values():
+            rows = [self.rows[place] for place in places]
+            points = [(row.time_us, row.energy_mj, -row.sqnr_normal_db) for row in rows]
+            for place, kept in zip(places, pareto(points), strict=True):
+                found[place] = kept
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping with a schema version."""
+        front = self.front()
         return {
             "schema": SCHEMA,
             "gpu": self.gpu,
             "calibration": list(self.calibration),
-            "predicted": [_row_dict(row) for row in self.rows],
+            "predicted": [
+                _row_dict(row) | {"pareto": kept}
+                for row, kept in zip(self.rows, front, strict=True)
+            ],
             "refused": [{"problem": str(r.problem), "reason": r.reason} for r in self.refused],
         }
 
@@ -107,6 +142,9 @@ def _row_dict(row: PredictedRow) -> dict[str, Any]:
         "predicted_tflops": gemm.tflops,
         "predicted_speedup_kernel": row.speedup_kernel,
         "predicted_speedup_with_quantize": row.speedup_with_quantize,
+        "predicted_power_w": row.energy.power_w,
+        "predicted_energy_mj": row.energy.energy_mj,
+        "predicted_energy_with_quantize_mj": row.energy_mj,
         "binding": gemm.binding,
         "terms_us": dict(gemm.terms_us),
         "dram_read_bytes": round(gemm.dram_read_bytes),
@@ -295,11 +333,14 @@ def predict(
             if isinstance(gemm, str):
                 refused.append(RefusedRow(problem=problem, reason=gemm))
                 continue
+            rounding = _quantize(quantisations, problem)
             rows.append(
                 PredictedRow(
                     gemm=gemm,
-                    quantize=_quantize(quantisations, problem),
+                    quantize=rounding,
                     baseline=None if isinstance(baseline, str) else baseline,
+                    energy=launch_energy(gemm, target),
+                    quantize_energy=None if rounding is None else launch_energy(rounding, target),
                     sqnr_normal_db=matmul_error(same[_product(one)], "normal").sqnr_db,
                     sqnr_outlier_db=matmul_error(same[_product(one)], "outlier").sqnr_db,
                     layer=shape.layer,

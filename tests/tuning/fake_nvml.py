@@ -48,6 +48,9 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
         return int(self._answer(512_340))
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return int(self._answer(12_345_678))
+
     def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:
         return int(self._answer(57))
 

@@ -44,7 +44,9 @@ def _packed(module: ModuleType, n: int = 8, k: int = 256) -> Any:
 def test_it_ships_with_its_sources_and_public_names(
     package: EmittedPackage, module: ModuleType
 ) -> None:
-    assert sorted(module.__all__) == ["PackedWeight", "linear_weight_only", "pack_weight"]
+    assert sorted(module.__all__) == [
+        "PackedWeight", "PatchReport", "linear_weight_only", "pack_weight", "patch", "unpatch",
+    ]  # fmt: skip
     names = {path.name for path in (package.folder / "src" / NAME).rglob("*.py")}
     assert names >= {"_weight_only.py", "_packed_weight.py", "gemm_weight_only.py"}
     assert "_gemm.py" not in names

@@ -34,6 +34,15 @@ def _of(study: "StudyRecord", reason: str, *, has_winner: bool) -> NotEmitted:
     )
 
 
+def _without_best(study: "StudyRecord") -> NotEmitted:
+    """A study none of whose trials counts: nothing was correct, or what was lost to another."""
+    correct = [one for one in study.trials if one.measurement.time_us is not None]
+    if correct:
+        fastest = min(correct, key=lambda one: one.measurement.time_us or 0.0)
+        return _of(study, fastest.stale, has_winner=True)
+    return _of(study, f"none of {len(study.trials)} trials was correct", has_winner=False)
+
+
 def not_emitted(
     run: "Run",
     slower: Sequence[Slower],
@@ -52,11 +61,7 @@ def not_emitted(
         for study in run.studies
         if study.best is not None and (reason := obstacle(study, run.gpu)) is not None
     ]
-    left += [
-        _of(study, f"none of {len(study.trials)} trials was correct", has_winner=False)
-        for study in run.studies
-        if study.best is None
-    ]
+    left += [_without_best(study) for study in run.studies if study.best is None]
     started = {(str(study.problem), study.kernel) for study in run.studies}
     left += [
         NotEmitted(

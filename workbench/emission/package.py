@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiles.kernels import kernel
 from workbench.emission import configs, evidence, project
 from workbench.emission.naming import MAX_NAME, check_file_part, check_package_name
+from workbench.emission.patching import PATCH_FILES, patches
 from workbench.emission.selection import Selection, check_sources, select
 from workbench.emission.wheel import build_wheel
 from workbench.emission.winners import TunedEntry, families_of, template_folder
@@ -135,7 +136,8 @@ def _write(folder: Path, name: str, chosen: Selection, run: "Run") -> dict[str, 
     for file, text in configs.config_files(entries).items():
         write_text(module / "configs" / file, text)
     check_sources(run, entries)
-    for file in module_files(entries):
+    extra = PATCH_FILES if patches(entries) else ()
+    for file in (*module_files(entries), *extra):
         copy_file(_HERE / "package_files" / file, module / file)
     write_text(module / "py.typed", "")
     templates = copy_templates(entries, folder, f"src/{name}")

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tiles.kernels import Backend, kernel
+from workbench.emission import patching
 from workbench.emission.evidence import NEVER_MEASURED
 from workbench.emission.function import TORCH_FILES
 from workbench.emission.functions import FUNCTIONS
+from workbench.emission.patching import patches
 from workbench.emission.winners import TunedEntry, families_of
 
 __all__ = ["entry_row", "left_table", "license_text", "pyproject_text", "readme_text"]
@@ -100,6 +102,8 @@ def _examples(name: str, entries: Sequence[TunedEntry]) -> list[str]:
         own = [entry for entry in entries if entry.function is function]
         if own:
             lines += ["", *function.example(name, own)]
+    if patches(entries):
+        lines += ["", *patching.example(name)]
     return lines[1:]
 
 
@@ -108,7 +112,7 @@ def _remarks(entries: Sequence[TunedEntry]) -> list[str]:
     lines: list[str] = []
     for function in FUNCTIONS:
         lines += function.remarks([entry for entry in entries if entry.function is function])
-    return lines
+    return lines + patching.remarks(entries)
 
 
 def left_table(left: Sequence[Mapping[str, str]]) -> list[str]:

@@ -113,6 +113,8 @@ class GemmFunction(Function):
         recipe = problem.recipe
         exact = isinstance(recipe.activation.element, IntElement)
         layout = operand_layout(problem)
+        # By which `patch` finds how activations and weights are quantised.
+        layout |= {"a_format": str(recipe.activation), "b_format": str(recipe.weight)}
         # Beyond it the int32 accumulator of a product without promotion could overflow.
         layout["max_k"] = MAX_INT32_K if exact and not recipe.blockwise else None
         if family in HOPPER:

@@ -30,12 +30,17 @@ _HOMES = {
     "linear_weight_only": "_weight_only",
     "pack_weight": "_packed_weight",
     "PackedWeight": "_packed_weight",
+    "patch": "_patch",
+    "unpatch": "_patch",
+    "PatchReport": "_patch_report",
 }
 
 __all__ = [name for name, home in _HOMES.items() if importlib.util.find_spec(f"{__name__}.{home}")]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES and name not in __all__:
+        raise AttributeError(f"{__name__} was emitted without {name!r}: its README.md says why")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     function = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

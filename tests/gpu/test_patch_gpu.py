@@ -1,0 +1,174 @@
+"""A Llama-like block of 4096 features patched by a package: answers, graphs, speed-up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from bench.block_timing import Case, Clock
+from bench.patch import ASKED, MODEL
+from bench.patched_block import (
+    emitted_for,
+    expected_error,
+    imported,
+    measure_patched,
+    predict_patched,
+)
+from bench.torch_block import TransformerBlock
+from sim import gpu_names, load_gpu
+from workbench.network_models import read_network
+
+pytestmark = pytest.mark.gpu
+
+RECIPES = ("deepseek-fp8", "int8-row")
+LARGE = Case(model=MODEL, sequences=4, length=2048)
+SMALL = Case(model=MODEL, sequences=1, length=128)
+
+
+def _gpu_at_hand() -> str:
+    name = torch.cuda.get_device_name()
+    for known in gpu_names():
+        if load_gpu(known).matches(name):
+            return known
+    pytest.skip(f"no GPU file for {name}")
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    folder = tmp_path_factory.mktemp("patch")
+    package = emitted_for((LARGE, SMALL), (*RECIPES, "w4a16-g128"), _gpu_at_hand(), folder)
+    with imported(package.folder) as found:
+        yield found
+
+
+def _block(case: Case) -> tuple[TransformerBlock, torch.Tensor]:
+    network = read_network(case.model, case.length)
+    block = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device="cuda")
+    shape = (case.sequences, case.length, network.block.hidden)
+    generator = torch.Generator(device="cuda").manual_seed(1)
+    x = torch.randn(shape, generator=generator, dtype=torch.bfloat16, device="cuda")
+    return block.eval(), x
+
+
+def _values(codes: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    rows, cols = codes.shape
+    spread = scales.float().repeat_interleave(block[0] or rows, 0)[:rows]
+    return codes.float() * spread.repeat_interleave(block[1] or cols, 1)[:, :cols]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_layer_is_the_product_of_its_codes(module: ModuleType, name: str) -> None:
+    block, x = _block(SMALL)
+    layout = next(f.layout for f in module._lookup.FILES if f.formats == (name, "bf16") and f.gpu)
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    module.patch(block, name)
+    for key, layer in block.linears.items():
+        layer.register_forward_hook(
+            lambda _, given, out, key=key: seen.update({key: (given[0], out)})
+        )
+    with torch.no_grad():
+        block(x)
+    assert set(seen) == set(block.linears)
+    for key, (given, out) in seen.items():
+        layer: Any = block.linears[key]
+        rows = given.reshape(-1, layer.in_features)
+        codes, scales = module.quantize(rows, layer.activation)
+        exact = (
+            _values(codes, scales, layout["a_block"]).double()
+            @ _values(layer.codes, layer.scales, layout["b_block"]).double().T
+        )
+        off = (out.view_as(exact).double() - exact).norm() / exact.norm()
+        # Half a last place of bf16, and what chained sums of FP8 products lose (22 bits).
+        assert off < 2**-8, (key, float(off))
+        plain = layer.original[0].weight.to("cuda").double()
+        wide = rows.double() @ plain.T
+        assert (exact - wide).norm() < 1.5 * expected_error(name, layer.in_features) * wide.norm()
+
+
+def test_weights_have_the_same_bits_as_on_the_host(module: ModuleType) -> None:
+    from importlib import import_module
+
+    quantize_weight = import_module(f"{module.__name__}._weight_codes").quantize_weight
+    weight = torch.randn(1100, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[3, 7], weight[200, 9], weight[512:640, :128] = torch.nan, torch.inf, 0
+    for element, block, stored in (
+        ("e4m3fn", (128, 128), "fp32"),
+        ("int8", (1, 0), "fp32"),
+        ("int8", (0, 0), "fp32"),
+        ("int4", (1, 128), "fp16"),
+    ):
+        host = quantize_weight(weight, element, block, stored)
+        for mine, its in zip(
+            quantize_weight(weight.cuda(), element, block, stored), host, strict=True
+        ):
+            assert torch.equal(mine.cpu().view(torch.uint8), its.view(torch.uint8)), element
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "w4a16-g128"])
+def test_one_compiled_graph_and_a_cuda_graph_give_the_eager_answer(
+    module: ModuleType, name: str
+) -> None:
+    block, x = _block(SMALL)
+    report = module.patch(block, name)
+    assert len(report.replaced) == 4
+    assert all(one.tuned for one in report.replaced)
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        eager = block(x)
+        # Fused steps between the products round less often.
+        assert (compiled(x).float() - eager.float()).norm() < 0.05 * (eager - x).float().norm()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            block(x)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph, given = torch.cuda.CUDAGraph(), torch.zeros_like(x)
+        with torch.cuda.graph(graph):
+            out = block(given)
+        given.copy_(x)
+        graph.replay()
+        assert torch.equal(out, eager)
+
+
+def test_bf16_weights_are_never_all_on_the_gpu(module: ModuleType, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    block, x = _block(SMALL)
+    with torch.no_grad():
+        plain = block(x)
+    path = tmp_path / "block.safetensors"
+    save_file({name: one.cpu() for name, one in block.state_dict().items()}, path)
+    largest = max(one.numel() for one in block.parameters())
+    block.to("meta")
+    block.cos, block.sin = _block(SMALL)[0].cos, _block(SMALL)[0].sin
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    report = module.patch(block, "deepseek-fp8", weights=path, device="cuda")
+    peak = torch.cuda.max_memory_allocated() - before
+    # Codes, one weight in bf16, its own codes, and the fp32 temporaries of a band.
+    assert peak < report.bytes_after + 4 * largest + 2**29
+    with torch.no_grad():
+        off = (block(x).double() - plain.double()).norm() / (plain - x).double().norm()
+    assert off < 4 * expected_error("deepseek-fp8", 4096)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_block_is_faster_than_bf16_by_what_is_predicted(
+    module: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = measure_patched(LARGE, name, module, "cuda", Clock("cuda"))
+    predicted = predict_patched(LARGE, _gpu_at_hand(), name)
+    with capsys.disabled():
+        print(
+            f"\n{LARGE} {name}: measured x{measured['speedup']:.3f}, predicted "
+            f"x{predicted['speedup']:.3f}, error {measured['error']:.4f} of at most "
+            f"{measured['error_bound']:.4f}"
+        )
+    assert measured["error"] < measured["error_bound"]
+    assert measured["speedup"] > 1
+    assert abs(measured["speedup"] / predicted["speedup"] - 1) < ASKED

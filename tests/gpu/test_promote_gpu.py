@@ -1,0 +1,99 @@
+"""Promotion on a GPU: a genuinely better and a genuinely worse entry, of one family and of two."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tuning
+from sim import Gpu, gpu_names, load_gpu, price
+from tiles.kernels import kernel
+from tiles.problems import parse_problem
+from tuning.promotion.contest import Contender, Contest, Status
+from tuning.promotion.run import plan_of, promote
+
+pytestmark = pytest.mark.gpu
+
+PROBLEMS = (
+    "gemm:4096x4096x4096:bf16:bf16",
+    "gemm:4096x2048x4096:e4m3-row:bf16",
+    "gemm:16x4096x4096:int8-row:bf16",
+    "quantize:4096x4096:e4m3fn.b1x128:bf16",
+)
+
+
+def _gpu_at_hand() -> Gpu:
+    name = torch.cuda.get_device_name()
+    found = next((gpu for gpu in map(load_gpu, gpu_names()) if gpu.matches(name)), None)
+    return found or pytest.skip(f"no GPU file for {name}")
+
+
+def ranked(text: str, family: str, gpu: Gpu, share: float) -> Contender:
+    """Of the family's legal configurations the one at a share of the model's ranking."""
+    problem, one = parse_problem(text), kernel(family)
+    table = one.legal_space(problem, gpu.limits).accepted
+    order = np.argsort(price(problem, one, table, gpu).time_us, kind="stable")
+    return Contender(kernel=family, config=table.config(int(order[int(share * (len(order) - 1))])))
+
+
+def family_of(text: str) -> str:
+    return "triton_gemm" if text.startswith("gemm") else "triton_quantize"
+
+
+@pytest.mark.parametrize("text", PROBLEMS)
+def test_the_better_of_two_stays_whichever_is_new(text: str, tmp_path: Path) -> None:
+    gpu, problem = _gpu_at_hand(), parse_problem(text)
+    good, bad = (ranked(text, family_of(text), gpu, share) for share in (0.0, 0.95))
+    for place, (old, new, status) in enumerate(
+        ((bad, good, Status.PROMOTED), (good, bad, Status.REFUSED))
+    ):
+        contest = Contest(problem=problem, old=old, new=(new,))
+        folder = tmp_path / str(place)
+        plan = plan_of([contest], gpu, folder, simulate=False, cache="cold", seed=0)
+        (verdict,) = promote(plan, [contest], 0.03).verdicts
+        assert verdict.status is status, verdict.reason
+        for side in (verdict.old, verdict.new):
+            assert side is not None
+            assert len(side.samples_us) >= 4
+        (study,) = tuning.load_run(folder).studies
+        assert study.best is not None
+        assert study.best.config == good.config
+        assert study.best.measurement.timing.endswith("-interleaved")
+
+
+def test_an_entry_does_not_replace_itself_by_noise(tmp_path: Path) -> None:
+    """Neighbours that the model cannot tell apart: whoever is new has to be faster by 3 %."""
+    gpu, text = _gpu_at_hand(), PROBLEMS[0]
+    good = ranked(text, "triton_gemm", gpu, 0.0)
+    values = good.config.to_dict()
+    same = type(good.config).from_dict({**values, "group_m": 8 if values["group_m"] < 8 else 4})
+    contest = Contest(
+        problem=parse_problem(text),
+        old=good,
+        new=(Contender(kernel="triton_gemm", config=same),),
+    )
+    plan = plan_of([contest], gpu, tmp_path / "run", simulate=False, cache="cold", seed=0)
+    (verdict,) = promote(plan, [contest], 0.5).verdicts
+    assert verdict.status is Status.REFUSED
+    assert verdict.gain is not None
+    assert abs(verdict.gain) < 0.5
+
+
+def test_families_take_turns_in_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("cupy")
+    gpu, text = _gpu_at_hand(), PROBLEMS[0]
+    if kernel("hopper_gemm").refusal(parse_problem(text), gpu.limits) is not None:
+        pytest.skip("hopper_gemm needs capability 9.0")
+    contest = Contest(
+        problem=parse_problem(text),
+        old=ranked(text, "triton_gemm", gpu, 0.95),
+        new=(ranked(text, "hopper_gemm", gpu, 0.0),),
+    )
+    plan = plan_of([contest], gpu, tmp_path / "run", simulate=False, cache="cold", seed=0)
+    done = promote(plan, [contest], 0.03)
+    (verdict,) = done.verdicts
+    assert verdict.status is Status.PROMOTED, verdict.reason
+    best = {study.kernel: study.best for study in done.run.studies}
+    assert best["triton_gemm"] is None
+    assert best["hopper_gemm"] is not None

@@ -1,0 +1,66 @@
+"""``patch``: when a package has it, and what its README says of it."""
+
+from collections.abc import Sequence
+
+from tiles.problems import Gemm
+from workbench.emission.winners import TunedEntry
+
+__all__ = ["PATCH_FILES", "example", "patches", "remarks"]
+
+PATCH_FILES = (
+    "_patch.py",
+    "_patch_report.py",
+    "_linear_layers.py",
+    "_linear_recipes.py",
+    "_quantized_linear.py",
+    "_weight_codes.py",
+    "_checkpoint.py",
+    "_meta_tensors.py",
+)
+
+
+def _functions(entries: Sequence[TunedEntry]) -> set[str]:
+    return {entry.function.name for entry in entries}
+
+
+def patches(entries: Sequence[TunedEntry]) -> bool:
+    """Whether linear layers can be computed: weight-only, or products of what it quantises."""
+    names = _functions(entries)
+    return "linear_weight_only" in names or {"gemm", "quantize"} <= names
+
+
+def example(name: str) -> list[str]:
+    """A few lines of Python that patch a model."""
+    return [
+        f"from {name} import patch, unpatch",
+        "",
+        "print(patch(model))  # its linear layers, in place; unpatch(model) puts them back",
+    ]
+
+
+def remarks(entries: Sequence[TunedEntry]) -> list[str]:
+    """Paragraphs of the package's README about patched models."""
+    if patches(entries):
+        return [
+            "`patch(model)` replaces `nn.Linear` layers, and the `Conv1D` of transformers, by",
+            "quantised ones: weights once, activations on each call. `recipe=` names one of those",
+            "above; by default it is the one with the fastest entries, and the report says so.",
+            '`keep=("lm_head",)` leaves layers by name, `weights="model.safetensors"` converts a',
+            'checkpoint layer by layer, `untuned="plain"` leaves what nothing was tuned for. A',
+            "patched model's `state_dict` holds codes and scales: another model loads them after",
+            "it was patched alike.",
+            "",
+        ]
+    scaled = [
+        entry.problem.recipe.activation
+        for entry in entries
+        if isinstance(entry.problem, Gemm) and entry.function.name == "gemm"
+    ]
+    wanted = sorted({str(one) for one in scaled if one.scaling is not None})
+    if not wanted:
+        return []
+    return [
+        "There is no `patch` for models here: it quantises activations, so sweep",
+        f"`quantize:ROWSxCOLUMNS:FORMAT:bf16` with `triton_quantize` for {', '.join(wanted)} too.",
+        "",
+    ]
