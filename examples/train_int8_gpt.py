@@ -120,14 +120,13 @@ def train(size: Size, recipe: str | Recipe, text: torch.Tensor, *, seed: int, de
     split = len(text) * 9 // 10
     model = build(size, recipe, seed, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.rate, weight_decay=0.1)
-    guard = StepGuard(model, optimizer)
+    guard = StepGuard(model, optimizer, max_norm=1.0)
     generator = torch.Generator().manual_seed(seed)
     for step in range(size.steps):
         for group in optimizer.param_groups:
             group["lr"] = size.rate * min(1.0, (step + 1) / (size.steps / 10))
         optimizer.zero_grad(set_to_none=True)
         loss_of(model, batch_of(text[:split], size, generator).to(device)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         guard.step()
     held_out = torch.Generator().manual_seed(0)
     with torch.no_grad():

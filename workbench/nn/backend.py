@@ -91,6 +91,7 @@ class Backend(ABC):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         """As :meth:`product`, quantised from the fp32 product."""
 
@@ -119,7 +120,14 @@ class Backend(ABC):
 
     @abstractmethod
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         """Dropout by the random bits of ``mask_seed``; its gradient is dropout of the gradient."""
 

@@ -10,7 +10,7 @@ from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
 from tiles.kernels.triton.outlier_operands import FallbackBlocks
 
-__all__ = ["Codes", "held", "hold"]
+__all__ = ["BothDirections", "Codes", "held", "hold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,14 @@ class Codes:
         if self.fallback is not None:
             values = values + _rest(self.fallback, self.main).to(wide)
         return values.to(dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BothDirections:
+    """Codes of a matrix as a product takes it forward, and of its transpose for backward."""
+
+    forward: Codes  #: (R, C)
+    turned: Codes | None  #: (C, R), where its codes are not those of ``forward`` the other way
 
 
 def _rest(fallback: FallbackBlocks, main: QuantizedTensor) -> torch.Tensor:

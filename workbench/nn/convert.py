@@ -57,7 +57,7 @@ class Conversion:
 
 def convert(
     model: nn.Module,
-    recipe: str | Recipe,
+    recipe: str | Recipe | Runtime,
     *,
     keep: tuple[str, ...] = (),
     fallback: float | None = None,
@@ -71,7 +71,8 @@ def convert(
 
     Args:
         model: an ordinary torch model.
-        recipe: a name of ``RECIPES``, or a ``Recipe``.
+        recipe: a name of ``RECIPES``, a ``Recipe``, or the runtime of blocks that the model has:
+            layers that follow it already stay as they are.
         keep: patterns of layer names that stay in high precision, such as ``lm_head``.
         fallback: share of the INT8 blocks of a product's activations, those with the largest
             magnitudes, that keep 16 bits; default: the recipe's own, which is none for Jetfire.
@@ -84,6 +85,10 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert takes a torch module, not {type(model).__name__}")
+    if isinstance(recipe, Runtime):
+        if (fallback, seed, backend) != (None, 0, None):
+            raise ValueError("a runtime has a fallback, a seed and a backend: leave them out")
+        return convert_with(model, recipe, keep=keep)
     run = training_runtime(recipe, fallback=fallback, seed=seed, backend=backend)
     return convert_with(model, run, keep=keep)
 
@@ -94,17 +99,21 @@ def convert_with(model: nn.Module, run: Runtime, *, keep: tuple[str, ...] = ()) 
     Raises:
         ValueError: as :func:`convert`.
     """
-    if any(isinstance(layer, _QUANTIZED) for layer in model.modules()):
+    others = [layer for layer in model.modules() if isinstance(layer, _QUANTIZED)]
+    if any(layer.runtime is not run for layer in others):
         raise ValueError("the model is converted already: convert a fresh one from its state_dict")
     leaves = list(_leaves(model))
+    names: dict[nn.Module, list[str]] = {}  # of a shared layer all
+    for name, layer in model.named_modules(remove_duplicate=False):
+        names.setdefault(layer, []).append(name)
     for pattern in keep:
-        if not any(fnmatchcase(name, pattern) for name, _ in leaves):
+        if not any(fnmatchcase(name, pattern) for _, layer in leaves for name in names[layer]):
             raise ValueError(f"keep {pattern!r}: no layer of the model has such a name")
     replaced, kept, made = [], [], {}
     for name, layer in leaves:
         kind = type(layer).__name__
         outcome: nn.Module | str
-        if any(fnmatchcase(name, pattern) for pattern in keep):
+        if any(fnmatchcase(known, pattern) for known in names[layer] for pattern in keep):
             outcome = "asked for"
         else:
             outcome = _converted(layer, run)
@@ -127,6 +136,8 @@ def convert_with(model: nn.Module, run: Runtime, *, keep: tuple[str, ...] = ()) 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Layers without layers inside or with parameters of their own, by name; the model's is ""."""
     for name, layer in model.named_modules():
+        if isinstance(layer, _QUANTIZED):
+            continue  # of blocks that share the runtime
         leaf = next(layer.children(), None) is None and not isinstance(layer, nn.Identity)
         if leaf or next(layer.parameters(recurse=False), None) is not None:
             yield name, layer
@@ -230,7 +241,10 @@ def _converted(layer: nn.Module, run: Runtime) -> nn.Module | str:
             return _HOOKS
         return _PRODUCTS[kind](layer, run)
     if kind not in _BETWEEN:
-        return f"{run.recipe.name} has no such operator"
+        reason = f"{run.recipe.name} has no such operator"
+        if run.dataflow and getattr(layer, "inplace", False) is True:
+            reason += "; it writes to its input, which codes refuse: set inplace to False"
+        return reason
     if not run.dataflow:
         return f"{run.recipe.name} quantises products alone"
     if _hooked(layer):

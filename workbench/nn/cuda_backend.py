@@ -22,6 +22,9 @@ from workbench.nn.cuda_products import CudaProducts
 
 __all__ = ["CudaBackend"]
 
+#: Widths of heads that FlashAttention takes: multiples of a step, up to the largest.
+FLASH_STEP = 8
+FLASH_WIDTH = 256
 _NO_GATE = "no kernel multiplies the two: float64 matrices in torch, several of the hidden size"
 
 
@@ -93,12 +96,19 @@ class CudaBackend(CudaProducts):
         return Codes(main=made)
 
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        found = self._dataflow("dropout", out, x)
+        found = None if share else self._dataflow("dropout", out, x)
         if found is None:
             return super().dropout(
-                x, out=out, probability=probability, mask_seed=mask_seed, seed=seed
+                x, out=out, probability=probability, mask_seed=mask_seed, seed=seed, share=share
             )
         made = self._empty(*x.shape, out)
         tensors = _named("x", x) | _written(made)
@@ -168,9 +178,14 @@ class CudaBackend(CudaProducts):
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:
+        width = q.shape[-1]
+        if width > FLASH_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+            return twin.attend(q, k, v, causal=causal)
         forward = torch.ops.aten._scaled_dot_product_flash_attention
-        out, log_sum = forward(q, k, v, 0.0, causal)[:2]
-        return Attended(out=out, log_sum=log_sum)
+        operands = (_filled(x) for x in (q, k, v))
+        out, log_sum = forward(*operands, 0.0, causal, scale=width**-0.5)[:2]
+        return Attended(out=out[..., :width], log_sum=log_sum)
 
     def attend_backward(
         self,
@@ -182,14 +197,25 @@ class CudaBackend(CudaProducts):
         *,
         causal: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        width = q.shape[-1]
+        if width > FLASH_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+            return twin.attend_backward(dy, q, k, v, attended, causal=causal)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
         tokens = (q.shape[2], k.shape[2])
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout's, and there is none
+        operands = (_filled(x) for x in (dy, q, k, v, attended.out))
         d_q, d_k, d_v = backward(
-            dy, q, k, v, attended.out, attended.log_sum, None, None, *tokens, 0.0, causal,
-            state, state,
+            *operands, attended.log_sum, None, None, *tokens, 0.0, causal, state, state,
+            scale=width**-0.5,
         )  # fmt: skip
-        return d_q, d_k, d_v
+        return d_q[..., :width], d_k[..., :width], d_v[..., :width]
+
+
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    """Heads as wide as FlashAttention takes them, zeros behind their end, as torch's own has it."""
+    pad = -x.shape[-1] % FLASH_STEP
+    return torch.nn.functional.pad(x, (0, pad)) if pad else x
 
 
 def _named(name: str, x: Codes) -> dict[str, torch.Tensor]:

@@ -174,8 +174,9 @@ class CudaProducts(CudaQuantizer):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        if bias is None and a.fallback is None and b.fallback is None:
+        if bias is None and not share and a.fallback is None and b.fallback is None:
             left, right = self._operand(a, False), self._operand(b, turn_b)
             problem = product_problem(left, right, str(out))
             choice = self.choices.of(problem)
@@ -189,7 +190,7 @@ class CudaProducts(CudaQuantizer):
                 return Codes(main=made)
         # Codes are those of the fp32 product, so two launches yield the same ones.
         values = self.product(a, b, dtype=torch.float32, bias=bias, turn_b=turn_b)
-        return self.quantize(values, out, seed=seed)
+        return self.quantize(values, out, seed=seed, share=share)
 
 
 def _padded(codes: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:

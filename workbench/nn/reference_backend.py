@@ -73,8 +73,9 @@ class ReferenceBackend(Backend):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        return self.quantize(self._product(a, b, bias, False, turn_b), out, seed=seed)
+        return self.quantize(self._product(a, b, bias, False, turn_b), out, seed=seed, share=share)
 
     def elementwise(
         self,
@@ -105,12 +106,19 @@ class ReferenceBackend(Backend):
         )
 
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         below = drop_below(probability)
         keep = ~drop_mask(*x.shape, below, mask_seed, x.device)
         values = _outcome("dropout", x, keep=keep, keep_scale=65536 / (65536 - below)).values
-        return self.quantize(values.float(), out, seed=seed)
+        return self.quantize(values.float(), out, seed=seed, share=share)
 
     def normalize(
         self,

@@ -8,7 +8,8 @@ from tiles.formats import TensorFormat
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
 
 __all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
@@ -42,6 +43,7 @@ class Runtime:
     seeds: SeedStream = field(default_factory=SeedStream)
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
+    _last: LastInput = field(default_factory=LastInput)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Runtime":
         """Itself: copies of a layer draw keys of their own from one count, and are one model."""
@@ -91,6 +93,35 @@ class Runtime:
         plain = x.dequantized() if isinstance(x, CodedTensor) else x
         share = self.share if feeds_product else 0.0
         return self.backend(x.device).quantize(_matrix(plain), fmt, share=share)
+
+    def operand(self, x: torch.Tensor, *, both: bool) -> BothDirections:
+        """Codes of a product's activations.
+
+        A plain tensor that autograd made is quantised once for all layers that read it in a row,
+        as the projections of queries, keys and values do.
+
+        Args:
+            x: (..., K).
+            both: for the product of the weight's gradient too.
+        """
+        fmt = self.recipe.activation
+        if isinstance(x, CodedTensor) and x.codes.format == fmt:
+            forward = x.codes
+        else:
+            plain = x.dequantized() if isinstance(x, CodedTensor) else x
+            forward = self._last.codes(x, "forward", lambda: self.codes(plain, feeds_product=True))
+        if not both or serves_both_directions(fmt):
+            return BothDirections(forward=forward, turned=None)
+        plain = x.dequantized() if isinstance(x, CodedTensor) else x
+        backend = self.backend(x.device)
+        turned = self._last.codes(x, "turned", lambda: backend.quantize(_matrix(plain).t(), fmt))
+        return BothDirections(forward=forward, turned=turned)
+
+    def both_directions(self, weight: torch.Tensor, fmt: TensorFormat) -> BothDirections:
+        """Codes of a weight (N, K) for the products of both passes."""
+        backend = self.backend(weight.device)
+        turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
+        return BothDirections(forward=backend.quantize(weight, fmt), turned=turned)
 
     def gradient(self, dy: torch.Tensor, seed: int) -> Codes:
         """Codes of a gradient: those that it travels as, or new ones with a key of their own."""

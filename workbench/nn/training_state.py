@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tiles.intake import shown
 from workbench.nn.runtime import Runtime
 from workbench.nn.seeds import SeedStream
 
@@ -78,6 +79,11 @@ def load_training_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     wrong += [n for n in here if n in there and here[n].shape != there[n].shape]
     if wrong:
         raise ValueError(f"{wrong[0]} and {len(wrong) - 1} more do not fit the model")
+    if not all(type(state[name]) is int for name in ("seed", "count")):
+        raise ValueError(
+            f"seed {shown(state['seed'])}, count {shown(state['count'])}: both are integers in a "
+            f"state of {SCHEMA}"
+        )
     seeds = SeedStream(state["seed"], state["count"])
     model.load_state_dict(there)
     torch.set_rng_state(state["generator"].cpu())  # wherever a checkpoint was mapped to

@@ -315,13 +315,39 @@ def test_vectors_are_fp32_whatever_the_default_dtype(launches: Launches) -> None
     assert found.variance.dtype is torch.float32
 
 
-def test_flash_attention_takes_the_operands_that_it_is_given() -> None:
+@pytest.mark.parametrize("width", [32, 44])
+def test_flash_attention_takes_the_operands_that_it_is_given(width: int) -> None:
     backend = cuda()
-    q, k, v = (torch.empty(2, 4, 64, 32, dtype=torch.bfloat16, device="meta") for _ in range(3))
+    q, k, v = (torch.empty(2, 4, 64, width, dtype=torch.bfloat16, device="meta") for _ in range(3))
     found = backend.attend(q, k, v, causal=True)
     assert (found.out.shape, found.log_sum.shape) == (q.shape, (2, 4, 64))
     grads = backend.attend_backward(torch.empty_like(q), q, k, v, found, causal=True)
     assert [g.shape for g in grads] == [q.shape] * 3
+
+
+@pytest.mark.parametrize("width", [20, 264])
+def test_heads_of_any_width_attend_as_torch_has_it(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention takes multiples of 8 up to 256: the CPU's stands in for the GPU's."""
+    ours, widths = torch.ops.aten, []
+
+    class Stand:
+        @staticmethod
+        def forward(q: torch.Tensor, k: Any, v: Any, drop: float, causal: bool, *, scale: float):  # type: ignore[no-untyped-def]
+            widths.append(q.shape[-1])
+            return ours._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, drop, causal, scale=scale
+            )
+
+    monkeypatch.setattr(ours, "_scaled_dot_product_flash_attention", Stand.forward, raising=False)
+    backend = cuda()
+    q, k, v = (normal(1, 2, 16, width, seed=s) for s in range(3))
+    found = backend.attend(q, k, v, causal=True).out
+    exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+    assert widths == ([24] if width == 20 else [])
+    assert ("attention" in backend.unserved) == (width == 264)
 
 
 TUNED = "gemm:512x512x512:jetfire:int8.b32x32"
