@@ -59,6 +59,12 @@ class Backend(ABC):
         """Codes of a (R, C) matrix of bf16, fp16 or fp32."""
 
     @abstractmethod
+    def quantize_by(
+        self, x: torch.Tensor, out: TensorFormat, scale: torch.Tensor, *, seed: int = 0
+    ) -> Codes:
+        """Codes of a (R, C) matrix under a scale (1, 1) fp32 that is given; the rest saturates."""
+
+    @abstractmethod
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         """What codes stand for, (R, C) rounded to ``dtype``."""
 

@@ -77,9 +77,13 @@ def launch_product(
         assert mode is not None  # else the family refuses
         assert a.scales is not None
         assert b.scales is not None
+        # The launcher knows codes of mxint8 as integers, torch has bit patterns of them.
+        left, right = (
+            x.codes.view(torch.int8) if x.codes.dtype is torch.uint8 else x.codes for x in (a, b)
+        )
         gemm_hopper_blocks.launch(
-            cupy_view(a.codes),
-            cupy_view(b.codes),
+            cupy_view(left),
+            cupy_view(right),
             cupy_view(c),
             cupy_view(a.scales),
             cupy_view(b.scales),
@@ -123,7 +127,7 @@ class CudaProducts(CudaQuantizer):
     def _turned(self, codes: torch.Tensor) -> torch.Tensor:
         names = {dtype: name for name, dtype in CODE_DTYPES.items()}
         rows, cols = codes.shape
-        if codes.element_size() > 1:
+        if codes.dtype not in names or codes.element_size() > 1:
             return codes.t().contiguous()
         problem = Transpose(rows=rows, cols=cols, element=names[codes.dtype])
         choice = self._choice(problem)
@@ -159,11 +163,34 @@ class CudaProducts(CudaQuantizer):
         problem = product_problem(left_op, right_op, out)
         choice = self._choice(problem)
         if choice is None:
-            return super().product(a, b, **rest)
+            return self._emulated(a, b, **rest)
         made = torch.empty(problem.m, problem.n, dtype=CODE_DTYPES[out], device=self.device)
         with self._current():
             launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
         return _with_bias(made, bias, dtype)
+
+    def _emulated(
+        self,
+        a: Codes,
+        b: Codes,
+        *,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        turn_a: bool,
+        turn_b: bool,
+    ) -> torch.Tensor:
+        """The product of what codes stand for in bf16, summed in fp32.
+
+        Exact but for the order of the sum where a code times its scale has eight bits, as under
+        E8M0 scales; other scales cost 2^-9 of a number.
+        """
+        left, right = (self.dequantize(x, torch.bfloat16) for x in (a, b))
+        left, right = left.t() if turn_a else left, right if turn_b else right.t()
+        if self.device.type == "cuda":
+            values = torch.mm(left, right, out_dtype=torch.float32)
+        else:  # torch's CPU has no such product
+            values = left.float() @ right.float()
+        return _with_bias(values, bias, dtype)
 
     def coded_product(
         self,

@@ -11,6 +11,7 @@ from workbench.nn.codes import BothDirections, held, hold
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_directions
 from workbench.nn.seeds import derived
+from workbench.nn.tensor_scales import LayerScales
 
 __all__ = ["QuantizedLinear"]
 
@@ -37,6 +38,7 @@ class _Linear(torch.autograd.Function):
         bias: torch.Tensor | None,
         operand: BothDirections,
         weights: BothDirections,
+        scales: LayerScales | None,
         run: Runtime,
         seed: int,
     ) -> torch.Tensor:
@@ -46,7 +48,7 @@ class _Linear(torch.autograd.Function):
             operand.turned or operand.forward if ctx.needs_input_grad[1] else None,
             weights.turned or weights.forward if ctx.needs_input_grad[0] else None,
         )
-        ctx.run, ctx.seed, ctx.like = run, seed, Like.of(x)
+        ctx.run, ctx.seed, ctx.like, ctx.scales = run, seed, Like.of(x), scales
         ctx.turn_weight = weights.turned is None
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         shape = (*x.shape[:-1], weights.forward.shape[0])
@@ -66,7 +68,11 @@ class _Linear(torch.autograd.Function):
         like: Like = ctx.like
         backend, recipe = run.backend(dy.device), run.recipe
         x, weights = held(ctx)
-        codes = run.gradient(dy, derived(ctx.seed, 0))
+        key = derived(ctx.seed, 0)
+        if ctx.scales is None:
+            codes = run.gradient(dy, key)
+        else:
+            codes = run.scaled("gradient", dy, recipe.gradient, ctx.scales, train=True, seed=key)
         dx: torch.Tensor | None = None
         d_weight = d_bias = None
         if ctx.needs_input_grad[0] and like.coded:
@@ -92,7 +98,7 @@ class _Linear(torch.autograd.Function):
             coded = isinstance(dy, CodedTensor)
             plain = backend.dequantize(codes, torch.float32) if coded else dy.reshape(codes.shape)
             d_bias = plain.sum(dim=0, dtype=torch.float32).to(ctx.dtypes[1])
-        return dx, d_weight, d_bias, None, None, None, None
+        return dx, d_weight, d_bias, None, None, None, None, None
 
 
 class QuantizedLinear(nn.Module):
@@ -117,6 +123,7 @@ class QuantizedLinear(nn.Module):
         self.weight = weight
         self.register_parameter("bias", bias)
         self.runtime = runtime
+        self.scales = runtime.layer_scales()
         self._codes: tuple[tuple[int, int, int], BothDirections] | None = None
 
     @classmethod
@@ -150,10 +157,12 @@ class QuantizedLinear(nn.Module):
         """Codes of the weight as it is now."""
         state = (self.weight._version, self.weight.data_ptr(), _steps_taken[0])
         if self._codes is None or self._codes[0] != state:
+            trained = torch.is_grad_enabled()
             # Kept beyond torch.inference_mode(), whose tensors training may not save.
             with torch.inference_mode(False), torch.no_grad():
-                matrix = self.matrix.detach()
-                codes = self.runtime.both_directions(matrix, self.runtime.recipe.weight)
+                codes = self.runtime.weights(
+                    self.matrix.detach(), train=trained, scales=self.scales
+                )
             self._codes = (state, codes)
         return self._codes[1]
 
@@ -168,9 +177,9 @@ class QuantizedLinear(nn.Module):
         run = self.runtime
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         with torch.no_grad():
-            operand = run.operand(x, both=trained)
+            operand = run.operand(x, both=trained, scales=self.scales)
         y: torch.Tensor = _Linear.apply(  # type: ignore[no-untyped-call]  # torch
-            x, self.matrix, self.bias, operand, self.weight_codes(), run, run.draw()
+            x, self.matrix, self.bias, operand, self.weight_codes(), self.scales, run, run.draw()
         )
         return y
 

@@ -11,8 +11,11 @@ from typing import ClassVar
 
 import torch
 
-from tiles.formats import TensorFormat
+from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import code_dtype, encode
+from tiles.formats.torch_random import random_bits
+from tiles.formats.torch_scales import divide
 from tiles.kernels.cuda.dataflow_blocks import drop_below
 from tiles.kernels.dataflow_operands import drop_mask
 from tiles.kernels.dataflow_reference import Inputs, Outcome, outcome
@@ -40,6 +43,16 @@ class ReferenceBackend(Backend):
         main = QuantizedTensor(codes=packed.codes, scales=packed.scales, format=out)
         assert isinstance(packed.outliers, FallbackBlocks)  # blocks were asked for, not columns
         return Codes(main=main, fallback=packed.outliers)
+
+    def quantize_by(
+        self, x: torch.Tensor, out: TensorFormat, scale: torch.Tensor, *, seed: int = 0
+    ) -> Codes:
+        random = None
+        if out.rounding is Rounding.STOCHASTIC:
+            random = random_bits(0, x.numel(), seed, x.device).view(x.shape)
+        bits = encode(divide(x.float(), scale), out.element, out.rounding, random=random)
+        codes = bits.contiguous().view(code_dtype(out.element))
+        return Codes(main=QuantizedTensor(codes=codes, scales=scale, format=out))
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         return x.dequantize(dtype)

@@ -11,6 +11,7 @@ from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
+from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
 
 __all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
 
@@ -40,6 +41,7 @@ class Runtime:
 
     recipe: Recipe
     share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
+    scaler: Delayed | Fixed | None = None  #: of whole tensors; default: each from its own numbers
     seeds: SeedStream = field(default_factory=SeedStream)
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
@@ -94,7 +96,28 @@ class Runtime:
         share = self.share if feeds_product else 0.0
         return self.backend(x.device).quantize(_matrix(plain), fmt, share=share)
 
-    def operand(self, x: torch.Tensor, *, both: bool) -> BothDirections:
+    def layer_scales(self) -> LayerScales | None:
+        """Scales of a new layer, where they do not come from each tensor itself."""
+        return None if self.scaler is None else LayerScales(self.scaler)
+
+    def scaled(
+        self,
+        role: str,
+        x: torch.Tensor,
+        fmt: TensorFormat,
+        scales: LayerScales,
+        *,
+        train: bool,
+        seed: int = 0,
+    ) -> Codes:
+        """Codes of a plain tensor under the scale of a layer."""
+        matrix = _matrix(x)
+        scale = scales.scale(role, matrix, fmt.element, train=train)
+        return self.backend(x.device).quantize_by(matrix, fmt, scale, seed=seed)
+
+    def operand(
+        self, x: torch.Tensor, *, both: bool, scales: LayerScales | None = None
+    ) -> BothDirections:
         """Codes of a product's activations.
 
         A plain tensor that autograd made is quantised once for all layers that read it in a row,
@@ -103,8 +126,13 @@ class Runtime:
         Args:
             x: (..., K).
             both: for the product of the weight's gradient too.
+            scales: of the layer, where it has some; its input is then quantised for it alone.
         """
         fmt = self.recipe.activation
+        if scales is not None:
+            return BothDirections(
+                forward=self.scaled("input", x, fmt, scales, train=both), turned=None
+            )
         if isinstance(x, CodedTensor) and x.codes.format == fmt:
             forward = x.codes
         else:
@@ -117,9 +145,15 @@ class Runtime:
         turned = self._last.codes(x, "turned", lambda: backend.quantize(_matrix(plain).t(), fmt))
         return BothDirections(forward=forward, turned=turned)
 
-    def both_directions(self, weight: torch.Tensor, fmt: TensorFormat) -> BothDirections:
+    def weights(
+        self, weight: torch.Tensor, *, train: bool, scales: LayerScales | None = None
+    ) -> BothDirections:
         """Codes of a weight (N, K) for the products of both passes."""
-        backend = self.backend(weight.device)
+        backend, fmt = self.backend(weight.device), self.recipe.weight
+        if scales is not None:
+            return BothDirections(
+                forward=self.scaled("weight", weight, fmt, scales, train=train), turned=None
+            )
         turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
         return BothDirections(forward=backend.quantize(weight, fmt), turned=turned)
 
