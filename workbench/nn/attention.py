@@ -47,7 +47,7 @@ class _Attention(torch.autograd.Function):
         grad = _heads(_numbers(codes, run, dtype), batch, ctx.heads)
         parts = run.backend(dy.device).attend_backward(grad, *operands, saved, causal=ctx.causal)
         matrix = torch.cat([_joined(part) for part in parts], dim=-1).view(batch * tokens, width)
-        codes = run.gradient(matrix, derived(ctx.seed, 1))
+        codes = run.gradient(matrix, derived(ctx.seed, 1), feeds_products=ctx.like.coded)
         return run.returned(codes, ctx.like), None, None, None, None
 
 

@@ -58,6 +58,14 @@ class Backend(ABC):
     ) -> Codes:
         """Codes of a (R, C) matrix of bf16, fp16 or fp32."""
 
+    def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
+        """As :meth:`quantize`, for products that take the codes and their transpose.
+
+        ``out`` serves both directions.  A backend that writes both in one pass leaves the transpose
+        in ``Codes.turned``.
+        """
+        return self.quantize(x, out, seed=seed)
+
     @abstractmethod
     def quantize_by(
         self, x: torch.Tensor, out: TensorFormat, scale: torch.Tensor, *, seed: int = 0

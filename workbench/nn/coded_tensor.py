@@ -16,6 +16,10 @@ _VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.reshape.default)
 _SAME = (_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default)
 
 
+#: Codes and a dtype to the numbers that they stand for, (rows, cols).
+Dequantizer = Callable[[Codes, torch.dtype], torch.Tensor]
+
+
 class CodedTensor(torch.Tensor):
     """A tensor of 16-bit numbers that is stored as codes and scales of its rows.
 
@@ -29,15 +33,24 @@ class CodedTensor(torch.Tensor):
     """
 
     codes: Codes
+    dequantizer: Dequantizer | None
 
     @staticmethod
-    def __new__(cls, codes: Codes, shape: Sequence[int], dtype: torch.dtype) -> "CodedTensor":
+    def __new__(
+        cls,
+        codes: Codes,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        dequantizer: Dequantizer | None = None,
+    ) -> "CodedTensor":
         """Wrap the codes of a matrix.
 
         Args:
             codes: of the matrix (product of the leading dimensions, last dimension).
             shape: of the tensor.
             dtype: what other operators see.
+            dequantizer: makes numbers of the codes in a dtype, as a backend's kernels do; default:
+                the codec, which takes several passes.
         Raises:
             ValueError: the shape is not that of the matrix.
         """
@@ -51,11 +64,18 @@ class CodedTensor(torch.Tensor):
             cls, torch.Size(shape), dtype=dtype, device=codes.device
         )
         made.codes = codes
+        made.dequantizer = dequantizer
         return made
+
+    def reshaped(self, shape: Sequence[int]) -> "CodedTensor":
+        """The same codes under another shape of as many rows."""
+        return CodedTensor(self.codes, shape, self.dtype, self.dequantizer)
 
     def dequantized(self) -> torch.Tensor:
         """The plain tensor, outside of autograd."""
-        return self.codes.dequantize(self.dtype).view(self.shape)
+        if self.dequantizer is None:
+            return self.codes.dequantize(self.dtype).view(self.shape)
+        return self.dequantizer(self.codes, self.dtype).view(self.shape)
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch's takes a keyword of its own
         return f"CodedTensor({tuple(self.shape)}, {self.codes.format}, {self.dtype})"
@@ -89,9 +109,9 @@ class CodedTensor(torch.Tensor):
         first = args[0] if args else None
         if isinstance(first, CodedTensor):
             if func in _SAME:
-                return CodedTensor(first.codes, first.shape, first.dtype)
+                return first.reshaped(first.shape)
             if func in _VIEWS and (shape := _rows_kept(first, args[1])) is not None:
-                return CodedTensor(first.codes, shape, first.dtype)
+                return first.reshaped(shape)
         for written in _written(func, args, kwargs or {}):
             raise TypeError(
                 f"{func} writes to a quantised tensor of shape {tuple(written.shape)}: use its "

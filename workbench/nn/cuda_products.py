@@ -17,12 +17,9 @@ from tiles.problems import Gemm, Transpose
 from tiles.recipes import RECIPES, Recipe
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
-from workbench.nn.cuda_quantizer import PLAIN, CudaQuantizer
+from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
 
 __all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]
-
-#: Rows of codes begin at multiples of 16 bytes in the products' loads.
-ROW_STEP = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +112,8 @@ class CudaProducts(CudaQuantizer):
     def _operand(self, x: Codes, turn: bool) -> Operand:
         """Codes with K contiguous and a multiple of 16 long, zeros behind its end."""
         codes, scales = x.main.codes, x.main.scales
+        if turn and x.turned is not None:
+            return Operand(codes=x.turned.codes, scales=x.turned.scales, format=x.format)
         if turn:
             if pad := -codes.shape[0] % ROW_STEP:
                 codes = _padded(codes, (0, 0, 0, pad))

@@ -20,8 +20,10 @@ from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import Codes
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "CudaQuantizer", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "limits_of"]
 
+#: Rows of codes begin at multiples of 16 bytes in the products' loads.
+ROW_STEP = 16
 #: Element names of torch's dtypes.
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -102,13 +104,37 @@ class CudaQuantizer(ReferenceBackend):
             return self._by_twin(
                 f"quantize {out}, fallback {share:g}", "codes and scales of other kinds"
             ).quantize(x, out, seed=seed, share=share)
-        x = x.contiguous()
-        problem = Quantize(rows=x.shape[0], cols=x.shape[1], target=out, source=PLAIN[x.dtype])
+        found = self._quantized(x.contiguous(), out, seed, transposed=False)
+        return super().quantize(x, out, seed=seed) if found is None else found
+
+    def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
+        # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
+        fits = _plain_codes(out) and x.shape[0] % ROW_STEP == 0
+        found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
+        return self.quantize(x, out, seed=seed) if found is None else found
+
+    def _quantized(
+        self, x: torch.Tensor, out: TensorFormat, seed: int, *, transposed: bool
+    ) -> Codes | None:
+        """Codes by a kernel, in one pass with those of the transpose if asked."""
+        rows, cols = x.shape
+        source = PLAIN[x.dtype]
+        problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
         choice = self._choice(problem)
         if choice is None:
-            return super().quantize(x, out, seed=seed)
-        made = self._empty(*problem.shape, out)
+            return None
+        made = self._empty(rows, cols, out)
         assert made.scales is not None  # of a format with scales
+        turned = None
+        rest: dict[str, Any] = {}
+        if transposed:
+            turned = self._empty(cols, rows, out)
+            one = launch_block(out) == (0, 0)  # a scale that serves both
+            turned = replace(turned, scales=made.scales) if one else turned
+            rest = {
+                "codes_t": turned.codes.view(torch.uint8),
+                "scales_t": None if one else turned.scales,
+            }
         with self._current():
             quantize_tiles.launch(
                 x,
@@ -119,8 +145,9 @@ class CudaQuantizer(ReferenceBackend):
                 rule=out.scaling.rule.value if out.scaling else "absmax",
                 seed=seed if out.rounding is Rounding.STOCHASTIC else None,
                 config=choice.config.to_dict(),
+                **rest,
             )
-        return Codes(main=made)
+        return Codes(main=made, turned=turned)
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         if x.fallback is not None or dtype not in PLAIN or not _plain_codes(x.format):

@@ -15,6 +15,8 @@ from workbench.nn.tensor_scales import LayerScales
 
 __all__ = ["QuantizedLinear"]
 
+#: Dtypes that products write.
+_SUMMED = (torch.bfloat16, torch.float16, torch.float32)
 #: Steps that torch's optimisers took in this process.  A fused one writes parameters without
 #: counting it as a change of theirs.
 _steps_taken = [0]
@@ -70,7 +72,7 @@ class _Linear(torch.autograd.Function):
         x, weights = held(ctx)
         key = derived(ctx.seed, 0)
         if ctx.scales is None:
-            codes = run.gradient(dy, key)
+            codes = run.gradient(dy, key, feeds_products=ctx.needs_input_grad[1])
         else:
             codes = run.scaled("gradient", dy, recipe.gradient, ctx.scales, train=True, seed=key)
         dx: torch.Tensor | None = None
@@ -86,13 +88,15 @@ class _Linear(torch.autograd.Function):
             dx = dx.view(like.shape)
         if ctx.needs_input_grad[1]:
             shared = serves_both_directions(recipe.gradient)
+            # Rounded once from fp32 sums, as a conversion behind the product would.
+            wanted = ctx.dtypes[0]
             d_weight = backend.product(
                 codes if shared else run.turned_gradient(dy, derived(ctx.seed, 2)),
                 x,
-                dtype=torch.float32,
+                dtype=wanted if wanted in _SUMMED else torch.float32,
                 turn_a=shared,
                 turn_b=serves_both_directions(recipe.activation),
-            ).to(ctx.dtypes[0])
+            ).to(wanted)
         if ctx.needs_input_grad[2]:
             # Of the numbers where there are numbers: a sum needs no codes.
             coded = isinstance(dy, CodedTensor)

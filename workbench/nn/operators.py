@@ -234,7 +234,8 @@ class _ResidualAdd(torch.autograd.Function):
         like: Like = ctx.like
         if not like.coded:  # a layer that is kept in high precision
             return grad, grad.to(like.dtype), None, None
-        return grad, run.returned(run.gradient(grad, ctx.seed), like), None, None
+        codes = run.gradient(grad, ctx.seed, feeds_products=True)
+        return grad, run.returned(codes, like), None, None
 
 
 def residual_add(

@@ -157,19 +157,31 @@ class Runtime:
         turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
         return BothDirections(forward=backend.quantize(weight, fmt), turned=turned)
 
-    def gradient(self, dy: torch.Tensor, seed: int) -> Codes:
-        """Codes of a gradient: those that it travels as, or new ones with a key of their own."""
+    def gradient(self, dy: torch.Tensor, seed: int, *, feeds_products: bool = False) -> Codes:
+        """Codes of a gradient: those that it travels as, or new ones with a key of their own.
+
+        Args:
+            feeds_products: a linear layer reads them, once as they are and once transposed.
+        """
         fmt = self.recipe.gradient
         if isinstance(dy, CodedTensor) and same_values(dy.codes.format, fmt):
             return dy.codes
         plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
-        return self.backend(dy.device).quantize(_matrix(plain), fmt, seed=seed)
+        backend = self.backend(dy.device)
+        both = feeds_products and fmt.scaling is not None and serves_both_directions(fmt)
+        quantize = backend.quantize_both if both else backend.quantize
+        return quantize(_matrix(plain), fmt, seed=seed)
 
     def tensor(
         self, codes: Codes, shape: torch.Size | tuple[int, ...], x: torch.Tensor
     ) -> CodedTensor:
         """What travels on: the codes under a tensor's shape, in the dtype that ``x`` leads to."""
-        return CodedTensor(codes, shape, dtype_behind(x))
+        return self._coded(codes, shape, dtype_behind(x))
+
+    def _coded(
+        self, codes: Codes, shape: torch.Size | tuple[int, ...], dtype: torch.dtype
+    ) -> CodedTensor:
+        return CodedTensor(codes, shape, dtype, self.backend(codes.device).dequantize)
 
     def turned_gradient(self, dy: torch.Tensor, seed: int) -> Codes:
         """Codes of the transposed gradient, with scales of its own."""
@@ -179,7 +191,7 @@ class Runtime:
     def returned(self, codes: Codes, like: Like) -> torch.Tensor:
         """A gradient in the kind that its tensor has: codes for codes, numbers for numbers."""
         if like.coded:
-            return CodedTensor(codes, like.shape, like.dtype)
+            return self._coded(codes, like.shape, like.dtype)
         return self.backend(codes.device).dequantize(codes, like.dtype).view(like.shape)
 
 

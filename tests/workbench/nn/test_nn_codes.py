@@ -131,6 +131,21 @@ def test_reads_by_operators_that_write_elsewhere() -> None:
     torch.testing.assert_close(kept, 2 * x.dequantized(), rtol=0, atol=0)
 
 
+def test_numbers_are_made_by_the_dequantizer_that_it_was_given() -> None:
+    """On a GPU that is a kernel, where the codec takes several passes."""
+    asked: list[torch.dtype] = []
+
+    def dequantize(codes: Codes, dtype: torch.dtype) -> torch.Tensor:
+        asked.append(dtype)
+        return codes.dequantize(dtype)
+
+    x = coded(2, 32, 96)
+    y = CodedTensor(x.codes, (2, 32, 96), torch.float16, dequantize)
+    for made in (y, y.view(64, 96), y.detach().reshape(-1, 96), y.clone()):
+        torch.testing.assert_close(made + 0.0, x.codes.dequantize(torch.float16).view(made.shape))
+    assert asked == [torch.float16] * 4
+
+
 def test_an_assigned_sum_is_a_new_tensor() -> None:
     x = before = coded(32, 32)
     numbers = x.dequantized()

@@ -161,18 +161,33 @@ class Launches:
             sides.append(x.double() * grid[: x.shape[0], : x.shape[1]])
         c.copy_((sides[0] @ sides[1].t()).float())
 
-    def quantize(self, x: Any, out: Any, scales: Any, *, seed: int | None, **given: Any) -> None:
+    def quantize(
+        self,
+        x: Any,
+        out: Any,
+        scales: Any,
+        *,
+        seed: int | None,
+        codes_t: Any = None,
+        scales_t: Any = None,
+        **given: Any,
+    ) -> None:
         quantize_request(
             x, out, scales, stored="fp32", tensor_scale=None, seed=seed, swizzled=False,
-            codes_t=None, scales_t=None, **given,
+            codes_t=codes_t, scales_t=scales_t, **given,
         )  # fmt: skip
-        self.seen.append("quantize")
+        self.seen.append("quantize" if codes_t is None else "quantize both")
         rows, cols = given["block"]
         shape = "tensor" if not rows else f"b{rows}x{cols}" if cols else "row"
         fmt = TensorFormat.parse(f"{given['element']}.{shape}{'' if seed is None else '+sr'}")
         found = TWIN.quantize(x, fmt, seed=seed or 0)
+        assert found.main.scales is not None
         out.copy_(found.main.codes.view(torch.uint8))
         scales.copy_(found.main.scales)
+        if codes_t is not None:
+            codes_t.copy_(found.main.codes.view(torch.uint8).t())
+        if scales_t is not None:
+            scales_t.copy_(found.main.scales.t())
 
     def dequantize(self, x: Any, scales: Any, out: Any, **given: Any) -> None:
         dequantize_request(
@@ -253,6 +268,48 @@ def test_a_block_without_bias_quantises_in_the_products_themselves(launches: Lau
     assert launches.seen.count("hopper int8.b32x32+sr") == 4
     assert launches.seen.count("hopper fp32") == 4
     assert backend.unserved == {}
+
+
+@pytest.mark.parametrize("tokens", [64, 40])
+def test_a_blocks_passes_over_memory(tokens: int, launches: Launches) -> None:
+    """Every launch of a step; transposed: 4 weights, 4 inputs, and the gradient behind GELU."""
+    torch.manual_seed(0)
+    run = training_runtime("jetfire", backend=cuda())
+    model = TransformerBlock(64, 4, run, bias=False)
+    x = normal(1, tokens, 64, dtype=torch.bfloat16).requires_grad_()
+    y = model(x)
+    forward, launches.seen = launches.seen, []
+    y.backward(normal(1, tokens, 64, seed=1, dtype=torch.bfloat16))
+    fits = tokens % 16 == 0  # else the transpose of the codes would be no operand
+    # Two branches join the stream, and queries, keys and values are read.
+    assert forward.count("dequantize") == 3
+    assert forward.count("quantize") == 4 + 3  # weights; stream twice, attention's output
+    # q, k, v, attention's output and its gradient; what the norms give back to the stream.
+    assert launches.seen.count("dequantize") == 3 + 2
+    assert launches.seen.count("quantize both") == (3 if fits else 0)
+    assert launches.seen.count("quantize") == (0 if fits else 3)
+    assert launches.seen.count("transpose") == (9 if fits else 12)
+
+
+def test_weight_gradients_are_written_in_the_weights_dtype(launches: Launches) -> None:
+    """Of bf16 weights an fp32 matrix would be written and read besides; sums are in fp32."""
+    run = training_runtime("jetfire", backend=cuda(), seed=3)
+    torch.manual_seed(0)
+    model = TransformerBlock(64, 4, run, bias=False).bfloat16()
+    wide = TransformerBlock(64, 4, training_runtime("jetfire", backend=cuda(), seed=3), bias=False)
+    wide.load_state_dict(model.state_dict())
+    grads = []
+    for block in (model, wide):
+        launches.seen.clear()
+        x = normal(2, 32, 64, dtype=torch.bfloat16)
+        block(x).backward(normal(2, 32, 64, seed=1, dtype=torch.bfloat16))
+        kind = "bf16" if block is model else "fp32"
+        assert launches.seen.count(f"hopper {kind}") == 4
+        grads.append([p.grad for name, p in block.named_parameters() if p.ndim == 2])
+    for narrow, exact in zip(*grads, strict=True):
+        assert narrow is not None
+        assert exact is not None
+        assert torch.equal(narrow, exact.bfloat16())
 
 
 def test_codes_of_128_come_from_fp32_products(launches: Launches) -> None:
