@@ -10,7 +10,8 @@ import torch
 
 from sim import gpu_names, load_gpu
 from tiles.formats import Rounding, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales
+from tiles.formats.torch_encode import code_dtype
 from tiles.kernels.base import Limits
 from tiles.kernels.cupy_views import cupy_stream
 from tiles.kernels.quantize_tiles import launch_block
@@ -86,9 +87,8 @@ class CudaQuantizer(ReferenceBackend):
     def _empty(self, rows: int, cols: int, fmt: TensorFormat) -> QuantizedTensor:
         """Memory for codes and scales; scales hold zeros, codes anything."""
         assert fmt.scaling is not None
-        dtype = CODE_DTYPES[fmt.element.name]
         return QuantizedTensor(
-            codes=torch.empty(rows, cols, dtype=dtype, device=self.device),
+            codes=torch.empty(rows, cols, dtype=code_dtype(fmt.element), device=self.device),
             scales=empty_scales(rows, cols, fmt.scaling, self.device),
             format=fmt,
         )
@@ -100,7 +100,7 @@ class CudaQuantizer(ReferenceBackend):
     def quantize(
         self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
     ) -> Codes:
-        if share or not _plain_codes(out):
+        if share or _stored(out) is None:
             return self._by_twin(
                 f"quantize {out}, fallback {share:g}", "codes and scales of other kinds"
             ).quantize(x, out, seed=seed, share=share)
@@ -109,7 +109,7 @@ class CudaQuantizer(ReferenceBackend):
 
     def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
         # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
-        fits = _plain_codes(out) and x.shape[0] % ROW_STEP == 0
+        fits = _stored(out) == "fp32" and x.shape[0] % ROW_STEP == 0
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
 
@@ -123,8 +123,12 @@ class CudaQuantizer(ReferenceBackend):
         choice = self._choice(problem)
         if choice is None:
             return None
-        made = self._empty(rows, cols, out)
+        made, stored = self._empty(rows, cols, out), _stored(out)
         assert made.scales is not None  # of a format with scales
+        assert stored is not None  # those who call have asked
+        scales = made.scales
+        if stored != "fp32":
+            scales = torch.empty(scales.shape, dtype=torch.uint8, device=self.device)
         turned = None
         rest: dict[str, Any] = {}
         if transposed:
@@ -139,18 +143,22 @@ class CudaQuantizer(ReferenceBackend):
             quantize_tiles.launch(
                 x,
                 made.codes.view(torch.uint8),
-                made.scales,
+                scales,
                 element=out.element.name,
                 block=launch_block(out),
+                stored=stored,
                 rule=out.scaling.rule.value if out.scaling else "absmax",
                 seed=seed if out.rounding is Rounding.STOCHASTIC else None,
                 config=choice.config.to_dict(),
                 **rest,
             )
+        if stored != "fp32":
+            made.scales.copy_(_powers(scales))
         return Codes(main=made, turned=turned)
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
-        if x.fallback is not None or dtype not in PLAIN or not _plain_codes(x.format):
+        stored = _stored(x.format)
+        if x.fallback is not None or dtype not in PLAIN or stored is None:
             more = "" if x.fallback is None else ", fallback"
             twin = self._by_twin(f"dequantize {x.format}{more}", "codes and scales of other kinds")
             return twin.dequantize(x, dtype)
@@ -164,17 +172,30 @@ class CudaQuantizer(ReferenceBackend):
         with self._current():
             dequantize_tiles.launch(
                 x.main.codes.view(torch.uint8),
-                x.main.scales,
+                x.main.scales if stored == "fp32" else x.main.scale_bits,
                 out,
                 element=source.element.name,
                 block=launch_block(source),
+                stored=stored,
                 config=choice.config.to_dict(),
             )
         return out
 
 
-def _plain_codes(fmt: TensorFormat) -> bool:
-    """True for codes with fp32 scales, which kernels and layers lay out alike."""
+#: Elements whose codes are a byte each, which kernels and layers lay out alike.
+_BYTES = ("int8", "mxint8", "e4m3fn", "e5m2")
+
+
+def _stored(fmt: TensorFormat) -> str | None:
+    """How kernels store the scales of codes that layers lay out alike; nothing for other codes."""
     scaling = fmt.scaling
-    stored = scaling is not None and scaling.stored.name == "fp32" and not scaling.two_level
-    return stored and fmt.element.name in CODE_DTYPES and not fmt.asymmetric
+    if scaling is None or scaling.two_level or fmt.asymmetric or fmt.element.name not in _BYTES:
+        return None
+    name = scaling.stored.name
+    return name if name in ("fp32", "e8m0fnu") else None
+
+
+def _powers(bits: torch.Tensor) -> torch.Tensor:
+    """E8M0 scales as layers keep them, in fp32: 2^(bits - 127), and NaN."""
+    words = (bits.int() << 23).masked_fill(bits == 0, 1 << 22)  # 2^-127 is a subnormal of fp32
+    return words.masked_fill(bits == 255, 0x7FC00000).view(torch.float32)

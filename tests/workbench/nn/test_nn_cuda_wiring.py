@@ -168,35 +168,40 @@ class Launches:
         scales: Any,
         *,
         seed: int | None,
+        stored: str,
         codes_t: Any = None,
         scales_t: Any = None,
         **given: Any,
     ) -> None:
         quantize_request(
-            x, out, scales, stored="fp32", tensor_scale=None, seed=seed, swizzled=False,
+            x, out, scales, stored=stored, tensor_scale=None, seed=seed, swizzled=False,
             codes_t=codes_t, scales_t=scales_t, **given,
         )  # fmt: skip
         self.seen.append("quantize" if codes_t is None else "quantize both")
         rows, cols = given["block"]
         shape = "tensor" if not rows else f"b{rows}x{cols}" if cols else "row"
+        shape = f"mx+{given['rule']}" if stored == "e8m0fnu" else shape
         fmt = TensorFormat.parse(f"{given['element']}.{shape}{'' if seed is None else '+sr'}")
         found = TWIN.quantize(x, fmt, seed=seed or 0)
         assert found.main.scales is not None
         out.copy_(found.main.codes.view(torch.uint8))
-        scales.copy_(found.main.scales)
+        scales.copy_(found.main.scales if stored == "fp32" else found.main.scale_bits)
         if codes_t is not None:
             codes_t.copy_(found.main.codes.view(torch.uint8).t())
         if scales_t is not None:
             scales_t.copy_(found.main.scales.t())
 
-    def dequantize(self, x: Any, scales: Any, out: Any, **given: Any) -> None:
+    def dequantize(self, x: Any, scales: Any, out: Any, *, stored: str, **given: Any) -> None:
         dequantize_request(
-            x, scales, out, stored="fp32", tensor_scale=None, swizzled=False, **given
+            x, scales, out, stored=stored, tensor_scale=None, swizzled=False, **given
         )
         self.seen.append("dequantize")
         rows, cols = given["block"]
         fmt = TensorFormat.parse(f"{given['element']}.{f'b{rows}x{cols}' if rows else 'tensor'}")
-        values = x.view(CODE_DTYPES[given["element"]])
+        if stored == "e8m0fnu":
+            fmt = TensorFormat.parse(f"{given['element']}.mx")
+            scales = 2.0 ** (scales.float() - 127)
+        values = x.view(CODE_DTYPES.get(given["element"], torch.uint8))
         found = Codes(main=QuantizedTensor(codes=values, scales=scales, format=fmt))
         out.copy_(found.dequantize(out.dtype))
 
@@ -341,6 +346,24 @@ def test_products_of_the_other_recipes(recipe: str, launches: Launches) -> None:
     assert bool(multiplied) == (recipe[:4] != "bf16" and not emulated)
     problems = [what for what in layer.runtime.backend(CPU).unserved if what.startswith("gemm")]
     assert bool(problems) == emulated
+
+
+@pytest.mark.parametrize("fmt", ["e4m3fn.mx", "e5m2.mx+rceil", "mxint8.mx+sr"])
+def test_codes_under_e8m0_scales_come_from_the_kernel(fmt: str, launches: Launches) -> None:
+    """A row of zeros, one of the least numbers, one with a NaN: scales of 2^-127 and NaN."""
+    backend, out = cuda(), TensorFormat.parse(fmt)
+    x = normal(48, 96)
+    x[0], x[1], x[2, 5] = 0.0, 1e-38, float("nan")
+    found, expected = (b.quantize(x, out, seed=7).main for b in (backend, TWIN))
+    assert torch.equal(found.bits, expected.bits)
+    assert found.scales is not None
+    assert expected.scales is not None
+    torch.testing.assert_close(found.scales, expected.scales, rtol=0, atol=0, equal_nan=True)
+    assert found.scales.stride() == expected.scales.stride()
+    values = backend.dequantize(Codes(main=found), torch.float32)
+    torch.testing.assert_close(values, expected.dequantize(), rtol=0, atol=0, equal_nan=True)
+    assert launches.seen == ["quantize", "dequantize"]
+    assert backend.unserved == {}
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:
