@@ -4,10 +4,11 @@ What no kernel serves is computed by the reference twin, on the GPU and slowly; 
 it with the reasons.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
@@ -19,13 +20,19 @@ from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_products import CudaProducts
+from workbench.nn.seeds import derived
 
 __all__ = ["CudaBackend"]
 
 #: Widths of heads that FlashAttention takes: multiples of a step, up to the largest.
 FLASH_STEP = 8
 FLASH_WIDTH = 256
-_NO_GATE = "no kernel multiplies the two: float64 matrices in torch, several of the hidden size"
+_NO_GATE = "no kernel multiplies the two: fp32 matrices of the hidden size in torch"
+_GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "relu": functional.relu,
+}
 
 
 class CudaBackend(CudaProducts):
@@ -67,13 +74,23 @@ class CudaBackend(CudaProducts):
 
     def gate(self, op: str, gate: Codes, up: Codes, *, out: TensorFormat, share: float) -> Codes:
         self.unserved["gate"] = _NO_GATE
-        return super().gate(op, gate, up, out=out, share=share)
+        values = _GATES[op](self.dequantize(gate, torch.float32))
+        values.mul_(self.dequantize(up, torch.float32))
+        return self.quantize(values, out, share=share)
 
     def gate_backward(
         self, op: str, gate: Codes, up: Codes, dy: Codes, *, out: TensorFormat, seed: int
     ) -> tuple[Codes, Codes]:
         self.unserved["gate-bwd"] = _NO_GATE
-        return super().gate_backward(op, gate, up, dy, out=out, seed=seed)
+        grad = self.dequantize(dy, torch.float32)
+        with torch.enable_grad():
+            x = self.dequantize(gate, torch.float32).requires_grad_()
+            opened = _GATES[op](x)
+        # Each is quantised before the next is made: a matrix here is four times that of codes.
+        beside = self.quantize(grad * opened.detach(), out, seed=derived(seed, 0))
+        grad.mul_(self.dequantize(up, torch.float32))
+        (through,) = torch.autograd.grad(opened, x, grad)
+        return self.quantize(through, out, seed=seed), beside
 
     def elementwise(
         self,
@@ -215,7 +232,7 @@ class CudaBackend(CudaProducts):
 def _filled(x: torch.Tensor) -> torch.Tensor:
     """Heads as wide as FlashAttention takes them, zeros behind their end, as torch's own has it."""
     pad = -x.shape[-1] % FLASH_STEP
-    return torch.nn.functional.pad(x, (0, pad)) if pad else x
+    return functional.pad(x, (0, pad)) if pad else x
 
 
 def _named(name: str, x: Codes) -> dict[str, torch.Tensor]:
