@@ -106,6 +106,21 @@ def test_both_directions_of_a_gradient_in_one_pass(fmt: str, kernels: CudaBacken
     assert torch.equal(found.turned.scales, expected.main.scales.t())  # type: ignore[union-attr, arg-type]
 
 
+@pytest.mark.parametrize("fmt", ["e4m3fn.b1x128", "e4m3fn.mx", "mxint8.mx"])
+def test_both_directions_with_scales_of_their_own_in_one_pass(
+    fmt: str, kernels: CudaBackend
+) -> None:
+    x = torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(0)).bfloat16()
+    out = TensorFormat.parse(fmt)
+    found, expected = kernels.quantize_directions(x.cuda(), out), TWIN.quantize_directions(x, out)
+    for one, other in ((found.forward, expected.forward), (found.turned, expected.turned)):
+        assert one is not None
+        assert other is not None
+        back = moved(one, "cpu").main
+        assert torch.equal(back.bits, other.main.bits)
+        assert torch.equal(back.scales, other.main.scales)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("op", ["gelu", "silu", "relu"])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_activations(fmt: str, op: str, kernels: CudaBackend) -> None:

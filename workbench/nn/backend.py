@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from tiles.formats import TensorFormat
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
 
 __all__ = ["ACTIVATIONS", "NORMS", "Attended", "Backend", "NormGradients", "Normalized"]
 
@@ -65,6 +65,13 @@ class Backend(ABC):
         in ``Codes.turned``.
         """
         return self.quantize(x, out, seed=seed)
+
+    def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
+        """Codes of a (R, C) matrix and of its transpose, each under scales of its own.
+
+        Rounded to nearest; a stochastic format would draw the same bits for both.
+        """
+        return BothDirections(forward=self.quantize(x, out), turned=self.quantize(x.t(), out))
 
     @abstractmethod
     def quantize_by(

@@ -18,7 +18,7 @@ from tiles.kernels.quantize_tiles import launch_block
 from tiles.kernels.triton import dequantize_tiles, quantize_tiles
 from tiles.problems import Dequantize, Problem, Quantize
 from workbench.nn.choices import Choice, Choices
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.reference_backend import ReferenceBackend
 
 __all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "limits_of"]
@@ -113,6 +113,14 @@ class CudaQuantizer(ReferenceBackend):
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
 
+    def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
+        found = None
+        if _stored(out) is not None and out.rounding is not Rounding.STOCHASTIC:
+            found = self._quantized(x.contiguous(), out, 0, transposed=True)
+        if found is None or found.turned is None:
+            return super().quantize_directions(x, out)
+        return BothDirections(forward=Codes(main=found.main), turned=Codes(main=found.turned))
+
     def _quantized(
         self, x: torch.Tensor, out: TensorFormat, seed: int, *, transposed: bool
     ) -> Codes | None:
@@ -120,8 +128,9 @@ class CudaQuantizer(ReferenceBackend):
         rows, cols = x.shape
         source = PLAIN[x.dtype]
         problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
-        choice = self._choice(problem)
-        if choice is None:
+        # Where no kernel writes both, two launches do: nothing is unserved by that.
+        choice = self._choice(problem) if not transposed else self.choices.of(problem)
+        if not isinstance(choice, Choice):
             return None
         made, stored = self._empty(rows, cols, out), _stored(out)
         assert made.scales is not None  # of a format with scales
@@ -135,10 +144,11 @@ class CudaQuantizer(ReferenceBackend):
             turned = self._empty(cols, rows, out)
             one = launch_block(out) == (0, 0)  # a scale that serves both
             turned = replace(turned, scales=made.scales) if one else turned
-            rest = {
-                "codes_t": turned.codes.view(torch.uint8),
-                "scales_t": None if one else turned.scales,
-            }
+            assert turned.scales is not None  # as its codes have them
+            other = turned.scales
+            if stored != "fp32":
+                other = torch.empty(other.shape, dtype=torch.uint8, device=self.device)
+            rest = {"codes_t": turned.codes.view(torch.uint8), "scales_t": None if one else other}
         with self._current():
             quantize_tiles.launch(
                 x,
@@ -154,6 +164,8 @@ class CudaQuantizer(ReferenceBackend):
             )
         if stored != "fp32":
             made.scales.copy_(_powers(scales))
+            if turned is not None and turned.scales is not None:
+                turned.scales.copy_(_powers(rest["scales_t"]))
         return Codes(main=made, turned=turned)
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:

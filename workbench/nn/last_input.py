@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections
 
 __all__ = ["LastInput"]
 
@@ -19,18 +19,20 @@ class LastInput:
 
     def __init__(self) -> None:
         """Nothing is remembered."""
-        self._entry: tuple[weakref.ref[torch.Tensor], int, dict[str, Codes]] | None = None
+        self._entry: tuple[weakref.ref[torch.Tensor], int, dict[bool, BothDirections]] | None = None
 
-    def codes(self, x: torch.Tensor, kind: str, make: Callable[[], Codes]) -> Codes:
-        """Codes of ``x`` of a kind: those of the call before, or what ``make`` returns."""
+    def codes(
+        self, x: torch.Tensor, both: bool, make: Callable[[], BothDirections]
+    ) -> BothDirections:
+        """Codes of ``x`` in one direction or both: of the call before, or what ``make`` returns."""
         if x.grad_fn is None:
             return make()
         entry = self._entry
         if entry is None or entry[0]() is not x or entry[1] != x._version:
             self._entry = entry = (weakref.ref(x, self._forget), x._version, {})
-        if kind not in entry[2]:
-            entry[2][kind] = make()
-        return entry[2][kind]
+        if both not in entry[2]:
+            entry[2][both] = make()
+        return entry[2][both]
 
     def _forget(self, dead: weakref.ref[torch.Tensor]) -> None:
         if self._entry is not None and self._entry[0] is dead:

@@ -70,11 +70,13 @@ class _Linear(torch.autograd.Function):
         like: Like = ctx.like
         backend, recipe = run.backend(dy.device), run.recipe
         x, weights = held(ctx)
-        key = derived(ctx.seed, 0)
+        key, train = derived(ctx.seed, 0), ctx.needs_input_grad[1]
         if ctx.scales is None:
-            codes = run.gradient(dy, key, feeds_products=ctx.needs_input_grad[1])
+            both = run.gradient_directions(dy, key, derived(ctx.seed, 2), both=train)
+            codes, turned = both.forward, both.turned
         else:
             codes = run.scaled("gradient", dy, recipe.gradient, ctx.scales, train=True, seed=key)
+            turned = None
         dx: torch.Tensor | None = None
         d_weight = d_bias = None
         if ctx.needs_input_grad[0] and like.coded:
@@ -87,14 +89,13 @@ class _Linear(torch.autograd.Function):
             dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
             dx = dx.view(like.shape)
         if ctx.needs_input_grad[1]:
-            shared = serves_both_directions(recipe.gradient)
             # Rounded once from fp32 sums, as a conversion behind the product would.
             wanted = ctx.dtypes[0]
             d_weight = backend.product(
-                codes if shared else run.turned_gradient(dy, derived(ctx.seed, 2)),
+                codes if turned is None else turned,
                 x,
                 dtype=wanted if wanted in _SUMMED else torch.float32,
-                turn_a=shared,
+                turn_a=turned is None,
                 turn_b=serves_both_directions(recipe.activation),
             ).to(wanted)
         if ctx.needs_input_grad[2]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tiles.formats import TensorFormat
+from tiles.formats import Rounding, TensorFormat
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
@@ -133,17 +133,28 @@ class Runtime:
             return BothDirections(
                 forward=self.scaled("input", x, fmt, scales, train=both), turned=None
             )
-        if isinstance(x, CodedTensor) and x.codes.format == fmt:
-            forward = x.codes
-        else:
-            plain = x.dequantized() if isinstance(x, CodedTensor) else x
-            forward = self._last.codes(x, "forward", lambda: self.codes(plain, feeds_product=True))
-        if not both or serves_both_directions(fmt):
-            return BothDirections(forward=forward, turned=None)
+        if isinstance(x, CodedTensor) and x.codes.format == fmt and serves_both_directions(fmt):
+            return BothDirections(forward=x.codes, turned=None)
         plain = x.dequantized() if isinstance(x, CodedTensor) else x
-        backend = self.backend(x.device)
-        turned = self._last.codes(x, "turned", lambda: backend.quantize(_matrix(plain).t(), fmt))
-        return BothDirections(forward=forward, turned=turned)
+
+        def made() -> BothDirections:
+            if both and not serves_both_directions(fmt):
+                return self._directions(_matrix(plain), fmt)
+            return BothDirections(forward=self.codes(plain, feeds_product=True), turned=None)
+
+        return self._last.codes(x, both, made)
+
+    def _directions(
+        self, matrix: torch.Tensor, fmt: TensorFormat, seed: int = 0, turned_seed: int = 0
+    ) -> BothDirections:
+        """Codes both ways, in one pass where nothing is drawn."""
+        backend = self.backend(matrix.device)
+        if fmt.rounding is not Rounding.STOCHASTIC:
+            return backend.quantize_directions(matrix, fmt)
+        forward = backend.quantize(matrix, fmt, seed=seed)
+        return BothDirections(
+            forward=forward, turned=backend.quantize(matrix.t(), fmt, seed=turned_seed)
+        )
 
     def weights(
         self, weight: torch.Tensor, *, train: bool, scales: LayerScales | None = None
@@ -154,8 +165,9 @@ class Runtime:
             return BothDirections(
                 forward=self.scaled("weight", weight, fmt, scales, train=train), turned=None
             )
-        turned = None if serves_both_directions(fmt) else backend.quantize(weight.t(), fmt)
-        return BothDirections(forward=backend.quantize(weight, fmt), turned=turned)
+        if not serves_both_directions(fmt):
+            return self._directions(weight, fmt)
+        return BothDirections(forward=backend.quantize(weight, fmt), turned=None)
 
     def gradient(self, dy: torch.Tensor, seed: int, *, feeds_products: bool = False) -> Codes:
         """Codes of a gradient: those that it travels as, or new ones with a key of their own.
@@ -183,10 +195,21 @@ class Runtime:
     ) -> CodedTensor:
         return CodedTensor(codes, shape, dtype, self.backend(codes.device).dequantize)
 
-    def turned_gradient(self, dy: torch.Tensor, seed: int) -> Codes:
-        """Codes of the transposed gradient, with scales of its own."""
+    def gradient_directions(
+        self, dy: torch.Tensor, seed: int, turned_seed: int, *, both: bool
+    ) -> BothDirections:
+        """Codes of a linear layer's gradient for its products.
+
+        Args:
+            seed, turned_seed: keys of both directions, where they differ.
+            both: the weight has a gradient too.
+        """
+        fmt = self.recipe.gradient
+        if not both or serves_both_directions(fmt):
+            codes = self.gradient(dy, seed, feeds_products=both)
+            return BothDirections(forward=codes, turned=None)
         plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
-        return self.backend(dy.device).quantize(_matrix(plain).t(), self.recipe.gradient, seed=seed)
+        return self._directions(_matrix(plain), fmt, seed, turned_seed)
 
     def returned(self, codes: Codes, like: Like) -> torch.Tensor:
         """A gradient in the kind that its tensor has: codes for codes, numbers for numbers."""
