@@ -67,6 +67,18 @@ def test_jetfire_keeps_the_loss_of_bf16_and_a_bad_recipe_does_not(example: Modul
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind"), [("bf16", "AdamW"), ("jetfire", "AdamW"), ("bf16-sr", "LowPrecisionAdamW"),
+                       ("fp8-lm", "LowPrecisionAdamW")],
+)  # fmt: skip
+def test_the_example_steps_as_the_recipe_has_it(name: str, kind: str, example: ModuleType) -> None:
+    optimizer = example.optimizer_of(nn.Linear(16, 16), name, rate=1e-3, seed=0)
+    assert type(optimizer).__name__ == kind
+    if kind != "AdamW":
+        assert optimizer.update == recipe(name).update
+
+
+@pytest.mark.slow
 def test_the_example_runs_as_it_is(example: ModuleType, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(sys, "argv", ["train_int8_gpt.py", "--steps", "2"])
     example.main()
