@@ -21,6 +21,10 @@ class LastInput:
         """Nothing is remembered."""
         self._entry: tuple[weakref.ref[torch.Tensor], int, dict[bool, BothDirections]] | None = None
 
+    def __reduce__(self) -> tuple[type["LastInput"], tuple[()]]:
+        """A model that is saved as a whole remembers nothing."""
+        return LastInput, ()
+
     def codes(
         self, x: torch.Tensor, both: bool, make: Callable[[], BothDirections]
     ) -> BothDirections:

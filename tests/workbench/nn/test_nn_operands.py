@@ -1,5 +1,7 @@
 """What products multiply, how often it is quantised, and what is summed without codes."""
 
+import io
+
 import pytest
 import torch
 from nn_cases import normal, one_thread
@@ -96,6 +98,16 @@ def test_an_input_that_was_written_to_is_quantised_anew() -> None:
     with torch.no_grad():
         x.mul_(2.0)
     assert not torch.allclose(model.q(x), before)
+
+
+def test_a_model_is_saved_as_a_whole_between_its_passes() -> None:
+    model = convert(Projections(), "deepseek-fp8").model
+    x = model.norm(normal(32, 128))
+    y = model.q(x)
+    torch.save(model, stored := io.BytesIO())
+    stored.seek(0)
+    again = torch.load(stored, weights_only=False)
+    assert torch.equal(again.q(x), y)
 
 
 def test_a_buffer_of_the_caller_is_read_each_time() -> None:
