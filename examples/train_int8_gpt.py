@@ -16,7 +16,14 @@ import torch
 from torch import nn
 
 from tiles.recipes import Recipe
-from workbench.nn import RECIPES, StepGuard, TransformerBlock, convert, training_runtime
+from workbench.nn import (
+    RECIPES,
+    LowPrecisionAdamW,
+    StepGuard,
+    TransformerBlock,
+    convert,
+    training_runtime,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,16 @@ def build(size: Size, recipe: str | Recipe, seed: int, device: str) -> nn.Module
     return model.to(device)
 
 
+def optimizer_of(
+    model: nn.Module, recipe: str | Recipe, *, rate: float, seed: int
+) -> torch.optim.Optimizer:
+    """Torch's AdamW, or one that keeps weights and moments as the recipe has them."""
+    found = training_runtime(recipe).recipe
+    if {str(found.update), *map(str, found.moments)} == {"fp32"}:
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+    return LowPrecisionAdamW.of(model, found, lr=rate, weight_decay=0.1, seed=seed)
+
+
 def text_of(path: Path | None) -> torch.Tensor:
     """Bytes of a file, or of the standard library's modules in the order of their names."""
     if path is not None:
@@ -119,15 +136,14 @@ def train(size: Size, recipe: str | Recipe, text: torch.Tensor, *, seed: int, de
     """Train on nine tenths of the text; the mean loss on batches of the last tenth."""
     split = len(text) * 9 // 10
     model = build(size, recipe, seed, device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=size.rate, weight_decay=0.1)
-    guard = StepGuard(model, optimizer)
+    optimizer = optimizer_of(model, recipe, rate=size.rate, seed=seed)
+    guard = StepGuard(model, optimizer, max_norm=1.0)
     generator = torch.Generator().manual_seed(seed)
     for step in range(size.steps):
         for group in optimizer.param_groups:
             group["lr"] = size.rate * min(1.0, (step + 1) / (size.steps / 10))
         optimizer.zero_grad(set_to_none=True)
         loss_of(model, batch_of(text[:split], size, generator).to(device)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         guard.step()
     held_out = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -133,6 +133,11 @@ def test_what_does_not_fit_is_refused_in_one_line(module: ModuleType) -> None:
         (ValueError, "a lies on meta, offsets on cpu", lambda: _call(
             module, plain, offsets=torch.zeros(5, dtype=torch.int64))),
         (TypeError, "a is list", lambda: _call(module, plain, a=[1])),
+        (ValueError, "top_k 0: at least 1", lambda: _call(module, ("counts",), top_k=0)),
+        (ValueError, "expected_rows -1: at least 0", lambda: _call(
+            module, ("ids",), expected_rows=-1)),
+        (ValueError, r"grouped_gemm takes a .* got \(512, 0\) and \(4, 64, 0\)", lambda: _call(
+            module, plain, a=_operands()["a"][:, :0], b=_operands()["b"][:, :, :0])),
     ]  # fmt: skip
     for kind, words, call in cases:
         with pytest.raises(kind, match=words) as caught:

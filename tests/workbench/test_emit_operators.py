@@ -191,6 +191,10 @@ def test_what_cannot_run_is_refused_in_one_line(module: ModuleType) -> None:
         (ValueError, "codes have 18 bytes a row: 37 columns of 4 bits take 19", lambda: widen(
             *nv, "nvfp4", columns=37, **fp32)),
         (TypeError, "codes hold torch.float32", lambda: widen(one, one, "int8.b32x32")),
+        (TypeError, "codes hold torch.float8_e5m2.* takes codes as torch.uint8 or torch.int8",
+            lambda: widen(i8.view(torch.float8_e5m2), one, "int8.b32x32")),
+        (TypeError, "codes hold torch.int8: nvfp4 takes codes as torch.uint8$", lambda: widen(
+            nv[0].view(I8), nv[1], "nvfp4", columns=35, **fp32)),
         (ValueError, "weight: recipe llm-int8 gathers columns of the weights", lambda: pack(
             x, recipe="llm-int8")),
         (ValueError, "weight: recipe int8-fallback takes no weight", lambda: pack(

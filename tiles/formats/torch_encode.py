@@ -258,7 +258,8 @@ def _search(
         key = word ^ ((word >> 31) & _MAGNITUDE)
     else:
         key = word & _MAGNITUDE
-    place = torch.searchsorted(thresholds, key, right=True, out_int32=True)
+    # A transposed matrix would be copied there in any case, with a warning.
+    place = torch.searchsorted(thresholds, key.contiguous(), right=True, out_int32=True)
     if rounding is Rounding.STOCHASTIC:
         assert random is not None
         size = x if isinstance(fmt, CodebookElement) else x.abs()

@@ -30,7 +30,7 @@ __all__ = ["VERSION", "EmittedPackage", "emit", "module_files", "write"]
 VERSION = "0.1.0"
 _HERE = Path(__file__).parent
 #: Functions that ``project_files/test_operators.py`` asks.
-_OPERATORS = frozenset({"batched_gemm", "dequantize", "transpose"})
+_OPERATORS = frozenset({"batched_gemm", "dataflow", "dequantize", "grouped_gemm", "transpose"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Torch modules that train in low precision; importing this loads torch."""
 
+from workbench.nn.adamw import LowPrecisionAdamW
 from workbench.nn.attention import attention
 from workbench.nn.backend import Backend
 from workbench.nn.block import TransformerBlock
@@ -23,6 +24,7 @@ __all__ = [
     "Codes",
     "Conversion",
     "Kept",
+    "LowPrecisionAdamW",
     "QuantizedActivation",
     "QuantizedDropout",
     "QuantizedLinear",

@@ -47,7 +47,7 @@ class _Attention(torch.autograd.Function):
         grad = _heads(_numbers(codes, run, dtype), batch, ctx.heads)
         parts = run.backend(dy.device).attend_backward(grad, *operands, saved, causal=ctx.causal)
         matrix = torch.cat([_joined(part) for part in parts], dim=-1).view(batch * tokens, width)
-        codes = run.gradient(matrix, derived(ctx.seed, 1))
+        codes = run.gradient(matrix, derived(ctx.seed, 1), feeds_products=ctx.like.coded)
         return run.returned(codes, ctx.like), None, None, None, None
 
 
@@ -68,7 +68,8 @@ def _joined(x: torch.Tensor) -> torch.Tensor:
 def _split(
     matrix: torch.Tensor, batch: int, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    q, k, v = (_heads(part.contiguous(), batch, heads) for part in matrix.chunk(3, dim=1))
+    # Views: attention kernels take rows that lie apart, and copies would cost as much as the codes.
+    q, k, v = (_heads(part, batch, heads) for part in matrix.chunk(3, dim=1))
     return q, k, v
 
 
@@ -81,10 +82,14 @@ def attention(qkv: torch.Tensor, heads: int, run: Runtime, *, causal: bool = Tru
     Raises:
         ValueError: the projection is not three times a multiple of ``heads`` wide.
     """
+    if heads < 1:
+        raise ValueError(f"{heads} heads: attention has at least one")
     if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
         raise ValueError(
             f"projection of shape {tuple(qkv.shape)} for {heads} heads: (batch, tokens, 3 x width) "
             "with a width that the heads divide is needed"
         )
+    if not qkv.numel():
+        return qkv[..., : qkv.shape[2] // 3]
     y: torch.Tensor = _Attention.apply(qkv, heads, causal, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return y

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from tiles.formats import TensorFormat
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
 
 __all__ = ["ACTIVATIONS", "NORMS", "Attended", "Backend", "NormGradients", "Normalized"]
 
@@ -58,6 +58,27 @@ class Backend(ABC):
     ) -> Codes:
         """Codes of a (R, C) matrix of bf16, fp16 or fp32."""
 
+    def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
+        """As :meth:`quantize`, for products that take the codes and their transpose.
+
+        ``out`` serves both directions.  A backend that writes both in one pass leaves the transpose
+        in ``Codes.turned``.
+        """
+        return self.quantize(x, out, seed=seed)
+
+    def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
+        """Codes of a (R, C) matrix and of its transpose, each under scales of its own.
+
+        Rounded to nearest; a stochastic format would draw the same bits for both.
+        """
+        return BothDirections(forward=self.quantize(x, out), turned=self.quantize(x.t(), out))
+
+    @abstractmethod
+    def quantize_by(
+        self, x: torch.Tensor, out: TensorFormat, scale: torch.Tensor, *, seed: int = 0
+    ) -> Codes:
+        """Codes of a (R, C) matrix under a scale (1, 1) fp32 that is given; the rest saturates."""
+
     @abstractmethod
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         """What codes stand for, (R, C) rounded to ``dtype``."""
@@ -91,6 +112,7 @@ class Backend(ABC):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         """As :meth:`product`, quantised from the fp32 product."""
 
@@ -119,7 +141,14 @@ class Backend(ABC):
 
     @abstractmethod
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         """Dropout by the random bits of ``mask_seed``; its gradient is dropout of the gradient."""
 

@@ -10,7 +10,7 @@ from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
 from tiles.kernels.triton.outlier_operands import FallbackBlocks
 
-__all__ = ["Codes", "held", "hold"]
+__all__ = ["BothDirections", "Codes", "held", "hold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,9 @@ class Codes:
     main: QuantizedTensor
     #: What the codes leave of outlier blocks, in codes of their own: 16 bits an element there.
     fallback: FallbackBlocks | None = None
+    #: Codes of the transpose, where one pass wrote both: the same ones the other way round.  For
+    #: the products of one backward pass; never saved.
+    turned: QuantizedTensor | None = None
 
     @property
     def format(self) -> TensorFormat:
@@ -39,7 +42,7 @@ class Codes:
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All that is stored."""
+        """All that is stored, the transposed copy aside."""
         main = self.main
         found = [main.codes, main.scales, main.zero_points, main.tensor_scale]
         if self.fallback is not None:
@@ -48,7 +51,7 @@ class Codes:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all that is stored."""
+        """Bytes of all that is stored, the transposed copy aside."""
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -62,6 +65,14 @@ class Codes:
         if self.fallback is not None:
             values = values + _rest(self.fallback, self.main).to(wide)
         return values.to(dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BothDirections:
+    """Codes of a matrix as a product takes it forward, and of its transpose for backward."""
+
+    forward: Codes  #: (R, C)
+    turned: Codes | None  #: (C, R), where its codes are not those of ``forward`` the other way
 
 
 def _rest(fallback: FallbackBlocks, main: QuantizedTensor) -> torch.Tensor:

@@ -4,10 +4,11 @@ What no kernel serves is computed by the reference twin, on the GPU and slowly; 
 it with the reasons.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
@@ -19,10 +20,19 @@ from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_products import CudaProducts
+from workbench.nn.seeds import derived
 
 __all__ = ["CudaBackend"]
 
-_NO_GATE = "no kernel multiplies the two: float64 matrices in torch, several of the hidden size"
+#: Widths of heads that FlashAttention takes: multiples of a step, up to the largest.
+FLASH_STEP = 8
+FLASH_WIDTH = 256
+_NO_GATE = "no kernel multiplies the two: fp32 matrices of the hidden size in torch"
+_GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "relu": functional.relu,
+}
 
 
 class CudaBackend(CudaProducts):
@@ -64,13 +74,23 @@ class CudaBackend(CudaProducts):
 
     def gate(self, op: str, gate: Codes, up: Codes, *, out: TensorFormat, share: float) -> Codes:
         self.unserved["gate"] = _NO_GATE
-        return super().gate(op, gate, up, out=out, share=share)
+        values = _GATES[op](self.dequantize(gate, torch.float32))
+        values.mul_(self.dequantize(up, torch.float32))
+        return self.quantize(values, out, share=share)
 
     def gate_backward(
         self, op: str, gate: Codes, up: Codes, dy: Codes, *, out: TensorFormat, seed: int
     ) -> tuple[Codes, Codes]:
         self.unserved["gate-bwd"] = _NO_GATE
-        return super().gate_backward(op, gate, up, dy, out=out, seed=seed)
+        grad = self.dequantize(dy, torch.float32)
+        with torch.enable_grad():
+            x = self.dequantize(gate, torch.float32).requires_grad_()
+            opened = _GATES[op](x)
+        # Each is quantised before the next is made: a matrix here is four times that of codes.
+        beside = self.quantize(grad * opened.detach(), out, seed=derived(seed, 0))
+        grad.mul_(self.dequantize(up, torch.float32))
+        (through,) = torch.autograd.grad(opened, x, grad)
+        return self.quantize(through, out, seed=seed), beside
 
     def elementwise(
         self,
@@ -93,12 +113,19 @@ class CudaBackend(CudaProducts):
         return Codes(main=made)
 
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        found = self._dataflow("dropout", out, x)
+        found = None if share else self._dataflow("dropout", out, x)
         if found is None:
             return super().dropout(
-                x, out=out, probability=probability, mask_seed=mask_seed, seed=seed
+                x, out=out, probability=probability, mask_seed=mask_seed, seed=seed, share=share
             )
         made = self._empty(*x.shape, out)
         tensors = _named("x", x) | _written(made)
@@ -168,9 +195,14 @@ class CudaBackend(CudaProducts):
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:
+        width = q.shape[-1]
+        if width > FLASH_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+            return twin.attend(q, k, v, causal=causal)
         forward = torch.ops.aten._scaled_dot_product_flash_attention
-        out, log_sum = forward(q, k, v, 0.0, causal)[:2]
-        return Attended(out=out, log_sum=log_sum)
+        operands = (_filled(x) for x in (q, k, v))
+        out, log_sum = forward(*operands, 0.0, causal, scale=width**-0.5)[:2]
+        return Attended(out=out[..., :width], log_sum=log_sum)
 
     def attend_backward(
         self,
@@ -182,14 +214,25 @@ class CudaBackend(CudaProducts):
         *,
         causal: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        width = q.shape[-1]
+        if width > FLASH_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+            return twin.attend_backward(dy, q, k, v, attended, causal=causal)
         backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
         tokens = (q.shape[2], k.shape[2])
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout's, and there is none
+        operands = (_filled(x) for x in (dy, q, k, v, attended.out))
         d_q, d_k, d_v = backward(
-            dy, q, k, v, attended.out, attended.log_sum, None, None, *tokens, 0.0, causal,
-            state, state,
+            *operands, attended.log_sum, None, None, *tokens, 0.0, causal, state, state,
+            scale=width**-0.5,
         )  # fmt: skip
-        return d_q, d_k, d_v
+        return d_q[..., :width], d_k[..., :width], d_v[..., :width]
+
+
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    """Heads as wide as FlashAttention takes them, zeros behind their end, as torch's own has it."""
+    pad = -x.shape[-1] % FLASH_STEP
+    return functional.pad(x, (0, pad)) if pad else x
 
 
 def _named(name: str, x: Codes) -> dict[str, torch.Tensor]:

@@ -17,12 +17,9 @@ from tiles.problems import Gemm, Transpose
 from tiles.recipes import RECIPES, Recipe
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
-from workbench.nn.cuda_quantizer import PLAIN, CudaQuantizer
+from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
 
 __all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]
-
-#: Rows of codes begin at multiples of 16 bytes in the products' loads.
-ROW_STEP = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +74,13 @@ def launch_product(
         assert mode is not None  # else the family refuses
         assert a.scales is not None
         assert b.scales is not None
+        # The launcher knows codes of mxint8 as integers, torch has bit patterns of them.
+        left, right = (
+            x.codes.view(torch.int8) if x.codes.dtype is torch.uint8 else x.codes for x in (a, b)
+        )
         gemm_hopper_blocks.launch(
-            cupy_view(a.codes),
-            cupy_view(b.codes),
+            cupy_view(left),
+            cupy_view(right),
             cupy_view(c),
             cupy_view(a.scales),
             cupy_view(b.scales),
@@ -111,6 +112,8 @@ class CudaProducts(CudaQuantizer):
     def _operand(self, x: Codes, turn: bool) -> Operand:
         """Codes with K contiguous and a multiple of 16 long, zeros behind its end."""
         codes, scales = x.main.codes, x.main.scales
+        if turn and x.turned is not None:
+            return Operand(codes=x.turned.codes, scales=x.turned.scales, format=x.format)
         if turn:
             if pad := -codes.shape[0] % ROW_STEP:
                 codes = _padded(codes, (0, 0, 0, pad))
@@ -123,7 +126,7 @@ class CudaProducts(CudaQuantizer):
     def _turned(self, codes: torch.Tensor) -> torch.Tensor:
         names = {dtype: name for name, dtype in CODE_DTYPES.items()}
         rows, cols = codes.shape
-        if codes.element_size() > 1:
+        if codes.dtype not in names or codes.element_size() > 1:
             return codes.t().contiguous()
         problem = Transpose(rows=rows, cols=cols, element=names[codes.dtype])
         choice = self._choice(problem)
@@ -159,11 +162,34 @@ class CudaProducts(CudaQuantizer):
         problem = product_problem(left_op, right_op, out)
         choice = self._choice(problem)
         if choice is None:
-            return super().product(a, b, **rest)
+            return self._emulated(a, b, **rest)
         made = torch.empty(problem.m, problem.n, dtype=CODE_DTYPES[out], device=self.device)
         with self._current():
             launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
         return _with_bias(made, bias, dtype)
+
+    def _emulated(
+        self,
+        a: Codes,
+        b: Codes,
+        *,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
+        turn_a: bool,
+        turn_b: bool,
+    ) -> torch.Tensor:
+        """The product of what codes stand for in bf16, summed in fp32.
+
+        Exact but for the order of the sum where a code times its scale has eight bits, as under
+        E8M0 scales; other scales cost 2^-9 of a number.
+        """
+        left, right = (self.dequantize(x, torch.bfloat16) for x in (a, b))
+        left, right = left.t() if turn_a else left, right if turn_b else right.t()
+        if self.device.type == "cuda":
+            values = torch.mm(left, right, out_dtype=torch.float32)
+        else:  # torch's CPU has no such product
+            values = left.float() @ right.float()
+        return _with_bias(values, bias, dtype)
 
     def coded_product(
         self,
@@ -174,8 +200,9 @@ class CudaProducts(CudaQuantizer):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        if bias is None and a.fallback is None and b.fallback is None:
+        if bias is None and not share and a.fallback is None and b.fallback is None:
             left, right = self._operand(a, False), self._operand(b, turn_b)
             problem = product_problem(left, right, str(out))
             choice = self.choices.of(problem)
@@ -189,7 +216,7 @@ class CudaProducts(CudaQuantizer):
                 return Codes(main=made)
         # Codes are those of the fp32 product, so two launches yield the same ones.
         values = self.product(a, b, dtype=torch.float32, bias=bias, turn_b=turn_b)
-        return self.quantize(values, out, seed=seed)
+        return self.quantize(values, out, seed=seed, share=share)
 
 
 def _padded(codes: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:

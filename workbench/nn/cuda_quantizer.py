@@ -10,18 +10,21 @@ import torch
 
 from sim import gpu_names, load_gpu
 from tiles.formats import Rounding, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales
+from tiles.formats.torch_encode import code_dtype
 from tiles.kernels.base import Limits
 from tiles.kernels.cupy_views import cupy_stream
 from tiles.kernels.quantize_tiles import launch_block
 from tiles.kernels.triton import dequantize_tiles, quantize_tiles
 from tiles.problems import Dequantize, Problem, Quantize
 from workbench.nn.choices import Choice, Choices
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "CudaQuantizer", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "limits_of"]
 
+#: Rows of codes begin at multiples of 16 bytes in the products' loads.
+ROW_STEP = 16
 #: Element names of torch's dtypes.
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -84,9 +87,8 @@ class CudaQuantizer(ReferenceBackend):
     def _empty(self, rows: int, cols: int, fmt: TensorFormat) -> QuantizedTensor:
         """Memory for codes and scales; scales hold zeros, codes anything."""
         assert fmt.scaling is not None
-        dtype = CODE_DTYPES[fmt.element.name]
         return QuantizedTensor(
-            codes=torch.empty(rows, cols, dtype=dtype, device=self.device),
+            codes=torch.empty(rows, cols, dtype=code_dtype(fmt.element), device=self.device),
             scales=empty_scales(rows, cols, fmt.scaling, self.device),
             format=fmt,
         )
@@ -98,32 +100,77 @@ class CudaQuantizer(ReferenceBackend):
     def quantize(
         self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
     ) -> Codes:
-        if share or not _plain_codes(out):
+        if share or _stored(out) is None:
             return self._by_twin(
                 f"quantize {out}, fallback {share:g}", "codes and scales of other kinds"
             ).quantize(x, out, seed=seed, share=share)
-        x = x.contiguous()
-        problem = Quantize(rows=x.shape[0], cols=x.shape[1], target=out, source=PLAIN[x.dtype])
-        choice = self._choice(problem)
-        if choice is None:
-            return super().quantize(x, out, seed=seed)
-        made = self._empty(*problem.shape, out)
+        found = self._quantized(x.contiguous(), out, seed, transposed=False)
+        return super().quantize(x, out, seed=seed) if found is None else found
+
+    def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
+        # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
+        fits = _stored(out) == "fp32" and x.shape[0] % ROW_STEP == 0
+        found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
+        return self.quantize(x, out, seed=seed) if found is None else found
+
+    def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
+        found = None
+        if _stored(out) is not None and out.rounding is not Rounding.STOCHASTIC:
+            found = self._quantized(x.contiguous(), out, 0, transposed=True)
+        if found is None or found.turned is None:
+            return super().quantize_directions(x, out)
+        return BothDirections(forward=Codes(main=found.main), turned=Codes(main=found.turned))
+
+    def _quantized(
+        self, x: torch.Tensor, out: TensorFormat, seed: int, *, transposed: bool
+    ) -> Codes | None:
+        """Codes by a kernel, in one pass with those of the transpose if asked."""
+        rows, cols = x.shape
+        source = PLAIN[x.dtype]
+        problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
+        # Where no kernel writes both, two launches do: nothing is unserved by that.
+        choice = self._choice(problem) if not transposed else self.choices.of(problem)
+        if not isinstance(choice, Choice):
+            return None
+        made, stored = self._empty(rows, cols, out), _stored(out)
         assert made.scales is not None  # of a format with scales
+        assert stored is not None  # those who call have asked
+        scales = made.scales
+        if stored != "fp32":
+            scales = torch.empty(scales.shape, dtype=torch.uint8, device=self.device)
+        turned = None
+        rest: dict[str, Any] = {}
+        if transposed:
+            turned = self._empty(cols, rows, out)
+            one = launch_block(out) == (0, 0)  # a scale that serves both
+            turned = replace(turned, scales=made.scales) if one else turned
+            assert turned.scales is not None  # as its codes have them
+            other = turned.scales
+            if stored != "fp32":
+                other = torch.empty(other.shape, dtype=torch.uint8, device=self.device)
+            rest = {"codes_t": turned.codes.view(torch.uint8), "scales_t": None if one else other}
         with self._current():
             quantize_tiles.launch(
                 x,
                 made.codes.view(torch.uint8),
-                made.scales,
+                scales,
                 element=out.element.name,
                 block=launch_block(out),
+                stored=stored,
                 rule=out.scaling.rule.value if out.scaling else "absmax",
                 seed=seed if out.rounding is Rounding.STOCHASTIC else None,
                 config=choice.config.to_dict(),
+                **rest,
             )
-        return Codes(main=made)
+        if stored != "fp32":
+            made.scales.copy_(_powers(scales))
+            if turned is not None and turned.scales is not None:
+                turned.scales.copy_(_powers(rest["scales_t"]))
+        return Codes(main=made, turned=turned)
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
-        if x.fallback is not None or dtype not in PLAIN or not _plain_codes(x.format):
+        stored = _stored(x.format)
+        if x.fallback is not None or dtype not in PLAIN or stored is None:
             more = "" if x.fallback is None else ", fallback"
             twin = self._by_twin(f"dequantize {x.format}{more}", "codes and scales of other kinds")
             return twin.dequantize(x, dtype)
@@ -137,17 +184,30 @@ class CudaQuantizer(ReferenceBackend):
         with self._current():
             dequantize_tiles.launch(
                 x.main.codes.view(torch.uint8),
-                x.main.scales,
+                x.main.scales if stored == "fp32" else x.main.scale_bits,
                 out,
                 element=source.element.name,
                 block=launch_block(source),
+                stored=stored,
                 config=choice.config.to_dict(),
             )
         return out
 
 
-def _plain_codes(fmt: TensorFormat) -> bool:
-    """True for codes with fp32 scales, which kernels and layers lay out alike."""
+#: Elements whose codes are a byte each, which kernels and layers lay out alike.
+_BYTES = ("int8", "mxint8", "e4m3fn", "e5m2")
+
+
+def _stored(fmt: TensorFormat) -> str | None:
+    """How kernels store the scales of codes that layers lay out alike; nothing for other codes."""
     scaling = fmt.scaling
-    stored = scaling is not None and scaling.stored.name == "fp32" and not scaling.two_level
-    return stored and fmt.element.name in CODE_DTYPES and not fmt.asymmetric
+    if scaling is None or scaling.two_level or fmt.asymmetric or fmt.element.name not in _BYTES:
+        return None
+    name = scaling.stored.name
+    return name if name in ("fp32", "e8m0fnu") else None
+
+
+def _powers(bits: torch.Tensor) -> torch.Tensor:
+    """E8M0 scales as layers keep them, in fp32: 2^(bits - 127), and NaN."""
+    words = (bits.int() << 23).masked_fill(bits == 0, 1 << 22)  # 2^-127 is a subnormal of fp32
+    return words.masked_fill(bits == 255, 0x7FC00000).view(torch.float32)

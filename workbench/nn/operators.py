@@ -1,8 +1,10 @@
 """Operators between products, on codes in both directions: activations, gates, dropout, sums."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
@@ -11,6 +13,14 @@ from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
 
 __all__ = ["activation", "dropout", "gated", "normalized", "residual_add"]
+
+
+#: What an operator does to no tokens at all, which have no codes: an expert may get none.
+_EXACT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "relu": functional.relu,
+}
 
 
 class _Activation(torch.autograd.Function):
@@ -39,6 +49,8 @@ class _Activation(torch.autograd.Function):
 
 def activation(x: torch.Tensor, op: str, run: Runtime) -> torch.Tensor:
     """``gelu`` (exact), ``silu`` or ``relu`` of a tensor; its codes are saved."""
+    if not x.numel():
+        return _EXACT[op](x)
     y: torch.Tensor = _Activation.apply(x, op, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return y
 
@@ -79,6 +91,8 @@ def gated(gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime) -> torch.
     """
     if gate.shape != up.shape:
         raise ValueError(f"gate {tuple(gate.shape)} and up {tuple(up.shape)}: they must be equal")
+    if not gate.numel():
+        return _EXACT[op](gate) * up
     y: torch.Tensor = _Gated.apply(gate, up, op, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return y
 
@@ -90,7 +104,9 @@ class _Dropout(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.run, ctx.seed, ctx.probability, ctx.like = run, seed, probability, Like.of(x)
         ctx.mask, backend, out = mask, run.backend(x.device), run.recipe.output
-        y = backend.dropout(run.codes(x), out=out, probability=probability, mask_seed=mask)
+        y = backend.dropout(
+            run.codes(x), out=out, probability=probability, mask_seed=mask, share=run.share
+        )
         return run.tensor(y, x.shape, x)
 
     @staticmethod
@@ -109,6 +125,8 @@ class _Dropout(torch.autograd.Function):
 
 def dropout(x: torch.Tensor, probability: float, run: Runtime) -> torch.Tensor:
     """Dropout of codes; the mask is drawn again in backward, nothing is saved."""
+    if not x.numel():
+        return x
     y: torch.Tensor = _Dropout.apply(x, probability, run, run.draw(), run.mask_key())  # type: ignore[no-untyped-call]  # torch
     return y
 
@@ -164,6 +182,10 @@ class _Normalized(torch.autograd.Function):
         return run.returned(grads.dx, ctx.like), d_gamma, d_beta, None, None, None, None
 
 
+def _cast(vector: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    return None if vector is None else vector.to(like.dtype)
+
+
 def normalized(
     x: torch.Tensor,
     gamma: torch.Tensor,
@@ -177,6 +199,11 @@ def normalized(
     Statistics are those of the codes, so a plain ``x`` (the 16-bit residual stream) is quantised
     first, and its gradient comes back in numbers.
     """
+    if not x.numel():
+        width = (x.shape[-1],)
+        if op == "layernorm":
+            return functional.layer_norm(x, width, gamma.to(x.dtype), _cast(beta, x), epsilon)
+        return functional.rms_norm(x, width, gamma.to(x.dtype), epsilon)
     y: torch.Tensor = _Normalized.apply(x, gamma, beta, op, epsilon, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return y
 
@@ -204,8 +231,11 @@ class _ResidualAdd(torch.autograd.Function):
         if not parts:
             return None, None, None, None
         grad = parts[0] if len(parts) == 1 else parts[0] + parts[1].to(parts[0].dtype)
-        codes = run.gradient(grad, ctx.seed)
-        return grad, run.returned(codes, ctx.like), None, None
+        like: Like = ctx.like
+        if not like.coded:  # a layer that is kept in high precision
+            return grad, grad.to(like.dtype), None, None
+        codes = run.gradient(grad, ctx.seed, feeds_products=True)
+        return grad, run.returned(codes, like), None, None
 
 
 def residual_add(
@@ -219,9 +249,13 @@ def residual_add(
         ValueError: the shapes differ, or the stream is in codes.
     """
     if stream.shape != branch.shape or isinstance(stream, CodedTensor):
+        kind = "codes" if isinstance(stream, CodedTensor) else "a plain tensor"
         raise ValueError(
-            f"stream {stream!r:.60} and branch of shape {tuple(branch.shape)}: a residual stream "
-            "is a plain tensor of the branch's shape"
+            f"stream of shape {tuple(stream.shape)}, {kind}, and branch of shape "
+            f"{tuple(branch.shape)}: a residual stream is a plain tensor of the branch's shape"
         )
+    if not stream.numel():
+        total = stream + branch.to(stream.dtype)
+        return total, total
     total, copy = _ResidualAdd.apply(stream, branch, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return total, copy

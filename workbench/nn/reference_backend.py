@@ -11,8 +11,11 @@ from typing import ClassVar
 
 import torch
 
-from tiles.formats import TensorFormat
+from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import code_dtype, encode
+from tiles.formats.torch_random import random_bits
+from tiles.formats.torch_scales import divide
 from tiles.kernels.cuda.dataflow_blocks import drop_below
 from tiles.kernels.dataflow_operands import drop_mask
 from tiles.kernels.dataflow_reference import Inputs, Outcome, outcome
@@ -40,6 +43,16 @@ class ReferenceBackend(Backend):
         main = QuantizedTensor(codes=packed.codes, scales=packed.scales, format=out)
         assert isinstance(packed.outliers, FallbackBlocks)  # blocks were asked for, not columns
         return Codes(main=main, fallback=packed.outliers)
+
+    def quantize_by(
+        self, x: torch.Tensor, out: TensorFormat, scale: torch.Tensor, *, seed: int = 0
+    ) -> Codes:
+        random = None
+        if out.rounding is Rounding.STOCHASTIC:
+            random = random_bits(0, x.numel(), seed, x.device).view(x.shape)
+        bits = encode(divide(x.float(), scale), out.element, out.rounding, random=random)
+        codes = bits.contiguous().view(code_dtype(out.element))
+        return Codes(main=QuantizedTensor(codes=codes, scales=scale, format=out))
 
     def dequantize(self, x: Codes, dtype: torch.dtype) -> torch.Tensor:
         return x.dequantize(dtype)
@@ -73,8 +86,9 @@ class ReferenceBackend(Backend):
         bias: torch.Tensor | None = None,
         turn_b: bool = False,
         seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
-        return self.quantize(self._product(a, b, bias, False, turn_b), out, seed=seed)
+        return self.quantize(self._product(a, b, bias, False, turn_b), out, seed=seed, share=share)
 
     def elementwise(
         self,
@@ -105,12 +119,19 @@ class ReferenceBackend(Backend):
         )
 
     def dropout(
-        self, x: Codes, *, out: TensorFormat, probability: float, mask_seed: int, seed: int = 0
+        self,
+        x: Codes,
+        *,
+        out: TensorFormat,
+        probability: float,
+        mask_seed: int,
+        seed: int = 0,
+        share: float = 0.0,
     ) -> Codes:
         below = drop_below(probability)
         keep = ~drop_mask(*x.shape, below, mask_seed, x.device)
         values = _outcome("dropout", x, keep=keep, keep_scale=65536 / (65536 - below)).values
-        return self.quantize(values.float(), out, seed=seed)
+        return self.quantize(values.float(), out, seed=seed, share=share)
 
     def normalize(
         self,

@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tiles.formats import TensorFormat
+from tiles.formats import Rounding, TensorFormat
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
-from workbench.nn.codes import Codes
+from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
+from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
 
 __all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
 
@@ -39,9 +41,11 @@ class Runtime:
 
     recipe: Recipe
     share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
+    scaler: Delayed | Fixed | None = None  #: of whole tensors; default: each from its own numbers
     seeds: SeedStream = field(default_factory=SeedStream)
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
+    _last: LastInput = field(default_factory=LastInput)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Runtime":
         """Itself: copies of a layer draw keys of their own from one count, and are one model."""
@@ -92,29 +96,125 @@ class Runtime:
         share = self.share if feeds_product else 0.0
         return self.backend(x.device).quantize(_matrix(plain), fmt, share=share)
 
-    def gradient(self, dy: torch.Tensor, seed: int) -> Codes:
-        """Codes of a gradient: those that it travels as, or new ones with a key of their own."""
+    def layer_scales(self) -> LayerScales | None:
+        """Scales of a new layer, where they do not come from each tensor itself."""
+        return None if self.scaler is None else LayerScales(self.scaler)
+
+    def scaled(
+        self,
+        role: str,
+        x: torch.Tensor,
+        fmt: TensorFormat,
+        scales: LayerScales,
+        *,
+        train: bool,
+        seed: int = 0,
+    ) -> Codes:
+        """Codes of a plain tensor under the scale of a layer."""
+        matrix = _matrix(x)
+        scale = scales.scale(role, matrix, fmt.element, train=train)
+        return self.backend(x.device).quantize_by(matrix, fmt, scale, seed=seed)
+
+    def operand(
+        self, x: torch.Tensor, *, both: bool, scales: LayerScales | None = None
+    ) -> BothDirections:
+        """Codes of a product's activations.
+
+        A plain tensor that autograd made is quantised once for all layers that read it in a row,
+        as the projections of queries, keys and values do.
+
+        Args:
+            x: (..., K).
+            both: for the product of the weight's gradient too.
+            scales: of the layer, where it has some; its input is then quantised for it alone.
+        """
+        fmt = self.recipe.activation
+        if scales is not None:
+            return BothDirections(
+                forward=self.scaled("input", x, fmt, scales, train=both), turned=None
+            )
+        if isinstance(x, CodedTensor) and x.codes.format == fmt and serves_both_directions(fmt):
+            return BothDirections(forward=x.codes, turned=None)
+        plain = x.dequantized() if isinstance(x, CodedTensor) else x
+
+        def made() -> BothDirections:
+            if both and not serves_both_directions(fmt):
+                return self._directions(_matrix(plain), fmt)
+            return BothDirections(forward=self.codes(plain, feeds_product=True), turned=None)
+
+        return self._last.codes(x, both, made)
+
+    def _directions(
+        self, matrix: torch.Tensor, fmt: TensorFormat, seed: int = 0, turned_seed: int = 0
+    ) -> BothDirections:
+        """Codes both ways, in one pass where nothing is drawn."""
+        backend = self.backend(matrix.device)
+        if fmt.rounding is not Rounding.STOCHASTIC:
+            return backend.quantize_directions(matrix, fmt)
+        forward = backend.quantize(matrix, fmt, seed=seed)
+        return BothDirections(
+            forward=forward, turned=backend.quantize(matrix.t(), fmt, seed=turned_seed)
+        )
+
+    def weights(
+        self, weight: torch.Tensor, *, train: bool, scales: LayerScales | None = None
+    ) -> BothDirections:
+        """Codes of a weight (N, K) for the products of both passes."""
+        backend, fmt = self.backend(weight.device), self.recipe.weight
+        if scales is not None:
+            return BothDirections(
+                forward=self.scaled("weight", weight, fmt, scales, train=train), turned=None
+            )
+        if not serves_both_directions(fmt):
+            return self._directions(weight, fmt)
+        return BothDirections(forward=backend.quantize(weight, fmt), turned=None)
+
+    def gradient(self, dy: torch.Tensor, seed: int, *, feeds_products: bool = False) -> Codes:
+        """Codes of a gradient: those that it travels as, or new ones with a key of their own.
+
+        Args:
+            feeds_products: a linear layer reads them, once as they are and once transposed.
+        """
         fmt = self.recipe.gradient
         if isinstance(dy, CodedTensor) and same_values(dy.codes.format, fmt):
             return dy.codes
         plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
-        return self.backend(dy.device).quantize(_matrix(plain), fmt, seed=seed)
+        backend = self.backend(dy.device)
+        both = feeds_products and fmt.scaling is not None and serves_both_directions(fmt)
+        quantize = backend.quantize_both if both else backend.quantize
+        return quantize(_matrix(plain), fmt, seed=seed)
 
     def tensor(
         self, codes: Codes, shape: torch.Size | tuple[int, ...], x: torch.Tensor
     ) -> CodedTensor:
         """What travels on: the codes under a tensor's shape, in the dtype that ``x`` leads to."""
-        return CodedTensor(codes, shape, dtype_behind(x))
+        return self._coded(codes, shape, dtype_behind(x))
 
-    def turned_gradient(self, dy: torch.Tensor, seed: int) -> Codes:
-        """Codes of the transposed gradient, with scales of its own."""
+    def _coded(
+        self, codes: Codes, shape: torch.Size | tuple[int, ...], dtype: torch.dtype
+    ) -> CodedTensor:
+        return CodedTensor(codes, shape, dtype, self.backend(codes.device).dequantize)
+
+    def gradient_directions(
+        self, dy: torch.Tensor, seed: int, turned_seed: int, *, both: bool
+    ) -> BothDirections:
+        """Codes of a linear layer's gradient for its products.
+
+        Args:
+            seed, turned_seed: keys of both directions, where they differ.
+            both: the weight has a gradient too.
+        """
+        fmt = self.recipe.gradient
+        if not both or serves_both_directions(fmt):
+            codes = self.gradient(dy, seed, feeds_products=both)
+            return BothDirections(forward=codes, turned=None)
         plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
-        return self.backend(dy.device).quantize(_matrix(plain).t(), self.recipe.gradient, seed=seed)
+        return self._directions(_matrix(plain), fmt, seed, turned_seed)
 
     def returned(self, codes: Codes, like: Like) -> torch.Tensor:
         """A gradient in the kind that its tensor has: codes for codes, numbers for numbers."""
         if like.coded:
-            return CodedTensor(codes, like.shape, like.dtype)
+            return self._coded(codes, like.shape, like.dtype)
         return self.backend(codes.device).dequantize(codes, like.dtype).view(like.shape)
 
 

@@ -32,10 +32,26 @@ class StepGuard:
     of all weights before it and is seen here.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Guard the steps of an optimiser of the model's parameters."""
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_norm: float | None = None,
+    ) -> None:
+        """Guard the steps of an optimiser of the model's parameters.
+
+        Args:
+            max_norm: of all gradients together, which are scaled down to it before a step.  Clipped
+                before, one NaN would be in all of them, and none could be named.
+        Raises:
+            ValueError: the norm is not positive.
+        """
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"max_norm {max_norm}: it must be positive")
         self.model = model
         self.optimizer = optimizer
+        self.max_norm = max_norm
         self.taken = 0
         self.refused = 0
 
@@ -44,9 +60,10 @@ class StepGuard:
         graded = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
         if not graded:
             raise ValueError("no parameter has a gradient: call backward() before step()")
-        finite = torch.stack([grad.isfinite().all() for _, grad in graded]).tolist()
-        bad = tuple(name for (name, _), good in zip(graded, finite, strict=True) if not good)
+        bad = _not_finite(graded)
         if not bad:
+            if self.max_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
             self.optimizer.step()
             self.taken += 1
             return StepTaken(step=self.taken)
@@ -58,3 +75,17 @@ class StepGuard:
         )
         warnings.warn(reason, RuntimeWarning, stacklevel=2)
         return StepRefused(step=self.taken, parameters=bad, reason=reason)
+
+
+def _not_finite(graded: list[tuple[str, torch.Tensor]]) -> tuple[str, ...]:
+    """Names of the gradients that hold a NaN or an infinity; every device is waited for once."""
+    found: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, grad in graded:
+        values = grad.coalesce().values() if grad.is_sparse else grad
+        found.setdefault(grad.device, {})[name] = values.isfinite().all()
+    good = {
+        name: value
+        for named in found.values()
+        for name, value in zip(named, torch.stack(list(named.values())).tolist(), strict=True)
+    }
+    return tuple(name for name, _ in graded if not good[name])

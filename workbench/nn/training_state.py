@@ -1,4 +1,4 @@
-"""Checkpoints of training: parameters, which any recipe takes, and where the random bits stand."""
+"""Checkpoints of training: parameters, which any recipe takes, random bits and scales."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from tiles.intake import shown
+from workbench.nn.linear import QuantizedLinear
 from workbench.nn.runtime import Runtime
 from workbench.nn.seeds import SeedStream
+from workbench.nn.tensor_scales import LayerScales
 
 __all__ = ["SCHEMA", "load_training_state", "runtime_of", "training_state"]
 
-SCHEMA = "tile-workbench/training-state/1"
-_KEYS = {"schema", "recipe", "fallback", "seed", "count", "generator", "model"}
+SCHEMA = "tile-workbench/training-state/2"
+_KEYS = {"schema", "recipe", "fallback", "seed", "count", "generator", "scales", "model"}
 
 
 def runtime_of(model: nn.Module) -> Runtime:
@@ -49,6 +52,7 @@ def training_state(model: nn.Module) -> dict[str, Any]:
         "seed": run.seeds.seed,
         "count": run.seeds.count,
         "generator": torch.get_rng_state(),  # of the CPU, which keys of dropout come from
+        "scales": {name: scales.state() for name, scales in _scales(model).items()},
         "model": model.state_dict(),
     }
 
@@ -78,7 +82,29 @@ def load_training_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     wrong += [n for n in here if n in there and here[n].shape != there[n].shape]
     if wrong:
         raise ValueError(f"{wrong[0]} and {len(wrong) - 1} more do not fit the model")
+    layers, kept = _scales(model), state["scales"]
+    for name in sorted(layers.keys() | kept.keys()):
+        if name not in layers or name not in kept:
+            raise ValueError(f"scales of {name} do not fit the model")
+        if reason := layers[name].refusal(kept[name]):
+            raise ValueError(f"scales of {name}: {reason}")
+    if not all(type(state[name]) is int for name in ("seed", "count")):
+        raise ValueError(
+            f"seed {shown(state['seed'])}, count {shown(state['count'])}: both are integers in a "
+            f"state of {SCHEMA}"
+        )
     seeds = SeedStream(state["seed"], state["count"])
     model.load_state_dict(there)
     torch.set_rng_state(state["generator"].cpu())  # wherever a checkpoint was mapped to
     run.seeds = seeds
+    for name, scales in layers.items():
+        scales.load(kept[name])
+
+
+def _scales(model: nn.Module) -> dict[str, LayerScales]:
+    """Scales of layers that do not come from each tensor itself, by the layers' names."""
+    return {
+        name: layer.scales
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear) and layer.scales is not None
+    }

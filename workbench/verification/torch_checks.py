@@ -20,15 +20,46 @@ def judge_registration(
     check: Recorder, package: ModuleType, name: str, arguments: Sequence[Any]
 ) -> None:
     """Whether an operator's fake implementation and schema agree with what it does."""
-    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, package.__name__), name).default
+    space = getattr(torch.ops, package.__name__)
+    overload: torch._ops.OpOverload = getattr(space, name).default
+    noted = _judge_one(check, overload, arguments)
+    if hasattr(space, f"{name}_out"):
+        into: torch._ops.OpOverload = getattr(space, f"{name}_out").default
+        outputs = _tensors(overload(*arguments))
+        told = len(into._schema.arguments) - len(outputs)
+        noted += f"; with outputs given {_judge_one(check, into, [*arguments[:told], *outputs])}"
+    check.note(noted)
+
+
+def _judge_one(check: Recorder, overload: torch._ops.OpOverload, arguments: Sequence[Any]) -> str:
     tests = ["test_faketensor"]
     # The schema test compares inputs before and after: torch cannot for 8-bit floats.
-    if all(t.dtype.itemsize > 1 or not t.dtype.is_floating_point for t in _tensors(arguments)):
+    narrow = any(t.dtype.itemsize == 1 and t.dtype.is_floating_point for t in _tensors(arguments))
+    if not narrow:
         tests.append("test_schema")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.library.opcheck(overload, tuple(arguments), test_utils=tuple(tests))
-    check.note(", ".join(tests))
+    if narrow:
+        _judge_inputs(check, overload, arguments)
+        tests.append("inputs bit for bit as before")
+    return ", ".join(tests)
+
+
+def _judge_inputs(
+    check: Recorder, overload: torch._ops.OpOverload, arguments: Sequence[Any]
+) -> None:
+    """Whether a call writes to nothing but what its schema says."""
+    told = zip(overload._schema.arguments, arguments, strict=True)
+    read = [
+        (argument.name, tensor, _bits(tensor).clone())
+        for argument, given in told
+        if argument.alias_info is None
+        for tensor in _tensors(given)
+    ]
+    overload(*arguments)
+    for name, tensor, before in read:
+        check.expect(torch.equal(_bits(tensor), before), f"{overload} writes to {name}")
 
 
 def judge_compiled(check: Recorder, call: Callable[[], Any]) -> None:
@@ -103,7 +134,8 @@ def _tensors(found: Any) -> list[torch.Tensor]:
 def _same(one: Any, other: Any) -> bool:
     """Whether two results hold the same bits."""
     pairs = zip(_tensors(one), _tensors(other), strict=True)
-    return all(
-        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-        for a, b in pairs
-    )
+    return all(torch.equal(_bits(a), _bits(b)) for a, b in pairs)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).contiguous().view(torch.uint8)

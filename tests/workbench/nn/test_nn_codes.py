@@ -95,9 +95,66 @@ def test_a_sum_of_gradients_is_the_sum() -> None:
     torch.testing.assert_close(x.grad, torch.full((32, 32), 2.0), rtol=1e-6, atol=0)
 
 
-def test_refuses_to_be_written_to() -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.mul_(2),
+        lambda x: torch._foreach_mul_([x], 2),
+        lambda x: torch.add(torch.ones(32), 1, out=x),
+        lambda x: torch.nn.functional.leaky_relu(x, inplace=True),
+    ],
+)
+def test_refuses_to_be_written_to(write) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(TypeError, match="writes to a quantised tensor of shape"):
-        coded(32, 32).mul_(2)
+        write(coded(32, 32))
+
+
+@pytest.mark.parametrize("part", [lambda x: x[:, :32], lambda x: x.t(), lambda x: x.chunk(2, 1)[1]])
+def test_refuses_writes_to_a_part_of_it(part) -> None:  # type: ignore[no-untyped-def]
+    """They would not reach the codes, and autograd would take them for writes that did."""
+    x = coded(64, 96).requires_grad_()
+    y = Carry.apply(x)
+    found = part(y)
+    torch.testing.assert_close(found, part(x.dequantized()), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="is a view and is being modified inplace"):
+        found.mul_(2)
+    found.float().sum().backward()
+    expected = torch.zeros(64, 96)
+    part(expected).fill_(1.0)
+    torch.testing.assert_close(x.grad.dequantized().float(), expected)  # type: ignore[union-attr]
+
+
+def test_reads_by_operators_that_write_elsewhere() -> None:
+    x, kept = coded(32, 32), torch.zeros(32, 32, dtype=torch.bfloat16)
+    kept.copy_(x)
+    kept += x
+    torch.testing.assert_close(kept, 2 * x.dequantized(), rtol=0, atol=0)
+
+
+def test_numbers_are_made_by_the_dequantizer_that_it_was_given() -> None:
+    """On a GPU that is a kernel, where the codec takes several passes."""
+    asked: list[torch.dtype] = []
+
+    def dequantize(codes: Codes, dtype: torch.dtype) -> torch.Tensor:
+        asked.append(dtype)
+        return codes.dequantize(dtype)
+
+    x = coded(2, 32, 96)
+    y = CodedTensor(x.codes, (2, 32, 96), torch.float16, dequantize)
+    for made in (y, y.view(64, 96), y.detach().reshape(-1, 96), y.clone()):
+        torch.testing.assert_close(made + 0.0, x.codes.dequantize(torch.float16).view(made.shape))
+    assert asked == [torch.float16] * 4
+
+
+def test_an_assigned_sum_is_a_new_tensor() -> None:
+    x = before = coded(32, 32)
+    numbers = x.dequantized()
+    x += 1
+    torch.testing.assert_close(x, numbers + 1, rtol=0, atol=0)
+    x = before
+    x *= 3
+    torch.testing.assert_close(x, numbers * 3, rtol=0, atol=0)
+    torch.testing.assert_close(before.dequantized(), numbers, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(32,), (64, 64), (2, 32, 31), ()])

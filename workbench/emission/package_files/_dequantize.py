@@ -6,7 +6,7 @@ from torch import Tensor
 from ._lookup import Choice, choose, layouts, template
 from ._operands import check_out, check_tensors, scale_grid
 from ._operator import operator
-from ._torch_device import NAMES, check_device, current, device_facts
+from ._torch_device import DTYPES, NAMES, check_device, current, device_facts
 
 KERNEL = "triton_dequantize"
 _LAYOUTS = layouts(KERNEL)
@@ -56,8 +56,10 @@ def dequantize(
     if layout is None:
         known = ", ".join(f"{source} -> {plain}" for source, plain in _LAYOUTS)
         raise ValueError(f"no dequantize from {format!r} to {out_dtype}: there is {known}")
-    if codes.element_size() != 1 or codes.dtype == torch.bool:
-        raise TypeError(f"codes hold {codes.dtype}: {format} takes one-byte codes, view as uint8")
+    taken = (torch.uint8, DTYPES.get(layout["element"], torch.uint8))
+    if codes.dtype not in taken:
+        known = " or ".join(str(dtype) for dtype in dict.fromkeys(taken))
+        raise TypeError(f"codes hold {codes.dtype}: {format} takes codes as {known}")
     if codes.ndim != 2 or codes.shape[1] == 0 or not codes.is_contiguous():
         raise ValueError(
             f"dequantize takes a contiguous matrix of codes, got {tuple(codes.shape)} of strides "

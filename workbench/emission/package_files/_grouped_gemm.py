@@ -76,7 +76,11 @@ def grouped_gemm(
             f"no grouped product for recipe {recipe!r}, {order} rows and output {out_dtype}: "
             f"there is {known}"
         )
-    if b.ndim != 3 or a.ndim != (3 if order == "masked" else 2) or a.shape[-1] != b.shape[-1]:
+    for name, number, least in (("top_k", top_k, 1), ("expected_rows", expected_rows, 0)):
+        if number is not None and number < least:
+            raise ValueError(f"{name} {number}: at least {least}")
+    fits = b.ndim == 3 and a.ndim == (3 if order == "masked" else 2) and a.shape[-1] == b.shape[-1]
+    if not fits or 0 in b.shape:
         raise ValueError(
             f"grouped_gemm takes a (..., K) and b (E, N, K), {order}: got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
