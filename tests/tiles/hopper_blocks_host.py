@@ -21,6 +21,8 @@ _DESCRIPTORS = re.compile(
 #: PTX of the kernel's headers, and the same in C++.
 _PTX = (
     (r'asm\("mul\.rn[^;]*;[^;]*;', "result = x * y;"),
+    (r'asm\("add\.rn[^;]*;[^;]*;', "result = x + y;"),
+    (r'asm\("sub\.rn[^;]*;[^;]*;', "result = x - y;"),
     (r'asm\("fma\.rn[^;]*;[^;]*;', "result = fmaf(x, y, z);"),
     (r'asm volatile\("mov\.b32 %0, 0x4b400000;"[^;]*;', "d = 0x4b400000;"),
     (r'asm volatile\("setmaxnreg[^;]*;[^;]*;', ""),
@@ -79,11 +81,16 @@ def run(
     config: Mapping[str, int | bool],
     ctas: int,
     seed: int,
+    landing: int = 16,
 ) -> NDArray[np.float32]:
-    """C in fp32, of a launch of so many CTAs; rows of K a multiple of 16 bytes."""
+    """C in fp32, of a launch of so many CTAs; rows of K a multiple of 16 bytes.
+
+    Args:
+        landing: turns of warps that a load takes, on average.
+    """
     options = gemm_hopper_blocks.options(element="int8", out="fp32", scales=scales, config=config)
     dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=config)
-    executable = program((*options, f"-DHOST_SMEM={dynamic}"))
+    executable = program((*options, f"-DHOST_SMEM={dynamic}", f"-DHOST_LANDING={landing}"))
     (m, k), n = codes[0].shape, codes[1].shape[0]
     parts = [np.ascontiguousarray(part).tobytes() for part in (*codes, *grids)]
     smem = dynamic + 24 * int(config["stages"])
