@@ -33,6 +33,7 @@ from .tensor_maps import row_pitch, tensor_map
 
 __all__ = [
     "BLOCK_M",
+    "COUNTED_TILES",
     "FIELDS",
     "MAX_BLOCK_N",
     "MAX_PER_SM",
