@@ -45,7 +45,7 @@ ROWS_MULTIPLE = 16
 #: Tiles that CTAs may share: a workspace counts so many.
 COUNTED_TILES = 2**14
 SCALE_BYTES = {"": 0, "fp32": 4, "fp16": 2, "bf16": 2, "e8m0fnu": 1, "e4m3fn": 1}
-#: Shared memory of a CTA that the system takes: a multiprocessor has that of one more than a CTA may.
+#: Shared memory of every CTA that the system takes; a multiprocessor has so much beside a CTA's.
 _SYSTEM_BYTES = 1024
 #: Of a thread beside sums, partial sums, packed words and scales: with fewer the compiler spills.
 _OTHER_REGISTERS = 48
