@@ -126,7 +126,7 @@ def wide_table() -> ConfigTable:
         block_n=(8, 16, 24, 64, 224, 512, 1024),
         warp_rows=(8, 16, 32, 48, 64),
         warps_k=(0, 1, 2, 3, 8),
-        stages=(1, 2, 8, 48, 49),
+        stages=(1, 2, 8, 12, 48, 49),
         per_sm=(-1, 0, 4, 5),
     )
 
@@ -249,6 +249,11 @@ def good() -> dict[str, Any]:
         ({"config": config(block_n=40).to_dict()}, ValueError, "block_n = 40: a multiple of"),
         ({"config": config(block_n=128).to_dict()}, ValueError, "32 warps multiply: 16 at most"),
         ({"config": config(stages=49).to_dict()}, ValueError, "stages = 49"),
+        (
+            {"config": config(stages=6).to_dict()},
+            ValueError,
+            "stages = 6: a multiple of warps_k = 4",
+        ),
         ({"config": config(block_m=64, warp_rows=32).to_dict()}, ValueError, "64 sums a thread"),
     ],
 )

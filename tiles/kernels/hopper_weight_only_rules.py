@@ -124,11 +124,12 @@ def capability_rules(table: ConfigTable) -> list[Rule]:
             "counts",
             (stages < np.maximum(2, groups))
             | (stages > MAX_STAGES)
+            | (stages % np.maximum(groups, 1) != 0)
             | (per_sm < 0)
             | (per_sm > MAX_PER_SM),
             lambda r: (
                 f"stages {stages[r]}, per_sm {per_sm[r]}: they lie in {max(2, groups[r])}.."
-                f"{MAX_STAGES} and 0..{MAX_PER_SM}"
+                f"{MAX_STAGES}, multiples of warps_k {groups[r]}, and 0..{MAX_PER_SM}"
             ),
         ),
     ]
