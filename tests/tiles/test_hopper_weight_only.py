@@ -100,11 +100,11 @@ def test_compiles_without_spills(case: str) -> None:
 
 
 def test_compile_facts_without_a_gpu() -> None:
-    problem, one = gemm("8x4096x4096", "int4.g128"), config(stages=5)
+    problem, one = gemm("8x4096x4096", "int4.g128"), config(stages=8)
     facts = FAMILY.compile_offline(problem, one, H200)
     assert facts is not None
     assert (facts.target, facts.threads, facts.mma) == ("sm_90a", 544, "mma")
-    assert (facts.pipeline_depth, facts.stack_bytes) == (5, 0)
+    assert (facts.pipeline_depth, facts.stack_bytes) == (8, 0)
     assert facts.smem_bytes == rules.weight_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert facts.refusal(H200) == ""
 
