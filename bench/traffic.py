@@ -144,6 +144,7 @@ def main(
 ) -> int:
     """Run from the command line; 2 for the caller's mistake, 1 where nothing could be counted."""
     arguments = _arguments(sys.argv[1:] if given is None else given)
+    began = time.monotonic()
     try:
         gpu = load_gpu(arguments.gpu)
         limit_s = parse_time_limit(arguments.time_limit)
@@ -170,7 +171,9 @@ def main(
 
         write()
         if not arguments.dry_run:
-            said = count_all(found, sessions[-1], time_limit_s=limit_s, count=count, write=write)
+            # Choosing the points took some of it.
+            left_s = limit_s - (time.monotonic() - began)
+            said = count_all(found, sessions[-1], time_limit_s=left_s, count=count, write=write)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

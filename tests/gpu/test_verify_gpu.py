@@ -106,6 +106,8 @@ def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
 #: Of every other function, and of every kernel that it launches, one problem at least.
 OPERATORS = (
     ("gemm:16x1024x1024:w4a16-g128:bf16", "triton_weight_only"),
+    ("gemm:8x1024x1024:w4a16-g128:bf16", "hopper_weight_only"),
+    ("gemm:16x1024x1024:w8a16:bf16", "hopper_weight_only"),
     ("gemm:256x512x1024:nvfp4:bf16", "triton_decoded_gemm"),
     ("gemm:1024x512x1024:mxfp8-e4m3:bf16", "hopper_block_gemm"),
     ("gemm:1024x512x1024:jetfire:int8.b32x32+sr", "hopper_block_gemm"),

@@ -1,26 +1,23 @@
 """Run ``gemm_hopper_blocks.cu`` with runs on the CPU: NumPy, g++ and ``hopper_on_host.h``."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
+from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper_blocks
 
-HERE = Path(__file__).parent
 SOURCE = Path(gemm_hopper_blocks.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma|_staging)?\.cuh"$', re.MULTILINE)
-_DESCRIPTORS = re.compile(
-    r"^__device__ __forceinline__ u64 descriptor\(.*?^}$", re.MULTILINE | re.DOTALL
-)
 #: PTX of the kernel's headers, and the same in C++.
 _PTX = (
     (r'asm\("mul\.rn[^;]*;[^;]*;', "result = x * y;"),
+    (r'asm\("add\.rn[^;]*;[^;]*;', "result = x + y;"),
+    (r'asm\("sub\.rn[^;]*;[^;]*;', "result = x - y;"),
     (r'asm\("fma\.rn[^;]*;[^;]*;', "result = fmaf(x, y, z);"),
     (r'asm volatile\("mov\.b32 %0, 0x4b400000;"[^;]*;', "d = 0x4b400000;"),
     (r'asm volatile\("setmaxnreg[^;]*;[^;]*;', ""),
@@ -30,11 +27,6 @@ _PTX = (
         "    for (int i = 0; i < Count; i++) x[i] = load_shared(from + i * 4);",
     ),
 )
-
-
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory()
 
 
 def _plain(text: str) -> str:
@@ -51,24 +43,17 @@ def program(options: tuple[str, ...]) -> Path:
         at = f"(ARENA_BASE + HOST_SMEM + {index} * STAGES * 8)"
         assert text.count(f"shared_address({name})") == 1
         text = text.replace(f"shared_address({name})", at)
-    found = _DESCRIPTORS.search(SOURCE.with_name("hopper.cuh").read_text())
-    assert found is not None
     whole = "static u64 descriptor_at(u32 low) { return (u64)(1024 >> 4 | 1 << 30) << 32 | low; }\n"
     at = text.index('#include "hopper_raster.cuh"')
-    ours = f'#include "hopper_on_host.h"\n{found[0]}\n{whole}#include "hopper_blocks_on_host.h"\n'
-    folder = Path(mkdtemp(dir=_folder().name))
+    ours = (
+        f'#include "hopper_on_host.h"\n{descriptor()}\n{whole}#include "hopper_blocks_on_host.h"\n'
+    )
+    folder = new_folder()
     for header in SOURCE.parent.glob("hopper_*.cuh"):
         (folder / header.name).write_text(_plain(header.read_text()))
-    source = folder / "kernel.cpp"
     end = '\n#include "hopper_blocks_on_host.cpp"\n'
-    source.write_text("".join((text[:at], ours, text[at:], end)))
-    macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-w"]
-    paths = [f"-I{folder}", f"-I{HERE}"]
-    command = ["g++", *flags, *macros, *paths, "-o", str(folder / "kernel"), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "kernel"
+    whole = "".join((text[:at], ours, text[at:], end))
+    return made(folder, whole, options, "-O2", "-ffp-contract=off")
 
 
 def run(
@@ -79,18 +64,19 @@ def run(
     config: Mapping[str, int | bool],
     ctas: int,
     seed: int,
+    landing: int = 16,
 ) -> NDArray[np.float32]:
-    """C in fp32, of a launch of so many CTAs; rows of K a multiple of 16 bytes."""
+    """C in fp32, of a launch of so many CTAs; rows of K a multiple of 16 bytes.
+
+    Args:
+        landing: turns of warps that a load takes, on average.
+    """
     options = gemm_hopper_blocks.options(element="int8", out="fp32", scales=scales, config=config)
     dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=config)
-    executable = program((*options, f"-DHOST_SMEM={dynamic}"))
+    executable = program((*options, f"-DHOST_SMEM={dynamic}", f"-DHOST_LANDING={landing}"))
     (m, k), n = codes[0].shape, codes[1].shape[0]
     parts = [np.ascontiguousarray(part).tobytes() for part in (*codes, *grids)]
     smem = dynamic + 24 * int(config["stages"])
-    header = np.array([m, n, k, ctas, seed, smem, *map(len, parts)], np.int64).tobytes()
-    job, result = executable.with_suffix(".job"), executable.with_suffix(".result")
-    job.write_bytes(header + b"".join(parts))
-    command = [str(executable), str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return np.frombuffer(result.read_bytes(), np.float32).reshape(m, n)
+    result, complaint = answer(executable, [m, n, k, ctas, seed, smem], parts)
+    assert not complaint, complaint
+    return np.frombuffer(result, np.float32).reshape(m, n)

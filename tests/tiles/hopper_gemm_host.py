@@ -1,30 +1,22 @@
 """Run ``gemm_hopper.cu`` on the CPU, clusters of one: NumPy arrays, g++, ``hopper_on_host.h``."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 from hopper_skinny_host import _pitched
+from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper
 
-HERE = Path(__file__).parent
 SOURCE = Path(gemm_hopper.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma|_staging)?\.cuh"$', re.MULTILINE)
-_DESCRIPTOR = re.compile(r"^__device__ __forceinline__ u64 descriptor\(.*?^}$", re.M | re.S)
 _REGISTERS = re.compile(r'^ *asm volatile\("setmaxnreg[^\n]*\n', re.MULTILINE)
 #: Barriers lie behind the rings: a launch has so much more shared memory than it asks for.
 BARRIERS_BYTES = 1024
-
-
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory()
 
 
 def source_text() -> str:
@@ -40,22 +32,13 @@ def program(options: tuple[str, ...], smem: int, text: str) -> Path:
         assert f"shared_address({name})" in text
         at = 1024 + smem + place * BARRIERS_BYTES // 2
         text = text.replace(f"shared_address({name})", f"(u32){at}")
-    found = _DESCRIPTOR.search(SOURCE.with_name("hopper.cuh").read_text())
-    assert found is not None
     # THREADS is the kernel's, and what stands in for the GPU needs it.
     at = text.index('#include "hopper_raster.cuh"')
     stands_in = '#include "hopper_on_host.h"\n#include "hopper_staging_on_host.h"\n'
     half = "#define WGMMA_N BLOCK_N\n"
-    pieces = (half, text[:at], stands_in, found[0], "\n", text[at:])
-    folder = Path(mkdtemp(dir=_folder().name))
-    source = folder / "kernel.cpp"
-    source.write_text("".join(pieces) + '\n#include "hopper_gemm_on_host.cpp"\n')
-    macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
-    command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "kernel"
+    pieces = (half, text[:at], stands_in, descriptor(), "\n", text[at:])
+    whole = "".join(pieces) + '\n#include "hopper_gemm_on_host.cpp"\n'
+    return made(new_folder(), whole, options, "-O1")
 
 
 def run(
@@ -92,14 +75,10 @@ def run(
     executable = program(options, smem, text or source_text())
     numbers = [m, n, a.shape[1], a_pitch, b_pitch, c_pitch, columns, scale_pitch, seed]
     numbers += [smem + BARRIERS_BYTES, ctas]
-    job, result = executable.with_suffix(".job"), executable.with_suffix(".result")
-    header = np.array([*numbers, *map(len, parts)], np.int64).tobytes()
-    job.write_bytes(header + b"".join(parts))
-    command = [str(executable), str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    if done.returncode != 0:
-        return np.zeros((m, n), dtype), done.stderr or f"it ended with {done.returncode}"
-    rows = np.frombuffer(result.read_bytes(), np.uint8).reshape(m, c_pitch)
+    result, complaint = answer(executable, numbers, parts)
+    if complaint:
+        return np.zeros((m, n), dtype), complaint
+    rows = np.frombuffer(result, np.uint8).reshape(m, c_pitch)
     width = n * dtype.itemsize
     assert (rows[:, width:] == 0xFF).all(), "something was written behind a row of C"
     return np.ascontiguousarray(rows[:, :width]).view(dtype), ""

@@ -23,6 +23,10 @@
 #include <random>
 #include <vector>
 
+#ifndef HOST_LANDING
+#define HOST_LANDING 16  // turns of warps that a load under way takes, on average
+#endif
+
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
@@ -239,7 +243,7 @@ static float __shfl_sync(u32, float x, int lane) {
     Warp &warp = my_warp();
     warp.slots[running->index % 32] = x;
     __syncwarp();
-    const float found = warp.slots[lane];
+    const float found = warp.slots[lane % 32];
     __syncwarp();
     return found;
 }
@@ -379,7 +383,7 @@ static void run_launch(u32 blocks, u32 smem_bytes, u32 seed, std::function<void(
                     blockIdx.x = running->cta->block;
                     swapcontext(&scheduler, &running->context);
                 }
-                while (!loads.empty() && chance() % 16 == 0) {
+                while (!loads.empty() && chance() % HOST_LANDING == 0) {
                     std::swap(loads[chance() % loads.size()], loads.back());
                     land(loads.back());
                     loads.pop_back();

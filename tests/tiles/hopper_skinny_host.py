@@ -1,26 +1,18 @@
 """Run ``gemm_hopper_skinny.cu`` on the CPU: NumPy arrays, g++ and ``hopper_on_host.h``."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
+from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper_skinny
 
-HERE = Path(__file__).parent
 SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma)?\.cuh"$', re.MULTILINE)
-_DESCRIPTOR = re.compile(r"^__device__ __forceinline__ u64 descriptor\(.*?^}$", re.M | re.S)
-
-
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory()
 
 
 def source_text() -> str:
@@ -32,20 +24,11 @@ def source_text() -> str:
 def program(options: tuple[str, ...]) -> Path:
     """The kernel with these macros as a program of the CPU."""
     text = _HEADERS.sub("", source_text())
-    found = _DESCRIPTOR.search(SOURCE.with_name("hopper.cuh").read_text())
-    assert found is not None
     # THREADS is the kernel's, and what stands in for the GPU needs it.
     at = text.index('#include "hopper_ring.cuh"')
-    pieces = (text[:at], '#include "hopper_on_host.h"\n', found[0], "\n", text[at:])
-    folder = Path(mkdtemp(dir=_folder().name))
-    source = folder / "kernel.cpp"
-    source.write_text("".join(pieces) + '\n#include "hopper_skinny_on_host.cpp"\n')
-    macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
-    command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "kernel"
+    pieces = (text[:at], '#include "hopper_on_host.h"\n', descriptor(), "\n", text[at:])
+    whole = "".join(pieces) + '\n#include "hopper_skinny_on_host.cpp"\n'
+    return made(new_folder(), whole, options, "-O1")
 
 
 def _pitched(matrix: NDArray[np.generic]) -> tuple[bytes, int]:
@@ -87,14 +70,9 @@ def run(
             columns = a_scale.shape[1]
     smem = gemm_hopper_skinny.smem_bytes(scales=scales, config=config)
     numbers = [m, n, a.shape[1], a_pitch, b_pitch, c_pitch, columns, scale_pitch, seed, smem]
-    executable = program(options)
-    job, result = executable.with_suffix(".job"), executable.with_suffix(".result")
-    header = np.array([*numbers, *map(len, parts)], np.int64).tobytes()
-    job.write_bytes(header + b"".join(parts))
-    command = [str(executable), str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    rows = np.frombuffer(result.read_bytes(), np.uint8).reshape(m, c_pitch)
+    result, complaint = answer(program(options), numbers, parts)
+    assert not complaint, complaint
+    rows = np.frombuffer(result, np.uint8).reshape(m, c_pitch)
     width = n * dtype.itemsize
     assert (rows[:, width:] == 0xFF).all(), "something was written behind a row of C"
     found: NDArray[np.generic] = np.ascontiguousarray(rows[:, :width]).view(dtype)

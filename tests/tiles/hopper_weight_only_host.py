@@ -1,16 +1,14 @@
 """Run ``gemm_hopper_weight_only.cu`` on the CPU by g++ and ``hopper_on_host.h``."""
 
 import re
-import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
-from hopper_skinny_host import _DESCRIPTOR, HERE
+from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper_weight_only as launcher
@@ -22,11 +20,6 @@ _HEADERS = re.compile(r'^#include "hopper(_mma)?\.cuh"$', re.MULTILINE)
 _OUT = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32}
 
 
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory()
-
-
 def source_text() -> str:
     """The kernel."""
     return SOURCE.read_text()
@@ -36,21 +29,12 @@ def source_text() -> str:
 def program(options: tuple[str, ...]) -> Path:
     """The kernel with these macros as a program of the CPU."""
     text = _HEADERS.sub("", source_text())
-    found = _DESCRIPTOR.search(SOURCE.with_name("hopper.cuh").read_text())
-    assert found is not None
     at = text.index('#include "hopper_ring.cuh"')
     stand_ins = '#define WGMMA_N 8\n#include "hopper_on_host.h"\n#include "hopper_mma_on_host.h"\n'
-    folder = Path(mkdtemp(dir=_folder().name))
-    source = folder / "kernel.cpp"
-    body = (text[:at], stand_ins, found[0], "\n", text[at:])
+    body = (text[:at], stand_ins, descriptor(), "\n", text[at:])
     counted = f"#define COUNTED {COUNTED_TILES}\n"
-    source.write_text("".join(body) + f'\n{counted}#include "hopper_weight_only_on_host.cpp"\n')
-    macros = [option for option in options if option.startswith("-D")]
-    flags = ["-std=c++17", "-O0", "-fno-strict-aliasing", "-w", f"-I{HERE}", f"-I{SOURCE.parent}"]
-    command = ["g++", *flags, *macros, "-o", str(folder / "kernel"), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "kernel"
+    whole = "".join(body) + f'\n{counted}#include "hopper_weight_only_on_host.cpp"\n'
+    return made(new_folder(), whole, options, "-O0")
 
 
 def _bytes(tensor: torch.Tensor | None) -> bytes:
@@ -65,11 +49,13 @@ def run(
     config: Mapping[str, int | bool],
     multiprocessors: int,
     seed: int = 0,
+    landing: int = 16,
 ) -> NDArray[np.generic]:
     """C, after seeing that nothing was written outside of it and that counters are zeros again.
 
     Args:
         x: (M, K) bf16 or fp16 on the CPU.
+        landing: turns of warps that a copy takes, on average.
     """
     element = {torch.bfloat16: "bf16", torch.float16: "fp16"}[x.dtype]
     formats: dict[str, Any] = {
@@ -100,14 +86,10 @@ def run(
     ]
     smem = launcher.smem_bytes(config=config, **formats)
     numbers = [m, n, k, panels, x_pitch, c_pitch, grid, seed, smem]
-    executable = program(options)
-    job, result = executable.with_suffix(".job"), executable.with_suffix(".result")
-    header = np.array([*numbers, *map(len, parts)], np.int64).tobytes()
-    job.write_bytes(header + b"".join(parts))
-    command = [str(executable), str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    found = np.frombuffer(result.read_bytes(), np.uint8)
+    executable = program((*options, f"-DHOST_LANDING={landing}"))
+    result, complaint = answer(executable, numbers, parts)
+    assert not complaint, complaint
+    found = np.frombuffer(result, np.uint8)
     rows = found[: c.size].reshape(m, c_pitch)
     counters = found[c.size :].view(np.int32)[:COUNTED_TILES]
     assert not counters.any(), "counters are not ready for another launch"

@@ -9,6 +9,19 @@ from test_hopper_blocks_emulated import F32, quantized, running
 from tiles.kernels.accuracy_of_runs import scales_that_count
 
 
+def fields(**changed: int) -> dict[str, int]:
+    """Of a small ring, in tiles of 128 x 64."""
+    plain = {"block_m": 128, "block_n": 64, "stages": 3, "cluster": 1, "group_m": 1}
+    plain |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 2, "spread": 0, "run": 4}
+    return plain | changed
+
+
+def counted(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The grid of scales, 0 for blocks of zeros whose scale is 1."""
+    rows = scales_that_count(torch.from_numpy(codes), torch.from_numpy(scales), 32)
+    return rows[::32].numpy().astype(F32)
+
+
 @pytest.mark.slow
 def test_the_kernel_itself_sums_as_its_emulation_does() -> None:
     """Two tiles of a CTA, a ring that just suffices, loads that land when they like."""
@@ -18,16 +31,40 @@ def test_the_kernel_itself_sums_as_its_emulation_does() -> None:
     a *= F32(1e-8)
     a[:, 64:128], a[:64, 256:512], b[32:64, 96:256] = 0, 0, 0  # their scales are 1
     (a_codes, a_scale), (b_codes, b_scale) = (quantized(x, "int8.b32x32") for x in (a, b))
-    fields = {"block_m": 128, "block_n": 64, "stages": 3, "cluster": 1, "group_m": 1}
-    fields |= {"store_buffers": 1, "consumers": 2, "sets": 2, "parts": 2, "spread": 0, "run": 4}
     found = hopper_blocks_host.run(
-        (a_codes, b_codes), (a_scale, b_scale), scales="b32x32", config=fields, ctas=1, seed=3
+        (a_codes, b_codes), (a_scale, b_scale), scales="b32x32", config=fields(), ctas=1, seed=3
     )
-    a_grid, b_grid = (
-        scales_that_count(torch.from_numpy(c), torch.from_numpy(s), 32)[::32].numpy().astype(F32)
-        for c, s in ((a_codes, a_scale), (b_codes, b_scale))
-    )
+    a_grid, b_grid = counted(a_codes, a_scale), counted(b_codes, b_scale)
     assert (a_grid == 0).any()
     assert (b_grid == 0).any()
     wanted = running((a_codes, b_codes), (a_grid, b_grid), 32, 2, 4)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", ["of zeros", "of scale 1"])
+def test_late_loads_do_not_change_which_blocks_are_zero(blocks: str) -> None:
+    """The warp that looks is as far ahead as the ring allows, where other codes lay before."""
+    rng = np.random.default_rng(1)
+    m, n, k = 40, 48, 9 * 128
+    shapes = ((m, k), (n, k))
+    if blocks == "of zeros":
+        a, b = (rng.standard_normal(shape).astype(F32) * F32(1e-3) for shape in shapes)
+        a[:, 512:576], a[:32, 768:], b[32:, 672:896] = 0, 0, 0
+        (a_codes, a_scale), (b_codes, b_scale) = (quantized(x, "int8.b32x32") for x in (a, b))
+    else:
+        a_codes, b_codes = (rng.integers(-127, 128, s).astype(np.int8) for s in shapes)
+        a_scale, b_scale = (np.full((2, k // 32), s, F32) for s in (1, 1.5))
+        a_codes[:, :512], a_scale[:, :16] = 0, 0.5
+    found = hopper_blocks_host.run(
+        (a_codes, b_codes),
+        (a_scale, b_scale),
+        scales="b32x32",
+        config=fields(),
+        ctas=1,
+        seed=1,
+        landing=1024,
+    )
+    grids = counted(a_codes, a_scale), counted(b_codes, b_scale)
+    wanted = running((a_codes, b_codes), grids, 32, 2, 4)
     np.testing.assert_array_equal(found, wanted)

@@ -100,11 +100,11 @@ def test_compiles_without_spills(case: str) -> None:
 
 
 def test_compile_facts_without_a_gpu() -> None:
-    problem, one = gemm("8x4096x4096", "int4.g128"), config(stages=5)
+    problem, one = gemm("8x4096x4096", "int4.g128"), config(stages=8)
     facts = FAMILY.compile_offline(problem, one, H200)
     assert facts is not None
     assert (facts.target, facts.threads, facts.mma) == ("sm_90a", 544, "mma")
-    assert (facts.pipeline_depth, facts.stack_bytes) == (5, 0)
+    assert (facts.pipeline_depth, facts.stack_bytes) == (8, 0)
     assert facts.smem_bytes == rules.weight_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert facts.refusal(H200) == ""
 
@@ -126,7 +126,7 @@ def wide_table() -> ConfigTable:
         block_n=(8, 16, 24, 64, 224, 512, 1024),
         warp_rows=(8, 16, 32, 48, 64),
         warps_k=(0, 1, 2, 3, 8),
-        stages=(1, 2, 8, 48, 49),
+        stages=(1, 2, 8, 12, 48, 49),
         per_sm=(-1, 0, 4, 5),
     )
 
@@ -164,7 +164,9 @@ def test_every_legal_space_holds_the_default_and_fits(weight: str, shape: str) -
     space = FAMILY.legal_space(problem, H200)
     assert len(space.accepted) >= (1 if shape == "1x16x32" else 20)
     smem = rules.weight_smem_bytes(problem, space.accepted)
-    assert (smem * np.maximum(space.accepted["per_sm"], 1) <= H200.smem_bytes_per_cta).all()
+    # The system takes a KiB of every CTA's.
+    together = (smem + 1024) * np.maximum(space.accepted["per_sm"], 1)
+    assert (together <= load_gpu("h200").smem_bytes_per_sm).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
     assert launcher_takes(problem, default)
@@ -247,6 +249,11 @@ def good() -> dict[str, Any]:
         ({"config": config(block_n=40).to_dict()}, ValueError, "block_n = 40: a multiple of"),
         ({"config": config(block_n=128).to_dict()}, ValueError, "32 warps multiply: 16 at most"),
         ({"config": config(stages=49).to_dict()}, ValueError, "stages = 49"),
+        (
+            {"config": config(stages=6).to_dict()},
+            ValueError,
+            "stages = 6: a multiple of warps_k = 4",
+        ),
         ({"config": config(block_m=64, warp_rows=32).to_dict()}, ValueError, "64 sums a thread"),
     ],
 )

@@ -44,6 +44,7 @@ def check(
     activation: torch.dtype = torch.bfloat16,
     out: str = "fp32",
     multiprocessors: int = 3,
+    landing: int = 16,
 ) -> None:
     m, n, k = shape
     rng = np.random.default_rng(m * n + k)
@@ -76,6 +77,7 @@ def check(
         config=dict(zip(NAMES, fields, strict=True)),
         multiprocessors=multiprocessors,
         seed=m + n + k,
+        landing=landing,
     )
     if out == "bf16":
         got = got.view(ml_dtypes.bfloat16)
@@ -91,7 +93,7 @@ CASES: dict[str, tuple[Any, ...]] = {
         ((1, 80, 392), "int4", "fp16", 128, (8, 32, 16, 2, 4, 1)), {},
     ),
     "two fragments a warp, K in four": (
-        ((7, 64, 1544), "int4", "bf16", 256, (8, 64, 32, 4, 6, 0)), {"out": "fp16"},
+        ((7, 64, 1544), "int4", "bf16", 256, (8, 64, 32, 4, 8, 0)), {"out": "fp16"},
     ),
     "32 rows, tiles along M": (
         ((45, 64, 520), "uint4", "fp16", 32, (32, 64, 32, 2, 4, 0)), {"out": "bf16"},
@@ -122,12 +124,12 @@ MUTATIONS = {
         "            release_stage(empty_bar, stage, lane);",
         "release_stage(empty_bar, stage, lane);\n            __syncwarp();\n"
         "            multiply_stage(RINGS(stage), warp_row, lane, sum);",
-        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+        (5, 112, 904), (8, 32, 16, 2, 4, 1),
     ),
     "sums read before all are there": (
         "        named_sync(STAGED, CONSUMERS);\n\n        const int pieces",
         "\n        const int pieces",
-        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+        (5, 112, 904), (8, 32, 16, 2, 4, 1),
     ),
     "staged sums overwritten": (
         "        named_sync(STAGED, CONSUMERS);  // staged sums have been read\n", "",
@@ -136,9 +138,40 @@ MUTATIONS = {
     "another CTA's part": (
         "load_far(total, at + (2 * (i64)from + second) * TILE_WORDS);",
         "load_far(total, at + 2 * (i64)from * TILE_WORDS);",
-        (5, 112, 904), (8, 32, 16, 2, 3, 1),
+        (5, 112, 904), (8, 32, 16, 2, 4, 1),
     ),
 }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [6, 8])
+def test_groups_of_warps_share_no_stage(stages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where copies come late, and in any order, a group would take a stage before it is full."""
+    import hopper_weight_only_host as host
+
+    fields = (8, 64, 32, 4, stages, 0)
+    case = ((7, 64, 1544), "int4", "bf16", 256, fields)
+    if stages == 8:
+        check(*case, landing=512)
+        return
+    with pytest.raises(ValueError, match="stages = 6: a multiple of warps_k = 4"):
+        check(*case)
+    plain = host.launcher.options
+    monkeypatch.setattr(
+        host.launcher,
+        "options",
+        lambda *, config, **rest: (
+            *(o for o in plain(config={**config, "stages": 8}, **rest) if "DSTAGES" not in o),
+            "-DSTAGES=6",
+        ),
+    )
+    with pytest.raises(AssertionError, match="STAGES of WARPS_K"):
+        check(*case, landing=512)
+    text = SOURCE.read_text().replace("|| STAGES % WARPS_K", "")
+    monkeypatch.setattr(host, "source_text", lambda: text)
+    monkeypatch.setattr(host, "program", host.program.__wrapped__)
+    with pytest.raises(AssertionError, match="more arrivals than it expects"):
+        check(*case, landing=512)
 
 
 @pytest.mark.slow

@@ -93,6 +93,20 @@ def check_quantize(text: str, tile: tuple[int, int], finite: bool) -> str:
     return workload.check(config).reason
 
 
+def check_smallest(text: str) -> str:
+    """The smallest bf16, whose scales have few bits: many a block's largest is beyond its code."""
+    problem = parse_problem(f"quantize:{text}")
+    workload = QuantizeTilesWorkload(problem, device="cpu", seed=2**63 + 5)
+    sizes = torch.arange(1, problem.shape[0] + 1) * 2.0**-133
+    signs = torch.tensor([1.0, -1.0]).repeat(problem.shape[1] // 2)
+    workload._drawn = (sizes[:, None] * signs).to(torch.bfloat16)
+    workload._drawn[3, 5] = torch.nan
+    config = TritonQuantizeTilesConfig(
+        block_rows=8, block_cols=64, num_warps=4, software_cast=False
+    )
+    return workload.check(config).reason
+
+
 def check_dequantize(text: str, tile: tuple[int, int]) -> str:
     problem = parse_problem(f"dequantize:{text}")
     workload = DequantizeWorkload(problem, device="cpu", seed=3)
@@ -116,7 +130,14 @@ def check_poor_answers_fail() -> str:
     return "" if "scales[3, 1]" in reason and "1 differ" in reason else f"passes: {reason}"
 
 
+#: Of fp32 scales, rounded at random and to nearest.
+SMALLEST = (
+    ("20x96:int8.b1x32+sr:bf16", (8, 64)),
+    ("20x96:int4.g32+sr:bf16", (8, 64)),
+    ("20x96:int8.b1x32:bf16", (8, 64)),
+)
 GROUPS = {
+    "smallest": SMALLEST,
     "nearest": NEAREST,
     "exponents": EXPONENTS,
     "stochastic": STOCHASTIC,
@@ -129,6 +150,8 @@ STEP = 5
 
 
 def check(group: str, text: str, tile: tuple[int, int]) -> str:
+    if group == "smallest":
+        return check_smallest(text)
     if group == "dequantized":
         return check_dequantize(text, tile)
     return check_quantize(text, tile, finite=group == "tensor")

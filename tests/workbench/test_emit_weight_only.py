@@ -171,7 +171,8 @@ def test_more_tiles_than_are_counted_share_nothing(
     monkeypatch.setattr(helpers, "zeroed_words", lambda words, *_: torch.zeros(1))
     layout = {"block": (1, 128), "element": "int4", "stored": "fp16"}
     choice = SimpleNamespace(
-        file=SimpleNamespace(layout=layout), config={"block_m": 16, "block_n": 32, "split_k": 4}
+        file=SimpleNamespace(kernel=FAMILY, layout=layout),
+        config={"block_m": 16, "block_n": 32, "split_k": 4},
     )
     parts = (torch.empty(0), None, None, torch.empty(0))
     helpers.run(choice, torch.empty(1), parts, torch.empty((rows, 32), device="meta"), 512)

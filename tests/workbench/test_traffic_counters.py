@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -351,6 +352,34 @@ def test_counts_of_points_that_are_not_chosen_any_more_stay(
     found = rerun(names)  # chosen again
     assert [one["earlier"] for one in found.values()] == [False, False, False]
     assert found["0"]["counted"] == some
+
+
+def test_choosing_the_points_counts_towards_the_limit(
+    tmp_path: Path,
+    all_points: list[Point],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = [0.0]
+    asked: list[float] = []
+    monkeypatch.setattr(traffic, "_session", lambda arguments, gpu: {})
+    monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def find(gpu: object) -> list[Point]:
+        now[0] += 440.0
+        return list(all_points[:1])
+
+    def count(launches: Sequence[Launch], seconds: float) -> object:
+        asked.append(seconds)
+        raise CountersRefused("ncu is missing")
+
+    output = tmp_path / "traffic.json"
+    assert traffic.main(["--time-limit", "8m", "--output", str(output)], count, find) == 1
+    assert asked == [40.0]
+    now[0] = 0.0
+    assert traffic.main(["--time-limit", "445s", "--output", str(output)], count, find) == 1
+    assert asked == [40.0]  # too little is left to begin
+    assert "the time is over" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a host without a GPU is asked")

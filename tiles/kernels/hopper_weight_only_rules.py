@@ -45,6 +45,8 @@ ROWS_MULTIPLE = 16
 #: Tiles that CTAs may share: a workspace counts so many.
 COUNTED_TILES = 2**14
 SCALE_BYTES = {"": 0, "fp32": 4, "fp16": 2, "bf16": 2, "e8m0fnu": 1, "e4m3fn": 1}
+#: Shared memory of every CTA that the system takes; a multiprocessor has so much beside a CTA's.
+_SYSTEM_BYTES = 1024
 #: Of a thread beside sums, partial sums, packed words and scales: with fewer the compiler spills.
 _OTHER_REGISTERS = 48
 
@@ -122,11 +124,12 @@ def capability_rules(table: ConfigTable) -> list[Rule]:
             "counts",
             (stages < np.maximum(2, groups))
             | (stages > MAX_STAGES)
+            | (stages % np.maximum(groups, 1) != 0)
             | (per_sm < 0)
             | (per_sm > MAX_PER_SM),
             lambda r: (
                 f"stages {stages[r]}, per_sm {per_sm[r]}: they lie in {max(2, groups[r])}.."
-                f"{MAX_STAGES} and 0..{MAX_PER_SM}"
+                f"{MAX_STAGES}, multiples of warps_k {groups[r]}, and 0..{MAX_PER_SM}"
             ),
         ),
     ]
@@ -135,6 +138,7 @@ def capability_rules(table: ConfigTable) -> list[Rule]:
 def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
     """What CTAs take of a multiprocessor."""
     smem, per_sm = weight_smem_bytes(problem, table), np.maximum(table["per_sm"], 1)
+    shared = limits.smem_bytes_per_cta + _SYSTEM_BYTES
     warps = table["block_n"] // np.maximum(table["warp_rows"], 1) * table["warps_k"] + 1
     taken = held_registers(problem, table) + _OTHER_REGISTERS
     # Each of four schedulers has a quarter of the registers, and a CTA's warps in turn.
@@ -147,9 +151,9 @@ def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Ru
         shared_memory_rule(smem, limits),
         Rule(
             "resident",
-            per_sm * smem > limits.smem_bytes_per_cta,
+            per_sm * (smem + _SYSTEM_BYTES) > shared,
             lambda r: (
-                f"per_sm {per_sm[r]} x {smem[r]} B > {limits.smem_bytes_per_cta} B of a "
+                f"per_sm {per_sm[r]} x ({smem[r]} + {_SYSTEM_BYTES}) B > {shared} B of a "
                 "multiprocessor"
             ),
         ),

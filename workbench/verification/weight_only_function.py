@@ -8,15 +8,17 @@ import torch
 
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.kernels.hopper_weight_only_workload import HopperWeightOnlyWorkload
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.kernels.weight_only_resources import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
+from workbench.verification.hopper_operator import HopperOperatorChecks
 from workbench.verification.operator_case import GUARD_ROWS, Case, judge_product, poisoned
-from workbench.verification.operator_checks import OperatorChecks
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
+from workbench.verification.weight_launcher import judge_launcher
 
 __all__ = ["WeightOnlyFunctionChecks", "given_weight"]
 
@@ -42,12 +44,14 @@ def given_weight(quantized: QuantizedTensor) -> dict[str, Any]:
     }
 
 
-class WeightOnlyFunctionChecks(OperatorChecks):
+class WeightOnlyFunctionChecks(HopperOperatorChecks):
     """16-bit activations by packed weights, against fp64 products of what the codes stand for."""
 
     function: ClassVar[str] = "linear_weight_only"
     rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_weight_only"
+    hopper: ClassVar[str] = "hopper_weight_only"
+    fallback: ClassVar[str] = "triton_weight_only"
     patterns: ClassVar[tuple[str, ...]] = (
         "random",
         "all-zero group",
@@ -65,11 +69,13 @@ class WeightOnlyFunctionChecks(OperatorChecks):
         """Three panels, so that shares of a split K and groups along it differ."""
         assert isinstance(tuned.problem, Gemm)
         panel = 512 // tuned.problem.recipe.weight.element.bits
-        return max(3, int(tuned.config["split_k"])) * panel
+        return max(3, int(tuned.config.get("split_k", 1))) * panel
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
         assert isinstance(tuned.problem, Gemm)
-        m, n = int(tuned.config["block_m"]) + 5, int(tuned.config["block_n"]) + 3
+        # Rows of weights come in sixteens where the kernel is CUDA C++.
+        beyond = 16 if tuned.kernel == self.hopper else 3
+        m, n = int(tuned.config["block_m"]) + 5, int(tuned.config["block_n"]) + beyond
         if device == "cpu":
             m, n = min(m, 21), min(n, 67)
         return tuned.problem.resized(m, n, self._columns(tuned) + 24)
@@ -78,12 +84,39 @@ class WeightOnlyFunctionChecks(OperatorChecks):
         # K is one panel and less: a default's split has to give way.
         return tuned.problem.resized(*((19, 37, 133) if device == "cpu" else (35, 77, 191)))
 
+    def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
+        if family != self.hopper:
+            return self.odd(tuned, device)
+        # Aligned, and no multiple of a panel.
+        return tuned.problem.resized(35, 80, self._columns(tuned) + 8)
+
+    def launcher(
+        self, subject: Subject, tuned: Tuned, choice: Any
+    ) -> Callable[[Recorder], None] | None:
+        def judge(check: Recorder) -> None:
+            judge_launcher(
+                check,
+                subject.package._lookup.template(choice),
+                layout=choice.file.layout,
+                out=tuned.problem.formats[-1],
+                config=tuned.config,
+            )
+
+        return judge
+
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, Gemm)
         package, device = subject.package, subject.device
-        workload = WeightOnlyWorkload(problem, device=device, seed=subject.seed)
-        workload.drawn = _draw(problem, pattern, subject)
-        x, quantized = workload.drawn
+        workloads = {
+            name: kind(problem, device=device, seed=subject.seed)
+            for name, kind in (
+                (self.fallback, WeightOnlyWorkload),
+                (self.hopper, HopperWeightOnlyWorkload),
+            )
+        }
+        drawn = x, quantized = _draw(problem, pattern, subject)
+        for workload in workloads.values():
+            workload.drawn = drawn
         weight = package.pack_weight(**given_weight(quantized), recipe=problem.recipe.name)
         dtype = CODE_DTYPES[problem.out]
         parts = (weight.codes, weight.scale, weight.zero, weight.row_scale)
@@ -99,7 +132,8 @@ class WeightOnlyFunctionChecks(OperatorChecks):
             return buffer
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
-            reference = workload.reference(fold=bool(choice.config["fold"]))
+            workload = workloads[choice.file.kernel]
+            reference = workload.reference(fold=bool(choice.config.get("fold", False)))
             judge_product(check, buffer, reference, "x".join(map(str, problem.shape)))
 
         return Case(

@@ -243,7 +243,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         }
 #if RUN > 1
         if (warp_index == 1) {
-            RunScales scales(a_ring, b_ring, full_bar);
+            RunScales scales(a_ring, b_ring, full_bar, empty_bar);
             for (int index = blockIdx.x / CLUSTER; index < raster.count();
                  index += gridDim.x / CLUSTER) {
                 int top, left;

@@ -9,7 +9,8 @@
 // decoded weights exist in registers alone.
 //
 // WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
-// own, and add them up in shared memory at a tile's end.  Sums of PART columns are scaled in fp32
+// own, and add them up in shared memory at a tile's end.  A group always has the same stages: of one
+// that others filled last it could not tell whether that fill has come, or the one before.  Sums of PART columns are scaled in fp32
 // and added to the tile's.
 //
 // The steps of all tiles stand in one row, tile after tile, and `ctas` CTAs have equal parts of it.
@@ -63,8 +64,8 @@
 #define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
 #define STAGED 1              // the consumers' named barrier
 
-#if BLOCK_N % WARP_ROWS || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES < WARPS_K
-#error "BLOCK_N is a multiple of WARP_ROWS, that of 16, BLOCK_M of 8; STAGES is at least WARPS_K"
+#if BLOCK_N % WARP_ROWS || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES % WARPS_K
+#error "BLOCK_N is a multiple of WARP_ROWS, that of 16, BLOCK_M of 8, STAGES of WARPS_K"
 #endif
 
 // The parts of a stage in shared memory.

@@ -33,6 +33,7 @@ from .tensor_maps import row_pitch, tensor_map
 
 __all__ = [
     "BLOCK_M",
+    "COUNTED_TILES",
     "FIELDS",
     "MAX_BLOCK_N",
     "MAX_PER_SM",
@@ -125,6 +126,8 @@ def options(
             f"stages = {stages}, per_sm = {per_sm}: they lie in {max(2, warps_k)}..{MAX_STAGES} "
             f"and 0..{MAX_PER_SM}"
         )
+    if stages % warps_k:
+        raise ValueError(f"stages = {stages}: a multiple of warps_k = {warps_k}")
     macros = {
         "ELEMENT": ELEMENTS.index(element),
         "OUT": OUTPUTS.index(out),

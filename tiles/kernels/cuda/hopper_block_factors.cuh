@@ -42,14 +42,14 @@ __device__ __forceinline__ int own_lane() {
 }
 
 struct RunScales {
-    const u32 a_ring, b_ring, full_bar;
+    const u32 a_ring, b_ring, full_bar, empty_bar;
     const float *from;  // this lane's scale of the stage that is loaded next
     int left;           // units from there on, none for a lane without a scale
     float next_scale;   // of the stage behind `ahead`
     float now[OWN_PAIRS], ahead[OWN_PAIRS];  // products: of the stage to write, of the next
 
-    __device__ __forceinline__ RunScales(u32 a_ring, u32 b_ring, u32 full_bar)
-        : a_ring(a_ring), b_ring(b_ring), full_bar(full_bar) {}
+    __device__ __forceinline__ RunScales(u32 a_ring, u32 b_ring, u32 full_bar, u32 empty_bar)
+        : a_ring(a_ring), b_ring(b_ring), full_bar(full_bar), empty_bar(empty_bar) {}
 
     __device__ __forceinline__ float load() {
         const float scale = left > 0 ? __ldg(from) : 0.0f;
@@ -62,6 +62,9 @@ struct RunScales {
                                          float (&products)[OWN_PAIRS]) {
         u32 suspects = __ballot_sync(0xffffffffu, scale == 1.0f);
         if (suspects) {
+            // Until the stage was given back: this warp may be so far ahead that the codes before
+            // these are still on their way, and `full` would be two phases behind.
+            barrier_wait(empty_bar + stage * 8, phase ^ 1);
             barrier_wait(full_bar + stage * 8, phase);
             for (; suspects; suspects &= suspects - 1) {
                 const int i = __ffs(suspects) - 1;
@@ -119,9 +122,10 @@ struct RunScales {
             const float later = __shfl_sync(0xffffffffu, ahead[e], other);
             const float next = place < GROUP ? same : ends ? 0.0f : later;
             float first = now[e];
-            if (SETS == 2) first += __shfl_sync(0xffffffffu, now[e], (lane + B_SCALES) % 32);
+            if (SETS == 2)
+                first = add_rn(first, __shfl_sync(0xffffffffu, now[e], (lane + B_SCALES) % 32));
             if (PAIRS < 32 && lane >= PAIRS) continue;
-            store_shared(to + e * 128, __float_as_uint(now[e] - next));
+            store_shared(to + e * 128, __float_as_uint(subtract_rn(now[e], next)));
             if (step % BODY_STAGES == 0 && first_unit)
                 store_shared(starts + e * (32 / GROUP) * B_SCALES * 4, __float_as_uint(first));
         }

@@ -34,6 +34,20 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
     return result;
 }
 
+#if RUN > 1
+__device__ __forceinline__ float add_rn(float x, float y) {
+    float result;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float subtract_rn(float x, float y) {
+    float result;
+    asm("sub.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+#endif
+
 #if !VECTOR && RUN == 1
 // Copies a scale to a stage, asynchronously; one beyond the grid becomes 0.
 __device__ __forceinline__ void copy_scale(u32 to, const float *scale, int grid_rows, int grid_cols,

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .tile_elements import encode
+from .tile_elements import encode, limited
 from .tile_packing import store_codes
 from .tile_random import random_tile
 from .tile_scales import (
@@ -111,6 +111,10 @@ def quantize_tile(
         tl.reshape(x, shape).to(tl.float32), tensor_amax, outer, STORED, RULE, ONE_SCALE, TWO_LEVEL,
         SHORT, CODE_MAX, CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA, UNITS,
     )  # fmt: skip
+    if FIXED and x.dtype == tl.bfloat16:
+        # Its smallest numbers have scales of so few bits that a quotient may lie beyond the largest
+        # code, which a carry would make the smallest one.
+        ratio = limited(ratio, CODE_MAX * UNITS, ASSEMBLY)
     random = 0
     if STOCHASTIC:
         random = tl.reshape(

@@ -249,7 +249,8 @@ def kernel_constants(asked: Request) -> dict[str, Any]:
         "STOCHASTIC": asked.seed is not None,
         "ASSEMBLY": asked.x.device.type != "cpu",  # Triton's interpreter runs no PTX
         "SOFTWARE": bool(asked.config["software_cast"]),
-        # Of bf16 and fp16, fp32 absmax scales leave no quotient beyond the largest integer's half.
+        # Of bf16 and fp16, fp32 absmax scales leave no quotient so far beyond the largest integer
+        # that it is rounded to another.
         "CLAMP": not (asked.stored == "fp32" and asked.x.dtype != torch.float32),
         "num_warps": asked.config["num_warps"],
     }

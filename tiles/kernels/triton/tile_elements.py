@@ -7,7 +7,7 @@ no conversion, numbers are rounded by integer operations and one addition.
 import triton
 import triton.language as tl
 
-__all__ = ["ELEMENTS", "FOUR_CODES", "constants", "decode", "encode"]
+__all__ = ["ELEMENTS", "FOUR_CODES", "constants", "decode", "encode", "limited"]
 
 #: name -> bits, mantissa bits, bias, code of the largest number, NaN code (-1: none).
 FLOATS = {
@@ -80,6 +80,24 @@ FOUR_CODES = tl.constexpr(
     prmt.b32 $0, a, c, 0x5410;
     }"""
 )
+
+
+_LIMITED = tl.constexpr(
+    "{ .reg .f32 low; neg.f32 low, $2; max.NaN.f32 low, low, $1; min.NaN.f32 $0, low, $2; }"
+)
+
+
+@triton.jit
+def limited(x, TOP: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """``x`` within -TOP .. TOP, NaN as it is."""
+    if ASSEMBLY:
+        x = tl.inline_asm_elementwise(
+            _LIMITED, "=f,f,f", [x, tl.full(x.shape, TOP, tl.float32)], dtype=tl.float32,
+            is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        x = tl.where(x > TOP, TOP, tl.where(x < -TOP, -TOP, x))
+    return x
 
 
 @triton.jit

@@ -16,6 +16,7 @@ _VIEWS = {
     torch.float32: "float32",
     torch.float8_e4m3fn: "uint8",
     torch.float8_e5m2: "uint8",
+    torch.uint8: "uint8",
     torch.int8: "int8",
     torch.int32: "int32",
     torch.int64: "int64",

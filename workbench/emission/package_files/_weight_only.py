@@ -15,6 +15,10 @@ from ._torch_device import NAMES, check_capability, check_device, current, devic
 from ._workspace import zeroed_words
 
 KERNEL = "triton_weight_only"
+#: The CUDA C++ kernel, which has the fastest configurations of few rows.
+HOPPER = ("hopper_weight_only",)
+#: Rows that it is for: beyond, it decodes weights over and over.
+HOPPER_ROWS = 256
 UNALIGNED = "rows of x do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 
@@ -96,9 +100,16 @@ def _launch(
         return
     device, _ = device_facts(x.device)
     formats = (recipe, NAMES[out.dtype])
-    choice = choose(KERNEL, formats, (out.shape[1], columns), x.shape[0], device)
-    if choice.config["tma"] and (x.data_ptr() % 16 or x.stride(0) * x.element_size() % 16):
-        choice = stand_in(choice, KERNEL, x.shape[0], UNALIGNED)
+    m = x.shape[0]
+    others = HOPPER if m <= HOPPER_ROWS else ()
+    choice = choose(KERNEL, formats, (out.shape[1], columns), m, device, others)
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_weight_only  # ships with such entries only
+
+        if why := _hopper_weight_only.obstacle(x, (codes, scale, zero, row_scale), out):
+            choice = stand_in(choice, KERNEL, m, why)
+    elif choice.config["tma"] and (x.data_ptr() % 16 or x.stride(0) * x.element_size() % 16):
+        choice = stand_in(choice, KERNEL, m, UNALIGNED)
     run(choice, x, (codes, scale, zero, row_scale), out, columns)
 
 
@@ -110,6 +121,11 @@ def run(
     columns: int,
 ) -> None:
     """Launch a configuration, whatever it was tuned for."""
+    if choice.file.kernel in HOPPER:
+        from . import _hopper_weight_only
+
+        _hopper_weight_only.launch(choice, x, parts, out)
+        return
     layout, module = choice.file.layout, template(choice)
     codes, scale, zero, row_scale = parts
     group = layout["block"][1]

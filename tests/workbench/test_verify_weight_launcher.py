@@ -1,0 +1,63 @@
+"""What verification asks of the weight-only launcher: ours passes, careless ones fail."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sim import load_gpu
+from tiles.kernels import kernel
+from tiles.kernels.cuda import gemm_hopper_weight_only
+from tiles.problems import parse_problem
+from workbench.emission.functions import function_of
+from workbench.verification.recorder import Recorder
+from workbench.verification.weight_launcher import judge_launcher
+
+FAMILY = "hopper_weight_only"
+PROBLEMS = ("gemm:16x64x512:w4a16-g128:bf16", "gemm:64x64x256:w8a16:fp32")
+
+
+def _verdict(text: str, **changes: Any) -> dict[str, Any]:
+    problem, limits = parse_problem(text), load_gpu("h200").limits
+    function = function_of(FAMILY, problem)
+    assert function is not None
+    own = {"options": gemm_hopper_weight_only.options, "launch": gemm_hopper_weight_only.launch}
+    lines: list[dict[str, Any]] = []
+    with Recorder(lines.append, "launcher") as check:
+        judge_launcher(
+            check,
+            SimpleNamespace(**{**own, **changes}),
+            layout=function.layout(FAMILY, problem, limits, any_gpu=False),
+            out=problem.formats[-1],
+            config=kernel(FAMILY).default(problem, limits).to_dict(),
+        )
+    return lines[0]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_it_takes_its_configuration_and_refuses_the_rest(problem: str) -> None:
+    verdict = _verdict(problem)
+    assert verdict["status"] == "passed", verdict["detail"]
+    assert verdict["detail"].startswith("takes the configuration; refuses rows off")
+
+
+def _takes_all(*operands: Any, **told: Any) -> None:
+    return None
+
+
+def _refuses_all(*operands: Any, **told: Any) -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"launch": _takes_all}, "takes rows off a 16-byte boundary"),
+        ({"launch": _refuses_all}, "refuses its own: no"),
+        ({"options": lambda **formats: ("-arch=sm_90a",)}, "unknown field"),
+    ],
+)
+def test_careless_ones_fail(changes: dict[str, Any], words: str) -> None:
+    verdict = _verdict(PROBLEMS[0], **changes)
+    assert verdict["status"] == "failed"
+    assert words in verdict["detail"]
