@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from tiles.recipes import recipe
-from workbench.ptq import quantize
 
 QUERY_TOKENS, CODE_TOKENS, CALIBRATION = 64, 128, 32
 Batch = tuple[torch.Tensor, ...]
@@ -91,6 +90,8 @@ def reciprocal_rank(model: nn.Module, queries: list[Batch], answers: list[Batch]
 
 
 def main() -> int:
+    from workbench.ptq import quantize
+
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--recipes", default="fp8-ptq-e4m3,int8-tensor", help="comma-separated")
     parser.add_argument("--pool", type=int, default=128, help="functions to search among")

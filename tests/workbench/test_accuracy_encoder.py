@@ -1,6 +1,10 @@
 """The sentence encoder on real text: it is the trained one, and tells good from bad."""
 
+import re
+import runpy
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +79,29 @@ def test_the_trained_encoder_finds_functions_and_two_bits_do_not(corpus: Corpus)
     assert (card.samples, card.parameters) == (24, 22_565_376)
     assert card.chance == pytest.approx(sum(1 / rank for rank in range(1, 25)) / 24)
     assert set(card.tokens) == {"query", "answer"}
+
+
+def test_the_example_prints_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("workbench.ptq", reason="quantises with workbench.ptq")
+    example = Path(__file__).parents[2] / "examples" / "quantize_encoder.py"
+    given = ["quantize_encoder.py", "--pool", "16", "--recipes", "fp8-ptq-e4m3"]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(example), run_name="__main__")
+    said = capsys.readouterr().out
+    fp32, e4m3 = re.search(r"fp32 +(0\.\d+)\nfp8-ptq-e4m3 +(0\.\d+) +[-+]\d", said).groups()  # type: ignore[union-attr]
+    assert float(e4m3) > 0.8 * float(fp32) > 0.5
+
+
+def test_the_example_refuses_what_it_cannot_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("workbench.ptq", reason="quantises with workbench.ptq")
+    example = Path(__file__).parents[2] / "examples" / "quantize_encoder.py"
+    for given, said in ((["--pool", "1"], "at least 2"), (["--recipes", "fp9"], "unknown recipe")):
+        monkeypatch.setattr(sys, "argv", ["quantize_encoder.py", *given])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(str(example), run_name="__main__")
+        assert said in capsys.readouterr().err
