@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -64,9 +65,10 @@ class Retrieval:
         return mean_reciprocal_rank(queries @ answers.T)
 
     def digest(self) -> str:
-        """Of the corpus, the tokens' limits and the packages of model and code."""
-        limits = f"{QUERY_TOKENS} {ANSWER_TOKENS}"
-        return digest_of(self.corpus().digest, limits, encoder_source())
+        """Of the corpus, the code that embeds and ranks, and the packages of the model."""
+        paths = (Path(__file__), Path(__file__).with_name("encoder.py"))
+        code = [path.read_text(encoding="utf-8") for path in paths]
+        return digest_of(self.corpus().digest, encoder_source(), *code)
 
     def card(self) -> Card:
         """Pool, tokens and source."""

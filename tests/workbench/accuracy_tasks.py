@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.accuracy.training import Metric, Split, Trained
 CLASSES, FEATURES = 4, 8
 
 
+@cache
 def blobs(seed: int = 0) -> Split:
     """Four clouds of points, a little mixed."""
     generator = torch.Generator().manual_seed(seed)
@@ -59,7 +60,7 @@ class Fitted:
         return model.eval()
 
     def calibration(self) -> list[Batch]:
-        return [(rows,) for rows in self.data().inputs[0][:64].split(32)]
+        return [(rows.clone(),) for rows in self.data().inputs[0][:64].split(32)]
 
     @torch.no_grad()
     def score(self, model: nn.Module) -> float:

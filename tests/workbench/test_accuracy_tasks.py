@@ -10,7 +10,7 @@ import torch
 from accuracy_tasks import blob_task, blobs, small_model
 from torch import nn
 
-from bench.accuracy import classification, functions, sections
+from bench.accuracy import classification, functions, named, sections
 from bench.accuracy.classification import by_area, matching
 from bench.accuracy.corpus import Corpus, Labelled
 from bench.accuracy.coverage import Coverage
@@ -257,3 +257,9 @@ def test_thirty_pairs_of_four_families_have_names_of_their_own(tmp_path: Path) -
     named = chosen("mlp.iris,minilm.re*", pairs)
     assert [pair.name for pair in named] == ["mlp.iris", "minilm.readmes"]
     assert {pair.family for pair in chosen("text", pairs)} == {"text"}
+
+
+def test_pairs_that_a_command_can_name_exist() -> None:
+    for name in named.__all__:
+        pair = getattr(named, name)()
+        assert pair.name in {one.name for one in all_pairs()}
