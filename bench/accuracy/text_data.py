@@ -40,7 +40,8 @@ def _cut(texts: Iterator[bytes], length: int, count: int) -> torch.Tensor:
     for text in texts_left:
         step = max(length, len(text) // (share + 1))
         starts = range(0, len(text) - length, step)
-        rows += [text[start : start + length] for start in starts[:share]]
+        # A licence stands at the head of many files: a run of bytes counts once.
+        rows = list(dict.fromkeys((*rows, *(text[at : at + length] for at in starts[:share]))))
         if len(rows) >= count:
             break
     data = b"".join(rows[:count])

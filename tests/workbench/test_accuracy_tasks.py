@@ -17,7 +17,9 @@ from bench.accuracy.coverage import Coverage
 from bench.accuracy.pairs import all_pairs, chosen
 from bench.accuracy.retrieval import mean_reciprocal_rank
 from bench.accuracy.sections import headed
-from bench.accuracy.training import Metric
+from bench.accuracy.text_data import next_bytes, snippets
+from bench.accuracy.training import Metric, Split
+from bench.accuracy.vision_data import digits, noisy_digits
 
 
 def test_reciprocal_ranks_are_those_of_a_sorted_list() -> None:
@@ -263,3 +265,27 @@ def test_pairs_that_a_command_can_name_exist() -> None:
     for name in named.__all__:
         pair = getattr(named, name)()
         assert pair.name in {one.name for one in all_pairs()}
+
+
+@pytest.mark.slow  # trains for seconds
+def test_models_learn_what_packages_carry(tmp_path: Path) -> None:
+    pairs = {pair.name: pair for pair in all_pairs(tmp_path)}
+    floors = {"mlp-wide.digits": 0.95, "bytes-mean.kinds": 0.85, "mlp.diabetes": 0.4}
+    for name, floor in floors.items():
+        pair = pairs[name]
+        assert pair.score(pair.model()) > floor, name
+        card = pair.card()
+        assert card.samples > 200
+        assert card.counted is (name != "mlp.diabetes")
+
+
+@pytest.mark.slow  # scikit-learn loads in seconds
+@pytest.mark.parametrize("data", [digits, noisy_digits, snippets, next_bytes])
+def test_nothing_that_is_judged_was_trained_on(data: Callable[[], Split]) -> None:
+    split = data()
+    trained = {row.numpy().tobytes() for row in split.inputs[0]}
+    judged = [row.numpy().tobytes() for row in split.test_inputs[0]]
+    assert not [row for row in judged if row in trained]
+    assert len(split.target) == len(split.inputs[0]) > 100
+    assert len(split.test_target) == len(judged) > 100
+    assert split.digest == data().digest
