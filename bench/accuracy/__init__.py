@@ -1,0 +1,1 @@
+"""Measured accuracy of quantised models on data that ships with packages (docs/accuracy.md)."""

@@ -1,0 +1,82 @@
+"""What is measured: a function that quantises a trained model under a recipe."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from bench.accuracy.corpus import digest_of
+from bench.accuracy.task import Batch
+
+__all__ = ["SCHEMES", "Quantized", "Quantizer", "source_digest", "workbench_quantizer"]
+
+ROOT = Path(__file__).parents[2]
+#: What decides the numbers that a quantised model computes.
+SOURCES = ("workbench/ptq", "tiles/formats", "tiles/recipes")
+SCHEMES = ("standard", "extended")
+
+
+class Quantized(Protocol):
+    """What a quantiser gives back; more fields are its own matter."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The quantised model, called as the one that it was made of."""
+
+
+class Function(Protocol):
+    """``workbench.ptq.quantize``, as far as it is used here."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        recipe: str,
+        *,
+        calibration: list[Batch],
+        scheme: str,
+        score: Callable[[nn.Module], float] | None,
+        criterion: float,
+    ) -> Quantized:
+        """Quantise a model that the caller gives away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantizer:
+    """A function, and the digest of what it does: a stored score of another digest is stale."""
+
+    quantize: Function
+    digest: str
+
+    def __call__(self, model: nn.Module, recipe: str, **how: Any) -> nn.Module:
+        """The quantised model in eval mode."""
+        return self.quantize(model, recipe, **how).model.eval()
+
+
+def source_digest(folders: Iterable[str] = SOURCES) -> str:
+    """SHA-256 of the Python files below folders of the repository, first 16 digits."""
+    found = []
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            found += [path.relative_to(ROOT).as_posix(), content]
+    return digest_of(*found)
+
+
+def workbench_quantizer() -> Quantizer:
+    """The workbench's own.
+
+    Raises:
+        ValueError: this checkout has none.
+    """
+    try:
+        from workbench.ptq import quantize
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("workbench.ptq"):
+            raise
+        raise ValueError(
+            "workbench.ptq is missing: measure fp32 alone with --recipes fp32"
+        ) from error
+    return Quantizer(quantize=quantize, digest=source_digest())
