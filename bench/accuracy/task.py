@@ -6,27 +6,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from workbench.ptq.task import Task
+
 __all__ = ["Batch", "Card", "Pair", "Task", "Tokens", "device_of", "parameters_of", "row_counts"]
 
 #: Positional arguments of a model.
 Batch = tuple[torch.Tensor, ...]
-
-
-class Task(Protocol):
-    """A trained model, data to calibrate it with, and its score."""
-
-    @property
-    def name(self) -> str:
-        """Of the pair."""
-
-    def model(self) -> nn.Module:
-        """The fp32 model in eval mode, trained; a fresh copy each call."""
-
-    def calibration(self) -> list[Batch]:
-        """Batches that are passed as positional arguments; none of them is scored."""
-
-    def score(self, model: nn.Module) -> float:
-        """Higher is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
