@@ -1,4 +1,4 @@
-"""Pairs as ``workbench quantize --task`` takes them, e.g. ``bench.accuracy.named:encoder``."""
+"""Pairs as ``workbench quantize`` takes them, e.g. ``bench.accuracy.named:encoder``."""
 
 from bench.accuracy.pairs import all_pairs
 from bench.accuracy.task import Pair
