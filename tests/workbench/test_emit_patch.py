@@ -94,7 +94,7 @@ def test_state_is_codes_and_scales_and_loads_into_a_model_patched_alike(
     module.patch(second, "deepseek-fp8")
     state = first.state_dict()
     assert {name for name in state if name.startswith("up_proj")} == {
-        "up_proj.bias", "up_proj.codes", "up_proj.scales"
+        "up_proj.bias", "up_proj.codes", "up_proj.formats", "up_proj.scales"
     }  # fmt: skip
     assert not torch.equal(second(x), first(x))
     second.load_state_dict(state)
@@ -103,6 +103,21 @@ def test_state_is_codes_and_scales_and_loads_into_a_model_patched_alike(
         second.load_state_dict(plain.state_dict())
     again = copy.deepcopy(first)
     assert torch.equal(again(x), first(x))
+
+
+@pytest.mark.parametrize(
+    ("stored", "other"), [("e4m3-row", "int8-row"), ("deepseek-fp8", "int8-b128")]
+)
+def test_the_state_of_another_recipe_is_refused_and_changes_no_codes(
+    module: ModuleType, stored: str, other: str
+) -> None:
+    first, second = mlp(0), mlp(1)
+    module.patch(first, stored)
+    module.patch(second, other)
+    codes = {name: one.clone() for name, one in second.named_buffers()}
+    with pytest.raises(RuntimeError, match=f"up_proj: the state is of {stored} .*, the layer of"):
+        second.load_state_dict(first.state_dict())
+    assert all(torch.equal(one, codes[name]) for name, one in second.named_buffers())
 
 
 @pytest.mark.parametrize("name", ["deepseek-fp8", "int8-b128", "e4m3-row"])

@@ -69,8 +69,10 @@ def mend(folder: Path, files: Sequence[ReadFile], findings: Sequence[Finding]) -
     try:
         place({folder / path: data for path, data in texts.items()})
     except BaseException:
-        for backup in backups:
-            backup.unlink()
+        for path, backup in zip(gone, backups, strict=True):
+            present = folder / path
+            if present.exists() and present.read_bytes() == backup.read_bytes():
+                backup.unlink()
         raise
     for path in gone:
         if path not in texts:

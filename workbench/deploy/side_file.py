@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,7 @@ def place(contents: Mapping[Path, bytes]) -> None:
     """
     staged: list[tuple[str, Path]] = []
     made: list[Path] = []
+    kept: list[tuple[Path, Path | None]] = []  # what is replaced, under a second name
     try:
         for path, data in contents.items():
             with unwritable(path):
@@ -134,14 +136,40 @@ def place(contents: Mapping[Path, bytes]) -> None:
                 os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         for name, path in staged:
             with unwritable(path):
+                kept.append((path, _second_name(path)))
                 os.replace(name, path)
     except BaseException:
+        for path, old in reversed(kept):
+            _put_back(path, old)
         for name, _ in staged:
             Path(name).unlink(missing_ok=True)
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: something was renamed into it
                 folder.rmdir()
         raise
+    for _, old in kept:
+        if old is not None:
+            old.unlink()
+
+
+def _second_name(path: Path) -> Path | None:
+    """A temporary name of the bytes that a file has now; ``None`` where there is no file."""
+    if not path.exists():
+        return None
+    handle, name = tempfile.mkstemp(prefix=".workbench-", dir=path.parent)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(path.read_bytes())
+    shutil.copymode(path, name)
+    return Path(name)
+
+
+def _put_back(path: Path, old: Path | None) -> None:
+    """Undo a rename; where that fails too, the old bytes stay under their second name."""
+    with contextlib.suppress(OSError):
+        if old is None:
+            path.unlink(missing_ok=True)
+        else:
+            os.replace(old, path)
 
 
 def _make(folder: Path, made: list[Path]) -> None:

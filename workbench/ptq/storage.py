@@ -25,12 +25,10 @@ from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.operator import Phase, Session
 from workbench.ptq.quantized import SCHEMA, Quantized, quantized_of
 from workbench.ptq.scheme import Kind, Scheme
-from workbench.ptq.tensor_file import read_tensors, write_tensors
+from workbench.ptq.tensor_file import RECORD, read_tensors, write_tensors
 
 __all__ = ["RECORD", "load", "read_record", "save"]
 
-#: Key of the record in the file's metadata.
-RECORD = "tile-workbench"
 #: Parts of an operator's name in names of tensors.
 _WEIGHT, _SCALE, _COLUMNS = "@weight.", "@scale.", "@outliers."
 

@@ -14,8 +14,12 @@ from tiles.intake import shown
 from workbench.checkpoint_header import SUFFIX, check_header
 from workbench.outfile import check_name, unwritable
 
-__all__ = ["Entry", "check_tensor_file", "read_tensors", "write_entries", "write_tensors"]
+__all__ = ["RECORD", "Entry", "check_tensor_file", "read_tensors", "write_entries", "write_tensors"]
 
+#: Under this name a file's metadata has our record of it, as JSON.
+RECORD = "tile-workbench"
+#: Longer headers are nobody's.
+MAX_HEADER = 100_000_000
 #: safetensors' names of torch's types.
 DTYPES = {
     torch.float64: "F64",
@@ -47,7 +51,8 @@ def check_tensor_file(path: Path) -> None:
     """Refuse an output that is no file of tensors, before any work is done for it.
 
     Raises:
-        ValueError: a folder, not a regular file, another suffix, or a name with control characters.
+        ValueError: a folder, not a regular file, another suffix, a name with control characters, or
+            a file that the workbench did not write.
     """
     check_name(path)
     if path.suffix != SUFFIX:
@@ -57,6 +62,23 @@ def check_tensor_file(path: Path) -> None:
             raise ValueError(f"{path}: is a folder: name a file in it")
         if path.exists() and not path.is_file():
             raise ValueError(f"{path}: is not a regular file: choose another output")
+        if path.exists() and path.stat().st_size > 0 and not _ours(path):
+            raise ValueError(
+                f"{path}: was not written by the workbench and is left as it is: choose another "
+                "output, or move it"
+            )
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file's header carries a record of the workbench's."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length <= MAX_HEADER else b""
+    try:
+        record = json.loads(json.loads(text)["__metadata__"][RECORD])
+        return str(record["schema"]).startswith("tile-workbench/")
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def write_entries(

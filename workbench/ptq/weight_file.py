@@ -105,11 +105,11 @@ def quantize_weights(
     fmt = chosen.weight
     if fmt.element.bits >= 16:
         raise ValueError(f"{chosen.name} leaves weights in {fmt}: choose one that quantises them")
-    check_tensor_file(target)
     patterns = tuple(items_of("keep", keep, str, "patterns of names"))
     checkpoint = Checkpoint(Path(source))
     if any(file.resolve() == target.resolve() for file in checkpoint.files):
         raise ValueError(f"{target}: is read from: choose another output")
+    check_tensor_file(target)
     for pattern in patterns:
         if not any(fnmatchcase(t.name, pattern) for t in checkpoint.tensors):
             raise ValueError(f"keep {pattern!r}: no tensor of {source} has such a name")

@@ -406,6 +406,31 @@ def test_a_full_disk_leaves_everything_as_it_was(
     assert texts(folder) == before
 
 
+@pytest.mark.parametrize("lasting", [False, True], ids=["one rename", "every rename from there on"])
+def test_a_rename_that_fails_half_way_loses_nothing(
+    lasting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = clean(tmp_path / "configs", "vllm-linear")
+    for name in (FP8, INT8):
+        entry(folder, name, num_stages="3")
+    before = texts(folder)
+    replace, calls = os.replace, []
+
+    def failing(*names: Any) -> None:
+        calls.append(names)
+        if len(calls) == 2 or (lasting and len(calls) > 2):
+            raise PermissionError(1, "Operation not permitted")
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(ValueError, match="Operation not permitted"):
+        lint(folder, fix=True)
+    after = {path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert set(before.values()) <= after  # here or beside it
+    if not lasting:
+        assert texts(folder) == before
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_told_by_their_folders(family: str, tmp_path: Path) -> None:
     """Where the engine's own tree is given, its path says it, whatever is in it."""

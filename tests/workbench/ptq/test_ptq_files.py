@@ -293,6 +293,24 @@ def test_what_is_wrong_with_weights_is_one_line(tmp_path: Path) -> None:
         read_weights(source, "w8a16")
 
 
+def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path: Path) -> None:
+    """The name that Hugging Face's folders have for weights is the one that we write."""
+    source, target = tmp_path / "in.safetensors", tmp_path / "model.safetensors"
+    checkpoint(source)
+    for foreign in ({"mine": torch.ones(3)}, None):
+        if foreign is None:
+            target.write_bytes(b"no checkpoint at all")
+        else:
+            save_file(foreign, target)
+        before = target.read_bytes()
+        with pytest.raises(ValueError, match="was not written by the workbench and is left"):
+            quantize_weights(source, "w8a16", target)
+        assert target.read_bytes() == before
+    target.write_bytes(b"")
+    quantize_weights(source, "w8a16", target)
+    quantize_weights(source, "w4a16-g128", target)  # ours is replaced
+
+
 def test_the_record_in_the_file_names_formats_and_originals(tmp_path: Path) -> None:
     source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     checkpoint(source)

@@ -1,9 +1,9 @@
 """Linear layers whose weights are codes: what :func:`patch` puts in the place of plain ones.
 
-Their state is buffers: ``codes``, ``scales`` and ``bias``, or the parts of a packed weight and
-``bias``.  So ``state_dict`` holds them, a model patched alike loads them, and the state of the
-plain model is refused by name.  A change of the model's dtype leaves codes and scales as they are.
-For inference: no derivative.
+Their state is buffers: ``codes``, ``scales``, ``bias`` and what they were made for, or the parts of
+a packed weight and ``bias``.  So ``state_dict`` holds them, a model patched alike loads them, and
+the state of the plain model or of another recipe is refused by name.  A change of the model's dtype
+leaves codes and scales as they are.  For inference: no derivative.
 """
 
 import importlib
@@ -68,6 +68,7 @@ class QuantizedLinear(PatchedLinear):
 
     codes: Tensor
     scales: Tensor
+    formats: Tensor  #: bytes of "recipe activation"
 
     def __init__(
         self, recipe: str, activation: str, codes: Tensor, scales: Tensor, bias: Tensor | None
@@ -76,6 +77,8 @@ class QuantizedLinear(PatchedLinear):
         self.activation = activation
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
+        text = list(f"{recipe} {activation}".encode())
+        self.register_buffer("formats", torch.tensor(text, dtype=torch.uint8))
         # Looked up once: a compiler that traces the call meets plain functions.
         self._quantize: Any = _function("_quantize", "quantize")
         self._gemm: Any = _function("_gemm", "gemm")
@@ -96,9 +99,25 @@ class QuantizedLinear(PatchedLinear):
             rows = held.t() if turned else held
             moved = fn(rows.view(torch.uint8)).view(held.dtype)
             self._buffers[name] = moved.t() if turned else moved
+        self._buffers["formats"] = fn(self.formats)
         if self.bias is not None:
             self._buffers["bias"] = fn(self.bias)
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, *told: list[str]
+    ) -> None:
+        # Codes of another format are numbers too: copying them would convert what they are not.
+        stored = state_dict.get(f"{prefix}formats")
+        mine = f"{self.recipe} {self.activation}"
+        if stored is not None and bytes(stored.tolist()) != mine.encode():
+            other = bytes(stored.tolist()).decode(errors="replace")
+            *_, errors = told
+            errors.append(
+                f"{prefix[:-1]}: the state is of {other}, the layer of {mine}: patch alike"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *told)
 
 
 class WeightOnlyLinear(PatchedLinear):
