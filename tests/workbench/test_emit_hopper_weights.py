@@ -268,6 +268,30 @@ def test_every_weight_reaches_the_launcher_as_it_takes_it(
     assert (told["operands"][4] is not None) == fmt.asymmetric
 
 
+def test_patch_counts_its_entries_as_tuned_and_measured(module: ModuleType) -> None:
+    """Of w8a16 nothing but CUDA C++ was tuned, and its times alone speak for it."""
+    for name, extents in (("w8a16", (256, 64)), ("w4a16-g128", (512, 64))):
+        model = torch.nn.Sequential(torch.nn.Linear(*extents)).bfloat16()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            report = module.patch(model, name)
+        assert [one.tuned for one in report.replaced] == [True]
+        assert (model[0].weight.recipe, model[0].weight.columns) == (name, extents[0])
+    within = importlib.import_module(f"{NAME}._linear_recipes")
+    known, refused = within.linear_recipes()
+    assert refused == {}
+    alone = {"w8a16": known["w8a16"]}
+    assert within.choose_recipe(alone) == (
+        "w8a16", "w8a16 is the only recipe with measured entries"
+    )  # fmt: skip
+    # By M = 4096 at (64, 512) in 90 us; w8a16 by M = 8 at (64, 256) in 9.
+    model = torch.nn.Sequential(torch.nn.Linear(512, 64)).bfloat16()
+    report = module.patch(model)
+    assert (
+        report.chosen == "w4a16-g128 is the fastest of 2 recipes on shapes of their own (measured)"
+    )
+
+
 @pytest.mark.slow
 def test_what_can_be_verified_without_a_gpu_passes(tmp_path: Path) -> None:
     package = emit(run_of(study(ALONE, family=HOPPER)), tmp_path / "out", name="weight_pack")
