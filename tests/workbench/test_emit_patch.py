@@ -181,6 +181,40 @@ def test_what_is_left_has_its_reason_and_shared_layers_are_replaced_everywhere(
     assert model.again is model.blocks[1]
 
 
+class Reading(nn.Module):
+    """Asks for weights as T5 (a dtype), Mamba (a product) and Bloom (a part of one) do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wi, self.wo = nn.Linear(HIDDEN, INNER), nn.Linear(INNER, HIDDEN)
+        self.step, self.split = nn.Linear(HIDDEN, INNER), nn.Linear(HIDDEN, INNER)
+        self.inner = nn.Sequential(nn.Linear(HIDDEN, INNER), nn.ReLU())
+        self.inner.last = nn.Linear(HIDDEN, INNER)
+        nn.init.zeros_(self.wi.weight)  # before it is patched
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.wi(x).to(self.wo.weight.dtype)
+        y: torch.Tensor = self.wo(hidden)
+        return y + (self.step.weight.t() @ self._split(x)[..., None])[..., 0]
+
+    @torch.no_grad()
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(
+            nn.functional.linear(x[..., s : s + 64], self.split.weight[:, s : s + 64])
+            for s in (0, 64)
+        ) + nn.functional.linear(x, self.inner.last.weight)  # type: ignore[return-value]
+
+
+def test_layers_whose_weight_another_module_reads_stay_plain(module: ModuleType) -> None:
+    model, x = Reading().bfloat16(), torch.randn(3, HIDDEN).bfloat16()
+    report = module.patch(model, "int8-row")
+    assert [one.name for one in report.replaced] == ["wi", "inner.0"]
+    assert {one.name: one.reason for one in report.left} == dict.fromkeys(
+        ("wo", "step", "split", "inner.last"), "Reading reads its weight by itself"
+    )
+    assert model(x).shape == (3, HIDDEN)
+
+
 def test_untuned_layers_are_said_once_for_each_kind(module: ModuleType) -> None:
     def model() -> nn.Module:
         sizes = [(HIDDEN, INNER), (HIDDEN, 64), (HIDDEN, 64), (64, 32)]

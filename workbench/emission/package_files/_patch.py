@@ -47,8 +47,8 @@ def patch(
     Weights are quantised once, activations on each call.  Nothing is changed where this raises.
 
     A layer is left as it is, with the reason in the report: what ``keep`` names; a subclass of
-    ``nn.Linear``; weights shared with another module; hooks; a parent of ``torch.nn`` that reads
-    its weights; an element type, a length of sums or a GPU that no kernel of the package serves.
+    ``nn.Linear``; weights shared with another module, or read by one; hooks; an element type, a
+    length of sums or a GPU that no kernel of the package serves.
 
     Args:
         model: layers on a GPU, on the host (move the model afterwards), or, with ``weights``, on
