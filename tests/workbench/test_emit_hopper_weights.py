@@ -195,7 +195,7 @@ def test_what_it_cannot_run_has_a_stand_in_and_one_warning(
     off = torch.zeros(65, dtype=torch.float32)[1:]
     assert _call(module, 4, row_scale=off) == []
     monkeypatch.setattr(launches.own, "missing", lambda device: "it needs CuPy (no module)")
-    assert "hopper_weight_only w4a16-g128 bf16: it needs CuPy" in _call(module, 4)[0]
+    assert "hopper_weight_only w4a16-g128 bf16 64x512: it needs CuPy" in _call(module, 4)[0]
     assert launches.cuda == []
     assert {(c.file.kernel, c.file.gpu, c.tuned) for c in launches.triton} == {
         (TRITON, "h200", False)
