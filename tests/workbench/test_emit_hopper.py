@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
