@@ -1,4 +1,4 @@
-"""Products on a CUDA device, by two families of GEMMs."""
+"""Products on a CUDA device, by three families of GEMMs."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,10 +8,11 @@ import torch
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES
-from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.gemm_workload import launch_block, multiprocessors
 from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.triton import gemm_scaled, transpose_codes
 from tiles.problems import Gemm, Transpose
 from tiles.recipes import RECIPES, Recipe
@@ -90,6 +91,20 @@ def launch_product(
             scales=mode,
             config=config,
             seed=seed,
+            stream=stream,
+        )
+        return
+    if choice.family == "hopper_gemm":
+        chosen = scale_mode(a.nearest, b.nearest)
+        assert chosen is not None  # else the family refuses
+        views = (None if s is None else cupy_view(s) for s in (a.scales, b.scales))
+        gemm_hopper.launch(
+            *(cupy_view(x) for x in (a.codes, b.codes, c)),
+            *views,
+            element=a.format.element.name,
+            out=problem.out,
+            scales=chosen,
+            config=config,
             stream=stream,
         )
         return

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sim import gpu_names, load_gpu
+from sim import Gpu, gpu_names, load_gpu
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, empty_scales
 from tiles.formats.torch_encode import code_dtype
@@ -21,7 +21,7 @@ from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of"]
 
 #: Rows of codes begin at multiples of 16 bytes in the products' loads.
 ROW_STEP = 16
@@ -29,8 +29,8 @@ ROW_STEP = 16
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-def limits_of(device: torch.device) -> Limits:
-    """Limits of a CUDA device, of the GPU file that names it.
+def gpu_of(device: torch.device) -> Gpu:
+    """The GPU file that names a CUDA device.
 
     Raises:
         ValueError: there is no such device, no CuPy, or no GPU file for it.
@@ -42,8 +42,17 @@ def limits_of(device: torch.device) -> Limits:
     name = torch.cuda.get_device_name(device)
     for known in map(load_gpu, gpu_names()):
         if known.matches(name):
-            return known.limits
+            return known
     raise ValueError(f"no GPU file names {name!r}: the known ones are {', '.join(gpu_names())}")
+
+
+def limits_of(device: torch.device) -> Limits:
+    """Limits of a CUDA device.
+
+    Raises:
+        ValueError: as :func:`gpu_of`.
+    """
+    return gpu_of(device).limits
 
 
 class CudaQuantizer(ReferenceBackend):
@@ -61,13 +70,17 @@ class CudaQuantizer(ReferenceBackend):
         """Serve a device.
 
         Args:
-            tuned: problem's text to kernel and configuration; others take a family's default.
-            limits: of the GPU; default: those of its GPU file.
+            tuned: problem's text to kernel and configuration; other products take the fastest
+                predicted one, all else a family's default.
+            limits: of a GPU without a file, where nothing is predicted; default: its GPU file.
         Raises:
-            ValueError: as :func:`limits_of` and :class:`Choices`.
+            ValueError: as :func:`gpu_of` and :class:`Choices`.
         """
         self.device = device
-        self.choices = Choices(limits_of(device) if limits is None else limits, tuned)
+        gpu = gpu_of(device) if limits is None else None
+        chosen = limits if gpu is None else gpu.limits
+        assert chosen is not None  # one of the two
+        self.choices = Choices(chosen, tuned, gpu=gpu)
         self.unserved: dict[str, str] = {}
 
     def _choice(self, problem: Problem) -> Choice | None:
