@@ -1,4 +1,4 @@
-"""Which kernel and configuration serves a problem: tuned ones first, then what is predicted best."""
+"""Which kernel and configuration serves a problem: tuned ones first, then the best predicted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -199,9 +199,8 @@ class CudaBackend(CudaProducts):
         if width > FLASH_WIDTH:
             twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
             return twin.attend(q, k, v, causal=causal)
-        forward = torch.ops.aten._scaled_dot_product_flash_attention
         operands = (_filled(x) for x in (q, k, v))
-        out, log_sum = forward(*operands, 0.0, causal, scale=width**-0.5)[:2]
+        out, log_sum = flash_forward(*operands, causal=causal, scale=width**-0.5)
         return Attended(out=out[..., :width], log_sum=log_sum)
 
     def attend_backward(
@@ -227,6 +226,15 @@ class CudaBackend(CudaProducts):
             scale=width**-0.5,
         )  # fmt: skip
         return d_q[..., :width], d_k[..., :width], d_v[..., :width]
+
+
+def flash_forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Torch's FlashAttention: output and the logarithms of its sums."""
+    forward = torch.ops.aten._scaled_dot_product_flash_attention
+    out, log_sum = forward(q, k, v, 0.0, causal, scale=scale)[:2]
+    return out, log_sum
 
 
 def _filled(x: torch.Tensor) -> torch.Tensor:
