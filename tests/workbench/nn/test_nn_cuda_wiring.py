@@ -40,31 +40,34 @@ def test_a_block_on_the_kernels_is_the_block_on_the_twin(
 def test_a_block_without_bias_quantises_in_the_products_themselves(launches: Launches) -> None:
     backend = cuda()
     trained(backend, "jetfire", bias=False)
-    assert launches.seen.count("hopper int8.b32x32") == 4
+    # Two outputs join the stream, in 16 bits.
+    assert launches.seen.count("hopper int8.b32x32") == 2
+    assert launches.seen.count("hopper bf16") == 2
     assert launches.seen.count("hopper int8.b32x32+sr") == 4
     assert launches.seen.count("hopper fp32") == 4
     assert backend.unserved == {}
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["anew", "kept"])
 @pytest.mark.parametrize("tokens", [64, 40])
-def test_a_blocks_passes_over_memory(tokens: int, launches: Launches) -> None:
-    """Every launch of a step; transposed: 4 weights, 4 inputs, and the gradient behind GELU."""
+def test_a_blocks_passes_over_memory(tokens: int, kept: bool, launches: Launches) -> None:
+    """Every launch of a step; transposed: 4 inputs, the gradient behind GELU, weights if kept."""
     torch.manual_seed(0)
-    run = training_runtime("jetfire", backend=cuda())
+    run = training_runtime("jetfire", backend=cuda(), keep_weights=kept)
     model = TransformerBlock(64, 4, run, bias=False)
     x = normal(1, tokens, 64, dtype=torch.bfloat16).requires_grad_()
     y = model(x)
     forward, launches.seen = launches.seen, []
     y.backward(normal(1, tokens, 64, seed=1, dtype=torch.bfloat16))
     fits = tokens % 16 == 0  # else the transpose of the codes would be no operand
-    # Two branches join the stream, and queries, keys and values are read.
-    assert forward.count("dequantize") == 3
+    assert forward.count("dequantize") == 1  # queries, keys and values
     assert forward.count("quantize") == 4 + 3  # weights; stream twice, attention's output
     # q, k, v, attention's output and its gradient; what the norms give back to the stream.
     assert launches.seen.count("dequantize") == 3 + 2
-    assert launches.seen.count("quantize both") == (3 if fits else 0)
+    weights = 0 if kept else 4  # anew, both ways in one pass
+    assert launches.seen.count("quantize both") == weights + (3 if fits else 0)
     assert launches.seen.count("quantize") == (0 if fits else 3)
-    assert launches.seen.count("transpose") == (9 if fits else 12)
+    assert launches.seen.count("transpose") == (9 if fits else 12) - weights
 
 
 def test_weight_gradients_are_written_in_the_weights_dtype(launches: Launches) -> None:
@@ -79,8 +82,9 @@ def test_weight_gradients_are_written_in_the_weights_dtype(launches: Launches) -
         launches.seen.clear()
         x = normal(2, 32, 64, dtype=torch.bfloat16)
         block(x).backward(normal(2, 32, 64, seed=1, dtype=torch.bfloat16))
-        kind = "bf16" if block is model else "fp32"
-        assert launches.seen.count(f"hopper {kind}") == 4
+        # Besides, two outputs join the stream.
+        found = [launches.seen.count(f"hopper {kind}") for kind in ("bf16", "fp32")]
+        assert found == ([6, 0] if block is model else [2, 4])
         grads.append([p.grad for name, p in block.named_parameters() if p.ndim == 2])
     for narrow, exact in zip(*grads, strict=True):
         assert narrow is not None
@@ -91,7 +95,7 @@ def test_weight_gradients_are_written_in_the_weights_dtype(launches: Launches) -
 def test_codes_of_128_come_from_the_products_themselves(launches: Launches) -> None:
     trained(cuda(), "jetfire-128", bias=False)
     assert {s for s in launches.seen if s.startswith("hopper")} == {
-        "hopper int8.b128x128", "hopper int8.b128x128+sr", "hopper plain fp32"
+        "hopper int8.b128x128", "hopper int8.b128x128+sr", "hopper plain bf16", "hopper plain fp32"
     }  # fmt: skip
 
 
