@@ -51,7 +51,9 @@ class _Attention(torch.autograd.Function):
             count = min(step, batch - begin)
             rows = slice(begin * tokens, (begin + count) * tokens)
             parts = _backward_of(
-                *(_numbers(one.rows(rows), run, ctx.dtype) for one in (codes, qkv, out)),
+                _numbers(codes.rows(rows), run, ctx.dtype),
+                _numbers(qkv.rows(rows), run, ctx.dtype),
+                _numbers(out.rows(rows), run, ctx.dtype),
                 log_sum[begin : begin + count],
                 ctx.heads,
                 run.backend(dy.device),

@@ -58,10 +58,10 @@ class _Product(torch.autograd.Function):
         hold(ctx, held_weights if ctx.needs_input_grad[0] else None)
         shape = (*x.shape[:-1], weights.forward.shape[0])
         if run.dataflow and not layer.plain_output:
-            y = backend.coded_product(
+            made = backend.coded_product(
                 codes, weights.forward, out=recipe.output, bias=bias, share=run.share
             )
-            return run.tensor(y, shape, x)
+            return run.tensor(made, shape, x)
         dtype = dtype_behind(x)
         values = backend.product(codes, weights.forward, dtype=dtype, bias=bias)
         # No view for autograd: the next node, and who gets the output, may write to it.
