@@ -73,7 +73,7 @@ def row_times(studies: Sequence[StudyRecord], gpu: "Gpu") -> RowTimes:
         gpu: that they were searched for.
     """
     tuned = sorted({one.problem.tokens for one in studies if one.best is not None})
-    rows = _rows(tuned)
+    rows = tuple(m for m in _rows(tuned) if m in tuned or _exists(studies[0].problem, m))
     candidates = list(
         dict.fromkeys(
             (one.kernel, trial.config)
@@ -112,6 +112,15 @@ def _rows(tuned: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*tuned, *map(int, between)}))
 
 
+def _exists(problem: Problem, m: int) -> bool:
+    """Whether a problem has so many rows: gathered rows come in multiples of what a token takes."""
+    try:
+        problem.with_tokens(m)
+    except ValueError:
+        return False
+    return True
+
+
 def _priced(
     problem: Problem,
     candidates: Sequence[tuple[str, TileConfig]],
@@ -125,7 +134,7 @@ def _priced(
         own = [index for index, (owner, _) in enumerate(candidates) if owner == name]
         table = ConfigTable.of([candidates[index][1] for index in own])
         for at, m in enumerate(rows):
-            resized = problem.resized(m, *problem.shape[1:])
+            resized = problem.with_tokens(m)
             if family.refusal(resized, gpu.limits) is not None:
                 continue
             times[own, at] = pricing(resized, family)(resized, family, table, gpu).time_us

@@ -124,6 +124,37 @@ def test_a_patched_model_is_one_graph(package: EmittedPackage) -> None:
 
 
 @pytest.mark.slow
+def test_t5_and_mamba_run_with_what_they_read_left_plain(module: ModuleType) -> None:
+    import transformers
+
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            d_model=HIDDEN, d_kv=64, d_ff=INNER, num_layers=1, num_heads=2, vocab_size=64
+        )
+    )
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            hidden_size=HIDDEN, state_size=16, num_hidden_layers=1, vocab_size=64
+        )
+    )
+    ids = torch.arange(12).view(2, 6)
+    for model, left, more in (
+        (t5, {"wo": "T5DenseActDense"}, {"decoder_input_ids": ids}),
+        (mamba, dict.fromkeys(("x_proj", "dt_proj", "out_proj"), "MambaMixer"), {}),
+    ):
+        model.to(torch.bfloat16).eval()
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of extents that were never tuned, kernels not there
+            before = model(ids, **more)[0].double()
+            report = module.patch(model, "int8-row")
+            after = model(ids, **more)[0].double()
+        assert 0 < (after - before).norm() < 0.1 * before.norm()
+        reasons = {one.name.rsplit(".", 1)[-1]: one.reason for one in report.left}
+        assert reasons.pop("lm_head") == "kept by 'lm_head'"
+        assert reasons == {k: f"{v} reads its weight by itself" for k, v in left.items()}
+
+
+@pytest.mark.slow
 def test_attention_and_mlp_of_transformers_are_replaced(module: ModuleType) -> None:
     import transformers
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuning.row_keys import KeyChoice, Lookup, RowKey, choose_keys
+from tuning.row_keys import KeyChoice, Lookup, RowKey, choose_keys, served_by
 from tuning.row_times import RowTimes, row_times
 from workbench.emission.not_emitted import NotEmitted
 from workbench.emission.winners import TunedEntry
@@ -138,21 +138,25 @@ def _dropped(
     group: Sequence[TunedEntry], chosen: Sequence[TunedEntry], choice: KeyChoice, loss: float
 ) -> list[NotEmitted]:
     shipped = {(entry.problem, entry.study.kernel) for entry in chosen}
+    simulated = all(entry.simulated for entry in group)
+    keys = [key.m for key in choice.keys]
     found = []
     for entry in group:
         if (entry.problem, entry.study.kernel) in shipped:
             continue
         m = entry.problem.tokens
-        at = next(place for place, key in enumerate(choice.keys) if key.first <= m <= key.last)
+        # An M that was simulated beside measured ones may lie outside of what they span.
+        key = served_by(m, keys, choice.lookup)
+        takes = f"M {m} takes the entry of {chosen[keys.index(key)].study.kernel} under M {key}"
+        reason = f"{takes}, which loses at most {loss:.1%}"
+        if entry.simulated != simulated:
+            reason = f"simulated where other M were measured, and the two are not compared: {takes}"
         found.append(
             NotEmitted(
                 kernel=entry.study.kernel,
                 problem=str(entry.problem),
                 gpu=entry.study.gpu,
-                reason=(
-                    f"M {m} takes the entry of {chosen[at].study.kernel} under M "
-                    f"{choice.keys[at].m}, which loses at most {loss:.1%}"
-                ),
+                reason=reason,
                 has_winner=True,
             )
         )

@@ -16,6 +16,8 @@ PATCH_FILES = (
     "_weight_codes.py",
     "_checkpoint.py",
     "_meta_tensors.py",
+    "_computed_buffers.py",
+    "_weight_readers.py",
 )
 
 

@@ -47,8 +47,8 @@ def patch(
     Weights are quantised once, activations on each call.  Nothing is changed where this raises.
 
     A layer is left as it is, with the reason in the report: what ``keep`` names; a subclass of
-    ``nn.Linear``; weights shared with another module; hooks; a parent of ``torch.nn`` that reads
-    its weights; an element type, a length of sums or a GPU that no kernel of the package serves.
+    ``nn.Linear``; weights shared with another module, or read by one; hooks; an element type, a
+    length of sums or a GPU that no kernel of the package serves.
 
     Args:
         model: layers on a GPU, on the host (move the model afterwards), or, with ``weights``, on
@@ -98,6 +98,8 @@ def patch(
     # Before anything is changed: where warnings are errors, nothing is.
     for layer, lacks in said:
         _say(layer, chosen, f"{lacks}: {_INSTEAD[untuned]}")
+    if untuned == "default":
+        _said([layer for layer, _ in said], chosen, device)
     bytes_before = sum(layer.weight.numel() * layer.weight.element_size() for layer in todo)
     made = _swap(todo, chosen, checkpoint, meta, undo, device)
     poor = {id(layer) for layer, _ in said}
@@ -171,10 +173,19 @@ def _untuned(layer: Layer, recipe: LinearRecipe, device: torch.device | str | No
 
 
 def _say(layer: Layer, recipe: LinearRecipe, message: str) -> None:
-    """Say it once for each kind of layer; the launch then need not say it again."""
+    """Say it once for each kind of layer."""
     kind = type(layer.module).__name__
     _lookup._warn_once(("patch", recipe.name, kind, *layer.extents, message), f"{kind}: {message}")
-    _lookup._warned.add((recipe.kernel, (recipe.name, NAMES[layer.weight.dtype])))
+
+
+def _said(told: Sequence[Layer], recipe: LinearRecipe, device: torch.device | str | None) -> None:
+    """Launches of these layers need not say it again; those of other extents still do."""
+    for layer in told:
+        home = layer.home(device)
+        if home.type == "cuda" and not is_home(recipe, name := device_facts(home)[0]):
+            _lookup._warned.add(_lookup.strange_gpu_key(name))
+        formats = (recipe.name, NAMES[layer.weight.dtype])
+        _lookup._warned.add(_lookup.untuned_key(recipe.kernel, formats, layer.extents))
 
 
 def _nothing(model: nn.Module, left: dict[str, str]) -> str:
