@@ -65,6 +65,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     # Every place of a tile among B's blocks, and a tile under three of them.
     "192 columns": ((100, 392, 264), "e4m3fn", "bf16", "b1x128", (192, 2, 1, 2, True)),
     "176 columns": ((100, 536, 256), "e5m2", "fp32", "b1x128", (176, 3, 1, 2, True)),
+    # Scales of A and of B are fetched for 32 steps at a time.
+    "66 steps": ((20, 56, 8328), "e4m3fn", "fp32", "b128x128", (64, 3, 1, 1, True)),
     "160 columns": ((140, 328, 136), "int8", "fp32", "b128x128", (160, 2, 2, 1, True)),
 }
 

@@ -243,13 +243,12 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
             for (int i = 0; i < HALF; i++) sum[0][i] = 0.0f;
             const bool more = index + (int)(gridDim.x / CLUSTER) < tiles.count();
-            const BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n,
-                                     steps);
+            BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n, steps,
+                               lane);
             const int scale_row = first_row + tile.scale_shift;
-            float common[SPANNED];  // of the step that is promoted next, asked for a step ahead
-            scales.load(0, common);
             for (int step = 0; step < steps; step++) {
-                float factor[SPANNED][2];
+                float common[SPANNED], factor[SPANNED][2];
+                scales.take(step, lane, common);
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
                     const float row = SCALES == 3 ? load_shared(scale_ring + oldest * SCALE_PITCH +
@@ -259,7 +258,6 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     for (int s = 0; s < SPANNED; s++)
                         factor[s][h] = SCALES == 3 ? row * common[s] : common[s];
                 }
-                scales.load(min(step + 1, steps - 1), common);
                 // The next product follows the last quarter of this one without a gap.  A tile's first
                 // product gave its turn away at once.
                 wgmma_wait<1>();
