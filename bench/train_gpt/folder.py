@@ -44,6 +44,11 @@ class RunFolder:
         """Is there once a run of this command has taken a step."""
         return self.path / "begun" / str(run)
 
+    def stepped(self, recipe: str) -> bool:
+        """Whether some run of a recipe has taken a step under this command."""
+        marks = (self.path / "begun").iterdir()
+        return any(mark.name.rpartition("-")[0] == recipe for mark in marks)
+
     def outcome(self, run: Run) -> Outcome | None:
         """What came of a run so far.
 

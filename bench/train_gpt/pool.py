@@ -98,7 +98,7 @@ def _next(
     if not free:
         return None
     at_work = {one.run.recipe for one in running}
-    stepped = {one.run.recipe for one in running if folder.mark(one.run).exists()}
+    stepped = {recipe for recipe in at_work if folder.stepped(recipe)}
     for run in waiting:
         if run.recipe in stepped or run.recipe not in at_work:
             return run, places[min(free, key=lambda number: busy[number])]
