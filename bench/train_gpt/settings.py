@@ -83,7 +83,7 @@ class Settings:
     windows: int = 512  #: sequences of held-out text, the same for every run
     looks: int = 8  #: at the held-out text, the last one behind the last step
     curve: int = 50  #: steps that a number of the training curve is the mean of
-    checkpoint: int = 500  #: steps between checkpoints
+    checkpoint: int = 1000  #: steps between checkpoints
     refused: int = 25  #: steps refused in a row that end a run
     text: dict[str, Any] = field(default_factory=dict)  #: digest and sizes of the text
 
