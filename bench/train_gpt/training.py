@@ -17,8 +17,9 @@ from torch import nn
 from bench.train_gpt.batches import held_out_windows, starts_of
 from bench.train_gpt.model import PLAIN, Gpt, build
 from bench.train_gpt.outcome import Outcome, Run, Status
+from bench.train_gpt.packed_backend import PackedBackend, packs
 from bench.train_gpt.settings import VOCABULARY, Settings
-from workbench.nn import StepGuard, StepRefused, load_training_state, training_state
+from workbench.nn import Runtime, StepGuard, StepRefused, load_training_state, training_state
 from workbench.nn.training_state import runtime_of
 
 __all__ = ["train"]
@@ -106,6 +107,8 @@ class Trainer:
         starts = starts_of(len(train_text), settings, run.seed)
         self.starts = torch.from_numpy(starts).to(self.device)
         self.span = torch.arange(settings.size.tokens + 1, device=self.device)
+        if run.recipe != PLAIN:
+            _pack_codes(runtime_of(self.model), self.starts.device)
         self.windows = torch.from_numpy(held_out_windows(held_out, settings)).to(self.device)
         self.at = Progress()
         self.losses: list[torch.Tensor] = []  # on the device: read once in a while
@@ -215,6 +218,12 @@ class Trainer:
             load_training_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.at = Progress(**state["progress"])
+
+
+def _pack_codes(runtime: Runtime, device: torch.device) -> None:
+    """Have kernels make the codes that the layers' own backend leaves to its twin."""
+    if device.type == "cuda" and packs(runtime.recipe.activation):
+        runtime.given = PackedBackend(device)
 
 
 def _loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:

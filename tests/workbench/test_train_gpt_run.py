@@ -1,5 +1,9 @@
 """One run of a training: pairs begin alike, go on to the bit, and end with a status."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +18,7 @@ from bench.train_gpt.model import build
 from bench.train_gpt.outcome import Outcome, Run, Status
 from bench.train_gpt.settings import FULL, RECIPES, SMOKE, Settings, Size
 from bench.train_gpt.training import train
+from workbench.nn import training_runtime
 
 TEXT = np.frombuffer(WORDS.encode() * 40, np.uint8)
 NEVER = float("inf")
@@ -169,3 +174,31 @@ def test_settings_are_read_as_they_were_written() -> None:
     assert tiny.digest != settings(text={"digest": "abd"}).digest
     with pytest.raises(ValueError, match=r"no settings of a training"):
         Settings.from_dict(SimpleNamespace(size=1))
+
+
+@pytest.mark.parametrize(("recipe", "packed"), [("mxfp6-e3m2", True), ("int8-row", False)])
+def test_codes_of_six_bits_come_from_kernels_on_a_gpu(
+    recipe: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PackedBackend", lambda device: ("packed", device))
+    for kind in ("cpu", "cuda"):
+        run = training_runtime(recipe)
+        device = torch.device(kind)
+        training._pack_codes(run, device)
+        assert run.given == (("packed", device) if packed and kind == "cuda" else None)
+
+
+@pytest.mark.slow
+def test_packed_codes_are_the_twins_and_train_alike() -> None:
+    script = Path(__file__).with_name("interpreted_packed.py")
+    root = script.parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), "mxfp6-e3m2", "mxfp6-e2m3", "mxfp4"],
+        env={**os.environ, "PYTHONPATH": str(root), "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"mxfp6-e3m2": [], "mxfp6-e2m3": [], "mxfp4": []}
