@@ -22,7 +22,7 @@ from bench.train_gpt.settings import VOCABULARY, Settings
 from workbench.nn import Runtime, StepGuard, StepRefused, load_training_state, training_state
 from workbench.nn.training_state import runtime_of
 
-__all__ = ["train"]
+__all__ = ["Progress", "train"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -52,13 +52,13 @@ def train(
     device: str,
     checkpoint: Path,
     until: float = math.inf,
-    begun: Callable[[], None] = lambda: None,
+    stepped: Callable[[Progress], None] = lambda at: None,
 ) -> Outcome:
-    """Train, from the checkpoint where there is one.
+    """Train, from the checkpoint where there is one; the last one is left for the caller to remove.
 
     Args:
         until: seconds of ``time.time()`` at which the run stops with a checkpoint.
-        begun: called behind the first step, when kernels are compiled.
+        stepped: called behind each step.
     Raises:
         ValueError: the recipe or the text does not fit, or the checkpoint is of something else.
     """
@@ -76,7 +76,7 @@ def train(
         begin = time.perf_counter()
         trainer.step()
         at.seconds += time.perf_counter() - begin
-        begun()
+        stepped(at)
         if at.step == warm:
             warm_seconds = at.seconds
         reason = trainer.divergence()
@@ -88,9 +88,7 @@ def train(
         trainer.steps_per_s = (at.step - warm) / (at.seconds - warm_seconds)
     if not reason and not math.isfinite(at.held_out_curve[-1][1]):
         reason = "the loss of the held-out text is not finite"
-    found = trainer.outcome(Status.DIVERGED if reason else Status.FINISHED, reason)
-    checkpoint.unlink(missing_ok=True)
-    return found
+    return trainer.outcome(Status.DIVERGED if reason else Status.FINISHED, reason)
 
 
 class Trainer:

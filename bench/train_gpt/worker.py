@@ -8,6 +8,7 @@ import argparse
 import gc
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,21 +30,20 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(given)
     import torch
 
-    from bench.train_gpt.training import train
+    from bench.train_gpt.training import Progress, train
     from tuning.environment import read_environment
 
     torch.set_num_threads(1)
-    gc.freeze()  # what was imported stays: no collection looks at it again
     folder = RunFolder(arguments.folder)
     run = Run(recipe=arguments.recipe, seed=arguments.seed)
-    mark = folder.mark(run)
-    told = False
+    environment = read_environment(arguments.device).to_dict()
+    begin = time.monotonic()
 
-    def begun() -> None:
-        nonlocal told
-        if not told:
-            mark.touch()
-        told = True
+    def stepped(at: Progress) -> None:
+        folder.mark(run).touch()
+        if at.train_curve and at.train_curve[-1][0] == at.step:
+            loss, passed = at.train_curve[-1][1], time.monotonic() - begin
+            print(f"{run}: step {at.step}, loss {loss:.4f}, {passed:.0f} s", flush=True)
 
     try:
         settings, (train_text, held_out) = folder.settings(), folder.text()
@@ -55,16 +55,20 @@ def main(given: Sequence[str] | None = None) -> int:
             device=arguments.device,
             checkpoint=folder.checkpoint(run),
             until=arguments.until,
-            begun=begun,
+            stepped=stepped,
         )
     except ValueError as error:
         found = Outcome(
             recipe=run.recipe, seed=run.seed, status=Status.REFUSED, reason=str(error)[:500]
         )
-    environment = read_environment(arguments.device).to_dict()
     write_outcome(folder.result(run), replace(found, environment=environment))
+    if found.status.final:
+        folder.checkpoint(run).unlink(missing_ok=True)
     return 0
 
 
 if __name__ == "__main__":
+    import bench.train_gpt.training  # noqa: F401  # with all that it imports
+
+    gc.freeze()  # which stays: no collection looks at it again
     sys.exit(main())

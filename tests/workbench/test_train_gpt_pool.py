@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from train_gpt_cases import settings, write_files
+from train_gpt_cases import one_thread, settings, write_files
 
+from bench.train_gpt import worker
 from bench.train_gpt.__main__ import main
 from bench.train_gpt.folder import RunFolder
 from bench.train_gpt.outcome import Outcome, Run, Status, write_outcome
 from bench.train_gpt.pool import Place, run_all
 from bench.train_gpt.text import gather
+
+__all__ = ["one_thread"]
 
 #: A process of the tests takes no checkpoint: what does not end by itself is killed.
 LATER = 600.0
@@ -142,6 +145,35 @@ def test_other_seeds_begin_behind_a_recipes_first_step(folder: RunFolder) -> Non
     for recipe in ("jetfire", "jetfire-64"):
         step = order.index(f"step {recipe}-0")
         assert step < min(order.index(f"begin {recipe}-{seed}") for seed in (1, 2))
+
+
+def test_a_worker_stops_in_time_goes_on_and_leaves_no_checkpoint_behind(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = runs("fp32")
+    words = [str(folder.path), "fp32", "0"]
+    assert worker.main([*words, "--until", "0"]) == 0
+    found = folder.outcome(run)
+    assert found is not None
+    assert (found.status, found.steps) == (Status.UNFINISHED, 0)
+    assert folder.checkpoint(run).exists()
+    assert not folder.stepped("fp32")
+    assert worker.main(words) == 0
+    found = folder.outcome(run)
+    assert found is not None
+    assert (found.status, found.steps) == (Status.FINISHED, 5)
+    assert found.environment["versions"]["torch"]
+    assert not folder.checkpoint(run).exists()
+    assert folder.stepped("fp32")
+    assert "fp32-0: step 5, loss" in capsys.readouterr().out
+
+
+def test_a_recipe_that_the_layers_refuse_is_recorded_with_the_reason(folder: RunFolder) -> None:
+    assert worker.main([str(folder.path), "int9", "0"]) == 0
+    found = folder.outcome(Run(recipe="int9", seed=0))
+    assert found is not None
+    assert found.status is Status.REFUSED
+    assert "recipe 'int9' does not train here" in found.reason
 
 
 def test_a_folder_never_mixes_two_settings_or_two_texts(folder: RunFolder, tmp_path: Path) -> None:
