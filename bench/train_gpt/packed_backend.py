@@ -6,6 +6,7 @@ products are those of ``CudaBackend``: what codes stand for, in bf16, summed in 
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -53,6 +54,8 @@ def _extents(x: Codes) -> tuple[int, int]:
 
 class PackedBackend(CudaBackend):
     """``CudaBackend``, with packed codes for the elements that it leaves to the twin."""
+
+    name: ClassVar[str] = "cuda, packed codes"
 
     def quantize(
         self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
