@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tuning.objective import Objective, objective_of
 from workbench.deploy.body import body_text
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
@@ -56,6 +57,11 @@ def write_configs(
         check_device(device)
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {triton!r:.60}: write three numbers, X.Y.Z")
+    if objective_of(run.plan) is Objective.ENERGY:
+        raise ValueError(
+            f"{run.folder} was searched for energy, and tuned files go by time: sweep with "
+            "--objective time"
+        )
     products, left = measured_products(run, family, device)
     chosen = _paired(products, left) if family.down else [(p, p.eligible[0]) for p in products]
     grouped = _grouped(family, chosen, left, triton)
