@@ -31,6 +31,10 @@ class Objective(Enum):
         """Of its values."""
         return "us" if self is Objective.TIME else "mJ"
 
+    def text(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value:.1f} us" if self is Objective.TIME else f"{value:.4g} mJ"
+
     def of(self, outcome: _Measured) -> float | None:
         """Its value of an outcome; None where that was not correct, or lacks a reading."""
         if self is Objective.TIME:

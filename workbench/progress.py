@@ -59,7 +59,7 @@ def _best(progress: "Progress") -> str:
     if value is None:
         return ""
     label = " (simulated)" if progress.best.measurement.simulated else ""
-    return f"best {value:.1f} {progress.objective.unit}{label}"
+    return f"best {progress.objective.text(value)}{label}"
 
 
 @contextmanager

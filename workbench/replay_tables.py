@@ -22,7 +22,7 @@ def replay_tables(replay: "Replay") -> Iterable[Table]:
         if len(space.outcomes) < space.legal_size:
             size = f"a sample of {len(space.outcomes)} of {space.legal_size} configurations"
         kind = "SIMULATED: times are the cost model's" if space.simulated else "measured"
-        best = f"best {space.best:.1f} {space.objective.unit}"
+        best = f"best {space.objective.text(space.best)}"
         title = f"{space.problem}  {space.kernel}  {kind}, {size}, {best}"
         yield _table(title, study.curves, replay)
     if len(replay.studies) > 1:

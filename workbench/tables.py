@@ -131,4 +131,4 @@ def _energy_cells(best: "TrialRecord") -> list[str]:
     """Measured or simulated, then predicted millijoules."""
     energy = best.measurement.energy
     found = (None if energy is None else energy.energy_mj, best.predicted_energy_mj)
-    return ["-" if value is None else f"{value:.2f}" for value in found]
+    return ["-" if value is None else f"{value:.4g}" for value in found]
