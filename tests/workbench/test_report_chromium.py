@@ -64,7 +64,7 @@ def opened(browser: Any, path: Path, size: str, scheme: str) -> tuple[Any, list[
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("simulated", "plots"), [(False, 7), (True, 6)])
+@pytest.mark.parametrize(("simulated", "plots"), [(False, 8), (True, 7)])
 def test_every_plot_is_drawn_and_the_page_fits(
     browser: Any, tmp_path: Path, size: str, scheme: str, simulated: bool, plots: int
 ) -> None:
