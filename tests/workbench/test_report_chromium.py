@@ -104,6 +104,25 @@ def test_menus_and_the_colour_scheme_change_the_plots(browser: Any, tmp_path: Pa
     assert said == []
 
 
+@pytest.mark.parametrize("energy", [False, True])
+def test_time_energy_and_error_are_drawn_as_bubbles(
+    browser: Any, tmp_path: Path, energy: bool
+) -> None:
+    path = write_report(invented_run(energy=energy), tmp_path / "report.html")
+    page, said, _ = opened(browser, path, "desktop", "light")
+    menu = page.locator("#time-energy-error-view option")
+    for index in range(menu.count()):
+        page.select_option("#time-energy-error-view", index=index)
+        assert page.locator("#time-energy-error path.point").count() > 1
+        # The words about the bubbles lie above the plot, clear of the toolbar.
+        words = page.locator("#time-energy-error .annotation").bounding_box()
+        tools = page.locator("#time-energy-error .modebar").bounding_box()
+        assert words["x"] + words["width"] < tools["x"]
+    kind = "measured" if energy else "predicted"
+    assert f"area: {kind} energy" in page.locator("#time-energy-error .annotation").text_content()
+    assert said == []
+
+
 def test_hostile_names_run_nothing(browser: Any, tmp_path: Path) -> None:
     hostile = "</script><script>window.hit=1</script><img src=x onerror=window.hit=2>"
     run = invented_run(kernel=hostile, path=hostile, rejected_by_rule={hostile: 9}, name="<b>")

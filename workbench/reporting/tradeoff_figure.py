@@ -13,7 +13,7 @@ __all__ = ["HEADS", "cells", "tradeoff_csv", "tradeoff_figure"]
 LARGEST, LEAST = 32.0, 7.0
 #: Columns of the data; what is measured, simulated and predicted has columns of its own.
 HEADS = (
-    "M×N×K",
+    "shape",
     "recipe",
     "kernel",
     "path",
@@ -96,14 +96,15 @@ def _view(one: TradeoffFront, name: str) -> View:
     whole = all(row.with_quantize for row, _ in pairs)
     xs = [row.sqnr_normal_db or 0.0 for row, _ in pairs]
     room = max(2.0, 0.18 * (max(xs) - min(xs)))
-    highest = max(row.time_us for row, _ in pairs)
+    times = [row.time_us for row, _ in pairs]
+    space = 0.15 * (max(times) - min(times)) or 0.1 * max(times)
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers+text",
         "x": xs,
         "y": [row.time_us for row, _ in pairs],
         "text": [label(name) for name in names(pairs)],
-        "textposition": "top center",
+        "textposition": "middle right",
         "textfont": {"size": 11},
         "cliponaxis": False,
         "hovertext": [_tip(one, row, kept) for row, kept in pairs],
@@ -121,7 +122,9 @@ def _view(one: TradeoffFront, name: str) -> View:
     how = "with quantising" if whole else "of the product"
     layout = {
         "xaxis": axis("SQNR of the product, dB", range=[min(xs) - room, max(xs) + room]),
-        "yaxis": axis(f"{one.time_word} time {how}, us", range=[0, 1.2 * highest]),
+        "yaxis": axis(
+            f"{one.time_word} time {how}, us", range=[min(times) - space, max(times) + space]
+        ),
         "annotations": [
             {
                 "text": f"area: {one.energy_word} energy, the largest {most:.4g} mJ",

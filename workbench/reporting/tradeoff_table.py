@@ -40,7 +40,7 @@ def _table(
     # What was simulated is predicted: its numbers would stand there twice.
     told = not simulated
     columns = [
-        Column("M×N×K"),
+        Column("shape"),
         Column("recipe"),
         Column("kernel"),
         Column("path"),
