@@ -1,6 +1,6 @@
 """Energy of a launch, read from the board's sensors while launches follow one another.
 
-NVML's energy counter steps some ten times a second, so an answer rests on about a second of
+NVML's energy counter steps some times a second, so an answer rests on about a second of
 launches back to back, between two of its steps: what comes before the first step warms the board
 up, and the width of the steps does not matter.  Where there is no counter, or it does not step, the
 mean of power readings stands in; those average over about a second themselves, so the readings of
