@@ -101,7 +101,7 @@ class Timing:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Timing":
         """Read what ``dataclasses.asdict`` wrote."""
-        conditions, energy = data["conditions"], data["energy"]
+        conditions, energy = data["conditions"], data.get("energy")
         return cls(
             time_us=data["time_us"],
             samples_us=tuple(data["samples_us"]),
