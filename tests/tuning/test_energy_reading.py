@@ -279,3 +279,35 @@ def test_a_bout_runs_launches() -> None:
     ran.clear()
     timer.bout(7)
     assert len(ran) == 7
+
+
+def test_bouts_on_a_device_are_queued_ahead_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device never waits for the looks at the sensors: one bout runs while they are read."""
+    timing_cuda = pytest.importorskip("tuning.timing_cuda")
+    did: list[str] = []
+
+    class Event:
+        count = 0
+
+        def record(self) -> None:
+            Event.count += 1
+            self.number = Event.count
+            did.append(f"end {self.number}")
+
+        def synchronize(self) -> None:
+            did.append(f"wait {self.number}")
+
+    class Graph:
+        def replay(self) -> None:
+            did.append("replay")
+
+    monkeypatch.setattr(timing_cuda, "_event", Event)
+    bouts = timing_cuda._Bouts(Graph())
+    bouts.queue(2)
+    bouts.queue(1)
+    bouts.queue(1)
+    assert did == [
+        *("replay", "replay", "end 1"),
+        *("replay", "end 2", "wait 1"),
+        *("replay", "end 3", "wait 2"),
+    ]

@@ -108,6 +108,38 @@ def test_near_ties_in_energy_are_read_in_turns(tmp_path: Path, bench: type[Energ
     assert study.best.measurement.timing == "table-interleaved"
 
 
+def test_the_winner_in_turns_is_the_one_with_the_least_energy(
+    tmp_path: Path, bench: type[EnergyBench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns the least energy takes the longest."""
+    compare: Callable[..., Any] = EnergyBench.compare
+
+    def slow(self: EnergyBench, study: object, configs: Any) -> Any:
+        found = compare(self, study, configs)
+        return [replace(one, time_us=1e6 / one.energy.energy_mj) for one in found]
+
+    monkeypatch.setattr(EnergyBench, "compare", slow)
+    events: list[tuning.Progress] = []
+    (study,) = sweep(energy_plan(tmp_path / "run"), events.append).studies
+    told, best = events[-1].best, study.best
+    assert told is not None
+    assert best is not None
+    assert told.config == best.config
+    assert events[-1].objective is ENERGY
+    times = [t.measurement.time_us for t in study.trials if "inter" in t.measurement.timing]
+    assert best.measurement.time_us == max(time for time in times if time is not None)
+
+
+def test_neighbouring_m_hand_on_the_least_energy(tmp_path: Path, bench: type[EnergyBench]) -> None:
+    plan = energy_plan(tmp_path / "run", studies=2)
+    first, _ = sweep(plan).studies
+    assert first.best is not None
+    with RunStorage(tmp_path / "run") as storage:
+        study_id = storage.get_study_id_from_name(plan.study_name(plan.studies[1]))
+        handed = storage.get_study_user_attrs(study_id)["neighbours"]
+    assert handed == [first.best.config.to_dict()]
+
+
 def test_optunas_values_are_energies(tmp_path: Path, bench: type[EnergyBench]) -> None:
     plan = energy_plan(tmp_path / "run")
     sweep(plan)
