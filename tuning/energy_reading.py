@@ -1,10 +1,10 @@
 """Energy of a launch, read from the board's sensors while launches follow one another.
 
-NVML's energy counter steps some times a second, so an answer rests on about a second of
-launches back to back, between two of its steps: what comes before the first step warms the board
-up, and the width of the steps does not matter.  Where there is no counter, or it does not step, the
-mean of power readings stands in; those average over about a second themselves, so the readings of
-the second half of a longer window count.
+NVML's energy counter steps some times a second, so an answer rests on a second of launches back to
+back, between two of its steps: what comes before the first step warms the board up, and the width
+of the steps does not matter.  Where there is no counter, or it does not step, the mean of power
+readings stands in; those average over about a second themselves, so the readings of the second half
+of a longer window count.
 
 Launches are queued ahead of the looks at the sensors, so that the device never waits for them.  L2
 is not flushed between launches: the flush would be charged to them.
@@ -22,11 +22,11 @@ from tuning.timing import SETTLE_S, Timer
 
 __all__ = ["Meter", "energies_in_turns", "energy_sensor", "launch_energy"]
 
-#: Launches back to back that a reading takes at least; with a counter that steps rarely, or without
-#: one, at most.
+#: Between the first step of the counter and the last; and what a reading takes at most, which is
+#: what one without a counter takes.
 WINDOW_S, LONGEST_S = 1.0, 3.0
 #: Of the counter, the first one included.
-LEAST_STEPS = 5
+LEAST_STEPS = 3
 #: Launches between two looks at the sensors.
 BOUT_S = 0.01
 #: Times that a reading is thrown away at most because another process used the GPU meanwhile.
@@ -151,8 +151,8 @@ def _by_counter(work: _Work, meter: Meter, now: Callable[[], float]) -> Energy |
         return None
     begun, launches = now(), 0
     steps: list[tuple[float, int, float]] = []
-    while (late := now() - begun) < WINDOW_S or len(steps) < LEAST_STEPS:
-        if late > LONGEST_S:
+    while len(steps) < LEAST_STEPS or steps[-1][2] - steps[0][2] < WINDOW_S:
+        if now() - begun > LONGEST_S:
             return None
         launches += work()
         found = meter.energy_j()

@@ -1,5 +1,6 @@
 """Energy of launches on a real GPU, read behind their times."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,11 @@ LONG, SHORT = "gemm:4096x4096x4096:bf16:bf16", "gemm:16x4096x4096:bf16:bf16"
 
 
 @pytest.fixture
-def worker() -> Worker:
-    found = Worker("cuda")
-    if not found.energy_sensor():
-        found.close()
-        pytest.skip("neither NVML nor nvidia-smi says what this GPU draws")
-    return found
+def worker() -> Iterator[Worker]:
+    with Worker("cuda") as found:
+        if not found.energy_sensor():
+            pytest.skip("neither NVML nor nvidia-smi says what this GPU draws")
+        yield found
 
 
 @pytest.mark.parametrize("text", [LONG, SHORT])
@@ -42,9 +42,8 @@ def test_energy_is_read_behind_the_time_and_repeats(worker: Worker, text: str) -
         l2_bytes=gpu.l2_bytes,
         energy=True,
     )
-    with worker:
-        found = [worker.measure(target, config)[0] for _ in range(2)]
-        turns = worker.compare(target, [config, config])
+    found = [worker.measure(target, config)[0] for _ in range(2)]
+    turns = worker.compare(target, [config, config])
     for outcome in found:
         assert outcome.status is Status.CORRECT, outcome.reason
         assert outcome.energy is not None

@@ -82,7 +82,7 @@ def test_the_counter_tells_millijoules_a_launch(launch_us: float) -> None:
     exact = board.power_w * launch_us / 1e3
     # A look is a bout late; what is divided is about a second of launches.
     bout_s = max(energy_reading.BOUT_S, board.launches * launch_us / 1e6)
-    assert found.energy_mj == pytest.approx(exact, rel=2 * bout_s / 0.4)
+    assert found.energy_mj == pytest.approx(exact, rel=0.001 + 2 * bout_s / WINDOW_S)
     assert found.seconds <= LONGEST_S
     assert found.power_w == pytest.approx(board.power_w, rel=0.3)
 
@@ -92,14 +92,24 @@ def test_what_comes_before_the_first_step_does_not_count() -> None:
     found = read(Board())
     assert found is not None
     assert found.energy_mj == pytest.approx(100.0, rel=0.012)
-    assert WINDOW_S - 0.2 <= found.seconds <= WINDOW_S
+    assert WINDOW_S - 1e-9 <= found.seconds <= WINDOW_S + 0.2
+
+
+@pytest.mark.parametrize("launch_us", [250.0, 150_000.0])
+def test_launches_and_steps_may_be_long(launch_us: float) -> None:
+    """Of 0.6 s a bout there are few looks, and the counter moves between any two of them."""
+    board = Board(launch_us=launch_us)
+    found = read(board)
+    assert found is not None
+    assert found.source == "counter"
+    assert found.launches >= board.launches * (LEAST_STEPS - 1)
 
 
 def test_a_counter_that_steps_rarely_is_waited_for() -> None:
     found = read(Board(step_s=0.5))
     assert found is not None
     assert found.source == "counter"
-    assert found.seconds >= (LEAST_STEPS - 1) * 0.5 - 0.02
+    assert found.energy_mj == pytest.approx(100.0, rel=0.025)
 
 
 @pytest.mark.parametrize("why", ["no counter", "a counter that stands"])
