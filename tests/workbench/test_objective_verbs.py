@@ -17,6 +17,7 @@ from tuning.objective import Objective
 from workbench.cli import main
 from workbench.deploy.config_targets import write_configs
 from workbench.emission.evidence import evidence
+from workbench.emission.project import readme_text
 from workbench.emission.selection import select
 from workbench.promotion_sources import open_source
 
@@ -152,6 +153,15 @@ def test_the_family_with_the_least_energy_ships(run: Run) -> None:
     assert entry["predicted"]["energy_mj"] == 7.5
     assert entry["measured"]["energy"]["energy_mj"] == 8.0
     assert entry["simulation"] is None
+
+
+def test_the_text_of_a_package_says_what_was_searched_for(run: Run) -> None:
+    timed = run_of(study(GEMM, simulated=False))
+    for one, told in ((run, True), (timed, False)):
+        chosen = select(one)
+        proof = evidence(name="x", package_version="1", chosen=chosen, templates={}, files={})
+        text = readme_text("x", chosen.entries, proof)
+        assert ("searched for the least energy a launch" in text) is told
 
 
 def test_evidence_of_times_has_no_energy() -> None:
