@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.emission.project import entry_row, left_table
+from workbench.emission.project import entry_row, left_table, searched_for
 from workbench.emission.selection import Selection
 
 __all__ = [
@@ -132,6 +132,7 @@ def card_text(
         "|---|---|---|---|---|---|---|",
         *(entry_row(entry) for entry in chosen.entries),
         "",
+        *searched_for(chosen.entries),
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Other extents run a conservative default, never measured, with one warning; so",
         "does every call on another GPU.",
