@@ -77,14 +77,10 @@ def row_times(
             :func:`rows_between`.
     """
     tuned = sorted({one.problem.tokens for one in studies if one.best is not None})
-<<<<<<< HEAD
-    rows = tuple(m for m in _rows(tuned) if m in tuned or _exists(studies[0].problem, m))
-=======
+    first = studies[0].problem
     if rows is None:
-        first = studies[0].problem
         rows = rows_between(tuned, first.top_k if isinstance(first, GroupedGemm) else 1)
-    rows = tuple(rows)
->>>>>>> energy
+    rows = tuple(m for m in rows if m in tuned or _exists(first, m))
     candidates = list(
         dict.fromkeys(
             (one.kernel, trial.config)
@@ -104,7 +100,7 @@ def row_times(
             if index is not None and not trial.stale:
                 time = trial.measurement.time_us
                 told[index, at] = np.fmin(told[index, at], np.inf if time is None else time)
-    priced = _priced(studies[0].problem, candidates, rows, gpu)
+    priced = _priced(first, candidates, rows, gpu)
     return RowTimes(
         rows=rows,
         tuned=tuple(tuned),
