@@ -152,7 +152,7 @@ def _task(
     made = quantize_task(
         found, recipe, scheme=scheme, criterion=criterion, keep=keep, progress=tell
     )
-    record = made.record() | {"task": found.name, "ran": made.ran}
+    record = made.record() | {"task": found.name, "source": text, "ran": made.ran}
     if output is not None:
         made.save(output / "model.safetensors")
         write_outfile(output / "quantized.json", json.dumps(record, indent=2) + "\n")

@@ -91,12 +91,21 @@ class QuantizedLayer(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight that it computes with, for code that looks at it."""
-        if self.codes is not None:
-            return self.values
-        weight = self.original.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight
+        """The weight that it computes with, for code that looks at it.
+
+        Functions that multiply by it, as by the table of an embedding, are scored with it.
+        """
+        exact = self.operator.kept or self.operator.session.phase is not Phase.RUN
+        if self._original and (exact or self.codes is None):
+            weight = self.original.weight
+            assert isinstance(weight, torch.Tensor)
+            return weight
+        return self.stored
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """What of the weight is left once it lies in codes."""
+        return self.values
 
     @property
     def values(self) -> torch.Tensor:
@@ -104,12 +113,14 @@ class QuantizedLayer(nn.Module):
 
         Kernels multiply codes: a layer that runs on them holds no weight of full size.
         """
-        if self._values is None:
+        values = self._values
+        if values is None:
             assert self.codes is not None  # once it is settled
             # Kept beyond torch.inference_mode(), whose tensors a backward pass may not save.
             with torch.inference_mode(False), torch.no_grad():
-                self._values = self.codes.dequantize().view(self.weight_shape).to(self.dtype)
-        return self._values
+                values = self.codes.dequantize().view(self.weight_shape).to(self.dtype)
+            self._values = values
+        return values
 
     @property
     def source(self) -> torch.Tensor:

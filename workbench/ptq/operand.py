@@ -121,9 +121,10 @@ class Operand:
             apart: see :func:`round_matrices`.
         """
         if self.scales in (Scales.STATIC, Scales.DIRECT):
-            if self.scale is not None and self.scale.device != x.device:
-                self.scale = self.scale.to(x.device)
-            return round_scaled(x, self.format, self.scale)
+            scale = self.scale
+            if scale is not None and scale.device != x.device:
+                self.scale = scale = scale.to(x.device)
+            return round_scaled(x, self.format, scale)
         if along == -1:
             return round_matrices(x, self.format, apart=apart)
         turned = round_matrices(x.transpose(-1, along), self.format, apart=apart)
