@@ -30,6 +30,7 @@ RECIPES = (
     "fp8-ptq-e3m4",
     "fp8-ptq-e5m2",
     "fp8-ptq-mixed",
+    "int8-ptq",
     "int8-tensor",
     "int8-row",
     "mxfp8-e4m3",

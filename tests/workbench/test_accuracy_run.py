@@ -276,4 +276,4 @@ def test_a_file_of_another_kind_or_a_damaged_one_is_left_as_it_is(
 
 def test_the_default_recipes_exist() -> None:
     assert set(RECIPES) - {"fp32"} <= set(NAMED)
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 12

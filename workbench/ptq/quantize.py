@@ -139,14 +139,21 @@ def copied_model(model: nn.Module) -> nn.Module:
     """A copy in eval mode.
 
     Raises:
-        ValueError: the model is quantised already, or a tensor of it is on the meta device.
+        ValueError: the model is quantised already, a tensor of it lies on the meta device, or it
+            cannot be copied.
     """
     if quantized_layers(model):
         raise ValueError("the model is quantised already: quantise the one that it was made of")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"{name} lies on the meta device and holds nothing: load it first")
-    return copy.deepcopy(model).eval()
+    try:
+        return copy.deepcopy(model).eval()
+    except (RuntimeError, TypeError) as error:  # of tensors that were computed, of locks and files
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({text}): build it anew and load its weights"
+        ) from error
 
 
 def prepared(

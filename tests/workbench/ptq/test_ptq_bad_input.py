@@ -56,6 +56,12 @@ def emptied(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def uncopied() -> nn.Linear:
+    layer = nn.Linear(16, 4)
+    layer.computed = layer.weight * 2  # torch copies no tensor that was computed
+    return layer
+
+
 GPTQ = replace(STANDARD, name="gptq", gptq=True)
 SMOOTH = replace(STANDARD, name="smooth", smooth=0.5)
 BROKEN: dict[str, tuple[nn.Module, dict[str, Any], str]] = {
@@ -91,8 +97,9 @@ BROKEN: dict[str, tuple[nn.Module, dict[str, Any], str]] = {
     "two scores": (layers(), {"score": lambda model: X[0]}, r"score\(model\) gave tensor\(.*one"),
     "on no device": (nn.Linear(16, 4, device="meta"), {}, "weight lies on the meta device and"),
     "no weights": (
-        emptied(nn.Linear(16, 4, bias=False)), {}, "follow .*: the model itself: its weight is empty",
+        emptied(nn.Linear(16, 4, bias=False)), {}, "the model itself: its weight is empty",
     ),
+    "no copy": (uncopied(), {}, "Linear cannot be copied .*: build it anew and load its weights"),
     "keep a container": (
         nn.Sequential(layers(), nn.Linear(4, 4)), {"keep": "0"},
         r"keep '0': no layer or operator .*: write 0\[.:\]\* for what it holds, as 0.0",
