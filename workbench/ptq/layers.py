@@ -86,7 +86,13 @@ class QuantizedLayer(nn.Module):
 
     @property
     def original(self) -> nn.Module:
-        """The layer that it stands for; not after :meth:`finish`."""
+        """The layer that it stands for.
+
+        Raises:
+            AttributeError: after :meth:`finish` there is none, as for a name that does not exist.
+        """
+        if not self._original:
+            raise AttributeError(f"{self.operator.name} has let go of the layer that it stands for")
         return self._original[0]
 
     @property

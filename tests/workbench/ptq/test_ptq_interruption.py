@@ -190,3 +190,11 @@ def test_a_forward_that_stands_on_the_module_itself_is_called() -> None:
 
 def twice(model: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     return 2 * model[0](x)
+
+
+def test_a_quantised_layer_can_be_asked_for_any_attribute() -> None:
+    """As tracing does, which asks for all of them."""
+    model = quantize(nn.Sequential(nn.Linear(8, 8)), "int8-tensor", calibration=[X]).model
+    assert not hasattr(model[0], "original")
+    names = [name for name in dir(model[0]) if hasattr(model[0], name)]
+    assert {"weight", "values", "codes"} <= set(names)

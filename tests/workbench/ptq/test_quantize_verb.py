@@ -211,7 +211,11 @@ def test_weights_of_a_checkpoint(
         (("toy_tasks:TOY", "--calibration", "mes"), "calibration 'mes': did you mean 'mse'?"),
         (("toy_tasks:TOY", "--smooth", "2"), "smooth 2.0: SmoothQuant's alpha lies from 0 to 1"),
         (("toy_tasks:TOY", "--act-order"), "act_order is an option of GPTQ"),
-        (("toy_tasks:TOY", "--output", "toy_tasks.py"), "toy_tasks.py"),
+        (
+            ("toy_tasks:TOY", "--output", "toy_tasks.py"),
+            "toy_tasks.py: is a file: give --output a ",
+        ),
+        (("toy_tasks:TOY", "--output", "toy_tasks.py/a/b"), "toy_tasks.py: is a file: give --outp"),
         (("--weights", "a.safetensors"), "--weights needs --output FILE.safetensors"),
         (("--weights", "a.safetensors", "--gptq"), "--gptq needs a task, which has data"),
         (("--weights", "a.safetensors", "-o", "b.safetensors"), "a.safetensors"),
@@ -226,6 +230,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
     captured = capsys.readouterr()
+    assert captured.out == ""  # nothing was quantised and scored before
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
