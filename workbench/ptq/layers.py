@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales, quantize_tensor
 from workbench.ptq.operand import Operand
 from workbench.ptq.operator import Operator, Phase, Session
 from workbench.ptq.products import Convolution
@@ -24,13 +24,17 @@ def weight_matrix(weight: torch.Tensor) -> torch.Tensor:
 
 
 def moved(codes: QuantizedTensor, device: torch.device) -> QuantizedTensor:
-    """Codes and scales on a device."""
+    """Codes and scales on a device, in the layout that kernels read them in."""
     if codes.codes.device == device:
         return codes
     kept = {
         name: None if (part := getattr(codes, name)) is None else part.to(device)
         for name in ("scales", "zero_points", "tensor_scale")
     }
+    if codes.scales is not None and codes.format.scaling is not None:
+        # ``to`` closes the gaps between columns of scales of 1xB blocks.
+        rows, cols = codes.codes.shape
+        kept["scales"] = empty_scales(rows, cols, codes.format.scaling, device).copy_(codes.scales)
     return QuantizedTensor(codes=codes.codes.to(device), format=codes.format, **kept)
 
 
