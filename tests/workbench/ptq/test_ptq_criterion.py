@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from bench.accuracy.coverage import Coverage
 from bench.accuracy.record import Row, Status
-from workbench.ptq import STANDARD, Quantized, Scores, quantize
+from workbench.ptq import STANDARD, Quantized, Scores, load, quantize
 from workbench.ptq.criterion import SLACK, holds, relative_loss
 
 __all__ = ["one_thread"]
@@ -72,6 +73,16 @@ def test_a_shared_weight_is_scored_as_the_model_computes_in_the_end(
     if made.operators:  # what fell back is as if it had never been quantised
         alone = quantize(model, "mxfp4", calibration=[IDS], keep=tuple(kept))
         assert score(alone.model) == made.scores.final
+
+
+@pytest.mark.parametrize("layer", [True, False], ids=["layer", "function"])
+@pytest.mark.parametrize("keep", ["middle", "table", "head"])
+def test_a_shared_weight_comes_back_from_a_file(keep: str, layer: bool, tmp_path: Path) -> None:
+    kept = ":linear" if keep == "head" and not layer else keep
+    made = quantize(Tied(layer).eval(), "int8-ptq", calibration=[IDS], keep=kept)
+    read = load(Tied(layer).eval(), made.save(tmp_path / "a.safetensors"), "int8-ptq")
+    assert torch.equal(read.model(IDS), made.model(IDS))
+    assert not read.unmet
 
 
 @pytest.mark.parametrize("layer", [True, False], ids=["layer", "function"])
