@@ -135,8 +135,10 @@ def calibrate(model: nn.Module, session: Session, batches: list[Batch]) -> None:
 
 def settle(operator: Operator) -> None:
     """Fix an operator's scales; one that calibration did not reach is kept."""
-    for operand in operator.operands.values():
+    for role, operand in operator.operands.items():
         operand.settle()
+        if operand.scale is not None and not float(operand.observer.amax or 0):
+            operator.notes.append(f"{role}: calibration saw zeros alone, its scale is 1")
     if not operator.kept and not all(o.ready for o in operator.operands.values()):
         operator.kept = "calibration did not reach it, so that its scales are not known"
 
@@ -154,6 +156,8 @@ def recalibrate_batchnorm(model: nn.Module, session: Session, batches: list[Batc
 
     Returns:
         Layers that were renewed.
+    Raises:
+        ValueError: a batch has too few values for statistics.
     """
     norms = [
         layer
@@ -169,6 +173,11 @@ def recalibrate_batchnorm(model: nn.Module, session: Session, batches: list[Batc
         norm.train()
     try:
         run_batches(model, session, batches, Phase.RUN)
+    except ValueError as error:  # torch's, of a batch with one value for a channel
+        raise ValueError(
+            f"calibration: batch statistics cannot be renewed ({error}): give larger batches, or "
+            "a scheme with recalibrate_batchnorm=False"
+        ) from error
     finally:
         for norm, (training, momentum) in zip(norms, before, strict=True):
             norm.momentum = momentum

@@ -117,6 +117,8 @@ def _addmm(operator: Operator, arguments: Arguments, options: Options) -> torch.
     bias, left, right = _given(arguments, options, "input", "mat1", "mat2")
     product = _matmul(operator, (left, right), {})
     beta, alpha = options.get("beta", 1), options.get("alpha", 1)
+    if beta == 0:  # torch does not look at the bias then, NaN or not
+        bias = torch.zeros_like(bias)
     return torch.add(beta * bias, product, alpha=alpha)
 
 

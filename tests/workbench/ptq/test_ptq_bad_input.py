@@ -99,6 +99,11 @@ BROKEN: dict[str, tuple[nn.Module, dict[str, Any], str]] = {
     "no weights": (
         emptied(nn.Linear(16, 4, bias=False)), {}, "the model itself: its weight is empty",
     ),
+    "statistics of one row": (
+        nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)),
+        {"scheme": "extended", "calibration": [X[:1]]},
+        "batch statistics cannot be renewed .*more than 1 value per channel.* give larger batches",
+    ),
     "no copy": (uncopied(), {}, "Linear cannot be copied .*: build it anew and load its weights"),
     "keep a container": (
         nn.Sequential(layers(), nn.Linear(4, 4)), {"keep": "0"},
@@ -138,6 +143,13 @@ def test_wrong_types_of_calibration_and_criterion_are_told() -> None:
             quantize(Named(), "int8-tensor", calibration=[batch])
     with pytest.raises(TypeError, match=r"criterion '1%': a relative loss, a number such as 0.01"):
         quantize(layers(), "int8-tensor", calibration=[X], criterion="1%")  # type: ignore[arg-type]
+
+
+def test_an_operand_that_was_always_zero_says_so() -> None:
+    made = quantize(layers(), "int8-tensor", calibration=[0 * X])
+    assert made.operators[0].notes == ("input: calibration saw zeros alone, its scale is 1",)
+    assert made.operators[1].notes == ()
+    assert not quantize(layers(), "int8-tensor", calibration=[0 * X, X]).operators[0].notes
 
 
 def test_a_mistake_of_ours_is_not_told_as_the_caller_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,14 @@ def test_a_product_that_adds_in_place_is_an_operator() -> None:
     assert not torch.equal(y, 1 + X @ W)
 
 
+def test_a_bias_that_counts_nothing_is_not_looked_at() -> None:
+    bias = torch.full((4,), torch.nan)
+    made = quantize(
+        Calls(lambda x, w: torch.addmm(bias, x, w, beta=0, alpha=2), W), "int8-row", calibration=[X]
+    )
+    assert_close(made.model(X), 2 * X @ W, rtol=0.05, atol=0.05)
+
+
 V, B = normal(4, seed=3), normal(2, 4, 4, seed=4)
 LISTED = {
     "einsum": (lambda x: torch.einsum("ij,jk->ik", x, x), ":product"),
