@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -47,6 +48,10 @@ LONGEST = (
     "test_emit_torch.py",
     "test_sweep.py",
 )
+
+#: One thread a process, here and in the processes of tests: the matrices are small, as many
+#: processes as cores run beside each other, and threads that wait for work take a core each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _NUMBERS = itertools.count()
 
