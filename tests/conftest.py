@@ -40,7 +40,7 @@ LONGEST = (
     "test_bad_input.py",
     "test_expected_sqnr.py",
     "test_hostile_sweep.py",
-    "test_error_weights.py",
+    "test_error_slices.py",
     "test_verify_hopper.py",
     "test_decoded_compile.py",
     "test_hopper_gemm_host.py",
