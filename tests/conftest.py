@@ -61,15 +61,17 @@ LONGEST = (
     "test_sweep.py",
 )
 
-#: One thread a process, here and in the processes of tests: the matrices are small, as many
-#: processes as cores run beside each other, and threads that wait for work take a core each.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 _NUMBERS = itertools.count()
 
 
-def pytest_configure() -> None:
-    """Hypothesis draws the same examples every time, however slow the machine."""
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread a process; the same examples of hypothesis every time, however slow the machine.
+
+    The matrices are small, as many processes as cores run beside each other, and threads of torch
+    that wait for work take a core each.  On a GPU's host one process has all cores.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         from hypothesis import HealthCheck, settings
     except ModuleNotFoundError:
