@@ -5,10 +5,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from workbench.deploy.body import body_text
+from workbench.deploy.earlier_rows import EarlierRow, earlier_rows
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.measured import LeftOut, MeasuredProduct, measured_products, time_us
-from workbench.deploy.side_file import write_folder
+from workbench.deploy.side_file import read_records, write_folder
 from workbench.deploy.tuned import Entry, TunedFile, TunedName
 from workbench.deploy.written import WrittenConfigs, WrittenRow
 
@@ -37,8 +38,9 @@ def write_configs(
     """Write the tuned files of a sweep for a serving engine, and a side file with their evidence.
 
     Of every study the fastest configuration that an entry can say is taken, and how much slower it
-    is than the fastest of all is told.  Second products of experts (SGLang) are written where every
-    M of the first one has a study, with one BLOCK_SIZE_M for both.
+    is than the fastest of all is told.  Rows that an earlier run wrote for other M stay, where they
+    still hold; what does not stay is told, too.  Second products of experts (SGLang) are written
+    where every M of the first one has a study, with one BLOCK_SIZE_M for both.
 
     Args:
         run: a run folder read back.
@@ -62,37 +64,90 @@ def write_configs(
     texts: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}
     rows: list[WrittenRow] = []
-    for (name, version), members in grouped.items():
+    for members in grouped.values():
         members.sort(key=lambda member: member[0].m)
-        file = TunedFile(
-            name=name, rows=tuple((p.m, entry) for p, (entry, _) in members), triton=version
-        )
-        for path in _paths(family, file):
-            texts[path] = body_text(family, file)
-            records[path] = {
-                "family": family.name,
-                "run": run.folder.name,
-                "rows": [_record(product, choice) for product, choice in members],
-            }
-            rows += [
-                WrittenRow(
-                    path=output / path,
-                    m=product.m,
-                    problem=str(product.study.problem),
-                    entry=entry,
-                    time_us=time_us(trial),
-                    loss=time_us(trial) / time_us(product.fastest) - 1,
-                    eligible=len(product.eligible),
-                    simulated=product.study.simulated,
-                )
-                for product, (entry, trial) in members
-            ]
+    files = {
+        path: (file, members)
+        for (name, version), members in grouped.items()
+        for file in [
+            TunedFile(
+                name=name, rows=tuple((p.m, entry) for p, (entry, _) in members), triton=version
+            )
+        ]
+        for path in _paths(family, file)
+    }
+    earlier = _earlier(family, output, {path: file for path, (file, _) in files.items()}, left)
+    for path, (file, members) in files.items():
+        kept = earlier[path]
+        both = [*file.rows, *((one.m, one.entry) for one in kept)]
+        texts[path] = body_text(family, replace(file, rows=tuple(sorted(both, key=_m_of))))
+        told = [*(_record(p, choice) for p, choice in members), *(one.record for one in kept)]
+        records[path] = {
+            "family": family.name,
+            "run": run.folder.name,
+            "rows": sorted(told, key=lambda row: row["m"]),
+        }
+        rows += [
+            WrittenRow(
+                path=output / path,
+                m=product.m,
+                problem=str(product.study.problem),
+                entry=entry,
+                time_us=time_us(trial),
+                loss=time_us(trial) / time_us(product.fastest) - 1,
+                eligible=len(product.eligible),
+                simulated=product.study.simulated,
+            )
+            for product, (entry, trial) in members
+        ]
     if not texts:
         first = f": {left[0]}" if left else ""
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         raise ValueError(f"nothing to write for {target}{first}{more}: sweep what it takes")
-    files = write_folder(output, texts, records)
-    return WrittenConfigs(target=target, files=tuple(files), rows=tuple(rows), left_out=tuple(left))
+    written = write_folder(output, texts, records)
+    return WrittenConfigs(
+        target=target,
+        files=tuple(written),
+        rows=tuple(rows),
+        left_out=tuple(left),
+        kept={
+            output / path: tuple(one.m for one in kept) for path, kept in earlier.items() if kept
+        },
+    )
+
+
+def _m_of(row: tuple[int, Entry]) -> int:
+    return row[0]
+
+
+def _earlier(
+    family: ConfigFamily, output: Path, files: dict[str, TunedFile], left: list[LeftOut]
+) -> dict[str, list[EarlierRow]]:
+    """The rows of our own files in the output that stay, by path."""
+    known = read_records(output) if output.is_dir() else {}
+    found = {
+        path: earlier_rows(output / path, known.get(path), family, file)
+        for path, file in files.items()
+    }
+    # Both products of experts are launched with one BLOCK_SIZE_M: they keep the same M.
+    pairs: dict[tuple[TunedName, str | None], list[str]] = {}
+    for path, file in files.items():
+        pairs.setdefault((replace(file.name, down=False), file.triton), []).append(path)
+    kept: dict[str, list[EarlierRow]] = {}
+    for paths in pairs.values():
+        both = len({files[path].name.down for path in paths}) > 1
+        common = set.intersection(*({one.m for one in found[path]} for path in paths))
+        for path in paths:
+            kept[path] = []
+            for one in found[path]:
+                why = one.obstacle
+                if both and one.m not in common:
+                    why = why or "the other product's file has no row for it"
+                if why:
+                    left.append(LeftOut(study=f"M {one.m} of {path}, there before", reason=why))
+                else:
+                    kept[path].append(one)
+    return kept
 
 
 _Choice = tuple[Entry, "TrialRecord"]

@@ -1,6 +1,7 @@
 """What was written for a serving engine from a sweep, and what was left out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,18 @@ class WrittenConfigs:
     files: tuple[Path, ...]
     rows: tuple[WrittenRow, ...]
     left_out: tuple[LeftOut, ...]  #: studies that no file speaks of, each with the reason
+    #: M of rows that an earlier run wrote, and that stay, by file.
+    kept: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The files, what each row was chosen from, and what was left out."""
         return [
             *map(str, self.files),
             *map(str, self.rows),
+            *(
+                f"{path.name}: M {', '.join(map(str, ms))} stay as an earlier run wrote them"
+                for path, ms in self.kept.items()
+            ),
             *(f"left out: {one}" for one in self.left_out),
         ]
 
@@ -71,5 +78,6 @@ class WrittenConfigs:
                 }
                 for row in self.rows
             ],
+            "kept": {str(path): list(ms) for path, ms in self.kept.items()},
             "left_out": [{"study": one.study, "reason": one.reason} for one in self.left_out],
         }

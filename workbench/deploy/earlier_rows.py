@@ -1,0 +1,58 @@
+"""Rows that stand in a file of ours already, and stay when other M of it are written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiles.intake import read_bounded
+from workbench.deploy.body import read_body
+from workbench.deploy.families import ConfigFamily
+from workbench.deploy.scan import MAX_BYTES
+from workbench.deploy.side_file import digest
+from workbench.deploy.tuned import Entry, TunedFile
+
+__all__ = ["EarlierRow", "earlier_rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierRow:
+    """A row that an earlier run wrote."""
+
+    m: int
+    entry: Entry
+    record: dict[str, Any]  #: of the side file
+    obstacle: str = ""  #: why it cannot stay; "" when it does
+
+
+def earlier_rows(
+    path: Path, record: Mapping[str, Any] | None, family: ConfigFamily, file: TunedFile
+) -> list[EarlierRow]:
+    """The rows of a file whose M are not written anew; none where it is not as we wrote it.
+
+    Args:
+        path: of the file.
+        record: what the side file says of it.
+        family: that it belongs to.
+        file: what is going to be written.
+    """
+    if record is None or not path.is_file() or record.get("family") != family.name:
+        return []
+    data = read_bounded(path, MAX_BYTES)
+    if digest(data) != record["sha256"]:
+        return []
+    body = read_body(data, family, file.name)
+    obstacle = ""
+    if family.version_key and body.triton != file.triton:
+        obstacle = (
+            f"written with Triton {body.triton or 'of no known version'}, the others of its file "
+            f"now with {file.triton or 'none that is known'}"
+        )
+    told = {row["m"]: row for row in record.get("rows", ()) if isinstance(row, dict) and "m" in row}
+    run = {"run": record["run"]} if "run" in record else {}
+    new = {m for m, _ in file.rows}
+    return [
+        EarlierRow(m=m, entry=entry, record=run | told.get(m, {"m": m}), obstacle=obstacle)
+        for m, entry in body.rows
+        if m not in new
+    ]
