@@ -3,7 +3,10 @@
     python -m bench.block --commit HASH --output evidence/h200/block.json
 
 Each case is a model's layer on a batch.  It is timed in torch, eager and compiled, launched from
-the host and replayed as a CUDA graph: forward alone, and forward with backward.  Steps follow one
+the host and replayed as a CUDA graph: forward alone, and forward with backward; and where
+``--variants`` names its recipe, as a block of ``workbench.nn``, launched and replayed too
+(``jetfire-128 jetfire-128-graph``), which stands beside torch's times and no prediction.  Steps
+follow one
 another without a flush (a block's tensors exceed the L2), after half a second of themselves; the
 time is the median.  Peak memory is what a step allocates above what stands before it.
 
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.block_timing import SETTLE_S, VARIANTS, Case, Clock, measure
+from bench.block_timing import CODED, SETTLE_S, VARIANTS, Case, Clock, measure
 from bench.place import place
 from sim import load_gpu
 from sim.network import Phase, Span
@@ -82,7 +85,7 @@ def row_of(case: Case, predicted: dict[str, Any], measured: dict[str, Any]) -> d
         phase: {
             variant: predicted[phase]["predicted_us"] / one["measured_us"] - 1
             for variant, one in variants.items()
-            if "measured_us" in one
+            if "measured_us" in one and variant in VARIANTS
         }
         for phase, variants in measured.items()
     }
@@ -107,12 +110,29 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
                 if "refused" in one:
                     lines.append(f"{what}: refused: {one['refused']}")
                     continue
+                if variant not in VARIANTS:
+                    lines.append(_beside(what, one, variants))
+                    continue
                 error = row["error_of_prediction"][phase][variant]
                 lines.append(
                     f"{what}: predicted {predicted:.3f} ms, measured {one['measured_us'] / 1e3:.3f}"
                     f" ms, error {100 * error:+.1f} % (asked {100 * ASKED_ERROR:.0f})"
                 )
     return lines
+
+
+def _beside(what: str, one: dict[str, Any], variants: dict[str, Any]) -> str:
+    """A block of ours beside torch's own of the same step."""
+    text = f"{what}: measured {one['measured_us'] / 1e3:.3f} ms"
+    for other in VARIANTS:
+        if "measured_us" in (theirs := variants.get(other, {})):
+            text += f", {theirs['measured_us'] / one['measured_us']:.2f} x {other}"
+    mine, theirs = (
+        found.get("peak_above_gradients_bytes") for found in (one, variants.get("eager", {}))
+    )
+    if mine is not None:
+        text += f"; {mine / 2**20:.0f} MiB above parameters and gradients"
+    return text if theirs is None else f"{text}, eager {theirs / 2**20:.0f}"
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -123,8 +143,9 @@ def main(given: Sequence[str] | None = None) -> int:
         check_outfile(arguments.output, SCHEMA)
         cases = [_case(text) for text in arguments.case] or list(CASES)
         variants = arguments.variants or list(VARIANTS)
-        if unknown := sorted(set(variants) - set(VARIANTS)):
-            raise ValueError(f"variant {unknown[0]}: choose among {', '.join(VARIANTS)}")
+        choices = (*VARIANTS, *CODED)
+        if unknown := sorted(set(variants) - set(choices)):
+            raise ValueError(f"variant {unknown[0]}: choose among {', '.join(choices)}")
         rows, sessions = _known(arguments.output, arguments.device)
         session = _session(arguments)
         if other := {one["environment"]["gpu"] for one in sessions} - {

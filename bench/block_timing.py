@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.coded_block import RECIPES, coded_block
 from workbench.network_models import read_network
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FEWEST", "SETTLE_S", "VARIANTS", "Case", "Clock", "measure"]
+__all__ = ["CODED", "FEWEST", "SETTLE_S", "VARIANTS", "Case", "Clock", "measure"]
 
+#: Torch's block in bf16.
 VARIANTS = ("eager", "eager-graph", "compiled", "compiled-graph")
+#: Ours, whose activations travel in codes, by recipe.
+CODED = tuple(f"{recipe}{end}" for recipe in RECIPES for end in ("", "-graph"))
 SETTLE_S = 0.5
 SAMPLES, FEWEST = 50, 5
 #: A step that takes longer is not sampled fifty times.
@@ -45,7 +49,7 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
     # Shapes of an earlier case would make this one's compiled with symbolic extents, or not at all.
     torch.compiler.reset()
     network = read_network(case.model, case.length)
-    block = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device)
+    plain = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device)
     shape = (case.sequences, case.length, network.block.hidden)
     generator = torch.Generator(device=device).manual_seed(1)
     made = {"generator": generator, "dtype": torch.bfloat16, "device": device}
@@ -53,18 +57,25 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
     x.requires_grad_()
     found: dict[str, Any] = {"forward": {}, "forward_backward": {}}
     for variant in variants:
-        kind, _, graph = variant.partition("-")
+        kind, graph = variant.removesuffix("-graph"), variant.endswith("-graph")
         try:
             if graph and device == "cpu":
                 raise RuntimeError("CUDA graphs need a CUDA device")
+            coded = kind in RECIPES
+            block = coded_block(network.block, kind, device=device) if coded else plain
             model = torch.compile(block, dynamic=False) if kind == "compiled" else block
-            steps = _steps(model, x, gradient, list(block.parameters()))
+            parameters = list(block.parameters())
+            steps = _steps(model, x, gradient, parameters)
             for phase, step in steps.items():
                 step()  # compiles
                 run = _captured(step) if graph else step
                 found[phase][variant] = clock.time(run)
-        # torch's compiler raises its own types below RuntimeError; out of memory is one, too.
-        except (RuntimeError, ImportError, OSError) as error:
+            if not graph:
+                above = _above_gradients(model, x, gradient, parameters, clock)
+                found["forward_backward"][variant]["peak_above_gradients_bytes"] = above
+        # torch's compiler raises its own types below RuntimeError; out of memory is one, too.  Ours
+        # refuses a width, or a device without kernels.
+        except (RuntimeError, ImportError, OSError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             for phase in found:
                 found[phase].setdefault(variant, {"refused": reason})
@@ -88,6 +99,25 @@ def _steps(
         torch.autograd.grad(model(x), [x, *parameters], gradient)
 
     return {"forward": forward, "forward_backward": forward_backward}
+
+
+def _above_gradients(
+    model: "Callable[[torch.Tensor], torch.Tensor]",
+    x: "torch.Tensor",
+    gradient: "torch.Tensor",
+    parameters: "list[torch.nn.Parameter]",
+    clock: "Clock",
+) -> int | None:
+    """Most bytes that a step allocates where all gradients stand there before, and are added to."""
+    import torch
+
+    leaves = [x, *parameters]
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(leaf)
+    found = clock.peak(lambda: torch.autograd.backward(model(x), gradient))
+    for leaf in leaves:
+        leaf.grad = None
+    return found
 
 
 def _captured(step: Step) -> Step:
@@ -115,7 +145,7 @@ class Clock:
 
     def time(self, step: Step) -> dict[str, Any]:
         """Median, raw samples in microseconds, and the most memory that a step allocates."""
-        peak = self._peak(step)
+        peak = self.peak(step)
         until = time.monotonic() + self._settle_s
         while True:
             (estimate_us,) = self._sample(step, 1)
@@ -147,7 +177,7 @@ class Clock:
         torch.cuda.synchronize()
         return [begin.elapsed_time(end) * 1e3 for begin, end in itertools.pairwise(events)]
 
-    def _peak(self, step: Step) -> int | None:
+    def peak(self, step: Step) -> int | None:
         """Bytes; None where nothing counts them, and of a graph only what it allocates anew."""
         if not self._cuda:
             return None

@@ -15,6 +15,7 @@ __all__ = ["Source", "contests_of", "open_source"]
 
 #: Of a new run: how many of the fastest may compete, and how near the fastest they must be.
 NEAR, AT_MOST = 0.03, 11
+_BY_ENERGY = "was searched for energy, and contests go by time: sweep with --objective time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,12 @@ def open_source(path: Path) -> Source:
 
 def _run_source(path: Path) -> Source:
     import tuning
+    from tuning.objective import Objective, objective_of
     from tuning.promotion.contest import Contender
 
     run = tuning.load_run(path)
+    if objective_of(run.plan) is Objective.ENERGY:
+        raise ValueError(f"{path} {_BY_ENERGY}")
     found: dict[tuple[str, str], tuple[Problem, list[Contender]]] = {}
     timed: dict[tuple[str, str], list[tuple[bool, float, Contender]]] = {}
     for study in run.studies:
@@ -79,6 +83,7 @@ def _run_source(path: Path) -> Source:
 def _package_source(path: Path) -> Source:
     from sim import load_gpu
     from tuning.family import family
+    from tuning.objective import Objective
     from tuning.promotion.contest import Contender
     from workbench.verification.package import open_package
 
@@ -88,6 +93,8 @@ def _package_source(path: Path) -> Source:
     if len(gpus) != 1:
         raise ValueError(f"{path} has entries for {', '.join(gpus) or 'no GPU'}: name a run folder")
     for entry in evidence["entries"]:
+        if entry.get("objective") == Objective.ENERGY.value:
+            raise ValueError(f"{path} {_BY_ENERGY}")
         try:
             problem = parse_problem(entry["problem"])
             config = family(entry["kernel"]).config_type.from_dict(entry["config"])

@@ -22,6 +22,8 @@ CODES = (
     *("int8.b32x32", "int8.b64x64", "int8.b32x32+sr", "int8.b64x64+sr"),
     *("e4m3fn.b32x32", "e4m3fn.b64x64"),
 )
+#: Of a block that two consumers share: the tile is the block.
+SHARED = ("int8.b128x128", "int8.b128x128+sr", "e4m3fn.b128x128")
 
 
 def config(**fields: int) -> HopperBlockGemmConfig:
@@ -65,7 +67,7 @@ CONFIGS = {
     "four below each other": config(consumers=4, block_m=256, block_n=64, parts=2, cluster=2),
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
-HARD_RULES = ("tile shape", "counts", "parts", "spread", "run", "shared memory")
+HARD_RULES = ("tile shape", "shared block", "counts", "parts", "spread", "run", "shared memory")
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +78,9 @@ def hopper() -> None:
         pytest.skip("the kernel is for capability 9.0")
 
 
-def runnable(name: str) -> dict[str, HopperBlockGemmConfig]:
+def runnable(name: str, out: str = "bf16") -> dict[str, HopperBlockGemmConfig]:
     """The configurations that the kernel has for a recipe's scales."""
-    problem = Gemm(m=4096, n=4096, k=4096, recipe=recipe(name))
+    problem = Gemm(m=4096, n=4096, k=4096, recipe=recipe(name), out=out)
     return {
         text: one
         for text, one in CONFIGS.items()
@@ -88,7 +90,7 @@ def runnable(name: str) -> dict[str, HopperBlockGemmConfig]:
 
 def check_everywhere(name: str, out: str, part: int, parts: int) -> None:
     """Every ``parts``-th configuration from ``part`` on, at every shape that the output has."""
-    configs = list(runnable(name).items())[part::parts]
+    configs = list(runnable(name, out).items())[part::parts]
     assert configs
     for m, n, k in SHAPES:
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out=out)
@@ -131,6 +133,16 @@ def test_codes_are_those_of_the_codec_bit_for_bit(name: str, out: str) -> None:
     The outputs of codes share the schedules among them: each has every sixth.
     """
     check_everywhere(name, out, CODES.index(out), len(CODES))
+
+
+@pytest.mark.parametrize("out", SHARED)
+@pytest.mark.parametrize("name", RECIPES)
+def test_codes_of_a_block_that_consumers_share(name: str, out: str) -> None:
+    """Many tiles a CTA, so that one consumer may be a tile ahead of the other."""
+    check_everywhere(name, out, 0, 2 if name == "int8-b128" else 3)
+    problem = Gemm(m=4096, n=2048, k=256, recipe=recipe(name), out=out)
+    accuracy = FAMILY.workload(problem, device="cuda", seed=1).check(config(stages=3))
+    assert accuracy.ok, (problem, accuracy)
 
 
 @pytest.mark.parametrize("name", ["jetfire", "mxfp8-e4m3", "e4m3-b128"])

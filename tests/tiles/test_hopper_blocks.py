@@ -74,7 +74,7 @@ def test_only_hopper_is_served(gpu: str) -> None:
         ("gemm:64x64x64:int8-row:bf16", "takes scales of one shape"),
         ("gemm:64x64x64:jetfire-fp16-scales:bf16", "takes scales of one shape"),
         ("gemm:64x64x64:int8-fallback:bf16", "no second product for outliers"),
-        ("gemm:64x64x64:jetfire:int8.b128x128", "writes bf16, fp16, fp32, int8.b32x32"),
+        ("gemm:64x64x64:jetfire:int8.b16x16", "writes bf16, fp16, fp32, int8.b32x32"),
         ("gemm:64x64x64:jetfire:e4m3fn.b32x32+sr", "writes bf16, fp16, fp32, int8.b32x32"),
         ("gemm:64x64x40:jetfire:bf16", "K: rows of 40 bytes"),
         ("gemm:64x24x64:jetfire:int8.b32x32", "N: rows of 24 bytes"),
@@ -86,6 +86,19 @@ def test_what_it_does_not_compute_is_refused_with_the_reason(text: str, reason: 
     found = FAMILY.refusal(parse_problem(text), H200)
     assert found is not None
     assert reason in found
+
+
+@pytest.mark.parametrize("fields", [{"block_n": 64}, {"consumers": 4}], ids=str)
+def test_a_block_of_codes_higher_than_a_consumer_is_the_tile_of_two(fields: dict[str, int]) -> None:
+    one = config(**fields)
+    for name, side in (("jetfire", 128), ("jetfire", 64)):
+        problem = gemm(f"gemm:4096x4096x4096:{name}:int8.b{side}x{side}")
+        verdict = FAMILY.judge(problem, one, H200)
+        assert getattr(verdict, "rule", None) == ("shared block" if side == 128 else None)
+    given = {"element": "int8", "scales": "b32x32", "config": one.to_dict()}
+    gemm_hopper_blocks.options(out="int8.b64x64", **given)
+    with pytest.raises(ValueError, match="64 rows is the tile of two consumers, 128x128"):
+        gemm_hopper_blocks.options(out="int8.b128x128", **given)
 
 
 def test_unlike_scales_have_no_name() -> None:

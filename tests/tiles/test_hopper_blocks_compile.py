@@ -176,6 +176,9 @@ COMPILED = {
     "128, integers": (
         "int8-b128:e4m3fn.b64x64", config(), "m64n128k32.s32.s8.s8", (1, 1, 0, 1),
     ),
+    "128, codes": (
+        "int8-b128:int8.b128x128+sr", config(stages=5), "m64n128k32.s32.s8.s8", (1, 1, 0, 1),
+    ),
 }  # fmt: skip
 
 
@@ -244,6 +247,7 @@ SAMPLED = (
     "e4m3-b1x128:e4m3fn.b64x64",
     "e4m3-b128:bf16",
     "int8-b128:int8.b64x64+sr",
+    "int8-b128:int8.b128x128+sr",
 )
 
 

@@ -191,6 +191,29 @@ def test_variants_that_a_record_lacks_are_measured_later(llama: Path, tmp_path: 
     assert run(llama, path) == 2
 
 
+def test_a_block_in_codes_is_timed_beside_torchs_and_no_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = tmp_path / "gpt.json", tmp_path / "block.json"
+    model.write_text(json.dumps(GPT))
+    variants = ("eager", "jetfire-128", "jetfire-128-graph")
+    assert run(model, path, "--variants", *variants) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    for phase, measured in row["measured"].items():
+        assert measured["jetfire-128"]["measured_us"] > 0
+        assert "CUDA graphs" in measured["jetfire-128-graph"]["refused"]
+        assert set(row["error_of_prediction"][phase]) == {"eager"}
+    said = [line for line in capsys.readouterr().out.splitlines() if "jetfire-128: " in line]
+    assert len(said) == 2
+    assert all("predicted" not in line and " x eager" in line for line in said)
+
+
+def test_a_block_in_codes_of_a_rotated_model_says_why_there_is_none(llama: Path) -> None:
+    case = Case(model=str(llama), sequences=1, length=8)
+    found = measure(case, "cpu", ["jetfire"], Clock("cpu", 0.0))
+    assert "block rotates nothing" in found["forward"]["jetfire"]["refused"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -48,13 +48,18 @@ PLAIN_OUTPUTS = ("bf16", "fp16", "fp32")
 CODED_OUTPUTS = (
     "int8.b32x32",
     "int8.b64x64",
+    "int8.b128x128",
     "int8.b32x32+sr",
     "int8.b64x64+sr",
+    "int8.b128x128+sr",
     "e4m3fn.b32x32",
     "e4m3fn.b64x64",
+    "e4m3fn.b128x128",
 )
 #: Units of a set that its accumulators may run on over, and elements along K that these may have.
 RUNS = (4, 8)
+#: Rows of one wgmma: blocks of codes as high lie in one consumer.
+CONSUMER_ROWS = 64
 RUN_K = 256
 #: Formats of scales whose values the launcher takes as fp32.
 STORED = ("fp32", "e8m0fnu")
@@ -96,6 +101,12 @@ def _mode(problem: Gemm) -> str:
     found = block_scales(problem.recipe.activation, problem.recipe.weight)
     assert found is not None
     return found
+
+
+def _out_rows(problem: Gemm) -> int:
+    """Rows under one scale of the output, 0 for numbers."""
+    scaling = problem.output.scaling
+    return 0 if scaling is None else scaling.rows or 0
 
 
 def _runs(problem: Gemm) -> bool:
@@ -194,6 +205,15 @@ class HopperBlockGemm(Kernel):
                 lambda r: (
                     f"tile {m[r]}x{n[r]} for {consumers[r]} consumers: it is 128x128, 256x64 where "
                     "every row has scales of its own, and for two 128x64"
+                ),
+            ),
+            Rule(
+                "shared block",
+                (_out_rows(problem) > CONSUMER_ROWS)
+                & ((m != _out_rows(problem)) | (n != _out_rows(problem)) | (consumers != 2)),
+                lambda r: (
+                    f"tile {m[r]}x{n[r]} of {consumers[r]} consumers for {problem.out}: a block of "
+                    f"more than {CONSUMER_ROWS} rows is the tile of two consumers"
                 ),
             ),
             Rule(

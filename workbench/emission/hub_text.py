@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.emission.patching import patches
-from workbench.emission.project import entry_row, left_table
+from workbench.emission.project import entry_row, left_table, searched_for
 from workbench.emission.selection import Selection
 
 __all__ = [
@@ -134,6 +134,7 @@ def card_text(
         "|---|---|---|---|---|---|---|",
         *(entry_row(entry) for entry in chosen.entries),
         "",
+        *searched_for(chosen.entries),
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Other extents run a conservative default, never measured, with one warning; so",
         "does every call on another GPU.",

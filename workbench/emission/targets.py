@@ -79,7 +79,7 @@ _LIST = (
             name=name,
             description=f"tuned files that {engine} loads for its own kernel of {products}",
             home=f"workbench.deploy.config_targets:{name.upper().replace('-', '_')}",
-            options=("device", "triton"),
+            options=("device", "triton", "rows_loss"),
         )
         for name, engine, products in (
             ("vllm-linear", "vLLM", "block-scaled linear layers"),

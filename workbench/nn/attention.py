@@ -1,10 +1,11 @@
 """The attention core: 16-bit numbers inside, codes in, codes out, and codes saved."""
 
+import sys
 from typing import Any
 
 import torch
 
-from workbench.nn.backend import Attended
+from workbench.nn.backend import Attended, Backend
 from workbench.nn.codes import Codes, held, hold
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
@@ -14,6 +15,8 @@ __all__ = ["attention"]
 
 #: What the core computes in: that of its input, or bf16 where that is fp32.
 _CORE = (torch.bfloat16, torch.float16)
+#: 16-bit queries, keys and values of a turn of the backward pass, which has five times as much.
+TURN_BYTES = 64 * 2**20
 
 
 class _Attention(torch.autograd.Function):
@@ -40,15 +43,51 @@ class _Attention(torch.autograd.Function):
         run: Runtime = ctx.run
         qkv, out, log_sum = held(ctx)
         batch, tokens, width = ctx.like.shape
-        dtype = ctx.dtype
-        operands = _split(_numbers(qkv, run, dtype), batch, ctx.heads)
-        saved = Attended(out=_heads(_numbers(out, run, dtype), batch, ctx.heads), log_sum=log_sum)
         codes = run.gradient(dy, derived(ctx.seed, 0))
-        grad = _heads(_numbers(codes, run, dtype), batch, ctx.heads)
-        parts = run.backend(dy.device).attend_backward(grad, *operands, saved, causal=ctx.causal)
-        matrix = torch.cat([_joined(part) for part in parts], dim=-1).view(batch * tokens, width)
+        matrix = torch.empty(batch * tokens, width, dtype=ctx.dtype, device=codes.device)
+        # The sequences in turns: what is 16-bit of a turn is gone before the next one begins.
+        step = _sequences_of_a_turn(tokens, width, (qkv, out, codes))
+        for begin in range(0, batch, step):
+            count = min(step, batch - begin)
+            rows = slice(begin * tokens, (begin + count) * tokens)
+            parts = _backward_of(
+                _numbers(codes.rows(rows), run, ctx.dtype),
+                _numbers(qkv.rows(rows), run, ctx.dtype),
+                _numbers(out.rows(rows), run, ctx.dtype),
+                log_sum[begin : begin + count],
+                ctx.heads,
+                run.backend(dy.device),
+                causal=ctx.causal,
+            )
+            of_turn = matrix[rows].view(count, tokens, width)
+            torch.cat([_joined(part) for part in parts], dim=-1, out=of_turn)
+            del parts
         codes = run.gradient(matrix, derived(ctx.seed, 1), feeds_products=ctx.like.coded)
         return run.returned(codes, ctx.like), None, None, None, None
+
+
+def _backward_of(
+    grad: torch.Tensor,
+    qkv: torch.Tensor,
+    out: torch.Tensor,
+    log_sum: torch.Tensor,
+    heads: int,
+    backend: Backend,
+    *,
+    causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of queries, keys and values of some sequences, from 16-bit matrices."""
+    batch = log_sum.shape[0]
+    saved = Attended(out=_heads(out, batch, heads), log_sum=log_sum)
+    operands = _split(qkv, batch, heads)
+    return backend.attend_backward(_heads(grad, batch, heads), *operands, saved, causal=causal)
+
+
+def _sequences_of_a_turn(tokens: int, width: int, read: tuple[Codes, ...]) -> int:
+    """Whole sequences whose queries, keys and values take ``TURN_BYTES``, of whole blocks each."""
+    if any(not one.splits_at(tokens) for one in read):
+        return sys.maxsize
+    return max(1, TURN_BYTES // (2 * tokens * width))
 
 
 def _numbers(codes: Codes, run: Runtime, dtype: torch.dtype) -> torch.Tensor:

@@ -75,7 +75,11 @@ class TransformerBlock(nn.Module):
         self.activation = None if self.gated else _LAYERS[self.act]()
         self.drop = nn.Dropout(dropout)
         self.runtime = runtime
-        kept = convert_with(self, runtime).kept
+        done = convert_with(self, runtime)
+        # What joins the stream is a number there; only dropout works on codes on the way.
+        for layer in (self.out, self.down):
+            layer.plain_output = dropout == 0.0  # type: ignore[assignment]
+        kept = done.kept
         if kept:
             raise ValueError(f"width {width}, hidden {hidden}: {kept[0].name} has {kept[0].reason}")
 

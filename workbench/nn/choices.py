@@ -1,17 +1,18 @@
-"""Which kernel and configuration serves a problem: tuned ones first, then a family's default."""
+"""Which kernel and configuration serves a problem: tuned ones first, then the best predicted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tiles.kernels import Rejected, TileConfig, kernel
+from sim import Gpu, price, unpriced
+from tiles.kernels import Kernel, Rejected, TileConfig, kernel
 from tiles.kernels.base import Limits
-from tiles.problems import Problem
+from tiles.problems import Gemm, Problem
 
 __all__ = ["Choice", "Choices", "NoKernel"]
 
 #: Families that the CUDA backend launches, by the kind of problem, the preferred first.
 FAMILIES = {
-    "gemm": ("hopper_block_gemm", "triton_gemm"),
+    "gemm": ("hopper_gemm", "hopper_block_gemm", "triton_gemm"),
     "quantize": ("triton_quantize_tiles",),
     "dequantize": ("triton_dequantize",),
     "transpose": ("triton_transpose",),
@@ -37,16 +38,25 @@ class NoKernel:
 class Choices:
     """Chooses once for every problem and remembers it."""
 
-    def __init__(self, limits: Limits, tuned: Mapping[str, Choice] | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        tuned: Mapping[str, Choice] | None = None,
+        *,
+        gpu: Gpu | None = None,
+    ) -> None:
         """Choose for a GPU.
 
         Args:
             limits: of the GPU.
-            tuned: problem's text to what is fastest there, from a study.
+            tuned: problem's text to what is fastest there, from a study (:func:`tuned_choices`).
+            gpu: prices products, whose fastest predicted configuration of all families is taken;
+                without it, and for all else, the first family's default.
         Raises:
             ValueError: a tuned choice is not one of ``FAMILIES``, or not legal on the GPU.
         """
         self.limits = limits
+        self.gpu = gpu
         self._made: dict[str, Choice | NoKernel] = {}
         for text, choice in (tuned or {}).items():
             self._made[text] = self._checked(text, choice)
@@ -77,11 +87,25 @@ class Choices:
         return self._made[text]
 
     def _default(self, problem: Problem) -> Choice | NoKernel:
-        reasons = []
-        for name in FAMILIES[problem.kind]:
-            family = kernel(name)
-            reason = family.refusal(problem, self.limits)
-            if reason is None:
-                return Choice(family=name, config=family.default(problem, self.limits))
-            reasons.append(reason)
-        return NoKernel(reason="; ".join(reasons))
+        families = [kernel(name) for name in FAMILIES[problem.kind]]
+        reasons = [family.refusal(problem, self.limits) for family in families]
+        serve = [one for one, reason in zip(families, reasons, strict=True) if reason is None]
+        if not serve:
+            return NoKernel(reason="; ".join(reason for reason in reasons if reason is not None))
+        if self.gpu is not None and isinstance(problem, Gemm):
+            priced = [found for one in serve if (found := _best(problem, one, self.gpu))]
+            if priced:
+                return min(priced, key=lambda found: found[0])[1]
+        family = serve[0]
+        return Choice(family=family.name, config=family.default(problem, self.limits))
+
+
+def _best(problem: Gemm, family: Kernel, gpu: Gpu) -> tuple[float, Choice] | None:
+    """The family's fastest predicted configuration and its time in us; nothing without a price."""
+    if unpriced(problem, family):
+        return None
+    legal = family.legal_space(problem, gpu.limits).accepted
+    if not len(legal):
+        return None
+    best = price(problem, family, legal, gpu).best()
+    return best.time_us, Choice(family=family.name, config=best.config)

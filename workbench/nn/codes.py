@@ -40,6 +40,26 @@ class Codes:
         """Where codes and scales lie."""
         return self.main.codes.device
 
+    def splits_at(self, row: int) -> bool:
+        """True where a block begins at every multiple of a row, so that parts are codes too."""
+        scaling = self.format.scaling
+        if self.fallback is not None or scaling is None or not scaling.rows:
+            return self.fallback is None and scaling is None
+        return row % scaling.rows == 0
+
+    def rows(self, part: slice) -> "Codes":
+        """Codes of some rows, from one that begins a block to another."""
+        main, whole = self.main, self.main.codes.shape[0]
+        begin, end, _ = part.indices(whole)
+        if (begin, end) == (0, whole):
+            return self
+        scaling, scales = self.format.scaling, self.main.scales
+        assert self.splits_at(begin)
+        if scaling is not None and scales is not None:
+            assert scaling.rows is not None
+            scales = scales[begin // scaling.rows : -(-end // scaling.rows)]
+        return Codes(main=replace(main, codes=main.codes[begin:end], scales=scales))
+
     @property
     def tensors(self) -> list[torch.Tensor]:
         """All that is stored, the transposed copy aside."""

@@ -20,6 +20,7 @@ from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_products import CudaProducts
+from workbench.nn.prepared import DataflowLaunch
 from workbench.nn.seeds import derived
 
 __all__ = ["CudaBackend"]
@@ -41,7 +42,20 @@ class CudaBackend(CudaProducts):
     def _dataflow(
         self, op: str, out: TensorFormat, first: Codes, second: Codes | None = None
     ) -> tuple[Dataflow, Choice] | None:
-        """The problem and its kernel, if all matrices are of one format and no block fell back."""
+        """The problem and its kernel, if all matrices are of one format and no block fell back.
+
+        Found once for every shape and format: who asks again gets the same objects.
+        """
+        key = ("dataflow", op, out, *((x.shape, x.format, x.fallback is None) for x in
+               (first, second) if x is not None))  # fmt: skip
+        if key not in self._prepared:
+            self._prepared[key] = self._found(op, out, first, second)
+        found: tuple[Dataflow, Choice] | None = self._prepared[key]
+        return found
+
+    def _found(
+        self, op: str, out: TensorFormat, first: Codes, second: Codes | None
+    ) -> tuple[Dataflow, Choice] | None:
         read = [x for x in (first, second) if x is not None]
         same = all((x.format.element, x.format.scaling) == (out.element, out.scaling) for x in read)
         if not same or any(x.fallback is not None for x in read):
@@ -55,19 +69,29 @@ class CudaBackend(CudaProducts):
     def _launch(
         self, problem: Dataflow, choice: Choice, tensors: Mapping[str, torch.Tensor], **rest: Any
     ) -> None:
+        keys = {name: rest.pop(name) for name in ("seed", "mask_seed") if name in rest}
+        # `problem` is one object for each of its kind, kept by `_dataflow`.
+        key = self._key(
+            "launch", tuple(tensors.values()), id(problem), tuple(tensors), *rest.values()
+        )
+        if known := self._prepared.get(key) if key is not None else None:
+            with self._current():
+                known(tensors, self._stream(), **keys)
+            return
         blocks = choice.family == "cuda_dataflow_blocks"
         launch = dataflow_blocks.launch if blocks else dataflow_rows.launch
+        views = {name: cupy_view(tensor.detach()) for name, tensor in tensors.items()}
+        options = rest | {
+            "op": problem.op,
+            "element": problem.target.element.name,
+            "block": launch_block(problem.target),
+            "stochastic": problem.target.rounding is Rounding.STOCHASTIC,
+            "config": choice.config.to_dict(),
+        }
         with self._current():
-            launch(
-                **{name: cupy_view(tensor.detach()) for name, tensor in tensors.items()},
-                **rest,
-                op=problem.op,
-                element=problem.target.element.name,
-                block=launch_block(problem.target),
-                stochastic=problem.target.rounding is Rounding.STOCHASTIC,
-                config=choice.config.to_dict(),
-                stream=self._stream(),
-            )
+            launch(**views, **options, **keys, stream=self._stream())
+            if key is not None:
+                self._prepared[key] = DataflowLaunch(views, options, rows=not blocks)
 
     def _vector(self, *shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.float32, device=self.device)
@@ -199,9 +223,8 @@ class CudaBackend(CudaProducts):
         if width > FLASH_WIDTH:
             twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
             return twin.attend(q, k, v, causal=causal)
-        forward = torch.ops.aten._scaled_dot_product_flash_attention
         operands = (_filled(x) for x in (q, k, v))
-        out, log_sum = forward(*operands, 0.0, causal, scale=width**-0.5)[:2]
+        out, log_sum = flash_forward(*operands, causal=causal, scale=width**-0.5)
         return Attended(out=out[..., :width], log_sum=log_sum)
 
     def attend_backward(
@@ -227,6 +250,15 @@ class CudaBackend(CudaProducts):
             scale=width**-0.5,
         )  # fmt: skip
         return d_q[..., :width], d_k[..., :width], d_v[..., :width]
+
+
+def flash_forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Torch's FlashAttention: output and the logarithms of its sums."""
+    forward = torch.ops.aten._scaled_dot_product_flash_attention
+    out, log_sum = forward(q, k, v, 0.0, causal, scale=scale)[:2]
+    return out, log_sum
 
 
 def _filled(x: torch.Tensor) -> torch.Tensor:

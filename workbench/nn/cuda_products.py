@@ -1,4 +1,4 @@
-"""Products on a CUDA device, by two families of GEMMs."""
+"""Products on a CUDA device, by three families of GEMMs."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,18 +8,23 @@ import torch
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES
-from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.gemm_workload import launch_block, multiprocessors
 from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.triton import gemm_scaled, transpose_codes
 from tiles.problems import Gemm, Transpose
 from tiles.recipes import RECIPES, Recipe
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
+from workbench.nn.prepared import ALIGNMENT, ProductLaunch, TritonLaunch
 
 __all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]
+
+#: Modes of scales that the copy engine fetches: their maps are the launchers' own matter.
+ROW_SCALES = ("b1x32", "b1x128")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,20 @@ def launch_product(
             stream=stream,
         )
         return
+    if choice.family == "hopper_gemm":
+        chosen = scale_mode(a.nearest, b.nearest)
+        assert chosen is not None  # else the family refuses
+        views = (None if s is None else cupy_view(s) for s in (a.scales, b.scales))
+        gemm_hopper.launch(
+            *(cupy_view(x) for x in (a.codes, b.codes, c)),
+            *views,
+            element=a.format.element.name,
+            out=problem.out,
+            scales=chosen,
+            config=config,
+            stream=stream,
+        )
+        return
     gemm_scaled.launch(
         a.codes,
         b.codes,
@@ -128,14 +147,75 @@ class CudaProducts(CudaQuantizer):
         rows, cols = codes.shape
         if codes.dtype not in names or codes.element_size() > 1:
             return codes.t().contiguous()
+        key = self._key("transpose", (codes,)) if codes.is_contiguous() else None
+        if known := self._prepared.get(key) if key is not None else None:
+            out = torch.empty(cols, rows, dtype=codes.dtype, device=self.device)
+            with self._current():
+                known({"codes": codes.view(torch.uint8), "out": out.view(torch.uint8)})
+            return out
         problem = Transpose(rows=rows, cols=cols, element=names[codes.dtype])
         choice = self._choice(problem)
         if choice is None:
             return codes.t().contiguous()
         out = torch.empty(cols, rows, dtype=codes.dtype, device=self.device)
+        config = choice.config.to_dict()
         with self._current():
-            transpose_codes.launch(codes, out, config=choice.config.to_dict())
+            transpose_codes.launch(codes, out, config=config)
+            if key is not None:
+                programs, arguments, constants = transpose_codes._call(codes, out, config)
+                call = (transpose_codes._transpose_codes, programs, arguments, constants)
+                self._prepared[key] = TritonLaunch([call], {"codes": codes, "out": out})
         return out
+
+    def _multiplied(
+        self,
+        left: Operand,
+        right: Operand,
+        c: torch.Tensor,
+        out: str,
+        *,
+        c_scale: torch.Tensor | None = None,
+        seed: int = 0,
+    ) -> bool:
+        """Launch a product that was launched before; false where none was of its kind."""
+        key = self._product_key(left, right, out)
+        known = None if key is None else self._prepared.get(key)
+        if known is None or c.data_ptr() % ALIGNMENT:
+            return False
+        with self._current():
+            known(
+                *(left.codes, right.codes, c, left.scales, right.scales, self._stream()),
+                c_scale=c_scale,
+                seed=seed,
+            )
+        return True
+
+    def _product_key(self, left: Operand, right: Operand, out: str) -> tuple[object, ...] | None:
+        whole = left.codes.is_contiguous() and right.codes.is_contiguous()
+        if not whole or 1 in (left.codes.shape[0], right.codes.shape[0]):
+            return None
+        tensors = (left.codes, right.codes, left.scales, right.scales)
+        return self._key("product", tensors, left.format, right.format, out)
+
+    def _prepare(self, problem: Gemm, choice: Choice, left: Operand, right: Operand) -> None:
+        """Keep a launch for :meth:`_multiplied`, where its family's arguments are known here."""
+        key = self._product_key(left, right, problem.out)
+        blocks = choice.family == "hopper_block_gemm"
+        name = block_scales if blocks else scale_mode
+        scales = name(left.nearest, right.nearest)
+        if key is None or choice.family == "triton_gemm" or scales in (None, *ROW_SCALES):
+            return
+        assert scales is not None
+        with self._current():
+            self._prepared[key] = ProductLaunch(
+                problem.shape,
+                device=left.codes.device.index,
+                blocks=blocks,
+                element=left.format.element.name,
+                out=problem.out,
+                scales=scales,
+                config=choice.config.to_dict(),
+            )
 
     def product(
         self,
@@ -159,13 +239,17 @@ class CudaProducts(CudaQuantizer):
             return twin.product(a, b, **rest)
         left_op, right_op = self._operand(a, turn_a), self._operand(b, turn_b)
         out = PLAIN[torch.float32 if bias is not None else dtype]
+        m, n = left_op.codes.shape[0], right_op.codes.shape[0]
+        made = torch.empty(m, n, dtype=CODE_DTYPES[out], device=self.device)
+        if self._multiplied(left_op, right_op, made, out):
+            return _with_bias(made, bias, dtype)
         problem = product_problem(left_op, right_op, out)
         choice = self._choice(problem)
         if choice is None:
             return self._emulated(a, b, **rest)
-        made = torch.empty(problem.m, problem.n, dtype=CODE_DTYPES[out], device=self.device)
         with self._current():
             launch_product(problem, choice, left_op, right_op, made, stream=self._stream())
+        self._prepare(problem, choice, left_op, right_op)
         return _with_bias(made, bias, dtype)
 
     def _emulated(
@@ -204,19 +288,29 @@ class CudaProducts(CudaQuantizer):
     ) -> Codes:
         if bias is None and not share and a.fallback is None and b.fallback is None:
             left, right = self._operand(a, False), self._operand(b, turn_b)
-            problem = product_problem(left, right, str(out))
+            made = self._bare(left.codes.shape[0], right.codes.shape[0], out)
+            text = _text(out)
+            if self._multiplied(left, right, made.codes, text, c_scale=made.scales, seed=seed):
+                return Codes(main=made)
+            problem = product_problem(left, right, text)
             choice = self.choices.of(problem)
             if isinstance(choice, Choice) and choice.family == "hopper_block_gemm":
-                made = self._empty(problem.m, problem.n, out)
                 with self._current():
                     launch_product(
                         problem, choice, left, right, made.codes,
                         scales=made.scales, seed=seed, stream=self._stream(),
                     )  # fmt: skip
+                self._prepare(problem, choice, left, right)
                 return Codes(main=made)
+            del made
         # Codes are those of the fp32 product, so two launches yield the same ones.
         values = self.product(a, b, dtype=torch.float32, bias=bias, turn_b=turn_b)
         return self.quantize(values, out, seed=seed, share=share)
+
+
+@cache
+def _text(fmt: TensorFormat) -> str:
+    return str(fmt)
 
 
 def _padded(codes: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:

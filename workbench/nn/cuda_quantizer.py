@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sim import gpu_names, load_gpu
+from sim import Gpu, gpu_names, load_gpu
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, empty_scales
 from tiles.formats.torch_encode import code_dtype
@@ -16,12 +16,15 @@ from tiles.kernels.base import Limits
 from tiles.kernels.cupy_views import cupy_stream
 from tiles.kernels.quantize_tiles import launch_block
 from tiles.kernels.triton import dequantize_tiles, quantize_tiles
+from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
+from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dequantize, Problem, Quantize
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.prepared import TritonLaunch, layout
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of"]
 
 #: Rows of codes begin at multiples of 16 bytes in the products' loads.
 ROW_STEP = 16
@@ -29,8 +32,8 @@ ROW_STEP = 16
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-def limits_of(device: torch.device) -> Limits:
-    """Limits of a CUDA device, of the GPU file that names it.
+def gpu_of(device: torch.device) -> Gpu:
+    """The GPU file that names a CUDA device.
 
     Raises:
         ValueError: there is no such device, no CuPy, or no GPU file for it.
@@ -42,8 +45,17 @@ def limits_of(device: torch.device) -> Limits:
     name = torch.cuda.get_device_name(device)
     for known in map(load_gpu, gpu_names()):
         if known.matches(name):
-            return known.limits
+            return known
     raise ValueError(f"no GPU file names {name!r}: the known ones are {', '.join(gpu_names())}")
+
+
+def limits_of(device: torch.device) -> Limits:
+    """Limits of a CUDA device.
+
+    Raises:
+        ValueError: as :func:`gpu_of`.
+    """
+    return gpu_of(device).limits
 
 
 class CudaQuantizer(ReferenceBackend):
@@ -61,14 +73,23 @@ class CudaQuantizer(ReferenceBackend):
         """Serve a device.
 
         Args:
-            tuned: problem's text to kernel and configuration; others take a family's default.
-            limits: of the GPU; default: those of its GPU file.
+            tuned: problem's text to kernel and configuration; other products take the fastest
+                predicted one, all else a family's default.
+            limits: of a GPU without a file, where nothing is predicted; default: its GPU file.
         Raises:
-            ValueError: as :func:`limits_of` and :class:`Choices`.
+            ValueError: as :func:`gpu_of` and :class:`Choices`.
         """
         self.device = device
-        self.choices = Choices(limits_of(device) if limits is None else limits, tuned)
+        gpu = gpu_of(device) if limits is None else None
+        chosen = limits if gpu is None else gpu.limits
+        assert chosen is not None  # one of the two
+        self.choices = Choices(chosen, tuned, gpu=gpu)
         self.unserved: dict[str, str] = {}
+        #: Launches that were made before, by kind, layout and formats; none without a GPU, where
+        #: every launch is checked.
+        self.repeats = device.type == "cuda"
+        self._prepared: dict[tuple[object, ...], Any] = {}
+        self._streams: dict[int, Any] = {}
 
     def _choice(self, problem: Problem) -> Choice | None:
         found = self.choices.of(problem)
@@ -82,7 +103,28 @@ class CudaQuantizer(ReferenceBackend):
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _stream(self) -> Any:
-        return cupy_stream(str(self.device))
+        """Torch's current stream for CuPy, made once for each."""
+        raw = torch.cuda.current_stream(self.device).cuda_stream
+        if raw not in self._streams:
+            self._streams[raw] = cupy_stream(str(self.device))
+        return self._streams[raw]
+
+    def _key(
+        self, kind: str, tensors: tuple[torch.Tensor | None, ...], *more: object
+    ) -> tuple[object, ...] | None:
+        """What a launch is known by that may be made again without its checks."""
+        laid = layout(*tensors) if self.repeats else None
+        return None if laid is None else (kind, laid, *more)
+
+    def _bare(self, rows: int, cols: int, fmt: TensorFormat) -> QuantizedTensor:
+        """As :meth:`_empty`, of blocks whose scales are all written: they hold anything."""
+        assert fmt.scaling is not None
+        grid = fmt.scaling.grid(rows, cols)
+        return QuantizedTensor(
+            codes=torch.empty(rows, cols, dtype=code_dtype(fmt.element), device=self.device),
+            scales=torch.empty(grid, dtype=torch.float32, device=self.device),
+            format=fmt,
+        )
 
     def _empty(self, rows: int, cols: int, fmt: TensorFormat) -> QuantizedTensor:
         """Memory for codes and scales; scales hold zeros, codes anything."""
@@ -126,6 +168,13 @@ class CudaQuantizer(ReferenceBackend):
     ) -> Codes | None:
         """Codes by a kernel, in one pass with those of the transpose if asked."""
         rows, cols = x.shape
+        key = self._key("quantize", (x,), out, transposed) if _in_blocks(out) else None
+        if known := self._prepared.get(key) if key is not None else None:
+            made = self._bare(rows, cols, out)
+            turned = self._bare(cols, rows, out) if transposed else None
+            with self._current():
+                known(_quantizing(x, made, turned), _seed(out, seed))
+            return Codes(main=made, turned=turned)
         source = PLAIN[x.dtype]
         problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
         # Where no kernel writes both, two launches do: nothing is unserved by that.
@@ -149,19 +198,20 @@ class CudaQuantizer(ReferenceBackend):
             if stored != "fp32":
                 other = torch.empty(other.shape, dtype=torch.uint8, device=self.device)
             rest = {"codes_t": turned.codes.view(torch.uint8), "scales_t": None if one else other}
+        operands = (x, made.codes.view(torch.uint8), scales)
+        rest |= {
+            "element": out.element.name,
+            "block": launch_block(out),
+            "stored": stored,
+            "rule": out.scaling.rule.value if out.scaling else "absmax",
+            "seed": _seed(out, seed),
+            "config": choice.config.to_dict(),
+        }
         with self._current():
-            quantize_tiles.launch(
-                x,
-                made.codes.view(torch.uint8),
-                scales,
-                element=out.element.name,
-                block=launch_block(out),
-                stored=stored,
-                rule=out.scaling.rule.value if out.scaling else "absmax",
-                seed=seed if out.rounding is Rounding.STOCHASTIC else None,
-                config=choice.config.to_dict(),
-                **rest,
-            )
+            quantize_tiles.launch(*operands, **rest)
+            if key is not None:
+                calls = quantize_tiles._calls(quantize_request(*operands, **rest))
+                self._prepared[key] = TritonLaunch(calls, _quantizing(x, made, turned))
         if stored != "fp32":
             made.scales.copy_(_powers(scales))
             if turned is not None and turned.scales is not None:
@@ -174,23 +224,36 @@ class CudaQuantizer(ReferenceBackend):
             more = "" if x.fallback is None else ", fallback"
             twin = self._by_twin(f"dequantize {x.format}{more}", "codes and scales of other kinds")
             return twin.dequantize(x, dtype)
-        source = replace(x.format, rounding=Rounding.NEAREST_EVEN)
         rows, cols = x.shape
+        codes, scales = x.main.codes.view(torch.uint8), x.main.scales
+        key = None
+        if _in_blocks(x.format) and codes.is_contiguous():
+            key = self._key("dequantize", (codes, scales), x.format, dtype)
+        if known := self._prepared.get(key) if key is not None else None:
+            assert scales is not None
+            out = torch.empty(rows, cols, dtype=dtype, device=self.device)
+            with self._current():
+                known({"codes": codes, "scales": scales, "out": out})
+            return out
+        source = replace(x.format, rounding=Rounding.NEAREST_EVEN)
         choice = self._choice(Dequantize(rows=rows, cols=cols, source=source, out=PLAIN[dtype]))
         if choice is None:
             return super().dequantize(x, dtype)
-        assert x.main.scales is not None  # of a format with scales
+        assert scales is not None  # of a format with scales
         out = torch.empty(rows, cols, dtype=dtype, device=self.device)
+        operands = (codes, scales if stored == "fp32" else x.main.scale_bits, out)
+        rest: dict[str, Any] = {
+            "element": source.element.name,
+            "block": launch_block(source),
+            "stored": stored,
+            "config": choice.config.to_dict(),
+        }
         with self._current():
-            dequantize_tiles.launch(
-                x.main.codes.view(torch.uint8),
-                x.main.scales if stored == "fp32" else x.main.scale_bits,
-                out,
-                element=source.element.name,
-                block=launch_block(source),
-                stored=stored,
-                config=choice.config.to_dict(),
-            )
+            dequantize_tiles.launch(*operands, **rest)
+            if key is not None:
+                call = dequantize_tiles._call(dequantize_request(*operands, **rest))
+                named = {"codes": codes, "scales": scales, "out": out}
+                self._prepared[key] = TritonLaunch([call], named)
         return out
 
 
@@ -205,6 +268,30 @@ def _stored(fmt: TensorFormat) -> str | None:
         return None
     name = scaling.stored.name
     return name if name in ("fp32", "e8m0fnu") else None
+
+
+def _in_blocks(fmt: TensorFormat) -> bool:
+    """True for codes of a byte in blocks of several rows, whose scales are fp32 and row-major."""
+    scaling = fmt.scaling
+    if scaling is None or _stored(fmt) != "fp32":
+        return False
+    return scaling.rows is not None and scaling.rows > 1 and scaling.cols is not None
+
+
+def _seed(out: TensorFormat, seed: int) -> int | None:
+    return seed if out.rounding is Rounding.STOCHASTIC else None
+
+
+def _quantizing(
+    x: torch.Tensor, made: QuantizedTensor, turned: QuantizedTensor | None
+) -> dict[str, torch.Tensor]:
+    """Tensors of a quantisation in blocks, as the launcher takes them."""
+    assert made.scales is not None
+    tensors = {"x": x, "codes": made.codes.view(torch.uint8), "scales": made.scales}
+    if turned is not None:
+        assert turned.scales is not None
+        tensors |= {"codes_t": turned.codes.view(torch.uint8), "scales_t": turned.scales}
+    return tensors
 
 
 def _powers(bits: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The quantised linear layer: three products, and weights quantised once a step."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,9 +8,15 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from workbench.nn.coded_tensor import CodedTensor
-from workbench.nn.codes import BothDirections, held, hold
+from workbench.nn.codes import BothDirections, Codes, held, hold
 from workbench.nn.first_order import first_order
-from workbench.nn.runtime import Like, Runtime, dtype_behind, serves_both_directions
+from workbench.nn.runtime import (
+    Like,
+    Runtime,
+    dtype_behind,
+    same_values,
+    serves_both_directions,
+)
 from workbench.nn.seeds import derived
 from workbench.nn.tensor_scales import LayerScales
 
@@ -29,39 +36,37 @@ def _stepped(*_: Any) -> None:
 register_optimizer_step_post_hook(_stepped)
 
 
-class _Linear(torch.autograd.Function):
-    """``y = x · W^T + b`` and its gradients, each a product of codes."""
+class _Product(torch.autograd.Function):
+    """``y = x · W^T + b`` and the gradient of ``x``, each a product of codes."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
+        codes: Codes,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        operand: BothDirections,
         weights: BothDirections,
-        scales: LayerScales | None,
-        run: Runtime,
+        layer: "QuantizedLinear",
         seed: int,
     ) -> torch.Tensor:
+        run, scales = layer.runtime, layer.scales
         backend, recipe = run.backend(x.device), run.recipe
-        hold(
-            ctx,
-            operand.turned or operand.forward if ctx.needs_input_grad[1] else None,
-            weights.turned or weights.forward if ctx.needs_input_grad[0] else None,
-        )
         ctx.run, ctx.seed, ctx.like, ctx.scales = run, seed, Like.of(x), scales
-        ctx.turn_weight = weights.turned is None
-        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        ctx.kept, ctx.turn_weight = layer.keeps_codes, weights.turned is None
+        held_weights = (weights.turned or weights.forward) if ctx.kept else weight
+        hold(ctx, held_weights if ctx.needs_input_grad[0] else None)
         shape = (*x.shape[:-1], weights.forward.shape[0])
-        codes = operand.forward
-        if run.dataflow:
-            y = backend.coded_product(
+        if run.dataflow and not layer.plain_output:
+            made = backend.coded_product(
                 codes, weights.forward, out=recipe.output, bias=bias, share=run.share
             )
-            return run.tensor(y, shape, x)
+            return run.tensor(made, shape, x)
         dtype = dtype_behind(x)
-        return backend.product(codes, weights.forward, dtype=dtype, bias=bias).view(shape)
+        values = backend.product(codes, weights.forward, dtype=dtype, bias=bias)
+        # No view for autograd: the next node, and who gets the output, may write to it.
+        y: torch.Tensor = torch.ops.aten._unsafe_view(values, shape)
+        return y
 
     @staticmethod
     @first_order
@@ -69,41 +74,92 @@ class _Linear(torch.autograd.Function):
         run: Runtime = ctx.run
         like: Like = ctx.like
         backend, recipe = run.backend(dy.device), run.recipe
-        x, weights = held(ctx)
-        key, train = derived(ctx.seed, 0), ctx.needs_input_grad[1]
-        if ctx.scales is None:
-            both = run.gradient_directions(dy, key, derived(ctx.seed, 2), both=train)
-            codes, turned = both.forward, both.turned
-        else:
-            codes = run.scaled("gradient", dy, recipe.gradient, ctx.scales, train=True, seed=key)
-            turned = None
-        dx: torch.Tensor | None = None
-        d_weight = d_bias = None
-        if ctx.needs_input_grad[0] and like.coded:
+        codes = _gradient(dy, run, ctx.scales, ctx.seed, both=False).forward
+        (weights,) = held(ctx)
+        if not ctx.kept:
+            weights = backend.quantize_both(weights, recipe.weight)
+        if like.coded:
             seed = derived(ctx.seed, 1)
             product = backend.coded_product(
                 codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
             )
             dx = run.returned(product, like)
-        elif ctx.needs_input_grad[0]:
+        else:
             dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
             dx = dx.view(like.shape)
-        if ctx.needs_input_grad[1]:
+        return dx, None, None, None, None, None, None
+
+
+class _ParameterGradients(torch.autograd.Function):
+    """The product's output itself; its backward pass has the gradients of weight and bias.
+
+    A node of its own, behind the product's: autograd adds the weight's gradient up and lets go of
+    it, and of the saved input, before the gradient of the input is made.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        operand: BothDirections,
+        layer: "QuantizedLinear",
+        seed: int,
+    ) -> torch.Tensor:
+        ctx.run, ctx.seed, ctx.scales = layer.runtime, seed, layer.scales
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        hold(ctx, (operand.turned or operand.forward) if ctx.needs_input_grad[1] else None)
+        if isinstance(y, CodedTensor):
+            return y.reshaped(y.shape)
+        ctx.mark_dirty(y)  # no view of it: what the layer returns may be written to
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
+        run: Runtime = ctx.run
+        backend = run.backend(dy.device)
+        train = ctx.needs_input_grad[1]
+        both = _gradient(dy, run, ctx.scales, ctx.seed, both=train)
+        codes = both.forward
+        d_weight = d_bias = None
+        if train:
             # Rounded once from fp32 sums, as a conversion behind the product would.
             wanted = ctx.dtypes[0]
+            (x,) = held(ctx)
             d_weight = backend.product(
-                codes if turned is None else turned,
+                codes if both.turned is None else both.turned,
                 x,
                 dtype=wanted if wanted in _SUMMED else torch.float32,
-                turn_a=turned is None,
-                turn_b=serves_both_directions(recipe.activation),
+                turn_a=both.turned is None,
+                turn_b=serves_both_directions(run.recipe.activation),
             ).to(wanted)
         if ctx.needs_input_grad[2]:
             # Of the numbers where there are numbers: a sum needs no codes.
             coded = isinstance(dy, CodedTensor)
             plain = backend.dequantize(codes, torch.float32) if coded else dy.reshape(codes.shape)
             d_bias = plain.sum(dim=0, dtype=torch.float32).to(ctx.dtypes[1])
-        return dx, d_weight, d_bias, None, None, None, None, None
+        passed = None
+        if ctx.needs_input_grad[0]:
+            like = Like(shape=dy.shape, dtype=dy.dtype, coded=True)
+            passed = run.returned(replace(codes, turned=None), like)
+        return passed, d_weight, d_bias, None, None, None
+
+
+def _gradient(
+    dy: torch.Tensor, run: Runtime, scales: LayerScales | None, seed: int, *, both: bool
+) -> BothDirections:
+    """Codes of a layer's gradient: new ones of numbers, and else those that it has."""
+    if scales is None:
+        return run.gradient_directions(dy, derived(seed, 0), derived(seed, 2), both=both)
+    if isinstance(dy, CodedTensor) and same_values(dy.codes.format, run.recipe.gradient):
+        return BothDirections(forward=dy.codes, turned=None)
+    plain = dy.dequantized() if isinstance(dy, CodedTensor) else dy
+    codes = run.scaled(
+        "gradient", plain, run.recipe.gradient, scales, train=True, seed=derived(seed, 0)
+    )
+    return BothDirections(forward=codes, turned=None)
 
 
 class QuantizedLinear(nn.Module):
@@ -111,7 +167,8 @@ class QuantizedLinear(nn.Module):
 
     The weight is quantised anew after a step of any ``torch.optim.Optimizer``, and after writes
     that torch counts in place.  Other writes through ``weight.data`` go unseen: call
-    :meth:`forget` after them.
+    :meth:`forget` after them.  Where the runtime keeps no codes of weights, they are made anew in
+    every pass, forward and backward, and nothing goes unseen.
     """
 
     bias: nn.Parameter | None
@@ -129,6 +186,7 @@ class QuantizedLinear(nn.Module):
         self.register_parameter("bias", bias)
         self.runtime = runtime
         self.scales = runtime.layer_scales()
+        self.plain_output = False  #: numbers behind it, where others of the recipe leave codes
         self._codes: tuple[tuple[int, int, int], BothDirections] | None = None
 
     @classmethod
@@ -158,6 +216,13 @@ class QuantizedLinear(nn.Module):
         """Quantise the weight anew at its next use."""
         self._codes = None
 
+    @property
+    def keeps_codes(self) -> bool:
+        """True where codes of the weight last from a step to the next."""
+        run = self.runtime
+        made_once = self.scales is not None or not serves_both_directions(run.recipe.weight)
+        return made_once or run.keep_weights
+
     def weight_codes(self) -> BothDirections:
         """Codes of the weight as it is now."""
         state = (self.weight._version, self.weight.data_ptr(), _steps_taken[0])
@@ -183,10 +248,22 @@ class QuantizedLinear(nn.Module):
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         with torch.no_grad():
             operand = run.operand(x, both=trained, scales=self.scales)
-        y: torch.Tensor = _Linear.apply(  # type: ignore[no-untyped-call]  # torch
-            x, self.matrix, self.bias, operand, self.weight_codes(), self.scales, run, run.draw()
+        seed, bias = run.draw(), self.bias
+        y: torch.Tensor = _Product.apply(  # type: ignore[no-untyped-call]  # torch
+            *(x, operand.forward, self.matrix.detach(), None if bias is None else bias.detach()),
+            *(self._weights_of_pass(), self, seed),
         )
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            y = _ParameterGradients.apply(y, self.matrix, bias, operand, self, seed)  # type: ignore[no-untyped-call]  # torch
         return y
+
+    def _weights_of_pass(self) -> BothDirections:
+        """Codes of the weight for a forward pass; of one that is trained, kept nowhere else."""
+        if self.keeps_codes or not torch.is_grad_enabled():
+            return self.weight_codes()
+        self.forget()
+        with torch.no_grad():
+            return self.runtime.weights(self.matrix.detach(), train=True)
 
     def extra_repr(self) -> str:
         n, k = self.matrix.shape

@@ -13,7 +13,14 @@ from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
 from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
 
-__all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "serves_both_directions"]
+__all__ = [
+    "Like",
+    "Runtime",
+    "backend_of",
+    "dtype_behind",
+    "same_values",
+    "serves_both_directions",
+]
 
 
 def serves_both_directions(fmt: TensorFormat) -> bool:
@@ -43,6 +50,9 @@ class Runtime:
     share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
     scaler: Delayed | Fixed | None = None  #: of whole tensors; default: each from its own numbers
     seeds: SeedStream = field(default_factory=SeedStream)
+    keep_weights: bool = True  #: codes of weights from step to step; else anew in every pass
+    #: a training step may be captured in a CUDA graph: every replay draws the bits of its capture
+    replayable: bool = False
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
     _last: LastInput = field(default_factory=LastInput)
@@ -74,8 +84,19 @@ class Runtime:
         Raises:
             RuntimeError: a CUDA graph is being captured, whose replays would draw the same key.
         """
-        _refuse_capture()
+        self._refuse_capture()
         return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
+
+    def _refuse_capture(self) -> None:
+        """Keys are numbers of the host: a captured launch keeps that of its capture."""
+        initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
+        training = torch.is_grad_enabled() and initialized and not self.replayable
+        if training and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "training on codes inside a CUDA graph: every replay would round by the same bits; "
+                "capture under torch.no_grad(), train without a graph, or accept that with "
+                "training_runtime(..., replayable=True)"
+            )
 
     def mask_key(self) -> int:
         """A key of a dropout mask, drawn by torch's generator of the CPU.
@@ -83,7 +104,7 @@ class Runtime:
         ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
         again, so the mask is the same one; a count of ours would have gone on.
         """
-        _refuse_capture()
+        self._refuse_capture()
         drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
         return _of_this_rank(derived(self.seeds.seed, drawn))
 
@@ -222,17 +243,6 @@ def dtype_behind(x: torch.Tensor) -> torch.dtype:
     """The dtype of a layer's output: that of its input, or autocast's where that is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _refuse_capture() -> None:
-    """Keys are numbers of the host: a captured launch keeps the one that it was captured with."""
-    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
-    training = torch.is_grad_enabled() and initialized
-    if training and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "training on codes inside a CUDA graph: every replay would round by the same bits; "
-            "capture under torch.no_grad(), or train without a graph"
-        )
 
 
 def _of_this_rank(key: int) -> int:

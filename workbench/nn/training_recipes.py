@@ -185,9 +185,17 @@ def training_runtime(
     history: int | None = None,
     seed: int = 0,
     backend: Backend | None = None,
+    keep_weights: bool | None = None,
+    replayable: bool = False,
 ) -> Runtime:
-    """What the layers of one model share; arguments as of :func:`workbench.nn.convert`.
+    """What the layers of one model share; other arguments as of :func:`workbench.nn.convert`.
 
+    Args:
+        keep_weights: codes of weights last from step to step; else they are made in every pass,
+            forward and backward, which costs time and saves a byte a weight.  Default: where codes
+            do not travel between layers.
+        replayable: a training step may be captured in a CUDA graph; all its replays round by the
+            same random bits.
     Raises:
         ValueError: the recipe, the share or the seed does not fit.
         TypeError: neither a name nor a recipe.
@@ -199,4 +207,6 @@ def training_runtime(
         scaler=found.scaler,
         seeds=SeedStream(seed),
         given=backend,
+        keep_weights=found.recipe.output.scaling is None if keep_weights is None else keep_weights,
+        replayable=replayable,
     )

@@ -330,6 +330,13 @@ def test_writing_again_is_the_same_and_foreign_files_are_kept(
     assert [row["m"] for row in record["rows"]] == [1, 64, 1024]
     assert record["rows"][0]["run"] == linear_run.folder.name
     assert record["rows"][0]["measured_us"] == 20.0
+    # Where keys are chosen for what lookup may lose, further ones would serve M of theirs.
+    done = write_configs(newer, "vllm-linear", tmp_path, rows_loss=0.1)
+    assert list(json.loads(path.read_text())) == ["64"]
+    assert [str(one).partition(":")[0] for one in done.left_out] == [
+        f"M {m} of {path.name}, there before" for m in (1, 1024)
+    ]
+    write_configs(linear_run, "vllm-linear", tmp_path)
     path.write_text(path.read_text().replace("128", "64", 1))
     edited = texts(tmp_path)
     with pytest.raises(ValueError, match="was not written by us, or was edited since: move it"):

@@ -127,16 +127,59 @@ class CountingBackend(ReferenceBackend):
         return super().quantize(x, out, seed=seed, share=share)
 
 
-def test_weights_are_quantised_once_a_step() -> None:
+@pytest.mark.parametrize(("kept", "each"), [(True, 1), (False, 4)], ids=["kept", "anew"])
+def test_weights_are_quantised_once_a_step_or_in_every_pass(kept: bool, each: int) -> None:
     counting = CountingBackend()
-    model = block(runtime(backend=counting))
+    model = block(runtime(backend=counting, keep_weights=kept))
     optimizer = PlainSgd(model)
     shape = tuple(model.up.weight.shape)
     for step in (1, 2, 3):
         for _ in range(2):  # two micro-batches
             model(stream()).float().sum().backward()
-        assert counting.quantized.count(shape) == step
+        assert counting.quantized.count(shape) == step * each
         optimizer.step()
+
+
+@pytest.mark.parametrize("recipe", ["jetfire", "deepseek-fp8"])
+def test_codes_of_weights_that_are_made_anew_are_the_ones_that_would_be_kept(recipe: str) -> None:
+    found = []
+    for kept in (False, True):
+        torch.manual_seed(0)
+        layer = convert(torch.nn.Linear(128, 64), runtime(recipe, keep_weights=kept)).model
+        x = normal(48, 128).requires_grad_()
+        y = layer(x)
+        y.float().pow(2).sum().backward()
+        found.append((y.detach(), x.grad, layer.weight.grad, layer.bias.grad))
+    for anew, once in zip(*found, strict=True):
+        assert torch.equal(anew, once)
+
+
+def test_a_weights_gradient_is_there_before_the_inputs_gradient_is_made() -> None:
+    """So that the saved input and the gradient's memory are free again."""
+    order: list[str] = []
+
+    class Ordered(ReferenceBackend):
+        def coded_product(self, a: Codes, b: Codes, **rest: Any) -> Codes:
+            order.append("input")
+            return super().coded_product(a, b, **rest)
+
+    layer = convert(torch.nn.Linear(64, 64), runtime(backend=Ordered())).model
+    layer.weight.register_post_accumulate_grad_hook(lambda _: order.append("weight"))
+    x = convert(torch.nn.LayerNorm(64), layer.runtime).model(stream())
+    layer(x).float().sum().backward()
+    assert order == ["input", "weight", "input"]  # the first is forward
+
+
+def test_what_a_layer_returns_may_be_written_to() -> None:
+    layer = convert(torch.nn.Linear(64, 64), "deepseek-fp8").model
+    x = normal(32, 64).requires_grad_()
+    expected = layer(x)
+    found = layer(x)
+    found.mul_(2.0)
+    assert torch.equal(found, 2 * expected)
+    found.sum().backward()
+    assert layer.weight.grad is not None
+    assert x.grad is not None
 
 
 @pytest.mark.slow  # the first of torch's optimisers loads its compiler
@@ -218,6 +261,9 @@ def test_a_captured_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for draw in (run.draw, run.mask_key):
         with pytest.raises(RuntimeError, match="every replay would round by the same bits"):
             draw()
+    allowed = runtime(replayable=True)
+    assert allowed.draw() == run.seeds.draw()
+    allowed.mask_key()
     with torch.no_grad():
         assert run.draw() == 0
 

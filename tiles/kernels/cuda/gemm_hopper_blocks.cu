@@ -198,6 +198,8 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
     const u32 ready_bar = shared_address(ready);  // factors of a stage
 #endif
 #if CODES
+    // Of each consumer; of a block that both share those of this tile and of the one before, which
+    // the other consumer may still look at.
     __shared__ Peaks peaks[CONSUMERS];
 #endif
     const u32 a_ring = shared_address(memory), b_ring = a_ring + STAGES * A_BYTES;
@@ -300,7 +302,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         const int first_row = row_offset + warp * 16 + (VECTOR ? lane / 4 : 0);
         const u32 a_first = (u32)descriptor(a_ring + row_offset * ROW_BYTES);
         const u32 b_first = (u32)descriptor(b_ring + column_offset * ROW_BYTES);
-        int stage = 0, store_turn = 0;
+        int stage = 0, store_turn = 0, tile_turn = 0;
         u32 phase = 0, a_tile = 0, b_tile = 0;
         // Waits until the next stage is full: its pieces can be issued.
         auto await_stage = [&] {
@@ -446,8 +448,8 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                     const int x = left + chunk * STORE_COLUMNS;
                     await_buffer(consumer, thread);
 #if CODES
-                    stage_codes(buffer, sum[t], peaks[consumer], c_scale, keys, consumer, warp,
-                                lane, x, y, m, n);
+                    stage_codes(buffer, sum[t], peaks[SHARED_BLOCK ? tile_turn : consumer], c_scale,
+                                keys, consumer, warp, lane, x, y, m, n);
 #else
 #pragma unroll
                     for (int part = 0; part < STORE_COLUMNS / 16; part++)
@@ -461,6 +463,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                     }
                 }
             }
+            tile_turn ^= 1;
         }
         if (thread == 0) await_stores();
     }

@@ -122,6 +122,11 @@ def options(
             f"tile {block_m}x{block_n}: with scales {scales} and {consumers} consumers it is one "
             f"of {known}"
         )
+    if out_block > 64 and (block_m, block_n, consumers) != (out_block, out_block, 2):
+        raise ValueError(
+            f"tile {block_m}x{block_n} of {consumers} consumers, output {out}: a block of more "
+            f"than 64 rows is the tile of two consumers, {out_block}x{out_block}"
+        )
     if not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(f"stages = {stages}, group_m = {group_m}: they lie in 2..8 and from 1")
     if run not in (1, 4, 8):

@@ -32,10 +32,13 @@ OUTPUTS = {
     "fp32": ("fp32", 2, 0, 0),
     "int8.b32x32": ("int8", 3, 32, 0),
     "int8.b64x64": ("int8", 3, 64, 0),
+    "int8.b128x128": ("int8", 3, 128, 0),
     "int8.b32x32+sr": ("int8", 3, 32, 1),
     "int8.b64x64+sr": ("int8", 3, 64, 1),
+    "int8.b128x128+sr": ("int8", 3, 128, 1),
     "e4m3fn.b32x32": ("e4m3fn", 4, 32, 0),
     "e4m3fn.b64x64": ("e4m3fn", 4, 64, 0),
+    "e4m3fn.b128x128": ("e4m3fn", 4, 128, 0),
 }
 #: Scale modes, the same on both sides: rows and elements along K under one scale.
 SCALES = {

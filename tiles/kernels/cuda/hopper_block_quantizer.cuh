@@ -5,7 +5,8 @@
 // scale NaN and the codes 0 (int8) or 0x7f (e4m3fn).  Subnormals count, whatever -ftz says: what
 // may meet one is written in PTX.
 //
-// Macros: OUT (3 int8, 4 e4m3fn), STOCHASTIC (int8 only), OUT_BLOCK, COLUMNS, STORE_PITCH, ROW_BYTES.
+// Macros: OUT (3 int8, 4 e4m3fn), STOCHASTIC (int8 only), OUT_BLOCK, COLUMNS, STORE_PITCH, ROW_BYTES,
+// BLOCK_M, BLOCK_N, CONSUMERS, CONSUMER_BARRIER.
 
 #define CODE_MAX (OUT == 3 ? 127.0f : 448.0f)
 #define INFINITY_BITS 0x7f800000u
@@ -137,32 +138,47 @@ __device__ __forceinline__ Random philox(u64 counter, const RoundKeys &keys) {
 #define OUT_BLOCKS (COLUMNS / OUT_BLOCK)   // along a consumer's columns
 #define BLOCK_WARPS (OUT_BLOCK / 16)       // whose rows share a block
 #define BLOCK_SUMS (OUT_BLOCK / 2)         // of a thread's sums of 64 rows, in one block
+// A block higher than a consumer's 64 rows is the tile, which two consumers share.
+#define SHARED_BLOCK (OUT_BLOCK > 64)
+#if SHARED_BLOCK && (OUT_BLOCK != BLOCK_M || OUT_BLOCK != BLOCK_N || CONSUMERS != 2)
+#error "a block of more than 64 rows is the tile of two consumers"
+#endif
 
-// Where a warpgroup leaves the largest magnitudes of its warps' parts of blocks.
-typedef u32 Peaks[4][OUT_BLOCKS];
+// Where warps leave the largest magnitudes of their parts of blocks: a consumer's, or where a
+// block is shared those of both.
+typedef u32 Peaks[SHARED_BLOCK ? 8 : 4][OUT_BLOCKS];
+
+// Joins the consumers that share a block.
+__device__ __forceinline__ void peaks_sync(int consumer) {
+    if (SHARED_BLOCK)
+        asm volatile("bar.sync %0, 256;" ::"n"(CONSUMER_BARRIER + CONSUMERS) : "memory");
+    else
+        consumer_sync(consumer);
+}
 
 // Quantises a warpgroup's 64 rows from (x, y) on: codes into a staging buffer, scales to memory.
 __device__ __forceinline__ void stage_codes(u32 buffer, const float *sum, Peaks &peaks,
                                             float *c_scale, const RoundKeys &keys, int consumer,
                                             int warp, int lane, int x, int y, int m, int n) {
+    const int place = SHARED_BLOCK ? consumer * 4 + warp : warp;
 #pragma unroll
     for (int j = 0; j < OUT_BLOCKS; j++) {
         float peak = 0.0f;
 #pragma unroll
         for (int i = 0; i < BLOCK_SUMS; i++) peak = larger(peak, sum[j * BLOCK_SUMS + i]);
         const u32 bits = warp_peak(peak);
-        if (lane == j) peaks[warp][j] = bits;
+        if (lane == j) peaks[place][j] = bits;
     }
-    consumer_sync(consumer);
+    peaks_sync(consumer);
     // Lane j has block j's divisor, the others repeat it.
-    const int first = warp / BLOCK_WARPS * BLOCK_WARPS, mine = lane % OUT_BLOCKS;
+    const int first = place / BLOCK_WARPS * BLOCK_WARPS, mine = lane % OUT_BLOCKS;
     u32 amax = 0;
 #pragma unroll
     for (int w = 0; w < BLOCK_WARPS; w++) amax = max(amax, peaks[first + w][mine]);
     const Divisor own = divisor_of(amax);
     const int down = (y + warp * 16) / OUT_BLOCK, right = x / OUT_BLOCK + lane;
     const int grid_cols = (n + OUT_BLOCK - 1) / OUT_BLOCK;
-    if (warp == first && lane < OUT_BLOCKS && y + warp * 16 < m && right < grid_cols)
+    if (place == first && lane < OUT_BLOCKS && y + warp * 16 < m && right < grid_cols)
         c_scale[(i64)down * grid_cols + right] = own.scale;
 #pragma unroll
     for (int j = 0; j < OUT_BLOCKS; j++) {

@@ -1,0 +1,47 @@
+"""A transformer block of ``workbench.nn`` with the extents that the cost model is given."""
+
+from typing import TYPE_CHECKING
+
+from sim.network import Activation, Block, Normalization
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["RECIPES", "coded_block"]
+
+#: Recipes whose codes travel between the layers.
+RECIPES = ("jetfire", "jetfire-64", "jetfire-128")
+_ACTIVATIONS = {Activation.GELU: "gelu", Activation.SILU: "silu", Activation.RELU: "relu"}
+_GATED = {Activation.GELU: "geglu", Activation.SILU: "swiglu"}
+
+
+def coded_block(block: Block, recipe: str, *, device: str) -> "torch.nn.Module":
+    """The block under a recipe, with bf16 parameters, no biases and no dropout.
+
+    A training step of it may be captured in a CUDA graph.
+
+    Raises:
+        RuntimeError: ``workbench.nn`` has no such block.
+    """
+    import torch
+
+    from workbench.nn import TransformerBlock, training_runtime
+
+    names = _GATED if block.gated else _ACTIVATIONS
+    if block.rotary or block.heads != block.kv_heads or block.activation not in names:
+        raise RuntimeError(
+            "workbench.nn's block rotates nothing, has as many heads of keys as of queries, and "
+            f"knows {', '.join(one.value for one in names)}, not {block.activation.value}"
+        )
+    torch.manual_seed(0)
+    made = TransformerBlock(
+        block.hidden,
+        block.heads,
+        training_runtime(recipe, replayable=True),
+        hidden=block.inner,
+        feed_forward=names[block.activation],
+        norm="rmsnorm" if block.normalization is Normalization.RMS else "layernorm",
+        bias=False,
+        causal=block.causal,
+    )
+    return made.bfloat16().to(device)

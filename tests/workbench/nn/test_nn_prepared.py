@@ -1,0 +1,384 @@
+"""Launches that are made again without their checks hand over what their launchers would."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cuda_stand_ins import LIMITS, TWIN, Launches, cuda, launches, trained, view
+from nn_cases import one_thread
+
+from tiles.formats import TensorFormat
+from tiles.kernels import kernel
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_codes
+from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
+from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
+from tiles.problems import Dataflow, parse_problem
+from workbench.nn import ReferenceBackend, TransformerBlock, prepared, training_runtime
+from workbench.nn import cuda_backend as backend_module
+from workbench.nn import cuda_products as products_module
+from workbench.nn import cuda_quantizer as quantizer_module
+from workbench.nn.cuda_backend import CudaBackend
+from workbench.nn.prepared import DataflowLaunch, ProductLaunch, TritonLaunch, layout
+
+__all__ = ["launches", "one_thread"]
+
+SEED = 0x9E3779B97F4A7C15
+
+
+class Current:
+    """CuPy's device, current for nothing."""
+
+    id = 0
+
+    def __enter__(self) -> "Current":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Current)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def on_device(tensor: torch.Tensor) -> Any:
+    made = view(tensor)
+    made.device = Current()
+    return made
+
+
+def plain(argument: Any) -> Any:
+    """An argument of a kernel as bytes; an array stands for its address."""
+    if hasattr(argument, "tensor"):
+        return np.uint64(argument.data.ptr).tobytes()
+    return argument.tobytes() if isinstance(argument, np.generic) else argument
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What reaches the driver: kernel, grid, threads, arguments, shared memory."""
+    found: list[tuple[Any, ...]] = []
+
+    def run(kernel: Any, grid: int, threads: int, arguments: Any, **rest: Any) -> None:
+        found.append((kernel, grid, threads, tuple(map(plain, arguments)), rest["smem_bytes"]))
+
+    def functions(device: int, source: str, options: Any, names: Any) -> Any:
+        return tuple((source, options, name) for name in names)
+
+    def map_of(*given: Any) -> Any:
+        return ("map", *given)
+
+    for module in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks, prepared):
+        monkeypatch.setattr(module, "run", run)
+    for module in (dataflow_blocks, dataflow_rows, prepared):
+        monkeypatch.setattr(module, "functions", functions)
+    for name in ("check_shared_memory", "allow_shared_memory"):
+        monkeypatch.setattr(dataflow_rows, name, lambda *_: None)
+    for module in (gemm_hopper, gemm_hopper_blocks):
+        monkeypatch.setattr(module, "compiled_kernel", lambda *given: given)
+    for module in (gemm_hopper, gemm_hopper_blocks, prepared):
+        monkeypatch.setattr(module, "tensor_map", map_of)
+        monkeypatch.setattr(module, "persistent_grid", lambda *given: (given[1], given[2]))
+    return found
+
+
+def matrix(rows: int, cols: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    grid = (-(-rows // side), -(-cols // side))
+    return torch.zeros(rows, cols, dtype=torch.int8), torch.ones(grid)
+
+
+def dataflow(op: str, side: int, rows: int = 256, cols: int = 512) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    second = {"gelu-bwd": "dy", "layernorm-bwd": "other", "rmsnorm-bwd": "other"}.get(op)
+    for name in ("x", *(() if second is None else (second,)), "out"):
+        tensors[name], tensors[f"{name}_scales"] = matrix(rows, cols, side)
+    if "norm" in op:
+        tensors |= {"mean": torch.zeros(rows), "variance": torch.ones(rows)}
+        tensors["gamma"] = torch.ones(cols)
+    if op == "layernorm":
+        tensors["beta"] = torch.ones(cols)
+    if op.endswith("norm-bwd"):
+        tensors["d_gamma"] = torch.ones(cols)
+    if op == "layernorm-bwd":
+        tensors["d_beta"] = torch.ones(cols)
+    return tensors
+
+
+@pytest.mark.parametrize("side", [32, 128])
+@pytest.mark.parametrize(
+    "op", ["gelu", "gelu-bwd", "dropout", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd"]
+)
+def test_a_dataflow_launch_is_the_launchers(
+    op: str, side: int, handed: list[tuple[Any, ...]]
+) -> None:
+    rows = "norm" in op
+    target = TensorFormat.parse(f"int8.b{side}x{side}+sr")
+    problem = Dataflow(rows=256, cols=512, op=op, target=target)
+    family = kernel("cuda_dataflow_rows" if rows else "cuda_dataflow_blocks")
+    config = family.default(problem, LIMITS).to_dict()
+    options: dict[str, Any] = {"op": op, "element": "int8", "block": (side, side)}
+    options |= {"stochastic": not rows or op.endswith("-bwd"), "config": config}
+    keys = {"seed": SEED}
+    if op == "dropout":
+        options["probability"] = 0.25
+        keys["mask_seed"] = SEED + 1
+    first, other = dataflow(op, side), dataflow(op, side)
+    if op.endswith("norm-bwd"):
+        covered = dataflow_rows.geometry(op=op, shape=(256, 512), block=(side, side), config=config)
+        for tensors in (first, other):
+            tensors["partials"] = torch.zeros(covered.clusters, 2, 512)
+    again = DataflowLaunch({k: on_device(t) for k, t in first.items()}, options, rows=rows)
+    again(other, None, **keys)
+    launch = dataflow_rows.launch if rows else dataflow_blocks.launch
+    mine = list(handed)
+    handed.clear()
+    launch(**{k: on_device(t) for k, t in other.items()}, **options, **keys)
+    assert mine == handed
+    assert len(mine) == (2 if op.endswith("norm-bwd") else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "scales"),
+    [
+        ("gemm:256x512x384:int8-b128:bf16", "b128x128"),
+        ("gemm:256x512x384:int8-row:fp32", "row"),
+        ("gemm:256x512x384:e4m3-tensor:fp16", "tensor"),
+        ("gemm:256x512x384:jetfire:fp32", "b32x32"),
+        ("gemm:256x512x384:jetfire:int8.b32x32+sr", "b32x32"),
+        ("gemm:256x512x384:int8-b128:int8.b128x128+sr", "b128x128"),
+    ],
+)
+def test_a_product_is_the_launchers(text: str, scales: str, handed: list[tuple[Any, ...]]) -> None:
+    problem = parse_problem(text)
+    m, n, k = problem.shape  # type: ignore[attr-defined]
+    out, element = problem.out, problem.recipe.activation.element.name  # type: ignore[attr-defined]
+    blocks = "jetfire" in text or "+sr" in text
+    config = kernel("hopper_block_gemm" if blocks else "hopper_gemm").default(problem, LIMITS)
+    side = {"tensor": (0, 0), "row": (1, 0), "b128x128": (128, 128), "b32x32": (32, 32)}[scales]
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    code = torch.int8 if element == "int8" else torch.float8_e4m3fn
+    a, b = (torch.zeros(r, k, dtype=code) for r in (m, n))
+    c = torch.zeros(m, n, dtype=dtypes.get(out, torch.int8))
+    grids = [torch.ones(-(-r // (side[0] or r)), -(-k // (side[1] or k))) for r in (m, n)]
+    c_scale = None
+    if "+sr" in out:
+        block = int(out.split("b")[1].split("x")[0])
+        c_scale = torch.ones(-(-m // block), -(-n // block))
+    given: dict[str, Any] = {"element": element, "out": out, "scales": scales}
+    given["config"] = config.to_dict()
+    again = ProductLaunch((m, n, k), device=0, blocks=blocks, **given)
+    again(a, b, c, *grids, None, c_scale=c_scale, seed=SEED)
+    operands = [on_device(x) if x.dtype is not torch.float16 else half(x) for x in (a, b, c)]
+    operands += [on_device(x) for x in grids]
+    if blocks:
+        last = None if c_scale is None else on_device(c_scale)
+        gemm_hopper_blocks.launch(*operands, last, **given, seed=SEED)
+    else:
+        gemm_hopper.launch(*operands, **given)
+    mine, theirs = handed
+    assert mine == theirs
+
+
+def half(tensor: torch.Tensor) -> Any:
+    made = on_device(tensor.view(torch.bfloat16))
+    made.dtype = np.dtype("float16")
+    return made
+
+
+class Recorder:
+    """A Triton kernel that writes down what it is launched with."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*arguments: Any, **constants: Any) -> None:
+            kept = [
+                (a.data_ptr(), a.dtype, a.shape) if isinstance(a, torch.Tensor) else a
+                for a in arguments
+            ]
+            self.seen.append((grid, kept, constants))
+
+        return launch
+
+
+def codes_of(tensors: Mapping[str, torch.Tensor], *names: str) -> list[torch.Tensor]:
+    return [tensors[name] for name in names]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("seed", [None, SEED])
+def test_a_quantisation_is_the_launchers(
+    transposed: bool, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(quantize_tiles, "_quantize_tiles", recorder)
+
+    def tensors() -> dict[str, torch.Tensor]:
+        made = {"x": torch.zeros(256, 512, dtype=torch.bfloat16)}
+        made |= {"codes": torch.zeros(256, 512, dtype=torch.uint8), "scales": torch.ones(8, 16)}
+        if transposed:
+            made["codes_t"] = torch.zeros(512, 256, dtype=torch.uint8)
+            made["scales_t"] = torch.ones(16, 8)
+        return made
+
+    config = {"block_rows": 64, "block_cols": 64, "num_warps": 4, "software_cast": False}
+    rest: dict[str, Any] = {"element": "int8", "block": (32, 32), "config": config}
+
+    def more(of: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        return rest | {name: of[name] for name in ("codes_t", "scales_t") if name in of}
+
+    first, other = tensors(), tensors()
+    asked = quantize_request(
+        *codes_of(first, "x", "codes", "scales"), **more(first), seed=None if seed is None else 7
+    )
+    TritonLaunch(quantize_tiles._calls(asked), first)(other, seed)
+    quantize_tiles.launch(*codes_of(other, "x", "codes", "scales"), **more(other), seed=seed)
+    mine, theirs = recorder.seen
+    assert mine == theirs
+
+
+def test_dequantising_and_transposing_are_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(dequantize_tiles, "_dequantize_tiles", recorder)
+    monkeypatch.setattr(transpose_codes, "_transpose_codes", recorder)
+    config = {"block_rows": 32, "block_cols": 128, "num_warps": 4, "software_cast": False}
+    given: dict[str, Any] = {"element": "int8", "block": (32, 32), "config": config}
+    pairs = []
+    for _ in range(2):
+        codes, scales = matrix(256, 512, 32)
+        out = torch.zeros(256, 512, dtype=torch.bfloat16)
+        pairs.append({"codes": codes.view(torch.uint8), "scales": scales, "out": out})
+    first, other = pairs
+    asked = dequantize_request(*codes_of(first, "codes", "scales", "out"), **given)
+    TritonLaunch([dequantize_tiles._call(asked)], first)(other)
+    dequantize_tiles.launch(*codes_of(other, "codes", "scales", "out"), **given)
+    mine, theirs = recorder.seen
+    assert mine == theirs
+    recorder.seen.clear()
+    del config["software_cast"]
+    turned = [torch.zeros(512, 256, dtype=torch.uint8) for _ in range(2)]
+    call = transpose_codes._call(first["codes"], turned[0], config)
+    again = TritonLaunch([(recorder, *call)], {"codes": first["codes"], "out": turned[0]})
+    again({"codes": other["codes"], "out": turned[1]})
+    transpose_codes.launch(other["codes"], turned[1], config=config)
+    mine, theirs = recorder.seen
+    assert mine == theirs
+
+
+def test_a_layout_tells_shapes_strides_and_odd_addresses_apart() -> None:
+    x = torch.zeros(64, 64, dtype=torch.int8)
+    assert layout(x) == layout(x.clone())
+    assert layout(x) != layout(x[:32])
+    assert layout(x[:32]) != layout(x[::2])
+    assert layout(x, None) != layout(x)
+    assert layout(x.view(-1)[1:17]) is None
+
+
+class Repeated:
+    """Stand-ins of prepared launches: the checked launch of the tensors that they are given."""
+
+    def __init__(self, seen: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, outer = 0, self
+
+        class Flow:
+            def __init__(self, views: Any, options: Any, *, rows: bool) -> None:
+                self.options, self.launch = options, seen.rows if rows else seen.blocks
+
+            def __call__(self, tensors: Any, stream: Any, **keys: int) -> None:
+                outer.count += 1
+                views = {name: view(tensor.detach()) for name, tensor in tensors.items()}
+                self.launch(stream=stream, **views, **self.options, **keys)
+
+        class Product:
+            def __init__(self, shape: Any, *, device: Any, blocks: bool, **formats: Any) -> None:
+                self.blocks, self.formats = blocks, formats
+
+            def __call__(self, *operands: Any, c_scale: Any, seed: int) -> None:
+                outer.count += 1
+                *tensors, stream = operands
+                views = [None if t is None else view(t) for t in tensors]
+                if self.blocks:
+                    views.append(None if c_scale is None else view(c_scale))
+                    seen.hopper(*views, seed=seed, stream=stream, **self.formats)
+                else:
+                    seen.plain(*views, stream=stream, **self.formats)
+
+        class Triton:
+            def __init__(self, calls: Any, tensors: Any) -> None:
+                ((self.kernel, _, _, constants),) = calls
+                rows, cols = constants.get("BLOCK_ROWS", 0), constants.get("BLOCK_COLS", 0)
+                rounding = "+sr" if constants.get("STOCHASTIC") else ""
+                self.format = TensorFormat.parse(f"int8.b{rows or 32}x{cols or 32}{rounding}")
+                self.sides = constants.get("SCALE_ROWS"), constants.get("SCALE_COLS")
+
+            def __call__(self, tensors: Any, seed: int | None = None) -> None:
+                outer.count += 1
+                if self.kernel is transpose_codes._transpose_codes:
+                    tensors["out"].copy_(tensors["codes"].t())
+                elif self.kernel is quantize_tiles._quantize_tiles:
+                    made = TWIN.quantize(tensors["x"], self.format, seed=seed or 0).main
+                    assert made.scales is not None
+                    tensors["codes"].copy_(made.bits)
+                    tensors["scales"].copy_(made.scales)
+                    if "codes_t" in tensors:
+                        tensors["codes_t"].copy_(made.bits.t())
+                        tensors["scales_t"].copy_(made.scales.t())
+                else:
+                    high, wide = self.sides
+                    grid = tensors["scales"].repeat_interleave(high, 0).repeat_interleave(wide, 1)
+                    values = tensors["codes"].view(torch.int8).float()
+                    values = values * grid[: values.shape[0], : values.shape[1]]
+                    tensors["out"].copy_(values)
+
+        monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
+        monkeypatch.setattr(products_module, "ProductLaunch", Product)
+        for module in (products_module, quantizer_module):
+            monkeypatch.setattr(module, "TritonLaunch", Triton)
+
+
+def steps(backend: ReferenceBackend, recipe: str, **options: Any) -> list[torch.Tensor]:
+    """Outputs and gradients of three steps with other numbers and keys each."""
+    torch.manual_seed(0)
+    model = TransformerBlock(64, 4, training_runtime(recipe, backend=backend, seed=3), **options)
+    found = []
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(2, 64, 64, generator=generator).bfloat16().requires_grad_()
+        y = model(x)
+        y.float().pow(2).mean().backward()
+        assert x.grad is not None
+        found += [y.detach(), x.grad]
+    return found + [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("jetfire", {"bias": False}),
+        ("jetfire", {"dropout": 0.1, "norm": "rmsnorm"}),
+        ("jetfire-128", {"bias": False}),
+    ],
+    ids=str,
+)
+def test_steps_that_repeat_launches_are_those_of_the_twin(
+    recipe: str, options: dict[str, Any], launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repeated = Repeated(launches, monkeypatch)
+    backend = cuda()
+    backend.repeats = True
+    expected, found = steps(TWIN, recipe, **options), steps(backend, recipe, **options)
+    for wanted, value in zip(expected, found, strict=True):
+        assert torch.equal(value, wanted)
+    assert repeated.count > 2 * 40  # all of the second step and of the third
+
+
+def test_without_a_gpu_every_launch_is_checked(launches: Launches) -> None:
+    backend: CudaBackend = cuda()
+    trained(backend, "jetfire", bias=False)
+    assert not backend.repeats
+    assert {key[0] for key in backend._prepared} == {"dataflow"}
