@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from sim import Gpu, parse_gpu
 from tiles.kernels import TileConfig
 from tiles.problems import parse_problem
+from tiles.regular_file import check_regular
 from tuning.begun_mark import check_begun
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
@@ -86,8 +87,9 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never seen half.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written, or a device or a pipe stands there.
     """
+    check_regular(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:

@@ -47,6 +47,9 @@
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
 #define STORES ((BLOCK_N + STORE_COLUMNS - 1) / STORE_COLUMNS)  // of 64 rows of a tile
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
+// Quarters of a chained product behind which the turn is passed on: a product begins some 200 clocks
+// after the turn was passed, and a quarter takes BLOCK_N / 2.
+#define HELD_QUARTERS (BLOCK_N >= 160 ? 2 : 1)
 
 // Registers of the producer and of a consumer thread: 128 * 40 + 256 * 232 = 64 512 of 65 536.
 #define PRODUCER_REGISTERS 40
@@ -182,7 +185,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
                 for (int s = 0; s < 4; s++) {
                     wgmma(d[t], a + t * (64 * ROW_BYTES >> 4) + s * 2, b + s * 2, !first || s > 0);
-                    if (CHAINED && s == 2) wgmma_commit();  // a group of its own for the last quarter
+                    // The quarters behind the turn are a group of their own.
+                    if (CHAINED && s + 1 == HELD_QUARTERS) wgmma_commit();
                 }
             wgmma_commit();
         };
@@ -258,8 +262,8 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     for (int s = 0; s < SPANNED; s++)
                         factor[s][h] = SCALES == 3 ? row * common[s] : common[s];
                 }
-                // The next product follows the last quarter of this one without a gap.  A tile's first
-                // product gave its turn away at once.
+                // The next product is to follow this one without a gap.  A tile's first product gave its
+                // turn away at once.
                 wgmma_wait<1>();
                 if (step > 0) turn_pass(1 - consumer);
                 wgmma_wait<0>();
