@@ -67,7 +67,8 @@ def _plan_of(run: Run, study: StudyRecord) -> dict[str, Any]:
         "studies": [{"problem": str(study.problem), "kernel": study.kernel}],
     }
     if "sources" in plan:
-        plan["sources"] = {study.kernel: plan["sources"][study.kernel]}
+        # Of a family that has left since, or never had a source here, there is none.
+        plan["sources"] = {k: v for k, v in plan["sources"].items() if k == study.kernel}
     return plan
 
 

@@ -22,6 +22,7 @@ from bench.patched_block import (
 )
 from bench.torch_block import TransformerBlock
 from sim import gpu_names, load_gpu
+from tiles.formats.torch_codec import quantize_tensor
 from tiles.recipes import recipe
 from workbench.network_models import read_network
 
@@ -92,6 +93,23 @@ def test_every_layer_is_the_product_of_its_codes(module: ModuleType, name: str) 
         # By the steps at these very numbers: what goes into "down" has a few large ones.
         most = 1.1 * product_noise(rows, plain, recipe(name))
         assert (exact - wide).norm() < most * wide.norm(), (key, most)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 128, 300])
+def test_weight_only_layers_are_the_product_of_their_codes(module: ModuleType, rows: int) -> None:
+    """By CUDA C++ and by Triton, whichever the package has for so many rows."""
+    block, _ = _block(SMALL)
+    module.patch(block, "w4a16-g128")
+    generator = torch.Generator(device="cuda").manual_seed(rows)
+    for key, layer in block.linears.items():
+        weight = layer.original[0].weight.detach().to("cuda")  # type: ignore[index, union-attr]
+        shape = (rows, weight.shape[1])
+        x = torch.randn(shape, generator=generator, dtype=torch.bfloat16, device="cuda")
+        coded = quantize_tensor(weight, recipe("w4a16-g128").weight).dequantize(torch.float64)
+        exact = x.double() @ coded.T
+        # Half a last place of bf16 for the output, and one where weights are scaled in bf16:
+        # 2^-9 each at most, independent of one another.
+        assert (layer(x).double() - exact).norm() < 2**-8 * exact.norm(), key
 
 
 def test_weights_have_the_same_bits_as_on_the_host(module: ModuleType) -> None:

@@ -244,6 +244,24 @@ def test_untuned_layers_are_said_once_for_each_kind(module: ModuleType) -> None:
     assert report.left[0].reason == "int8-row was never tuned for layers of 128 -> 64"
 
 
+def test_activations_that_nobody_tuned_are_said_too(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = importlib.import_module(f"{NAME}._linear_recipes")
+    wanted = ("triton_quantize", (INNER,))
+    files = tuple(f for f in inside.FILES if (f.kernel, f.extents) != wanted)
+    assert len(files) < len(inside.FILES)
+    monkeypatch.setattr(inside, "FILES", files)
+    with pytest.warns(RuntimeWarning) as caught:
+        report = module.patch(mlp(), "int8-row")
+    assert [str(one.message).partition(": running")[0] for one in caught] == [
+        "Linear: quantising 192 columns to int8.row was never tuned"
+    ]
+    assert [(one.name, one.tuned) for one in report.replaced] == [
+        ("up_proj", True), ("down_proj", False)
+    ]  # fmt: skip
+
+
 def test_where_warnings_are_errors_every_attempt_is_told(module: ModuleType) -> None:
     model = nn.Sequential(nn.Linear(HIDDEN, 80)).bfloat16()
     with warnings.catch_warnings():

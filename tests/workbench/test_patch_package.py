@@ -61,6 +61,15 @@ def test_a_package_that_cannot_quantise_activations_says_what_to_sweep(tmp_path:
 def test_the_readme_shows_it_and_its_files_ship(package: EmittedPackage) -> None:
     readme = (package.folder / "README.md").read_text()
     assert "print(patch(model))" in readme
+    part = readme.split("## Patching a model")[1].split("\n## ")[0]
+    for limit in (
+        "no layer has a derivative",
+        "what a model loses in accuracy is not measured here",
+        "T5's `wo`, Mamba's projections",
+        "the entries are for NVIDIA H200 SXM 141 GB.",
+        "`undo=False` lets go of them",
+    ):
+        assert limit in part, limit
     folder = package.folder / "src" / NAME
     for path in folder.glob("_*.py"):
         text = path.read_text()

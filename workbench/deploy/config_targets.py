@@ -1,18 +1,19 @@
 """Targets of ``emit`` that are tuned files: what a sweep found, as a serving engine reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from tuning.objective import Objective, objective_of
 from workbench.deploy.body import body_text
 from workbench.deploy.chosen import ChosenRow, FileKey, choose_rows, grouped
+from workbench.deploy.earlier_rows import rows_that_stay
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.kept_keys import KeptKeys, keep_keys
 from workbench.deploy.measured import measured_products, time_us
 from workbench.deploy.side_file import write_folder
-from workbench.deploy.tuned import TunedFile
+from workbench.deploy.tuned import Entry, TunedFile
 from workbench.deploy.written import WrittenConfigs, WrittenRow
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def write_configs(
     """Write the tuned files of a sweep for a serving engine, and a side file with their evidence.
 
     Of every study the fastest configuration that an entry can say is taken, and how much slower it
-    is than the fastest of all is told.  Second products of experts (SGLang) are written where every
-    M of the first one has a study, with one BLOCK_SIZE_M for both.
+    is than the fastest of all is told.  Rows that an earlier run wrote for other M stay, where they
+    still hold; what does not stay is told, too.  Second products of experts (SGLang) are written
+    where every M of the first one has a study, with one BLOCK_SIZE_M for both.
 
     Args:
         run: a run folder read back.
@@ -76,21 +78,34 @@ def write_configs(
     texts: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}
     rows: list[WrittenRow] = []
-    for (name, version), members in files.items():
-        file = TunedFile(
-            name=name, rows=tuple((one.m, one.entry) for one in members), triton=version
-        )
-        for path in _paths(family, file):
-            texts[path] = body_text(family, file)
-            records[path] = {
-                "family": family.name,
-                "run": run.folder.name,
-                "rows": [_record(one) for one in members],
-            }
-            if (name, version) in kept:
-                keys[path] = kept[name, version]
-                records[path]["keys"] = keys[path].to_dict()
-            rows += [_written(output / path, one) for one in members]
+    made = {
+        path: (key, file)
+        for key, members in files.items()
+        for file in [
+            TunedFile(name=key[0], rows=tuple((one.m, one.entry) for one in members), triton=key[1])
+        ]
+        for path in _paths(family, file)
+    }
+    earlier = rows_that_stay(
+        family,
+        output,
+        {path: file for path, (_, file) in made.items()},
+        left,
+        chosen=rows_loss is not None,
+    )
+    for path, (key, file) in made.items():
+        both = dict(file.rows) | {one.m: one.entry for one in earlier[path]}
+        texts[path] = body_text(family, replace(file, rows=tuple(sorted(both.items(), key=_m_of))))
+        told = [*map(_record, files[key]), *(one.record for one in earlier[path])]
+        records[path] = {
+            "family": family.name,
+            "run": run.folder.name,
+            "rows": sorted(told, key=lambda row: int(row["m"])),
+        }
+        if key in kept:
+            keys[path] = kept[key]
+            records[path]["keys"] = keys[path].to_dict()
+        rows += [_written(output / path, one) for one in files[key]]
     if not texts:
         first = f": {left[0]}" if left else ""
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
@@ -102,7 +117,12 @@ def write_configs(
         rows=tuple(rows),
         left_out=tuple(left),
         keys={output / path: one for path, one in keys.items()},
+        kept={output / path: tuple(r.m for r in stay) for path, stay in earlier.items() if stay},
     )
+
+
+def _m_of(row: tuple[int, Entry]) -> int:
+    return row[0]
 
 
 def _written(path: Path, row: ChosenRow) -> WrittenRow:

@@ -48,6 +48,8 @@ class WrittenConfigs:
     files: tuple[Path, ...]
     rows: tuple[WrittenRow, ...]
     left_out: tuple[LeftOut, ...]  #: studies that no file speaks of, each with the reason
+    #: M of rows that an earlier run wrote, and that stay, by file.
+    kept: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
     #: How the keys of each file were chosen; empty where every tuned M is one.
     keys: Mapping[Path, KeptKeys] = field(default_factory=dict)
 
@@ -57,6 +59,10 @@ class WrittenConfigs:
             *map(str, self.files),
             *(f"{path.name}: {kept}" for path, kept in self.keys.items()),
             *map(str, self.rows),
+            *(
+                f"{path.name}: M {', '.join(map(str, ms))} stay as an earlier run wrote them"
+                for path, ms in self.kept.items()
+            ),
             *(f"left out: {one}" for one in self.left_out),
         ]
 
@@ -79,6 +85,7 @@ class WrittenConfigs:
                 }
                 for row in self.rows
             ],
+            "kept": {str(path): list(ms) for path, ms in self.kept.items()},
             "keys": {str(path): kept.to_dict() for path, kept in self.keys.items()},
             "left_out": [{"study": one.study, "reason": one.reason} for one in self.left_out],
         }

@@ -1,8 +1,9 @@
 """What ``workbench emit`` can write: one small interface, and one line for each target.
 
 A target is an object (or a module) with ``write(run, output, **options)``.  It writes all or
-nothing, and answers with the files that it wrote, or with a record of its own that has ``lines()``
-for people and ``to_dict()`` for machines.
+nothing (of T4 files, which know nothing of each other, each by itself), and answers with the files
+that it wrote, or with a record of its own that has ``lines()`` for people and ``to_dict()`` for
+machines.
 """
 
 from collections.abc import Sequence

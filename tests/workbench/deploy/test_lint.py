@@ -64,9 +64,27 @@ def test_a_planted_fault_is_found_and_nothing_else(rule: str, tmp_path: Path) ->
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_told_by_their_folders(family: str, tmp_path: Path) -> None:
     """Where the engine's own tree is given, its path says it, whatever is in it."""
-    folder = tmp_path / FAMILIES[family].folder
-    clean(folder, family)
-    assert lint(folder).families == (family,)
+    tree = FAMILIES[family].folder
+    for above in ("", "site-packages/"):
+        folder = tmp_path / above / tree.removeprefix("python/" if above else "")
+        clean(folder, family)
+        assert lint(folder).families == (family,)
+
+
+def test_families_are_not_told_by_what_lies_above_the_folder(tmp_path: Path) -> None:
+    """Somebody's checkout of one engine, and in it what was tuned for the other."""
+    for above, name, family in (
+        ("sglang", FP8, "vllm-linear"),
+        ("vllm", FP8_SPACED, "sglang-linear"),
+    ):
+        folder = tmp_path / above / "tuned"
+        write(folder, {name: BODY})
+        report = lint(folder)
+        assert report.families == (family,)
+        assert report.findings == ()
+    # The folder that is given has a name of its own, and so have those in it.
+    assert lint(tmp_path / "sglang").families == ("sglang-linear",)
+    assert lint(tmp_path).families == ("sglang-linear", "vllm-linear")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,24 @@ def test_a_misspelt_key_is_told_and_not_guessed(tmp_path: Path) -> None:
     assert texts(folder) == before
 
 
+def test_a_misspelt_m_or_knob_is_not_thrown_away(tmp_path: Path) -> None:
+    """Both would be lost with what they say, were they removed like a note."""
+    folder = clean(tmp_path / "configs", "vllm-linear")
+    write(folder, {FP8: {"1": ENTRY, "l6": ENTRY, "64": ENTRY}})
+    amd = FP8.replace("NVIDIA_H200", "AMD_Instinct_MI300X")
+    assert amd != FP8
+    write(folder, {amd: {"1": ENTRY | {"wave_per_eu": 2}, "64": ENTRY | {"kpack": 2}}})
+    before = texts(folder)
+    report = lint(folder, fix=True)
+    assert [(f.rule, f.fixable) for f in report.findings] == [
+        ("entry.extra", False), ("body.key", False)
+    ]  # fmt: skip
+    assert "fails the launch: did you mean 'waves_per_eu'? correct it" in report.findings[0].message
+    assert "'l6' is no integer" in report.findings[1].message
+    assert "write the M that its entry is for" in report.findings[1].message
+    assert texts(folder) == before
+
+
 def test_a_mended_file_keeps_its_mode(tmp_path: Path) -> None:
     folder = clean(tmp_path / "configs", "vllm-linear")
     entry(folder, FP8, num_stages="3")

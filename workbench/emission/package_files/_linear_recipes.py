@@ -111,6 +111,12 @@ def tuned_for(recipe: LinearRecipe, dtype: torch.dtype, extents: tuple[int, int]
     )
 
 
+def quantizes_tuned(recipe: LinearRecipe, dtype: torch.dtype, columns: int) -> bool:
+    """Whether rows of so many activations have tuned entries, or stay as they are."""
+    wanted = (QUANTIZE, (recipe.activation, NAMES[dtype]), (columns,))
+    return recipe.weight_only or any((f.kernel, f.formats, f.extents) == wanted for f in FILES)
+
+
 def gpus_of(recipe: LinearRecipe) -> tuple[str, ...]:
     """GPUs that the recipe was tuned for."""
     return tuple(

@@ -10,12 +10,14 @@ from . import _lookup
 from ._checkpoint import Checkpoint
 from ._linear_layers import KEPT, Layer, check_keep, kept, layers, obstacle
 from ._linear_recipes import (
+    QUANTIZE,
     LinearRecipe,
     check_digests,
     choose_recipe,
     gpus_of,
     is_home,
     linear_recipes,
+    quantizes_tuned,
     tuned_for,
 )
 from ._meta_tensors import MetaTensors, check_layers, stored_name
@@ -169,6 +171,8 @@ def _untuned(layer: Layer, recipe: LinearRecipe, device: torch.device | str | No
             return f"{name} is not a GPU this package was tuned for ({', '.join(gpus_of(recipe))})"
     if not tuned_for(recipe, layer.weight.dtype, (n, k)):
         return f"{recipe.name} was never tuned for layers of {k} -> {n}"
+    if not quantizes_tuned(recipe, layer.weight.dtype, k):
+        return f"quantising {k} columns to {recipe.activation} was never tuned"
     return ""
 
 
@@ -184,8 +188,12 @@ def _said(told: Sequence[Layer], recipe: LinearRecipe, device: torch.device | st
         home = layer.home(device)
         if home.type == "cuda" and not is_home(recipe, name := device_facts(home)[0]):
             _lookup._warned.add(_lookup.strange_gpu_key(name))
-        formats = (recipe.name, NAMES[layer.weight.dtype])
-        _lookup._warned.add(_lookup.untuned_key(recipe.kernel, formats, layer.extents))
+        dtype = NAMES[layer.weight.dtype]
+        for key in (
+            _lookup.untuned_key(recipe.kernel, (recipe.name, dtype), layer.extents),
+            _lookup.untuned_key(QUANTIZE, (recipe.activation, dtype), layer.extents[1:]),
+        ):
+            _lookup._warned.add(key)
 
 
 def _nothing(model: nn.Module, left: dict[str, str]) -> str:
