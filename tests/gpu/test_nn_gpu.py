@@ -56,7 +56,9 @@ def assert_near(found: Codes, expected: Codes, *, steps: int = 1, share: float =
     assert expected.main.scales is not None
     torch.testing.assert_close(here.scales, expected.main.scales, rtol=2e-3, atol=0)
     apart = (here.codes.int() - expected.main.codes.int()).abs()
-    assert int(apart.max()) <= steps
+    for row, column in (apart > steps).nonzero().tolist()[:4]:
+        wrong, wanted = (int(one.codes[row, column]) for one in (here, expected.main))
+        pytest.fail(f"code {wrong} at {row}, {column}, wanted {wanted}")
     assert float((apart > 0).double().mean()) <= share
 
 
