@@ -3,6 +3,7 @@
 import difflib
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tiles.formats import IntElement, Rounding, Scaling
 from tiles.intake import shown
@@ -11,6 +12,7 @@ from workbench.nn.backend import Backend
 from workbench.nn.runtime import Runtime, serves_both_directions
 from workbench.nn.seeds import SeedStream
 from workbench.nn.tensor_scales import Delayed, Fixed
+from workbench.nn.tuned import tuned_choices
 
 __all__ = [
     "RECIPES",
@@ -187,6 +189,7 @@ def training_runtime(
     backend: Backend | None = None,
     keep_weights: bool | None = None,
     replayable: bool = False,
+    tuned: str | Path | None = None,
 ) -> Runtime:
     """What the layers of one model share; other arguments as of :func:`workbench.nn.convert`.
 
@@ -196,6 +199,9 @@ def training_runtime(
             do not travel between layers.
         replayable: a training step may be captured in a CUDA graph; all its replays round by the
             same random bits.
+        tuned: a run folder of ``workbench sweep``, whose fastest configurations the kernels take;
+            problems that it lacks take the fastest predicted ones.
+
     Raises:
         ValueError: the recipe, the share or the seed does not fit.
         TypeError: neither a name nor a recipe.
@@ -209,4 +215,5 @@ def training_runtime(
         given=backend,
         keep_weights=found.recipe.output.scaling is None if keep_weights is None else keep_weights,
         replayable=replayable,
+        tuned=None if tuned is None else tuned_choices(tuned),
     )
