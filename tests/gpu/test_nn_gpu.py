@@ -295,10 +295,12 @@ def test_fused_steps_quantise_weights_anew(kernels: CudaBackend) -> None:
     assert float((codes - model.weight.detach()).abs().max()) < 0.01  # type: ignore[operator]
 
 
-def stepped(kernels: CudaBackend, recipe: str, **options: Any) -> list[torch.Tensor]:
+def stepped(
+    kernels: CudaBackend, recipe: str, fused: bool | None, **options: Any
+) -> list[torch.Tensor]:
     """Outputs and gradients of three steps, other numbers and keys each."""
     torch.manual_seed(0)
-    run = training_runtime(recipe, backend=kernels, seed=3)
+    run = training_runtime(recipe, backend=kernels, seed=3, fused=fused)
     model = TransformerBlock(256, 4, run, **options).bfloat16().cuda()
     found = []
     for step in range(3):
@@ -312,13 +314,16 @@ def stepped(kernels: CudaBackend, recipe: str, **options: Any) -> list[torch.Ten
 
 
 @pytest.mark.parametrize("options", [{"bias": False}, {"norm": "rmsnorm", "dropout": 0.1}])
-@pytest.mark.parametrize("recipe", ["jetfire", "jetfire-64", "jetfire-128"])
+@pytest.mark.parametrize(
+    ("recipe", "fused"),
+    [("jetfire", None), ("jetfire-64", None), ("jetfire-128", False), ("jetfire-128", True)],
+)
 def test_repeated_launches_are_the_checked_ones(
-    recipe: str, options: dict[str, Any], kernels: CudaBackend
+    recipe: str, fused: bool | None, options: dict[str, Any], kernels: CudaBackend
 ) -> None:
     fresh, checked = CudaBackend(kernels.device), CudaBackend(kernels.device)
     checked.repeats = False
-    found, expected = stepped(fresh, recipe, **options), stepped(checked, recipe, **options)
+    found, expected = (stepped(b, recipe, fused, **options) for b in (fresh, checked))
     kinds = {key[0] for key in fresh._prepared}
     assert {"quantize", "dequantize", "transpose", "launch", "product"} <= kinds
     for one, other in zip(found, expected, strict=True):

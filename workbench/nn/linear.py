@@ -58,12 +58,15 @@ class _Product(torch.autograd.Function):
         hold(ctx, held_weights if ctx.needs_input_grad[0] else None)
         shape = (*x.shape[:-1], weights.forward.shape[0])
         if run.dataflow and not layer.plain_output:
-            made = backend.coded_product(
-                codes, weights.forward, out=recipe.output, bias=bias, share=run.share
-            )
+            if run.fused:
+                made = backend.coded_product(
+                    codes, weights.forward, out=recipe.output, bias=bias, share=run.share
+                )
+            else:
+                values = backend.product(codes, weights.forward, dtype=dtype_behind(x), bias=bias)
+                made = backend.quantize(values, recipe.output, share=run.share)
             return run.tensor(made, shape, x)
-        dtype = dtype_behind(x)
-        values = backend.product(codes, weights.forward, dtype=dtype, bias=bias)
+        values = backend.product(codes, weights.forward, dtype=dtype_behind(x), bias=bias)
         # No view for autograd: the next node, and who gets the output, may write to it.
         y: torch.Tensor = torch.ops.aten._unsafe_view(values, shape)
         return y
@@ -78,14 +81,18 @@ class _Product(torch.autograd.Function):
         (weights,) = held(ctx)
         if not ctx.kept:
             weights = backend.quantize_both(weights, recipe.weight)
-        if like.coded:
-            seed = derived(ctx.seed, 1)
+        seed = derived(ctx.seed, 1)
+        if like.coded and run.fused:
             product = backend.coded_product(
                 codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
             )
+            return run.returned(product, like), None, None, None, None, None, None
+        dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
+        if like.coded:
+            del weights, codes  # gone before codes of the product come
+            product = backend.quantize(dx, recipe.gradient, seed=seed)
             dx = run.returned(product, like)
         else:
-            dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
             dx = dx.view(like.shape)
         return dx, None, None, None, None, None, None
 

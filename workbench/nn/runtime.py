@@ -55,6 +55,9 @@ class Runtime:
     share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
     scaler: Delayed | Fixed | None = None  #: of whole tensors; default: each from its own numbers
     seeds: SeedStream = field(default_factory=SeedStream)
+    #: codes come from the products themselves; else products leave numbers in the dtype of what
+    #: goes in, which another pass quantises
+    fused: bool = True
     keep_weights: bool = True  #: codes of weights from step to step; else anew in every pass
     #: a training step may be captured in a CUDA graph: every replay draws the bits of its capture
     replayable: bool = False

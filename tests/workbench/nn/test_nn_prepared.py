@@ -55,6 +55,9 @@ def plain(argument: Any) -> Any:
     """An argument of a kernel as bytes; an array stands for its address."""
     if hasattr(argument, "tensor"):
         return np.uint64(argument.data.ptr).tobytes()
+    if isinstance(argument, np.void):  # without the gaps between its fields
+        assert argument.dtype.names is not None
+        return {name: np.asarray(argument[name]).tobytes() for name in argument.dtype.names}
     return argument.tobytes() if isinstance(argument, np.generic) else argument
 
 
