@@ -382,3 +382,20 @@ def test_a_step_allocates_less_than_two_thirds_of_bf16(recipe: str, kernels: Cud
         torch.autograd.backward(model(x), dy)
         torch.cuda.synchronize()
     assert torch.cuda.max_memory_allocated() - before <= 946 * 2**20
+
+
+@pytest.mark.parametrize("op", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("rows", [ROWS, 200])
+def test_activations_of_gradients_in_numbers(
+    rows: int, fmt: str, op: str, kernels: CudaBackend
+) -> None:
+    kernels = CudaBackend(kernels.device)
+    x, out = drawn(fmt, 1, rows), TensorFormat.parse(f"{fmt}+sr")
+    dy = torch.randn(rows, COLS, generator=torch.Generator().manual_seed(2)).bfloat16()
+    there, grad = moved(x, "cuda"), dy.cuda()
+    for seed in (SEED, SEED + 1):  # the second is a repeated launch
+        found = kernels.activate_backward(op, there, grad, out=out, seed=seed)
+        expected = TWIN.activate_backward(op, x, dy, out=out, seed=seed)
+        assert_near(found, expected, share=0.1)
+    assert kernels.unserved == {}

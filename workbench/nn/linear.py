@@ -54,6 +54,7 @@ class _Product(torch.autograd.Function):
         backend, recipe = run.backend(x.device), run.recipe
         ctx.run, ctx.seed, ctx.like, ctx.scales = run, seed, Like.of(x), scales
         ctx.kept, ctx.turn_weight = layer.keeps_codes, weights.turned is None
+        ctx.coded = ctx.like.coded and not layer.plain_gradient
         held_weights = (weights.turned or weights.forward) if ctx.kept else weight
         hold(ctx, held_weights if ctx.needs_input_grad[0] else None)
         shape = (*x.shape[:-1], weights.forward.shape[0])
@@ -82,13 +83,13 @@ class _Product(torch.autograd.Function):
         if not ctx.kept:
             weights = backend.quantize_both(weights, recipe.weight)
         seed = derived(ctx.seed, 1)
-        if like.coded and run.fused:
+        if ctx.coded and run.fused:
             product = backend.coded_product(
                 codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
             )
             return run.returned(product, like), None, None, None, None, None, None
         dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
-        if like.coded:
+        if ctx.coded:
             del weights, codes  # gone before codes of the product come
             product = backend.quantize(dx, recipe.gradient, seed=seed)
             dx = run.returned(product, like)
@@ -194,6 +195,7 @@ class QuantizedLinear(nn.Module):
         self.runtime = runtime
         self.scales = runtime.layer_scales()
         self.plain_output = False  #: numbers behind it, where others of the recipe leave codes
+        self.plain_gradient = False  #: and numbers for the gradient of its input
         self._codes: tuple[tuple[int, int, int], BothDirections] | None = None
 
     @classmethod

@@ -105,6 +105,9 @@ def test_codes_of_128_come_from_products_of_16_bits_or_from_the_products_themsel
     coded = {"hopper int8.b128x128", "hopper int8.b128x128+sr"} if fused else set()
     # Weights of fp32 have gradients of fp32; two outputs join the stream.
     assert found == coded | {"hopper plain bf16", "hopper plain fp32"}
+    # What the product leaves goes into the activation's gradient as it is.
+    assert launches.seen.count("gelu-bwd of numbers") == (0 if fused else 1)
+    assert launches.seen.count("gelu-bwd") == (1 if fused else 0)
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:

@@ -12,7 +12,12 @@ from nn_cases import one_thread
 from tiles.formats import TensorFormat
 from tiles.kernels import kernel
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
-from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_codes
+from tiles.kernels.triton import (
+    activation_tiles,
+    dequantize_tiles,
+    quantize_tiles,
+    transpose_codes,
+)
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dataflow, parse_problem
@@ -314,6 +319,7 @@ class Repeated:
         class Triton:
             def __init__(self, calls: Any, tensors: Any) -> None:
                 ((self.kernel, _, _, constants),) = calls
+                self.constants = constants
                 rows, cols = constants.get("BLOCK_ROWS", 0), constants.get("BLOCK_COLS", 0)
                 rounding = "+sr" if constants.get("STOCHASTIC") else ""
                 self.format = TensorFormat.parse(f"int8.b{rows or 32}x{cols or 32}{rounding}")
@@ -321,7 +327,12 @@ class Repeated:
 
             def __call__(self, tensors: Any, seed: int | None = None) -> None:
                 outer.count += 1
-                if self.kernel is transpose_codes._transpose_codes:
+                if self.kernel is activation_tiles._activation_backward:
+                    op, side = activation_tiles.OPS[self.constants["OP"]], self.constants
+                    seen.activate(
+                        *tensors.values(), op=op, block=side["TILE_ROWS"], seed=seed, num_warps=4
+                    )
+                elif self.kernel is transpose_codes._transpose_codes:
                     tensors["out"].copy_(tensors["codes"].t())
                 elif self.kernel is quantize_tiles._quantize_tiles:
                     made = TWIN.quantize(tensors["x"], self.format, seed=seed or 0).main
@@ -340,7 +351,7 @@ class Repeated:
 
         monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
-        for module in (products_module, quantizer_module):
+        for module in (products_module, quantizer_module, backend_module):
             monkeypatch.setattr(module, "TritonLaunch", Triton)
 
 
