@@ -399,3 +399,17 @@ def test_activations_of_gradients_in_numbers(
         expected = TWIN.activate_backward(op, x, dy, out=out, seed=seed)
         assert_near(found, expected, share=0.1)
     assert kernels.unserved == {}
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("shape", [(512, 1024), (208, 336)])
+def test_a_transposed_view_is_quantised_to_the_bit(
+    shape: tuple[int, int], fmt: str, kernels: CudaBackend
+) -> None:
+    out = TensorFormat.parse(fmt)
+    for seed in range(2):  # the second is a repeated launch
+        x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        found, expected = kernels.quantize(x.cuda().t(), out), TWIN.quantize(x.t(), out)
+        back = moved(found, "cpu").main
+        assert torch.equal(back.codes, expected.main.codes)
+        assert torch.equal(back.scales, expected.main.scales)  # type: ignore[arg-type]

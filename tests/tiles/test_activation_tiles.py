@@ -1,4 +1,4 @@
-"""An activation's gradient in one pass: its codes, its resources, what it refuses."""
+"""Kernels of training layers alone: an activation's gradient, codes of a transpose."""
 
 import json
 import os
@@ -43,6 +43,18 @@ def test_codes_are_those_of_the_exact_gradient_quantised_once() -> None:
         assert apart <= 1, case  # a value on the edge of two codes falls to either side
         assert share < 2e-3, case
         assert scales < 1e-6, case
+
+
+@pytest.mark.slow
+def test_a_transposes_codes_are_the_codecs() -> None:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "interpreted_turned.py")],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 @pytest.mark.slow

@@ -80,15 +80,16 @@ class _Product(torch.autograd.Function):
         backend, recipe = run.backend(dy.device), run.recipe
         codes = _gradient(dy, run, ctx.scales, ctx.seed, both=False).forward
         (weights,) = held(ctx)
+        turn = ctx.turn_weight
         if not ctx.kept:
-            weights = backend.quantize_both(weights, recipe.weight)
+            weights, turn = backend.quantize(weights.t(), recipe.weight), False
         seed = derived(ctx.seed, 1)
         if ctx.coded and run.fused:
             product = backend.coded_product(
-                codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
+                codes, weights, out=recipe.gradient, turn_b=turn, seed=seed
             )
             return run.returned(product, like), None, None, None, None, None, None
-        dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
+        dx = backend.product(codes, weights, dtype=like.dtype, turn_b=turn)
         if ctx.coded:
             del weights, codes  # gone before codes of the product come
             product = backend.quantize(dx, recipe.gradient, seed=seed)

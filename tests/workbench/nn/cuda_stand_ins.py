@@ -22,6 +22,7 @@ from tiles.kernels.triton import (
     gemm_scaled,
     quantize_tiles,
     transpose_codes,
+    turned_tiles,
 )
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
@@ -232,6 +233,13 @@ class Launches:
         out.copy_(found.main.codes.view(torch.uint8))
         scales.copy_(found.main.scales)
 
+    def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
+        turned_tiles._call(x, out, scales, block=block, config=config)
+        self.seen.append("quantize turned")
+        found = TWIN.quantize(x.t(), TensorFormat.parse(f"int8.b{block}x{block}")).main
+        out.copy_(found.codes.view(torch.uint8))
+        scales.copy_(found.scales)
+
     def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
         self.seen.append("transpose")
         assert (out.shape, x.is_contiguous()) == (x.t().shape, True)
@@ -256,6 +264,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (dequantize_tiles, made.dequantize),
         (transpose_codes, made.transpose),
         (activation_tiles, made.activate),
+        (turned_tiles, made.turned),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

@@ -14,6 +14,7 @@ from tiles.kernels.triton import (
     dequantize_tiles,
     quantize_tiles,
     transpose_codes,
+    turned_tiles,
 )
 from workbench.nn import (
     TransformerBlock,
@@ -47,7 +48,7 @@ def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
                      dequantize_tiles, quantize_tiles, transpose_codes,
-                     activation_tiles):  # fmt: skip
+                     activation_tiles, turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)
     run = training_runtime(recipe, backend=backend, **options)

@@ -17,6 +17,7 @@ from tiles.kernels.triton import (
     dequantize_tiles,
     quantize_tiles,
     transpose_codes,
+    turned_tiles,
 )
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
@@ -332,6 +333,11 @@ class Repeated:
                     seen.activate(
                         *tensors.values(), op=op, block=side["TILE_ROWS"], seed=seed, num_warps=4
                     )
+                elif self.kernel is turned_tiles._quantize_turned:
+                    made = TWIN.quantize(tensors["x"].t(), self.format).main
+                    assert made.scales is not None
+                    tensors["codes"].copy_(made.bits)
+                    tensors["scales"].copy_(made.scales)
                 elif self.kernel is transpose_codes._transpose_codes:
                     tensors["out"].copy_(tensors["codes"].t())
                 elif self.kernel is quantize_tiles._quantize_tiles:
