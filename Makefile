@@ -8,7 +8,7 @@ FILES := --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 # Pages whose commands the tests run; their outputs are written anew by make docs.
 GUIDES := $(addprefix docs/,predict.md sweep.md calibration.md emit.md deploy.md quantization.md \
-	verify.md report.md search.md add-format.md add-gpu.md add-kernel.md)
+	verify.md report.md search.md add-format.md add-gpu.md add-kernel.md papers.md)
 
 .PHONY: demo test check docs test-slow test-gpu bench bench-gpu table-dry sanitize clean
 
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/workbench report build/demo/run
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m alone tests/workbench tests/tuning
+	$(BIN)/python -m pytest -q -m alone $$(grep -rl --include="test_*.py" "pytest.mark.alone" tests)
 	$(BIN)/python -m pytest -n auto $(FILES)
 
 check: $(VENV)/.installed

@@ -38,6 +38,8 @@ __all__ = [
 #: by so many times what one product of normal numbers is expected to be off.
 ERROR_FACTOR = 4.0
 NAME = "patched_block_kernels"
+#: Families of products that compete for the entries.
+_FAMILIES = ("triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only")
 
 
 def emitted_for(
@@ -71,7 +73,7 @@ def emitted_for(
                         rows=tokens, cols=linear.k, target=one.activation, source="bf16"
                     )
                     studies[str(rounding), "triton_quantize"] = rounding
-                for family in ("triton_gemm", "hopper_gemm", "triton_weight_only"):
+                for family in _FAMILIES:
                     if kernel(family).refusal(product, target.limits) is None:
                         studies[str(product), family] = product
     plan = tuning.Plan(

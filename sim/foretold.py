@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.measured import MeasuredTable
+from tiles.regular_file import check_regular
 
 __all__ = ["FORETOLD_FILE", "FORETOLD_SCHEMA", "Foretold", "read_foretold", "write_foretold"]
 
@@ -63,6 +64,7 @@ def write_foretold(path: Path, told: Sequence[Foretold]) -> None:
         columns[name] = pa.array(np.concatenate([getattr(one, name) for one in told]))
     content = pa.table(columns).replace_schema_metadata({_KEY: FORETOLD_SCHEMA.encode()})
     temporary = path.with_name(path.name + ".tmp")
+    check_regular(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(content, temporary, compression="zstd", write_page_checksum=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.measured import MeasuredTable
 from sim.measured_columns import CONFIG, ENVIRONMENT, FACTS, FIXED, columns_of, table_of
+from tiles.regular_file import check_regular
 
 __all__ = ["MEASUREMENTS_FILE", "MEASUREMENTS_SCHEMA", "read_measured", "write_measured"]
 
@@ -63,6 +64,7 @@ def write_measured(path: Path, tables: Sequence[MeasuredTable]) -> None:
     }
     content = pa.table(arrays).replace_schema_metadata({_KEY: MEASUREMENTS_SCHEMA.encode()})
     temporary = path.with_name(path.name + ".tmp")
+    check_regular(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,43 +17,61 @@ with contextlib.suppress(ModuleNotFoundError):
 #: The files that take longest, in the order of their CPU time.  They begin first: where several
 #: processes take file after file, none is left alone with one of these at the end.
 LONGEST = (
-    "test_verify_package.py",
     "test_fleet_postgres.py",
-    "test_verify_functions.py",
-    "test_readme.py",
-    "test_decoded_compile.py",
-    "test_verify_mutations.py",
+    "test_verify_package.py",
     "test_kills.py",
-    "test_hopper_gemm.py",
-    "test_hopper_skinny.py",
-    "test_hopper_blocks_compile.py",
-    "test_verify_hopper.py",
-    "test_gemm_interpreted.py",
-    "test_target_compile.py",
+    "test_hopper_skinny_host.py",
     "test_torch_codec.py",
-    "test_hostile_sweep.py",
-    "test_expected_sqnr.py",
+    "test_hopper_blocks_compile.py",
+    "test_hopper_gemm.py",
+    "test_verify_mutations.py",
+    "test_accuracy_encoder.py",
+    "test_readme.py",
+    "test_verify_functions.py",
     "test_emit_project_tests.py",
-    "test_replay.py",
-    "test_error_weights.py",
-    "test_report_chromium.py",
-    "test_guides.py",
-    "test_site_chromium.py",
+    "test_hopper_weight_only_host.py",
+    "test_gemm_compile.py",
+    "test_dataflow_host.py",
+    "test_hopper_skinny.py",
+    "test_hub_library.py",
     "test_compile_facts.py",
-    "test_emit_skinny.py",
-    "test_bad_input.py",
-    "test_quantize_triton.py",
     "test_worker.py",
-    "test_emit_patch.py",
+    "test_guides.py",
+    "test_bad_input.py",
+    "test_expected_sqnr.py",
+    "test_hostile_sweep.py",
+    "test_error_slices.py",
+    "test_verify_hopper.py",
+    "test_decoded_compile.py",
+    "test_hopper_gemm_host.py",
+    "test_quantize_triton.py",
+    "test_measuring_kills.py",
+    "test_gemm_interpreted.py",
     "test_emit_torch.py",
+    "test_weight_only_compile.py",
+    "test_tile_kernels.py",
+    "test_hopper_grouped.py",
+    "test_microbench_compile.py",
+    "test_replay.py",
+    "test_calibrate.py",
+    "test_emit_skinny.py",
+    "test_weight_only_interpreted.py",
+    "test_hopper_blocks_host.py",
+    "test_fleet_cli.py",
     "test_sweep.py",
 )
 
 _NUMBERS = itertools.count()
 
 
-def pytest_configure() -> None:
-    """Hypothesis draws the same examples every time, however slow the machine."""
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread a process; the same examples of hypothesis every time, however slow the machine.
+
+    The matrices are small, as many processes as cores run beside each other, and threads of torch
+    that wait for work take a core each.  On a GPU's host one process has all cores.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         from hypothesis import HealthCheck, settings
     except ModuleNotFoundError:

@@ -11,6 +11,7 @@ from tiles.kernels import Backend, Kernel, Status, TileConfig, offline_cuda
 from tuning.facts_cache import FactsCache
 from tuning.interrupts import Interrupts
 from tuning.limits import AdaptiveLimits
+from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
@@ -82,6 +83,11 @@ class Bench:
                 measuring process does not start.
         """
         devices = {_device(study) for study in studies}
+        if "cpu" in devices and self._plan.objective is Objective.ENERGY:
+            raise ValueError(
+                "objective energy: kernels that run on the host have no energy counter: search "
+                "for time, --objective time, or simulate the sweep, --on sim"
+            )
         if self._precompile != 0 and ("cuda" in devices or self._precompile is not None):
             on_device = not offline_cuda.available() and any(
                 study.kernel.backend is Backend.CUPY for study in studies
@@ -99,6 +105,13 @@ class Bench:
                     "name the right GPU or simulate the sweep, --on sim"
                 )
             self._l2_bytes = max(self._l2_bytes, l2_bytes)
+        if self._plan.objective is Objective.ENERGY:
+            if not self._worker("cuda").energy_sensor():
+                raise ValueError(
+                    "objective energy: neither NVML nor nvidia-smi says what the GPU draws: pip "
+                    "install 'tile-workbench[cuda]', search for time, --objective time, or "
+                    "simulate the sweep, --on sim"
+                )
 
     def compiles_ahead(self, study: Measurable) -> bool:
         """True when announcing this study's configurations early saves time."""
@@ -211,6 +224,7 @@ class Bench:
             cache=self._plan.cache,
             l2_bytes=self._l2_bytes,
             sampling_us=self._sampling_us,
+            energy=self._plan.objective is Objective.ENERGY,
         )
 
 

@@ -9,9 +9,11 @@ from optuna.study import StudyDirection
 
 import sim
 from sim.calibration import Calibration
+from sim.energy import priced_energy
 from sim.prediction import PricedTable
 from tiles.kernels import Kernel, LegalSpace, TileConfig
 from tiles.problems import Problem
+from tuning.objective import Objective
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.strategies import STRATEGIES, LegalTable, SearchStrategy
 
@@ -52,15 +54,22 @@ class Candidates:
 
     def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
         """The plan's strategy on these configurations; at least one is legal."""
-        assert self.priced is not None
         return STRATEGIES[plan.strategy](
-            LegalTable.of(self.priced),
+            self.legal_table(plan),
             seed=seed,
             budget=plan.max_measurements,
             neighbours=neighbours,
             # A simulated sweep has no uncertainty that a stopping rule could weigh.
             early_stop=not plan.simulate,
         )
+
+    def legal_table(self, plan: Plan) -> LegalTable:
+        """The configurations by what the plan searches for; at least one is legal."""
+        assert self.priced is not None
+        if plan.objective is Objective.TIME:
+            return LegalTable.of(self.priced)
+        energy = priced_energy(self.priced, plan.gpu)
+        return LegalTable(self.priced.table, energy.energy_mj, energy.low_mj, energy.high_mj)
 
     def seeds(self, plan: Plan) -> list[int]:
         """Rows that are measured whatever comes of them, as far as they are known by now."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
+from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
 from tuning.validity import Validity
 
@@ -28,29 +29,31 @@ def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
     return [other for *_, other in sorted(found, key=lambda entry: entry[:2])]
 
 
-def winner(storage: BaseStorage, name: str) -> Mapping[str, Any] | None:
-    """Parameters of a stored study's fastest correct trial that counts; None without one."""
+def winner(
+    storage: BaseStorage, name: str, objective: Objective = Objective.TIME
+) -> Mapping[str, Any] | None:
+    """Parameters of a stored study's best correct trial that counts; None without one."""
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
         return None
     validity = Validity.of(storage.get_study_user_attrs(study_id))
-    times_us: list[tuple[float, int, Mapping[str, Any]]] = []
+    values: list[tuple[float, int, Mapping[str, Any]]] = []
     for trial in storage.get_all_trials(study_id, deepcopy=False):
         # Not the trial's state: one that was interrupted after its outcome was stored has failed.
         if "measurement" not in trial.user_attrs or validity.stale(trial):
             continue
-        time_us = validity.outcome(trial)["time_us"]
-        if time_us is not None:
-            times_us.append((time_us, trial.number, trial.params))
-    return min(times_us, key=lambda entry: entry[:2])[2] if times_us else None
+        value = objective.of_stored(validity.outcome(trial))
+        if value is not None:
+            values.append((value, trial.number, trial.params))
+    return min(values, key=lambda entry: entry[:2])[2] if values else None
 
 
 def winning_params(plan: Plan, study: StudyPlan, storage: BaseStorage) -> list[dict[str, Any]]:
     """The neighbours' winners that are known so far, nearest first, each once."""
     found: list[dict[str, Any]] = []
     for other in neighbours(plan, study):
-        params = winner(storage, plan.study_name(other))
+        params = winner(storage, plan.study_name(other), plan.objective)
         if params is not None and dict(params) not in found:
             found.append(dict(params))
     return found

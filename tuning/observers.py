@@ -34,6 +34,9 @@ class Observer(Protocol):
     def read(self) -> Reading:
         """The sensors now."""
 
+    def energy_j(self) -> float | None:
+        """The board's energy counter; None where there is none."""
+
     def company(self) -> str:
         """What another process did on the GPU since the last call; "" for nothing."""
 
@@ -86,6 +89,10 @@ class SmiObserver:
         if latest is None or time.monotonic() - latest[0] > STALE_S:
             return Reading()
         return latest[1]
+
+    def energy_j(self) -> None:
+        """Never: what ``nvidia-smi`` prints has no counter."""
+        return None
 
     def company(self) -> str:
         """Never anything."""

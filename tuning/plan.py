@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tiles.kernels.closure import source_digest
 from tiles.problems import Problem, parse_problem
 from tuning.family import family
+from tuning.objective import OBJECTIVE, Objective, objective_of
 
 if TYPE_CHECKING:
     from sim import Gpu
@@ -67,6 +68,7 @@ class Plan:
     cache: str = "cold"  #: "cold" (L2 emptied before every launch) or "warm"
     #: What predictions rest on beside the GPU's file; None: on nothing else.
     calibration: "Calibration | None" = None
+    objective: Objective = Objective.TIME  #: what the winners have the least of
     shared_name: str = ""  #: of the sweep in a shared storage; empty when a folder keeps the record
 
     def __post_init__(self) -> None:
@@ -113,24 +115,30 @@ class Plan:
         calibrated = (
             {} if self.calibration is None else {"calibration_sha256": self.calibration.digest}
         )
-        return calibrated | {
-            "schema": PLAN_SCHEMA,
-            "gpu": self.gpu.name,
-            # Another file of the same name is another sweep.
-            "gpu_sha256": hashlib.sha256(self.gpu.text.encode()).hexdigest(),
-            "simulate": self.simulate,
-            "cache": self.cache,
-            "strategy": self.strategy.value,
-            "seed": self.seed,
-            "max_measurements": self.max_measurements,
-            "time_limit_s": self.time_limit_s,
-            # Numbers of other source are another sweep's.
-            "sources": {
-                name: source_digest(family(name).template)
-                for name in sorted({study.kernel for study in self.studies})
-            },
-            "studies": [study.to_dict() for study in self.studies],
-        }
+        # Plans for time are those of before there was another objective.
+        searched = {} if self.objective is Objective.TIME else {OBJECTIVE: self.objective.value}
+        return (
+            calibrated
+            | searched
+            | {
+                "schema": PLAN_SCHEMA,
+                "gpu": self.gpu.name,
+                # Another file of the same name is another sweep.
+                "gpu_sha256": hashlib.sha256(self.gpu.text.encode()).hexdigest(),
+                "simulate": self.simulate,
+                "cache": self.cache,
+                "strategy": self.strategy.value,
+                "seed": self.seed,
+                "max_measurements": self.max_measurements,
+                "time_limit_s": self.time_limit_s,
+                # Numbers of other source are another sweep's.
+                "sources": {
+                    name: source_digest(family(name).template)
+                    for name in sorted({study.kernel for study in self.studies})
+                },
+                "studies": [study.to_dict() for study in self.studies],
+            }
+        )
 
     @classmethod
     def from_dict(
@@ -151,5 +159,6 @@ class Plan:
             seed=data["seed"],
             simulate=data["simulate"],
             cache=data["cache"],
+            objective=objective_of(data),
             shared_name=shared_name,
         )

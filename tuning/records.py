@@ -1,5 +1,6 @@
 """What happened: to a configuration, in a study, in a run.  Everything that a sweep stores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from tiles.kernels import Accuracy, Status, TileConfig
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.problems import Problem
 from tuning.conditions import Conditions
+from tuning.energy import Energy
+from tuning.objective import Objective
 
 if TYPE_CHECKING:
     from sim import Gpu
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Environment", "Measurement", "Run", "StudyRecord", "TrialRecord"]
 
 #: Fields of a measurement that early journals lack.
-_LATER = ("conditions", "facts", "doubtful")
+_LATER = ("conditions", "facts", "doubtful", "energy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class Measurement:
     conditions: Conditions | None = None  #: None when nothing read the sensors
     facts: CompileFacts | None = None  #: None when nothing was compiled ahead
     doubtful: bool = False  #: failed, but a neighbour may have caused it: not remembered elsewhere
+    energy: Energy | None = None  #: None where time is searched for, or nothing read it
 
     @property
     def iqr_us(self) -> float | None:
@@ -71,7 +75,7 @@ class Measurement:
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
         """Read what :meth:`to_dict` wrote."""
         accuracy, conditions = data["accuracy"], data.get("conditions")
-        facts = data.get("facts")
+        facts, energy = data.get("facts"), data.get("energy")
         return cls(
             status=Status(data["status"]),
             simulated=data["simulated"],
@@ -83,6 +87,7 @@ class Measurement:
             conditions=None if conditions is None else Conditions.from_dict(conditions),
             facts=None if facts is None else CompileFacts.from_dict(facts),
             doubtful=data.get("doubtful", False),
+            energy=None if energy is None else Energy.from_dict(energy),
         )
 
 
@@ -96,6 +101,7 @@ class TrialRecord:
     predicted_low_us: float  #: lower end of the 90 % interval
     predicted_high_us: float  #: upper end of the 90 % interval
     stale: str = ""  #: why it may not win: other trials of its study were measured again later
+    predicted_energy_mj: float | None = None  #: stored where energy is searched for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +122,17 @@ class StudyRecord:
     trials: tuple[TrialRecord, ...]  #: finished ones, in the order taken
     source: str = ""  #: SHA-256 of the kernel source that was measured; empty in the oldest runs
     repeats: int = 0  #: trials of a configuration that another trial had measured
+    objective: Objective = Objective.TIME  #: what the winner has the least of
 
     @property
     def best(self) -> TrialRecord | None:
-        """The fastest CORRECT trial that still counts."""
-        correct = [t for t in self.trials if t.measurement.time_us is not None and not t.stale]
-        return min(correct, key=lambda t: t.measurement.time_us or 0.0, default=None)
+        """The CORRECT trial with the least time, or energy, that still counts."""
+        best, least = None, math.inf
+        for trial in self.trials:
+            value = None if trial.stale else self.objective.of(trial.measurement)
+            if value is not None and value < least:
+                best, least = trial, value
+        return best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

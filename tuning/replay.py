@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.energy import energy_interval
 from tiles.kernels import ConfigTable, Status
 from tiles.problems import Problem
+from tuning.objective import Objective
 from tuning.plan import Strategy
-from tuning.records import Run, StudyRecord
+from tuning.records import Run, StudyRecord, TrialRecord
 from tuning.staleness import stale_lines
 from tuning.store import quiet_optuna
 from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, Proposals
@@ -44,6 +46,7 @@ class ReplaySpace:
     legal_size: int  #: of the whole space; more than ``len(outcomes)`` for a sample of it
     legal: LegalTable
     outcomes: tuple[Outcome, ...]  #: by row
+    objective: Objective = Objective.TIME  #: what values are of
 
     @classmethod
     def of(cls, study: StudyRecord, *, sample: bool = False) -> "ReplaySpace":
@@ -68,30 +71,29 @@ class ReplaySpace:
                 f"{name}: {len(trials)} of {study.legal_size} legal configurations were measured: "
                 "finish a sweep with strategy: exhaustive, or name another problem"
             )
-        if not any(trial.measurement.time_us is not None for trial in trials):
+        objective = study.objective
+        if all(objective.of(trial.measurement) is None for trial in trials):
             raise ValueError(f"{name}: no configuration is correct: there is no optimum to find")
         # By their fields: the order of measuring may be the model's, which is not to be had here.
         trials.sort(key=lambda trial: tuple(trial.config.to_dict().values()))
+        table = ConfigTable.of([trial.config for trial in trials])
         return cls(
             problem=study.problem,
             kernel=study.kernel,
             simulated=study.simulated,
             legal_size=study.legal_size,
-            legal=LegalTable(
-                ConfigTable.of([trial.config for trial in trials]),
-                np.array([trial.predicted_us for trial in trials]),
-                np.array([trial.predicted_low_us for trial in trials]),
-                np.array([trial.predicted_high_us for trial in trials]),
-            ),
+            legal=LegalTable(table, *_predicted(trials, objective, name)),
             outcomes=tuple(
-                Outcome(trial.measurement.status, trial.measurement.time_us) for trial in trials
+                Outcome(trial.measurement.status, objective.of(trial.measurement))
+                for trial in trials
             ),
+            objective=objective,
         )
 
     @property
-    def best_us(self) -> float:
-        """The optimum: the fastest correct configuration's time."""
-        return min(outcome.time_us for outcome in self.outcomes if outcome.time_us is not None)
+    def best(self) -> float:
+        """The optimum: the least time of a correct configuration, or the least energy."""
+        return min(outcome.value for outcome in self.outcomes if outcome.value is not None)
 
     def walk(self, strategy: Strategy, seed: int, budget: int, batch: int = BATCH) -> "Walk":
         """Let a strategy search until it stops or its budget is spent."""
@@ -99,18 +101,34 @@ class ReplaySpace:
         proposals = Proposals(chooser, batch)
         history = History(len(self.outcomes))
         fractions: list[float] = []
-        best, optimum = 0.0, self.best_us
+        best, optimum = 0.0, self.best
         while not chooser.stop(history):
             row = proposals.next(history)
             outcome = self.outcomes[row]
             history.ask(row, len(fractions))
             history.tell(row, outcome)
-            if outcome.time_us is not None:
-                best = max(best, optimum / outcome.time_us)
+            if outcome.value is not None:
+                best = max(best, optimum / outcome.value)
             fractions.append(best)
         return Walk(
             rows=tuple(history.rows), fractions=tuple(fractions), stopped=chooser.stop(history)
         )
+
+
+def _predicted(
+    trials: Sequence[TrialRecord], objective: Objective, name: str
+) -> tuple[F64, F64, F64]:
+    """What was predicted of trials, with 90 % intervals, in the objective's unit."""
+    time_us, low_us, high_us = (
+        np.array([getattr(trial, field) for trial in trials], dtype=np.float64)
+        for field in ("predicted_us", "predicted_low_us", "predicted_high_us")
+    )
+    if objective is Objective.TIME:
+        return time_us, low_us, high_us
+    if any(trial.predicted_energy_mj is None for trial in trials):
+        raise ValueError(f"{name}: energies were not predicted: sweep it anew into another output")
+    energy_mj = np.array([trial.predicted_energy_mj for trial in trials], dtype=np.float64)
+    return energy_mj, *energy_interval(energy_mj, time_us, low_us, high_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +136,7 @@ class Walk:
     """One strategy with one seed."""
 
     rows: tuple[int, ...]  #: in the order measured
-    fractions: tuple[float, ...]  #: optimum over the best time so far; 0 before one is correct
+    fractions: tuple[float, ...]  #: optimum over the best so far; 0 before one is correct
     stopped: str  #: why it ended
 
 
@@ -163,7 +181,7 @@ class StudyReplay:
             "legal_configurations": space.legal_size,
             "measured_configurations": len(space.outcomes),
             "statuses": dict(Counter(outcome.status.value for outcome in space.outcomes)),
-            "optimum_us": space.best_us,
+            f"optimum_{space.objective.unit.lower()}": space.best,
             "strategies": {curve.strategy.value: curve.to_dict() for curve in self.curves},
         }
 
@@ -295,7 +313,7 @@ def _curve(strategy: Strategy, walks: Sequence[tuple[ReplaySpace, Walk]], length
         table[line, : len(fractions)] = fractions
         table[line, len(fractions) :] = fractions[-1]
         failures.update(
-            space.outcomes[row].status for row in walk.rows if space.outcomes[row].time_us is None
+            space.outcomes[row].status for row in walk.rows if space.outcomes[row].value is None
         )
         early += walk.stopped.startswith("an improvement")
     p10, median, p90 = np.percentile(table, (10, 50, 90), axis=0)

@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.family import family
+from tuning.objective import Objective
 
 __all__ = ["close_measured", "fail_stale_trials", "requeue_callback"]
 
@@ -22,15 +23,18 @@ def close_measured(storage: BaseStorage, trial_ids: Iterable[int]) -> list[int]:
     """
     unmeasured = []
     for trial_id in trial_ids:
-        outcome = storage.get_trial(trial_id).user_attrs.get("measurement")
+        attributes = storage.get_trial(trial_id).user_attrs
+        outcome = attributes.get("measurement")
         if outcome is None:
             unmeasured.append(trial_id)
             continue
-        time_us = outcome["time_us"]
-        state = TrialState.PRUNED if time_us is None else TrialState.COMPLETE
+        # Stored before the outcome, and only where energy is searched for.
+        by_energy = "predicted_energy_mj" in attributes
+        value = (Objective.ENERGY if by_energy else Objective.TIME).of_stored(outcome)
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:
             storage.set_trial_state_values(
-                trial_id, state, values=None if time_us is None else [time_us]
+                trial_id, state, values=None if value is None else [value]
             )
         except UpdateFinishedTrialError:
             continue  # another process closed it meanwhile

@@ -12,6 +12,7 @@ from tiles.kernels.closure import source_digest
 from tuning.bench import Bench
 from tuning.candidates import Candidates
 from tuning.interrupts import Interrupts
+from tuning.objective import Objective
 from tuning.plan import Plan
 from tuning.records import Environment, TrialRecord
 from tuning.search import Progress
@@ -138,7 +139,8 @@ def _measure_again(
 ) -> dict[str, Any]:
     """What the study says of its revalidation, whose part done before is ``begun``."""
     assert study.priced is not None
-    chosen = _winners(trials, attributes, LegalTable.of(study.priced))
+    legal = study.legal_table(plan)
+    chosen = _winners(trials, attributes, legal, plan.objective)
     environment = bench.environment(study) if begun is None else _environment(begun)
     entries: dict[str, dict[str, Any]] = {} if begun is None else dict(begun["measurements"])
     again: dict[str, Any] = {
@@ -163,6 +165,9 @@ def _measure_again(
             predicted_us=float(study.priced.time_us[row]),
             predicted_low_us=float(study.priced.low_us[row]),
             predicted_high_us=float(study.priced.high_us[row]),
+            predicted_energy_mj=(
+                None if plan.objective is Objective.TIME else float(legal.predicted[row])
+            ),
         )
         progress(
             Progress(
@@ -173,10 +178,11 @@ def _measure_again(
                 budget=len(chosen),
                 trial=record,
                 best=None,
+                objective=plan.objective,
             )
         )
     again["environment"] = environment.to_dict()
-    correct = [n for n in chosen if entries[str(n)]["time_us"] is not None]
+    correct = [n for n in chosen if plan.objective.of_stored(entries[str(n)]) is not None]
     if len(correct) > 1:
         timings = bench.compare(study, [study.priced.table.config(chosen[n]) for n in correct])
         if isinstance(timings, str):
@@ -196,22 +202,25 @@ def _environment(done: Mapping[str, Any]) -> Environment:
 
 
 def _winners(
-    trials: Sequence[FrozenTrial], attributes: Mapping[str, Any], legal: LegalTable
+    trials: Sequence[FrozenTrial],
+    attributes: Mapping[str, Any],
+    legal: LegalTable,
+    objective: Objective,
 ) -> dict[int, int]:
-    """Trial number and row of the fastest CORRECT trials that count and are legal still."""
+    """Trial number and row of the best CORRECT trials that count and are legal still."""
     validity = Validity.of(attributes)
-    timed: list[tuple[float, int, int]] = []
+    found: list[tuple[float, int, int]] = []
     for trial in trials:
         row = legal.row(trial.params)
         if "measurement" not in trial.user_attrs or row is None or validity.stale(trial):
             continue
-        time_us = validity.outcome(trial)["time_us"]
-        if time_us is not None:
-            timed.append((time_us, trial.number, row))
-    timed.sort()
-    limit = timed[0][0] * (1 + WITHIN) if timed else 0.0
+        value = objective.of_stored(validity.outcome(trial))
+        if value is not None:
+            found.append((value, trial.number, row))
+    found.sort()
+    limit = found[0][0] * (1 + WITHIN) if found else 0.0
     return {
         number: row
-        for place, (time_us, number, row) in enumerate(timed[:AT_MOST])
-        if place < AT_LEAST or time_us <= limit
+        for place, (value, number, row) in enumerate(found[:AT_MOST])
+        if place < AT_LEAST or value <= limit
     }

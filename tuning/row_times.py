@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiles.kernels import ConfigTable, TileConfig, kernel
-from tiles.problems import Problem
+from tiles.problems import GroupedGemm, Problem
 from tuning.candidates import pricing
 from tuning.records import StudyRecord
 
 if TYPE_CHECKING:
     from sim import Gpu
 
-__all__ = ["RowTimes", "row_times"]
+__all__ = ["RowTimes", "row_times", "rows_between"]
 
 F64 = NDArray[np.float64]
 
@@ -65,15 +65,22 @@ class RowTimes:
         return found
 
 
-def row_times(studies: Sequence[StudyRecord], gpu: "Gpu") -> RowTimes:
+def row_times(
+    studies: Sequence[StudyRecord], gpu: "Gpu", rows: Sequence[int] | None = None
+) -> RowTimes:
     """Collect the table of studies that differ in M, and in their kernel family, alone.
 
     Args:
         studies: at least one of them with a correct trial.
         gpu: that they were searched for.
+        rows: M to look at, ascending, those of the studies among them; default:
+            :func:`rows_between`.
     """
     tuned = sorted({one.problem.tokens for one in studies if one.best is not None})
-    rows = _rows(tuned)
+    first = studies[0].problem
+    if rows is None:
+        rows = rows_between(tuned, first.top_k if isinstance(first, GroupedGemm) else 1)
+    rows = tuple(m for m in rows if m in tuned or _exists(first, m))
     candidates = list(
         dict.fromkeys(
             (one.kernel, trial.config)
@@ -93,7 +100,7 @@ def row_times(studies: Sequence[StudyRecord], gpu: "Gpu") -> RowTimes:
             if index is not None and not trial.stale:
                 time = trial.measurement.time_us
                 told[index, at] = np.fmin(told[index, at], np.inf if time is None else time)
-    priced = _priced(studies[0].problem, candidates, rows, gpu)
+    priced = _priced(first, candidates, rows, gpu)
     return RowTimes(
         rows=rows,
         tuned=tuple(tuned),
@@ -104,12 +111,26 @@ def row_times(studies: Sequence[StudyRecord], gpu: "Gpu") -> RowTimes:
     )
 
 
-def _rows(tuned: Sequence[int]) -> tuple[int, ...]:
-    """The tuned M and, between the first and the last of them, some of each octave."""
+def rows_between(tuned: Sequence[int], multiple: int = 1) -> tuple[int, ...]:
+    """The tuned M and, between the first and the last of them, some of each octave.
+
+    Args:
+        tuned: ascending, multiples of ``multiple``.
+        multiple: what M must be a multiple of.
+    """
     low, high = tuned[0], tuned[-1]
     steps = int(np.ceil(np.log2(high / low) * ROWS_AN_OCTAVE))
-    between = np.rint(np.geomspace(low, high, steps + 1)).astype(int)
+    between = multiple * np.rint(np.geomspace(low, high, steps + 1) / multiple).astype(int)
     return tuple(sorted({*tuned, *map(int, between)}))
+
+
+def _exists(problem: Problem, m: int) -> bool:
+    """Whether a problem has so many rows: gathered rows come in multiples of what a token takes."""
+    try:
+        problem.with_tokens(m)
+    except ValueError:
+        return False
+    return True
 
 
 def _priced(
@@ -125,7 +146,7 @@ def _priced(
         own = [index for index, (owner, _) in enumerate(candidates) if owner == name]
         table = ConfigTable.of([candidates[index][1] for index in own])
         for at, m in enumerate(rows):
-            resized = problem.resized(m, *problem.shape[1:])
+            resized = problem.with_tokens(m)
             if family.refusal(resized, gpu.limits) is not None:
                 continue
             times[own, at] = pricing(resized, family)(resized, family, table, gpu).time_us

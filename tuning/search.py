@@ -13,8 +13,10 @@ from tiles.kernels import Status
 from tuning.bench import Bench
 from tuning.candidates import Candidates, describe
 from tuning.comparison import GROUP, LATE, compare_all
+from tuning.energy import Energy
 from tuning.interrupts import Interrupts
 from tuning.known_failures import KnownFailures
+from tuning.objective import Objective
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Measurement, TrialRecord
 from tuning.run_storage import RunStorage
@@ -42,8 +44,9 @@ class Progress:
     finished: int  #: trials of this study with an outcome, earlier runs included
     budget: int  #: trials after which this study ends
     trial: TrialRecord | None  #: the one that just ended, None at a study's end
-    best: TrialRecord | None  #: the study's fastest CORRECT trial so far
+    best: TrialRecord | None  #: the study's best CORRECT trial so far
     stopped: str = ""  #: at a study's end: why
+    objective: Objective = Objective.TIME  #: what ``best`` has the least of
 
 
 class Search:
@@ -163,18 +166,25 @@ class Search:
         if study.exhausted() or study.idle or turn.full:
             study.optuna.stop()
         self._report(trial=record)
-        if outcome.time_us is None:
+        value = self._plan.objective.of(outcome)
+        if value is None:
             # TPE ranks pruned trials behind all others, so it learns to avoid them.
             raise optuna.TrialPruned(outcome.reason)
-        return outcome.time_us
+        return value
 
     def _outcome(self, study: Study, row: int) -> Measurement:
         if self._bench is None:
+            energy_mj = study.energy_mj
             return Measurement(
                 status=Status.CORRECT,
                 simulated=True,
                 time_us=float(study.priced.time_us[row]),
                 timing="simulated",
+                energy=(
+                    None
+                    if energy_mj is None
+                    else Energy(energy_mj=float(energy_mj[row]), source="simulated")
+                ),
             )
         config, failures = study.priced.table.config(row), self._failures
         where = None if failures is None else self._bench.environment(self._candidates)
@@ -218,6 +228,7 @@ class Search:
             partial(bench.compare, self._candidates),
             configs,
             lambda: not turn.over,
+            self._plan.objective,
         )
         study.store_comparison(dict(zip(ties, timings, strict=False)), failed=left)
 
@@ -233,6 +244,7 @@ class Search:
                 trial=trial,
                 best=None if study is None else study.best,
                 stopped=stopped,
+                objective=self._plan.objective,
             )
         )
 

@@ -16,15 +16,15 @@ _FLOOR = 0.03
 
 
 def row_chances(
-    predicted_us: F64,
-    low_us: F64,
-    high_us: F64,
+    predicted: F64,
+    low: F64,
+    high: F64,
     untried: NDArray[np.bool_],
     rows: NDArray[np.int64],
-    measured_us: F64,
+    measured: F64,
     margin: float = 0.01,
 ) -> F64:
-    """Chance of each untried configuration to beat the fastest measured one by ``margin``.
+    """Chance of each untried configuration to beat the best measured one by ``margin``.
 
     The model's errors are taken as log-normal: their common part (the median of measured over
     predicted in this study) is removed, their spread is the model's own interval or what was
@@ -33,31 +33,31 @@ def row_chances(
     not to be believed within 3 % on the rest.
 
     Args:
-        predicted_us, low_us, high_us, untried: (configurations,)
+        predicted, low, high, untried: (configurations,)
         rows: (measured,) which configurations were measured and CORRECT; at least 4.
-        measured_us: (measured,) their times.
+        measured: (measured,) their times, or energies.
 
     Returns:
         (untried,) probabilities, in the order of the table.
     """
-    errors = np.log(measured_us / predicted_us[rows])
+    errors = np.log(measured / predicted[rows])
     bias = float(np.median(errors))
     seen = 1.4826 * float(np.median(np.abs(errors - bias)))
-    stated = np.log(high_us[untried] / low_us[untried]) / (2 * _HALF_90)
+    stated = np.log(high[untried] / low[untried]) / (2 * _HALF_90)
     sigma = np.maximum(max(_FLOOR, abs(bias)), np.minimum(stated, max(seen, _FLOOR)))
-    goal = math.log(float(measured_us.min()) * (1 - margin))
-    z = (goal - np.log(predicted_us[untried]) - bias) / sigma
+    goal = math.log(float(measured.min()) * (1 - margin))
+    z = (goal - np.log(predicted[untried]) - bias) / sigma
     better: F64 = 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(z / math.sqrt(2)))
     return better
 
 
 def improvement_chance(
-    predicted_us: F64,
-    low_us: F64,
-    high_us: F64,
+    predicted: F64,
+    low: F64,
+    high: F64,
     untried: NDArray[np.bool_],
     rows: NDArray[np.int64],
-    measured_us: F64,
+    measured: F64,
     margin: float = 0.01,
 ) -> float:
     """Chance that any untried configuration beats the fastest measured one by ``margin``.
@@ -67,5 +67,5 @@ def improvement_chance(
     """
     if not untried.any():
         return 0.0
-    chances = row_chances(predicted_us, low_us, high_us, untried, rows, measured_us, margin)
+    chances = row_chances(predicted, low, high, untried, rows, measured, margin)
     return float(1 - np.prod(1 - chances))

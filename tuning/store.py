@@ -14,11 +14,13 @@ from optuna.trial import FrozenTrial
 from sim import Gpu, parse_gpu
 from tiles.kernels import TileConfig
 from tiles.problems import parse_problem
+from tiles.regular_file import check_regular
 from tuning.begun_mark import check_begun
 from tuning.family import family
 from tuning.journal import JOURNAL, ReadOnlyJournal
 from tuning.journal_file import PACKED
 from tuning.leases import SUFFIX
+from tuning.objective import Objective, objective_of
 from tuning.plan import Plan
 from tuning.records import Environment, Measurement, Run, StudyRecord, TrialRecord
 from tuning.replayed_journal import ReplayedJournal
@@ -85,8 +87,9 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never seen half.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written, or a device or a pipe stands there.
     """
+    check_regular(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -210,7 +213,7 @@ def read_run(
         if study.user_attrs["gpu"] != gpu.name:
             raise ValueError(f"a study is for another GPU than {gpu.name!r}")
         source = plan.get("sources", {}).get(study.user_attrs["kernel"], "")
-        records.append(_study_record(study.user_attrs, trials, source))
+        records.append(_study_record(study.user_attrs, trials, source, objective_of(plan)))
     planned = [(study["problem"], study["kernel"]) for study in plan["studies"]]
     order = {study: index for index, study in enumerate(planned)}
     records.sort(key=lambda s: order.get((str(s.problem), s.kernel), len(order)))
@@ -218,7 +221,7 @@ def read_run(
 
 
 def _study_record(
-    attributes: Mapping[str, Any], trials: list[FrozenTrial], source: str
+    attributes: Mapping[str, Any], trials: list[FrozenTrial], source: str, objective: Objective
 ) -> StudyRecord:
     validity = Validity.of(attributes)
     again = attributes.get("revalidated")
@@ -232,6 +235,7 @@ def _study_record(
         if "measurement" not in trial.user_attrs:
             continue
         low, high = trial.user_attrs["predicted_90_us"]
+        energy_mj = trial.user_attrs.get("predicted_energy_mj")
         measured += 1
         record = TrialRecord(
             config=kernel.config_type.from_dict(trial.params),
@@ -240,6 +244,9 @@ def _study_record(
             predicted_low_us=number("predicted_90_us", low),
             predicted_high_us=number("predicted_90_us", high),
             stale=validity.stale(trial),
+            predicted_energy_mj=(
+                None if energy_mj is None else number("predicted_energy_mj", energy_mj)
+            ),
         )
         if record.config not in records or (records[record.config].stale and not record.stale):
             records[record.config] = record  # of repeats the first counts, unless it is stale
@@ -261,4 +268,5 @@ def _study_record(
         source=attributes.get("source", source) if again is None else again["source"],
         # An imported study holds the first of each configuration's trials alone.
         repeats=measured - len(records) + number("repeats", attributes.get("repeats", 0)),
+        objective=objective,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from sim import Gpu, gpu_names, load_gpu, parse_gpu
 from sim.gpu_file import MAX_FILE_BYTES
 from tiles.intake import read_bounded
+from tuning.objective import objective_of
 from tuning.plan import PLAN_SCHEMA, StudyPlan
 
 __all__ = [
@@ -83,12 +84,16 @@ def check_plan(plan: Any, where: str) -> None:
         for key in _TEXTS:
             if not isinstance(plan[key], str):
                 raise TypeError(f"{key} is not a text")
+        objective_of(plan)
     except UNFIT as error:
         raise ValueError(f"{where}: {unfit(error)}; {_ANEW}") from error
 
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What two plans disagree about, their budgets left out; "" when they agree."""
+    there, here = objective_of(stored), objective_of(wanted)
+    if there is not here:
+        return f"the objective, {there.value} there and {here.value} here,"
     for key in [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
         if key not in _BUDGET and stored.get(key) != wanted.get(key):
             return _SAID.get(key, key)

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tiles.kernels import TileConfig
 from tuning.candidates import Candidates, describe
 from tuning.neighbours import winning_params
+from tuning.objective import Objective
 from tuning.plan import Plan, Strategy
 from tuning.priced_facts import price_with_facts
 from tuning.records import Environment, Measurement, TrialRecord
@@ -71,7 +72,10 @@ class Study:
             assert candidates.priced is not None
             self.candidates = candidates
             self.priced = candidates.priced
-            neighbours = self._neighbours(self.name)
+            legal = candidates.legal_table(plan)
+            #: Predicted, by row; None where time is searched for.
+            self.energy_mj = None if plan.objective is Objective.TIME else legal.predicted
+            neighbours = self._neighbours(self.name, legal)
         self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
         self._illegal = 0  # outcomes of configurations that are not legal any more
         self.best: TrialRecord | None = None
@@ -111,7 +115,7 @@ class Study:
         """Configurations with an outcome, those that are not legal any more included."""
         return self.history.finished + self._illegal
 
-    def _neighbours(self, name: str) -> list[int]:
+    def _neighbours(self, name: str, table: LegalTable) -> list[int]:
         """Rows that won at other M when this study began; kept, so that resuming finds the same."""
         study_id = self._storage.get_study_id_from_name(name)
         stored = self._storage.get_study_user_attrs(study_id).get("neighbours")
@@ -121,7 +125,6 @@ class Study:
                 self._storage.set_study_user_attr(study_id, "neighbours", stored)
         if not stored:
             return []
-        table = LegalTable.of(self.priced)
         rows = [table.row(params) for params in stored]
         return [row for row in rows if row is not None]
 
@@ -131,9 +134,9 @@ class Study:
             if "measurement" in trial.user_attrs:
                 if not trial.state.is_finished() and alone:
                     # Killed between storing the outcome and closing the trial.
-                    time_us = trial.user_attrs["measurement"]["time_us"]
-                    state = TrialState.PRUNED if time_us is None else TrialState.COMPLETE
-                    self.optuna.tell(trial.number, time_us, state)
+                    value = self.plan.objective.of_stored(trial.user_attrs["measurement"])
+                    state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+                    self.optuna.tell(trial.number, value, state)
             elif trial.state is TrialState.RUNNING and alone:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             elif trial.state is TrialState.WAITING and self._row(trial) is None:
@@ -276,6 +279,8 @@ class Study:
         )
         trial.set_user_attr("predicted_us", predicted)
         trial.set_user_attr("predicted_90_us", [low, high])
+        if self.energy_mj is not None:
+            trial.set_user_attr("predicted_energy_mj", float(self.energy_mj[row]))
         trial.set_user_attr("measurement", outcome.to_dict())
         self._note(trial.number, row, outcome)
         record = self._record(row, outcome)
@@ -288,6 +293,7 @@ class Study:
             predicted_us=float(self.priced.time_us[row]),
             predicted_low_us=float(self.priced.low_us[row]),
             predicted_high_us=float(self.priced.high_us[row]),
+            predicted_energy_mj=None if self.energy_mj is None else float(self.energy_mj[row]),
         )
 
     def _note(self, number: int, row: int | None, outcome: Measurement) -> None:
@@ -296,10 +302,12 @@ class Study:
             self._illegal += 1
             return
         self.history.ask(row, number)
-        self.history.tell(row, Outcome(outcome.status, outcome.time_us))
+        value = self.plan.objective.of(outcome)
+        self.history.tell(row, Outcome(outcome.status, value))
         self.trials[number] = (row, outcome)
-        best_us = math.inf if self.best is None else self.best.measurement.time_us or math.inf
-        if outcome.time_us is not None and outcome.time_us < best_us and number not in self._stale:
+        best = None if self.best is None else self.plan.objective.of(self.best.measurement)
+        least = math.inf if best is None else best
+        if value is not None and value < least and number not in self._stale:
             self.best = self._record(row, outcome)
 
     def exhausted(self) -> str:
@@ -311,16 +319,16 @@ class Study:
         return self.strategy.stop(self.history)
 
     def ties(self) -> list[int]:
-        """Numbers of the CORRECT trials as fast as the best within 3 %, fastest first."""
-        times = {
-            n: m.time_us
+        """Numbers of the CORRECT trials as good as the best within 3 %, the best first."""
+        values = {
+            n: value
             for n, (_, m) in self.trials.items()
-            if m.time_us is not None and n not in self._stale
+            if (value := self.plan.objective.of(m)) is not None and n not in self._stale
         }
-        if not times:
+        if not values:
             return []
-        limit = min(times.values()) * (1 + NEAR)
-        return sorted((n for n, t in times.items() if t <= limit), key=times.__getitem__)
+        limit = min(values.values()) * (1 + NEAR)
+        return sorted((n for n, value in values.items() if value <= limit), key=values.__getitem__)
 
     @property
     def compared(self) -> bool:
@@ -339,7 +347,8 @@ class Study:
             comparison["revalidation"] = self._validity.before
         self.optuna.set_user_attr("compared", comparison)
         if timings:
-            winner = min(timings, key=lambda number: timings[number].time_us)
+            objective = self.plan.objective
+            winner = min(timings, key=lambda number: objective.of(timings[number]) or math.inf)
             row, outcome = self.trials[winner]
             entry = {**outcome.to_dict(), **entries[str(winner)]}
             self.best = self._record(row, Measurement.from_dict(entry))

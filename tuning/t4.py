@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiles.kernels import Status
+from tuning.objective import Objective
 from tuning.records import Run, StudyRecord, TrialRecord
 from tuning.t4_schema import T4_VERSION
 
@@ -55,7 +56,7 @@ def study_to_t4(run: Run, study: StudyRecord) -> dict[str, Any]:
             "source": study.source,
             "repeats": study.repeats,
         },
-        "results": [_result(trial) for trial in study.trials],
+        "results": [_result(trial, study.objective) for trial in study.trials],
     }
 
 
@@ -66,11 +67,12 @@ def _plan_of(run: Run, study: StudyRecord) -> dict[str, Any]:
         "studies": [{"problem": str(study.problem), "kernel": study.kernel}],
     }
     if "sources" in plan:
-        plan["sources"] = {study.kernel: plan["sources"][study.kernel]}
+        # Of a family that has left since, or never had a source here, there is none.
+        plan["sources"] = {k: v for k, v in plan["sources"].items() if k == study.kernel}
     return plan
 
 
-def _result(trial: TrialRecord) -> dict[str, Any]:
+def _result(trial: TrialRecord, objective: Objective) -> dict[str, Any]:
     outcome = trial.measurement
     stored = outcome.to_dict()
     measurements: list[dict[str, Any]] = [
@@ -80,12 +82,21 @@ def _result(trial: TrialRecord) -> dict[str, Any]:
         # Simulated times are predictions and nothing else, also for those who skip our key.
         name = "simulated_time" if outcome.simulated else "time"
         measurements.insert(0, {"name": name, "value": outcome.time_us / 1000, "unit": "ms"})
+    if trial.predicted_energy_mj is not None:
+        joules = trial.predicted_energy_mj / 1000
+        measurements.append({"name": "predicted_energy", "value": joules, "unit": "J"})
+    if outcome.energy is not None:
+        name = "simulated_energy" if outcome.simulated else "energy"
+        joules = outcome.energy.energy_mj / 1000
+        measurements.append({"name": name, "value": joules, "unit": "J"})
     if outcome.accuracy is not None and math.isfinite(outcome.accuracy.relative_rms):
         rms = outcome.accuracy.relative_rms
         measurements.append({"name": "relative_rms_error", "value": rms, "unit": ""})
+    searched = objective.value
+    energy = trial.predicted_energy_mj
     return {
         "configuration": trial.config.to_dict(),
-        "objectives": ["simulated_time" if outcome.simulated else "time"],
+        "objectives": [f"simulated_{searched}" if outcome.simulated else searched],
         "times": {"runtimes": [sample / 1000 for sample in outcome.samples_us]},
         "invalidity": outcome.status.value,
         "correctness": int(outcome.status is Status.CORRECT),
@@ -95,6 +106,7 @@ def _result(trial: TrialRecord) -> dict[str, Any]:
             "predicted_us": trial.predicted_us,
             "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
             **({"stale": trial.stale} if trial.stale else {}),
+            **({} if energy is None else {"predicted_energy_mj": energy}),
         },
     }
 

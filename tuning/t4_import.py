@@ -216,12 +216,13 @@ def _store(storage: JournalStorage, file: T4Study) -> None:
     space = kernel.space(study.problem, file.gpu.limits)
     distributions = LegalTable(space, *(np.ones(len(space)),) * 3).space
     for trial in study.trials:
-        time_us = trial.measurement.time_us
+        value = study.objective.of(trial.measurement)
+        energy = trial.predicted_energy_mj
         storage.create_new_trial(
             study_id,
             template_trial=create_trial(
-                state=TrialState.PRUNED if time_us is None else TrialState.COMPLETE,
-                value=time_us,
+                state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+                value=value,
                 params=trial.config.to_dict(),
                 distributions=distributions,
                 user_attrs={
@@ -229,6 +230,7 @@ def _store(storage: JournalStorage, file: T4Study) -> None:
                     "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
                     "measurement": trial.measurement.to_dict(),
                     **({"stale": trial.stale} if trial.stale else {}),
+                    **({} if energy is None else {"predicted_energy_mj": energy}),
                 },
             ),
         )

@@ -13,6 +13,7 @@ from tiles.kernels import Accepted, ConfigTable, Kernel, Status, TileConfig
 from tiles.problems import parse_problem
 from tuning.candidates import pricing
 from tuning.family import family
+from tuning.objective import objective_of
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, StudyRecord, TrialRecord
 from tuning.t4 import STUDY_SCHEMA, accuracy_in
@@ -68,6 +69,7 @@ def own_study(data: Mapping[str, Any]) -> T4Study:
         # Files of before these keys have neither: the source is the plan's.
         source=_text(block, "source"),
         repeats=block.get("repeats", 0),
+        objective=objective_of(block["plan"] if isinstance(block["plan"], dict) else {}),
     )
     gpu = parse_gpu(block["gpu_file"].encode(), "workbench.gpu_file")
     return T4Study(plan=block["plan"], gpu=gpu, study=study)
@@ -77,11 +79,13 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
     block = result["workbench"]
     stored = block["measurement"]
     outcome = Measurement.from_dict({**stored, "accuracy": accuracy_in(stored["accuracy"])})
-    time_us = _time_us(result, "ms")
-    if outcome.status.value != result["invalidity"] or (
-        time_us is not None
-        and outcome.time_us is not None
-        and abs(time_us / outcome.time_us - 1) > 1e-6
+    energy = outcome.energy
+    told = (
+        (_time_us(result, "ms"), outcome.time_us),
+        (_energy_mj(result), None if energy is None else energy.energy_mj),
+    )
+    if outcome.status.value != result["invalidity"] or any(
+        one is not None and other is not None and abs(one / other - 1) > 1e-6 for one, other in told
     ):
         raise ValueError(
             f"results[{index}]: its key workbench says otherwise than the rest: it was edited; "
@@ -95,6 +99,7 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_low_us=low,
         predicted_high_us=high,
         stale=_text(block, "stale"),
+        predicted_energy_mj=block.get("predicted_energy_mj"),
     )
 
 
@@ -209,6 +214,14 @@ def _foreign_outcome(index: int, result: Mapping[str, Any], unit: str) -> Measur
 
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12
+
+
+def _energy_mj(result: Mapping[str, Any]) -> float | None:
+    """What a result of ours calls its energy, in millijoules; None when it calls nothing so."""
+    for entry in result.get("measurements", ()):
+        if entry.get("name") in ("energy", "simulated_energy") and _positive(entry.get("value")):
+            return 1e3 * float(entry["value"])
+    return None
 
 
 def _time_us(result: Mapping[str, Any], unit: str) -> float | None:

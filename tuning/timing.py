@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tuning.conditions import Conditions
+from tuning.energy import Energy
 
 __all__ = [
     "GRAPH_BELOW_US",
@@ -77,10 +78,15 @@ class Timing:
     samples_us: tuple[float, ...]  #: in the order taken, to the nanosecond
     timing: str  #: which rule: "events-cold", "graph-rotate", "events-warm", "graph-warm", "host"
     conditions: Conditions | None = None  #: None when nobody observed
+    energy: Energy | None = None  #: None where it was not asked for, or nothing reads it
 
     @classmethod
     def of(
-        cls, samples_us: Sequence[float], timing: str, conditions: Conditions | None = None
+        cls,
+        samples_us: Sequence[float],
+        timing: str,
+        conditions: Conditions | None = None,
+        energy: Energy | None = None,
     ) -> "Timing":
         """Summarise raw samples."""
         rounded = tuple(round(sample, 3) for sample in samples_us)
@@ -89,17 +95,19 @@ class Timing:
             samples_us=rounded,
             timing=timing,
             conditions=conditions,
+            energy=energy,
         )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Timing":
         """Read what ``dataclasses.asdict`` wrote."""
-        conditions = data["conditions"]
+        conditions, energy = data["conditions"], data.get("energy")
         return cls(
             time_us=data["time_us"],
             samples_us=tuple(data["samples_us"]),
             timing=data["timing"],
             conditions=None if conditions is None else Conditions.from_dict(conditions),
+            energy=None if energy is None else Energy.from_dict(energy),
         )
 
     def in_turns(self) -> dict[str, Any]:
@@ -111,6 +119,8 @@ class Timing:
         }
         if self.conditions is not None:
             entry["conditions"] = asdict(self.conditions)
+        if self.energy is not None:
+            entry["energy"] = self.energy.to_dict()
         return entry
 
 
@@ -118,6 +128,7 @@ class Timer(ABC):
     """A warmed-up launch that can be sampled again and again."""
 
     name: str  #: the rule, as in :class:`Timing`
+    launches: int = 1  #: of one replay
     samples: int  #: how many samples one measurement takes
 
     @abstractmethod
@@ -131,6 +142,10 @@ class Timer(ABC):
     def load(self, duration_s: float) -> None:
         """Queue work for about that long without waiting for it, so that clocks can be read."""
         return None
+
+    def bout(self, replays: int) -> None:
+        """Queue replays, as far as may be behind those of the bout before, which is waited for."""
+        self.sample(replays)
 
     def settle(self, duration_s: float) -> None:
         """Run for about that long as samples do, until the clock is this launch's own.

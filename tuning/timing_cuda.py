@@ -58,6 +58,24 @@ def _capture(launches: Sequence[Launch]) -> torch.cuda.CUDAGraph:
     return graph
 
 
+class _Bouts:
+    """Replays of a graph, queued a bout ahead of the one that is waited for."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
+        self._graph = graph
+        self._running: torch.cuda.Event | None = None
+
+    def queue(self, replays: int) -> None:
+        """Queue a bout, then wait for the one before."""
+        for _ in range(replays):
+            self._graph.replay()
+        end = _event()
+        end.record()
+        if self._running is not None:
+            self._running.synchronize()
+        self._running = end
+
+
 class EventTimer(Timer):
     """Device events around single launches, each after an L2 flush unless ``flush`` is None.
 
@@ -68,6 +86,7 @@ class EventTimer(Timer):
     def __init__(self, launch: Launch, flush: torch.Tensor | None) -> None:
         self._launch = launch  # owns the operands that the graph reads and writes
         self._graph = _capture([launch])
+        self._bouts = _Bouts(self._graph)
         self._flush = flush
         self.name = "events-warm" if flush is None else "events-cold"
         self.samples = ESTIMATE_SAMPLES
@@ -96,6 +115,9 @@ class EventTimer(Timer):
         for _ in range(max(3, min(2000, round(duration_s * 1e3)))):
             self._graph.replay()
 
+    def bout(self, replays: int) -> None:
+        self._bouts.queue(replays)
+
     def settle(self, duration_s: float) -> None:
         until = time.monotonic() + duration_s
         while time.monotonic() < until:
@@ -119,6 +141,7 @@ class GraphTimer(Timer):
         self.name = name
         self._launches = launches  # own the operands that the graph reads and writes
         self._graph = _capture([launches[i % self.sets] for i in range(self.launches)])
+        self._bouts = _Bouts(self._graph)
         replay_us = max(1.0, estimate_us) * self.launches
         least = fewest(sampling_us, MIN_REPLAYS)
         self.samples = min(MAX_REPLAYS, max(least, round(sampling_us / replay_us)))
@@ -142,6 +165,9 @@ class GraphTimer(Timer):
     def load(self, duration_s: float) -> None:
         for _ in range(max(3, min(500, round(duration_s * 1e3)))):
             self._graph.replay()
+
+    def bout(self, replays: int) -> None:
+        self._bouts.queue(replays)
 
 
 def open_cuda_timer(

@@ -38,6 +38,7 @@ class Target:
     cache: str  #: "cold" or "warm"
     l2_bytes: int
     sampling_us: float = SAMPLING_US  #: device time that a measurement's samples aim to cover
+    energy: bool = False  #: read energy, too
 
     def to_dict(self) -> dict[str, Any]:
         """The part of a job that all configurations of a study share."""
@@ -231,6 +232,18 @@ class Worker:
             return Compiled(status=lost.status, reason=lost.reason)
         facts = answer["facts"]
         return Compiled(facts=None if facts is None else CompileFacts.from_dict(facts))
+
+    def energy_sensor(self) -> str:
+        """What energy can be read from there: "counter", "power", or "" for nothing.
+
+        Raises:
+            ValueError: there is no such device, or the process does not start.
+        """
+        try:
+            found: str = self._ask({"kind": "energy_sensor"}, ("start_s",))["sensor"]
+        except Lost:
+            return ""
+        return found
 
     def microbenchmark(
         self, name: str, cases: Sequence[Mapping[str, float | str]]

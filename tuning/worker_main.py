@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from tiles.kernels.cuda.modules import BINARIES
 from tiles.problems import parse_problem
 from tuning.cache_folder import cache_folder
 from tuning.channel import Channel
+from tuning.energy_reading import energies_in_turns, energy_sensor, launch_energy
 from tuning.environment import read_environment, sm_clock_mhz
 from tuning.facts_cache import FactsCache
 from tuning.family import family
@@ -120,6 +121,10 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     )
     samples, conditions = guarded_samples(timer, bench.observer)
     timing = Timing.of(samples, timer.name)
+    energy = None
+    if job["energy"] and bench.observer is not None:
+        energy = launch_energy(timer, timing.time_us, bench.observer)
+        _synchronize()
     extra: dict[str, Any] = {}
     if job["environment"]:
         clock = None
@@ -137,6 +142,7 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
         timing=timing.timing,
         accuracy=accuracy,
         conditions=conditions,
+        energy=energy,
     )
     reply("done", {"measurement": outcome.to_dict(), **extra})
 
@@ -165,6 +171,10 @@ def _compare(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
         Timing.of(samples, timer.name, conditions)
         for timer, (samples, conditions) in zip(timers, found, strict=True)
     ]
+    if job["energy"] and bench.observer is not None:
+        energies = energies_in_turns(timers, [t.time_us for t in timings], bench.observer)
+        _synchronize()
+        timings = [replace(t, energy=e) for t, e in zip(timings, energies, strict=True)]
     reply("done", {"timings": [asdict(timing) for timing in timings]})
 
 
@@ -179,6 +189,10 @@ def _compile(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     if facts is None:
         bench.open(job)[1].compile(config)
     reply("done", {"facts": None if facts is None else facts.to_dict()})
+
+
+def _energy_sensor(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
+    reply("done", {"sensor": energy_sensor(bench.observer)})
 
 
 def _microbenchmark(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
@@ -209,6 +223,7 @@ _JOBS = {
     "measure": _measure,
     "compare": _compare,
     "compile": _compile,
+    "energy_sensor": _energy_sensor,
     "microbenchmark": _microbenchmark,
 }
 

@@ -70,6 +70,7 @@ def sweep(
     output: str | Path | None = None,
     max_measurements: int | None = None,
     time_limit: str | None = None,
+    objective: str | None = None,
     storage: str | None = None,
     study: str | None = None,
     retry_failures: bool = False,
@@ -81,6 +82,7 @@ def sweep(
     """Run, or go on with, the sweep that a YAML file describes; the other arguments override it.
 
     Args:
+        objective: ``"time"``, or ``"energy"`` for the least energy a launch.
         storage: URL of a shared PostgreSQL storage, which holds the record instead of a run folder.
         study: the sweep's name in the storage; by default the name of the run folder.
         retry_failures: launch also what failed before with the same source and versions.
@@ -112,6 +114,7 @@ def sweep(
             None if max_measurements is None else count_of("max_measurements", max_measurements)
         ),
         time_limit=time_limit,
+        objective=objective,
     )
     tell = progress or (lambda _: None)
     again = Again.REVALIDATE if revalidate else Again.ALLOW if allow_stale else Again.REFUSE
@@ -167,7 +170,7 @@ def repair(study: str | Path) -> int:
 
 
 def winners(run: "Run") -> dict[str, Any]:
-    """The fastest correct configuration of every study, JSON-ready; predicted beside measured."""
+    """The winner of every study, JSON-ready; predicted beside measured."""
     from tuning.staleness import host_environment, staleness
 
     here = host_environment()
@@ -179,12 +182,15 @@ def winners(run: "Run") -> dict[str, Any]:
 
 
 def _winner(study: "StudyRecord", stale: list[str]) -> dict[str, Any]:
+    from tuning.objective import Objective
+
     statuses = Counter(trial.measurement.status.value for trial in study.trials)
     entry: dict[str, Any] = {
         "problem": str(study.problem),
         "kernel": study.kernel,
         "path": study.path,
         "simulated": study.simulated,
+        "objective": study.objective.value,
         "environment": None if study.environment is None else study.environment.to_dict(),
         "legal_configurations": study.legal_size,
         "trials_by_status": dict(statuses),
@@ -197,19 +203,23 @@ def _winner(study: "StudyRecord", stale: list[str]) -> dict[str, Any]:
     if best is None:
         return entry
     measurement = best.measurement
-    outcome = {
+    predicted: dict[str, Any] = {
+        "time_us": best.predicted_us,
+        "interval_us": [best.predicted_low_us, best.predicted_high_us],
+    }
+    outcome: dict[str, Any] = {
         "time_us": measurement.time_us,
         "iqr_us": measurement.iqr_us,
         "samples": len(measurement.samples_us),
         "timing": measurement.timing,
         "accuracy": None if measurement.accuracy is None else asdict(measurement.accuracy),
     }
+    if study.objective is Objective.ENERGY:
+        predicted["energy_mj"] = best.predicted_energy_mj
+        outcome["energy"] = None if measurement.energy is None else measurement.energy.to_dict()
     return entry | {
         "config": best.config.to_dict(),
-        "predicted": {
-            "time_us": best.predicted_us,
-            "interval_us": [best.predicted_low_us, best.predicted_high_us],
-        },
+        "predicted": predicted,
         "simulated_outcome" if study.simulated else "measured": outcome,
     }
 

@@ -252,6 +252,10 @@ def sweep(
     time_limit: Annotated[
         str | None, typer.Option(help="Of the whole sweep, e.g. 30m; overrides the file.")
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="What winners have the least of: time or energy; overrides the file."),
+    ] = None,
     storage: Storage = None,
     study: Annotated[
         str | None,
@@ -281,6 +285,7 @@ def sweep(
             output=output,
             max_measurements=max_measurements,
             time_limit=time_limit,
+            objective=objective,
             storage=storage,
             study=study,
             retry_failures=retry_failures,

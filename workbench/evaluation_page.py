@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import sim
+from tiles.regular_file import check_regular
 from workbench.evaluation import EVALUATION_SCHEMA, Evaluation
 from workbench.evaluation_tables import evaluation_grids, markdown
 from workbench.outfile import check_outfile, unwritable, write_outfile
@@ -56,8 +57,9 @@ def check_page(path: Path) -> None:
     """Refuse a page that could not be written, before any work is done for it.
 
     Raises:
-        ValueError: no such page, no text, or one without marks.
+        ValueError: no such page, a device or a pipe, no text, or one without marks.
     """
+    check_regular(path)
     with_section(_read(path), "", path)
     check_outfile(_folder(path) / STORED, EVALUATION_SCHEMA)
 

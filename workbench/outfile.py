@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tiles.intake import shown
+from tiles.regular_file import check_regular
 
 __all__ = ["check_name", "check_outfile", "unwritable", "write_outfile"]
 
@@ -68,9 +69,7 @@ def _check(path: Path, kind: str) -> None:
     with unwritable(path):
         if path.is_dir():
             raise ValueError(f"{path}: is a folder: name a file in it")
-        # Renaming a file over a device would remove the device.
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: is not a regular file: choose another output")
+        check_regular(path)
         if _is_record(path):
             raise ValueError(f"{path}: the run's own record goes there: choose another output")
         if path.exists() and path.stat().st_size and _kind(_head(path)) != kind:

@@ -53,10 +53,13 @@ def sweep_progress(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
 
 
 def _best(progress: "Progress") -> str:
-    if progress.best is None or progress.best.measurement.time_us is None:
+    if progress.best is None:
+        return ""
+    value = progress.objective.of(progress.best.measurement)
+    if value is None:
         return ""
     label = " (simulated)" if progress.best.measurement.simulated else ""
-    return f"best {progress.best.measurement.time_us:.1f} us{label}"
+    return f"best {progress.objective.text(value)}{label}"
 
 
 @contextmanager

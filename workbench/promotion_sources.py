@@ -15,6 +15,7 @@ __all__ = ["Source", "contests_of", "open_source"]
 
 #: Of a new run: how many of the fastest may compete, and how near the fastest they must be.
 NEAR, AT_MOST = 0.03, 11
+_BY_ENERGY = "was searched for energy, and contests go by time: sweep with --objective time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +47,14 @@ def open_source(path: Path) -> Source:
 
 def _run_source(path: Path) -> Source:
     import tuning
+    from tuning.objective import Objective, objective_of
     from tuning.promotion.contest import Contender
 
     run = tuning.load_run(path)
+    if objective_of(run.plan) is Objective.ENERGY:
+        raise ValueError(f"{path} {_BY_ENERGY}")
     found: dict[tuple[str, str], tuple[Problem, list[Contender]]] = {}
-    timed: dict[tuple[str, str], list[tuple[float, Contender]]] = {}
+    timed: dict[tuple[str, str], list[tuple[bool, float, Contender]]] = {}
     for study in run.studies:
         key = _key(study.kernel, study.problem)
         for trial in study.trials:
@@ -59,12 +63,15 @@ def _run_source(path: Path) -> Source:
                 continue
             before = None if study.simulated else time_us
             one = Contender(kernel=study.kernel, config=trial.config, before_us=before)
-            timed.setdefault(key, []).append((time_us, one))
+            timed.setdefault(key, []).append((study.simulated, time_us, one))
             found.setdefault(key, (study.problem, []))
-    for key, pairs in timed.items():
-        pairs.sort(key=lambda pair: pair[0])
-        limit = pairs[0][0] * (1 + NEAR)
-        found[key][1].extend([one for time_us, one in pairs if time_us <= limit][:AT_MOST])
+    for key, told in timed.items():
+        # A measured and a simulated time are never compared: measured ones come first, as where
+        # a package is emitted, and alone.
+        told.sort(key=lambda one: one[:2])
+        simulated, fastest, _ = told[0]
+        near = [c for s, t, c in told if s is simulated and t <= fastest * (1 + NEAR)]
+        found[key][1].extend(near[:AT_MOST])
     if not found:
         raise ValueError(f"{path} has no correct configuration yet: sweep on, then promote")
     plan = run.plan
@@ -76,6 +83,7 @@ def _run_source(path: Path) -> Source:
 def _package_source(path: Path) -> Source:
     from sim import load_gpu
     from tuning.family import family
+    from tuning.objective import Objective
     from tuning.promotion.contest import Contender
     from workbench.verification.package import open_package
 
@@ -85,6 +93,8 @@ def _package_source(path: Path) -> Source:
     if len(gpus) != 1:
         raise ValueError(f"{path} has entries for {', '.join(gpus) or 'no GPU'}: name a run folder")
     for entry in evidence["entries"]:
+        if entry.get("objective") == Objective.ENERGY.value:
+            raise ValueError(f"{path} {_BY_ENERGY}")
         try:
             problem = parse_problem(entry["problem"])
             config = family(entry["kernel"]).config_type.from_dict(entry["config"])

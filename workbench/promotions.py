@@ -127,7 +127,10 @@ def promote(
         raise ValueError(f"on {on!r}: choose gpu or sim")
     folder = path_of("output", output)
     check_name(folder)
-    first, second = open_source(path_of("new", new)), open_source(path_of("over", over))
+    sources = path_of("new", new), path_of("over", over)
+    for one in sources:
+        refuse_unfinished(one)  # what lost there is not known yet
+    first, second = map(open_source, sources)
     contests = contests_of(first, second, common=common)
     asked = {
         "schema": SCHEMA,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,6 +142,7 @@ def _task(
     from workbench.ptq.tensor_file import check_tensor_file
 
     if output is not None:
+        _check_folder(output)
         check_outfile(output / "quantized.json", SCHEMA)
         check_tensor_file(output / "model.safetensors")
     found = load_task(text)
@@ -152,7 +154,7 @@ def _task(
     made = quantize_task(
         found, recipe, scheme=scheme, criterion=criterion, keep=keep, progress=tell
     )
-    record = made.record() | {"task": found.name, "ran": made.ran}
+    record = made.record() | {"task": found.name, "source": text, "ran": made.ran}
     if output is not None:
         made.save(output / "model.safetensors")
         write_outfile(output / "quantized.json", json.dumps(record, indent=2) + "\n")
@@ -162,6 +164,15 @@ def _task(
     _print_quantized(found.name, made)
     if output is not None:
         print(f"wrote {output / 'model.safetensors'} and {output / 'quantized.json'}")
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that files cannot be written into, before any work is done for them."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there}: is a file: give --output a folder, or a name that is free")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{there}: is closed to writing: choose another --output")
 
 
 def _trial_line(trial: "Trial") -> str:

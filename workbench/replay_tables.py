@@ -22,7 +22,8 @@ def replay_tables(replay: "Replay") -> Iterable[Table]:
         if len(space.outcomes) < space.legal_size:
             size = f"a sample of {len(space.outcomes)} of {space.legal_size} configurations"
         kind = "SIMULATED: times are the cost model's" if space.simulated else "measured"
-        title = f"{space.problem}  {space.kernel}  {kind}, {size}, best {space.best_us:.1f} us"
+        best = f"best {space.objective.text(space.best)}"
+        title = f"{space.problem}  {space.kernel}  {kind}, {size}, {best}"
         yield _table(title, study.curves, replay)
     if len(replay.studies) > 1:
         yield _table(f"all {len(replay.studies)} studies", replay.overall, replay)

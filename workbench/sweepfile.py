@@ -214,7 +214,7 @@ class SweepFile(StrictEntry):
     ] = None  #: families to choose from; None: any
     search: SearchEntry = SearchEntry()
     measure: MeasureEntry = MeasureEntry()
-    objective: Literal["time"] = "time"
+    objective: Literal["time", "energy"] = "time"
     quantize: bool = True  #: also search the quantisation of the activations that recipes need
     output: _PathText | None = None  #: run folder; None: the caller of ``to_plan`` gives it
 
@@ -309,6 +309,7 @@ class SweepFile(StrictEntry):
         output: Path | None = None,
         max_measurements: int | None = None,
         time_limit: str | None = None,
+        objective: str | None = None,
     ) -> "Plan":
         """The studies to run; arguments override what the file says.
 
@@ -317,6 +318,7 @@ class SweepFile(StrictEntry):
             output: run folder; must be given where the file names none.
             max_measurements: per study.
             time_limit: of the whole sweep, e.g. ``30m``.
+            objective: ``time`` or ``energy``.
         Raises:
             ValueError: an override is malformed, no run folder is named, or no kernel can run any
                 of the problems.
@@ -326,7 +328,13 @@ class SweepFile(StrictEntry):
         """
         from sim import load_gpu
         from tuning import Plan, Strategy, StudyPlan
+        from tuning.objective import Objective
 
+        wanted = self.objective if objective is None else objective
+        if wanted not in (known := [one.value for one in Objective]):
+            raise ValueError(
+                f"--objective takes {' or '.join(known)}, got {shown(wanted)}: choose one"
+            )
         simulate = self._simulated(on)
         if output is None:
             if self.output is None:
@@ -357,6 +365,7 @@ class SweepFile(StrictEntry):
             seed=self.search.seed,
             simulate=simulate,
             cache=self.measure.cache,
+            objective=Objective(wanted),
         )
 
 

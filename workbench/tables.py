@@ -22,7 +22,7 @@ from workbench.format_facts import (
 from workbench.prediction_tables import bytes_text
 
 if TYPE_CHECKING:
-    from tuning import Run
+    from tuning import Run, TrialRecord
 
 __all__ = [
     "format_tables",
@@ -87,30 +87,48 @@ def _text_table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ..
 
 
 def winner_table(run: "Run") -> Table:
-    """The fastest correct configuration of every study; predicted and measured stand apart."""
+    """The winner of every study; predicted and measured stand apart."""
+    from tuning.objective import Objective
+
     simulated = any(study.simulated for study in run.studies)
+    by_energy = any(study.objective is Objective.ENERGY for study in run.studies)
+    word = "simulated" if simulated else "measured"
     title = f"{run.folder}  " + (
         "SIMULATED: times are the cost model's" if simulated else "measured"
     )
+    if by_energy:
+        title = title.replace("times", "times and energies") + ", least energy"
     table = Table(title=title, title_justify="left")
     table.add_column("problem", no_wrap=True)
     table.add_column("kernel", no_wrap=True)
-    table.add_column("simulated us" if simulated else "measured us", justify="right")
+    table.add_column(f"{word} us", justify="right")
     table.add_column("predicted us", justify="right")
+    if by_energy:
+        table.add_column(f"{word} mJ", justify="right")
+        table.add_column("predicted mJ", justify="right")
     table.add_column("trials", justify="right")
     table.add_column("legal", justify="right")
     table.add_column("configuration", overflow="fold")
     for study in run.studies:
         best = study.best
         if best is None or best.measurement.time_us is None:
-            shown = ["-", "-", str(len(study.trials)), str(study.legal_size), study.stopped]
+            shown = ["-", "-"] + (["-", "-"] if by_energy else [])
+            shown += [str(len(study.trials)), str(study.legal_size), study.stopped]
         else:
             shown = [
                 f"{best.measurement.time_us:.1f}",
                 f"{best.predicted_us:.1f}",
+                *(_energy_cells(best) if by_energy else ()),
                 str(len(study.trials)),
                 str(study.legal_size),
                 str(best.config),
             ]
         table.add_row(str(study.problem), study.kernel, *shown)
     return table
+
+
+def _energy_cells(best: "TrialRecord") -> list[str]:
+    """Measured or simulated, then predicted millijoules."""
+    energy = best.measurement.energy
+    found = (None if energy is None else energy.energy_mj, best.predicted_energy_mj)
+    return ["-" if value is None else f"{value:.4g}" for value in found]

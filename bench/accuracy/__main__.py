@@ -6,6 +6,7 @@ python -m bench.accuracy --recipes fp8-ptq-e4m3,int8-tensor --pairs 'minilm.*' -
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -30,6 +31,7 @@ RECIPES = (
     "fp8-ptq-e3m4",
     "fp8-ptq-e5m2",
     "fp8-ptq-mixed",
+    "int8-ptq",
     "int8-tensor",
     "int8-row",
     "mxfp8-e4m3",
@@ -70,8 +72,9 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(given)
     if not 0 <= arguments.criterion < 1:
         parser.error(f"--criterion {arguments.criterion}: at least 0 and below 1")
-    if arguments.threads < 1:
-        parser.error(f"--threads {arguments.threads}: at least 1")
+    cores = os.cpu_count() or 1
+    if not 1 <= arguments.threads <= cores:
+        parser.error(f"--threads {arguments.threads}: from 1 to the {cores} of this machine")
     if arguments.output is None and not arguments.dry_run:
         parser.error("--output FILE.json is missing: name the record, or give --dry-run")
     return arguments
@@ -151,9 +154,11 @@ def _prepare(device: str, threads: int) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch sees no CUDA device here: leave it out")
     try:
-        torch.device(device)
+        kind = torch.device(device).type
     except RuntimeError as error:
         raise ValueError(f"--device {device}: no such device: cpu or cuda") from error
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device}: models are scored on cpu or cuda")
 
 
 if __name__ == "__main__":

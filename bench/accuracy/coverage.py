@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from workbench.ptq.criterion import holds
+
 __all__ = ["CRITERION", "Coverage"]
 
 #: Largest relative loss of accuracy that passes. Source: arXiv 2309.14592.
@@ -48,7 +50,7 @@ class Coverage:
                 paper has it: only a loss is counted against a format.
         """
         scored = {n: c for n, c in changes.items() if c is not None and math.isfinite(c)}
-        missed = tuple(name for name, change in scored.items() if change < -criterion)
+        missed = tuple(name for name, change in scored.items() if not holds(-change, criterion))
         return cls(
             recipe=recipe,
             scheme=scheme,

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.accuracy.coverage import Coverage
 from workbench.outfile import check_outfile, write_outfile
+from workbench.ptq.criterion import holds, relative_loss
 
 __all__ = ["BASELINE", "SCHEMA", "AccuracyRecord", "Row", "Status"]
 
@@ -58,11 +59,11 @@ class Row:
         """Of the score, relative to fp32's: -0.01 is a loss of 1 %."""
         if self.score is None or self.fp32 is None or self.fp32 == 0:
             return None
-        return (self.score - self.fp32) / abs(self.fp32)
+        return 0.0 - relative_loss(self.fp32, self.score)
 
     def within(self, criterion: float) -> bool:
         """Whether at most so much of fp32's score is lost; without a score it is not."""
-        return self.change is not None and self.change >= -criterion
+        return self.change is not None and holds(-self.change, criterion)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

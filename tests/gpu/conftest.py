@@ -1,11 +1,33 @@
 """What tests on a GPU run under, beside what all tests do."""
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from dealing import dealt
 from huge_tensors import huge
 
 __all__ = ["huge"]
+
+
+def _listed() -> list[str]:
+    """The host's GPUs by number; none without the driver's tool."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=60)
+    gpus = [line for line in answer.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(gpus))]
+
+
+def pytest_configure() -> None:
+    """Before torch is loaded: processes of one run take the host's GPUs in turns."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    gpu = dealt(worker, os.environ.get("CUDA_VISIBLE_DEVICES"), _listed() if worker else ())
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 @pytest.fixture(autouse=True)

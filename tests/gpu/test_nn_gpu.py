@@ -196,13 +196,18 @@ def test_attention(causal: bool, width: int, kernels: CudaBackend) -> None:
     generator = torch.Generator().manual_seed(11)
     joint = torch.randn(2, 128, 12 * width, generator=generator).bfloat16()
     dy = torch.randn(2, 4, 128, width, generator=generator).bfloat16()
-    q, k, v = (part.view(2, 128, 4, width).transpose(1, 2) for part in joint.chunk(3, dim=-1))
-    expected = TWIN.attend(q, k, v, causal=causal)
-    found = kernels.attend(q.cuda(), k.cuda(), v.cuda(), causal=causal)
+
+    def parts(x: torch.Tensor) -> list[torch.Tensor]:
+        return [one.view(2, 128, 4, width).transpose(1, 2) for one in x.chunk(3, dim=-1)]
+
+    # Parts on the device as well: a copy of each would lie by itself.
+    here, there = parts(joint), parts(joint.cuda())
+    expected = TWIN.attend(*here, causal=causal)
+    found = kernels.attend(*there, causal=causal)
     torch.testing.assert_close(found.out.cpu(), expected.out, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(found.log_sum.cpu(), expected.log_sum, rtol=1e-3, atol=1e-3)
-    back = TWIN.attend_backward(dy, q, k, v, expected, causal=causal)
-    grads = kernels.attend_backward(dy.cuda(), q.cuda(), k.cuda(), v.cuda(), found, causal=causal)
+    back = TWIN.attend_backward(dy, *here, expected, causal=causal)
+    grads = kernels.attend_backward(dy.cuda(), *there, found, causal=causal)
     for one, other in zip(grads, back, strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=5e-2, atol=5e-2)
 

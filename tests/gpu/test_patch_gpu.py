@@ -1,16 +1,19 @@
 """A Llama-like block of 4096 features patched by a package: answers, graphs, speed-up."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from rounding_noise import product_noise
 
 from bench.block_timing import Case, Clock
 from bench.patch import ASKED, MODEL
 from bench.patched_block import (
+    ERROR_FACTOR,
     emitted_for,
     expected_error,
     imported,
@@ -19,6 +22,8 @@ from bench.patched_block import (
 )
 from bench.torch_block import TransformerBlock
 from sim import gpu_names, load_gpu
+from tiles.formats.torch_codec import quantize_tensor
+from tiles.recipes import recipe
 from workbench.network_models import read_network
 
 pytestmark = pytest.mark.gpu
@@ -83,14 +88,31 @@ def test_every_layer_is_the_product_of_its_codes(module: ModuleType, name: str) 
         off = (out.view_as(exact).double() - exact).norm() / exact.norm()
         # Half a last place of bf16, and what chained sums of FP8 products lose (22 bits).
         assert off < 2**-8, (key, float(off))
-        plain = layer.original[0].weight.to("cuda").double()
-        wide = rows.double() @ plain.T
-        assert (exact - wide).norm() < 1.5 * expected_error(name, layer.in_features) * wide.norm()
+        plain = layer.original[0].weight.detach().to("cuda")
+        wide = rows.double() @ plain.double().T
+        # By the steps at these very numbers: what goes into "down" has a few large ones.
+        most = 1.1 * product_noise(rows, plain, recipe(name))
+        assert (exact - wide).norm() < most * wide.norm(), (key, most)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 128, 300])
+def test_weight_only_layers_are_the_product_of_their_codes(module: ModuleType, rows: int) -> None:
+    """By CUDA C++ and by Triton, whichever the package has for so many rows."""
+    block, _ = _block(SMALL)
+    module.patch(block, "w4a16-g128")
+    generator = torch.Generator(device="cuda").manual_seed(rows)
+    for key, layer in block.linears.items():
+        weight = layer.original[0].weight.detach().to("cuda")  # type: ignore[index, union-attr]
+        shape = (rows, weight.shape[1])
+        x = torch.randn(shape, generator=generator, dtype=torch.bfloat16, device="cuda")
+        coded = quantize_tensor(weight, recipe("w4a16-g128").weight).dequantize(torch.float64)
+        exact = x.double() @ coded.T
+        # Half a last place of bf16 for the output, and one where weights are scaled in bf16:
+        # 2^-9 each at most, independent of one another.
+        assert (layer(x).double() - exact).norm() < 2**-8 * exact.norm(), key
 
 
 def test_weights_have_the_same_bits_as_on_the_host(module: ModuleType) -> None:
-    from importlib import import_module
-
     quantize_weight = import_module(f"{module.__name__}._weight_codes").quantize_weight
     weight = torch.randn(1100, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
     weight[3, 7], weight[200, 9], weight[512:640, :128] = torch.nan, torch.inf, 0
@@ -101,10 +123,14 @@ def test_weights_have_the_same_bits_as_on_the_host(module: ModuleType) -> None:
         ("int4", (1, 128), "fp16"),
     ):
         host = quantize_weight(weight, element, block, stored)
-        for mine, its in zip(
-            quantize_weight(weight.cuda(), element, block, stored), host, strict=True
-        ):
-            assert torch.equal(mine.cpu().view(torch.uint8), its.view(torch.uint8)), element
+        codes, scales = quantize_weight(weight.cuda(), element, block, stored)
+        assert torch.equal(codes.cpu().view(torch.uint8), host[0].view(torch.uint8)), element
+        # Of 1xB blocks columns are contiguous, and a NaN is one with whatever bits.
+        mine, its = (one.cpu().contiguous().float() for one in (scales, host[1]))
+        assert scales.stride() == host[1].stride()
+        assert torch.equal(mine.isnan(), its.isnan()), element
+        assert torch.equal(mine.nan_to_num(), its.nan_to_num()), element
+        assert its.isnan().any()
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "w4a16-g128"])
@@ -112,6 +138,8 @@ def test_one_compiled_graph_and_a_cuda_graph_give_the_eager_answer(
     module: ModuleType, name: str
 ) -> None:
     block, x = _block(SMALL)
+    with torch.no_grad():
+        plain = block(x).double()
     report = module.patch(block, name)
     assert len(report.replaced) == 4
     assert all(one.tuned for one in report.replaced)
@@ -119,8 +147,11 @@ def test_one_compiled_graph_and_a_cuda_graph_give_the_eager_answer(
     compiled = torch.compile(block, fullgraph=True, dynamic=False)
     with torch.no_grad():
         eager = block(x)
-        # Fused steps between the products round less often.
-        assert (compiled(x).float() - eager.float()).norm() < 0.05 * (eager - x).float().norm()
+        found, cost = compiled(x).double(), (eager.double() - plain).norm()
+        # Fused steps between the products round less often, and what is a little off may have the
+        # next code: by no more than if all activations were rounded independently.
+        assert (found - eager.double()).norm() < cost
+        assert (found - plain).norm() < 1.1 * cost
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -134,27 +165,35 @@ def test_one_compiled_graph_and_a_cuda_graph_give_the_eager_answer(
         assert torch.equal(out, eager)
 
 
-def test_bf16_weights_are_never_all_on_the_gpu(module: ModuleType, tmp_path: Path) -> None:
+def test_bf16_weights_are_never_all_on_the_gpu(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import save_file
 
+    # fp32 temporaries of a band, small beside the weights.
+    monkeypatch.setattr(import_module(f"{module.__name__}._weight_codes"), "_BAND", 1 << 20)
     block, x = _block(SMALL)
     with torch.no_grad():
         plain = block(x)
     path = tmp_path / "block.safetensors"
     save_file({name: one.cpu() for name, one in block.state_dict().items()}, path)
-    largest = max(one.numel() for one in block.parameters())
+    largest = max(one.nbytes for one in block.parameters())
+    everything = sum(one.nbytes for one in block.parameters())
+    cos, sin = block.cos, block.sin
     block.to("meta")
-    block.cos, block.sin = _block(SMALL)[0].cos, _block(SMALL)[0].sin
+    block.cos, block.sin = cos, sin
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     report = module.patch(block, "deepseek-fp8", weights=path, device="cuda")
     peak = torch.cuda.max_memory_allocated() - before
-    # Codes, one weight in bf16, its own codes, and the fp32 temporaries of a band.
-    assert peak < report.bytes_after + 4 * largest + 2**29
+    # Codes, one weight in bf16, and what a band needs.
+    most = report.bytes_after + largest + 2**26
+    assert most < 0.9 * (report.bytes_after + everything)
+    assert peak < most
     with torch.no_grad():
         off = (block(x).double() - plain.double()).norm() / (plain - x).double().norm()
-    assert off < 4 * expected_error("deepseek-fp8", 4096)
+    assert off < ERROR_FACTOR * expected_error("deepseek-fp8", 4096)
 
 
 @pytest.mark.parametrize("name", RECIPES)

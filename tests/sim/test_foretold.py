@@ -1,5 +1,6 @@
 """Predictions kept beside measured tables, and a frozen model judged by them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_what_was_foretold_is_read_back(tmp_path: Path, tables: list[MeasuredTab
     for one, other in zip(kept, read_foretold(path, tables), strict=True):
         for name in ("time_us", "low_us", "high_us"):
             assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path, tables: list[MeasuredTable]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: is not a regular file: choose another output"):
+        write_foretold(tmp_path / "pipe", [told(one, 1.0) for one in tables])
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_predictions_of_other_rows_and_damaged_files_are_refused(

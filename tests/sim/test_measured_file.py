@@ -1,6 +1,7 @@
 """Measured tables on disk: they come back as they were, and a damaged file says so in a line."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -254,3 +255,11 @@ def test_columns_have_a_number_a_row(name: str) -> None:
 def test_times_are_positive_and_finite(time: float) -> None:
     with pytest.raises(ValueError, match="a measured time is not positive and finite"):
         measured(times=[1.0, 2.0, time, 3.0], table=gemm_table(group_m=[1, 2, 4, 8]))
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: is not a regular file: choose another output"):
+        write_measured(tmp_path / "pipe", [full()])
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()

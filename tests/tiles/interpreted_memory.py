@@ -24,6 +24,8 @@ from unittest import mock
 import numpy as np
 from triton.runtime import interpreter
 
+from tiles.kernels.quick_interpreter import quick_interpreter
+
 _SHIFT = np.uint64(48)
 _ADDRESS = np.uint64((1 << 48) - 1)
 
@@ -195,5 +197,5 @@ if __name__ == "__main__":
     # The script finds its siblings and arguments as if it were run by itself.
     sys.argv = sys.argv[1:]
     sys.path[0] = str(Path(sys.argv[0]).parent)
-    with checked():
+    with checked(), quick_interpreter():
         runpy.run_path(sys.argv[0], run_name="__main__")

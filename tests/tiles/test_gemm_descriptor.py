@@ -44,7 +44,7 @@ GEMM = TritonGemm()
 SERVED = (
     *("bf16", "bf16-kahan", "bf16-sr", "fp16", "e4m3-tensor", "e4m3-row", "e5m2-tensor"),
     *("e5m2-row", "fp8-bert", "fp8-ptq-e4m3", "fp8-ptq-e5m2", "fp8-lm", "deepseek-fp8"),
-    *("e5m2-b128", "unit-scaling", "int8-tensor", "int8-row", "int8-b128", "jetfire"),
+    *("e5m2-b128", "unit-scaling", "int8-tensor", "int8-ptq", "int8-row", "int8-b128", "jetfire"),
     *("jetfire-64", "jetfire-128", "int8-b1x128", "e4m3-b1x128", "e4m3-b128"),
     "jetfire-fp16-scales",
 )

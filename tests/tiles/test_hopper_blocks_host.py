@@ -4,7 +4,7 @@ import hopper_blocks_host
 import numpy as np
 import pytest
 import torch
-from test_hopper_blocks_emulated import F32, quantized, running
+from test_hopper_blocks_arithmetic import F32, quantized, running
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor

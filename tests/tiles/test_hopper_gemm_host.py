@@ -65,6 +65,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     # Every place of a tile among B's blocks, and a tile under three of them.
     "192 columns": ((100, 392, 264), "e4m3fn", "bf16", "b1x128", (192, 2, 1, 2, True)),
     "176 columns": ((100, 536, 256), "e5m2", "fp32", "b1x128", (176, 3, 1, 2, True)),
+    # Scales of A and of B are fetched for 32 steps at a time.
+    "66 steps": ((20, 56, 8328), "e4m3fn", "fp32", "b128x128", (64, 3, 1, 1, True)),
     "160 columns": ((140, 328, 136), "int8", "fp32", "b128x128", (160, 2, 2, 1, True)),
 }
 
@@ -83,6 +85,9 @@ SMALL = ((100, 136, 264), "e4m3fn", "fp32", "b1x128", (64, 2, 1, 1, True))
 FAULTS = {
     "a chain that stops between tiles": ("more || step + 1 < steps", "step + 1 < steps", SMALL),
     "a stage given back while it is read": ("wgmma_wait<0>();\n                pin", "pin", SMALL),
+    "a turn kept over a tile's way out": ("if (more) turn_pass(1 - consumer);", "", SMALL),
+    "a turn passed twice": ("if (step > 0) turn_pass", "turn_pass", SMALL),
+    "a turn that nobody takes": ("if (any && consumer == 0) turn_wait(0);", "", SMALL),
     "one block for all columns": ("left % QUANT);", "0);", CASES["192 columns"]),
 }  # fmt: skip
 

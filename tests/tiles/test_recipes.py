@@ -79,6 +79,7 @@ DEFINED = {
     "deepseek-fp8": "e4m3fn.b1x128 e4m3fn.b128x128 e4m3fn.b1x128 bf16 bf16 fp32",
     "unit-scaling": "e4m3fn e4m3fn e5m2 fp16 fp16 fp32",
     "posit8": "posit8es1 posit8es1 posit8es2 bf16 bf16 fp32",
+    "int8-ptq": "int8.tensor int8.row bf16 bf16 bf16 none",
     "llm-int8": "int8.row int8.row bf16 fp16 fp16 none",
     "jetfire": "int8.b32x32 int8.b32x32 int8.b32x32+sr int8.b32x32 fp16 fp32",
     "jetfire-64": "int8.b64x64 int8.b64x64 int8.b64x64+sr int8.b64x64 fp16 fp32",

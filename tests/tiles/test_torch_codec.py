@@ -241,7 +241,7 @@ def check_workspace(x: torch.Tensor, fmt: TensorFormat, chunk: int) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
-    "bf16 e4m3fn.mx e2m1fn.mx+rceil nvfp4 uint4.g32 int8.b32x32+sr nf4.g64 posit8es1 "
+    "bf16 e4m3fn.mx e2m1fn.mx+rceil nvfp4 uint4.g32 int8.b32x32 int8.row+sr nf4.g64 posit8es1 "
     "e3m4fn.row+away e4m3fn.mx+nosat".split(),
 )
 def test_compiled_equals_the_reference(name: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import tuning
 from tiles.kernels.closure import source_digest
 from tuning import Strategy
 from tuning.journal import JOURNAL
+from tuning.store import replace_file
 from tuning.stored_plan import GPU_FILE, PLAN_FILE
 
 
@@ -168,3 +170,11 @@ def test_loading_says_what_is_missing(tmp_path: Path) -> None:
 def test_plan_refuses_nonsense(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_plan(tmp_path, **changes)
+
+
+def test_a_pipe_is_not_replaced_by_a_file_of_the_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / GPU_FILE)
+    with pytest.raises(ValueError, match=r"is not a regular file: choose another output"):
+        replace_file(tmp_path / GPU_FILE, b"x")
+    assert [path.name for path in tmp_path.iterdir()] == [GPU_FILE]
+    assert (tmp_path / GPU_FILE).is_fifo()

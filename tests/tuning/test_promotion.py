@@ -212,6 +212,36 @@ def test_nothing_is_promoted_by_samples_taken_apart(
     assert promoted(tmp_path / "run", CONTESTS[:1]).verdicts == done.verdicts
 
 
+def test_new_entries_alone_need_no_turns_to_hold_one(
+    tmp_path: Path, bench: type[ContestBench]
+) -> None:
+    """The first of them may be wrong, and so may the old one."""
+    bench.failing = "out of memory"
+    contests = (
+        contest(0, None, one(500, "wrong"), one(700), one(600)),
+        contest(1, one(1000, "wrong"), one(800), one(900)),
+    )
+    done = promoted(tmp_path / "run", contests)
+    assert [v.status for v in done.verdicts] == [Status.PROMOTED] * 2
+    assert [v.reason for v in done.verdicts] == [
+        "there is no old entry", "the old entry is not right: correctness: off"
+    ]  # fmt: skip
+    assert winners(tmp_path / "run") == [(FIRST, 600), (FIRST, 800)]
+    assert promoted(tmp_path / "run", contests).verdicts == done.verdicts
+
+
+def test_a_plan_is_never_there_without_its_promotion(
+    tmp_path: Path, bench: type[ContestBench]
+) -> None:
+    def begin() -> None:
+        assert not (tmp_path / "run" / "plan.json").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        promoted(tmp_path / "run", CONTESTS, begin=begin)
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
 def test_a_simulated_promotion_starts_no_process_and_says_so(
     tmp_path: Path, bench: type[ContestBench]
 ) -> None:
@@ -266,6 +296,27 @@ def test_faster_means_by_the_least_gain_and_beyond_noise(
     assert verdict.reason.startswith(said)
     assert verdict.winner is (verdict.new if status is Status.PROMOTED else verdict.old)
     assert verdict.gain == pytest.approx(101.0 / sorted(new)[10] - 1)
+
+
+def test_equal_times_without_samples_replace_nothing() -> None:
+    """A model gives two configurations one time; with no least gain either would do."""
+    side = Side(contender=one(64), time_us=100.0)
+    verdict = decide(PROBLEM, side, [replace(side, contender=one(65))], 0.0)
+    assert (verdict.status, verdict.winner) == (Status.REFUSED, side)
+    assert verdict.reason == "not faster: +0.0 % between medians"
+
+
+def test_a_noisy_first_one_does_not_hide_a_steady_second() -> None:
+    noisy = _side([80 + 2 * p for p in range(10)] + [120.0] * 9)
+    steady = _side([94 + p / 10 for p in range(20)], contender=one(65))
+    assert noisy.time_us is not None
+    assert steady.time_us is not None
+    noisy = replace(noisy, time_us=90.0)
+    verdict = decide(PROBLEM, _side(STEADY), [steady, noisy], 0.03)
+    assert (verdict.status, verdict.winner, verdict.new) == (Status.PROMOTED, steady, steady)
+    alone = decide(PROBLEM, _side(STEADY), [noisy], 0.03)
+    assert alone.status is Status.REFUSED
+    assert alone.reason.startswith("not faster beyond noise")
 
 
 def test_an_entry_that_nobody_can_fill_is_told() -> None:

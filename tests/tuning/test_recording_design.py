@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,13 @@ def test_a_design_is_stored_and_read_back(small: Design, tmp_path: Path) -> None
     assert read_design(path, GPU) == small
     write_design(small, path)
     assert path.read_bytes() == first
+
+
+def test_a_pipe_is_not_replaced_by_a_design(small: Design, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: is not a regular file: choose another output"):
+        write_design(small, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_design_that_no_longer_holds_is_refused(small: Design, tmp_path: Path) -> None:

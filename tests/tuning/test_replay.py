@@ -64,8 +64,8 @@ def test_outcomes_are_those_that_were_measured(exhaustive: Run) -> None:
     by_config = {trial.config: trial.measurement for trial in run.studies[0].trials}
     for row, outcome in enumerate(space.outcomes):
         known = by_config[space.legal.table.config(row)]
-        assert (outcome.status, outcome.time_us) == (known.status, known.time_us)
-    assert space.best_us == min(m.time_us for m in by_config.values() if m.time_us is not None)
+        assert (outcome.status, outcome.value) == (known.status, known.time_us)
+    assert space.best == min(m.time_us for m in by_config.values() if m.time_us is not None)
     found = replay(run, [Strategy.EXHAUSTIVE], seeds=3)
     failures = one_curve(found, Strategy.EXHAUSTIVE).failures
     assert sum(failures.values()) == 28

@@ -192,7 +192,7 @@ def test_the_models_order_is_kept(kind: Strategy) -> None:
 @pytest.mark.parametrize("kind", [Strategy.TPE, Strategy.RANDOM])
 def test_strategies_without_advice_do_not_look_at_predictions(kind: Strategy) -> None:
     legal = legal_table()
-    worst_first = legal.time_us[::-1].copy()
+    worst_first = legal.predicted[::-1].copy()
     blind = LegalTable(legal.table, worst_first, worst_first * 0.5, worst_first * 2)
     rows = [search(STRATEGIES[kind](one, seed=1, budget=20))[0] for one in (legal, blind)]
     assert rows[0] == rows[1]
@@ -230,14 +230,14 @@ def test_hybrid_stops_once_an_improvement_is_unlikely() -> None:
 
     def measure(row: int) -> Outcome:
         noise = np.random.default_rng(row).normal(0, 0.01)
-        return Outcome(Status.CORRECT, float(legal.time_us[row] * np.exp(noise)))
+        return Outcome(Status.CORRECT, float(legal.predicted[row] * np.exp(noise)))
 
     strategy = STRATEGIES[Strategy.HYBRID](legal, seed=0, budget=200)
     rows, history = search(strategy, measure)
     assert 8 <= len(rows) < 200
     assert "an improvement by 1 % has a chance of 0.0" in strategy.stop(history)
-    assert min(measure(row).time_us or 0 for row in rows) <= 1.01 * min(
-        measure(row).time_us or 0 for row in range(len(legal))
+    assert min(measure(row).value or 0 for row in rows) <= 1.01 * min(
+        measure(row).value or 0 for row in range(len(legal))
     )
 
 
@@ -245,11 +245,11 @@ def test_hybrid_proposes_where_the_model_leaves_room() -> None:
     legal = big_table()
     strategy = STRATEGIES[Strategy.HYBRID](legal, seed=0, budget=32, early_stop=False)
     _, history = search(
-        strategy, lambda row: Outcome(Status.CORRECT, float(legal.time_us[row])), batch=8
+        strategy, lambda row: Outcome(Status.CORRECT, float(legal.predicted[row])), batch=8
     )
     late = history.rows[16:]
     # Rows that are predicted 20 % slower than the best, by a model within 5 %, are left alone.
-    assert legal.time_us[late].max() < 1.2 * legal.time_us.min()
+    assert legal.predicted[late].max() < 1.2 * legal.predicted.min()
 
 
 def test_history_orders_rows_by_their_first_trial() -> None:
@@ -282,8 +282,8 @@ def test_tpe_learns_from_the_latest_and_the_fastest() -> None:
     assert learnt[-1000:] == told[4000:]
     early = learnt[:-1000]
     assert len(early) == 100
-    slowest = max(o.time_us for _, o in early if o.time_us is not None)
-    left = [o.time_us for row, o in told[:4000] if (row, o) not in early]
+    slowest = max(o.value for _, o in early if o.value is not None)
+    left = [o.value for row, o in told[:4000] if (row, o) not in early]
     assert slowest <= min(t for t in left if t is not None)
     # Between two thousands it only grows, so that what was read before need not be read again.
     assert _learnt(told[:4321]) == _learnt(told[:4320]) + told[4320:4321]

@@ -12,6 +12,8 @@ from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.problems import Gemm, Problem, Quantize
 from tiles.recipes import recipe
 from tuning import Environment, Measurement, Run, StudyRecord, TrialRecord
+from tuning.energy import Energy
+from tuning.objective import Objective
 
 RECIPES = ("bf16", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b128", "jetfire")
 SPEED = {"bf16": 1.0, "e4m3-row": 1.7, "deepseek-fp8": 1.4, "int8-row": 1.6}
@@ -42,9 +44,14 @@ def study(
     *,
     simulated: bool,
     trials: int = 24,
+    energy: bool = False,
     **changes: Any,
 ) -> StudyRecord:
-    """A study whose best trial takes about ``base_us``; two of its trials fail when measured."""
+    """A study whose best trial takes about ``base_us``; two of its trials fail when measured.
+
+    Args:
+        energy: it searched for energy: the least is taken by trials that are a little slower.
+    """
     records: list[TrialRecord] = []
     for number in range(trials):
         predicted = base_us * (1 + rng.expovariate(3))
@@ -53,6 +60,10 @@ def study(
         if not simulated and number in (3, 9):
             status, reason = Status.RUNTIME, "an illegal memory access was encountered"
         good = status is Status.CORRECT
+        slower = predicted / base_us
+        predicted_mj = base_us * (250 * slower + 350 / slower) / 1e3 if energy else None
+        # Whose draws are taken apart, so that runs without energies are what they were.
+        noise = 1.0 if simulated else 1 + 0.1 * ((number * 7) % 5 - 2) / 2
         config = (
             gemm_config(rng)
             if isinstance(problem, Gemm)
@@ -68,6 +79,16 @@ def study(
                     time_us=time_us if good else None,
                     samples_us=(time_us, time_us * 1.01, time_us * 1.02, time_us) if good else (),
                     timing="simulated" if simulated else "events-cold",
+                    energy=(
+                        Energy(
+                            energy_mj=predicted_mj * noise,
+                            source="simulated" if simulated else "counter",
+                            launches=0 if simulated else 1000,
+                            seconds=0.0 if simulated else time_us / 1e3,
+                        )
+                        if predicted_mj is not None and good
+                        else None
+                    ),
                     accuracy=(
                         None
                         if simulated or not good
@@ -77,6 +98,7 @@ def study(
                 predicted_us=predicted,
                 predicted_low_us=predicted * 0.85,
                 predicted_high_us=predicted * 1.2,
+                predicted_energy_mj=predicted_mj,
             )
         )
     values: dict[str, Any] = {
@@ -99,6 +121,7 @@ def study(
         "stopped": "an improvement of 1 % is unlikely",
         "not_compared": "",
         "trials": tuple(records),
+        "objective": Objective.ENERGY if energy else Objective.TIME,
     }
     return StudyRecord(**{**values, **changes})
 
@@ -134,5 +157,5 @@ def invented_run(
         "max_measurements": 24,
         "time_limit_s": 1800.0,
         "studies": [],
-    }
+    } | ({"objective": "energy"} if changes.get("energy") else {})
     return Run(folder=Path("runs") / name, plan=plan, gpu=load_gpu("h200"), studies=tuple(studies))

@@ -237,6 +237,7 @@ def test_a_dry_run_tells_the_plan_and_measures_nothing(
         (("--recipes", "mxfp5"), "unknown recipe 'mxfp5'"),
         (("--recipes", "fp32", "--pairs", "resnet"), "--pairs resnet: no such pair.*mlp.blobs"),
         (("--recipes", "fp32", "--device", "cpus"), "--device cpus: no such device"),
+        (("--recipes", "fp32", "--device", "meta"), "--device meta: models are scored on cpu or c"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -248,8 +249,16 @@ def test_bad_input_is_one_line(
     assert not path.exists()
 
 
-@pytest.mark.parametrize("arguments", [(), ("--dry-run", "--criterion", "1")])
-def test_missing_output_and_odd_criteria_are_refused(
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--dry-run", "--criterion", "1"),
+        ("--dry-run", "--threads", "0"),
+        ("--dry-run", "--threads", "999999"),
+    ],
+)
+def test_missing_output_and_odd_numbers_are_refused(
     arguments: tuple[str, ...],
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -276,4 +285,4 @@ def test_a_file_of_another_kind_or_a_damaged_one_is_left_as_it_is(
 
 def test_the_default_recipes_exist() -> None:
     assert set(RECIPES) - {"fp32"} <= set(NAMED)
-    assert len(RECIPES) == 11
+    assert len(RECIPES) == 12

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,18 @@ def test_stand_in_is_the_default_of_the_tuned_gpu(
     tuned = choose_from(
         files, "triton_gemm", FORMATS, (256, 384), 512, "NVIDIA H200", ("hopper_gemm",)
     )
-    with pytest.warns(RuntimeWarning, match="hopper_gemm deepseek-fp8 bf16: no luck: running a"):
+    said = "hopper_gemm deepseek-fp8 bf16 256x384: no luck: running a"
+    with pytest.warns(RuntimeWarning, match=said):
         choice = _lookup.stand_in(tuned, "triton_gemm", 512, "no luck")
     assert (choice.file.kernel, choice.file.gpu, choice.tuned) == ("triton_gemm", "h200", False)
     assert choice.config["tma"] is False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _lookup.stand_in(tuned, "triton_gemm", 300, "no luck")
+    # Another shape has a warning of its own.
+    other = replace(tuned, file=replace(tuned.file, extents=(64, 128)))
+    with pytest.warns(RuntimeWarning, match="bf16 64x128: no luck"):
+        _lookup.stand_in(other, "triton_gemm", 512, "no luck")
 
 
 #: Runs with the emitted module on sys.path[0]; prints nothing and exits 0 when all holds.

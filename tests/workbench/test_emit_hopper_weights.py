@@ -195,7 +195,7 @@ def test_what_it_cannot_run_has_a_stand_in_and_one_warning(
     off = torch.zeros(65, dtype=torch.float32)[1:]
     assert _call(module, 4, row_scale=off) == []
     monkeypatch.setattr(launches.own, "missing", lambda device: "it needs CuPy (no module)")
-    assert "hopper_weight_only w4a16-g128 bf16: it needs CuPy" in _call(module, 4)[0]
+    assert "hopper_weight_only w4a16-g128 bf16 64x512: it needs CuPy" in _call(module, 4)[0]
     assert launches.cuda == []
     assert {(c.file.kernel, c.file.gpu, c.tuned) for c in launches.triton} == {
         (TRITON, "h200", False)
@@ -266,6 +266,30 @@ def test_every_weight_reaches_the_launcher_as_it_takes_it(
     scale = told["operands"][3]
     assert (None if scale is None else str(scale.dtype)) == WEIGHTS[text]
     assert (told["operands"][4] is not None) == fmt.asymmetric
+
+
+def test_patch_counts_its_entries_as_tuned_and_measured(module: ModuleType) -> None:
+    """Of w8a16 nothing but CUDA C++ was tuned, and its times alone speak for it."""
+    for name, extents in (("w8a16", (256, 64)), ("w4a16-g128", (512, 64))):
+        model = torch.nn.Sequential(torch.nn.Linear(*extents)).bfloat16()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            report = module.patch(model, name)
+        assert [one.tuned for one in report.replaced] == [True]
+        assert (model[0].weight.recipe, model[0].weight.columns) == (name, extents[0])
+    within = importlib.import_module(f"{NAME}._linear_recipes")
+    known, refused = within.linear_recipes()
+    assert refused == {}
+    alone = {"w8a16": known["w8a16"]}
+    assert within.choose_recipe(alone) == (
+        "w8a16", "w8a16 is the only recipe with measured entries"
+    )  # fmt: skip
+    # By M = 4096 at (64, 512) in 90 us; w8a16 by M = 8 at (64, 256) in 9.
+    model = torch.nn.Sequential(torch.nn.Linear(512, 64)).bfloat16()
+    report = module.patch(model)
+    assert (
+        report.chosen == "w4a16-g128 is the fastest of 2 recipes on shapes of their own (measured)"
+    )
 
 
 @pytest.mark.slow

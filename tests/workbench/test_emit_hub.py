@@ -182,6 +182,7 @@ def test_what_cannot_go_in_is_listed_with_its_reason(made: EmittedKernel) -> Non
     assert left["kernel"] == "hopper_gemm"
     assert left["reason"].startswith("CUDA C++ runs through CuPy, which a Hub kernel may not")
     card = (made.folder / "CARD.md").read_text()
+    assert "There is no `patch` for whole models here: the same sweep emitted as a wheel" in card
     assert left["reason"] in card
     assert 'get_kernel("my-team/tile-gemm", version=1)' in card
     assert "c = kernel.gemm(a, b, a_scale, b_scale, recipe=" in card

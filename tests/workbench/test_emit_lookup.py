@@ -90,7 +90,17 @@ def test_unseen_extents_take_the_default_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose_from(files, "triton_gemm", FORMATS, (4096, 1000), 17, "NVIDIA H200")
+    with pytest.warns(RuntimeWarning, match=r"never tuned for extents \(4096, 999\): running"):
         choose_from(files, "triton_gemm", FORMATS, (4096, 999), 17, "NVIDIA H200")
+
+
+def test_a_warning_that_was_an_error_is_given_again() -> None:
+    call = ((_file([16]),), "triton_gemm", FORMATS, (64, 64), 8, "NVIDIA H200")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(RuntimeWarning, match="never tuned"):
+                choose_from(*call)
 
 
 def test_a_warning_points_at_the_caller_of_the_package() -> None:

@@ -181,6 +181,40 @@ def test_what_is_left_has_its_reason_and_shared_layers_are_replaced_everywhere(
     assert model.again is model.blocks[1]
 
 
+class Reading(nn.Module):
+    """Asks for weights as T5 (a dtype), Mamba (a product) and Bloom (a part of one) do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wi, self.wo = nn.Linear(HIDDEN, INNER), nn.Linear(INNER, HIDDEN)
+        self.step, self.split = nn.Linear(HIDDEN, INNER), nn.Linear(HIDDEN, INNER)
+        self.inner = nn.Sequential(nn.Linear(HIDDEN, INNER), nn.ReLU())
+        self.inner.last = nn.Linear(HIDDEN, INNER)
+        nn.init.zeros_(self.wi.weight)  # before it is patched
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.wi(x).to(self.wo.weight.dtype)
+        y: torch.Tensor = self.wo(hidden)
+        return y + (self.step.weight.t() @ self._split(x)[..., None])[..., 0]
+
+    @torch.no_grad()
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(
+            nn.functional.linear(x[..., s : s + 64], self.split.weight[:, s : s + 64])
+            for s in (0, 64)
+        ) + nn.functional.linear(x, self.inner.last.weight)  # type: ignore[return-value]
+
+
+def test_layers_whose_weight_another_module_reads_stay_plain(module: ModuleType) -> None:
+    model, x = Reading().bfloat16(), torch.randn(3, HIDDEN).bfloat16()
+    report = module.patch(model, "int8-row")
+    assert [one.name for one in report.replaced] == ["wi", "inner.0"]
+    assert {one.name: one.reason for one in report.left} == dict.fromkeys(
+        ("wo", "step", "split", "inner.last"), "Reading reads its weight by itself"
+    )
+    assert model(x).shape == (3, HIDDEN)
+
+
 def test_untuned_layers_are_said_once_for_each_kind(module: ModuleType) -> None:
     def model() -> nn.Module:
         sizes = [(HIDDEN, INNER), (HIDDEN, 64), (HIDDEN, 64), (64, 32)]
@@ -200,11 +234,48 @@ def test_untuned_layers_are_said_once_for_each_kind(module: ModuleType) -> None:
         module.patch(model(), "int8-row")
         # Nor does the first launch say it again.
         module._lookup.choose("triton_gemm", ("int8-row", "bf16"), (64, HIDDEN), 4, "NVIDIA H200")
+    # Of other extents nothing was said yet.
+    with pytest.warns(RuntimeWarning, match=r"never tuned for extents \(96, 128\)"):
+        module._lookup.choose("triton_gemm", ("int8-row", "bf16"), (96, HIDDEN), 4, "NVIDIA H200")
     with pytest.warns(RuntimeWarning) as caught:
         report = module.patch(model(), "int8-row", untuned="plain")
     assert [str(one.message).split(": ")[2] for one in caught] == ["the plain layer runs"] * 2
     assert [one.name for one in report.replaced] == ["0"]
     assert report.left[0].reason == "int8-row was never tuned for layers of 128 -> 64"
+
+
+def test_activations_that_nobody_tuned_are_said_too(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = importlib.import_module(f"{NAME}._linear_recipes")
+    wanted = ("triton_quantize", (INNER,))
+    files = tuple(f for f in inside.FILES if (f.kernel, f.extents) != wanted)
+    assert len(files) < len(inside.FILES)
+    monkeypatch.setattr(inside, "FILES", files)
+    with pytest.warns(RuntimeWarning) as caught:
+        report = module.patch(mlp(), "int8-row")
+    assert [str(one.message).partition(": running")[0] for one in caught] == [
+        "Linear: quantising 192 columns to int8.row was never tuned"
+    ]
+    assert [(one.name, one.tuned) for one in report.replaced] == [
+        ("up_proj", True), ("down_proj", False)
+    ]  # fmt: skip
+
+
+def test_where_warnings_are_errors_every_attempt_is_told(module: ModuleType) -> None:
+    model = nn.Sequential(nn.Linear(HIDDEN, 80)).bfloat16()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(RuntimeWarning, match="never tuned for layers of 128 -> 80"):
+                module.patch(model, "int8-row")
+    assert type(model[0]) is nn.Linear
+    # A layer that stays plain says nothing about calls of the package.
+    with pytest.warns(RuntimeWarning, match="the plain layer runs"):
+        module.patch(nn.Sequential(nn.Linear(HIDDEN, INNER), *model).bfloat16(), untuned="plain")
+    recipe = ("e4m3-row", "bf16")
+    with pytest.warns(RuntimeWarning, match=r"never tuned for extents \(80, 128\)"):
+        module._lookup.choose("triton_gemm", recipe, (80, HIDDEN), 4, "NVIDIA H200")
 
 
 def test_another_gpu_is_said_once_and_left_plain_where_that_is_asked(

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from emit_runs import run_of, study
 
+from sim import load_gpu
 from tiles.kernels import TileConfig
 from tiles.kernels.gemm import GemmConfig
 from tuning import StudyRecord
 from tuning.row_keys import Lookup, served_by
+from tuning.row_times import row_times
 from workbench.emission import emit
 from workbench.emission.kept_rows import Loss
 from workbench.emission.package_files._lookup import choose_from, parse_config_file
@@ -123,6 +126,43 @@ def test_a_simulated_run_has_predicted_losses_alone() -> None:
     assert rows.predicted is not None
     assert rows.predicted.loss <= 0.1
     assert "(predicted)" in str(rows)
+
+
+def test_what_was_simulated_beside_measured_m_is_left_with_that_reason() -> None:
+    """Below, within and beyond the M that were measured."""
+    more = [_tuned(m, {DECODE: 1.0, PREFILL: 2.0}, simulated=True) for m in (1, 48, 4096)]
+    chosen = select(run_of(*_run(), *more), rows_loss=0.02)
+    (rows,) = chosen.rows
+    assert (rows.first_m, rows.last_m, rows.predicted) == (16, 1024, None)
+    assert not any(entry.simulated for entry in chosen.entries)
+    told = {one.problem: one.reason for one in chosen.left}
+    said = "simulated where other M were measured, and the two are not compared: M "
+    first, last = rows.keys[0], rows.keys[-1]
+    assert told[str(more[0].problem)] == f"{said}1 takes the entry of triton_gemm under M {first}"
+    assert told[str(more[1].problem)].startswith(f"{said}48 takes")
+    assert told[str(more[2].problem)] == f"{said}4096 takes the entry of triton_gemm under M {last}"
+
+
+@pytest.mark.parametrize(
+    ("layout", "family"),
+    [
+        ("gathered.2", "triton_grouped_gemm"),  # rows of whole tokens alone
+        ("masked.2048", "hopper_grouped_gemm"),
+        ("padded.128", "hopper_grouped_gemm"),
+    ],
+)
+def test_rows_of_a_mixture_are_its_tokens_and_not_its_experts(layout: str, family: str) -> None:
+    problems = [f"grouped_gemm:4x{m}x512x1024:deepseek-fp8:{layout}:bf16" for m in (64, 256, 2048)]
+    made = [study(text, family=family, time_us=30.0 + place) for place, text in enumerate(problems)]
+    (rows,) = select(run_of(*made), rows_loss=3.0).rows
+    assert rows.extents[0] == 4
+    assert (rows.first_m, rows.last_m) == (64, 2048)
+    times = row_times(made, load_gpu("h200"))
+    assert np.isfinite(times.modelled_us).all()
+    # More rows take longer by the model, scaled to the trials of one configuration or not.
+    at = [times.rows.index(m) for m in (64, 2048)]
+    assert (times.modelled_us[:, at[0]] < times.modelled_us[:, at[1]]).all()
+    assert all(m % 2 == 0 for m in times.rows) or not layout.startswith("gathered")
 
 
 def test_formats_and_extents_are_chosen_apart() -> None:

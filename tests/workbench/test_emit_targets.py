@@ -1,8 +1,10 @@
 """Targets of emit: one interface, one line each; a mistake is one line and writes nothing."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from tuning import Run
 from workbench.cli import main
 from workbench.emission import targets
 from workbench.emission.emitted import EmittedFiles
+from workbench.emission.t4_files import write
 from workbench.emission.targets import TARGETS, Target, target
 
 Call = Callable[..., tuple[int, str, str]]
@@ -130,6 +133,27 @@ def test_t4_files_are_those_of_export(sweep: Run, call: Call) -> None:
         "target": "kernel-tuner-t4",
         "files": ["one.json"],
     }
+
+
+def test_one_bad_study_takes_no_t4_file_from_the_others(sweep: Run, call: Call) -> None:
+    assert call("export", sweep.folder, "whole")[0] == 0
+    first, second = sorted(Path("whole").iterdir())
+    Path("part").mkdir()
+    foreign = Path("part", first.name)
+    foreign.write_text("{}")
+    code, out, err = call("export", sweep.folder, "part")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    problem = sweep.studies[0].problem
+    assert f"1 of 2 studies are in part, not {problem} with triton_quantize: " in err
+    assert foreign.read_text() == "{}"
+    assert Path("part", second.name).read_bytes() == second.read_bytes()
+    # A time that JSON has no number for.
+    trial = sweep.studies[1].trials[0]
+    spoilt = replace(sweep.studies[1], trials=(replace(trial, predicted_us=math.nan),))
+    run = replace(sweep, studies=(sweep.studies[0], spoilt, replace(sweep.studies[0], kernel="x")))
+    with pytest.raises(ValueError, match=r"^2 of 3 studies are in third, not quantize:128x256"):
+        write(run, Path("third"))
+    assert len(list(Path("third").iterdir())) == 2
 
 
 @pytest.mark.parametrize("as_object", [False, True])

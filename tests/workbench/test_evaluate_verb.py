@@ -149,6 +149,7 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, small: Path, tmp_path
         ("--data", str(small), "--data", str(other_gpu(tmp_path / "2", "a100"))): "sets of one",
         ("--data", str(DATA / "first_look")): "every table was in view",
         ("--data", str(small), "--write", "none.md"): "none.md: no such page",
+        ("--data", str(small), "--write", "/dev/null"): "/dev/null: is not a regular file",
         ("--data", str(small), "--write", str(plain)): "holds no section to replace",
     }
     for arguments, says in cases.items():

@@ -16,6 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 #: second are slow ones.
 GUIDES = {
     "predict.md": 6,
+    "papers.md": 2,
     "add-format.md": 8,
     "add-gpu.md": 8,
     "add-kernel.md": 11,
@@ -45,7 +46,7 @@ def test_the_snippets_print_what_stands_there(name: str, least: int, tmp_path: P
 
 def test_every_guide_is_run_and_stands_in_the_readme() -> None:
     guides = {p.name for p in DOCS.glob("*.md") if p.read_text().startswith("# Guide: ")}
-    assert guides == {*GUIDES, *SLOW} - {"search.md", "training.md"}
+    assert guides == {*GUIDES, *SLOW} - {"papers.md", "search.md", "training.md"}
     readme = (DOCS.parent / "README.md").read_text()
     assert [name for name in sorted(guides) if f"(docs/{name})" not in readme] == []
 

@@ -61,6 +61,15 @@ def test_a_package_that_cannot_quantise_activations_says_what_to_sweep(tmp_path:
 def test_the_readme_shows_it_and_its_files_ship(package: EmittedPackage) -> None:
     readme = (package.folder / "README.md").read_text()
     assert "print(patch(model))" in readme
+    part = readme.split("## Patching a model")[1].split("\n## ")[0]
+    for limit in (
+        "no layer has a derivative",
+        "what a model loses in accuracy is not measured here",
+        "T5's `wo`, Mamba's projections",
+        "the entries are for NVIDIA H200 SXM 141 GB.",
+        "`undo=False` lets go of them",
+    ):
+        assert limit in part, limit
     folder = package.folder / "src" / NAME
     for path in folder.glob("_*.py"):
         text = path.read_text()
@@ -121,6 +130,37 @@ def test_verification_calls_every_recipe_and_sees_wrong_weights(
 def test_a_patched_model_is_one_graph(package: EmittedPackage) -> None:
     """In a process of its own, where the operators run the reference."""
     _run(COMPILED, package, str(Path(__file__).parent))
+
+
+@pytest.mark.slow
+def test_t5_and_mamba_run_with_what_they_read_left_plain(module: ModuleType) -> None:
+    import transformers
+
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            d_model=HIDDEN, d_kv=64, d_ff=INNER, num_layers=1, num_heads=2, vocab_size=64
+        )
+    )
+    mamba = transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            hidden_size=HIDDEN, state_size=16, num_hidden_layers=1, vocab_size=64
+        )
+    )
+    ids = torch.arange(12).view(2, 6)
+    for model, left, more in (
+        (t5, {"wo": "T5DenseActDense"}, {"decoder_input_ids": ids}),
+        (mamba, dict.fromkeys(("x_proj", "dt_proj", "out_proj"), "MambaMixer"), {}),
+    ):
+        model.to(torch.bfloat16).eval()
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of extents that were never tuned, kernels not there
+            before = model(ids, **more)[0].double()
+            report = module.patch(model, "int8-row")
+            after = model(ids, **more)[0].double()
+        assert 0 < (after - before).norm() < 0.1 * before.norm()
+        reasons = {one.name.rsplit(".", 1)[-1]: one.reason for one in report.left}
+        assert reasons.pop("lm_head") == "kept by 'lm_head'"
+        assert reasons == {k: f"{v} reads its weight by itself" for k, v in left.items()}
 
 
 @pytest.mark.slow

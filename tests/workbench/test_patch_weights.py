@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,6 +131,67 @@ def test_weights_come_straight_from_a_checkpoint(module: ModuleType, tmp_path: P
     module.patch(other, "deepseek-fp8", weights=path)
     assert torch.equal(other.up_proj.codes.view(torch.uint8), model.up_proj.codes.view(torch.uint8))
     assert torch.equal(other.lm_head.weight, head)
+
+
+class Rotated(nn.Module):
+    """A layer and frequencies that no state has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(HIDDEN, INNER)
+        self.register_buffer("inv_freq", torch.arange(4.0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.up_proj(x) * self.inv_freq[1]  # type: ignore[index]
+        return y
+
+
+def test_buffers_that_no_checkpoint_has_are_asked_for(module: ModuleType, tmp_path: Path) -> None:
+    model, x = Rotated().bfloat16(), torch.randn(4, HIDDEN).bfloat16()
+    path = _saved(model, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        empty = Rotated().bfloat16()
+    with pytest.raises(ValueError, match=r"inv_freq: no checkpoint has it.* put a tensor in its"):
+        module.patch(empty, "int8-row", weights=path, device="cpu")
+    assert type(empty.up_proj) is nn.Linear
+    empty.inv_freq = model.inv_freq
+    module.patch(empty, "int8-row", weights=path, device="cpu")
+    module.patch(model, "int8-row")
+    assert torch.equal(empty(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_models_of_transformers_compute_their_buffers_again(
+    module: ModuleType, kind: str, tmp_path: Path
+) -> None:
+    """Llama's frequencies are none of its state, as BERT's positions are not."""
+    import transformers
+
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "vocab_size": 64}
+
+    def made() -> nn.Module:
+        if kind == "llama":
+            config = transformers.LlamaConfig(**sizes, num_key_value_heads=2)
+            model: nn.Module = transformers.LlamaForCausalLM(config)
+        else:
+            model = transformers.BertModel(transformers.BertConfig(**sizes))
+        return model.bfloat16().eval()
+
+    real, ids = made(), torch.arange(12).view(2, 6)
+    real.save_pretrained(tmp_path)  # type: ignore[operator]
+    with torch.device("meta"):
+        empty = made()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of extents that were never tuned
+        module.patch(empty, "int8-row", weights=tmp_path, device="cpu")
+        module.patch(real, "int8-row")
+        assert torch.equal(empty(ids)[0], real(ids)[0])
+    held = dict(real.named_buffers())
+    for name, one in empty.named_buffers():
+        assert (one.device.type, one.dtype) == ("cpu", held[name].dtype), name
+        assert torch.equal(one, held[name]) or one.dtype.itemsize == 1, name
 
 
 def test_shards_are_read_by_their_index(module: ModuleType, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emit_runs import simulated_run
+from emit_runs import run_of, simulated_run, study
 
 import tuning
 import workbench
@@ -153,6 +153,21 @@ def test_everything_within_three_per_cent_of_a_new_winner_competes(runs: Path) -
     assert contest.old.config == best_of(runs / "worse").config
 
 
+def test_of_a_run_that_mixes_them_measured_entries_compete_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where a package is emitted: a simulated time is nothing to compare a measured one with."""
+    (tmp_path / "plan.json").write_text("{}")
+    made = run_of(
+        study(SMALL, simulated=False, time_us=12.0),
+        study(SMALL, family="hopper_gemm", time_us=5.0),
+    )
+    mixed = replace(made, plan={**made.plan, "cache": "cold", "seed": 0})
+    monkeypatch.setattr(tuning, "load_run", lambda path: mixed)
+    ((_, held),) = open_source(tmp_path).entries.values()
+    assert [(one.kernel, one.before_us) for one in held] == [("triton_gemm", 12.0)]
+
+
 def test_problems_of_one_side_alone_are_said_and_lost_by_nobody(
     call: Call, runs: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +268,10 @@ def test_an_unfinished_or_other_promotion_is_neither_emitted_nor_mixed(
     path = out / "promotion.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"finished": False}))
+    for given in (("best", "--over", out), (out, "--over", "best")):
+        code, _, err = call(*given, "-o", tmp_path / "next", "--on", "sim")
+        assert code == 2
+        assert "its promotion is not finished: `workbench promote" in err
     with pytest.raises(ValueError, match=r"promotion is not finished: `workbench promote .* goes"):
         workbench.emit(out, tmp_path / "emitted")
     path.write_text("{")

@@ -66,11 +66,12 @@ def page(run: Run, folder: Path) -> Page:
     return Page(write_report(run, folder / "report.html"))
 
 
-SECTIONS = ["speed-up", "error", "predicted", "search", "rejections", "winners"]
+SECTIONS = ["speed-up", "error", "pareto", "predicted", "search", "rejections", "winners"]
 PLOTS = {
     "speedup-kernel",
     "speedup-with-quantize",
     "error-against-speed",
+    "time-energy-error",
     "convergence",
     "rejected-by-rule",
     "trial-status",

@@ -64,7 +64,7 @@ def opened(browser: Any, path: Path, size: str, scheme: str) -> tuple[Any, list[
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("simulated", "plots"), [(False, 7), (True, 6)])
+@pytest.mark.parametrize(("simulated", "plots"), [(False, 8), (True, 7)])
 def test_every_plot_is_drawn_and_the_page_fits(
     browser: Any, tmp_path: Path, size: str, scheme: str, simulated: bool, plots: int
 ) -> None:
@@ -101,6 +101,25 @@ def test_menus_and_the_colour_scheme_change_the_plots(browser: Any, tmp_path: Pa
         assert time.monotonic() < deadline, page.evaluate(ink)
         page.wait_for_timeout(20)
     assert page.locator("#convergence .ytitle").text_content() == title
+    assert said == []
+
+
+@pytest.mark.parametrize("energy", [False, True])
+def test_time_energy_and_error_are_drawn_as_bubbles(
+    browser: Any, tmp_path: Path, energy: bool
+) -> None:
+    path = write_report(invented_run(energy=energy), tmp_path / "report.html")
+    page, said, _ = opened(browser, path, "desktop", "light")
+    menu = page.locator("#time-energy-error-view option")
+    for index in range(menu.count()):
+        page.select_option("#time-energy-error-view", index=index)
+        assert page.locator("#time-energy-error path.point").count() > 1
+        # The words about the bubbles lie above the plot, clear of the toolbar.
+        words = page.locator("#time-energy-error .annotation").bounding_box()
+        tools = page.locator("#time-energy-error .modebar").bounding_box()
+        assert words["x"] + words["width"] < tools["x"]
+    kind = "measured" if energy else "predicted"
+    assert f"area: {kind} energy" in page.locator("#time-energy-error .annotation").text_content()
     assert said == []
 
 

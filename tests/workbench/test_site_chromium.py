@@ -87,7 +87,7 @@ def test_every_page_draws_fits_and_can_be_read(
         page.goto((written / file).as_uri())
         if file == RUN_PAGE:
             page.wait_for_selector(".js-plotly-plot .main-svg")
-            assert page.locator(".js-plotly-plot").count() == 7
+            assert page.locator(".js-plotly-plot").count() == 8
         assert said == []
         assert {url for url in asked if not url.startswith(written.as_uri())} == set()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, file
@@ -133,7 +133,8 @@ def test_plots_are_drawn_have_words_and_hold_their_numbers(
             marks = svg.locator("circle").count() or svg.locator("rect").count()
             assert len(rows) == marks > 0, file
         page.close()
-    assert drawn == 6  # two of formats, two of kernels, one of predictions, one of changes
+    # Two of formats, three of energies, two of kernels, one of predictions, one of changes.
+    assert drawn == 9
     context.close()
 
 

@@ -114,19 +114,6 @@ def test_kernel_that_drops_a_scale_fails_although_its_digests_match(single: Path
 
 
 @pytest.mark.slow
-def test_every_quantisation_passes_on_a_cpu(tmp_path: Path) -> None:
-    targets = ("int8.row", "int8.tensor", "int8.b128x128", "e4m3fn.b1x128", "e5m2.row")
-    problems = [(f"quantize:64x256:{target}:bf16", "triton_quantize") for target in targets]
-    problems += [("quantize:64x256:int8.b1x128:fp32", "triton_quantize")]
-    problems += [("quantize:64x256:int8.b32x32:fp16", "cuda_quantize")]
-    made = (study(problem, family=family) for problem, family in problems)
-    report = verify(emit(run_of(*made), tmp_path / "out").folder, device="cpu", seed=5)
-    assert _failed(report) == {}
-    (cupy,) = [c for c in report.checks if c.name.startswith("cuda_quantize")]
-    assert cupy.status is Outcome.SKIPPED
-
-
-@pytest.mark.slow
 def test_wheel_alone_passes(of_one: EmittedPackage) -> None:
     report = verify(of_one.wheel, device="cpu")
     assert _failed(report) == {}
@@ -166,9 +153,9 @@ def test_configuration_that_is_not_the_evidence_fails(single: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_recipe_and_output_passes_on_a_cpu(tmp_path: Path) -> None:
-    problems = [
-        f"gemm:{m}x96x256:{name}:{out}"
+def test_every_recipe_output_and_quantisation_passes_on_a_cpu(tmp_path: Path) -> None:
+    made = [
+        study(f"gemm:{m}x96x256:{name}:{out}")
         for m, name, out in (
             (1, "bf16", "fp32"),
             (16, "fp16", "fp16"),
@@ -180,8 +167,18 @@ def test_every_recipe_and_output_passes_on_a_cpu(tmp_path: Path) -> None:
             (256, "int8-b128", "bf16"),
         )
     ]
-    package = emit(run_of(*(study(p) for p in problems)), tmp_path / "out", name="tile_pack")
-    assert _failed(verify(package.folder, device="cpu", seed=5)) == {}
+    targets = ("int8.row", "int8.tensor", "int8.b128x128", "e4m3fn.b1x128", "e5m2.row")
+    made += [study(f"quantize:64x256:{t}:bf16", family="triton_quantize") for t in targets]
+    made += [study("quantize:64x256:int8.b1x128:fp32", family="triton_quantize")]
+    made += [study("quantize:64x256:int8.b32x32:fp16", family="cuda_quantize")]
+    package = emit(run_of(*made), tmp_path / "out", name="tile_pack")
+    report = verify(package.folder, device="cpu", seed=5)
+    assert _failed(report) == {}
+    checked = {c.name for c in report.checks if c.status is Outcome.PASSED}
+    for one in made[:-1]:
+        assert f"{one.kernel} {one.problem}: random" in checked
+    (cupy,) = [c for c in report.checks if c.name.startswith("cuda_quantize")]
+    assert cupy.status is Outcome.SKIPPED
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ _JETFIRE_FLOW = (
     "floating-point kept weights"
 )
 _LLM_INT8 = "LLM.int8(), arXiv 2208.07339"
+_FP8_PTQ = "Efficient Post-training Quantization with FP8 Formats, arXiv 2309.14592"
 _FALLBACK = "Accurate INT8 Training Through Dynamic Block-Level Fallback, arXiv 2503.08040"
 
 
@@ -30,6 +31,14 @@ INT_RECIPES = (
         "int8-tensor",
         activation="int8.tensor",
         source="symmetric absmax INT8, one scale a tensor: the baseline of arXiv 2208.07339",
+    ),
+    Recipe.of(
+        "int8-ptq",
+        activation="int8.tensor",
+        weight="int8.row",
+        source=f"the kind of INT8 that {_FP8_PTQ}, and FP8-BERT, arXiv 2312.05725, compare with: "
+        "symmetric, per-tensor activations and per-channel weights under max scaling (here of each "
+        "call's data); details of the papers' own INT8 setups are not modelled",
     ),
     Recipe.of(
         "int8-row",

@@ -124,9 +124,9 @@ def promote(
         def start() -> None:
             with storage.choosing(""):
                 check_folder(plan)
+                begin()  # before the plan, so that no moment shows a sweep without its promotion
                 store_plan(plan)
                 write_rejections(plan, ((one.plan, one.space) for one in found))
-            begin()
 
         search_studies(
             plan,
@@ -199,7 +199,7 @@ def _decided(
                     [_measurable(_study(contest, side)) for side in right],
                     [side.contender.config for side in right],
                 )
-            sides = _in_turns(alone, right, turns)
+            sides = _in_turns(alone, right, turns, contest.old)
             old = sides[0] if contest.old is not None else None
             verdict = decide(contest.problem, old, sides[0 if old is None else 1 :], min_gain)
             _write(contest, verdict, sides, turns, records)
@@ -272,16 +272,22 @@ def _timings(stored: Sequence[Mapping[str, Any]], right: Sequence[Side]) -> list
 
 
 def _in_turns(
-    alone: Sequence[Side], right: Sequence[Side], turns: Sequence[Timing] | str
+    alone: Sequence[Side],
+    right: Sequence[Side],
+    turns: Sequence[Timing] | str,
+    old: Contender | None,
 ) -> list[Side]:
     """All sides, the right ones with their times in turns."""
     if isinstance(turns, str):
-        # By samples taken apart nothing is promoted.
+        # By samples taken apart nothing is promoted over an entry that is right.  Where there is
+        # none, one of the new holds the entry, by whatever times there are.
+        stays = alone[0] if old is not None and alone[0].right else None
+        if stays is None:
+            return list(alone)
         reason = f"it could not be timed in turns with the old entry: {turns}"
-        first = alone[0]
         return [
             side
-            if side is first or not side.right
+            if side is stays or not side.right
             else Side(contender=side.contender, reason=reason)
             for side in alone
         ]

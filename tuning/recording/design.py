@@ -13,6 +13,7 @@ from sim import Gpu
 from tiles.kernels import Kernel, TileConfig
 from tiles.kernels.closure import source_digest
 from tiles.problems import parse_problem
+from tiles.regular_file import check_regular
 from tuning.family import family
 from tuning.plan import StudyPlan
 
@@ -102,7 +103,11 @@ class Design:
 
 
 def write_design(design: Design, path: Path) -> None:
-    """Write a design, gzipped JSON, under a temporary name that is then renamed."""
+    """Write a design, gzipped JSON, under a temporary name that is then renamed.
+
+    Raises:
+        ValueError: a device or a pipe stands there.
+    """
     content = {
         "schema": SCHEMA,
         "gpu": design.gpu,
@@ -111,6 +116,7 @@ def write_design(design: Design, path: Path) -> None:
         "sources": dict(design.sources),
         "studies": [one.to_dict() for one in design.studies],
     }
+    check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     data = json.dumps(content, separators=(",", ":")).encode()

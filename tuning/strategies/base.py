@@ -21,7 +21,7 @@ class Outcome:
     """How a row ended, as far as a strategy looks at it."""
 
     status: Status
-    time_us: float | None = None  #: set only when CORRECT
+    value: float | None = None  #: its time or its energy; None where it is not CORRECT
 
 
 class History:
@@ -96,8 +96,8 @@ class History:
         return earlier
 
     def correct(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """CORRECT rows and their times, in order."""
-        pairs = [(row, o.time_us) for row, o in self.told if o.time_us is not None]
+        """CORRECT rows and their values, in order."""
+        pairs = [(row, o.value) for row, o in self.told if o.value is not None]
         return np.array([r for r, _ in pairs], dtype=np.int64), np.array([t for _, t in pairs])
 
 

@@ -44,23 +44,23 @@ class HybridStrategy(TpeStrategy):
 
     def promising(self, history: History) -> NDArray[np.bool_]:
         """(rows,) Untried, and not among those that together cannot keep the search going."""
-        rows, times_us = history.correct()
+        rows, values = history.correct()
         if len(rows) < ENOUGH:
             return history.untried
         legal, untried = self.legal, history.untried
-        chances = row_chances(legal.time_us, legal.low_us, legal.high_us, untried, rows, times_us)
+        chances = row_chances(legal.predicted, legal.low, legal.high, untried, rows, values)
         wanted = untried.copy()
         wanted[untried] = chances >= UNLIKELY / len(chances)
         return wanted
 
     def satisfied(self, history: History) -> str:
         """The stopping rule: the chance that something unmeasured is more than 1 % better."""
-        rows, times_us = history.correct()
+        rows, values = history.correct()
         if len(rows) < ENOUGH:
             return ""
         legal = self.legal
         chance = improvement_chance(
-            legal.time_us, legal.low_us, legal.high_us, history.untried, rows, times_us
+            legal.predicted, legal.low, legal.high, history.untried, rows, values
         )
         if chance < UNLIKELY:
             return f"an improvement by 1 % has a chance of {chance:.3f}"

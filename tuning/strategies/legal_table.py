@@ -23,16 +23,17 @@ class LegalTable:
 
     Args:
         table: legal configurations, at least one.
-        time_us, low_us, high_us: (rows,) predicted times and their 90 % intervals.
+        predicted, low, high: (rows,) predictions of what is searched for, times or energies, and
+            their 90 % intervals.
     """
 
-    def __init__(self, table: ConfigTable, time_us: F64, low_us: F64, high_us: F64) -> None:
+    def __init__(self, table: ConfigTable, predicted: F64, low: F64, high: F64) -> None:
         self.table = table
-        self.time_us = time_us
-        self.low_us = low_us
-        self.high_us = high_us
-        #: Rows by predicted time, fastest first; ties keep the table's order.
-        self.ranking: NDArray[np.int64] = np.argsort(time_us, kind="stable")
+        self.predicted = predicted
+        self.low = low
+        self.high = high
+        #: Rows by what is predicted, least first; ties keep the table's order.
+        self.ranking: NDArray[np.int64] = np.argsort(predicted, kind="stable")
         self.space = {name: _distribution(column) for name, column in table.columns.items()}
         #: The fields that have a choice.
         self.varied = {name: d for name, d in self.space.items() if not d.single()}
@@ -43,7 +44,7 @@ class LegalTable:
 
     @classmethod
     def of(cls, priced: PricedTable) -> "LegalTable":
-        """The configurations that the cost model has priced."""
+        """The configurations that the cost model has priced, by their times."""
         return cls(priced.table, priced.time_us, priced.low_us, priced.high_us)
 
     def __len__(self) -> int:
@@ -69,14 +70,14 @@ class LegalTable:
         Args:
             values: a value for every field that has a choice.
             among: (rows,) which rows may be chosen, at least one.
-            advised: among equally near rows the fastest predicted one, else the first.
+            advised: among equally near rows the best predicted one, else the first.
         """
         columns = self.table.columns
         point = np.array([_axis(c, values[n] if n in values else c[0]) for n, c in columns.items()])
         distance = ((self.points - point) ** 2).sum(axis=1)
         distance[~among] = np.inf
         near = np.flatnonzero(distance <= distance.min() + 1e-9)
-        return int(near[np.argmin(self.time_us[near])] if advised else near[0])
+        return int(near[np.argmin(self.predicted[near])] if advised else near[0])
 
 
 def diverse_best(table: ConfigTable, ranking: NDArray[np.int64], count: int) -> list[int]:

@@ -96,12 +96,12 @@ class TpeStrategy(SearchStrategy):
         # A new object each time: a Study keeps the trials that it has read.
         study = optuna.load_study(study_name=self.name.value, storage=self._mirror, sampler=sampler)
         for row, outcome in told[len(self._told) :]:
-            failed = outcome.time_us is None
+            failed = outcome.value is None
             study.add_trial(
                 create_trial(
                     # Pruned trials rank behind all others, so TPE learns to avoid them.
                     state=TrialState.PRUNED if failed else TrialState.COMPLETE,
-                    value=outcome.time_us,
+                    value=outcome.value,
                     params={name: int(places[row]) for name, places in self._places.items()},
                     distributions=self._axes,
                 )
@@ -113,6 +113,6 @@ class TpeStrategy(SearchStrategy):
 def _learnt(told: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
     """What of a long history TPE looks at; it grows at its end, but for every 1000th outcome."""
     begin = max(0, len(told) // LATEST - 1) * LATEST
-    timed = [(o.time_us, i) for i, (_, o) in enumerate(told[:begin]) if o.time_us is not None]
+    timed = [(o.value, i) for i, (_, o) in enumerate(told[:begin]) if o.value is not None]
     fastest = sorted(i for _, i in sorted(timed)[:FASTEST])
     return [told[i] for i in fastest] + told[begin:]

@@ -9,7 +9,7 @@ from tiles.intake import nearest, shown
 from workbench.deploy.document import Constant, Fault, Pairs, Tell, parse_document
 from workbench.deploy.families import ConfigFamily
 from workbench.deploy.file_name import parse_version
-from workbench.deploy.tuned import Entry, TunedFile, TunedName
+from workbench.deploy.tuned import ENTRY_KEYS, Entry, TunedFile, TunedName
 
 __all__ = ["Body", "body_text", "read_body"]
 
@@ -46,7 +46,7 @@ def read_body(data: bytes, family: ConfigFamily, name: TunedName) -> Body:
         if key == VERSION_KEY:
             triton = _version(value, family, faults.append)
             continue
-        m = _m_of(key, faults.append)
+        m = _m_of(key, value, faults.append)
         if m is None:
             continue
         if m in rows:
@@ -122,19 +122,21 @@ def _version(value: Any, family: ConfigFamily, tell: Tell) -> str | None:
     return value
 
 
-def _m_of(key: str, tell: Tell) -> int | None:
+def _m_of(key: str, value: Any, tell: Tell) -> int | None:
     """The M that a key means; ``None`` after a fault."""
     try:
         m = int(key) if len(key) <= 40 else None
     except ValueError:
         m = None
     if m is None:
+        # An entry under a mistyped M is somebody's tuning: it is not thrown away.
+        entry = isinstance(value, Pairs) and any(name in ENTRY_KEYS for name, _ in value)
+        step = "write the M that its entry is for" if entry else "move it into a file of its own"
         tell(
             Fault(
                 rule="body.key",
-                message=f"key {shown(key)} is no integer: one such key fails the load, move it "
-                "into a file of its own",
-                mended=True,
+                message=f"key {shown(key)} is no integer: one such key fails the load, {step}",
+                mended=not entry,
             )
         )
         return None
@@ -175,17 +177,21 @@ def _entry(
     for key in missing:
         close = nearest(key, extra)
         tell(Fault(rule="entry.missing", message=f"{where}: {key} is missing: {close}add it"))
+    mistyped = False
     for key in extra:
+        # Of what may be there: a key that must be is missing then, and its finding asks.
+        close = nearest(key, [one for one in may if one not in values])
+        mistyped = mistyped or bool(close)
         tell(
             Fault(
                 rule="entry.extra",
                 message=f"{where}: {shown(key)} is no argument of {family.engine}'s kernel and "
-                "fails the launch: remove it",
-                mended=not missing,
+                f"fails the launch: {close}{'correct' if close else 'remove'} it",
+                mended=not missing and not close,
             )
         )
     numbers = {key: number for key, number in values.items() if number is not None}
-    if missing or len(numbers) < len(values):
+    if missing or mistyped or len(numbers) < len(values):
         return None
     return Entry.from_dict(numbers)
 

@@ -4,16 +4,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tuning.objective import Objective, objective_of
 from workbench.deploy.body import body_text
+from workbench.deploy.chosen import ChosenRow, FileKey, choose_rows, grouped
+from workbench.deploy.earlier_rows import rows_that_stay
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
-from workbench.deploy.measured import LeftOut, MeasuredProduct, measured_products, time_us
+from workbench.deploy.kept_keys import KeptKeys, keep_keys
+from workbench.deploy.measured import measured_products, time_us
 from workbench.deploy.side_file import write_folder
-from workbench.deploy.tuned import Entry, TunedFile, TunedName
+from workbench.deploy.tuned import Entry, TunedFile
 from workbench.deploy.written import WrittenConfigs, WrittenRow
 
 if TYPE_CHECKING:
-    from tuning import Run, TrialRecord
+    from tuning import Run
 
 __all__ = [
     "CONFIG_TARGETS",
@@ -33,12 +37,14 @@ def write_configs(
     *,
     device: str | None = None,
     triton: str | None = None,
+    rows_loss: float | None = None,
 ) -> WrittenConfigs:
     """Write the tuned files of a sweep for a serving engine, and a side file with their evidence.
 
     Of every study the fastest configuration that an entry can say is taken, and how much slower it
-    is than the fastest of all is told.  Second products of experts (SGLang) are written where every
-    M of the first one has a study, with one BLOCK_SIZE_M for both.
+    is than the fastest of all is told.  Rows that an earlier run wrote for other M stay, where they
+    still hold; what does not stay is told, too.  Second products of experts (SGLang) are written
+    where every M of the first one has a study, with one BLOCK_SIZE_M for both.
 
     Args:
         run: a run folder read back.
@@ -48,6 +54,8 @@ def write_configs(
             file's name for simulated ones.
         triton: X.Y.Z that SGLang's version folder and vLLM's key are named by; by default that of
             each study's environment.
+        rows_loss: keep as few M as the engine's lookup needs to lose at most this much (0.02: 2 %);
+            ``None`` keeps every tuned M.
     Raises:
         ValueError: nothing can be written, with the reasons; or the output refuses it.
     """
@@ -56,73 +64,80 @@ def write_configs(
         check_device(device)
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {triton!r:.60}: write three numbers, X.Y.Z")
+    if objective_of(run.plan) is Objective.ENERGY:
+        raise ValueError(
+            f"{run.folder} was searched for energy, and tuned files go by time: sweep with "
+            "--objective time"
+        )
     products, left = measured_products(run, family, device)
-    chosen = _paired(products, left) if family.down else [(p, p.eligible[0]) for p in products]
-    grouped = _grouped(family, chosen, left, triton)
+    files = grouped(family, choose_rows(family, products, left), left, triton)
+    kept: dict[FileKey, KeptKeys] = {}
+    if rows_loss is not None:
+        files, kept = keep_keys(files, family, rows_loss, run.gpu, left)
+    keys: dict[str, KeptKeys] = {}
     texts: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}
     rows: list[WrittenRow] = []
-    for (name, version), members in grouped.items():
-        members.sort(key=lambda member: member[0].m)
-        file = TunedFile(
-            name=name, rows=tuple((p.m, entry) for p, (entry, _) in members), triton=version
-        )
-        for path in _paths(family, file):
-            texts[path] = body_text(family, file)
-            records[path] = {
-                "family": family.name,
-                "run": run.folder.name,
-                "rows": [_record(product, choice) for product, choice in members],
-            }
-            rows += [
-                WrittenRow(
-                    path=output / path,
-                    m=product.m,
-                    problem=str(product.study.problem),
-                    entry=entry,
-                    time_us=time_us(trial),
-                    loss=time_us(trial) / time_us(product.fastest) - 1,
-                    eligible=len(product.eligible),
-                    simulated=product.study.simulated,
-                )
-                for product, (entry, trial) in members
-            ]
+    made = {
+        path: (key, file)
+        for key, members in files.items()
+        for file in [
+            TunedFile(name=key[0], rows=tuple((one.m, one.entry) for one in members), triton=key[1])
+        ]
+        for path in _paths(family, file)
+    }
+    earlier = rows_that_stay(
+        family,
+        output,
+        {path: file for path, (_, file) in made.items()},
+        left,
+        chosen=rows_loss is not None,
+    )
+    for path, (key, file) in made.items():
+        both = dict(file.rows) | {one.m: one.entry for one in earlier[path]}
+        texts[path] = body_text(family, replace(file, rows=tuple(sorted(both.items(), key=_m_of))))
+        told = [*map(_record, files[key]), *(one.record for one in earlier[path])]
+        records[path] = {
+            "family": family.name,
+            "run": run.folder.name,
+            "rows": sorted(told, key=lambda row: int(row["m"])),
+        }
+        if key in kept:
+            keys[path] = kept[key]
+            records[path]["keys"] = keys[path].to_dict()
+        rows += [_written(output / path, one) for one in files[key]]
     if not texts:
         first = f": {left[0]}" if left else ""
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         raise ValueError(f"nothing to write for {target}{first}{more}: sweep what it takes")
-    files = write_folder(output, texts, records)
-    return WrittenConfigs(target=target, files=tuple(files), rows=tuple(rows), left_out=tuple(left))
+    written = write_folder(output, texts, records)
+    return WrittenConfigs(
+        target=target,
+        files=tuple(written),
+        rows=tuple(rows),
+        left_out=tuple(left),
+        keys={output / path: one for path, one in keys.items()},
+        kept={output / path: tuple(r.m for r in stay) for path, stay in earlier.items() if stay},
+    )
 
 
-_Choice = tuple[Entry, "TrialRecord"]
+def _m_of(row: tuple[int, Entry]) -> int:
+    return row[0]
 
 
-def _grouped(
-    family: ConfigFamily,
-    chosen: "list[tuple[MeasuredProduct, _Choice]]",
-    left: list[LeftOut],
-    triton: str | None,
-) -> "dict[tuple[TunedName, str | None], list[tuple[MeasuredProduct, _Choice]]]":
-    """Rows by the file that they go into: its name and the Triton version that it speaks of."""
-    found: dict[tuple[TunedName, str | None], list[tuple[MeasuredProduct, _Choice]]] = {}
-    newest: dict[TunedName, str | None] = {}
-    for product, choice in chosen:
-        version = triton or (None if product.triton is None else product.triton.partition("+")[0])
-        if family.version_folder and (version is None or parse_version(version) is None):
-            left.append(
-                _left(product, "no Triton version X.Y.Z is known, which the folder is named by")
-            )
-            continue
-        if not (family.version_folder or family.version_key):
-            version = None
-        if not family.version_folder and newest.setdefault(product.name, version) != version:
-            left.append(
-                _left(product, f"measured with Triton {version}, others of its file with another")
-            )
-            continue
-        found.setdefault((product.name, version), []).append((product, choice))
-    return found
+def _written(path: Path, row: ChosenRow) -> WrittenRow:
+    product = row.product
+    return WrittenRow(
+        path=path,
+        m=row.m,
+        problem=str(product.study.problem),
+        entry=row.entry,
+        time_us=time_us(row.trial),
+        loss=time_us(row.trial) / time_us(product.fastest) - 1,
+        eligible=len(product.eligible),
+        simulated=product.study.simulated,
+        of_m=product.m,
+    )
 
 
 def _paths(family: ConfigFamily, file: TunedFile) -> list[str]:
@@ -133,55 +148,13 @@ def _paths(family: ConfigFamily, file: TunedFile) -> list[str]:
     return [str(folder / name) for name in file_names(family, file.name)]
 
 
-def _paired(
-    products: list[MeasuredProduct], left: list[LeftOut]
-) -> list[tuple[MeasuredProduct, _Choice]]:
-    """Both products of experts with one BLOCK_SIZE_M at every M, the smallest sum of times."""
-    firsts = {(p.name, p.m): p for p in products if not p.name.down}
-    seconds = {(replace(p.name, down=False), p.m): p for p in products if p.name.down}
-    chosen: list[tuple[MeasuredProduct, _Choice]] = []
-    for name in dict.fromkeys(name for name, _ in firsts):
-        keys = [(name, m) for one, m in firsts if one == name]
-        pairs = {key: _pair(firsts[key], seconds[key]) for key in keys if key in seconds}
-        whole = all(pairs.get(key) is not None for key in keys)
-        for key in keys:
-            second, pair = seconds.pop(key, None), pairs.get(key)
-            if whole and pair is not None and second is not None:
-                chosen += [(firsts[key], pair[0]), (second, pair[1])]
-                continue
-            chosen.append((firsts[key], firsts[key].eligible[0]))
-            if second is not None:
-                left.append(
-                    _left(
-                        second,
-                        "not at every M of the first product both were measured with one "
-                        "BLOCK_SIZE_M, which they share",
-                    )
-                )
-    left += [_left(p, "the first product has no study at this M") for p in seconds.values()]
-    return chosen
-
-
-def _pair(up: MeasuredProduct, down: MeasuredProduct) -> tuple[_Choice, _Choice] | None:
-    both = [
-        (one, two)
-        for one in up.eligible
-        for two in down.eligible
-        if one[0].block_m == two[0].block_m
-    ]
-    return min(both, key=lambda b: time_us(b[0][1]) + time_us(b[1][1]), default=None)
-
-
-def _left(product: MeasuredProduct, reason: str) -> LeftOut:
-    return LeftOut(study=f"{product.study.problem} {product.study.kernel}", reason=reason)
-
-
-def _record(product: MeasuredProduct, choice: _Choice) -> dict[str, Any]:
+def _record(row: ChosenRow) -> dict[str, Any]:
     """What the side file says of a row; measured and simulated times have names of their own."""
-    study, (_, trial) = product.study, choice
+    product, trial = row.product, row.trial
+    study = product.study
     what = "simulated_us" if study.simulated else "measured_us"
     return {
-        "m": product.m,
+        "m": row.m,
         "problem": str(study.problem),
         "kernel": study.kernel,
         "source": study.source,
@@ -202,10 +175,18 @@ class ConfigTarget:
     name: str  #: of a family
 
     def write(
-        self, run: "Run", output: Path, *, device: str | None = None, triton: str | None = None
+        self,
+        run: "Run",
+        output: Path,
+        *,
+        device: str | None = None,
+        triton: str | None = None,
+        rows_loss: float | None = None,
     ) -> WrittenConfigs:
         """What :func:`write_configs` does for this family, with its errors."""
-        return write_configs(run, self.name, output, device=device, triton=triton)
+        return write_configs(
+            run, self.name, output, device=device, triton=triton, rows_loss=rows_loss
+        )
 
 
 VLLM_LINEAR = ConfigTarget(name="vllm-linear")
@@ -213,7 +194,7 @@ VLLM_MOE = ConfigTarget(name="vllm-moe")
 SGLANG_LINEAR = ConfigTarget(name="sglang-linear")
 SGLANG_MOE = ConfigTarget(name="sglang-moe")
 
-#: Targets by name; their options are ``device`` and ``triton``.
+#: Targets by name; their options are ``device``, ``triton`` and ``rows_loss``.
 CONFIG_TARGETS: dict[str, ConfigTarget] = {
     one.name: one for one in (VLLM_LINEAR, VLLM_MOE, SGLANG_LINEAR, SGLANG_MOE)
 }

@@ -1,6 +1,5 @@
 """A folder of tuned files sorted out: which family each belongs to, what it means and holds."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,8 +57,10 @@ def sort_out(
     """Tell families apart by folder and spelling, and read every file.
 
     Files of experts and of linear layers in one folder are told apart; those of one kind in one
-    folder are taken for one family: SGLang's where the path says so, where they lie in ``triton_``
-    folders, or where most block shapes have the blank; else vLLM's.
+    folder are taken for one family: SGLang's where the engine's own tree ends there, or a folder
+    from the given one on has its name, where they lie in ``triton_`` folders, or where most block
+    shapes have the blank; else vLLM's.  What the folders above the given one are called says
+    nothing: a checkout of one engine may hold what was tuned for the other.
 
     Args:
         folder: that was scanned.
@@ -80,7 +81,7 @@ def sort_out(
         family = (
             chosen
             if chosen is not None and chosen.kind is kind
-            else _family_of((folder.resolve() / root).parts, kind, members)
+            else _family_of(folder.resolve(), root, kind, members)
         )
         for found in members:
             parsed = parse_file_name(family, found.path.name)
@@ -121,9 +122,16 @@ def _unknown(found: FoundFile, chosen: ConfigFamily | None) -> str:
     return "its name is that of another kind of file: choose with --family"
 
 
-def _family_of(parts: Iterable[str], kind: ProductKind, members: list[FoundFile]) -> ConfigFamily:
+def _family_of(
+    folder: Path, root: PurePosixPath, kind: ProductKind, members: list[FoundFile]
+) -> ConfigFamily:
     vllm, sglang = _BY_KIND[kind]
-    for part in reversed(list(parts)):
+    for family in (vllm, sglang):
+        tree = PurePosixPath(family.folder).parts
+        tree = tree[tree.index(family.engine.lower()) :]  # installed ones have no "python" above
+        if (folder / root).parts[-len(tree) :] == tree:
+            return family
+    for part in reversed((folder.name, *root.parts)):
         if part in ("vllm", "sglang"):
             return vllm if part == "vllm" else sglang
     if kind is ProductKind.MOE and any(one.version_folder is not None for one in members):

@@ -22,7 +22,7 @@ from workbench.deploy.tuned import Entry, ProductKind, TunedName
 if TYPE_CHECKING:
     from tuning import Run, StudyRecord, TrialRecord
 
-__all__ = ["LeftOut", "MeasuredProduct", "measured_products"]
+__all__ = ["LeftOut", "MeasuredProduct", "entry_of", "measured_products", "time_us"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ def _product(
     fastest: dict[Entry, TrialRecord] = {}
     trials = [t for t in study.trials if t.measurement.time_us is not None and not t.stale]
     for trial in sorted(trials, key=time_us):
-        entry, why = _entry(trial, family, name)
+        entry, why = entry_of(trial, family, name)
         if entry is None:
             refused[why] += 1
         else:
@@ -202,7 +202,9 @@ def _choices(studies: Sequence["StudyRecord"]) -> dict[tuple[int, int, int, str]
     }
 
 
-def _entry(trial: "TrialRecord", family: ConfigFamily, name: TunedName) -> tuple[Entry | None, str]:
+def entry_of(
+    trial: "TrialRecord", family: ConfigFamily, name: TunedName
+) -> tuple[Entry | None, str]:
     """A configuration as an entry, or why it is none."""
     config = trial.config
     assert isinstance(config, GemmConfig | GroupedGemmConfig)

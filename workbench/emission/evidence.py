@@ -9,6 +9,7 @@ from typing import Any
 
 from tiles.kernels.closure import source_digest
 from tiles.version import VERSION
+from tuning.objective import Objective
 from workbench.emission.functions import EMITTED
 from workbench.emission.selection import Selection
 from workbench.emission.winners import TunedEntry
@@ -63,13 +64,24 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _entry(entry: TunedEntry) -> dict[str, Any]:
     measurement = entry.best.measurement
-    figures = {
+    figures: dict[str, Any] = {
         "time_us": measurement.time_us,
         "iqr_us": measurement.iqr_us,
         "samples": len(measurement.samples_us),
         "samples_us": list(measurement.samples_us),
         "timing": measurement.timing,
     }
+    predicted: dict[str, Any] = {
+        "time_us": entry.best.predicted_us,
+        "low_us": entry.best.predicted_low_us,
+        "high_us": entry.best.predicted_high_us,
+    }
+    searched: dict[str, Any] = {}
+    if entry.study.objective is Objective.ENERGY:
+        searched["objective"] = entry.study.objective.value
+        predicted["energy_mj"] = entry.best.predicted_energy_mj
+        energy = measurement.energy
+        figures["energy"] = None if energy is None else energy.to_dict()
     environment = entry.study.environment
     key = {} if entry.key is None else {"key": entry.key}
     return {
@@ -80,13 +92,10 @@ def _entry(entry: TunedEntry) -> dict[str, Any]:
         "path": entry.path.value,
         "config_file": entry.file_name,
         **key,
+        **searched,
         "config": entry.best.config.to_dict(),
         "simulated": entry.study.simulated,
-        "predicted": {
-            "time_us": entry.best.predicted_us,
-            "low_us": entry.best.predicted_low_us,
-            "high_us": entry.best.predicted_high_us,
-        },
+        "predicted": predicted,
         # A measured and a simulated time never share a key.
         "measured": None if entry.study.simulated else figures,
         "simulation": figures if entry.study.simulated else None,

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.emission.project import entry_row, left_table
+from workbench.emission.patching import patches
+from workbench.emission.project import entry_row, left_table, searched_for
 from workbench.emission.selection import Selection
 
 __all__ = [
@@ -123,6 +124,7 @@ def card_text(
         "",
         f"Available functions: {', '.join(f'`{name}`' for name in functions)}.",
         "",
+        *_no_patch(chosen),
         "Needs torch 2.11 and Triton 3.6 or later, and so Python 3.10: they have no builds for",
         "Python 3.9, whose syntax the files keep to. `kernels` below 0.17 was not tried.",
         "",
@@ -132,6 +134,7 @@ def card_text(
         "|---|---|---|---|---|---|---|",
         *(entry_row(entry) for entry in chosen.entries),
         "",
+        *searched_for(chosen.entries),
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Other extents run a conservative default, never measured, with one warning; so",
         "does every call on another GPU.",
@@ -143,6 +146,17 @@ def card_text(
         *(["    kernels benchmark .      # a GPU"] if timed else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _no_patch(chosen: Selection) -> list[str]:
+    """That a model is patched by the other kind of package."""
+    if not patches(chosen.entries):
+        return []
+    return [
+        "There is no `patch` for whole models here: the same sweep emitted as a wheel, which is",
+        "what `workbench emit` writes without `--target`, has one.",
+        "",
+    ]
 
 
 def _examples(chosen: Selection) -> list[str]:

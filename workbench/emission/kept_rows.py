@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuning.row_keys import KeyChoice, Lookup, RowKey, choose_keys
+from tuning.row_keys import KeyChoice, Lookup, RowKey, choose_keys, served_by
 from tuning.row_times import RowTimes, row_times
 from workbench.emission.not_emitted import NotEmitted
 from workbench.emission.winners import TunedEntry
 
-__all__ = ["KeptRows", "Loss", "keep_rows"]
+__all__ = ["KeptRows", "Loss", "Losses", "keep_rows", "losses_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,25 @@ class Loss:
     loss: float  #: time over the best known time of the same M, less 1
     m: int  #: where that is
     rows: int  #: how many M were compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """The worst of each kind of times; kinds never mix."""
+
+    #: Over M where the entry that serves them and its rivals were measured.
+    measured: Loss | None
+    #: Over M where the model stands in, scaled to what was measured at others.
+    interpolated: Loss | None
+    #: Over all M of simulated studies: no time was measured.
+    predicted: Loss | None
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{one.loss:.1%} at M {one.m} ({how})"
+            for how in ("measured", "interpolated", "predicted")
+            if (one := getattr(self, how)) is not None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +74,12 @@ class KeptRows:
 
     def __str__(self) -> str:
         name = f"{' '.join(self.formats)} {'x'.join(map(str, self.extents))}"
-        losses = [
-            f"{one.loss:.1%} at M {one.m} ({how})"
-            for how in ("measured", "interpolated", "predicted")
-            if (one := getattr(self, how)) is not None
-        ]
+        losses = Losses(
+            measured=self.measured, interpolated=self.interpolated, predicted=self.predicted
+        )
         return (
             f"{name}: {len(self.keys)} entries for {len(self.tuned)} tuned M, {self.first_m} to "
-            f"{self.last_m} ({self.rows} looked at), worst loss {', '.join(losses)}"
+            f"{self.last_m} ({self.rows} looked at), worst loss {losses}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,21 +155,25 @@ def _dropped(
     group: Sequence[TunedEntry], chosen: Sequence[TunedEntry], choice: KeyChoice, loss: float
 ) -> list[NotEmitted]:
     shipped = {(entry.problem, entry.study.kernel) for entry in chosen}
+    simulated = all(entry.simulated for entry in group)
+    keys = [key.m for key in choice.keys]
     found = []
     for entry in group:
         if (entry.problem, entry.study.kernel) in shipped:
             continue
         m = entry.problem.tokens
-        at = next(place for place, key in enumerate(choice.keys) if key.first <= m <= key.last)
+        # An M that was simulated beside measured ones may lie outside of what they span.
+        key = served_by(m, keys, choice.lookup)
+        takes = f"M {m} takes the entry of {chosen[keys.index(key)].study.kernel} under M {key}"
+        reason = f"{takes}, which loses at most {loss:.1%}"
+        if entry.simulated != simulated:
+            reason = f"simulated where other M were measured, and the two are not compared: {takes}"
         found.append(
             NotEmitted(
                 kernel=entry.study.kernel,
                 problem=str(entry.problem),
                 gpu=entry.study.gpu,
-                reason=(
-                    f"M {m} takes the entry of {chosen[at].study.kernel} under M "
-                    f"{choice.keys[at].m}, which loses at most {loss:.1%}"
-                ),
+                reason=reason,
                 has_winner=True,
             )
         )
@@ -162,15 +183,7 @@ def _dropped(
 def _report(
     group: Sequence[TunedEntry], times: RowTimes, choice: KeyChoice, loss: float
 ) -> KeptRows:
-    rows = np.array(times.rows)
-    serving = np.array(
-        [next(k.config for k in choice.keys if k.first <= m <= k.last) for m in rows]
-    )
-    cells = times.times_us
-    columns = np.arange(len(rows))
-    losses = cells[serving, columns] / cells.min(axis=0) - 1.0
-    # The winner of a tuned M was tried there; a loss is measured where the serving entry was too.
-    told = np.isin(rows, times.tuned) & np.isfinite(times.told_us[serving, columns])
+    losses = losses_of(times, choice)
     return KeptRows(
         kernels=tuple(sorted({entry.study.kernel for entry in group})),
         formats=group[0].formats,
@@ -183,6 +196,24 @@ def _report(
         rows=len(times.rows),
         tuned=times.tuned,
         keys=tuple(key.m for key in choice.keys),
+        measured=losses.measured,
+        interpolated=losses.interpolated,
+        predicted=losses.predicted,
+    )
+
+
+def losses_of(times: RowTimes, choice: KeyChoice) -> Losses:
+    """What lookup costs over all M of a table, told apart by where times come from."""
+    rows = np.array(times.rows)
+    serving = np.array(
+        [next(k.config for k in choice.keys if k.first <= m <= k.last) for m in rows]
+    )
+    cells = times.times_us
+    columns = np.arange(len(rows))
+    losses = cells[serving, columns] / cells.min(axis=0) - 1.0
+    # The winner of a tuned M was tried there; a loss is measured where the serving entry was too.
+    told = np.isin(rows, times.tuned) & np.isfinite(times.told_us[serving, columns])
+    return Losses(
         measured=None if times.simulated else _worst(rows[told], losses[told]),
         interpolated=None if times.simulated else _worst(rows[~told], losses[~told]),
         predicted=_worst(rows, losses) if times.simulated else None,

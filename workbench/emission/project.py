@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tiles.kernels import Backend, kernel
+from tuning.objective import Objective
 from workbench.emission import patching
 from workbench.emission.evidence import NEVER_MEASURED
 from workbench.emission.function import TORCH_FILES
@@ -13,7 +14,14 @@ from workbench.emission.functions import FUNCTIONS
 from workbench.emission.patching import patches
 from workbench.emission.winners import TunedEntry, families_of
 
-__all__ = ["entry_row", "left_table", "license_text", "pyproject_text", "readme_text"]
+__all__ = [
+    "entry_row",
+    "left_table",
+    "license_text",
+    "pyproject_text",
+    "readme_text",
+    "searched_for",
+]
 
 _TORCH = ["torch>=2.11", "triton>=3.6; sys_platform == 'linux'"]
 _CUPY = ["numpy>=1.26", "cupy-cuda13x>=14.0"]
@@ -115,6 +123,17 @@ def _remarks(entries: Sequence[TunedEntry]) -> list[str]:
     return lines + patching.remarks(entries)
 
 
+def searched_for(entries: Sequence[TunedEntry]) -> list[str]:
+    """What the entries have the least of, where that is not the time."""
+    if not any(entry.study.objective is Objective.ENERGY for entry in entries):
+        return []
+    return [
+        "The entries were searched for the least energy a launch, not for the least time;",
+        "`EVIDENCE.json` has both.",
+        "",
+    ]
+
+
 def left_table(left: Sequence[Mapping[str, str]]) -> list[str]:
     """What the run planned and the package does not hold."""
     if not left:
@@ -155,11 +174,11 @@ def readme_text(name: str, entries: Sequence[TunedEntry], evidence: dict[str, An
         "|---|---|---|---|---|---|---|",
         *(entry_row(entry) for entry in entries),
         "",
+        *searched_for(entries),
         "A call takes the entry with its N and K (or columns) whose M (or rows) is nearest in log",
         "space. Extents that are not in the table run a conservative default, never measured,",
-        "with one warning for each kernel and choice of formats. On another GPU every call runs a",
-        "default that needs no more than NVIDIA's capability 8.0, with one warning: nothing was",
-        "measured there.",
+        "with one warning for each of them. On another GPU every call runs a default that needs no",
+        "more than NVIDIA's capability 8.0, with one warning: nothing was measured there.",
         "",
         *_remarks(entries),
         "`path` says whether the GPU's tensor cores multiply the elements as stored (native) or",

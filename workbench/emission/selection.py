@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tiles.kernels.closure import source_digest
+from tuning.objective import Objective
 from workbench.emission.functions import EMITTED
 from workbench.emission.kept_rows import KeptRows, keep_rows
 from workbench.emission.not_emitted import NotEmitted, not_emitted
@@ -43,6 +44,11 @@ def select(
         ValueError: nothing of the run can ship, a source has changed, or no M keep the loss.
     """
     found = _winners(run, obstacle)
+    if rows_loss is not None and any(one.study.objective is Objective.ENERGY for one in found):
+        raise ValueError(
+            "--rows-loss weighs times, and this run was searched for energy: leave it out, or "
+            "sweep with --objective time"
+        )
     kept, slower = fastest(found)
     rows: list[KeptRows] = []
     dropped: list[NotEmitted] = []

@@ -32,6 +32,8 @@ def write(
 ) -> list[Path]:
     """Write studies as TuningSchema T4 files, which other tuners and their tools read.
 
+    A study that cannot be written takes nothing from the others: they are written, then it is told.
+
     Args:
         run: a run.
         output: a name that ends in ``.json``, or a folder for all chosen studies.
@@ -39,7 +41,7 @@ def write(
     Returns:
         The files that were written.
     Raises:
-        ValueError: no such study, several for one file, or it cannot be written.
+        ValueError: no such study, several for one file, or one that cannot be written.
     """
     from tuning.t4 import study_to_t4, t4_text
 
@@ -50,11 +52,22 @@ def write(
             f"{run.folder} holds {len(chosen)} studies, a T4 file one: choose with --problem and "
             f"--kernel, or name a folder: {output.with_suffix('')}"
         )
-    written = []
+    written, failed = [], []
     for index, one in chosen:
         path = output / _file_name(index, one) if into else output
-        write_outfile(path, t4_text(study_to_t4(run, one)))
-        written.append(path)
+        try:
+            write_outfile(path, t4_text(study_to_t4(run, one)))
+        except ValueError as error:
+            failed.append(f"{one.problem} with {one.kernel}: {error}")
+        else:
+            written.append(path)
+    if failed and not written:
+        raise ValueError(failed[0])
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise ValueError(
+            f"{len(written)} of {len(chosen)} studies are in {output}, not {failed[0]}{more}"
+        )
     return written
 
 

@@ -1,8 +1,9 @@
 """What ``workbench emit`` can write: one small interface, and one line for each target.
 
 A target is an object (or a module) with ``write(run, output, **options)``.  It writes all or
-nothing, and answers with the files that it wrote, or with a record of its own that has ``lines()``
-for people and ``to_dict()`` for machines.
+nothing (of T4 files, which know nothing of each other, each by itself), and answers with the files
+that it wrote, or with a record of its own that has ``lines()`` for people and ``to_dict()`` for
+machines.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ _LIST = (
             name=name,
             description=f"tuned files that {engine} loads for its own kernel of {products}",
             home=f"workbench.deploy.config_targets:{name.upper().replace('-', '_')}",
-            options=("device", "triton"),
+            options=("device", "triton", "rows_loss"),
         )
         for name, engine, products in (
             ("vllm-linear", "vLLM", "block-scaled linear layers"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tiles.kernels import Backend, Kernel, NumericPath, kernel
 from tiles.problems import Problem
+from tuning.objective import Objective
 from workbench.emission.function import Free, Function
 from workbench.emission.functions import EMITTED, function_of
 from workbench.emission.naming import check_file_part
@@ -91,6 +92,13 @@ class TunedEntry:
         return found
 
     @property
+    def value(self) -> float:
+        """The time or, where energy was searched for, the energy: the least one ships."""
+        found = self.study.objective.of(self.best.measurement)
+        assert found is not None
+        return found
+
+    @property
     def file_name(self) -> str:
         """Name of the file under ``configs/`` that holds the entry."""
         return config_file_name(self.study.kernel, self.formats, self.extents, self.study.gpu)
@@ -98,16 +106,18 @@ class TunedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slower:
-    """A tuned entry that does not ship, because another family is faster on its problem."""
+    """A tuned entry that does not ship, because another family is better on its problem."""
 
     entry: TunedEntry
     winner: TunedEntry
 
     def __str__(self) -> str:
         how = " (simulated)" if self.winner.simulated else ""
+        objective = self.entry.study.objective
+        better = "is faster" if objective is Objective.TIME else "takes less energy"
         return (
-            f"{self.winner.study.kernel} is faster: "
-            f"{self.winner.time_us:.2f} us against {self.entry.time_us:.2f} us{how}"
+            f"{self.winner.study.kernel} {better}: {self.winner.value:.2f} {objective.unit} "
+            f"against {self.entry.value:.2f} {objective.unit}{how}"
         )
 
 
@@ -124,7 +134,7 @@ def obstacle(study: "StudyRecord", gpu: "Gpu") -> str | None:
 
 
 def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slower]]:
-    """Of each problem on a GPU the fastest family of every function, and what it beat.
+    """Of each problem on a GPU the best family of every function, and what it beat.
 
     Measured entries come before simulated ones.
 
@@ -144,7 +154,7 @@ def fastest(entries: Sequence[TunedEntry]) -> tuple[list[TunedEntry], list[Slowe
     kept: list[TunedEntry] = []
     slower: list[Slower] = []
     for same in rivals.values():
-        winner = min(same, key=lambda entry: (entry.simulated, entry.time_us))
+        winner = min(same, key=lambda entry: (entry.simulated, entry.value))
         kept.append(winner)
         slower += [Slower(entry=e, winner=winner) for e in same if e is not winner]
     return kept, slower

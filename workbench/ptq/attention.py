@@ -24,8 +24,10 @@ class PlainAttention(nn.Module):
             raise ValueError("it adds rows of its own to keys and values (bias_k, add_zero_attn)")
         self.num_heads, self.batch_first = layer.num_heads, layer.batch_first
         self.dropout = layer.dropout
+        self.embed_dim, self.head_dim = layer.embed_dim, layer.head_dim
+        self.kdim, self.vdim = layer.kdim, layer.vdim
         # What nn.TransformerEncoderLayer looks at before its fused path, which it then leaves.
-        self.in_proj_bias, self._qkv_same_embed_dim = None, False
+        self.in_proj_weight, self.in_proj_bias, self._qkv_same_embed_dim = None, None, False
         if layer.in_proj_weight is not None:
             weights = layer.in_proj_weight.chunk(3)
         else:
@@ -128,4 +130,8 @@ def take_attention_apart(model: nn.Module) -> dict[str, str]:
                 setattr(parent, name, PlainAttention(child))
             except ValueError as error:
                 left[path] = str(error)
+    for layer in model.modules():
+        if isinstance(layer, nn.TransformerEncoder):
+            # Else it looks for the fused layers' weights as soon as it is given a padding mask.
+            layer.use_nested_tensor = False
     return left

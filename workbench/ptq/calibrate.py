@@ -1,6 +1,7 @@
 """Passes of calibration data through a model whose operators watch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,43 +13,100 @@ from workbench.ptq.operator import Operator, Phase, Session
 
 __all__ = ["Batch", "calibrate", "check_batches", "measure", "recalibrate_batchnorm", "run_batches"]
 
-Batch = tuple[torch.Tensor, ...]
+#: Positional arguments of a model, or its arguments by name.
+Batch = tuple[torch.Tensor, ...] | dict[str, Any]
+#: What a model that is called wrongly raises; what else it raises is not about its arguments.
+_BREAKS = (RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+_RULE = (
+    "calibration: each batch is a tensor, or the tuple of tensors that the model is called with, "
+    "or a mapping of its arguments by name"
+)
 
 
 def check_batches(batches: object) -> list[Batch]:
-    """Calibration batches as tuples of tensors.
+    """Calibration batches as tuples of tensors, or as arguments by name.
 
     Raises:
-        ValueError: there are none.
-        TypeError: they are no tensors or tuples of them.
+        ValueError: there are none, or one of them is empty.
+        TypeError: they are no tensors, tuples of them or mappings.
     """
     if batches is None:
         return []
-    if isinstance(batches, torch.Tensor) or not isinstance(batches, Iterable):
+    if isinstance(batches, torch.Tensor | Mapping | str) or not isinstance(batches, Iterable):
         raise TypeError(f"calibration {shown(type(batches).__name__)}: give a list of batches")
     found: list[Batch] = []
-    for batch in batches:
-        one = batch if isinstance(batch, Sequence) else (batch,)
-        if not one or not all(isinstance(x, torch.Tensor) for x in one):
-            raise TypeError(
-                "calibration: each batch is a tensor, or the tuple of tensors that the model is "
-                "called with"
+    for place, batch in enumerate(batches, start=1):
+        made = _batch(batch)
+        tensors = _tensors(made)
+        if not any(x.numel() for x in tensors):
+            raise ValueError(
+                f"calibration: batch {place} is empty ({_shapes(tensors)}): leave it out"
             )
-        found.append(tuple(one))
+        found.append(made)
     if not found:
         raise ValueError("calibration is empty: give at least one batch of the model's inputs")
     return found
 
 
+def _batch(batch: object) -> Batch:
+    if isinstance(batch, Mapping):
+        made = dict(batch)
+        if not all(isinstance(name, str) for name in made) or not _tensors(made):
+            raise TypeError(_RULE)
+        return made
+    one = batch if isinstance(batch, Sequence) else (batch,)
+    if not one or not all(isinstance(x, torch.Tensor) for x in one):
+        raise TypeError(_RULE)
+    return tuple(one)
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    values = batch.values() if isinstance(batch, dict) else batch
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _shapes(tensors: list[torch.Tensor]) -> str:
+    return ", ".join("x".join(map(str, x.shape)) or "a number" for x in tensors)
+
+
 def run_batches(model: nn.Module, session: Session, batches: list[Batch], phase: Phase) -> None:
-    """Call the model on every batch, in a phase; afterwards the session is where it was."""
+    """Call the model on every batch, in a phase; afterwards the session is where it was.
+
+    Raises:
+        ValueError: the model cannot be called with one of them.
+    """
     before, session.phase = session.phase, phase
     try:
         with torch.no_grad():
-            for batch in batches:
-                model(*batch)
+            for session.batch, batch in enumerate(batches, start=1):
+                try:
+                    _call(model, batch)
+                except _BREAKS as error:
+                    session.phase = Phase.EXACT
+                    _check_call(model, batch, session.batch)
+                    raise error from None  # in high precision it works: not about the arguments
     finally:
-        session.phase = before
+        session.phase, session.batch = before, 0
+
+
+def _call(model: nn.Module, batch: Batch) -> None:
+    if isinstance(batch, dict):
+        model(**batch)
+    else:
+        model(*batch)
+
+
+def _check_call(model: nn.Module, batch: Batch, place: int) -> None:
+    """Tell a model that is called wrongly, which breaks in high precision too."""
+    try:
+        _call(model, batch)
+    except _BREAKS as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"calibration: the model cannot be called with batch {place} "
+            f"({_shapes(_tensors(batch))}): {type(error).__name__}: {text}: give each batch as the "
+            "tuple of its positional arguments, or a mapping of its arguments by name"
+        ) from error
 
 
 def calibrate(model: nn.Module, session: Session, batches: list[Batch]) -> None:
@@ -77,8 +135,10 @@ def calibrate(model: nn.Module, session: Session, batches: list[Batch]) -> None:
 
 def settle(operator: Operator) -> None:
     """Fix an operator's scales; one that calibration did not reach is kept."""
-    for operand in operator.operands.values():
+    for role, operand in operator.operands.items():
         operand.settle()
+        if operand.scale is not None and not float(operand.observer.amax or 0):
+            operator.notes.append(f"{role}: calibration saw zeros alone, its scale is 1")
     if not operator.kept and not all(o.ready for o in operator.operands.values()):
         operator.kept = "calibration did not reach it, so that its scales are not known"
 
@@ -96,6 +156,8 @@ def recalibrate_batchnorm(model: nn.Module, session: Session, batches: list[Batc
 
     Returns:
         Layers that were renewed.
+    Raises:
+        ValueError: a batch has too few values for statistics.
     """
     norms = [
         layer
@@ -111,6 +173,11 @@ def recalibrate_batchnorm(model: nn.Module, session: Session, batches: list[Batc
         norm.train()
     try:
         run_batches(model, session, batches, Phase.RUN)
+    except ValueError as error:  # torch's, of a batch with one value for a channel
+        raise ValueError(
+            f"calibration: batch statistics cannot be renewed ({error}): give larger batches, or "
+            "a scheme with recalibrate_batchnorm=False"
+        ) from error
     finally:
         for norm, (training, momentum) in zip(norms, before, strict=True):
             norm.momentum = momentum

@@ -3,7 +3,6 @@
 Each handler gets the arguments of an intercepted call and computes it on an operator's terms.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from workbench.ptq.masks import rounded_but_masks
 from workbench.ptq.operator import Operator
 from workbench.ptq.products import Convolution
 from workbench.ptq.scheme import Kind
 from workbench.ptq.weight_operand import WeightOperand
 
-__all__ = ["ATTENTION", "CALLS", "IN_PLACE", "LISTED", "Call", "attention"]
+__all__ = ["ATTENTION", "CALLS", "IN_PLACE", "MISSED", "Call"]
 
+_PRODUCTS = (Kind.LINEAR, Kind.CONV, Kind.MATMUL)
 Arguments = tuple[Any, ...]
 Options = Mapping[str, Any]
 
@@ -42,6 +43,14 @@ class Call:
         """
         self.kind, self.values, self.rounded, self.weight = kind, values, rounded, weight
 
+    def missed(self, arguments: Arguments, options: Options) -> bool:
+        """Whether a call without operands is a product of numbers all the same.
+
+        Sums with a number, and whatever counts in integers, are no operators of any scheme.
+        """
+        given = [one for one in (*arguments, *options.values()) if isinstance(one, torch.Tensor)]
+        return self.kind in _PRODUCTS and len(given) > 1 and all(map(_is_float, given[:2]))
+
 
 def _given(arguments: Arguments, options: Options, *names: str) -> list[Any]:
     """Arguments by position or by name; ``None`` where there is none."""
@@ -49,6 +58,10 @@ def _given(arguments: Arguments, options: Options, *names: str) -> list[Any]:
         arguments[place] if place < len(arguments) else options.get(name)
         for place, name in enumerate(names)
     ]
+
+
+#: Why a product is left as it is.
+MISSED = "a product with a vector: operators take matrices"
 
 
 def _is_float(x: Any) -> bool:
@@ -104,6 +117,8 @@ def _addmm(operator: Operator, arguments: Arguments, options: Options) -> torch.
     bias, left, right = _given(arguments, options, "input", "mat1", "mat2")
     product = _matmul(operator, (left, right), {})
     beta, alpha = options.get("beta", 1), options.get("alpha", 1)
+    if beta == 0:  # torch does not look at the bias then, NaN or not
+        bias = torch.zeros_like(bias)
     return torch.add(beta * bias, product, alpha=alpha)
 
 
@@ -128,25 +143,36 @@ _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
 def _conv_values(arguments: Arguments, options: Options) -> dict[str, torch.Tensor] | None:
-    x, weight, _, _, padding, *_ = _given(arguments, options, *_CONV)
-    known = _is_float(x) and _is_float(weight) and not isinstance(padding, str)
-    return {"input": x} if known else None
+    x, weight, *_ = _given(arguments, options, *_CONV)
+    return {"input": x} if _is_float(x) and _is_float(weight) else None
 
 
 def _conv(operator: Operator, arguments: Arguments, options: Options) -> torch.Tensor:
     x, weight, bias, stride, padding, dilation, groups = _given(arguments, options, *_CONV)
     axes = weight.ndim - 2
-    pads = _extents(padding or 0, axes, 0)
+    spread = _extents(dilation or 1, axes, 1)
     convolution = Convolution(
         stride=_extents(stride or 1, axes, 1),
-        padding=(pads[1], pads[1], pads[0], pads[0]),
-        dilation=_extents(dilation or 1, axes, 1),
+        padding=_padding(padding or 0, weight, spread),
+        dilation=spread,
         groups=groups or 1,
         axes=axes,
     )
     held = operator.weight
     assert isinstance(held, WeightOperand)
     return convolution.product(x, held.rounded(weight), bias, operator.operands["input"])
+
+
+def _padding(
+    padding: Any, weight: torch.Tensor, dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Left, right, above and below; ``same`` puts an odd one behind, as torch does."""
+    if padding != "same":
+        pads = _extents(0 if padding == "valid" else padding, weight.ndim - 2, 0)
+        return pads[1], pads[1], pads[0], pads[0]
+    height = weight.shape[2] if weight.ndim == 4 else 1
+    down, across = dilation[0] * (height - 1), dilation[1] * (weight.shape[-1] - 1)
+    return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 def _extents(value: Any, axes: int, fill: int) -> tuple[int, int]:
@@ -176,7 +202,7 @@ def _norm(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def _pair_values(arguments: Arguments, options: Options) -> dict[str, torch.Tensor] | None:
     left, right = _given(arguments, options, "input", "other")
-    if "out" in options or not (_is_float(left) and _is_float(right)):
+    if not (_is_float(left) and _is_float(right)):
         return None
     return {"left": left, "right": right}
 
@@ -185,7 +211,10 @@ def _pair(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def rounded(operator: Operator, arguments: Arguments, options: Options) -> torch.Tensor:
         left, right = _given(arguments, options, "input", "other")
         rest = {name: value for name, value in options.items() if name == "alpha"}
-        x, y = operator.operands["left"].rounded(left), operator.operands["right"].rounded(right)
+        x, y = (
+            rounded_but_masks(operator.operands[role], operand)
+            for role, operand in (("left", left), ("right", right))
+        )
         return function(x, y, **rest)
 
     return rounded
@@ -204,7 +233,7 @@ _MUL = Call(Kind.MUL, _pair_values, _pair(torch.mul))
 CALLS: dict[Any, Call] = {
     **dict.fromkeys(
         (
-            torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__,
+            torch.matmul, torch.linalg.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__,
             torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm,
         ),
         _MATMUL,
@@ -212,66 +241,22 @@ CALLS: dict[Any, Call] = {
     **dict.fromkeys((torch.addmm, torch.Tensor.addmm), _ADDMM),
     F.linear: _LINEAR,
     **dict.fromkeys((F.conv1d, F.conv2d, torch.conv1d, torch.conv2d), _CONVOLUTION),
-    F.layer_norm: Call(Kind.LAYERNORM, _norm_values, _norm(F.layer_norm)),
-    F.batch_norm: Call(Kind.BATCHNORM, _norm_values, _norm(F.batch_norm)),
+    **{
+        one: Call(kind, _norm_values, _norm(one))
+        for kind, both in (
+            (Kind.LAYERNORM, (F.layer_norm, torch.layer_norm)),
+            (Kind.BATCHNORM, (F.batch_norm, torch.batch_norm)),
+        )
+        for one in both
+    },
     **dict.fromkeys((torch.add, torch.Tensor.add, torch.Tensor.__add__), _ADD),
-    **dict.fromkeys((torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.__mul__), _MUL),
+    **dict.fromkeys((torch.mul, torch.multiply), _MUL),
+    **dict.fromkeys((torch.Tensor.mul, torch.Tensor.multiply, torch.Tensor.__mul__), _MUL),
 }  # fmt: skip
 #: Functions that write into their first operand, and the one that they are computed by.
 IN_PLACE: dict[Any, Any] = {
     **dict.fromkeys((torch.Tensor.add_, torch.Tensor.__iadd__), torch.add),
-    **dict.fromkeys((torch.Tensor.mul_, torch.Tensor.__imul__), torch.mul),
+    **dict.fromkeys((torch.Tensor.mul_, torch.Tensor.multiply_, torch.Tensor.__imul__), torch.mul),
+    torch.Tensor.addmm_: torch.addmm,
 }
 ATTENTION = F.scaled_dot_product_attention
-#: Functions that no recipe has an operator for; they are listed where they are met.
-LISTED: dict[Any, str] = {
-    **dict.fromkeys((F.softmax, torch.softmax, torch.Tensor.softmax), "softmax"),
-    **dict.fromkeys((F.gelu, F.relu, torch.relu, F.silu, torch.sigmoid), "activation"),
-    **dict.fromkeys((torch.tanh, torch.Tensor.tanh, torch.Tensor.sigmoid), "activation"),
-    **dict.fromkeys((torch.sub, torch.Tensor.sub, torch.Tensor.__sub__), "sub"),
-    **dict.fromkeys((torch.div, torch.Tensor.div, torch.Tensor.__truediv__), "div"),
-    **dict.fromkeys((torch.einsum, torch.baddbmm, torch.Tensor.baddbmm), "product"),
-    **dict.fromkeys((F.group_norm, F.rms_norm, F.instance_norm), "norm"),
-    **dict.fromkeys((F.conv3d, F.conv_transpose1d, F.conv_transpose2d), "convolution"),
-    F.multi_head_attention_forward: "attention",
-    F.embedding: "embedding",
-}
-
-
-def attention(
-    scores_by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    values_by: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """``F.scaled_dot_product_attention`` taken apart into its two products.
-
-    Args:
-        scores_by: multiplies queries by keys, (..., L, E) by (..., E, S).
-        values_by: multiplies weights by values.
-        query, key, value: (..., heads, tokens, width), and the rest as that function has it.
-    """
-    if enable_gqa:
-        times = query.shape[-3] // key.shape[-3]
-        key, value = (t.repeat_interleave(times, dim=-3) for t in (key, value))
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = scores_by(query, key.transpose(-2, -1)) * factor
-    if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(later, -math.inf)
-    if attn_mask is not None:
-        if attn_mask.dtype is torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-    # Rows without any key left have weights of zero, as the fused function has it.
-    weights = scores.softmax(dim=-1).nan_to_num(nan=0.0)
-    if dropout_p:
-        weights = F.dropout(weights, dropout_p)
-    return values_by(weights, value)

@@ -8,7 +8,8 @@ scripted code, and inside fused C++ functions, which the mode keeps torch's own 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from tiles.formats import TensorFormat
 from workbench.ptq import calls
+from workbench.ptq.attention_call import attention
 from workbench.ptq.formats import refusal, roles
+from workbench.ptq.frames import Followed, Frames
+from workbench.ptq.listed import LISTED
+from workbench.ptq.masks import MASKED, masked
 from workbench.ptq.matmul import MatMul
 from workbench.ptq.operand import Operand
 from workbench.ptq.operator import Operator, Phase, Session
@@ -35,8 +40,6 @@ REPLACED: dict[type[nn.Module], Kind] = {
     nn.EmbeddingBag: Kind.EMBEDDING,
 }
 
-#: What a mask adds; a scale that covers it would leave nothing of what it is added to.
-MASK = 1e30
 #: Modules whose one function has the module's own name.
 _NAMED = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, MatMul)
 
@@ -57,10 +60,8 @@ class Interceptor:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        #: Modules that run, their names, and what each has called so far.
-        self._frames: list[tuple[nn.Module, str, Counter[str]]] = []
-        self._modes: list[_Mode] = []
-        self._names: dict[nn.Module, str] = {}
+        self._frames = Frames()
+        self._followed: set[nn.Module] = set()
 
     def attach(self, model: nn.Module) -> None:
         """Follow the calls of a model's modules, whichever of them is called first.
@@ -68,52 +69,59 @@ class Interceptor:
         Called again it follows modules that were put into the model since.
         """
         for name, module in model.named_modules():
-            if module in self._names:
+            # Scripted code calls nothing that could be met.
+            if module in self._followed or isinstance(module, torch.jit.ScriptModule):
                 continue
-            self._names[module] = name
-            module.register_forward_pre_hook(self._enter)
-            module.register_forward_hook(self._leave, always_call=True)
+            self._followed.add(module)
+            module.forward = Followed(module, name, self._inside)
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if not self._frames:
-            self._modes.append(_Mode(self))
-            self._modes[-1].__enter__()  # type: ignore[no-untyped-call]  # torch
-        self._frames.append((module, self._names.get(module, ""), Counter()))
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._frames.pop()
-        if not self._frames:
-            self._modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    @contextmanager
+    def _inside(self, module: nn.Module, name: str) -> Iterator[None]:
+        running = self._frames.running
+        running.append((module, name, Counter()))
+        try:
+            if len(running) > 1:
+                yield
+            else:
+                with _Mode(self):
+                    yield
+        finally:
+            running.pop()
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What an intercepted function returns."""
-        if self.session.phase in (Phase.EXACT, Phase.CHANNELS) or not self._frames:
+        if self.session.phase in (Phase.EXACT, Phase.CHANNELS) or not self._frames.running:
             return func(*args, **kwargs)
-        module, name, _ = self._frames[-1]
+        module, name, _ = self._frames.running[-1]
         if type(module) in REPLACED:  # a layer that stays in high precision
             return func(*args, **kwargs)
         if func is calls.ATTENTION:
             return self._attention(args, kwargs)
-        target = calls.IN_PLACE.get(func)
-        found = calls.CALLS.get(func if target is None else target)
+        plain = calls.IN_PLACE.get(func, func)
+        found = calls.CALLS.get(plain)
         if found is None:
-            if func in calls.LISTED and name not in self.session.unknown:
-                place = self._place(calls.LISTED[func])
+            if func in LISTED and name not in self.session.unknown:
+                place = self._place(LISTED[func])
                 self.session.unknown.setdefault(
                     place, f"{self.session.recipe.name} has no such operator"
                 )
             return func(*args, **kwargs)
-        if target is None:
-            return self._apply(found, lambda: func(*args, **kwargs), args, kwargs)
-        # Computed beside the tensor that it is to be written into: both ways may be needed.
-        exact: Callable[[], torch.Tensor] = lambda: target(*args, **kwargs)  # noqa: E731
-        if found.values(args, kwargs) is None:
+        given = {key: value for key, value in kwargs.items() if key != "out"}
+        if found.values(args, given) is None:
+            if found.missed(args, given):
+                self.session.unknown.setdefault(self._place(str(found.kind)), calls.MISSED)
             return func(*args, **kwargs)
-        return args[0].copy_(self._apply(found, exact, args, kwargs))
+        # Computed beside the tensor that it is to be written into: both ways may be needed.
+        y = self._apply(found, lambda: plain(*args, **given), args, given)
+        if plain is not func:
+            return args[0].copy_(y)
+        out = kwargs.get("out")
+        # A product by one changes no bit, and is written as torch writes every ``out``.
+        return y if out is None else torch.mul(y, 1, out=out)
 
     def _place(self, what: str) -> str:
         """A name for a call: the module that makes it, what it is, and which of them."""
-        module, name, counts = self._frames[-1]
+        module, name, counts = self._frames.running[-1]
         counts[what] += 1
         if counts[what] == 1 and isinstance(module, _NAMED):
             return name
@@ -158,8 +166,8 @@ class Interceptor:
             operator = new_operator(place, kind, session, weight)
         if session.phase is Phase.OBSERVE and kind in (Kind.ADD, Kind.MUL) and not operator.kept:
             for role, x in values.items():
-                if x.numel() and bool((x.abs() > MASK).any()) and not bool(x.isnan().any()):
-                    operator.kept = f"its {role} operand is a mask: infinite, or beyond {MASK:g}"
+                if bool(masked(x).any()) and not bool(x.isnan().any()):
+                    operator.kept = f"its {role} operand is a mask: {MASKED}"
         return None if operator.kept else operator
 
     def _refusal(self, kind: Kind, weighted: bool) -> str:
@@ -172,7 +180,7 @@ class Interceptor:
         if self._refusal(Kind.MATMUL, False):
             self._operator(self._place("attention"), Kind.MATMUL, {}, False)
             return calls.ATTENTION(*args, **kwargs)
-        return calls.attention(
+        return attention(
             self._attention_product(self._place("attention.scores")),
             self._attention_product(self._place("attention.values")),
             *args,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales, quantize_tensor
 from workbench.ptq.operand import Operand
 from workbench.ptq.operator import Operator, Phase, Session
 from workbench.ptq.products import Convolution
@@ -24,13 +24,17 @@ def weight_matrix(weight: torch.Tensor) -> torch.Tensor:
 
 
 def moved(codes: QuantizedTensor, device: torch.device) -> QuantizedTensor:
-    """Codes and scales on a device."""
+    """Codes and scales on a device, in the layout that kernels read them in."""
     if codes.codes.device == device:
         return codes
     kept = {
         name: None if (part := getattr(codes, name)) is None else part.to(device)
         for name in ("scales", "zero_points", "tensor_scale")
     }
+    if codes.scales is not None and codes.format.scaling is not None:
+        # ``to`` closes the gaps between columns of scales of 1xB blocks.
+        rows, cols = codes.codes.shape
+        kept["scales"] = empty_scales(rows, cols, codes.format.scaling, device).copy_(codes.scales)
     return QuantizedTensor(codes=codes.codes.to(device), format=codes.format, **kept)
 
 
@@ -86,17 +90,32 @@ class QuantizedLayer(nn.Module):
 
     @property
     def original(self) -> nn.Module:
-        """The layer that it stands for; not after :meth:`finish`."""
+        """The layer that it stands for.
+
+        Raises:
+            AttributeError: after :meth:`finish` there is none, as for a name that does not exist.
+        """
+        if not self._original:
+            raise AttributeError(f"{self.operator.name} has let go of the layer that it stands for")
         return self._original[0]
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight that it computes with, for code that looks at it."""
-        if self.codes is not None:
-            return self.values
-        weight = self.original.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight
+        """The weight that it computes with, for code that looks at it.
+
+        Functions that multiply by it, as by the table of an embedding, are scored with it.
+        """
+        exact = self.operator.kept or self.operator.session.phase is not Phase.RUN
+        if self._original and (exact or self.codes is None):
+            weight = self.original.weight
+            assert isinstance(weight, torch.Tensor)
+            return weight
+        return self.stored
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """What of the weight is left once it lies in codes."""
+        return self.values
 
     @property
     def values(self) -> torch.Tensor:
@@ -104,12 +123,14 @@ class QuantizedLayer(nn.Module):
 
         Kernels multiply codes: a layer that runs on them holds no weight of full size.
         """
-        if self._values is None:
+        values = self._values
+        if values is None:
             assert self.codes is not None  # once it is settled
             # Kept beyond torch.inference_mode(), whose tensors a backward pass may not save.
             with torch.inference_mode(False), torch.no_grad():
-                self._values = self.codes.dequantize().view(self.weight_shape).to(self.dtype)
-        return self._values
+                values = self.codes.dequantize().view(self.weight_shape).to(self.dtype)
+            self._values = values
+        return values
 
     @property
     def source(self) -> torch.Tensor:

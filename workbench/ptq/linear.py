@@ -62,6 +62,12 @@ class QuantizedLinear(QuantizedLayer):
         weight = super().source
         return weight if self.smoothing is None else weight * self.smoothing
 
+    @property
+    def stored(self) -> torch.Tensor:
+        """The codes' values as others multiply by them, whose inputs nobody smooths."""
+        values = self.values
+        return values if self.smoothing is None else (values.float() / self.smoothing).to(values)
+
     def see_channels(self, x: torch.Tensor) -> None:
         """Largest magnitude of every input feature."""
         if not self.smooths or x.numel() == 0:

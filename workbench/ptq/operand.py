@@ -121,21 +121,26 @@ class Operand:
             apart: see :func:`round_matrices`.
         """
         if self.scales in (Scales.STATIC, Scales.DIRECT):
-            if self.scale is not None and self.scale.device != x.device:
-                self.scale = self.scale.to(x.device)
-            return round_scaled(x, self.format, self.scale)
+            return round_scaled(x, self.format, self._scale_on(x.device))
         if along == -1:
             return round_matrices(x, self.format, apart=apart)
         turned = round_matrices(x.transpose(-1, along), self.format, apart=apart)
         return turned.transpose(-1, along)
 
+    def _scale_on(self, device: torch.device) -> torch.Tensor | None:
+        """The static scale, which stays where it was used last: a copy would wait for the GPU."""
+        scale = self.scale
+        if scale is not None and scale.device != device:
+            self.scale = scale = scale.to(device)
+        return scale
+
     def codes(self, x: torch.Tensor) -> QuantizedTensor:
         """Codes of a (rows, K) matrix, as products of codes take them."""
-        if self.scale is None:
+        scale = self._scale_on(x.device)
+        if scale is None:
             return quantize_tensor(x, self.format)
         scaling = self.format.scaling
         assert scaling is not None  # of a static scale
-        scale = self.scale.to(x.device)
         patterns = encode(divide(x.float(), scale), self.format.element, self.format.rounding)
         grid = empty_scales(x.shape[0], x.shape[1], scaling, x.device)
         grid.copy_(scale)

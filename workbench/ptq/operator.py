@@ -58,6 +58,7 @@ class Session:
     order: dict[str, None] = field(default_factory=dict)
     #: Functions that are no operator of the scheme, by where they are called.
     unknown: dict[str, str] = field(default_factory=dict)
+    batch: int = 0  #: of calibration, counted from 1, while one is run; else 0
     found: bool = False  #: True once no further operators are looked for
 
 
@@ -94,8 +95,8 @@ class Operator:
                 self.operands[role].observe(x)
             except ValueError as error:
                 raise ValueError(
-                    f"calibration: the {role} of {self.name} {error}: leave that batch out, or "
-                    "mend the model"
+                    f"calibration: the {role} of {self.name or 'the model'} {error} in batch "
+                    f"{self.session.batch}: leave that batch out, or mend the model"
                 ) from error
 
     def apply(

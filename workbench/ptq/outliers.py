@@ -52,9 +52,10 @@ class OutlierWeights:
         """
         assert self.columns is not None
         assert self.weights is not None
-        self.columns, self.weights = (p.to(values.device) for p in (self.columns, self.weights))
+        columns, weights = (p.to(values.device) for p in (self.columns, self.weights))
+        self.columns, self.weights = columns, weights
         made = values.clone()
-        made[:, self.columns] = self.weights.to(made.dtype)
+        made[:, columns] = weights.to(made.dtype)
         return made
 
     def product(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tiles.formats import ScaleRule, TensorFormat
+from tiles.intake import shown
 from tiles.recipes import Recipe
 from workbench.arguments import items_of
 from workbench.nn.backend import Backend
@@ -24,6 +25,7 @@ from workbench.ptq.gptq import check_gptq
 from workbench.ptq.interceptor import Interceptor
 from workbench.ptq.kernel_path import KernelPath
 from workbench.ptq.operator import Phase, Session
+from workbench.ptq.options import Asked, digest_of_batches
 from workbench.ptq.quantized import Quantized, quantized_of
 from workbench.ptq.replace import (
     check_keep,
@@ -33,7 +35,7 @@ from workbench.ptq.replace import (
     restore,
 )
 from workbench.ptq.scheme import Kind, Rule, Scheme, scheme_of
-from workbench.ptq.search import Scores, Trial, check_reference, search
+from workbench.ptq.search import Scores, Trial, check_reference, number_of, search
 
 __all__ = ["copied_model", "prepared", "quantize"]
 
@@ -55,8 +57,8 @@ def quantize(
     Args:
         model: on any device.
         recipe: a name of ``tiles.recipes``, or a ``Recipe``: the formats.
-        calibration: batches of the model's inputs, each a tensor or a tuple of positional
-            arguments; recipes of weights alone do without, but for GPTQ.
+        calibration: batches of the model's inputs, each a tensor, a tuple of positional arguments
+            or a mapping of arguments by name; recipes of weights alone do without, but for GPTQ.
         scheme: ``standard``, ``extended`` or a ``Scheme``: operators, and how scales are found.
         score: of a model, higher is better.  With it operators fall back to high precision until
             the criterion holds; without it all stay quantised.
@@ -68,13 +70,15 @@ def quantize(
     Returns:
         The quantised model, its operators with their formats, and what was kept with reasons.
     Raises:
-        ValueError: recipe, scheme, calibration or criterion do not fit, a weight or an input of
-            calibration is not finite, a pattern of ``keep`` matches nothing, or nothing in the
-            model can be quantised.
+        ValueError: recipe, scheme, calibration or criterion do not fit, the model cannot be called
+            with a batch, a weight or an input of calibration is not finite, a score is no number, a
+            pattern of ``keep`` matches nothing, or nothing in the model can be quantised.
         TypeError: ``model`` is no module, or another argument of the wrong type.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"quantize takes a torch module, not {type(model).__name__}")
+    if isinstance(criterion, bool) or not isinstance(criterion, int | float):
+        raise TypeError(f"criterion {shown(criterion)}: a relative loss, a number such as 0.01")
     if not 0 <= criterion < 1:
         raise ValueError(f"criterion {criterion:g}: a relative loss from 0 to below 1, as 0.01")
     chosen, how = ptq_recipe(recipe), scheme_of(scheme)
@@ -89,9 +93,16 @@ def quantize(
             "direct cast finds the model's products by it)"
         )
     copied = copied_model(model)
+    asked = Asked(
+        keep=patterns,
+        criterion=None if score is None else criterion,
+        calibration_batches=len(batches),
+        calibration_digest=digest_of_batches(batches),
+        backend="" if backend is None else backend.name,
+    )
     reference = None
     if score is not None:
-        reference = float(score(copied))
+        reference = number_of(score, copied)
         check_reference(reference)
     made, session, path, interceptor = prepared(copied, chosen, how, patterns, backend)
     calibrate(made, session, batches)
@@ -121,18 +132,28 @@ def quantize(
         )
     made = restore(made)
     interceptor.attach(made)
-    return quantized_of(made, session, path, scores=scores, measured=bool(batches))
+    return quantized_of(made, session, path, asked, scores=scores, measured=bool(batches))
 
 
 def copied_model(model: nn.Module) -> nn.Module:
     """A copy in eval mode.
 
     Raises:
-        ValueError: the model is quantised already.
+        ValueError: the model is quantised already, a tensor of it lies on the meta device, or it
+            cannot be copied.
     """
     if quantized_layers(model):
         raise ValueError("the model is quantised already: quantise the one that it was made of")
-    return copy.deepcopy(model).eval()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"{name} lies on the meta device and holds nothing: load it first")
+    try:
+        return copy.deepcopy(model).eval()
+    except (RuntimeError, TypeError) as error:  # of tensors that were computed, of locks and files
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({text}): build it anew and load its weights"
+        ) from error
 
 
 def prepared(
@@ -193,7 +214,7 @@ def _why(session: Session) -> str:
     if first is None:
         return "it calls no operator that a scheme has"
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return f"{first[0]}: {first[1]}{more}"
+    return f"{first[0] or 'the model itself'}: {first[1]}{more}"
 
 
 class _Norms:

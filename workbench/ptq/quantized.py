@@ -11,6 +11,7 @@ from tiles.recipes import Recipe
 from workbench.ptq.kernel_path import KernelPath
 from workbench.ptq.layers import QuantizedLayer
 from workbench.ptq.operator import Operator, Session
+from workbench.ptq.options import Asked
 from workbench.ptq.scheme import Scheme
 from workbench.ptq.search import Scores
 
@@ -53,6 +54,7 @@ class Quantized:
     operators: tuple[OperatorRecord, ...]
     kept: tuple[Kept, ...]
     scores: Scores | None  #: ``None``: nothing scored it
+    asked: Asked
     session: Session
     path: KernelPath
 
@@ -65,7 +67,8 @@ class Quantized:
     def unmet(self) -> dict[str, str]:
         """Calls since that calibration did not meet: they computed in high precision."""
         known = {kept.name for kept in self.kept}
-        return {n: why for n, why in self.session.unknown.items() if n not in known}
+        # A copy: another thread may run the model and meet more.
+        return {n: why for n, why in dict(self.session.unknown).items() if n not in known}
 
     def save(self, path: str | Path) -> Path:
         """Write codes, scales, all other tensors and the record into one safetensors file.
@@ -86,6 +89,8 @@ class Quantized:
             "activation": str(self.recipe.activation),
             "weight": str(self.recipe.weight),
             "scheme": self.scheme.name,
+            "scheme_options": self.scheme.to_dict(),
+            "options": self.asked.to_dict(),
             "operators": [
                 {
                     "name": o.name,
@@ -149,6 +154,7 @@ def quantized_of(
     model: nn.Module,
     session: Session,
     path: KernelPath,
+    asked: Asked,
     *,
     scores: Scores | None,
     measured: bool,
@@ -173,6 +179,7 @@ def quantized_of(
         operators=tuple(records),
         kept=tuple(kept),
         scores=scores,
+        asked=asked,
         session=session,
         path=path,
     )

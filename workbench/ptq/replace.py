@@ -1,5 +1,6 @@
 """Puts quantised layers into a model, and the original ones back where they are kept."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -16,7 +17,10 @@ __all__ = ["check_keep", "kept_by_name", "quantized_layers", "replace_layers", "
 #: Layers whose function is met where it is called.
 _INTERCEPTED = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 #: Layers without arithmetic in inference.
-_IDLE = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten)
+_IDLE = (
+    *(nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten),
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict),
+)
 
 
 def replace_layers(
@@ -29,7 +33,7 @@ def replace_layers(
     Raises:
         ValueError: a weight is not finite.
     """
-    made: dict[nn.Module, nn.Module] = {}
+    made: dict[nn.Module, QuantizedLayer] = {}
     for name, layer in list(model.named_modules()):
         kind = REPLACED.get(type(layer))
         if kind is None:
@@ -41,6 +45,7 @@ def replace_layers(
             session.unknown[name] = reason
             continue
         made[layer] = _quantized(name, layer, session, path)
+    _note_shared(made)
     if model in made:
         return made[model]
     _swap(model, made)
@@ -56,11 +61,15 @@ def check_keep(keep: tuple[str, ...], names: "list[str]") -> None:
     from tiles.intake import nearest
 
     for pattern in keep:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"keep {pattern!r}: no layer or operator of the model has such a name: "
-                f"{nearest(pattern, names)}name one of the table, or a pattern such as encoder.0.*"
-            )
+        if any(fnmatchcase(name, pattern) for name in names):
+            continue
+        inside = [name for name in names if fnmatchcase(name, f"{pattern}[.:]*")]
+        hint = f"write {pattern}[.:]* for what it holds, as {inside[0]}" if inside else ""
+        raise ValueError(
+            f"keep {pattern!r}: no layer or operator of the model has such a name: "
+            f"{nearest(pattern, names) if not inside else ''}"
+            f"{hint or 'name one of the table, or a pattern such as encoder.0.*'}"
+        )
 
 
 def kept_by_name(name: str, keep: tuple[str, ...]) -> str:
@@ -71,6 +80,8 @@ def kept_by_name(name: str, keep: tuple[str, ...]) -> str:
 def _unfit(layer: nn.Module) -> str:
     if not isinstance(layer.weight, nn.Parameter):
         return "its weight is computed from others, as by weight_norm: remove that first"
+    if not layer.weight.numel():
+        return "its weight is empty"
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
         return "its entries are scaled on every call (max_norm)"
     return ""
@@ -96,11 +107,23 @@ def _quantized(name: str, layer: nn.Module, session: Session, path: KernelPath) 
     return QuantizedEmbedding(name, layer, session, fmt)
 
 
-def _swap(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
+def _note_shared(made: dict[nn.Module, QuantizedLayer]) -> None:
+    """Say which layers were given one parameter for a weight: each has codes of its own here."""
+    by_weight: dict[int, list[QuantizedLayer]] = {}
+    for layer, standing in made.items():
+        by_weight.setdefault(id(layer.weight), []).append(standing)
+    for standing in made.values():
+        for other in by_weight[id(standing.original.weight)]:
+            if other is not standing:
+                note = f"its weight is also that of {other.operator.name}"
+                standing.operator.notes.append(note)
+
+
+def _swap(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
     for parent in list(model.modules()):
         # Not named_children(), which leaves out the second place of a shared layer.
         for name, child in list(parent._modules.items()):
-            if child in made:
+            if child is not None and child in made:
                 setattr(parent, name, made[child])
 
 

@@ -5,8 +5,10 @@ Formats, arXiv 2309.14592, sections 3.1 (standard) and 3.2 (extended).
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 from tiles.intake import nearest, shown
 
@@ -106,6 +108,33 @@ class Scheme:
 
     def __str__(self) -> str:
         return self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: every option, by its name."""
+        options = {one.name: getattr(self, one.name) for one in fields(self)}
+        return options | {
+            "kinds": sorted(str(kind) for kind in self.kinds),
+            "calibration": str(self.calibration),
+            "weight_rule": self.weight_rule.value,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Scheme":
+        """Read what :meth:`to_dict` wrote; options that an older file lacks have their defaults.
+
+        Raises:
+            KeyError, TypeError, ValueError: no name, an unknown option or a wrong one.
+        """
+        read: dict[str, Callable[[Any], Any]] = {
+            "kinds": lambda kinds: frozenset(Kind(kind) for kind in kinds),
+            "calibration": Calibration.parse,
+            "weight_rule": Rule,
+        }
+        return cls(**{name: read.get(name, _same)(value) for name, value in data.items()})
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 STANDARD = Scheme(name="standard")

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from tiles.intake import shown
+from workbench.ptq.criterion import holds, relative_loss
 from workbench.ptq.operator import Operator
 
-__all__ = ["Scores", "Trial", "relative_loss", "search"]
+__all__ = ["Scores", "Trial", "check_reference", "number_of", "search"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +44,22 @@ class Scores:
     @property
     def holds(self) -> bool:
         """Whether the final model meets the criterion."""
-        return self.loss <= self.criterion
+        return holds(self.loss, self.criterion)
 
 
-def relative_loss(reference: float, score: float) -> float:
-    """``(reference - score) / |reference|``; infinite for a score that is no number."""
-    if math.isnan(score):
-        return math.inf
-    return (reference - score) / abs(reference)
+def number_of(score: Callable[[nn.Module], float], model: nn.Module) -> float:
+    """The score of a model.
+
+    Raises:
+        ValueError: what ``score`` gives is no number.
+    """
+    found = score(model)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:  # of a tensor of several: RuntimeError
+        raise ValueError(
+            f"score(model) gave {shown(found)}: it has to give one number, higher for better"
+        ) from error
 
 
 def check_reference(reference: float) -> None:
@@ -91,7 +101,7 @@ def search(
 
     def judged(action: str, operator: Operator | None) -> Trial:
         changed()
-        found = float(score(model))
+        found = number_of(score, model)
         loss = relative_loss(reference, found)
         return Trial(
             action=action,
@@ -99,7 +109,7 @@ def search(
             sensitivity=None if operator is None else operator.noise.ratio,
             score=found,
             loss=loss,
-            holds=loss <= criterion,
+            holds=holds(loss, criterion),
             stays=True,
         )
 

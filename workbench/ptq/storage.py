@@ -7,6 +7,8 @@ and buffers that are not quantised, as they are.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from workbench.ptq.formats import ptq_recipe
 from workbench.ptq.layers import QuantizedLayer, moved
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.operator import Phase, Session
+from workbench.ptq.options import Asked
 from workbench.ptq.quantized import SCHEMA, Quantized, quantized_of
 from workbench.ptq.scheme import Kind, Scheme
 from workbench.ptq.tensor_file import RECORD, read_tensors, write_tensors
 
-__all__ = ["RECORD", "load", "read_record", "save"]
+__all__ = ["RECORD", "load", "read_record", "save", "unfit"]
 
 #: Parts of an operator's name in names of tensors.
 _WEIGHT, _SCALE, _COLUMNS = "@weight.", "@scale.", "@outliers."
@@ -40,7 +43,7 @@ def save(quantized: Quantized, path: Path) -> Path:
         ValueError: the path cannot be written.
     """
     check_name(path)
-    record = quantized.record() | {"scheme_options": _options(quantized.scheme)}
+    record = quantized.record()
     tensors: dict[str, torch.Tensor] = {}
     weights: dict[str, dict[str, str]] = {}
     for name, layer in _layers(quantized.model).items():
@@ -67,11 +70,6 @@ def save(quantized: Quantized, path: Path) -> Path:
 
 def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {m.operator.name: m for m in model.modules() if isinstance(m, QuantizedLayer)}
-
-
-def _options(scheme: Scheme) -> dict[str, Any]:
-    """What of a scheme a loaded model computes by."""
-    return {"kinds": sorted(str(kind) for kind in scheme.kinds), "dynamic": scheme.dynamic}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -107,14 +105,30 @@ def load(
     Raises:
         ValueError: another recipe, another model, or not such a file.
     """
+    from workbench.ptq.quantize import copied_model
+
     chosen, source = ptq_recipe(recipe), Path(path)
     record = read_record(source)
-    try:
+    copied = copied_model(model)
+    with unfit(source):
         _check_recipe(source, record, chosen)
-        return _loaded(model, source, record, chosen, backend)
-    except (KeyError, AttributeError, TypeError) as error:
+        return _loaded(copied, source, record, chosen, backend)
+
+
+@contextmanager
+def unfit(path: Path) -> Iterator[None]:
+    """Tell a file whose record and tensors do not belong together.
+
+    Raises:
+        ValueError: what is read inside cannot be; the message names the file.
+    """
+    try:
+        yield
+    except (KeyError, AttributeError, TypeError, RuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
+            raise
         raise ValueError(
-            f"{source}: its record does not fit its tensors ({shown(str(error))}): was the file "
+            f"{path}: its record does not fit its tensors ({shown(str(error))}): was the file "
             "edited?"
         ) from error
 
@@ -126,19 +140,14 @@ def _loaded(
     chosen: Recipe,
     backend: Backend | None,
 ) -> Quantized:
-    from workbench.ptq.quantize import copied_model, prepared
+    from workbench.ptq.quantize import prepared
     from workbench.ptq.replace import restore
 
     quantized = {entry["name"] for entry in record["operators"]}
     weights = record["weights"]
     given = {name: TensorFormat.parse(header["format"]) for name, header in weights.items()}
-    options = record["scheme_options"]
-    scheme = Scheme(
-        name=record["scheme"],
-        kinds=frozenset(Kind(kind) for kind in options["kinds"]),
-        dynamic=options["dynamic"],
-    )
-    made, session, kernels, interceptor = prepared(copied_model(model), chosen, scheme, (), backend)
+    scheme = Scheme.from_dict({"name": record["scheme"]} | record["scheme_options"])
+    made, session, kernels, interceptor = prepared(model, chosen, scheme, (), backend)
     layers = _layers(made)
     if missing := sorted(set(weights) - set(layers)):
         raise ValueError(
@@ -165,7 +174,8 @@ def _loaded(
     interceptor.attach(made)
     _take_state(made, {name: tensors[name] for name in record["tensors"]}, source)
     session.found, session.phase = True, Phase.RUN
-    return quantized_of(made, session, kernels, scores=None, measured=False)
+    asked = Asked.from_dict(record.get("options", {}))
+    return quantized_of(made, session, kernels, asked, scores=None, measured=False)
 
 
 def _check_recipe(path: Path, record: dict[str, Any], chosen: Recipe) -> None:
@@ -236,6 +246,12 @@ def _take_scales(session: Session, tensors: dict[str, torch.Tensor], path: Path)
     for operator in session.operators.values():
         for role, operand in operator.operands.items():
             operand.scale = tensors.get(f"{operator.name}{_SCALE}{role}")
+            scale = operand.scale
+            if scale is not None and not (scale.numel() == 1 and bool(scale.isfinite().all())):
+                raise ValueError(
+                    f"{path}: the scale of the {role} of {operator.name} is no finite number: was "
+                    "the file edited?"
+                )
             if not operator.kept and not operand.ready:
                 raise ValueError(
                     f"{path}: lacks the scale of the {role} of {operator.name}: was the "

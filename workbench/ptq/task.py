@@ -1,7 +1,10 @@
 """What a quantised model is judged by: a trained model, data to calibrate on, and a score."""
 
 import importlib
+import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +13,41 @@ from torch import nn
 
 from tiles.intake import nearest, shown
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "load_task", "task_code"]
+
+
+#: What code of a task's own raises where it, or a file of its, is not as it takes it to be.
+_BREAKS = (
+    OSError,
+    EOFError,
+    ImportError,
+    SyntaxError,
+    NameError,
+    AttributeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
+
+
+@contextmanager
+def task_code(name: str, what: str) -> Iterator[None]:
+    """Turn what breaks in a task's own code into a caller's mistake, which names task and part.
+
+    Raises:
+        ValueError: it broke; ``WORKBENCH_TRACEBACK=1`` shows where.
+    """
+    try:
+        yield
+    except _BREAKS as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"task {shown(name)}: {what} failed: {type(error).__name__}: {text}: mend it "
+            "(WORKBENCH_TRACEBACK=1 shows where)"
+        ) from error
 
 
 @runtime_checkable
@@ -45,7 +82,8 @@ def load_task(text: str) -> Task:
     if isinstance(found, type) or not isinstance(found, Task):
         if not callable(found):
             raise ValueError(f"task {shown(text)}: is a {type(found).__name__}: {_RULE}")
-        found = found()
+        with task_code(text, f"{name}()"):
+            found = found()
     if not isinstance(found, Task):
         raise ValueError(f"task {shown(text)}: made a {type(found).__name__}: {_RULE}")
     return found
@@ -58,15 +96,16 @@ def _imported(module: str, text: str) -> object:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # A module that the task's own file imports is missing under its own name.
-        missing = error.name or module
-        raise ValueError(
-            f"task {shown(text)}: no module {shown(missing)} in {here} or among the installed "
-            "ones: check the name and the folder"
-        ) from error
+    with task_code(text, f"importing {shown(module)}"):
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            # A module that the task's own file imports is missing under its own name.
+            missing = error.name or module
+            raise ValueError(
+                f"task {shown(text)}: no module {shown(missing)} in {here} or among the installed "
+                "ones: check the name and the folder"
+            ) from error
 
 
 def _attribute(module: object, name: str, text: str) -> object:

@@ -12,7 +12,7 @@ from workbench.ptq.quantize import quantize
 from workbench.ptq.quantized import Quantized
 from workbench.ptq.scheme import Scheme
 from workbench.ptq.search import Trial
-from workbench.ptq.task import Task
+from workbench.ptq.task import Task, task_code
 
 __all__ = ["quantize_task"]
 
@@ -32,21 +32,30 @@ def quantize_task(
     Args and errors are those of :func:`workbench.ptq.quantize`, but that whatever is wrong with the
     task is a ``ValueError``.
     """
-    model = task.model()
+    name = str(task.name)
+    with task_code(name, "model()"):
+        model = task.model()
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"task {shown(task.name)}: its model() made a {type(model).__name__}, no torch module"
         )
     try:
-        batches = check_batches(task.calibration())
+        with task_code(name, "calibration()"):
+            given = list(task.calibration())
+        batches = check_batches(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"task {shown(task.name)}: {error}") from error
+
+    def score(candidate: nn.Module) -> float:
+        with task_code(name, "score()"):
+            return task.score(candidate)
+
     return quantize(
         model,
         recipe,
         calibration=batches,
         scheme=scheme,
-        score=task.score,
+        score=score,
         criterion=criterion,
         keep=keep,
         backend=backend,

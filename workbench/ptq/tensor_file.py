@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tiles.intake import shown
+from tiles.regular_file import check_regular
 from workbench.checkpoint_header import SUFFIX, check_header
 from workbench.outfile import check_name, unwritable
 
@@ -60,8 +61,7 @@ def check_tensor_file(path: Path) -> None:
     with unwritable(path):
         if path.is_dir():
             raise ValueError(f"{path}: is a folder: name a file in it")
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: is not a regular file: choose another output")
+        check_regular(path)
         if path.exists() and path.stat().st_size > 0 and not _ours(path):
             raise ValueError(
                 f"{path}: was not written by the workbench and is left as it is: choose another "

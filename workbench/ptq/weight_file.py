@@ -19,7 +19,7 @@ from workbench.arguments import items_of
 from workbench.checkpoint import Checkpoint, StoredTensor
 from workbench.checkpoint_header import BITS
 from workbench.ptq.formats import ptq_recipe
-from workbench.ptq.storage import RECORD
+from workbench.ptq.storage import RECORD, unfit
 from workbench.ptq.tensor_file import Entry, check_tensor_file, write_entries
 
 __all__ = ["SCHEMA", "QuantizedWeights", "WeightEntry", "quantize_weights", "read_weights"]
@@ -255,7 +255,6 @@ def read_weights(path: str | Path, recipe: str | Recipe) -> dict[str, torch.Tens
     Raises:
         ValueError: another recipe, or not such a file.
     """
-    from tiles.formats.packed import unpack_tensor
     from workbench.ptq.tensor_file import read_tensors
 
     metadata, tensors = read_tensors(Path(path))
@@ -266,22 +265,29 @@ def read_weights(path: str | Path, recipe: str | Recipe) -> dict[str, torch.Tens
             "--weights`"
         )
     chosen = ptq_recipe(recipe)
-    if record["recipe"] != chosen.name:
-        raise ValueError(
-            f"{path}: quantised by {record['recipe']}, not by {chosen.name}: read it with "
-            f"recipe={record['recipe']!r}, or quantise the checkpoint anew"
-        )
-    found: dict[str, torch.Tensor] = {}
-    for entry in record["tensors"]:
-        name = entry["name"]
-        if not entry["quantized"]:
-            found[name] = tensors[name]
-            continue
-        header = record["weights"][name]
-        parts = ("codes", "scales", "zero_points")
-        arrays = {p: tensors[f"{name}.{p}"].numpy() for p in parts if f"{name}.{p}" in tensors}
-        outer = tensors.get(f"{name}.tensor_scale")
-        scale = 1.0 if outer is None else float(outer)
-        packed = PackedMatrix.read(arrays, header | {"tensor_scale": scale.hex()})
-        found[name] = unpack_tensor(packed).dequantize().view(header["original"][1])
-    return found
+    with unfit(Path(path)):
+        if record["recipe"] != chosen.name:
+            raise ValueError(
+                f"{path}: quantised by {record['recipe']}, not by {chosen.name}: read it with "
+                f"recipe={record['recipe']!r}, or quantise the checkpoint anew"
+            )
+        return {
+            entry["name"]: _read(entry, record["weights"], tensors) for entry in record["tensors"]
+        }
+
+
+def _read(
+    entry: dict[str, Any], headers: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    from tiles.formats.packed import unpack_tensor
+
+    name = entry["name"]
+    if not entry["quantized"]:
+        return tensors[name]
+    header = headers[name]
+    parts = ("codes", "scales", "zero_points")
+    arrays = {p: tensors[f"{name}.{p}"].numpy() for p in parts if f"{name}.{p}" in tensors}
+    outer = tensors.get(f"{name}.tensor_scale")
+    scale = 1.0 if outer is None else float(outer)
+    packed = PackedMatrix.read(arrays, header | {"tensor_scale": scale.hex()})
+    return unpack_tensor(packed).dequantize().view(header["original"][1])

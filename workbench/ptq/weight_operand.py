@@ -17,8 +17,8 @@ class WeightOperand:
 
     def __init__(self, fmt: TensorFormat) -> None:
         self.format = fmt
-        self._state: tuple[int, int, torch.dtype] | None = None
-        self._values: torch.Tensor | None = None
+        #: One tuple, which threads replace whole: the weight's state, and what it was rounded to.
+        self._held: tuple[tuple[int, int, torch.dtype], torch.Tensor] | None = None
 
     def rounded(self, weight: torch.Tensor, *, turned: bool = False) -> torch.Tensor:
         """What the codes of a weight stand for, in its shape and dtype.
@@ -27,11 +27,13 @@ class WeightOperand:
             weight: (N, ...), or (K, N) where ``turned``.
         """
         state = (weight._version, weight.data_ptr(), weight.dtype)
+        held = self._held
         # What is no parameter is made anew on every call, maybe where another one lay before.
-        if self._values is None or self._state != state or not isinstance(weight, nn.Parameter):
-            source = weight.detach().t() if turned else weight.detach()
-            matrix = source.reshape(source.shape[0], -1).float()
-            values = quantize_tensor(matrix, self.format).dequantize().view(source.shape)
-            self._values = (values.t() if turned else values).to(weight.dtype)
-            self._state = state
-        return self._values
+        if held is not None and held[0] == state and isinstance(weight, nn.Parameter):
+            return held[1]
+        source = weight.detach().t() if turned else weight.detach()
+        matrix = source.reshape(source.shape[0], -1).float()
+        values = quantize_tensor(matrix, self.format).dequantize().view(source.shape)
+        values = (values.t() if turned else values).to(weight.dtype)
+        self._held = state, values
+        return values

@@ -16,7 +16,9 @@ __all__ = [
     "geometric_mean",
     "kind_of_times",
     "pareto_front",
+    "quantize_step",
     "shape_text",
+    "winner_of",
 ]
 
 BASELINE = "bf16"
@@ -24,7 +26,7 @@ BASELINE = "bf16"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """The fastest correct kernel of one recipe on one shape.
+    """The winner of one recipe on one shape: the fastest, or the one with the least energy.
 
     Times are all measured or all simulated, as the run was: :attr:`simulated` says which.
     """
@@ -78,11 +80,28 @@ class Compared:
         return value if math.isfinite(value) else None
 
 
-def _fastest(studies: Iterable[StudyRecord]) -> tuple[StudyRecord, TrialRecord] | None:
-    """The study with the fastest correct trial, and that trial."""
+def winner_of(studies: Iterable[StudyRecord]) -> tuple[StudyRecord, TrialRecord] | None:
+    """The study with the best correct trial by what was searched for, and that trial."""
     found = [(study, study.best) for study in studies]
     timed = [(s, b) for s, b in found if b is not None and b.measurement.time_us is not None]
-    return min(timed, key=lambda pair: pair[1].measurement.time_us or math.inf, default=None)
+    return min(
+        timed, key=lambda pair: pair[0].objective.of(pair[1].measurement) or math.inf, default=None
+    )
+
+
+def quantize_step(problem: Gemm) -> Quantize | None:
+    """What quantises a product's activations; None where they stay in 16 bits.
+
+    Raises:
+        LookupError: they are changed by what has no kernel of its own.
+    """
+    if problem.recipe.outliers is not None:
+        raise LookupError("setting outliers apart is more than quantising, without a kernel")
+    if problem.recipe.quantized:
+        return Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
+    if problem.recipe.direct_cast:
+        raise LookupError("a cast without scales has no kernel of its own")
+    return None
 
 
 def compare(run: Run) -> list[Compared]:
@@ -96,14 +115,14 @@ def compare(run: Run) -> list[Compared]:
             quantizers.setdefault((study.simulated, study.problem), []).append(study)
 
     def times_us(studies: Iterable[StudyRecord]) -> tuple[float | None, float | None]:
-        fastest = _fastest(studies)
+        fastest = winner_of(studies)
         if fastest is None:
             return None, None
         return fastest[1].measurement.time_us, fastest[1].predicted_us
 
     rows: list[Compared] = []
     for (simulated, problem), studies in products.items():
-        fastest = _fastest(studies)
+        fastest = winner_of(studies)
         if fastest is None or fastest[1].measurement.time_us is None:
             continue
         baseline = Gemm(
@@ -114,13 +133,13 @@ def compare(run: Run) -> list[Compared]:
             out=problem.baseline_out,
         )
         quantize_us: tuple[float | None, float | None] = (0.0, 0.0)
-        if problem.recipe.outliers is not None:
-            quantize_us = None, None  # setting outliers apart is more than that, without a kernel
-        elif problem.recipe.quantized:
-            step = Quantize(rows=problem.m, cols=problem.k, target=problem.recipe.activation)
-            quantize_us = times_us(quantizers.get((simulated, step), ()))
-        elif problem.recipe.direct_cast:
+        try:
+            step = quantize_step(problem)
+        except LookupError:
             quantize_us = None, None
+        else:
+            if step is not None:
+                quantize_us = times_us(quantizers.get((simulated, step), ()))
         baseline_us = times_us(products.get((simulated, baseline), ()))
         rows.append(
             Compared(

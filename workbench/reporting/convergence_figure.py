@@ -1,4 +1,4 @@
-"""The course of the searches: best time so far, trial by trial."""
+"""The course of the searches: the best so far, trial by trial."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ __all__ = ["convergence"]
 
 
 def convergence(run: Run) -> Figure | None:
-    """Best time so far, trial by trial: all studies against their final best, then one by one."""
+    """Best so far, trial by trial: all studies against their final best, then one by one."""
     started = [study for study in run.studies if study.best is not None]
     if not started:
         return None
@@ -34,9 +34,9 @@ def _best_so_far(study: StudyRecord) -> list[float | None]:
     best: float | None = None
     course: list[float | None] = []
     for trial in study.trials:
-        time_us = trial.measurement.time_us
-        if time_us is not None and (best is None or time_us < best):
-            best = time_us
+        value = study.objective.of(trial.measurement)
+        if value is not None and (best is None or value < best):
+            best = value
         course.append(best)
     return course
 
@@ -86,11 +86,14 @@ def _one_study(study: StudyRecord) -> View:
     course = _best_so_far(study)
     numbers = range(1, len(course) + 1)
     word = "simulated" if study.simulated else "measured"
-    done = [(i, t) for i, t in zip(numbers, study.trials, strict=True) if t.measurement.time_us]
+    objective = study.objective
+    done = [
+        (i, t) for i, t in zip(numbers, study.trials, strict=True) if objective.of(t.measurement)
+    ]
     failed = [
         (i, t, best)
         for i, t, best in zip(numbers, study.trials, course, strict=True)
-        if not t.measurement.time_us
+        if not objective.of(t.measurement)
     ]
     first = next(time for time in course if time is not None)
     traces: list[dict[str, Any]] = [
@@ -107,10 +110,10 @@ def _one_study(study: StudyRecord) -> View:
             "mode": "markers",
             "name": f"{word} trial",
             "x": [i for i, _ in done],
-            "y": [t.measurement.time_us for _, t in done],
+            "y": [objective.of(t.measurement) for _, t in done],
             "text": [label(t.config) for _, t in done],
             "marker": {"color": "#4292c6", "size": 7},
-            "hovertemplate": "%{text}<br>%{y:.2f} us",
+            "hovertemplate": f"%{{text}}<br>%{{y:.2f}} {objective.unit}",
         },
     ]
     if failed:
@@ -131,6 +134,6 @@ def _one_study(study: StudyRecord) -> View:
         )
     layout = {
         "xaxis": axis("trial"),
-        "yaxis": axis(f"{word} time, us", rangemode="tozero"),
+        "yaxis": axis(f"{word} {objective.value}, {objective.unit}", rangemode="tozero"),
     }
     return View(name=_study_name(study), data=traces, layout=layout)

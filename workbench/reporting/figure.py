@@ -49,6 +49,7 @@ class Figure:
     min_width_px: int = 0  #: on a narrower screen the plot scrolls sideways
     legend: Sequence[tuple[str, str]] = field(default_factory=tuple)  #: (name, colour)
     notes: Sequence[str] = field(default_factory=tuple)  #: plain text shown below it
+    csv: str = ""  #: its data as a file; empty: what the traces hold
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping for the page's script."""

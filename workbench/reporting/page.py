@@ -160,5 +160,5 @@ def _plot(figure: Figure, *, alone: bool) -> str:
     )
     if figure.min_width_px:
         plot = f'<div class="wide" tabindex="0">{plot}</div>'
-    data = data_link(figure.key, figure_csv(figure), figure.title)
+    data = data_link(figure.key, figure.csv or figure_csv(figure), figure.title)
     return f"{title}{menu}{legend}{plot}{notes}{data}"

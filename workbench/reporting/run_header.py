@@ -3,6 +3,7 @@
 import html
 
 from tuning import Environment, Run
+from tuning.objective import objective_of
 from workbench.reporting.section import facts_list
 from workbench.shared import stale_lines
 
@@ -31,6 +32,7 @@ def header(run: Run) -> str:
         "Studies": len(run.studies),
         "Trials": sum(len(study.trials) for study in run.studies),
         "Strategy": run.plan.get("strategy"),
+        "Objective": f"least {objective_of(run.plan).value}",
         "Measurements a study, at most": run.plan.get("max_measurements"),
         "Time limit": None if limit is None else f"{limit:g} s",
         "Seed": run.plan.get("seed"),
@@ -47,8 +49,8 @@ def header(run: Run) -> str:
 def _banner(simulated: bool) -> str:
     if simulated:
         return (
-            '<p class="banner simulated"><b>SIMULATED</b> Every time on this page comes from the '
-            "cost model; nothing was measured.</p>"
+            '<p class="banner simulated"><b>SIMULATED</b> Every time and energy on this page comes '
+            "from the cost model; nothing was measured.</p>"
         )
     return (
         '<p class="banner measured"><b>MEASURED</b> Times were taken on the GPU named below; '

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tiles.kernels import Status
 from tuning import Run
+from tuning.objective import Objective
 from workbench.reporting.comparison import BASELINE, Compared, shape_text
 from workbench.reporting.convergence_figure import convergence
 from workbench.reporting.error_figure import error_against_speed
@@ -14,6 +15,9 @@ from workbench.reporting.section import Section
 from workbench.reporting.section import paragraph as _paragraph
 from workbench.reporting.speedup_figures import speedups
 from workbench.reporting.table import Column, number, table
+from workbench.reporting.tradeoff import fronts, tradeoffs, without_energy
+from workbench.reporting.tradeoff_figure import tradeoff_figure
+from workbench.reporting.tradeoff_table import tradeoff_tables
 from workbench.reporting.winner_table import winner_table
 
 __all__ = ["sections"]
@@ -27,6 +31,7 @@ def sections(run: Run, rows: Sequence[Compared]) -> list[Section]:
     return [
         _speed(run, rows),
         _error(rows),
+        _tradeoff(run),
         _predicted(run),
         _convergence(run),
         _rejections(run),
@@ -41,6 +46,8 @@ def _time_title(simulated: bool) -> str:
 def _speed(run: Run, rows: Sequence[Compared]) -> Section:
     figures = speedups(rows)
     words = "Fastest correct kernel of each format against the fastest one in bf16."
+    if any(study.objective is Objective.ENERGY for study in run.studies):
+        words = "Times of the kernels with the least energy, each format against bf16."
     if rows and not any(row.baseline_us is not None for row in rows):
         words = f"This run holds no {BASELINE} product: add {BASELINE} to its recipes."
     elif not figures:
@@ -94,6 +101,38 @@ def _error(rows: Sequence[Compared]) -> Section:
     words = "" if figure else _paragraph("There is no speed-up to set the error against.")
     return Section(
         key="error", title="Error against speed", before=words, figures=[figure] if figure else []
+    )
+
+
+def _tradeoff(run: Run) -> Section:
+    rows = tradeoffs(run)
+    found = fronts(rows)
+    figure = tradeoff_figure(found)
+    if figure is None:
+        words = _paragraph("No product has a correct result whose energy is known.")
+        return Section(key="pareto", title="Time, energy and error", before=words)
+    words = (
+        "Time and energy of every correct configuration that no other of its recipe beats, beside "
+        "the recipe's error."
+    )
+    if any(not one.by_read_energy for one in found):
+        words = (
+            "The winner of every recipe. Energies are predicted: this run searched for time; "
+            "objective: energy in the sweep file reads them, too."
+        )
+    if left := without_energy(rows, found):
+        words += f" {left}"
+    beaten = tradeoff_tables(found, kept=False)
+    after = _paragraph("Beaten by no other in time, energy and error:")
+    after += tradeoff_tables(found, kept=True)
+    if beaten:
+        after += f"<details><summary>Those that are beaten</summary>{beaten}</details>"
+    return Section(
+        key="pareto",
+        title="Time, energy and error",
+        before=_paragraph(words),
+        figures=[figure],
+        after=after,
     )
 
 

@@ -1,9 +1,10 @@
-"""The fastest correct configuration of every study of a run, as a table."""
+"""The winner of every study of a run, as a table."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from tuning import StudyRecord
+from tuning import StudyRecord, TrialRecord
+from tuning.objective import Objective
 from workbench.reporting.table import Column, number, table
 
 __all__ = ["winner_table"]
@@ -17,6 +18,11 @@ def winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
         if simulated
         else [Column("measured time, us", "number"), Column("measured IQR, us", "number")]
     )
+    by_energy = any(study.objective is Objective.ENERGY for study in studies)
+    energies = []
+    if by_energy:
+        energies = [] if simulated else [Column("measured energy, mJ", "number")]
+        energies.append(Column("predicted energy, mJ", "number"))
     columns = [
         Column("problem"),
         Column("kernel"),
@@ -24,6 +30,7 @@ def winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
         *own,
         Column("predicted time, us", "number"),
         Column("predicted interval, us", "number"),
+        *energies,
         Column(f"{word} TFLOP/s", "number"),
         Column(f"{word} GB/s", "number"),
         Column("error / bound", "number"),
@@ -49,6 +56,7 @@ def winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
                 *measured,
                 number(best.predicted_us),
                 f"{number(best.predicted_low_us)} – {number(best.predicted_high_us)}",
+                *(_energies(best, simulated) if by_energy else ()),
                 number(flops / time_us / 1e6) if flops else None,
                 number(study.problem.min_bytes / time_us / 1e3),
                 None if accuracy is None else number(accuracy.max_error_over_bound, 2),
@@ -56,3 +64,9 @@ def winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
             ]
         )
     return table(columns, rows)
+
+
+def _energies(best: TrialRecord, simulated: bool) -> list[str | None]:
+    energy = best.measurement.energy
+    measured = [] if simulated else [number(None if energy is None else energy.energy_mj)]
+    return [*measured, number(best.predicted_energy_mj)]

@@ -318,13 +318,64 @@ def test_writing_again_is_the_same_and_foreign_files_are_kept(
     write_configs(linear_run, "vllm-linear", tmp_path)
     assert texts(tmp_path) == before
     newer = run_of(linear(64, [(replace(PLAIN, num_stages=5), 9.0)]))
-    write_configs(newer, "vllm-linear", tmp_path)  # our own, unchanged since
+    old = json.loads(path.read_text())
+    done = write_configs(newer, "vllm-linear", tmp_path)  # our own, unchanged since
+    found = json.loads(path.read_text())
+    assert list(found) == list(old) == ["1", "64", "1024"]
+    assert found == old | {"64": found["64"]}
+    assert found["64"]["num_stages"] == 5
+    assert done.kept == {path: (1, 1024)}
+    assert f"{path.name}: M 1, 1024 stay as an earlier run wrote them" in done.lines()
+    record = json.loads((tmp_path / "tile-workbench.json").read_text())["files"][path.name]
+    assert [row["m"] for row in record["rows"]] == [1, 64, 1024]
+    assert record["rows"][0]["run"] == linear_run.folder.name
+    assert record["rows"][0]["measured_us"] == 20.0
+    # Where keys are chosen for what lookup may lose, further ones would serve M of theirs.
+    done = write_configs(newer, "vllm-linear", tmp_path, rows_loss=0.1)
     assert list(json.loads(path.read_text())) == ["64"]
+    assert [str(one).partition(":")[0] for one in done.left_out] == [
+        f"M {m} of {path.name}, there before" for m in (1, 1024)
+    ]
+    write_configs(linear_run, "vllm-linear", tmp_path)
     path.write_text(path.read_text().replace("128", "64", 1))
     edited = texts(tmp_path)
     with pytest.raises(ValueError, match="was not written by us, or was edited since: move it"):
         write_configs(linear_run, "vllm-linear", tmp_path)
     assert texts(tmp_path) == edited
+
+
+def test_rows_of_another_triton_are_told_when_they_go(tmp_path: Path) -> None:
+    def at(m: int, time_us: float) -> StudyRecord:
+        return mixture(m, 1024, 7168, 8, [(EXPERTS, time_us)])
+
+    (path,) = write_configs(run_of(at(16, 40.0), at(64, 50.0)), "vllm-moe", tmp_path).files
+    newer = replace(ENVIRONMENT, versions={"triton": "3.7.0"})
+    later = run_of(replace(at(64, 49.0), environment=newer))
+    done = write_configs(later, "vllm-moe", tmp_path)
+    assert [str(one) for one in done.left_out] == [
+        f"M 16 of {path.name}, there before: written with Triton 3.6.0, the others of its file now "
+        "with 3.7.0"
+    ]
+    assert list(json.loads(path.read_text())) == ["triton_version", "64"]
+
+
+def test_both_products_of_experts_keep_the_same_rows(tmp_path: Path) -> None:
+    def pair(m: int) -> tuple[StudyRecord, StudyRecord]:
+        return (
+            mixture(m, 1024, 7168, 8, [(EXPERTS, 40.0)]),
+            mixture(8 * m, 7168, 512, 1, [(EXPERTS, 20.0)]),
+        )
+
+    alone = mixture(64, 1024, 7168, 8, [(EXPERTS, 41.0)])
+    write_configs(run_of(*pair(16)), "sglang-moe", tmp_path)
+    done = write_configs(run_of(*pair(32)), "sglang-moe", tmp_path)
+    assert [json.loads(p.read_text()).keys() for p in done.files] == [{"16", "32"}] * 2
+    write_configs(run_of(alone), "sglang-moe", tmp_path)  # of the first product alone
+    done = write_configs(run_of(*pair(32)), "sglang-moe", tmp_path)
+    assert [json.loads(p.read_text()).keys() for p in done.files] == [{"16", "32"}] * 2
+    (told,) = done.left_out
+    assert told.study.startswith("M 64 of triton_3_6_0/E=")
+    assert told.reason == "the other product's file has no row for it"
 
 
 def test_a_link_in_the_output_is_not_followed(linear_run: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tiles.formats import TensorFormat
 from workbench.ptq import EXTENDED, quantize
 from workbench.ptq.attention import PlainAttention
-from workbench.ptq.calls import attention
+from workbench.ptq.attention_call import attention
 from workbench.ptq.weight_operand import WeightOperand
 
 __all__ = ["one_thread"]
@@ -271,9 +271,7 @@ def test_an_error_inside_the_model_leaves_nothing_behind(broken: Callable[..., o
     made = quantize(Encoder(), "int8-tensor", calibration=[tokens(3, 5)])
     with pytest.raises((RuntimeError, TypeError, AttributeError)):
         made.model.layer(broken(normal(2, 5, 16)))
-    assert not made.model._forward_pre_hooks[
-        next(iter(made.model._forward_pre_hooks))
-    ].__self__._frames
+    assert torch._C._len_torch_function_stack() == 0
     y = made.model(tokens(3, 5))
     assert torch.equal(y, made.model(tokens(3, 5)))
 
@@ -330,3 +328,35 @@ def test_the_given_model_stays_as_it_is() -> None:
         assert model.layer.training
         assert torch.equal(model.eval()(ids), before)
     assert isinstance(model.layer.self_attn, nn.MultiheadAttention)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # torch's own model
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+@pytest.mark.parametrize("recipe", ["fp8-ptq-e4m3", "w8a16"])
+def test_torch_s_encoder_takes_a_padding_mask(grad: bool, recipe: str) -> None:
+    """Given one, it looks for weights that the layer taken apart no longer has."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    model, x = Padded().eval(), normal(2, 5, 16)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    made = quantize(model, recipe, calibration=[(x, padding)])
+    assert "encoder.layers.0.self_attn.query" in {o.name for o in made.operators}
+    with torch.set_grad_enabled(grad):
+        y, exact = made.model(x, padding).detach(), model(x, padding).detach()
+    for row, length in ((0, 5), (1, 3)):
+        assert_close(y[row, :length], exact[row, :length], rtol=0.1, atol=0.2)
+        assert not torch.equal(y[row, :length], exact[row, :length])
+    changed = x.clone()
+    changed[1, 3:] = 9.0
+    with torch.no_grad():  # what is padded reaches nobody
+        assert torch.equal(made.model(changed, padding)[1, :3], made.model(x, padding)[1, :3])

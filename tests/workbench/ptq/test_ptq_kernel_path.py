@@ -4,6 +4,7 @@ As ``tests/workbench/nn/test_nn_cuda_wiring.py``: each launch is replaced by the
 checks and the product of the operands that it was given.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,8 @@ from tiles.kernels.triton.weight_arguments import arguments as weight_arguments
 from tiles.kernels.weight_only_workload import multiplied_weights, pack_quantized
 from workbench.nn import cuda_products
 from workbench.nn.cuda_backend import CudaBackend
-from workbench.ptq import quantize
+from workbench.ptq import load, quantize
+from workbench.ptq.layers import moved
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.routes import OutlierRoute, WeightOnlyRoute
 
@@ -169,3 +171,30 @@ def test_weights_alone_reach_their_kernel_packed(
     assert seen == [torch.bfloat16] * 2
     assert list(made.ran.values()) == ["triton_weight_only"]
     assert list(layer.held) == ["triton_weight_only"]  # packed once
+
+
+@pytest.mark.parametrize("fmt", ["e4m3fn.mx", "e4m3fn.b1x128", "int4.g128", "uint4.g128", "nvfp4"])
+def test_codes_that_move_keep_the_layout_that_kernels_read(fmt: str) -> None:
+    codes = quantize_tensor(normal(41, 256), TensorFormat.parse(fmt))
+    there = moved(codes, torch.device("meta"))
+    assert codes.scales is not None
+    assert there.scales is not None
+    assert codes.scales.stride() == (1, 44)  # columns begin at multiples of four
+    assert there.scales.stride() == codes.scales.stride()
+    assert there.scales.dtype == codes.scales.dtype
+    assert there.codes.is_meta
+    assert there.scales.is_meta
+
+
+@pytest.mark.parametrize("recipe", ["fp8-ptq-e4m3", "fp8-bert", "int8-ptq"])
+def test_a_file_s_codes_reach_the_kernel(recipe: str, launched: list[str], tmp_path: Path) -> None:
+    """Of rows and columns that fill no tile: launchers check the operands that were read."""
+    linear, x = nn.Linear(256, 41), normal(7, 256)
+    made = quantize(linear, recipe, calibration=[x])
+    path = made.save(tmp_path / "a.safetensors")
+    read = load(nn.Linear(256, 41), path, recipe, backend=cuda())
+    launched.clear()
+    with torch.no_grad():
+        assert_close(read.model(x), made.model(x), rtol=1e-5, atol=1e-5)
+    assert launched == ["triton_gemm"]
+    assert set(read.ran.values()) == {"cuda backend"}

@@ -57,7 +57,33 @@ class Other(Toy):
         return "no model"
 
 
+class Missing(Toy):
+    def calibration(self):
+        return torch.load("calibration.pt")
+
+
+class Misnamed(Toy):
+    def model(self):
+        return nn.Linaer(16, 4)
+
+
+class Scoreless(Toy):
+    def score(self, model):
+        return model(self.data(3)[:, :4])
+
+
+class Nan(Toy):
+    def calibration(self):
+        return [(self.data(1),), (self.data(2) / 0 * 0,)]
+
+
+class Wrong(Toy):
+    def calibration(self):
+        return [(self.data(1), self.data(2))]
+
+
 TOY, EMPTY, BROKEN, OTHER, NUMBER = Toy(), Empty(), Broken(), Other(), 3
+MISSING, MISNAMED, SCORELESS, NAN, WRONG = Missing(), Misnamed(), Scoreless(), Nan(), Wrong()
 
 
 def half():
@@ -69,6 +95,7 @@ def half():
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "toy_tasks.py").write_text(TASKS, encoding="utf-8")
     (tmp_path / "lame_tasks.py").write_text("import not_installed_anywhere\n", encoding="utf-8")
+    (tmp_path / "torn_tasks.py").write_text("TOY = (\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "toy_tasks", raising=False)
@@ -97,6 +124,9 @@ def test_a_task_is_quantised_told_and_written(
     record = json.loads((folder / "out" / "quantized.json").read_text(encoding="utf-8"))
     assert record["schema"] == "tile-workbench/quantized/1"
     assert record["task"] == "toy"
+    assert record["source"] == "toy_tasks:TOY"
+    assert record["options"]["criterion"] == 0.05
+    assert record["options"]["calibration_batches"] == 2
     assert record["scores"]["holds"] is True
     task = load_task("toy_tasks:TOY")
     assert isinstance(task, Task)
@@ -150,6 +180,28 @@ def test_weights_of_a_checkpoint(
         (("toy_tasks:half",), "task 'toy_tasks:half': made a dict: a task has a name and the meth"),
         (("toy_tasks:EMPTY",), "task 'toy': calibration is empty: give at least one batch"),
         (("toy_tasks:BROKEN",), "task 'toy': calibration: each batch is a tensor, or the tuple"),
+        (
+            ("toy_tasks:MISSING",),
+            "task 'toy': calibration() failed: FileNotFoundError: [Errno 2] No",
+        ),
+        (
+            ("toy_tasks:MISNAMED",),
+            "task 'toy': model() failed: AttributeError: module 'torch.nn' h",
+        ),
+        (
+            ("toy_tasks:SCORELESS",),
+            "task 'toy': score() failed: RuntimeError: mat1 and mat2 shapes",
+        ),
+        (("toy_tasks:NAN",), "calibration: the input of 0 holds NaN or infinite values in batch 2"),
+        (
+            ("toy_tasks:WRONG",),
+            "calibration: the model cannot be called with batch 1 (32x16, 32x16)",
+        ),
+        (("torn_tasks:TOY",), "task 'torn_tasks:TOY': importing 'torn_tasks' failed: SyntaxError:"),
+        (
+            ("toy_tasks:TOY", "--keep", "9"),
+            "keep '9': no layer or operator of the model has such a",
+        ),
         (("toy_tasks:OTHER",), "task 'toy': its model() made a str, no torch module"),
         (("toy_tasks:TOY", "--recipe", "mxfp5"), "unknown recipe 'mxfp5': did you mean 'mxfp4'?"),
         (("toy_tasks:TOY", "--scheme", "standart"), "unknown scheme 'standart': did you mean"),
@@ -159,7 +211,11 @@ def test_weights_of_a_checkpoint(
         (("toy_tasks:TOY", "--calibration", "mes"), "calibration 'mes': did you mean 'mse'?"),
         (("toy_tasks:TOY", "--smooth", "2"), "smooth 2.0: SmoothQuant's alpha lies from 0 to 1"),
         (("toy_tasks:TOY", "--act-order"), "act_order is an option of GPTQ"),
-        (("toy_tasks:TOY", "--output", "toy_tasks.py"), "toy_tasks.py"),
+        (
+            ("toy_tasks:TOY", "--output", "toy_tasks.py"),
+            "toy_tasks.py: is a file: give --output a ",
+        ),
+        (("toy_tasks:TOY", "--output", "toy_tasks.py/a/b"), "toy_tasks.py: is a file: give --outp"),
         (("--weights", "a.safetensors"), "--weights needs --output FILE.safetensors"),
         (("--weights", "a.safetensors", "--gptq"), "--gptq needs a task, which has data"),
         (("--weights", "a.safetensors", "-o", "b.safetensors"), "a.safetensors"),
@@ -174,10 +230,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
     captured = capsys.readouterr()
+    assert captured.out == ""  # nothing was quantised and scored before
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
-    assert sorted(p.name for p in folder.iterdir() if p.suffix) == ["lame_tasks.py", "toy_tasks.py"]
+    files = sorted(p.name for p in folder.iterdir() if p.suffix)
+    assert files == ["lame_tasks.py", "torn_tasks.py", "toy_tasks.py"]
 
 
 def test_the_python_api_has_the_verb() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._linear_recipes import LinearRecipe
 from ._torch_device import NAMES, device_facts
+from ._weight_readers import weight_readers
 
 #: What stays plain unless the caller says otherwise: small errors of logits change tokens.
 KEPT = ("lm_head",)
@@ -28,6 +29,7 @@ class Layer:
         default_factory=list
     )  #: parents, and its name there
     names: list[str] = field(default_factory=list)
+    reader: str = ""  #: class of a module that reads its weight itself
 
     @property
     def transposed(self) -> bool:
@@ -65,11 +67,12 @@ class Layer:
 def layers(model: nn.Module) -> Iterator[Layer]:
     """Layers that compute a product with a weight matrix, each once."""
     found: dict[nn.Module, Layer] = {}
+    readers = weight_readers(model)
     for path, parent in model.named_modules(remove_duplicate=False):
         for name, child in parent._modules.items():
             if isinstance(child, nn.Linear) or _is_conv1d(child):
                 assert child is not None
-                layer = found.setdefault(child, Layer(child))
+                layer = found.setdefault(child, Layer(child, reader=readers.get(child, "")))
                 layer.places.append((parent, name))
                 layer.names.append(f"{path}.{name}" if path else name)
     yield from found.values()
@@ -130,6 +133,8 @@ def obstacle(
         source = type(parent).__module__
         if source.startswith("torch.nn.") and not isinstance(parent, _CONTAINERS):
             return f"{type(parent).__name__} reads its weights by itself"
+    if layer.reader:
+        return f"{layer.reader} reads its weight by itself"
     hooked = any(getattr(module, kind) for kind in ("_forward_hooks", "_forward_pre_hooks"))
     if hooked or "forward" in vars(module):
         return "it has hooks: remove them first"

@@ -20,6 +20,7 @@ GEMM = "triton_gemm"
 WEIGHT_ONLY = "triton_weight_only"
 #: Families whose entries serve a call of ``gemm`` or ``linear_weight_only``.
 _GEMMS = (GEMM, "hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
+_WEIGHT_ONLYS = (WEIGHT_ONLY, "hopper_weight_only")
 _HERE = Path(__file__).parent
 _EVIDENCE = "EVIDENCE.json"
 
@@ -102,12 +103,18 @@ def _read(file: ConfigFile) -> LinearRecipe | str:
 
 def tuned_for(recipe: LinearRecipe, dtype: torch.dtype, extents: tuple[int, int]) -> bool:
     """Whether a layer of (N, K) has tuned entries, on whichever GPU."""
-    families = (WEIGHT_ONLY,) if recipe.weight_only else _GEMMS
+    families = _WEIGHT_ONLYS if recipe.weight_only else _GEMMS
     formats = (recipe.name, NAMES[dtype])
     return any(
         (file.formats, file.extents) == (formats, extents) and file.kernel in families
         for file in FILES
     )
+
+
+def quantizes_tuned(recipe: LinearRecipe, dtype: torch.dtype, columns: int) -> bool:
+    """Whether rows of so many activations have tuned entries, or stay as they are."""
+    wanted = (QUANTIZE, (recipe.activation, NAMES[dtype]), (columns,))
+    return recipe.weight_only or any((f.kernel, f.formats, f.extents) == wanted for f in FILES)
 
 
 def gpus_of(recipe: LinearRecipe) -> tuple[str, ...]:
@@ -170,7 +177,7 @@ def _products() -> Iterator[tuple[str, tuple[int, ...], bool, float]]:
     for entry in _evidence().get("entries", ()):
         kind, *rest = entry["problem"].split(":")
         figures = entry["measured"] or entry["simulation"]
-        if kind == "gemm" and entry["kernel"] in (*_GEMMS, WEIGHT_ONLY) and figures:
+        if kind == "gemm" and entry["kernel"] in (*_GEMMS, *_WEIGHT_ONLYS) and figures:
             shape = tuple(map(int, rest[0].split("x")))
             yield rest[1], shape, bool(entry["measured"]), figures["time_us"]
 

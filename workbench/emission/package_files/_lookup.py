@@ -6,8 +6,9 @@ rows), or by several free extents (matrices, queries and length of attention's p
 takes the entry whose free extents are nearest in log space, their distances added up; a tie goes
 to the smaller M.  Where several kernels compute the same product, the entries of all of them stand
 in one row.  Fixed extents that were never tuned take a conservative default under the same rule,
-with one warning for each kernel and choice of formats; on a GPU that the package was not tuned for,
-every call takes a default that runs on any NVIDIA GPU of capability 8.0 and up, with one warning.
+with one warning for each of them, kernel and choice of formats; on a GPU that the package was not
+tuned for, every call takes a default that runs on any NVIDIA GPU of capability 8.0 and up, with one
+warning.
 Warnings point at
 the line outside this package and torch that made the call.  Standard library only.
 """
@@ -202,7 +203,7 @@ def choose_from(
         here = [file for file in served if file.gpu == home]
     if not here:
         _warn_once(
-            ("gpu", device),
+            strange_gpu_key(device),
             f"{device} is not a GPU this package was tuned for ({home}): "
             "running a conservative default, whose speed is unknown",
         )
@@ -212,9 +213,9 @@ def choose_from(
     tuned = [file for file in here if file.extents == extents]
     if not tuned:
         _warn_once(
-            (kernel, formats),
+            untuned_key(kernel, formats, extents),
             f"{kernel} {' '.join(formats)} was never tuned for extents {extents}: "
-            "running a conservative default, here and for other such extents",
+            "running a conservative default, whose speed is unknown",
         )
         tuned = [file for file in here if file.extents is None and file.kernel == kernel]
     return _entry(tuned, m)
@@ -240,7 +241,9 @@ def _is_gpu(file: ConfigFile, device: str) -> bool:
 def stand_in(
     choice: Choice, kernel: str, m: Free, why: str, formats: tuple[str, ...] | None = None
 ) -> Choice:
-    """The default of ``kernel`` that runs where a tuned configuration cannot, with one warning.
+    """The default of ``kernel`` that runs where a tuned configuration cannot.
+
+    There is one warning for each reason, kernel, choice of formats and fixed extents.
 
     Defaults were made for odd extents, so they need no alignment.
 
@@ -254,9 +257,11 @@ def stand_in(
     tuned = choice.file
     formats = tuned.formats if formats is None else formats
     if why:
+        where = "" if tuned.extents is None else f" {'x'.join(map(str, tuned.extents))}"
         _warn_once(
-            (why, tuned.kernel, tuned.formats),
-            f"{tuned.kernel} {' '.join(tuned.formats)}: {why}: running a conservative default",
+            (why, tuned.kernel, tuned.formats, tuned.extents),
+            f"{tuned.kernel} {' '.join(tuned.formats)}{where}: {why}: running a conservative "
+            "default",
         )
     return _entry(
         [
@@ -269,22 +274,35 @@ def stand_in(
     )
 
 
+def untuned_key(
+    kernel: str, formats: tuple[str, ...], extents: tuple[int, ...]
+) -> tuple[object, ...]:
+    """Under which it is noted that a warning of such extents was given."""
+    return (kernel, formats, extents)
+
+
+def strange_gpu_key(device: str) -> tuple[object, ...]:
+    """The same of a GPU."""
+    return ("gpu", device)
+
+
 def _warn_once(key: tuple[object, ...], message: str) -> None:
     if key in _warned:
         return
-    _warned.add(key)
     frame = _caller()
     if frame is None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-        return
-    warnings.warn_explicit(
-        message,
-        RuntimeWarning,
-        frame.f_code.co_filename,
-        frame.f_lineno,
-        module=frame.f_globals.get("__name__"),
-        registry=frame.f_globals.setdefault("__warningregistry__", {}),
-    )
+    else:
+        warnings.warn_explicit(
+            message,
+            RuntimeWarning,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+            module=frame.f_globals.get("__name__"),
+            registry=frame.f_globals.setdefault("__warningregistry__", {}),
+        )
+    # Where warnings are errors nothing has run yet, and the next call is told again.
+    _warned.add(key)
 
 
 def _caller() -> FrameType | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ._checkpoint import Checkpoint
+from ._computed_buffers import computed, is_computed
 from ._linear_layers import Layer, target
 
 
@@ -32,7 +33,8 @@ class MetaTensors:
         checkpoint: to read from.
         device: where the tensors go.
     Raises:
-        ValueError: the checkpoint lacks one, or has it in another shape.
+        ValueError: the checkpoint lacks one that the model does not compute by itself, or has it in
+            another shape.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class MetaTensors:
         #: Of each tensor its places: module, name there, name in the model.
         self._places: dict[int, list[tuple[nn.Module, str, str]]] = {}
         self._plain: dict[int, Tensor] = {}
+        #: Those that no checkpoint has, on the host.
+        self._computed: dict[int, Tensor] = {}
         replaced = {layer.module for layer in layers}
         for path, module in model.named_modules(remove_duplicate=False):
             if module in replaced:
@@ -56,7 +60,13 @@ class MetaTensors:
                     self._places.setdefault(id(tensor), []).append((module, name, full))
                     self._plain[id(tensor)] = tensor
         for key, tensor in self._plain.items():
-            checkpoint.check(self._source(key), tuple(tensor.shape))
+            source = self._source(key)
+            module, name, _ = self._places[key][0]
+            if source not in checkpoint and is_computed(module, name):
+                path = source.removesuffix(name).removesuffix(".")
+                self._computed[key] = computed(model, path, name)
+            else:
+                checkpoint.check(source, tuple(tensor.shape))
 
     def _source(self, key: int) -> str:
         names = [full for _, _, full in self._places[key]]
@@ -66,7 +76,9 @@ class MetaTensors:
         """Read them all, then put them in their places."""
         found: dict[int, Tensor] = {}
         for key, plain in self._plain.items():
-            tensor = self._checkpoint.read(self._source(key))
+            tensor = self._computed.get(key)
+            if tensor is None:
+                tensor = self._checkpoint.read(self._source(key))
             found[key] = tensor.to(target(plain, self._device), plain.dtype)
             if isinstance(plain, nn.Parameter):
                 found[key] = nn.Parameter(found[key], requires_grad=plain.requires_grad)

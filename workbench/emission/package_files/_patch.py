@@ -10,12 +10,14 @@ from . import _lookup
 from ._checkpoint import Checkpoint
 from ._linear_layers import KEPT, Layer, check_keep, kept, layers, obstacle
 from ._linear_recipes import (
+    QUANTIZE,
     LinearRecipe,
     check_digests,
     choose_recipe,
     gpus_of,
     is_home,
     linear_recipes,
+    quantizes_tuned,
     tuned_for,
 )
 from ._meta_tensors import MetaTensors, check_layers, stored_name
@@ -47,8 +49,8 @@ def patch(
     Weights are quantised once, activations on each call.  Nothing is changed where this raises.
 
     A layer is left as it is, with the reason in the report: what ``keep`` names; a subclass of
-    ``nn.Linear``; weights shared with another module; hooks; a parent of ``torch.nn`` that reads
-    its weights; an element type, a length of sums or a GPU that no kernel of the package serves.
+    ``nn.Linear``; weights shared with another module, or read by one; hooks; an element type, a
+    length of sums or a GPU that no kernel of the package serves.
 
     Args:
         model: layers on a GPU, on the host (move the model afterwards), or, with ``weights``, on
@@ -98,6 +100,8 @@ def patch(
     # Before anything is changed: where warnings are errors, nothing is.
     for layer, lacks in said:
         _say(layer, chosen, f"{lacks}: {_INSTEAD[untuned]}")
+    if untuned == "default":
+        _said([layer for layer, _ in said], chosen, device)
     bytes_before = sum(layer.weight.numel() * layer.weight.element_size() for layer in todo)
     made = _swap(todo, chosen, checkpoint, meta, undo, device)
     poor = {id(layer) for layer, _ in said}
@@ -167,14 +171,29 @@ def _untuned(layer: Layer, recipe: LinearRecipe, device: torch.device | str | No
             return f"{name} is not a GPU this package was tuned for ({', '.join(gpus_of(recipe))})"
     if not tuned_for(recipe, layer.weight.dtype, (n, k)):
         return f"{recipe.name} was never tuned for layers of {k} -> {n}"
+    if not quantizes_tuned(recipe, layer.weight.dtype, k):
+        return f"quantising {k} columns to {recipe.activation} was never tuned"
     return ""
 
 
 def _say(layer: Layer, recipe: LinearRecipe, message: str) -> None:
-    """Say it once for each kind of layer; the launch then need not say it again."""
+    """Say it once for each kind of layer."""
     kind = type(layer.module).__name__
     _lookup._warn_once(("patch", recipe.name, kind, *layer.extents, message), f"{kind}: {message}")
-    _lookup._warned.add((recipe.kernel, (recipe.name, NAMES[layer.weight.dtype])))
+
+
+def _said(told: Sequence[Layer], recipe: LinearRecipe, device: torch.device | str | None) -> None:
+    """Launches of these layers need not say it again; those of other extents still do."""
+    for layer in told:
+        home = layer.home(device)
+        if home.type == "cuda" and not is_home(recipe, name := device_facts(home)[0]):
+            _lookup._warned.add(_lookup.strange_gpu_key(name))
+        dtype = NAMES[layer.weight.dtype]
+        for key in (
+            _lookup.untuned_key(recipe.kernel, (recipe.name, dtype), layer.extents),
+            _lookup.untuned_key(QUANTIZE, (recipe.activation, dtype), layer.extents[1:]),
+        ):
+            _lookup._warned.add(key)
 
 
 def _nothing(model: nn.Module, left: dict[str, str]) -> str:

@@ -90,7 +90,9 @@ def _band(
         # A NaN's sign is no matter of the format: every one has the same code.
         codes = codes.view(torch.uint8).masked_fill(spoilt, _NAN_CODE).view(codes.dtype)
     whole = codes.view(torch.uint8).reshape(down * high, across * wide)[:rows, :cols]
-    return whole.view(codes.dtype), scales.to(stored)
+    # Devices narrow a NaN to bits of their own; one that is filled in is the same everywhere.
+    narrow = scales.to(stored)
+    return whole.view(codes.dtype), narrow.masked_fill(narrow.isnan(), torch.nan)
 
 
 def _packed(codes: Tensor) -> Tensor:

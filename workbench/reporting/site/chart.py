@@ -40,6 +40,7 @@ class Marks:
     points: Sequence[Point]
     hollow: bool = False  #: predicted, beside others that are measured
     size: float = 5.0
+    faint: bool = False  #: beaten by others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,8 @@ def _ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 def _marks(one: Marks, x_at: Place, y_at: Place) -> Iterator[str]:
     kind = "hollow" if one.hollow else "full"
+    if one.faint:
+        kind += " faint"
     yield f'<g class="{kind}" style="--of:{one.colour}">'
     for point in one.points:
         place = f'cx="{x_at(point.x):.1f}" cy="{y_at(point.y):.1f}" r="{one.size:g}"'

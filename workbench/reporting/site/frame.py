@@ -17,6 +17,7 @@ __all__ = ["PAGES", "badge", "date_text", "link", "page", "trail"]
 PAGES = {
     "index.html": "Overview",
     "formats.html": "Formats",
+    "pareto.html": "Time, energy, error",
     "kernels.html": "Kernels",
     "predicted.html": "Predicted against measured",
     "changes.html": "What changed",

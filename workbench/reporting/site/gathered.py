@@ -13,6 +13,7 @@ from workbench.reporting.site.findings import (
     VerifyFound,
 )
 from workbench.reporting.site.studies import SiteStudy, Timing
+from workbench.reporting.tradeoff import Tradeoff
 
 __all__ = ["Gathered", "Product"]
 
@@ -36,6 +37,7 @@ class Gathered:
     studies: Sequence[SiteStudy]
     products: Sequence[Product]
     timings: Sequence[Timing]
+    tradeoffs: Sequence[Tradeoff]
     packages: Sequence[PackageFound]
     calibrations: Sequence[CalibrationFound]
     errors: Sequence[ErrorFound]

@@ -17,6 +17,7 @@ SITE_STYLE = """
 .chart .grid { stroke: var(--line); } .chart .mark { stroke: var(--soft); stroke-dasharray: 5 4; }
 .chart .full circle { fill: var(--of); fill-opacity: 0.75; }
 .chart .hollow circle { fill: var(--page); stroke: var(--of); stroke-width: 2; }
+.chart .faint circle { fill-opacity: 0.2; stroke-opacity: 0.4; }
 .chart .legend i { background: var(--of); border: 2px solid var(--of); border-radius: 50%; }
 .chart .legend i.hollow { background: none; }
 @media (max-width: 40rem) { .cards { border: 0; max-height: none; }

@@ -29,9 +29,11 @@ from workbench.reporting.site.frame import PAGES, page, trail
 from workbench.reporting.site.gathered import Gathered, Product
 from workbench.reporting.site.index_page import index_head, index_sections
 from workbench.reporting.site.kernels_page import kernels_sections
+from workbench.reporting.site.pareto_page import pareto_sections
 from workbench.reporting.site.predicted_page import predicted_sections
 from workbench.reporting.site.stored import SITE_FILE, read_previous, site_json
 from workbench.reporting.site.studies import SiteStudy, Timing, studies_of, timings_of
+from workbench.reporting.tradeoff import Tradeoff, tradeoffs
 
 __all__ = ["write_site"]
 
@@ -119,6 +121,7 @@ def _gather(contents: Contents, new: Path, load: Callable[[Path], Run], written:
     studies: list[SiteStudy] = []
     products: list[Product] = []
     timings: list[Timing] = []
+    traded: list[Tradeoff] = []
     for path in contents.runs:
         name = contents.name(path)
         try:
@@ -135,6 +138,7 @@ def _gather(contents: Contents, new: Path, load: Callable[[Path], Run], written:
         studies += studies_of(run, name, file)
         products += [Product(run=name, gpu=run.gpu.name, compared=row) for row in compare(run)]
         timings += timings_of(run, name)
+        traded += [replace(row, run=name) for row in tradeoffs(run)]
 
     def read(paths: Sequence[Path], reader: Callable[[Path, str], _Found]) -> list[_Found]:
         found = []
@@ -157,6 +161,7 @@ def _gather(contents: Contents, new: Path, load: Callable[[Path], Run], written:
         studies=studies,
         products=products,
         timings=timings,
+        tradeoffs=traded,
         packages=read(contents.packages, read_package),
         calibrations=read(answers("calibration"), read_calibration),
         errors=read(answers("error"), read_error),
@@ -186,6 +191,9 @@ def _pages(all_of: Gathered) -> dict[str, str]:
     words = {
         "index.html": index_head(all_of),
         "formats.html": paragraph("Which number format pays, and what it costs in accuracy."),
+        "pareto.html": paragraph(
+            "What a launch takes in time and energy, and what its format costs in accuracy."
+        ),
         "kernels.html": paragraph("The winners of every study, and what they rest on."),
         "predicted.html": paragraph("How far the cost model is off, where something was measured."),
         "changes.html": "",
@@ -193,6 +201,7 @@ def _pages(all_of: Gathered) -> dict[str, str]:
     sections = {
         "index.html": index_sections,
         "formats.html": formats_sections,
+        "pareto.html": pareto_sections,
         "kernels.html": kernels_sections,
         "predicted.html": predicted_sections,
         "changes.html": changes_sections,

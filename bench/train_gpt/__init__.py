@@ -1,0 +1,1 @@
+"""A GPT trained under several recipes from the same weights on the same batches."""

@@ -1,0 +1,154 @@
+"""``docs/papers.md``: what it says was measured stands in the records that it links."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from bench.papers import CLAIMS, NOT_YET, PAGE, page
+
+ROOT = PAGE.parents[1]
+LANGUAGE, VISION, ALL = ("encoder", "text"), ("vision",), ("encoder", "text", "vision", "table")
+#: Families that a claim's shares are counted over, by the beginning of the claim.
+FAMILIES = {
+    "FP8 after training reaches": LANGUAGE,
+    "92.64 % of the workloads": ALL,
+    "language: 96.32 %": LANGUAGE,
+    "vision: 78.95 %": VISION,
+    "E5M2 needs no calibration": ALL,
+    "E4M3 activations with E3M4": ("text", "vision", "table"),
+    "MX formats replace FP32": ALL,
+}
+
+
+def record(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return content
+
+
+ACCURACY, KERNELS = record("evidence/cpu/accuracy.json"), record("evidence/h200/kernels.json")
+
+
+def rows() -> list[list[str]]:
+    """Cells of the tables' rows: claim, place, measured, predicted."""
+    found = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| the paper's claim")
+    ]
+    assert all(len(cells) == 4 for cells in found)
+    return found
+
+
+def test_the_page_is_what_the_records_make() -> None:
+    stored = PAGE.read_text(encoding="utf-8")
+    assert page(stored) == stored, "run: python -m bench.papers"
+
+
+def test_there_is_a_row_for_every_claim_of_four_papers() -> None:
+    assert [cells[0] for cells in rows()] == [c.text for p in CLAIMS for c in p.claims]
+    assert [len(p.claims) >= 2 for p in CLAIMS] == [True] * 4
+    for paper in CLAIMS:
+        assert f"## {paper.name}\n\n{paper.where}." in PAGE.read_text(encoding="utf-8")
+
+
+def within(recipe: str, families: tuple[str, ...]) -> tuple[int, int]:
+    """Pairs of a recipe that lose at most 1 %, and pairs, counted on the raw scores."""
+    base = {r["pair"]: r["score"] for r in ACCURACY["rows"] if r["recipe"] == "fp32"}
+    taken = [
+        (r["score"], base[r["pair"]])
+        for r in ACCURACY["rows"]
+        if r["recipe"] == recipe and r["family"] in families and not r["tuned"]
+    ]
+    passed = [s for s, exact in taken if s is not None and s >= exact - 0.01 * abs(exact) - 1e-9]
+    return len(passed), len(taken)
+
+
+def test_every_share_is_that_of_the_scores() -> None:
+    checked = 0
+    for claim, _, measured, _ in rows():
+        for recipe, passed, pairs in re.findall(r"([a-z][\w-]+) (\d+) of (\d+)", measured):
+            (families,) = (f for start, f in FAMILIES.items() if claim.startswith(start))
+            assert (int(passed), int(pairs)) == within(recipe, families), f"{claim}: {recipe}"
+            checked += 1
+    assert checked >= 15
+
+
+def test_every_change_of_a_score_is_that_of_the_scores() -> None:
+    checked = 0
+    for _, _, measured, _ in rows():
+        if "change of the score on " not in measured:
+            continue
+        names, told = re.fullmatch(
+            r"change of the score on (.*?): (.*) \(\[accuracy\]\[a\]\)", measured
+        ).groups()  # type: ignore[union-attr]
+        pairs = names.split(", ")
+        for recipe, figures in re.findall(r"([a-z][\w-]+) ([-+][^;]*) %", told):
+            scores = {r["pair"]: r for r in ACCURACY["rows"] if r["recipe"] == recipe}
+            expected = [f"{100 * (scores[p]['score'] / scores[p]['fp32'] - 1):+.2f}" for p in pairs]
+            assert figures.split(", ") == expected
+            checked += 1
+    assert checked == 2
+
+
+def test_every_ratio_of_kernels_stands_in_their_table() -> None:
+    known = {
+        (f"{line['geomean']:.2f}", str(line["problems"]))
+        for line in KERNELS["table"]
+        if line["geomean"] is not None and "32x32" in line["row"]
+    }
+    found = {
+        pair
+        for _, _, measured, _ in rows()
+        for pair in re.findall(r"(\d\.\d\d) times as fast, geometric mean over (\d+)", measured)
+    }
+    assert len(found) == 2
+    assert found <= known
+
+
+def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
+    """What is left of a measured cell without the figures above and names holds no number."""
+    names = {r["recipe"] for r in ACCURACY["rows"]} | {r["pair"] for r in ACCURACY["rows"]}
+    for claim, _, measured, predicted in rows():
+        left = re.sub(r"\d+ of \d+|[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products", "", measured)
+        for name in sorted(names, key=len, reverse=True):
+            left = left.replace(name, "")
+        assert not re.search(r"\d", left.replace("H200", "").replace("bf16", "")), claim
+        assert not re.search(r"\d", predicted.replace("bf16", "")), claim
+        assert NOT_YET in measured or re.search(r"\[(accuracy|kernels)\]", measured), claim
+        assert "predicted" not in measured
+
+
+def test_commands_of_the_page_are_those_of_the_record() -> None:
+    told = re.findall(r"`(python -m bench\.accuracy [^`]*)`", PAGE.read_text(encoding="utf-8"))
+    sessions = {row["session"] for row in ACCURACY["rows"]}
+    commands = [ACCURACY["sessions"][index]["command"] for index in sorted(sessions)]
+    assert set(told) <= set(commands)
+    assert {ACCURACY["sessions"][r["session"]]["command"] for r in ACCURACY["rows"]} >= set(told)
+    assert told
+    for path in re.findall(r"^\[\w\]: \.\./(\S+)$", PAGE.read_text(encoding="utf-8"), re.M):
+        assert (ROOT / path).is_file()
+
+
+def test_the_record_is_complete_and_of_one_quantiser() -> None:
+    assert ACCURACY["schema"] == "tile-workbench/accuracy/1"
+    assert ACCURACY["begun"] == []
+    scored = [row for row in ACCURACY["rows"] if row["recipe"] != "fp32"]
+    assert {row["status"] for row in scored} == {"scored"}
+    assert len({row["quantizer"] for row in scored}) == 1
+    for session in ACCURACY["sessions"]:
+        assert session["versions"]["torch"]
+        assert session["device"] == "cpu"
+
+
+def test_what_the_guide_says_of_the_record_is_so() -> None:
+    guide = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    rows, minutes = re.search(r"its (\d+) rows took (\d+) minutes", guide).groups()  # type: ignore[union-attr]
+    assert int(rows) == len(ACCURACY["rows"])
+    assert int(minutes) == round(sum(row["seconds"] for row in ACCURACY["rows"]) / 60)
+
+
+@pytest.mark.parametrize("family", ["encoder", "text", "vision", "table"])
+def test_every_family_has_pairs(family: str) -> None:
+    assert any(row["family"] == family for row in ACCURACY["rows"])
