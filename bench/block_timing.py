@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.coded_block import RECIPES, coded_block
+from bench.coded_block import CODED as BLOCKS
+from bench.coded_block import coded_block
 from workbench.network_models import read_network
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ __all__ = ["CODED", "FEWEST", "SETTLE_S", "VARIANTS", "Case", "Clock", "measure"
 
 #: Torch's block in bf16.
 VARIANTS = ("eager", "eager-graph", "compiled", "compiled-graph")
-#: Ours, whose activations travel in codes, by recipe.
-CODED = tuple(f"{recipe}{end}" for recipe in RECIPES for end in ("", "-graph"))
+#: Ours, whose activations travel in codes.
+CODED = tuple(f"{block}{end}" for block in BLOCKS for end in ("", "-graph"))
 SETTLE_S = 0.5
 SAMPLES, FEWEST = 50, 5
 #: A step that takes longer is not sampled fifty times.
@@ -61,7 +62,7 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
         try:
             if graph and device == "cpu":
                 raise RuntimeError("CUDA graphs need a CUDA device")
-            coded = kind in RECIPES
+            coded = kind in BLOCKS
             block = coded_block(network.block, kind, device=device) if coded else plain
             model = torch.compile(block, dynamic=False) if kind == "compiled" else block
             parameters = list(block.parameters())
