@@ -66,7 +66,7 @@ class HopperGemmParameters(Parameters):
     #: Share of a promotion that shows although the other warpgroup's product runs beside it, of
     #: chained products: from clocks of products with two sets (0.5 in e4m3, 0.8 in int8), there is
     #: no timing of chained ones.
-    promotion_exposed: float = fitted(0.6, 0.4)
+    promotion_exposed: float = fitted(0.1, 0.4)
     #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue.
     staging_clk: float = fitted(140.0, 0.4)
     #: Loads of scales before an epilogue, once a tile.

@@ -229,6 +229,13 @@ static void named_sync(int barrier, int members) {
     Cta *cta = running->cta;
     meet(cta->named[barrier], cta->named_turns[barrier], members);
 }
+static void named_arrive(int barrier, int members) {
+    Cta *cta = running->cta;
+    if (++cta->named[barrier] < members) return;
+    cta->named[barrier] = 0;
+    cta->named_turns[barrier]++;
+    moved = true;
+}
 #define __syncthreads() named_sync(0, THREADS)
 static void cluster_sync() { meet(cluster_arrived, cluster_turn, CLUSTER * THREADS); }
 static void cluster_sync_relaxed() { cluster_sync(); }
@@ -393,5 +400,8 @@ static void run_launch(u32 blocks, u32 smem_bytes, u32 seed, std::function<void(
             if (left && !moved && loads.empty()) fail("nobody can go on");
         }
         if (!loads.empty()) fail("loads are under way after the kernel's end");
+        for (auto &cta : ctas)
+            for (auto [barrier, arrived] : cta->named)
+                if (arrived) fail("a named barrier is left with arrivals");
     }
 }

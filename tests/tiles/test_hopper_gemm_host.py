@@ -83,6 +83,9 @@ SMALL = ((100, 136, 264), "e4m3fn", "fp32", "b1x128", (64, 2, 1, 1, True))
 FAULTS = {
     "a chain that stops between tiles": ("more || step + 1 < steps", "step + 1 < steps", SMALL),
     "a stage given back while it is read": ("wgmma_wait<0>();\n                pin", "pin", SMALL),
+    "a turn kept over a tile's way out": ("if (more) turn_pass(1 - consumer);", "", SMALL),
+    "a turn passed twice": ("if (step > 0) turn_pass", "turn_pass", SMALL),
+    "a turn that nobody takes": ("if (any && consumer == 0) turn_wait(0);", "", SMALL),
     "one block for all columns": ("left % QUANT);", "0);", CASES["192 columns"]),
 }  # fmt: skip
 

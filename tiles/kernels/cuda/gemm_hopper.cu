@@ -14,6 +14,8 @@
 // is promoted while the tensor cores fill the other, and a tile begins when the last one is stored.
 // CHAINED 1: it has one set, so that there is room for tiles of up to 192 columns; the other
 // warpgroup's product runs under a promotion, and the next tile's first one under a tile's way out.
+// The warpgroups take turns: the tensor cores share themselves out among products in flight, so that
+// two which began together would end together, and nothing would multiply while both promote.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -61,13 +63,8 @@
 #include "hopper_promotion.cuh"
 #endif
 
-__device__ __forceinline__ void turn_wait(int who) {
-    asm volatile("bar.sync %0, 256;" ::"r"(TURN + who) : "memory");
-}
-
-__device__ __forceinline__ void turn_pass(int who) {
-    asm volatile("bar.arrive %0, 256;" ::"r"(TURN + who) : "memory");
-}
+__device__ __forceinline__ void turn_wait(int who) { named_sync(TURN + who, 128 * CONSUMERS); }
+__device__ __forceinline__ void turn_pass(int who) { named_arrive(TURN + who, 128 * CONSUMERS); }
 
 // Where a tile lies.
 struct Tile {
@@ -183,8 +180,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
             for (int t = 0; t < TILES_M; t++)
 #pragma unroll
-                for (int s = 0; s < 4; s++)
+                for (int s = 0; s < 4; s++) {
                     wgmma(d[t], a + t * (64 * ROW_BYTES >> 4) + s * 2, b + s * 2, !first || s > 0);
+                    if (CHAINED && s == 2) wgmma_commit();  // a group of its own for the last quarter
+                }
             wgmma_commit();
         };
 #if PINGPONG
@@ -198,11 +197,17 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         // every instruction of it: where there is none left, what lies in the stage is multiplied
         // and nobody looks at it.
         auto start = [&](bool there) {
-            if (there) barrier_wait(full_bar + stage * 8, phase);
+            if (there) {
+                barrier_wait(full_bar + stage * 8, phase);
+                turn_wait(consumer);
+            }
             multiply(product, true);
             if (there && ++stage == STAGES) stage = 0, phase ^= 1;
         };
-        start((int)(blockIdx.x / CLUSTER) < tiles.count());
+        const bool any = (int)(blockIdx.x / CLUSTER) < tiles.count();
+        if (any && consumer == 1) turn_pass(0);
+        start(any);
+        if (any) turn_pass(1 - consumer);
 #endif
         for (int index = blockIdx.x / CLUSTER; index < tiles.count();
              index += gridDim.x / CLUSTER, sequence++) {
@@ -255,6 +260,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                         factor[s][h] = SCALES == 3 ? row * common[s] : common[s];
                 }
                 scales.load(min(step + 1, steps - 1), common);
+                // The next product follows the last quarter of this one without a gap.  A tile's first
+                // product gave its turn away at once.
+                wgmma_wait<1>();
+                if (step > 0) turn_pass(1 - consumer);
                 wgmma_wait<0>();
                 pin(product[0]);
                 // Every lane has read its scales before one arrives for the warp.
@@ -264,6 +273,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                 add_product(sum[0], product[0], factor, left % QUANT);
                 start(more || step + 1 < steps);
             }
+            if (more) turn_pass(1 - consumer);  // not only behind this tile's way out
 #elif PROMOTED
             Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];
@@ -410,6 +420,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #endif
 #if CHAINED
         wgmma_wait<0>();  // of the product that nobody looks at
+        if (any && consumer == 0) turn_wait(0);  // takes the turn that nobody used
 #endif
         if (thread == 0) await_stores();
     }
