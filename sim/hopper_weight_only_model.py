@@ -3,7 +3,7 @@
 The time is that of the slowest shared resource (DRAM by the bytes that all rings keep under way,
 the L2, an SM's issue slots, integer units, tensor cores and shared memory, the warp that asks for
 stages), or of the chain that a CTA's warps go through where too few of them overlap; behind it the
-epilogue, and the sums of tiles that CTAs share.
+epilogue, and the sums of tiles that CTAs share, through memory or within a cluster.
 
 First version: no timing of this kernel stands behind it.  Instructions are those of the loop
 that NVRTC makes for sm_90a.
@@ -17,7 +17,7 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.occupancy import ctas_per_sm
-from sim.parameters import HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
+from sim.parameters import HOPPER_SKINNY, HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
 from sim.pipes import SCHEDULERS, mma_clk
 from sim.waves import waves
 from tiles.formats import element
@@ -57,7 +57,8 @@ def hopper_weight_only_cost(
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     bm, bn, stages, groups = (table[f] for f in ("block_m", "block_n", "stages", "warps_k"))
-    per_sm, sixteens, eights = table["per_sm"], table["warp_rows"] // 16, bm // 8
+    per_sm, cluster = table["per_sm"], table["cluster"]
+    sixteens, eights = table["warp_rows"] // 16, bm // 8
     warps_n = bn // table["warp_rows"]
     clock_ghz = gpu.max_clock_mhz / 1e3
     panels, panel = panels_of(problem), PANEL_BYTES * halves(weight)
@@ -68,7 +69,7 @@ def hopper_weight_only_cost(
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     tiles = tiles_m * tiles_n
     steps = tiles * panels
-    ctas = np.where(per_sm > 0, np.minimum(steps, per_sm * gpu.sm_count), tiles)
+    ctas = np.where(per_sm > 0, np.minimum(steps, per_sm * gpu.sm_count), tiles * cluster)
     occupancy = ctas_per_sm(
         gpu,
         registers=compiled.registers(held_registers(problem, table) + THREAD_REGISTERS),
@@ -148,12 +149,20 @@ def hopper_weight_only_cost(
         l2 * clock_ghz,
         exponent=of.overlap_exponent,
     )
+    # Barriers and reads between CTAs of a cluster are those that hopper_skinny_gemm was timed with.
+    peers = HOPPER_SKINNY
+    gathered = (
+        2 * peers.cluster_barrier_clk
+        + peers.peer_latency_clk
+        + bm * bn * 4.0 / peers.peer_bytes_per_clk
+    )
     cut = (per_sm > 0) & ((share * ctas != steps) | (share % panels != 0))
     staged = groups * bm * bn * 8.0 / gpu.smem_bytes_per_clk
     ends_clk = (
         of.setup_clk
         + latency_ns * clock_ghz
         + np.maximum(turns, 1.0) * (of.epilogue_clk + staged)
+        + np.where(cluster > 1, gathered, 0.0)
         + np.where(cut, of.share_clk + bm * bn * 8.0 / 64, 0.0)
     )
     time_ns = (

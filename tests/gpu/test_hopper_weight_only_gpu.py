@@ -13,6 +13,7 @@ pytestmark = pytest.mark.gpu
 FAMILY, LIMITS = HopperWeightOnly(), load_gpu("h200").limits
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 8, "per_sm": 0,
+    "cluster": 1,
 }  # fmt: skip
 FORMATS = (
     ("bf16", "int4.g128"),
