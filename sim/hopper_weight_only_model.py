@@ -105,7 +105,8 @@ def hopper_weight_only_cost(
 
     # A stage on an SM's units, clocks.
     words = sixteens * 2 * 4 * (PANEL_BYTES // 64)
-    parts = panel // min(group, 64) if group else panel // 64
+    few = panel // min(group, 64) if group else panel // 64
+    parts = np.where((sixteens * eights > 2) & (group % panel == 0), 1, few)  # as the kernel's PART
     products = sixteens * eights * (panel // 16)
     decode = words * DECODE_INSTRUCTIONS[weight.element.name] * of.decode_share
     scales = sixteens * 2 * (2 * (panel // min(group, panel) if group else 0))

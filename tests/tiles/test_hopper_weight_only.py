@@ -96,6 +96,8 @@ def test_compiles_without_spills(case: str) -> None:
     assert not re.search(r"bytes smem", found.log)  # all of it is what the launcher asks for
     asked = launcher.smem_bytes(config=one.to_dict(), **formats(problem))
     assert asked == rules.weight_smem_bytes(problem, ConfigTable.of([one]))[0]
+    # A loop over lanes at every copy is what the compiler makes of a lane that was not elected.
+    assert "BRA.U.ANY" not in found.machine_code()
     if case == "decode":  # what its speed rests on: 11 instructions for eight codes
         code = found.machine_code()
         words = len(re.findall(r"\bHMMA\.16816\.F32\.BF16", code))  # one a lane and product
@@ -112,6 +114,20 @@ def test_compile_facts_without_a_gpu() -> None:
     assert (facts.pipeline_depth, facts.stack_bytes) == (8, 0)
     assert facts.smem_bytes == rules.weight_smem_bytes(problem, ConfigTable.of([one]))[0]
     assert facts.refusal(H200) == ""
+
+
+def test_what_was_stored_without_a_cluster_has_one_cta() -> None:
+    stored = {name: value for name, value in PLAIN.items() if name != "cluster"}
+    assert HopperWeightOnlyConfig.from_dict(stored) == config(cluster=1)
+
+
+def test_a_cluster_has_a_panel_for_every_cta() -> None:
+    fields = config(cluster=8).to_dict()
+    assert launcher.ctas(5, 96, 8, fields, 132) == 16
+    with pytest.raises(ValueError, match="cluster = 8: 7 panels along K"):
+        launcher.ctas(5, 96, 7, fields, 132)
+    with pytest.raises(ValueError, match="cluster = 2, per_sm = 1"):
+        options(gemm("8x4096x4096", "int4.g128"), config(cluster=2, per_sm=1))
 
 
 def test_descriptor_and_launcher_name_the_same_choices() -> None:

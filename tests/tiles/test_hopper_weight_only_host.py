@@ -106,6 +106,9 @@ CASES: dict[str, tuple[Any, ...]] = {
         {"activation": torch.float16},
     ),
     "int8 by groups": (((3, 48, 392), "int8", "fp16", 128, (8, 48, 16, 2, 4, 1)), {}),
+    "whole panels are scaled, K in two": (
+        ((30, 64, 648), "int4", "fp16", 128, (32, 64, 32, 2, 4, 0, 2)), {"out": "bf16"},
+    ),
     "two CTAs share K": (((5, 80, 1032), "int4", "fp16", 128, (8, 64, 32, 2, 4, 0, 2)), {}),
     "eight share K, tiles along M, tails of all": (
         ((20, 48, 1160), "uint4", "fp16", 64, (16, 32, 16, 1, 3, 0, 8)), {"out": "bf16"},

@@ -31,7 +31,7 @@ from tiles.problems import Gemm, Problem
 __all__ = ["HopperWeightOnly", "HopperWeightOnlyConfig"]
 
 #: Rows of W in a tile: so many widths that the tiles of most layers fill whole waves.
-BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448)
 #: Rows of activations that it is for: beyond, products of one warp are what binds.
 MOST_ROWS = 256
 #: CTAs that a default aims at, and shared memory that their rings take together.

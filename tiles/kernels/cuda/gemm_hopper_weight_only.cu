@@ -10,7 +10,8 @@
 //
 // WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
 // own, and add them up in shared memory at a tile's end.  A group always has the same stages: of one
-// that others filled last it could not tell whether that fill has come, or the one before.  Sums of PART columns are scaled in fp32
+// that others filled last it could not tell whether that fill has come, or the one before.  Sums of
+// PART columns are scaled in fp32
 // and added to the tile's.
 //
 // The steps of all tiles stand in one row, tile after tile, and `ctas` CTAs have equal parts of it.
@@ -49,7 +50,9 @@
 #define PER_PANEL 1
 #endif
 #define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
-#define PART (GROUP > 0 && GROUP < 64 ? GROUP : 64)  // columns that are summed before they are scaled
+// Columns that are summed before they are scaled.  Where many sums of a lane hide how long a product
+// takes, whole panels: fewer sums are scaled.
+#define PART (PER_PANEL > 1 ? (PANEL / PER_PANEL < 64 ? PANEL / PER_PANEL : 64) : M16 * N8 > 2 ? PANEL : 64)
 #define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
 // One after the other where operands of both would not fit the registers.
 #define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
@@ -124,6 +127,13 @@ __device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const Ten
 #endif
 }
 
+__device__ __forceinline__ void add_scaled(const float (&part)[4],
+                                           const float (&factor)[2][PER_PANEL], int place,
+                                           float (&sum)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) sum[e] += part[e] * factor[e / 2][place];
+}
+
 // Adds a stage's products to a warp's sums.
 __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, int lane,
                                                float (&sum)[M16][N8][4]) {
@@ -144,6 +154,9 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         }
     }
     float part[M16][N8][4];
+    if (PART > 64)
+#pragma unroll
+        for (int i = 0; i < M16 * N8 * 4; i++) part[i / 4 / N8][i / 4 % N8][i % 4] = 0;
 #pragma unroll HALVES_AT_ONCE
     for (int half = 0; half < HALVES; half++) {
         u32 b[N8][4];  // of two steps
@@ -167,15 +180,17 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
 #pragma unroll
                 for (int j = 0; j < N8; j++) {
                     float(&p)[4] = part[i][j];
-                    if (step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
+                    if (PART <= 64 && step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
                     multiply_add(p, a, b[j][step % 2 * 2], b[j][step % 2 * 2 + 1]);
-                    if ((step + 1) * 16 % PART == 0)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) sum[i][j][e] += p[e] * factor[i][e / 2][place];
+                    if ((step + 1) * 16 % PART == 0) add_scaled(p, factor[i], place, sum[i][j]);
                 }
             }
         }
     }
+    if (PART > 64)
+#pragma unroll
+        for (int i = 0; i < M16 * N8; i++)
+            add_scaled(part[i / N8][i % N8], factor[i / N8], 0, sum[i / N8][i % N8]);
 }
 
 __device__ __forceinline__ void add_bits(const uint4 &bits, float (&total)[4]) {
@@ -203,7 +218,6 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     const u32 zero_ring = scale_ring + STAGES * SCALE_SLOT;
     const u32 staging = zero_ring + STAGES * ZERO_SLOT;
     const u32 full_bar = staging + WARPS_K * STAGED_WORDS * 4, empty_bar = full_bar + STAGES * 8;
-    const u32 arrivals = empty_bar + STAGES * 8;  // of a tile that several CTAs share
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     // Tiles that share rows of W are neighbours: they find them in the L2.
     const int tiles_m = (m + BLOCK_M - 1) / BLOCK_M, tiles_n = (n + BLOCK_N - 1) / BLOCK_N;
@@ -240,8 +254,8 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
                 }
             }
         }
-        __syncwarp();
         if (CLUSTER > 1) {
+            __syncwarp();
             cluster_sync_relaxed();
             cluster_sync_relaxed();
         }
@@ -304,6 +318,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
         __syncwarp();
         cluster_sync_relaxed();  // until then a neighbour may read this CTA's sums
 #else
+        const u32 arrivals = empty_bar + STAGES * 8;  // of a tile that several CTAs share
         int from = cta, to = cta;  // the CTAs that share the tile
         if (here < panels) {
             from = (int)((((i64)tile * panels + 1) * ctas - 1) / steps);
