@@ -11,8 +11,7 @@
 // WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
 // own, and add them up in shared memory at a tile's end.  A group always has the same stages: of one
 // that others filled last it could not tell whether that fill has come, or the one before.  Sums of
-// PART columns are scaled in fp32
-// and added to the tile's.
+// PART columns are scaled in fp32 and added to the tile's.
 //
 // The steps of all tiles stand in one row, tile after tile, and `ctas` CTAs have equal parts of it.
 // With as many CTAs as tiles each has a tile.  Otherwise a tile may begin in one CTA and end in
@@ -21,8 +20,8 @@
 //
 // The CTAs of a cluster share a tile: each has an equal part of its panels, and reads the others'
 // sums through distributed shared memory at the end, to add them in the order of K.  So tiles are
-// tall where N is small: the warp that asks for stages takes as long for a panel of 32 rows as for one of
-// 128, and CTAs of tall tiles read X less often.
+// tall where N is small: the warp that asks for stages takes as long for a panel of 32 rows as for
+// one of 128, and CTAs of tall tiles read X less often.
 //
 // Rows of weights beyond N are not read, and whatever stands in their place is never stored.
 // Columns beyond K meet activations of zero.
