@@ -4,11 +4,11 @@ The time is that of DRAM by the bytes that all rings keep under way, of an SM's 
 slots, integer units, tensor cores and shared memory, of which few warps keep only some busy at
 once), or of the chain that a CTA goes through: its groups of warps in turn, or the warp that asks
 for stages, which takes its time whatever their bytes.  Behind it stand the epilogue and the sums
-of tiles that CTAs share.
+of tiles that CTAs share, through memory or within a cluster.
 
 Constants were set on sweeps of an H200 (``data/h200/later_sweeps``); instructions are those of the
 loop that NVRTC makes for sm_90a.  Formats other than ``w4a16-g128`` and ``w8a16`` were not
-measured.
+measured, nor were clusters and the shorter loop of the warp that loads, which came later.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.occupancy import ctas_per_sm
-from sim.parameters import HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
+from sim.parameters import HOPPER_SKINNY, HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
 from sim.pipes import SCHEDULERS, mma_clk
 from sim.waves import waves
 from tiles.formats import element
@@ -59,7 +59,8 @@ def hopper_weight_only_cost(
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
     bm, bn, stages, groups = (table[f] for f in ("block_m", "block_n", "stages", "warps_k"))
-    per_sm, sixteens, eights = table["per_sm"], table["warp_rows"] // 16, bm // 8
+    per_sm, cluster = table["per_sm"], table["cluster"]
+    sixteens, eights = table["warp_rows"] // 16, bm // 8
     warps_n = bn // table["warp_rows"]
     clock_ghz = gpu.max_clock_mhz / 1e3
     panels, panel = panels_of(problem), PANEL_BYTES * halves(weight)
@@ -70,7 +71,7 @@ def hopper_weight_only_cost(
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     tiles = tiles_m * tiles_n
     steps = tiles * panels
-    ctas = np.where(per_sm > 0, np.minimum(steps, per_sm * gpu.sm_count), tiles)
+    ctas = np.where(per_sm > 0, np.minimum(steps, per_sm * gpu.sm_count), tiles * cluster)
     occupancy = ctas_per_sm(
         gpu,
         registers=compiled.registers(held_registers(problem, table) + THREAD_REGISTERS),
@@ -106,7 +107,8 @@ def hopper_weight_only_cost(
 
     # A stage on an SM's units, clocks.
     words = sixteens * 2 * 4 * (PANEL_BYTES // 64)
-    parts = panel // min(group, 64) if group else panel // 64
+    few = panel // min(group, 64) if group else panel // 64
+    parts = np.where((sixteens * eights > 2) & (group % panel == 0), 1, few)  # as the kernel's PART
     products = sixteens * eights * (panel // 16)
     decode = words * DECODE_INSTRUCTIONS[weight.element.name] * of.decode_share
     scales = sixteens * 2 * (2 * (panel // min(group, panel) if group else 0))
@@ -150,12 +152,20 @@ def hopper_weight_only_cost(
         l2 * clock_ghz,
         exponent=of.units_exponent,
     )
+    # Barriers and reads between CTAs of a cluster are those that hopper_skinny_gemm was timed with.
+    peers = HOPPER_SKINNY
+    gathered = (
+        2 * peers.cluster_barrier_clk
+        + peers.peer_latency_clk
+        + bm * bn * 4.0 / peers.peer_bytes_per_clk
+    )
     cut = (per_sm > 0) & ((share * ctas != steps) | (share % panels != 0))
     staged = groups * bm * bn * 8.0 / gpu.smem_bytes_per_clk
     ends_clk = (
         of.setup_clk
         + latency_ns * clock_ghz
         + np.maximum(turns, 1.0) * (of.epilogue_clk + staged)
+        + np.where(cluster > 1, gathered, 0.0)
         + np.where(cut, of.share_clk + bm * bn * 8.0 / 64, 0.0)
     )
     time_ns = (

@@ -5,6 +5,7 @@ import pytest
 
 from sim import load_gpu
 from tiles.kernels.hopper_weight_only import HopperWeightOnly, HopperWeightOnlyConfig
+from tiles.kernels.hopper_weight_only_rules import panels_of
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.gpu
 FAMILY, LIMITS = HopperWeightOnly(), load_gpu("h200").limits
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 8, "per_sm": 0,
+    "cluster": 1,
 }  # fmt: skip
 FORMATS = (
     ("bf16", "int4.g128"),
@@ -44,6 +46,13 @@ CONFIGS = {
     "shared by two": config(block_n=32, warps_k=2, per_sm=2, stages=6),
     "16 rows": config(block_m=16, block_n=128, warp_rows=32, warps_k=2, per_sm=1),
     "32 rows": config(block_m=32, block_n=64, warp_rows=32, warps_k=2),
+    "K over two CTAs": config(block_n=128, warp_rows=32, cluster=2),
+    "K over eight CTAs, groups of warps": config(
+        block_n=96, warp_rows=32, warps_k=2, stages=4, cluster=8
+    ),
+    "32 rows, K over four CTAs": config(
+        block_m=32, block_n=128, warp_rows=32, warps_k=2, stages=4, cluster=4
+    ),
     "64 rows": config(block_m=64, block_n=64, warps_k=2, stages=4, per_sm=1),
 }
 #: One row, tails of every extent, several tiles along M.
@@ -72,6 +81,8 @@ def test_every_format_lies_within_its_bounds(activation: str, weight: str) -> No
         assert FAMILY.refusal(problem, LIMITS) is None
         workload = FAMILY.workload(problem, device="cuda", seed=turn)
         for text, one in CONFIGS.items():
+            if one.cluster > panels_of(problem):
+                continue
             accuracy = workload.check(one)  # poisons the output first
             assert accuracy.ok, (problem, text, accuracy)
 
@@ -88,13 +99,13 @@ def test_configurations_of_the_space_at_decode_shapes(m: int) -> None:
             assert accuracy.ok, (problem, one, accuracy)
 
 
-@pytest.mark.parametrize("per_sm", [0, 1])
-def test_the_same_bits_every_time_and_nothing_around_c(per_sm: int) -> None:
+@pytest.mark.parametrize("fields", [{"per_sm": 0}, {"per_sm": 1}, {"cluster": 4}], ids=str)
+def test_the_same_bits_every_time_and_nothing_around_c(fields: dict[str, int]) -> None:
     import torch
 
     problem = gemm((5, 1040, 8192), "bf16", "int4.g128", "fp32")
     workload = FAMILY.workload(problem, device="cuda", seed=3)
-    one = config(block_n=80, warps_k=2, per_sm=per_sm)
+    one = config(block_n=80, warps_k=2, **fields)
     run = workload.launchers(one, 1)[0]
     operands = workload.operands  # type: ignore[attr-defined]
     run()
@@ -112,13 +123,13 @@ def test_the_same_bits_every_time_and_nothing_around_c(per_sm: int) -> None:
     assert wide.isnan().all()
 
 
-@pytest.mark.parametrize("per_sm", [0, 2])
-def test_a_graph_replays_the_launch(per_sm: int) -> None:
+@pytest.mark.parametrize("fields", [{"per_sm": 0}, {"per_sm": 2}, {"cluster": 2}], ids=str)
+def test_a_graph_replays_the_launch(fields: dict[str, int]) -> None:
     import torch
 
     problem = gemm((8, 4096, 4096), "bf16", "int4.g128")
     workload = FAMILY.workload(problem, device="cuda", seed=0)
-    run = workload.launchers(config(block_n=32, warps_k=2, stages=6, per_sm=per_sm), 1)[0]
+    run = workload.launchers(config(block_n=32, warps_k=2, stages=6, **fields), 1)[0]
     operands = workload.operands  # type: ignore[attr-defined]
     run()
     wanted = operands.c.clone()

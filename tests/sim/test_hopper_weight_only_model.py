@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.compiled import Compiled
+from sim.hopper_weight_only_model import hopper_weight_only_cost
 from sim.interval import LOG_HALF_WIDTH
 from sim.parameters import HOPPER_WEIGHT_ONLY
 from tiles.kernels import ConfigTable
@@ -21,6 +23,7 @@ KERNEL = HopperWeightOnly()
 H200, H100 = sim.load_gpu("h200"), sim.load_gpu("h100")
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 16, "per_sm": 0,
+    "cluster": 1,
 }  # fmt: skip
 
 
@@ -122,6 +125,24 @@ def test_nine_warps_of_a_hundred_registers_leave_no_room_for_a_second_cta() -> N
     )
     assert 0.85 < one_by_one / 18.1 < 1.15
     assert together < 0.75 * one_by_one
+
+
+def test_a_cluster_takes_tall_tiles_where_n_is_small() -> None:
+    """As many CTAs either way: those of a cluster ask for a quarter of the stages, and exchange."""
+    problem = gemm(8, 4096, 14336)
+    flat, cluster = one(block_n=32), one(block_n=128, warp_rows=32, cluster=4)
+    short, tall = price(problem, flat), price(problem, cluster)
+    assert tall.l2_read_bytes[0] < 0.7 * short.l2_read_bytes[0]  # X by 32 tiles instead of 128
+    assert tall.dram_read_bytes[0] == short.dram_read_bytes[0]
+    ends = [p.terms_us["prologue_epilogue"][0] for p in (short, tall)]
+    assert ends[1] > ends[0] + 0.3
+    # A cluster pays where the warp that asks for stages is what binds.
+    slow = replace(HOPPER_WEIGHT_ONLY, request_clk=450.0)
+    times = [
+        hopper_weight_only_cost(problem, t, H200, Compiled.of(1, {}), slow).time_us[0]
+        for t in (flat, cluster)
+    ]
+    assert times[1] < 0.7 * times[0]
 
 
 @pytest.mark.parametrize("shape", [(28672, 4096), (8192, 8192), (57344, 8192)])

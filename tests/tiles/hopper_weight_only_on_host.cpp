@@ -13,12 +13,12 @@ int main(int, char **argv) {
     read_job(argv[1], job, parts);
     const TensorMap map_x = {parts[0].data(), job.k, job.m, job.x_pitch, 2, 64, BLOCK_M};
     int *const counters = (int *)parts[6].data();
-    std::vector<u32> order(job.ctas);  // CTAs come in any order
+    std::vector<u32> order(job.ctas / CLUSTER);  // clusters come in any order
     for (u32 i = 0; i < order.size(); i++) order[i] = i;
     std::mt19937 any(job.seed);
     std::shuffle(order.begin(), order.end(), any);
     run_launch(job.ctas, job.smem, job.seed, [&] {
-        blockIdx.x = order[blockIdx.x];
+        blockIdx.x = order[blockIdx.x / CLUSTER] * CLUSTER + blockIdx.x % CLUSTER;
         gemm_hopper_weight_only(map_x, parts[1].data(), parts[2].data(), parts[3].data(),
                                 (const float *)parts[4].data(), parts[5].data(),
                                 (float *)(counters + COUNTED), counters, job.c_pitch, job.m, job.n,

@@ -26,9 +26,10 @@ SOURCE = Path(launcher.__file__).with_suffix(".cu")
 FAMILY = HopperWeightOnly()
 H200 = load_gpu("h200").limits
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
-HARD_RULES = {"tile shape", "warps", "registers", "counts"}
+HARD_RULES = {"tile shape", "warps", "registers", "counts", "cluster"}
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 16, "per_sm": 0,
+    "cluster": 1,
 }  # fmt: skip
 
 
@@ -72,6 +73,10 @@ COMPILED = {
     ),
     "nvfp4": (gemm("8x4096x4096", "nvfp4"), config(warp_rows=32, per_sm=2, stages=8)),
     "int8": (gemm("8x4096x4096", "int8.row"), config()),
+    "K over four CTAs": (
+        gemm("8x4096x14336", "int4.g128"),
+        config(block_n=128, warp_rows=32, stages=16, cluster=4),
+    ),
 }
 
 
@@ -91,6 +96,8 @@ def test_compiles_without_spills(case: str) -> None:
     assert not re.search(r"bytes smem", found.log)  # all of it is what the launcher asks for
     asked = launcher.smem_bytes(config=one.to_dict(), **formats(problem))
     assert asked == rules.weight_smem_bytes(problem, ConfigTable.of([one]))[0]
+    # A loop over lanes at every copy is what the compiler makes of a lane that was not elected.
+    assert "BRA.U.ANY" not in found.machine_code()
     if case == "decode":  # what its speed rests on: 11 instructions for eight codes
         code = found.machine_code()
         words = len(re.findall(r"\bHMMA\.16816\.F32\.BF16", code))  # one a lane and product
@@ -109,9 +116,23 @@ def test_compile_facts_without_a_gpu() -> None:
     assert facts.refusal(H200) == ""
 
 
+def test_what_was_stored_without_a_cluster_has_one_cta() -> None:
+    stored = {name: value for name, value in PLAIN.items() if name != "cluster"}
+    assert HopperWeightOnlyConfig.from_dict(stored) == config(cluster=1)
+
+
+def test_a_cluster_has_a_panel_for_every_cta() -> None:
+    fields = config(cluster=8).to_dict()
+    assert launcher.ctas(5, 96, 8, fields, 132) == 16
+    with pytest.raises(ValueError, match="cluster = 8: 7 panels along K"):
+        launcher.ctas(5, 96, 7, fields, 132)
+    with pytest.raises(ValueError, match="cluster = 2, per_sm = 1"):
+        options(gemm("8x4096x4096", "int4.g128"), config(cluster=2, per_sm=1))
+
+
 def test_descriptor_and_launcher_name_the_same_choices() -> None:
     for name in ("BLOCK_M", "WARP_ROWS", "WARPS_K", "MAX_BLOCK_N", "MAX_WARPS", "MAX_SUMS",
-                 "MAX_STAGES", "MAX_PER_SM"):  # fmt: skip
+                 "MAX_STAGES", "MAX_PER_SM", "CLUSTERS"):  # fmt: skip
         assert getattr(rules, name) == getattr(launcher, name), name
     for name in ("COUNTED_TILES", "ROWS_MULTIPLE", "SCALE_BYTES"):
         assert getattr(rules, name) == getattr(operands, name), name
@@ -128,6 +149,7 @@ def wide_table() -> ConfigTable:
         warps_k=(0, 1, 2, 3, 8),
         stages=(1, 2, 8, 12, 48, 49),
         per_sm=(-1, 0, 4, 5),
+        cluster=(0, 1, 2, 8, 16),
     )
 
 

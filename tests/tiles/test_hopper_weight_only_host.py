@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 #: Half an ulp of each output, relative; fp32 sums of promoted parts round a little.
 ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-20}
-NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm")
+NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster")
 
 
 def scales(rows: int, groups: int, kind: str, rng: np.random.Generator) -> torch.Tensor:
@@ -74,7 +74,7 @@ def check(
         x,
         packed,
         out=out,
-        config=dict(zip(NAMES, fields, strict=True)),
+        config=dict(zip(NAMES, (*fields, 1)[: len(NAMES)], strict=True)),
         multiprocessors=multiprocessors,
         seed=m + n + k,
         landing=landing,
@@ -106,6 +106,16 @@ CASES: dict[str, tuple[Any, ...]] = {
         {"activation": torch.float16},
     ),
     "int8 by groups": (((3, 48, 392), "int8", "fp16", 128, (8, 48, 16, 2, 4, 1)), {}),
+    "whole panels are scaled, K in two": (
+        ((30, 64, 648), "int4", "fp16", 128, (32, 64, 32, 2, 4, 0, 2)), {"out": "bf16"},
+    ),
+    "two CTAs share K": (((5, 80, 1032), "int4", "fp16", 128, (8, 64, 32, 2, 4, 0, 2)), {}),
+    "eight share K, tiles along M, tails of all": (
+        ((20, 48, 1160), "uint4", "fp16", 64, (16, 32, 16, 1, 3, 0, 8)), {"out": "bf16"},
+    ),
+    "four share K of a group over panels": (
+        ((3, 32, 904), "int8", "bf16", 256, (8, 32, 32, 2, 4, 0, 4)), {"landing": 256},
+    ),
     "e4m3fn": (((3, 48, 200), "e4m3fn", "", 0, (8, 48, 16, 1, 2, 0)), {}),
 }  # fmt: skip
 
@@ -121,8 +131,8 @@ def test_gives_the_product(case: str) -> None:
 MUTATIONS = {
     "a stage given up too soon": (
         "multiply_stage(RINGS(stage), warp_row, lane, sum);\n            __syncwarp();\n"
-        "            release_stage(empty_bar, stage, lane);",
-        "release_stage(empty_bar, stage, lane);\n            __syncwarp();\n"
+        "            if (lane == 0) barrier_arrive(empty_bar + stage * 8);",
+        "if (lane == 0) barrier_arrive(empty_bar + stage * 8);\n            __syncwarp();\n"
         "            multiply_stage(RINGS(stage), warp_row, lane, sum);",
         (5, 112, 904), (8, 32, 16, 2, 4, 1),
     ),
@@ -139,6 +149,17 @@ MUTATIONS = {
         "load_far(total, at + (2 * (i64)from + second) * TILE_WORDS);",
         "load_far(total, at + 2 * (i64)from * TILE_WORDS);",
         (5, 112, 904), (8, 32, 16, 2, 4, 1),
+    ),
+    "a neighbour's sums before they are there": (
+        "        cluster_sync();\n        for (int piece", "        for (int piece",
+        (5, 64, 904), (8, 32, 16, 1, 4, 0, 4),
+    ),
+    "groups of warps that are not added up": (
+        "WARPS_K > 1 && piece < pieces", "false", (5, 64, 904), (8, 32, 16, 2, 4, 0, 2),
+    ),
+    "a CTA that leaves while others read": (
+        "        cluster_sync_relaxed();  // until then a neighbour may read this CTA's sums\n", "",
+        (5, 64, 904), (8, 32, 16, 2, 4, 0, 4),
     ),
 }  # fmt: skip
 

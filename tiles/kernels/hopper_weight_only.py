@@ -11,6 +11,7 @@ from tiles.kernels.first_legal import first_legal
 from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, row_refusal
 from tiles.kernels.hopper_weight_only_rules import (
     BLOCK_M,
+    CLUSTERS,
     MAX_WARPS,
     ROWS_MULTIPLE,
     WARP_ROWS,
@@ -30,7 +31,7 @@ from tiles.problems import Gemm, Problem
 __all__ = ["HopperWeightOnly", "HopperWeightOnlyConfig"]
 
 #: Rows of W in a tile: so many widths that the tiles of most layers fill whole waves.
-BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+BLOCK_N = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448)
 #: Rows of activations that it is for: beyond, products of one warp are what binds.
 MOST_ROWS = 256
 #: CTAs that a default aims at, and shared memory that their rings take together.
@@ -46,7 +47,10 @@ class HopperWeightOnlyConfig(TileConfig):
     warp_rows: int  #: of those, a warp's
     warps_k: int  #: groups of warps that take the panels of a tile in turn
     stages: int  #: panels in flight
-    per_sm: int  #: CTAs a multiprocessor that share all panels evenly; 0: one CTA a tile
+    per_sm: int  #: CTAs a multiprocessor that share all panels evenly; 0: one cluster a tile
+    cluster: int = (
+        1  #: CTAs that share a tile's panels and add up through distributed shared memory
+    )
 
 
 def _warp_rows(block_n: int, block_m: int) -> int:
@@ -89,6 +93,7 @@ class HopperWeightOnly(Kernel):
             warps_k=WARPS_K,
             stages=(4, 6, 8, 12, 16, 24, 32, 48),
             per_sm=(0, 1, 2, 3),
+            cluster=CLUSTERS,
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:

@@ -15,6 +15,7 @@ from tiles.problems import Gemm
 
 __all__ = [
     "BLOCK_M",
+    "CLUSTERS",
     "COUNTED_TILES",
     "MAX_BLOCK_N",
     "MAX_PER_SM",
@@ -39,6 +40,10 @@ __all__ = [
 BLOCK_M = (8, 16, 32, 64)
 WARP_ROWS = (16, 32, 64)
 WARPS_K = (1, 2, 4, 8)
+#: CTAs of a cluster, which share the panels of a tile.
+CLUSTERS = (1, 2, 4, 8)
+#: Tiles that fill any GPU without a cluster each.
+_ENOUGH_TILES = 128
 MAX_BLOCK_N, MAX_WARPS, MAX_SUMS, MAX_STAGES, MAX_PER_SM = 512, 16, 32, 48, 4
 #: Rows of weights come in these.
 ROWS_MULTIPLE = 16
@@ -92,7 +97,7 @@ def held_registers(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
 def capability_rules(table: ConfigTable) -> list[Rule]:
     """What the kernel does not have, whatever the problem."""
     m, n, rows, groups = (table[f] for f in ("block_m", "block_n", "warp_rows", "warps_k"))
-    stages, per_sm = table["stages"], table["per_sm"]
+    stages, per_sm, cluster = table["stages"], table["per_sm"], table["cluster"]
     warps = n // np.maximum(rows, 1) * groups
     sums = m * rows // 32
     return [
@@ -130,6 +135,14 @@ def capability_rules(table: ConfigTable) -> list[Rule]:
             lambda r: (
                 f"stages {stages[r]}, per_sm {per_sm[r]}: they lie in {max(2, groups[r])}.."
                 f"{MAX_STAGES}, multiples of warps_k {groups[r]}, and 0..{MAX_PER_SM}"
+            ),
+        ),
+        Rule(
+            "cluster",
+            ~np.isin(cluster, CLUSTERS) | ((cluster > 1) & (per_sm > 0)),
+            lambda r: (
+                f"cluster {cluster[r]}, per_sm {per_sm[r]}: cluster is one of "
+                f"{', '.join(map(str, CLUSTERS))}, and 1 with per_sm"
             ),
         ),
     ]
@@ -173,7 +186,9 @@ def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Ru
 def waste_rules(problem: Gemm, table: ConfigTable) -> list[Rule]:
     """Configurations that equal, or cannot beat, another one of the space."""
     m, n, groups, stages = (table[f] for f in ("block_m", "block_n", "warps_k", "stages"))
-    panels = panels_of(problem)
+    cluster, panels = table["cluster"], panels_of(problem)
+    share = panels // np.maximum(cluster, 1)
+    tiles = -(-problem.m // np.maximum(m, 1)) * -(-problem.n // np.maximum(n, 1))
     widest = next((width for width in BLOCK_M if width >= problem.m), BLOCK_M[-1])
     tallest = max(BLOCK_M[-1], -(-problem.n // ROWS_MULTIPLE) * ROWS_MULTIPLE)
     return [
@@ -189,12 +204,17 @@ def waste_rules(problem: Gemm, table: ConfigTable) -> list[Rule]:
         ),
         Rule(
             "groups of warps",
-            (groups > 1) & (2 * groups > panels),
-            lambda r: f"{groups[r]} groups of warps share {panels} panels",
+            (groups > 1) & (2 * groups > share),
+            lambda r: f"{groups[r]} groups of warps share {share[r]} panels",
         ),
         Rule(
             "stages",
-            (stages > np.maximum(4, panels)) & (table["per_sm"] == 0),
-            lambda r: f"{stages[r]} stages for {panels} panels",
+            (stages > np.maximum(4, share)) & (table["per_sm"] == 0),
+            lambda r: f"{stages[r]} stages for {share[r]} panels",
+        ),
+        Rule(
+            "split",
+            (cluster > panels) | ((cluster > 1) & (tiles >= _ENOUGH_TILES)),
+            lambda r: f"{cluster[r]} CTAs share {panels} panels of {tiles[r]} tiles",
         ),
     ]

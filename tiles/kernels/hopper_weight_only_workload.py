@@ -14,20 +14,18 @@ from tiles.kernels.cuda.hopper_weight_operands import COUNTED_TILES
 from tiles.kernels.cuda.launches import multiprocessors
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.kernels.weight_only_resources import PANEL_BYTES, halves
 from tiles.kernels.weight_only_workload import Operands, WeightOnlyWorkload
 
 __all__ = ["HopperWeightOnlyWorkload"]
-
-#: Columns that are summed before they are scaled, where scales allow so many.
-PART_COLUMNS = 64
 
 
 class HopperWeightOnlyWorkload(WeightOnlyWorkload):
     """Operands and check of :mod:`tiles.kernels.weight_only_workload`.
 
-    Every 64 columns, or every group of fewer, are summed by themselves and added in fp32: a scaled
-    sum costs one rounding of the three that the bound grants, parts of groups of warps and of CTAs,
-    of 64 columns at least, another one.
+    Every panel (64 bytes of a row) or half of it, or every group of fewer columns, is summed by
+    itself and added in fp32: a scaled sum costs one rounding of the three that the bound grants,
+    parts of groups of warps and of CTAs, of a panel at least, another one.
     """
 
     def _workspace(self, config: TileConfig) -> torch.Tensor | None:
@@ -75,7 +73,8 @@ class HopperWeightOnlyWorkload(WeightOnlyWorkload):
 
     def arithmetic(self, *, fold: bool) -> Arithmetic:
         found = super().arithmetic(fold=fold)
-        return replace(found, promote_k=min(PART_COLUMNS, found.promote_k or PART_COLUMNS))
+        panel = PANEL_BYTES * halves(self.problem.recipe.weight)
+        return replace(found, promote_k=min(panel, found.promote_k or panel))
 
     def check(self, config: TileConfig) -> Accuracy:
         self.operands.c.fill_(float("nan"))

@@ -10,22 +10,27 @@
 //
 // WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
 // own, and add them up in shared memory at a tile's end.  A group always has the same stages: of one
-// that others filled last it could not tell whether that fill has come, or the one before.  Sums of PART columns are scaled in fp32
-// and added to the tile's.
+// that others filled last it could not tell whether that fill has come, or the one before.  Sums of
+// PART columns are scaled in fp32 and added to the tile's.
 //
 // The steps of all tiles stand in one row, tile after tile, and `ctas` CTAs have equal parts of it.
 // With as many CTAs as tiles each has a tile.  Otherwise a tile may begin in one CTA and end in
 // another: each leaves its sums in the workspace, and whoever comes last adds them in the order of
 // K, so that bits never depend on who that was.
 //
+// The CTAs of a cluster share a tile: each has an equal part of its panels, and reads the others'
+// sums through distributed shared memory at the end, to add them in the order of K.  So tiles are
+// tall where N is small: the warp that asks for stages takes as long for a panel of 32 rows as for
+// one of 128, and CTAs of tall tiles read X less often.
+//
 // Rows of weights beyond N are not read, and whatever stands in their place is never stored.
 // Columns beyond K meet activations of zero.
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16), OUT (0 bf16, 1 fp16, 2 fp32), WEIGHT, SCALE
 // (see weight_codes.cuh), GROUP (columns under one scale, 0: none), BLOCK_M (rows of X), BLOCK_N
-// (rows of W), WARP_ROWS, WARPS_K, STAGES, PER_SM (CTAs that a multiprocessor holds at least).
+// (rows of W), WARP_ROWS, WARPS_K, STAGES, PER_SM (CTAs that a multiprocessor holds at least),
+// CLUSTER (CTAs that share a tile: `ctas` is so many times the tiles, and panels are as many at least).
 
-#define CLUSTER 1
 #define ROW_BYTES 128  // of a stage's rows of X: the width of the swizzle
 #include "hopper.cuh"
 #include "hopper_mma.cuh"
@@ -44,7 +49,9 @@
 #define PER_PANEL 1
 #endif
 #define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
-#define PART (GROUP > 0 && GROUP < 64 ? GROUP : 64)  // columns that are summed before they are scaled
+// Columns that are summed before they are scaled.  Where many sums of a lane hide how long a product
+// takes, whole panels: fewer sums are scaled.
+#define PART (PER_PANEL > 1 ? (PANEL / PER_PANEL < 64 ? PANEL / PER_PANEL : 64) : M16 * N8 > 2 ? PANEL : 64)
 #define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
 // One after the other where operands of both would not fit the registers.
 #define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
@@ -84,29 +91,46 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4]) {
 #endif
 }
 
+// Writes columns x to x + 3 of a row of C, each with the scale of its row of W.
+__device__ __forceinline__ void store_scaled(u8 *row, const float *row_scale, int x,
+                                             float (&total)[4]) {
+    const float4 by = *(const float4 *)(row_scale + x);
+    total[0] *= by.x, total[1] *= by.y, total[2] *= by.z, total[3] *= by.w;
+    store_columns(row + (i64)x * (OUT == 2 ? 4 : 2), total);
+}
+
 // The first step of a CTA, of all steps in a row.
 __device__ __forceinline__ i64 first_step(i64 steps, int cta, int ctas) {
     return steps * cta / ctas;
 }
 
 // Asks for a stage: one panel of a tile.
+//
+// row: of the tile's first one, of all rows of panels in a row.
 __device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const TensorMap *map_x,
                                            const u8 *codes, const u8 *scale, const u8 *zero,
-                                           int top, int left, int panel, int n) {
-    const int rows = min(BLOCK_N, n - left);
-    const i64 row = (i64)panel * n + left;
+                                           i64 row, int rows, int top, int left, int panel, int n) {
     barrier_expect(bar, rows * (PANEL_BYTES + PER_PANEL * (SCALE_ITEM + ZERO_ITEM)) +
                             HALVES * X_BYTES);
     copy_bulk(ring.w, codes + row * PANEL_BYTES, rows * PANEL_BYTES, bar);
+#pragma unroll
     for (int half = 0; half < HALVES; half++)
         load_tile(ring.x + half * X_BYTES, map_x, bar, panel * PANEL + half * 64, top);
 #if GROUP > 0
-    const i64 word = PER_PANEL > 1 ? row * PER_PANEL : (i64)(panel / PANELS_PER_SCALE) * n + left;
+    const i64 word =
+        PANELS_PER_SCALE > 1 ? (i64)(panel / PANELS_PER_SCALE) * n + left : row * PER_PANEL;
     copy_bulk(ring.scale, scale + word * SCALE_ITEM, rows * PER_PANEL * SCALE_ITEM, bar);
 #endif
 #if ZERO_ITEM
     copy_bulk(ring.zero, zero + word, rows * PER_PANEL, bar);
 #endif
+}
+
+__device__ __forceinline__ void add_scaled(const float (&part)[4],
+                                           const float (&factor)[2][PER_PANEL], int place,
+                                           float (&sum)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) sum[e] += part[e] * factor[e / 2][place];
 }
 
 // Adds a stage's products to a warp's sums.
@@ -129,6 +153,9 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         }
     }
     float part[M16][N8][4];
+    if (PART > 64)
+#pragma unroll
+        for (int i = 0; i < M16 * N8 * 4; i++) part[i / 4 / N8][i / 4 % N8][i % 4] = 0;
 #pragma unroll HALVES_AT_ONCE
     for (int half = 0; half < HALVES; half++) {
         u32 b[N8][4];  // of two steps
@@ -152,31 +179,34 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
 #pragma unroll
                 for (int j = 0; j < N8; j++) {
                     float(&p)[4] = part[i][j];
-                    if (step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
+                    if (PART <= 64 && step * 16 % PART == 0) p[0] = p[1] = p[2] = p[3] = 0;
                     multiply_add(p, a, b[j][step % 2 * 2], b[j][step % 2 * 2 + 1]);
-                    if ((step + 1) * 16 % PART == 0)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) sum[i][j][e] += p[e] * factor[i][e / 2][place];
+                    if ((step + 1) * 16 % PART == 0) add_scaled(p, factor[i], place, sum[i][j]);
                 }
             }
         }
     }
+    if (PART > 64)
+#pragma unroll
+        for (int i = 0; i < M16 * N8; i++)
+            add_scaled(part[i / N8][i % N8], factor[i / N8], 0, sum[i / N8][i % N8]);
+}
+
+__device__ __forceinline__ void add_bits(const uint4 &bits, float (&total)[4]) {
+    total[0] += __uint_as_float(bits.x);
+    total[1] += __uint_as_float(bits.y);
+    total[2] += __uint_as_float(bits.z);
+    total[3] += __uint_as_float(bits.w);
 }
 
 // 4 columns of a tile's row, added up over the groups of warps.
 __device__ __forceinline__ void add_groups(u32 from, float (&total)[4]) {
     total[0] = total[1] = total[2] = total[3] = 0;
 #pragma unroll
-    for (int g = 0; g < WARPS_K; g++) {
-        const uint4 bits = load_shared4(from + g * STAGED_WORDS * 4);
-        total[0] += __uint_as_float(bits.x);
-        total[1] += __uint_as_float(bits.y);
-        total[2] += __uint_as_float(bits.z);
-        total[3] += __uint_as_float(bits.w);
-    }
+    for (int g = 0; g < WARPS_K; g++) add_bits(load_shared4(from + g * STAGED_WORDS * 4), total);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, PER_SM)
+extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) CLUSTER_SHAPE
 gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes, const u8 *scale,
                         const u8 *zero, const float *row_scale, u8 *c, float *partial, int *arrived,
                         i64 c_pitch, int m, int n, int panels, int ctas) {
@@ -187,7 +217,6 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     const u32 zero_ring = scale_ring + STAGES * SCALE_SLOT;
     const u32 staging = zero_ring + STAGES * ZERO_SLOT;
     const u32 full_bar = staging + WARPS_K * STAGED_WORDS * 4, empty_bar = full_bar + STAGES * 8;
-    const u32 arrivals = empty_bar + STAGES * 8;  // of a tile that several CTAs share
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     // Tiles that share rows of W are neighbours: they find them in the L2.
     const int tiles_m = (m + BLOCK_M - 1) / BLOCK_M, tiles_n = (n + BLOCK_N - 1) / BLOCK_N;
@@ -208,19 +237,26 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     __syncthreads();
 
     if (warp == CONSUMERS / 32) {
-        if (lane == 0) {
-            int stage = 0, panel = first_panel;
-            int top = first_tile % tiles_m * BLOCK_M, left = first_tile / tiles_m * BLOCK_N;
+        if (elected()) {
+            int stage = 0, tile = first_tile, panel = first_panel, asked = 0;
             u32 phase = 1;
-            for (int i = 0; i < count; i++) {
-                barrier_wait(empty_bar + stage * 8, phase);
-                load_stage(RINGS(stage), full_bar + stage * 8, &map_x, codes, scale, zero, top,
-                           left, panel, n);
-                if (++stage == STAGES) stage = 0, phase ^= 1;
-                if (++panel < panels) continue;
-                panel = 0, top += BLOCK_M;
-                if (top >= m) top = 0, left += BLOCK_N;
+            for (; asked < count; tile++, panel = 0) {
+                const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+                const int rows = min(BLOCK_N, n - left), until = min(panels, panel + count - asked);
+                asked += until - panel;
+                i64 row = (i64)panel * n + left;
+                for (; panel < until; panel++, row += n) {
+                    barrier_wait(empty_bar + stage * 8, phase);
+                    load_stage(RINGS(stage), full_bar + stage * 8, &map_x, codes, scale, zero, row,
+                               rows, top, left, panel, n);
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
             }
+        }
+        if (CLUSTER > 1) {
+            __syncwarp();
+            cluster_sync_relaxed();
+            cluster_sync_relaxed();
         }
         return;
     }
@@ -238,7 +274,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
             barrier_wait(full_bar + stage * 8, phase);
             multiply_stage(RINGS(stage), warp_row, lane, sum);
             __syncwarp();
-            release_stage(empty_bar, stage, lane);
+            if (lane == 0) barrier_arrive(empty_bar + stage * 8);
             stage += WARPS_K;
             if (stage >= STAGES) stage -= STAGES, phase ^= 1;
         }
@@ -255,6 +291,33 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
         named_sync(STAGED, CONSUMERS);
 
         const int pieces = min(BLOCK_M, m - top) * PIECES;
+#if CLUSTER > 1
+        // Groups of warps are added up by the CTA that has them, in the first one's place.
+        for (int piece = thread; WARPS_K > 1 && piece < pieces; piece += CONSUMERS) {
+            const u32 at = staging + (piece / PIECES * PITCH + piece % PIECES * 4) * 4;
+            float total[4];
+            add_groups(at, total);
+#pragma unroll
+            for (int e = 0; e < 4; e++) store_shared(at + e * 4, __float_as_uint(total[e]));
+        }
+        cluster_sync();
+        for (int piece = (int)cluster_rank() * CONSUMERS + thread; piece < pieces;
+             piece += CLUSTER * CONSUMERS) {
+            const int row = piece / PIECES, column = piece % PIECES * 4, x = left + column;
+            if (x >= n) continue;
+            uint4 parts[CLUSTER];
+#pragma unroll
+            for (int r = 0; r < CLUSTER; r++)
+                parts[r] = load_peer4(staging + (row * PITCH + column) * 4, r);
+            float total[4] = {};
+#pragma unroll
+            for (int r = 0; r < CLUSTER; r++) add_bits(parts[r], total);
+            store_scaled(c + (i64)(top + row) * c_pitch, row_scale, x, total);
+        }
+        __syncwarp();
+        cluster_sync_relaxed();  // until then a neighbour may read this CTA's sums
+#else
+        const u32 arrivals = empty_bar + STAGES * 8;  // of a tile that several CTAs share
         int from = cta, to = cta;  // the CTAs that share the tile
         if (here < panels) {
             from = (int)((((i64)tile * panels + 1) * ctas - 1) / steps);
@@ -290,10 +353,9 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
                     for (int e = 0; e < 4; e++) total[e] += more[e];
                 }
             }
-            const float4 rows = *(const float4 *)(row_scale + x);
-            total[0] *= rows.x, total[1] *= rows.y, total[2] *= rows.z, total[3] *= rows.w;
-            store_columns(c + (i64)(top + row) * c_pitch + (i64)x * (OUT == 2 ? 4 : 2), total);
+            store_scaled(c + (i64)(top + row) * c_pitch, row_scale, x, total);
         }
         named_sync(STAGED, CONSUMERS);  // staged sums have been read
+#endif
     }
 }

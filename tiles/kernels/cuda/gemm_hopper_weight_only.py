@@ -33,6 +33,7 @@ from .tensor_maps import row_pitch, tensor_map
 
 __all__ = [
     "BLOCK_M",
+    "CLUSTERS",
     "COUNTED_TILES",
     "FIELDS",
     "MAX_BLOCK_N",
@@ -51,12 +52,14 @@ __all__ = [
     "workspace_words",
 ]
 
-FIELDS = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm")
+FIELDS = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster")
 #: Rows of X in a tile, rows of W that a warp multiplies, and groups of warps that share K.
 BLOCK_M = (8, 16, 32, 64)
 WARP_ROWS = (16, 32, 64)
 WARPS_K = (1, 2, 4, 8)
 MAX_BLOCK_N = 512
+#: CTAs of a cluster, which share the K of a tile.
+CLUSTERS = (1, 2, 4, 8)
 #: Warps that multiply, and fp32 sums of a thread beside as many that are not yet scaled.
 MAX_WARPS = 16
 MAX_SUMS = 32
@@ -104,7 +107,7 @@ def options(
     check_choices({"element": (element, ELEMENTS), "out": (out, OUTPUTS)})
     check_group(weight, scale_format, group)
     check_fields(config, FIELDS)
-    block_m, block_n, warp_rows, warps_k, stages, per_sm = (int(config[f]) for f in FIELDS)
+    block_m, block_n, warp_rows, warps_k, stages, per_sm, cluster = (int(config[f]) for f in FIELDS)
     if block_m not in BLOCK_M or warp_rows not in WARP_ROWS or warps_k not in WARPS_K:
         raise ValueError(
             f"block_m = {block_m}, warp_rows = {warp_rows}, warps_k = {warps_k}: they are one of "
@@ -128,6 +131,11 @@ def options(
         )
     if stages % warps_k:
         raise ValueError(f"stages = {stages}: a multiple of warps_k = {warps_k}")
+    if cluster not in CLUSTERS or (cluster > 1 and per_sm):
+        raise ValueError(
+            f"cluster = {cluster}, per_sm = {per_sm}: cluster is one of "
+            f"{', '.join(map(str, CLUSTERS))}, and 1 with per_sm"
+        )
     macros = {
         "ELEMENT": ELEMENTS.index(element),
         "OUT": OUTPUTS.index(out),
@@ -140,6 +148,7 @@ def options(
         "WARPS_K": warps_k,
         "STAGES": stages,
         "PER_SM": max(1, per_sm),
+        "CLUSTER": cluster,
     }
     return macro_options(macros, ARCHITECTURE)
 
@@ -147,20 +156,25 @@ def options(
 def ctas(
     m: int, n: int, panels: int, config: Mapping[str, int | bool], multiprocessor_count: int
 ) -> int:
-    """CTAs of a launch: one a tile, or ``per_sm`` a multiprocessor that share all steps.
+    """CTAs of a launch: a cluster a tile, or ``per_sm`` a multiprocessor that share all steps.
 
     Raises:
-        ValueError: more tiles than are counted.
+        ValueError: more tiles than are counted, or a CTA of a cluster would have no panel.
     """
     tiles = -(-m // int(config["block_m"])) * -(-n // int(config["block_n"]))
-    per_sm = int(config["per_sm"])
+    per_sm, cluster = int(config["per_sm"]), int(config["cluster"])
+    if cluster > panels:
+        raise ValueError(f"cluster = {cluster}: {panels} panels along K, take {panels} at most")
     if per_sm and tiles > COUNTED_TILES:
         raise ValueError(
             f"per_sm {per_sm} of {tiles} tiles: a workspace counts {COUNTED_TILES}, take per_sm 0"
         )
-    if tiles > MAX_TILES:
-        raise ValueError(f"{tiles} tiles: the kernel counts up to {MAX_TILES}, split the product")
-    return min(tiles * panels, multiprocessor_count * per_sm) if per_sm else tiles
+    if tiles * cluster > MAX_TILES:
+        raise ValueError(
+            f"{tiles} tiles of {cluster} CTAs: the kernel counts up to {MAX_TILES} CTAs, split the "
+            "product"
+        )
+    return min(tiles * panels, multiprocessor_count * per_sm) if per_sm else tiles * cluster
 
 
 def workspace_words(

@@ -11,6 +11,19 @@ __device__ __forceinline__ void copy_bulk(u32 to, const void *from, u32 bytes, u
         : "memory");
 }
 
+// Whether the calling lane is the one of its warp, all of which is here, that is chosen to go on.
+// The compiler then knows that copies behind it are asked for once; behind `lane == 0` it loops
+// over the lanes that are there, at every copy.
+__device__ __forceinline__ bool elected() {
+    u32 chosen;
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "elect.sync _|p, 0xffffffff;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(chosen));
+    return chosen != 0;
+}
+
 __device__ __forceinline__ u32 load_shared_u32(u32 address) {
     u32 x;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
