@@ -33,6 +33,8 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m workbench.format_page > docs/formats.md.new
 	mv docs/formats.md.new docs/formats.md
+	$(BIN)/python -m bench.papers > docs/papers.md.new
+	mv docs/papers.md.new docs/papers.md
 	$(BIN)/workbench evaluate --write docs/cost-model.md
 	$(BIN)/python tests/workbench/documented.py README.md $(GUIDES)
 

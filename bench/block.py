@@ -30,7 +30,7 @@ from workbench.networks import predict_network
 from workbench.outfile import check_outfile, write_outfile
 from workbench.sweepfile import parse_time_limit
 
-__all__ = ["CASES", "SCHEMA", "main", "predict"]
+__all__ = ["CASES", "SCHEMA", "case_of", "main", "predict"]
 
 SCHEMA = "tile-workbench/block/1"
 MODELS = Path("examples/models")
@@ -141,7 +141,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         end = time.monotonic() + parse_time_limit(arguments.time_limit)
         check_outfile(arguments.output, SCHEMA)
-        cases = [_case(text) for text in arguments.case] or list(CASES)
+        cases = [case_of(text) for text in arguments.case] or list(CASES)
         variants = arguments.variants or list(VARIANTS)
         choices = (*VARIANTS, *CODED)
         if unknown := sorted(set(variants) - set(choices)):
@@ -192,7 +192,12 @@ def _measured(phases: dict[str, Any], variant: str) -> bool:
     return bool(phases) and all("measured_us" in one.get(variant, {}) for one in phases.values())
 
 
-def _case(text: str) -> Case:
+def case_of(text: str) -> Case:
+    """A model file and a batch, ``MODEL.json:SEQUENCESxLENGTH``.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
     try:
         model, batch = text.rsplit(":", 1)
         sequences, length = batch.split("x")

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.coded_block import RECIPES, coded_block
+from bench.coded_block import CODED as BLOCKS
+from bench.coded_block import coded_block
+from sim.network import Network
 from workbench.network_models import read_network
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CODED", "FEWEST", "SETTLE_S", "VARIANTS", "Case", "Clock", "measure"]
+__all__ = ["CODED", "FEWEST", "SETTLE_S", "VARIANTS", "Case", "Clock", "block_step", "measure"]
 
 #: Torch's block in bf16.
 VARIANTS = ("eager", "eager-graph", "compiled", "compiled-graph")
-#: Ours, whose activations travel in codes, by recipe.
-CODED = tuple(f"{recipe}{end}" for recipe in RECIPES for end in ("", "-graph"))
+#: Ours, whose activations travel in codes.
+CODED = tuple(f"{block}{end}" for block in BLOCKS for end in ("", "-graph"))
 SETTLE_S = 0.5
 SAMPLES, FEWEST = 50, 5
 #: A step that takes longer is not sampled fifty times.
@@ -44,25 +46,17 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
     """Time one layer in torch: by phase and variant, with raw samples; what fails says why."""
     import torch
 
-    from bench.torch_block import TransformerBlock
-
     # Shapes of an earlier case would make this one's compiled with symbolic extents, or not at all.
     torch.compiler.reset()
     network = read_network(case.model, case.length)
-    plain = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device)
-    shape = (case.sequences, case.length, network.block.hidden)
-    generator = torch.Generator(device=device).manual_seed(1)
-    made = {"generator": generator, "dtype": torch.bfloat16, "device": device}
-    x, gradient = torch.randn(shape, **made), torch.randn(shape, **made)
-    x.requires_grad_()
+    x, gradient = _operands(case, network, device)
     found: dict[str, Any] = {"forward": {}, "forward_backward": {}}
     for variant in variants:
         kind, graph = variant.removesuffix("-graph"), variant.endswith("-graph")
         try:
             if graph and device == "cpu":
                 raise RuntimeError("CUDA graphs need a CUDA device")
-            coded = kind in RECIPES
-            block = coded_block(network.block, kind, device=device) if coded else plain
+            block = _block(case, network, kind, device)
             model = torch.compile(block, dynamic=False) if kind == "compiled" else block
             parameters = list(block.parameters())
             steps = _steps(model, x, gradient, parameters)
@@ -80,6 +74,41 @@ def measure(case: Case, device: str, variants: Sequence[str], clock: "Clock") ->
             for phase in found:
                 found[phase].setdefault(variant, {"refused": reason})
     return found
+
+
+def block_step(case: Case, device: str, kind: str) -> Step:
+    """Forward and backward of one block, launched from the host.
+
+    Args:
+        kind: "eager", or one of ``bench.coded_block.CODED``.
+    Raises:
+        RuntimeError, ValueError: there is no such block, model or device.
+    """
+    network = read_network(case.model, case.length)
+    block = _block(case, network, kind, device)
+    x, gradient = _operands(case, network, device)
+    return _steps(block, x, gradient, list(block.parameters()))["forward_backward"]
+
+
+def _operands(case: Case, network: Network, device: str) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Input and output's gradient, normal in bf16."""
+    import torch
+
+    shape = (case.sequences, case.length, network.block.hidden)
+    generator = torch.Generator(device=device).manual_seed(1)
+    made: dict[str, Any] = {"generator": generator, "dtype": torch.bfloat16, "device": device}
+    x, gradient = torch.randn(shape, **made), torch.randn(shape, **made)
+    return x.requires_grad_(), gradient
+
+
+def _block(case: Case, network: Network, kind: str, device: str) -> "torch.nn.Module":
+    import torch
+
+    from bench.torch_block import TransformerBlock
+
+    if kind in BLOCKS:
+        return coded_block(network.block, kind, device=device)
+    return TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device)
 
 
 def _steps(

@@ -7,16 +7,24 @@ from sim.network import Activation, Block, Normalization
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RECIPES", "coded_block"]
+__all__ = ["CODED", "coded_block"]
 
 #: Recipes whose codes travel between the layers.
 RECIPES = ("jetfire", "jetfire-64", "jetfire-128")
+#: What is asked of the runtime besides its defaults.
+OPTIONS: dict[str, dict[str, bool]] = {
+    "": {},
+    "-fused": {"fused": True},
+    "-kept": {"keep_weights": True},
+}
+#: A recipe with options, as a variant is called.
+CODED = tuple(f"{recipe}{option}" for recipe in RECIPES for option in OPTIONS)
 _ACTIVATIONS = {Activation.GELU: "gelu", Activation.SILU: "silu", Activation.RELU: "relu"}
 _GATED = {Activation.GELU: "geglu", Activation.SILU: "swiglu"}
 
 
-def coded_block(block: Block, recipe: str, *, device: str) -> "torch.nn.Module":
-    """The block under a recipe, with bf16 parameters, no biases and no dropout.
+def coded_block(block: Block, variant: str, *, device: str) -> "torch.nn.Module":
+    """The block of a variant of ``CODED``, with bf16 parameters, no biases and no dropout.
 
     A training step of it may be captured in a CUDA graph.
 
@@ -33,11 +41,13 @@ def coded_block(block: Block, recipe: str, *, device: str) -> "torch.nn.Module":
             "workbench.nn's block rotates nothing, has as many heads of keys as of queries, and "
             f"knows {', '.join(one.value for one in names)}, not {block.activation.value}"
         )
+    option = max((end for end in OPTIONS if variant.endswith(end)), key=len)
+    recipe = variant.removesuffix(option)
     torch.manual_seed(0)
     made = TransformerBlock(
         block.hidden,
         block.heads,
-        training_runtime(recipe, replayable=True),
+        training_runtime(recipe, replayable=True, **OPTIONS[option]),
         hidden=block.inner,
         feed_forward=names[block.activation],
         norm="rmsnorm" if block.normalization is Normalization.RMS else "layernorm",

@@ -22,6 +22,7 @@ __all__ = ["CLAIMS", "PAGE", "Claim", "page"]
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "papers.md"
 ACCURACY, KERNELS = "evidence/cpu/accuracy.json", "evidence/h200/kernels.json"
+BLOCK = "evidence/h200/block.json"
 NOT_YET = "not measured yet"
 _BLOCKS = "int8 32x32, int8 + scales out"
 
@@ -73,6 +74,18 @@ def _speed(row: str, peer: str) -> str:
     return f"{line['geomean']:.2f} times as fast, geometric mean over {line['problems']} products"
 
 
+def _block(figure: Callable[[dict[str, Any]], float], unit: str) -> str:
+    """Eager bf16's figure of a block's training step over that of ours, by side of a block."""
+    (row,) = _record(BLOCK)["rows"]
+    variants = row["measured"]["forward_backward"]
+    eager = figure(variants["eager"])
+    parts = [
+        f"blocks of {side}: {eager / figure(variants[name]):.2f} times {unit}"
+        for side, name in ((32, "jetfire"), (128, "jetfire-128"))
+    ]
+    return f"{row['case']}, H200, eager bf16 beside: {', '.join(parts)} ([block][b])"
+
+
 ALL = ("encoder", "text", "vision", "table")
 LANGUAGE = ("encoder", "text")
 MX = ("mxint8", "mxfp8-e4m3", "mxfp6-e2m3", "mxfp4")
@@ -121,7 +134,8 @@ CLAIMS = (
                 text="a transformer block trains 1.42 times as fast as under FP16, end to end",
                 place="abstract",
                 measured=lambda: (
-                    f"block: {NOT_YET}. Its products alone, H200, against `torch.matmul` in bf16: "
+                    f"{_block(lambda one: one['measured_us'], 'as fast')}. Its products alone, "
+                    "H200, against `torch.matmul` in bf16: "
                     f"{_speed(_BLOCKS, 'torch.matmul bf16')}; against the paper's released "
                     f"kernels: {_speed(_BLOCKS, 'Jetfire as released, recorded')} ([kernels][k])"
                 ),
@@ -130,7 +144,10 @@ CLAIMS = (
             Claim(
                 text="a block takes 1.49 times less memory than under FP16",
                 place="abstract",
-                measured=None,
+                measured=lambda: _block(
+                    lambda one: one["peak_above_gradients_bytes"],
+                    "less above weights and gradients",
+                ),
                 prediction="[block](#a-training-step), `x bf16 per step`",
             ),
             Claim(
@@ -262,6 +279,9 @@ TAIL = """\
 - [kernels][k]: one H200, [the runs](../evidence/h200/README.md#the-table), [the table](kernels.md#the-table); above 1 ours is faster.
   `python -m bench.kernels FILE...`; Jetfire's released kernels were timed in another run.
 
+- [block][b]: one GPT layer of 4096 features forward and backward, [the run](../evidence/h200/README.md#a-transformer-block).
+  `python -m bench.block --variants eager jetfire-128 jetfire`
+
 ## Predictions
 
 Predicted, not measured; written anew by `make docs`.
@@ -284,6 +304,7 @@ $ workbench predict --shape 4096x4096x4096 --recipe bf16 --recipe int8-ptq --rec
 
 [a]: ../evidence/cpu/accuracy.json
 [k]: ../evidence/h200/kernels.json
+[b]: ../evidence/h200/block.json
 """  # noqa: E501  # what the page has on one line
 
 

@@ -1,6 +1,6 @@
 """Makes one data set of run folders: what sweeps measured, and beside it what was predicted then.
 
-    python -m bench.sweep_data RUN... --commit HASH --output data/h200/sweeps
+    python -m bench.sweep_data RUN... --commit HASH --day DATE --output data/h200/sweeps
 
 RUNs are folders of measured sweeps, each of a commit whose cost model chose what they tried.  Into
 OUTPUT go ``measurements.parquet`` (a configuration a row), ``predictions.parquet`` (what the sweeps
@@ -45,6 +45,7 @@ class SweepSet:
     runs: tuple[str, ...]  #: a line a run: what it was asked to do
     in_view: tuple[str, ...]  #: shapes that constants may be set on, as "kind:extents"
     held_out: tuple[str, ...]
+    day: str = ""  #: of the sweeps
 
 
 def _shape(problem: Problem) -> tuple[str, tuple[int, ...]]:
@@ -59,7 +60,7 @@ def shapes_in_view(problems: Iterable[Problem]) -> set[tuple[str, tuple[int, ...
     return {(kind, one) for kind, found in kinds.items() for one in sorted(found)[::2]}
 
 
-def sweep_set(runs: Sequence[Run], commit: str) -> SweepSet:
+def sweep_set(runs: Sequence[Run], commit: str, day: str = "") -> SweepSet:
     """Every correct time of the runs as tables, in the order of runs and studies.
 
     Raises:
@@ -98,6 +99,7 @@ def sweep_set(runs: Sequence[Run], commit: str) -> SweepSet:
         runs=tuple(asked),
         in_view=names[True],
         held_out=names[False],
+        day=day,
     )
 
 
@@ -165,7 +167,8 @@ def card(found: SweepSet, command: str) -> str:
         f"`{FORETOLD_FILE}`: what the cost model of the same commit predicted for each row before "
         f"it was measured, as the sweeps' journals have it. Written by `{command}`.",
         "",
-        "* **How**: `workbench sweep examples/NAME.yaml --on gpu` for each name below, 2026-11-22; "
+        "* **How**: `workbench sweep examples/NAME.yaml --on gpu` for each name below"
+        f"{f', {found.day}' if found.day else ''}; "
         "the answer checked before the time, the rule of `docs/conventions.md`.",
         *(f"* **Sweep** {line}." for line in found.runs),
         *(f"* **Where**: {text}." for text in places),
@@ -213,12 +216,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.sweep_data", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--commit", required=True, help="of the sources that swept")
+    parser.add_argument("--day", default="", help="of the sweeps, for the card: 2026-11-22")
     parser.add_argument("--output", type=Path, default=Path("data/h200/sweeps"))
     given = parser.parse_args(arguments)
     names = " ".join(one.name for one in given.runs)
     command = f"python -m bench.sweep_data {names} --commit {given.commit}"
+    command += f" --day {given.day}" if given.day else ""
     try:
-        found = sweep_set([load_run(one) for one in given.runs], given.commit)
+        found = sweep_set([load_run(one) for one in given.runs], given.commit, given.day)
         written = write_sweep_set(found, given.output, command)
     except ValueError as error:
         print(error, file=sys.stderr)

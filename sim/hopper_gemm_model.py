@@ -6,9 +6,8 @@ one lies under the steps of the other.  Where scales change along K both warpgro
 stage, share the tensor cores and promote together, so a step is the sum of products, promotion and
 a drain.  The timings behind that are of a source with one set of accumulators; two sets took
 between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
-Chained products (``chained``) pay for a share of the promotion, or for what one warpgroup does
-after the other where that is longer, and the next tile's first product runs under an epilogue; no
-timing of them stands behind that.
+Warpgroups that chain products (``chained``) take turns at the tensor cores
+(:func:`chained_step_clk`), and the next tile's first product runs under an epilogue.
 """
 
 import numpy as np
@@ -26,7 +25,7 @@ from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["hopper_gemm_cost", "ring_exposed_clk"]
+__all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -54,6 +53,23 @@ def ring_exposed_clk(
     period_clk = ((latency_ns + waits_ns) * clock + of.held_steps * busy_clk) / stages
     exposed: F64 = np.maximum(0.0, period_clk - busy_clk)
     return exposed
+
+
+def chained_step_clk(
+    products_clk: F64, promotion_clk: F64, parameters: HopperGemmParameters = HOPPER_GEMM
+) -> F64:
+    """Clocks of a step whose two warpgroups take turns at the tensor cores, elementwise.
+
+    A warpgroup gives its turn away in front of its last quarter and takes the next one behind its
+    promotion: the tensor cores wait for the turn to arrive, and for some of the promotion.
+
+    Args:
+        products_clk: both warpgroups' products with what else a step costs.
+        promotion_clk: of both warpgroups' sums, at the rate of the slowest unit.
+    """
+    of = parameters
+    clk: F64 = products_clk + of.turn_clk + of.promotion_exposed * promotion_clk
+    return clk
 
 
 def hopper_gemm_cost(
@@ -99,9 +115,8 @@ def hopper_gemm_cost(
             slowest = max(slowest, 1.0 / gpu.convert_per_clk)
         promotion_clk = values * slowest
         in_turn = step_clk + promotion_clk + of.drain_clk
-        one_after_the_other = (tensor_clk + promotion_clk) / CONSUMERS + of.drain_clk
-        beside = np.maximum(step_clk + of.promotion_exposed * promotion_clk, one_after_the_other)
-        step_clk = np.where(chained, beside, in_turn)
+        in_chains = chained_step_clk(step_clk, promotion_clk, of)
+        step_clk = np.where(chained, in_chains, in_turn)
     stage_bytes = (bm + bn / cluster) * STAGE_BYTES
     l2_step_ns = l2_ns(
         gpu,

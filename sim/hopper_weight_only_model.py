@@ -1,12 +1,14 @@
 """The cost of Hopper's weight-only product (``gemm_hopper_weight_only.cu``).
 
-The time is that of the slowest shared resource (DRAM by the bytes that all rings keep under way,
-the L2, an SM's issue slots, integer units, tensor cores and shared memory, the warp that asks for
-stages), or of the chain that a CTA's warps go through where too few of them overlap; behind it the
-epilogue, and the sums of tiles that CTAs share.
+The time is that of DRAM by the bytes that all rings keep under way, of an SM's units (L2, issue
+slots, integer units, tensor cores and shared memory, of which few warps keep only some busy at
+once), or of the chain that a CTA goes through: its groups of warps in turn, or the warp that asks
+for stages, which takes its time whatever their bytes.  Behind it stand the epilogue and the sums
+of tiles that CTAs share.
 
-First version: no timing of this kernel stands behind it.  Instructions are those of the loop
-that NVRTC makes for sm_90a.
+Constants were set on sweeps of an H200 (``data/h200/later_sweeps``); instructions are those of the
+loop that NVRTC makes for sm_90a.  Formats other than ``w4a16-g128`` and ``w8a16`` were not
+measured.
 """
 
 import numpy as np
@@ -146,7 +148,7 @@ def hopper_weight_only_cost(
         sm_steps * tensor,
         sm_steps * smem,
         l2 * clock_ghz,
-        exponent=of.overlap_exponent,
+        exponent=of.units_exponent,
     )
     cut = (per_sm > 0) & ((share * ctas != steps) | (share % panels != 0))
     staged = groups * bm * bn * 8.0 / gpu.smem_bytes_per_clk

@@ -31,6 +31,8 @@ FLATTENED_REGISTERS = 30
 SCALE_REGISTERS = 30
 #: Shared memory that the system keeps for itself a CTA (CUDA C++ programming guide).
 SYSTEM_SMEM_BYTES = 1024
+#: Parts of an SM, each with a scheduler and registers of its own.
+QUARTERS = 4
 
 
 def gemm_registers(
@@ -68,7 +70,9 @@ def ctas_per_sm(gpu: Gpu, *, registers: I64, smem_bytes: I64, warps: I64) -> I64
     threads = warps * gpu.warp_threads
     capped = np.minimum(registers, gpu.registers_per_thread)
     allocated = -(-capped // 8) * 8  # registers are handed out in eights
-    by_registers = gpu.registers_per_sm // (allocated * threads)
+    # A warp's registers lie in one quarter of an SM: what a quarter has left over fits nobody.
+    of_quarter = gpu.registers_per_sm // QUARTERS // (allocated * gpu.warp_threads)
+    by_registers = QUARTERS * of_quarter // warps
     by_smem = gpu.smem_bytes_per_sm // (smem_bytes + SYSTEM_SMEM_BYTES)
     by_threads = gpu.threads_per_sm // threads
     fit = np.minimum(np.minimum(by_registers, by_smem), np.minimum(by_threads, gpu.ctas_per_sm))

@@ -1,32 +1,48 @@
-"""Winners of neighbouring problems: the same work on another number of rows M."""
+"""Winners of neighbouring problems: the same kernel, formats and output on other extents."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.storages import BaseStorage
 
+from tiles.problems import Problem
 from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
 from tuning.validity import Validity
 
-__all__ = ["neighbours", "winner", "winning_params"]
+__all__ = ["KEPT", "distance", "neighbours", "winner", "winning_params"]
+
+#: Neighbours' winners that a study tries.
+KEPT = 2
+
+
+def distance(one: Problem, other: Problem) -> float:
+    """How unlike two problems' extents are: the logs of their ratios, added up; 0 where equal.
+
+    Raises:
+        ValueError: problems of different kinds have different extents.
+    """
+    if one.kind != other.kind:
+        raise ValueError(f"{one} and {other} are of different kinds: compare problems of one kind")
+    logs = (abs(math.log(a / b)) for a, b in zip(one.shape, other.shape, strict=True))
+    return round(sum(logs), 9)  # half and twice an extent are equally far, to the last bit
 
 
 def neighbours(plan: Plan, study: StudyPlan) -> list[StudyPlan]:
-    """The plan's studies of the same kernel that differ in M alone, nearest M first.
+    """The plan's other studies of the same kernel, kind, formats and output, nearest first.
 
-    Distance is the ratio of the two M; of two equally far the smaller M comes first.
+    Distance is :func:`distance`; of equally far ones that with the smaller extents comes first.
     """
-    own = study.problem.tokens
-    found: list[tuple[float, int, StudyPlan]] = []
-    for other in plan.studies:
-        rows = other.problem.tokens
-        if rows == own or other.kernel != study.kernel:
-            continue
-        if other.problem.with_tokens(own) == study.problem:
-            found.append((abs(math.log(rows / own)), rows, other))
-    return [other for *_, other in sorted(found, key=lambda entry: entry[:2])]
+    own = study.problem
+    found = [
+        other
+        for other in plan.studies
+        if other.kernel == study.kernel
+        and (other.problem.kind, other.problem.formats) == (own.kind, own.formats)
+        and other.problem.shape != own.shape
+    ]
+    return sorted(found, key=lambda one: (distance(own, one.problem), one.problem.shape))
 
 
 def winner(
@@ -49,11 +65,22 @@ def winner(
     return min(values, key=lambda entry: entry[:2])[2] if values else None
 
 
-def winning_params(plan: Plan, study: StudyPlan, storage: BaseStorage) -> list[dict[str, Any]]:
-    """The neighbours' winners that are known so far, nearest first, each once."""
+def winning_params(
+    plan: Plan,
+    study: StudyPlan,
+    storage: BaseStorage,
+    legal: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+) -> list[dict[str, Any]]:
+    """The nearest neighbours' winners that are known so far, each once, :data:`KEPT` at most.
+
+    Args:
+        legal: whether a configuration is one of the study's own; others are passed over.
+    """
     found: list[dict[str, Any]] = []
     for other in neighbours(plan, study):
+        if len(found) == KEPT:
+            break
         params = winner(storage, plan.study_name(other), plan.objective)
-        if params is not None and dict(params) not in found:
+        if params is not None and dict(params) not in found and legal(params):
             found.append(dict(params))
     return found

@@ -116,16 +116,22 @@ class Study:
         return self.history.finished + self._illegal
 
     def _neighbours(self, name: str, table: LegalTable) -> list[int]:
-        """Rows that won at other M when this study began; kept, so that resuming finds the same."""
+        """Rows that won neighbouring problems when this study began.
+
+        They are kept with the study, so that resuming finds the same.
+        """
         study_id = self._storage.get_study_id_from_name(name)
         stored = self._storage.get_study_user_attrs(study_id).get("neighbours")
         if stored is None and self._storage.get_n_trials(study_id) == 0:
-            stored = winning_params(self.plan, self.candidates.plan, self._storage)
+            stored = winning_params(
+                self.plan,
+                self.candidates.plan,
+                self._storage,
+                legal=lambda params: table.row(params) is not None,
+            )
             if stored:
                 self._storage.set_study_user_attr(study_id, "neighbours", stored)
-        if not stored:
-            return []
-        rows = [table.row(params) for params in stored]
+        rows = [table.row(params) for params in stored or ()]
         return [row for row in rows if row is not None]
 
     def _resume(self, alone: bool) -> None:

@@ -64,9 +64,12 @@ class HopperGemmParameters(Parameters):
     #: fp32 multiply-adds of promotion get this share of their rate.
     promotion_share: float = fitted(1.0, 0.1)
     #: Share of a promotion that shows although the other warpgroup's product runs beside it, of
-    #: chained products: from clocks of products with two sets (0.5 in e4m3, 0.8 in int8), there is
-    #: no timing of chained ones.
-    promotion_exposed: float = fitted(0.1, 0.4)
+    #: chained products whose warpgroups take turns (0.7): with ``turn_clk`` from 104 timings of
+    #: chained products in 16 studies, the shapes in view of ``data/h200/chained_sweeps``; nothing
+    #: else was set on these.
+    promotion_exposed: float = fitted(0.75, 0.4)
+    #: Of a step, that its two turns take to pass from one warpgroup to the other (150).
+    turn_clk: float = fitted(245.0, 0.5)
     #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue.
     staging_clk: float = fitted(140.0, 0.4)
     #: Loads of scales before an epilogue, once a tile.
@@ -146,32 +149,43 @@ class HopperSkinnyParameters(_Warpgroups):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopperWeightOnlyParameters(Parameters):
-    """Of ``hopper_weight_only``: guesses, nothing of it was measured yet."""
+    """Of ``hopper_weight_only``.
+
+    Values with another in brackets were set on the shapes in view of ``data/h200/later_sweeps``,
+    112 timings of an H200 in 14 studies (``w4a16-g128`` at 1, 8 and 32 rows, ``w8a16`` at 1 and 8),
+    by the fit of ``sim/calibration`` with the GPU's figures held, from that one; the others stayed
+    where they were.
+    """
 
     #: Instructions of a warp in a stage beside decoding, products and their operands; read off the
     #: compiled loop.
     stage_instructions: float = fitted(26.0, 0.3)
-    #: Decoding, as a multiple of the instructions read off the compiled loop.
-    decode_share: float = fitted(1.0, 0.2)
+    #: Decoding, as a multiple of the instructions read off the compiled loop (1).
+    decode_share: float = fitted(0.88, 0.2)
     #: Share of the issue slots that the warps of a scheduler fill between them.
     issue_share: float = fitted(0.8, 0.2)
     #: Clocks of a warp in a stage beside its instructions: barriers, loads from shared memory,
-    #: products that wait for each other.
-    stage_clk: float = fitted(260.0, 0.4)
-    #: Clocks of a warp between two of its own instructions.
-    instruction_clk: float = fitted(2.2, 0.3)
-    #: Clocks of the warp that loads to ask for a stage.
-    request_clk: float = fitted(110.0, 0.4)
-    #: Barriers, tensor maps and the first indices of a CTA.
-    setup_clk: float = fitted(900.0, 0.4)
-    #: Last products to the last word of C on its way, a tile.
-    epilogue_clk: float = fitted(700.0, 0.4)
-    #: A tile that several CTAs share: partial sums to memory, the count, and back.
-    share_clk: float = fitted(3600.0, 0.4)
-    #: Filling and draining the whole device around a kernel.
-    device_floor_us: float = fitted(1.5, 0.4)
-    #: Of the norm that joins resources side by side.
-    overlap_exponent: float = fitted(6.0, 0.3)
+    #: products that wait for each other (260).
+    stage_clk: float = fitted(190.0, 0.4)
+    #: Clocks of a warp between two of its own instructions (2.2).
+    instruction_clk: float = fitted(2.65, 0.3)
+    #: Clocks of the warp that loads to ask for a stage, whatever its bytes (400): the same
+    #: configuration at 4096x4096 and 4096x14336 takes 418 clocks for each panel more, one at
+    #: 8192x8192 and 8192x28672 494.
+    request_clk: float = fitted(470.0, 0.4)
+    #: Barriers, tensor maps and the first indices of a CTA (900).
+    setup_clk: float = fitted(720.0, 0.4)
+    #: Last products to the last word of C on its way, a tile (700).
+    epilogue_clk: float = fitted(580.0, 0.4)
+    #: A tile that several CTAs share: partial sums to memory, the count, and back (3600).
+    share_clk: float = fitted(7700.0, 0.4)
+    #: Filling and draining the whole device around a kernel (1.5).
+    device_floor_us: float = fitted(0.85, 0.4)
+    #: Of the norm that joins resources side by side (6).
+    overlap_exponent: float = fitted(5.2, 0.3)
+    #: Of the one that joins the units of a multiprocessor (2): a warp waits for one after the
+    #: other, and few warps stand beside it.
+    units_exponent: float = fitted(1.6, 0.4)
 
 
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import sim
 from sim.interval import LOG_HALF_WIDTH
+from sim.parameters import HOPPER_WEIGHT_ONLY
 from tiles.kernels import ConfigTable
+from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.hopper_weight_only import HopperWeightOnly, HopperWeightOnlyConfig
 from tiles.kernels.weight_only import TritonWeightOnly
 from tiles.problems import Gemm, parse_problem
@@ -89,6 +91,37 @@ def test_tiles_that_ctas_share_cost_their_sums() -> None:
     problem = gemm(1, 128 * 64, 8192)
     whole, shared = (price(problem, one(per_sm=n)) for n in (0, 1))
     assert shared.terms_us["prologue_epilogue"][0] > whole.terms_us["prologue_epilogue"][0] + 1
+
+
+def test_the_warp_that_loads_limits_narrow_tiles_whatever_their_groups() -> None:
+    """A CTA a multiprocessor: an H200 took 27.4 us with 8 groups, 420 clocks for each panel."""
+    problem = gemm(8, 4096, 14336)
+    narrow = {"block_n": 32, "warp_rows": 32, "stages": 32}
+    four, eight = (price(problem, one(**narrow, warps_k=n)) for n in (4, 8))
+    for priced in (four, eight):
+        clk = priced.terms_us["latency"][0] * H200.max_clock_mhz / (14336 // 128)
+        assert clk == pytest.approx(HOPPER_WEIGHT_ONLY.request_clk)
+        assert 0.85 < priced.time_us[0] / 27.4 < 1.15
+    # Twice the rows a stage ask for half the stages of the same weights.
+    wide = price(gemm(8, 8192, 14336), one(**narrow | {"block_n": 64}, warps_k=8))
+    assert wide.time_us[0] < 1.1 * eight.time_us[0]
+
+
+def test_nine_warps_of_a_hundred_registers_leave_no_room_for_a_second_cta() -> None:
+    """An H200 took 18.1 us for two CTAs a multiprocessor, one after the other, 10.5 us for one."""
+    problem = gemm(1, 4096, 4096)
+    narrow = {"block_n": 16, "warp_rows": 16, "warps_k": 8, "stages": 32}
+    facts = CompileFacts(
+        compiler="nvrtc 13.0", target="sm_90a", threads=288, smem_bytes=108048, registers=106,
+        stack_bytes=0, pipeline_depth=32, mma="mma",
+    )  # fmt: skip
+    lean = replace(facts, registers=64)
+    one_by_one, together = (
+        sim.price(problem, KERNEL, one(**narrow), H200, {0: made}).time_us[0]
+        for made in (facts, lean)
+    )
+    assert 0.85 < one_by_one / 18.1 < 1.15
+    assert together < 0.75 * one_by_one
 
 
 @pytest.mark.parametrize("shape", [(28672, 4096), (8192, 8192), (57344, 8192)])

@@ -214,6 +214,13 @@ def test_spilled_registers_are_stored_and_reloaded() -> None:
         (168, 1000, 4, 3),  # 65536 / (168 x 128) = 3.05
         (40, 98304, 4, 2),  # 233472 / (98304 + 1024) = 2.35
         (32, 0, 16, 4),  # 2048 threads / 512
+        (
+            106,
+            0,
+            9,
+            1,
+        ),  # a quarter holds 16384 / (112 x 32) = 4.6 warps: 16, not the 18 of two CTAs
+        (96, 0, 10, 2),  # 5.3 warps a quarter
         (16, 0, 1, 32),  # CTAs an SM
         (600, 400_000, 8, 1),  # what does not fit counts as one: legality says no elsewhere
     ],

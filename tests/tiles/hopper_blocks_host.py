@@ -10,6 +10,7 @@ from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda.philox_keys import round_keys
 
 SOURCE = Path(gemm_hopper_blocks.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma|_staging)?\.cuh"$', re.MULTILINE)
@@ -20,6 +21,20 @@ _PTX = (
     (r'asm\("sub\.rn[^;]*;[^;]*;', "result = x - y;"),
     (r'asm\("fma\.rn[^;]*;[^;]*;', "result = fmaf(x, y, z);"),
     (r'asm volatile\("mov\.b32 %0, 0x4b400000;"[^;]*;', "d = 0x4b400000;"),
+    (r'asm\("div\.rn[^;]*;[^;]*;', "result = x / y;"),
+    (r'asm\("\{\\n\.reg.*?\);', "result = host_larger(x, y);"),
+    (r'asm volatile\("redux\.sync.*?\);\n', "peak = host_peak(__float_as_uint(magnitude));\n"),
+    (r'asm volatile\("bar\.sync.*?"memory"\);', "named_sync(CONSUMER_BARRIER + CONSUMERS, 256);"),
+    (
+        r'asm volatile\("st\.shared\.u16 \[%0\], %1;" ::"r"\((.*?)\),\s*"h"\(codes\)'
+        r'\s*: "memory"\);',
+        r"store_shared16(\1, codes);",
+    ),
+    (
+        r"__shared__ Peaks peaks\[CONSUMERS\];",
+        "Peaks *peaks = (Peaks *)shared_bytes(running->cta, ARENA_BASE + HOST_SMEM + 24 * STAGES, "
+        "CONSUMERS * sizeof(Peaks));",
+    ),
     (r'asm volatile\("setmaxnreg[^;]*;[^;]*;', ""),
     (
         r"    if constexpr \(Count == 4\)\n.*?x\[0\] = load_shared\(from\);",
@@ -65,18 +80,31 @@ def run(
     ctas: int,
     seed: int,
     landing: int = 16,
-) -> NDArray[np.float32]:
-    """C in fp32, of a launch of so many CTAs; rows of K a multiple of 16 bytes.
+    stalls: int = 0,
+    out: str = "fp32",
+    key: int = 0,
+) -> tuple[NDArray[np.float32], NDArray[np.int8]] | NDArray[np.float32]:
+    """C of a launch of so many CTAs, fp32 or scales and codes; rows of K a multiple of 16 bytes.
 
     Args:
+        stalls: one warpgroup stands still for a while about every so many turns of warps.
+        out: fp32, or codes of int8; ``key``: of their rounding.
         landing: turns of warps that a load takes, on average.
     """
-    options = gemm_hopper_blocks.options(element="int8", out="fp32", scales=scales, config=config)
+    options = gemm_hopper_blocks.options(element="int8", out=out, scales=scales, config=config)
     dynamic = gemm_hopper_blocks.smem_bytes(scales=scales, config=config)
-    executable = program((*options, f"-DHOST_SMEM={dynamic}", f"-DHOST_LANDING={landing}"))
+    macros = [f"-DHOST_SMEM={dynamic}", f"-DHOST_LANDING={landing}"]
+    macros += [f"-DHOST_STALLS={stalls}"] if stalls else []
+    executable = program((*options, *macros))
     (m, k), n = codes[0].shape, codes[1].shape[0]
-    parts = [np.ascontiguousarray(part).tobytes() for part in (*codes, *grids)]
-    smem = dynamic + 24 * int(config["stages"])
+    parts = [np.ascontiguousarray(part).tobytes() for part in (*codes, *grids, round_keys(key))]
+    smem = dynamic + 24 * int(config["stages"]) + 256
     result, complaint = answer(executable, [m, n, k, ctas, seed, smem], parts)
     assert not complaint, complaint
-    return np.frombuffer(result, np.float32).reshape(m, n)
+    if out == "fp32":
+        return np.frombuffer(result, np.float32).reshape(m, n)
+    block = gemm_hopper_blocks.OUTPUTS[out][2]
+    grid = (-(-m // block), -(-n // block))
+    split = grid[0] * grid[1] * 4
+    scale = np.frombuffer(result[:split], np.float32).reshape(grid)
+    return scale, np.frombuffer(result[split:], np.int8).reshape(m, n)

@@ -3,6 +3,8 @@
 
 static Index gridDim;
 static float *host_output;  // (M, N)
+static u8 *host_codes;      // the same, where the output is codes
+static u8 *host_written;    // how often each was
 
 static u32 host_vote(bool yes) {
     float all = 0;
@@ -32,6 +34,17 @@ static void stage_columns(u32 buffer, int warp, int lane, int part, const float 
     }
 }
 static void store_tile(const TensorMap *map, u32 from, int x, int y) {
+#if OUT >= 3
+    for (int r = 0; r < 64 && y + r < map->outer; r++)
+        for (int i = 0; i < map->box_inner && x + i < map->inner; i++) {
+            const i64 at = (y + r) * map->inner + x + i;
+            if (host_written[at]++) fail("an output is written twice");
+            const int piece = map->box_inner == 128 ? i / 16 ^ r % 8 : i / 16;
+            host_codes[at] =
+                read_shared<u8>(running->cta, from + r * map->box_inner + piece * 16 + i % 16);
+        }
+    return;
+#endif
     for (int r = 0; r < 64 && y + r < map->outer; r++)
         for (int i = 0; i < 32 && x + i < map->inner; i++) {
             float &to = host_output[(y + r) * map->inner + x + i];
@@ -39,3 +52,35 @@ static void store_tile(const TensorMap *map, u32 from, int x, int y) {
             to = load_shared(from + r * 128 + i * 4);
         }
 }
+
+// What hopper_block_quantizer.cuh takes.
+#if OUT >= 3
+static u32 host_peak(u32 mine) {
+    u32 most = 0;
+    for (int lane = 0; lane < 32; lane++)
+        most = max(most, __float_as_uint(__shfl_sync(0xffffffffu, __uint_as_float(mine), lane)));
+    return most;
+}
+static float host_larger(float x, float y) {
+    return std::isnan(x) || std::isnan(y) ? __uint_as_float(0x7fffffff) : std::fmax(std::fabs(x), std::fabs(y));
+}
+static void store_shared16(u32 at, u16 x) { memcpy(shared_bytes(running->cta, at, 2), &x, 2); }
+static float __fadd_rn(float x, float y) { return x + y; }
+static float __fadd_rz(float x, float y) { return (float)std::floor((double)x + y); }  // of integers' ulp
+static u32 __float2uint_rz(float x) { return x >= 0x1p32f ? 0xffffffffu : (u32)x; }
+static u32 __byte_perm(u32 a, u32 b, u32 selector) {
+    const u64 bytes = (u64)b << 32 | a;
+    u32 found = 0;
+    for (int i = 0; i < 4; i++) found |= (u32)(bytes >> (selector >> i * 4 & 7) * 8 & 0xff) << i * 8;
+    return found;
+}
+static u32 __shfl_xor_sync(u32, u32 x, int mask) {
+    const int lane = running->index % 32;
+    u32 found = 0;
+    for (int other = 0; other < 32; other++) {
+        const u32 theirs = __float_as_uint(__shfl_sync(0xffffffffu, __uint_as_float(x), other));
+        if (other == (lane ^ mask)) found = theirs;
+    }
+    return found;
+}
+#endif

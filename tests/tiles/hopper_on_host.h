@@ -381,6 +381,16 @@ static void run_launch(u32 blocks, u32 smem_bytes, u32 seed, std::function<void(
             left = moved = false;
             std::shuffle(order.begin(), order.end(), chance);
             for (u32 warp : order) {
+#ifdef HOST_STALLS
+                // Now and then a warpgroup stands still, for as many turns as others take for a tile.
+                static u32 stalled, turns;
+                if (turns == 0 && chance() % HOST_STALLS == 0)
+                    stalled = warp / 4, turns = chance() % 20000;
+                if (turns > 0 && --turns > 0 && warp / 4 == stalled) {
+                    left = moved = true;
+                    continue;
+                }
+#endif
                 const u32 twist = chance() % 32;
                 for (u32 lane = 0; lane < 32; lane++) {
                     running = threads[warp * 32 + (lane ^ twist)].get();

@@ -6,6 +6,8 @@ import pytest
 import torch
 from test_hopper_blocks_arithmetic import F32, quantized, running
 
+from tiles.formats import TensorFormat
+from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels.accuracy_of_runs import scales_that_count
 
 
@@ -68,3 +70,31 @@ def test_late_loads_do_not_change_which_blocks_are_zero(blocks: str) -> None:
     grids = counted(a_codes, a_scale), counted(b_codes, b_scale)
     wanted = running((a_codes, b_codes), grids, 32, 2, 4)
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["int8.b128x128", "int8.b128x128+sr", "int8.b64x64"])
+def test_codes_of_a_block_that_two_consumers_share_are_the_codecs(out: str) -> None:
+    """Six tiles of a CTA, ragged: one consumer is a tile ahead of the other when it likes."""
+    rng = np.random.default_rng(7)
+    # Fewer steps than stages: else the ring keeps consumers together.
+    m, n, k, key = 300, 208, 128, 0x9E3779B97F4A7C15
+    a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((n, k)).astype(F32)
+    a[:128] *= F32(30)  # scales of neighbours differ, whichever consumer holds the largest
+    a[70:128] *= F32(8)
+    a[128:192] *= F32(5)
+    b[128:] *= F32(0.01)
+    (a_codes, a_scale), (b_codes, b_scale) = (quantized(x, "int8.b32x32") for x in (a, b))
+    given = ((a_codes, b_codes), (a_scale, b_scale))
+    config = fields(block_n=128, group_m=2)
+    sums = hopper_blocks_host.run(*given, scales="b32x32", config=config, ctas=1, seed=3)
+    assert isinstance(sums, np.ndarray)
+    for seed in range(4):
+        found = hopper_blocks_host.run(
+            *given, scales="b32x32", config=config, ctas=1, seed=seed, out=out, key=key, stalls=3000
+        )
+        assert isinstance(found, tuple)
+        wanted = quantize_tensor(torch.from_numpy(sums.copy()), TensorFormat.parse(out), seed=key)
+        assert wanted.scales is not None
+        np.testing.assert_array_equal(found[0], wanted.scales.numpy())
+        np.testing.assert_array_equal(found[1], wanted.codes.numpy())

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
-from sweep_runs import MANY, configs_of, make_plan, sweep
+from sweep_runs import configs_of, make_plan, sweep
 from test_strategies import legal_table
 
-import tuning
 from tiles.kernels import ConfigTable, Status
 from tiles.kernels.gemm import GemmConfig
-from tuning import Plan, Strategy, StudyPlan
+from tuning import Plan, Strategy
 from tuning.records import Measurement
 from tuning.strategies.legal_table import diverse_best
 from tuning.study import Candidates, Study, Surplus
@@ -224,82 +223,6 @@ def test_an_interrupted_sweep_tries_what_an_uninterrupted_one_tries(
     with pytest.raises(KeyboardInterrupt):
         sweep(plan, interrupt)
     assert configs_of(sweep(plan)) == configs_of(whole)
-
-
-def plan_over_m(folder: Path, *rows: int, **changes: Any) -> Plan:
-    studies = tuple(StudyPlan(problem=fake_kernels.gemm(m=m), kernel=MANY) for m in rows)
-    return Plan(studies=studies, gpu=fake_kernels.GPU, folder=folder, simulate=True, **changes)
-
-
-def test_each_m_opens_with_its_neighbours_winners(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The winner at M = 64 is the model's worst at M = 128, and is measured there first."""
-
-    def price(problem: Any, kernel: Any, table: Any, gpu: object) -> Any:
-        priced = fake_kernels.price(problem, kernel, table, gpu)
-        if problem.m == 64:
-            for column in (priced.time_us, priced.low_us, priced.high_us):
-                column[:] = column[::-1].copy()
-        return priced
-
-    plan = plan_over_m(tmp_path / "run", 64, 128, max_measurements=8)
-    run = tuning.run(plan, price=price)
-    best = run.studies[0].best
-    assert best is not None
-    assert run.studies[1].trials[0].config == best.config
-    assert run.studies[1].trials[0].predicted_us > run.studies[1].trials[1].predicted_us
-
-
-def test_neighbours_are_nearest_first_and_of_the_same_work(tmp_path: Path) -> None:
-    from tuning.neighbours import neighbours
-
-    plan = plan_over_m(tmp_path / "run", 64, 4096, 16, 256, 128)
-    other = StudyPlan(problem=fake_kernels.gemm(m=96, n=128), kernel=MANY)
-    again = StudyPlan(problem=fake_kernels.gemm(m=100), kernel="fake_kernels:FineKernel")
-    plan = Plan(
-        studies=(*plan.studies, other, again), gpu=plan.gpu, folder=plan.folder, simulate=True
-    )
-    found = neighbours(plan, plan.studies[0])
-    assert [study.problem.shape[0] for study in found] == [128, 16, 256, 4096]
-    assert neighbours(plan, other) == neighbours(plan, again) == []
-
-
-def test_a_neighbours_winner_that_is_not_legal_is_left_out(tmp_path: Path) -> None:
-    plan = plan_over_m(tmp_path / "run", 64, max_measurements=8)
-    storage = InMemoryStorage()
-    study = Study(plan, candidates_of(plan), storage)
-    assert study.strategy.neighbours == ()
-    storage.set_study_user_attr(
-        study.optuna._study_id,
-        "neighbours",
-        [{"mode": 0, "size": 16, "flag": True}, {"mode": 2, "size": 64, "flag": True}],
-    )
-    again = Study(plan, candidates_of(plan), storage)
-    legal = again.legal.row({"mode": 2, "size": 64, "flag": True})
-    assert again.strategy.neighbours == (legal,)
-    assert again.strategy.openers[0] == legal
-
-
-def test_near_ties_timed_in_turns_decide_who_won() -> None:
-    from tuning.neighbours import winner
-
-    study = optuna.create_study(study_name="s")
-    for value, size in ((10.0, 16), (10.1, 32), (12.0, 64)):
-        distributions = {"size": optuna.distributions.IntDistribution(16, 64)}
-        study.add_trial(
-            optuna.create_trial(
-                params={"size": size},
-                distributions=distributions,
-                value=value,
-                user_attrs={"measurement": {"time_us": value}},
-            )
-        )
-    assert winner(study._storage, "s") == {"size": 16}
-    timings = {"0": {"time_us": 10.3}, "1": {"time_us": 10.2}}
-    study.set_user_attr("compared", {"timings": timings})
-    assert winner(study._storage, "s") == {"size": 32}
-    assert winner(study._storage, "absent") is None
 
 
 def test_seeds_are_half_the_best_and_half_unlike_them() -> None:

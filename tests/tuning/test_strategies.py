@@ -202,8 +202,11 @@ def test_hybrid_opens_with_neighbours_then_the_models_best() -> None:
     strategy = STRATEGIES[Strategy.HYBRID](
         legal_table(), seed=0, budget=16, neighbours=[21, 5, 21, 9, 3]
     )
-    assert strategy.openers[:2] == [21, 5], "a quarter of the opening, nearest first, each once"
+    assert strategy.openers[:4] == [21, 5, 9, 3], "nearest first, each once"
     assert len(strategy.openers) == 8
+    small = STRATEGIES[Strategy.HYBRID](legal_table(), seed=0, budget=4, neighbours=[21, 5])
+    assert small.openers[0] == 21
+    assert 5 not in small.openers, "half of the opening is the model's"
     rows, _ = search(strategy)
     assert rows[:8] == strategy.openers
 

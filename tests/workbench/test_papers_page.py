@@ -107,16 +107,34 @@ def test_every_ratio_of_kernels_stands_in_their_table() -> None:
     assert found <= known
 
 
+def test_every_figure_of_the_block_is_that_of_its_record() -> None:
+    (row,) = record("evidence/h200/block.json")["rows"]
+    step = row["measured"]["forward_backward"]
+    variants = {"32": step["jetfire"], "128": step["jetfire-128"]}
+    found = []
+    for _, _, measured, _ in rows():
+        found += re.findall(r"blocks of (\d+): (\d\.\d\d) times (as fast|less above)", measured)
+    assert len(found) == 4
+    for side, told, what in found:
+        key = "measured_us" if what == "as fast" else "peak_above_gradients_bytes"
+        assert told == f"{step['eager'][key] / variants[side][key]:.2f}"
+
+
 def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
     """What is left of a measured cell without the figures above and names holds no number."""
     names = {r["recipe"] for r in ACCURACY["rows"]} | {r["pair"] for r in ACCURACY["rows"]}
     for claim, _, measured, predicted in rows():
-        left = re.sub(r"\d+ of \d+|[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products", "", measured)
+        left = re.sub(
+            r"gpt-\d+-block \d+x\d+|blocks of \d+: \d\.\d\d times (as fast|less above)|\d+ of \d+|"
+            r"[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products",
+            "",
+            measured,
+        )
         for name in sorted(names, key=len, reverse=True):
             left = left.replace(name, "")
         assert not re.search(r"\d", left.replace("H200", "").replace("bf16", "")), claim
         assert not re.search(r"\d", predicted.replace("bf16", "")), claim
-        assert NOT_YET in measured or re.search(r"\[(accuracy|kernels)\]", measured), claim
+        assert NOT_YET in measured or re.search(r"\[(accuracy|kernels|block)\]", measured), claim
         assert "predicted" not in measured
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.sweep_data import main, shapes_in_view, sweep_set, write_sweep_set
+from bench.sweep_data import card, main, shapes_in_view, sweep_set, write_sweep_set
 from sim.evaluation.frozen import frozen_parts
 from sim.gpu_file import load_gpu
 from tiles.kernels import Status
@@ -63,6 +63,12 @@ def test_what_has_no_time_is_kept_with_status_and_reason(stored: DataSet) -> Non
     assert "1 not reached, 1 runtime; 1 studies: the sweep's time limit was reached" in card
     assert "No configuration that was tried failed" not in card
     assert "**Biased**" in card
+
+
+def test_the_card_tells_the_day_that_it_is_given_and_no_other(run: Run) -> None:
+    told, untold = (card(sweep_set([run], "abc1234", day), "this") for day in ("2031-01-02", ""))
+    assert "for each name below, 2031-01-02; the answer" in told
+    assert "for each name below; the answer" in untold
 
 
 def test_every_second_shape_of_a_kind_is_in_view() -> None:

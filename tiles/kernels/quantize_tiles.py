@@ -35,6 +35,8 @@ RULES = (
 )
 #: Largest block, and longest row under one scale, that a CTA holds in registers.
 MAX_TILE_ELEMENTS = 2**15
+#: Of a tile that is taken without a search.
+MAX_DEFAULT_ELEMENTS = 2**14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,9 @@ class TritonQuantizeTiles(Kernel):
             # 64 x 64: both orders of codes leave in whole sectors.
             rows, cols = max(rows, 64), max(cols, 64)
         else:
-            cols = max(cols, min(512, max(32, next_power_of_two(problem.cols))))
+            # 128 x 128 blocks one by one: several would not fit a CTA's registers.
+            most = max(MAX_DEFAULT_ELEMENTS // rows, cols)
+            cols = max(cols, min(512, most, max(32, next_power_of_two(problem.cols))))
             rows = max(rows, min(128, 4096 // cols), 1)
         # 32 elements a thread: two or four 16-byte loads in flight, at about 64 registers.
         threads = rows * cols // 32

@@ -111,7 +111,7 @@ class SearchStrategy(ABC):
         legal: the study's configurations, at least one.
         seed: of this study; at least 0.
         budget: outcomes after which the study ends; ``exhaustive`` takes no notice of it.
-        neighbours: rows that won the same problem at other M, nearest M first.
+        neighbours: rows that won neighbouring problems, nearest first.
         early_stop: whether the strategy may stop within the budget.
     """
 

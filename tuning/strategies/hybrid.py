@@ -17,7 +17,7 @@ __all__ = ["HybridStrategy"]
 #: Of the budget, the share that is decided before anything is measured.
 OPENING_SHARE = 0.5
 #: Of those, at most this share goes to winners of neighbouring problems.
-NEIGHBOUR_SHARE = 0.25
+NEIGHBOUR_SHARE = 0.5
 #: Correct measurements before the stopping rule is asked.
 ENOUGH = 8
 #: The search stops when an improvement by 1 % is less likely than this.

@@ -130,6 +130,12 @@ class Backend(ABC):
         """An activation of ``ACTIVATIONS``, or its ``-bwd`` with the gradient ``dy``."""
 
     @abstractmethod
+    def activate_backward(
+        self, op: str, x: Codes, dy: torch.Tensor, *, out: TensorFormat, seed: int
+    ) -> Codes:
+        """Gradient of an activation whose own gradient ``dy`` (R, C) is in numbers."""
+
+    @abstractmethod
     def gate(self, op: str, gate: Codes, up: Codes, *, out: TensorFormat, share: float) -> Codes:
         """``activation(gate) x up``: the heart of a gated linear unit."""
 

@@ -1,14 +1,17 @@
 """Which kernel and configuration serves a problem: tuned ones first, then the best predicted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from sim import Gpu, price, unpriced
+from tiles.formats import TensorFormat
 from tiles.kernels import Kernel, Rejected, TileConfig, kernel
 from tiles.kernels.base import Limits
 from tiles.problems import Gemm, Problem
+from tiles.recipes import RECIPES, Recipe
 
-__all__ = ["Choice", "Choices", "NoKernel"]
+__all__ = ["FAMILIES", "Choice", "Choices", "NoKernel", "known_by", "recipe_of"]
 
 #: Families that the CUDA backend launches, by the kind of problem, the preferred first.
 FAMILIES = {
@@ -33,6 +36,24 @@ class NoKernel:
     """No family of ``FAMILIES`` serves the problem, and why."""
 
     reason: str
+
+
+@cache
+def recipe_of(a: TensorFormat, b: TensorFormat) -> Recipe:
+    """The recipe that operands' formats are known by, or one without a name of its own."""
+    for known in RECIPES.values():
+        if (known.activation, known.weight, known.outliers) == (a, b, None):
+            return known
+    source = "operands of a layer's product"
+    return Recipe(name=f"{a} by {b}", activation=a, weight=b, source=source)
+
+
+def known_by(problem: Problem) -> Problem:
+    """A problem as the layers ask for it: recipes of the same product are one."""
+    if not isinstance(problem, Gemm) or problem.recipe.outliers is not None:
+        return problem
+    recipe = problem.recipe
+    return replace(problem, recipe=recipe_of(recipe.activation, recipe.weight))
 
 
 class Choices:

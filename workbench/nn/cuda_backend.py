@@ -15,12 +15,13 @@ from tiles.formats.torch_codec import QuantizedTensor
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.quantize_tiles import launch_block
+from tiles.kernels.triton import activation_tiles
 from tiles.problems import Dataflow
 from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_products import CudaProducts
-from workbench.nn.prepared import DataflowLaunch
+from workbench.nn.prepared import DataflowLaunch, TritonLaunch
 from workbench.nn.seeds import derived
 
 __all__ = ["CudaBackend"]
@@ -28,6 +29,8 @@ __all__ = ["CudaBackend"]
 #: Widths of heads that FlashAttention takes: multiples of a step, up to the largest.
 FLASH_STEP = 8
 FLASH_WIDTH = 256
+#: Sides of the blocks whose activations have a gradient from numbers in one pass.
+MIN_SIDE, MAX_SIDE = 32, 128
 _NO_GATE = "no kernel multiplies the two: fp32 matrices of the hidden size in torch"
 _GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
@@ -134,6 +137,37 @@ class CudaBackend(CudaProducts):
         if dy is not None:
             tensors |= _named("dy", dy)
         self._launch(*found, tensors, seed=seed)
+        return Codes(main=made)
+
+    def activate_backward(
+        self, op: str, x: Codes, dy: torch.Tensor, *, out: TensorFormat, seed: int
+    ) -> Codes:
+        scaling, scales = x.format.scaling, x.main.scales
+        same = (x.format.element, scaling) == (out.element, out.scaling) and x.fallback is None
+        square = scaling is not None and scaling.plain and scaling.rows == scaling.cols
+        side = scaling.rows if scaling is not None and scaling.rows else 0
+        if not same or not square or not MIN_SIDE <= side <= MAX_SIDE or side & (side - 1):
+            twin = self._by_twin(f"{op}-bwd of numbers", f"codes of {x.format} to {out}")
+            return twin.activate_backward(op, x, dy, out=out, seed=seed)
+        assert scales is not None
+        made, dy = self._bare(*x.shape, out), dy.contiguous()
+        assert made.scales is not None
+        tensors = {"x": x.main.codes, "x_scales": scales, "dy": dy}
+        key = self._key("activate", tuple(tensors.values()), op, out)
+        tensors["x"] = x.main.codes.view(torch.uint8)
+        tensors |= {"codes": made.codes.view(torch.uint8), "scales": made.scales}
+        rounded = seed if out.rounding is Rounding.STOCHASTIC else None
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors, rounded)
+                return Codes(main=made)
+            # 32 elements a thread.
+            rest: dict[str, Any] = {"op": op, "block": side, "seed": rounded}
+            rest["num_warps"] = max(1, side * side // 1024)
+            activation_tiles.launch(*tensors.values(), **rest)
+            if key is not None:
+                call = activation_tiles._call(*tensors.values(), **rest)
+                self._prepared[key] = TritonLaunch([call], tensors)
         return Codes(main=made)
 
     def dropout(

@@ -15,8 +15,7 @@ from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.triton import gemm_scaled, transpose_codes
 from tiles.problems import Gemm, Transpose
-from tiles.recipes import RECIPES, Recipe
-from workbench.nn.choices import Choice
+from workbench.nn.choices import Choice, recipe_of
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
 from workbench.nn.prepared import ALIGNMENT, ProductLaunch, TritonLaunch
@@ -44,17 +43,7 @@ class Operand:
 def product_problem(a: Operand, b: Operand, out: str) -> Gemm:
     """The problem of ``a · b^T``, under a recipe of its operands' formats."""
     (m, k), n = a.codes.shape, b.codes.shape[0]
-    return Gemm(m=m, n=n, k=k, recipe=_recipe_of(a.nearest, b.nearest), out=out)
-
-
-@cache
-def _recipe_of(a: TensorFormat, b: TensorFormat) -> Recipe:
-    """The recipe that studies know these formats by, or one without a name of its own."""
-    for known in RECIPES.values():
-        if (known.activation, known.weight, known.outliers) == (a, b, None):
-            return known
-    source = "operands of a layer's product"
-    return Recipe(name=f"{a} by {b}", activation=a, weight=b, source=source)
+    return Gemm(m=m, n=n, k=k, recipe=recipe_of(a.nearest, b.nearest), out=out)
 
 
 def launch_product(

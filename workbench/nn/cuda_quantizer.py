@@ -15,7 +15,7 @@ from tiles.formats.torch_encode import code_dtype
 from tiles.kernels.base import Limits
 from tiles.kernels.cupy_views import cupy_stream
 from tiles.kernels.quantize_tiles import launch_block
-from tiles.kernels.triton import dequantize_tiles, quantize_tiles
+from tiles.kernels.triton import dequantize_tiles, quantize_tiles, turned_tiles
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dequantize, Problem, Quantize
@@ -146,8 +146,33 @@ class CudaQuantizer(ReferenceBackend):
             return self._by_twin(
                 f"quantize {out}, fallback {share:g}", "codes and scales of other kinds"
             ).quantize(x, out, seed=seed, share=share)
+        if not x.is_contiguous() and x.t().is_contiguous() and _turns(out):
+            return self._turned_codes(x, out)
         found = self._quantized(x.contiguous(), out, seed, transposed=False)
         return super().quantize(x, out, seed=seed) if found is None else found
+
+    def _turned_codes(self, x: torch.Tensor, out: TensorFormat) -> Codes:
+        """Codes of a transposed view, read as its matrix lies."""
+        assert out.scaling is not None
+        assert out.scaling.rows is not None
+        rows, cols = x.shape
+        straight, made = x.t(), self._bare(rows, cols, out)
+        assert made.scales is not None
+        tensors = {"x": straight, "codes": made.codes.view(torch.uint8), "scales": made.scales}
+        key = self._key("turned", (straight,), out)
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors)
+                return Codes(main=made)
+            # 32 elements a thread.
+            side, tile = out.scaling.rows, max(out.scaling.rows, 64)
+            config = {"block_rows": tile, "block_cols": tile, "num_warps": tile * tile // 1024}
+            config["software_cast"] = False
+            turned_tiles.launch(*tensors.values(), block=side, config=config)
+            if key is not None:
+                call = turned_tiles._call(*tensors.values(), block=side, config=config)
+                self._prepared[key] = TritonLaunch([call], tensors)
+        return Codes(main=made)
 
     def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
         # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
@@ -276,6 +301,16 @@ def _in_blocks(fmt: TensorFormat) -> bool:
     if scaling is None or _stored(fmt) != "fp32":
         return False
     return scaling.rows is not None and scaling.rows > 1 and scaling.cols is not None
+
+
+def _turns(fmt: TensorFormat) -> bool:
+    """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
+    scaling = fmt.scaling
+    if not _in_blocks(fmt) or scaling is None or not scaling.plain:
+        return False
+    side, nearest = scaling.rows or 0, fmt.rounding is Rounding.NEAREST_EVEN
+    fits = fmt.element.name == "int8" and side == scaling.cols and not side & (side - 1)
+    return fits and nearest and 32 <= side <= 128
 
 
 def _seed(out: TensorFormat, seed: int) -> int | None:

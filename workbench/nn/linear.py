@@ -54,16 +54,20 @@ class _Product(torch.autograd.Function):
         backend, recipe = run.backend(x.device), run.recipe
         ctx.run, ctx.seed, ctx.like, ctx.scales = run, seed, Like.of(x), scales
         ctx.kept, ctx.turn_weight = layer.keeps_codes, weights.turned is None
+        ctx.coded = ctx.like.coded and not layer.plain_gradient
         held_weights = (weights.turned or weights.forward) if ctx.kept else weight
         hold(ctx, held_weights if ctx.needs_input_grad[0] else None)
         shape = (*x.shape[:-1], weights.forward.shape[0])
         if run.dataflow and not layer.plain_output:
-            made = backend.coded_product(
-                codes, weights.forward, out=recipe.output, bias=bias, share=run.share
-            )
+            if run.fused:
+                made = backend.coded_product(
+                    codes, weights.forward, out=recipe.output, bias=bias, share=run.share
+                )
+            else:
+                values = backend.product(codes, weights.forward, dtype=dtype_behind(x), bias=bias)
+                made = backend.quantize(values, recipe.output, share=run.share)
             return run.tensor(made, shape, x)
-        dtype = dtype_behind(x)
-        values = backend.product(codes, weights.forward, dtype=dtype, bias=bias)
+        values = backend.product(codes, weights.forward, dtype=dtype_behind(x), bias=bias)
         # No view for autograd: the next node, and who gets the output, may write to it.
         y: torch.Tensor = torch.ops.aten._unsafe_view(values, shape)
         return y
@@ -76,16 +80,21 @@ class _Product(torch.autograd.Function):
         backend, recipe = run.backend(dy.device), run.recipe
         codes = _gradient(dy, run, ctx.scales, ctx.seed, both=False).forward
         (weights,) = held(ctx)
+        turn = ctx.turn_weight
         if not ctx.kept:
-            weights = backend.quantize_both(weights, recipe.weight)
-        if like.coded:
-            seed = derived(ctx.seed, 1)
+            weights, turn = backend.quantize(weights.t(), recipe.weight), False
+        seed = derived(ctx.seed, 1)
+        if ctx.coded and run.fused:
             product = backend.coded_product(
-                codes, weights, out=recipe.gradient, turn_b=ctx.turn_weight, seed=seed
+                codes, weights, out=recipe.gradient, turn_b=turn, seed=seed
             )
+            return run.returned(product, like), None, None, None, None, None, None
+        dx = backend.product(codes, weights, dtype=like.dtype, turn_b=turn)
+        if ctx.coded:
+            del weights, codes  # gone before codes of the product come
+            product = backend.quantize(dx, recipe.gradient, seed=seed)
             dx = run.returned(product, like)
         else:
-            dx = backend.product(codes, weights, dtype=like.dtype, turn_b=ctx.turn_weight)
             dx = dx.view(like.shape)
         return dx, None, None, None, None, None, None
 
@@ -187,6 +196,7 @@ class QuantizedLinear(nn.Module):
         self.runtime = runtime
         self.scales = runtime.layer_scales()
         self.plain_output = False  #: numbers behind it, where others of the recipe leave codes
+        self.plain_gradient = False  #: and numbers for the gradient of its input
         self._codes: tuple[tuple[int, int, int], BothDirections] | None = None
 
     @classmethod

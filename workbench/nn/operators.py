@@ -37,13 +37,13 @@ class _Activation(torch.autograd.Function):
     def backward(ctx: Any, dy: torch.Tensor) -> Any:
         run: Runtime = ctx.run
         (x,) = held(ctx)
-        dx = run.backend(dy.device).elementwise(
-            f"{ctx.op}-bwd",
-            x,
-            dy=run.gradient(dy, derived(ctx.seed, 0)),
-            out=run.recipe.gradient,
-            seed=derived(ctx.seed, 1),
-        )
+        backend, out, seed = run.backend(dy.device), run.recipe.gradient, derived(ctx.seed, 1)
+        if isinstance(dy, CodedTensor) or x.format.element.name != "int8":
+            codes = run.gradient(dy, derived(ctx.seed, 0))
+            dx = backend.elementwise(f"{ctx.op}-bwd", x, dy=codes, out=out, seed=seed)
+        else:  # numbers need no codes of their own
+            plain = dy.reshape(-1, dy.shape[-1])
+            dx = backend.activate_backward(ctx.op, x, plain, out=out, seed=seed)
         return run.returned(dx, ctx.like), None, None, None
 
 

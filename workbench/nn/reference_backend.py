@@ -103,6 +103,12 @@ class ReferenceBackend(Backend):
         values = _outcome(op, x, other=None if dy is None else dy.dequantize(torch.float64)).values
         return self.quantize(values.float(), out, seed=seed, share=share)
 
+    def activate_backward(
+        self, op: str, x: Codes, dy: torch.Tensor, *, out: TensorFormat, seed: int
+    ) -> Codes:
+        values = _outcome(f"{op}-bwd", x, other=dy.double()).values
+        return self.quantize(values.float(), out, seed=seed)
+
     def gate(self, op: str, gate: Codes, up: Codes, *, out: TensorFormat, share: float) -> Codes:
         values = _outcome(op, gate).values * up.dequantize(torch.float64)
         return self.quantize(values.float(), out, share=share)

@@ -1,6 +1,8 @@
 """What the layers of one model share: recipe, random keys, device backends."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,9 @@ from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
 from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
+
+if TYPE_CHECKING:
+    from workbench.nn.choices import Choice
 
 __all__ = [
     "Like",
@@ -50,9 +55,13 @@ class Runtime:
     share: float = 0.0  #: of the blocks of a product's activations that fall back to 16 bits
     scaler: Delayed | Fixed | None = None  #: of whole tensors; default: each from its own numbers
     seeds: SeedStream = field(default_factory=SeedStream)
+    #: codes come from the products themselves; else products leave numbers in the dtype of what
+    #: goes in, which another pass quantises
+    fused: bool = True
     keep_weights: bool = True  #: codes of weights from step to step; else anew in every pass
     #: a training step may be captured in a CUDA graph: every replay draws the bits of its capture
     replayable: bool = False
+    tuned: Mapping[str, "Choice"] | None = None  #: configurations of kernels, by problem
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
     _last: LastInput = field(default_factory=LastInput)
@@ -75,7 +84,7 @@ class Runtime:
         if self.given is not None:
             return self.given
         if device not in self._found:
-            self._found[device] = backend_of(device)
+            self._found[device] = backend_of(device, self.tuned)
         return self._found[device]
 
     def draw(self) -> int:
@@ -261,16 +270,18 @@ def _matrix(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def backend_of(device: torch.device) -> Backend:
+def backend_of(device: torch.device, tuned: Mapping[str, "Choice"] | None = None) -> Backend:
     """The backend of a device.
 
+    Args:
+        tuned: configurations of its kernels, by problem.
     Raises:
         ValueError: no kernels for a CUDA device, or CuPy is missing.
     """
     if device.type == "cuda":
         from workbench.nn.cuda_backend import CudaBackend
 
-        return CudaBackend(device)
+        return CudaBackend(device, tuned=tuned)
     from workbench.nn.reference_backend import ReferenceBackend
 
     return ReferenceBackend()

@@ -3,6 +3,7 @@
 import difflib
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tiles.formats import IntElement, Rounding, Scaling
 from tiles.intake import shown
@@ -11,6 +12,7 @@ from workbench.nn.backend import Backend
 from workbench.nn.runtime import Runtime, serves_both_directions
 from workbench.nn.seeds import SeedStream
 from workbench.nn.tensor_scales import Delayed, Fixed
+from workbench.nn.tuned import tuned_choices
 
 __all__ = [
     "RECIPES",
@@ -60,6 +62,8 @@ _BAD = Recipe.of(
     source="deliberately bad, for comparison: fifteen values for a whole tensor, gradients rounded "
     "towards zero, so that most vanish",
 )
+#: Rows of blocks that products quantise faster than another pass does, by the cost model.
+FUSED_ROWS = 64
 #: Elements of at most so many bits, and integers, have gradients that are rounded stochastically.
 _FEW_BITS = 4
 
@@ -178,6 +182,11 @@ def fallback_share(found: Recipe, asked: float | None) -> float:
     return share
 
 
+def _fused(found: Recipe) -> bool:
+    scaling = found.output.scaling
+    return scaling is None or scaling.rows is None or scaling.rows <= FUSED_ROWS
+
+
 def training_runtime(
     chosen: str | Recipe,
     *,
@@ -185,17 +194,25 @@ def training_runtime(
     history: int | None = None,
     seed: int = 0,
     backend: Backend | None = None,
+    fused: bool | None = None,
     keep_weights: bool | None = None,
     replayable: bool = False,
+    tuned: str | Path | None = None,
 ) -> Runtime:
     """What the layers of one model share; other arguments as of :func:`workbench.nn.convert`.
 
     Args:
+        fused: codes between layers come from fp32 products themselves; else products leave numbers
+            in the dtype of the layers' input, 16 bits as a rule, which another pass quantises.
+            Default: but for blocks of more than 64 rows, whose products are slower by more.
         keep_weights: codes of weights last from step to step; else they are made in every pass,
             forward and backward, which costs time and saves a byte a weight.  Default: where codes
             do not travel between layers.
         replayable: a training step may be captured in a CUDA graph; all its replays round by the
             same random bits.
+        tuned: a run folder of ``workbench sweep``, whose fastest configurations the kernels take;
+            problems that it lacks take the fastest predicted ones.
+
     Raises:
         ValueError: the recipe, the share or the seed does not fit.
         TypeError: neither a name nor a recipe.
@@ -207,6 +224,8 @@ def training_runtime(
         scaler=found.scaler,
         seeds=SeedStream(seed),
         given=backend,
+        fused=_fused(found.recipe) if fused is None else fused,
         keep_weights=found.recipe.output.scaling is None if keep_weights is None else keep_weights,
         replayable=replayable,
+        tuned=None if tuned is None else tuned_choices(tuned),
     )

@@ -16,7 +16,14 @@ from sim import load_gpu
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
-from tiles.kernels.triton import dequantize_tiles, gemm_scaled, quantize_tiles, transpose_codes
+from tiles.kernels.triton import (
+    activation_tiles,
+    dequantize_tiles,
+    gemm_scaled,
+    quantize_tiles,
+    transpose_codes,
+    turned_tiles,
+)
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from workbench.nn import Codes, ReferenceBackend, TransformerBlock, training_runtime
@@ -216,6 +223,23 @@ class Launches:
         found = Codes(main=QuantizedTensor(codes=values, scales=scales, format=fmt))
         out.copy_(found.dequantize(out.dtype))
 
+    def activate(self, *tensors: Any, op: str, block: int, seed: int | None, **given: Any) -> None:
+        activation_tiles._call(*tensors, op=op, block=block, seed=seed, **given)
+        self.seen.append(f"{op}-bwd of numbers")
+        x, x_scales, dy, out, scales = tensors
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        main = QuantizedTensor(codes=x.view(torch.int8), scales=x_scales, format=fmt)
+        found = TWIN.activate_backward(op, Codes(main=main), dy, out=fmt, seed=seed or 0)
+        out.copy_(found.main.codes.view(torch.uint8))
+        scales.copy_(found.main.scales)
+
+    def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
+        turned_tiles._call(x, out, scales, block=block, config=config)
+        self.seen.append("quantize turned")
+        found = TWIN.quantize(x.t(), TensorFormat.parse(f"int8.b{block}x{block}")).main
+        out.copy_(found.codes.view(torch.uint8))
+        scales.copy_(found.scales)
+
     def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
         self.seen.append("transpose")
         assert (out.shape, x.is_contiguous()) == (x.t().shape, True)
@@ -239,6 +263,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (quantize_tiles, made.quantize),
         (dequantize_tiles, made.dequantize),
         (transpose_codes, made.transpose),
+        (activation_tiles, made.activate),
+        (turned_tiles, made.turned),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

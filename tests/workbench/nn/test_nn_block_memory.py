@@ -9,7 +9,13 @@ from live_bytes import LiveBytes
 from nn_cases import one_thread
 
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
-from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_codes
+from tiles.kernels.triton import (
+    activation_tiles,
+    dequantize_tiles,
+    quantize_tiles,
+    transpose_codes,
+    turned_tiles,
+)
 from workbench.nn import (
     TransformerBlock,
     cuda_backend,
@@ -41,7 +47,8 @@ def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[
         monkeypatch.setattr(module, "dtype_behind", lambda x: x.dtype)
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
-                     dequantize_tiles, quantize_tiles, transpose_codes):  # fmt: skip
+                     dequantize_tiles, quantize_tiles, transpose_codes,
+                     activation_tiles, turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)
     run = training_runtime(recipe, backend=backend, **options)

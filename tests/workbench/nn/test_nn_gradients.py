@@ -38,13 +38,19 @@ def wide(x: CodedTensor) -> torch.Tensor:
     return x.codes.dequantize(torch.float64).view(x.shape).detach().requires_grad_()
 
 
-def assert_rounded(found: torch.Tensor, exact: torch.Tensor, steps: float) -> None:
-    """Codes lie within so many steps of exact values, and so is their SQNR bounded."""
+def assert_rounded(
+    found: torch.Tensor, exact: torch.Tensor, steps: float, relative: float = 0.0
+) -> None:
+    """Codes lie within so many steps of exact values, and so is their SQNR bounded.
+
+    Args:
+        relative: what a rounding before may have changed.
+    """
     assert isinstance(found, CodedTensor)
     values = found.codes.dequantize(torch.float64)
     exact = exact.detach().reshape(values.shape)
     step = spread_scales(found.codes)
-    bound = steps * step * (1 + 4 * ULP) + 4 * ULP * exact.abs()
+    bound = steps * step * (1 + 4 * ULP) + (4 * ULP + relative) * exact.abs()
     worst = ((values - exact).abs() / bound).max()
     assert worst <= 1, f"{float(worst)} of the bound"
     sqnr = 10 * math.log10(float(exact.pow(2).sum() / (values - exact).pow(2).sum()))
@@ -132,21 +138,24 @@ def assert_close_to_steps(values: torch.Tensor, exact: torch.Tensor, bound: torc
     assert ((values - exact).abs() <= bound * (1 + 1e-6) + 1e-6 * exact.abs()).all()
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_linear_in_codes(recipe: str, bias: bool) -> None:
-    layer = QuantizedLinear.of(torch.nn.Linear(96, 80, bias=bias), runtime(recipe))
+def test_linear_in_codes(recipe: str, bias: bool, fused: bool) -> None:
+    """Of fp32 products, or of products rounded to the tensor's bf16 before."""
+    run, before = runtime(recipe, fused=fused), 0.0 if fused else 2**-8
+    layer = QuantizedLinear.of(torch.nn.Linear(96, 80, bias=bias), run)
     x = coded(3, 40, 96, seed=12, fmt=FMT[recipe]).requires_grad_()
     leaf = wide(x)
     weight = layer.weight_codes().forward.dequantize(torch.float64).requires_grad_()
     shift = None if layer.bias is None else layer.bias.detach().double().requires_grad_()
     y, reference = layer(x), functional.linear(leaf, weight, shift)
-    assert_rounded(y, reference, 0.5)
+    assert_rounded(y, reference, 0.5, before)
     reference.backward(backward(y, FMT[recipe], 13))
     assert x.grad is not None
     assert leaf.grad is not None
     assert weight.grad is not None
-    assert_rounded(x.grad, leaf.grad, 1.0)
+    assert_rounded(x.grad, leaf.grad, 1.0, before)
     # Weight gradients are high precision: an fp32 rounding of the product of the codes.
     torch.testing.assert_close(layer.weight.grad, weight.grad.float(), rtol=2 * ULP, atol=1e-9)
     if shift is not None:

@@ -12,7 +12,13 @@ from nn_cases import one_thread
 from tiles.formats import TensorFormat
 from tiles.kernels import kernel
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
-from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_codes
+from tiles.kernels.triton import (
+    activation_tiles,
+    dequantize_tiles,
+    quantize_tiles,
+    transpose_codes,
+    turned_tiles,
+)
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dataflow, parse_problem
@@ -55,6 +61,9 @@ def plain(argument: Any) -> Any:
     """An argument of a kernel as bytes; an array stands for its address."""
     if hasattr(argument, "tensor"):
         return np.uint64(argument.data.ptr).tobytes()
+    if isinstance(argument, np.void):  # without the gaps between its fields
+        assert argument.dtype.names is not None
+        return {name: np.asarray(argument[name]).tobytes() for name in argument.dtype.names}
     return argument.tobytes() if isinstance(argument, np.generic) else argument
 
 
@@ -311,6 +320,7 @@ class Repeated:
         class Triton:
             def __init__(self, calls: Any, tensors: Any) -> None:
                 ((self.kernel, _, _, constants),) = calls
+                self.constants = constants
                 rows, cols = constants.get("BLOCK_ROWS", 0), constants.get("BLOCK_COLS", 0)
                 rounding = "+sr" if constants.get("STOCHASTIC") else ""
                 self.format = TensorFormat.parse(f"int8.b{rows or 32}x{cols or 32}{rounding}")
@@ -318,7 +328,17 @@ class Repeated:
 
             def __call__(self, tensors: Any, seed: int | None = None) -> None:
                 outer.count += 1
-                if self.kernel is transpose_codes._transpose_codes:
+                if self.kernel is activation_tiles._activation_backward:
+                    op, side = activation_tiles.OPS[self.constants["OP"]], self.constants
+                    seen.activate(
+                        *tensors.values(), op=op, block=side["TILE_ROWS"], seed=seed, num_warps=4
+                    )
+                elif self.kernel is turned_tiles._quantize_turned:
+                    made = TWIN.quantize(tensors["x"].t(), self.format).main
+                    assert made.scales is not None
+                    tensors["codes"].copy_(made.bits)
+                    tensors["scales"].copy_(made.scales)
+                elif self.kernel is transpose_codes._transpose_codes:
                     tensors["out"].copy_(tensors["codes"].t())
                 elif self.kernel is quantize_tiles._quantize_tiles:
                     made = TWIN.quantize(tensors["x"], self.format, seed=seed or 0).main
@@ -337,7 +357,7 @@ class Repeated:
 
         monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
-        for module in (products_module, quantizer_module):
+        for module in (products_module, quantizer_module, backend_module):
             monkeypatch.setattr(module, "TritonLaunch", Triton)
 
 

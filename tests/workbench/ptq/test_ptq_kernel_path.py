@@ -5,8 +5,10 @@ checks and the product of the operands that it was given.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ptq_cases import assert_close, normal, one_thread
@@ -15,6 +17,7 @@ from torch import nn
 from sim import load_gpu
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
+from tiles.kernels.cuda import gemm_hopper
 from tiles.kernels.triton import gemm_outliers, gemm_scaled, gemm_weight_only
 from tiles.kernels.triton.outlier_arguments import arguments as outlier_arguments
 from tiles.kernels.triton.weight_arguments import arguments as weight_arguments
@@ -35,6 +38,21 @@ def cuda() -> CudaBackend:
     return CudaBackend(torch.device("cpu"), limits=LIMITS)
 
 
+def view(tensor: torch.Tensor) -> Any:
+    """What the launcher's checks look at in a CuPy array."""
+    pattern = tensor.dtype not in (torch.int8, torch.float32)
+    dtype = np.dtype("uint8") if pattern else np.dtype(str(tensor.dtype).removeprefix("torch."))
+    return SimpleNamespace(
+        shape=tuple(tensor.shape),
+        ndim=tensor.ndim,
+        dtype=dtype,
+        strides=tuple(s * tensor.element_size() for s in tensor.stride()),
+        flags=SimpleNamespace(c_contiguous=tensor.is_contiguous()),
+        data=SimpleNamespace(ptr=tensor.data_ptr()),
+        device=0,
+    )
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
@@ -44,7 +62,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("triton_gemm")
         c.copy_((a.double() * a_scale.double()) @ (b.double() * b_scale.double()).t())
 
+    def hopper(*operands: Any, config: Any, stream: Any, **formats: Any) -> None:
+        gemm_hopper.check_operands(*map(view, operands), **formats)
+        seen.append("hopper_gemm")
+        a, b, c, a_scale, b_scale = operands
+        c.copy_((a.double() * a_scale.double()) @ (b.double() * b_scale.double()).t())
+
     monkeypatch.setattr(gemm_scaled, "launch", scaled)
+    monkeypatch.setattr(gemm_hopper, "launch", hopper)
+    monkeypatch.setattr(cuda_products, "cupy_view", lambda tensor: tensor)
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     monkeypatch.setattr(cuda_products, "multiprocessors", lambda device: 132)
     return seen
@@ -60,7 +86,9 @@ def test_static_codes_reach_the_kernel_with_their_scales(
     backed = quantize(linear, recipe, calibration=[x * 0.7], backend=cuda())
     with torch.no_grad():
         assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
-    assert set(launched) == {"triton_gemm"}
+    # A scale a tensor on one side and one a row on the other is no mode of hopper_gemm.
+    mixed = recipe == "fp8-ptq-e4m3"
+    assert set(launched) == {"triton_gemm" if mixed else "hopper_gemm"}
     assert set(backed.ran.values()) == {"cuda backend"}
     assert backed.model._values is None  # no weight of full size beside the codes
 
