@@ -175,7 +175,10 @@ def error(
     seed: Annotated[int, typer.Option(help="Of data and of stochastic rounding.")] = 0,
     accumulation: Annotated[
         str | None,
-        typer.Option(help="exact, hopper-fp8 or hopper-fp8+128.  [default: exact]"),
+        typer.Option(
+            help="exact, hopper-fp8 or hopper-fp8+N, promoted every N of K, e.g. 128.  "
+            "[default: exact]"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -140,8 +140,9 @@ def error(
             on its weight matrices instead of on simulated data.
         html: also write the ranking of ``weights`` as one self-contained page.
         seed: of data and of stochastic rounding.
-        accumulation: of products with e4m3fn or e5m2 on both sides: ``exact``, ``hopper-fp8`` or
-            ``hopper-fp8+128``; sums of others are exact.
+        accumulation: of products with e4m3fn or e5m2 on both sides: ``exact``, ``hopper-fp8``, or
+            with promotion every so many of K, a multiple of 32, ``hopper-fp8+128``; sums of others
+            are exact.
         progress: called with the tensor of ``weights`` at hand, and elements done and in all.
     Raises:
         ValueError: an unknown name, an impossible or too large shape, data with a NaN or an

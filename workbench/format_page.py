@@ -136,9 +136,11 @@ def format_page() -> str:
         _section(
             "Scale rules",
             _table(("rule", "scale of a block"), ((_code(r.value), t) for r, t in RULES.items())),
-            "`p` is written with its percentile, `+p99.9`. The last four choose the exponent of an "
-            "`e8m0fnu` scale, `floor` where none is named; the others belong to scales that are "
-            "floats, `absmax` where none is named.",
+            "`p` is written with its percentile, at least 50 and below 100: `+p99.9`. The last "
+            "four choose the exponent of an `e8m0fnu` scale, `floor` where none is named; the "
+            "others belong to scales that are floats, `absmax` where none is named. Refused are: "
+            "other rules than `absmax` beside zero points, `pow2` beside two levels, `mse` and `p` "
+            "beside `nosat`, `e8m0fnu` scales of codebooks, and scales of posits.",
         ),
         _section(
             "Roundings",

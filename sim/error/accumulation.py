@@ -73,10 +73,10 @@ class Accumulation:
 
     @classmethod
     def parse(cls, text: str) -> "Accumulation":
-        """Read ``exact``, ``hopper-fp8`` or ``hopper-fp8+128``, promoted every 128 of K.
+        """Read ``exact``, ``hopper-fp8`` or, promoted every 128 of K, ``hopper-fp8+128``.
 
         Raises:
-            ValueError: none of these.
+            ValueError: none of these, or an interval that is no multiple of 32.
         """
         if text == "exact":
             return cls.EXACT
@@ -84,7 +84,7 @@ class Accumulation:
         if match is None:
             raise ValueError(
                 f"unknown accumulation {shown(text)}: {nearest(text, _NAMES)}"
-                "choose exact, hopper-fp8 or hopper-fp8+128"
+                "choose exact, hopper-fp8 or, promoted every 128 of K, hopper-fp8+128"
             )
         return cls(
             significand_bits=HOPPER_FP8_BITS, interval=None if match[1] is None else int(match[1])

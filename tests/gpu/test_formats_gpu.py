@@ -110,6 +110,17 @@ def test_every_bf16_number_in_parametric_elements(name: str) -> None:
         cases.assert_same(got, quantize(x, fmt, seed=3))
 
 
+@pytest.mark.parametrize("element", cases.PARAMETRIC)
+def test_every_bf16_number_in_parametric_elements_compiled(element: str) -> None:
+    names = [f"{element}{rounding}" for rounding in cases.ROUNDINGS]
+    names += [name for name in cases.OVERFLOWING if name.partition("+")[0] == element]
+    x = cases.all_bf16()
+    found = quantizer(names, 3, compiled=True)(torch.from_numpy(x).cuda())
+    for got, name in zip(found, names, strict=True):
+        with np.errstate(all="ignore"):
+            cases.assert_same(got, quantize(x, TensorFormat.parse(name), seed=3), "compiled")
+
+
 both_ways = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 
 

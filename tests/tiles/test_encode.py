@@ -6,6 +6,7 @@ overflow mode.  Five formats of 14 to 16 bits meet other libraries in 5 573 436 
 """
 
 from functools import cache
+from typing import Any
 
 import gfloat
 import gfloat.formats
@@ -34,6 +35,7 @@ from tiles.formats import (
     decode,
     element,
     encode,
+    scale_element,
 )
 
 ROUNDINGS = [Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.TOWARD_ZERO]
@@ -300,6 +302,46 @@ def test_what_cannot_be_encoded_is_refused() -> None:
     for name in ("int8", "e2m1fn", "posit8es1", "nf4", "ffp8_e4m3"):
         with pytest.raises(ValueError, match=f"{name} has no code for what lies beyond its range"):
             encode(x, element(name), saturate=False)
+
+
+def test_what_is_no_number_format_or_rounding_is_refused_by_name() -> None:
+    free: Any = encode
+    x, words = np.zeros(3, np.float32), np.zeros(3, np.uint32)
+    with pytest.raises(TypeError, match="encode takes a float32 array, got list: make it one"):
+        free([1.0, 2.0], element("int8"))
+    with pytest.raises(TypeError, match=r"an element format, got 'e4m3fn': look it up with elem"):
+        free(x, "e4m3fn")
+    with pytest.raises(TypeError, match="encode takes no scale format such as e8m0fnu"):
+        free(x, scale_element("e8m0fnu"))
+    with pytest.raises(TypeError, match="encode takes a Rounding, got 'rne': make it one"):
+        free(x, element("int8"), "rne")
+    with pytest.raises(TypeError, match="random bits are uint32, got float64: draw them with"):
+        free(x, element("int8"), Rounding.STOCHASTIC, random=words / 2)
+    with pytest.raises(ValueError, match=r"shape \(2,\) beside numbers of shape \(3,\)"):
+        encode(x, element("int8"), Rounding.STOCHASTIC, random=words[:2])
+    for number in (np.float32(3), np.full((), 3, np.float32)):
+        assert encode(number, element("e4m3fn")) == 0x44
+
+
+def test_codes_that_a_format_does_not_have_are_refused() -> None:
+    free: Any = decode
+    with pytest.raises(ValueError, match="code 0x1f at place 2: e2m1fn has 4 bits, codes up to"):
+        decode(np.array([0, 15, 31], np.uint8), element("e2m1fn"))
+    for name in ("e4m3fn", "posit8es1", "int8", "bf16", "tf32", "fp32"):
+        fmt = element(name)
+        codes = np.array([[0, (1 << fmt.bits) - 1]], np.uint64)
+        assert decode(codes, fmt).shape == (1, 2)
+        with pytest.raises(ValueError, match=f"at place 1: {name} has {fmt.bits} bits"):
+            decode(codes + np.uint64(1), fmt)
+    with pytest.raises(ValueError, match="code 0x12c at place 0: e8m0fnu has 8 bits"):
+        decode(np.array([300], np.uint16), scale_element("e8m0fnu"))
+    for codes in (np.array([-1]), np.array([1.5]), np.array([True]), np.array([1], np.int8)):
+        with pytest.raises(TypeError, match=f"in unsigned integers, got {codes.dtype}: view them"):
+            free(codes, element("bf16"))
+    with pytest.raises(TypeError, match="decode takes an array of codes, got list: make it one"):
+        free([1], element("int8"))
+    with pytest.raises(TypeError, match="decode takes an element format, got 'int8'"):
+        free(np.zeros(1, np.uint8), "int8")
 
 
 def test_numbers_that_were_gone_through() -> None:

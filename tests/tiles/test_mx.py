@@ -11,8 +11,10 @@ import gfloat
 import gfloat.formats
 import numpy as np
 import pytest
+import torch
 from exact_elements import all_exact
 from exact_scales import Scheme, as_float, blocks, quantize_block
+from torch_codec_cases import assert_same
 
 from tiles.formats import (
     TensorFormat,
@@ -23,6 +25,7 @@ from tiles.formats import (
     scale_codes,
     scale_element,
 )
+from tiles.formats.torch_codec import quantize_tensor
 
 EXACT = all_exact()
 ELEMENTS = ["e5m2", "e4m3fn", "e3m2fn", "e2m3fn", "e2m1fn", "mxint8"]
@@ -72,6 +75,20 @@ def test_codes_and_scales_are_those_of_exact_rationals(
         assert 2.0 ** (int(stored[place]) - 127) == exact.scale
         np.testing.assert_array_equal(q.codes[where].ravel(), exact.codes, err_msg=str(place))
         np.testing.assert_array_equal(back[where].ravel(), [as_float(v) for v in exact.values])
+
+
+@pytest.mark.parametrize("text", [f[3] for f in FORMATS])
+def test_torch_has_the_codes_and_scales_of_the_reference(text: str) -> None:
+    x, fmt = telling_rows(), TensorFormat.parse(text)
+    x[2, 40], x[3, 70], x[4, 80] = np.nan, np.inf, -np.inf
+    for dtype in (torch.float32, torch.bfloat16):
+        tensor = torch.from_numpy(x).to(dtype)
+        wanted = quantize(tensor.float().numpy(), fmt)
+        for chunk in (None, 100):
+            got = quantize_tensor(tensor, fmt, chunk_elements=chunk)
+            assert_same(got, wanted, (dtype, chunk))
+            np.testing.assert_array_equal(got.scale_bits.numpy(), scale_codes(wanted))
+            np.testing.assert_array_equal(got.dequantize(torch.float64).numpy(), dequantize(wanted))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

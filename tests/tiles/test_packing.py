@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,13 @@ def test_packing_refuses_what_it_cannot_pack() -> None:
         pack_codes(codes.astype(np.int64), 6)
     with pytest.raises(TypeError, match=r"uint16 or int16 here, got torch\.uint8"):
         pack_codes(torch.from_numpy(codes), 12)
+    free: Any = pack_codes
+    with pytest.raises(TypeError, match="takes an array or a tensor, got list: make it one"):
+        free([[1]], 4)
+    with pytest.raises(TypeError, match=r"width 4\.0 of a code: an integer of 2 to 16"):
+        free(codes, 4.0)
+    with pytest.raises(ValueError, match="-4 codes in a row: at least 0"):
+        unpack_codes(np.zeros((1, 2), np.uint8), 4, -4)
     with pytest.raises(ValueError, match="5 codes of 4 bits are packed in 3 bytes a row, not 2"):
         unpack_codes(np.zeros((1, 2), np.uint8), 4, 5)
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from exact_elements import Exact, all_exact, exact_table
 from exact_scales import (
     Scheme,
@@ -34,6 +35,7 @@ from tiles.formats import (
     scale_codes,
     scale_element,
 )
+from tiles.formats.torch_codec import quantize_tensor
 
 _nf4 = element("nf4")
 assert isinstance(_nf4, CodebookElement)
@@ -210,6 +212,15 @@ def test_mse_takes_the_candidate_of_least_squared_error(name: str, scheme: Schem
         assert errors[chosen] <= min(errors.values()) + slack
         clipped += chosen < scales[0]
     assert (clipped > 0) == (name != "int8")  # 16 numbers are too few to clip one of them
+
+
+def test_of_equal_squared_errors_mse_takes_the_larger_scale() -> None:
+    # Of codes that are all 1 the best scale is the mean, 1 - 8.5 / 64 of the largest: the two
+    # candidates beside it lose the same.
+    x, fmt = np.array([[1, 1 - 17 / 64]], np.float32), TensorFormat.parse("int2.row+mse")
+    for scales in (quantize(x, fmt).scales, quantize_tensor(torch.from_numpy(x), fmt).scales):
+        assert scales is not None
+        assert float(scales[0, 0]) == 1 - 8 / 64
 
 
 def test_mse_never_loses_to_absmax() -> None:

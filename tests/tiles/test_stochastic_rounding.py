@@ -1,6 +1,7 @@
 """Stochastic rounding: the generator, the exact odds, the mean, and that tiles do not matter."""
 
 from fractions import Fraction
+from typing import Any
 
 import gfloat
 import numpy as np
@@ -94,6 +95,13 @@ def test_seeds_of_more_than_64_bits_are_refused(seed: int) -> None:
         random_bits(0, 4, seed)
     with pytest.raises(ValueError, match=f"seed {seed}: a 64-bit unsigned integer"):
         quantize(np.ones((1, 1), np.float32), TensorFormat.parse("int8.row+sr"), seed=seed)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None, True])
+def test_seeds_that_are_no_integers_are_refused(seed: Any) -> None:
+    with pytest.raises(TypeError, match=f"seed {seed!r}: a 64-bit unsigned integer"):
+        quantize(np.ones((1, 1), np.float32), TensorFormat.parse("int8.row+sr"), seed=seed)
+    np.testing.assert_array_equal(random_bits(0, 9, np.uint64(7)), random_bits(0, 9, 7))
 
 
 def nf4() -> Exact:

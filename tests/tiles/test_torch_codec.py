@@ -324,6 +324,10 @@ def test_refuses_what_it_cannot_quantize() -> None:
         quantize_tensor(torch.ones(3, 3), fmt, chunk_elements=0)
     with pytest.raises(ValueError, match="seed -1: a 64-bit"):
         quantize_tensor(torch.ones(3, 3), fmt, seed=-1)
+    for options in ({"seed": 1.5}, {"seed": "1"}, {"chunk_elements": 1.5}):
+        (name,) = options
+        with pytest.raises(TypeError, match=f"{name} .*integer"):
+            quantize_tensor(torch.ones(3, 3), fmt, **options)
     with pytest.raises(TypeError, match=r"float32 or float64, not torch\.bfloat16"):
         quantize_tensor(torch.ones(3, 3), fmt).dequantize(torch.bfloat16)
     with pytest.raises(ValueError, match="bf16 has no scales"):

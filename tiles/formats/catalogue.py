@@ -115,6 +115,7 @@ _SUB_BYTE = {"e3m2fn": 3, "e2m3fn": 1, "e2m1fn": 1}
 #: What people call formats, and the notation's word for it; told, never taken.
 _SPOKEN = {
     "fp8": "e4m3fn",
+    "float8": "e4m3fn",
     "fp6": "e3m2fn",
     "fp4": "e2m1fn",
     "mxfp8": "e4m3fn.mx",
@@ -210,7 +211,9 @@ def element(name: str) -> ElementFormat:
 
 
 def _spoken(name: str) -> str:
-    """What a name that is no element's may stand for, as a question; empty when nothing comes."""
+    """What a name that is no element's may stand for; empty when nothing comes to mind."""
+    if name.lower().removeprefix("float8_") in ("e8m0fnu", "e8m0", "ue8m0"):
+        return "e8m0fnu stores scales alone, as in e4m3fn.mx or e4m3fn.b1x16+e8m0fnu: "
     found = _SPOKEN.get(name.lower().split("-")[0])
     if re.fullmatch(r"posit(?:[3-9]|1[0-6])", name.lower()):
         found = f"{name.lower()}es2"  # the Posit Standard's

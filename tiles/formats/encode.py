@@ -17,6 +17,7 @@ from tiles.formats.elements import (
     Specials,
 )
 from tiles.formats.grid import MAX_BITS, code_grid, code_values
+from tiles.formats.intake import check_codes, check_encode, code_beyond
 from tiles.formats.rounding import Rounding
 
 __all__ = ["Codes", "can_overflow", "code_dtype", "decode", "encode"]
@@ -64,14 +65,12 @@ def encode(
         Bit patterns of ``x.shape``.  A NaN takes ``fmt.nan_code``, or the code of zero where there
         is none: there the scale has to carry it.
     Raises:
-        TypeError: ``x`` is not float32.
-        ValueError: random bits are missing, or ``saturate=False`` for a format without infinity
-            and NaN.
+        TypeError: ``x`` is no float32 array, ``fmt`` no element format, ``rounding`` no
+            :class:`Rounding`, or random bits are not uint32.
+        ValueError: random bits are missing or of another shape, or ``saturate=False`` for a format
+            without infinity and NaN.
     """
-    if x.dtype != np.float32:
-        raise TypeError(f"encode takes float32, got {x.dtype}: cast it first")
-    if (random is None) == (rounding is Rounding.STOCHASTIC):
-        raise ValueError("stochastic rounding, and it alone, takes random bits")
+    check_encode(x, fmt, rounding, random)
     if not saturate and not can_overflow(fmt):
         raise ValueError(f"{fmt} has no code for what lies beyond its range: it always saturates")
     match fmt:
@@ -198,7 +197,13 @@ def decode(codes: Codes, fmt: ElementFormat | ExponentElement) -> F32:
         codes: any shape, unsigned integers, bit patterns.
     Returns:
         float32 of the same shape, NaN and infinities included.
+    Raises:
+        TypeError: no unsigned integers, or no format.
+        ValueError: a code that needs more bits than the format has; the message says where.
     """
+    check_codes(codes, fmt)
+    if codes.dtype.itemsize * 8 > fmt.bits and (codes >= 1 << fmt.bits).any():
+        raise code_beyond(codes, fmt)
     if isinstance(fmt, ExponentElement):
         nan = codes == fmt.nan_code
         exponents = np.where(nan, 0, codes.astype(np.int32) - fmt.bias)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tiles.intake import shown
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,6 +46,10 @@ def row_bytes(cols: int, bits: int) -> int:
 
 
 def _check(what: str, array: Any, item_bits: int) -> None:
+    if not (hasattr(array, "ndim") and hasattr(array, "dtype")):
+        raise TypeError(
+            f"{what} takes an array or a tensor, got {type(array).__name__}: make it one"
+        )
     if array.ndim != 2:
         raise ValueError(f"{what} takes a matrix, got shape {tuple(array.shape)}: reshape it first")
     wanted = ("uint8",) if item_bits <= 8 else ("uint16", "int16")
@@ -54,6 +60,8 @@ def _check(what: str, array: Any, item_bits: int) -> None:
 
 
 def _check_width(bits: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise TypeError(f"width {shown(bits)} of a code: an integer of 2 to {_WIDEST}")
     if not 2 <= bits <= _WIDEST:
         raise ValueError(f"codes of 2 to {_WIDEST} bits are packed, not of {bits}: store words")
 
@@ -154,6 +162,8 @@ def unpack_codes(packed: Bytes, bits: int, cols: int) -> Bytes:
     """
     _check_width(bits)
     _check("unpack_codes", packed, 8)
+    if cols < 0:
+        raise ValueError(f"{cols} codes in a row: at least 0")
     if packed.shape[1] != row_bytes(cols, bits):
         raise ValueError(
             f"{cols} codes of {bits} bits are packed in {row_bytes(cols, bits)} bytes a row, "
@@ -207,7 +217,11 @@ def unswizzle_scales(swizzled: Bytes, rows: int, cols: int) -> Bytes:
         ValueError: the number of bytes is not that of so many tiles.
         TypeError: not uint8.
     """
-    _check("unswizzle_scales", swizzled.reshape(1, -1), 8)
+    _check(
+        "unswizzle_scales", swizzled.reshape(1, -1) if hasattr(swizzled, "reshape") else swizzled, 8
+    )
+    if rows < 0 or cols < 0:
+        raise ValueError(f"scales of {rows}x{cols} blocks: extents of at least 0")
     down, across = -(-rows // SCALE_TILE[0]), -(-cols // SCALE_TILE[1])
     wanted = down * across * SCALE_TILE[0] * SCALE_TILE[1]
     if swizzled.reshape(-1).shape[0] != wanted:

@@ -5,7 +5,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rounding", "philox", "random_bits"]
+from tiles.intake import shown
+
+__all__ = ["Rounding", "check_seed", "philox", "random_bits"]
 
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
@@ -54,6 +56,19 @@ def philox(counter: U64, seed: int) -> U32:
     return words.T.astype(np.uint32)
 
 
+def check_seed(seed: object) -> None:
+    """Refuse a key that Philox does not take.
+
+    Raises:
+        ValueError: an integer that is not one of 64 bits without sign.
+        TypeError: no integer.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed {shown(seed)}: a 64-bit unsigned integer, write one")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+
+
 def random_bits(first: int, count: int, seed: int) -> U32:
     """The random bits of elements ``first`` to ``first + count - 1`` of a tensor.
 
@@ -63,9 +78,9 @@ def random_bits(first: int, count: int, seed: int) -> U32:
 
     Raises:
         ValueError: the seed is not a 64-bit unsigned integer.
+        TypeError: the seed is no integer.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+    check_seed(seed)
     words = philox(np.arange(first // 8, (first + count + 7) // 8, dtype=np.uint64), seed)
     halves = np.stack([words << 16, words & 0xFFFF0000], axis=-1).reshape(-1)
     return halves[first % 8 : first % 8 + count]

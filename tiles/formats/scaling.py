@@ -140,7 +140,7 @@ class Scaling:
             else:
                 raise ValueError(
                     f"unknown detail {shown(detail)} of scaling {shown(text)}: "
-                    f"{nearest(detail, _DETAILS)}choose one of {', '.join(_DETAILS)}, p<percentile>"
+                    f"{_detail_meant(detail)}choose one of {', '.join(_DETAILS)}, p<percentile>"
                 )
             if kinds[-1] in kinds[:-1]:
                 raise ValueError(f"scaling {shown(text)} names a {kinds[-1]} twice: leave one out")
@@ -184,6 +184,29 @@ _DETAILS = (
     *(rounding.value for rounding in Rounding if rounding is not Rounding.NEAREST_EVEN),
     "nosat",
 )
+
+
+#: What people call details, and the notation's word for it; told, never taken.
+_SPOKEN = {
+    "stochastic": "sr",
+    "truncate": "rtz",
+    "half-away": "away",
+    "power-of-two": "pow2",
+    "amax": "absmax",
+    "max": "absmax",
+    "e8m0": "e8m0fnu",
+    "ue8m0": "e8m0fnu",
+}
+
+
+def _detail_meant(detail: str) -> str:
+    """What an unknown detail may stand for; empty when nothing comes to mind."""
+    if re.fullmatch(r"p[0-9.]+", detail):
+        return "a percentile is at least 50 and below 100, with at most 4 decimals: "
+    if detail in ("rne", "nearest", "rtne"):
+        return "rounding to the nearest even code is never written: leave it out, or "
+    found = _SPOKEN.get(detail.lower())
+    return f"did you mean {found!r}? " if found else nearest(detail, _DETAILS)
 
 
 def _extents(base: str, text: str) -> tuple[int | None, int | None, FloatElement | ExponentElement]:

@@ -13,7 +13,7 @@ from tiles.formats.elements import (
 from tiles.formats.encode import can_overflow
 from tiles.formats.rounding import Rounding
 from tiles.formats.scaling import ScaleRule, Scaling
-from tiles.intake import check_text
+from tiles.intake import check_text, shown
 
 __all__ = ["TensorFormat"]
 
@@ -100,6 +100,11 @@ class TensorFormat:
         rest = "+".join([words[0], *(word for word in words[1:] if word not in own)])
         if rest.split("+")[0] == "nvfp4":
             rest = NVFP4 + rest.removeprefix("nvfp4")
+        elif rest.startswith("nvfp4."):
+            raise ValueError(
+                f"{shown(text)}: nvfp4 has its blocks already, 1 x 16 under two levels of scales: "
+                f"write nvfp4, or e2m1fn{shown(rest.removeprefix('nvfp4'))[1:-1]}"
+            )
         name, dot, scaling = rest.partition(".")
         return cls(
             element=element(name),

@@ -147,7 +147,7 @@ def quantize_tensor(
             2^20 on a CPU and 2^24 on a GPU.  No result depends on it.
     Raises:
         ValueError: ``x`` is not a non-empty dense matrix, or ``chunk_elements`` is not positive.
-        TypeError: ``x`` is not bf16, fp16 or fp32.
+        TypeError: ``x`` is not bf16, fp16 or fp32, or ``seed`` or ``chunk_elements`` no integer.
     """
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"quantize_tensor takes a tensor, got {type(x).__name__}: make it one")
@@ -222,6 +222,8 @@ def _limit(x: torch.Tensor, chunk_elements: int | None) -> int | None:
     if chunk_elements is None:
         compiling = torch.compiler.is_compiling()
         return None if compiling else CHUNK_ELEMENTS.get(x.device.type, CHUNK_ELEMENTS["cuda"])
+    if not isinstance(chunk_elements, int):
+        raise TypeError(f"chunk_elements {shown(chunk_elements)}: an integer of at least 1")
     if chunk_elements < 1:
         raise ValueError(f"chunk_elements {chunk_elements}: at least 1")
     return chunk_elements

@@ -2,7 +2,7 @@
 
 import torch
 
-from tiles.formats.rounding import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL
+from tiles.formats.rounding import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, check_seed
 
 __all__ = ["random_bits"]
 
@@ -19,9 +19,9 @@ def random_bits(first: int, count: int, seed: int, device: torch.device) -> torc
         (count,) int64, each in [0, 2**32): 16 random bits above 16 zeros.
     Raises:
         ValueError: the seed is not a 64-bit unsigned integer.
+        TypeError: the seed is no integer.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: a 64-bit unsigned integer")
+    check_seed(seed)
     counter = torch.arange(first // 8, (first + count + 7) // 8, dtype=torch.int64, device=device)
     a, b = counter & _LOW, counter >> 32
     c = d = torch.zeros_like(counter)

@@ -122,6 +122,8 @@ def test_half_a_step_above_the_largest_value_still_rounds() -> None:
     below = tensor_error(np.array([[464.0, -464.0]], np.float32), fmt)
     above = tensor_error(np.array([[464.5, -464.5]], np.float32), fmt)
     assert (below.clipped_share, above.clipped_share) == (0, 1)
+    beside = tensor_error(np.array([[464.0, -464.0, 464.5, -500.0]], np.float32), fmt)
+    assert beside.clipped_share == 0.5
 
 
 @pytest.mark.parametrize(

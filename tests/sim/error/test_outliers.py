@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sim.error import numpy_rounder, outlier_error, sample, tensor_error
+from sim.error.outliers import fallback_amax, kept_columns
 from tiles.formats import TensorFormat, decode, element, encode
 from tiles.recipes import OutlierBlocks, OutlierColumns
 
@@ -24,6 +25,22 @@ def test_kept_columns_have_the_error_of_their_own_format() -> None:
     assert found.error.sqnr_db == pytest.approx(10 * np.log10(signal / noise))
     assert found.error.count == x.size
     assert found.bits_per_element == (2 * 16 + 62 * 8 + 32) / 64
+
+
+def test_a_column_is_kept_above_the_threshold_not_at_it() -> None:
+    above = np.nextafter(np.float32(6), np.float32(7))
+    a = np.array([[6, -6, above, 0], [1, 2, 3, -above]], np.float32)
+    assert kept_columns(a, OutlierColumns()).tolist() == [False, False, True, True]
+
+
+def test_the_share_of_blocks_is_rounded_up_and_equal_blocks_stay_together() -> None:
+    fmt = TensorFormat.parse("int8.b1x1")
+    a = np.array([[5, 4, 3, 2, 1]], np.float32)
+    for share, stays in ((0.2, 4), (0.21, 3), (0.4, 3), (0.41, 2), (1.0, 0)):
+        assert fallback_amax(a, fmt, OutlierBlocks(share=share)) == stays
+    a[0, 1] = a[0, 2]  # 5 3 3 2 1: the second place is shared, so neither of the two falls back
+    limit = fallback_amax(a, fmt, OutlierBlocks(share=0.4))
+    assert (a > limit).tolist() == [[True, False, False, False, False]]
 
 
 def test_without_outliers_it_is_the_format_s_own_error() -> None:
