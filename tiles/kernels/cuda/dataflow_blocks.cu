@@ -8,8 +8,6 @@
 //
 // Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
 // a float a warp.
-#include "dataflow_device.cuh"
-
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2
@@ -19,6 +17,9 @@
 #define DROPOUT 6
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
+
+#define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
+#include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define BINARY (OP == GELU_BWD || OP == SILU_BWD || OP == RELU_BWD)
