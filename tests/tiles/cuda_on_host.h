@@ -173,7 +173,12 @@ static inline uint32_t __dp2a_lo(uint32_t x, uint32_t y, uint32_t sum) {
 }
 template <class T> static T __ldg(const T *p) { return *p; }
 template <class T> static T __ldcs(const T *p) { return *p; }
-template <class T> static void __stcs(T *p, T value) { *p = value; }
+static inline void store_vector(uint8_t *to, const uint32_t *words, bool wanted) {
+    if (wanted) memcpy(to, words, 16);
+}
+static inline void store_scale(float *to, float scale, bool wanted) {
+    if (wanted) *to = scale;
+}
 
 static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
     uint64_t bytes = (uint64_t)high << 32 | low;

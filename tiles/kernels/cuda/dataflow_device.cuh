@@ -71,6 +71,19 @@ DEVICE u32 encode_pair(float low, float high) {  // nearest even, saturating
     return codes;
 }
 #endif
+
+// Stores that are left out where `wanted` is false.  They are no branch, behind which what is stored
+// would be worked out alone: the chains of all vectors of a thread run beside one another.
+DEVICE void store_vector(u8 *to, const u32 *words, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};}"
+                 ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]),
+                 "r"((u32)wanted) : "memory");
+}
+
+DEVICE void store_scale(float *to, float scale, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.f32 [%0], %1;}"
+                 ::"l"(to), "f"(scale), "r"((u32)wanted) : "memory");
+}
 #endif
 
 DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }
@@ -260,13 +273,18 @@ DEVICE Place first_place(i64 down, i64 right, u32 lane, i64 cols) {
     return place;
 }
 
+// Rows and columns from a thread's vector 0 to its vector i, constants after unrolling.
+DEVICE int down_of(int i) {
+    return LANES >= VECTORS_PER_ROW ? i * (LANES / VECTORS_PER_ROW) : i * LANES / VECTORS_PER_ROW;
+}
+
+DEVICE int right_of(int i) {
+    return LANES >= VECTORS_PER_ROW ? 0 : i * LANES % VECTORS_PER_ROW * VECTOR;
+}
+
 // The place of vector i, a constant after unrolling.
 DEVICE Place place_of(const Place &first, int i, i64 cols) {
-#if LANES >= VECTORS_PER_ROW
-    const int down = i * (LANES / VECTORS_PER_ROW), right = 0;
-#else
-    const int down = i * LANES / VECTORS_PER_ROW, right = i * LANES % VECTORS_PER_ROW * VECTOR;
-#endif
+    const int down = down_of(i), right = right_of(i);
     Place place = {first.row + down, first.col + right, first.index + down * cols + right};
     return place;
 }
@@ -310,10 +328,11 @@ DEVICE void load_codes(const u8 *codes, i64 index, i64 col, i64 cols, u32 *words
 #endif
 }
 
-DEVICE void store_codes(u8 *codes, i64 index, i64 col, i64 cols, const u32 *words) {
+DEVICE void store_codes(u8 *codes, i64 index, i64 col, i64 cols, const u32 *words, bool wanted) {
 #if ALIGNED
-    __stcs((uint4 *)(codes + index), make_uint4(words[0], words[1], words[2], words[3]));
+    store_vector(codes + index, words, wanted);
 #else
+    if (!wanted) return;
 #pragma unroll
     for (int w = 0; w < WORDS; ++w)
         for (int k = 0; k < 4; ++k)

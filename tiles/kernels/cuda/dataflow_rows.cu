@@ -56,15 +56,15 @@ DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const P
                            bool active, float (*y)[VECTOR], float peak, bool is_nan, u32 down,
                            u32 right, u32 lane, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
-    if (active && lane == 0)
-        p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
+    store_scale(p.out_scales + down * p.out_row_stride + right * p.out_col_stride, out.scale,
+                active && lane == 0);
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Place at = place_of(first, i, p.cols);
         encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words[i]);
-        if (active && at.row < p.rows && at.col < p.cols)
-            store_codes(p.out, at.index, at.col, p.cols, words[i]);
+        const bool inside = active && at.row < p.rows && at.col < p.cols;
+        store_codes(p.out, at.index, at.col, p.cols, words[i], inside);
     }
 }
 
