@@ -35,10 +35,12 @@ BLOCK_OPS = (
 ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
-#: Registers of a thread beside its values, and of a normalisation's columns.  Compiled for sm_90
-#: with two vectors a thread: 64 without spills for activations, 80 where rows come in; with four,
-#: 128 spill there.
-BASE_REGISTERS, COLUMN_REGISTERS = 32, 16
+#: Registers of a thread beside its values, of a normalisation's columns, and of every vector: its
+#: values, random words that are under way, and for each matrix the next block's codes.  Compiled for
+#: sm_90 with two vectors a thread: 96 without spills for every operator, 80 for some; with four, 128
+#: spill.
+BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
+BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 20, 4
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
@@ -69,7 +71,8 @@ class DataflowRowsConfig(TileConfig):
 def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
     columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
-    taken: I64 = BASE_REGISTERS + columns + VECTOR * items(problem, table)
+    vector = BLOCK_VECTOR_REGISTERS + NEXT_REGISTERS * problem.matrices
+    taken: I64 = BASE_REGISTERS + columns + vector * items(problem, table)
     return taken
 
 
@@ -129,7 +132,7 @@ class CudaDataflowBlocks(DataflowKernel):
             DataflowBlocksConfig,
             threads=[64, 128, 256, 512, 1024],
             lanes=self.lanes(problem),
-            steps=[1, 2, 4, 8, 16],
+            steps=[1, 2, 4, 8, 16, 32],
             ctas=[1, 2, 3, 4, 6, 8, 12, 16],
         )
 
@@ -145,10 +148,11 @@ class CudaDataflowBlocks(DataflowKernel):
     def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
         assert isinstance(problem, Dataflow)
         rows, cols = block_of(problem)
-        # Two vectors a thread: 32 bytes of each matrix in flight, at 64 registers.
+        # Two vectors a thread: 32 bytes of each matrix's next block in flight, at 96 registers.
         lanes = max(1, rows * cols // VECTOR // 2)
+        threads = max(128, lanes)
         return DataflowBlocksConfig(
-            threads=max(256, lanes), lanes=lanes, steps=4, ctas=1 if lanes > 256 else 3
+            threads=threads, lanes=lanes, steps=8, ctas=max(1, 640 // threads)
         )
 
     @property

@@ -183,26 +183,24 @@ DEVICE bool inside(const Loaded &from, int i) {
     return down_of(i) < from.rows_left && right_of(i) < from.cols_left;
 }
 
-DEVICE int left_of(i64 end, i64 first, int most) {
-    const i64 left = end - first;
-    return left < most ? (int)(left < 0 ? 0 : left) : most;
-}
-
 // Starts to load a block; nothing waits for it here.  Beyond the last one there are no rows.
 DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
+    const u32 last_down = (u32)((p.rows - 1) / BLOCK_ROWS), high = (u32)(p.rows - 1) % BLOCK_ROWS + 1;
+    const u32 last_right = p.across - 1, wide = (u32)(p.cols - 1) % BLOCK_COLS + 1;
     const bool active = block < p.blocks;
     block = active ? block : 0;  // whose scales can be read
     from.down = (__umulhi(block, p.magic) + block) >> p.shift;
     from.right = block - from.down * p.across;
-    const Place first = first_place(from.down, from.right, lane, p.cols);
-    from.index = first.index;
-    from.rows_left = active ? left_of(p.rows, first.row, BLOCK_ROWS) : 0;
-    from.cols_left = left_of(p.cols, first.col, BLOCK_COLS);
-    from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
+    from.index = first_place(from.down, from.right, lane, p.cols).index;
+    const u32 rows = from.down < last_down ? BLOCK_ROWS : high;
+    const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
+    from.rows_left = active ? (int)rows - (int)(lane / VECTORS_PER_ROW) : 0;
+    from.cols_left = (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
+    from.scale = __ldg(p.x_scales + scale_place(from.down, from.right, p.x_row_stride, p.x_col_stride));
     from.dy_scale = 1.0f;
 #if BINARY
     from.dy_scale =
-        __ldg(p.dy_scales + from.down * p.dy_row_stride + from.right * p.dy_col_stride);
+        __ldg(p.dy_scales + scale_place(from.down, from.right, p.dy_row_stride, p.dy_col_stride));
 #endif
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -292,7 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
             encode(y[i], out.multiplier, out.is_nan, index, p.keys, words);
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
-        store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,
+        store_scale(p.out_scales + scale_place(done.down, done.right, p.out_row_stride, p.out_col_stride),
                     out.scale, lane == 0 && done.rows_left > 0);
     }
 }
