@@ -1,6 +1,7 @@
 """The dataflow kernels compiled by NVRTC for sm_90: no spills, wide accesses, few instructions."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from tiles.problems import DATAFLOW_OPS, parse_problem
 
 H200 = load_gpu("h200").limits
 FOLDER = Path(dataflow_blocks.__file__).parent
-BLOCK = DataflowBlocksConfig(threads=128, lanes=32, steps=8, ctas=5)
+BLOCK = DataflowBlocksConfig(threads=128, lanes=32, steps=8, ctas=4)
 ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, ctas=3)
+
+
+def row_config(op: str) -> DataflowRowsConfig:
+    return replace(ROW, ctas=2, clusters=64) if op.endswith("-bwd") else ROW
 
 
 @pytest.mark.parametrize(
@@ -30,10 +35,11 @@ def test_main_configuration_compiles_without_spills(op: str) -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
     problem = parse_problem(f"dataflow:4096x4096:{op}:int8.b32x32+sr")
     family = kernel("cuda_dataflow_blocks" if op in BLOCK_OPS else "cuda_dataflow_rows")
-    facts = family.compile_offline(problem, BLOCK if op in BLOCK_OPS else ROW, H200)
+    config = family.default(problem, H200) if op in BLOCK_OPS else row_config(op)
+    facts = family.compile_offline(problem, config, H200)
     assert facts is not None
     assert facts.stack_bytes == 0
-    assert facts.registers <= (96 if op in BLOCK_OPS else 80)
+    assert facts.registers <= 128
     assert facts.refusal(H200) == ""
 
 
@@ -85,11 +91,10 @@ def test_next_block_is_loaded_before_this_one_is_stored_and_nothing_branches_bet
     vectors = [k for k, code in enumerate(loop) if code.startswith("LDG") and ".128" in code]
     stores = [k for k, code in enumerate(loop) if code.startswith("STG")]
     assert len(stores) == 3  # two vectors and the scale
-    rounds = [k for k, code in enumerate(loop) if code.startswith("IMAD.WIDE.U32")]
-    codes = vectors[:2] if op.endswith("-apply") else vectors
-    assert all(load < stores[0] for load in codes)
-    if not op.endswith("-apply"):
-        assert len([k for k in rounds if k > vectors[-1]]) > 40  # most of Philox hides the loads
+    # A normalisation's columns are vectors too, loaded when they are needed.
+    after = len(loop) - max(vectors[:2] if op.endswith("-apply") else vectors)
+    assert after > len(loop) / 5  # of the loop hides each load, and so do other warps
+    assert min(stores) > max(vectors)
     assert not [code for code in loop[:-1] if code.startswith(("BRA", "BSSY"))]
 
 
@@ -105,7 +110,8 @@ def test_next_block_is_loaded_before_this_one_is_stored_and_nothing_branches_bet
 def test_blockwise_kernel_moves_16_bytes_and_draws_one_counter_for_eight(
     op: str, element: str, block: tuple[int, int], stochastic: bool, aligned: bool
 ) -> None:
-    config = BLOCK.to_dict() | {"lanes": min(256, block[0] * block[1] // 32)}
+    lanes = min(256, block[0] * block[1] // 32)
+    config = BLOCK.to_dict() | {"threads": 256, "lanes": lanes}
     text = ptx(
         dataflow_blocks.SOURCE,
         dataflow_blocks.options(

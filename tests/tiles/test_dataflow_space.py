@@ -90,7 +90,7 @@ ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, c
         (BLOCK, {"ctas": 9}, "gelu", H200, "9 CTAs of 256 threads"),
         (BLOCK, {"ctas": 5}, "gelu", H200, "88 registers a thread > 48"),
         (BLOCK, {"lanes": 16}, "gelu", H200, "136 registers a thread > 128"),
-        (BLOCK, {"ctas": 3}, "silu-bwd", H200, "96 registers a thread > 80"),
+        (BLOCK, {"ctas": 3}, "silu-bwd", H200, "104 registers a thread > 80"),
         (BLOCK, {"steps": 0}, "gelu", H200, "steps 0"),
         (ROW, {"rows": 48}, "residual", H200, "48 rows"),
         (ROW, {"splits": 3}, "residual", H200, "splits 3"),

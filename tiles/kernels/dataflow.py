@@ -36,11 +36,13 @@ ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
 #: Registers of a thread beside its values, of a normalisation's columns, and of every vector: its
-#: values, random words that are under way, and for each matrix the next block's codes.  Compiled for
-#: sm_90 with two vectors a thread: 96 without spills for every operator, 80 for some; with four, 128
+#: values, and for each matrix the next block's codes and what decoding takes.  Compiled for sm_90
+#: with two vectors a thread: 96 without spills, 128 where a gradient comes in; with four, 128
 #: spill.
 BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
-BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 20, 4
+BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
+#: Of dropout's second set of random words, and of the columns' sums in backward.
+MASK_REGISTERS, SUM_REGISTERS = 16, 8
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
@@ -72,13 +74,15 @@ def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
     columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
     vector = BLOCK_VECTOR_REGISTERS + NEXT_REGISTERS * problem.matrices
-    taken: I64 = BASE_REGISTERS + columns + vector * items(problem, table)
+    mask = MASK_REGISTERS if problem.op == "dropout" else 0
+    taken: I64 = BASE_REGISTERS + columns + mask + vector * items(problem, table)
     return taken
 
 
 def row_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the row kernel takes."""
-    sums = 8 * (column_steps(problem, table) - 1)
+    backward = problem.op.endswith("-bwd")
+    sums = 8 * (column_steps(problem, table) - 1) + SUM_REGISTERS * backward
     taken: I64 = ROW_REGISTERS + sums + ROW_VECTOR_REGISTERS * items(problem, table)
     return taken
 
@@ -148,12 +152,13 @@ class CudaDataflowBlocks(DataflowKernel):
     def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
         assert isinstance(problem, Dataflow)
         rows, cols = block_of(problem)
-        # Two vectors a thread: 32 bytes of each matrix's next block in flight, at 96 registers.
+        # Two vectors a thread, 32 bytes of each matrix's next block in flight, at 96 registers or,
+        # for gradients and dropout, 128.
         lanes = max(1, rows * cols // VECTOR // 2)
         threads = max(128, lanes)
-        return DataflowBlocksConfig(
-            threads=threads, lanes=lanes, steps=8, ctas=max(1, 640 // threads)
-        )
+        many = problem.matrices > 1 or problem.op == "dropout"
+        ctas = max(1, (512 if many else 640) // threads)
+        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=8, ctas=ctas)
 
     @property
     def template(self) -> Path:

@@ -157,8 +157,6 @@ def parameter_block(
     Args:
         arrays: by argument; those without a field of the struct are left out.
         scales: by the prefix of their strides' fields; ``None`` has none.
-    Raises:
-        ValueError: scales lie so far apart that 31 bits do not hold a stride.
     """
     block = np.zeros((), dtype)
     for name, array in arrays.items():
@@ -166,12 +164,7 @@ def parameter_block(
             block[name] = pointer(array)
     for name, array in scales.items():
         if array is not None:
-            strides = [int(s) // 4 for s in array.strides]
-            if max(map(abs, strides)) >= 2**31:
-                raise ValueError(
-                    f"{name}'s scales have strides {strides}: kernels take less than 2^31; copy them"
-                )
-            block[f"{name}_row"], block[f"{name}_col"] = strides
+            block[f"{name}_row"], block[f"{name}_col"] = (int(s) // 4 for s in array.strides)
     for name, value in numbers.items():
         block[name] = value
     return block[()]

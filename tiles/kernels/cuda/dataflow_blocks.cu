@@ -196,11 +196,11 @@ DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
     const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
     from.rows_left = active ? (int)rows - (int)(lane / VECTORS_PER_ROW) : 0;
     from.cols_left = (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
-    from.scale = __ldg(p.x_scales + scale_place(from.down, from.right, p.x_row_stride, p.x_col_stride));
+    from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
     from.dy_scale = 1.0f;
 #if BINARY
     from.dy_scale =
-        __ldg(p.dy_scales + scale_place(from.down, from.right, p.dy_row_stride, p.dy_col_stride));
+        __ldg(p.dy_scales + from.down * p.dy_row_stride + from.right * p.dy_col_stride);
 #endif
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -290,7 +290,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
             encode(y[i], out.multiplier, out.is_nan, index, p.keys, words);
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
-        store_scale(p.out_scales + scale_place(done.down, done.right, p.out_row_stride, p.out_col_stride),
+        store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,
                     out.scale, lane == 0 && done.rows_left > 0);
     }
 }

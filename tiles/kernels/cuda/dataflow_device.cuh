@@ -257,11 +257,6 @@ DEVICE OutputScale output_scale(float peak, float unit, bool is_nan) {
     return out;
 }
 
-// Where the scale of a block lies; the launcher sees to it that strides fit 31 bits, blocks do.
-DEVICE i64 scale_place(u32 down, u32 right, i64 row_stride, i64 col_stride) {
-    return (i64)(int)down * (int)row_stride + (i64)(int)right * (int)col_stride;
-}
-
 // ---- Places of a block's vectors.
 
 // Where a thread's vectors lie: LANES threads go through a block's rows, 16 columns each at a time.

@@ -177,9 +177,9 @@ DEVICE void add_columns(const RowOperands &p, const uint4 *codes, const float2 *
             const u32 down = (u32)(top / BLOCK_ROWS) + d;
             if ((i64)down * BLOCK_ROWS >= p.rows) continue;
             const u32 right = first_block + block;
-            const float x_scale = __ldg(p.x_scales + scale_place(down, right, p.x_row_stride, p.x_col_stride));
+            const float x_scale = __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride);
             const float dy_scale =
-                __ldg(p.other_scales + scale_place(down, right, p.other_row_stride, p.other_col_stride));
+                __ldg(p.other_scales + down * p.other_row_stride + right * p.other_col_stride);
             float products[4] = {0.0f, 0.0f, 0.0f, 0.0f}, plain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
             // In steps of 32, where every address is a constant beside the first.
             for (u32 r0 = 0; r0 < BLOCK_ROWS; r0 += 32)

@@ -56,7 +56,7 @@ DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const P
                            bool active, float (*y)[VECTOR], float peak, bool is_nan, u32 down,
                            u32 right, u32 lane, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
-    store_scale(p.out_scales + scale_place(down, right, p.out_row_stride, p.out_col_stride), out.scale,
+    store_scale(p.out_scales + down * p.out_row_stride + right * p.out_col_stride, out.scale,
                 active && lane == 0);
     scale = out.scale;
 #pragma unroll
@@ -160,9 +160,10 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             const bool active = rows_left && right < end_block;
             const Place first = first_place(down, right, lane, p.cols);
             const float x_scale =
-                active ? __ldg(p.x_scales + scale_place(down, right, p.x_row_stride, p.x_col_stride)) : 1.0f;
+                active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride) : 1.0f;
 #if OP == RESIDUAL || BACKWARD
-            const float other_scale = active ? __ldg(p.other_scales + scale_place(down, right, p.other_row_stride, p.other_col_stride))
+            const float other_scale = active ? __ldg(p.other_scales + down * p.other_row_stride +
+                                                     right * p.other_col_stride)
                                              : 1.0f;
 #endif
             u32 words[ITEMS][WORDS];
@@ -253,10 +254,11 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             const bool active = rows_left && right < end_block;
             const Place first = first_place(down, right, lane, p.cols);
             const float x_scale =
-                active ? __ldg(p.x_scales + scale_place(down, right, p.x_row_stride, p.x_col_stride)) : 1.0f;
+                active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride) : 1.0f;
             bool is_nan = !(x_scale <= FLOAT_MAX);
 #if BACKWARD
-            const float other_scale = active ? __ldg(p.other_scales + scale_place(down, right, p.other_row_stride, p.other_col_stride))
+            const float other_scale = active ? __ldg(p.other_scales + down * p.other_row_stride +
+                                                     right * p.other_col_stride)
                                              : 1.0f;
             is_nan = is_nan || !(other_scale <= FLOAT_MAX);
 #endif
