@@ -41,8 +41,8 @@ CLUSTER_CAPABILITY = 90
 #: spill.
 BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
 BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
-#: Of dropout's second set of random words, and of the columns' sums in backward.
-MASK_REGISTERS, SUM_REGISTERS = 16, 8
+#: Of dropout's second set of random words.
+MASK_REGISTERS = 16
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
@@ -81,8 +81,7 @@ def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
 
 def row_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the row kernel takes."""
-    backward = problem.op.endswith("-bwd")
-    sums = 8 * (column_steps(problem, table) - 1) + SUM_REGISTERS * backward
+    sums = 8 * (column_steps(problem, table) - 1)
     taken: I64 = ROW_REGISTERS + sums + ROW_VECTOR_REGISTERS * items(problem, table)
     return taken
 

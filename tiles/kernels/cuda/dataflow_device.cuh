@@ -28,6 +28,10 @@ typedef long long i64;
 #ifndef NONNEGATIVE
 #define NONNEGATIVE 0
 #endif
+// Codes are taken apart by permutations, where dot products would cost registers that are not there.
+#ifndef PERMUTED
+#define PERMUTED 0
+#endif
 
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__
@@ -92,6 +96,13 @@ DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 // The values of one word's four codes.
 DEVICE void decode(u32 word, float *values) {
 #if ELEMENT == 0
+#if PERMUTED
+    // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.
+    const u32 shifted = word ^ 0x80808080u;
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+        values[k] = as_float(permute(shifted, 0x4b000000u, 0x7440 + k)) - 8388736.0f;
+#else
     // The bits of 1.5 x 2^23, plus a code, are those of 1.5 x 2^23 + code.  A dot product with a one
     // and three zeros picks the code out: it runs beside logic, permutations and comparisons, whose
     // pipe has half the rate of additions and is what these kernels have most for.  A conversion from
@@ -99,6 +110,7 @@ DEVICE void decode(u32 word, float *values) {
 #pragma unroll
     for (int k = 0; k < 4; ++k)
         values[k] = as_float((u32)__dp4a((int)word, 1 << 8 * k, 0x4b400000)) - 12582912.0f;
+#endif
 #else
     decode_pair((u16)word, values[0], values[1]);
     decode_pair((u16)(word >> 16), values[2], values[3]);

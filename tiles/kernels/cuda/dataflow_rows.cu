@@ -14,13 +14,15 @@
 //
 // Macros beside those of dataflow_device.cuh: OP, ROWS, SPLITS, COLUMN_STEPS (words of 4 columns that
 // a thread sums in a CTA's share), CTAS.
-#include "dataflow_device.cuh"
-
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
 #define LAYERNORM_BWD 3
 #define RMSNORM_BWD 4
+
+// Dot products, and stores that are no branches, spill in backward when NVRTC 13.0 compiles it.
+#define PERMUTED (OP == LAYERNORM_BWD || OP == RMSNORM_BWD)
+#include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define DOWN (ROWS / BLOCK_ROWS)
@@ -64,6 +66,9 @@ DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const P
         const Place at = place_of(first, i, p.cols);
         encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words[i]);
         const bool inside = active && at.row < p.rows && at.col < p.cols;
+#if BACKWARD
+        if (!inside) continue;  // a branch: backward has no registers for all vectors side by side
+#endif
         store_codes(p.out, at.index, at.col, p.cols, words[i], inside);
     }
 }
