@@ -135,6 +135,15 @@ static inline float __shfl_xor_sync(uint32_t, float value, int distance) {
     host::wait(warp.barrier);
     return other;
 }
+static inline uint32_t __float_as_uint(float f);
+static inline float __uint_as_float(uint32_t bits);
+static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
+    for (int distance = 1; distance < 32; distance *= 2) {
+        uint32_t other = __float_as_uint(__shfl_xor_sync(mask, __uint_as_float(value), distance));
+        if (other > value) value = other;
+    }
+    return value;
+}
 static inline void copy_async(uint4 *to, const unsigned char *from) { memcpy(to, from, 16); }
 static inline void copies_done() {}
 
@@ -159,9 +168,17 @@ static inline int __dp4a(int x, int y, int sum) {
     for (int k = 0; k < 4; ++k) sum += (int)(int8_t)(x >> 8 * k) * (int)(int8_t)(y >> 8 * k);
     return sum;
 }
+static inline uint32_t __dp2a_lo(uint32_t x, uint32_t y, uint32_t sum) {
+    return sum + (x & 0xffff) * (y & 0xff) + (x >> 16) * (y >> 8 & 0xff);
+}
 template <class T> static T __ldg(const T *p) { return *p; }
 template <class T> static T __ldcs(const T *p) { return *p; }
-template <class T> static void __stcs(T *p, T value) { *p = value; }
+static inline void store_vector(uint8_t *to, const uint32_t *words, bool wanted) {
+    if (wanted) memcpy(to, words, 16);
+}
+static inline void store_scale(float *to, float scale, bool wanted) {
+    if (wanted) *to = scale;
+}
 
 static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
     uint64_t bytes = (uint64_t)high << 32 | low;

@@ -77,7 +77,7 @@ def test_default_is_legal_and_the_space_says_why_not(
         assert "\n" not in refused.reason
 
 
-BLOCK = DataflowBlocksConfig(threads=256, lanes=32, steps=4, ctas=3)
+BLOCK = DataflowBlocksConfig(threads=256, lanes=32, steps=4, ctas=2)
 ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, ctas=2)
 
 
@@ -88,8 +88,9 @@ ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, c
         (BLOCK, {"lanes": 24}, "gelu", H200, "24 lanes"),
         (BLOCK, {"lanes": 8}, "gelu", H200, "8 vectors of a block a thread > 4"),
         (BLOCK, {"ctas": 9}, "gelu", H200, "9 CTAs of 256 threads"),
-        (BLOCK, {"ctas": 5}, "gelu", H200, "registers a thread > 48"),
-        (BLOCK, {"ctas": 4}, "layernorm-apply", H200, "registers a thread > 64"),
+        (BLOCK, {"ctas": 5}, "gelu", H200, "88 registers a thread > 48"),
+        (BLOCK, {"lanes": 16}, "gelu", H200, "136 registers a thread > 128"),
+        (BLOCK, {"ctas": 3}, "silu-bwd", H200, "104 registers a thread > 80"),
         (BLOCK, {"steps": 0}, "gelu", H200, "steps 0"),
         (ROW, {"rows": 48}, "residual", H200, "48 rows"),
         (ROW, {"splits": 3}, "residual", H200, "splits 3"),

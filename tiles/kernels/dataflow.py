@@ -35,10 +35,14 @@ BLOCK_OPS = (
 ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
-#: Registers of a thread beside its values, and of a normalisation's columns.  Compiled for sm_90
-#: with two vectors a thread: 64 without spills for activations, 80 where rows come in; with four,
-#: 128 spill there.
-BASE_REGISTERS, COLUMN_REGISTERS = 32, 16
+#: Registers of a thread beside its values, of a normalisation's columns, and of every vector: its
+#: values, and for each matrix the next block's codes and what decoding takes.  Compiled for sm_90
+#: with two vectors a thread: 96 without spills, 128 where a gradient comes in; with four, 128
+#: spill.
+BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
+BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
+#: Of dropout's second set of random words.
+MASK_REGISTERS = 16
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
@@ -69,7 +73,9 @@ class DataflowRowsConfig(TileConfig):
 def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
     columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
-    taken: I64 = BASE_REGISTERS + columns + VECTOR * items(problem, table)
+    vector = BLOCK_VECTOR_REGISTERS + NEXT_REGISTERS * problem.matrices
+    mask = MASK_REGISTERS if problem.op == "dropout" else 0
+    taken: I64 = BASE_REGISTERS + columns + mask + vector * items(problem, table)
     return taken
 
 
@@ -129,7 +135,7 @@ class CudaDataflowBlocks(DataflowKernel):
             DataflowBlocksConfig,
             threads=[64, 128, 256, 512, 1024],
             lanes=self.lanes(problem),
-            steps=[1, 2, 4, 8, 16],
+            steps=[1, 2, 4, 8, 16, 32],
             ctas=[1, 2, 3, 4, 6, 8, 12, 16],
         )
 
@@ -145,11 +151,13 @@ class CudaDataflowBlocks(DataflowKernel):
     def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
         assert isinstance(problem, Dataflow)
         rows, cols = block_of(problem)
-        # Two vectors a thread: 32 bytes of each matrix in flight, at 64 registers.
+        # Two vectors a thread, 32 bytes of each matrix's next block in flight, at 96 registers or,
+        # for gradients and dropout, 128.
         lanes = max(1, rows * cols // VECTOR // 2)
-        return DataflowBlocksConfig(
-            threads=max(256, lanes), lanes=lanes, steps=4, ctas=1 if lanes > 256 else 3
-        )
+        threads = max(128, lanes)
+        many = problem.matrices > 1 or problem.op == "dropout"
+        ctas = max(1, (512 if many else 640) // threads)
+        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=8, ctas=ctas)
 
     @property
     def template(self) -> Path:

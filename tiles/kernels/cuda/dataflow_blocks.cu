@@ -8,8 +8,6 @@
 //
 // Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
 // a float a warp.
-#include "dataflow_device.cuh"
-
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2
@@ -19,6 +17,9 @@
 #define DROPOUT 6
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
+
+#define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
+#include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define BINARY (OP == GELU_BWD || OP == SILU_BWD || OP == RELU_BWD)
@@ -166,92 +167,130 @@ DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, con
 }
 #endif
 
+// A block's codes and scales in registers, and where they lie.
+struct Loaded {
+    u32 down, right;
+    i64 index;                 // of the thread's vector 0
+    int rows_left, cols_left;  // of the matrix from that one's first code on, up to the block's
+    float scale, dy_scale;
+    u32 x[ITEMS][WORDS];
+#if BINARY
+    u32 dy[ITEMS][WORDS];
+#endif
+};
+
+DEVICE bool inside(const Loaded &from, int i) {
+    return down_of(i) < from.rows_left && right_of(i) < from.cols_left;
+}
+
+// Starts to load a block; nothing waits for it here.  Beyond the last one there are no rows.
+DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
+    const u32 last_down = (u32)((p.rows - 1) / BLOCK_ROWS), high = (u32)(p.rows - 1) % BLOCK_ROWS + 1;
+    const u32 last_right = p.across - 1, wide = (u32)(p.cols - 1) % BLOCK_COLS + 1;
+    const bool active = block < p.blocks;
+    block = active ? block : 0;  // whose scales can be read
+    from.down = (__umulhi(block, p.magic) + block) >> p.shift;
+    from.right = block - from.down * p.across;
+    from.index = first_place(from.down, from.right, lane, p.cols).index;
+    const u32 rows = from.down < last_down ? BLOCK_ROWS : high;
+    const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
+    from.rows_left = active ? (int)rows - (int)(lane / VECTORS_PER_ROW) : 0;
+    from.cols_left = (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
+    from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
+    from.dy_scale = 1.0f;
+#if BINARY
+    from.dy_scale =
+        __ldg(p.dy_scales + from.down * p.dy_row_stride + from.right * p.dy_col_stride);
+#endif
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const i64 index = from.index + down_of(i) * p.cols + right_of(i);
+        const int left = from.cols_left - right_of(i);
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) from.x[i][w] = 0;
+        if (inside(from, i)) load_codes(p.x, index, 0, left, from.x[i]);
+#if BINARY
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) from.dy[i][w] = 0;
+        if (inside(from, i)) load_codes(p.dy, index, 0, left, from.dy[i]);
+#endif
+    }
+}
+
+// Evaluates the operator; returns the largest magnitude in registers, whose unit is `unit`.
+DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y)[VECTOR],
+                      float &unit) {
+    float peak = 0.0f;
+#if NORM
+    unit = 1.0f;
+    const Place first = first_place(from.down, from.right, lane, p.cols);
+    float gamma[VECTOR], beta[VECTOR];
+#else
+    unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
+    const Activation f = activation(from.scale);
+#endif
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        float highest = 0.0f;
+#if NORM
+        const Place at = place_of(first, i, p.cols);
+        if (i == 0 || LANES < VECTORS_PER_ROW) {  // else every item has the same columns
+#pragma unroll
+            for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
+            if (at.col < p.cols) {
+                load_columns(p.gamma, at.col, p.cols, gamma);
+#if OP == LAYERNORM_APPLY
+                load_columns(p.beta, at.col, p.cols, beta);
+#endif
+            }
+        }
+        normalise(p, from.scale, from.x[i], inside(from, i) ? at.row : p.rows, gamma, beta, y[i]);
+#else
+        const i64 index = from.index + down_of(i) * p.cols + right_of(i);
+#if BINARY
+        apply(p, f, from.x[i], from.dy[i], index, y[i]);
+#else
+        apply(p, f, from.x[i], from.x[i], index, y[i]);
+#endif
+#endif
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
+#if NORM
+        if (!inside(from, i)) highest = 0.0f;
+#endif
+        peak = larger(peak, highest);
+    }
+    return peak;
+}
+
+// The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
+// while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
+// take over the registers that are free by then.
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
     float *of_warp = (float *)arena;
     const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    for (u32 base = blockIdx.x * GROUPS; base < p.blocks; base += gridDim.x * GROUPS) {
-        const u32 block = base + group;
-        const bool active = block < p.blocks;
-        const u32 down = (__umulhi(block, p.magic) + block) >> p.shift;
-        const u32 right = block - down * p.across;
-        const i64 end_row = active ? p.rows : 0;
-        const Place first = first_place(down, right, lane, p.cols);
-        u32 x[ITEMS][WORDS];
-#if BINARY
-        u32 dy[ITEMS][WORDS];
-#elif !NORM
-        u32(*dy)[WORDS] = x;  // nobody looks at it
-#endif
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            const Place at = place_of(first, i, p.cols);
-            const bool inside = at.row < end_row && at.col < p.cols;
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) x[i][w] = 0;
-            if (inside) load_codes(p.x, at.index, at.col, p.cols, x[i]);
-#if BINARY
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) dy[i][w] = 0;
-            if (inside) load_codes(p.dy, at.index, at.col, p.cols, dy[i]);
-#endif
-        }
-        float scale = active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride)
-                             : 1.0f;
-        bool is_nan = !(scale <= FLOAT_MAX);
-        float unit = scale;
-#if BINARY
-        unit = active ? __ldg(p.dy_scales + down * p.dy_row_stride + right * p.dy_col_stride) : 1.0f;
-        is_nan = is_nan || !(unit <= FLOAT_MAX);
-#elif OP == DROPOUT
-        unit = scale * p.keep_scale;
-#elif NORM
-        unit = 1.0f;
-#endif
-        float y[ITEMS][VECTOR], peak = 0.0f;
-#if NORM
-        float gamma[VECTOR], beta[VECTOR];
-#endif
-#if !NORM
-        const Activation f = activation(scale);
-#endif
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            const Place at = place_of(first, i, p.cols);
-#if NORM
-            const bool inside = at.row < end_row && at.col < p.cols;
-            if (i == 0 || LANES < VECTORS_PER_ROW) {  // else every item has the same columns
-                bool there = active && at.col < p.cols;
-#pragma unroll
-                for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
-                if (there) load_columns(p.gamma, at.col, p.cols, gamma);
-#if OP == LAYERNORM_APPLY
-                if (there) load_columns(p.beta, at.col, p.cols, beta);
-#endif
-            }
-            normalise(p, scale, x[i], inside ? at.row : p.rows, gamma, beta, y[i]);
-#else
-            apply(p, f, x[i], dy[i], at.index, y[i]);
-#endif
-            float highest = 0.0f;
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
-#if NORM
-            if (!inside) highest = 0.0f;
-#endif
-            peak = larger(peak, highest);
-        }
+    const u32 stride = gridDim.x * GROUPS;
+    u32 base = blockIdx.x * GROUPS;
+    Loaded from;
+    load_block(p, base + group, lane, from);
+    while (base < p.blocks) {
+        float y[ITEMS][VECTOR], unit;
+        float peak = evaluate(p, from, lane, y, unit);
+        Loaded done = from;  // but for its codes
+        base += stride;
+        load_block(p, base + group, lane, from);
         peak = block_peak(peak, of_warp);
+        const bool is_nan = !(done.scale <= FLOAT_MAX) || !(done.dy_scale <= FLOAT_MAX);
         const OutputScale out = output_scale(peak, unit, is_nan);
-        if (active && lane == 0)
-            p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
-            const Place at = place_of(first, i, p.cols);
+            const i64 index = done.index + down_of(i) * p.cols + right_of(i);
             u32 words[WORDS];
-            encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words);
-            if (at.row < end_row && at.col < p.cols)
-                store_codes(p.out, at.index, at.col, p.cols, words);
+            encode(y[i], out.multiplier, out.is_nan, index, p.keys, words);
+            store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
+        store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,
+                    out.scale, lane == 0 && done.rows_left > 0);
     }
 }

@@ -24,6 +24,15 @@ typedef long long i64;
 #define NAN_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
 #define FLOAT_MAX 3.402823466e38f
 
+// Of values that are never below zero: the sign of what is rounded need not be looked at.
+#ifndef NONNEGATIVE
+#define NONNEGATIVE 0
+#endif
+// Codes are taken apart by permutations, where dot products would cost registers that are not there.
+#ifndef PERMUTED
+#define PERMUTED 0
+#endif
+
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
@@ -66,6 +75,19 @@ DEVICE u32 encode_pair(float low, float high) {  // nearest even, saturating
     return codes;
 }
 #endif
+
+// Stores that are left out where `wanted` is false.  They are no branch, behind which what is stored
+// would be worked out alone: the chains of all vectors of a thread run beside one another.
+DEVICE void store_vector(u8 *to, const u32 *words, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};}"
+                 ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]),
+                 "r"((u32)wanted) : "memory");
+}
+
+DEVICE void store_scale(float *to, float scale, bool wanted) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.f32 [%0], %1;}"
+                 ::"l"(to), "f"(scale), "r"((u32)wanted) : "memory");
+}
 #endif
 
 DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }
@@ -74,13 +96,21 @@ DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 // The values of one word's four codes.
 DEVICE void decode(u32 word, float *values) {
 #if ELEMENT == 0
-    // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.  Two
-    // full-rate instructions an element, where a conversion from 8 bits has a sixteenth of the rate.
-    u32 shifted = word ^ 0x80808080u;
-    values[0] = as_float(permute(shifted, 0x4b000000u, 0x7440)) - 8388736.0f;
-    values[1] = as_float(permute(shifted, 0x4b000000u, 0x7441)) - 8388736.0f;
-    values[2] = as_float(permute(shifted, 0x4b000000u, 0x7442)) - 8388736.0f;
-    values[3] = as_float(permute(shifted, 0x4b000000u, 0x7443)) - 8388736.0f;
+#if PERMUTED
+    // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.
+    const u32 shifted = word ^ 0x80808080u;
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+        values[k] = as_float(permute(shifted, 0x4b000000u, 0x7440 + k)) - 8388736.0f;
+#else
+    // The bits of 1.5 x 2^23, plus a code, are those of 1.5 x 2^23 + code.  A dot product with a one
+    // and three zeros picks the code out: it runs beside logic, permutations and comparisons, whose
+    // pipe has half the rate of additions and is what these kernels have most for.  A conversion from
+    // 8 bits has a quarter of that rate.
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+        values[k] = as_float((u32)__dp4a((int)word, 1 << 8 * k, 0x4b400000)) - 12582912.0f;
+#endif
 #else
     decode_pair((u16)word, values[0], values[1]);
     decode_pair((u16)(word >> 16), values[2], values[3]);
@@ -154,9 +184,14 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *p
     u32 bits[4];
 #pragma unroll
     for (int k = 0; k < 4; k += 2) {
+#if NONNEGATIVE
+        u32 pair = pairs[k / 2];
+#else
         u32 pair = pairs[k / 2] ^ permute(as_bits(values[k]), as_bits(values[k + 1]), 0xffbb);
-        float low = as_float(permute(pair, 0x43000000u, 0x7610));
-        float high = as_float(permute(pair, 0x43000000u, 0x7632));
+#endif
+        // One half added to the bits of 128, as in decode().
+        float low = as_float(__dp2a_lo(pair, 0x0001u, 0x43000000u));
+        float high = as_float(__dp2a_lo(pair, 0x0100u, 0x43000000u));
         bits[k] = as_bits(__fadd_rd(__fmaf_rn(values[k], multiplier, low), 12582784.0f));
         bits[k + 1] = as_bits(__fadd_rd(__fmaf_rn(values[k + 1], multiplier, high), 12582784.0f));
     }
@@ -250,13 +285,18 @@ DEVICE Place first_place(i64 down, i64 right, u32 lane, i64 cols) {
     return place;
 }
 
+// Rows and columns from a thread's vector 0 to its vector i, constants after unrolling.
+DEVICE int down_of(int i) {
+    return LANES >= VECTORS_PER_ROW ? i * (LANES / VECTORS_PER_ROW) : i * LANES / VECTORS_PER_ROW;
+}
+
+DEVICE int right_of(int i) {
+    return LANES >= VECTORS_PER_ROW ? 0 : i * LANES % VECTORS_PER_ROW * VECTOR;
+}
+
 // The place of vector i, a constant after unrolling.
 DEVICE Place place_of(const Place &first, int i, i64 cols) {
-#if LANES >= VECTORS_PER_ROW
-    const int down = i * (LANES / VECTORS_PER_ROW), right = 0;
-#else
-    const int down = i * LANES / VECTORS_PER_ROW, right = i * LANES % VECTORS_PER_ROW * VECTOR;
-#endif
+    const int down = down_of(i), right = right_of(i);
     Place place = {first.row + down, first.col + right, first.index + down * cols + right};
     return place;
 }
@@ -264,9 +304,14 @@ DEVICE Place place_of(const Place &first, int i, i64 cols) {
 // The largest of LANES threads' peaks, in each of them; called by the whole CTA, which lends
 // THREADS / 32 floats of shared memory where blocks are larger than a warp.
 DEVICE float block_peak(float peak, float *of_warp) {
+#if LANES < 32
 #pragma unroll
-    for (int distance = 1; distance < (LANES < 32 ? LANES : 32); distance *= 2)
+    for (int distance = 1; distance < LANES; distance *= 2)
         peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
+#else
+    // Floats that are not negative keep their order as integers, and NaN is above all.
+    peak = as_float(__reduce_max_sync(0xffffffffu, as_bits(peak)));
+#endif
 #if LANES > 32
     const int warp = threadIdx.x / 32, first = threadIdx.x / LANES * (LANES / 32);
     __syncthreads();  // whoever still reads the step before
@@ -295,10 +340,11 @@ DEVICE void load_codes(const u8 *codes, i64 index, i64 col, i64 cols, u32 *words
 #endif
 }
 
-DEVICE void store_codes(u8 *codes, i64 index, i64 col, i64 cols, const u32 *words) {
+DEVICE void store_codes(u8 *codes, i64 index, i64 col, i64 cols, const u32 *words, bool wanted) {
 #if ALIGNED
-    __stcs((uint4 *)(codes + index), make_uint4(words[0], words[1], words[2], words[3]));
+    store_vector(codes + index, words, wanted);
 #else
+    if (!wanted) return;
 #pragma unroll
     for (int w = 0; w < WORDS; ++w)
         for (int k = 0; k < 4; ++k)

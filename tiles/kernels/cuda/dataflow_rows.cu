@@ -14,13 +14,15 @@
 //
 // Macros beside those of dataflow_device.cuh: OP, ROWS, SPLITS, COLUMN_STEPS (words of 4 columns that
 // a thread sums in a CTA's share), CTAS.
-#include "dataflow_device.cuh"
-
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
 #define LAYERNORM_BWD 3
 #define RMSNORM_BWD 4
+
+// Dot products, and stores that are no branches, spill in backward when NVRTC 13.0 compiles it.
+#define PERMUTED (OP == LAYERNORM_BWD || OP == RMSNORM_BWD)
+#include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define DOWN (ROWS / BLOCK_ROWS)
@@ -56,15 +58,18 @@ DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const P
                            bool active, float (*y)[VECTOR], float peak, bool is_nan, u32 down,
                            u32 right, u32 lane, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
-    if (active && lane == 0)
-        p.out_scales[down * p.out_row_stride + right * p.out_col_stride] = out.scale;
+    store_scale(p.out_scales + down * p.out_row_stride + right * p.out_col_stride, out.scale,
+                active && lane == 0);
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Place at = place_of(first, i, p.cols);
         encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words[i]);
-        if (active && at.row < p.rows && at.col < p.cols)
-            store_codes(p.out, at.index, at.col, p.cols, words[i]);
+        const bool inside = active && at.row < p.rows && at.col < p.cols;
+#if BACKWARD
+        if (!inside) continue;  // a branch: backward has no registers for all vectors side by side
+#endif
+        store_codes(p.out, at.index, at.col, p.cols, words[i], inside);
     }
 }
 
