@@ -1,7 +1,7 @@
 """The torch codec against the NumPy reference, bit for bit."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,6 @@ from tiles.formats.torch_codec import (
 )
 
 BF16 = cases.all_bf16()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices here are small: threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def reference(x: np.ndarray, fmt: TensorFormat, seed: int = 0) -> Any:

@@ -1,7 +1,6 @@
 """A block's timing beside its prediction: module, record, refusals, mistakes; on a CPU."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,6 @@ def llama(tmp_path: Path) -> Path:
     path = tmp_path / "llama.json"
     path.write_text(json.dumps(LLAMA))
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products wait for one another's threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(model: Path, length: int) -> "torch.nn.Module":

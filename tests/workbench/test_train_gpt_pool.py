@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from train_gpt_cases import one_thread, settings, write_files
+from train_gpt_cases import settings, write_files
 
 from bench.train_gpt import worker
 from bench.train_gpt.__main__ import main
@@ -15,8 +15,6 @@ from bench.train_gpt.folder import RunFolder
 from bench.train_gpt.outcome import Outcome, Run, Status, write_outcome
 from bench.train_gpt.pool import Place, run_all
 from bench.train_gpt.text import gather
-
-__all__ = ["one_thread"]
 
 #: A process of the tests takes no checkpoint: what does not end by itself is killed.
 LATER = 600.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from train_gpt_cases import WORDS, one_thread, settings
+from train_gpt_cases import WORDS, settings
 
 from bench.train_gpt import training
 from bench.train_gpt.model import build
@@ -19,8 +19,6 @@ from bench.train_gpt.outcome import Outcome, Run, Status
 from bench.train_gpt.settings import FULL, RECIPES, SMOKE, Settings, Size
 from bench.train_gpt.training import train
 from workbench.nn import training_runtime
-
-__all__ = ["one_thread"]
 
 TEXT = np.frombuffer(WORDS.encode() * 40, np.uint8)
 NEVER = float("inf")

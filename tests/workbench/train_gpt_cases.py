@@ -1,15 +1,11 @@
 """What the tests of the training comparison share."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-import torch
-
 from bench.train_gpt.settings import SMOKE, Settings
 
-__all__ = ["WORDS", "one_thread", "settings", "write_files"]
+__all__ = ["WORDS", "settings", "write_files"]
 
 WORDS = "the quick brown fox jumps over the lazy dog and reads what stands below it\n"
 
@@ -26,12 +22,3 @@ def write_files(folder: Path, count: int = 60) -> Path:
 def settings(**changes: object) -> Settings:
     """Of a tiny training."""
     return replace(SMOKE, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As a worker has it, and as it was afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

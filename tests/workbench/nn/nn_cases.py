@@ -1,24 +1,12 @@
 """What the tests of the training layers share."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
 from workbench.nn import CodedTensor, Codes, Runtime, training_runtime
 
-__all__ = ["PlainSgd", "coded", "normal", "one_thread", "runtime", "spread_scales"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: on a busy machine a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["PlainSgd", "coded", "normal", "runtime", "spread_scales"]
 
 
 def runtime(recipe: str = "jetfire", **options: object) -> Runtime:

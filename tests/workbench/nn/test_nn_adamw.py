@@ -6,15 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from nn_cases import normal, one_thread
+from nn_cases import normal
 from torch import nn
 
 from tiles.formats import TensorFormat, dequantize, quantize
 from tiles.recipes import WeightUpdate, recipe
 from workbench.nn import LowPrecisionAdamW, convert
 from workbench.nn.seeds import derived
-
-__all__ = ["one_thread"]
 
 pytestmark = pytest.mark.slow  # torch's optimisers load its compiler first, for seconds
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from nn_cases import PlainSgd, normal, one_thread, runtime
+from nn_cases import PlainSgd, normal, runtime
 from torch.utils.checkpoint import checkpoint
 
 from tiles.formats import Rounding, TensorFormat
@@ -17,8 +17,6 @@ from workbench.nn import (
     TransformerBlock,
     convert,
 )
-
-__all__ = ["one_thread"]
 
 WIDTH, BATCH, TOKENS = 64, 2, 64
 

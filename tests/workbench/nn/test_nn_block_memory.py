@@ -6,7 +6,6 @@ import pytest
 import torch
 from cuda_stand_ins import LIMITS, view
 from live_bytes import LiveBytes
-from nn_cases import one_thread
 
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.triton import (
@@ -25,8 +24,6 @@ from workbench.nn import (
     training_runtime,
 )
 from workbench.nn.cuda_backend import CudaBackend
-
-__all__ = ["one_thread"]
 
 META = torch.device("meta")
 MIB = 2**20

@@ -4,13 +4,11 @@ from typing import ClassVar
 
 import pytest
 import torch
-from nn_cases import coded, normal, one_thread
+from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat
 from tiles.recipes import OutlierBlocks
 from workbench.nn import CodedTensor, Codes, ReferenceBackend
-
-__all__ = ["one_thread"]
 
 INT8 = TensorFormat.parse("int8.b32x32")
 

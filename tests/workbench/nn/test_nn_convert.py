@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nn_cases import PlainSgd, normal, one_thread
+from nn_cases import PlainSgd, normal
 from torch import nn
 
 from tiles.formats import TensorFormat
@@ -27,8 +27,6 @@ from workbench.nn import (
     training_state,
 )
 from workbench.nn.runtime import backend_of
-
-__all__ = ["one_thread"]
 
 
 class Tied(nn.Module):

@@ -3,11 +3,9 @@
 import pytest
 import torch
 from cuda_stand_ins import cuda
-from nn_cases import normal, one_thread
+from nn_cases import normal
 
 from workbench.nn import cuda_backend as backend_module
-
-__all__ = ["one_thread"]
 
 
 @pytest.mark.parametrize("width", [32, 44])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from cuda_stand_ins import CPU, TWIN, Launches, cuda, launches
-from nn_cases import coded, normal, one_thread
+from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat
 from workbench.nn import RECIPES, Codes, convert
 
-__all__ = ["launches", "one_thread"]
+__all__ = ["launches"]
 
 EMULATED = ("mxfp6-e3m2", "mxfp6-e2m3", "mxfp4", "mxfp4-w-mxfp6-a", "int4-tensor")
 PRODUCTS = [name for name in RECIPES if name[:3] != "jet" and name != "int8-fallback"]

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from cuda_stand_ins import TWIN, Launches, cuda, launches, trained
-from nn_cases import coded, normal, one_thread
+from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat
 from workbench.nn import ReferenceBackend, TransformerBlock, convert, training_runtime
 from workbench.nn.cuda_backend import CudaBackend
 
-__all__ = ["launches", "one_thread"]
+__all__ = ["launches"]
 
 
 @pytest.mark.parametrize(

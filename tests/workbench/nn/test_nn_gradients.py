@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nn_cases import coded, normal, one_thread, runtime, spread_scales
+from nn_cases import coded, normal, runtime, spread_scales
 from torch.nn import functional
 
 from workbench.nn import (
@@ -25,8 +25,6 @@ from workbench.nn import (
     normalized,
     residual_add,
 )
-
-__all__ = ["one_thread"]
 
 RECIPES = ["jetfire", "jetfire-64", "jetfire-128"]
 FMT = {"jetfire": "int8.b32x32", "jetfire-64": "int8.b64x64", "jetfire-128": "int8.b128x128"}

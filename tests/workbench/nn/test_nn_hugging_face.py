@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from nn_cases import one_thread
 from torch import nn
 
 from workbench.nn import QuantizedNorm, convert, training_state
 from workbench.nn.hugging_face import QuantizedConv1D, QuantizedGatedPart
-
-__all__ = ["one_thread"]
 
 pytestmark = pytest.mark.slow  # the package takes seconds to import
 

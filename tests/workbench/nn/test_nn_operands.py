@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from nn_cases import normal, one_thread
+from nn_cases import normal
 from torch import nn
 
 from tiles.formats import TensorFormat
@@ -19,8 +19,6 @@ from workbench.nn import (
     training_runtime,
     training_state,
 )
-
-__all__ = ["one_thread"]
 
 
 class Recording(ReferenceBackend):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from cuda_stand_ins import LIMITS, TWIN, Launches, cuda, launches, trained, view
-from nn_cases import one_thread
 
 from tiles.formats import TensorFormat
 from tiles.kernels import kernel
@@ -29,7 +28,7 @@ from workbench.nn import cuda_quantizer as quantizer_module
 from workbench.nn.cuda_backend import CudaBackend
 from workbench.nn.prepared import DataflowLaunch, ProductLaunch, TritonLaunch, layout
 
-__all__ = ["launches", "one_thread"]
+__all__ = ["launches"]
 
 SEED = 0x9E3779B97F4A7C15
 

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nn_cases import coded, normal, one_thread
+from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat, dequantize, quantize
 from tiles.formats.codec import Quantized
 from tiles.kernels.dataflow_reference import Inputs, dropped, outcome
 from workbench.nn import CodedTensor, Codes, ReferenceBackend
 from workbench.nn.seeds import derived
-
-__all__ = ["one_thread"]
 
 SHAPES = [(64, 96), (33, 80), (1, 16)]
 FORMATS = ["int8.b32x32", "int8.b32x32+sr", "int8.b64x64+sr", "int8.b128x128"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from nn_cases import PlainSgd, normal, one_thread
+from nn_cases import PlainSgd, normal
 from torch import nn
 
 from tiles.formats import TensorFormat
@@ -22,8 +22,6 @@ from workbench.nn import (
     training_state,
 )
 from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
-
-__all__ = ["one_thread"]
 
 E4M3 = TensorFormat.parse("e4m3fn.tensor")
 DELAYED = ("e4m3-tensor-delayed", "fp8-lm")

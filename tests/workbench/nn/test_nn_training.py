@@ -12,14 +12,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from nn_cases import one_thread
 from torch import nn
 
 from tiles.formats import TensorFormat
 from tiles.recipes import Recipe, recipe
 from workbench.nn import RECIPES
-
-__all__ = ["one_thread"]
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "train_int8_gpt.py"

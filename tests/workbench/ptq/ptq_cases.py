@@ -1,9 +1,6 @@
 """Tiny models and what the tests of post-training quantisation share."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,19 +14,9 @@ __all__ = [
     "Functional",
     "assert_close",
     "normal",
-    "one_thread",
     "rounded_by_numpy",
     "tokens",
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: on a busy machine a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_close(

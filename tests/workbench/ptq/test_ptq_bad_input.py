@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from ptq_cases import normal, one_thread
+from ptq_cases import normal
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from workbench.ptq import STANDARD, load, quantize, quantize_weights, read_weights
-
-__all__ = ["one_thread"]
 
 X = normal(8, 16)
 NAN = X * torch.nan

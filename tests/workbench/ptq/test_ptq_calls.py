@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from ptq_cases import assert_close, normal, one_thread
+from ptq_cases import assert_close, normal
 from torch import nn
 from torch.nn import functional as F
 
 from workbench.ptq import STANDARD, quantize
-
-__all__ = ["one_thread"]
 
 
 class Calls(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ptq_cases import normal, one_thread, tokens
+from ptq_cases import normal, tokens
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,8 +15,6 @@ from bench.accuracy.coverage import Coverage
 from bench.accuracy.record import Row, Status
 from workbench.ptq import STANDARD, Quantized, Scores, load, quantize
 from workbench.ptq.criterion import SLACK, holds, relative_loss
-
-__all__ = ["one_thread"]
 
 IDS = tokens(4, 6)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ptq_cases import Convolutional, Encoder, Functional, normal, one_thread, tokens
+from ptq_cases import Convolutional, Encoder, Functional, normal, tokens
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,8 +18,6 @@ from tiles.formats.torch_codec import quantize_tensor
 from tiles.recipes import Recipe
 from workbench.ptq import EXTENDED, STANDARD, Quantized, Rule, Scheme, load, quantize
 from workbench.ptq.weight_file import quantize_weights, read_weights
-
-__all__ = ["one_thread"]
 
 GPTQ = replace(STANDARD, name="gptq", gptq=True)
 SMOOTH = replace(EXTENDED, name="smooth", smooth=0.5)

@@ -9,7 +9,6 @@ from ptq_cases import (
     Functional,
     assert_close,
     normal,
-    one_thread,
     rounded_by_numpy,
     tokens,
 )
@@ -21,8 +20,6 @@ from workbench.ptq import EXTENDED, quantize
 from workbench.ptq.attention import PlainAttention
 from workbench.ptq.attention_call import attention
 from workbench.ptq.weight_operand import WeightOperand
-
-__all__ = ["one_thread"]
 
 
 def test_an_encoder_s_operators_are_all_found() -> None:

@@ -10,12 +10,10 @@ from typing import ClassVar
 
 import pytest
 import torch
-from ptq_cases import Encoder, normal, one_thread, tokens
+from ptq_cases import Encoder, normal, tokens
 from torch import nn
 
 from workbench.ptq import EXTENDED, Quantized, quantize
-
-__all__ = ["one_thread"]
 
 X = normal(2, 6, 8)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ptq_cases import assert_close, normal, one_thread
+from ptq_cases import assert_close, normal
 from torch import nn
 
 from sim import load_gpu
@@ -28,8 +28,6 @@ from workbench.ptq import load, quantize
 from workbench.ptq.layers import moved
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.routes import OutlierRoute, WeightOnlyRoute
-
-__all__ = ["one_thread"]
 
 LIMITS = load_gpu("h200").limits
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ptq_cases import Convolutional, assert_close, normal, one_thread
+from ptq_cases import Convolutional, assert_close, normal
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,8 +16,6 @@ from tiles.recipes import OutlierColumns
 from workbench.ptq import EXTENDED, STANDARD, Scheme, quantize
 from workbench.ptq.gptq import DAMPING, Hessian, gptq
 from workbench.ptq.linear import QuantizedLinear
-
-__all__ = ["one_thread"]
 
 
 def error(y: torch.Tensor, exact: torch.Tensor) -> float:

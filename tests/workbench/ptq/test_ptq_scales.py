@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ptq_cases import Convolutional, assert_close, normal, one_thread, rounded_by_numpy
+from ptq_cases import Convolutional, assert_close, normal, rounded_by_numpy
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,8 +13,6 @@ from workbench.ptq import Calibration, Rule, Scheme, quantize
 from workbench.ptq.layers import QuantizedConv
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.observer import Observer
-
-__all__ = ["one_thread"]
 
 ALL = Scheme(name="all", keep_first_last=False)
 

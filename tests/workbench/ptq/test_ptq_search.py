@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from ptq_cases import Encoder, assert_close, normal, one_thread, tokens
+from ptq_cases import Encoder, assert_close, normal, tokens
 from torch import nn
 
 from tiles.recipes import recipe
 from workbench.nn import ReferenceBackend
 from workbench.ptq import EXTENDED, Quantized, Trial, quantize
-
-__all__ = ["one_thread"]
 
 X = normal(64, 16, seed=3)
 

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ptq_cases import one_thread
 from torch import nn
 
 from workbench.ptq import load, quantize
-
-__all__ = ["one_thread"]
 
 pytestmark = pytest.mark.slow
 

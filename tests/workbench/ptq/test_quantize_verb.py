@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ptq_cases import normal, one_thread
+from ptq_cases import normal
 from safetensors.torch import save_file
 
 import workbench
 from workbench.cli import main
 from workbench.ptq import Task, load, load_task, quantize
-
-__all__ = ["one_thread"]
 
 TASKS = """
 import torch
