@@ -65,10 +65,11 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """A decoder over bytes; its residual stream is bf16."""
+    """A decoder over bytes; last norm and head are fp32 whatever the residual stream's dtype."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
+        self.dtype = dtype  # of the residual stream
         self.embed = nn.Embedding(256, size.width)
         self.place = nn.Embedding(size.tokens, size.width)
         self.blocks = nn.Sequential(*(Block(size.width, size.heads) for _ in range(size.layers)))
@@ -80,8 +81,9 @@ class Gpt(nn.Module):
                 nn.init.normal_(p, std=0.02 / (2 * size.layers) ** 0.5 if deep else 0.02)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(sequences, tokens) bytes to logits of the next ones, fp32."""
         places = torch.arange(ids.shape[1], device=ids.device)
-        stream = (self.embed(ids) + self.place(places)).to(torch.bfloat16)
+        stream = (self.embed(ids) + self.place(places)).to(self.dtype)
         stream = self.blocks(stream).float()
         return self.head(self.norm(stream))
 

@@ -82,12 +82,12 @@ def spread(codes: np.ndarray, scales: np.ndarray, quant: int) -> np.ndarray:
     return codes * wide[: codes.shape[0], : codes.shape[1]]
 
 
-@pytest.mark.parametrize("name", ["jetfire", "jetfire-64"])
-@pytest.mark.parametrize("data", ["normal", "zero blocks", "outlier", "one sign"])
-def test_sums_stay_within_the_bound(name: str, data: str) -> None:
-    quant = {"jetfire": 32, "jetfire-64": 64}[name]
-    rng = np.random.default_rng(3)
-    m, n, k = 96, 64, 1024
+def drawn(
+    data: str, shape: tuple[int, int, int], quant: int, *, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Codes and scales of A (M, K) and B (N, K) of one kind of data, in square blocks."""
+    rng = np.random.default_rng(seed)
+    m, n, k = shape
     a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((n, k)).astype(F32)
     if data == "zero blocks":
         a *= F32(1e-8)
@@ -96,9 +96,15 @@ def test_sums_stay_within_the_bound(name: str, data: str) -> None:
         a[7, 99], b[11, 99] = 1e4, -3e4
     elif data == "one sign":
         a, b = abs(a), abs(b)
-    (a_codes, a_scale), (b_codes, b_scale) = (
-        quantized(x, f"int8.b{quant}x{quant}") for x in (a, b)
-    )
+    return [quantized(x, f"int8.b{quant}x{quant}") for x in (a, b)]
+
+
+@pytest.mark.parametrize("name", ["jetfire", "jetfire-64"])
+@pytest.mark.parametrize("data", ["normal", "zero blocks", "outlier", "one sign"])
+def test_sums_stay_within_the_bound(name: str, data: str) -> None:
+    quant = {"jetfire": 32, "jetfire-64": 64}[name]
+    m, n, k = 96, 64, 1024
+    (a_codes, a_scale), (b_codes, b_scale) = drawn(data, (m, n, k), quant, seed=3)
     problem = Gemm(m=m, n=n, k=k, recipe=recipe(name), out="fp32")
     wanted, exact = reference(
         problem, spread(a_codes, a_scale, quant), spread(b_codes, b_scale, quant)
@@ -226,19 +232,8 @@ def test_sums_that_run_on_stay_within_their_bound(
     name: str, sets: int, run: int, data: str
 ) -> None:
     quant = {"jetfire": 32, "jetfire-64": 64}[name]
-    rng = np.random.default_rng(4)
     m, n, k = 96, 144, 720  # two tiles, and more stages than a loop's body has
-    a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((n, k)).astype(F32)
-    if data == "zero blocks":
-        a *= F32(1e-8)
-        a[:, 64:128], a[:64, 256:512] = 0, 0  # their scales are 1
-    elif data == "outlier":
-        a[7, 99], b[11, 99] = 1e4, -3e4
-    elif data == "one sign":
-        a, b = abs(a), abs(b)
-    (a_codes, a_scale), (b_codes, b_scale) = (
-        quantized(x, f"int8.b{quant}x{quant}") for x in (a, b)
-    )
+    (a_codes, a_scale), (b_codes, b_scale) = drawn(data, (m, n, k), quant, seed=4)
     if data == "largest":
         a_codes[:], b_codes[:] = -128, -128
         b_codes[::2] = 127

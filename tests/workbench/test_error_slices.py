@@ -10,23 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from weight_files import normal
+from weight_files import call, normal
 
 import workbench
 from sim.error import ErrorSums, numpy_rounder, tensor_error
 from tiles.formats import TensorFormat
 from workbench.checkpoint import Checkpoint
-from workbench.cli import main
 from workbench.slices import Extremes, add_slice, slices_alike
 from workbench.weights import LayerStatus
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
 
 SLICED = (
     "bf16",

@@ -1,32 +1,16 @@
 """Formats ranked on a checkpoint: the known best one wins, what has no error says why."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from weight_files import known_checkpoint, normal
+from weight_files import BEST, FORMATS, call, known_checkpoint, normal
 
 import workbench
-from workbench.cli import main
 from workbench.weights import LayerStatus, candidate_formats
-
-FORMATS = ("e4m3fn.tensor", "int8.row", "int8.b32x32")
-BEST = {
-    "layers.1.floats.weight": "e4m3fn.tensor",
-    "layers.2.rows.weight": "int8.row",
-    "layers.10.blocks.weight": "int8.b32x32",
-}
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

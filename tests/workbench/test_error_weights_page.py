@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_report import Page
-from weight_files import HOSTILE, known_checkpoint, normal
+from weight_files import BEST, FORMATS, HOSTILE, call, known_checkpoint, normal
 
 import workbench
-from workbench.cli import main
 from workbench.weights import printable
-
-FORMATS = ("e4m3fn.tensor", "int8.row", "int8.b32x32")
-BEST = {
-    "layers.1.floats.weight": "e4m3fn.tensor",
-    "layers.2.rows.weight": "int8.row",
-    "layers.10.blocks.weight": "int8.b32x32",
-}
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 class WeightsPage(Page):

@@ -1,16 +1,36 @@
-"""Checkpoints for the tests, made on the spot."""
+"""Checkpoints for the tests, made on the spot, and the verb that reads them."""
 
 import json
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from workbench.cli import main
+
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&[red]\x1b[2J\u202e"
+
+#: Candidates, and the one of them that keeps each layer of :func:`known_checkpoint`.
+FORMATS = ("e4m3fn.tensor", "int8.row", "int8.b32x32")
+BEST = {
+    "layers.1.floats.weight": "e4m3fn.tensor",
+    "layers.2.rows.weight": "int8.row",
+    "layers.10.blocks.weight": "int8.b32x32",
+}
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """``workbench error`` in this process: its exit code."""
+    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
 
 
 def normal(rows: int, cols: int, seed: int) -> torch.Tensor:
@@ -19,10 +39,7 @@ def normal(rows: int, cols: int, seed: int) -> torch.Tensor:
 
 
 def known_checkpoint(path: Path) -> Path:
-    """Layers of which one format of three keeps every value, and what is no weight.
-
-    Candidates are e4m3fn.tensor, int8.row and int8.b32x32.
-    """
+    """Layers of which one format of :data:`FORMATS` keeps every value, and what is no weight."""
     random = np.random.default_rng(7)
     codes = torch.from_numpy(random.integers(-126, 127, (64, 64)).astype(np.float32))
     blocks = codes.clone()
