@@ -52,10 +52,20 @@ class Candidates:
         asked = 0 if self.priced is None else len(self.priced)
         return asked if plan.strategy is Strategy.EXHAUSTIVE else min(plan.max_measurements, asked)
 
-    def strategy(self, plan: Plan, seed: int = 0, neighbours: Sequence[int] = ()) -> SearchStrategy:
-        """The plan's strategy on these configurations; at least one is legal."""
+    def strategy(
+        self,
+        plan: Plan,
+        seed: int = 0,
+        neighbours: Sequence[int] = (),
+        legal: LegalTable | None = None,
+    ) -> SearchStrategy:
+        """The plan's strategy on these configurations; at least one is legal.
+
+        Args:
+            legal: what :meth:`legal_table` makes, where it was made before.
+        """
         return STRATEGIES[plan.strategy](
-            self.legal_table(plan),
+            self.legal_table(plan) if legal is None else legal,
             seed=seed,
             budget=plan.max_measurements,
             neighbours=neighbours,

@@ -89,7 +89,7 @@ class Study:
         self.overtaken = False  #: a trial of this process went stale and was given to another
         # A study of the same plan draws the same numbers, whatever else the plan holds.
         seed = (plan.seed + zlib.crc32(self.name.encode())) % 2**32
-        self.strategy = candidates.strategy(plan, seed, neighbours)
+        self.strategy = candidates.strategy(plan, seed, neighbours, legal)
         self.legal = self.strategy.legal
         self.history = History(len(self.legal))
         tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
