@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from workbench.nn.backend import Attended, Backend
+from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
@@ -43,15 +44,17 @@ class _Attention(torch.autograd.Function):
         run: Runtime = ctx.run
         qkv, out, log_sum = held(ctx)
         batch, tokens, width = ctx.like.shape
-        codes = run.gradient(dy, derived(ctx.seed, 0))
-        matrix = torch.empty(batch * tokens, width, dtype=ctx.dtype, device=codes.device)
+        # Numbers need no codes of their own.
+        grad = dy.codes if isinstance(dy, CodedTensor) else dy.reshape(-1, dy.shape[-1])
+        matrix = torch.empty(batch * tokens, width, dtype=ctx.dtype, device=qkv.device)
         # The sequences in turns: what is 16-bit of a turn is gone before the next one begins.
-        step = _sequences_of_a_turn(tokens, width, (qkv, out, codes))
+        coded = (qkv, out, grad) if isinstance(grad, Codes) else (qkv, out)
+        step = _sequences_of_a_turn(tokens, width, coded)
         for begin in range(0, batch, step):
             count = min(step, batch - begin)
             rows = slice(begin * tokens, (begin + count) * tokens)
             parts = _backward_of(
-                _numbers(codes.rows(rows), run, ctx.dtype),
+                _part(grad, rows, run, ctx.dtype),
                 _numbers(qkv.rows(rows), run, ctx.dtype),
                 _numbers(out.rows(rows), run, ctx.dtype),
                 log_sum[begin : begin + count],
@@ -92,6 +95,14 @@ def _sequences_of_a_turn(tokens: int, width: int, read: tuple[Codes, ...]) -> in
 
 def _numbers(codes: Codes, run: Runtime, dtype: torch.dtype) -> torch.Tensor:
     return run.backend(codes.device).dequantize(codes, dtype)
+
+
+def _part(
+    grad: Codes | torch.Tensor, rows: slice, run: Runtime, dtype: torch.dtype
+) -> torch.Tensor:
+    if isinstance(grad, Codes):
+        return _numbers(grad.rows(rows), run, dtype)
+    return grad[rows].to(dtype)
 
 
 def _heads(matrix: torch.Tensor, batch: int, heads: int) -> torch.Tensor:

@@ -109,6 +109,8 @@ def test_codes_of_128_come_from_products_of_16_bits_or_from_the_products_themsel
     # What the product leaves goes into the activation's gradient as it is.
     assert launches.seen.count("gelu-bwd of numbers") == (0 if fused else 1)
     assert launches.seen.count("gelu-bwd") == (1 if fused else 0)
+    # And into attention's: q, k, v twice, its output, what the norms give back, and codes of it.
+    assert launches.seen.count("dequantize") == (6 if fused else 5)
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:
