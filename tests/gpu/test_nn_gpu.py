@@ -400,3 +400,22 @@ def test_a_transposed_view_is_quantised_to_the_bit(
         back = moved(found, "cpu").main
         assert torch.equal(back.codes, expected.main.codes)
         assert torch.equal(back.scales, expected.main.scales)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fmt", [f"{one}{end}" for one in FORMATS for end in ("", "+sr")])
+def test_a_matrix_in_parts_is_quantised_to_the_bit(fmt: str, kernels: CudaBackend) -> None:
+    out = TensorFormat.parse(fmt)
+    for seed in range(2):  # the second has repeated launches
+        x = torch.randn(512, 768, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        expected = TWIN.quantize(x, out, seed=SEED + seed).main
+        there, rest = x.cuda(), {"parts": (256, 256), "both": True, "seed": SEED + seed}
+        made = kernels.assembly((512, 768), x.dtype, there.device, out, **rest)  # type: ignore[arg-type]
+        for row in range(0, 512, 256):
+            for col in range(0, 768, 256):
+                made.put(there[row : row + 256, col : col + 256], row, col)
+        found = made.codes()
+        assert found.turned is not None
+        assert torch.equal(found.main.codes.cpu(), expected.codes)
+        assert torch.equal(found.main.scales.cpu(), expected.scales)  # type: ignore[union-attr, arg-type]
+        assert torch.equal(found.turned.codes.cpu(), expected.codes.t())
+        assert torch.equal(found.turned.scales.cpu(), expected.scales.t())  # type: ignore[union-attr]

@@ -46,10 +46,14 @@ class _Attention(torch.autograd.Function):
         batch, tokens, width = ctx.like.shape
         # Numbers need no codes of their own.
         grad = dy.codes if isinstance(dy, CodedTensor) else dy.reshape(-1, dy.shape[-1])
-        matrix = torch.empty(batch * tokens, width, dtype=ctx.dtype, device=qkv.device)
         # The sequences in turns: what is 16-bit of a turn is gone before the next one begins.
         coded = (qkv, out, grad) if isinstance(grad, Codes) else (qkv, out)
-        step = _sequences_of_a_turn(tokens, width, coded)
+        step = min(batch, _sequences_of_a_turn(tokens, width, coded))
+        made = run.gradient_in_parts(
+            *((batch * tokens, width), ctx.dtype, qkv.device, derived(ctx.seed, 1)),
+            parts=(step * tokens, width // 3),
+            feeds_products=ctx.like.coded,
+        )
         for begin in range(0, batch, step):
             count = min(step, batch - begin)
             rows = slice(begin * tokens, (begin + count) * tokens)
@@ -62,11 +66,10 @@ class _Attention(torch.autograd.Function):
                 run.backend(dy.device),
                 causal=ctx.causal,
             )
-            of_turn = matrix[rows].view(count, tokens, width)
-            torch.cat([_joined(part) for part in parts], dim=-1, out=of_turn)
-            del parts
-        codes = run.gradient(matrix, derived(ctx.seed, 1), feeds_products=ctx.like.coded)
-        return run.returned(codes, ctx.like), None, None, None, None
+            for place, part in enumerate(parts):
+                made.put(_joined(part).flatten(0, 1), rows.start, place * (width // 3))
+            del parts, part
+        return run.returned(made.codes(), ctx.like), None, None, None, None
 
 
 def _backward_of(
