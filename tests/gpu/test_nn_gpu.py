@@ -419,3 +419,32 @@ def test_a_matrix_in_parts_is_quantised_to_the_bit(fmt: str, kernels: CudaBacken
         assert torch.equal(found.main.scales.cpu(), expected.scales)  # type: ignore[union-attr, arg-type]
         assert torch.equal(found.turned.codes.cpu(), expected.codes.t())
         assert torch.equal(found.turned.scales.cpu(), expected.scales.t())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("coded", [False, True], ids=["numbers", "codes"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_sums_and_their_codes_are_the_twins_to_the_bit(
+    fmt: str, coded: bool, kernels: CudaBackend
+) -> None:
+    plain, rounded = TensorFormat.parse(fmt), TensorFormat.parse(f"{fmt}+sr")
+    for seed in range(2):  # the second is a repeated launch
+        generator = torch.Generator().manual_seed(seed)
+        x, other = (torch.randn(ROWS, COLS, generator=generator).bfloat16() for _ in range(2))
+        y = TWIN.quantize(other, plain) if coded else other
+        there = moved(y, "cuda") if isinstance(y, Codes) else y.cuda()
+        for out, both in ((None, False), (plain, False), (rounded, True)):
+            if not coded and out is None:
+                continue  # torch's own addition
+            found = kernels.add(x.cuda(), there, out, both=both, seed=SEED + seed)
+            expected = TWIN.add(x, y, out, both=both, seed=SEED + seed)
+            assert torch.equal(found[0].cpu(), expected[0])
+            if found[1] is None or expected[1] is None:
+                assert found[1] is expected[1]
+                continue
+            back, wanted = moved(found[1], "cpu").main, expected[1].main
+            assert torch.equal(back.codes, wanted.codes)
+            assert torch.equal(back.scales, wanted.scales)  # type: ignore[arg-type]
+            if both:
+                assert found[1].turned is not None
+                assert torch.equal(found[1].turned.codes.cpu(), wanted.codes.t())
+                assert torch.equal(found[1].turned.scales.cpu(), wanted.scales.t())  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import torch
 
 from sim import load_gpu
 from tiles.kernels.offline_triton import META, facts_of
-from tiles.kernels.triton import activation_tiles, placed_tiles
+from tiles.kernels.triton import activation_tiles, placed_tiles, residual_tiles
 
 HERE = Path(__file__).parent
 
@@ -46,8 +46,10 @@ def test_codes_are_those_of_the_exact_gradient_quantised_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["interpreted_turned.py", "interpreted_placed.py"])
-def test_codes_of_transposes_and_of_parts_are_the_codecs(script: str) -> None:
+@pytest.mark.parametrize(
+    "script", ["interpreted_turned.py", "interpreted_placed.py", "interpreted_residual.py"]
+)
+def test_codes_of_transposes_of_parts_and_of_sums_are_the_codecs(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / script)],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])},
@@ -86,6 +88,40 @@ def test_a_part_of_a_matrix_compiles_without_a_stack(side: int) -> None:
     )
     assert facts is not None
     assert facts.stack_bytes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 128])
+@pytest.mark.parametrize("outputs", [0, 1, 2])
+def test_a_sum_compiles_without_a_stack(outputs: int, side: int) -> None:
+    """Of numbers and codes; alone, with its codes, with those of the transpose too."""
+    x, total = (torch.zeros(1024, 2048, dtype=torch.bfloat16, device=META) for _ in range(2))
+    codes = [torch.zeros(1024, 2048, dtype=torch.int8, device=META) for _ in range(2)]
+    scales = [torch.ones(1024 // side, 2048 // side, device=META) for _ in range(2)]
+    made = [codes[1], scales[1], codes[1].t().contiguous(), scales[1].t().contiguous()]
+    tensors = (x, codes[0], total, scales[0], *made[: 2 * outputs])
+    facts = facts_of(
+        lambda: residual_tiles.precompile(*tensors, block=side, seed=3), load_gpu("h200").limits
+    )
+    assert facts is not None
+    assert facts.stack_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"total": torch.zeros(64, 32)}, r"total has shape \(64, 32\) and x \(64, 96\)"),
+        ({"y": torch.zeros(32, 96)}, r"y has shape"),
+        ({"codes": torch.zeros(64, 96, dtype=torch.int8)}, "pass both, or none"),
+        ({"codes_t": torch.zeros(96, 64), "scales_t": torch.zeros(3, 2)}, "without codes"),
+    ],
+    ids=["total", "y", "codes", "codes_t"],
+)
+def test_a_sum_refuses_what_does_not_fit(change: dict[str, Any], message: str) -> None:
+    given = {"x": torch.zeros(64, 96), "y": torch.zeros(64, 96), "total": torch.zeros(64, 96)}
+    tensors = [(given | change).get(name) for name in residual_tiles.TENSORS]
+    with pytest.raises(ValueError, match=message):
+        residual_tiles._call(*tensors, block=32, seed=None)
 
 
 @pytest.mark.parametrize(

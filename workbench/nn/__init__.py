@@ -9,7 +9,14 @@ from workbench.nn.codes import Codes
 from workbench.nn.convert import Conversion, Kept, Replaced, convert
 from workbench.nn.layers import QuantizedActivation, QuantizedDropout, QuantizedNorm
 from workbench.nn.linear import QuantizedLinear
-from workbench.nn.operators import activation, dropout, gated, normalized, residual_add
+from workbench.nn.operators import (
+    activation,
+    dropout,
+    gated,
+    normalized,
+    residual_add,
+    residual_fork,
+)
 from workbench.nn.reference_backend import ReferenceBackend
 from workbench.nn.runtime import Runtime
 from workbench.nn.seeds import SeedStream
@@ -45,6 +52,7 @@ __all__ = [
     "load_training_state",
     "normalized",
     "residual_add",
+    "residual_fork",
     "training_runtime",
     "training_state",
 ]

@@ -74,6 +74,26 @@ class Backend(ABC):
         """
         return BothDirections(forward=self.quantize(x, out), turned=self.quantize(x.t(), out))
 
+    def add(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | Codes,
+        out: TensorFormat | None = None,
+        *,
+        both: bool = False,
+        seed: int = 0,
+    ) -> tuple[torch.Tensor, Codes | None]:
+        """``x + y`` of (R, C) matrices, summed in fp32 and rounded once to the dtype of ``x``.
+
+        Returns:
+            The sum, and its codes in ``out`` where one is given, as of :meth:`quantize`.
+        """
+        other = self.dequantize(y, torch.float32) if isinstance(y, Codes) else y
+        total = (x.float() + other.float()).to(x.dtype)
+        if out is None:
+            return total, None
+        return total, (self.quantize_both if both else self.quantize)(total, out, seed=seed)
+
     def assembly(
         self,
         shape: tuple[int, int],

@@ -89,8 +89,11 @@ class TransformerBlock(nn.Module):
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) bf16, fp16 or fp32 to the same."""
         run = self.runtime
-        mixed = attention(self.qkv(self.norm1(stream)), self.heads, run, causal=self.causal)
-        stream, copy = operators.residual_add(stream, self.drop(self.out(mixed)), run)
+        stream, copy = operators.residual_fork(stream, run)
+        mixed = attention(self.qkv(self.norm1(copy)), self.heads, run, causal=self.causal)
+        stream, copy = operators.residual_add(
+            stream, self.drop(self.out(mixed)), run, feeds_product=self.out.bias is None
+        )
         x = self.norm2(copy)
         if self.gate is not None:
             hidden = operators.gated(self.gate(x), self.up(x), self.act, run)

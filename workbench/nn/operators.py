@@ -1,6 +1,7 @@
 """Operators between products, on codes in both directions: activations, gates, dropout, sums."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch.nn import functional
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
 from workbench.nn.first_order import first_order
-from workbench.nn.runtime import Like, Runtime
+from workbench.nn.runtime import Like, Runtime, serves_both_directions
 from workbench.nn.seeds import derived
 
-__all__ = ["activation", "dropout", "gated", "normalized", "residual_add"]
+__all__ = ["activation", "dropout", "gated", "normalized", "residual_add", "residual_fork"]
 
 
 #: What an operator does to no tokens at all, which have no codes: an expert may get none.
@@ -211,38 +212,71 @@ def normalized(
 class _ResidualAdd(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stream: torch.Tensor, branch: torch.Tensor, run: Runtime, seed: int
+        ctx: Any, stream: torch.Tensor, branch: torch.Tensor, run: Runtime, seed: int, feeds: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.run, ctx.seed, ctx.like = run, seed, Like.of(branch)
-        plain = branch.dequantized() if isinstance(branch, CodedTensor) else branch
-        total = stream + plain.to(stream.dtype)
-        return total, run.tensor(run.codes(total), total.shape, total)
+        ctx.run, ctx.seed, ctx.like, ctx.feeds = run, seed, Like.of(branch), feeds
+        plain = branch.codes if isinstance(branch, CodedTensor) else _rows(branch)
+        backend, fmt = run.backend(stream.device), run.recipe.activation
+        total, codes = backend.add(_rows(stream), plain, fmt)
+        assert codes is not None  # they were asked for
+        total = total.view(stream.shape)
+        return total, run.tensor(codes, total.shape, total)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
         run: Runtime = ctx.run
-        parts = [
-            part.dequantized() if isinstance(part, CodedTensor) else part
-            for part in (d_total, d_copy)
-            if part is not None
-        ]
-        if not parts:
-            return None, None, None, None
-        grad = parts[0] if len(parts) == 1 else parts[0] + parts[1].to(parts[0].dtype)
+        if d_total is None and d_copy is None:
+            return None, None, None, None, None
         like: Like = ctx.like
-        if not like.coded:  # a layer that is kept in high precision
-            return grad, grad.to(like.dtype), None, None
+        coded = like.coded or ctx.feeds
+        if coded and isinstance(d_copy, CodedTensor) and _plain(d_total):
+            assert d_total is not None
+            fmt = run.recipe.gradient
+            both = serves_both_directions(fmt)
+            total, codes = run.backend(d_total.device).add(
+                _rows(d_total), d_copy.codes, fmt, both=both, seed=ctx.seed
+            )
+            assert codes is not None
+            branch = run.returned(codes, replace(like, coded=True))
+            return total.view(d_total.shape), branch, None, None, None
+        grad = _summed(d_total, d_copy, run)
+        if not coded:  # a layer that is kept in high precision
+            return grad, grad.to(like.dtype), None, None, None
         codes = run.gradient(grad, ctx.seed, feeds_products=True)
-        return grad, run.returned(codes, like), None, None
+        return grad, run.returned(codes, replace(like, coded=True)), None, None, None
+
+
+def _plain(x: torch.Tensor | None) -> bool:
+    return x is not None and not isinstance(x, CodedTensor)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _summed(one: torch.Tensor | None, other: torch.Tensor | None, run: Runtime) -> torch.Tensor:
+    """The sum of two gradients, one of which may be missing, in numbers."""
+    parts = [part for part in (one, other) if part is not None]
+    if len(parts) == 1:
+        (part,) = parts
+        return part.dequantized() if isinstance(part, CodedTensor) else part
+    first, second = parts
+    if isinstance(first, CodedTensor):
+        first = first.dequantized()
+    codes = second.codes if isinstance(second, CodedTensor) else _rows(second)
+    return run.backend(first.device).add(_rows(first), codes)[0].view(first.shape)
 
 
 def residual_add(
-    stream: torch.Tensor, branch: torch.Tensor, run: Runtime
+    stream: torch.Tensor, branch: torch.Tensor, run: Runtime, *, feeds_product: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add a branch to the 16-bit residual stream.
 
+    Args:
+        feeds_product: a layer here made the branch, so its gradient may come in codes, whatever the
+            branch is.
     Returns:
         The sum in the stream's dtype, and its codes for the norm behind it.
     Raises:
@@ -257,5 +291,38 @@ def residual_add(
     if not stream.numel():
         total = stream + branch.to(stream.dtype)
         return total, total
-    total, copy = _ResidualAdd.apply(stream, branch, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    total, copy = _ResidualAdd.apply(stream, branch, run, run.draw(), feeds_product)  # type: ignore[no-untyped-call]  # torch
     return total, copy
+
+
+class _ResidualFork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stream: torch.Tensor, run: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.run = run
+        return stream.view_as(stream), run.tensor(run.codes(stream), stream.shape, stream)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, d_stream: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
+        if d_stream is None and d_copy is None:
+            return None, None
+        return _summed(d_stream, d_copy, ctx.run), None
+
+
+def residual_fork(stream: torch.Tensor, run: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 16-bit residual stream, and its codes for the norm of a branch.
+
+    The gradient of the stream takes that of the codes on without numbers of it between.
+
+    Raises:
+        ValueError: the stream is in codes.
+    """
+    if isinstance(stream, CodedTensor):
+        raise ValueError(
+            f"stream of shape {tuple(stream.shape)}, codes: a residual stream is a plain tensor"
+        )
+    if not stream.numel():
+        return stream, stream
+    on, copy = _ResidualFork.apply(stream, run)  # type: ignore[no-untyped-call]  # torch
+    return on, copy

@@ -22,6 +22,7 @@ from tiles.kernels.triton import (
     gemm_scaled,
     placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -234,6 +235,27 @@ class Launches:
         out.copy_(found.main.codes.view(torch.uint8))
         scales.copy_(found.main.scales)
 
+    def add(self, *given: Any, block: int, seed: int | None) -> None:
+        residual_tiles._call(*given, block=block, seed=seed)
+        named = dict(zip(residual_tiles.TENSORS, given, strict=False))
+        x, y, y_scales = (named.get(name) for name in ("x", "y", "y_scales"))
+        made = [named.get(n) for n in ("codes", "scales", "codes_t", "scales_t")]
+        kinds = (y_scales, "add codes"), (made[0], "to codes"), (made[2], "both")
+        self.seen.append(" ".join(name for one, name in kinds if one is not None))
+        if y_scales is not None:
+            plain = TensorFormat.parse(f"int8.b{block}x{block}")
+            main = QuantizedTensor(codes=y.view(torch.int8), scales=y_scales, format=plain)
+            y = Codes(main=main)
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        total, found = TWIN.add(x, y, fmt, seed=seed or 0)
+        assert found is not None
+        named["total"].copy_(total)
+        wanted = (found.main.bits, found.main.scales) * 2
+        for at, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            if one is not None:
+                assert other is not None
+                one.copy_(other if at < 2 else other.t())
+
     def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
         turned_tiles._call(x, out, scales, block=block, config=config)
         self.seen.append("quantize turned")
@@ -285,6 +307,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
         (placed_tiles, made.placed),
+        (residual_tiles, made.add),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

@@ -24,6 +24,7 @@ from workbench.nn import (
     gated,
     normalized,
     residual_add,
+    residual_fork,
 )
 
 RECIPES = ["jetfire", "jetfire-64", "jetfire-128"]
@@ -232,14 +233,44 @@ def test_residual_add() -> None:
     total, copy = residual_add(stream, branch, runtime())
     assert type(total) is torch.Tensor
     assert total.dtype is torch.bfloat16
-    torch.testing.assert_close(total, stream.detach() + branch.dequantized(), rtol=0, atol=0)
+    once = (stream.detach().float() + numbers(branch)).bfloat16()
+    torch.testing.assert_close(total, once, rtol=0, atol=0)
     assert_rounded(copy, total.detach().double(), 0.5)
     d_total, d_copy = normal(2, 32, 96, seed=20, dtype=torch.bfloat16), coded(2, 32, 96, seed=21)
     torch.autograd.backward([total, copy], [d_total, d_copy])
-    grad = d_total + d_copy.dequantized()
+    grad = (d_total.float() + numbers(d_copy)).bfloat16()
     torch.testing.assert_close(stream.grad, grad, rtol=0, atol=0)
     assert branch.grad is not None
     assert_rounded(branch.grad, grad.double(), 1.0)
+
+
+def test_a_fork_of_the_stream_and_a_branch_that_a_product_made() -> None:
+    stream = normal(2, 32, 96, seed=18, dtype=torch.bfloat16).requires_grad_()
+    on, copy = residual_fork(stream, runtime())
+    assert torch.equal(on, stream)
+    assert_rounded(copy, stream.detach().double(), 0.5)
+    d_on, d_copy = normal(2, 32, 96, seed=20, dtype=torch.bfloat16), coded(2, 32, 96, seed=21)
+    grad = (d_on.float() + numbers(d_copy)).bfloat16()
+    torch.autograd.backward([on, copy], [d_on, d_copy], retain_graph=True)
+    torch.testing.assert_close(stream.grad, grad, rtol=0, atol=0)
+    stream.grad = None
+    torch.autograd.backward([copy], [d_copy])  # whoever reads only the codes
+    torch.testing.assert_close(stream.grad, d_copy.dequantized(), rtol=0, atol=0)
+    # A plain branch of a layer that takes codes.
+    seen: list[torch.Tensor] = []
+    branch = normal(2, 32, 96, seed=19, dtype=torch.bfloat16).requires_grad_()
+    branch.register_hook(seen.append)
+    total, copy = residual_add(stream, branch, runtime(), feeds_product=True)
+    torch.autograd.backward([total, copy], [d_on, d_copy])
+    assert_rounded(seen[0], grad.double(), 1.0)
+    with pytest.raises(ValueError, match=r"stream of shape \(2, 32, 96\), codes"):
+        residual_fork(coded(2, 32, 96), runtime())
+
+
+def numbers(x: torch.Tensor) -> torch.Tensor:
+    """What codes stand for, in fp32."""
+    assert isinstance(x, CodedTensor)
+    return x.codes.dequantize(torch.float32).view(x.shape)
 
 
 def test_stochastic_rounding_is_unbiased_where_nearest_is_not() -> None:

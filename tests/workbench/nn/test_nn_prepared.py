@@ -16,6 +16,7 @@ from tiles.kernels.triton import (
     dequantize_tiles,
     placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -340,6 +341,9 @@ class Repeated:
                     assert made.scales is not None
                     tensors["codes"].copy_(made.bits)
                     tensors["scales"].copy_(made.scales)
+                elif self.kernel is residual_tiles._residual_tiles:
+                    given = [tensors.get(name) for name in residual_tiles.TENSORS]
+                    seen.add(*given, block=self.constants["BLOCK_ROWS"], seed=seed)
                 elif self.kernel is placed_tiles._quantize_placed:
                     place, side = tuple(self.numbers[:2]), self.constants["BLOCK_ROWS"]
                     seen.placed(*tensors.values(), place=place, block=side, seed=seed)
