@@ -11,6 +11,7 @@ from near_codes import assert_near, either_sign, moved
 from torch.utils.checkpoint import checkpoint
 
 from tiles.formats import TensorFormat
+from tiles.kernels.dataflow_reference import Inputs, outcome
 from workbench.nn import (
     RECIPES,
     CodedTensor,
@@ -448,3 +449,37 @@ def test_sums_and_their_codes_are_the_twins_to_the_bit(
                 assert found[1].turned is not None
                 assert torch.equal(found[1].turned.codes.cpu(), wanted.codes.t())
                 assert torch.equal(found[1].turned.scales.cpu(), wanted.scales.t())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("op", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_norms_of_gradients_in_numbers(
+    fmt: str, op: str, added: bool, kernels: CudaBackend
+) -> None:
+    """Within the reference's bound of an exact kernel and one rounding to bf16."""
+    kernels = CudaBackend(kernels.device)
+    for seed in range(2):  # the second is a repeated launch
+        x = drawn(fmt, 6 + seed, 1200)
+        generator = torch.Generator().manual_seed(seed)
+        dy, stream = (torch.randn(1200, COLS, generator=generator).bfloat16() for _ in range(2))
+        gamma = torch.rand(COLS, generator=generator) + 0.5
+        values = x.dequantize(torch.float64)
+        mean, variance = values.mean(1).float(), values.var(1, correction=0).float()
+        found, *sums = kernels.normalize_gradient(
+            op, moved(x, "cuda"), dy.cuda(), mean.cuda(), variance.cuda(), gamma.cuda(),
+            epsilon=1e-5, dtype=torch.bfloat16, onto=stream.cuda() if added else None,
+        )  # fmt: skip
+        exact = outcome(
+            f"{op}-bwd",
+            Inputs(x=values, other=dy.double(), mean=mean.double(), variance=variance.double(),
+                   gamma=gamma.double(), epsilon=1e-5),
+        )  # fmt: skip
+        wanted = exact.values + stream.double() * added
+        bound = exact.error + 2.0**-8 * (wanted.abs() + exact.error) + 2.0**-23 * wanted.abs()
+        assert bool(((found.cpu() - wanted).abs() <= bound).all())
+        for one, (exactly, error) in zip(sums, exact.vectors.values(), strict=False):
+            assert one is not None
+            assert bool(((one.cpu() - exactly).abs() <= error).all())
+        assert (sums[1] is None) == (op == "rmsnorm")
+    assert kernels.unserved == {}

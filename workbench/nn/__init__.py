@@ -9,15 +9,9 @@ from workbench.nn.codes import Codes
 from workbench.nn.convert import Conversion, Kept, Replaced, convert
 from workbench.nn.layers import QuantizedActivation, QuantizedDropout, QuantizedNorm
 from workbench.nn.linear import QuantizedLinear
-from workbench.nn.operators import (
-    activation,
-    dropout,
-    gated,
-    normalized,
-    residual_add,
-    residual_fork,
-)
+from workbench.nn.operators import activation, dropout, gated, normalized, residual_add
 from workbench.nn.reference_backend import ReferenceBackend
+from workbench.nn.residual import normed_stream
 from workbench.nn.runtime import Runtime
 from workbench.nn.seeds import SeedStream
 from workbench.nn.step_guard import StepGuard, StepRefused, StepTaken
@@ -51,8 +45,8 @@ __all__ = [
     "gated",
     "load_training_state",
     "normalized",
+    "normed_stream",
     "residual_add",
-    "residual_fork",
     "training_runtime",
     "training_state",
 ]

@@ -235,6 +235,27 @@ class Backend(ABC):
         """Gradients of :meth:`normalize` from what it read and the statistics it found."""
 
     @abstractmethod
+    def normalize_gradient(
+        self,
+        op: str,
+        x: Codes,
+        dy: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        dtype: torch.dtype,
+        onto: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """As :meth:`normalize_backward`, of a gradient ``dy`` (R, C) in numbers.
+
+        Returns:
+            The gradient of ``x``, plus ``onto`` (R, C) where that is given, rounded once to
+            ``dtype``; then those of gamma and beta, fp32.
+        """
+
+    @abstractmethod
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:

@@ -15,7 +15,7 @@ from tiles.formats.torch_codec import QuantizedTensor
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.quantize_tiles import launch_block
-from tiles.kernels.triton import activation_tiles, residual_tiles
+from tiles.kernels.triton import activation_tiles, norm_gradient, residual_tiles
 from tiles.problems import Dataflow
 from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
@@ -293,6 +293,47 @@ class CudaBackend(CudaProducts):
         return NormGradients(
             dx=Codes(main=made), d_gamma=sums["d_gamma"], d_beta=sums.get("d_beta")
         )
+
+    def normalize_gradient(
+        self,
+        op: str,
+        x: Codes,
+        dy: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        dtype: torch.dtype,
+        onto: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        (rows, cols), side = x.shape, square_side(x.format)
+        if not side or x.fallback is not None or cols > norm_gradient.MAX_COLS:
+            twin = self._by_twin(
+                f"{op}-bwd of numbers", f"codes of {x.format}, {cols} columns: in square blocks of "
+                f"int8, up to {norm_gradient.MAX_COLS}"
+            )  # fmt: skip
+            return twin.normalize_gradient(
+                op, x, dy, mean, variance, gamma, epsilon=epsilon, dtype=dtype, onto=onto
+            )
+        tensors = {"x": x.main.codes.view(torch.uint8), "x_scales": _scales_of(x)}
+        tensors |= {"dy": dy.contiguous(), "mean": mean, "variance": variance, "gamma": gamma}
+        more = {} if onto is None else {"onto": onto.contiguous()}
+        key = self._key("norm", (*tensors.values(), *more.values()), op, epsilon, dtype, not more)
+        total = tensors["total"] = torch.empty(rows, cols, dtype=dtype, device=self.device)
+        sums = tensors["partials"] = self._vector(*norm_gradient.partial_sums(rows, cols, op))
+        tensors |= more
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors)
+            else:
+                rest: dict[str, Any] = {"op": op, "epsilon": epsilon, "block": side}
+                norm_gradient.launch(*tensors.values(), **rest)
+                if key is not None:
+                    call = norm_gradient._call(*tensors.values(), **rest)
+                    self._prepared[key] = TritonLaunch([call], tensors)
+        d_gamma, *d_beta = sums.sum(dim=0)
+        return total, d_gamma, d_beta[0] if d_beta else None
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool

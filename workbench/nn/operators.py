@@ -1,7 +1,6 @@
 """Operators between products, on codes in both directions: activations, gates, dropout, sums."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime, serves_both_directions
 from workbench.nn.seeds import derived
 
-__all__ = ["activation", "dropout", "gated", "normalized", "residual_add", "residual_fork"]
+__all__ = ["activation", "dropout", "gated", "normalized", "residual_add"]
 
 
 #: What an operator does to no tokens at all, which have no codes: an expert may get none.
@@ -212,10 +211,10 @@ def normalized(
 class _ResidualAdd(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stream: torch.Tensor, branch: torch.Tensor, run: Runtime, seed: int, feeds: bool
+        ctx: Any, stream: torch.Tensor, branch: torch.Tensor, run: Runtime, seed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.run, ctx.seed, ctx.like, ctx.feeds = run, seed, Like.of(branch), feeds
+        ctx.run, ctx.seed, ctx.like = run, seed, Like.of(branch)
         plain = branch.codes if isinstance(branch, CodedTensor) else _rows(branch)
         backend, fmt = run.backend(stream.device), run.recipe.activation
         total, codes = backend.add(_rows(stream), plain, fmt)
@@ -228,10 +227,9 @@ class _ResidualAdd(torch.autograd.Function):
     def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
         run: Runtime = ctx.run
         if d_total is None and d_copy is None:
-            return None, None, None, None, None
+            return None, None, None, None
         like: Like = ctx.like
-        coded = like.coded or ctx.feeds
-        if coded and isinstance(d_copy, CodedTensor) and _plain(d_total):
+        if like.coded and isinstance(d_copy, CodedTensor) and _plain(d_total):
             assert d_total is not None
             fmt = run.recipe.gradient
             both = serves_both_directions(fmt)
@@ -239,13 +237,12 @@ class _ResidualAdd(torch.autograd.Function):
                 _rows(d_total), d_copy.codes, fmt, both=both, seed=ctx.seed
             )
             assert codes is not None
-            branch = run.returned(codes, replace(like, coded=True))
-            return total.view(d_total.shape), branch, None, None, None
+            return total.view(d_total.shape), run.returned(codes, like), None, None
         grad = _summed(d_total, d_copy, run)
-        if not coded:  # a layer that is kept in high precision
-            return grad, grad.to(like.dtype), None, None, None
+        if not like.coded:  # a layer that is kept in high precision
+            return grad, grad.to(like.dtype), None, None
         codes = run.gradient(grad, ctx.seed, feeds_products=True)
-        return grad, run.returned(codes, replace(like, coded=True)), None, None, None
+        return grad, run.returned(codes, like), None, None
 
 
 def _plain(x: torch.Tensor | None) -> bool:
@@ -270,13 +267,10 @@ def _summed(one: torch.Tensor | None, other: torch.Tensor | None, run: Runtime) 
 
 
 def residual_add(
-    stream: torch.Tensor, branch: torch.Tensor, run: Runtime, *, feeds_product: bool = False
+    stream: torch.Tensor, branch: torch.Tensor, run: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add a branch to the 16-bit residual stream.
 
-    Args:
-        feeds_product: a layer here made the branch, so its gradient may come in codes, whatever the
-            branch is.
     Returns:
         The sum in the stream's dtype, and its codes for the norm behind it.
     Raises:
@@ -291,38 +285,5 @@ def residual_add(
     if not stream.numel():
         total = stream + branch.to(stream.dtype)
         return total, total
-    total, copy = _ResidualAdd.apply(stream, branch, run, run.draw(), feeds_product)  # type: ignore[no-untyped-call]  # torch
+    total, copy = _ResidualAdd.apply(stream, branch, run, run.draw())  # type: ignore[no-untyped-call]  # torch
     return total, copy
-
-
-class _ResidualFork(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, stream: torch.Tensor, run: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.run = run
-        return stream.view_as(stream), run.tensor(run.codes(stream), stream.shape, stream)
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, d_stream: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
-        if d_stream is None and d_copy is None:
-            return None, None
-        return _summed(d_stream, d_copy, ctx.run), None
-
-
-def residual_fork(stream: torch.Tensor, run: Runtime) -> tuple[torch.Tensor, torch.Tensor]:
-    """The 16-bit residual stream, and its codes for the norm of a branch.
-
-    The gradient of the stream takes that of the codes on without numbers of it between.
-
-    Raises:
-        ValueError: the stream is in codes.
-    """
-    if isinstance(stream, CodedTensor):
-        raise ValueError(
-            f"stream of shape {tuple(stream.shape)}, codes: a residual stream is a plain tensor"
-        )
-    if not stream.numel():
-        return stream, stream
-    on, copy = _ResidualFork.apply(stream, run)  # type: ignore[no-untyped-call]  # torch
-    return on, copy

@@ -20,6 +20,7 @@ from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
     gemm_scaled,
+    norm_gradient,
     placed_tiles,
     quantize_tiles,
     residual_tiles,
@@ -256,6 +257,21 @@ class Launches:
                 assert other is not None
                 one.copy_(other if at < 2 else other.t())
 
+    def norm(self, *given: Any, op: str, epsilon: float, block: int) -> None:
+        norm_gradient._call(*given, op=op, epsilon=epsilon, block=block)
+        x, x_scales, dy, mean, variance, gamma, total, partials, *onto = given
+        self.seen.append(f"{op}-bwd of numbers")
+        plain = TensorFormat.parse(f"int8.b{block}x{block}")
+        main = QuantizedTensor(codes=x.view(torch.int8), scales=x_scales, format=plain)
+        found, *sums = TWIN.normalize_gradient(
+            op, Codes(main=main), dy, mean, variance, gamma, epsilon=epsilon, dtype=total.dtype,
+            onto=onto[0] if onto else None,
+        )  # fmt: skip
+        total.copy_(found)
+        partials.zero_()
+        for at in range(partials.shape[1]):
+            partials[-1, at] = sums[at]
+
     def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
         turned_tiles._call(x, out, scales, block=block, config=config)
         self.seen.append("quantize turned")
@@ -307,6 +323,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
         (placed_tiles, made.placed),
+        (norm_gradient, made.norm),
         (residual_tiles, made.add),
     ):
         monkeypatch.setattr(module, "launch", stand_in)

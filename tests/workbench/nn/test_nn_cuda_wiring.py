@@ -125,6 +125,11 @@ def test_codes_of_128_come_from_products_of_16_bits_or_from_the_products_themsel
     assert launches.seen.count("gelu-bwd") == (1 if fused else 0)
     # And into attention's: q, k, v twice, its output, and codes of it.
     assert launches.seen.count("dequantize") == (4 if fused else 3)
+    # And into the norms', which leave the stream's: nothing is left to add.
+    assert launches.seen.count("layernorm-bwd of numbers") == (0 if fused else 2)
+    assert launches.seen.count("layernorm-bwd") == (2 if fused else 0)
+    added = {s for s in launches.seen if s.startswith("add")}
+    assert added == ({"add codes", "add codes to codes both"} if fused else set())
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from nn_cases import coded, normal, runtime, spread_scales
+from nn_cases import ULP, assert_rounded, coded, normal, numbers, runtime, spread_scales
 from torch.nn import functional
 
 from workbench.nn import (
@@ -24,36 +24,15 @@ from workbench.nn import (
     gated,
     normalized,
     residual_add,
-    residual_fork,
 )
 
 RECIPES = ["jetfire", "jetfire-64", "jetfire-128"]
 FMT = {"jetfire": "int8.b32x32", "jetfire-64": "int8.b64x64", "jetfire-128": "int8.b128x128"}
-ULP = 2.0**-23
 
 
 def wide(x: CodedTensor) -> torch.Tensor:
     """What a tensor's codes stand for, exactly, as a leaf of float64 autograd."""
     return x.codes.dequantize(torch.float64).view(x.shape).detach().requires_grad_()
-
-
-def assert_rounded(
-    found: torch.Tensor, exact: torch.Tensor, steps: float, relative: float = 0.0
-) -> None:
-    """Codes lie within so many steps of exact values, and so is their SQNR bounded.
-
-    Args:
-        relative: what a rounding before may have changed.
-    """
-    assert isinstance(found, CodedTensor)
-    values = found.codes.dequantize(torch.float64)
-    exact = exact.detach().reshape(values.shape)
-    step = spread_scales(found.codes)
-    bound = steps * step * (1 + 4 * ULP) + (4 * ULP + relative) * exact.abs()
-    worst = ((values - exact).abs() / bound).max()
-    assert worst <= 1, f"{float(worst)} of the bound"
-    sqnr = 10 * math.log10(float(exact.pow(2).sum() / (values - exact).pow(2).sum()))
-    assert sqnr >= 10 * math.log10(float(exact.pow(2).sum() / bound.pow(2).sum()))
 
 
 def backward(y: torch.Tensor, fmt: str, seed: int) -> torch.Tensor:
@@ -242,35 +221,6 @@ def test_residual_add() -> None:
     torch.testing.assert_close(stream.grad, grad, rtol=0, atol=0)
     assert branch.grad is not None
     assert_rounded(branch.grad, grad.double(), 1.0)
-
-
-def test_a_fork_of_the_stream_and_a_branch_that_a_product_made() -> None:
-    stream = normal(2, 32, 96, seed=18, dtype=torch.bfloat16).requires_grad_()
-    on, copy = residual_fork(stream, runtime())
-    assert torch.equal(on, stream)
-    assert_rounded(copy, stream.detach().double(), 0.5)
-    d_on, d_copy = normal(2, 32, 96, seed=20, dtype=torch.bfloat16), coded(2, 32, 96, seed=21)
-    grad = (d_on.float() + numbers(d_copy)).bfloat16()
-    torch.autograd.backward([on, copy], [d_on, d_copy], retain_graph=True)
-    torch.testing.assert_close(stream.grad, grad, rtol=0, atol=0)
-    stream.grad = None
-    torch.autograd.backward([copy], [d_copy])  # whoever reads only the codes
-    torch.testing.assert_close(stream.grad, d_copy.dequantized(), rtol=0, atol=0)
-    # A plain branch of a layer that takes codes.
-    seen: list[torch.Tensor] = []
-    branch = normal(2, 32, 96, seed=19, dtype=torch.bfloat16).requires_grad_()
-    branch.register_hook(seen.append)
-    total, copy = residual_add(stream, branch, runtime(), feeds_product=True)
-    torch.autograd.backward([total, copy], [d_on, d_copy])
-    assert_rounded(seen[0], grad.double(), 1.0)
-    with pytest.raises(ValueError, match=r"stream of shape \(2, 32, 96\), codes"):
-        residual_fork(coded(2, 32, 96), runtime())
-
-
-def numbers(x: torch.Tensor) -> torch.Tensor:
-    """What codes stand for, in fp32."""
-    assert isinstance(x, CodedTensor)
-    return x.codes.dequantize(torch.float32).view(x.shape)
 
 
 def test_stochastic_rounding_is_unbiased_where_nearest_is_not() -> None:

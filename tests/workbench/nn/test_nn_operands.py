@@ -16,7 +16,6 @@ from workbench.nn import (
     convert,
     load_training_state,
     residual_add,
-    residual_fork,
     training_runtime,
     training_state,
 )
@@ -163,8 +162,6 @@ def test_attention_and_sums_of_no_tokens() -> None:
     run = training_runtime("jetfire")
     assert attention(torch.empty(0, 8, 96), 2, run).shape == (0, 8, 32)
     total, copy = residual_add(torch.empty(0, 32), torch.empty(0, 32), run)
-    assert total.shape == copy.shape == (0, 32)
-    total, copy = residual_fork(torch.empty(0, 32), run)
     assert total.shape == copy.shape == (0, 32)
     with pytest.raises(ValueError, match="0 heads: attention has at least one"):
         attention(torch.empty(1, 8, 96), 0, run)
