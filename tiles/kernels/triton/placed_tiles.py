@@ -16,6 +16,7 @@ from .quantize_tile import load_tile, quantize_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants
 from .tile_checks import check_codes, check_reach, check_scales
 from .tile_packing import store_codes
+from .tile_registers import two_ctas
 
 __all__ = ["launch", "precompile", "tile_side"]
 
@@ -120,6 +121,7 @@ def _call(
     constants = kernel_constants(asked)
     constants = {name: value for name, value in constants.items() if name not in _FIXED}
     constants["ASSEMBLY"] = x.device.type != "cpu"
+    constants |= two_ctas(config["num_warps"])
     across = triton.cdiv(part[1], tile)
     arguments = (
         x,

@@ -16,6 +16,7 @@ from .quantize_tile import load_tile, quantize_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants
 from .tile_checks import check_codes, check_reach, check_scales
 from .tile_packing import load_codes, store_codes
+from .tile_registers import two_ctas
 
 __all__ = ["TENSORS", "launch", "precompile"]
 
@@ -171,6 +172,8 @@ def _call(
     constants = {name: value for name, value in constants.items() if name not in _FIXED}
     constants |= {"CODED": y_scales is not None, "QUANTIZED": codes is not None}
     constants["ASSEMBLY"] = x.device.type != "cpu"
+    if codes is not None:  # a sum alone takes few
+        constants |= two_ctas(config["num_warps"])
     across = triton.cdiv(cols, tile)
     # What a launch has no use for is never read; the sum stands in.
     arguments = (
