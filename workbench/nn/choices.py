@@ -79,6 +79,8 @@ class Choices:
         self.limits = limits
         self.gpu = gpu
         self._made: dict[str, Choice | NoKernel] = {}
+        #: Problems that a study was made of.
+        self.tuned = frozenset(tuned or ())
         for text, choice in (tuned or {}).items():
             self._made[text] = self._checked(text, choice)
 

@@ -30,6 +30,8 @@ __all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of", "square_
 
 #: Rows of codes begin at multiples of 16 bytes in the products' loads.
 ROW_STEP = 16
+#: Blocks whose codes both ways take so many registers that a CTA more or less counts.
+LARGE_SIDE = 128
 #: Element names of torch's dtypes.
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -179,8 +181,23 @@ class CudaQuantizer(ReferenceBackend):
     def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
         # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
         fits = _stored(out) == "fp32" and x.shape[0] % ROW_STEP == 0
+        if fits and square_side(out) == LARGE_SIDE and not self._tuned_both(x, out):
+            # A part of all: the kernel of parts leaves registers for two CTAs a multiprocessor.
+            rows, cols = x.shape
+            whole = PlacedCodes(
+                self, self._bare(rows, cols, out), self._bare(cols, rows, out), seed
+            )
+            whole.put(x, 0, 0)
+            return whole.codes()
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
+
+    def _tuned_both(self, x: torch.Tensor, out: TensorFormat) -> bool:
+        """Whether a sweep found a configuration for codes both ways."""
+        rows, cols = x.shape
+        source = PLAIN[x.dtype]
+        problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=True)
+        return bool(self.choices.tuned) and str(problem) in self.choices.tuned
 
     def assembly(
         self,

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_stand_ins import TWIN, Launches, cuda, launches, trained
+from cuda_stand_ins import LIMITS, TWIN, Launches, cuda, launches, trained
 from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat
+from tiles.kernels import kernel
+from tiles.problems import parse_problem
 from workbench.nn import (
     ReferenceBackend,
     TransformerBlock,
@@ -17,6 +19,7 @@ from workbench.nn import (
     convert,
     training_runtime,
 )
+from workbench.nn.choices import Choice, Choices
 from workbench.nn.cuda_backend import CudaBackend
 
 __all__ = ["launches"]
@@ -221,3 +224,20 @@ def test_a_matrix_in_parts_has_its_own_codes(
         assert torch.equal(one.scales, other.scales.t() if turn else other.scales)
     # Parts of 16 rows are no whole blocks.
     assert ("quantize both" in launches.seen) == (part[0] == 16)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_large_blocks_both_ways_are_a_part_unless_a_sweep_knows_better(
+    tuned: bool, launches: Launches
+) -> None:
+    out, x = TensorFormat.parse("int8.b128x128+sr"), normal(256, 384, dtype=torch.bfloat16)
+    text = "quantize:256x384:int8.b128x128+sr:bf16:transposed"
+    backend, family = cuda(), kernel("triton_quantize_tiles")
+    config = family.default(parse_problem(text), LIMITS)
+    found = Choice(family=family.name, config=config)
+    backend.choices = Choices(LIMITS, {text: found} if tuned else None)
+    made, expected = backend.quantize_both(x, out, seed=7), TWIN.quantize(x, out, seed=7).main
+    assert launches.seen == ["quantize both" if tuned else "quantize part both"]
+    assert torch.equal(made.main.codes, expected.codes)
+    assert made.turned is not None
+    assert torch.equal(made.turned.codes, expected.codes.t())
