@@ -483,3 +483,16 @@ def test_norms_of_gradients_in_numbers(
             assert bool(((one.cpu() - exactly).abs() <= error).all())
         assert (sums[1] is None) == (op == "rmsnorm")
     assert kernels.unserved == {}
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_codes_with_what_they_stand_for_to_the_bit(fmt: str, kernels: CudaBackend) -> None:
+    out = TensorFormat.parse(fmt)
+    for seed in range(2):  # the second is a repeated launch
+        x = torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(seed)).bfloat16()
+        found, numbers = kernels.quantize_rounded(x.cuda(), out, torch.bfloat16)
+        expected, values = TWIN.quantize_rounded(x, out, torch.bfloat16)
+        back = moved(found, "cpu").main
+        assert torch.equal(back.codes, expected.main.codes)
+        assert torch.equal(back.scales, expected.main.scales)  # type: ignore[arg-type]
+        assert torch.equal(numbers.cpu(), values)

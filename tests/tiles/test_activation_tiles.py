@@ -12,7 +12,13 @@ import torch
 
 from sim import load_gpu
 from tiles.kernels.offline_triton import META, facts_of
-from tiles.kernels.triton import activation_tiles, norm_gradient, placed_tiles, residual_tiles
+from tiles.kernels.triton import (
+    activation_tiles,
+    norm_gradient,
+    placed_tiles,
+    residual_tiles,
+    rounded_tiles,
+)
 
 HERE = Path(__file__).parent
 
@@ -55,6 +61,7 @@ def test_codes_are_those_of_the_exact_gradient_quantised_once() -> None:
         "interpreted_placed.py",
         "interpreted_residual.py",
         "interpreted_norm_gradient.py",
+        "interpreted_rounded.py",
     ],
 )
 def test_transposes_parts_sums_and_norms_are_the_references(script: str) -> None:
@@ -80,6 +87,27 @@ def test_compiles_without_a_stack_for_two_ctas_a_multiprocessor(side: int, op: s
     assert facts is not None
     assert facts.stack_bytes == 0
     assert facts.registers * facts.threads <= 65536 // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 128])
+def test_rounding_compiles_without_a_stack(side: int) -> None:
+    x, out = (torch.zeros(1024, 2048, dtype=torch.bfloat16, device=META) for _ in range(2))
+    codes = torch.zeros(1024, 2048, dtype=torch.int8, device=META)
+    scales = torch.ones(1024 // side, 2048 // side, device=META)
+    facts = facts_of(
+        lambda: rounded_tiles.precompile(x, codes, scales, out, block=side),
+        load_gpu("h200").limits,
+    )
+    assert facts is not None
+    assert facts.stack_bytes == 0
+    assert facts.registers * facts.threads <= 65536 // 2
+
+
+def test_rounding_refuses_another_shape() -> None:
+    codes, scales = torch.zeros(64, 96, dtype=torch.int8), torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"out has shape \(64, 32\) and x \(64, 96\)"):
+        rounded_tiles._call(torch.zeros(64, 96), codes, scales, torch.zeros(64, 32), block=32)
 
 
 @pytest.mark.slow

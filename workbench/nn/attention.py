@@ -1,6 +1,7 @@
 """The attention core: 16-bit numbers inside, codes in, codes out, and codes saved."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,19 +24,32 @@ TURN_BYTES = 64 * 2**20
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv: torch.Tensor, heads: int, causal: bool, run: Runtime, seed: int
+        ctx: Any,
+        qkv: torch.Tensor,
+        heads: int,
+        causal: bool,
+        run: Runtime,
+        seed: int,
+        feeds_product: bool,
     ) -> torch.Tensor:
-        backend, codes = run.backend(qkv.device), run.codes(qkv)
+        backend = run.backend(qkv.device)
         dtype = qkv.dtype if qkv.dtype in _CORE else torch.bfloat16
+        if isinstance(qkv, CodedTensor):
+            codes = run.codes(qkv)
+            numbers = _numbers(codes, run, dtype)
+        else:
+            plain = qkv.reshape(-1, qkv.shape[-1])
+            codes, numbers = backend.quantize_rounded(plain, run.recipe.activation, dtype)
         batch, tokens, width = qkv.shape
         shape = (batch, tokens, width // 3)
-        operands = _split(_numbers(codes, run, dtype), batch, heads)
-        attended = backend.attend(*operands, causal=causal)
+        attended = backend.attend(*_split(numbers, batch, heads), causal=causal)
+        del numbers
         matrix = _joined(attended.out).reshape(batch * tokens, width // 3)
         out = backend.quantize(matrix, run.recipe.output, share=run.share)
         hold(ctx, codes, out, attended.log_sum)
-        ctx.heads, ctx.causal, ctx.run, ctx.seed, ctx.like = heads, causal, run, seed, Like.of(qkv)
-        ctx.dtype = dtype
+        ctx.heads, ctx.causal, ctx.run, ctx.seed, ctx.dtype = heads, causal, run, seed, dtype
+        like = Like.of(qkv)
+        ctx.like = replace(like, coded=like.coded or feeds_product)
         return run.tensor(out, shape, qkv)
 
     @staticmethod
@@ -69,7 +83,7 @@ class _Attention(torch.autograd.Function):
             for place, part in enumerate(parts):
                 made.put(_joined(part).flatten(0, 1), rows.start, place * (width // 3))
             del parts, part
-        return run.returned(made.codes(), ctx.like), None, None, None, None
+        return run.returned(made.codes(), ctx.like), None, None, None, None, None
 
 
 def _backward_of(
@@ -126,12 +140,22 @@ def _split(
     return q, k, v
 
 
-def attention(qkv: torch.Tensor, heads: int, run: Runtime, *, causal: bool = True) -> torch.Tensor:
+def attention(
+    qkv: torch.Tensor,
+    heads: int,
+    run: Runtime,
+    *,
+    causal: bool = True,
+    feeds_product: bool = False,
+) -> torch.Tensor:
     """Self-attention of the joint projection (batch, tokens, 3 x width) to (batch, tokens, width).
 
     Saved are codes of queries, keys, values and output, and a number a row; inside, and for them in
-    backward, everything is 16-bit.
+    backward, everything is 16-bit: what the codes stand for, forward too.
 
+    Args:
+        feeds_product: a layer here made the projection, so its gradient may come in codes, whatever
+            the projection is.
     Raises:
         ValueError: the projection is not three times a multiple of ``heads`` wide.
     """
@@ -144,5 +168,5 @@ def attention(qkv: torch.Tensor, heads: int, run: Runtime, *, causal: bool = Tru
         )
     if not qkv.numel():
         return qkv[..., : qkv.shape[2] // 3]
-    y: torch.Tensor = _Attention.apply(qkv, heads, causal, run, run.draw())  # type: ignore[no-untyped-call]  # torch
+    y: torch.Tensor = _Attention.apply(qkv, heads, causal, run, run.draw(), feeds_product)  # type: ignore[no-untyped-call]  # torch
     return y

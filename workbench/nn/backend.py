@@ -67,6 +67,13 @@ class Backend(ABC):
         """
         return self.quantize(x, out, seed=seed)
 
+    def quantize_rounded(
+        self, x: torch.Tensor, out: TensorFormat, dtype: torch.dtype
+    ) -> tuple[Codes, torch.Tensor]:
+        """Codes of a (R, C) matrix, and what they stand for, rounded to ``dtype``."""
+        codes = self.quantize(x, out)
+        return codes, self.dequantize(codes, dtype)
+
     def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
         """Codes of a (R, C) matrix and of its transpose, each under scales of its own.
 

@@ -80,6 +80,8 @@ class TransformerBlock(nn.Module):
         # What joins the stream is a number there; only dropout works on codes on the way.
         for layer in (self.out, self.down):
             layer.plain_output = dropout == 0.0  # type: ignore[assignment]
+        # Attention saves codes of it, and computes with what they stand for.
+        self.qkv.plain_output = not runtime.fused  # type: ignore[assignment]
         # The activation and attention take their gradients as the products leave them.
         self.down.plain_gradient = not self.gated and not runtime.fused  # type: ignore[assignment]
         self.out.plain_gradient = not runtime.fused  # type: ignore[assignment]
@@ -94,7 +96,8 @@ class TransformerBlock(nn.Module):
         """(batch, tokens, width) bf16, fp16 or fp32 to the same."""
         run = self.runtime
         stream, x = normed_stream(stream, self.norm1, run)
-        mixed = attention(self.qkv(x), self.heads, run, causal=self.causal)
+        # No name for what goes in: it would be held until the block's end.
+        mixed = attention(self.qkv(x), self.heads, run, causal=self.causal, feeds_product=True)
         branch: torch.Tensor = self.drop(self.out(mixed))
         # A bias has the sum of the gradient's numbers.
         coded = self.out.bias is None

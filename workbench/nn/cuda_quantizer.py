@@ -15,7 +15,7 @@ from tiles.formats.torch_encode import code_dtype
 from tiles.kernels.base import Limits
 from tiles.kernels.cupy_views import cupy_stream
 from tiles.kernels.quantize_tiles import launch_block
-from tiles.kernels.triton import dequantize_tiles, quantize_tiles, turned_tiles
+from tiles.kernels.triton import dequantize_tiles, quantize_tiles, rounded_tiles, turned_tiles
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dequantize, Problem, Quantize
@@ -191,6 +191,27 @@ class CudaQuantizer(ReferenceBackend):
             return whole.codes()
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
+
+    def quantize_rounded(
+        self, x: torch.Tensor, out: TensorFormat, dtype: torch.dtype
+    ) -> tuple[Codes, torch.Tensor]:
+        side = square_side(out)
+        if not side or out.rounding is not Rounding.NEAREST_EVEN or dtype not in PLAIN:
+            return super().quantize_rounded(x, out, dtype)
+        rows, cols = x.shape
+        x, made = x.contiguous(), self._bare(rows, cols, out)
+        key = self._key("rounded", (x,), out, dtype)
+        numbers = torch.empty_like(x, dtype=dtype)
+        tensors = {"x": x} | stored_tensors(made) | {"out": numbers}
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors)
+                return Codes(main=made), numbers
+            rounded_tiles.launch(*tensors.values(), block=side)
+            if key is not None:
+                call = rounded_tiles._call(*tensors.values(), block=side)
+                self._prepared[key] = TritonLaunch([call], tensors)
+        return Codes(main=made), numbers
 
     def _tuned_both(self, x: torch.Tensor, out: TensorFormat) -> bool:
         """Whether a sweep found a configuration for codes both ways."""

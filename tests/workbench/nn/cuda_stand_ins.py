@@ -24,6 +24,7 @@ from tiles.kernels.triton import (
     placed_tiles,
     quantize_tiles,
     residual_tiles,
+    rounded_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -257,6 +258,14 @@ class Launches:
                 assert other is not None
                 one.copy_(other if at < 2 else other.t())
 
+    def rounded(self, x: Any, out: Any, scales: Any, numbers: Any, *, block: int) -> None:
+        rounded_tiles._call(x, out, scales, numbers, block=block)
+        self.seen.append("quantize rounded")
+        found = TWIN.quantize(x, TensorFormat.parse(f"int8.b{block}x{block}"))
+        out.copy_(found.main.bits)
+        scales.copy_(found.main.scales)
+        numbers.copy_(found.dequantize(numbers.dtype))
+
     def norm(self, *given: Any, op: str, epsilon: float, block: int) -> None:
         norm_gradient._call(*given, op=op, epsilon=epsilon, block=block)
         x, x_scales, dy, mean, variance, gamma, total, partials, *onto = given
@@ -324,6 +333,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (turned_tiles, made.turned),
         (placed_tiles, made.placed),
         (norm_gradient, made.norm),
+        (rounded_tiles, made.rounded),
         (residual_tiles, made.add),
     ):
         monkeypatch.setattr(module, "launch", stand_in)

@@ -15,6 +15,7 @@ from tiles.kernels.triton import (
     placed_tiles,
     quantize_tiles,
     residual_tiles,
+    rounded_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -48,7 +49,7 @@ def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
                      dequantize_tiles, quantize_tiles, transpose_codes,
-                     activation_tiles, norm_gradient, placed_tiles, residual_tiles,
+                     activation_tiles, norm_gradient, placed_tiles, residual_tiles, rounded_tiles,
                      turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)

@@ -206,6 +206,27 @@ def test_attention_core(causal: bool) -> None:
     assert 0 < relative < 0.03
 
 
+def test_attention_of_numbers_is_that_of_their_codes() -> None:
+    """The gradient comes in codes where a layer here asks for them."""
+    numbers_in = normal(2, 32, 96, seed=16, dtype=torch.bfloat16)
+    dy = normal(2, 32, 32, seed=17, dtype=torch.bfloat16)
+    outputs, grads = [], []
+    for coded_in in (False, True):
+        run = runtime(seed=3)
+        qkv = numbers_in
+        if coded_in:
+            qkv = run.tensor(run.codes(numbers_in), numbers_in.shape, numbers_in)
+        qkv = qkv.detach().requires_grad_()
+        qkv.register_hook(grads.append)
+        y = attention(qkv, 2, run, feeds_product=True)
+        y.backward(dy)
+        outputs.append(y)
+    for one, other in (outputs, grads):
+        assert isinstance(one, CodedTensor)
+        assert isinstance(other, CodedTensor)
+        assert torch.equal(one.codes.main.codes, other.codes.main.codes)
+
+
 def test_residual_add() -> None:
     stream = normal(2, 32, 96, seed=18, dtype=torch.bfloat16).requires_grad_()
     branch = coded(2, 32, 96, seed=19).requires_grad_()

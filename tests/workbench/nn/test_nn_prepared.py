@@ -18,6 +18,7 @@ from tiles.kernels.triton import (
     placed_tiles,
     quantize_tiles,
     residual_tiles,
+    rounded_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -345,6 +346,8 @@ class Repeated:
                 elif self.kernel is residual_tiles._residual_tiles:
                     given = [tensors.get(name) for name in residual_tiles.TENSORS]
                     seen.add(*given, block=self.constants["BLOCK_ROWS"], seed=seed)
+                elif self.kernel is rounded_tiles._quantize_rounded:
+                    seen.rounded(*tensors.values(), block=self.constants["BLOCK_ROWS"])
                 elif self.kernel is norm_gradient._norm_gradient:
                     epsilon = next(one for one in self.numbers if isinstance(one, float))
                     op = norm_gradient.OPS[not self.constants["CENTRED"]]
