@@ -18,6 +18,7 @@ from tiles.kernels.triton import (
     placed_tiles,
     residual_tiles,
     rounded_tiles,
+    turned_tiles,
 )
 
 HERE = Path(__file__).parent
@@ -82,6 +83,25 @@ def test_compiles_without_a_stack_for_two_ctas_a_multiprocessor(side: int, op: s
     tensors, warps = operands(1024, 2048, side, META), max(1, side * side // 1024)
     facts = facts_of(
         lambda: activation_tiles.precompile(*tensors, op=op, block=side, seed=3, num_warps=warps),
+        load_gpu("h200").limits,
+    )
+    assert facts is not None
+    assert facts.stack_bytes == 0
+    assert facts.registers * facts.threads <= 65536 // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 128])
+def test_a_transposes_codes_compile_for_two_ctas_a_multiprocessor(side: int) -> None:
+    tile = max(side, 64)
+    config = {"block_rows": tile, "block_cols": tile, "num_warps": tile * tile // 1024}
+    x = torch.zeros(1024, 2048, dtype=torch.bfloat16, device=META)
+    codes = torch.zeros(2048, 1024, dtype=torch.int8, device=META)
+    scales = torch.ones(2048 // side, 1024 // side, device=META)
+    facts = facts_of(
+        lambda: turned_tiles.precompile(
+            x, codes, scales, block=side, config=config | {"software_cast": False}
+        ),
         load_gpu("h200").limits,
     )
     assert facts is not None

@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 
 from .launch_checks import check_matrix, check_memory
-from .quantize_tile import load_tile, quantize_tile
+from .quantize_tile import _scaled, load_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants
 from .tile_checks import check_codes, check_scales
+from .tile_elements import encode
+from .tile_packing import store_codes
 
 __all__ = ["launch", "precompile"]
 
@@ -22,7 +24,7 @@ __all__ = ["launch", "precompile"]
 def _quantize_turned(
     x_ptr, codes_ptr, scales_ptr, rows, cols, tiles_across, row_stride, col_stride,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr, EVEN: tl.constexpr, WORDS: tl.constexpr, GROUPED: tl.constexpr,
+    BLOCK_COLS: tl.constexpr, EVEN: tl.constexpr, WORDS: tl.constexpr,
     STORED: tl.constexpr, RULE: tl.constexpr, SHORT: tl.constexpr, CODE_EXPONENT: tl.constexpr,
     CODE_MANTISSA: tl.constexpr, KEPT_MANTISSA: tl.constexpr, STOCHASTIC: tl.constexpr,
     SOFTWARE: tl.constexpr, CLAMP: tl.constexpr, INTEGER: tl.constexpr, BITS: tl.constexpr,
@@ -33,21 +35,37 @@ def _quantize_turned(
     tile = tl.program_id(0)
     first_row = (tile % tiles_across).to(tl.int64) * TILE_ROWS
     first_col = (tile // tiles_across) * TILE_COLS
+    GRID_ROWS: tl.constexpr = TILE_ROWS // BLOCK_ROWS
+    GRID_COLS: tl.constexpr = TILE_COLS // BLOCK_COLS
     x = load_tile(
         x_ptr, first_col.to(tl.int64), first_row.to(tl.int32), cols, rows, TILE_COLS, TILE_ROWS,
         EVEN,
     )  # fmt: skip
-    quantize_tile(
-        tl.trans(x), codes_ptr, scales_ptr, 0.0, 1.0, first_row, first_col, rows, cols, row_stride,
-        col_stride, 0, 0, tile == 0, TILE_ROWS, TILE_COLS, BLOCK_ROWS, BLOCK_COLS, EVEN, WORDS,
-        GROUPED, False, STORED, RULE, False, False, SHORT, CODE_EXPONENT, CODE_MANTISSA,
-        KEPT_MANTISSA, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS, NAN_CODE,
+    # As the matrix lies; codes are turned, which are a quarter or half as many bytes.
+    shape: tl.constexpr = (GRID_COLS, BLOCK_COLS, GRID_ROWS, BLOCK_ROWS)
+    scale, ratio, whole = _scaled(
+        tl.reshape(x, shape).to(tl.float32), 0.0, 1.0, STORED, RULE, False, False, SHORT, CODE_MAX,
+        CODE_EXPONENT, CODE_MANTISSA, KEPT_MANTISSA, 1.0,
+    )  # fmt: skip
+    codes = encode(
+        ratio, whole, 0, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS, NAN_CODE,
         ZERO_CODE, CODE_MAX, ASSEMBLY,
+    )  # fmt: skip
+    codes = tl.trans(tl.reshape(codes, (TILE_COLS, TILE_ROWS)))
+    store_codes(
+        codes_ptr, codes, first_row, first_col, rows, cols, TILE_ROWS, TILE_COLS, BITS, WORDS, EVEN
+    )  # fmt: skip
+    store_scales(
+        scales_ptr, tl.trans(tl.reshape(scale, (GRID_COLS, GRID_ROWS))), first_row, first_col, rows,
+        cols, row_stride, col_stride, GRID_ROWS, GRID_COLS, BLOCK_ROWS, BLOCK_COLS, False,
     )  # fmt: skip
 
 
 #: Constants of a quantisation that this kernel does not ask for.
-_FIXED = ("WORDS_T", "GROUPED_T", "TRANSPOSED", "SHARED", "SWIZZLED", "ONE_SCALE", "TWO_LEVEL")
+_FIXED = (
+    *("GROUPED", "WORDS_T", "GROUPED_T", "TRANSPOSED", "SHARED", "SWIZZLED"),
+    *("ONE_SCALE", "TWO_LEVEL"),
+)
 
 
 def _call(
