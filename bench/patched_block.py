@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.block_profile import profile
 from bench.block_timing import Case, Clock
 from sim import load_gpu
+from sim.calibration.folder import NO_CALIBRATION, choose_calibration
 from sim.error.expected import expected_sqnr_db
 from sim.network import Batch, NetworkCost, Phase, network_cost
 from tiles.kernels import kernel, kernels
@@ -133,15 +134,21 @@ def expected_error(name: str, extent: int) -> float:
     return math.sqrt(noise)
 
 
-def predict_patched(case: Case, gpu: str, name: str) -> dict[str, Any]:
+def predict_patched(
+    case: Case, gpu: str, name: str, calibration: str | Path = NO_CALIBRATION
+) -> dict[str, Any]:
     """One layer's forward pass in bf16 and under a recipe, by the cost model.
 
     bf16 is what the fastest kernels take; under the recipe those that a patched layer launches.
 
+    Args:
+        calibration: a file of ``workbench calibrate``, or "none".
     Raises:
-        ValueError: it cannot be predicted.
+        ValueError: it cannot be predicted, or the calibration is of another GPU.
     """
     target = load_gpu(gpu)
+    held = choose_calibration(calibration, target)
+    figures = target if held.calibration is None else held.calibration.gpu
     network = read_network(case.model, case.length)
     batch = Batch(sequences=case.sequences, length=case.length)
     launched = [kernel(family) for family in (*_FAMILIES, _QUANTIZE)]
@@ -150,7 +157,8 @@ def predict_patched(case: Case, gpu: str, name: str) -> dict[str, Any]:
         ("bf16", "bf16", list(kernels().values())),
         ("patched", name, launched),
     ):
-        cost = network_cost(network, batch, recipe(one), target, Pricer(target, families).best)
+        pricer = Pricer(target, families, held.calibration)
+        cost = network_cost(network, batch, recipe(one), figures, pricer.best)
         if isinstance(cost, str):
             raise ValueError(f"{case}: {one}: {cost}")
         costs[side] = cost
@@ -170,7 +178,11 @@ def predict_patched(case: Case, gpu: str, name: str) -> dict[str, Any]:
         ]
         for side, cost in costs.items()
     }
-    return times | {"speedup": times["bf16_us"] / times["patched_us"], "operators": operators}
+    return times | {
+        "speedup": times["bf16_us"] / times["patched_us"],
+        "calibration": list(held.lines),
+        "operators": operators,
+    }
 
 
 def measure_patched(

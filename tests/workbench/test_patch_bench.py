@@ -18,6 +18,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--dry-run", "--package", str(tmp_path)], "no emitted package: give the folder that"),
         (["--dry-run", "--output", str(tmp_path)], "is a folder"),
         (["--dry-run", "--recipes", "posit9"], "unknown recipe 'posit9'"),
+        (["--dry-run", "--calibration", "no.json"], "calibration no.json: "),
     ):
         before = os.environ.get("TRITON_INTERPRET")
         try:
