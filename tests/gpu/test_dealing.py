@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import turns
 from dealing import dealt
-from turns import gpu_of, turn
+from turns import Turn, gpu_of
 
 
 @pytest.mark.parametrize(
@@ -65,29 +65,34 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def _taken(name: str, told: list[str], *, alone: bool) -> threading.Thread:
+    """Takes a turn of a few moments in another thread."""
+
+    def hold() -> None:
+        with Turn("7") as turn:
+            turn.take(alone=alone)
+            told.append(f"{name} in")
+            time.sleep(0.02)
+            told.append(f"{name} out")
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_who_waits_to_be_alone_comes_before_who_came_later(locks: Path) -> None:
     told: list[str] = []
-
-    def take(name: str, *, alone: bool) -> threading.Thread:
-        def held() -> None:
-            with turn("7", alone=alone):
-                told.append(f"{name} in")
-                time.sleep(0.02)
-                told.append(f"{name} out")
-
-        thread = threading.Thread(target=held, daemon=True)
-        thread.start()
-        return thread
-
     gate, lock = locks / "tile-workbench-gpu-7.gate", locks / "tile-workbench-gpu-7.lock"
-    with turn("7", alone=False), turn("7", alone=False):  # two that share
+    with Turn("7") as one, Turn("7") as two, Turn("8") as elsewhere:
+        one.take(alone=False)
+        two.take(alone=False)
         assert _free(gate)
         assert _free(lock, shared=True)
-        first = take("alone", alone=True)
+        first = _taken("alone", told, alone=True)
         _until(lambda: not _free(gate))
-        others = [take("shared", alone=False) for _ in range(2)]
-        with turn("8", alone=True):  # another GPU's
-            told.append("before")
+        others = [_taken("shared", told, alone=False) for _ in range(2)]
+        elsewhere.take(alone=True)
+        told.append("before")
         assert not _free(lock)
     for thread in (first, *others):
         thread.join(timeout=120)
@@ -97,34 +102,62 @@ def test_who_waits_to_be_alone_comes_before_who_came_later(locks: Path) -> None:
     assert _free(lock)
 
 
+def test_two_that_share_may_both_ask_to_be_alone(locks: Path) -> None:
+    """Neither keeps what the other waits for."""
+    told: list[str] = []
+    both = threading.Barrier(2, timeout=120)
+
+    def hold() -> None:
+        with Turn("7") as turn:
+            turn.take(alone=False)
+            both.wait()
+            turn.take(alone=True)
+            told.append("in")
+            time.sleep(0.02)
+            told.append("out")
+
+    threads = [threading.Thread(target=hold, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert told == ["in", "out"] * 2
+
+
 @pytest.mark.parametrize(
-    ("marks", "shared", "free"),
+    ("marks", "between", "during"),
     [
-        (("gpu",), True, False),
-        (("gpu", "alone"), False, False),
-        ((), True, True),
-        (("alone",), True, True),  # on the host
+        (("gpu",), "shared", "shared"),
+        (("gpu", "alone"), "shared", "alone"),
+        ((), "free", "free"),
+        (("alone",), "free", "free"),  # on the host
     ],
 )
-def test_a_phase_of_a_test_has_its_lock(
-    locks: Path, marks: tuple[str, ...], shared: bool, free: bool
+def test_a_test_has_its_lock(
+    locks: Path, marks: tuple[str, ...], between: str, during: str
 ) -> None:
-    item: Any = SimpleNamespace(get_closest_marker=lambda name: name if name in marks else None)
+    item: Any = SimpleNamespace(
+        get_closest_marker=lambda name: name if name in marks else None, stash=pytest.Stash()
+    )
     lock = locks / "tile-workbench-gpu-7.lock"
-    for hook, exclusive in (
-        (turns.pytest_runtest_setup, False),
-        (turns.pytest_runtest_call, not shared),
-        (turns.pytest_runtest_teardown, False),
-    ):
-        phase = hook(item)
-        next(phase)
-        assert _free(lock) == free
-        assert _free(lock, shared=True) == (not exclusive)
-        with pytest.raises(StopIteration, match="what it answered"):
-            phase.send("what it answered")
-        assert _free(lock)
-    phase = turns.pytest_runtest_call(item)
-    next(phase)
-    with pytest.raises(KeyError):
-        phase.throw(KeyError("the test failed"))
+
+    def held() -> str:
+        return "free" if _free(lock) else "shared" if _free(lock, shared=True) else "alone"
+
+    protocol = turns.pytest_runtest_protocol(item)
+    next(protocol)
+    for fails in (False, True):
+        assert held() == between
+        call = turns.pytest_runtest_call(item)
+        next(call)
+        assert held() == during
+        if fails:
+            with pytest.raises(KeyError):
+                call.throw(KeyError("the test failed"))
+        else:
+            with pytest.raises(StopIteration, match="what it answered"):
+                call.send("what it answered")
+        assert held() == between
+    with pytest.raises(StopIteration, match="done"):
+        protocol.send("done")
     assert _free(lock)
