@@ -171,7 +171,9 @@ class ProductLaunch:
             item, self._out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
             wide = ROW_BYTES // self._out_item
         self._maps, self._item, self._box = 3 if blocks else 2, item, (wide, 64)
-        self._boxes = tuple((ROW_BYTES // item, rows) for rows in (block_m // across, block_n // down))
+        self._boxes = tuple(
+            (ROW_BYTES // item, rows) for rows in (block_m // across, block_n // down)
+        )
         self._extents = (np.int32(m), np.int32(n), np.int32(k))
 
     def __call__(

@@ -14,9 +14,9 @@
 // is promoted while the tensor cores fill the other, and a tile begins when the last one is stored.
 // CHAINED 1: it has one set, of 64 rows, so that there is room for the sums of up to 192 columns, or
 // of 128 rows a warpgroup; the other warpgroup's product runs under a promotion, and the next tile's
-// first one under a tile's way out.  With TURNS the warpgroups begin products in turns: the tensor
-// cores share themselves out among products in flight, so that two which began together would end
-// together, and nothing would multiply while both promote.
+// first one under a tile's way out.  The warpgroups begin products in turns: the tensor cores share
+// themselves out among products in flight, so that two which began together would end together, and
+// nothing would multiply while both promote.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -62,9 +62,6 @@
 #define TURN 1
 #define CONSUMER_BARRIER 3
 
-#ifndef TURNS
-#define TURNS 1
-#endif
 #include "hopper_raster.cuh"
 #include "hopper_ring.cuh"
 #include "hopper_staging.cuh"
@@ -213,13 +210,13 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         // compiler would then wait for every instruction of it: where there is none left, what lies
         // in the stage is multiplied and nobody looks at it.
         auto start = [&](int t, bool there) {
-            if (TURNS && there) turn_wait(consumer);
+            if (there) turn_wait(consumer);
             multiply(product, t, true);
-            if (TURNS && there) turn_pass(1 - consumer);
+            if (there) turn_pass(1 - consumer);
             if (t == TILES_M - 1 && there && ++stage == STAGES) stage = 0, phase ^= 1;
         };
         const bool any = (int)(blockIdx.x / CLUSTER) < tiles.count();
-        if (TURNS && any && consumer == 1) turn_pass(0);
+        if (any && consumer == 1) turn_pass(0);
         await_tiles(0, any);
         start(0, any);
 #endif
@@ -437,7 +434,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #endif
 #if CHAINED
         wgmma_wait<0>();  // of the product that nobody looks at
-        if (TURNS && any && consumer == 0) turn_wait(0);  // takes the turn that nobody used
+        if (any && consumer == 0) turn_wait(0);  // takes the turn that nobody used
 #endif
         if (thread == 0) await_stores();
     }
