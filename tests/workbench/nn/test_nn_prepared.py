@@ -14,6 +14,7 @@ from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
+    placed_tiles,
     quantize_tiles,
     transpose_codes,
     turned_tiles,
@@ -22,6 +23,7 @@ from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantiz
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dataflow, parse_problem
 from workbench.nn import ReferenceBackend, TransformerBlock, prepared, training_runtime
+from workbench.nn import cuda_assembly as assembly_module
 from workbench.nn import cuda_backend as backend_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn import cuda_quantizer as quantizer_module
@@ -321,7 +323,8 @@ class Repeated:
 
         class Triton:
             def __init__(self, calls: Any, tensors: Any) -> None:
-                ((self.kernel, _, _, constants),) = calls
+                ((self.kernel, _, arguments, constants),) = calls
+                self.numbers = [one for one in arguments if not isinstance(one, torch.Tensor)]
                 self.constants = constants
                 rows, cols = constants.get("BLOCK_ROWS", 0), constants.get("BLOCK_COLS", 0)
                 rounding = "+sr" if constants.get("STOCHASTIC") else ""
@@ -340,6 +343,9 @@ class Repeated:
                     assert made.scales is not None
                     tensors["codes"].copy_(made.bits)
                     tensors["scales"].copy_(made.scales)
+                elif self.kernel is placed_tiles._quantize_placed:
+                    place, side = tuple(self.numbers[:2]), self.constants["BLOCK_ROWS"]
+                    seen.placed(*tensors.values(), place=place, block=side, seed=seed)
                 elif self.kernel is transpose_codes._transpose_codes:
                     tensors["out"].copy_(tensors["codes"].t())
                 elif self.kernel is quantize_tiles._quantize_tiles:
@@ -359,7 +365,7 @@ class Repeated:
 
         monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
-        for module in (products_module, quantizer_module, backend_module):
+        for module in (products_module, quantizer_module, backend_module, assembly_module):
             monkeypatch.setattr(module, "TritonLaunch", Triton)
 
 
