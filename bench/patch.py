@@ -3,11 +3,13 @@
     python -m bench.patch --package out/ --commit HASH --output evidence/h200/patch.json
 
 Without ``--package`` one is emitted on the spot from a simulated sweep: the cost model's best
-configurations, never measured.  ``--dry-run`` runs the same on a tiny block in Triton's interpreter
-and times nothing.
+configurations, never measured.  ``--profile`` lists what both launch, kernel by kernel, beside
+the operators that were predicted.  ``--dry-run`` runs the same on a tiny block in Triton's
+interpreter and times nothing.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -19,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.block_timing import SETTLE_S, Case, Clock
-from bench.patched_block import emitted_for, imported, measure_patched, predict_patched
+from bench.patched_block import (
+    emitted_for,
+    imported,
+    measure_patched,
+    predict_patched,
+    profile_patched,
+)
 from bench.place import place
 from sim import load_gpu
 from workbench.outfile import check_outfile, write_outfile
@@ -121,6 +129,11 @@ def _rows(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
                             "measured": measured,
                         }
                     )
+            if arguments.profile and not dry:
+                for row, (case, name) in zip(
+                    rows, itertools.product(cases, arguments.recipes), strict=True
+                ):
+                    row["profiled"] = profile_patched(case, name, module)
     return rows, environment
 
 
@@ -140,6 +153,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), metavar="NAME")
     parser.add_argument("--package", type=Path, help="folder that emit has written")
     parser.add_argument("--settle-s", type=float, default=SETTLE_S)
+    parser.add_argument("--profile", action="store_true", help="list the kernels, behind the times")
     parser.add_argument("--dry-run", action="store_true", help="a tiny block, nothing is timed")
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--output", type=Path)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from dealing import dealt
 from huge_tensors import huge
+from turns import pytest_runtest_call, pytest_runtest_setup, pytest_runtest_teardown
 
-__all__ = ["huge"]
+__all__ = ["huge", "pytest_runtest_call", "pytest_runtest_setup", "pytest_runtest_teardown"]
 
 
 def _listed() -> list[str]:
