@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from tiles.formats import TensorFormat
+from workbench.nn.assembly import Assembly, JoinedNumbers
 from workbench.nn.codes import BothDirections, Codes
 
 __all__ = ["ACTIVATIONS", "NORMS", "Attended", "Backend", "NormGradients", "Normalized"]
@@ -72,6 +73,31 @@ class Backend(ABC):
         Rounded to nearest; a stochastic format would draw the same bits for both.
         """
         return BothDirections(forward=self.quantize(x, out), turned=self.quantize(x.t(), out))
+
+    def assembly(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        out: TensorFormat,
+        *,
+        parts: tuple[int, int],
+        both: bool,
+        seed: int = 0,
+    ) -> Assembly:
+        """Codes of a (R, C) matrix that comes in parts: those of :meth:`quantize` of the whole.
+
+        Args:
+            parts: rows and columns at multiples of which every part begins, and ends but for the
+                last ones.
+            both: as of :meth:`quantize_both`.
+        """
+
+        def quantized(matrix: torch.Tensor) -> Codes:
+            quantize = self.quantize_both if both else self.quantize
+            return quantize(matrix, out, seed=seed)
+
+        return JoinedNumbers(torch.empty(shape, dtype=dtype, device=device), quantized)
 
     @abstractmethod
     def quantize_by(

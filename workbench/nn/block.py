@@ -79,8 +79,9 @@ class TransformerBlock(nn.Module):
         # What joins the stream is a number there; only dropout works on codes on the way.
         for layer in (self.out, self.down):
             layer.plain_output = dropout == 0.0  # type: ignore[assignment]
-        # The activation takes its gradient as the product leaves it.
+        # The activation and attention take their gradients as the products leave them.
         self.down.plain_gradient = not self.gated and not runtime.fused  # type: ignore[assignment]
+        self.out.plain_gradient = not runtime.fused  # type: ignore[assignment]
         kept = done.kept
         if kept:
             raise ValueError(f"width {width}, hidden {hidden}: {kept[0].name} has {kept[0].reason}")

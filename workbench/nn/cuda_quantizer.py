@@ -19,8 +19,10 @@ from tiles.kernels.triton import dequantize_tiles, quantize_tiles, turned_tiles
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dequantize, Problem, Quantize
+from workbench.nn.assembly import Assembly
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.cuda_assembly import PlacedCodes
 from workbench.nn.prepared import TritonLaunch, layout
 from workbench.nn.reference_backend import ReferenceBackend
 
@@ -180,6 +182,30 @@ class CudaQuantizer(ReferenceBackend):
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
 
+    def assembly(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        out: TensorFormat,
+        *,
+        parts: tuple[int, int],
+        both: bool,
+        seed: int = 0,
+    ) -> Assembly:
+        side = _square_side(out)
+        # One that begins nowhere but at 0 may end within a block, at the matrix's own end.
+        inside = [
+            part % side if part < extent and side else 0
+            for part, extent in zip(parts, shape, strict=True)
+        ]
+        if not side or any(inside) or dtype not in PLAIN:
+            return super().assembly(shape, dtype, device, out, parts=parts, both=both, seed=seed)
+        rows, cols = shape
+        # Rows of the transposed codes begin at multiples of 16 bytes, as in `quantize_both`.
+        turned = self._bare(cols, rows, out) if both and rows % ROW_STEP == 0 else None
+        return PlacedCodes(self, self._bare(rows, cols, out), turned, seed)
+
     def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
         found = None
         if _stored(out) is not None and out.rounding is not Rounding.STOCHASTIC:
@@ -303,14 +329,19 @@ def _in_blocks(fmt: TensorFormat) -> bool:
     return scaling.rows is not None and scaling.rows > 1 and scaling.cols is not None
 
 
-def _turns(fmt: TensorFormat) -> bool:
-    """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
+def _square_side(fmt: TensorFormat) -> int:
+    """Side of the square blocks of INT8 codes that a program holds; 0 of all other formats."""
     scaling = fmt.scaling
     if not _in_blocks(fmt) or scaling is None or not scaling.plain:
-        return False
-    side, nearest = scaling.rows or 0, fmt.rounding is Rounding.NEAREST_EVEN
+        return 0
+    side = scaling.rows or 0
     fits = fmt.element.name == "int8" and side == scaling.cols and not side & (side - 1)
-    return fits and nearest and 32 <= side <= 128
+    return side if fits and 32 <= side <= 128 else 0
+
+
+def _turns(fmt: TensorFormat) -> bool:
+    """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
+    return bool(_square_side(fmt)) and fmt.rounding is Rounding.NEAREST_EVEN
 
 
 def _seed(out: TensorFormat, seed: int) -> int | None:

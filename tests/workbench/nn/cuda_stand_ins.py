@@ -20,6 +20,7 @@ from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
     gemm_scaled,
+    placed_tiles,
     quantize_tiles,
     transpose_codes,
     turned_tiles,
@@ -240,6 +241,24 @@ class Launches:
         out.copy_(found.codes.view(torch.uint8))
         scales.copy_(found.scales)
 
+    def placed(self, x: Any, *made: Any, place: tuple[int, int], **given: Any) -> None:
+        placed_tiles._call(x, *made, place=place, **given)
+        self.seen.append("quantize part" if len(made) == 2 else "quantize part both")
+        block, seed = given["block"], given["seed"]
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        # The random bits are those of the whole.
+        whole = torch.zeros(made[0].shape, dtype=x.dtype)
+        part = tuple(slice(at, at + size) for at, size in zip(place, x.shape, strict=True))
+        blocks = tuple(slice(p.start // block, -(-p.stop // block)) for p in part)
+        whole[part] = x
+        found = TWIN.quantize(whole, fmt, seed=seed or 0).main
+        assert found.scales is not None
+        made[0][part] = found.bits[part]
+        made[1][blocks] = found.scales[blocks]
+        if len(made) > 2:
+            made[2].t()[part] = found.bits[part]
+            made[3].t()[blocks] = found.scales[blocks]
+
     def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
         self.seen.append("transpose")
         assert (out.shape, x.is_contiguous()) == (x.t().shape, True)
@@ -265,6 +284,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (transpose_codes, made.transpose),
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
+        (placed_tiles, made.placed),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

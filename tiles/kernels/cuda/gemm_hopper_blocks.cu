@@ -231,9 +231,10 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + (VECTOR ? SCALE_BYTES : 0));
-                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
-                    load_shared_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left,
-                                     rank);
+                    load_cluster_tile<BLOCK_M, SHARE_A>(a_ring + stage * A_BYTES, &map_a, bar,
+                                                        step * BLOCK_K, top, rank);
+                    load_cluster_tile<BLOCK_N, !SHARE_A>(b_ring + stage * B_BYTES, &map_b, bar,
+                                                         step * BLOCK_K, left, rank);
                     if (VECTOR) {
                         const u32 to = scale_ring + stage * SCALE_BYTES;
                         load_tile(to, &map_a_scale, bar, top, step * UNITS);
