@@ -17,7 +17,8 @@ def differs(op: str, shape: tuple[int, int], dtype: torch.dtype, added: bool) ->
         1 + 2 * torch.randn(*shape, generator=generator), TensorFormat.parse("int8.b32x32")
     )
     dy, onto = (torch.randn(*shape, generator=generator).to(dtype) for _ in range(2))
-    gamma = torch.rand(cols, generator=generator) + 0.5
+    # Of any float dtype, as the layer has it.
+    gamma = (torch.rand(cols, generator=generator) + 0.5).to(dtype)
     values = x.dequantize(torch.float64)
     mean = values.mean(dim=1).float()
     variance = values.var(dim=1, correction=0).float()

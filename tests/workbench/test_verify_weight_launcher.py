@@ -8,10 +8,13 @@ import pytest
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda import gemm_hopper_weight_only
-from tiles.problems import parse_problem
+from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.problems import Gemm, parse_problem
 from workbench.emission.functions import function_of
+from workbench.verification.function_checks import Tuned
 from workbench.verification.recorder import Recorder
 from workbench.verification.weight_launcher import judge_launcher
+from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
 
 FAMILY = "hopper_weight_only"
 PROBLEMS = ("gemm:16x64x512:w4a16-g128:bf16", "gemm:64x64x256:w8a16:fp32")
@@ -61,3 +64,20 @@ def test_careless_ones_fail(changes: dict[str, Any], words: str) -> None:
     verdict = _verdict(PROBLEMS[0], **changes)
     assert verdict["status"] == "failed"
     assert words in verdict["detail"]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("cluster", [1, 2, 4, 8])
+def test_shapes_of_checks_have_a_panel_for_each_cta_of_a_cluster(
+    problem: str, cluster: int
+) -> None:
+    """Else the configuration that was tuned would not be the one that is checked."""
+    family, text = kernel(FAMILY), parse_problem(problem)
+    config = family.default(text, load_gpu("h200").limits).to_dict() | {"cluster": cluster}
+    tuned = Tuned(kernel=FAMILY, problem=text, config=config)
+    checks = WeightOnlyFunctionChecks()
+    for shape in (checks.small(tuned), checks.tails(tuned, "cuda")):
+        assert isinstance(shape, Gemm)
+        panels = panels_of(shape)
+        assert panels > max(cluster, 3)
+        assert gemm_hopper_weight_only.ctas(shape.m, shape.n, panels, config, 132) % cluster == 0

@@ -257,6 +257,8 @@ class Backend(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """As :meth:`normalize_backward`, of a gradient ``dy`` (R, C) in numbers.
 
+        Args:
+            gamma: (C) of any float dtype.
         Returns:
             The gradient of ``x``, plus ``onto`` (R, C) where that is given, rounded once to
             ``dtype``; then those of gamma and beta, fp32.

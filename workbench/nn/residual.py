@@ -67,7 +67,7 @@ class _NormedStream(torch.autograd.Function):
         backend, fmt, seed = run.backend(device), run.recipe.gradient, derived(ctx.seed, 1)
         coded = like is not None and (like.coded or ctx.feeds_product)
         onto = None if d_total is None else _rows(_numbers(d_total))
-        saved = (mean, variance, gamma.float())
+        saved = (mean, variance)
         rest: dict[str, Any] = {"epsilon": ctx.epsilon}
         d_gamma = d_beta = of_branch = None
         if d_y is None:
@@ -76,7 +76,7 @@ class _NormedStream(torch.autograd.Function):
         elif isinstance(d_y, CodedTensor):
             rest |= {"out": fmt, "seed": derived(ctx.seed, 0)}
             dy = run.gradient(d_y, derived(ctx.seed, 2))
-            found = backend.normalize_backward(ctx.op, codes, dy, *saved, **rest)
+            found = backend.normalize_backward(ctx.op, codes, dy, *saved, gamma.float(), **rest)
             d_gamma, d_beta = found.d_gamma, found.d_beta
             if onto is None:
                 total = backend.dequantize(found.dx, ctx.dtype)
@@ -87,7 +87,7 @@ class _NormedStream(torch.autograd.Function):
         else:
             rest |= {"dtype": ctx.dtype, "onto": onto}
             total, d_gamma, d_beta = backend.normalize_gradient(
-                ctx.op, codes, _rows(d_y), *saved, **rest
+                ctx.op, codes, _rows(d_y), *saved, gamma, **rest
             )
         d_branch = None
         if coded:

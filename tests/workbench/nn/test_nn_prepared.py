@@ -95,7 +95,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         monkeypatch.setattr(module, "compiled_kernel", lambda *given: given)
     for module in (gemm_hopper, gemm_hopper_blocks, prepared):
         monkeypatch.setattr(module, "tensor_map", map_of)
-        monkeypatch.setattr(module, "persistent_grid", lambda *given: (given[1], given[2]))
+        monkeypatch.setattr(module, "persistent_grid", lambda *given, across: (*given[1:3], across))
     return found
 
 
@@ -165,7 +165,10 @@ def test_a_dataflow_launch_is_the_launchers(
         ("gemm:256x512x384:int8-b128:int8.b128x128+sr", "b128x128"),
     ],
 )
-def test_a_product_is_the_launchers(text: str, scales: str, handed: list[tuple[Any, ...]]) -> None:
+@pytest.mark.parametrize("cluster", [{}, {"cluster": 2}, {"cluster": 2, "block_n": 64}])
+def test_a_product_is_the_launchers(
+    text: str, scales: str, cluster: dict[str, int], handed: list[tuple[Any, ...]]
+) -> None:
     problem = parse_problem(text)
     m, n, k = problem.shape  # type: ignore[attr-defined]
     out, element = problem.out, problem.recipe.activation.element.name  # type: ignore[attr-defined]
@@ -182,7 +185,7 @@ def test_a_product_is_the_launchers(text: str, scales: str, handed: list[tuple[A
         block = int(out.split("b")[1].split("x")[0])
         c_scale = torch.ones(-(-m // block), -(-n // block))
     given: dict[str, Any] = {"element": element, "out": out, "scales": scales}
-    given["config"] = config.to_dict()
+    given["config"] = config.to_dict() | cluster
     again = ProductLaunch((m, n, k), device=0, blocks=blocks, **given)
     again(a, b, c, *grids, None, c_scale=c_scale, seed=SEED)
     operands = [on_device(x) if x.dtype is not torch.float16 else half(x) for x in (a, b, c)]

@@ -36,7 +36,7 @@ def _norm_gradient(
     block = tl.arange(0, GRID)
     col = block[:, None] * SIDE + tl.arange(0, SIDE)[None, :]
     inside = col < cols
-    gamma = tl.load(gamma_ptr + col, mask=inside, other=0.0)
+    gamma = tl.load(gamma_ptr + col, mask=inside, other=0.0).to(tl.float32)
     d_gamma = tl.zeros((GRID, SIDE), tl.float32)
     d_beta = tl.zeros((GRID, SIDE), tl.float32)
     first = program * rows_each
@@ -120,7 +120,7 @@ def _call(
         "partials": (partials, partial_sums(rows, cols, op)),
     }  # fmt: skip
     for name, (tensor, shape) in shapes.items():
-        if tensor.dtype != torch.float32:
+        if tensor.dtype != torch.float32 and (name != "gamma" or tensor.dtype not in _FLOATS):
             raise TypeError(f"{name} has dtype {tensor.dtype}: it must be float32")
         if tuple(tensor.shape) != shape or not tensor.is_contiguous():
             raise ValueError(
@@ -153,10 +153,10 @@ def launch(*tensors: torch.Tensor, **options: Any) -> None:
 
     Args:
         tensors: ``x`` (R, C) int8 codes of what went into the norm and its ``x_scales``, one fp32 a
-            block; ``dy`` (R, C) bf16, fp16 or fp32; ``mean`` and ``variance`` (R), ``gamma`` (C)
-            fp32; ``total`` (R, C) a float, written: the gradient of what went in, plus ``onto``, if
-            given at the end; before that ``partials`` fp32 of the shape that :func:`partial_sums`
-            tells, written: sums over them are the gradients of gamma and beta.
+            block; ``dy`` (R, C) bf16, fp16 or fp32; ``mean`` and ``variance`` (R) fp32;
+            ``gamma`` (C) a float; ``total`` (R, C) a float, written: the gradient of what went in,
+            plus ``onto``, if given at the end; before that ``partials`` fp32 of the shape that
+            :func:`partial_sums` tells, written: sums over them are the gradients of gamma and beta.
         options: ``op``, one of ``OPS``; ``epsilon``; ``block``, the side of a block.
     Raises:
         ValueError: shapes, strides, devices, overlap or names do not fit; TypeError: dtypes.
