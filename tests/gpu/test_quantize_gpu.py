@@ -259,3 +259,15 @@ def test_offsets_beyond_two_to_the_31() -> None:
         np.testing.assert_array_equal(codes[-3:].cpu().numpy().view(np.uint8), wanted_codes)
         np.testing.assert_array_equal(scales[-3:].cpu().numpy(), wanted_scales)
         assert not codes[:-3].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 129), (130, 1040), (144, 272), (1024, 4096)])
+def test_cuda_transposes(shape: tuple[int, int]) -> None:
+    pytest.importorskip("cupy")
+    family, limits = kernel("cuda_transpose"), load_gpu("h200").limits
+    problem = parse_problem(f"transpose:{shape[0]}x{shape[1]}:int8")
+    workload = family.workload(problem, device="cuda", seed=3)
+    legal = family.legal_space(problem, limits).accepted
+    for config in list(legal)[:: max(1, len(legal) // 10)]:
+        accuracy = workload.check(config)
+        assert accuracy.ok, f"{config}: {accuracy.reason}"

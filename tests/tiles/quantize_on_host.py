@@ -9,7 +9,7 @@ import numpy as np
 from dataflow_on_host import HostArray, poisoned
 from dataflow_on_host import _folder as folder
 
-from tiles.kernels.cuda import quantize_blocks
+from tiles.kernels.cuda import quantize_blocks, transpose_codes
 
 HERE = Path(__file__).parent
 FOLDER = Path(quantize_blocks.__file__).parent
@@ -62,3 +62,12 @@ def quantize(
     )
     run(quantize_blocks.SOURCE, options, ctas, config["threads"], parameters)
     return written
+
+
+def transpose(codes: np.ndarray, config: dict[str, int]) -> np.ndarray:
+    """``transpose_codes.launch`` on the CPU."""
+    out = poisoned(codes.shape[::-1], "uint8")
+    views: dict[str, Any] = {"codes": HostArray(codes), "out": HostArray(out)}
+    options, ctas, parameters = transpose_codes.prepare(**views, config=config)
+    run(transpose_codes.SOURCE, options, ctas, 32 * config["num_warps"], parameters)
+    return out

@@ -1,4 +1,4 @@
-"""The CUDA C++ quantisation runs on the CPU and writes the codec's int8 codes bit for bit."""
+"""The CUDA C++ quantisation and transposition run on the CPU, right bit for bit."""
 
 import shutil
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from nasty_matrices import nasty
 from quantize_on_host import quantize as run
+from quantize_on_host import transpose
 
 from tiles.formats import TensorFormat, quantize
 
@@ -67,3 +68,19 @@ def test_equals_the_codec_bit_for_bit(case: str) -> None:
     if transposed:
         np.testing.assert_array_equal(got["scales_t"], scales.T)
         np.testing.assert_array_equal(got["codes_t"], codes.T)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "cols", "warps"),
+    [
+        ((80, 96), 32, 64, 1),
+        pytest.param((70, 45), 64, 32, 1, marks=pytest.mark.slow),
+        pytest.param((256, 128), 128, 128, 4, marks=pytest.mark.slow),
+        pytest.param((144, 272), 64, 256, 2, marks=pytest.mark.slow),
+        pytest.param((272, 64), 256, 32, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_transposes(shape: tuple[int, int], rows: int, cols: int, warps: int) -> None:
+    codes = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    out = transpose(codes, {"block_rows": rows, "block_cols": cols, "num_warps": warps})
+    np.testing.assert_array_equal(out, codes.T)

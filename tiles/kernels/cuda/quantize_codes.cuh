@@ -8,13 +8,8 @@
 //
 // Macros: SOURCE (0 fp32, 1 bf16, 2 fp16), TARGET (0 int8, 1 e4m3fn, 2 e5m2), STOCHASTIC, VECTOR
 // (adjacent elements that a thread handles at once), ALIGNED (its index is a multiple of VECTOR).
-// ON_HOST leaves out what only a GPU has; whoever defines it brings it along.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned char u8;
-typedef unsigned long long u64;
-typedef long long i64;
+#include "words.cuh"
 
 #define SOURCE_BYTES (SOURCE == 0 ? 4 : 2)
 #if SOURCE == 0
@@ -28,15 +23,6 @@ typedef long long i64;
 #define CODE_MAX (TARGET == 0 ? 127.0f : TARGET == 1 ? 448.0f : 57344.0f)
 
 #ifndef ON_HOST
-#define DEVICE __device__ __forceinline__
-#define SHARED_BYTES(name, count) __shared__ __align__(16) unsigned char name[count]
-
-DEVICE u32 permute(u32 low, u32 high, u32 selector) {
-    u32 result;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
-    return result;
-}
-
 DEVICE float divide_rn(float x, float y) {
     float result;
     asm("div.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
