@@ -8,6 +8,7 @@ import torch
 from tiles.formats.torch_codec import CODE_DTYPES
 from tiles.problems import Problem, Transpose
 from workbench.verification.function_checks import Subject, Tuned
+from workbench.verification.hopper_launcher import fake_array, refusal
 from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
@@ -27,6 +28,47 @@ class TransposeFunctionChecks(TileFunctionChecks):
     function: ClassVar[str] = "transpose"
     module: ClassVar[str] = "_transpose"
     patterns: ClassVar[tuple[str, ...]] = ("random",)
+    fallback: ClassVar[str] = "triton_transpose"
+
+    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
+        if tuned.kernel == self.fallback:
+            return ""
+        found: str = subject.package._transpose.obstacle(torch.device(subject.device))
+        return found
+
+    def launcher(
+        self, subject: Subject, tuned: Tuned, choice: Any
+    ) -> Callable[[Recorder], None] | None:
+        """Whether the launcher takes the tuned configuration, and refuses bad arguments."""
+        problem = tuned.problem
+        assert isinstance(problem, Transpose)
+        rows, cols = problem.shape
+        template = subject.package._lookup.template(choice)
+
+        def judge(check: Recorder) -> None:
+            asked = {
+                "codes": fake_array((rows, cols), problem.element),
+                "out": fake_array((cols, rows), problem.element),
+                "config": dict(choice.config),
+            }
+            said = refusal(template.launch, asked)
+            check.expect(not said, f"the launcher refuses its own: {said}")
+            wrong: dict[str, tuple[dict[str, Any], str]] = {
+                "an output of another shape": (
+                    {"out": fake_array((cols + 1, rows), problem.element)},
+                    "out has shape",
+                ),
+                "a configuration with an unknown field": (
+                    {"config": {**choice.config, "warps": 4}},
+                    "warps",
+                ),
+            }
+            for what, (change, words) in wrong.items():
+                said = refusal(template.launch, {**asked, **change})
+                check.expect(words in said, said or f"the launcher takes {what}")
+            check.note(f"takes the configuration; refuses {', '.join(wrong)}")
+
+        return judge
 
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, Transpose)
