@@ -7,8 +7,9 @@ import torch
 
 from tiles.formats.torch_codec import CODE_DTYPES
 from tiles.problems import Problem, Transpose
+from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.hopper_launcher import fake_array, refusal
+from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
@@ -31,10 +32,7 @@ class TransposeFunctionChecks(TileFunctionChecks):
     fallback: ClassVar[str] = "triton_transpose"
 
     def obstacle(self, subject: Subject, tuned: Tuned) -> str:
-        if tuned.kernel == self.fallback:
-            return ""
-        found: str = subject.package._transpose.obstacle(torch.device(subject.device))
-        return found
+        return cupy_obstacle(subject.package._transpose, subject, tuned, self.fallback)
 
     def launcher(
         self, subject: Subject, tuned: Tuned, choice: Any
@@ -51,8 +49,6 @@ class TransposeFunctionChecks(TileFunctionChecks):
                 "out": fake_array((cols, rows), problem.element),
                 "config": dict(choice.config),
             }
-            said = refusal(template.launch, asked)
-            check.expect(not said, f"the launcher refuses its own: {said}")
             wrong: dict[str, tuple[dict[str, Any], str]] = {
                 "an output of another shape": (
                     {"out": fake_array((cols + 1, rows), problem.element)},
@@ -63,10 +59,7 @@ class TransposeFunctionChecks(TileFunctionChecks):
                     "warps",
                 ),
             }
-            for what, (change, words) in wrong.items():
-                said = refusal(template.launch, {**asked, **change})
-                check.expect(words in said, said or f"the launcher takes {what}")
-            check.note(f"takes the configuration; refuses {', '.join(wrong)}")
+            judge_arguments(check, template.launch, asked, wrong)
 
         return judge
 

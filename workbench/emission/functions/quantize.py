@@ -43,7 +43,7 @@ class CudaQuantizeFunction(QuantizeFunction):
     families: ClassVar[tuple[str, ...]] = ("cuda_quantize",)
 
     def serves(self, family: str, problem: Problem) -> bool:
-        # It takes no seed and returns no copy.
+        # It takes no seed and returns no copy: those are quantize_packed's.
         return (
             super().serves(family, problem)
             and isinstance(problem, Quantize)
