@@ -70,6 +70,27 @@ def test_equals_the_codec_bit_for_bit(case: str) -> None:
         np.testing.assert_array_equal(got["codes_t"], codes.T)
 
 
+@pytest.mark.parametrize(("source", "bits"), [("bf16", 1), ("fp32", 190)])
+def test_quotients_beyond_the_largest_code_are_limited(source: str, bits: int) -> None:
+    """Subnormal scales carry few bits: the quotient of their largest number is above 127."""
+    rng = np.random.default_rng(5)
+    kind = np.uint16 if source == "bf16" else np.uint32
+    signs = rng.integers(0, 2, (32, 32)).astype(kind) << np.array(8 * kind().nbytes - 1, kind)
+    raw = signs | kind(bits)
+    wide = raw.astype(np.uint32) << 16 if source == "bf16" else raw
+    wanted = quantize(wide.view(np.float32), TensorFormat.parse("int8.b32x32+sr"), seed=SEED)
+    assert set(np.unique(wanted.codes.view(np.int8))) == {-127, 127}
+    got = run(
+        raw if source == "bf16" else raw.view(np.float32),
+        source=source,
+        block=(32, 32),
+        transposed=False,
+        config=WARP,
+        seed=SEED,
+    )
+    np.testing.assert_array_equal(got["codes"], wanted.codes.view(np.int8))
+
+
 @pytest.mark.parametrize(
     ("shape", "rows", "cols", "warps"),
     [
