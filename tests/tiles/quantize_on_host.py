@@ -27,23 +27,61 @@ extern "C" u64 parameter_bytes() {{ return sizeof(Operands); }}
 
 
 def run(source: str, options: tuple[str, ...], ctas: int, threads: int, parameters: Any) -> None:
-    """A launch on the CPU; warnings are errors, so that the sources stay clean."""
+    """A launch on the CPU."""
     path = Path(folder().name) / f"kernel{abs(hash((source, options)))}.so"
-    if not path.exists():
-        subprocess.run(
-            [
-                "g++", "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-frounding-math", "-Wall",
-                "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
-                f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
-            ],
-            input=_MAIN.format(source=source, kernel=source.removesuffix(".cu")), text=True,
-            check=True, timeout=900,
-        )  # fmt: skip
+    text = _MAIN.format(source=source, kernel=source.removesuffix(".cu"))
+    _compile(text, path, options)
     made = ctypes.CDLL(str(path))
     held = np.array(parameters)
     made.parameter_bytes.restype = ctypes.c_uint64
     assert made.parameter_bytes() == held.nbytes
     made.run_on_host(ctypes.c_void_p(held.ctypes.data), ctas, threads)
+
+
+_QUOTIENTS = """
+#include "cuda_on_host.h"
+#define SOURCE 1
+#define TARGET 0
+#define STOCHASTIC 0
+#define VECTOR 8
+#define ALIGNED 1
+#include "quantize_codes.cuh"
+// Of numbers with so many significant bits: quotients by all scales that are not x / scale.
+extern "C" u32 wrong_quotients(u32 bits) {
+    u32 wrong = 0;
+    for (u32 a = 1u << (bits - 1); a < 1u << bits; ++a) {
+        const float scale = quotient((float)a, 127.0f, -1.0f / 127.0f);
+        const float negative = minus(reciprocal_rn(scale)), rest = rest_of(scale, negative);
+        wrong += scale != (float)a / 127.0f;
+        for (u32 x = 1u << (bits - 1); x < 1u << bits; ++x) {
+            wrong += short_quotient((float)x, minus(negative), rest) != (float)x / scale;
+            wrong += quotient((float)x, scale, negative) != (float)x / scale;
+        }
+    }
+    return wrong;
+}
+"""
+
+
+def wrong_quotients(bits: int) -> int:
+    """Quotients of the kernel's arithmetic that are not correctly rounded, of all there are."""
+    path = Path(folder().name) / "quotients.so"
+    _compile(_QUOTIENTS, path)
+    return int(ctypes.CDLL(str(path)).wrong_quotients(bits))
+
+
+def _compile(text: str, path: Path, options: tuple[str, ...] = ()) -> None:
+    """A library of a source; warnings are errors, so that the sources stay clean."""
+    if path.exists():
+        return
+    subprocess.run(
+        [
+            "g++", "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-frounding-math", "-Wall",
+            "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
+            f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
+        ],
+        input=text, text=True, check=True, timeout=900,
+    )  # fmt: skip
 
 
 def quantize(

@@ -7,9 +7,10 @@ import pytest
 import torch
 from nasty_matrices import nasty
 from quantize_on_host import quantize as run
-from quantize_on_host import transpose
+from quantize_on_host import transpose, wrong_quotients
 
 from tiles.formats import TensorFormat, quantize
+from tiles.kernels.cuda.philox_keys import narrow_keys, round_keys
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
@@ -68,6 +69,23 @@ def test_equals_the_codec_bit_for_bit(case: str) -> None:
     if transposed:
         np.testing.assert_array_equal(got["scales_t"], scales.T)
         np.testing.assert_array_equal(got["codes_t"], codes.T)
+
+
+@pytest.mark.parametrize("bits", [8, 11], ids=["bf16", "fp16"])
+def test_every_short_quotient_is_correctly_rounded(bits: int) -> None:
+    """By all scales that an amax of so many bits gives; powers of two change nothing."""
+    assert wrong_quotients(bits) == 0
+
+
+def test_narrow_keys_draw_the_same_bits() -> None:
+    """Of counters of 32 bits; what the last bits of a seed are."""
+    for seed in (0, 1, 2**64 - 1, SEED):
+        full, narrow = round_keys(seed), narrow_keys(seed)
+        kept = [k for k in range(20) if k not in (3, 5)]
+        assert (full[kept] == narrow[kept]).all()
+        product = int(full[0]) * 0xD2511F53
+        assert int(narrow[3] ^ full[3]) == product >> 32
+        assert int(narrow[5] ^ full[5]) == product & 0xFFFFFFFF
 
 
 @pytest.mark.parametrize(("source", "bits"), [("bf16", 1), ("fp32", 190)])

@@ -11,7 +11,7 @@
 // whose codes are turned in shared memory.
 //
 // Macros from the launcher: SOURCE, TARGET, STOCHASTIC (see quantize_codes.cuh), THREADS, LANES, VECTOR,
-// UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, EVEN, TRANSPOSED, RIGHT.
+// UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, NARROW, EVEN, TRANSPOSED, RIGHT.
 
 #include "quantize_codes.cuh"
 

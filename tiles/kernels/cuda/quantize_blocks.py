@@ -12,7 +12,7 @@ from .compiler_options import check_choices, check_fields, macro_options
 from .dataflow_arguments import parameter_block
 from .launches import functions, run
 from .overlap import check_apart
-from .philox_keys import KEYS, round_keys
+from .philox_keys import KEYS, narrow_keys, round_keys
 from .quantize_geometry import (
     MAX_SHARED_BYTES,
     MIN_TURNED_BLOCK,
@@ -34,6 +34,8 @@ TARGET_DTYPES = {"int8": ("int8",), "e4m3fn": ("uint8",), "e5m2": ("uint8",)}
 SOURCE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: A thread keeps at most this many 4-byte words of a block in registers; more are read twice.
 MAX_KEPT_WORDS = 64
+#: Elements whose Philox counters, of eight each, have 32 bits.
+MAX_NARROW = 2**35
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -46,6 +48,10 @@ PARAMETERS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
+
+
+def _narrow(shape: tuple[int, int]) -> bool:
+    return shape[0] * shape[1] <= MAX_NARROW
 
 
 def _check_block(block: tuple[int, int]) -> None:
@@ -136,6 +142,7 @@ def options(
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "ALIGNED": int(aligned),
+        "NARROW": int(_narrow(shape)),
         "EVEN": int(aligned and covered.even(shape)),
         "TRANSPOSED": int(transposed),
         "RIGHT": covered.right,
@@ -214,8 +221,9 @@ def prepare(
     ctas, across = covered.ctas(shape)
     magic, shift = division(across)
     arrays = {"x": x, "codes": codes, "scales": scales, "codes_t": codes_t, "scales_t": scales_t}
+    keys = narrow_keys if _narrow(shape) else round_keys
     numbers = {
-        "rows": shape[0], "cols": shape[1], "keys": round_keys(seed or 0),
+        "rows": shape[0], "cols": shape[1], "keys": keys(seed or 0),
         "blocks": scales.shape[0] * scales.shape[1], "across": across, "magic": magic,
         "shift": shift,
     }  # fmt: skip

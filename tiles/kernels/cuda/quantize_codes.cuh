@@ -125,8 +125,12 @@ DEVICE u32 peak_bits(u32 peak) {
 // matter are normal numbers, and no quotient is rounded beyond the largest code.
 struct Divisor {
     float scale, divisor, negative_reciprocal, lift;
+    float rest;  // what the reciprocal lacks, where it is ordinary
     bool ordinary;
 };
+
+// Whether quotients of an ordinary scale take the short way.
+#define SHORT (TARGET == 0 && SOURCE != 0)
 
 // x / divisor, correctly rounded.  With r the correctly rounded reciprocal, q0 = x r is within 2 ulp, a
 // first correction within 1 ulp, and by Markstein's theorem (IBM J. R&D 34, 1990) a second one gives the
@@ -140,6 +144,18 @@ DEVICE float quotient(float x, float divisor, float negative_reciprocal) {
     q = fused_rn(fused_rn(q, divisor, negative), negative_reciprocal, q);
 #endif
     return q;
+}
+
+// The same by a reciprocal in two parts.  Of bf16 and fp16 every number was divided so by every scale that
+// such an amax gives, and every quotient is correct; x = -0 gives +0, which integers do not tell apart.
+DEVICE float short_quotient(float x, float reciprocal, float rest) {
+    return fused_rn(x, reciprocal, multiply_rn(x, rest));
+}
+
+// 1 / divisor - reciprocal, to 24 bits.
+DEVICE float rest_of(float divisor, float negative_reciprocal) {
+    const float left = fused_rn(negative_reciprocal, divisor, 1.0f);
+    return multiply_rn(fused_rn(left, left, left), minus(negative_reciprocal));
 }
 
 DEVICE Divisor divisor_of(u32 amax_bits) {
@@ -159,6 +175,7 @@ DEVICE Divisor divisor_of(u32 amax_bits) {
     d.lift = d.scale < 0x1p-60f ? 0x1p64f : d.scale > 0x1p60f ? 0x1p-64f : 1.0f;
     d.divisor = multiply_rn(d.scale, d.lift);
     d.negative_reciprocal = minus(reciprocal_rn(d.divisor));
+    d.rest = rest_of(d.divisor, d.negative_reciprocal);
     return d;
 }
 
@@ -190,9 +207,8 @@ DEVICE u32 encode_stochastic(const float *ratios, const u32 *pairs, u32 negative
     }
     const u32 sizes =
         permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
-    // Bytes of at most 127 are negated at once: inverted and one added, with bit 7 left out of the sum.
-    const u32 sums = (sizes ^ (negative & 0x7f7f7f7fu)) + (negative & 0x01010101u);
-    return sums ^ (negative & 0x80808080u);
+    // Bytes of at most 127 are negated at once: -m = (m + 128 - 1) ^ 127, of which no byte carries.
+    return (sizes + 0x80808080u - (negative & 0x01010101u)) ^ negative ^ 0x80808080u;
 }
 
 #elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 890
@@ -246,7 +262,7 @@ DEVICE u32 encode_nearest(const float *ratios) {
 // The random halves of a vector whose flat index is `index`, two a word.
 DEVICE void random_pairs(i64 index, const RoundKeys &keys, u32 *pairs) {
 #if ALIGNED && VECTOR == 4
-    const Random random = philox((u64)index >> 3, keys);
+    const Random random = philox_of(index >> 3, keys);
     pairs[0] = index & 4 ? random.words[2] : random.words[0];
     pairs[1] = index & 4 ? random.words[3] : random.words[1];
 #elif VECTOR >= 8
@@ -291,6 +307,10 @@ DEVICE void encode(const u32 *words, const Divisor &d, bool ordinary, i64 index,
             continue;
         }
         float x = element(words, j);
+        if (SHORT && ordinary) {
+            ratios[j] = short_quotient(x, minus(d.negative_reciprocal), d.rest);
+            continue;
+        }
         if (!ordinary) x = multiply_rn(x, d.lift);
         ratios[j] = quotient(x, d.divisor, d.negative_reciprocal);
 #if TARGET == 0
