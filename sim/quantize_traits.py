@@ -25,13 +25,13 @@ F64 = NDArray[np.float64]
 BASE_INSTRUCTIONS = 9.0
 INT8_CAST, FLOAT8_CAST, SOFTWARE_CAST = 2.0, 1.0, 14.0
 #: In place of the cast to int8: half a Philox word, the sum that it decides, the sign of the code.
-#: Counted in SASS for sm_90 (NVRTC 13.5) at 32 elements a thread, 18 an element in all.
-STOCHASTIC_CAST = 9.5
+#: Counted in SASS for sm_90 (NVRTC 13.5) at 32 elements a thread, 16.5 an element in all.
+STOCHASTIC_CAST = 7.5
 #: Of them, the Philox counter that eight elements share; narrower vectors compute it again.
-PHILOX = 4.8
+PHILOX = 4.4
 PHILOX_ELEMENTS = 8
 #: Instructions an element of the transposed copy: permutations, shared memory, 16 bytes at once.
-TURNED = 3.2
+TURNED = 3.0
 #: Instructions an element of reading it a second time: load and widen, address.
 REREAD_INSTRUCTIONS = 2.0
 #: 4-byte words of a block that a thread keeps in registers; longer blocks are read twice.

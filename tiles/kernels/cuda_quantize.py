@@ -36,8 +36,8 @@ __all__ = ["CudaQuantize", "CudaQuantizeConfig", "kept_words"]
 
 #: Registers that a thread needs beside the words of its block.
 CUDA_BASE_REGISTERS = 40
-#: Vectors of a block that a thread has where nothing was searched: 64 bytes in flight, four rows.
-DEFAULT_ITEMS = 4
+#: Vectors of a block that a thread has where nothing was searched: of 4 and 8 the faster on an H200.
+DEFAULT_ITEMS = 8
 #: A thread keeps at most this many 4-byte words of its blocks in registers.
 MAX_KEPT_WORDS = 64
 
