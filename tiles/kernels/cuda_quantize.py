@@ -36,7 +36,7 @@ __all__ = ["CudaQuantize", "CudaQuantizeConfig", "kept_words"]
 
 #: Registers that a thread needs beside the words of its block.
 CUDA_BASE_REGISTERS = 40
-#: Vectors of a block that a thread has where nothing was searched: of 4 and 8 the faster on an H200.
+#: Vectors of a block that a thread has where nothing was searched: faster than 4 on an H200.
 DEFAULT_ITEMS = 8
 #: A thread keeps at most this many 4-byte words of its blocks in registers.
 MAX_KEPT_WORDS = 64
