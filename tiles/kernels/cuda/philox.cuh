@@ -3,8 +3,9 @@
 // Element i of a flat matrix takes half i % 8 of counter i / 8, the lower half of a word first: the
 // bits depend on neither tiles nor threads.
 //
-// Macros: NARROW (all counters have 32 bits, and the keys are narrow_keys'), ALIGNED (the index of eight elements is a multiple of eight), DEVICE, given by the file that
-// includes this one, as are the short names of integers.
+// Macros: NARROW (all counters have 32 bits, and the keys are narrow_keys'), ALIGNED (the index of eight
+// elements is a multiple of eight), DEVICE, given by the file that includes this one, as are the short
+// names of integers.
 
 #ifndef NARROW
 #define NARROW 0
@@ -20,9 +21,10 @@ struct Random {
     u32 words[4];
 };
 
-// Both halves of a product.  As PTX: of a shifted 64-bit product the compiler adds zeros to one half.
+// Both halves of a product.  As PTX: of a shifted 64-bit product the compiler adds zeros to one half, but
+// kernels at the end of their registers do with fewer of them.
 DEVICE void wide_product(u32 x, u32 y, u32 &low, u32 &high) {
-#ifndef ON_HOST
+#if NARROW && !defined(ON_HOST)
     asm("{.reg .b64 p; mul.wide.u32 p, %2, %3; mov.b64 {%0, %1}, p;}"
         : "=r"(low), "=r"(high) : "r"(x), "r"(y));
 #else
