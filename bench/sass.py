@@ -4,7 +4,7 @@
 
 Compiles one configuration (the family's default unless given) for the GPU file's architecture and
 prints registers, stack (spills), and a count of the instructions of every innermost loop, the
-longest first.
+longest first; of a kernel without loops of all.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["histogram", "loops", "machine_code", "main"]
+__all__ = ["histogram", "loops", "machine_code", "main", "opcodes"]
 
 #: Instructions of a loop that does more than wait for a barrier.
 LEAST = 16
@@ -73,6 +73,12 @@ def loops(code: str, *, holding_others: bool = False) -> list[list[str]]:
     return [opcodes[start:end] for start, end in chosen if end - start > 1]
 
 
+def opcodes(code: str) -> list[str]:
+    """All opcodes with their modifiers, without what fills the last line up."""
+    found = (_INSTRUCTION.match(line) for line in code.splitlines())
+    return [match[1] for match in found if match and match[1] != "NOP"]
+
+
 def histogram(body: Sequence[str]) -> str:
     """Counts of opcodes without their modifiers, the most frequent first."""
     counts = Counter(opcode.partition(".")[0] for opcode in body)
@@ -117,9 +123,11 @@ def main(given: Sequence[str] | None = None) -> int:
         f"{facts.stack_bytes} bytes of stack, {facts.smem_bytes} of shared memory"
     )
     for listing in listings:
-        for body in sorted(loops(listing), key=len, reverse=True):
-            if len(body) >= LEAST:
-                print(histogram(body))
+        bodies = [body for body in loops(listing) if len(body) >= LEAST]
+        for body in sorted(bodies, key=len, reverse=True):
+            print(histogram(body))
+        if not bodies:  # one pass: paths that are rarely taken count too
+            print("no loop: " + histogram(opcodes(listing)))
     return 0
 
 

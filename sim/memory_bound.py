@@ -101,6 +101,17 @@ def quantize_cost(
         lsu_clk(l2_read * sm_share, segment * size)
         + lsu_clk(float(elements) * sm_share, segment)  # codes take a byte each
     ) / clock_ghz
+    if problem.transposed:
+        # A word into shared memory for four codes, and rows as long as the tile has rows.
+        down = np.sqrt(traits.smem_bytes)
+        load_store = (
+            load_store
+            + (
+                elements * sm_share / 4 / gpu.warp_threads
+                + lsu_clk(float(elements) * sm_share, down)
+            )
+            / clock_ghz
+        )
     turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz * traits.launches)
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * traits.launches / 1e3
     launch_us = traits.launches * (gpu.graph_launch_us + DEVICE_FLOOR_US)

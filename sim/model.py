@@ -42,6 +42,7 @@ from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
+from tiles.kernels.cuda_transpose import CudaTransposeConfig
 from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
 from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
@@ -127,6 +128,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     (Quantize, TritonQuantizeTilesConfig): _Model(tile_stream_cost, STREAM),
     (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, STREAM),
     (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, STREAM),
+    (Transpose, CudaTransposeConfig): _Model(tile_stream_cost, STREAM),
     (Dataflow, DataflowBlocksConfig): _Model(dataflow_cost, STREAM),
     (Dataflow, DataflowRowsConfig): _Model(dataflow_cost, DATAFLOW_ROW),
 }

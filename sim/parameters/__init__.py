@@ -50,6 +50,7 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "triton_quantize_tiles": StreamParameters,
     "triton_dequantize": StreamParameters,
     "triton_transpose": StreamParameters,
+    "cuda_transpose": StreamParameters,
     "cuda_dataflow_blocks": StreamParameters,
     "cuda_dataflow_rows": DataflowRowParameters,
 }

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from sim import load_gpu
 from tiles.formats import TensorFormat, quantize
-from tiles.kernels import Backend
+from tiles.kernels import Backend, kernel
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
+from tiles.kernels.cuda_quantize_workload import CudaQuantizeWorkload
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.kernels.quantize_workload import QuantizeWorkload
-from tiles.problems import parse_problem
+from tiles.problems import Quantize, parse_problem
 
 pytestmark = pytest.mark.gpu
 
@@ -151,16 +153,71 @@ def test_torch_twin_on_the_gpu_equals_the_codec(target: str) -> None:
         np.testing.assert_array_equal(codes.view(torch.uint8).cpu().numpy(), wanted_codes)
 
 
-@pytest.mark.parametrize("scaling", ["tensor", "row", "b1x128"])
-@pytest.mark.parametrize("backend", [Backend.TRITON, Backend.CUPY], ids=["triton", "cupy"])
-def test_workload_checks_itself_and_replays_from_a_graph(backend: Backend, scaling: str) -> None:
+def turned_configs(extent: int, source: str) -> list[CudaQuantizeConfig]:
+    """Half warps, warps and several warps a block, 4 to 16 elements at once, two blocks."""
+    vectors = (4, 8) if source == "fp32" else (8, 16)
+    found = [
+        CudaQuantizeConfig(threads=max(threads, lanes), lanes=lanes, vector=vector, unroll=unroll)
+        for vector in vectors
+        for items in (4, 8)
+        for threads, unroll in ((128, 1), (256, 2))
+        if items * vector * (4 if source == "fp32" else 2) <= 256
+        and 1 <= (lanes := extent * extent // vector // items) <= 1024
+    ]
+    return [one for one in found if one.threads // one.lanes * one.unroll * extent**2 <= 2**15]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("text", "transposed"),
+    [
+        *((f"int8.b{n}x{n}{more}", True) for n in (16, 32, 64, 128) for more in ("", "+sr")),
+        *((f"e4m3fn.b{n}x{n}", True) for n in (32, 128)),
+        ("e5m2.b64x64", True),
+        *((f"int8.{name}+sr", False) for name in ("b32x32", "b128x128", "b1x128", "b3x5", "row")),
+    ],
+)
+def test_cuda_copies_and_random_bits_equal_the_codec(
+    text: str, transposed: bool, source: str
+) -> None:
+    """Through the workload, whose reference is the codec, on numbers that are nasty."""
+    pytest.importorskip("cupy")
+    fmt = TensorFormat.parse(text)
+    scaling = fmt.scaling
+    assert scaling is not None
+    if transposed:
+        configs = turned_configs(scaling.rows or 0, source)
+    else:
+        configs = cuda_configs(text.removesuffix("+sr").partition(".")[2])
+    shapes = ((1, 1), (33, 129), (130, 1040), (144, 272), (512, 4096))
+    for turn, shape in enumerate(shapes):
+        problem = Quantize(
+            rows=shape[0], cols=shape[1], source=source, target=fmt, transposed=transposed
+        )
+        workload = CudaQuantizeWorkload(problem, device="cuda", seed=2**63 + shape[1])
+        workload.__dict__["_drawn"] = nasty(*shape, source).cuda()
+        # Two in turn a shape: compiling is what takes long.
+        for place in range(min(2, len(configs))):
+            config = configs[(2 * turn + place) % len(configs)]
+            accuracy = workload.check(config)
+            assert accuracy.ok, f"{shape} {config}: {accuracy.reason}"
+
+
+@pytest.mark.parametrize(
+    ("backend", "text"),
+    [
+        *((Backend.TRITON, f"e4m3fn.{name}:bf16") for name in ("tensor", "row", "b1x128")),
+        *((Backend.CUPY, f"e4m3fn.{name}:bf16") for name in ("row", "b1x128")),
+        (Backend.CUPY, "int8.b32x32+sr:bf16:transposed"),
+    ],
+)
+def test_workload_checks_itself_and_replays_from_a_graph(backend: Backend, text: str) -> None:
     if backend is Backend.CUPY:
         pytest.importorskip("cupy")
-        if scaling == "tensor":
-            pytest.skip("the CUDA kernel serves no tensor scaling")
-    problem = parse_problem(f"quantize:512x4096:e4m3fn.{scaling}:bf16")
-    workload = QuantizeWorkload(problem, backend=backend, device="cuda", seed=1)
-    config = (triton_configs if backend is Backend.TRITON else cuda_configs)(scaling)[0]
+    problem = parse_problem(f"quantize:512x4096:{text}")
+    family = kernel("triton_quantize" if backend is Backend.TRITON else "cuda_quantize")
+    workload = family.workload(problem, device="cuda", seed=1)
+    config = family.default(problem, load_gpu("h200").limits)
     workload.compile(config)
     accuracy = workload.check(config)
     assert accuracy.ok, accuracy.reason
@@ -173,13 +230,18 @@ def test_workload_checks_itself_and_replays_from_a_graph(backend: Backend, scali
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         launch()
-    expected = workload.matrices.codes.view(torch.uint8).clone()
-    workload.matrices.codes.view(torch.uint8).fill_(0x55)
-    workload.matrices.scales.fill_(-1)
+    if isinstance(workload, CudaQuantizeWorkload):
+        written = list(workload.operands.outputs.named().values())
+    else:
+        assert isinstance(workload, QuantizeWorkload)
+        written = [workload.matrices.codes.view(torch.uint8), workload.matrices.scales]
+    expected = [tensor.clone() for tensor in written]
+    for tensor in written:
+        tensor.fill_(0x55)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(workload.matrices.codes.view(torch.uint8), expected)
-    assert (workload.matrices.scales > 0).all()
+    for tensor, wanted_tensor in zip(written, expected, strict=True):
+        assert torch.equal(tensor, wanted_tensor)
 
 
 def test_offsets_beyond_two_to_the_31() -> None:
@@ -200,3 +262,15 @@ def test_offsets_beyond_two_to_the_31() -> None:
         np.testing.assert_array_equal(codes[-3:].cpu().numpy().view(np.uint8), wanted_codes)
         np.testing.assert_array_equal(scales[-3:].cpu().numpy(), wanted_scales)
         assert not codes[:-3].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 129), (130, 1040), (144, 272), (1024, 4096)])
+def test_cuda_transposes(shape: tuple[int, int]) -> None:
+    pytest.importorskip("cupy")
+    family, limits = kernel("cuda_transpose"), load_gpu("h200").limits
+    problem = parse_problem(f"transpose:{shape[0]}x{shape[1]}:int8")
+    workload = family.workload(problem, device="cuda", seed=3)
+    legal = family.legal_space(problem, limits).accepted
+    for config in list(legal)[:: max(1, len(legal) // 10)]:
+        accuracy = workload.check(config)
+        assert accuracy.ok, f"{config}: {accuracy.reason}"

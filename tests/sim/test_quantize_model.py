@@ -160,3 +160,36 @@ def test_prices_obey_the_laws(
     assert (sim.price(job, kernel, table, quicker).time_us <= base.time_us * (1 + 1e-9)).all()
     doubled = sim.price(problem(2 * rows, cols, fmt), kernel, table, gpu).time_us
     assert doubled.min() >= base.time_us.min() * 0.98
+
+
+def test_random_bits_cost_instructions_and_a_copy_costs_bytes() -> None:
+    kernel = CudaQuantize()
+    plain = problem(8192, 8192, "int8.b32x32")
+    table = ConfigTable.of([CudaQuantizeConfig(threads=256, lanes=32, vector=8, unroll=1)])
+    jobs = [plain, problem(8192, 8192, "int8.b32x32+sr"), replace(plain, transposed=True)]
+    nearest, random, turned = (sim.price(job, kernel, table, H200) for job in jobs)
+    assert 1.4 < random.terms_us["cuda_cores"][0] / nearest.terms_us["cuda_cores"][0] < 2.2
+    assert random.dram_write_bytes[0] == nearest.dram_write_bytes[0]
+    assert turned.dram_write_bytes[0] == pytest.approx(2 * nearest.dram_write_bytes[0], rel=1e-3)
+    assert nearest.time_us[0] < random.time_us[0] < turned.time_us[0]
+    # A copy through shared memory is bound by memory still.
+    assert turned.best().binding == "dram"
+
+
+def test_tiles_that_are_turned_take_shared_memory() -> None:
+    job = replace(problem(4096, 4096, "int8.b64x64"), transposed=True)
+    table = ConfigTable.of([CudaQuantizeConfig(threads=256, lanes=64, vector=8, unroll=1)])
+    assert quantize_traits(job, table, H200).smem_bytes[0] == pytest.approx(4 * 64 * 64, rel=0.02)
+
+
+def test_narrow_vectors_compute_their_random_bits_again() -> None:
+    job = problem(4096, 4096, "int8.b32x32+sr")
+    one, four, eight = (
+        quantize_traits(
+            job,
+            ConfigTable.of([CudaQuantizeConfig(threads=256, lanes=32, vector=v, unroll=1)]),
+            H200,
+        ).instructions[0]
+        for v in (1, 4, 8)
+    )
+    assert one > 2 * four > 2.4 * eight

@@ -21,11 +21,17 @@
 #define CLUSTER
 #define DEVICE static inline
 #define SHARED_MEMORY(name) unsigned char *name = host::cta().memory.data()
+#define SHARED_BYTES(name, count) unsigned char *name = host::cta().memory.data()
 
 struct uint4 { uint32_t x, y, z, w; };
 struct float4 { float x, y, z, w; };
 struct float2 { float x, y; };
 struct Dim3 { uint32_t x; };
+struct uint2 { uint32_t x, y; };
+template <class T> static T min(T x, T y) { return x < y ? x : y; }
+template <class T> static T max(T x, T y) { return x > y ? x : y; }
+static inline int64_t min(int64_t x, long long y) { return x < y ? x : y; }
+static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 
@@ -161,6 +167,17 @@ static inline float __fadd_rd(float x, float y) {
 static inline float __fadd_rz(float x, float y) {
     volatile float a = x, b = y;
     return host::rounded(FE_TOWARDZERO, [&] { return a + b; });
+}
+static inline float __fadd_rn(float x, float y) { return x + y; }
+static inline float divide_rn(float x, float y) { return x / y; }
+static inline float reciprocal_rn(float x) { return 1.0f / x; }
+static inline float multiply_rn(float x, float y) { return x * y; }
+static inline float fused_rn(float x, float y, float z) { return fmaf(x, y, z); }
+static inline float minus(float x) { return -x; }
+static inline float add_magnitude_rd(float x, float y) { return __fadd_rd(fabsf(x), y); }
+static inline uint32_t larger_halves(uint32_t peaks, uint32_t word) {  // of magnitudes, as integers
+    uint32_t low = max(peaks & 0xffff, word & 0x7fff), high = max(peaks >> 16, word >> 16 & 0x7fff);
+    return high << 16 | low;
 }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline uint32_t __umulhi(uint32_t x, uint32_t y) { return (uint64_t)x * y >> 32; }

@@ -7,7 +7,7 @@ Prints one line a case that differs, and the number of cases last.
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.kernels import Backend, ConfigTable
+from tiles.kernels import ConfigTable
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
@@ -75,7 +75,7 @@ def run(text: str, target: str, shape: tuple[int, int], dtype: torch.dtype) -> i
 def check_workload() -> int:
     """The workload finds its own default right, and a spoilt reference wrong."""
     problem = parse_problem("quantize:40x200:e4m3fn.b1x128:bf16")
-    workload = QuantizeWorkload(problem, backend=Backend.TRITON, device="cpu", seed=0)
+    workload = QuantizeWorkload(problem, device="cpu", seed=0)
     config = ConfigTable.product(
         TritonQuantizeConfig,
         block_rows=[8],

@@ -15,7 +15,7 @@ from nvrtc_compile import compile_cuda
 from tiles.kernels.cuda import quantize_blocks
 from tiles.kernels.cuda.block_arrays import division
 
-SOURCE = Path(quantize_blocks.__file__).with_suffix(".cu")
+SOURCE = Path(quantize_blocks.__file__).with_name(quantize_blocks.SOURCE)
 WARP = {"threads": 256, "lanes": 16, "vector": 8, "unroll": 2}
 CASES = {
     "b1x128": ("bf16", "int8", (1, 128), 4096, WARP),
@@ -24,6 +24,20 @@ CASES = {
     "row": ("bf16", "e4m3fn", (1, 0), 4096, WARP | {"lanes": 256, "unroll": 1}),
     "row read twice": ("bf16", "int8", (1, 0), 2**20, WARP | {"lanes": 256, "unroll": 1}),
     "b3x5": ("bf16", "e5m2", (3, 5), 40, WARP | {"vector": 1, "unroll": 1}),
+}
+RANDOM, TURNED = {"stochastic": True}, {"transposed": True}
+#: What is asked for beside them.
+MORE: dict[str, dict[str, bool]] = {
+    "b32x32, random": RANDOM,
+    "b32x32, turned": RANDOM | TURNED,
+    "b128x128, turned": TURNED,
+    "row, random": RANDOM,
+}
+CASES |= {
+    "b32x32, random": ("bf16", "int8", (32, 32), 4096, WARP | {"lanes": 32}),
+    "b32x32, turned": ("fp16", "int8", (32, 32), 4096, WARP | {"lanes": 32}),
+    "b128x128, turned": ("bf16", "e4m3fn", (128, 128), 4096, WARP | {"lanes": 256, "unroll": 1}),
+    "row, random": ("fp32", "int8", (1, 0), 4096, WARP | {"lanes": 128, "unroll": 1}),
 }
 
 
@@ -46,12 +60,13 @@ def compiled(options: tuple[str, ...], architecture: str) -> str:
 def test_compiles_without_warnings(case: str, architecture: str, aligned: bool) -> None:
     source, target, block, cols, config = CASES[case]
     options = quantize_blocks.options(
-        source=source, target=target, block=block, cols=cols, aligned=aligned, config=config
-    )
+        source=source, target=target, block=block, shape=(256, cols), aligned=aligned,
+        config=config, **MORE.get(case, {}),
+    )  # fmt: skip
     # CuPy asks for flushed subnormals whatever its caller says; divisions, products and comparisons
     # that may meet a subnormal value or scale must not follow.
     ptx = compiled((*options, "-ftz=true"), architecture)
-    assert not re.search(r"(div|mul|fma|rcp)[.\w]*\.ftz", ptx)
+    assert not re.search(r"(div|mul|fma|rcp|neg|abs)[.\w]*\.ftz", ptx)
     assert not re.search(r"setp\.(eq|ne|equ|neu)\.ftz\.f32 .*0f00000000", ptx)
     if aligned and config["vector"] > 1:
         assert re.search(r"ld\.global\.nc\.v4", ptx)
@@ -127,6 +142,12 @@ GOOD = {
         ),
         ({"source": "int4"}, ValueError, "source 'int4': choose one of fp32, bf16, fp16"),
         ({"block": (0, 0)}, ValueError, "for one scale a row"),
+        ({"codes_t": array((256, 4), "uint8")}, ValueError, "takes both"),
+        (
+            {"codes_t": array((4, 256), "uint8"), "scales_t": array((2, 4), "float32")},
+            ValueError,
+            r"codes_t has shape \(4, 256\): it must be \(256, 4\)",
+        ),
     ],
 )
 def test_launch_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -149,8 +170,60 @@ def test_options_refuse(change: dict[str, int], message: str) -> None:
     config = WARP | change
     with pytest.raises(ValueError, match=message):
         quantize_blocks.options(
-            source="bf16", target="int8", block=(1, 40), cols=4096, aligned=True, config=config
+            source="bf16",
+            target="int8",
+            block=(1, 40),
+            shape=(4, 4096),
+            aligned=True,
+            config=config,
         )
+
+
+def test_only_int8_is_rounded_stochastically() -> None:
+    with pytest.raises(ValueError, match="'e4m3fn': only int8"):
+        quantize_blocks.prepare(
+            *(GOOD[name] for name in ("x", "codes", "scales")),
+            **{name: GOOD[name] for name in ("source", "target", "block")},
+            config=WARP,
+            seed=1,
+        )
+
+
+def macros(x: Any, codes: Any, config: dict[str, int], **more: Any) -> dict[str, int]:
+    """What a launch of 32x32 blocks is compiled with."""
+    rows, cols = x.shape
+    grid = (-(-rows // 32), -(-cols // 32))
+    chosen, *_ = quantize_blocks.prepare(
+        x, codes, array(grid, "float32"), source="bf16", target="int8", block=(32, 32),
+        config=config, **more,
+    )  # fmt: skip
+    return {o[2:].partition("=")[0]: int(o.partition("=")[2]) for o in chosen if o[:2] == "-D"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "pointer", "turned", "aligned", "even"),
+    [
+        ((256, 256), 1 << 40, False, 1, 1),
+        ((250, 256), 1 << 40, False, 1, 0),
+        ((256, 264), 1 << 40, False, 1, 0),
+        ((32, 96), 1 << 40, False, 1, 0),
+        ((256, 250), 1 << 40, False, 0, 0),
+        ((256, 256), (1 << 40) + 8, False, 0, 0),
+        ((256, 256), 1 << 40, True, 1, 1),
+        ((288, 256), 1 << 40, True, 1, 0),
+        ((264, 256), 1 << 40, True, 0, 0),
+    ],
+)
+def test_vectors_and_whole_blocks_are_taken_where_they_fit(
+    shape: tuple[int, int], pointer: int, turned: bool, aligned: int, even: int
+) -> None:
+    config = {"threads": 256, "lanes": 32, "vector": 8, "unroll": 1}
+    more: dict[str, Any] = {}
+    if turned:
+        grid = (-(-shape[1] // 32), -(-shape[0] // 32))
+        more = {"codes_t": array(shape[::-1], "int8"), "scales_t": array(grid, "float32")}
+    found = macros(array(shape, "uint16", pointer=pointer), array(shape, "int8"), config, **more)
+    assert (found["ALIGNED"], found["EVEN"]) == (aligned, even)
 
 
 def test_a_configuration_is_refused_before_it_is_divided_by() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tiles.formats import FloatElement, TensorFormat, dequantize, quantize
 from tiles.kernels import Accepted, ConfigTable, Limits, Rejected, kernel, kernels
+from tiles.kernels.cuda import quantize_blocks
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.problems import Quantize, parse_problem
@@ -42,6 +43,46 @@ problems = st.builds(
         | st.builds("b{}x{}".format, st.integers(1, 600), st.integers(1, 600)),
     ),
 )
+
+
+#: What the CUDA C++ family alone serves of the two.
+turned = st.builds(
+    Quantize,
+    rows=st.integers(1, 300) | st.sampled_from([4096, 65536]),
+    cols=st.integers(1, 300) | st.sampled_from([1024, 4096]),
+    source=st.sampled_from(["bf16", "fp16", "fp32"]),
+    target=st.builds(
+        lambda extent, more: TensorFormat.parse(f"int8.b{extent}x{extent}{more}"),
+        st.sampled_from([16, 32, 64, 128]),
+        st.sampled_from(["", "+sr"]),
+    ),
+    transposed=st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=turned, limits=st.sampled_from([H200, A100]))
+def test_transposed_copies_and_random_bits_have_a_legal_default_and_space(
+    problem: Quantize, limits: Limits
+) -> None:
+    chosen = kernel("cuda_quantize")
+    assert chosen.refusal(problem, limits) is None
+    verdict = chosen.judge(problem, chosen.default(problem, limits), limits)
+    assert isinstance(verdict, Accepted), verdict
+    space = chosen.legal_space(problem, limits)
+    scaling = problem.target.scaling
+    assert scaling is not None
+    # The descriptor's rules and the launcher's are one: every legal row has options.
+    for row in range(0, len(space.accepted), 1 + len(space.accepted) // 12):
+        quantize_blocks.options(
+            source=problem.source,
+            target="int8",
+            block=(scaling.rows or 0, scaling.cols or 0),
+            shape=problem.shape,
+            aligned=False,
+            config=space.accepted.config(row).to_dict(),
+            transposed=problem.transposed,
+        )
 
 
 @pytest.mark.parametrize("limits", [H200, A100, MI300], ids=lambda limits: limits.gpu)
@@ -122,10 +163,44 @@ def test_rules_name_rule_and_values(
         ("triton_quantize", "quantize:64x64:bf16.row:fp32", H200, "not bf16"),
         ("cuda_quantize", "quantize:64x64:int8.row:bf16", MI300, "not an NVIDIA GPU"),
         ("cuda_quantize", "quantize:64x64:int8.tensor:bf16", H200, "use triton_quantize"),
+        ("cuda_quantize", "quantize:64x64:e4m3fn.b32x32+sr:bf16", H200, "rounds int8 stochast"),
+        ("cuda_quantize", "quantize:64x64:int8.b32x32+rtz:bf16", H200, "nearest even or stoch"),
+        ("cuda_quantize", "quantize:64x64:int8.b32x32+fp16:bf16", H200, "fp32 absmax scales"),
+        ("cuda_quantize", "quantize:64x64:int8.b32x32+pow2:bf16", H200, "fp32 absmax scales"),
+        ("cuda_quantize", "quantize:64x64:e4m3fn.b32x32+nosat:bf16", H200, "saturates"),
+        ("cuda_quantize", "quantize:64x64:int8.b1x32:bf16:transposed", H200, "square blocks"),
+        ("cuda_quantize", "quantize:64x64:int8.b8x8:bf16:transposed", H200, "from 16 on"),
+        ("cuda_quantize", "quantize:64x64:int8.b256x256:bf16:transposed", H200, "at most"),
     ],
 )
 def test_refusal_says_why(family: str, problem: str, limits: Limits, reason: str) -> None:
     assert reason in (kernel(family).refusal(parse_problem(problem), limits) or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lanes": 64}, "2 vectors of 8 for each of 64 lanes"),
+        ({"vector": 1, "lanes": 128}, "patches of four rows"),
+        ({"threads": 96}, "3 blocks a CTA"),
+        ({"threads": 512, "unroll": 4}, "bytes: at most 49152"),
+    ],
+)
+def test_rules_of_transposed_copies_name_what_does_not_fit(
+    change: dict[str, int], reason: str
+) -> None:
+    problem = parse_problem("quantize:256x256:int8.b32x32:bf16:transposed")
+    good = {"threads": 256, "lanes": 32, "vector": 8, "unroll": 1}
+    chosen = kernel("cuda_quantize")
+    assert isinstance(chosen.judge(problem, CudaQuantizeConfig(**good), H200), Accepted)
+    verdict = chosen.judge(problem, CudaQuantizeConfig(**(good | change)), H200)
+    assert isinstance(verdict, Rejected)
+    assert reason in verdict.reason
+    with pytest.raises(ValueError, match=r"transposed copy|are turned"):
+        quantize_blocks.options(
+            source="bf16", target="int8", block=(32, 32), shape=(256, 256), aligned=True,
+            config=good | change, transposed=True,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

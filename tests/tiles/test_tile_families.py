@@ -125,9 +125,15 @@ def test_refusals_say_why(text: str, reason: str) -> None:
     assert reason in refusal
 
 
-@pytest.mark.parametrize("family", ["triton_quantize", "cuda_quantize"])
 @pytest.mark.parametrize(
-    "text", ["quantize:64x64:int8.b32x32:bf16:transposed", "quantize:64x64:nvfp4:bf16:swizzled"]
+    ("family", "text"),
+    [
+        ("triton_quantize", "quantize:64x64:int8.b32x32:bf16:transposed"),
+        ("triton_quantize", "quantize:64x64:int8.b32x32+sr:bf16"),
+        ("triton_quantize", "quantize:64x64:nvfp4:bf16:swizzled"),
+        ("cuda_quantize", "quantize:64x64:int8.b1x128:bf16:transposed"),
+        ("cuda_quantize", "quantize:64x64:nvfp4:bf16:swizzled"),
+    ],
 )
 def test_other_families_leave_copies_and_swizzles_alone(family: str, text: str) -> None:
     assert kernel(family).refusal(parse_problem(text), H200) is not None

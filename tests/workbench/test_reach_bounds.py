@@ -10,7 +10,7 @@ from bench import executed, sass
 from bench.bounds import Executed, issue_bound, promotion_bound
 from bench.executed import Launch, read_listing
 from bench.pipe_rates import CHAINS, STREAMS, UNROLL, Rate, Stream, compile_stream
-from bench.sass import histogram, loops, machine_code
+from bench.sass import histogram, loops, machine_code, opcodes
 from tiles.problems import Gemm, parse_problem
 
 
@@ -220,6 +220,8 @@ def test_loops_end_where_they_jump_back() -> None:
 """
     (inner,) = loops(code)
     assert inner == ["I2FP.F32.S32", "FFMA", "BRA"]
+    every = opcodes(code + "        /*0060*/                   NOP;\n")
+    assert every == ["MOV", "I2FP.F32.S32", "FFMA", "BRA", "BRA", "BRA"]
     outer = ["MOV", *inner, "BRA"]
     assert loops(code, holding_others=True) == [inner, outer]
     assert histogram(inner) == "3 instructions: 1 I2FP, 1 FFMA, 1 BRA"

@@ -31,6 +31,8 @@ ON_HOPPER = (
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32"),
     ("hopper_grouped_gemm", "grouped_gemm:4x512x64x256:deepseek-fp8:masked.256:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),
+    ("cuda_transpose", "transpose:64x256:int8"),
+    ("cuda_quantize", "quantize:64x256:int8.b32x32+sr:bf16:transposed"),
 )
 #: The same of kernels that nothing stands in for.
 ALONE = (

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.kernels.base import Backend, Limits
+from tiles.kernels.base import Backend, Limits, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.quantize_family import (
@@ -51,6 +51,16 @@ class TritonQuantize(QuantizeKernel):
     name: ClassVar[str] = "triton_quantize"
     backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = TritonQuantizeConfig
+
+    def refusal(self, problem: Problem, limits: Limits) -> str | None:
+        if reason := super().refusal(problem, limits):
+            return reason
+        assert isinstance(problem, Quantize)
+        if not problem.target.plain:
+            return f"{self.name} writes fp32 absmax scales and rounds to even, not {problem.target}"
+        if problem.transposed or problem.swizzled:
+            return f"{self.name} writes neither transposed copies nor swizzled scales"
+        return None
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Quantize)
@@ -197,6 +207,12 @@ class TritonQuantize(QuantizeKernel):
     @property
     def template(self) -> Path:
         return Path(__file__).parent / "triton" / "quantize_blocks.py"
+
+    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
+        from tiles.kernels.quantize_workload import QuantizeWorkload
+
+        assert isinstance(problem, Quantize)
+        return QuantizeWorkload(problem, device=device, seed=seed)
 
     def compile_offline(
         self, problem: Problem, config: TileConfig, limits: Limits

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiles.formats import IntElement, Scaling
-from tiles.kernels.base import Kernel, Limits, NumericPath, Workload
+from tiles.kernels.base import Kernel, Limits, NumericPath
 from tiles.kernels.tile_rules import CAST_CAPABILITY
 from tiles.problems import Problem, Quantize
 
@@ -82,10 +82,6 @@ class QuantizeKernel(Kernel):
             return f"{self.name} serves quantize problems, not {problem}"
         if problem.target.element.name not in TARGETS:
             return f"{self.name} writes {', '.join(TARGETS)}, not {problem.target.element}"
-        if not problem.target.plain:
-            return f"{self.name} writes fp32 absmax scales and rounds to even, not {problem.target}"
-        if problem.transposed or problem.swizzled:
-            return f"{self.name} writes neither transposed copies nor swizzled scales"
         return None
 
     def path(self, problem: Problem, limits: Limits) -> NumericPath:
@@ -96,9 +92,3 @@ class QuantizeKernel(Kernel):
     @property
     @abstractmethod
     def template(self) -> Path: ...
-
-    def workload(self, problem: Problem, *, device: str, seed: int) -> Workload:
-        from tiles.kernels.quantize_workload import QuantizeWorkload
-
-        assert isinstance(problem, Quantize)
-        return QuantizeWorkload(problem, backend=self.backend, device=device, seed=seed)

@@ -1,16 +1,13 @@
-"""A quantisation problem opened on a device, for the Triton and for the CUDA C++ kernel."""
+"""A quantisation problem opened on a device for the Triton kernel of rows and blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
-from tiles.kernels.base import Accuracy, Backend, Workload
+from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
-from tiles.kernels.cuda import quantize_blocks as cuda_blocks
-from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.problems import Quantize
 
@@ -34,24 +31,16 @@ class QuantizeWorkload(Workload):
 
     problem: Quantize
 
-    def __init__(self, problem: Quantize, *, backend: Backend, device: str, seed: int) -> None:
+    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
         """Open the problem; operands are drawn on first use.
 
         Args:
             problem: the quantisation.
-            backend: ``TRITON``, or ``CUPY`` for the CUDA C++ kernel.
-            device: ``cuda``, ``cuda:1``, ...; for Triton also ``cpu`` (its interpreter).
+            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
             seed: seeds the input.
-        Raises:
-            ValueError: no kernel quantises with that backend, or not on that device.
         """
-        if backend not in (Backend.TRITON, Backend.CUPY):
-            raise ValueError(f"backend {backend.value}: quantisation runs on triton or cupy")
-        if backend is Backend.CUPY and torch.device(device).type != "cuda":
-            raise ValueError(f"device {device!r}: the CUDA C++ kernel needs a CUDA device")
         self.problem = problem
         self.device = device
-        self._backend = backend
         self._seed = seed
 
     def _blank(self) -> Matrices:
@@ -96,8 +85,6 @@ class QuantizeWorkload(Workload):
         return scaling.rows or 0, scaling.cols or 0
 
     def _launcher(self, matrices: Matrices, config: TileConfig) -> Callable[[], None]:
-        if self._backend is Backend.CUPY:
-            return self._cuda_launcher(matrices, config)
         from tiles.kernels.triton import quantize_blocks
 
         fields = config.to_dict()
@@ -127,26 +114,6 @@ class QuantizeWorkload(Workload):
 
         return run
 
-    def _cuda_arguments(self, matrices: Matrices, config: TileConfig) -> dict[str, Any]:
-        """The CUDA launcher's arguments: zero-copy CuPy views of the torch tensors."""
-        return {
-            "x": cupy_view(matrices.x),
-            "codes": cupy_view(matrices.codes),
-            "scales": cupy_view(matrices.scales),
-            "source": self.problem.source,
-            "target": self.problem.target.element.name,
-            "block": self._block,
-            "config": config.to_dict(),
-        }
-
-    def _cuda_launcher(self, matrices: Matrices, config: TileConfig) -> Callable[[], None]:
-        arguments = self._cuda_arguments(matrices, config)
-
-        def run() -> None:
-            cuda_blocks.launch(**arguments, stream=cupy_stream(self.device))
-
-        return run
-
     def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
         copies = [self.matrices, *(self._copy() for _ in range(sets - 1))]
         return [self._launcher(copy, config) for copy in copies]
@@ -167,9 +134,6 @@ class QuantizeWorkload(Workload):
 
     def compile(self, config: TileConfig) -> None:
         blank = self._blank()
-        if self._backend is Backend.CUPY:
-            cuda_blocks.precompile(**self._cuda_arguments(blank, config))
-            return
         from tiles.kernels.triton import quantize_blocks
 
         quantize_blocks.precompile(

@@ -23,6 +23,7 @@ def kernels() -> dict[str, Kernel]:
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.cuda_quantize import CudaQuantize
+    from tiles.kernels.cuda_transpose import CudaTranspose
     from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
     from tiles.kernels.decoded_gemm import TritonDecodedGemm
     from tiles.kernels.dequantize import TritonDequantize
@@ -54,6 +55,7 @@ def kernels() -> dict[str, Kernel]:
         TritonQuantizeTiles(),
         TritonDequantize(),
         TritonTranspose(),
+        CudaTranspose(),
         CudaDataflowBlocks(),
         CudaDataflowRows(),
         TritonBatchedGemm(),

@@ -9,11 +9,13 @@ import torch
 from tiles.formats.torch_codec import CODE_DTYPES
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
+from tiles.kernels.cuda import transpose_codes as cuda_codes
+from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.exact_difference import POISON, first_difference
 from tiles.kernels.triton import transpose_codes
 from tiles.problems import Transpose
 
-__all__ = ["TransposeWorkload"]
+__all__ = ["CudaTransposeWorkload", "TransposeWorkload"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +92,29 @@ class TransposeWorkload(Workload):
     @property
     def set_bytes(self) -> int:
         return self.problem.min_bytes
+
+
+class CudaTransposeWorkload(TransposeWorkload):
+    """The same for the CUDA C++ kernel."""
+
+    def __init__(self, problem: Transpose, *, device: str, seed: int) -> None:
+        """Open the problem; codes are drawn on first use.
+
+        Args:
+            device: ``cuda``, ``cuda:1``, ...
+            seed: seeds the codes.
+        Raises:
+            ValueError: not a CUDA device.
+        """
+        if torch.device(device).type != "cuda":
+            raise ValueError(f"device {device!r}: the CUDA C++ kernel needs a CUDA device")
+        super().__init__(problem, device=device, seed=seed)
+
+    def _launcher(self, copy: _Copy, config: TileConfig) -> Callable[[], None]:
+        fields = config.to_dict()
+        codes, out = cupy_view(copy.codes), cupy_view(copy.out)
+        return lambda: cuda_codes.launch(codes, out, config=fields, stream=cupy_stream(self.device))
+
+    def compile(self, config: TileConfig) -> None:
+        blank = self._blank()
+        cuda_codes.precompile(cupy_view(blank.codes), cupy_view(blank.out), config=config.to_dict())

@@ -4,7 +4,8 @@ from typing import Any
 
 from tiles.formats import Rounding
 from tiles.problems import DATAFLOW_OPS, Dataflow
-from workbench.verification.hopper_launcher import fake_array, refusal
+from workbench.verification.cupy_launcher import judge_arguments
+from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.recorder import Recorder
 
 __all__ = ["judge_launcher"]
@@ -20,8 +21,6 @@ def judge_launcher(check: Recorder, template: Any, problem: Dataflow, choice: An
         choice: the package's.
     """
     asked = _arguments(template, problem, choice)
-    said = refusal(template.launch, asked)
-    check.expect(not said, f"the launcher refuses its own: {said}")
     rows, cols = problem.shape
     wrong: dict[str, tuple[dict[str, Any], str]] = {
         "an output of another shape": (
@@ -41,10 +40,7 @@ def judge_launcher(check: Recorder, template: Any, problem: Dataflow, choice: An
     }
     if "beta" in asked or "d_beta" in asked:
         del wrong["a vector that the operator does not read"]
-    for what, (change, words) in wrong.items():
-        said = refusal(template.launch, {**asked, **change})
-        check.expect(words in said, said or f"the launcher takes {what}")
-    check.note(f"takes the configuration; refuses {', '.join(wrong)}")
+    judge_arguments(check, template.launch, asked, wrong)
 
 
 def _arguments(template: Any, problem: Dataflow, choice: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from workbench.emission.functions import function_of
 
 __all__ = ["MISREAD_SUBNORMALS", "without_gpu"]
 
-#: Kernels whose functions are neither compiled nor captured on a GPU.
-NOT_COMPILED = ("triton_quantize", "cuda_quantize")
+#: Functions that are neither compiled nor captured on a GPU.
+NOT_COMPILED = ("quantize", "quantize_cuda.quantize")
 #: Elements whose subnormals Triton's interpreter widens to other values (3.7).
 MISREAD_SUBNORMALS = ("bf16", "e5m2")
 
@@ -29,7 +29,8 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     casts = cupy = operators = False
     for entry in entries:
         problem = parse_problem(entry["problem"])
-        operators = operators or entry["kernel"] not in NOT_COMPILED
+        function = function_of(entry["kernel"], problem)
+        operators = operators or function is None or function.name not in NOT_COMPILED
         cupy = cupy or known[entry["kernel"]].backend is Backend.CUPY
         if known[entry["kernel"]].backend is Backend.TRITON or _stands_in(entry["kernel"], problem):
             interpreted.append(problem)

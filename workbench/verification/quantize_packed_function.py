@@ -14,7 +14,9 @@ from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.kernels.quantize_tiles_workload import Outputs, quantized_outputs
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Problem, Quantize
+from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
 from workbench.verification.function_checks import Subject, Tuned
+from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.operator_case import POISON, Case
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
@@ -33,8 +35,23 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
     module: ClassVar[str] = "_quantize_packed"
     rival: ClassVar[str] = "a copy of their input"
     patterns: ClassVar[tuple[str, ...]] = ("random", "nasty values")
+    fallback: ClassVar[str] = "triton_quantize_tiles"
+
+    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
+        return cupy_obstacle(subject.package._quantize_packed, subject, tuned, self.fallback)
+
+    def launcher(
+        self, subject: Subject, tuned: Tuned, choice: Any
+    ) -> Callable[[Recorder], None] | None:
+        """Whether the launcher takes the tuned configuration, and refuses bad arguments."""
+        problem = tuned.problem
+        assert isinstance(problem, Quantize)
+        template = subject.package._lookup.template(choice)
+        return lambda check: _judge_launcher(check, template, problem, choice)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
+        if tuned.kernel != self.fallback:
+            return tuned.problem.resized(133, 262)  # beyond blocks, and off 16 bytes
         found = super().tails(tuned, device)
         if not _whole_rows(tuned.problem):
             return found
@@ -137,6 +154,41 @@ def _draw(problem: Quantize, pattern: str, subject: Subject) -> torch.Tensor:
         x[2 * rows // 3, cols - 1] = torch.inf
         x[rows - 1, 0] = -torch.inf
     return x.to(CODE_DTYPES[problem.source])
+
+
+def _judge_launcher(check: Recorder, template: Any, problem: Quantize, choice: Any) -> None:
+    """The same on the tuned shape, with its transposed copy if wanted."""
+    (rows, cols), target = problem.shape, problem.target
+    assert target.scaling is not None
+    down, right = target.scaling.grid(rows, cols)
+    element = target.element.name
+    asked: dict[str, Any] = {
+        "x": fake_array((rows, cols), problem.source),
+        "codes": fake_array((rows, cols), element),
+        "scales": fake_array((down, right), "fp32"),
+        "source": problem.source,
+        "target": element,
+        "block": choice.file.layout["block"],
+        "seed": SEED if target.rounding is Rounding.STOCHASTIC else None,
+        "config": dict(choice.config),
+    }
+    if problem.transposed:
+        asked |= {
+            "codes_t": fake_array((cols, rows), element),
+            "scales_t": fake_array((right, down), "fp32"),
+        }
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
+        "codes of another shape": (
+            {"codes": fake_array((rows + 1, cols), element)},
+            "codes has shape",
+        ),
+        "scales off the grid": ({"scales": fake_array((down + 1, right), "fp32")}, "scales"),
+        "a configuration with an unknown field": (
+            {"config": {**choice.config, "warps": 4}},
+            "warps",
+        ),
+    }
+    judge_arguments(check, template.launch, asked, wrong)
 
 
 def _judge(

@@ -7,7 +7,9 @@ import torch
 
 from tiles.formats.torch_codec import CODE_DTYPES
 from tiles.problems import Problem, Transpose
+from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
 from workbench.verification.function_checks import Subject, Tuned
+from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.operator_case import Case
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
@@ -27,6 +29,39 @@ class TransposeFunctionChecks(TileFunctionChecks):
     function: ClassVar[str] = "transpose"
     module: ClassVar[str] = "_transpose"
     patterns: ClassVar[tuple[str, ...]] = ("random",)
+    fallback: ClassVar[str] = "triton_transpose"
+
+    def obstacle(self, subject: Subject, tuned: Tuned) -> str:
+        return cupy_obstacle(subject.package._transpose, subject, tuned, self.fallback)
+
+    def launcher(
+        self, subject: Subject, tuned: Tuned, choice: Any
+    ) -> Callable[[Recorder], None] | None:
+        """Whether the launcher takes the tuned configuration, and refuses bad arguments."""
+        problem = tuned.problem
+        assert isinstance(problem, Transpose)
+        rows, cols = problem.shape
+        template = subject.package._lookup.template(choice)
+
+        def judge(check: Recorder) -> None:
+            asked = {
+                "codes": fake_array((rows, cols), problem.element),
+                "out": fake_array((cols, rows), problem.element),
+                "config": dict(choice.config),
+            }
+            wrong: dict[str, tuple[dict[str, Any], str]] = {
+                "an output of another shape": (
+                    {"out": fake_array((cols + 1, rows), problem.element)},
+                    "out has shape",
+                ),
+                "a configuration with an unknown field": (
+                    {"config": {**choice.config, "warps": 4}},
+                    "warps",
+                ),
+            }
+            judge_arguments(check, template.launch, asked, wrong)
+
+        return judge
 
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, Transpose)

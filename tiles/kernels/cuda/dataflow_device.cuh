@@ -117,52 +117,7 @@ DEVICE void decode(u32 word, float *values) {
 #endif
 }
 
-// ---- Philox4x32-10 (Salmon et al., SC 2011), counter of 64 bits, the upper 64 zero.
-
-// A key and its nine successors.  They travel among a kernel's parameters, where an instruction takes
-// them from constant memory: made of the seed in the kernel, they cost five instructions an element.
-struct RoundKeys {
-    u32 words[20];
-};
-
-struct Random {
-    u32 words[4];
-};
-
-DEVICE Random philox(u64 counter, const RoundKeys &keys) {
-    u32 a = (u32)counter, b = (u32)(counter >> 32), c = 0, d = 0;
-#pragma unroll
-    for (int round = 0; round < 10; ++round) {
-        u64 first = (u64)a * 0xd2511f53u, second = (u64)c * 0xcd9e8d57u;
-        a = (u32)(second >> 32) ^ b ^ keys.words[2 * round];
-        b = (u32)second;
-        c = (u32)(first >> 32) ^ d ^ keys.words[2 * round + 1];
-        d = (u32)first;
-    }
-    Random random = {{a, b, c, d}};
-    return random;
-}
-
-// The random 16-bit halves of elements index to index + 7, two a word: half i % 8 of counter i / 8,
-// the lower half of a word first.
-DEVICE Random random_halves(i64 index, const RoundKeys &keys) {
-#if ALIGNED
-    return philox((u64)index >> 3, keys);
-#else
-    Random random;
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-        u64 element = (u64)index + k;
-        Random four = philox(element >> 3, keys);
-        u32 low = element & 2 ? four.words[1] : four.words[0];
-        u32 high = element & 2 ? four.words[3] : four.words[2];
-        u32 word = element & 4 ? high : low;
-        u32 half = element & 1 ? word >> 16 : word & 0xffffu;
-        random.words[k / 2] = k & 1 ? random.words[k / 2] | half << 16 : half;
-    }
-    return random;
-#endif
-}
+#include "philox.cuh"
 
 // ---- Rounding to codes.
 

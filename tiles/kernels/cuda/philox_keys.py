@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KEYS", "round_keys"]
+__all__ = ["KEYS", "narrow_keys", "round_keys"]
 
 #: NumPy's type of ``RoundKeys``.
 KEYS = np.dtype((np.uint32, (20,)))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+#: What Philox multiplies a counter's lower word by.
+_FIRST = 0xD2511F53
 
 
 def round_keys(seed: int) -> Any:
@@ -24,3 +26,16 @@ def round_keys(seed: int) -> Any:
     halves = (seed & 0xFFFFFFFF, seed >> 32)
     keys = [(halves[k % 2] + k // 2 * _WEYL[k % 2]) & 0xFFFFFFFF for k in range(20)]
     return np.array(keys, np.uint32)
+
+
+def narrow_keys(seed: int) -> Any:
+    """The same for counters of 32 bits alone: what no counter changes is in words 3 and 5.
+
+    Raises:
+        ValueError: the seed is not a 64-bit unsigned integer.
+    """
+    keys = round_keys(seed)
+    low, high = ((int(keys[0]) * _FIRST >> shift) & 0xFFFFFFFF for shift in (0, 32))
+    keys[3] ^= np.uint32(high)
+    keys[5] ^= np.uint32(low)
+    return keys

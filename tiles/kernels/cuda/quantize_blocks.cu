@@ -1,185 +1,68 @@
-// Quantise a matrix in blocks: scale = amax / max_element, code = round(x / scale).
-//
-// Codes and scales are bit-identical to the workbench's NumPy codec: both divisions are IEEE fp32,
-// rounding is to nearest even and saturates.  An all-zero block has codes 0 and scale 1.  A NaN or
-// an infinity makes the scale of its block NaN and all its codes 0 (int8) or 0x7f (8-bit floats).
-// Subnormals count: CuPy compiles with -ftz=true whatever it is asked for, so what may meet one is
-// written in PTX, which the option does not touch.
+// Quantise a matrix in blocks, with the transposed copy of its codes and scales if wanted.
 //
 // LANES threads share one block of BLOCK_ROWS x BLOCK_COLS elements (BLOCK_COLS 0: whole rows) and
 // take its vectors of VECTOR adjacent elements in turn, ITEMS each.  With KEEP a block is read once
 // and stays in registers; without it is read twice, the second time out of L2.  UNROLL blocks a
 // group of lanes are in flight together.  ALIGNED says that every vector lies inside its row and on
-// its natural boundary; otherwise elements are moved one by one.
+// its natural boundary; otherwise elements are moved one by one.  EVEN says that no block reaches over
+// the edge, and that every CTA has all its blocks.
 //
-// Macros from the launcher: SOURCE (0 fp32, 1 bf16, 2 fp16), TARGET (0 int8, 1 e4m3fn, 2 e5m2),
-// THREADS, LANES, VECTOR, UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED.
+// With TRANSPOSED a CTA's blocks lie in a tile of DOWN x RIGHT, and a thread has patches of four rows,
+// whose codes are turned in shared memory.
+//
+// Macros from the launcher: SOURCE, TARGET, STOCHASTIC (see quantize_codes.cuh), THREADS, LANES, VECTOR,
+// UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, NARROW, EVEN, TRANSPOSED, RIGHT.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned char u8;
-typedef long long i64;
+#include "quantize_codes.cuh"
 
-#define SOURCE_BYTES (SOURCE == 0 ? 4 : 2)
-#if SOURCE == 0
-#define WORDS VECTOR
-#else
-#define WORDS ((VECTOR + 1) / 2)
-#endif
-#define CODE_WORDS ((VECTOR + 3) / 4)
 #define GROUPS (THREADS / LANES)
-#define INFINITY_BITS 0x7f800000u
-#define NAN_BITS 0x7fc00000u
-#define CODE_MAX (TARGET == 0 ? 127.0f : TARGET == 1 ? 448.0f : 57344.0f)
+#define ACROSS (BLOCK_COLS / VECTOR)  // vectors of a block's row; the launcher sees to it that VECTOR divides
 
-// What a block's elements are divided by; see divide().
-struct Divisor {
-    float scale, divisor, negative_reciprocal, negative_lift;
+#if TRANSPOSED
+#define DOWN (GROUPS * UNROLL / RIGHT)
+#define TILE_ROWS (DOWN * BLOCK_ROWS)
+#define TILE_COLS (RIGHT * BLOCK_COLS)
+// Of a warp's patches as many lie side by side, the others below.
+#define SIDE (ACROSS < 8 ? ACROSS : 8)
+#define BELOW (32 / SIDE)
+#define PATCH_COLS VECTOR
+#define SKEW (LANES < 32 || BELOW < 4 ? 1 : BELOW / 4)
+#include "byte_tiles.cuh"
+#define TILE_BYTES (TILE_COLS * TILE_ROWS + TILE_COLS / VECTOR * 16 * SKEW)
+#else
+#define TILE_BYTES 0
+#endif
+
+// Whether a thread's vectors lie at constant distances, whatever the lane.
+#if TRANSPOSED
+#define LINEAR (LANES % SIDE == 0 && (ACROSS == SIDE || (LANES >= 32 && LANES / 32 % (ACROSS / SIDE) == 0)))
+#elif BLOCK_COLS == 0
+#define LINEAR 1
+#else
+#define LINEAR (LANES % ACROSS == 0 || ACROSS % LANES == 0)
+#endif
+
+struct Operands {
+    const void *x;
+    u8 *codes;
+    float *scales;
+    u8 *codes_t;
+    float *scales_t;
+    i64 rows, cols, scales_row, scales_col, scales_t_row, scales_t_col;
+    RoundKeys keys;
+    // Blocks = scale rows x scale columns, or tiles.  Those across are divided by as (high(n magic) + n)
+    // >> shift, exact for n < 2^31 (Granlund and Montgomery, PLDI 1994).
+    u32 blocks, across, magic, shift;
 };
 
-__device__ __forceinline__ float divide_rn(float x, float y) {
-    float result;
-    asm("div.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
-    return result;
-}
-
-__device__ __forceinline__ float multiply_rn(float x, float y) {
-    float result;
-    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
-    return result;
-}
-
-__device__ __forceinline__ float fused_rn(float x, float y, float z) {
-    float result;
-    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(x), "f"(y), "f"(z));
-    return result;
-}
-
-__device__ __forceinline__ float element(const u32 *words, int j) {
-#if SOURCE == 0
-    return __uint_as_float(words[j]);
-#elif SOURCE == 1
-    return __uint_as_float(j & 1 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16);
-#else
-    float value;
-    u16 half = (u16)(words[j / 2] >> (16 * (j & 1)));
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
-    return value;
-#endif
-}
-
-// Magnitudes are compared as integers: non-negative floats keep their order and NaN wins over all.
-__device__ __forceinline__ u32 larger(u32 peak, u32 word) {
-#if SOURCE == 0
-    return max(peak, word & 0x7fffffffu);
-#else
-    return __vmaxu2(peak, word & 0x7fff7fffu);  // two 16-bit magnitudes at once
-#endif
-}
-
-// Bits of the fp32 value of a peak that larger() gathered.
-__device__ __forceinline__ u32 peak_bits(u32 peak) {
-#if SOURCE == 0
-    return peak;
-#else
-    u32 word = max(peak & 0xffffu, peak >> 16);
-    return __float_as_uint(element(&word, 0));
-#endif
-}
-
-__device__ __forceinline__ Divisor divisor_of(u32 amax_bits) {
-    Divisor d;
-    d.scale = divide_rn(__uint_as_float(amax_bits), CODE_MAX);
-    // amax / max_element can underflow; such a block is stored as an all-zero one.
-    if (__float_as_uint(d.scale) == 0) d.scale = 1.0f;
-    if (amax_bits >= INFINITY_BITS) d.scale = __uint_as_float(NAN_BITS);
-    float lift = d.scale < 0x1p-60f ? 0x1p64f : d.scale > 0x1p60f ? 0x1p-64f : 1.0f;
-    d.divisor = multiply_rn(d.scale, lift);
-    d.negative_reciprocal = divide_rn(-1.0f, d.divisor);
-    d.negative_lift = -lift;
-    return d;
-}
-
-// x / scale, correctly rounded: with r the correctly rounded reciprocal, q0 = x r is within 2 ulp, a
-// first correction within 1 ulp, and by Markstein's theorem (IBM J. R&D 34, 1990) a second one gives
-// the correctly rounded quotient as long as remainders are exact.  Lifting x and the scale by one
-// power of two keeps them so for every scale; they underflow only where |x / scale| is far below
-// half the smallest code.  The signs are arranged so that x = -0 gives -0.
-__device__ __forceinline__ float divide(float x, const Divisor &d) {
-    float negated = multiply_rn(x, d.negative_lift);
-    float q = multiply_rn(negated, d.negative_reciprocal);
-    q = fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
-    return fused_rn(fused_rn(q, d.divisor, negated), d.negative_reciprocal, q);
-}
-
-#if TARGET == 0
-
-// The code of one ratio in the low byte; the upper bytes hold anything.
-__device__ __forceinline__ u32 code_of(float ratio) {
-#if SOURCE == 0
-    // Only scales below 2^-142 carry so few bits that a ratio reaches 127.5; the smallest numbers
-    // of bf16 and fp16 lie far above them.
-    ratio = fminf(fmaxf(ratio, -127.0f), 127.0f);
-#endif
-    // Below 2^22 the ulp of x + 1.5 2^23 is 1: the sum is rounded to an integer, ties to even.
-    return __float_as_uint(__fadd_rn(ratio, 12582912.0f));
-}
-
-#elif __CUDA_ARCH__ < 890
-
-// Round to an 8-bit float by integer operations: nearest even, saturating, NaN becomes 0x7f.
-__device__ __forceinline__ u32 code_of(float ratio) {
-    const int mantissa = TARGET == 1 ? 3 : 2, bias = TARGET == 1 ? 7 : 15, shift = 23 - mantissa;
-    u32 bits = __float_as_uint(ratio);
-    if ((bits & 0x7fffffffu) > INFINITY_BITS) return 0x7f;
-    float magnitude = fminf(__uint_as_float(bits & 0x7fffffffu), CODE_MAX);
-    u32 kept = __float_as_uint(magnitude), code;
-    if (kept >= (u32)(128 - bias) << 23) {
-        code = ((kept + (1u << (shift - 1)) - 1 + (kept >> shift & 1)) >> shift) -
-               ((u32)(127 - bias) << mantissa);
-    } else {
-        // An addend whose ulp is the smallest code leaves the code in the low bits of the sum.
-        const u32 addend = (u32)(127 + 23 + 1 - bias - mantissa) << 23;
-        code = __float_as_uint(__fadd_rn(magnitude, __uint_as_float(addend))) - addend;
-    }
-    return code | (bits >> 24 & 0x80u);
-}
-
-#endif
-
-// Codes of four ratios, the first in the lowest byte.
-__device__ __forceinline__ u32 pack(float a, float b, float c, float d) {
-#if TARGET != 0 && __CUDA_ARCH__ >= 890
-    // cvt.satfinite: nearest even, saturating, NaN becomes 0x7f; its first operand is the high byte.
-    u16 low, high;
-#if TARGET == 1
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
-#else
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
-#endif
-    return (u32)low | (u32)high << 16;
-#else
-    u32 low = __byte_perm(code_of(a), code_of(b), 0x0040);
-    u32 high = __byte_perm(code_of(c), code_of(d), 0x0040);
-    return __byte_perm(low, high, 0x5410);
-#endif
-}
-
-__device__ __forceinline__ void quantize(const u32 *words, const Divisor &d, u32 *codes) {
-    float ratio[CODE_WORDS * 4];
-#pragma unroll
-    for (int j = 0; j < CODE_WORDS * 4; ++j)
-        ratio[j] = j < VECTOR ? divide(element(words, j), d) : 0.0f;
-#pragma unroll
-    for (int j = 0; j < CODE_WORDS; ++j) {
-        codes[j] = pack(ratio[4 * j], ratio[4 * j + 1], ratio[4 * j + 2], ratio[4 * j + 3]);
-#if TARGET == 0
-        if (isnan(d.scale)) codes[j] = 0;  // int8 has no NaN
-#endif
-    }
-}
+// A block, and what a thread has of it.
+struct Block {
+    i64 down, right;           // in the grid of blocks
+    i64 row, col;              // of its corner
+    i64 end_row, end_col;      // what is inside; end_row <= row where there is no block
+    i64 first_row, first_col;  // of the thread's vector 0
+    i64 first;                 // its offset
+};
 
 // Where a vector lies: first element, and how many of its elements are inside the block (0: none).
 struct Place {
@@ -187,28 +70,49 @@ struct Place {
     int count;
 };
 
-struct Block {
-    i64 row, col, end_row, end_col;  // corners in elements; end_row <= row where there is no block
-};
-
-__device__ __forceinline__ Place place_of(const Block &block, i64 index, i64 cols) {
-    i64 row, col;
-#if BLOCK_COLS == 0
-    row = block.row;
-    col = index * VECTOR;
+// Row and column in elements of a thread's vector i, from its block's corner.
+DEVICE void inside_block(u32 lane, u32 i, u32 *row, u32 *col) {
+#if TRANSPOSED
+    const u32 patch = i / 4 * LANES + lane, warps = patch / 32;
+    const u32 aside = patch % SIDE + warps % (ACROSS / SIDE) * SIDE;
+    *row = (patch / SIDE % BELOW + warps / (ACROSS / SIDE) * BELOW) * 4 + i % 4;
+    *col = aside * VECTOR;
+#elif BLOCK_COLS == 0
+    *row = 0;
+    *col = (i * LANES + lane) * VECTOR;
 #else
-    const u32 across = BLOCK_COLS / VECTOR;  // the launcher sees to it that VECTOR divides
-    row = block.row + (u32)index / across;
-    col = block.col + (u32)index % across * VECTOR;
+    const u32 index = i * LANES + lane;
+    *row = index / ACROSS;
+    *col = index % ACROSS * VECTOR;
 #endif
+}
+
+// Elements of the vector at (row, col) that are inside the block.
+DEVICE int inside(i64 row, i64 col, const Block &block) {
+#if EVEN
+    return VECTOR;
+#else
+    const i64 left = row < block.end_row ? block.end_col - col : 0;
+    return left >= VECTOR ? VECTOR : left > 0 ? (int)left : 0;
+#endif
+}
+
+DEVICE Place place_of(const Block &block, u32 lane, u32 i, i64 cols) {
+    u32 down, right;
     Place place;
-    place.offset = row * cols + col;
-    i64 left = row < block.end_row ? block.end_col - col : 0;
-    place.count = left >= VECTOR ? VECTOR : left > 0 ? (int)left : 0;
+#if LINEAR
+    inside_block(0, i, &down, &right);
+    place.offset = block.first + (down * cols + right);
+    place.count = inside(block.first_row + down, block.first_col + right, block);
+#else
+    inside_block(lane, i, &down, &right);
+    place.offset = (block.row + down) * cols + block.col + right;
+    place.count = inside(block.row + down, block.col + right, block);
+#endif
     return place;
 }
 
-__device__ __forceinline__ void load(const void *x, const Place &place, u32 *words) {
+DEVICE void load(const void *x, const Place &place, u32 *words) {
 #pragma unroll
     for (int j = 0; j < WORDS; ++j) words[j] = 0;
 #if ALIGNED && VECTOR > 1
@@ -238,7 +142,7 @@ __device__ __forceinline__ void load(const void *x, const Place &place, u32 *wor
 #endif
 }
 
-__device__ __forceinline__ void store(u8 *codes, const Place &place, const u32 *packed) {
+DEVICE void store(u8 *codes, const Place &place, const u32 *packed) {
 #if ALIGNED && VECTOR > 1
     if (place.count == 0) return;
 #if VECTOR == 16
@@ -255,8 +159,9 @@ __device__ __forceinline__ void store(u8 *codes, const Place &place, const u32 *
 #endif
 }
 
-// Largest value among the LANES threads of every group; all threads of the CTA take part.
-__device__ __forceinline__ void reduce(u32 *peaks) {
+// Largest value among the LANES threads of every group; all threads of the CTA take part, which lends
+// UNROLL x THREADS / 32 words where blocks are larger than a warp.
+DEVICE void reduce(u32 *peaks, u32 *of_warp) {
 #if LANES >= 32
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) peaks[u] = __reduce_max_sync(0xffffffffu, peaks[u]);
@@ -265,96 +170,176 @@ __device__ __forceinline__ void reduce(u32 *peaks) {
     for (int u = 0; u < UNROLL; ++u)
 #pragma unroll
         for (int distance = LANES / 2; distance > 0; distance /= 2)
-            peaks[u] = max(peaks[u], __shfl_xor_sync(0xffffffffu, peaks[u], distance));
+            peaks[u] = max(peaks[u],
+                           as_bits(__shfl_xor_sync(0xffffffffu, as_float(peaks[u]), distance)));
 #endif
 #if LANES > 32
-    __shared__ u32 of_warp[UNROLL][THREADS / 32];
     const int warp = threadIdx.x / 32, first = threadIdx.x / LANES * (LANES / 32);
     if (threadIdx.x % 32 == 0)
-        for (int u = 0; u < UNROLL; ++u) of_warp[u][warp] = peaks[u];
+        for (int u = 0; u < UNROLL; ++u) of_warp[u * (THREADS / 32) + warp] = peaks[u];
     __syncthreads();
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u)
 #pragma unroll
-        for (int w = 0; w < LANES / 32; ++w) peaks[u] = max(peaks[u], of_warp[u][first + w]);
+        for (int w = 0; w < LANES / 32; ++w)
+            peaks[u] = max(peaks[u], of_warp[u * (THREADS / 32) + first + w]);
 #endif
 }
 
-// blocks = scale rows x scale columns; scales across is divided by as (high(n magic) + n) >> shift,
-// exact for n < 2^31 (Granlund and Montgomery, PLDI 1994).
-extern "C" __global__ void __launch_bounds__(THREADS)
-quantize_blocks(const void *__restrict__ x, u8 *__restrict__ codes, float *__restrict__ scales,
-                i64 rows, i64 cols, u32 blocks, u32 across, u32 magic, u32 shift, i64 row_stride,
-                i64 col_stride) {
-    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    Block block[UNROLL];
-    u32 index[UNROLL], peaks[UNROLL];
-#pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-        index[u] = (blockIdx.x * UNROLL + u) * GROUPS + group;
-        u32 down = (__umulhi(index[u], magic) + index[u]) >> shift;
-        block[u].row = (i64)down * BLOCK_ROWS;
-        block[u].end_row = index[u] < blocks ? min(block[u].row + BLOCK_ROWS, rows) : 0;
-#if BLOCK_COLS == 0
-        block[u].col = 0;
-        block[u].end_col = cols;
+DEVICE u32 quotient_of(u32 n, const Operands &p) { return (__umulhi(n, p.magic) + n) >> p.shift; }
+
+// The block u of a group of lanes.
+DEVICE Block block_of(u32 group, u32 lane, u32 u, const Operands &p) {
+    Block block;
+#if TRANSPOSED
+    const u32 down = quotient_of(blockIdx.x, p), right = blockIdx.x - down * p.across;
+    const u32 own = u * GROUPS + group;
+    block.down = (i64)down * DOWN + own / RIGHT;
+    block.right = (i64)right * RIGHT + own % RIGHT;
+    const bool there = true;
 #else
-        block[u].col = (i64)(index[u] - down * across) * BLOCK_COLS;
-        block[u].end_col = min(block[u].col + BLOCK_COLS, cols);
+    const u32 index = (blockIdx.x * UNROLL + u) * GROUPS + group;
+    const u32 down = quotient_of(index, p);
+    block.down = down;
+    block.right = index - down * p.across;
+    const bool there = EVEN || index < p.blocks;
 #endif
-        peaks[u] = 0;
+    block.row = block.down * BLOCK_ROWS;
+    block.end_row = there ? min(block.row + BLOCK_ROWS, p.rows) : 0;
+#if BLOCK_COLS == 0
+    block.col = 0;
+    block.end_col = p.cols;
+#else
+    block.col = block.right * BLOCK_COLS;
+    block.end_col = min(block.col + BLOCK_COLS, p.cols);
+#endif
+    u32 row, col;
+    inside_block(lane, 0, &row, &col);
+    block.first_row = block.row + row, block.first_col = block.col + col;
+    block.first = block.first_row * p.cols + block.first_col;
+    return block;
+}
+
+DEVICE void store_scale(const Block &block, float scale, const Operands &p) {
+    if (!EVEN && (block.row >= block.end_row || block.col >= block.end_col)) return;
+    p.scales[block.down * p.scales_row + block.right * p.scales_col] = scale;
+#if TRANSPOSED
+    p.scales_t[block.right * p.scales_t_row + block.down * p.scales_t_col] = scale;
+#endif
+}
+
+#if KEEP
+
+// Codes of a thread's part of a block; `ordinary` is a constant.
+DEVICE void quantize(const u32 words[ITEMS][WORDS], const Block &block, u32 lane, const Divisor &d,
+                     bool ordinary, const Operands &p, u8 *tile) {
+#if TRANSPOSED
+#pragma unroll
+    for (int first = 0; first < ITEMS; first += 4) {
+        u32 packed[4][CODE_WORDS];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const Place place = place_of(block, lane, first + i, p.cols);
+            encode(words[first + i], d, ordinary, place.offset, p.keys, packed[i]);
+            store(p.codes, place, packed[i]);
+        }
+        u32 row, col;
+        inside_block(lane, first, &row, &col);
+        row += (u32)(block.down % DOWN) * BLOCK_ROWS, col += (u32)(block.right % RIGHT) * BLOCK_COLS;
+        keep_turned(tile, row, col, TILE_ROWS, packed);
     }
+#else
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Place place = place_of(block, lane, i, p.cols);
+        u32 packed[CODE_WORDS];
+        encode(words[i], d, ordinary, place.offset, p.keys, packed);
+        store(p.codes, place, packed);
+    }
+#endif
+}
+
+#else
+
+DEVICE u32 peak_of_block(const Block &block, u32 lane, u32 items, const Operands &p) {
+    u32 peak = 0;
+    for (u32 i = 0; i < items; ++i) {
+        u32 words[WORDS];
+        load(p.x, place_of(block, lane, i, p.cols), words);
+#pragma unroll
+        for (int j = 0; j < WORDS; ++j) peak = larger_magnitude(peak, words[j]);
+    }
+    return peak;
+}
+
+DEVICE void quantize_again(const Block &block, u32 lane, u32 items, const Divisor &d, bool ordinary,
+                           const Operands &p) {
+    for (u32 i = 0; i < items; ++i) {
+        const Place place = place_of(block, lane, i, p.cols);
+        u32 words[WORDS], packed[CODE_WORDS];
+        load(p.x, place, words);
+        encode(words, d, ordinary, place.offset, p.keys, packed);
+        store(p.codes, place, packed);
+    }
+}
+
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+quantize_blocks(const Operands p) {
+    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
+    SHARED_BYTES(tile, TILE_BYTES + UNROLL * THREADS / 32 * 4);
+    u32 *of_warp = (u32 *)(tile + TILE_BYTES);
+    u32 peaks[UNROLL];
 #if KEEP
     u32 words[UNROLL][ITEMS][WORDS];
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u)
+    for (int u = 0; u < UNROLL; ++u) {
+        const Block block = block_of(group, lane, u, p);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
-            load(x, place_of(block[u], (i64)i * LANES + lane, cols), words[u][i]);
+            load(p.x, place_of(block, lane, i, p.cols), words[u][i]);
+    }
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u)
+    for (int u = 0; u < UNROLL; ++u) {
+        peaks[u] = 0;
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
 #pragma unroll
-            for (int j = 0; j < WORDS; ++j) peaks[u] = larger(peaks[u], words[u][i][j]);
+            for (int j = 0; j < WORDS; ++j) peaks[u] = larger_magnitude(peaks[u], words[u][i][j]);
+    }
 #else
 #if BLOCK_COLS == 0
-    const i64 vectors = (cols + VECTOR - 1) / VECTOR;
+    const u32 items = (u32)((p.cols + LANES * VECTOR - 1) / (LANES * VECTOR));
 #else
-    const i64 vectors = (i64)BLOCK_ROWS * (BLOCK_COLS / VECTOR);
+    const u32 items = (BLOCK_ROWS * ACROSS + LANES - 1) / LANES;
 #endif
-    for (i64 i = lane; i < vectors; i += LANES) {
-        u32 words[WORDS];
-        load(x, place_of(block[0], i, cols), words);
-#pragma unroll
-        for (int j = 0; j < WORDS; ++j) peaks[0] = larger(peaks[0], words[j]);
-    }
+    peaks[0] = peak_of_block(block_of(group, lane, 0, p), lane, items, p);
 #endif
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) peaks[u] = peak_bits(peaks[u]);
-    reduce(peaks);
+    reduce(peaks, of_warp);
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
-        const Divisor divisor = divisor_of(peaks[u]);
-        u32 packed[CODE_WORDS];
-        if (lane == 0 && index[u] < blocks) {
-            u32 down = (__umulhi(index[u], magic) + index[u]) >> shift;
-            scales[down * row_stride + (index[u] - down * across) * col_stride] = divisor.scale;
-        }
+        const Block block = block_of(group, lane, u, p);
+        const Divisor d = divisor_of(peaks[u]);
+        if (lane == 0) store_scale(block, d.scale, p);
 #if KEEP
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            quantize(words[u][i], divisor, packed);
-            store(codes, place_of(block[u], (i64)i * LANES + lane, cols), packed);
-        }
+        if (d.ordinary)
+            quantize(words[u], block, lane, d, true, p, tile);
+        else
+            quantize(words[u], block, lane, d, false, p, tile);
 #else
-        for (i64 i = lane; i < vectors; i += LANES) {
-            u32 words[WORDS];
-            const Place place = place_of(block[u], i, cols);
-            load(x, place, words);
-            quantize(words, divisor, packed);
-            store(codes, place, packed);
-        }
+        if (d.ordinary)
+            quantize_again(block, lane, items, d, true, p);
+        else
+            quantize_again(block, lane, items, d, false, p);
 #endif
     }
+#if TRANSPOSED
+    __syncthreads();
+    const u32 down = quotient_of(blockIdx.x, p), right = blockIdx.x - down * p.across;
+    store_turned(tile, p.codes_t, (i64)down * TILE_ROWS, (i64)right * TILE_COLS, p.rows, p.cols,
+                 TILE_ROWS, TILE_COLS, THREADS, ALIGNED, EVEN);
+#endif
 }

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .block_arrays import check_array, check_matrix, check_one_device, check_scales, division
 from .compiler_options import check_choices, check_fields, macro_options
+from .dataflow_arguments import parameter_block
 from .launches import functions, run
 from .overlap import check_apart
+from .philox_keys import KEYS, narrow_keys, round_keys
+from .quantize_geometry import (
+    MAX_SHARED_BYTES,
+    MIN_TURNED_BLOCK,
+    Geometry,
+    geometry_of,
+    power_of_two,
+)
 
-__all__ = ["SOURCES", "TARGETS", "launch", "options", "precompile"]
+__all__ = ["SOURCE", "SOURCES", "TARGETS", "launch", "options", "precompile", "prepare"]
 
+SOURCE = "quantize_blocks.cu"
 #: Input formats by macro value; bf16 arrives as a uint16 view.
 SOURCES = ("fp32", "bf16", "fp16")
 #: Code formats by macro value; 8-bit floats arrive as uint8 views.
@@ -25,6 +34,54 @@ TARGET_DTYPES = {"int8": ("int8",), "e4m3fn": ("uint8",), "e5m2": ("uint8",)}
 SOURCE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: A thread keeps at most this many 4-byte words of a block in registers; more are read twice.
 MAX_KEPT_WORDS = 64
+#: Elements whose Philox counters, of eight each, have 32 bits.
+MAX_NARROW = 2**35
+#: ``Operands`` of the source.
+PARAMETERS = np.dtype(
+    [
+        *((name, np.uint64) for name in ("x", "codes", "scales", "codes_t", "scales_t")),
+        *((name, np.int64) for name in (
+            "rows", "cols", "scales_row", "scales_col", "scales_t_row", "scales_t_col",
+        )),
+        ("keys", KEYS),
+        *((name, np.uint32) for name in ("blocks", "across", "magic", "shift")),
+    ],
+    align=True,
+)  # fmt: skip
+
+
+def _narrow(shape: tuple[int, int]) -> bool:
+    return shape[0] * shape[1] <= MAX_NARROW
+
+
+def _check_block(block: tuple[int, int]) -> None:
+    if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
+        raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
+
+
+def _check_turned(block: tuple[int, int], geometry: Geometry, keep: bool) -> None:
+    """Refuse what has no transposed copy in the same pass."""
+    if block[0] != block[1] or not power_of_two(block[0]) or block[0] < MIN_TURNED_BLOCK:
+        raise ValueError(
+            f"block = {block}: a transposed copy takes square blocks of powers of two, at least "
+            f"{MIN_TURNED_BLOCK}"
+        )
+    if not keep or not geometry.whole_patches:
+        raise ValueError(
+            f"{geometry.items} vectors of {geometry.vector} for each of {geometry.lanes} lanes: "
+            "a transposed copy takes patches of four rows that stay in registers; change lanes or "
+            "vector"
+        )
+    if not power_of_two(geometry.blocks_per_cta):
+        raise ValueError(
+            f"{geometry.blocks_per_cta} blocks a CTA: a transposed copy takes a power of two; "
+            "choose threads, lanes and unroll accordingly"
+        )
+    if geometry.shared_bytes > MAX_SHARED_BYTES:
+        raise ValueError(
+            f"a tile of {geometry.shared_bytes} bytes: at most {MAX_SHARED_BYTES} are turned; "
+            "choose fewer threads, or more lanes"
+        )
 
 
 def options(
@@ -32,20 +89,26 @@ def options(
     source: str,
     target: str,
     block: tuple[int, int],
-    cols: int,
+    shape: tuple[int, int],
     aligned: bool,
     config: Mapping[str, int | bool],
+    stochastic: bool = False,
+    transposed: bool = False,
 ) -> tuple[str, ...]:
     """Compiler options for a problem and a configuration, architecture left out.
 
     Args:
         block: rows and columns under one scale; (1, 0) is one scale a row.
-        cols: columns of the matrix.
-        aligned: every vector of ``config["vector"]`` elements starts on its natural boundary.
+        shape: of the matrix.
+        aligned: every vector of ``config["vector"]`` elements starts on its natural boundary; with
+            a transposed copy, every 16 of its codes too.
+        stochastic: int8 only.
     Raises:
         ValueError: an unknown format, or a configuration that does not fit the block.
     """
     check_choices({"source": (source, SOURCES), "target": (target, TARGETS)})
+    if stochastic and target != "int8":
+        raise ValueError(f"target {target!r}: only int8 is rounded stochastically")
     check_fields(config, FIELDS)
     threads, lanes, vector, unroll = (int(config[name]) for name in FIELDS)
     if not 32 <= threads <= 1024 or threads % 32:
@@ -56,17 +119,20 @@ def options(
         raise ValueError(
             f"vector = {vector}: it must be 1, 4, 8 or 16 and divide a block's {block[1]} columns"
         )
-    if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
-        raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
-    items = -(-block[0] * -(-(block[1] or cols) // vector) // lanes)
+    _check_block(block)
+    covered = geometry_of(block, shape, config, transposed=transposed)
+    items = covered.items
     keep = items * max(vector * SOURCE_BYTES[source] // 4, 1) <= MAX_KEPT_WORDS
     if unroll < 1 or (unroll > 1 and not keep):
         raise ValueError(
             f"unroll = {unroll}: it must be 1 where a thread has more than {MAX_KEPT_WORDS} words"
         )
+    if transposed:
+        _check_turned(block, covered, keep)
     macros = {
         "SOURCE": SOURCES.index(source),
         "TARGET": TARGETS.index(target),
+        "STOCHASTIC": int(stochastic),
         "THREADS": threads,
         "LANES": lanes,
         "VECTOR": vector,
@@ -76,47 +142,47 @@ def options(
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "ALIGNED": int(aligned),
+        "NARROW": int(_narrow(shape)),
+        "EVEN": int(aligned and covered.even(shape)),
+        "TRANSPOSED": int(transposed),
+        "RIGHT": covered.right,
     }
     return macro_options(macros)
 
 
-def _validate(x: Any, codes: Any, scales: Any, source: str, target: str, block: Any) -> None:
+def _validate(
+    x: Any,
+    codes: Any,
+    scales: Any,
+    source: str,
+    target: str,
+    block: Any,
+    codes_t: Any = None,
+    scales_t: Any = None,
+) -> None:
     check_choices({"source": (source, SOURCES), "target": (target, TARGETS)})
     check_array("x", x, SOURCE_DTYPES[source])
     check_array("codes", codes, TARGET_DTYPES[target])
     check_matrix("x", x)
     check_matrix("codes", codes, x.shape)
-    if block[0] < 1 or block[1] < 0 or (block[1] == 0 and block[0] != 1):
-        raise ValueError(f"block = {block}: give (rows, cols), or (1, 0) for one scale a row")
+    _check_block(block)
     check_scales("scales", scales, x.shape, block)
-    check_one_device({"x": x, "codes": codes, "scales": scales})
-    check_apart({"codes": codes, "scales": scales}, {"x": x})
+    written = {"codes": codes, "scales": scales}
+    if (codes_t is None) != (scales_t is None):
+        raise ValueError("codes_t and scales_t: a transposed copy takes both")
+    if codes_t is not None:
+        check_array("codes_t", codes_t, TARGET_DTYPES[target])
+        turned = (x.shape[1], x.shape[0])
+        check_matrix("codes_t", codes_t)
+        if tuple(codes_t.shape) != turned:
+            raise ValueError(f"codes_t has shape {tuple(codes_t.shape)}: it must be {turned}")
+        check_scales("scales_t", scales_t, turned, block)
+        written |= {"codes_t": codes_t, "scales_t": scales_t}
+    check_one_device({"x": x, **written})
+    check_apart(written, {"x": x})
 
 
-def _chosen(
-    x: Any, codes: Any, source: str, target: str, block: Any, config: Mapping[str, int | bool]
-) -> tuple[str, ...]:
-    """Compiler options for these arrays."""
-    chosen: dict[str, Any] = {
-        "source": source, "target": target, "block": block, "cols": x.shape[1], "config": config,
-    }  # fmt: skip
-    plain = options(**chosen, aligned=False)
-    vector = int(config["vector"])
-    aligned = (
-        x.shape[1] % vector == 0
-        and x.data.ptr % min(16, vector * SOURCE_BYTES[source]) == 0
-        and codes.data.ptr % vector == 0
-    )
-    return options(**chosen, aligned=True) if aligned else plain
-
-
-def _compiled(x: Any, chosen: tuple[str, ...]) -> Any:
-    source_file = Path(__file__).with_suffix(".cu").name
-    (kernel,) = functions(x.device.id, source_file, chosen, ("quantize_blocks",))
-    return kernel
-
-
-def launch(
+def prepare(
     x: Any,
     codes: Any,
     scales: Any,
@@ -125,8 +191,47 @@ def launch(
     target: str,
     block: tuple[int, int],
     config: Mapping[str, int | bool],
-    stream: Any = None,
-) -> None:
+    seed: int | None = None,
+    codes_t: Any = None,
+    scales_t: Any = None,
+) -> tuple[tuple[str, ...], int, Any]:
+    """Check the arguments of :func:`launch`.
+
+    Returns:
+        Compiler options, CTAs and the kernel's parameters.
+    Raises:
+        ValueError, TypeError: as for :func:`launch`.
+    """
+    _validate(x, codes, scales, source, target, block, codes_t, scales_t)
+    shape, transposed = (int(x.shape[0]), int(x.shape[1])), codes_t is not None
+    chosen: dict[str, Any] = {
+        "source": source, "target": target, "block": block, "shape": shape, "config": config,
+        "stochastic": seed is not None, "transposed": transposed,
+    }  # fmt: skip
+    compiled = options(**chosen, aligned=False)
+    vector = int(config["vector"])
+    if (
+        shape[1] % vector == 0
+        and x.data.ptr % min(16, vector * SOURCE_BYTES[source]) == 0
+        and codes.data.ptr % vector == 0
+        and not (transposed and (shape[0] % 16 or codes_t.data.ptr % 16))
+    ):
+        compiled = options(**chosen, aligned=True)
+    covered = geometry_of(block, shape, config, transposed=transposed)
+    ctas, across = covered.ctas(shape)
+    magic, shift = division(across)
+    arrays = {"x": x, "codes": codes, "scales": scales, "codes_t": codes_t, "scales_t": scales_t}
+    keys = narrow_keys if _narrow(shape) else round_keys
+    numbers = {
+        "rows": shape[0], "cols": shape[1], "keys": keys(seed or 0),
+        "blocks": scales.shape[0] * scales.shape[1], "across": across, "magic": magic,
+        "shift": shift,
+    }  # fmt: skip
+    laid_out = {"scales": scales, "scales_t": scales_t}
+    return compiled, ctas, parameter_block(PARAMETERS, arrays, laid_out, numbers)
+
+
+def launch(x: Any, codes: Any, scales: Any, *, stream: Any = None, **rest: Any) -> None:
     """Quantise ``x`` into ``codes`` and ``scales``.
 
     Args:
@@ -137,49 +242,26 @@ def launch(
         target: format of the codes, one of ``TARGETS``.
         block: rows and columns under one scale; (1, 0) is one scale a row.
         config: the fields of ``CudaQuantizeConfig``.
+        seed: 64-bit key of stochastic rounding, for int8 alone, element ``i`` of the flat matrix
+            taking half ``i % 8`` of counter ``i // 8``; ``None`` (default) rounds to nearest even.
+        codes_t, scales_t: (C, R) codes and their scales, both or none: the transposed copy, of
+            square blocks; written.
         stream: a CuPy stream; CuPy's current one when not given.
     Raises:
         ValueError: shapes, strides, devices or the configuration do not fit; TypeError: dtypes.
     """
-    _validate(x, codes, scales, source, target, block)
-    chosen = _chosen(x, codes, source, target, block, config)
+    chosen, ctas, parameters = prepare(x, codes, scales, **rest)
     with x.device:
-        kernel = _compiled(x, chosen)
-        blocks = scales.shape[0] * scales.shape[1]
-        magic, shift = division(scales.shape[1])
-        per_cta = int(config["threads"]) // int(config["lanes"]) * int(config["unroll"])
-        arguments = (
-            x,
-            codes,
-            scales,
-            np.int64(x.shape[0]),
-            np.int64(x.shape[1]),
-            np.uint32(blocks),
-            np.uint32(scales.shape[1]),
-            np.uint32(magic),
-            np.uint32(shift),
-            np.int64(scales.strides[0] // 4),
-            np.int64(scales.strides[1] // 4),
-        )
-        run(kernel, -(-blocks // per_cta), int(config["threads"]), arguments, stream=stream)
+        (kernel,) = functions(x.device.id, SOURCE, chosen, ("quantize_blocks",))
+        run(kernel, ctas, int(rest["config"]["threads"]), (parameters,), stream=stream)
 
 
-def precompile(
-    x: Any,
-    codes: Any,
-    scales: Any,
-    *,
-    source: str,
-    target: str,
-    block: tuple[int, int],
-    config: Mapping[str, int | bool],
-) -> None:
+def precompile(x: Any, codes: Any, scales: Any, **rest: Any) -> None:
     """Compile what :func:`launch` would run for these arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    _validate(x, codes, scales, source, target, block)
-    chosen = _chosen(x, codes, source, target, block, config)
+    chosen, *_ = prepare(x, codes, scales, **rest)
     with x.device:
-        _compiled(x, chosen)
+        functions(x.device.id, SOURCE, chosen, ("quantize_blocks",))

@@ -42,6 +42,15 @@ class CudaQuantizeFunction(QuantizeFunction):
     name: ClassVar[str] = "quantize_cuda.quantize"
     families: ClassVar[tuple[str, ...]] = ("cuda_quantize",)
 
+    def serves(self, family: str, problem: Problem) -> bool:
+        # It takes no seed and returns no copy: those are quantize_packed's.
+        return (
+            super().serves(family, problem)
+            and isinstance(problem, Quantize)
+            and problem.target.plain
+            and not problem.transposed
+        )
+
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         return ("quantize_cuda.py",)
 

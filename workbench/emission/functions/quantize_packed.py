@@ -6,22 +6,37 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
-from workbench.emission.function import TORCH_FILES, Function, scale_block
+from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, scale_block
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
 __all__ = ["QuantizePackedFunction"]
 
+TRITON, CUDA = "triton_quantize_tiles", "cuda_quantize"
+
 
 class QuantizePackedFunction(Function):
     """``quantize_packed`` on torch tensors."""
 
     name: ClassVar[str] = "quantize_packed"
-    families: ClassVar[tuple[str, ...]] = ("triton_quantize_tiles",)
+    families: ClassVar[tuple[str, ...]] = (TRITON, CUDA)
+
+    def serves(self, family: str, problem: Problem) -> bool:
+        """Of the family in CUDA C++ what the function of CuPy arrays does not have."""
+        if family != CUDA:
+            return family in self.families
+        assert isinstance(problem, Quantize)
+        return problem.transposed or not problem.target.plain
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        return ("_quantize_packed.py", *TORCH_FILES)
+        return ("_quantize_packed.py", *(CUPY_FILES if CUDA in families else TORCH_FILES))
+
+    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
+        return ((TRITON, problem),) if family == CUDA else ()
+
+    def needs_cupy(self, family: str) -> bool:
+        return family == CUDA
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._lookup import Choice, choose, layouts, template
+from ._lookup import Choice, choose, layouts, stand_in, template
 from ._operands import check_seed, check_tensor, scale_grid
 from ._operator import making
 from ._torch_device import NAMES, check_device, current, device_facts
 
-KERNEL = "triton_quantize_tiles"
+KERNEL, CUDA = "triton_quantize_tiles", "cuda_quantize"
 _LAYOUTS = layouts(KERNEL)
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
 _ROW_PADDING = 4
@@ -135,6 +135,9 @@ def _whole_rows(cols: int) -> dict[str, int]:
 def run(choice: Choice, x: Tensor, outputs: Mapping[str, Tensor], seed: int | None) -> None:
     """Launch a configuration, whatever it was tuned for."""
     layout, config = choice.file.layout, choice.config
+    if choice.file.kernel == CUDA:
+        _launch_cuda(choice, x, outputs, seed)
+        return
     if layout["block"] == (1, 0) and config["block_cols"] < x.shape[1]:
         config = {**config, **_whole_rows(x.shape[1])}
     codes = {n: t.view(torch.uint8) if n.startswith("codes") else t for n, t in outputs.items()}
@@ -152,14 +155,45 @@ def run(choice: Choice, x: Tensor, outputs: Mapping[str, Tensor], seed: int | No
         )
 
 
+def _launch_cuda(
+    choice: Choice, x: Tensor, outputs: Mapping[str, Tensor], seed: int | None
+) -> None:
+    from ._cupy_views import stream, view  # ships with such entries only
+
+    layout = choice.file.layout
+    with current(x.device):
+        template(choice).launch(
+            view(x),
+            **{name: view(tensor) for name, tensor in outputs.items()},
+            source=NAMES[x.dtype],
+            target=layout["element"],
+            block=layout["block"],
+            seed=seed,
+            config=choice.config,
+            stream=stream(x.device),
+        )
+
+
+def obstacle(device: torch.device) -> str:
+    """Why the kernel in CUDA C++ cannot run on a device, or ''."""
+    from ._cupy_views import missing_cupy
+
+    return "it needs an NVIDIA GPU" if device.type != "cuda" else missing_cupy()
+
+
 def _launch(x: Tensor, format: str, options: list[str], seed: int | None, *outputs: Tensor) -> None:
     check_device("x", x)
     if x.shape[0] == 0:
         return
     formats = (format, NAMES[x.dtype], *options)
     device, _ = device_facts(x.device)
-    choice = choose(KERNEL, formats, (x.shape[1],), x.shape[0], device)
-    run(choice, x, dict(zip(_outputs(_LAYOUTS[formats]), outputs, strict=True)), seed)
+    layout = _LAYOUTS[formats]
+    # What has neither random bits nor a copy the CUDA C++ kernel serves in `quantize_cuda`.
+    others = (CUDA,) if layout["stochastic"] or layout["transposed"] else ()
+    choice = choose(KERNEL, formats, (x.shape[1],), x.shape[0], device, others)
+    if choice.file.kernel == CUDA and (why := obstacle(x.device)):
+        choice = stand_in(choice, KERNEL, x.shape[0], why)
+    run(choice, x, dict(zip(_outputs(layout), outputs, strict=True)), seed)
 
 
 def _blank(x: Tensor, format: str, options: list[str], seed: int | None) -> list[Tensor]:

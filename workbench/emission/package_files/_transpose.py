@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from ._lookup import Choice, choose, layouts, template
+from ._lookup import Choice, choose, layouts, stand_in, template
 from ._operands import check_out, check_tensors
 from ._operator import operator
 from ._torch_device import NAMES, check_device, current, device_facts
 
-KERNEL = "triton_transpose"
+KERNEL, CUDA = "triton_transpose", "cuda_transpose"
 _LAYOUTS = layouts(KERNEL)
 
 
@@ -47,12 +47,29 @@ def _launch(codes: Tensor, out: Tensor) -> None:
     rows, cols = codes.shape
     if rows:
         device, _ = device_facts(codes.device)
-        run(choose(KERNEL, (NAMES[codes.dtype],), (cols,), rows, device), codes, out)
+        choice = choose(KERNEL, (NAMES[codes.dtype],), (cols,), rows, device, (CUDA,))
+        if choice.file.kernel == CUDA and (why := obstacle(codes.device)):
+            choice = stand_in(choice, KERNEL, rows, why)
+        run(choice, codes, out)
+
+
+def obstacle(device: torch.device) -> str:
+    """Why the kernel in CUDA C++ cannot run on a device, or ''."""
+    from ._cupy_views import missing_cupy  # ships with such entries only
+
+    return "it needs an NVIDIA GPU" if device.type != "cuda" else missing_cupy()
 
 
 def run(choice: Choice, codes: Tensor, out: Tensor) -> None:
     """Launch a configuration, whatever it was tuned for."""
     with current(codes.device):
+        if choice.file.kernel == CUDA:
+            from ._cupy_views import stream, view
+
+            template(choice).launch(
+                view(codes), view(out), config=choice.config, stream=stream(codes.device)
+            )
+            return
         template(choice).launch(codes, out, config=choice.config)
 
 
