@@ -1,6 +1,7 @@
 """Millijoules a launch, by NVML's energy counter beside what ``predict`` says.
 
     python -m bench.energy --commit HASH --output evidence/h200/energy.json
+    python -m bench.energy --predict-again evidence/h200/energy.json
 
 Each problem runs in the model's best configuration of a family, back to back on operands of its
 own, three times, each time after half a second of itself; runs of all problems take turns.  The
@@ -21,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.energy_again import again_lines, predicted
 from bench.energy_counter import per_launch
 from bench.energy_load import Load, dry_run, opened
 from bench.place import place
 from sim import Gpu, load_gpu, price
-from sim.energy import launch_energy
 from tiles.kernels import kernel
 from tiles.problems import parse_problem
 from tuning.energy_reading import BOUT_S
@@ -69,16 +70,11 @@ def _row(text: str, family: str, gpu: Gpu) -> dict[str, Any]:
     if refusal is not None:
         raise ValueError(f"{family} cannot serve {text}: {refusal}")
     best = price(problem, one, one.legal_space(problem, gpu.limits).accepted, gpu).best()
-    energy = launch_energy(best, gpu)
     return {
         "problem": text,
         "kernel": family,
         "config": best.config.to_dict(),
-        "predicted": {
-            "time_us": best.time_us,
-            "power_w": energy.power_w,
-            "energy_mj": energy.energy_mj,
-        },
+        "predicted": predicted(best, gpu),
         "measured": {name: [] for name in MEASURED},
     }
 
@@ -92,6 +88,9 @@ def main(given: Sequence[str] | None = None) -> int:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
         gpu = load_gpu(arguments.gpu)
+        if arguments.predict_again is not None:
+            print("\n".join(again_lines(arguments.predict_again, SCHEMA, gpu)))
+            return 0
         environment = {} if arguments.dry_run else place(gpu, "pass --dry-run")
         rows = [_row(*_asked(text), gpu) for text in arguments.problem] or [
             _row(text, family, gpu) for text, family in PROBLEMS
@@ -162,21 +161,23 @@ def _spread(row: dict[str, Any]) -> float:
     return float((max(found) - min(found)) / statistics.median(found))
 
 
-def _error(row: dict[str, Any], quantity: str = "energy_mj") -> float:
-    """Of the prediction, by the median."""
-    return float(row["predicted"][quantity] / statistics.median(row["measured"][quantity]) - 1)
+def _error(row: dict[str, Any], quantity: str = "energy_mj", what: str = "") -> float:
+    """Of what is predicted, the quantity itself unless it says so, by the median."""
+    found = statistics.median(row["measured"][quantity])
+    return float(row["predicted"][what or quantity] / found - 1)
 
 
 def _line(row: dict[str, Any]) -> str:
-    predicted, measured = row["predicted"], row["measured"]
-    what = f"{row['problem']} ({row['kernel']}): predicted {predicted['energy_mj']:.2f} mJ"
+    measured = row["measured"]
+    what = f"{row['problem']} ({row['kernel']}): predicted {row['predicted']['energy_mj']:.2f} mJ"
     if not measured["energy_mj"]:
         return f"{what}, not measured"
     line = (
         f"{what}, measured {statistics.median(measured['energy_mj']):.2f} mJ, spread "
         f"{100 * _spread(row):.1f} % (asked {100 * ASKED_SPREAD:.0f}), error "
         f"{100 * _error(row):+.1f} % (asked {100 * ASKED_ERROR:.0f}): power "
-        f"{100 * _error(row, 'power_w'):+.1f} %, time {100 * _error(row, 'time_us'):+.1f} %"
+        f"{100 * _error(row, 'power_w'):+.1f} %, "
+        f"time {100 * _error(row, 'time_us', 'sustained_time_us'):+.1f} %"
     )
     if max(measured["look_ms"]) > 1e3 * BOUT_S:
         line += f"; a look at the counter took {max(measured['look_ms']):.1f} ms: it may have idled"
@@ -199,6 +200,12 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--problem", action="append", default=[], metavar="PROBLEM=FAMILY")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one run")
     parser.add_argument("--dry-run", action="store_true", help="small problems, nothing measured")
+    parser.add_argument(
+        "--predict-again",
+        type=Path,
+        metavar="RECORD",
+        help="today's predictions beside a stored record's measurements; needs no GPU",
+    )
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--output", type=Path)
     return parser.parse_args(given)

@@ -16,6 +16,7 @@ import bench.energy
 from bench.energy import main
 from bench.energy_counter import per_launch
 from bench.energy_load import Load, load
+from sim import load_gpu
 from tuning.conditions import Reading
 from tuning.timing import Timer
 from workbench.pareto import pareto
@@ -48,8 +49,9 @@ def test_predictions_carry_power_energy_and_the_front() -> None:
     entries = report.to_dict()["predicted"]
     for row, entry in zip(report.rows, entries, strict=True):
         assert entry["predicted_energy_mj"] == pytest.approx(
-            entry["predicted_power_w"] * entry["predicted_time_us"] / 1e3
+            entry["predicted_power_w"] * entry["predicted_sustained_time_us"] / 1e3
         )
+        assert entry["predicted_sustained_time_us"] >= entry["predicted_time_us"]
         more = entry["predicted_energy_with_quantize_mj"] - entry["predicted_energy_mj"]
         assert (more > 0) == (row.quantize is not None)
     assert any(entry["pareto"] for entry in entries)
@@ -213,6 +215,34 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
     told = capsys.readouterr().out.splitlines()
     assert "time " in told[0]
     assert sum(line.endswith("disturbed: process 7 used the GPU, 3 % of the time") for line in told)
+
+
+def test_a_record_is_predicted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, family = bench.energy.PROBLEMS[-1]
+    row = bench.energy._row(text, family, load_gpu("h200"))
+    now = dict(row["predicted"])
+    row["predicted"]["energy_mj"] = 99.0  # of an older model
+    measured = {"energy_mj": [200.0, 210.0, 190.0], "time_us": [300.0] * 3}
+    record = tmp_path / "energy.json"
+    content = {"schema": bench.energy.SCHEMA, "dry_run": False, "rows": [row]}
+    record.write_text(json.dumps(content | {"rows": [row | {"measured": measured}]}))
+    assert main(["--predict-again", str(record)]) == 0
+    header, rule, line = capsys.readouterr().out.splitlines()
+    assert header.count("|") == rule.count("|") == line.count("|")
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:6] == [
+        *("200.0", "99.0", f"{now['energy_mj']:.1f}"),
+        f"{100 * (now['energy_mj'] / 200 - 1):+.0f} %",
+    ]
+    assert cells[6:] == [
+        *("", f"{now['time_us']:.0f}", "300", f"{now['sustained_time_us']:.0f}"),
+    ]
+    record.write_text(json.dumps(content | {"dry_run": True}))
+    for path, said in ((record, "no measured record"), (tmp_path / "none.json", "cannot read")):
+        assert main(["--predict-again", str(path)]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert said in told
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
