@@ -1,12 +1,15 @@
 """Millijoules a launch, by NVML's energy counter beside what ``predict`` says.
 
     python -m bench.energy --commit HASH --output evidence/h200/energy.json
+    python -m bench.energy --predict-again evidence/h200/energy.json
 
 Each problem runs in the model's best configuration of a family, back to back on operands of its
-own, three times, each time after half a second of itself; runs of all problems take turns.  Power
-and time stand beside the energy, so that an error of the prediction can be told apart.  Nothing
-else may run on the GPU: its counter is of the whole board.  ``--dry-run`` opens small problems on
-the host, launches each once and measures nothing.
+own, three times, each time after half a second of itself; runs of all problems take turns.  The
+device has work while the counter is read.  Power and time stand beside the energy, so that an error
+of the prediction can be told apart, and so do the time of a launch by the rule of the tables,
+before the run, and the sensors' clock and limits, behind it.  Nothing else may run on the GPU: its
+counter is of the whole board.  ``--dry-run`` opens small problems on the host, launches each once
+and measures nothing.
 """
 
 import argparse
@@ -15,19 +18,19 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.dry_run import small
+from bench.energy_again import again_lines, predicted
 from bench.energy_counter import per_launch
+from bench.energy_load import Load, dry_run, opened
 from bench.place import place
 from sim import Gpu, load_gpu, price
-from sim.energy import launch_energy
-from tiles.kernels import Backend, kernel
+from tiles.kernels import kernel
 from tiles.problems import parse_problem
-from tuning.timing import open_timer
+from tuning.energy_reading import BOUT_S
+from tuning.nvml import Nvml, open_nvml
 from workbench.outfile import check_outfile, write_outfile
 
 __all__ = ["PROBLEMS", "SCHEMA", "main"]
@@ -45,11 +48,19 @@ PROBLEMS = (
     ("quantize:16384x16384:int8.row:bf16", "triton_quantize"),
 )
 RUNS, SECONDS, SETTLE_S = 3, 2.0, 0.5
-#: A bout of launches before the counter is looked at.
-BOUT_S = 0.01
 #: What is asked: of the runs' spread, and of the prediction.
 ASKED_SPREAD, ASKED_ERROR = 0.05, 0.15
-SEED = 0
+#: What stands in a row for each run, in this order.
+MEASURED = (
+    "energy_mj",
+    "power_w",
+    "time_us",
+    "short_time_us",
+    "clock_mhz",
+    "throttled",
+    "look_ms",
+    "disturbed",
+)
 
 
 def _row(text: str, family: str, gpu: Gpu) -> dict[str, Any]:
@@ -59,57 +70,13 @@ def _row(text: str, family: str, gpu: Gpu) -> dict[str, Any]:
     if refusal is not None:
         raise ValueError(f"{family} cannot serve {text}: {refusal}")
     best = price(problem, one, one.legal_space(problem, gpu.limits).accepted, gpu).best()
-    energy = launch_energy(best, gpu)
     return {
         "problem": text,
         "kernel": family,
         "config": best.config.to_dict(),
-        "predicted": {
-            "time_us": best.time_us,
-            "power_w": energy.power_w,
-            "energy_mj": energy.energy_mj,
-        },
-        "measured": {"energy_mj": [], "power_w": [], "time_us": [], "disturbed": []},
+        "predicted": predicted(best, gpu),
+        "measured": {name: [] for name in MEASURED},
     }
-
-
-def _opened(row: dict[str, Any], gpu: Gpu, *, dry: bool) -> Callable[[], int]:
-    """Launches for a bout, one behind the other, and says how many; the answer is right.
-
-    Raises:
-        ValueError: it is not.
-    """
-    problem, one = parse_problem(row["problem"]), kernel(row["kernel"])
-    config = one.config_type.from_dict(row["config"])
-    if dry:
-        if one.backend is not Backend.TRITON:
-            return lambda: 0  # nothing runs CUDA C++ on the host
-        problem = small(problem)
-        config = one.default(problem, gpu.limits)
-    workload = one.workload(problem, device="cpu" if dry else "cuda", seed=SEED)
-    accuracy = workload.check(config)
-    if not accuracy.ok:
-        raise ValueError(f"{row['problem']}: {accuracy.reason}")
-    if dry:
-        (launch,) = workload.launchers(config, 1)
-        launch()
-        return lambda: 1
-    import torch
-
-    timer = open_timer(
-        partial(workload.launchers, config),
-        set_bytes=workload.set_bytes,
-        l2_bytes=int(torch.cuda.get_device_properties(0).L2_cache_size),
-        device="cuda",
-    )
-    replays = max(1, round(BOUT_S * 1e6 / (timer.launches * row["predicted"]["time_us"])))
-
-    def work() -> int:
-        timer.bout(replays)
-        torch.cuda.synchronize()
-        return int(replays * timer.launches)
-
-    return work
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -121,6 +88,9 @@ def main(given: Sequence[str] | None = None) -> int:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
         gpu = load_gpu(arguments.gpu)
+        if arguments.predict_again is not None:
+            print("\n".join(again_lines(arguments.predict_again, SCHEMA, gpu)))
+            return 0
         environment = {} if arguments.dry_run else place(gpu, "pass --dry-run")
         rows = [_row(*_asked(text), gpu) for text in arguments.problem] or [
             _row(text, family, gpu) for text, family in PROBLEMS
@@ -149,29 +119,41 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _measure(rows: Sequence[dict[str, Any]], gpu: Gpu, arguments: argparse.Namespace) -> None:
-    works = [_opened(row, gpu, dry=arguments.dry_run) for row in rows]
     if arguments.dry_run:
+        for row in rows:
+            dry_run(row, gpu)
         return
-    from tuning.nvml import open_nvml
-
+    loads = [opened(row) for row in rows]
     nvml = open_nvml()
     if nvml is None:
         raise ValueError("NVML does not answer: pip install 'tile-workbench[cuda]'")
     nvml.claim()
     for turn in range(RUNS):
-        order = list(zip(rows, works, strict=True))
-        for row, work in order if turn % 2 == 0 else reversed(order):
-            nvml.company()  # what went on before is another's
-            found = per_launch(
-                work, nvml.energy_j, arguments.seconds, time.monotonic, settle_s=SETTLE_S
-            )
-            measured = row["measured"]
-            measured["energy_mj"].append(1e3 * found.energy_j)
-            measured["power_w"].append(found.power_w)
-            measured["time_us"].append(1e6 * found.time_s)
-            measured["disturbed"].append(nvml.company())
+        order = list(zip(rows, loads, strict=True))
+        for row, load in order if turn % 2 == 0 else reversed(order):
+            found = _run(load, nvml, arguments.seconds)
+            for name in MEASURED:
+                row["measured"][name].append(found[name])
     for row in rows:
         row["measured"] |= {"spread": _spread(row), "error_of_prediction": _error(row)}
+
+
+def _run(load: Load, nvml: Nvml, seconds: float) -> dict[str, Any]:
+    """One run: what :data:`MEASURED` names."""
+    nvml.company()  # what went on before is another's
+    short_time_us = load.short_time_us()
+    found = per_launch(load.work, nvml.energy_j, seconds, time.monotonic, settle_s=SETTLE_S)
+    reading = load.read(nvml.read)
+    return {
+        "energy_mj": 1e3 * found.energy_j,
+        "power_w": found.power_w,
+        "time_us": 1e6 * found.time_s,
+        "short_time_us": short_time_us,
+        "clock_mhz": reading.sm_clock_mhz,
+        "throttled": list(reading.throttled),
+        "look_ms": 1e3 * found.look_s,
+        "disturbed": nvml.company(),
+    }
 
 
 def _spread(row: dict[str, Any]) -> float:
@@ -179,22 +161,26 @@ def _spread(row: dict[str, Any]) -> float:
     return float((max(found) - min(found)) / statistics.median(found))
 
 
-def _error(row: dict[str, Any], quantity: str = "energy_mj") -> float:
-    """Of the prediction, by the median."""
-    return float(row["predicted"][quantity] / statistics.median(row["measured"][quantity]) - 1)
+def _error(row: dict[str, Any], quantity: str = "energy_mj", what: str = "") -> float:
+    """Of what is predicted, the quantity itself unless it says so, by the median."""
+    found = statistics.median(row["measured"][quantity])
+    return float(row["predicted"][what or quantity] / found - 1)
 
 
 def _line(row: dict[str, Any]) -> str:
-    predicted, measured = row["predicted"], row["measured"]
-    what = f"{row['problem']} ({row['kernel']}): predicted {predicted['energy_mj']:.2f} mJ"
+    measured = row["measured"]
+    what = f"{row['problem']} ({row['kernel']}): predicted {row['predicted']['energy_mj']:.2f} mJ"
     if not measured["energy_mj"]:
         return f"{what}, not measured"
     line = (
         f"{what}, measured {statistics.median(measured['energy_mj']):.2f} mJ, spread "
         f"{100 * _spread(row):.1f} % (asked {100 * ASKED_SPREAD:.0f}), error "
         f"{100 * _error(row):+.1f} % (asked {100 * ASKED_ERROR:.0f}): power "
-        f"{100 * _error(row, 'power_w'):+.1f} %, time {100 * _error(row, 'time_us'):+.1f} %"
+        f"{100 * _error(row, 'power_w'):+.1f} %, "
+        f"time {100 * _error(row, 'time_us', 'sustained_time_us'):+.1f} %"
     )
+    if max(measured["look_ms"]) > 1e3 * BOUT_S:
+        line += f"; a look at the counter took {max(measured['look_ms']):.1f} ms: it may have idled"
     disturbed = [one for one in measured["disturbed"] if one]
     return f"{line}; disturbed: {disturbed[0]}" if disturbed else line
 
@@ -214,6 +200,12 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--problem", action="append", default=[], metavar="PROBLEM=FAMILY")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one run")
     parser.add_argument("--dry-run", action="store_true", help="small problems, nothing measured")
+    parser.add_argument(
+        "--predict-again",
+        type=Path,
+        metavar="RECORD",
+        help="today's predictions beside a stored record's measurements; needs no GPU",
+    )
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--output", type=Path)
     return parser.parse_args(given)

@@ -15,6 +15,7 @@ class PerLaunch:
 
     energy_j: float
     time_s: float  #: of the host's clock, between looks at the counter
+    look_s: float  #: that the longest look at the counter took
 
     @property
     def power_w(self) -> float:
@@ -35,7 +36,9 @@ def per_launch(
     What is divided begins and ends with a step, so that its width does not matter.
 
     Args:
-        work: launches for about a hundredth of a second, waits for the end, and says how many.
+        work: queues launches for about a hundredth of a second behind those that run, waits for the
+            end of these, and says how many they were; the device works on while the counter, which
+            takes milliseconds, is read.
         energy_j: the counter; None where there is none.
         seconds: to work for; longer where the counter has made too few steps, ten times at most.
         now: seconds of a clock that only goes forward.
@@ -51,15 +54,20 @@ def per_launch(
     if before is None:
         raise ValueError("NVML has no energy counter for this GPU: measure on another one")
     steps: list[tuple[float, int, float]] = []
+    look_s = 0.0
     while (late := now() - begun) < seconds or len(steps) < LEAST_STEPS:
         if late > 10 * seconds:
             raise ValueError(f"the energy counter made {len(steps)} steps in {late:.0f} s: no use")
         launches += work()
+        asked = now()
         found = energy_j()
+        look_s = max(look_s, now() - asked)
         if found is not None and found != before:
             steps.append((found, launches, now()))
             before = found
     (first, begin, since), (last, end, until) = steps[0], steps[-1]
     return PerLaunch(
-        energy_j=(last - first) / (end - begin), time_s=(until - since) / (end - begin)
+        energy_j=(last - first) / (end - begin),
+        time_s=(until - since) / (end - begin),
+        look_s=look_s,
     )

@@ -18,7 +18,14 @@ from sim.gpu import Gpu
 from tiles.formats import FloatElement, IntElement
 from tiles.formats import element as lookup
 
-__all__ = ["NOMINAL_UTILISATION", "clock_ghz", "drawn_share", "element_power"]
+__all__ = [
+    "BASE_SHARE",
+    "NOMINAL_UTILISATION",
+    "clock_ghz",
+    "cores_share",
+    "drawn_share",
+    "element_power",
+]
 
 F64 = NDArray[np.float64]
 
@@ -28,6 +35,8 @@ NOMINAL_UTILISATION = 0.85
 #: Power that tensor cores, busy throughout, add, as a share of a large dense product's; and fp32
 #: multiply-adds and conversions of promotion.
 TENSOR_POWER, CUDA_CORE_POWER = 0.6, 0.34
+#: What large products draw beside both, as a share of the limit: 1 is drawn at the sustained clock.
+BASE_SHARE = 1.0 - TENSOR_POWER * NOMINAL_UTILISATION
 #: Power of products a busy clock, as a multiple of 16-bit floats'.
 INTEGER_POWER, NARROW_FLOAT_POWER = 0.85, 1.13
 
@@ -47,9 +56,14 @@ def drawn_share(*, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
         element: what the tensor cores multiply.
         tensor_busy, cuda_cores_busy: shares of the clocks, products' and promotion's.
     """
-    tensor_busy = np.minimum(tensor_busy, 1.0) * element_power(element)
-    drawn = 1.0 + TENSOR_POWER * (tensor_busy - NOMINAL_UTILISATION)
-    share: F64 = drawn + CUDA_CORE_POWER * np.minimum(cuda_cores_busy, 1.0)
+    cores = cores_share(element=element, tensor_busy=tensor_busy, cuda_cores_busy=cuda_cores_busy)
+    return BASE_SHARE + cores
+
+
+def cores_share(*, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
+    """What tensor and CUDA cores draw of it; arguments as in :func:`drawn_share`."""
+    products = TENSOR_POWER * element_power(element) * np.minimum(tensor_busy, 1.0)
+    share: F64 = products + CUDA_CORE_POWER * np.minimum(cuda_cores_busy, 1.0)
     return share
 
 

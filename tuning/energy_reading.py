@@ -20,7 +20,15 @@ from tuning.conditions import Reading
 from tuning.energy import Energy
 from tuning.timing import SETTLE_S, Timer
 
-__all__ = ["Meter", "energies_in_turns", "energy_sensor", "launch_energy"]
+__all__ = [
+    "BOUT_S",
+    "Meter",
+    "Work",
+    "bouts",
+    "energies_in_turns",
+    "energy_sensor",
+    "launch_energy",
+]
 
 #: Between the first step of the counter and the last; and what a reading takes at most, which is
 #: what one without a counter takes.
@@ -79,7 +87,7 @@ def launch_energy(
         time_us: of one launch, about.
         now: seconds of a clock that only goes forward.
     """
-    work = _work(timer, time_us)
+    work = bouts(timer, time_us)
     _settle(work, now)
     left = REPEATS
     while True:
@@ -121,11 +129,18 @@ def _together(turns: Sequence[Energy | None]) -> Energy | None:
     )
 
 
-_Work = Callable[[], int]
+Work = Callable[[], int]
 
 
-def _work(timer: Timer, time_us: float) -> _Work:
-    """Queues a bout behind the one that runs; says how many launches have ended since the last."""
+def bouts(timer: Timer, time_us: float) -> Work:
+    """Queues a bout behind the one that runs; says how many launches have ended since the last.
+
+    So the device has work while the host looks at sensors, which takes milliseconds.
+
+    Args:
+        timer: warmed up.
+        time_us: of one launch, about.
+    """
     replays = max(1, round(BOUT_S * 1e6 / (max(time_us, 0.1) * timer.launches)))
     queued = False
 
@@ -139,13 +154,13 @@ def _work(timer: Timer, time_us: float) -> _Work:
     return work
 
 
-def _settle(work: _Work, now: Callable[[], float]) -> None:
+def _settle(work: Work, now: Callable[[], float]) -> None:
     begun = now()
     while now() - begun < SETTLE_S:
         work()
 
 
-def _by_counter(work: _Work, meter: Meter, now: Callable[[], float]) -> Energy | None:
+def _by_counter(work: Work, meter: Meter, now: Callable[[], float]) -> Energy | None:
     before = meter.energy_j()
     if before is None:
         return None
@@ -170,7 +185,7 @@ def _by_counter(work: _Work, meter: Meter, now: Callable[[], float]) -> Energy |
     )
 
 
-def _by_power(work: _Work, meter: Meter, now: Callable[[], float]) -> Energy | None:
+def _by_power(work: Work, meter: Meter, now: Callable[[], float]) -> Energy | None:
     begun, launches = now(), 0
     powers: list[float] = []
     while now() - begun < LONGEST_S:

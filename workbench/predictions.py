@@ -144,6 +144,7 @@ def _row_dict(row: PredictedRow) -> dict[str, Any]:
         "predicted_speedup_with_quantize": row.speedup_with_quantize,
         "predicted_power_w": row.energy.power_w,
         "predicted_energy_mj": row.energy.energy_mj,
+        "predicted_sustained_time_us": row.energy.sustained_time_us,
         "predicted_energy_with_quantize_mj": row.energy_mj,
         "binding": gemm.binding,
         "terms_us": dict(gemm.terms_us),

@@ -3,6 +3,7 @@
 ``python tests/sim/test_launch_energy.py`` prints what docs/energy.md says of the readings.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,16 @@ import pytest
 
 from sim import Prediction, load_gpu, price
 from sim.clock import clock_ghz
-from sim.energy import launch_energy
+from sim.energy import (
+    AT_WORK,
+    DRAM_PJ_PER_BYTE,
+    bytes_mj,
+    launch_energy,
+    priced_energy,
+    sustained_time_us,
+)
 from sim.measured_file import read_measured
-from tiles.kernels import kernel
+from tiles.kernels import ConfigTable, kernel
 from tiles.problems import parse_problem
 
 GPU = load_gpu("h200")
@@ -35,14 +43,51 @@ def with_busy(one: Prediction, tensor: float, cuda: float = 0.0) -> Prediction:
     return replace(one, terms_us=terms)
 
 
-def test_energy_is_power_times_time(product: Prediction) -> None:
-    found = launch_energy(product, GPU)
-    assert found.energy_mj == pytest.approx(found.power_w * product.time_us / 1e3)
-    twice = replace(with_busy(product, 0.1), time_us=2 * product.time_us)
-    once = with_busy(product, 0.05)  # of the longer one the same work is half the share
-    assert launch_energy(twice, GPU).energy_mj == pytest.approx(
-        2 * launch_energy(once, GPU).energy_mj
-    )
+def moving(one: Prediction, bytes_per_s: float) -> Prediction:
+    """The same with idle cores and so many bytes a second from DRAM."""
+    moved = bytes_per_s * one.time_us / 1e6
+    return replace(with_busy(one, 0.0), dram_read_bytes=moved, dram_write_bytes=0.0)
+
+
+def test_bytes_cost_picojoules_each() -> None:
+    # 1e9 bytes x 1e-12 J x 1e3 mJ/J
+    assert bytes_mj(np.array([1e9])) == pytest.approx(DRAM_PJ_PER_BYTE)
+
+
+def test_seconds_of_a_launch_take_its_energy_by_the_limit_at_least() -> None:
+    times, energies = np.array([100.0, 100.0]), np.array([35.0, 140.0])
+    # 35 mJ in 100 us are 350 W; 140 mJ would be 1400 W, and 700 W take 200 us for them.
+    assert sustained_time_us(times, energies, GPU).tolist() == pytest.approx([100.0, 200.0])
+
+
+def test_energy_is_power_times_the_time_where_launches_last(product: Prediction) -> None:
+    for one in (product, with_busy(product, 0.1), moving(product, 5e12)):
+        found = launch_energy(one, GPU)
+        assert found.energy_mj == pytest.approx(found.power_w * found.sustained_time_us / 1e3)
+        assert found.power_w <= GPU.tdp_w * (1 + 1e-12)
+        assert found.sustained_time_us >= one.time_us
+
+
+def test_work_takes_the_same_however_long_it_takes_and_time_what_the_board_draws(
+    product: Prediction,
+) -> None:
+    none = replace(with_busy(product, 0.0), dram_read_bytes=0.0, dram_write_bytes=0.0)
+    for busy in (0.1, 0.2):
+        twice = replace(with_busy(product, busy), time_us=2 * product.time_us)
+        twice = replace(twice, terms_us=with_busy(product, busy).terms_us)
+        more = launch_energy(twice, GPU).energy_mj
+        less = launch_energy(with_busy(product, busy), GPU).energy_mj
+        assert more - less == pytest.approx(launch_energy(none, GPU).energy_mj)
+
+
+def test_a_table_has_the_energies_of_its_rows() -> None:
+    problem, one = parse_problem("quantize:8192x8192:e4m3fn.b1x128:bf16"), kernel("triton_quantize")
+    priced = price(problem, one, one.legal_space(problem, GPU.limits).accepted, GPU)
+    table = priced_energy(priced, GPU)
+    for row in (0, len(priced) // 2, len(priced) - 1):
+        found = launch_energy(priced.prediction(row), GPU)
+        for name in ("energy_mj", "power_w", "sustained_time_us"):
+            assert getattr(table, name)[row] == pytest.approx(getattr(found, name))
 
 
 def test_power_grows_with_what_is_busy_up_to_the_limit(product: Prediction) -> None:
@@ -50,13 +95,15 @@ def test_power_grows_with_what_is_busy_up_to_the_limit(product: Prediction) -> N
     for drawn in (
         [launch_energy(with_busy(product, share), GPU).power_w for share in shares],
         [launch_energy(with_busy(product, 0.0, share), GPU).power_w for share in shares],
+        [launch_energy(moving(product, 1e12 * share), GPU).power_w for share in shares],
     ):
         assert drawn == sorted(drawn)
-        assert 0.4 * GPU.tdp_w < drawn[0] < drawn[-1] <= GPU.tdp_w
+        assert AT_WORK * GPU.tdp_w <= drawn[0] * (1 + 1e-12)
+        assert drawn[0] < drawn[-1] <= GPU.tdp_w * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("name", ["bf16", "e4m3-row", "int8-row"])
-def test_the_limit_is_drawn_exactly_where_the_clock_falls(name: str) -> None:
+def test_the_limit_is_drawn_in_the_predicted_time_where_the_clock_falls(name: str) -> None:
     one = best(f"gemm:1024x1024x1024:{name}:bf16")
     element = one.problem.recipe.activation.element.name  # type: ignore[attr-defined]
     for share in np.linspace(0, 1, 41):
@@ -66,23 +113,47 @@ def test_the_limit_is_drawn_exactly_where_the_clock_falls(name: str) -> None:
             tensor_busy=np.asarray(share),
             cuda_cores_busy=np.asarray(0.0),
         )
-        power_w = launch_energy(with_busy(one, float(share)), GPU).power_w
-        assert (power_w == GPU.tdp_w) == bool(ghz < GPU.max_clock_mhz / 1e3)
+        found = launch_energy(with_busy(one, float(share)), GPU)
+        if ghz < GPU.max_clock_mhz / 1e3:
+            assert found.power_w == pytest.approx(GPU.tdp_w)
+            assert found.sustained_time_us == pytest.approx(one.time_us)
 
 
-def test_integers_draw_less_and_narrow_floats_more(product: Prediction) -> None:
-    def power(name: str) -> float:
+def test_integers_draw_less_and_narrow_floats_more() -> None:
+    def cores_w(name: str) -> float:
         one = best(f"gemm:1024x1024x1024:{name}:bf16")
-        return launch_energy(with_busy(one, 0.2), GPU).power_w
+        busy, idle = (launch_energy(with_busy(one, share), GPU).power_w for share in (0.2, 0.0))
+        return busy - idle
 
-    bf16 = launch_energy(with_busy(product, 0.2), GPU).power_w
-    assert power("int8-row") < bf16 < power("e4m3-row")
+    assert cores_w("int8-row") < cores_w("bf16") < cores_w("e4m3-row")
 
 
-def test_streams_draw_what_tensor_cores_leave() -> None:
-    stream = best("quantize:8192x8192:e4m3fn.row:bf16", "triton_quantize")
-    found = launch_energy(stream, GPU)
-    assert 0.5 * GPU.tdp_w < found.power_w < 0.9 * GPU.tdp_w
+def test_a_stream_may_take_longer_at_the_limit_than_among_others() -> None:
+    stream = best("quantize:8192x8192:e4m3fn.b1x128:bf16", "triton_quantize")
+    gentle = launch_energy(moving(stream, 2e12), GPU)
+    assert 0.5 * GPU.tdp_w < gentle.power_w < 0.7 * GPU.tdp_w
+    assert gentle.sustained_time_us == stream.time_us
+    hard = launch_energy(moving(stream, 6e12), GPU)
+    assert hard.power_w == pytest.approx(GPU.tdp_w)
+    assert hard.sustained_time_us > 1.05 * stream.time_us
+
+
+def test_the_byte_is_set_on_one_row_and_meets_the_streams_that_were_held_out() -> None:
+    """Energy less the guess for the time that a launch took, pauses in it, and the cores' share."""
+    rows = json.loads((ROOT / "evidence" / "h200" / "energy.json").read_text())["rows"]
+    ratios = {}
+    for row in rows:
+        problem, one = parse_problem(row["problem"]), kernel(row["kernel"])
+        table = ConfigTable.of([one.config_type.from_dict(row["config"])])
+        stream = price(problem, one, table, GPU).best()
+        if stream.binding != "dram":
+            continue
+        waited_us = np.median(row["measured"]["time_us"]) - stream.time_us
+        predicted_mj = launch_energy(stream, GPU).energy_mj + AT_WORK * GPU.tdp_w * waited_us / 1e3
+        ratios[row["problem"]] = predicted_mj / np.median(row["measured"]["energy_mj"])
+    assert ratios.pop("quantize:16384x16384:int8.row:bf16") == pytest.approx(1.0, abs=0.01)
+    assert len(ratios) == 2
+    assert all(0.91 < ratio < 1.09 for ratio in ratios.values()), ratios
 
 
 def off(least_us: float, family: str = "") -> str:

@@ -279,7 +279,7 @@ def _cost(study: StudyRecord, trial: TrialRecord, gpu: "Gpu") -> _Cost:
 
 
 def _predicted_mj(problem: Problem, name: str, trial: TrialRecord, gpu: "Gpu") -> float | None:
-    """By the predicted power of the configuration and its stored predicted time."""
+    """By the predicted power of the configuration and its stored predicted time among others."""
     try:
         one = family(name)
     except ValueError:
@@ -291,7 +291,8 @@ def _predicted_mj(problem: Problem, name: str, trial: TrialRecord, gpu: "Gpu") -
     if not isinstance(one.judge(problem, trial.config, gpu.limits), Accepted):
         return None
     priced = sim.price(problem, one, ConfigTable.of([trial.config]), gpu)
-    return launch_energy(priced.prediction(0), gpu).power_w * trial.predicted_us / 1e3
+    now = priced.prediction(0)
+    return launch_energy(now, gpu).energy_mj * trial.predicted_us / now.time_us
 
 
 def _sqnr_db(problem: Gemm, data: str) -> float | None:
