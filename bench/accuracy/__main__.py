@@ -8,7 +8,6 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from bench.accuracy.record import BASELINE, SCHEMA, AccuracyRecord, Row
 from bench.accuracy.run import measure_all
 from bench.accuracy.tables import card_table, coverage_table, row_text
 from bench.accuracy.task import Pair
+from bench.command_line import recorded
 from tiles.recipes import recipe
 from workbench.outfile import check_outfile
 
@@ -107,7 +107,7 @@ def main(
     """
     given = sys.argv[1:] if given is None else list(given)
     arguments = _arguments(given)
-    command = f"python -m bench.accuracy {shlex.join(given)}"
+    command = recorded("bench.accuracy", given)
     try:
         recipes = _recipes(arguments.recipes)
         pairs = make_pairs(arguments.cache)

@@ -36,9 +36,9 @@ def wrong(recipe: str, rows: int) -> str:
         y = DecodedRoute(LIMITS).product(operand, x, layer.codes, None, {})
     problem = problem_of(rows, layer.codes, operand.format, torch.float32)
     wide = wide_name(problem.recipe)
-    values = (multiplied_values(one, wide) for one in (operand.codes(x), layer.codes))
+    a, b = (multiplied_values(one, wide) for one in (operand.codes(x), layer.codes))
     arithmetic = gemm_arithmetic(inner_problem(problem), decode=True, interpreted=True)
-    return compare(y, gemm_reference(*values, arithmetic)).reason
+    return compare(y, gemm_reference(a, b, arithmetic)).reason
 
 
 if __name__ == "__main__":
