@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.accuracy.coverage import CRITERION
 from bench.accuracy.outliers import outliers
-from bench.accuracy.quantizer import Quantizer
+from bench.accuracy.quantizer import Quantized, Quantizer
 from bench.accuracy.record import BASELINE, AccuracyRecord, Row, Status
 from bench.accuracy.task import Pair
 
@@ -108,9 +108,12 @@ def _measured(
     fp32 = base.score if base else None
     try:
         model = pair.model().to(device)
+        made: Quantized | None = None
         if row.recipe != BASELINE and quantizer is not None:
-            model = _quantized(pair, row, model, quantizer, criterion, device)
+            made = _quantized(pair, row, model, quantizer, criterion, device)
+            model = made.model
         score = pair.score(model)
+        row = replace(row, ran=dict(getattr(made, "ran", {})))
     except ValueError as error:
         row = replace(row, status=Status.REFUSED, reason=_reason(error))
     except _BREAKS as error:
@@ -126,7 +129,7 @@ def _measured(
 
 def _quantized(
     pair: Pair, row: Row, model: nn.Module, quantizer: Quantizer, criterion: float, device: str
-) -> nn.Module:
+) -> Quantized:
     calibration = [tuple(one.to(device) for one in batch) for batch in pair.calibration()]
     with torch.no_grad():
         return quantizer(
