@@ -1,14 +1,20 @@
-"""Scores of one device beside those of another, of the same pairs under the same recipes."""
+"""Scores of one device beside those of another, of the same pairs under the same recipes.
 
+python -m bench.accuracy.beside RECORD OTHER    # into RECORD; or bench.accuracy --beside OTHER
+"""
+
+import argparse
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.accuracy.record import SCHEMA, Row
+from workbench.outfile import write_outfile
 
-__all__ = ["Other", "beside", "beside_table", "read_other"]
+__all__ = ["Other", "beside", "beside_table", "main", "read_other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +86,27 @@ def beside_table(found: dict[str, Any], device: str) -> str:
         both = f"{row['score']:.5f} | {row['other']:.5f}"
         lines.append(f"| {row['pair']} | {row['recipe']} | {both} | {apart} |")
     return "\n".join(lines)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run from the command line; 2 for the caller's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="bench.accuracy.beside", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("record", type=Path, help="of bench.accuracy; written anew")
+    parser.add_argument("other", type=Path, help="of another device")
+    arguments = parser.parse_args(sys.argv[1:] if given is None else given)
+    try:
+        own = read_other(arguments.record)
+        found = beside(own.rows.values(), read_other(arguments.other))
+        content = json.loads(arguments.record.read_text(encoding="utf-8")) | {"beside": found}
+        write_outfile(arguments.record, json.dumps(content, indent=1) + "\n")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(beside_table(found, ", ".join(own.devices)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -136,7 +136,22 @@ def kernel_scores(*recipes: str) -> Measured:
     if not (ROOT / ON_KERNELS).is_file():
         return Measured(text="On a GPU's kernels: not measured yet", figures=())
     text, figures = _scores(ON_KERNELS, recipes)
-    return Measured(text=f"On an H200's kernels, {text} ([on kernels][g])", figures=figures)
+    apart = tuple(
+        Figure(
+            what=f"{row['recipe']} on {row['pair']}: the score beside a CPU's",
+            value=row["apart"],
+            source=ON_KERNELS,
+            at=(f"/beside/rows/{index}/apart",),
+            rule="value",
+        )
+        for index, row in enumerate(record(ON_KERNELS).get("beside", {"rows": []})["rows"])
+        if row["recipe"] in recipes
+    )
+    worst = max((abs(one.value) for one in apart), default=None)
+    told = "" if worst is None else f"; at most {100 * worst:.2f} % from a CPU's"
+    return Measured(
+        text=f"On an H200's kernels, {text}{told} ([on kernels][g])", figures=(*figures, *apart)
+    )
 
 
 def speed(row: str, peer: str) -> Measured:

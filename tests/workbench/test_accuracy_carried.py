@@ -13,6 +13,7 @@ from torch import nn
 from bench.accuracy import carried
 from bench.accuracy.__main__ import main
 from bench.accuracy.beside import beside, beside_table, read_other
+from bench.accuracy.beside import main as beside_main
 from bench.accuracy.carried import BATCH_TOKENS, batches_of, carried_pairs
 from bench.accuracy.functions import functions
 from bench.accuracy.quantizer import Quantizer
@@ -136,6 +137,11 @@ def test_the_command_keeps_both_scores(tmp_path: Path, capsys: pytest.CaptureFix
     stored = json.loads(second.read_text())["beside"]
     assert stored["file"] == "a.json"
     assert {one["recipe"]: one["apart"] for one in stored["rows"]} == {"fp32": 0.0, "int8-row": 0.0}
+    content = json.loads(second.read_text())
+    second.write_text(json.dumps(content | {"beside": None}))
+    assert beside_main([str(second), str(first)]) == 0
+    assert json.loads(second.read_text()) == content
+    assert beside_main([str(second), str(tmp_path / "none.json")]) == 2
     assert run("--output", str(second)) == 0
     assert json.loads(second.read_text())["beside"] == stored  # kept by a run without
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.papers import CLAIMS, NOT_YET, PAGE, page
+from bench.papers import CLAIMS, NOT_YET, PAGE, figures, page
 from bench.papers.__main__ import main
 from bench.papers.evidence import FILES, text_of
 
@@ -113,10 +113,10 @@ def test_every_change_of_a_score_is_that_of_the_scores() -> None:
             r"change of the score on (.*?): (.*?) \(\[accuracy\]\[a\]\)", measured
         ).groups()  # type: ignore[union-attr]
         pairs = names.split(", ")
-        for recipe, figures in re.findall(r"([a-z][\w-]+) ([-+][^;]*) %", told):
+        for recipe, listed in re.findall(r"([a-z][\w-]+) ([-+][^;]*) %", told):
             scores = {r["pair"]: r for r in ACCURACY["rows"] if r["recipe"] == recipe}
             expected = [f"{100 * (scores[p]['score'] / scores[p]['fp32'] - 1):+.2f}" for p in pairs]
-            assert figures.split(", ") == expected
+            assert listed.split(", ") == expected
             checked += 1
     assert checked == 2
 
@@ -156,7 +156,7 @@ def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
     for claim, _, measured, predicted in rows():
         left = re.sub(
             r"GPT of 13 million parameters, 2000 steps|\(\d seeds(, \d unfinished)?\)|"
-            r"95 % intervals|"
+            r"95 % intervals|at most \d+\.\d\d % from a CPU|"
             r"within [\d.]+ %|[-+]\d\.\d\d ± \d\.\d\d %|"
             r"gpt-\d+-block \d+x\d+|blocks of \d+: \d\.\d\d times (as fast|less above)|\d+ of \d+|"
             r"[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products",
@@ -208,9 +208,9 @@ def test_a_paper_s_evidence_is_what_the_records_hold(name: str) -> None:
     stored = (ROOT / path).read_text(encoding="utf-8")
     assert stored == text_of(name), f"run: python -m bench.papers --evidence {name}"
     content = record(path)
-    figures = [f for p in content["papers"] for c in p["claims"] for f in c["measured"]]
-    assert figures
-    for figure in figures:
+    told = [f for p in content["papers"] for c in p["claims"] for f in c["measured"]]
+    assert told
+    for figure in told:
         assert figure["value"] == pytest.approx(value_of(figure), rel=1e-12), figure["what"]
         assert "predicted" not in figure["what"]
         if figure["rule"] == "paired":
@@ -218,13 +218,47 @@ def test_a_paper_s_evidence_is_what_the_records_hold(name: str) -> None:
             pairs = [a / b - 1 for a, b in zip(found[::2], found[1::2], strict=True)]
             error = stdev(pairs) / len(pairs) ** 0.5
             assert figure["error"] == pytest.approx(error, rel=1e-12)
-    assert set(content["sources"]) == {figure["source"] for figure in figures}
+    assert set(content["sources"]) == {figure["source"] for figure in told}
     for path, source in content["sources"].items():
         assert (ROOT / path).is_file()
         for run in source["runs"]:
             assert run["command"].startswith("python -m bench.")
             assert run["gpu"]
             assert run["versions"]["torch"]
+
+
+def test_scores_on_kernels_are_told_once_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(recipe: str, change: float) -> dict[str, Any]:
+        made = {"pair": "minilm.readmes", "family": "encoder", "recipe": recipe, "tuned": False}
+        made |= {"scheme": "standard", "digest": "", "quantizer": "", "status": "scored"}
+        return made | {"score": 0.8 * (1 + change), "fp32": 0.8, "change": change, "session": 0}
+
+    path = tmp_path / figures.ON_KERNELS
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    figures.record.cache_clear()
+    try:
+        assert NOT_YET in figures.kernel_scores("fp8-bert", "int8-ptq").text
+        beside = [
+            {"pair": "minilm.readmes", "recipe": "int8-ptq", "apart": -0.0021},
+            {"pair": "minilm.readmes", "recipe": "mxfp4", "apart": 0.5},
+        ]
+        rows = [row("fp8-bert", 0.0012), row("int8-ptq", -0.021)]
+        path.write_text(json.dumps({"rows": rows, "beside": {"rows": beside}}))
+        found = figures.kernel_scores("fp8-bert", "int8-ptq")
+    finally:
+        figures.record.cache_clear()
+    assert found.text == (
+        "On an H200's kernels, minilm.readmes: fp8-bert +0.12 %; int8-ptq -2.10 %; "
+        "at most 0.21 % from a CPU's ([on kernels][g])"
+    )
+    assert [(one.value, one.at) for one in found.figures] == [
+        (pytest.approx(0.0012), ("/rows/0/change",)),
+        (pytest.approx(-0.021), ("/rows/1/change",)),
+        (-0.0021, ("/beside/rows/0/apart",)),
+    ]
 
 
 def test_the_evidence_of_all_papers_holds_every_claim() -> None:
