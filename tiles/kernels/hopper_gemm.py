@@ -185,7 +185,8 @@ class HopperGemm(Kernel):
             block_n=CHAINED_N,
             pingpong=(False,),
             chained=(True,),
-            **walks,
+            # Four: a tile of 256 x 128 leaves without waiting for a buffer.
+            **walks | {"store_buffers": (1, 2, 4)},
         )
         return ConfigTable.joined([plain, chained])
 
@@ -215,11 +216,11 @@ class HopperGemm(Kernel):
                 (stages < 2)
                 | (stages > MAX_STAGES)
                 | ~np.isin(cluster, (1, 2))
-                | ~np.isin(buffers, (1, 2))
+                | ~np.isin(buffers, (1, 2, 4))
                 | (group < 1),
                 lambda r: (
                     f"stages {stages[r]}, cluster {cluster[r]}, store_buffers {buffers[r]}, "
-                    f"group_m {group[r]}: they lie in 2..8, 1..2, 1..2 and from 1"
+                    f"group_m {group[r]}: they lie in 2..8, are 1 or 2, 1, 2 or 4, and from 1"
                 ),
             ),
             Rule(

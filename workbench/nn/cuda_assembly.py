@@ -13,7 +13,7 @@ from workbench.nn.prepared import TritonLaunch
 if TYPE_CHECKING:
     from workbench.nn.cuda_quantizer import CudaQuantizer
 
-__all__ = ["PlacedCodes"]
+__all__ = ["PlacedCodes", "stored_tensors"]
 
 
 class PlacedCodes:
@@ -35,7 +35,7 @@ class PlacedCodes:
     def put(self, x: torch.Tensor, row: int, col: int) -> None:
         backend, fmt = self._backend, self._made.format
         x = x.contiguous()
-        tensors = {"x": x} | _stored("", self._made) | _stored("_t", self._turned)
+        tensors = {"x": x} | stored_tensors(self._made) | stored_tensors(self._turned, "_t")
         place = (row, col)
         shape = self._made.codes.shape
         key = backend._key("placed", (x,), fmt, place, shape, self._turned is None)
@@ -59,7 +59,8 @@ def _side(fmt: TensorFormat) -> int:
     return fmt.scaling.rows
 
 
-def _stored(end: str, codes: QuantizedTensor | None) -> dict[str, torch.Tensor]:
+def stored_tensors(codes: QuantizedTensor | None, end: str = "") -> dict[str, torch.Tensor]:
+    """Codes and scales as Triton's launchers take them, by argument; none of none."""
     if codes is None:
         return {}
     assert codes.scales is not None

@@ -22,11 +22,11 @@ from tiles.problems import Dequantize, Problem, Quantize
 from workbench.nn.assembly import Assembly
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import BothDirections, Codes
-from workbench.nn.cuda_assembly import PlacedCodes
+from workbench.nn.cuda_assembly import PlacedCodes, stored_tensors
 from workbench.nn.prepared import TritonLaunch, layout
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of", "square_side"]
 
 #: Rows of codes begin at multiples of 16 bytes in the products' loads.
 ROW_STEP = 16
@@ -193,7 +193,7 @@ class CudaQuantizer(ReferenceBackend):
         both: bool,
         seed: int = 0,
     ) -> Assembly:
-        side = _square_side(out)
+        side = square_side(out)
         # One that begins nowhere but at 0 may end within a block, at the matrix's own end.
         inside = [
             part % side if part < extent and side else 0
@@ -223,8 +223,9 @@ class CudaQuantizer(ReferenceBackend):
         if known := self._prepared.get(key) if key is not None else None:
             made = self._bare(rows, cols, out)
             turned = self._bare(cols, rows, out) if transposed else None
+            tensors = {"x": x} | stored_tensors(made) | stored_tensors(turned, "_t")
             with self._current():
-                known(_quantizing(x, made, turned), _seed(out, seed))
+                known(tensors, _seed(out, seed))
             return Codes(main=made, turned=turned)
         source = PLAIN[x.dtype]
         problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
@@ -262,7 +263,8 @@ class CudaQuantizer(ReferenceBackend):
             quantize_tiles.launch(*operands, **rest)
             if key is not None:
                 calls = quantize_tiles._calls(quantize_request(*operands, **rest))
-                self._prepared[key] = TritonLaunch(calls, _quantizing(x, made, turned))
+                tensors = {"x": x} | stored_tensors(made) | stored_tensors(turned, "_t")
+                self._prepared[key] = TritonLaunch(calls, tensors)
         if stored != "fp32":
             made.scales.copy_(_powers(scales))
             if turned is not None and turned.scales is not None:
@@ -329,7 +331,7 @@ def _in_blocks(fmt: TensorFormat) -> bool:
     return scaling.rows is not None and scaling.rows > 1 and scaling.cols is not None
 
 
-def _square_side(fmt: TensorFormat) -> int:
+def square_side(fmt: TensorFormat) -> int:
     """Side of the square blocks of INT8 codes that a program holds; 0 of all other formats."""
     scaling = fmt.scaling
     if not _in_blocks(fmt) or scaling is None or not scaling.plain:
@@ -341,23 +343,11 @@ def _square_side(fmt: TensorFormat) -> int:
 
 def _turns(fmt: TensorFormat) -> bool:
     """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
-    return bool(_square_side(fmt)) and fmt.rounding is Rounding.NEAREST_EVEN
+    return bool(square_side(fmt)) and fmt.rounding is Rounding.NEAREST_EVEN
 
 
 def _seed(out: TensorFormat, seed: int) -> int | None:
     return seed if out.rounding is Rounding.STOCHASTIC else None
-
-
-def _quantizing(
-    x: torch.Tensor, made: QuantizedTensor, turned: QuantizedTensor | None
-) -> dict[str, torch.Tensor]:
-    """Tensors of a quantisation in blocks, as the launcher takes them."""
-    assert made.scales is not None
-    tensors = {"x": x, "codes": made.codes.view(torch.uint8), "scales": made.scales}
-    if turned is not None:
-        assert turned.scales is not None
-        tensors |= {"codes_t": turned.codes.view(torch.uint8), "scales_t": turned.scales}
-    return tensors
 
 
 def _powers(bits: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,10 @@ from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
     gemm_scaled,
+    norm_gradient,
     placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -234,6 +236,42 @@ class Launches:
         out.copy_(found.main.codes.view(torch.uint8))
         scales.copy_(found.main.scales)
 
+    def add(self, *given: Any, block: int, seed: int | None) -> None:
+        residual_tiles._call(*given, block=block, seed=seed)
+        named = dict(zip(residual_tiles.TENSORS, given, strict=False))
+        x, y, y_scales = (named.get(name) for name in ("x", "y", "y_scales"))
+        made = [named.get(n) for n in ("codes", "scales", "codes_t", "scales_t")]
+        kinds = (y_scales, "add codes"), (made[0], "to codes"), (made[2], "both")
+        self.seen.append(" ".join(name for one, name in kinds if one is not None))
+        if y_scales is not None:
+            plain = TensorFormat.parse(f"int8.b{block}x{block}")
+            main = QuantizedTensor(codes=y.view(torch.int8), scales=y_scales, format=plain)
+            y = Codes(main=main)
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        total, found = TWIN.add(x, y, fmt, seed=seed or 0)
+        assert found is not None
+        named["total"].copy_(total)
+        wanted = (found.main.bits, found.main.scales) * 2
+        for at, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            if one is not None:
+                assert other is not None
+                one.copy_(other if at < 2 else other.t())
+
+    def norm(self, *given: Any, op: str, epsilon: float, block: int) -> None:
+        norm_gradient._call(*given, op=op, epsilon=epsilon, block=block)
+        x, x_scales, dy, mean, variance, gamma, total, partials, *onto = given
+        self.seen.append(f"{op}-bwd of numbers")
+        plain = TensorFormat.parse(f"int8.b{block}x{block}")
+        main = QuantizedTensor(codes=x.view(torch.int8), scales=x_scales, format=plain)
+        found, *sums = TWIN.normalize_gradient(
+            op, Codes(main=main), dy, mean, variance, gamma, epsilon=epsilon, dtype=total.dtype,
+            onto=onto[0] if onto else None,
+        )  # fmt: skip
+        total.copy_(found)
+        partials.zero_()
+        for at in range(partials.shape[1]):
+            partials[-1, at] = sums[at]
+
     def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
         turned_tiles._call(x, out, scales, block=block, config=config)
         self.seen.append("quantize turned")
@@ -285,6 +323,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
         (placed_tiles, made.placed),
+        (norm_gradient, made.norm),
+        (residual_tiles, made.add),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

@@ -69,13 +69,17 @@ def test_a_blocks_passes_over_memory(tokens: int, kept: bool, launches: Launches
     y.backward(normal(1, tokens, 64, seed=1, dtype=torch.bfloat16))
     fits = tokens % 16 == 0  # else the transpose of the codes would be no operand
     assert forward.count("dequantize") == 1  # queries, keys and values
-    assert forward.count("quantize") == 4 + 3  # weights; stream twice, attention's output
-    # q, k, v, attention's output and its gradient; what the norms give back to the stream.
-    assert launches.seen.count("dequantize") == 3 + 2
+    assert forward.count("quantize") == 4 + 2  # weights; stream, attention's output
+    assert forward.count("to codes") == 1  # the sum of the stream and a branch
+    # q, k, v, attention's output and its gradient.
+    assert launches.seen.count("dequantize") == 3
+    # What the norms give back to the stream; of the second the branch takes the sum's codes.
+    assert launches.seen.count("add codes") == 1
+    assert launches.seen.count("add codes to codes both" if fits else "add codes to codes") == 1
     weights = 0 if kept else 4  # anew
     assert launches.seen.count("quantize turned") == weights
-    assert launches.seen.count("quantize both") == (2 if fits else 0)
-    assert launches.seen.count("quantize") == (0 if fits else 2)
+    assert launches.seen.count("quantize both") == (1 if fits else 0)
+    assert launches.seen.count("quantize") == (0 if fits else 1)
     # Gradients of queries, keys and values, where those of the joint projection lie.
     assert launches.seen.count("quantize part both") == (3 if fits else 0)
     assert launches.seen.count("quantize part") == (0 if fits else 3)
@@ -119,8 +123,13 @@ def test_codes_of_128_come_from_products_of_16_bits_or_from_the_products_themsel
     # What the product leaves goes into the activation's gradient as it is.
     assert launches.seen.count("gelu-bwd of numbers") == (0 if fused else 1)
     assert launches.seen.count("gelu-bwd") == (1 if fused else 0)
-    # And into attention's: q, k, v twice, its output, what the norms give back, and codes of it.
-    assert launches.seen.count("dequantize") == (6 if fused else 5)
+    # And into attention's: q, k, v twice, its output, and codes of it.
+    assert launches.seen.count("dequantize") == (4 if fused else 3)
+    # And into the norms', which leave the stream's: nothing is left to add.
+    assert launches.seen.count("layernorm-bwd of numbers") == (0 if fused else 2)
+    assert launches.seen.count("layernorm-bwd") == (2 if fused else 0)
+    added = {s for s in launches.seen if s.startswith("add")}
+    assert added == ({"add codes", "add codes to codes both"} if fused else set())
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:

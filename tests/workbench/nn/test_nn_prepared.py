@@ -14,8 +14,10 @@ from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
+    norm_gradient,
     placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -343,6 +345,15 @@ class Repeated:
                     assert made.scales is not None
                     tensors["codes"].copy_(made.bits)
                     tensors["scales"].copy_(made.scales)
+                elif self.kernel is residual_tiles._residual_tiles:
+                    given = [tensors.get(name) for name in residual_tiles.TENSORS]
+                    seen.add(*given, block=self.constants["BLOCK_ROWS"], seed=seed)
+                elif self.kernel is norm_gradient._norm_gradient:
+                    epsilon = next(one for one in self.numbers if isinstance(one, float))
+                    op = norm_gradient.OPS[not self.constants["CENTRED"]]
+                    seen.norm(
+                        *tensors.values(), op=op, epsilon=epsilon, block=self.constants["SIDE"]
+                    )
                 elif self.kernel is placed_tiles._quantize_placed:
                     place, side = tuple(self.numbers[:2]), self.constants["BLOCK_ROWS"]
                     seen.placed(*tensors.values(), place=place, block=side, seed=seed)

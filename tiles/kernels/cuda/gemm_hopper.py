@@ -92,10 +92,10 @@ def options(
         raise ValueError("chained is for scales along K: without them nothing is promoted")
     if promoted and ELEMENT_BYTES[element] != 1:
         raise ValueError(f"scales along K take 8-bit elements, not {element}")
-    if cluster not in (1, 2) or buffers not in (1, 2) or not 2 <= stages <= 8 or group_m < 1:
+    if cluster not in (1, 2) or buffers not in (1, 2, 4) or not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(
             f"cluster = {cluster}, store_buffers = {buffers}, stages = {stages}, group_m = "
-            f"{group_m}: they lie in 1..2, 1..2, 2..8 and from 1"
+            f"{group_m}: they are 1 or 2, 1, 2 or 4, and lie in 2..8 and from 1"
         )
     macros = {
         "ELEMENT": ELEMENTS.index(element),
