@@ -89,6 +89,9 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--beside", type=Path, help="a record of another device, whose scores stand beside"
     )
+    parser.add_argument(
+        "--twin", help="pairs, as of --pairs, whose quantised models the CPU computes, too"
+    )
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models")
     parser.add_argument(
@@ -138,6 +141,7 @@ def main(
         pairs = _carried(arguments.carried) if arguments.carried else make_pairs(arguments.cache)
         if arguments.pairs is not None:
             pairs = chosen(arguments.pairs, pairs)
+        twins = [one.name for one in chosen(arguments.twin, pairs)] if arguments.twin else []
         if arguments.dry_run:
             _dry_run(pairs, recipes)
             return 0
@@ -163,6 +167,7 @@ def main(
             tuned=arguments.tuned,
             criterion=arguments.criterion,
             device=arguments.device,
+            twins=twins,
             tell=tell,
         )
         print(coverage_table(record.coverages(), arguments.criterion))

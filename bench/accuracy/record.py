@@ -45,6 +45,10 @@ class Row:
     session: int = 0
     #: What multiplied linear layers, or why no kernel did, by their formats and kind of device.
     ran: dict[str, str] = field(default_factory=dict)
+    #: Outputs beside those of the same codes on the CPU, and what quantising costs there: norms of
+    #: differences over the exact outputs' norm; where it was asked for (``--twin``).
+    apart: float | None = None
+    noise: float | None = None
 
     @property
     def key(self) -> tuple[str | bool, ...]:

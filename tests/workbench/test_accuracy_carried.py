@@ -12,14 +12,16 @@ from torch import nn
 
 from bench.accuracy import carried
 from bench.accuracy.__main__ import main
+from bench.accuracy.agreement import agreement
 from bench.accuracy.beside import beside, beside_table, read_other
 from bench.accuracy.beside import main as beside_main
 from bench.accuracy.carried import BATCH_TOKENS, batches_of, carried_pairs
 from bench.accuracy.functions import functions
-from bench.accuracy.quantizer import Quantizer
+from bench.accuracy.quantizer import Quantizer, workbench_quantizer
 from bench.accuracy.record import AccuracyRecord
 from bench.accuracy.retrieval import Retrieval
 from bench.accuracy.run import measure_all
+from workbench.ptq import quantize
 
 
 @pytest.mark.parametrize(("texts", "longest", "length"), [(70, 40, 64), (3, 9, 16), (33, 128, 128)])
@@ -163,3 +165,46 @@ def test_a_carried_pair_scores_as_the_one_that_it_was_made_of(tmp_path: Path) ->
     assert [len(batch) for batch in found.calibration()] == [2, 2]
     (other,) = carried_pairs(path)
     assert other.digest() == found.digest()
+
+
+def test_outputs_of_codes_are_those_of_the_cpu_and_others_are_seen(tmp_path: Path) -> None:
+    pair = Fitted()
+    exact, (batch, *_) = pair.model(), pair.calibration()
+    made = quantize(exact, "int8-row", calibration=[batch])
+    found = agreement(made, "int8-row", exact, batch, "cpu")
+    assert found.apart == 0.0
+    assert 1e-4 < found.noise < 0.1
+    with torch.no_grad():
+        layer = made.model[0]  # type: ignore[index]  # a Sequential
+        layer.bias.add_(0.5)
+        saved = made.save
+
+    class Other:
+        """Whose file holds another bias than the model that computes."""
+
+        model = made.model
+
+        def save(self, path: Path) -> Any:
+            layer.bias.data.sub_(0.5)
+            saved(path)
+            layer.bias.data.add_(0.5)
+
+    wrong = agreement(Other(), "int8-row", exact, batch, "cpu")
+    assert wrong.noise == pytest.approx(found.noise)
+    assert wrong.apart > 3 * wrong.noise
+
+
+def test_the_command_computes_a_twin_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.json"
+    asked = ["--recipes", "int8-row", "--output", str(path), "--twin", "mlp.blobs"]
+    pairs = [Fitted(), Fitted(name="mlp.others")]
+    assert main(asked, make_pairs=lambda cache: pairs, make_quantizer=workbench_quantizer) == 0
+    assert "from the CPU's, where quantising costs" in capsys.readouterr().out
+    rows = {(row["pair"], row["recipe"]): row for row in json.loads(path.read_text())["rows"]}
+    assert rows["mlp.blobs", "int8-row"]["apart"] == 0.0
+    assert rows["mlp.blobs", "int8-row"]["noise"] > 0
+    assert rows["mlp.others", "int8-row"]["apart"] is None
+    assert rows["mlp.blobs", "fp32"]["apart"] is None
+    assert main([*asked[:-1], "mlp.bl"], make_pairs=lambda cache: pairs) == 2
