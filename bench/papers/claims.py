@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 from bench.papers.figures import (
     Measured,
-    apart,
     block,
     changes,
     joined,
     kernel_scores,
     shares,
     speed,
-    trained,
 )
+from bench.papers.training_figures import apart, trained
 
 __all__ = ["CLAIMS", "Claim", "Paper"]
 
