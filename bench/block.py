@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.block_timing import CODED, SETTLE_S, VARIANTS, Case, Clock, measure
+from bench.command_line import recorded
 from bench.place import place
 from sim import load_gpu
 from sim.network import Phase, Span
@@ -138,7 +139,8 @@ def _beside(what: str, one: dict[str, Any], variants: dict[str, Any]) -> str:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run from the command line; 2 for the caller's mistake."""
-    arguments = _arguments(sys.argv[1:] if given is None else given)
+    given = sys.argv[1:] if given is None else list(given)
+    arguments = _arguments(given)
     try:
         end = time.monotonic() + parse_time_limit(arguments.time_limit)
         check_outfile(arguments.output, SCHEMA)
@@ -148,7 +150,7 @@ def main(given: Sequence[str] | None = None) -> int:
         if unknown := sorted(set(variants) - set(choices)):
             raise ValueError(f"variant {unknown[0]}: choose among {', '.join(choices)}")
         rows, sessions = _known(arguments.output, arguments.device)
-        session = _session(arguments)
+        session = _session(arguments, recorded("bench.block", given))
         if other := {one["environment"]["gpu"] for one in sessions} - {
             session["environment"]["gpu"]
         }:
@@ -216,7 +218,7 @@ def _known(path: Path, device: str) -> tuple[list[dict[str, Any]], list[dict[str
     return data["rows"], data["sessions"]
 
 
-def _session(arguments: argparse.Namespace) -> dict[str, Any]:
+def _session(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     if arguments.device == "cpu":
         from tuning.environment import read_environment
 
@@ -225,7 +227,7 @@ def _session(arguments: argparse.Namespace) -> dict[str, Any]:
         environment = place(load_gpu(arguments.gpu), "time small cases with --device cpu")
     return {
         "commit": arguments.commit,
-        "command": "python -m bench.block",
+        "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment,
     }

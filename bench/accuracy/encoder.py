@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,11 +16,14 @@ from bench.accuracy.task import Batch, Tokens, device_of
 __all__ = [
     "PACKAGE",
     "SentenceEncoder",
+    "bert_of",
     "embed",
     "encoder_source",
     "load_encoder",
+    "model_config",
     "random_encoder",
     "token_batches",
+    "token_ids",
     "tokens_of",
 ]
 
@@ -51,20 +55,28 @@ class SentenceEncoder(nn.Module):
         return nn.functional.normalize(mean, dim=-1)
 
 
-def _bert(layers: int | None) -> nn.Module:
+def model_config(layers: int | None = None) -> dict[str, Any]:
+    """The encoder's ``config.json``, with so many of its layers."""
+    given: dict[str, Any] = json.loads((_folder() / "config.json").read_text(encoding="utf-8"))
+    return given if layers is None else given | {"num_hidden_layers": layers}
+
+
+def bert_of(config: dict[str, Any]) -> nn.Module:
+    """A BERT with random weights.
+
+    Raises:
+        ValueError: transformers is not installed.
+    """
     # What transformers would otherwise ask the network for is all in the folder.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         from transformers import BertConfig, BertModel
     except ModuleNotFoundError as error:
         raise ValueError("transformers is missing: pip install 'tile-workbench[dev]'") from error
-    given = json.loads((_folder() / "config.json").read_text(encoding="utf-8"))
-    if layers is not None:
-        given["num_hidden_layers"] = layers
-    config = BertConfig(**given)
+    found = BertConfig(**config)
     # Attention's two products as products, which a quantiser can see; not one fused operator.
-    config._attn_implementation = "eager"
-    return BertModel(config, add_pooling_layer=False)
+    found._attn_implementation = "eager"
+    return BertModel(found, add_pooling_layer=False)
 
 
 def load_encoder(layers: int | None = None) -> SentenceEncoder:
@@ -78,7 +90,7 @@ def load_encoder(layers: int | None = None) -> SentenceEncoder:
     """
     from safetensors.torch import load_file
 
-    bert = _bert(layers)
+    bert = bert_of(model_config(layers))
     names = set(bert.state_dict())
     stored = load_file(_folder() / "model.safetensors")
     missing = names - set(stored)
@@ -92,7 +104,7 @@ def random_encoder(seed: int = 0) -> SentenceEncoder:
     """The same network before any training: what shared words alone are worth."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SentenceEncoder(_bert(None)).eval()
+        return SentenceEncoder(bert_of(model_config())).eval()
 
 
 def encoder_source() -> str:
@@ -112,7 +124,7 @@ def _tokenizer():  # type: ignore[no-untyped-def]  # tokenizers is loaded here a
     return found
 
 
-def _encode(texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[int]]:
+def token_ids(texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[int]]:
     """Token ids cut to the limit, the closing token kept, and the lengths before."""
     # A text of code may be long: what lies far beyond the limit is not tokenised.
     ids = [one.ids for one in _tokenizer().encode_batch([text[: 32 * limit] for text in texts])]
@@ -122,7 +134,7 @@ def _encode(texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[int
 
 def tokens_of(texts: Sequence[str], limit: int) -> Tokens:
     """What a model sees of texts."""
-    cut, before = _encode(texts, limit)
+    cut, before = token_ids(texts, limit)
     kept = [len(one) for one in cut]
     return Tokens(
         texts=len(texts),
@@ -142,7 +154,7 @@ def token_batches(
         ``(input_ids, attention_mask)`` of each batch, and for every row of them, in order, the
         index of its text.
     """
-    cut, _ = _encode(texts, limit)
+    cut, _ = token_ids(texts, limit)
     order = sorted(range(len(cut)), key=lambda index: (len(cut[index]), index))
     batches: list[Batch] = []
     for begin in range(0, len(order), size):

@@ -20,7 +20,10 @@ SCHEMES = ("standard", "extended")
 
 
 class Quantized(Protocol):
-    """What a quantiser gives back; more fields are its own matter."""
+    """What a quantiser gives back; more fields are its own matter.
+
+    One that has ``ran`` says there what multiplied the model's layers so far, by formats.
+    """
 
     @property
     def model(self) -> nn.Module:
@@ -50,9 +53,11 @@ class Quantizer:
     quantize: Function
     digest: str
 
-    def __call__(self, model: nn.Module, recipe: str, **how: Any) -> nn.Module:
-        """The quantised model in eval mode."""
-        return self.quantize(model, recipe, **how).model.eval()
+    def __call__(self, model: nn.Module, recipe: str, **how: Any) -> Quantized:
+        """The quantised model, in eval mode, and what else is known of it."""
+        made = self.quantize(model, recipe, **how)
+        made.model.eval()
+        return made
 
 
 def source_digest(folders: Iterable[str] = SOURCES) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class Row:
     fp32: float | None = None  #: score of the unquantised model in the same run
     seconds: float = 0.0  #: quantising and scoring; says nothing about a kernel
     session: int = 0
+    #: What multiplied linear layers, or why no kernel did, by their formats and kind of device.
+    ran: dict[str, str] = field(default_factory=dict)
+    #: Outputs beside those of the same codes on the CPU, and what quantising costs there: norms of
+    #: differences over the exact outputs' norm; where it was asked for (``--twin``).
+    apart: float | None = None
+    noise: float | None = None
 
     @property
     def key(self) -> tuple[str | bool, ...]:
@@ -98,6 +104,8 @@ class AccuracyRecord:
         self.rows: list[Row] = []
         self.cards: dict[str, dict[str, Any]] = {}
         self._begun: list[list[str | bool]] = []
+        #: The same rows in the record of another device (``bench.accuracy.beside``).
+        self.beside: dict[str, Any] | None = None
         if path is not None:
             check_outfile(path, SCHEMA)
             if path.exists() and path.stat().st_size:
@@ -111,6 +119,7 @@ class AccuracyRecord:
                 raise ValueError(f"schema {old['schema']}, not {SCHEMA}")
             self.rows = [Row.from_dict(row) for row in old["rows"]]
             self.sessions, self.cards, self._begun = old["sessions"], old["pairs"], old["begun"]
+            self.beside = old.get("beside")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: not gone on with ({error}): choose another output"
@@ -189,6 +198,8 @@ class AccuracyRecord:
             "rows": [row.to_dict() for row in self.rows],
             "begun": self._begun,
         }
+        if self.beside is not None:
+            content["beside"] = self.beside
         write_outfile(self._path, json.dumps(_finite(content), indent=1) + "\n")
 
 

@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from bench.accuracy.agreement import Stored, agreement
 from bench.accuracy.coverage import CRITERION
 from bench.accuracy.outliers import outliers
-from bench.accuracy.quantizer import Quantizer
+from bench.accuracy.quantizer import Quantized, Quantizer
 from bench.accuracy.record import BASELINE, AccuracyRecord, Row, Status
 from bench.accuracy.task import Pair
 
@@ -40,6 +41,7 @@ def measure_all(
     tuned: bool = False,
     criterion: float = CRITERION,
     device: str = "cpu",
+    twins: Collection[str] = (),
     tell: Callable[[Row, str], None] = lambda row, what: None,
 ) -> list[Row]:
     """Measure what the record lacks, pair after pair; what a run was cut off in comes last.
@@ -49,6 +51,7 @@ def measure_all(
         quantizer: may be ``None`` where nothing but fp32 is asked for.
         tuned: the quantiser is given the pair's own score and may leave operators in fp32 until
             the criterion holds.
+        twins: names of pairs whose quantised models are computed on the CPU, too.
         tell: called with every row and "kept" or "measured".
     Returns:
         The rows asked for.
@@ -74,7 +77,7 @@ def measure_all(
         if kept is None:
             base = record.find(_row(pair, BASELINE, row.digest))
             record.begin(row)
-            row = _measured(pair, row, base, quantizer, criterion, device)
+            row = _measured(pair, row, base, quantizer, criterion, device, twin=pair.name in twins)
             if row.recipe == BASELINE and row.status is Status.SCORED:
                 record.cards[pair.name]["outliers"] = _spread(pair)
         found.append(record.end(row) if kept is None else kept)
@@ -103,14 +106,24 @@ def _measured(
     quantizer: Quantizer | None,
     criterion: float,
     device: str,
+    *,
+    twin: bool,
 ) -> Row:
     begin = time.perf_counter()
     fp32 = base.score if base else None
     try:
         model = pair.model().to(device)
+        made: Quantized | None = None
         if row.recipe != BASELINE and quantizer is not None:
-            model = _quantized(pair, row, model, quantizer, criterion, device)
+            made = _quantized(pair, row, model, quantizer, criterion, device)
+            model = made.model
         score = pair.score(model)
+        row = replace(row, ran=dict(getattr(made, "ran", {})))
+        if made is not None and twin:
+            found = agreement(
+                cast("Stored", made), row.recipe, pair.model(), pair.calibration()[0], device
+            )
+            row = replace(row, apart=found.apart, noise=found.noise)
     except ValueError as error:
         row = replace(row, status=Status.REFUSED, reason=_reason(error))
     except _BREAKS as error:
@@ -126,7 +139,7 @@ def _measured(
 
 def _quantized(
     pair: Pair, row: Row, model: nn.Module, quantizer: Quantizer, criterion: float, device: str
-) -> nn.Module:
+) -> Quantized:
     calibration = [tuple(one.to(device) for one in batch) for batch in pair.calibration()]
     with torch.no_grad():
         return quantizer(

@@ -41,7 +41,10 @@ def row_text(row: Row, criterion: float, what: str) -> str:
     if row.recipe == "fp32" or row.change is None:
         return f"{head}: {row.score:.4f}{kept}"
     verdict = "within" if row.within(criterion) else "lost"
-    return f"{head}: {row.score:.4f}, {100 * row.change:+.2f} % ({verdict}){kept}"
+    twin = ""
+    if row.apart is not None and row.noise is not None:
+        twin = f", outputs {row.apart:.2g} from the CPU's, where quantising costs {row.noise:.2g}"
+    return f"{head}: {row.score:.4f}, {100 * row.change:+.2f} % ({verdict}){twin}{kept}"
 
 
 def coverage_table(coverages: Sequence[Coverage], criterion: float) -> str:

@@ -9,13 +9,13 @@ or killed, the same command goes on; ``--dry-run`` tells what it would train on.
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.command_line import recorded
 from bench.train_gpt.batches import held_out_windows
 from bench.train_gpt.bigram import bigram_loss
 from bench.train_gpt.folder import RunFolder
@@ -179,7 +179,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run from the command line; 2 for the caller's mistake."""
     given = sys.argv[1:] if given is None else list(given)
     arguments = _arguments(given)
-    command = f"python -m bench.train_gpt {shlex.join(given)}"
+    command = recorded("bench.train_gpt", given)
     try:
         recipes, settings = _recipes(arguments.recipes), _settings(arguments)
         if arguments.output is not None:

@@ -216,7 +216,9 @@ def test_the_command_writes_rows_coverage_and_its_own_line(
     stored = json.loads(path.read_text())
     assert list(stored["pairs"]) == ["mlp.others"]
     (session,) = stored["sessions"]
-    assert session["command"].startswith("python -m bench.accuracy --recipes fp32,mxfp4")
+    assert session["command"] == (
+        "python -m bench.accuracy --recipes fp32,mxfp4 --pairs 'mlp.o*' --output accuracy.json"
+    )
     assert session["versions"]["torch"] == torch.__version__
     assert {one["family"]: one["share"] for one in stored["coverage"]} == {"": 0.0, "table": 0.0}
 

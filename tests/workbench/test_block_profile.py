@@ -25,6 +25,7 @@ def test_every_product_of_the_block_is_listed(
     given = ["--case", case, "--variant", "eager", "--device", "cpu", "--output", str(output)]
     assert main(given) == 0
     record = json.loads(output.read_text())
+    assert record["command"].endswith("--variant eager --device cpu --output profile.json")
     times = [one["time_us"] for one in record["kernels"]]
     assert times == sorted(times, reverse=True)
     launches = {one["kernel"]: one["launches"] for one in record["kernels"]}

@@ -2,11 +2,15 @@
 
 import json
 import re
+from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
-from bench.papers import CLAIMS, NOT_YET, PAGE, page
+from bench.papers import CLAIMS, NOT_YET, PAGE, figures, page
+from bench.papers.__main__ import main
+from bench.papers.evidence import FILES, text_of
 
 ROOT = PAGE.parents[1]
 LANGUAGE, VISION, ALL = ("encoder", "text"), ("vision",), ("encoder", "text", "vision", "table")
@@ -25,6 +29,31 @@ FAMILIES = {
 def record(path: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
     return content
+
+
+def at(path: str, pointer: str) -> Any:
+    """What a JSON pointer names."""
+    found: Any = record(path)
+    for key in pointer.split("/")[1:]:
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return found
+
+
+def value_of(figure: Any) -> float:
+    """A figure from what stands at its places, by its rule."""
+    found = [at(figure["source"], pointer) for pointer in figure["at"]]
+    match figure["rule"]:
+        case "value":
+            (one,) = found
+            return float(one)
+        case "ratio":
+            first, second = found
+            return float(first / second)
+        case "paired":
+            return fmean(a / b - 1 for a, b in zip(found[::2], found[1::2], strict=True))
+        case "within":
+            return float(sum(one >= -0.01 - 1e-9 for one in found))
+    raise AssertionError(figure["rule"])
 
 
 ACCURACY, KERNELS = record("evidence/cpu/accuracy.json"), record("evidence/h200/kernels.json")
@@ -80,14 +109,14 @@ def test_every_change_of_a_score_is_that_of_the_scores() -> None:
     for _, _, measured, _ in rows():
         if "change of the score on " not in measured:
             continue
-        names, told = re.fullmatch(
-            r"change of the score on (.*?): (.*) \(\[accuracy\]\[a\]\)", measured
+        names, told = re.search(
+            r"change of the score on (.*?): (.*?) \(\[accuracy\]\[a\]\)", measured
         ).groups()  # type: ignore[union-attr]
         pairs = names.split(", ")
-        for recipe, figures in re.findall(r"([a-z][\w-]+) ([-+][^;]*) %", told):
+        for recipe, listed in re.findall(r"([a-z][\w-]+) ([-+][^;]*) %", told):
             scores = {r["pair"]: r for r in ACCURACY["rows"] if r["recipe"] == recipe}
             expected = [f"{100 * (scores[p]['score'] / scores[p]['fp32'] - 1):+.2f}" for p in pairs]
-            assert figures.split(", ") == expected
+            assert listed.split(", ") == expected
             checked += 1
     assert checked == 2
 
@@ -110,11 +139,11 @@ def test_every_ratio_of_kernels_stands_in_their_table() -> None:
 def test_every_figure_of_the_block_is_that_of_its_record() -> None:
     (row,) = record("evidence/h200/block.json")["rows"]
     step = row["measured"]["forward_backward"]
-    variants = {"32": step["jetfire"], "128": step["jetfire-128"]}
+    variants = {"32": step["jetfire"], "64": step["jetfire-64"], "128": step["jetfire-128"]}
     found = []
     for _, _, measured, _ in rows():
         found += re.findall(r"blocks of (\d+): (\d\.\d\d) times (as fast|less above)", measured)
-    assert len(found) == 4
+    assert len(found) == 6
     for side, told, what in found:
         key = "measured_us" if what == "as fast" else "peak_above_gradients_bytes"
         assert told == f"{step['eager'][key] / variants[side][key]:.2f}"
@@ -123,8 +152,12 @@ def test_every_figure_of_the_block_is_that_of_its_record() -> None:
 def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
     """What is left of a measured cell without the figures above and names holds no number."""
     names = {r["recipe"] for r in ACCURACY["rows"]} | {r["pair"] for r in ACCURACY["rows"]}
+    names |= {r["recipe"] for r in record("evidence/h200/train-gpt.json")["runs"]}
     for claim, _, measured, predicted in rows():
         left = re.sub(
+            r"GPT of 13 million parameters, 2000 steps|\(\d seeds(, \d unfinished)?\)|"
+            r"95 % intervals|at most \d+\.\d\d % from a CPU|"
+            r"within [\d.]+ %|[-+]\d\.\d\d ± \d\.\d\d %|"
             r"gpt-\d+-block \d+x\d+|blocks of \d+: \d\.\d\d times (as fast|less above)|\d+ of \d+|"
             r"[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products",
             "",
@@ -132,9 +165,11 @@ def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
         )
         for name in sorted(names, key=len, reverse=True):
             left = left.replace(name, "")
-        assert not re.search(r"\d", left.replace("H200", "").replace("bf16", "")), claim
+        assert not re.search(r"\d", re.sub("H200|bf16|fp32", "", left)), claim
         assert not re.search(r"\d", predicted.replace("bf16", "")), claim
-        assert NOT_YET in measured or re.search(r"\[(accuracy|kernels|block)\]", measured), claim
+        assert NOT_YET in measured or re.search(
+            r"\[(accuracy|kernels|block|training|on kernels)\]", measured
+        ), claim
         assert "predicted" not in measured
 
 
@@ -142,6 +177,10 @@ def test_commands_of_the_page_are_those_of_the_record() -> None:
     told = re.findall(r"`(python -m bench\.accuracy [^`]*)`", PAGE.read_text(encoding="utf-8"))
     sessions = {row["session"] for row in ACCURACY["rows"]}
     commands = [ACCURACY["sessions"][index]["command"] for index in sorted(sessions)]
+    carried = [command for command in told if "--carried" in command]
+    told = [command for command in told if command not in carried]
+    if carried:
+        assert set(carried) <= {s["command"] for s in record(figures.ON_KERNELS)["sessions"]}
     assert set(told) <= set(commands)
     assert {ACCURACY["sessions"][r["session"]]["command"] for r in ACCURACY["rows"]} >= set(told)
     assert told
@@ -165,6 +204,105 @@ def test_what_the_guide_says_of_the_record_is_so() -> None:
     rows, minutes = re.search(r"its (\d+) rows took (\d+) minutes", guide).groups()  # type: ignore[union-attr]
     assert int(rows) == len(ACCURACY["rows"])
     assert int(minutes) == round(sum(row["seconds"] for row in ACCURACY["rows"]) / 60)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_paper_s_evidence_is_what_the_records_hold(name: str) -> None:
+    path = f"evidence/h200/{name}.json"
+    stored = (ROOT / path).read_text(encoding="utf-8")
+    assert stored == text_of(name), f"run: python -m bench.papers --evidence {name}"
+    content = record(path)
+    told = [f for p in content["papers"] for c in p["claims"] for f in c["measured"]]
+    assert told
+    for figure in told:
+        assert figure["value"] == pytest.approx(value_of(figure), rel=1e-12), figure["what"]
+        assert "predicted" not in figure["what"]
+        if figure["rule"] == "paired":
+            found = [at(figure["source"], pointer) for pointer in figure["at"]]
+            pairs = [a / b - 1 for a, b in zip(found[::2], found[1::2], strict=True)]
+            error = stdev(pairs) / len(pairs) ** 0.5
+            assert figure["error"] == pytest.approx(error, rel=1e-12)
+    assert set(content["sources"]) == {figure["source"] for figure in told}
+    for path, source in content["sources"].items():
+        assert (ROOT / path).is_file()
+        for run in source["runs"]:
+            assert run["command"].startswith("python -m bench.")
+            assert run["gpu"]
+            assert run["versions"]["torch"]
+
+
+def test_scores_on_kernels_are_told_once_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row(recipe: str, change: float) -> dict[str, Any]:
+        made = {"pair": "minilm.readmes", "family": "encoder", "recipe": recipe, "tuned": False}
+        made |= {"scheme": "standard", "digest": "", "quantizer": "", "status": "scored"}
+        return made | {"score": 0.8 * (1 + change), "fp32": 0.8, "change": change, "session": 0}
+
+    path = tmp_path / figures.ON_KERNELS
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    figures.record.cache_clear()
+    try:
+        assert NOT_YET in figures.kernel_scores("fp8-bert", "int8-ptq").text
+        beside = [
+            {"pair": "minilm.readmes", "recipe": "int8-ptq", "apart": -0.0021},
+            {"pair": "minilm.readmes", "recipe": "mxfp4", "apart": 0.5},
+        ]
+        rows = [row("fp8-bert", 0.0012), row("int8-ptq", -0.021)]
+        path.write_text(json.dumps({"rows": rows, "beside": {"rows": beside}}))
+        found = figures.kernel_scores("fp8-bert", "int8-ptq")
+    finally:
+        figures.record.cache_clear()
+    assert found.text == (
+        "On an H200's kernels, minilm.readmes: fp8-bert +0.12 %; int8-ptq -2.10 %; "
+        "at most 0.21 % from a CPU's ([on kernels][g])"
+    )
+    assert [(one.value, one.at) for one in found.figures] == [
+        (pytest.approx(0.0012), ("/rows/0/change",)),
+        (pytest.approx(-0.021), ("/rows/1/change",)),
+        (-0.0021, ("/beside/rows/0/apart",)),
+    ]
+
+
+def test_the_evidence_of_all_papers_holds_every_claim() -> None:
+    found = [p for name in FILES for p in record(f"evidence/h200/{name}.json")["papers"]]
+    claims = {p["paper"]: [c["claim"] for c in p["claims"]] for p in found}
+    assert claims == {p.name: [c.text for c in p.claims] for p in CLAIMS}
+
+
+def test_every_loss_that_the_page_tells_is_a_figure_of_the_evidence() -> None:
+    told = {
+        f"{100 * figure['value']:+.2f} ± {100 * figure['error']:.2f}"
+        for name in ("jetfire", "mx")
+        for paper in record(f"evidence/h200/{name}.json")["papers"]
+        for claim in paper["claims"]
+        for figure in claim["measured"]
+        if figure["rule"] == "paired"
+    }
+    cells = [measured for _, _, measured, _ in rows()]
+    found = {one for cell in cells for one in re.findall(r"[-+]\d\.\d\d ± \d\.\d\d", cell)}
+    assert found == told
+    assert len(found) >= 7
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--evidence", "jetfyre"], ["--evidence", "mx", "--evidence", "ptq", "--output", "a.json"]],
+)
+def test_a_mistake_is_told_in_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.replace("a.json", str(tmp_path / "a.json")) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --")
+    assert not list(tmp_path.iterdir())
+
+
+def test_evidence_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "mx.json"
+    assert main(["--evidence", "mx", "--output", str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == text_of("mx")
 
 
 @pytest.mark.parametrize("family", ["encoder", "text", "vision", "table"])

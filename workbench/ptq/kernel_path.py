@@ -9,9 +9,17 @@ from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.runtime import backend_of
+from workbench.ptq.decoded_route import DecodedRoute
 from workbench.ptq.operand import Operand, Scales
 from workbench.ptq.outliers import OutlierWeights
-from workbench.ptq.routes import CodesRoute, OutlierRoute, Route, WeightOnlyRoute, problem_of
+from workbench.ptq.routes import (
+    CodesRoute,
+    OutlierRoute,
+    Route,
+    WeightOnlyRoute,
+    problem_of,
+    under_one,
+)
 
 __all__ = ["KernelPath"]
 
@@ -35,7 +43,7 @@ class KernelPath:
         self.ran: dict[str, str] = {}
         self._given = None if given is None else CodesRoute(given)
         #: By device and kind of route; a text says why there is none.
-        self._found: dict[tuple[torch.device, bool], Route | str] = {}
+        self._found: dict[tuple[torch.device, type[Route]], Route | str] = {}
         self._outliers: dict[torch.device, OutlierRoute | str] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> "KernelPath":
@@ -44,14 +52,22 @@ class KernelPath:
 
     def route(self, operand: Operand, weight: QuantizedTensor, x: torch.Tensor) -> Route | None:
         """What multiplies a layer's input by its weight; ``None``: no kernel does."""
-        found = self._of(operand, weight, x)
-        if not isinstance(found, str):
-            rows = x.numel() // x.shape[-1]
-            problem = problem_of(rows, weight, operand.format, x.dtype)
-            found = found.refusal(problem) or found
-        text = f"{_REFERENCE}: {found}" if isinstance(found, str) else found.name
-        self.ran[f"{operand.format} x {weight.format} on {x.device.type}"] = text
-        return None if isinstance(found, str) else found
+        reasons = []
+        for kind in self._kinds(operand, weight):
+            found = self._of(kind, x)
+            if not isinstance(found, str):
+                rows = x.numel() // x.shape[-1]
+                problem = problem_of(rows, weight, operand.format, x.dtype)
+                found = found.refusal(problem) or found
+            if not isinstance(found, str):
+                self._tell(operand, weight, x, found.name)
+                return found
+            reasons.append(found)
+        self._tell(operand, weight, x, f"{_REFERENCE}: {'; '.join(dict.fromkeys(reasons))}")
+        return None
+
+    def _tell(self, operand: Operand, weight: QuantizedTensor, x: torch.Tensor, what: str) -> None:
+        self.ran[f"{operand.format} x {weight.format} on {x.device.type}"] = what
 
     def outlier_product(
         self,
@@ -76,21 +92,24 @@ class KernelPath:
         self.ran[f"{recipe.activation} x {weight.format}, outliers on {x.device.type}"] = text
         return None if isinstance(found, str) else found
 
-    def _of(self, operand: Operand, weight: QuantizedTensor, x: torch.Tensor) -> Route | str:
+    def _kinds(self, operand: Operand, weight: QuantizedTensor) -> tuple[type[Route], ...]:
+        """Ways to multiply these formats, the preferred first."""
+        if operand.scales is Scales.DIRECT and operand.format.element.bits >= 16:
+            return (WeightOnlyRoute,)
+        if all(_has_codes(under_one(fmt)) for fmt in (operand.format, weight.format)):
+            return (CodesRoute,) if self._given is not None else (CodesRoute, DecodedRoute)
+        return (DecodedRoute,)
+
+    def _of(self, kind: type[Route], x: torch.Tensor) -> Route | str:
         if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.numel() == 0:
             return f"inputs of {x.dtype}"
-        alone = operand.scales is Scales.DIRECT and operand.format.element.bits >= 16
-        if not alone and operand.scales is Scales.DIRECT:
-            return "kernels multiply codes with scales on both sides"
-        if not alone and not (_has_codes(operand.format) and _has_codes(weight.format)):
-            return "their elements or scales are no operands of the layers' kernels"
-        if self._given is not None and not alone:
+        if self._given is not None and kind is CodesRoute:
             return self._given
         if x.device.type != "cuda":
             return f"no kernels on {x.device.type}"
-        if (x.device, alone) not in self._found:
-            self._found[x.device, alone] = _device_route(x.device, alone)
-        return self._found[x.device, alone]
+        if (x.device, kind) not in self._found:
+            self._found[x.device, kind] = _device_route(x.device, kind)
+        return self._found[x.device, kind]
 
 
 def _outlier_route(device: torch.device) -> OutlierRoute | str:
@@ -104,13 +123,16 @@ def _outlier_route(device: torch.device) -> OutlierRoute | str:
         return str(error)
 
 
-def _device_route(device: torch.device, alone: bool) -> Route | str:
+def _device_route(device: torch.device, kind: type[Route]) -> Route | str:
     from workbench.nn.cuda_quantizer import limits_of
 
     try:
-        return WeightOnlyRoute(limits_of(device)) if alone else CodesRoute(backend_of(device))
+        if kind is CodesRoute:
+            return CodesRoute(backend_of(device))
+        limits = limits_of(device)
     except ValueError as error:  # no CuPy, or no GPU file
         return str(error)
+    return WeightOnlyRoute(limits) if kind is WeightOnlyRoute else DecodedRoute(limits)
 
 
 def _has_codes(fmt: TensorFormat) -> bool:

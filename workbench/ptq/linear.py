@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
-from tiles.kernels.triton.weight_layout import PackedWeight
 from tiles.recipes import OutlierColumns
 from workbench.ptq.gptq import Hessian, gptq
 from workbench.ptq.kernel_path import KernelPath
 from workbench.ptq.layers import QuantizedLayer
 from workbench.ptq.operator import Phase, Session
 from workbench.ptq.outliers import OutlierWeights
+from workbench.ptq.routes import Held
 from workbench.ptq.scheme import Kind
 
 __all__ = ["QuantizedLinear"]
@@ -41,7 +41,7 @@ class QuantizedLinear(QuantizedLayer):
         self.channel_amax: torch.Tensor | None = None  #: (K) fp32, of smoothing
         self.hessian: Hessian | None = None
         self.apart: OutlierWeights | None = None
-        self.held: dict[str, PackedWeight] = {}  #: the weight as a kernel's layout has it
+        self.held: Held = {}  #: the weight as a kernel's layout has it
         outliers = session.recipe.outliers
         if isinstance(outliers, OutlierColumns):
             self.apart = OutlierWeights(outliers)

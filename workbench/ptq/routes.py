@@ -5,18 +5,30 @@ from typing import ClassVar, Protocol
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
 from tiles.kernels import kernel
 from tiles.kernels.base import Limits
+from tiles.kernels.triton.decoded_operand import StoredMatrix
 from tiles.kernels.triton.weight_layout import PackedWeight
 from tiles.problems import Gemm
 from tiles.recipes import OutlierColumns, Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import Codes
-from workbench.ptq.operand import Operand
+from workbench.ptq.operand import Operand, Scales
 
-__all__ = ["CodesRoute", "OutlierRoute", "Route", "WeightOnlyRoute", "problem_of"]
+__all__ = [
+    "CodesRoute",
+    "Held",
+    "OutlierRoute",
+    "Route",
+    "WeightOnlyRoute",
+    "problem_of",
+    "under_one",
+]
+
+#: What a layer keeps for its routes, by their names: its weight as a kernel's layout has it.
+Held = dict[str, PackedWeight | StoredMatrix | QuantizedTensor]
 
 #: Rows of codes are padded to a multiple of this before products load them.
 _ROW_STEP = 16
@@ -39,13 +51,20 @@ class Route(Protocol):
         x: torch.Tensor,
         weight: QuantizedTensor,
         bias: torch.Tensor | None,
-        held: dict[str, PackedWeight],
+        held: Held,
     ) -> torch.Tensor:
         """``x · W^T + bias`` of (rows, K) in the dtype of ``x``.
 
         Args:
             held: what the layer keeps for the route, empty at first.
         """
+
+
+def under_one(fmt: TensorFormat) -> TensorFormat:
+    """A direct cast to e5m2 and its like as a format with one scale, of 1; others as they are."""
+    if fmt.scaling is not None or fmt.element.bits >= 16 or fmt.element.name not in CODE_DTYPES:
+        return fmt
+    return TensorFormat.parse(f"{fmt.element}.tensor")
 
 
 def problem_of(
@@ -55,8 +74,8 @@ def problem_of(
     n, k = weight.codes.shape
     recipe = Recipe(
         name=f"{activation} by {weight.format}",
-        activation=activation,
-        weight=weight.format,
+        activation=under_one(activation),
+        weight=under_one(weight.format),
         source="operands of a quantised layer",
     )
     return Gemm(m=rows, n=n, k=k, recipe=recipe, out=_NAMES[out])
@@ -90,13 +109,27 @@ class CodesRoute:
         x: torch.Tensor,
         weight: QuantizedTensor,
         bias: torch.Tensor | None,
-        held: dict[str, PackedWeight],
+        held: Held,
     ) -> torch.Tensor:
-        if operand.scale is None:
+        if operand.scales is Scales.DIRECT:
+            codes = Codes(main=_under_one(operand.codes(x)))
+            unscaled = held.get("under one")
+            if unscaled is None:
+                unscaled = held["under one"] = _under_one(weight)
+            assert isinstance(unscaled, QuantizedTensor)
+            weight = unscaled
+        elif operand.scale is None:
             codes = self.backend.quantize(x, operand.format)
         else:
             codes = Codes(main=operand.codes(x))
         return self.backend.product(codes, Codes(main=weight), dtype=x.dtype, bias=bias)
+
+
+def _under_one(codes: QuantizedTensor) -> QuantizedTensor:
+    """Codes of a direct cast under a scale of 1, as kernels take them."""
+    fmt = under_one(codes.format)
+    scales = torch.ones(1, 1, device=codes.codes.device)
+    return QuantizedTensor(codes=codes.codes, scales=scales, format=fmt)
 
 
 class WeightOnlyRoute:
@@ -118,15 +151,17 @@ class WeightOnlyRoute:
         x: torch.Tensor,
         weight: QuantizedTensor,
         bias: torch.Tensor | None,
-        held: dict[str, PackedWeight],
+        held: Held,
     ) -> torch.Tensor:
         from tiles.kernels.triton import gemm_weight_only
         from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
         from tiles.kernels.weight_only_workload import pack_quantized
         from workbench.emission.package_files._workspace import zeroed_words
 
-        if self.name not in held:
-            held[self.name] = pack_quantized(weight)
+        packed = held.get(self.name)
+        if packed is None:
+            packed = held[self.name] = pack_quantized(weight)
+        assert isinstance(packed, PackedWeight)
         sixteen = torch.bfloat16 if operand.format.element.name == "bf16" else torch.float16
         problem = problem_of(len(x), weight, operand.format, torch.float32)
         config = self.family.default(problem, self.limits).to_dict()
@@ -134,7 +169,7 @@ class WeightOnlyRoute:
         made = torch.empty(problem.m, problem.n, dtype=torch.float32, device=x.device)
         gemm_weight_only.launch(
             x.to(sixteen),
-            held[self.name],
+            packed,
             made,
             config=config,
             workspace=zeroed_words(words, MAX_SPLIT_TILES, x.device) if words else None,

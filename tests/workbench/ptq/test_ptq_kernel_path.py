@@ -4,6 +4,10 @@ As ``tests/workbench/nn/test_nn_cuda_wiring.py``: each launch is replaced by the
 checks and the product of the operands that it was given.
 """
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,19 +21,24 @@ from torch import nn
 from sim import load_gpu
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
+from tiles.kernels import gemm_workload
 from tiles.kernels.cuda import gemm_hopper
-from tiles.kernels.triton import gemm_outliers, gemm_scaled, gemm_weight_only
+from tiles.kernels.decoded_workload import stored_matrix
+from tiles.kernels.triton import gemm_decoded, gemm_outliers, gemm_scaled, gemm_weight_only
+from tiles.kernels.triton.decoded_arguments import arguments as decoded_arguments
 from tiles.kernels.triton.outlier_arguments import arguments as outlier_arguments
 from tiles.kernels.triton.weight_arguments import arguments as weight_arguments
 from tiles.kernels.weight_only_workload import multiplied_weights, pack_quantized
 from workbench.nn import cuda_products
 from workbench.nn.cuda_backend import CudaBackend
 from workbench.ptq import load, quantize
+from workbench.ptq.decoded_route import DecodedRoute
 from workbench.ptq.layers import moved
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.routes import OutlierRoute, WeightOnlyRoute
 
 LIMITS = load_gpu("h200").limits
+DECODED = ("fp8-ptq-e3m4", "fp8-ptq-mixed", "mxfp6-e2m3", "mxfp4", "mxint8", "nvfp4", "posit8")
 
 
 def cuda() -> CudaBackend:
@@ -159,7 +168,7 @@ def test_weights_alone_reach_their_kernel_packed(
 
     monkeypatch.setattr(gemm_weight_only, "launch", launch)
     route = WeightOnlyRoute(LIMITS)
-    monkeypatch.setattr(layer.path, "_of", lambda *operands: route)
+    monkeypatch.setattr(layer.path, "_of", lambda *given: route)
     with torch.no_grad():
         y = layer(x)
         again = layer(x)
@@ -169,6 +178,67 @@ def test_weights_alone_reach_their_kernel_packed(
     assert seen == [torch.bfloat16] * 2
     assert list(made.ran.values()) == ["triton_weight_only"]
     assert list(layer.held) == ["triton_weight_only"]  # packed once
+
+
+@pytest.mark.parametrize("rows", [3, 300], ids=["in the loop", "staged"])
+@pytest.mark.parametrize("recipe", DECODED)
+def test_codes_that_no_tensor_core_takes_reach_their_kernel_packed(
+    recipe: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear, x = nn.Linear(256, 64), normal(rows, 256)
+    made = quantize(linear, recipe, calibration=[x])
+    layer = made.model
+    assert isinstance(layer, QuantizedLinear)
+    with torch.no_grad():
+        expected = layer(x)
+    seen: list[tuple[int, int]] = []
+
+    def launch(a: Any, b: Any, c: Any, *, config: Any, workspace: Any, num_sms: int) -> None:
+        assert config["staged"] == (rows > 256)
+        decoded_arguments(a, b, c, config, workspace, num_sms)
+        assert layer.codes is not None
+        assert torch.equal(b.codes, stored_matrix(layer.codes).codes)
+        seen.append((int(a.codes.shape[1]), a.columns))
+        operand = layer.operator.operands["input"]
+        assert torch.equal(a.codes, stored_matrix(operand.codes(x)).codes)
+        c.copy_(operand.rounded(x).double() @ layer.values.double().t())
+
+    monkeypatch.setattr(gemm_decoded, "launch", launch)
+    monkeypatch.setattr(gemm_workload, "multiprocessors", lambda device: 132)
+    route = DecodedRoute(LIMITS)
+    monkeypatch.setattr(layer.path, "_of", lambda *given: route)
+    with torch.no_grad():
+        y = layer(x)
+    assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    bits = layer.operator.operands["input"].format.element.bits
+    assert seen == [(256 * bits // 8, 256)]  # packed
+    assert list(made.ran.values()) == ["triton_decoded_gemm"]
+    assert list(layer.held) == ["triton_decoded_gemm"]
+
+
+@pytest.mark.slow
+def test_decoded_layers_compute_what_their_codes_stand_for() -> None:
+    script = Path(__file__).with_name("interpreted_decoded.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *DECODED],
+        env={**os.environ, "PYTHONPATH": str(script.parents[3]), "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == dict.fromkeys(DECODED, "")
+
+
+def test_a_direct_cast_reaches_the_kernel_under_scales_of_one(launched: list[str]) -> None:
+    linear, x = nn.Linear(64, 48), normal(2, 9, 64)
+    plain = quantize(linear, "fp8-ptq-e5m2", calibration=[x])
+    backed = quantize(linear, "fp8-ptq-e5m2", calibration=[x], backend=cuda())
+    with torch.no_grad():
+        assert_close(backed.model(x), plain.model(x), rtol=1e-5, atol=1e-5)
+    assert set(launched) == {"hopper_gemm"}
+    assert set(backed.ran.values()) == {"cuda backend"}
 
 
 @pytest.mark.parametrize("fmt", ["e4m3fn.mx", "e4m3fn.b1x128", "int4.g128", "uint4.g128", "nvfp4"])
