@@ -39,7 +39,10 @@ __all__ = [
 ERROR_FACTOR = 4.0
 NAME = "patched_block_kernels"
 #: Families of products that compete for the entries.
-_FAMILIES = ("triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only")
+_FAMILIES = (
+    "triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only",
+    "hopper_weight_prefill",
+)  # fmt: skip
 
 
 def emitted_for(

@@ -40,6 +40,7 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "hopper_block_gemm": HopperBlockParameters,
     "triton_weight_only": WeightOnlyParameters,
     "hopper_weight_only": HopperWeightOnlyParameters,
+    "hopper_weight_prefill": HopperGemmParameters,
     "triton_decoded_gemm": DecodedParameters,
     "triton_outlier_gemm": OutlierParameters,
     "triton_batched_gemm": BatchedParameters,

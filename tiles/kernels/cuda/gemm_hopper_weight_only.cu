@@ -38,31 +38,18 @@
 #define WARPS_N (BLOCK_N / WARP_ROWS)
 #define CONSUMERS (WARPS_N * WARPS_K * 32)
 #define THREADS (CONSUMERS + 32)
-#define HALVES (WEIGHT <= 2 ? 2 : 1)  // codes in a byte
-#define PANEL_BYTES 64                // of a row
-#define PANEL (64 * HALVES)           // columns
 #define M16 (WARP_ROWS / 16)
 #define N8 (BLOCK_M / 8)
-#if GROUP > 0 && GROUP < PANEL
-#define PER_PANEL (PANEL / GROUP)  // scales of a row
-#else
-#define PER_PANEL 1
-#endif
-#define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
 // Columns that are summed before they are scaled.  Where many sums of a lane hide how long a product
 // takes, whole panels: fewer sums are scaled.
 #define PART (PER_PANEL > 1 ? (PANEL / PER_PANEL < 64 ? PANEL / PER_PANEL : 64) : M16 * N8 > 2 ? PANEL : 64)
-#define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
 // One after the other where operands of both would not fit the registers.
 #define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
-#define W_BYTES (BLOCK_N * PANEL_BYTES)
 #define X_BYTES (BLOCK_M * ROW_BYTES)  // of 64 columns
 #include "hopper_ring.cuh"
 #include "weight_codes.cuh"
+#include "weight_panels.cuh"
 
-#define ZERO_ITEM (WEIGHT == 1 ? 1 : 0)
-#define SCALE_SLOT ((BLOCK_N * PER_PANEL * SCALE_ITEM + 127) / 128 * 128)
-#define ZERO_SLOT ((BLOCK_N * PER_PANEL * ZERO_ITEM + 127) / 128 * 128)
 // Words from one row of C to the next while it is staged: 4 more than a multiple of 16, so that the
 // lanes of a warp meet in no bank.
 #define PITCH (BLOCK_N + 4)
@@ -110,20 +97,11 @@ __device__ __forceinline__ i64 first_step(i64 steps, int cta, int ctas) {
 __device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const TensorMap *map_x,
                                            const u8 *codes, const u8 *scale, const u8 *zero,
                                            i64 row, int rows, int top, int left, int panel, int n) {
-    barrier_expect(bar, rows * (PANEL_BYTES + PER_PANEL * (SCALE_ITEM + ZERO_ITEM)) +
-                            HALVES * X_BYTES);
-    copy_bulk(ring.w, codes + row * PANEL_BYTES, rows * PANEL_BYTES, bar);
+    barrier_expect(bar, rows * PANEL_ROW_BYTES + HALVES * X_BYTES);
 #pragma unroll
     for (int half = 0; half < HALVES; half++)
         load_tile(ring.x + half * X_BYTES, map_x, bar, panel * PANEL + half * 64, top);
-#if GROUP > 0
-    const i64 word =
-        PANELS_PER_SCALE > 1 ? (i64)(panel / PANELS_PER_SCALE) * n + left : row * PER_PANEL;
-    copy_bulk(ring.scale, scale + word * SCALE_ITEM, rows * PER_PANEL * SCALE_ITEM, bar);
-#endif
-#if ZERO_ITEM
-    copy_bulk(ring.zero, zero + word, rows * PER_PANEL, bar);
-#endif
+    load_panel(ring.w, ring.scale, ring.zero, bar, codes, scale, zero, row, rows, left, panel, n);
 }
 
 __device__ __forceinline__ void add_scaled(const float (&part)[4],
@@ -148,8 +126,7 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         for (int place = 0; place < PER_PANEL; place++) {
             const int at = (warp_row + lane / 4 + i * 8) * PER_PANEL + place;
             factor[i / 2][i % 2][place] = load_scale(ring.scale + at * SCALE_ITEM);
-            less[i / 2][i % 2][place] =
-                ZERO_ITEM ? load_shared_u8(ring.zero + at) * 0x10001u | LESS_MAGIC : 0;
+            less[i / 2][i % 2][place] = load_less(ring.zero, at);
         }
     }
     float part[M16][N8][4];
