@@ -23,7 +23,7 @@ KERNEL = HopperWeightOnly()
 H200, H100 = sim.load_gpu("h200"), sim.load_gpu("h100")
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 16, "per_sm": 0,
-    "cluster": 1,
+    "cluster": 1, "wgmma": False,
 }  # fmt: skip
 
 

@@ -51,6 +51,9 @@ class HopperWeightOnlyConfig(TileConfig):
     cluster: int = (
         1  #: CTAs that share a tile's panels and add up through distributed shared memory
     )
+    #: products by warpgroups, 64 rows of W at a time, for which X is read in shared memory;
+    #: otherwise by warps, which load it to registers
+    wgmma: bool = False
 
 
 def _warp_rows(block_n: int, block_m: int) -> int:
@@ -94,12 +97,13 @@ class HopperWeightOnly(Kernel):
             stages=(4, 6, 8, 12, 16, 24, 32, 48),
             per_sm=(0, 1, 2, 3),
             cluster=CLUSTERS,
+            wgmma=(False, True),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         assert isinstance(problem, Gemm)
         return [
-            *capability_rules(table),
+            *capability_rules(problem, table),
             *resource_rules(problem, table, limits),
             *waste_rules(problem, table),
         ]
