@@ -90,7 +90,7 @@ def hopper_weight_prefill_cost(
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
-    exposed_clk = ring_exposed_clk(gpu, busy_clk, stages, cluster, clock, of)
+    exposed_clk = ring_exposed_clk(gpu, busy_clk, stages / halves(weight), cluster, clock, of)
     latency_ns = of.loaded_latency * load_latency_ns(gpu, np.ones(1), np.ones(1, np.bool_))[0]
     main_clk = panels * (busy_clk + exposed_clk)
 
@@ -105,7 +105,7 @@ def hopper_weight_prefill_cost(
         gpu,
         read_bytes=dram_read,
         write_bytes=dram_write,
-        in_flight_bytes=stages * asked * at_work,
+        in_flight_bytes=stages / halves(weight) * asked * at_work,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
     to_us = rounds * panels / (clock * 1e3)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 FAMILY, LIMITS = HopperWeightPrefill(), load_gpu("h200").limits
 PLAIN = {
-    "block_m": 128, "block_n": 256, "stages": 3, "cluster": 1, "group_m": 8, "store_buffers": 1,
+    "block_m": 128, "block_n": 256, "stages": 7, "cluster": 1, "group_m": 8, "store_buffers": 1,
 }  # fmt: skip
 FORMATS = (
     ("bf16", "int4.g128"),
@@ -38,11 +38,11 @@ def config(**fields: int) -> HopperWeightPrefillConfig:
 CONFIGS = {
     "128 x 256": config(),
     "two CTAs share X": config(cluster=2, store_buffers=2),
-    "256 x 128": config(block_m=256, block_n=128, stages=2),
-    "192 x 128, two CTAs": config(block_m=192, block_n=128, stages=2, cluster=2),
-    "128 x 128": config(block_n=128, stages=4),
+    "256 x 128": config(block_m=256, block_n=128, stages=5),
+    "192 x 128, two CTAs": config(block_m=192, block_n=128, stages=6, cluster=2),
+    "128 x 128": config(block_n=128, stages=10),
     "96 x 256": config(block_m=96),
-    "64 x 128": config(block_m=64, block_n=128, stages=6),
+    "64 x 128": config(block_m=64, block_n=128, stages=12),
 }
 #: Tails of every extent; fewer tiles than multiprocessors, and more.
 SHAPES = ((70, 272, 1032), (300, 1040, 2056), (65, 4096, 392), (2048, 4112, 520))

@@ -166,3 +166,14 @@ def test_prefill_takes_the_copy_engine_and_needs_no_split(n: int) -> None:
     # Where thousands of tiles fill the GPU a split is nearly free with the copy engine, and no use.
     assert time_us[table["split_k"] == 1].min() < 1.02 * time_us.min()
     assert time_us[~table["tma"] & (table["split_k"] == 2)].min() > 1.15 * time_us.min()
+
+
+def test_warpgroups_take_fewer_instructions_and_less_of_shared_memory() -> None:
+    """170 instructions of a warp for 16 rows by 128 columns at 32 rows of X; warps 389 for 32."""
+    problem = gemm(32, 8192, 8192)
+    fields = {"block_m": 32, "block_n": 128, "warps_k": 2, "stages": 8, "cluster": 2}
+    plain = price(problem, one(**fields, warp_rows=32)).terms_us
+    wide = price(problem, one(**fields, wgmma=True)).terms_us
+    assert wide["shared_memory"][0] < 0.8 * plain["shared_memory"][0]
+    # Warpgroups decode the same, and need no copies of X in registers.
+    assert wide["cuda_cores"][0] < 0.95 * plain["cuda_cores"][0]

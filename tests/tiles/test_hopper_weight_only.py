@@ -104,14 +104,14 @@ def test_compiles_without_spills(case: str) -> None:
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
     assert stages_given_up_unread(found.ptx) == []
     kind = "f16.f16" if problem.recipe.activation.element.name == "fp16" else "bf16.bf16"
-    words = ["cp.async.bulk.shared::cluster.global", "cp.async.bulk.tensor.2d"]
+    wanted = ["cp.async.bulk.shared::cluster.global", "cp.async.bulk.tensor.2d"]
     if one.wgmma:
-        words.append(f"wgmma.mma_async.sync.aligned.m64n{one.block_m}k16.f32.{kind}")
+        wanted.append(f"wgmma.mma_async.sync.aligned.m64n{one.block_m}k16.f32.{kind}")
         overwritten, products = overwritten_operands(found.machine_code())
         assert (overwritten, products > 0) == ([], True)
     else:
-        words += ["ldmatrix", f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.f32"]
-    for word in words:
+        wanted += ["ldmatrix", f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.f32"]
+    for word in wanted:
         assert word in found.ptx
     assert not re.search(r"bytes smem", found.log)  # all of it is what the launcher asks for
     asked = launcher.smem_bytes(config=one.to_dict(), **formats(problem))

@@ -115,18 +115,20 @@ def test_gives_the_product(case: str) -> None:
 
 #: What a reader might forget, by the line that would be wrong.
 MUTATIONS = {
-    "a stage given up before its last product": (
-        "if (u == 0 && panel > 0) {", "if (u == UNITS - 1) {",
-    ),
-    "sums read too soon": (
-        "            wgmma_wait<0>();\n", "",
+    "a stage given up before its last product": ("wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "sums read too soon": ("            wgmma_wait<0>();\n", ""),
+    "X multiplied before it is there": (
+        "if (fresh && half > 0) barrier_wait(full_bar + stage * 8, phase);", "",
     ),
     "the next panel decoded before it is there": (
-        "if (panel + 1 < panels || index + more_tiles < tiles)\n"
-        "                            barrier_wait(full_bar + next * 8, turned);",
-        ";",
+        "if (then == 0 && (panel + 1 < panels || index + more_tiles < tiles))\n"
+        "                        barrier_wait(full_bar + stage * 8, phase);",
+        "",
     ),
-    "the phase of a ring's first stage": ("phase ^ (next == 0)", "phase"),
+    "the phase of a ring's first stage": (
+        "                        if (stage == 0) phase ^= 1;\n", "",
+    ),
+    "places for panels too few": ("STAGES / 2 + 1", "1"),
     "sums of the tile before": ("panel > 0 || half > 0", "index > 0 || panel > 0 || half > 0"),
     "a staging buffer written while it is stored": (
         "                    await_buffer(consumer, thread);\n", "",
@@ -140,8 +142,10 @@ def test_what_stands_in_for_the_gpu_sees_mistakes(name: str) -> None:
     before, after = MUTATIONS[name]
     text = SOURCE.read_text()
     assert before in text
+    fields = (64, 128, 4 if "places" in name else 2, 1, 1, 1)
+    landing = 2048 if name.startswith("X") else 64
     with pytest.raises(AssertionError):
         check(
-            (140, 272, 632), "int4", "fp16", 128, (64, 128, 2, 1, 1, 1),
-            out="bf16", landing=64, text=text.replace(before, after),
+            (140, 272, 632), "int4", "fp16", 128, fields,
+            out="bf16", landing=landing, text=text.replace(before, after),
         )  # fmt: skip

@@ -91,8 +91,7 @@ def held_registers(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     weight, sixteens = problem.recipe.weight, table["warp_rows"] // 16
     panel, group = PANEL_BYTES * halves(weight), group_columns(weight)
     scales = 2 * (panel // group) * (2 if weight.asymmetric else 1) if 0 < group < panel else 0
-    # Two halves of a panel that the tensor cores read; the compiler needs 96 registers at 32 rows of X
-    # and 127 at 64.
+    # Two halves of a panel that the tensor cores read: 96 registers are enough at 32 rows of X.
     units = np.where(table["wgmma"], 12, 0)
     total: NDArray[np.int64] = sixteens * (table["block_m"] + 8 + scales) + units
     return total

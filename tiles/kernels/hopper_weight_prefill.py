@@ -30,7 +30,7 @@ class HopperWeightPrefillConfig(TileConfig):
 
     block_m: int  #: rows of X in a tile: the wide side of the tensor cores' instruction
     block_n: int  #: rows of W in a tile, half of them a warpgroup's
-    stages: int  #: panels of W in flight, with the columns of X that they meet
+    stages: int  #: of 64 columns of X in flight, with the panels of W that they meet
     cluster: int  #: CTAs, neighbours along N, that share each tile of X by multicast
     group_m: int  #: raster group: rows of tiles visited before moving along N
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
@@ -67,7 +67,7 @@ class HopperWeightPrefill(Kernel):
             HopperWeightPrefillConfig,
             block_m=BLOCK_M,
             block_n=BLOCK_N,
-            stages=(2, 3, 4, 5, 6, 8),
+            stages=(3, 4, 5, 6, 7, 8, 10, 12),
             cluster=CLUSTERS,
             group_m=(1, 4, 8, 16),
             store_buffers=(1, 2),
@@ -100,7 +100,7 @@ class HopperWeightPrefill(Kernel):
                     store_buffers=1,
                 )
                 for m, n in (*most, *reversed(shapes))
-                for stages in (4, 3, 2)
+                for stages in (8, 7, 6, 5, 4, 3)
             ),
         )
 

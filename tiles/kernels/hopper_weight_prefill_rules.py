@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiles.kernels.base import Limits
-from tiles.kernels.hopper_rules import STORE_BYTES, shared_memory_rule
+from tiles.kernels.hopper_rules import STAGE_BYTES, STORE_BYTES, shared_memory_rule
 from tiles.kernels.hopper_weight_only_rules import panels_of, stage_bytes
 from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.weight_only_resources import halves
 from tiles.problems import Gemm
 
 __all__ = [
@@ -35,7 +36,10 @@ CONSUMERS, MAX_STAGES = 2, 16
 def prefill_smem_bytes(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     """Shared memory of a CTA by configuration, bytes; exact, the kernel lays it out itself."""
     staging = 0 if problem.out == "fp32" else CONSUMERS * table["store_buffers"] * STORE_BYTES
-    total: NDArray[np.int64] = table["stages"] * (stage_bytes(problem, table) + 16) + staging
+    stages, x_bytes = table["stages"], table["block_m"] * STAGE_BYTES
+    panels = np.where(halves(problem.recipe.weight) == 1, stages, stages // 2 + 1)
+    w_bytes = stage_bytes(problem, table) - halves(problem.recipe.weight) * x_bytes
+    total: NDArray[np.int64] = stages * (x_bytes + 16) + panels * w_bytes + staging
     return total
 
 
@@ -45,7 +49,7 @@ def prefill_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rul
     group, buffers = table["group_m"], table["store_buffers"]
     rows, columns = -(-problem.m // np.maximum(m, 1)), -(-problem.n // np.maximum(n, 1))
     highest = next((width for width in BLOCK_M if width >= problem.m), BLOCK_M[-1])
-    panels = panels_of(problem)
+    steps = panels_of(problem) * halves(problem.recipe.weight)
     most = np.where(n == BLOCK_N[0], MAX_BLOCK_M[BLOCK_N[0]], MAX_BLOCK_M[BLOCK_N[1]])
     return [
         Rule(
@@ -86,8 +90,8 @@ def prefill_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rul
         ),
         Rule(
             "stages",
-            stages > np.maximum(3, 2 * panels),
-            lambda r: f"{stages[r]} stages for {panels} panels",
+            stages > np.maximum(3, 2 * steps),
+            lambda r: f"{stages[r]} stages for {steps} steps along K",
         ),
         Rule(
             "staging",

@@ -66,9 +66,10 @@ def smem_bytes(
     a_row = panel // group if 0 < group < panel else 1
     slot = -(-block_n * a_row * SCALE_BYTES[scale_format] // 128) * 128
     zeros = -(-block_n * a_row // 128) * 128 if weight == "uint4" else 0
-    stage = block_n * PANEL_BYTES + panel // 64 * block_m * ROW_BYTES + slot + zeros
+    places = stages if panel == PANEL_BYTES else stages // 2 + 1
+    rings = stages * (block_m * ROW_BYTES + 16) + places * (block_n * PANEL_BYTES + slot + zeros)
     staging = 0 if out == "fp32" else CONSUMERS * int(config["store_buffers"]) * STORE_BYTES
-    return stages * (stage + 16) + staging
+    return rings + staging
 
 
 def options(
