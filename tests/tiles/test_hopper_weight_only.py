@@ -216,8 +216,15 @@ def test_every_legal_space_holds_the_default_and_fits(weight: str, shape: str) -
 
 
 def test_one_wave_of_tall_tiles_is_the_default_of_a_decode_step() -> None:
-    for n, width in ((28672, 224), (10240, 80), (8192, 64), (4096, 32), (57344, 224)):
+    for n, width in ((28672, 224), (10240, 80), (8192, 64), (57344, 224)):
         assert FAMILY.default(gemm(f"1x{n}x8192", "int4.g128"), H200).block_n == width
+
+
+def test_two_ctas_share_a_tile_of_a_layer_of_few_rows() -> None:
+    for n, width in ((4096, 64), (6144, 96), (1024, 16)):
+        default = FAMILY.default(gemm(f"1x{n}x8192", "int4.g128"), H200)
+        assert (default.block_n, default.cluster) == (width, 2)
+    assert FAMILY.default(gemm("1x4096x96", "int4.g128"), H200).cluster == 1  # one panel
 
 
 @pytest.mark.parametrize(
