@@ -97,22 +97,26 @@ def test_tiles_that_ctas_share_cost_their_sums() -> None:
 
 
 def test_the_warp_that_loads_limits_narrow_tiles_whatever_their_groups() -> None:
-    """A CTA a multiprocessor: an H200 took 27.4 us with 8 groups, 420 clocks for each panel."""
-    problem = gemm(8, 4096, 14336)
+    """A CTA a multiprocessor: an H200 took 12.9 us with 4 groups and 13.5 us with 8."""
+    problem = gemm(1, 4096, 14336)
     narrow = {"block_n": 32, "warp_rows": 32, "stages": 32}
     four, eight = (price(problem, one(**narrow, warps_k=n)) for n in (4, 8))
     for priced in (four, eight):
-        clk = priced.terms_us["latency"][0] * H200.max_clock_mhz / (14336 // 128)
-        assert clk == pytest.approx(HOPPER_WEIGHT_ONLY.request_clk)
-        assert 0.85 < priced.time_us[0] / 27.4 < 1.15
+        assert 0.85 < priced.time_us[0] / 13.2 < 1.15
+    clk = eight.terms_us["latency"][0] * H200.max_clock_mhz / (14336 // 128)
+    assert clk == pytest.approx(HOPPER_WEIGHT_ONLY.request_clk)
     # Twice the rows a stage ask for half the stages of the same weights.
-    wide = price(gemm(8, 8192, 14336), one(**narrow | {"block_n": 64}, warps_k=8))
-    assert wide.time_us[0] < 1.1 * eight.time_us[0]
+    wide = price(problem, one(**narrow | {"block_n": 64, "cluster": 2}, warps_k=8))
+    assert wide.terms_us["latency"][0] == pytest.approx(eight.terms_us["latency"][0] / 2)
+    assert 0.85 < wide.time_us[0] / 12.2 < 1.15
 
 
 def test_nine_warps_of_a_hundred_registers_leave_no_room_for_a_second_cta() -> None:
-    """An H200 took 18.1 us for two CTAs a multiprocessor, one after the other, 10.5 us for one."""
-    problem = gemm(1, 4096, 4096)
+    """An H200 took 18.1 us for two CTAs a multiprocessor, one after the other, 10.5 us for one.
+
+    That was when the warp that loads took 91 instructions for a stage.
+    """
+    problem, then = gemm(1, 4096, 4096), replace(HOPPER_WEIGHT_ONLY, request_clk=470.0)
     narrow = {"block_n": 16, "warp_rows": 16, "warps_k": 8, "stages": 32}
     facts = CompileFacts(
         compiler="nvrtc 13.0", target="sm_90a", threads=288, smem_bytes=108048, registers=106,
@@ -120,7 +124,9 @@ def test_nine_warps_of_a_hundred_registers_leave_no_room_for_a_second_cta() -> N
     )  # fmt: skip
     lean = replace(facts, registers=64)
     one_by_one, together = (
-        sim.price(problem, KERNEL, one(**narrow), H200, {0: made}).time_us[0]
+        sim.price(
+            problem, KERNEL, one(**narrow), H200, {0: made}, parameters={KERNEL.name: then}
+        ).time_us[0]
         for made in (facts, lean)
     )
     assert 0.85 < one_by_one / 18.1 < 1.15
@@ -168,12 +174,9 @@ def test_prefill_takes_the_copy_engine_and_needs_no_split(n: int) -> None:
     assert time_us[~table["tma"] & (table["split_k"] == 2)].min() > 1.15 * time_us.min()
 
 
-def test_warpgroups_take_fewer_instructions_and_less_of_shared_memory() -> None:
-    """170 instructions of a warp for 16 rows by 128 columns at 32 rows of X; warps 389 for 32."""
+def test_warpgroups_take_less_of_shared_memory() -> None:
     problem = gemm(32, 8192, 8192)
     fields = {"block_m": 32, "block_n": 128, "warps_k": 2, "stages": 8, "cluster": 2}
     plain = price(problem, one(**fields, warp_rows=32)).terms_us
     wide = price(problem, one(**fields, wgmma=True)).terms_us
     assert wide["shared_memory"][0] < 0.8 * plain["shared_memory"][0]
-    # Warpgroups decode the same, and need no copies of X in registers.
-    assert wide["cuda_cores"][0] < 0.95 * plain["cuda_cores"][0]
