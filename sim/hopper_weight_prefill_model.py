@@ -17,7 +17,7 @@ from sim.gpu import Gpu
 from sim.hopper_gemm_model import ring_exposed_clk
 from sim.hopper_weight_only_model import DECODE_INSTRUCTIONS
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.parameters import HOPPER_GEMM, HopperGemmParameters
+from sim.parameters import HOPPER_WEIGHT_PREFILL, HopperWeightPrefillParameters
 from sim.pipes import SCHEDULERS
 from sim.traffic import footprint
 from tiles.formats import element
@@ -46,7 +46,10 @@ def panel_instructions(problem: Gemm, table: ConfigTable) -> F64:
 
 
 def hopper_weight_prefill_cost(
-    problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperGemmParameters = HOPPER_GEMM
+    problem: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    parameters: HopperWeightPrefillParameters = HOPPER_WEIGHT_PREFILL,
 ) -> Cost:
     """Price every configuration of a table with the columns of ``HopperWeightPrefillConfig``."""
     of = parameters

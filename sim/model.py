@@ -31,6 +31,7 @@ from sim.parameters import (
     HOPPER_GEMM,
     HOPPER_SKINNY,
     HOPPER_WEIGHT_ONLY,
+    HOPPER_WEIGHT_PREFILL,
     OUTLIER,
     STREAM,
     WEIGHT_ONLY,
@@ -115,7 +116,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
         lambda problem, _, table, gpu, __, *rest: hopper_weight_prefill_cost(
             problem, table, gpu, *rest
         ),
-        HOPPER_GEMM,
+        HOPPER_WEIGHT_PREFILL,
     ),
     (Gemm, HopperBlockGemmConfig): _Model(
         lambda problem, _, table, gpu, __, *rest: hopper_block_cost(problem, table, gpu, *rest),

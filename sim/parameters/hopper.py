@@ -17,10 +17,12 @@ __all__ = [
     "HOPPER_GEMM",
     "HOPPER_SKINNY",
     "HOPPER_WEIGHT_ONLY",
+    "HOPPER_WEIGHT_PREFILL",
     "HopperBlockParameters",
     "HopperGemmParameters",
     "HopperSkinnyParameters",
     "HopperWeightOnlyParameters",
+    "HopperWeightPrefillParameters",
 ]
 
 
@@ -188,6 +190,25 @@ class HopperWeightOnlyParameters(Parameters):
     units_exponent: float = fitted(1.6, 0.4)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperWeightPrefillParameters(Parameters):
+    """Of ``hopper_weight_prefill``: what :class:`HopperGemmParameters` has, of plain products."""
+
+    handshake_clk: float = fitted(34.0, 0.5)
+    staging_clk: float = fitted(140.0, 0.4)
+    epilogue_clk: float = fitted(240.0, 0.4)
+    setup_clk: float = fitted(750.0, 0.4)
+    device_floor_us: float = fitted(1.1, 0.4)
+    loaded_latency: float = fitted(1.45, 0.2)
+    ring_clk: float = fitted(170.0, 0.4)
+    cluster_clk: float = fitted(215.0, 0.4)
+    cluster_step_clk: float = fitted(55.0, 0.4)
+    held_steps: float = fitted(1.75, 0.2)
+    store_clk: float = fitted(220.0, 0.4)
+    overlap_exponent: float = fitted(6.0, 0.3)
+
+
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()
 HOPPER_SKINNY = HopperSkinnyParameters()
 HOPPER_WEIGHT_ONLY = HopperWeightOnlyParameters()
+HOPPER_WEIGHT_PREFILL = HopperWeightPrefillParameters()
