@@ -97,6 +97,13 @@ CASES: dict[str, tuple[Any, ...]] = {
         ((65, 128, 200), "e2m1fn", "e4m3fn", 16, (64, 128, 3, 1, 1, 1)),
         {"activation": torch.float16, "out": "fp16"},
     ),
+    "one consumer ahead, also of a whole tile": (
+        ((200, 272, 100), "int4", "fp16", 128, (64, 128, 6, 1, 2, 2)), {"out": "bf16"},
+    ),
+    "one consumer ahead, three tiles a CTA": (
+        ((300, 256, 712), "int4", "fp16", 128, (64, 128, 5, 2, 2, 1)),
+        {"out": "bf16", "landing": 64},
+    ),
     "int8, units of 32 columns": (
         ((70, 144, 200), "int8", "fp16", 128, (64, 128, 4, 1, 4, 1)), {"landing": 256},
     ),
