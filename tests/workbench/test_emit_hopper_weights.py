@@ -336,12 +336,17 @@ def test_many_rows_take_the_kernel_of_many_rows(
 
 
 @pytest.mark.slow
-def test_what_can_be_verified_without_a_gpu_passes(tmp_path: Path) -> None:
-    package = emit(run_of(study(ALONE, family=HOPPER)), tmp_path / "out", name="weight_pack")
+@pytest.mark.parametrize(
+    ("family", "problem"), [(HOPPER, ALONE), (PREFILL, "gemm:512x64x256:w4a16-g128:bf16")]
+)
+def test_what_can_be_verified_without_a_gpu_passes(
+    tmp_path: Path, family: str, problem: str
+) -> None:
+    package = emit(run_of(study(problem, family=family)), tmp_path / "out", name="weight_pack")
     report = verify(package.folder, device="cpu", seed=5)
     assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
     outcomes = {check.name: check.status for check in report.checks}
-    label = f"{HOPPER} {ALONE}"
+    label = f"{family} {problem}"
     for part in ("configuration", "launcher", "stand-in: configuration", "stand-in: random"):
         assert outcomes[f"{label}: {part}"] is Outcome.PASSED
     assert outcomes[f"{label}: answers"] is Outcome.SKIPPED
