@@ -82,7 +82,10 @@ def hopper_weight_only_cost(
         smem_bytes=compiled.smem(weight_smem_bytes(problem, table)),
         warps=warps_n * groups + 1,
     )
-    spread = waves(ctas, occupancy, gpu.sm_count)
+    # A cluster lies within one group of multiprocessors, whose numbers larger ones do not divide.
+    packed = (gpu.sm_count * of.packed_share / cluster).astype(np.int64) * cluster
+    placed = np.where(cluster > 2, np.maximum(packed, cluster), gpu.sm_count)
+    spread = waves(ctas, occupancy, placed)
     busiest = spread.full * occupancy + spread.tail_per_sm
     resident = np.minimum(ctas, spread.capacity)
     together = np.minimum(occupancy, -(-ctas // gpu.sm_count))
