@@ -175,9 +175,9 @@ class HopperWeightOnlyParameters(Parameters):
     #: 4096x14336 in tiles of 32 rows on an H200.  In ``data/h200/later_sweeps`` it is 470: that
     #: loop took 91 instructions a stage, today's takes 38.
     request_clk: float = fitted(150.0, 0.4)
-    #: Share of the multiprocessors that clusters of more than two find room on: 128 CTAs in clusters
-    #: of four or eight took 19.1 to 19.8 us for 4096x14336 on an H200, in clusters of two 11.5 us,
-    #: as if some came behind the others.
+    #: Share of the multiprocessors that clusters of more than two find room on: 128 CTAs by fours
+    #: or eights took 19.1 to 19.8 us for 4096x14336 on an H200, in clusters of two 11.5 us, as if
+    #: some came behind the others.
     packed_share: float = fitted(0.9, 0.05)
     #: Barriers, tensor maps and the first indices of a CTA (900).
     setup_clk: float = fitted(720.0, 0.4)
