@@ -22,7 +22,8 @@ demo: $(VENV)/.installed
 	$(BIN)/workbench report build/demo/run
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m alone $$(grep -rl --include="test_*.py" "pytest.mark.alone" tests)
+	$(BIN)/python -m pytest -q -m "alone and not gpu" \
+		$$(grep -rl --include="test_*.py" --exclude-dir=gpu "pytest.mark.alone" tests)
 	$(BIN)/python -m pytest -n auto $(FILES)
 
 check: $(VENV)/.installed

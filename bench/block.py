@@ -60,6 +60,7 @@ def predict(case: Case, gpu: str) -> dict[str, Any]:
         sequence=case.length,
         training=True,
         recipes=["bf16"],
+        calibration="none",
     )
     if not report.rows:
         raise ValueError(f"{case}: {report.refused[0].reason}")

@@ -3,11 +3,13 @@
     python -m bench.patch --package out/ --commit HASH --output evidence/h200/patch.json
 
 Without ``--package`` one is emitted on the spot from a simulated sweep: the cost model's best
-configurations, never measured.  ``--dry-run`` runs the same on a tiny block in Triton's interpreter
-and times nothing.
+configurations, never measured.  ``--profile`` lists what both launch, kernel by kernel, beside
+the operators that were predicted.  ``--dry-run`` runs the same on a tiny block in Triton's
+interpreter and times nothing.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -19,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.block_timing import SETTLE_S, Case, Clock
-from bench.patched_block import emitted_for, imported, measure_patched, predict_patched
+from bench.patched_block import (
+    emitted_for,
+    imported,
+    measure_patched,
+    predict_patched,
+    profile_patched,
+)
 from bench.place import place
 from sim import load_gpu
+from sim.calibration.folder import NO_CALIBRATION
 from workbench.outfile import check_outfile, write_outfile
 
 __all__ = ["SCHEMA", "main"]
@@ -103,24 +112,28 @@ def _rows(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str
             model = str(folder / "tiny.json")
             Path(model).write_text(json.dumps(TINY), encoding="utf-8")
         cases = [_case(model, text) for text in (["2x8"] if dry else arguments.cases)]
+        asked = list(itertools.product(cases, arguments.recipes))
+        # Predicted first of all: what cannot be is told before anything is measured.
+        rows: list[dict[str, Any]] = [
+            {
+                "case": str(case),
+                "recipe": name,
+                "predicted": predict_patched(case, arguments.gpu, name, arguments.calibration),
+            }
+            for case, name in asked
+        ]
         package = arguments.package
         if package is None:
             most = 1 if dry else 8
             package = emitted_for(cases, arguments.recipes, arguments.gpu, folder, most=most).folder
         clock = None if dry else Clock("cuda", arguments.settle_s)
-        device, rows = "cpu" if dry else "cuda", []
         with imported(package) as module:
-            for case in cases:
-                for name in arguments.recipes:
-                    measured = measure_patched(case, name, module, device, clock)
-                    rows.append(
-                        {
-                            "case": str(case),
-                            "recipe": name,
-                            "predicted": predict_patched(case, arguments.gpu, name),
-                            "measured": measured,
-                        }
-                    )
+            for row, (case, name) in zip(rows, asked, strict=True):
+                device = "cpu" if dry else "cuda"
+                row["measured"] = measure_patched(case, name, module, device, clock)
+            if arguments.profile and not dry:
+                for row, (case, name) in zip(rows, asked, strict=True):
+                    row["profiled"] = profile_patched(case, name, module)
     return rows, environment
 
 
@@ -140,6 +153,10 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), metavar="NAME")
     parser.add_argument("--package", type=Path, help="folder that emit has written")
     parser.add_argument("--settle-s", type=float, default=SETTLE_S)
+    parser.add_argument(
+        "--calibration", default=NO_CALIBRATION, help="a file of workbench calibrate to predict by"
+    )
+    parser.add_argument("--profile", action="store_true", help="list the kernels, behind the times")
     parser.add_argument("--dry-run", action="store_true", help="a tiny block, nothing is timed")
     parser.add_argument("--commit", default="", help="hash of the code that runs")
     parser.add_argument("--output", type=Path)

@@ -5,24 +5,29 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bench.block_profile import profile
 from bench.block_timing import Case, Clock
 from sim import load_gpu
+from sim.calibration.folder import NO_CALIBRATION, choose_calibration
 from sim.error.expected import expected_sqnr_db
-from sim.network import Phase
+from sim.network import Batch, NetworkCost, Phase, network_cost
+from tiles.kernels import kernel, kernels
 from tiles.problems import Gemm, Problem, Quantize
 from tiles.recipes import recipe
 from workbench.network_models import read_network
-from workbench.networks import predict_network
+from workbench.predictions import Pricer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
+    from bench.torch_block import TransformerBlock
     from workbench.emission import EmittedPackage
 
 __all__ = [
@@ -32,17 +37,20 @@ __all__ = [
     "imported",
     "measure_patched",
     "predict_patched",
+    "profile_patched",
 ]
 
 #: A block's output, which four products and what lies between them add their errors to, may be off
 #: by so many times what one product of normal numbers is expected to be off.
 ERROR_FACTOR = 4.0
 NAME = "patched_block_kernels"
-#: Families of products that compete for the entries.
+TIMED = "torch.compile(fullgraph=True, dynamic=False), replayed as a CUDA graph"
+#: Families of products that compete for the entries, and the one that quantises for a layer.
 _FAMILIES = (
     "triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only",
     "hopper_weight_prefill",
 )  # fmt: skip
+_QUANTIZE = "triton_quantize"
 
 
 def emitted_for(
@@ -60,7 +68,6 @@ def emitted_for(
         ValueError: nothing of it can be emitted.
     """
     import tuning
-    from tiles.kernels import kernel
     from workbench.emission import emit
 
     target = load_gpu(gpu)
@@ -75,7 +82,7 @@ def emitted_for(
                     rounding = Quantize(
                         rows=tokens, cols=linear.k, target=one.activation, source="bf16"
                     )
-                    studies[str(rounding), "triton_quantize"] = rounding
+                    studies[str(rounding), _QUANTIZE] = rounding
                 for family in _FAMILIES:
                     if kernel(family).refusal(product, target.limits) is None:
                         studies[str(product), family] = product
@@ -130,23 +137,55 @@ def expected_error(name: str, extent: int) -> float:
     return math.sqrt(noise)
 
 
-def predict_patched(case: Case, gpu: str, name: str) -> dict[str, Any]:
+def predict_patched(
+    case: Case, gpu: str, name: str, calibration: str | Path = NO_CALIBRATION
+) -> dict[str, Any]:
     """One layer's forward pass in bf16 and under a recipe, by the cost model.
 
+    bf16 is what the fastest kernels take; under the recipe those that a patched layer launches.
+
+    Args:
+        calibration: a file of ``workbench calibrate``, or "none".
     Raises:
-        ValueError: it cannot be predicted.
+        ValueError: it cannot be predicted, or the calibration is of another GPU.
     """
-    report = predict_network(
-        gpu=gpu,
-        model=case.model,
-        batch=case.sequences,
-        sequence=case.length,
-        recipes=["bf16", name],
-    )
-    if len(report.rows) < 2:
-        raise ValueError(f"{case}: {report.refused[0].recipe}: {report.refused[0].reason}")
-    plain, coded = (row.cost.span(Phase.FORWARD).time_us / report.layers for row in report.rows)
-    return {"bf16_us": plain, "patched_us": coded, "speedup": plain / coded}
+    target = load_gpu(gpu)
+    held = choose_calibration(calibration, target)
+    figures = target if held.calibration is None else held.calibration.gpu
+    network = read_network(case.model, case.length)
+    batch = Batch(sequences=case.sequences, length=case.length)
+    launched = [kernel(family) for family in (*_FAMILIES, _QUANTIZE)]
+    costs: dict[str, NetworkCost] = {}
+    for side, one, families in (
+        ("bf16", "bf16", list(kernels().values())),
+        ("patched", name, launched),
+    ):
+        pricer = Pricer(target, families, held.calibration)
+        cost = network_cost(network, batch, recipe(one), figures, pricer.best)
+        if isinstance(cost, str):
+            raise ValueError(f"{case}: {one}: {cost}")
+        costs[side] = cost
+    layers = network.layers
+    times = {
+        f"{side}_us": cost.span(Phase.FORWARD).time_us / layers for side, cost in costs.items()
+    }
+    operators = {
+        side: [
+            {
+                "operator": priced.operator.name,
+                "work": str(priced.operator.work),
+                "kernel": priced.kernel,
+                "predicted_us": priced.span.time_us,
+            }
+            for priced in cost.operators
+        ]
+        for side, cost in costs.items()
+    }
+    return times | {
+        "speedup": times["bf16_us"] / times["patched_us"],
+        "calibration": list(held.lines),
+        "operators": operators,
+    }
 
 
 def measure_patched(
@@ -162,14 +201,7 @@ def measure_patched(
     """
     import torch
 
-    from bench.torch_block import TransformerBlock
-
-    torch.compiler.reset()
-    network = read_network(case.model, case.length)
-    block = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device).eval()
-    shape = (case.sequences, case.length, network.block.hidden)
-    generator = torch.Generator(device=device).manual_seed(1)
-    x = torch.randn(shape, generator=generator, dtype=torch.bfloat16, device=device)
+    block, x = _block(case, device)
     with torch.no_grad():
         plain = block(x)
         before = _time(block, x, clock)
@@ -182,19 +214,58 @@ def measure_patched(
     update = (plain.double() - x.double()).norm()
     found: dict[str, Any] = {
         "error": float((coded.double() - plain.double()).norm() / update),
-        "error_bound": ERROR_FACTOR * expected_error(name, network.block.hidden),
+        "error_bound": ERROR_FACTOR * expected_error(name, block.block.hidden),
         "report": report.to_dict(),
-        "bf16_us": (before + behind) / 2,
-        "patched_us": patched,
+        "bf16_us": (before["measured_us"] + behind["measured_us"]) / 2,
+        "patched_us": patched["measured_us"],
     }
-    return found | {"speedup": found["bf16_us"] / patched}
+    return found | {
+        "speedup": found["bf16_us"] / found["patched_us"],
+        "timed": "" if clock is None else TIMED,
+        "samples_us": {
+            "bf16 before": before["samples_us"],
+            "patched": patched["samples_us"],
+            "bf16 behind": behind["samples_us"],
+        },
+    }
 
 
-def _time(block: "torch.nn.Module", x: "torch.Tensor", clock: Clock | None) -> float:
+def profile_patched(case: Case, name: str, module: ModuleType) -> dict[str, list[dict[str, Any]]]:
+    """Kernels that a block launches before and after it is patched, the longest first.
+
+    Under a profiler they take longer than without one, and so does what is launched after it: so
+    this comes behind all that is timed.
+    """
     import torch
 
-    if clock is None:
-        return math.nan
+    block, x = _block(case, "cuda")
+    found = {}
+    with torch.no_grad():
+        for side in ("bf16", "patched"):
+            if side == "patched":
+                module.patch(block, name, keep=())
+            found[side] = [asdict(one) for one in profile(_captured(block, x).replay, "cuda")]
+    return found
+
+
+def _block(case: Case, device: str) -> "tuple[TransformerBlock, torch.Tensor]":
+    """A layer in bf16, and what goes in."""
+    import torch
+
+    from bench.torch_block import TransformerBlock
+
+    torch.compiler.reset()
+    network = read_network(case.model, case.length)
+    block = TransformerBlock(network.block, case.length, dtype=torch.bfloat16, device=device).eval()
+    shape = (case.sequences, case.length, network.block.hidden)
+    generator = torch.Generator(device=device).manual_seed(1)
+    return block, torch.randn(shape, generator=generator, dtype=torch.bfloat16, device=device)
+
+
+def _captured(block: "torch.nn.Module", x: "torch.Tensor") -> "torch.cuda.CUDAGraph":
+    """One compiled pass."""
+    import torch
+
     compiled: Callable[[torch.Tensor], Any] = torch.compile(block, fullgraph=True, dynamic=False)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -205,4 +276,10 @@ def _time(block: "torch.nn.Module", x: "torch.Tensor", clock: Clock | None) -> f
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         compiled(x)
-    return float(clock.time(graph.replay)["measured_us"])
+    return graph
+
+
+def _time(block: "torch.nn.Module", x: "torch.Tensor", clock: Clock | None) -> dict[str, Any]:
+    if clock is None:
+        return {"measured_us": math.nan, "samples_us": []}
+    return clock.time(_captured(block, x).replay)

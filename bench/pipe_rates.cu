@@ -3,7 +3,8 @@
 //
 // STREAM: 0 FFMA beside LOP3 (issue slots), 1 FFMA, 2 int32 to fp32, 3 the same by a magic number
 // (IADD, FADD), 4 conversion and FFMA (promotion), 5 promotion by the magic number,
-// 6 wgmma of int8, 7 wgmma and promotion of the sums before, in the same warps.
+// 6 wgmma of int8, 7 wgmma and promotion of the sums before, in the same warps, 8 mma.sync of int8,
+// 9 mma.sync and an FFMA for each of its sums.
 // The streams of wgmma take ELEMENT 4 and WGMMA_N, and compile for sm_90a alone.
 
 #if STREAM < 6
@@ -61,6 +62,59 @@ extern "C" __global__ void __launch_bounds__(1024, 1)
     for (int i = 0; i < CHAINS; i++) sum += x[i] + word[i];
     // Never true, which the compiler does not know.
     if (rounds < 0) sink[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+    if (threadIdx.x == 0) clk[blockIdx.x] = stop - start;
+}
+
+#elif STREAM >= 8
+
+#define TILES_M 2  // of 16 rows, and
+#define TILES_N 8  // of 8 columns: a warp has 32 x 64 sums
+
+__device__ __forceinline__ void multiply(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Each warp multiplies registers by registers, 32 of K at a time.  The sums run on, and their bits are
+// taken as floats: what a promotion needs at least.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    stream(long long *clk, float *sink, int rounds, float a, float b, unsigned mask) {
+    unsigned left[TILES_M][4], right[TILES_N][2], state = mask ^ (threadIdx.x + 1) * 2654435761u;
+    int product[TILES_M][TILES_N][4] = {};
+    float sum[TILES_M][TILES_N][4] = {};
+    auto draw = [&] { return state ^= state << 13, state ^= state >> 17, state ^= state << 5; };
+    for (int t = 0; t < TILES_M; t++)
+        for (int e = 0; e < 4; e++) left[t][e] = draw();
+    for (int n = 0; n < TILES_N; n++)
+        for (int e = 0; e < 2; e++) right[n][e] = draw();
+    __syncthreads();
+    const long long start = clock64();
+#pragma unroll 1
+    for (int round = 0; round < rounds; round++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int n = 0; n < TILES_N; n++)
+#pragma unroll
+                for (int t = 0; t < TILES_M; t++) {
+                    multiply(product[t][n], left[t], right[n]);
+#if STREAM == 9
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        sum[t][n][e] = fmaf(__int_as_float(product[t][n][e]), a, sum[t][n][e]);
+#endif
+                }
+    }
+    __syncthreads();
+    const long long stop = clock64();
+    float total = b;
+    for (int t = 0; t < TILES_M; t++)
+        for (int n = 0; n < TILES_N; n++)
+            for (int e = 0; e < 4; e++) total += sum[t][n][e] + product[t][n][e];
+    if (rounds < 0) sink[blockIdx.x * blockDim.x + threadIdx.x] = total;
     if (threadIdx.x == 0) clk[blockIdx.x] = stop - start;
 }
 

@@ -40,8 +40,8 @@ class Stream:
     name: str
     number: int  #: STREAM in the source
     unit: str  #: what is counted
-    each: int = 1  #: of it, in a link of a chain; for products, in one wgmma
-    wgmma_n: int = 0  #: columns of a product; 0 = no products
+    each: int = 1  #: of it, in a link of a chain; for products, in one of a warpgroup
+    wgmma_n: int = 0  #: columns of a wgmma; 0 = none
     warpgroups: int = 0
 
     @property
@@ -52,7 +52,7 @@ class Stream:
     @property
     def units_per_round(self) -> int:
         """Of all threads of an SM in one pass of the loop."""
-        if self.wgmma_n:
+        if self.warpgroups:
             return 2 * self.warpgroups * self.each
         return THREADS * CHAINS * UNROLL * self.each
 
@@ -73,6 +73,18 @@ def _products(name: str, number: int, wgmma_n: int, warpgroups: int) -> Stream:
     )
 
 
+def _by_warps(name: str, number: int) -> Stream:
+    """32 x 64 sums a warp, by mma.sync."""
+    macs = 4 * 32 * 64 * 32
+    return Stream(
+        name=f"{name}, 8 x 32x64",
+        number=number,
+        unit="multiply-adds of int8",
+        each=macs,
+        warpgroups=2,
+    )
+
+
 STREAMS = (
     Stream(name="issue slots", number=0, unit="instructions of a thread", each=2),
     Stream(name="FFMA", number=1, unit="FFMA"),
@@ -84,6 +96,8 @@ STREAMS = (
     _products("products", 6, 192, 2),
     _products("products and promotion", 7, 128, 2),
     _products("products and promotion", 7, 64, 4),
+    _by_warps("products by mma.sync", 8),
+    _by_warps("products by mma.sync and FFMA", 9),
 )
 
 

@@ -7,7 +7,8 @@ stage, share the tensor cores and promote together, so a step is the sum of prod
 a drain.  The timings behind that are of a source with one set of accumulators; two sets took
 between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
 Warpgroups that chain products (``chained``) take turns at the tensor cores
-(:func:`chained_step_clk`), and the next tile's first product runs under an epilogue.
+(:func:`chained_step_clk`), and the next tile's first product runs under an epilogue.  CTAs of a
+cluster share the larger of their tiles, along M that of B, along N that of A.
 """
 
 import numpy as np
@@ -60,15 +61,17 @@ def chained_step_clk(
 ) -> F64:
     """Clocks of a step whose two warpgroups take turns at the tensor cores, elementwise.
 
-    A warpgroup gives its turn away in front of its last quarter and takes the next one behind its
-    promotion: the tensor cores wait for the turn to arrive, and for some of the promotion.
+    A warpgroup begins a product when the other has begun its own, waits for it, and promotes it
+    while the other's runs: what lasts longer is the tensor cores' work on both, or one warpgroup's
+    own round of a product, a promotion, and what lies between them.
 
     Args:
         products_clk: both warpgroups' products with what else a step costs.
         promotion_clk: of both warpgroups' sums, at the rate of the slowest unit.
     """
     of = parameters
-    clk: F64 = products_clk + of.turn_clk + of.promotion_exposed * promotion_clk
+    round_clk = products_clk / 2 + of.promotion_stretch * promotion_clk + of.turn_clk
+    clk: F64 = np.maximum(products_clk, round_clk)
     return clk
 
 
@@ -87,18 +90,18 @@ def hopper_gemm_cost(
     depth = STAGE_BYTES * 8 // activation.element.bits
     steps = -(-k // depth)
 
-    # Tiles and traffic, by clusters where CTAs share B.
-    tiles_m, tiles_n = -(-m // bm), -(-n // bn)
-    rows_m = -(-tiles_m // cluster)
+    # Tiles and traffic, by clusters.
+    down, across = np.where(bm > bn, 1, cluster), np.where(bm > bn, cluster, 1)
+    rows_m, columns = -(-m // (bm * down)), -(-n // (bn * across))
     slots = gpu.sm_count // cluster
-    rounds = -(-rows_m * tiles_n // slots)
-    at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
+    rounds = -(-rows_m * columns // slots)
+    at_work = np.minimum(slots, rows_m * columns) * cluster  # CTAs that ask the L2 at a time
     a_tile = activation.storage_bytes(m, k) / rows_m
-    b_tile = weight.storage_bytes(n, k) / tiles_n
-    seen = footprint(rows_m, tiles_n, table["group_m"], slots + 0 * bm)
-    l2_read = rows_m * tiles_n * (a_tile + b_tile)
+    b_tile = weight.storage_bytes(n, k) / columns
+    seen = footprint(rows_m, columns, table["group_m"], slots + 0 * bm)
+    l2_read = rows_m * columns * (a_tile + b_tile)
     dram_read = dram_read_bytes(
-        gpu, rows_m, tiles_n, table["group_m"], a_tile, b_tile, rounds, seen
+        gpu, rows_m, columns, table["group_m"], a_tile, b_tile, rounds, seen
     )
     dram_write = float(m * n * out_bytes)
 
@@ -117,7 +120,7 @@ def hopper_gemm_cost(
         in_turn = step_clk + promotion_clk + of.drain_clk
         in_chains = chained_step_clk(step_clk, promotion_clk, of)
         step_clk = np.where(chained, in_chains, in_turn)
-    stage_bytes = (bm + bn / cluster) * STAGE_BYTES
+    stage_bytes = (bm / across + bn / down) * STAGE_BYTES
     l2_step_ns = l2_ns(
         gpu,
         bytes_per_sm=stage_bytes,
@@ -127,7 +130,7 @@ def hopper_gemm_cost(
     smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
     units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
     # The power limit is the board's: who has no tile leaves the others a higher clock.
-    working = rows_m * tiles_n / (rounds * slots)
+    working = rows_m * columns / (rounds * slots)
     clock = clock_ghz(
         gpu,
         element=activation.element.name,

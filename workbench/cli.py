@@ -94,6 +94,7 @@ def predict(
             training=training,
             network=network,
             recipes=workbench.select_recipes(recipe, fmt),
+            calibration=calibration,
             of_products={
                 "--shape": bool(shape),
                 "--tokens": bool(tokens),

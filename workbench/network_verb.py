@@ -18,6 +18,7 @@ def predict_network_verb(
     training: bool,
     network: bool,
     recipes: list[str] | None,
+    calibration: Path | str | None,
     of_products: Mapping[str, bool],
     as_json: bool,
 ) -> None:
@@ -46,6 +47,7 @@ def predict_network_verb(
         sequence=sequence,
         training=training,
         recipes=recipes,
+        calibration=calibration,
     )
     if as_json:
         print_json(report.to_dict())
@@ -53,6 +55,8 @@ def predict_network_verb(
         from workbench.network_tables import network_tables
 
         print_tables(*network_tables(report))
+        for line in report.calibration:
+            print(line)
         if recipes is not None:
             for refused in report.refused:
                 print(f"not predicted: {refused.recipe}: {refused.reason}")

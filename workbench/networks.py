@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim import Gpu, load_gpu
+from sim.calibration.folder import choose_calibration
 from sim.network import Batch, Memory, NetworkCost, Phase, Span, network_cost
 from tiles.kernels import kernels
 from tiles.recipes import RECIPES, recipe
@@ -76,6 +77,7 @@ class NetworkReport:
     training: bool
     rows: tuple[NetworkRow, ...]
     refused: tuple[RefusedRecipe, ...]
+    calibration: tuple[str, ...] = ()  #: which calibration was used and what of it was not, by line
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping with a schema version."""
@@ -88,6 +90,7 @@ class NetworkReport:
             "sequence": self.batch.length,
             "training": self.training,
             "intervals": COMBINED,
+            "calibration": list(self.calibration),
             "predicted": [_row_dict(row) for row in self.rows],
             "refused": [{"recipe": r.recipe, "reason": r.reason} for r in self.refused],
         }
@@ -147,6 +150,7 @@ def predict_network(
     batch: int = 1,
     training: bool = False,
     recipes: Sequence[str] | str | None = None,
+    calibration: str | Path | None = None,
 ) -> NetworkReport:
     """Predict time and memory of a transformer's layers; nothing is measured, no GPU is needed.
 
@@ -158,21 +162,26 @@ def predict_network(
         batch: sequences.
         training: backward and the optimiser's step besides.
         recipes: names; ``None`` asks for all, and what cannot be told is among the refused.
+        calibration: the path of a calibration file; ``"none"`` for none; ``None`` for the user's
+            own of that GPU, where there is one.
     Raises:
-        ValueError: unknown name, impossible model or batch.
+        ValueError: unknown name, impossible model or batch, a calibration of another GPU.
         TypeError: an argument of another type.
     """
     target = gpu if isinstance(gpu, Gpu) else load_gpu(str(gpu))
+    held = choose_calibration(calibration, target)
     wanted = list(RECIPES.values())
     if recipes is not None:
         wanted = [recipe(name) for name in items_of("recipes", recipes, str, "names")]
     tokens = Batch(sequences=count_of("batch", batch), length=count_of("sequence", sequence))
     network = read_network(path_of("model", model), tokens.length)
-    pricer = Pricer(target, list(kernels().values()))
+    pricer = Pricer(target, list(kernels().values()), held.calibration)
+    # What no family serves is priced by the GPU's figures alone.
+    figures = target if held.calibration is None else held.calibration.gpu
 
     def told(name: str) -> NetworkCost | str:
         return network_cost(
-            network, tokens, recipe(name), target, pricer.best, training=bool(training)
+            network, tokens, recipe(name), figures, pricer.best, training=bool(training)
         )
 
     baseline = told(BASELINE)
@@ -193,4 +202,5 @@ def predict_network(
         training=bool(training),
         rows=tuple(rows),
         refused=tuple(refused),
+        calibration=held.lines,
     )

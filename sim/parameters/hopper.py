@@ -65,13 +65,12 @@ class HopperGemmParameters(Parameters):
     drain_clk: float = fitted(80.0, 0.3)
     #: fp32 multiply-adds of promotion get this share of their rate.
     promotion_share: float = fitted(1.0, 0.1)
-    #: Share of a promotion that shows although the other warpgroup's product runs beside it, of
-    #: chained products whose warpgroups take turns (0.7): with ``turn_clk`` from 104 timings of
-    #: chained products in 16 studies, the shapes in view of ``data/h200/chained_sweeps``; nothing
-    #: else was set on these.
-    promotion_exposed: float = fitted(0.75, 0.4)
-    #: Of a step, that its two turns take to pass from one warpgroup to the other (150).
-    turn_clk: float = fitted(245.0, 0.5)
+    #: Clocks of a warpgroup's promotion, where the other's products run beside it, as a multiple of
+    #: what its units need: with ``turn_clk`` from 26 timings of chained products at three shapes.
+    promotion_stretch: float = fitted(1.25, 0.3)
+    #: Of a chained step, what a warpgroup's round has beside products and promotion: scales, two
+    #: barriers, the wait for sums that can be read, the start of the next product.
+    turn_clk: float = fitted(400.0, 0.3)
     #: A warpgroup's work on one staging buffer (64 rows of 128 bytes) of an epilogue.
     staging_clk: float = fitted(140.0, 0.4)
     #: Loads of scales before an epilogue, once a tile.

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from dealing import dealt
 from huge_tensors import huge
+from turns import pytest_runtest_call, pytest_runtest_protocol
 
-__all__ = ["huge"]
+__all__ = ["huge", "pytest_runtest_call", "pytest_runtest_protocol"]
 
 
 def _listed() -> list[str]:

@@ -28,6 +28,7 @@ def worker() -> Iterator[Worker]:
         yield found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", [LONG, SHORT])
 def test_energy_is_read_behind_the_time_and_repeats(worker: Worker, text: str) -> None:
     problem = parse_problem(text)

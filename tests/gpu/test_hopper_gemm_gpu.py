@@ -48,11 +48,19 @@ CONFIGS = {
     "narrow": config(block_n=64, stages=6, store_buffers=2),
     "192": config(block_n=192),
     "tall": config(block_m=256),
+    "tall, cluster": config(block_m=256, cluster=2),
+    "narrow, cluster": config(block_n=64, cluster=2, group_m=1),
     "chained": config(chained=True),
     "chained, 112": config(block_n=112, chained=True, cluster=2, store_buffers=2),
     "chained, 160": config(block_n=160, chained=True, stages=3),
     "chained, 176": config(block_n=176, chained=True, cluster=2, group_m=1),
     "chained, 192": config(block_n=192, chained=True, stages=5),
+    "chained, 256 rows": config(block_m=256, chained=True, stages=4, cluster=2),
+    "chained, 256 rows, four buffers": config(
+        block_m=256, chained=True, stages=3, cluster=2, store_buffers=4
+    ),
+    "chained, 256 rows of 112": config(block_m=256, block_n=112, chained=True, stages=3),
+    "chained, 256 rows of 64": config(block_m=256, block_n=64, chained=True, stages=3, cluster=2),
     "low turns": config(block_m=64, block_n=256, pingpong=True, stages=3),
 }
 

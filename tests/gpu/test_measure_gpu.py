@@ -39,6 +39,7 @@ def l2_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
+@pytest.mark.alone
 def test_large_matmul_runs_at_the_known_rate() -> None:
     import torch
 
@@ -51,12 +52,14 @@ def test_large_matmul_runs_at_the_known_rate() -> None:
         assert 500 < tflops < 850
 
 
+@pytest.mark.alone
 def test_two_timings_agree() -> None:
     launchers, size = matmul_launchers(4096, 4096, 4096)
     first, second = time_interleaved([(launchers, size)] * 2, l2_bytes=l2_bytes())
     assert first.time_us == pytest.approx(second.time_us, rel=0.03)
 
 
+@pytest.mark.alone
 def test_cold_differs_from_warm_on_a_small_shape() -> None:
     launchers, size = matmul_launchers(16, 4096, 4096)  # 34 MB of weights: they fit the L2
     cold = time_callable(launchers, set_bytes=size, l2_bytes=l2_bytes())
@@ -83,6 +86,7 @@ def test_graph_rotates_through_every_operand_set() -> None:
     assert max(counts) - min(counts) <= 1  # the warm-up launch of the first
 
 
+@pytest.mark.alone
 def test_a_short_kernels_time_is_not_the_hosts() -> None:
     import torch
 
@@ -97,6 +101,7 @@ def test_a_short_kernels_time_is_not_the_hosts() -> None:
     assert 0.3 < timing.time_us < 6
 
 
+@pytest.mark.alone
 def test_worker_measures_a_triton_product() -> None:
     text = "gemm:1024x1024x1024:bf16:bf16"
     family = kernel("triton_gemm")
@@ -215,6 +220,7 @@ class Faulty(Kernel):
 """
 
 
+@pytest.mark.alone
 def test_a_slow_host_is_not_charged_to_a_short_kernel() -> None:
     import time
 

@@ -67,7 +67,8 @@ def _values(codes: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_layer_is_the_product_of_its_codes(module: ModuleType, name: str) -> None:
     block, x = _block(SMALL)
-    layout = next(f.layout for f in module._lookup.FILES if f.formats == (name, "bf16") and f.gpu)
+    files = import_module(f"{module.__name__}._lookup").FILES
+    layout = next(f.layout for f in files if f.formats == (name, "bf16") and f.gpu)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     module.patch(block, name)
     for key, layer in block.linears.items():
@@ -196,6 +197,7 @@ def test_bf16_weights_are_never_all_on_the_gpu(
     assert off < ERROR_FACTOR * expected_error("deepseek-fp8", 4096)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_block_is_faster_than_bf16_by_what_is_predicted(
     module: ModuleType, name: str, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,8 @@ from tiles.problems import parse_problem
 from tuning.promotion.contest import Contender, Contest, Status
 from tuning.promotion.run import plan_of, promote
 
-pytestmark = pytest.mark.gpu
+# Who is the better one is decided by times.
+pytestmark = [pytest.mark.gpu, pytest.mark.alone]
 
 PROBLEMS = (
     "gemm:4096x4096x4096:bf16:bf16",

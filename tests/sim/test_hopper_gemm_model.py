@@ -174,16 +174,23 @@ def test_promotion_costs_and_integers_cost_more() -> None:
     assert plain.time_us[0] < promoted.time_us[0] < integer.time_us[0]
 
 
-def test_a_chained_step_pays_for_its_turns_and_a_share_of_its_promotion() -> None:
-    products, promotion = np.array([512.0, 512.0, 768.0]), np.array([0.0, 128.0, 128.0])
-    none, some, wide = chained_step_clk(products, promotion).tolist()
-    assert none == 512 + HOPPER_GEMM.turn_clk
-    assert some - none == pytest.approx(128 * HOPPER_GEMM.promotion_exposed)
-    assert none < some < none + 128
-    assert wide - some == pytest.approx(256)
-    # An H200 takes 855 to 925 clocks for a step of 128 x 128 x 128 in e4m3, 971 to 989 in int8.
-    assert 800 < chained_step_clk(np.array([546.0]), np.array([128 * 128 / 126.5]))[0] < 950
-    assert 940 < chained_step_clk(np.array([546.0]), np.array([128 * 128 / 63.7]))[0] < 1040
+def test_a_chained_step_is_both_products_or_one_warpgroups_round() -> None:
+    products, promotion = np.array([512.0, 512.0, 2048.0]), np.array([0.0, 128.0, 128.0])
+    none, some, long = chained_step_clk(products, promotion).tolist()
+    assert none == 256 + HOPPER_GEMM.turn_clk
+    assert some - none == pytest.approx(128 * HOPPER_GEMM.promotion_stretch)
+    assert long == 2048  # the round of a warpgroup is shorter: nothing but the products shows
+
+
+def test_a_cluster_shares_the_larger_tile() -> None:
+    """Tiles of 256 x 128 share A: two CTAs fetch 256 + 2 x 128 rows for 2 x 384."""
+    problem = gemm(8192, 8192, 8192, "e4m3-row")
+    for tile in ({"block_m": 256, "block_n": 128}, {"block_m": 128, "block_n": 256}):
+        alone, pair = (
+            price(problem, one(**tile, cluster=cluster, stages=4)).l2_read_bytes[0]
+            for cluster in (1, 2)
+        )
+        assert pair / alone == pytest.approx(512 / 768, rel=1e-3)
 
 
 def test_wide_tiles_hide_more_of_the_turns_of_chained_products() -> None:

@@ -34,6 +34,27 @@ CONFIGS: Mapping[ModuleType, Mapping[str, int | bool]] = {
 BEYOND = 2**31
 
 
+@pytest.mark.parametrize(
+    ("tile", "sides", "grid"),
+    [((256, 128), (1, 2), 8), ((128, 256), (2, 1), 8), ((128, 128), (2, 1), 12)],
+)
+def test_a_cluster_lies_along_the_side_that_shares_the_larger_tile(
+    tile: tuple[int, int],
+    sides: tuple[int, int],
+    grid: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 300 x 300 in tiles of 256 or 128 rows: clusters of two, the last ones ragged."""
+    monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
+    config = PLAIN | {"block_m": tile[0], "block_n": tile[1], "cluster": 2}
+    down, across = hopper_grid.cluster_sides(config)
+    assert (down, across) == sides
+    rows = -(-300 // (tile[0] * down))
+    counted = hopper_grid.persistent_grid(0, rows, 300, config, across=across)
+    assert counted == grid
+    assert hopper_grid.cluster_sides(config | {"cluster": 1}) == (1, 1)
+
+
 def operands(launcher: ModuleType, m: int, n: int, k: int, **changed: Any) -> dict[str, Any]:
     """e4m3fn by e4m3fn to bf16, without scales where the launcher has that."""
     given = {

@@ -133,3 +133,38 @@ def test_a_calibration_of_another_gpu_is_one_line(
         f"error: calibration {file}: of the gpu 'h200', not h100: name its own, or "
         "--calibration none\n"
     )
+
+
+MODEL = "examples/models/llama-3-8b.json"
+
+
+def block_us(**options: object) -> dict[str, float]:
+    """Times of a layer's operators on 512 tokens, by name."""
+    options = {"model": MODEL, "sequence": 512, "recipes": ["bf16"], **options}
+    (row,) = workbench.predict_network(**options).rows  # type: ignore[arg-type]
+    return {one.operator.name: one.span.time_us for one in row.cost.operators}
+
+
+def test_networks_are_predicted_on_the_calibrated_machine(file: Path) -> None:
+    plain, calibrated = block_us(calibration="none"), block_us(calibration=file)
+    # Products of 512 rows wait for weights, the normalisation for its rows.
+    assert calibrated["qkv"] > 1.2 * plain["qkv"]
+    assert calibrated["norm 1"] > 1.2 * plain["norm 1"]
+    assert block_us() == plain
+    path = calibration_path("h200")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file.read_bytes())
+    assert block_us() == calibrated
+    assert block_us(gpu="h100") == block_us(gpu="h100", calibration="none")
+
+
+def test_the_output_about_a_network_says_what_it_rests_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["predict", "--network", "--model", MODEL, "--sequence", "128", "--recipe", "bf16"]
+    assert run(monkeypatch, *asked, "--calibration", str(file)) == 0
+    assert f"calibration: {TITLE}" in capsys.readouterr().out.splitlines()
+    assert run(monkeypatch, *asked, "--calibration", str(file), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] == [f"calibration: {TITLE}"]
+    assert run(monkeypatch, *asked, "--gpu", "h100", "--calibration", str(file)) == 2
+    assert "of the gpu 'h200', not h100" in capsys.readouterr().err

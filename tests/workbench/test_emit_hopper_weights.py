@@ -108,6 +108,7 @@ class Launches:
             formats = {n: told[n] for n in ("element", "out", "weight", "scale_format", "group")}
             m, n, _ = launcher.check_operands(*operands, row_scale=told["row_scale"], **formats)
             launcher.options(**formats, config=told["config"])
+            launcher.ctas(m, n, codes.shape[0], told["config"], 132)
             words = launcher.workspace_words(m, n, codes.shape[0], told["config"], 132)
             read = {"x": x, "codes": codes, "scale": scale, "zero": zero}
             launcher.check_workspace(told["workspace"], words, {"c": c}, read)
@@ -116,6 +117,7 @@ class Launches:
         shown = SimpleNamespace(
             launch=launch,
             COUNTED_TILES=launcher.COUNTED_TILES,
+            CLUSTERS=launcher.CLUSTERS,
             workspace_words=launcher.workspace_words,
         )
         weight = importlib.import_module(f"{module.__name__}._weight_only")
@@ -211,7 +213,7 @@ def test_shared_tiles_have_a_workspace_unless_there_are_too_many(
     def shared(*asked: Any) -> Any:
         choice = choose(*asked)
         config = {**choice.config, "per_sm": 2, "block_m": 8, "block_n": 16, "warp_rows": 16}
-        return replace(choice, config=config | {"warps_k": 1, "stages": 8})
+        return replace(choice, config=config | {"warps_k": 1, "stages": 8, "cluster": 1})
 
     monkeypatch.setattr(module._weight_only, "choose", shared)
     _call(module, 8)
@@ -223,6 +225,24 @@ def test_shared_tiles_have_a_workspace_unless_there_are_too_many(
     _call(module, 8)
     assert launches.cuda[1]["config"]["per_sm"] == 0
     assert launches.cuda[1]["workspace"] is None
+
+
+@pytest.mark.parametrize(("k", "wanted"), [(96, 1), (264, 2), (512, 4), (1024, 8), (2048, 8)])
+def test_no_cta_of_a_cluster_is_without_a_panel(
+    module: ModuleType, launches: Launches, k: int, wanted: int
+) -> None:
+    """A configuration that was tuned for a longer K runs on what there is: 128 columns a panel."""
+    packed = pack_quantized(quantize_tensor(torch.randn(64, k), TensorFormat.parse("int4.row")))
+    file = next(f for f in module._lookup.FILES if f.kernel == HOPPER and f.extents == (64, 512))
+    config = {**file.entries[0][1], "warps_k": 1, "stages": 8, "per_sm": 0, "cluster": 8}
+    choice = SimpleNamespace(
+        file=replace(file, layout={**file.layout, "block": (1, 0)}), config=config
+    )
+    x, out = torch.zeros(8, k, dtype=torch.bfloat16), torch.empty(8, 64, dtype=torch.bfloat16)
+    parts = (packed.codes, packed.scale, packed.zero, packed.row_scale)
+    module._weight_only.run(choice, x, parts, out, k)
+    (told,) = launches.cuda
+    assert told["config"] == {**config, "cluster": wanted}
 
 
 def _counting(shown: SimpleNamespace, tiles: int) -> Any:

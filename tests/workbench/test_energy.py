@@ -4,12 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import bench.energy
+import tuning.nvml
 from bench.energy import main
-from bench.energy_counter import joules_per_launch
+from bench.energy_counter import per_launch
 from workbench.pareto import pareto
 from workbench.prediction_tables import energy_tables
 from workbench.predictions import predict
@@ -75,17 +81,80 @@ class Board:
 @pytest.mark.parametrize("step_s", [0.05, 0.1, 0.4, 1.0])
 def test_joules_are_divided_between_steps_of_the_counter(step_s: float) -> None:
     board = Board(step_s)
-    found = joules_per_launch(board.work, board.energy_j, 3.0, lambda: board.time_s)
-    assert found == pytest.approx(2.0, rel=1e-4)
-    assert board.time_s < 3.0 + 5 * step_s + 0.1
+    found = per_launch(board.work, board.energy_j, 3.0, lambda: board.time_s, settle_s=0.5)
+    assert found.energy_j == pytest.approx(2.0, rel=1e-4)
+    assert found.time_s == pytest.approx(1 / 40, rel=1e-4)
+    assert found.power_w == pytest.approx(80.0, rel=1e-4)
+    assert 3.5 <= board.time_s < 3.5 + 5 * step_s + 0.1
 
 
 def test_a_counter_that_is_not_there_or_stands_is_said() -> None:
     board = Board()
     with pytest.raises(ValueError, match="NVML has no energy counter"):
-        joules_per_launch(board.work, lambda: None, 3.0, lambda: board.time_s)
+        per_launch(board.work, lambda: None, 3.0, lambda: board.time_s)
     with pytest.raises(ValueError, match=r"the energy counter made 0 steps in 3\d s"):
-        joules_per_launch(board.work, lambda: 5.0, 3.0, lambda: board.time_s)
+        per_launch(board.work, lambda: 5.0, 3.0, lambda: board.time_s)
+
+
+class Sensors:
+    """NVML of a board that takes 100 W, in steps of 5 ms; somebody else is seen once."""
+
+    def __init__(self) -> None:
+        self.claimed, self.looks = False, 0
+
+    def claim(self) -> None:
+        self.claimed = True
+
+    def energy_j(self) -> float:
+        return 100.0 * np.floor(time.monotonic() / 0.005) * 0.005
+
+    def company(self) -> str:
+        self.looks += 1
+        return "process 7 used the GPU, 3 % of the time" if self.looks == 4 else ""
+
+
+def test_three_runs_of_each_problem_are_written_beside_the_prediction(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sensors, order = Sensors(), []
+
+    def opened(row: dict[str, Any], gpu: object, *, dry: bool) -> Callable[[], int]:
+        def work() -> int:
+            if order[-1:] != [row["kernel"]]:
+                order.append(row["kernel"])
+            time.sleep(0.002)
+            return 10
+
+        return work
+
+    monkeypatch.setattr(bench.energy, "_opened", opened)
+    monkeypatch.setattr(bench.energy, "place", lambda gpu, without: {"gpu": "a fake"})
+    monkeypatch.setattr(bench.energy, "SETTLE_S", 0.0)
+    monkeypatch.setattr(tuning.nvml, "open_nvml", lambda: sensors)
+    record = tmp_path / "energy.json"
+    problem = "gemm:8192x8192x8192:bf16:bf16"
+    given = [f"--problem={problem}={family}" for family in ("triton_gemm", "hopper_gemm")]
+    assert main([*given, "--seconds", "0.1", "--output", str(record)]) == 0
+    assert sensors.claimed
+    # In turns, every other round in reverse.
+    assert order == ["triton_gemm", "hopper_gemm", "triton_gemm", "hopper_gemm"]
+    content = json.loads(record.read_text())
+    assert content["runs"] == {"count": 3, "seconds": 0.1, "settle_s": 0.0}
+    for row in content["rows"]:
+        measured = row["measured"]
+        assert [len(measured[key]) for key in ("energy_mj", "power_w", "time_us")] == [3] * 3
+        for energy, power, time_us in zip(
+            measured["energy_mj"], measured["power_w"], measured["time_us"], strict=True
+        ):
+            assert energy == pytest.approx(power * time_us / 1e3)
+            assert power > 0
+        predicted = row["predicted"]["energy_mj"]
+        assert measured["error_of_prediction"] == pytest.approx(
+            predicted / np.median(measured["energy_mj"]) - 1
+        )
+    told = capsys.readouterr().out.splitlines()
+    assert "time " in told[0]
+    assert sum(line.endswith("disturbed: process 7 used the GPU, 3 % of the time") for line in told)
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.patch import SCHEMA, main
-from bench.patched_block import expected_error
+from bench.block_timing import Case
+from bench.patch import MODEL, SCHEMA, main
+from bench.patched_block import expected_error, predict_patched
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,6 +18,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--dry-run", "--package", str(tmp_path)], "no emitted package: give the folder that"),
         (["--dry-run", "--output", str(tmp_path)], "is a folder"),
         (["--dry-run", "--recipes", "posit9"], "unknown recipe 'posit9'"),
+        (["--dry-run", "--calibration", "no.json"], "calibration no.json: "),
     ):
         before = os.environ.get("TRITON_INTERPRET")
         try:
@@ -38,6 +40,20 @@ def test_an_expected_error_is_that_of_both_operands() -> None:
     assert expected_error("bf16", 512) == 0
     weights = expected_error("w4a16-g128", 512)
     assert expected_error("deepseek-fp8", 512) < weights < 0.2
+
+
+@pytest.mark.parametrize("name", ["deepseek-fp8", "int8-row"])
+def test_a_patched_block_is_predicted_by_kernels_that_patch_launches(name: str) -> None:
+    found = predict_patched(Case(model=MODEL, sequences=4, length=2048), "h200", name)
+    kernels = {one["operator"]: one["kernel"] for one in found["operators"]["patched"]}
+    for linear in ("qkv", "o", "gate_up", "down"):
+        assert kernels[f"{linear} input quantize"] == "triton_quantize"
+        assert kernels[linear] in ("hopper_gemm", "triton_gemm")
+    assert not any("quantize" in one["operator"] for one in found["operators"]["bf16"])
+    for side in ("bf16", "patched"):
+        total = sum(one["predicted_us"] for one in found["operators"][side])
+        assert found[f"{side}_us"] == pytest.approx(total)
+    assert found["speedup"] == found["bf16_us"] / found["patched_us"]
 
 
 @pytest.mark.slow

@@ -8,10 +8,13 @@ import pytest
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda import gemm_hopper_weight_only, gemm_hopper_weight_prefill
-from tiles.problems import parse_problem
+from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.problems import Gemm, parse_problem
 from workbench.emission.functions import function_of
+from workbench.verification.function_checks import Tuned
 from workbench.verification.recorder import Recorder
 from workbench.verification.weight_launcher import judge_launcher
+from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
 
 FAMILY, PREFILL = "hopper_weight_only", "hopper_weight_prefill"
 LAUNCHERS = {FAMILY: gemm_hopper_weight_only, PREFILL: gemm_hopper_weight_prefill}
@@ -64,3 +67,20 @@ def test_careless_ones_fail(changes: dict[str, Any], words: str) -> None:
     verdict = _verdict(PROBLEMS[0], **changes)
     assert verdict["status"] == "failed"
     assert words in verdict["detail"]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("cluster", [1, 2, 4, 8])
+def test_shapes_of_checks_have_a_panel_for_each_cta_of_a_cluster(
+    problem: str, cluster: int
+) -> None:
+    """Else the configuration that was tuned would not be the one that is checked."""
+    family, text = kernel(FAMILY), parse_problem(problem)
+    config = family.default(text, load_gpu("h200").limits).to_dict() | {"cluster": cluster}
+    tuned = Tuned(kernel=FAMILY, problem=text, config=config)
+    checks = WeightOnlyFunctionChecks()
+    for shape in (checks.small(tuned), checks.tails(tuned, "cuda")):
+        assert isinstance(shape, Gemm)
+        panels = panels_of(shape)
+        assert panels > max(cluster, 3)
+        assert gemm_hopper_weight_only.ctas(shape.m, shape.n, panels, config, 132) % cluster == 0

@@ -66,7 +66,9 @@ class HopperGemmConfig(TileConfig):
     block_m: int  #: tile rows
     block_n: int  #: tile columns
     stages: int  #: tiles of A and B in flight
-    cluster: int  #: CTAs, neighbours along M, that share each tile of B by multicast
+    #: CTAs that share by multicast the larger of their tiles: neighbours along M that of B, and
+    #: neighbours along N that of A where it is higher than B's is wide
+    cluster: int
     group_m: int  #: raster group: cluster rows visited before moving along N
     pingpong: bool  #: the two consumer warpgroups have a tile each; otherwise they share one
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
@@ -179,11 +181,12 @@ class HopperGemm(Kernel):
             return plain
         chained = ConfigTable.product(
             HopperGemmConfig,
-            block_m=(64 * CONSUMERS,),
+            block_m=(64 * CONSUMERS, 128 * CONSUMERS),
             block_n=CHAINED_N,
             pingpong=(False,),
             chained=(True,),
-            **walks,
+            # Four: a tile of 256 x 128 leaves without waiting for a buffer.
+            **walks | {"store_buffers": (1, 2, 4)},
         )
         return ConfigTable.joined([plain, chained])
 
@@ -213,19 +216,19 @@ class HopperGemm(Kernel):
                 (stages < 2)
                 | (stages > MAX_STAGES)
                 | ~np.isin(cluster, (1, 2))
-                | ~np.isin(buffers, (1, 2))
+                | ~np.isin(buffers, (1, 2, 4))
                 | (group < 1),
                 lambda r: (
                     f"stages {stages[r]}, cluster {cluster[r]}, store_buffers {buffers[r]}, "
-                    f"group_m {group[r]}: they lie in 2..8, 1..2, 1..2 and from 1"
+                    f"group_m {group[r]}: they lie in 2..8, are 1 or 2, 1, 2 or 4, and from 1"
                 ),
             ),
             Rule(
                 "promotion",
-                pingpong & promoted | (promoted & ((rows != 64) | ((n > QUANT) & ~chained))),
+                promoted & (pingpong | (~chained & ((rows != 64) | (n > QUANT)))),
                 lambda r: (
-                    f"tile {m[r]}x{n[r]}: scales along K take 64 rows a warpgroup, at most {QUANT} "
-                    "columns unless products are chained, and both warpgroups on one tile"
+                    f"tile {m[r]}x{n[r]}: scales along K take both warpgroups on one tile, and "
+                    f"unless products are chained 64 rows of each and at most {QUANT} columns"
                 ),
             ),
             Rule(

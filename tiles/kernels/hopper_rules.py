@@ -93,8 +93,10 @@ def walk_rules(problem: Gemm, table: ConfigTable, lowest: int) -> list[Rule]:
     """
     m, n, stages, cluster = (table[f] for f in ("block_m", "block_n", "stages", "cluster"))
     group = table["group_m"]
-    cluster_rows = -(-problem.m // np.maximum(m * cluster, 1))
-    columns = -(-problem.n // np.maximum(n, 1))
+    along_n = m > n  # clusters share the larger of the tiles, as ``cluster_sides`` has it
+    down, across = np.where(along_n, 1, cluster), np.where(along_n, cluster, 1)
+    cluster_rows = -(-problem.m // np.maximum(m * down, 1))
+    columns = -(-problem.n // np.maximum(n * across, 1))
     steps = -(-problem.k // (STAGE_BYTES * 8 // problem.recipe.activation.element.bits))
     return [
         Rule(
@@ -104,8 +106,12 @@ def walk_rules(problem: Gemm, table: ConfigTable, lowest: int) -> list[Rule]:
         ),
         Rule(
             "cluster",
-            (cluster > 1) & (problem.m <= m),
-            lambda r: "a cluster shares B between tiles along M: there is one row of tiles",
+            (cluster > 1) & np.where(along_n, problem.n <= n, problem.m <= m),
+            lambda r: (
+                "a cluster shares A between tiles along N: there is one column of tiles"
+                if along_n[r]
+                else "a cluster shares B between tiles along M: there is one row of tiles"
+            ),
         ),
         Rule(
             "raster",

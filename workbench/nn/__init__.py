@@ -11,6 +11,7 @@ from workbench.nn.layers import QuantizedActivation, QuantizedDropout, Quantized
 from workbench.nn.linear import QuantizedLinear
 from workbench.nn.operators import activation, dropout, gated, normalized, residual_add
 from workbench.nn.reference_backend import ReferenceBackend
+from workbench.nn.residual import normed_stream
 from workbench.nn.runtime import Runtime
 from workbench.nn.seeds import SeedStream
 from workbench.nn.step_guard import StepGuard, StepRefused, StepTaken
@@ -44,6 +45,7 @@ __all__ = [
     "gated",
     "load_training_state",
     "normalized",
+    "normed_stream",
     "residual_add",
     "training_runtime",
     "training_state",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from workbench.nn.backend import Attended, Backend
+from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
@@ -43,15 +44,21 @@ class _Attention(torch.autograd.Function):
         run: Runtime = ctx.run
         qkv, out, log_sum = held(ctx)
         batch, tokens, width = ctx.like.shape
-        codes = run.gradient(dy, derived(ctx.seed, 0))
-        matrix = torch.empty(batch * tokens, width, dtype=ctx.dtype, device=codes.device)
+        # Numbers need no codes of their own.
+        grad = dy.codes if isinstance(dy, CodedTensor) else dy.reshape(-1, dy.shape[-1])
         # The sequences in turns: what is 16-bit of a turn is gone before the next one begins.
-        step = _sequences_of_a_turn(tokens, width, (qkv, out, codes))
+        coded = (qkv, out, grad) if isinstance(grad, Codes) else (qkv, out)
+        step = min(batch, _sequences_of_a_turn(tokens, width, coded))
+        made = run.gradient_in_parts(
+            *((batch * tokens, width), ctx.dtype, qkv.device, derived(ctx.seed, 1)),
+            parts=(step * tokens, width // 3),
+            feeds_products=ctx.like.coded,
+        )
         for begin in range(0, batch, step):
             count = min(step, batch - begin)
             rows = slice(begin * tokens, (begin + count) * tokens)
             parts = _backward_of(
-                _numbers(codes.rows(rows), run, ctx.dtype),
+                _part(grad, rows, run, ctx.dtype),
                 _numbers(qkv.rows(rows), run, ctx.dtype),
                 _numbers(out.rows(rows), run, ctx.dtype),
                 log_sum[begin : begin + count],
@@ -59,11 +66,10 @@ class _Attention(torch.autograd.Function):
                 run.backend(dy.device),
                 causal=ctx.causal,
             )
-            of_turn = matrix[rows].view(count, tokens, width)
-            torch.cat([_joined(part) for part in parts], dim=-1, out=of_turn)
-            del parts
-        codes = run.gradient(matrix, derived(ctx.seed, 1), feeds_products=ctx.like.coded)
-        return run.returned(codes, ctx.like), None, None, None, None
+            for place, part in enumerate(parts):
+                made.put(_joined(part).flatten(0, 1), rows.start, place * (width // 3))
+            del parts, part
+        return run.returned(made.codes(), ctx.like), None, None, None, None
 
 
 def _backward_of(
@@ -92,6 +98,14 @@ def _sequences_of_a_turn(tokens: int, width: int, read: tuple[Codes, ...]) -> in
 
 def _numbers(codes: Codes, run: Runtime, dtype: torch.dtype) -> torch.Tensor:
     return run.backend(codes.device).dequantize(codes, dtype)
+
+
+def _part(
+    grad: Codes | torch.Tensor, rows: slice, run: Runtime, dtype: torch.dtype
+) -> torch.Tensor:
+    if isinstance(grad, Codes):
+        return _numbers(grad.rows(rows), run, dtype)
+    return grad[rows].to(dtype)
 
 
 def _heads(matrix: torch.Tensor, batch: int, heads: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from tiles.formats import TensorFormat
+from workbench.nn.assembly import Assembly, JoinedNumbers
 from workbench.nn.codes import BothDirections, Codes
 
 __all__ = ["ACTIVATIONS", "NORMS", "Attended", "Backend", "NormGradients", "Normalized"]
@@ -72,6 +73,51 @@ class Backend(ABC):
         Rounded to nearest; a stochastic format would draw the same bits for both.
         """
         return BothDirections(forward=self.quantize(x, out), turned=self.quantize(x.t(), out))
+
+    def add(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | Codes,
+        out: TensorFormat | None = None,
+        *,
+        both: bool = False,
+        seed: int = 0,
+    ) -> tuple[torch.Tensor, Codes | None]:
+        """``x + y`` of (R, C) matrices, summed in fp32 and rounded once to the dtype of ``x``.
+
+        Returns:
+            The sum, and its codes in ``out`` where one is given, as of :meth:`quantize`.
+        """
+        other = self.dequantize(y, torch.float32) if isinstance(y, Codes) else y
+        total = (x.float() + other.float()).to(x.dtype)
+        if out is None:
+            return total, None
+        return total, (self.quantize_both if both else self.quantize)(total, out, seed=seed)
+
+    def assembly(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        out: TensorFormat,
+        *,
+        parts: tuple[int, int],
+        both: bool,
+        seed: int = 0,
+    ) -> Assembly:
+        """Codes of a (R, C) matrix that comes in parts: those of :meth:`quantize` of the whole.
+
+        Args:
+            parts: rows and columns at multiples of which every part begins, and ends but for the
+                last ones.
+            both: as of :meth:`quantize_both`.
+        """
+
+        def quantized(matrix: torch.Tensor) -> Codes:
+            quantize = self.quantize_both if both else self.quantize
+            return quantize(matrix, out, seed=seed)
+
+        return JoinedNumbers(torch.empty(shape, dtype=dtype, device=device), quantized)
 
     @abstractmethod
     def quantize_by(
@@ -187,6 +233,27 @@ class Backend(ABC):
         seed: int,
     ) -> NormGradients:
         """Gradients of :meth:`normalize` from what it read and the statistics it found."""
+
+    @abstractmethod
+    def normalize_gradient(
+        self,
+        op: str,
+        x: Codes,
+        dy: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        dtype: torch.dtype,
+        onto: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """As :meth:`normalize_backward`, of a gradient ``dy`` (R, C) in numbers.
+
+        Returns:
+            The gradient of ``x``, plus ``onto`` (R, C) where that is given, rounded once to
+            ``dtype``; then those of gamma and beta, fp32.
+        """
 
     @abstractmethod
     def attend(

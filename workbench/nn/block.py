@@ -6,6 +6,7 @@ from torch import nn
 from workbench.nn import operators
 from workbench.nn.attention import attention
 from workbench.nn.convert import convert_with
+from workbench.nn.residual import normed_stream
 from workbench.nn.runtime import Runtime
 
 __all__ = ["TransformerBlock"]
@@ -79,8 +80,12 @@ class TransformerBlock(nn.Module):
         # What joins the stream is a number there; only dropout works on codes on the way.
         for layer in (self.out, self.down):
             layer.plain_output = dropout == 0.0  # type: ignore[assignment]
-        # The activation takes its gradient as the product leaves it.
+        # The activation and attention take their gradients as the products leave them.
         self.down.plain_gradient = not self.gated and not runtime.fused  # type: ignore[assignment]
+        self.out.plain_gradient = not runtime.fused  # type: ignore[assignment]
+        for behind_norm in (self.qkv, self.up, self.gate):  # and so do the norms
+            if behind_norm is not None:
+                behind_norm.plain_gradient = not runtime.fused  # type: ignore[assignment]
         kept = done.kept
         if kept:
             raise ValueError(f"width {width}, hidden {hidden}: {kept[0].name} has {kept[0].reason}")
@@ -88,13 +93,16 @@ class TransformerBlock(nn.Module):
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) bf16, fp16 or fp32 to the same."""
         run = self.runtime
-        mixed = attention(self.qkv(self.norm1(stream)), self.heads, run, causal=self.causal)
-        stream, copy = operators.residual_add(stream, self.drop(self.out(mixed)), run)
-        x = self.norm2(copy)
+        stream, x = normed_stream(stream, self.norm1, run)
+        mixed = attention(self.qkv(x), self.heads, run, causal=self.causal)
+        branch: torch.Tensor = self.drop(self.out(mixed))
+        # A bias has the sum of the gradient's numbers.
+        coded = self.out.bias is None
+        stream, x = normed_stream(stream, self.norm2, run, branch=branch, feeds_product=coded)
         if self.gate is not None:
             hidden = operators.gated(self.gate(x), self.up(x), self.act, run)
         else:
             assert self.activation is not None
             hidden = self.activation(self.up(x))
-        branch: torch.Tensor = self.drop(self.down(hidden))
+        branch = self.drop(self.down(hidden))
         return stream + branch.to(stream.dtype)

@@ -15,12 +15,14 @@ from tiles.formats.torch_codec import QuantizedTensor
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.quantize_tiles import launch_block
-from tiles.kernels.triton import activation_tiles
+from tiles.kernels.triton import activation_tiles, norm_gradient, residual_tiles
 from tiles.problems import Dataflow
 from workbench.nn.backend import Attended, Normalized, NormGradients
 from workbench.nn.choices import Choice
 from workbench.nn.codes import Codes
+from workbench.nn.cuda_assembly import stored_tensors
 from workbench.nn.cuda_products import CudaProducts
+from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, square_side
 from workbench.nn.prepared import DataflowLaunch, TritonLaunch
 from workbench.nn.seeds import derived
 
@@ -170,6 +172,48 @@ class CudaBackend(CudaProducts):
                 self._prepared[key] = TritonLaunch([call], tensors)
         return Codes(main=made)
 
+    def add(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor | Codes,
+        out: TensorFormat | None = None,
+        *,
+        both: bool = False,
+        seed: int = 0,
+    ) -> tuple[torch.Tensor, Codes | None]:
+        formats = [y.format] if isinstance(y, Codes) else []
+        formats += [] if out is None else [out]
+        sides = {square_side(fmt) for fmt in formats}
+        plain = not isinstance(y, Codes) or y.fallback is None
+        if len(sides) != 1 or 0 in sides or not plain or x.dtype not in PLAIN:
+            return super().add(x, y, out, both=both, seed=seed)
+        rows, cols = x.shape
+        tensors = {"x": x.contiguous()}
+        if isinstance(y, Codes):
+            tensors |= {"y": y.main.codes.view(torch.uint8), "y_scales": _scales_of(y)}
+        else:
+            tensors["y"] = y.contiguous()
+        key = self._key("add", tuple(tensors.values()), out, both)
+        total = tensors["total"] = torch.empty_like(tensors["x"])
+        made = None if out is None else self._bare(rows, cols, out)
+        # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
+        turns = both and made is not None and rows % ROW_STEP == 0
+        turned = self._bare(cols, rows, made.format) if turns and made is not None else None
+        tensors |= stored_tensors(made) | stored_tensors(turned, "_t")
+        rounded = None if out is None or out.rounding is not Rounding.STOCHASTIC else seed
+        codes = None if made is None else Codes(main=made, turned=turned)
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors, rounded)
+                return total, codes
+            given = [tensors.get(name) for name in residual_tiles.TENSORS]
+            rest: dict[str, Any] = {"block": sides.pop(), "seed": rounded}
+            residual_tiles.launch(*given, **rest)
+            if key is not None:
+                call = residual_tiles._call(*given, **rest)  # type: ignore[arg-type]
+                self._prepared[key] = TritonLaunch([call], tensors)
+        return total, codes
+
     def dropout(
         self,
         x: Codes,
@@ -250,6 +294,47 @@ class CudaBackend(CudaProducts):
             dx=Codes(main=made), d_gamma=sums["d_gamma"], d_beta=sums.get("d_beta")
         )
 
+    def normalize_gradient(
+        self,
+        op: str,
+        x: Codes,
+        dy: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        dtype: torch.dtype,
+        onto: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        (rows, cols), side = x.shape, square_side(x.format)
+        if not side or x.fallback is not None or cols > norm_gradient.MAX_COLS:
+            twin = self._by_twin(
+                f"{op}-bwd of numbers", f"codes of {x.format}, {cols} columns: in square blocks of "
+                f"int8, up to {norm_gradient.MAX_COLS}"
+            )  # fmt: skip
+            return twin.normalize_gradient(
+                op, x, dy, mean, variance, gamma, epsilon=epsilon, dtype=dtype, onto=onto
+            )
+        tensors = {"x": x.main.codes.view(torch.uint8), "x_scales": _scales_of(x)}
+        tensors |= {"dy": dy.contiguous(), "mean": mean, "variance": variance, "gamma": gamma}
+        more = {} if onto is None else {"onto": onto.contiguous()}
+        key = self._key("norm", (*tensors.values(), *more.values()), op, epsilon, dtype, not more)
+        total = tensors["total"] = torch.empty(rows, cols, dtype=dtype, device=self.device)
+        sums = tensors["partials"] = self._vector(*norm_gradient.partial_sums(rows, cols, op))
+        tensors |= more
+        with self._current():
+            if known := self._prepared.get(key) if key is not None else None:
+                known(tensors)
+            else:
+                rest: dict[str, Any] = {"op": op, "epsilon": epsilon, "block": side}
+                norm_gradient.launch(*tensors.values(), **rest)
+                if key is not None:
+                    call = norm_gradient._call(*tensors.values(), **rest)
+                    self._prepared[key] = TritonLaunch([call], tensors)
+        d_gamma, *d_beta = sums.sum(dim=0)
+        return total, d_gamma, d_beta[0] if d_beta else None
+
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:
@@ -299,6 +384,11 @@ def _filled(x: torch.Tensor) -> torch.Tensor:
     """Heads as wide as FlashAttention takes them, zeros behind their end, as torch's own has it."""
     pad = -x.shape[-1] % FLASH_STEP
     return functional.pad(x, (0, pad)) if pad else x
+
+
+def _scales_of(x: Codes) -> torch.Tensor:
+    assert x.main.scales is not None
+    return x.main.scales
 
 
 def _named(name: str, x: Codes) -> dict[str, torch.Tensor]:

@@ -10,11 +10,14 @@ from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
-from tiles.kernels.gemm_workload import launch_block, multiprocessors
+from tiles.kernels.gemm_workload import launch_block, multiprocessors, must_decode
 from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.triton import gemm_scaled, transpose_codes
+from tiles.kernels.triton.gemm_arguments import shares_k
+from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words
 from tiles.problems import Gemm, Transpose
+from workbench.emission.package_files._workspace import zeroed_words
 from workbench.nn.choices import Choice, recipe_of
 from workbench.nn.codes import Codes
 from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
@@ -101,6 +104,8 @@ def launch_product(
             stream=stream,
         )
         return
+    processors = multiprocessors(str(c.device))
+    words = workspace_words(config, *problem.shape, processors) if shares_k(config) else 0
     gemm_scaled.launch(
         a.codes,
         b.codes,
@@ -110,7 +115,9 @@ def launch_product(
         a_block=launch_block(a.format),
         b_block=launch_block(b.format),
         config=config,
-        num_sms=multiprocessors(str(c.device)),
+        decode=must_decode(problem.recipe, str(c.device)),
+        num_sms=processors,
+        workspace=zeroed_words(words, MAX_SPLIT_TILES, c.device) if words else None,
     )
 
 

@@ -19,12 +19,14 @@ from tiles.kernels.triton import dequantize_tiles, quantize_tiles, turned_tiles
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dequantize, Problem, Quantize
+from workbench.nn.assembly import Assembly
 from workbench.nn.choices import Choice, Choices
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.cuda_assembly import PlacedCodes, stored_tensors
 from workbench.nn.prepared import TritonLaunch, layout
 from workbench.nn.reference_backend import ReferenceBackend
 
-__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of"]
+__all__ = ["PLAIN", "ROW_STEP", "CudaQuantizer", "gpu_of", "limits_of", "square_side"]
 
 #: Rows of codes begin at multiples of 16 bytes in the products' loads.
 ROW_STEP = 16
@@ -180,6 +182,30 @@ class CudaQuantizer(ReferenceBackend):
         found = self._quantized(x.contiguous(), out, seed, transposed=True) if fits else None
         return self.quantize(x, out, seed=seed) if found is None else found
 
+    def assembly(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        out: TensorFormat,
+        *,
+        parts: tuple[int, int],
+        both: bool,
+        seed: int = 0,
+    ) -> Assembly:
+        side = square_side(out)
+        # One that begins nowhere but at 0 may end within a block, at the matrix's own end.
+        inside = [
+            part % side if part < extent and side else 0
+            for part, extent in zip(parts, shape, strict=True)
+        ]
+        if not side or any(inside) or dtype not in PLAIN:
+            return super().assembly(shape, dtype, device, out, parts=parts, both=both, seed=seed)
+        rows, cols = shape
+        # Rows of the transposed codes begin at multiples of 16 bytes, as in `quantize_both`.
+        turned = self._bare(cols, rows, out) if both and rows % ROW_STEP == 0 else None
+        return PlacedCodes(self, self._bare(rows, cols, out), turned, seed)
+
     def quantize_directions(self, x: torch.Tensor, out: TensorFormat) -> BothDirections:
         found = None
         if _stored(out) is not None and out.rounding is not Rounding.STOCHASTIC:
@@ -197,8 +223,9 @@ class CudaQuantizer(ReferenceBackend):
         if known := self._prepared.get(key) if key is not None else None:
             made = self._bare(rows, cols, out)
             turned = self._bare(cols, rows, out) if transposed else None
+            tensors = {"x": x} | stored_tensors(made) | stored_tensors(turned, "_t")
             with self._current():
-                known(_quantizing(x, made, turned), _seed(out, seed))
+                known(tensors, _seed(out, seed))
             return Codes(main=made, turned=turned)
         source = PLAIN[x.dtype]
         problem = Quantize(rows=rows, cols=cols, target=out, source=source, transposed=transposed)
@@ -236,7 +263,8 @@ class CudaQuantizer(ReferenceBackend):
             quantize_tiles.launch(*operands, **rest)
             if key is not None:
                 calls = quantize_tiles._calls(quantize_request(*operands, **rest))
-                self._prepared[key] = TritonLaunch(calls, _quantizing(x, made, turned))
+                tensors = {"x": x} | stored_tensors(made) | stored_tensors(turned, "_t")
+                self._prepared[key] = TritonLaunch(calls, tensors)
         if stored != "fp32":
             made.scales.copy_(_powers(scales))
             if turned is not None and turned.scales is not None:
@@ -303,30 +331,23 @@ def _in_blocks(fmt: TensorFormat) -> bool:
     return scaling.rows is not None and scaling.rows > 1 and scaling.cols is not None
 
 
-def _turns(fmt: TensorFormat) -> bool:
-    """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
+def square_side(fmt: TensorFormat) -> int:
+    """Side of the square blocks of INT8 codes that a program holds; 0 of all other formats."""
     scaling = fmt.scaling
     if not _in_blocks(fmt) or scaling is None or not scaling.plain:
-        return False
-    side, nearest = scaling.rows or 0, fmt.rounding is Rounding.NEAREST_EVEN
+        return 0
+    side = scaling.rows or 0
     fits = fmt.element.name == "int8" and side == scaling.cols and not side & (side - 1)
-    return fits and nearest and 32 <= side <= 128
+    return side if fits and 32 <= side <= 128 else 0
+
+
+def _turns(fmt: TensorFormat) -> bool:
+    """True where one pass quantises a transposed view: INT8 in square blocks, to nearest."""
+    return bool(square_side(fmt)) and fmt.rounding is Rounding.NEAREST_EVEN
 
 
 def _seed(out: TensorFormat, seed: int) -> int | None:
     return seed if out.rounding is Rounding.STOCHASTIC else None
-
-
-def _quantizing(
-    x: torch.Tensor, made: QuantizedTensor, turned: QuantizedTensor | None
-) -> dict[str, torch.Tensor]:
-    """Tensors of a quantisation in blocks, as the launcher takes them."""
-    assert made.scales is not None
-    tensors = {"x": x, "codes": made.codes.view(torch.uint8), "scales": made.scales}
-    if turned is not None:
-        assert turned.scales is not None
-        tensors |= {"codes_t": turned.codes.view(torch.uint8), "scales_t": turned.scales}
-    return tensors
 
 
 def _powers(bits: torch.Tensor) -> torch.Tensor:

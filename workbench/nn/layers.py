@@ -89,6 +89,15 @@ class QuantizedNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) to the same, in codes."""
+        gamma, beta = self.vectors(x)
+        return operators.normalized(x, gamma, beta, self.op, self.epsilon, self.runtime)
+
+    def vectors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Gamma, and of LayerNorm beta, for an input.
+
+        Raises:
+            ValueError: the input is not as wide as the norm.
+        """
         if x.shape[-1] != self.width:
             raise ValueError(f"input of {x.shape[-1]} features: this norm takes {self.width}")
         gamma: torch.Tensor | None = self.weight
@@ -97,7 +106,7 @@ class QuantizedNorm(nn.Module):
             gamma = torch.ones(self.width, device=x.device)
         if self.op == "layernorm" and beta is None:
             beta = torch.zeros(self.width, device=x.device)
-        return operators.normalized(x, gamma, beta, self.op, self.epsilon, self.runtime)
+        return gamma, beta
 
     def extra_repr(self) -> str:
         return f"{self.op}, {self.width}, eps={self.epsilon}, recipe={self.runtime.recipe.name}"

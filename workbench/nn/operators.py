@@ -9,7 +9,7 @@ from torch.nn import functional
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
 from workbench.nn.first_order import first_order
-from workbench.nn.runtime import Like, Runtime
+from workbench.nn.runtime import Like, Runtime, serves_both_directions
 from workbench.nn.seeds import derived
 
 __all__ = ["activation", "dropout", "gated", "normalized", "residual_add"]
@@ -215,27 +215,55 @@ class _ResidualAdd(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.set_materialize_grads(False)
         ctx.run, ctx.seed, ctx.like = run, seed, Like.of(branch)
-        plain = branch.dequantized() if isinstance(branch, CodedTensor) else branch
-        total = stream + plain.to(stream.dtype)
-        return total, run.tensor(run.codes(total), total.shape, total)
+        plain = branch.codes if isinstance(branch, CodedTensor) else _rows(branch)
+        backend, fmt = run.backend(stream.device), run.recipe.activation
+        total, codes = backend.add(_rows(stream), plain, fmt)
+        assert codes is not None  # they were asked for
+        total = total.view(stream.shape)
+        return total, run.tensor(codes, total.shape, total)
 
     @staticmethod
     @first_order
     def backward(ctx: Any, d_total: torch.Tensor | None, d_copy: torch.Tensor | None) -> Any:
         run: Runtime = ctx.run
-        parts = [
-            part.dequantized() if isinstance(part, CodedTensor) else part
-            for part in (d_total, d_copy)
-            if part is not None
-        ]
-        if not parts:
+        if d_total is None and d_copy is None:
             return None, None, None, None
-        grad = parts[0] if len(parts) == 1 else parts[0] + parts[1].to(parts[0].dtype)
         like: Like = ctx.like
+        if like.coded and isinstance(d_copy, CodedTensor) and _plain(d_total):
+            assert d_total is not None
+            fmt = run.recipe.gradient
+            both = serves_both_directions(fmt)
+            total, codes = run.backend(d_total.device).add(
+                _rows(d_total), d_copy.codes, fmt, both=both, seed=ctx.seed
+            )
+            assert codes is not None
+            return total.view(d_total.shape), run.returned(codes, like), None, None
+        grad = _summed(d_total, d_copy, run)
         if not like.coded:  # a layer that is kept in high precision
             return grad, grad.to(like.dtype), None, None
         codes = run.gradient(grad, ctx.seed, feeds_products=True)
         return grad, run.returned(codes, like), None, None
+
+
+def _plain(x: torch.Tensor | None) -> bool:
+    return x is not None and not isinstance(x, CodedTensor)
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _summed(one: torch.Tensor | None, other: torch.Tensor | None, run: Runtime) -> torch.Tensor:
+    """The sum of two gradients, one of which may be missing, in numbers."""
+    parts = [part for part in (one, other) if part is not None]
+    if len(parts) == 1:
+        (part,) = parts
+        return part.dequantized() if isinstance(part, CodedTensor) else part
+    first, second = parts
+    if isinstance(first, CodedTensor):
+        first = first.dequantized()
+    codes = second.codes if isinstance(second, CodedTensor) else _rows(second)
+    return run.backend(first.device).add(_rows(first), codes)[0].view(first.shape)
 
 
 def residual_add(

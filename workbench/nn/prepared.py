@@ -15,7 +15,7 @@ import torch
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cuda.hopper_block_operands import OUTPUTS
 from tiles.kernels.cuda.hopper_formats import ELEMENT_BYTES, ROW_BYTES
-from tiles.kernels.cuda.hopper_grid import persistent_grid
+from tiles.kernels.cuda.hopper_grid import cluster_sides, persistent_grid
 from tiles.kernels.cuda.launches import functions, run
 from tiles.kernels.cuda.philox_keys import KEYS, round_keys
 from tiles.kernels.cuda.tensor_maps import tensor_map
@@ -154,8 +154,9 @@ class ProductLaunch:
             blocks: of ``hopper_block_gemm``; else of ``hopper_gemm``.
         """
         self._m, self._n, self._k = m, n, k = shape
-        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
-        self._grid = persistent_grid(device, -(-m // (block_m * cluster)), n, config)
+        block_m, block_n = int(config["block_m"]), int(config["block_n"])
+        down, across = cluster_sides(config)
+        self._grid = persistent_grid(device, -(-m // (block_m * down)), n, config, across=across)
         items = tuple(config.items())
         if blocks:
             self._kernel = gemm_hopper_blocks.compiled_kernel(device, element, out, scales, items)
@@ -170,7 +171,9 @@ class ProductLaunch:
             item, self._out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
             wide = ROW_BYTES // self._out_item
         self._maps, self._item, self._box = 3 if blocks else 2, item, (wide, 64)
-        self._boxes = ((ROW_BYTES // item, block_m), (ROW_BYTES // item, block_n // cluster))
+        self._boxes = tuple(
+            (ROW_BYTES // item, rows) for rows in (block_m // across, block_n // down)
+        )
         self._extents = (np.int32(m), np.int32(n), np.int32(k))
 
     def __call__(

@@ -168,21 +168,30 @@ class ReferenceBackend(Backend):
         out: TensorFormat,
         seed: int,
     ) -> NormGradients:
-        found = _outcome(
-            f"{op}-bwd",
-            x,
-            other=dy.dequantize(torch.float64),
-            mean=_wide(mean),
-            variance=_wide(variance),
-            gamma=_wide(gamma),
-            epsilon=epsilon,
-        )
-        sums = {name: value.float() for name, (value, _) in found.vectors.items()}
+        other = dy.dequantize(torch.float64)
+        values, sums = _norm_backward(op, x, other, mean, variance, gamma, epsilon)
         return NormGradients(
-            dx=self.quantize(found.values.float(), out, seed=seed),
+            dx=self.quantize(values.float(), out, seed=seed),
             d_gamma=sums["d_gamma"],
             d_beta=sums.get("d_beta"),
         )
+
+    def normalize_gradient(
+        self,
+        op: str,
+        x: Codes,
+        dy: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        gamma: torch.Tensor,
+        *,
+        epsilon: float,
+        dtype: torch.dtype,
+        onto: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        values, sums = _norm_backward(op, x, dy.double(), mean, variance, gamma, epsilon)
+        total = values if onto is None else values + onto.double()
+        return total.to(dtype), sums["d_gamma"], sums.get("d_beta")
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
@@ -221,6 +230,29 @@ def _wide(vector: torch.Tensor | None) -> torch.Tensor | None:
 
 def _outcome(op: str, x: Codes, **rest: object) -> Outcome:
     return outcome(op, Inputs(x=x.dequantize(torch.float64), **rest))  # type: ignore[arg-type]
+
+
+def _norm_backward(
+    op: str,
+    x: Codes,
+    dy: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    gamma: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The gradient of ``x`` in float64, and the vectors' in fp32."""
+    found = _outcome(
+        f"{op}-bwd",
+        x,
+        other=dy,
+        mean=_wide(mean),
+        variance=_wide(variance),
+        gamma=_wide(gamma),
+        epsilon=epsilon,
+    )
+    values: torch.Tensor = found.values
+    return values, {name: value.float() for name, (value, _) in found.vectors.items()}
 
 
 def _scores(q: torch.Tensor, k: torch.Tensor, causal: bool) -> torch.Tensor:

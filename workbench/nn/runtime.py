@@ -8,6 +8,7 @@ import torch
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.recipes import Recipe
+from workbench.nn.assembly import Assembly
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes
@@ -213,6 +214,23 @@ class Runtime:
         both = feeds_products and fmt.scaling is not None and serves_both_directions(fmt)
         quantize = backend.quantize_both if both else backend.quantize
         return quantize(_matrix(plain), fmt, seed=seed)
+
+    def gradient_in_parts(
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int,
+        *,
+        parts: tuple[int, int],
+        feeds_products: bool,
+    ) -> Assembly:
+        """Codes of a gradient that comes in parts, otherwise as :meth:`gradient`."""
+        fmt = self.recipe.gradient
+        both = feeds_products and fmt.scaling is not None and serves_both_directions(fmt)
+        return self.backend(device).assembly(
+            shape, dtype, device, fmt, parts=parts, both=both, seed=seed
+        )
 
     def tensor(
         self, codes: Codes, shape: torch.Size | tuple[int, ...], x: torch.Tensor

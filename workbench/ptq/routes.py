@@ -121,8 +121,9 @@ class WeightOnlyRoute:
         held: dict[str, PackedWeight],
     ) -> torch.Tensor:
         from tiles.kernels.triton import gemm_weight_only
-        from tiles.kernels.triton.weight_arguments import workspace_words
+        from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
         from tiles.kernels.weight_only_workload import pack_quantized
+        from workbench.emission.package_files._workspace import zeroed_words
 
         if self.name not in held:
             held[self.name] = pack_quantized(weight)
@@ -136,7 +137,7 @@ class WeightOnlyRoute:
             held[self.name],
             made,
             config=config,
-            workspace=torch.zeros(words, dtype=torch.int32, device=x.device) if words else None,
+            workspace=zeroed_words(words, MAX_SPLIT_TILES, x.device) if words else None,
         )
         return (made if bias is None else made + bias.float()).to(x.dtype)
 

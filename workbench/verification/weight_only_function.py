@@ -70,10 +70,11 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
         return problem.resized(min(problem.m, 16), min(problem.n, 64), self._columns(tuned) + 16)
 
     def _columns(self, tuned: Tuned) -> int:
-        """Three panels, so that shares of a split K and groups along it differ."""
+        """Three panels, so that shares of a split K and groups along it differ; one a share."""
         assert isinstance(tuned.problem, Gemm)
         panel = 512 // tuned.problem.recipe.weight.element.bits
-        return max(3, int(tuned.config.get("split_k", 1))) * panel
+        shares = (int(tuned.config.get(field, 1)) for field in ("split_k", "cluster"))
+        return max(3, *shares) * panel
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
         assert isinstance(tuned.problem, Gemm)

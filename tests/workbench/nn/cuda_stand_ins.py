@@ -20,7 +20,10 @@ from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
     gemm_scaled,
+    norm_gradient,
+    placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -233,12 +236,66 @@ class Launches:
         out.copy_(found.main.codes.view(torch.uint8))
         scales.copy_(found.main.scales)
 
+    def add(self, *given: Any, block: int, seed: int | None) -> None:
+        residual_tiles._call(*given, block=block, seed=seed)
+        named = dict(zip(residual_tiles.TENSORS, given, strict=False))
+        x, y, y_scales = (named.get(name) for name in ("x", "y", "y_scales"))
+        made = [named.get(n) for n in ("codes", "scales", "codes_t", "scales_t")]
+        kinds = (y_scales, "add codes"), (made[0], "to codes"), (made[2], "both")
+        self.seen.append(" ".join(name for one, name in kinds if one is not None))
+        if y_scales is not None:
+            plain = TensorFormat.parse(f"int8.b{block}x{block}")
+            main = QuantizedTensor(codes=y.view(torch.int8), scales=y_scales, format=plain)
+            y = Codes(main=main)
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        total, found = TWIN.add(x, y, fmt, seed=seed or 0)
+        assert found is not None
+        named["total"].copy_(total)
+        wanted = (found.main.bits, found.main.scales) * 2
+        for at, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            if one is not None:
+                assert other is not None
+                one.copy_(other if at < 2 else other.t())
+
+    def norm(self, *given: Any, op: str, epsilon: float, block: int) -> None:
+        norm_gradient._call(*given, op=op, epsilon=epsilon, block=block)
+        x, x_scales, dy, mean, variance, gamma, total, partials, *onto = given
+        self.seen.append(f"{op}-bwd of numbers")
+        plain = TensorFormat.parse(f"int8.b{block}x{block}")
+        main = QuantizedTensor(codes=x.view(torch.int8), scales=x_scales, format=plain)
+        found, *sums = TWIN.normalize_gradient(
+            op, Codes(main=main), dy, mean, variance, gamma, epsilon=epsilon, dtype=total.dtype,
+            onto=onto[0] if onto else None,
+        )  # fmt: skip
+        total.copy_(found)
+        partials.zero_()
+        for at in range(partials.shape[1]):
+            partials[-1, at] = sums[at]
+
     def turned(self, x: Any, out: Any, scales: Any, *, block: int, config: Any) -> None:
         turned_tiles._call(x, out, scales, block=block, config=config)
         self.seen.append("quantize turned")
         found = TWIN.quantize(x.t(), TensorFormat.parse(f"int8.b{block}x{block}")).main
         out.copy_(found.codes.view(torch.uint8))
         scales.copy_(found.scales)
+
+    def placed(self, x: Any, *made: Any, place: tuple[int, int], **given: Any) -> None:
+        placed_tiles._call(x, *made, place=place, **given)
+        self.seen.append("quantize part" if len(made) == 2 else "quantize part both")
+        block, seed = given["block"], given["seed"]
+        fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
+        # The random bits are those of the whole.
+        whole = torch.zeros(made[0].shape, dtype=x.dtype)
+        part = tuple(slice(at, at + size) for at, size in zip(place, x.shape, strict=True))
+        blocks = tuple(slice(p.start // block, -(-p.stop // block)) for p in part)
+        whole[part] = x
+        found = TWIN.quantize(whole, fmt, seed=seed or 0).main
+        assert found.scales is not None
+        made[0][part] = found.bits[part]
+        made[1][blocks] = found.scales[blocks]
+        if len(made) > 2:
+            made[2].t()[part] = found.bits[part]
+            made[3].t()[blocks] = found.scales[blocks]
 
     def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
         self.seen.append("transpose")
@@ -265,6 +322,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (transpose_codes, made.transpose),
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
+        (placed_tiles, made.placed),
+        (norm_gradient, made.norm),
+        (residual_tiles, made.add),
     ):
         monkeypatch.setattr(module, "launch", stand_in)
     return made

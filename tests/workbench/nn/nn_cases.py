@@ -1,12 +1,25 @@
 """What the tests of the training layers share."""
 
+import math
+
 import torch
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
 from workbench.nn import CodedTensor, Codes, Runtime, training_runtime
 
-__all__ = ["PlainSgd", "coded", "normal", "runtime", "spread_scales"]
+__all__ = [
+    "ULP",
+    "PlainSgd",
+    "assert_rounded",
+    "coded",
+    "normal",
+    "numbers",
+    "runtime",
+    "spread_scales",
+]
+
+ULP = 2.0**-23
 
 
 def runtime(recipe: str = "jetfire", **options: object) -> Runtime:
@@ -36,6 +49,31 @@ def spread_scales(codes: Codes) -> torch.Tensor:
     high, wide = scaling.rows or rows, scaling.cols or cols
     scales = codes.main.scales.double()
     return scales.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :cols]
+
+
+def assert_rounded(
+    found: torch.Tensor, exact: torch.Tensor, steps: float, relative: float = 0.0
+) -> None:
+    """Codes lie within so many steps of exact values, and so is their SQNR bounded.
+
+    Args:
+        relative: what a rounding before may have changed.
+    """
+    assert isinstance(found, CodedTensor)
+    values = found.codes.dequantize(torch.float64)
+    exact = exact.detach().reshape(values.shape)
+    step = spread_scales(found.codes)
+    bound = steps * step * (1 + 4 * ULP) + (4 * ULP + relative) * exact.abs()
+    worst = ((values - exact).abs() / bound).max()
+    assert worst <= 1, f"{float(worst)} of the bound"
+    sqnr = 10 * math.log10(float(exact.pow(2).sum() / (values - exact).pow(2).sum()))
+    assert sqnr >= 10 * math.log10(float(exact.pow(2).sum() / bound.pow(2).sum()))
+
+
+def numbers(x: torch.Tensor) -> torch.Tensor:
+    """What codes stand for, in fp32."""
+    assert isinstance(x, CodedTensor)
+    return x.codes.dequantize(torch.float32).view(x.shape)
 
 
 class PlainSgd:

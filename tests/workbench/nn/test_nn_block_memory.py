@@ -11,7 +11,10 @@ from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
+    norm_gradient,
+    placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -45,7 +48,8 @@ def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
                      dequantize_tiles, quantize_tiles, transpose_codes,
-                     activation_tiles, turned_tiles):  # fmt: skip
+                     activation_tiles, norm_gradient, placed_tiles, residual_tiles,
+                     turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)
     run = training_runtime(recipe, backend=backend, **options)

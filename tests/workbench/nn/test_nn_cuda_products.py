@@ -1,15 +1,25 @@
 """The CUDA backend without a GPU: layers of every recipe, codes of every kind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cuda_stand_ins import CPU, TWIN, Launches, cuda, launches
+from cuda_stand_ins import CPU, LIMITS, TWIN, Launches, cuda, launches
 from nn_cases import coded, normal
 
+from sim import load_gpu
 from tiles.formats import TensorFormat
+from tiles.kernels import kernel
+from tiles.kernels.triton import gemm_scaled
+from tiles.problems import parse_problem
 from workbench.nn import RECIPES, Codes, convert
+from workbench.nn import cuda_products as products_module
+from workbench.nn.choices import Choice, Choices
 
 __all__ = ["launches"]
 
+
+E4M3 = "gemm:64x64x64:e4m3-row:fp32"
 EMULATED = ("mxfp6-e3m2", "mxfp6-e2m3", "mxfp4", "mxfp4-w-mxfp6-a", "int4-tensor")
 PRODUCTS = [name for name in RECIPES if name[:3] != "jet" and name != "int8-fallback"]
 
@@ -78,3 +88,58 @@ def test_vectors_are_fp32_whatever_the_default_dtype(launches: Launches) -> None
     finally:
         torch.set_default_dtype(before)
     assert found.variance.dtype is torch.float32
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 512), (128, 64, 2048), (512, 512, 1024)], ids=str)
+@pytest.mark.parametrize("fmt", ["int8.b32x32", "int8.b64x64", "int8.b128x128", "e4m3fn.row"])
+def test_what_is_predicted_fastest_can_be_launched(
+    fmt: str, shape: tuple[int, int, int], launches: Launches
+) -> None:
+    """The launchers check all that they are given; without a GPU file nothing is predicted."""
+    backend = cuda()
+    backend.choices = Choices(LIMITS, gpu=load_gpu("h200"))
+    m, n, k = shape
+    a, b = (TWIN.quantize(normal(rows, k, seed=rows), TensorFormat.parse(fmt)) for rows in (m, n))
+    expected = TWIN.product(a, b, dtype=torch.float32)
+    for dtype in (torch.bfloat16, torch.float32):
+        found = backend.product(a, b, dtype=dtype)
+        torch.testing.assert_close(found.float(), expected, rtol=2**-7, atol=1e-3)
+    assert len(launches.seen) == 2
+    assert backend.unserved == {}
+    made = [choice for choice in backend.choices._made.values() if isinstance(choice, Choice)]
+    assert len(made) == 2
+    if k == 2048:  # few tiles, long sums
+        assert all(int(choice.config.to_dict()["split_k"]) > 1 for choice in made)
+
+
+@pytest.mark.parametrize(
+    "shared", [{"split_k": 4}, {"stream_k": True, "persistent": True}], ids=str
+)
+def test_a_tuned_configuration_whose_programs_share_k_is_launched(
+    shared: dict[str, int], launches: Launches
+) -> None:
+    text = "gemm:128x64x2048:int8-row:fp32"
+    problem, family = parse_problem(text), kernel("triton_gemm")
+    config = replace(family.default(problem, LIMITS), **shared)
+    backend = cuda()
+    backend.choices = Choices(LIMITS, {text: Choice(family=family.name, config=config)})
+    a, b = (TWIN.quantize(normal(rows, 2048), TensorFormat.parse("int8.row")) for rows in (128, 64))
+    found = backend.product(a, b, dtype=torch.float32)
+    torch.testing.assert_close(found, TWIN.product(a, b, dtype=torch.float32), rtol=1e-5, atol=1e-4)
+    assert launches.seen == ["triton gemm"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_gpu_without_tensor_cores_for_8_bit_floats_decodes_them(
+    older: bool, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(products_module, "must_decode", lambda recipe, device: older)
+    monkeypatch.setattr(gemm_scaled, "launch", lambda *tensors, decode, **rest: told.append(decode))
+    fmt = TensorFormat.parse("e4m3fn.row")
+    a, b = (TWIN.quantize(normal(64, 64, seed=seed), fmt) for seed in range(2))
+    backend = cuda()
+    config = kernel("triton_gemm").default(parse_problem(E4M3), LIMITS)
+    backend.choices = Choices(LIMITS, {E4M3: Choice(family="triton_gemm", config=config)})
+    backend.product(a, b, dtype=torch.float32)
+    assert told == [older]

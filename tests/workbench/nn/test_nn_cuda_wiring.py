@@ -1,6 +1,7 @@
 """The CUDA backend without a GPU: a block on the stand-ins is the block on the twin."""
 
 import contextlib
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ from cuda_stand_ins import TWIN, Launches, cuda, launches, trained
 from nn_cases import coded, normal
 
 from tiles.formats import TensorFormat
-from workbench.nn import ReferenceBackend, TransformerBlock, convert, training_runtime
+from workbench.nn import (
+    ReferenceBackend,
+    TransformerBlock,
+    attention,
+    convert,
+    training_runtime,
+)
 from workbench.nn.cuda_backend import CudaBackend
 
 __all__ = ["launches"]
@@ -62,13 +69,20 @@ def test_a_blocks_passes_over_memory(tokens: int, kept: bool, launches: Launches
     y.backward(normal(1, tokens, 64, seed=1, dtype=torch.bfloat16))
     fits = tokens % 16 == 0  # else the transpose of the codes would be no operand
     assert forward.count("dequantize") == 1  # queries, keys and values
-    assert forward.count("quantize") == 4 + 3  # weights; stream twice, attention's output
-    # q, k, v, attention's output and its gradient; what the norms give back to the stream.
-    assert launches.seen.count("dequantize") == 3 + 2
+    assert forward.count("quantize") == 4 + 2  # weights; stream, attention's output
+    assert forward.count("to codes") == 1  # the sum of the stream and a branch
+    # q, k, v, attention's output and its gradient.
+    assert launches.seen.count("dequantize") == 3
+    # What the norms give back to the stream; of the second the branch takes the sum's codes.
+    assert launches.seen.count("add codes") == 1
+    assert launches.seen.count("add codes to codes both" if fits else "add codes to codes") == 1
     weights = 0 if kept else 4  # anew
     assert launches.seen.count("quantize turned") == weights
-    assert launches.seen.count("quantize both") == (3 if fits else 0)
-    assert launches.seen.count("quantize") == (0 if fits else 3)
+    assert launches.seen.count("quantize both") == (1 if fits else 0)
+    assert launches.seen.count("quantize") == (0 if fits else 1)
+    # Gradients of queries, keys and values, where those of the joint projection lie.
+    assert launches.seen.count("quantize part both") == (3 if fits else 0)
+    assert launches.seen.count("quantize part") == (0 if fits else 3)
     assert launches.seen.count("transpose") == (9 if fits else 12) - weights
 
 
@@ -109,6 +123,13 @@ def test_codes_of_128_come_from_products_of_16_bits_or_from_the_products_themsel
     # What the product leaves goes into the activation's gradient as it is.
     assert launches.seen.count("gelu-bwd of numbers") == (0 if fused else 1)
     assert launches.seen.count("gelu-bwd") == (1 if fused else 0)
+    # And into attention's: q, k, v twice, its output, and codes of it.
+    assert launches.seen.count("dequantize") == (4 if fused else 3)
+    # And into the norms', which leave the stream's: nothing is left to add.
+    assert launches.seen.count("layernorm-bwd of numbers") == (0 if fused else 2)
+    assert launches.seen.count("layernorm-bwd") == (2 if fused else 0)
+    added = {s for s in launches.seen if s.startswith("add")}
+    assert added == ({"add codes", "add codes to codes both"} if fused else set())
 
 
 def test_what_no_kernel_serves_is_computed_and_listed(launches: Launches) -> None:
@@ -158,3 +179,45 @@ def test_launches_make_their_device_current(
     monkeypatch.setattr(CudaBackend, "_current", current)
     trained(cuda(), "jetfire", dropout=0.1)
     assert len(entered) == len(launches.seen) > 20
+
+
+@pytest.mark.parametrize("recipe", ["jetfire", "jetfire-64"])
+def test_parts_of_attentions_gradient_have_the_codes_of_the_whole(
+    recipe: str, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns of one sequence each; the twin joins the numbers first."""
+    monkeypatch.setattr(sys.modules["workbench.nn.attention"], "TURN_BYTES", 1)
+    grads = []
+    for backend in (TWIN, cuda()):
+        torch.manual_seed(0)
+        layer = convert(torch.nn.Linear(64, 192), recipe, backend=backend, seed=3).model
+        x = normal(3, 64, 64, dtype=torch.bfloat16).requires_grad_()
+        attention(layer(x), 2, layer.runtime).backward(
+            normal(3, 64, 64, seed=1, dtype=torch.bfloat16)
+        )
+        grads.append(x.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=0, atol=0)
+    assert launches.seen.count("quantize part both") == 3 * 3
+
+
+@pytest.mark.parametrize(("rows", "part"), [(96, (96, 96)), (80, (80, 32)), (80, (16, 32))])
+def test_a_matrix_in_parts_has_its_own_codes(
+    rows: int, part: tuple[int, int], launches: Launches
+) -> None:
+    out, x = TensorFormat.parse("int8.b32x32+sr"), normal(rows, 96, dtype=torch.bfloat16)
+    backend = cuda()
+    rest: dict[str, Any] = {"parts": part, "both": True, "seed": 7}
+    made = backend.assembly((rows, 96), x.dtype, x.device, out, **rest)
+    for row in range(0, rows, part[0]):
+        for col in range(0, 96, part[1]):
+            made.put(x[row : row + part[0], col : col + part[1]], row, col)
+    found, expected = made.codes(), TWIN.quantize(x, out, seed=7).main
+    for one, other in ((found.main, expected), (found.turned, expected)):
+        assert one is not None
+        assert one.scales is not None
+        assert other.scales is not None
+        turn = one is found.turned
+        assert torch.equal(one.codes, other.codes.t() if turn else other.codes)
+        assert torch.equal(one.scales, other.scales.t() if turn else other.scales)
+    # Parts of 16 rows are no whole blocks.
+    assert ("quantize both" in launches.seen) == (part[0] == 16)

@@ -14,7 +14,10 @@ from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
+    norm_gradient,
+    placed_tiles,
     quantize_tiles,
+    residual_tiles,
     transpose_codes,
     turned_tiles,
 )
@@ -22,6 +25,7 @@ from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantiz
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from tiles.problems import Dataflow, parse_problem
 from workbench.nn import ReferenceBackend, TransformerBlock, prepared, training_runtime
+from workbench.nn import cuda_assembly as assembly_module
 from workbench.nn import cuda_backend as backend_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn import cuda_quantizer as quantizer_module
@@ -90,7 +94,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         monkeypatch.setattr(module, "compiled_kernel", lambda *given: given)
     for module in (gemm_hopper, gemm_hopper_blocks, prepared):
         monkeypatch.setattr(module, "tensor_map", map_of)
-        monkeypatch.setattr(module, "persistent_grid", lambda *given: (given[1], given[2]))
+        monkeypatch.setattr(module, "persistent_grid", lambda *given, across: (*given[1:3], across))
     return found
 
 
@@ -160,7 +164,10 @@ def test_a_dataflow_launch_is_the_launchers(
         ("gemm:256x512x384:int8-b128:int8.b128x128+sr", "b128x128"),
     ],
 )
-def test_a_product_is_the_launchers(text: str, scales: str, handed: list[tuple[Any, ...]]) -> None:
+@pytest.mark.parametrize("cluster", [{}, {"cluster": 2}, {"cluster": 2, "block_n": 64}])
+def test_a_product_is_the_launchers(
+    text: str, scales: str, cluster: dict[str, int], handed: list[tuple[Any, ...]]
+) -> None:
     problem = parse_problem(text)
     m, n, k = problem.shape  # type: ignore[attr-defined]
     out, element = problem.out, problem.recipe.activation.element.name  # type: ignore[attr-defined]
@@ -177,7 +184,7 @@ def test_a_product_is_the_launchers(text: str, scales: str, handed: list[tuple[A
         block = int(out.split("b")[1].split("x")[0])
         c_scale = torch.ones(-(-m // block), -(-n // block))
     given: dict[str, Any] = {"element": element, "out": out, "scales": scales}
-    given["config"] = config.to_dict()
+    given["config"] = config.to_dict() | cluster
     again = ProductLaunch((m, n, k), device=0, blocks=blocks, **given)
     again(a, b, c, *grids, None, c_scale=c_scale, seed=SEED)
     operands = [on_device(x) if x.dtype is not torch.float16 else half(x) for x in (a, b, c)]
@@ -318,7 +325,8 @@ class Repeated:
 
         class Triton:
             def __init__(self, calls: Any, tensors: Any) -> None:
-                ((self.kernel, _, _, constants),) = calls
+                ((self.kernel, _, arguments, constants),) = calls
+                self.numbers = [one for one in arguments if not isinstance(one, torch.Tensor)]
                 self.constants = constants
                 rows, cols = constants.get("BLOCK_ROWS", 0), constants.get("BLOCK_COLS", 0)
                 rounding = "+sr" if constants.get("STOCHASTIC") else ""
@@ -337,6 +345,18 @@ class Repeated:
                     assert made.scales is not None
                     tensors["codes"].copy_(made.bits)
                     tensors["scales"].copy_(made.scales)
+                elif self.kernel is residual_tiles._residual_tiles:
+                    given = [tensors.get(name) for name in residual_tiles.TENSORS]
+                    seen.add(*given, block=self.constants["BLOCK_ROWS"], seed=seed)
+                elif self.kernel is norm_gradient._norm_gradient:
+                    epsilon = next(one for one in self.numbers if isinstance(one, float))
+                    op = norm_gradient.OPS[not self.constants["CENTRED"]]
+                    seen.norm(
+                        *tensors.values(), op=op, epsilon=epsilon, block=self.constants["SIDE"]
+                    )
+                elif self.kernel is placed_tiles._quantize_placed:
+                    place, side = tuple(self.numbers[:2]), self.constants["BLOCK_ROWS"]
+                    seen.placed(*tensors.values(), place=place, block=side, seed=seed)
                 elif self.kernel is transpose_codes._transpose_codes:
                     tensors["out"].copy_(tensors["codes"].t())
                 elif self.kernel is quantize_tiles._quantize_tiles:
@@ -356,7 +376,7 @@ class Repeated:
 
         monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
-        for module in (products_module, quantizer_module, backend_module):
+        for module in (products_module, quantizer_module, backend_module, assembly_module):
             monkeypatch.setattr(module, "TritonLaunch", Triton)
 
 

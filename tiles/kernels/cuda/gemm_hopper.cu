@@ -3,8 +3,8 @@
 // One warp of the first warpgroup keeps a ring of STAGES tiles of A and B filled (128 bytes of K
 // each, 128-byte swizzle); two more warpgroups multiply.  "full" barriers count the bytes that the
 // copy engine has brought, "empty" barriers the warps that are done with a stage.  The launch is
-// persistent: each CTA, or cluster of CLUSTER CTAs that are neighbours along M and share each tile
-// of B by multicast, walks over the tiles in a raster of GROUP_M cluster rows.
+// persistent: each CTA, or cluster of CLUSTER CTAs that share a tile by multicast (hopper_raster.cuh),
+// walks over the tiles in a raster of GROUP_M cluster rows.
 //
 // PINGPONG 0: both warpgroups work on one tile, BLOCK_M / 2 rows each.  PINGPONG 1: each has a tile
 // of its own and they take turns, so that one stores while the other multiplies.
@@ -12,10 +12,11 @@
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
 // CUDA cores ("promoted").  CHAINED 0: a warpgroup has two sets of accumulators for its products, one
 // is promoted while the tensor cores fill the other, and a tile begins when the last one is stored.
-// CHAINED 1: it has one set, so that there is room for tiles of up to 192 columns; the other
-// warpgroup's product runs under a promotion, and the next tile's first one under a tile's way out.
-// The warpgroups take turns: the tensor cores share themselves out among products in flight, so that
-// two which began together would end together, and nothing would multiply while both promote.
+// CHAINED 1: it has one set, of 64 rows, so that there is room for the sums of up to 192 columns, or
+// of 128 rows a warpgroup; the other warpgroup's product runs under a promotion, and the next tile's
+// first one under a tile's way out.  The warpgroups begin products in turns: the tensor cores share
+// themselves out among products in flight, so that two which began together would end together, and
+// nothing would multiply while both promote.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -36,12 +37,17 @@
 #define BLOCK_K (ROW_BYTES / ELEMENT_BYTES)
 #define ROWS (PINGPONG ? BLOCK_M : BLOCK_M / CONSUMERS)  // of a tile, for one warpgroup
 #define TILES_M (ROWS / 64)                              // wgmma is 64 rows high
+#define HELD_TILES (CHAINED ? 1 : TILES_M)               // of a set of accumulators
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
 #define PROMOTED (SCALES >= 3)
-// Scales of a tile's rows.  The copy engine starts at multiples of 16 bytes only, a group anywhere.
-#define SCALE_BYTES (SCALES == 3 ? (BLOCK_M + (GROUPS ? 4 : 0)) * 4 : 0)
-#define SCALE_PITCH ((SCALE_BYTES + 127) / 128 * 128)  // the copy engine's alignment
+// Scales of a tile's rows.  The copy engine starts at multiples of 16 bytes only, a group anywhere;
+// so its rows come with four more, and 256 in two parts, since the engine takes no 260 at a time.
+#define SCALE_ROWS (GROUPS && BLOCK_M > 128 ? 128 : BLOCK_M)  // of a part, without the four
+#define SCALE_PARTS (SCALES == 3 ? BLOCK_M / SCALE_ROWS : 0)
+#define SCALE_BYTES (SCALE_PARTS * (SCALE_ROWS + (GROUPS ? 4 : 0)) * 4)
+#define SCALE_PITCH \
+    (SCALES == 3 ? ((BLOCK_M + (GROUPS ? 4 : 0)) * 4 + 127) / 128 * 128 : 0)  // 128: its alignment
 #define SCALE_RING ((STAGES * SCALE_PITCH + 1023) / 1024 * 1024)
 #define STORE_BYTES (64 * ROW_BYTES)
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
@@ -150,12 +156,15 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, tile.top);
-                    load_shared_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K,
-                                     tile.b_top, rank);
-                    if (SCALES == 3)
-                        load_tile(scale_ring + stage * SCALE_PITCH, &map_scale, bar,
-                                  tile.scale_x, tile.scale_y + step);
+                    load_cluster_tile<BLOCK_M, SHARE_A>(a_ring + stage * A_BYTES, &map_a, bar,
+                                                        step * BLOCK_K, tile.top, rank);
+                    load_cluster_tile<BLOCK_N, !SHARE_A>(b_ring + stage * B_BYTES, &map_b, bar,
+                                                         step * BLOCK_K, tile.b_top, rank);
+#pragma unroll
+                    for (int part = 0; part < SCALE_PARTS; part++)
+                        load_tile(scale_ring + stage * SCALE_PITCH + part * SCALE_ROWS * 4,
+                                  &map_scale, bar, tile.scale_x + part * SCALE_ROWS,
+                                  tile.scale_y + step);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
             }
@@ -171,20 +180,19 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
         const u64 a_first = descriptor(a_ring + offset * ROW_BYTES), b_first = descriptor(b_ring);
         int stage = 0, sequence = 0, store_turn = 0;
         u32 phase = 0;
-        auto multiply = [&](Accumulator(&d)[TILES_M][HALF], bool first) {
+        // Of the tile's rows from the first_tile-th 64 on.
+        auto multiply = [&](Accumulator(&d)[HELD_TILES][HALF], int first_tile, bool first) {
             const u64 a = a_first + stage * (A_BYTES >> 4);
             const u64 b = b_first + stage * (B_BYTES >> 4);
 #pragma unroll
-            for (int t = 0; t < TILES_M; t++) pin(d[t]);
+            for (int t = 0; t < HELD_TILES; t++) pin(d[t]);
             wgmma_fence();
 #pragma unroll
-            for (int t = 0; t < TILES_M; t++)
+            for (int t = 0; t < HELD_TILES; t++)
 #pragma unroll
-                for (int s = 0; s < 4; s++) {
-                    wgmma(d[t], a + t * (64 * ROW_BYTES >> 4) + s * 2, b + s * 2, !first || s > 0);
-                    // A quarter of a product is a group of its own: behind it the turn is passed on.
-                    if (CHAINED && s == 0) wgmma_commit();
-                }
+                for (int s = 0; s < 4; s++)
+                    wgmma(d[t], a + (first_tile + t) * (64 * ROW_BYTES >> 4) + s * 2, b + s * 2,
+                          !first || s > 0);
             wgmma_commit();
         };
 #if PINGPONG
@@ -192,23 +200,25 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #endif
 #if CHAINED
         // Of the product on its way, also from a tile to the next.
-        Accumulator product[TILES_M][HALF];
-        int oldest = 0;  // the stage whose product is promoted next
-        // Starts a product.  It stands under no condition, because the compiler would then wait for
-        // every instruction of it: where there is none left, what lies in the stage is multiplied
-        // and nobody looks at it.
-        auto start = [&](bool there) {
-            if (there) {
-                barrier_wait(full_bar + stage * 8, phase);
-                turn_wait(consumer);
-            }
-            multiply(product, true);
-            if (there && ++stage == STAGES) stage = 0, phase ^= 1;
+        Accumulator product[1][HALF];
+        int oldest = 0;  // the stage whose products are promoted next
+        // Waits until a product can be started: the first of a stage needs its tiles.
+        auto await_tiles = [&](int t, bool there) {
+            if (t == 0 && there) barrier_wait(full_bar + stage * 8, phase);
+        };
+        // Starts the product of the t-th 64 rows.  It stands under no condition, because the
+        // compiler would then wait for every instruction of it: where there is none left, what lies
+        // in the stage is multiplied and nobody looks at it.
+        auto start = [&](int t, bool there) {
+            if (there) turn_wait(consumer);
+            multiply(product, t, true);
+            if (there) turn_pass(1 - consumer);
+            if (t == TILES_M - 1 && there && ++stage == STAGES) stage = 0, phase ^= 1;
         };
         const bool any = (int)(blockIdx.x / CLUSTER) < tiles.count();
         if (any && consumer == 1) turn_pass(0);
-        start(any);
-        if (any) turn_pass(1 - consumer);
+        await_tiles(0, any);
+        start(0, any);
 #endif
         for (int index = blockIdx.x / CLUSTER; index < tiles.count();
              index += gridDim.x / CLUSTER, sequence++) {
@@ -242,37 +252,42 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #if CHAINED
             float sum[TILES_M][HALF];
 #pragma unroll
-            for (int i = 0; i < HALF; i++) sum[0][i] = 0.0f;
+            for (int t = 0; t < TILES_M; t++)
+#pragma unroll
+                for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
             const bool more = index + (int)(gridDim.x / CLUSTER) < tiles.count();
             BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n, steps,
                                lane);
             const int scale_row = first_row + tile.scale_shift;
             for (int step = 0; step < steps; step++) {
-                float common[SPANNED], factor[SPANNED][2];
+                float common[SPANNED];
                 scales.take(step, lane, common);
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    const float row = SCALES == 3 ? load_shared(scale_ring + oldest * SCALE_PITCH +
-                                                                (scale_row + h * 8) * 4)
-                                                  : 1.0f;
+                for (int t = 0; t < TILES_M; t++) {
+                    float factor[SPANNED][2];
 #pragma unroll
-                    for (int s = 0; s < SPANNED; s++)
-                        factor[s][h] = SCALES == 3 ? row * common[s] : common[s];
+                    for (int h = 0; h < 2; h++) {
+                        const u32 row = oldest * SCALE_PITCH + (scale_row + t * 64 + h * 8) * 4;
+                        const float of_row = SCALES == 3 ? load_shared(scale_ring + row) : 1.0f;
+#pragma unroll
+                        for (int s = 0; s < SPANNED; s++)
+                            factor[s][h] = SCALES == 3 ? of_row * common[s] : common[s];
+                    }
+                    const int next = (t + 1) % TILES_M;
+                    const bool there = next > 0 || more || step + 1 < steps;
+                    await_tiles(next, there);
+                    wgmma_wait<0>();
+                    pin(product[0]);
+                    if (next == 0) {
+                        // Every lane has read its scales before one arrives for the warp.
+                        if (SCALES == 3) __syncwarp();
+                        release_stage(empty_bar, oldest, lane);
+                        oldest = stage_after(oldest);
+                    }
+                    add_product(sum[t], product[0], factor, left % QUANT);
+                    start(next, there);
                 }
-                // The other's product begins some 200 to 300 clocks after a quarter of this one has
-                // ended, which is when the rest has.  A tile's first one gave its turn away at once.
-                wgmma_wait<1>();
-                if (step > 0) turn_pass(1 - consumer);
-                wgmma_wait<0>();
-                pin(product[0]);
-                // Every lane has read its scales before one arrives for the warp.
-                if (SCALES == 3) __syncwarp();
-                release_stage(empty_bar, oldest, lane);
-                oldest = stage_after(oldest);
-                add_product(sum[0], product[0], factor, left % QUANT);
-                start(more || step + 1 < steps);
             }
-            if (more) turn_pass(1 - consumer);  // not only behind this tile's way out
 #elif PROMOTED
             Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];
@@ -280,9 +295,9 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             for (int t = 0; t < TILES_M; t++)
 #pragma unroll
                 for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
-            const i64 b_block = (i64)tile.group * ((n + QUANT - 1) / QUANT) + left / QUANT;
+            // A cluster's last tile may lie beyond M or N: its scales are those of the last block.
+            const i64 b_block = (i64)tile.group * ((n + QUANT - 1) / QUANT) + min(left, n - 1) / QUANT;
             const float *b_next = b_scale + b_block * steps;
-            // A cluster's last tile may lie beyond M: its scales are read from the last block.
             const int a_block = min(top + offset, m - 1) / QUANT;
             const float *a_next = SCALES == 4 ? a_scale + (i64)a_block * steps : b_next;
             const int scale_row = first_row + tile.scale_shift;
@@ -290,7 +305,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
             // Starts the product of the next step in one of the two sets of accumulators.
             auto start = [&](Accumulator(&d)[TILES_M][HALF], float(&f)[TILES_M][2]) {
                 barrier_wait(full_bar + stage * 8, phase);
-                multiply(d, true);
+                multiply(d, 0, true);
                 const float common = SCALES == 4 ? __ldg(a_next++) * __ldg(b_next++)
                                                  : __ldg(b_next++);
 #pragma unroll
@@ -345,7 +360,7 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #endif
             for (int step = 0; step < steps; step++) {
                 barrier_wait(full_bar + stage * 8, phase);
-                multiply(product, step == 0);
+                multiply(product, 0, step == 0);
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) pin(product[t]);
                 wgmma_wait<1>();

@@ -11,7 +11,7 @@ import numpy as np
 
 from .compiler_options import check_fields, macro_options
 from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, OUTPUTS, QUANT, ROW_BYTES, SCALES
-from .hopper_grid import persistent_grid
+from .hopper_grid import cluster_sides, persistent_grid
 from .hopper_operands import check_formats, check_operands
 from .launches import allow_shared_memory, functions, run
 from .tensor_maps import column_pitch, row_pitch, tensor_map
@@ -38,19 +38,19 @@ CHAINED_N = (64, 112, 128, 160, 176, 192)
 
 
 def scale_rows(block_m: int, groups: int) -> int:
-    """Rows of 1x128 scales that a stage fetches.
+    """Rows of 1x128 scales that a stage fetches at a time.
 
-    The copy engine starts at multiples of 16 bytes (without that, an illegal instruction); a group
-    starts at any row.
+    The copy engine starts at multiples of 16 bytes (without that, an illegal instruction), and
+    takes 256 items at most; a group starts at any row, so 256 of its rows come in two parts.
     """
-    return block_m + (4 if groups else 0)
+    return min(block_m, 128) + 4 if groups else block_m
 
 
 def smem_bytes(*, scales: str, config: Mapping[str, int | bool], groups: int = 0) -> int:
     """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
     block_m, stages = int(config["block_m"]), int(config["stages"])
     tiles = stages * (block_m + int(config["block_n"])) * ROW_BYTES
-    scale_pitch = -(-scale_rows(block_m, groups) * 4 // 128) * 128
+    scale_pitch = -(-(block_m + (4 if groups else 0)) * 4 // 128) * 128
     scale_ring = -(-stages * scale_pitch // 1024) * 1024 if scales == "b1x128" else 0
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
@@ -83,19 +83,19 @@ def options(
             f"block_n = {block_n}: it must be one of {', '.join(map(str, widths))}, half of 256 at "
             "128 rows a warpgroup"
         )
-    if promoted and (pingpong or rows != 64 or (not chained and block_n > QUANT)):
+    if promoted and (pingpong or (not chained and (rows != 64 or block_n > QUANT))):
         raise ValueError(
-            "scales along K take 64 rows a warpgroup, no pingpong, and block_n up to 128 unless "
+            "scales along K take no pingpong, and 64 rows a warpgroup and block_n up to 128 unless "
             "products are chained"
         )
     if chained and not promoted:
         raise ValueError("chained is for scales along K: without them nothing is promoted")
     if promoted and ELEMENT_BYTES[element] != 1:
         raise ValueError(f"scales along K take 8-bit elements, not {element}")
-    if cluster not in (1, 2) or buffers not in (1, 2) or not 2 <= stages <= 8 or group_m < 1:
+    if cluster not in (1, 2) or buffers not in (1, 2, 4) or not 2 <= stages <= 8 or group_m < 1:
         raise ValueError(
             f"cluster = {cluster}, store_buffers = {buffers}, stages = {stages}, group_m = "
-            f"{group_m}: they lie in 1..2, 1..2, 2..8 and from 1"
+            f"{group_m}: they are 1 or 2, 1, 2 or 4, and lie in 2..8 and from 1"
         )
     macros = {
         "ELEMENT": ELEMENTS.index(element),
@@ -166,12 +166,13 @@ def launch(
     m, n, k = check_operands(a, b, c, a_scale, b_scale, element=element, out=out, scales=scales)
     with a.device:
         kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
-        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
-        grid = persistent_grid(a.device.id, -(-m // (block_m * cluster)), n, config)
+        block_m, block_n = int(config["block_m"]), int(config["block_n"])
+        down, across = cluster_sides(config)
+        grid = persistent_grid(a.device.id, -(-m // (block_m * down)), n, config, across=across)
         item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
         width = ROW_BYTES // item
-        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m))
-        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // cluster))
+        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m // across))
+        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // down))
         map_scale = map_a  # not looked at
         if scales == "b1x128":
             map_scale = tensor_map(

@@ -231,9 +231,10 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                     const u32 bar = full_bar + stage * 8;
                     barrier_wait(empty_bar + stage * 8, phase);
                     barrier_expect(bar, A_BYTES + B_BYTES + (VECTOR ? SCALE_BYTES : 0));
-                    load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
-                    load_shared_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left,
-                                     rank);
+                    load_cluster_tile<BLOCK_M, SHARE_A>(a_ring + stage * A_BYTES, &map_a, bar,
+                                                        step * BLOCK_K, top, rank);
+                    load_cluster_tile<BLOCK_N, !SHARE_A>(b_ring + stage * B_BYTES, &map_b, bar,
+                                                         step * BLOCK_K, left, rank);
                     if (VECTOR) {
                         const u32 to = scale_ring + stage * SCALE_BYTES;
                         load_tile(to, &map_a_scale, bar, top, step * UNITS);
@@ -304,12 +305,22 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         const u32 b_first = (u32)descriptor(b_ring + column_offset * ROW_BYTES);
         int stage = 0, store_turn = 0, tile_turn = 0;
         u32 phase = 0, a_tile = 0, b_tile = 0;
+        // Looks whether the next stage is full, long enough before await_stage() that the answer,
+        // some 60 clocks a barrier, comes under a promotion.
+        bool full_there = false, ready_there = false;
+        auto peek_stage = [&] {
+            full_there = barrier_passed(full_bar + stage * 8, phase);
+#if RUN > 1
+            ready_there = barrier_passed(ready_bar + stage * 8, phase);
+#endif
+        };
         // Waits until the next stage is full: its pieces can be issued.
         auto await_stage = [&] {
-            barrier_wait(full_bar + stage * 8, phase);
+            if (!full_there) barrier_wait(full_bar + stage * 8, phase);
 #if RUN > 1
-            barrier_wait(ready_bar + stage * 8, phase);
+            if (!ready_there) barrier_wait(ready_bar + stage * 8, phase);
 #endif
+            full_there = ready_there = false;
             a_tile = a_first + stage * (A_BYTES >> 4);
             b_tile = b_first + stage * (B_BYTES >> 4);
             if (++stage == STAGES) stage = 0, phase ^= 1;
@@ -406,7 +417,10 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
                 // below.
                 int true_for_any_k = k;
                 if (!SPREAD) asm volatile("" : "+r"(true_for_any_k));
-                if (SPREAD || true_for_any_k > 0) promote(product[at % SLOTS], piece, at);
+                if (SPREAD || true_for_any_k > 0) {
+                    if (piece + IN_FLIGHT + 1 == PIECES) peek_stage();
+                    promote(product[at % SLOTS], piece, at);
+                }
                 if (piece == PIECES - 1 && more) release_oldest();
             };
             await_stage();

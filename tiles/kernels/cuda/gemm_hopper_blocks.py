@@ -15,7 +15,7 @@ import numpy as np
 from .compiler_options import check_fields, macro_options
 from .hopper_block_operands import ELEMENTS, OUTPUTS, SCALES, check_formats, check_operands
 from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ROW_BYTES
-from .hopper_grid import persistent_grid
+from .hopper_grid import cluster_sides, persistent_grid
 from .launches import allow_shared_memory, functions, run
 from .philox_keys import KEYS, round_keys
 from .tensor_maps import column_pitch, row_pitch, tensor_map
@@ -228,10 +228,11 @@ def launch(
     rows, quant_k = SCALES[scales]
     with a.device:
         kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
-        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
-        grid = persistent_grid(a.device.id, -(-m // (block_m * cluster)), n, config)
-        map_a = tensor_map(a.data.ptr, 1, k, m, row_pitch(a), (ROW_BYTES, block_m))
-        map_b = tensor_map(b.data.ptr, 1, k, n, row_pitch(b), (ROW_BYTES, block_n // cluster))
+        block_m, block_n = int(config["block_m"]), int(config["block_n"])
+        down, across = cluster_sides(config)
+        grid = persistent_grid(a.device.id, -(-m // (block_m * down)), n, config, across=across)
+        map_a = tensor_map(a.data.ptr, 1, k, m, row_pitch(a), (ROW_BYTES, block_m // across))
+        map_b = tensor_map(b.data.ptr, 1, k, n, row_pitch(b), (ROW_BYTES, block_n // down))
         map_a_scale = map_b_scale = map_a  # not looked at
         if rows == 1:
             units = ROW_BYTES // quant_k

@@ -16,7 +16,7 @@ import numpy as np
 
 from .gemm_hopper import THREADS, compiled_kernel, options, scale_rows, smem_bytes
 from .hopper_formats import ELEMENT_BYTES, ROW_BYTES
-from .hopper_grid import check_extents, persistent_grid
+from .hopper_grid import check_extents, cluster_sides, persistent_grid
 from .hopper_operands import (
     check_dimensions,
     check_formats,
@@ -164,12 +164,13 @@ def launch(
     rows = experts * capacity if masked else capacity
     with a.device:
         kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()), experts)
-        block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
+        block_m, block_n = int(config["block_m"]), int(config["block_n"])
+        down, across = cluster_sides(config)
         item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
         width = ROW_BYTES // item
         a_pitch, b_pitch, c_pitch = map(row_pitch, (a, b, c))
-        map_a = tensor_map(a.data.ptr, item, k, rows, a_pitch, (width, block_m))
-        map_b = tensor_map(b.data.ptr, item, k, experts * n, b_pitch, (width, block_n // cluster))
+        map_a = tensor_map(a.data.ptr, item, k, rows, a_pitch, (width, block_m // across))
+        map_b = tensor_map(b.data.ptr, item, k, experts * n, b_pitch, (width, block_n // down))
         map_scale, own_rows = map_a, 0  # not looked at
         if scales == "b1x128":
             columns = int(a_scale.shape[-1])
@@ -189,12 +190,12 @@ def launch(
         groups["c"], groups["c_pitch"] = c.data.ptr, c_pitch
         groups["capacity"], groups["scale_rows"] = capacity, own_rows
         # Every group with rows adds at most one ragged row of tiles.
-        height = block_m * cluster
+        height = block_m * down
         if masked:
             most = experts * -(-capacity // height)
         else:
             most = rows // height + min(experts, rows)
-        grid = persistent_grid(a.device.id, most, n, config)
+        grid = persistent_grid(a.device.id, most, n, config, across=across)
         arguments = (
             *(map_a, map_b, map_scale, map_c),
             *(np.uint64(0 if s is None else s.data.ptr) for s in (a_scale, b_scale)),

@@ -116,6 +116,19 @@ __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
     } while (!done);
 }
 
+// Whether a wait would end at once; does not wait.
+__device__ __forceinline__ bool barrier_passed(u32 bar, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(bar), "r"(parity)
+        : "memory");
+    return done != 0;
+}
+
 // Brings a tensor map near the copy engine.
 __device__ __forceinline__ void prefetch_map(const TensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

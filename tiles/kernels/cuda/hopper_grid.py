@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from .launches import multiprocessors
 from .tensor_maps import MAX_PITCH_BYTES
 
-__all__ = ["MAX_EXTENT", "MAX_TILES", "check_extents", "persistent_grid", "tile_grid"]
+__all__ = [
+    "MAX_EXTENT",
+    "MAX_TILES",
+    "check_extents",
+    "cluster_sides",
+    "persistent_grid",
+    "tile_grid",
+]
 
 #: Coordinates have 31 bits, and a cluster's last tile reaches up to 2 x 256 beyond the matrix.
 MAX_EXTENT = 2**31 - 1024
@@ -38,13 +45,24 @@ def check_extents(extents: Mapping[str, int], pitches: Mapping[str, int]) -> Non
             )
 
 
-def tile_grid(rows: int, n: int, config: Mapping[str, int | bool]) -> int:
+def cluster_sides(config: Mapping[str, int | bool]) -> tuple[int, int]:
+    """CTAs of a cluster (``hopper_raster.cuh``) along M, which share B, and along N, which share A.
+
+    They share the larger of the two tiles; of equal ones that of B.
+    """
+    cluster = int(config["cluster"])
+    return (1, cluster) if int(config["block_m"]) > int(config["block_n"]) else (cluster, 1)
+
+
+def tile_grid(rows: int, n: int, config: Mapping[str, int | bool], *, across: int = 1) -> int:
     """Tiles in ``rows`` rows of tiles, each over N columns.
 
+    Args:
+        across: columns of tiles that are counted together.
     Raises:
         ValueError: more than the kernel counts.
     """
-    columns = -(-n // int(config["block_n"]))
+    columns = -(-n // (int(config["block_n"]) * across))
     if max(rows, int(config.get("group_m", 1))) * columns > MAX_TILES:
         raise ValueError(
             f"{rows} x {columns} tiles, group_m = {config.get('group_m', 1)}: the kernel counts up "
@@ -54,15 +72,16 @@ def tile_grid(rows: int, n: int, config: Mapping[str, int | bool]) -> int:
 
 
 def persistent_grid(
-    device: int, cluster_rows: int, n: int, config: Mapping[str, int | bool]
+    device: int, cluster_rows: int, n: int, config: Mapping[str, int | bool], *, across: int = 1
 ) -> int:
     """CTAs that stay on the multiprocessors and walk over the tiles, whole clusters.
 
     Args:
         cluster_rows: rows of tiles, those of a cluster together.
+        across: CTAs of a cluster along N.
     Raises:
         ValueError: as :func:`tile_grid`.
     """
     cluster = int(config["cluster"])
-    tiles = tile_grid(cluster_rows, n, config)
+    tiles = tile_grid(cluster_rows, n, config, across=across)
     return cluster * min(tiles, multiprocessors(device) // cluster)

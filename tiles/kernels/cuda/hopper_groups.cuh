@@ -43,7 +43,7 @@ __device__ __forceinline__ void scan_groups(GroupTable &table, const Groups &gro
             table.first[g] = first;
             table.rows[g] = rows;
         }
-        int sum = (rows + BLOCK_M * CLUSTER - 1) / (BLOCK_M * CLUSTER);
+        int sum = raster_rows(rows);
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
             const int other = __shfl_up_sync(0xffffffffu, sum, step);
@@ -64,7 +64,7 @@ struct TileOrder {
     int n, group;
 
     __device__ TileOrder(int n, const GroupTable &table, const Groups &groups)
-        : cols((n + BLOCK_N - 1) / BLOCK_N), table(table), groups(groups), n(n), group(0) {}
+        : cols(raster_cols(n)), table(table), groups(groups), n(n), group(0) {}
 
     __device__ int count() const { return table.before[GROUPS] * cols; }
 

@@ -6,7 +6,7 @@
 // and `phase` in the kernels: consumers begin with 0, the producer with 1, so that its first wait
 // on every stage passes.
 //
-// Macros: STAGES, CLUSTER, and for load_shared_tile BLOCK_N, ROW_BYTES.
+// Macros: STAGES, CLUSTER, ROW_BYTES.
 
 __device__ __forceinline__ int stage_after(int stage) { return stage + 1 == STAGES ? 0 : stage + 1; }
 __device__ __forceinline__ int stage_before(int stage) { return stage == 0 ? STAGES - 1 : stage - 1; }
@@ -42,11 +42,13 @@ __device__ __forceinline__ void release_stage(u32 empty_bar, int stage, int lane
     }
 }
 
-// Fills the tile of B, which the CTAs of a cluster share: each brings its part of the rows to all.
-__device__ __forceinline__ void load_shared_tile(u32 to, const TensorMap *map, u32 bar, int k,
-                                                 int top, u32 rank) {
-    if (CLUSTER > 1) {
-        const int part = rank * (BLOCK_N / CLUSTER);
+// Fills a tile of Height rows.  One that the CTAs of a cluster share is brought by all of them, each a
+// part of the rows to everybody.
+template <int Height, bool Shared>
+__device__ __forceinline__ void load_cluster_tile(u32 to, const TensorMap *map, u32 bar, int k,
+                                                  int top, u32 rank) {
+    if (CLUSTER > 1 && Shared) {
+        const int part = rank * (Height / CLUSTER);
         load_tile_everywhere(to + part * ROW_BYTES, map, bar, k, top + part);
     } else {
         load_tile(to, map, bar, k, top);

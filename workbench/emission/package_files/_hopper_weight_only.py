@@ -63,12 +63,17 @@ def _shared(
     shape: tuple[int, int, int],
     device: torch.device,
 ) -> "tuple[dict[str, int | bool], int]":
-    """A configuration that counts no more tiles than it can, and the words of its workspace.
+    """A configuration that the extents of a call allow, and the words of its workspace.
+
+    It may have been tuned for others: it counts no more tiles than it can, and no CTA of a cluster
+    is without a panel of K.
 
     Args:
         shape: (M, N, panels).
     """
     m, n, panels = shape
+    if int(config["cluster"]) > panels:
+        config = {**config, "cluster": max(one for one in module.CLUSTERS if one <= panels)}
     tiles = -(-m // int(config["block_m"])) * -(-n // int(config["block_n"]))
     if tiles > module.COUNTED_TILES:
         config = {**config, "per_sm": 0}  # tuned for fewer rows: a GPU is full without sharing
