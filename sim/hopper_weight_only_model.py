@@ -125,15 +125,18 @@ def hopper_weight_only_cost(
     instructions = decode + products + scales + operands + promotion + of.stage_instructions
     issue = warps_n * instructions / (SCHEDULERS * of.issue_share)
     integers = warps_n * 2.0 * words * INTEGER_INSTRUCTIONS[weight.element.name] / SCHEDULERS
-    tensor = mma_clk(
+    by_warps = mma_clk(
         gpu,
         bn,
         bm,
         np.full(len(table), panel),
         warps_n,
         element=activation.element.name,
-        warpgroups=wgmma,
+        warpgroups=np.zeros(len(table), np.bool_),
     )
+    # With weights in registers shared memory feeds a product at half of its rate: none is starved.
+    rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
+    tensor = np.where(wgmma, 2.0 * (-(-bn // 64) * 64) * bm * panel / rate, by_warps)
     readers = np.where(wgmma, warps_n // 4, warps_n)  # of X
     smem = (
         2 * stage_bytes(problem, table) + (readers - 1) * bm * panel * 2

@@ -4,7 +4,7 @@ The kernel is persistent, as ``hopper_gemm``: every CTA takes the same number of
 last, and a tile costs its panels along K and its epilogue.  Decoding runs beside the products of
 the unit before, so a panel takes the slowest of the tensor cores, the issue slots, shared memory
 and the L2.  Instructions are those of the loop that NVRTC makes for sm_90a; constants are those of
-``hopper_gemm``.  Nothing was measured when they were taken over.
+``hopper_gemm`` but for two, which were set on timings of an H200.
 """
 
 import numpy as np

@@ -195,7 +195,11 @@ class HopperWeightOnlyParameters(Parameters):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopperWeightPrefillParameters(Parameters):
-    """Of ``hopper_weight_prefill``: what :class:`HopperGemmParameters` has, of plain products."""
+    """Of ``hopper_weight_prefill``: what :class:`HopperGemmParameters` has, of plain products.
+
+    Values with another in brackets were set on 31 timings of an H200 at 2048 rows
+    (``evidence/h200/kernels/weights.json``), from that one.
+    """
 
     handshake_clk: float = fitted(34.0, 0.5)
     staging_clk: float = fitted(140.0, 0.4)
@@ -206,9 +210,11 @@ class HopperWeightPrefillParameters(Parameters):
     ring_clk: float = fitted(170.0, 0.4)
     cluster_clk: float = fitted(215.0, 0.4)
     cluster_step_clk: float = fitted(55.0, 0.4)
-    held_steps: float = fitted(1.75, 0.2)
+    #: In panels, of two stages (1.75).
+    held_steps: float = fitted(0.75, 0.3)
     store_clk: float = fitted(220.0, 0.4)
-    overlap_exponent: float = fitted(6.0, 0.3)
+    #: Of the norm that joins resources side by side (6).
+    overlap_exponent: float = fitted(10.0, 0.3)
 
 
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()

@@ -97,10 +97,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         ((65, 128, 200), "e2m1fn", "e4m3fn", 16, (64, 128, 3, 1, 1, 1)),
         {"activation": torch.float16, "out": "fp16"},
     ),
-    "one consumer ahead, also of a whole tile": (
+    "one panel, several tiles a CTA": (
         ((200, 272, 100), "int4", "fp16", 128, (64, 128, 6, 1, 2, 2)), {"out": "bf16"},
     ),
-    "one consumer ahead, three tiles a CTA": (
+    "an odd number of stages, three tiles a CTA": (
         ((300, 256, 712), "int4", "fp16", 128, (64, 128, 5, 2, 2, 1)),
         {"out": "bf16", "landing": 64},
     ),

@@ -287,8 +287,10 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
             scale_ring + (stage) * SCALE_SLOT, zero_ring + (stage) * ZERO_SLOT              \
     }
 
-    if (threadIdx.x == CONSUMERS) prefetch_map(&map_x);
-    if (elected()) init_ring_together(full_bar, empty_bar, 1, WARPS_N, warp);
+    if (threadIdx.x == CONSUMERS) {
+        prefetch_map(&map_x);
+        init_ring(full_bar, empty_bar, 1, WARPS_N);
+    }
     __syncthreads();
 
     if (warp == CONSUMERS / 32) {

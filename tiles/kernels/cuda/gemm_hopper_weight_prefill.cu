@@ -34,10 +34,6 @@
 #define CONSUMERS 2
 #define THREADS (128 * (CONSUMERS + 1))
 #define CONSUMER_BARRIER 1             // the named barrier of the first consumer
-#define LEAD_BARRIER 3
-// Stages by which the first consumer is ahead of the other one, so that each stores a tile while the
-// other has the tensor cores to itself: they keep the distance that they begin with.
-#define LEAD (STAGES < 4 ? 0 : STAGES == 4 ? 2 : 3)
 #define ROWS (BLOCK_N / CONSUMERS)     // of weights, of a warpgroup
 #define TILES_N (ROWS / 64)            // wgmma is 64 rows high
 #define X_BYTES (BLOCK_M * ROW_BYTES)  // of 64 columns
@@ -205,8 +201,6 @@ gemm_hopper_weight_prefill(const __grid_constant__ TensorMap map_x,
         int store_turn = 0;
 #endif
         u32 a[2][STEPS][4];  // of a unit that is multiplied and of the next one
-        int lead = consumer == 0 ? LEAD : 0;  // stages until the other one may begin
-        if (LEAD > 0 && consumer == 1) named_sync(LEAD_BARRIER, 128 * CONSUMERS);
         if (first_tile < tiles) barrier_wait(full_bar, 0);
         decode_unit(panel_at(0), first_row, lane, 0, 0, a[0]);
         for (int index = first_tile; index < tiles; index += more_tiles) {
@@ -237,8 +231,6 @@ gemm_hopper_weight_prefill(const __grid_constant__ TensorMap map_x,
 #pragma unroll
                     for (int i = 0; i < TILES_N; i++) pin(sum[i]);
                     wgmma_wait<1>();
-                    if (fresh && lead > 0 && --lead == 0)
-                        named_arrive(LEAD_BARRIER, 128 * CONSUMERS);
                     const int then = (u + 1) % UNITS;
                     if (fresh && (half > 0 || panel > 0)) {
                         __syncwarp();
@@ -261,8 +253,6 @@ gemm_hopper_weight_prefill(const __grid_constant__ TensorMap map_x,
             wgmma_wait<0>();
 #pragma unroll
             for (int i = 0; i < TILES_N; i++) pin(sum[i]);
-            if (lead > 0) named_arrive(LEAD_BARRIER, 128 * CONSUMERS);
-            lead = 0;
             __syncwarp();
             release_stage(empty_bar, stage_before(stage), lane);
 #pragma unroll

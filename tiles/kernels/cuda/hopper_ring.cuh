@@ -21,17 +21,6 @@ __device__ __forceinline__ void init_ring(u32 full_bar, u32 empty_bar, u32 produ
     barrier_fence();
 }
 
-// The same by all warps, one thread of each: lanes of a warp would take turns.
-__device__ __forceinline__ void init_ring_together(u32 full_bar, u32 empty_bar, u32 producers,
-                                                   u32 consumer_warps, int warp) {
-#pragma unroll 1
-    for (int s = warp; s < STAGES; s += THREADS / 32) {
-        barrier_init(full_bar + s * 8, producers);
-        barrier_init(empty_bar + s * 8, consumer_warps);
-    }
-    barrier_fence();
-}
-
 // By a warp that will not read the stage any more: gives it back to the CTAs that fill it.  Reads
 // by other lanes than the first need a __syncwarp() before.
 __device__ __forceinline__ void release_stage(u32 empty_bar, int stage, int lane) {
