@@ -46,7 +46,10 @@ ERROR_FACTOR = 4.0
 NAME = "patched_block_kernels"
 TIMED = "torch.compile(fullgraph=True, dynamic=False), replayed as a CUDA graph"
 #: Families of products that compete for the entries, and the one that quantises for a layer.
-_FAMILIES = ("triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only")
+_FAMILIES = (
+    "triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only",
+    "hopper_weight_prefill",
+)  # fmt: skip
 _QUANTIZE = "triton_quantize"
 
 

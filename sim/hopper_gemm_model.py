@@ -19,7 +19,7 @@ from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.parameters import HOPPER_GEMM, HopperGemmParameters
+from sim.parameters import HOPPER_GEMM, HopperGemmParameters, HopperWeightPrefillParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
@@ -35,10 +35,10 @@ I64 = NDArray[np.int64]
 def ring_exposed_clk(
     gpu: Gpu,
     busy_clk: F64,
-    stages: I64,
+    stages: I64 | F64,
     cluster: I64,
     clock: F64,
-    parameters: HopperGemmParameters = HOPPER_GEMM,
+    parameters: HopperGemmParameters | HopperWeightPrefillParameters = HOPPER_GEMM,
 ) -> F64:
     """Clocks a step that the products wait for a ring of ``stages`` buffers, elementwise.
 

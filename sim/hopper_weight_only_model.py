@@ -8,7 +8,8 @@ of tiles that CTAs share, through memory or within a cluster.
 
 Constants were set on sweeps of an H200 (``data/h200/later_sweeps``); instructions are those of the
 loop that NVRTC makes for sm_90a.  Formats other than ``w4a16-g128`` and ``w8a16`` were not
-measured, nor were clusters and the shorter loop of the warp that loads, which came later.
+measured, nor were clusters, the shorter loop of the warp that loads and products by warpgroups
+(``wgmma``), which came later.
 """
 
 import numpy as np
@@ -32,6 +33,7 @@ from tiles.kernels.hopper_weight_only_rules import (
     stage_bytes,
     weight_smem_bytes,
 )
+from tiles.kernels.hopper_weight_only_rules import warps_n as rows_of_warps
 from tiles.kernels.weight_only_resources import PANEL_BYTES, group_columns, halves
 from tiles.problems import Gemm
 
@@ -43,6 +45,8 @@ F64 = NDArray[np.float64]
 #: run at half the rate of issue; read off compiled loops.
 DECODE_INSTRUCTIONS = {"int4": 11, "uint4": 11, "e2m1fn": 19, "int8": 8, "e4m3fn": 10}
 INTEGER_INSTRUCTIONS = {"int4": 7, "uint4": 7, "e2m1fn": 15, "int8": 6, "e4m3fn": 8}
+#: Of a warp whose warpgroup multiplies a panel: waits, fences and places of operands.
+WAIT_INSTRUCTIONS = 24
 #: Registers of a thread beside those that hold operands, from the compiler's counts.
 THREAD_REGISTERS = 80
 
@@ -61,7 +65,7 @@ def hopper_weight_only_cost(
     bm, bn, stages, groups = (table[f] for f in ("block_m", "block_n", "stages", "warps_k"))
     per_sm, cluster = table["per_sm"], table["cluster"]
     sixteens, eights = table["warp_rows"] // 16, bm // 8
-    warps_n = bn // table["warp_rows"]
+    warps_n, wgmma = rows_of_warps(table), table["wgmma"]
     clock_ghz = gpu.max_clock_mhz / 1e3
     panels, panel = panels_of(problem), PANEL_BYTES * halves(weight)
     group = group_columns(weight)
@@ -78,7 +82,10 @@ def hopper_weight_only_cost(
         smem_bytes=compiled.smem(weight_smem_bytes(problem, table)),
         warps=warps_n * groups + 1,
     )
-    spread = waves(ctas, occupancy, gpu.sm_count)
+    # A cluster lies within one group of multiprocessors, whose numbers larger ones do not divide.
+    packed = (gpu.sm_count * of.packed_share / cluster).astype(np.int64) * cluster
+    placed = np.where(cluster > 2, np.maximum(packed, cluster), gpu.sm_count)
+    spread = waves(ctas, occupancy, placed)
     busiest = spread.full * occupancy + spread.tail_per_sm
     resident = np.minimum(ctas, spread.capacity)
     together = np.minimum(occupancy, -(-ctas // gpu.sm_count))
@@ -109,15 +116,16 @@ def hopper_weight_only_cost(
     words = sixteens * 2 * 4 * (PANEL_BYTES // 64)
     few = panel // min(group, 64) if group else panel // 64
     parts = np.where((sixteens * eights > 2) & (group % panel == 0), 1, few)  # as the kernel's PART
-    products = sixteens * eights * (panel // 16)
+    parts = np.where(wgmma, 1, parts)
+    products = sixteens * np.where(wgmma, 1, eights) * (panel // 16)
     decode = words * DECODE_INSTRUCTIONS[weight.element.name] * of.decode_share
     scales = sixteens * 2 * (2 * (panel // min(group, panel) if group else 0))
-    operands = 2 * sixteens + eights * panel // 32
+    operands = 2 * sixteens + np.where(wgmma, WAIT_INSTRUCTIONS, eights * panel // 32)
     promotion = sixteens * eights * parts * 4
     instructions = decode + products + scales + operands + promotion + of.stage_instructions
     issue = warps_n * instructions / (SCHEDULERS * of.issue_share)
     integers = warps_n * 2.0 * words * INTEGER_INSTRUCTIONS[weight.element.name] / SCHEDULERS
-    tensor = mma_clk(
+    by_warps = mma_clk(
         gpu,
         bn,
         bm,
@@ -126,8 +134,12 @@ def hopper_weight_only_cost(
         element=activation.element.name,
         warpgroups=np.zeros(len(table), np.bool_),
     )
+    # With weights in registers shared memory feeds a product at half of its rate: none is starved.
+    rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
+    tensor = np.where(wgmma, 2.0 * (-(-bn // 64) * 64) * bm * panel / rate, by_warps)
+    readers = np.where(wgmma, warps_n // 4, warps_n)  # of X
     smem = (
-        2 * stage_bytes(problem, table) + (warps_n - 1) * bm * panel * 2
+        2 * stage_bytes(problem, table) + (readers - 1) * bm * panel * 2
     ) / gpu.smem_bytes_per_clk
     l2 = l2_ns(
         gpu,

@@ -16,6 +16,7 @@ from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.hopper_weight_only_model import hopper_weight_only_cost
+from sim.hopper_weight_prefill_model import hopper_weight_prefill_cost
 from sim.interval import interval_us
 from sim.many_products import batched_cost, grouped_cost, hopper_grouped_cost
 from sim.memory_bound import quantize_cost
@@ -30,6 +31,7 @@ from sim.parameters import (
     HOPPER_GEMM,
     HOPPER_SKINNY,
     HOPPER_WEIGHT_ONLY,
+    HOPPER_WEIGHT_PREFILL,
     OUTLIER,
     STREAM,
     WEIGHT_ONLY,
@@ -52,6 +54,7 @@ from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.hopper_weight_only import HopperWeightOnlyConfig
+from tiles.kernels.hopper_weight_prefill import HopperWeightPrefillConfig
 from tiles.kernels.outlier_gemm import OutlierGemmConfig
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_tiles import TritonQuantizeTilesConfig
@@ -109,6 +112,12 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     ),
     (Gemm, HopperWeightOnlyConfig): _Model(
         lambda problem, _, *rest: hopper_weight_only_cost(problem, *rest), HOPPER_WEIGHT_ONLY
+    ),
+    (Gemm, HopperWeightPrefillConfig): _Model(
+        lambda problem, _, table, gpu, __, *rest: hopper_weight_prefill_cost(
+            problem, table, gpu, *rest
+        ),
+        HOPPER_WEIGHT_PREFILL,
     ),
     (Gemm, HopperBlockGemmConfig): _Model(
         lambda problem, _, table, gpu, __, *rest: hopper_block_cost(problem, table, gpu, *rest),

@@ -38,7 +38,7 @@ class Waves:
         )
 
 
-def waves(tiles: I64, occupancy: I64, sm_count: int) -> Waves:
+def waves(tiles: I64, occupancy: I64, sm_count: int | I64) -> Waves:
     """Distribute ``tiles`` CTAs over ``sm_count`` SMs that hold ``occupancy`` each.
 
     The partial wave is spread evenly, as the hardware's block scheduler does.

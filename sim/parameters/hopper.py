@@ -17,10 +17,12 @@ __all__ = [
     "HOPPER_GEMM",
     "HOPPER_SKINNY",
     "HOPPER_WEIGHT_ONLY",
+    "HOPPER_WEIGHT_PREFILL",
     "HopperBlockParameters",
     "HopperGemmParameters",
     "HopperSkinnyParameters",
     "HopperWeightOnlyParameters",
+    "HopperWeightPrefillParameters",
 ]
 
 
@@ -168,10 +170,14 @@ class HopperWeightOnlyParameters(Parameters):
     stage_clk: float = fitted(190.0, 0.4)
     #: Clocks of a warp between two of its own instructions (2.2).
     instruction_clk: float = fitted(2.65, 0.3)
-    #: Clocks of the warp that loads to ask for a stage, whatever its bytes (400): the same
-    #: configuration at 4096x4096 and 4096x14336 takes 418 clocks for each panel more, one at
-    #: 8192x8192 and 8192x28672 494.  That loop took 91 instructions a stage, today's takes 38.
-    request_clk: float = fitted(470.0, 0.4)
+    #: Clocks of the warp that loads to ask for a stage, whatever its bytes: 12.9 to 13.5 us for
+    #: 4096x14336 in tiles of 32 rows on an H200.  In ``data/h200/later_sweeps`` it is 470: that
+    #: loop took 91 instructions a stage, today's takes 38.
+    request_clk: float = fitted(150.0, 0.4)
+    #: Share of the multiprocessors that clusters of more than two find room on: 128 CTAs by fours
+    #: or eights took 19.1 to 19.8 us for 4096x14336 on an H200, in clusters of two 11.5 us, as if
+    #: some came behind the others.
+    packed_share: float = fitted(0.9, 0.05)
     #: Barriers, tensor maps and the first indices of a CTA (900).
     setup_clk: float = fitted(720.0, 0.4)
     #: Last products to the last word of C on its way, a tile (700).
@@ -187,6 +193,31 @@ class HopperWeightOnlyParameters(Parameters):
     units_exponent: float = fitted(1.6, 0.4)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperWeightPrefillParameters(Parameters):
+    """Of ``hopper_weight_prefill``: what :class:`HopperGemmParameters` has, of plain products.
+
+    Values with another in brackets were set on 31 timings of an H200 at 2048 rows
+    (``evidence/h200/kernels/weights.json``), from that one.
+    """
+
+    handshake_clk: float = fitted(34.0, 0.5)
+    staging_clk: float = fitted(140.0, 0.4)
+    epilogue_clk: float = fitted(240.0, 0.4)
+    setup_clk: float = fitted(750.0, 0.4)
+    device_floor_us: float = fitted(1.1, 0.4)
+    loaded_latency: float = fitted(1.45, 0.2)
+    ring_clk: float = fitted(170.0, 0.4)
+    cluster_clk: float = fitted(215.0, 0.4)
+    cluster_step_clk: float = fitted(55.0, 0.4)
+    #: In panels, of two stages (1.75).
+    held_steps: float = fitted(0.75, 0.3)
+    store_clk: float = fitted(220.0, 0.4)
+    #: Of the norm that joins resources side by side (6).
+    overlap_exponent: float = fitted(10.0, 0.3)
+
+
 HOPPER_GEMM, HOPPER_BLOCK = HopperGemmParameters(), HopperBlockParameters()
 HOPPER_SKINNY = HopperSkinnyParameters()
 HOPPER_WEIGHT_ONLY = HopperWeightOnlyParameters()
+HOPPER_WEIGHT_PREFILL = HopperWeightPrefillParameters()

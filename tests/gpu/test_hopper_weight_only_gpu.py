@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from sim import load_gpu
+from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_weight_only import HopperWeightOnly, HopperWeightOnlyConfig
-from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.kernels.hopper_weight_only_rules import capability_rules, panels_of
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.gpu
 FAMILY, LIMITS = HopperWeightOnly(), load_gpu("h200").limits
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 8, "per_sm": 0,
-    "cluster": 1,
+    "cluster": 1, "wgmma": False,
 }  # fmt: skip
 FORMATS = (
     ("bf16", "int4.g128"),
@@ -37,6 +38,12 @@ def config(**fields: int) -> HopperWeightOnlyConfig:
     return HopperWeightOnlyConfig.from_dict(PLAIN | fields)
 
 
+def takes(problem: Gemm, one: HopperWeightOnlyConfig) -> bool:
+    """Whether the kernel has the configuration, worth trying or not."""
+    table = ConfigTable.of([one])
+    return not any(rule.broken[0] for rule in capability_rules(problem, table))
+
+
 CONFIGS = {
     "a tile a CTA": config(),
     "tall": config(block_n=224, warps_k=1),
@@ -53,6 +60,15 @@ CONFIGS = {
     "32 rows, K over four CTAs": config(
         block_m=32, block_n=128, warp_rows=32, warps_k=2, stages=4, cluster=4
     ),
+    "warpgroups": config(block_m=32, block_n=128, warps_k=2, wgmma=True),
+    "warpgroups, rows that nobody has": config(
+        block_m=16, block_n=224, warps_k=1, stages=4, wgmma=True
+    ),
+    "warpgroups, K over two CTAs": config(block_m=32, block_n=64, warps_k=4, cluster=2, wgmma=True),
+    "warpgroups, 64 rows, shared": config(
+        block_m=64, block_n=96, warps_k=1, stages=4, per_sm=1, wgmma=True
+    ),
+    "warpgroups, one row": config(block_n=128, warps_k=2, wgmma=True),
     "64 rows": config(block_m=64, block_n=64, warps_k=2, stages=4, per_sm=1),
 }
 #: One row, tails of every extent, several tiles along M.
@@ -81,7 +97,7 @@ def test_every_format_lies_within_its_bounds(activation: str, weight: str) -> No
         assert FAMILY.refusal(problem, LIMITS) is None
         workload = FAMILY.workload(problem, device="cuda", seed=turn)
         for text, one in CONFIGS.items():
-            if one.cluster > panels_of(problem):
+            if one.cluster > panels_of(problem) or not takes(problem, one):
                 continue
             accuracy = workload.check(one)  # poisons the output first
             assert accuracy.ok, (problem, text, accuracy)
@@ -99,13 +115,15 @@ def test_configurations_of_the_space_at_decode_shapes(m: int) -> None:
             assert accuracy.ok, (problem, one, accuracy)
 
 
-@pytest.mark.parametrize("fields", [{"per_sm": 0}, {"per_sm": 1}, {"cluster": 4}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"per_sm": 0}, {"per_sm": 1}, {"cluster": 4}, {"wgmma": True, "warps_k": 1}], ids=str
+)
 def test_the_same_bits_every_time_and_nothing_around_c(fields: dict[str, int]) -> None:
     import torch
 
     problem = gemm((5, 1040, 8192), "bf16", "int4.g128", "fp32")
     workload = FAMILY.workload(problem, device="cuda", seed=3)
-    one = config(block_n=80, warps_k=2, **fields)
+    one = config(**({"block_n": 80, "warps_k": 2} | fields))
     run = workload.launchers(one, 1)[0]
     operands = workload.operands  # type: ignore[attr-defined]
     run()

@@ -108,6 +108,8 @@ OPERATORS = (
     ("gemm:16x1024x1024:w4a16-g128:bf16", "triton_weight_only"),
     ("gemm:8x1024x1024:w4a16-g128:bf16", "hopper_weight_only"),
     ("gemm:16x1024x1024:w8a16:bf16", "hopper_weight_only"),
+    ("gemm:512x1024x1024:w4a16-g128:bf16", "hopper_weight_prefill"),
+    ("gemm:256x1024x1024:w8a16:bf16", "hopper_weight_prefill"),
     ("gemm:256x512x1024:nvfp4:bf16", "triton_decoded_gemm"),
     ("gemm:1024x512x1024:mxfp8-e4m3:bf16", "hopper_block_gemm"),
     ("gemm:1024x512x1024:jetfire:int8.b32x32+sr", "hopper_block_gemm"),

@@ -64,6 +64,36 @@ static void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     __syncwarp();
 }
 
+// A of a warpgroup's product is what four neighbouring lanes hold of their two rows.
+static void wgmma_rows(Accumulator (&d)[HALF], const u32 (&a)[4], u64 b, int keep) {
+    Lanes &all = my_lanes();
+    const u32 lane = running->index % 32;
+    memcpy(all.words[lane], a, sizeof a);
+    __syncwarp();
+    auto rows = std::make_shared<std::vector<double>>(32);
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++)
+            (*rows)[h * 16 + k] =
+                half_of(all.words[lane / 4 * 4 + k % 8 / 2][h + k / 8 * 2], k % 2);
+    __syncwarp();
+    running->issued.push_back({d, 0, b, keep != 0, rows});
+}
+
+static void store_turned(u32 address, const u32 (&x)[4]) {
+    Lanes &all = my_lanes();
+    const u32 lane = running->index % 32;
+    all.words[lane][0] = address;
+    __syncwarp();
+    if (address % 16) fail("a misaligned column of a matrix");
+    for (int matrix = 0; matrix < 4; matrix++)
+        for (int e = 0; e < 2; e++) {
+            const u16 bits = (u16)(x[matrix] >> e * 16);
+            const u32 to = all.words[matrix * 8 + lane % 4 * 2 + e][0] + lane / 4 * 2;
+            memcpy(shared_bytes(running->cta, to, 2), &bits, 2);
+        }
+    __syncwarp();
+}
+
 static u32 permute(u32 a, u32 b, u32 selector) {
     const u64 bytes = (u64)b << 32 | a;
     u32 found = 0;

@@ -76,7 +76,12 @@ struct TensorMap {
 static u8 memory[1];     // its address is ARENA_BASE in every CTA
 
 struct Barrier { i64 expected = 0, pending = 0, bytes = 0, phase = 0; };
-struct Product { void *sums; u64 a, b; bool keep; };
+struct Product {
+    void *sums;
+    u64 a, b;
+    bool keep;
+    std::shared_ptr<std::vector<double>> rows = nullptr;  // of A, where it came in registers
+};
 
 struct Cta {
     std::vector<u8> arena;
@@ -179,8 +184,7 @@ static void barrier_expect(u32 bar, u32 bytes) {
     b.bytes += bytes;
     arrive(b);
 }
-static void barrier_arrive_at(u32, u32) { fail("the ring is of one CTA"); }
-static void load_tile_everywhere(u32, const TensorMap *, u32, int, int) { fail("no multicast"); }
+static void barrier_arrive_at(u32 bar, u32 cta) { arrive(barrier_at(ctas[cta].get(), bar)); }
 static void barrier_arrive(u32 bar) { arrive(barrier_at(running->cta, bar)); }
 static void barrier_wait(u32 bar, u32 parity) {
     Barrier &b = barrier_at(running->cta, bar);
@@ -192,6 +196,10 @@ static void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
     if (to % 128 || (map->box_inner * map->item == 128 && map->box_outer > 1 && to % 1024))
         fail("a tile is brought to a misaligned address");
     loads.push_back({running->cta, to, bar, map, x, y});
+}
+static void load_tile_everywhere(u32 to, const TensorMap *map, u32 bar, int x, int y) {
+    if (to % 1024) fail("a tile is brought to a misaligned address");
+    for (auto &cta : ctas) loads.push_back({cta.get(), to, bar, map, x, y});
 }
 static void land(const Load &load) {
     const TensorMap &map = *load.map;
@@ -323,7 +331,8 @@ static void multiply_now(const Product &p) {
     double rows[2][32];  // a lane's rows of A
     for (int h = 0; h < 2; h++)
         for (int i = 0; i < depth; i++)
-            rows[h][i] = operand(running->cta, p.a, warp * 16 + lane / 4 + h * 8, i);
+            rows[h][i] = p.rows ? (*p.rows)[h * 16 + i]
+                                : operand(running->cta, p.a, warp * 16 + lane / 4 + h * 8, i);
     for (int j = 0; j < HALF; j++) {
         const int column = j / 4 * 8 + lane % 4 * 2 + j % 2;
         double sum = p.keep ? (double)d[j] : 0.0;

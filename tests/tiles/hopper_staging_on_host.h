@@ -2,7 +2,12 @@
 // as late as it may: when somebody waits for it.
 
 static Index gridDim;
-static void sync_cluster_or_cta() { __syncthreads(); }  // clusters of one
+static void sync_cluster_or_cta() {
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+}
 
 struct Store { const TensorMap *map; u32 from; int x, y; };
 static std::map<std::pair<Cta *, u32>, std::deque<std::vector<Store>>> store_groups;
@@ -42,6 +47,9 @@ static void await_buffer(int consumer, int thread) {
 }
 static void publish_buffer(int consumer) { consumer_sync(consumer); }
 
+static u32 pack(float low, float high) {
+    return OUT == 1 ? pack_fp16(low, high) : pack_bf16(low, high);
+}
 static void stage_columns(u32 buffer, int warp, int lane, int part, const float *v) {
     for (int g = 0; g < 2; g++)
         for (int h = 0; h < 2; h++) {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
+from wgmma_operands import overwritten_operands
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
@@ -26,10 +27,10 @@ SOURCE = Path(launcher.__file__).with_suffix(".cu")
 FAMILY = HopperWeightOnly()
 H200 = load_gpu("h200").limits
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
-HARD_RULES = {"tile shape", "warps", "registers", "counts", "cluster"}
+HARD_RULES = {"warpgroups", "tile shape", "warps", "registers", "counts", "cluster"}
 PLAIN = {
     "block_m": 8, "block_n": 64, "warp_rows": 16, "warps_k": 4, "stages": 16, "per_sm": 0,
-    "cluster": 1,
+    "cluster": 1, "wgmma": False,
 }  # fmt: skip
 
 
@@ -73,6 +74,18 @@ COMPILED = {
     ),
     "nvfp4": (gemm("8x4096x4096", "nvfp4"), config(warp_rows=32, per_sm=2, stages=8)),
     "int8": (gemm("8x4096x4096", "int8.row"), config()),
+    "warpgroups, 32 rows": (
+        gemm("32x8192x8192", "int4.g128"),
+        config(block_m=32, block_n=128, warps_k=2, stages=8, cluster=2, wgmma=True),
+    ),
+    "warpgroups, 64 rows, zero points": (
+        gemm("64x4096x4096", "uint4.g128", "fp16", "fp32"),
+        config(block_m=64, block_n=112, warps_k=1, stages=4, wgmma=True),
+    ),
+    "warpgroups, int8": (
+        gemm("8x4096x4096", "int8.row"),
+        config(block_n=128, warps_k=2, wgmma=True),
+    ),
     "K over four CTAs": (
         gemm("8x4096x14336", "int4.g128"),
         config(block_n=128, warp_rows=32, stages=16, cluster=4),
@@ -87,11 +100,18 @@ def test_compiles_without_spills(case: str) -> None:
     assert FAMILY.refusal(problem, H200) is None
     found = compile_cuda(SOURCE, (*options(problem, one), "--ptxas-options=-v"))
     assert "warning" not in found.log
+    assert "Performance Loss" not in found.log
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in found.log
     assert stages_given_up_unread(found.ptx) == []
     kind = "f16.f16" if problem.recipe.activation.element.name == "fp16" else "bf16.bf16"
-    assert f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.f32" in found.ptx
-    for word in ("cp.async.bulk.shared::cluster.global", "cp.async.bulk.tensor.2d", "ldmatrix"):
+    wanted = ["cp.async.bulk.shared::cluster.global", "cp.async.bulk.tensor.2d"]
+    if one.wgmma:
+        wanted.append(f"wgmma.mma_async.sync.aligned.m64n{one.block_m}k16.f32.{kind}")
+        overwritten, products = overwritten_operands(found.machine_code())
+        assert (overwritten, products > 0) == ([], True)
+    else:
+        wanted += ["ldmatrix", f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.f32"]
+    for word in wanted:
         assert word in found.ptx
     assert not re.search(r"bytes smem", found.log)  # all of it is what the launcher asks for
     asked = launcher.smem_bytes(config=one.to_dict(), **formats(problem))
@@ -150,6 +170,7 @@ def wide_table() -> ConfigTable:
         stages=(1, 2, 8, 12, 48, 49),
         per_sm=(-1, 0, 4, 5),
         cluster=(0, 1, 2, 8, 16),
+        wgmma=(False, True),
     )
 
 
@@ -195,8 +216,15 @@ def test_every_legal_space_holds_the_default_and_fits(weight: str, shape: str) -
 
 
 def test_one_wave_of_tall_tiles_is_the_default_of_a_decode_step() -> None:
-    for n, width in ((28672, 224), (10240, 80), (8192, 64), (4096, 32), (57344, 224)):
+    for n, width in ((28672, 224), (10240, 80), (8192, 64), (57344, 224)):
         assert FAMILY.default(gemm(f"1x{n}x8192", "int4.g128"), H200).block_n == width
+
+
+def test_two_ctas_share_a_tile_of_a_layer_of_few_rows() -> None:
+    for n, width in ((4096, 64), (6144, 96), (1024, 16)):
+        default = FAMILY.default(gemm(f"1x{n}x8192", "int4.g128"), H200)
+        assert (default.block_n, default.cluster) == (width, 2)
+    assert FAMILY.default(gemm("1x4096x96", "int4.g128"), H200).cluster == 1  # one panel
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 #: Half an ulp of each output, relative; fp32 sums of promoted parts round a little.
 ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-20}
-NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster")
+NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster", "wgmma")
 
 
 def scales(rows: int, groups: int, kind: str, rng: np.random.Generator) -> torch.Tensor:
@@ -74,7 +74,7 @@ def check(
         x,
         packed,
         out=out,
-        config=dict(zip(NAMES, (*fields, 1)[: len(NAMES)], strict=True)),
+        config=dict(zip(NAMES, (*fields, *(1, 0)[len(fields) - 6 :]), strict=True)),
         multiprocessors=multiprocessors,
         seed=m + n + k,
         landing=landing,
@@ -116,6 +116,15 @@ CASES: dict[str, tuple[Any, ...]] = {
     "four share K of a group over panels": (
         ((3, 32, 904), "int8", "bf16", 256, (8, 32, 32, 2, 4, 0, 4)), {"landing": 256},
     ),
+    "warpgroups": (
+        ((30, 128, 904), "int4", "fp16", 128, (32, 64, 16, 2, 4, 0, 1, 1)), {"out": "bf16"},
+    ),
+    "warpgroups with rows that nobody has, K over two CTAs": (
+        ((13, 160, 1416), "uint4", "bf16", 256, (16, 80, 16, 2, 6, 0, 2, 1)), {},
+    ),
+    "warpgroups, shared tiles, 8 bits": (
+        ((5, 272, 392), "e4m3fn", "", 0, (8, 96, 16, 1, 3, 1, 1, 1)), {"landing": 256},
+    ),
     "e4m3fn": (((3, 48, 200), "e4m3fn", "", 0, (8, 48, 16, 1, 2, 0)), {}),
 }  # fmt: skip
 
@@ -129,6 +138,19 @@ def test_gives_the_product(case: str) -> None:
 
 #: What a reader might forget, by the line that would be wrong.
 MUTATIONS = {
+    "a stage given up while products read it": (
+        "            take_products(of, sum);\n            done();",
+        "            done();\n            take_products(of, sum);",
+        (30, 128, 904), (32, 64, 16, 2, 4, 0, 1, 1),
+    ),
+    "the last panel's products left out": (
+        "        take_products(products, sum);\n        give_back();", "        give_back();",
+        (30, 128, 896), (32, 64, 16, 2, 4, 0, 1, 1),
+    ),
+    "rows that nobody has": (
+        "if (WGMMA && BLOCK_N % 64 && row >= BLOCK_N) continue;", "",
+        (30, 160, 904), (32, 80, 16, 2, 4, 0, 1, 1),
+    ),
     "a stage given up too soon": (
         "multiply_stage(RINGS(stage), warp_row, lane, sum);\n            __syncwarp();\n"
         "            if (lane == 0) barrier_arrive(empty_bar + stage * 8);",

@@ -27,7 +27,7 @@ from workbench.emission import EmittedPackage, emit
 from workbench.emission.evidence import digest
 from workbench.verification import Outcome, verify
 
-TRITON, HOPPER = "triton_weight_only", "hopper_weight_only"
+TRITON, HOPPER, PREFILL = "triton_weight_only", "hopper_weight_only", "hopper_weight_prefill"
 DECODE, LONG = "gemm:16x64x512:w4a16-g128:bf16", "gemm:4096x64x512:w4a16-g128:bf16"
 ALONE = "gemm:8x64x256:w8a16:bf16"
 FORMATS, EXTENTS = ("w4a16-g128", "bf16"), (64, 512)
@@ -213,7 +213,7 @@ def test_shared_tiles_have_a_workspace_unless_there_are_too_many(
     def shared(*asked: Any) -> Any:
         choice = choose(*asked)
         config = {**choice.config, "per_sm": 2, "block_m": 8, "block_n": 16, "warp_rows": 16}
-        return replace(choice, config=config | {"warps_k": 1, "stages": 8})
+        return replace(choice, config=config | {"warps_k": 1, "stages": 8, "cluster": 1})
 
     monkeypatch.setattr(module._weight_only, "choose", shared)
     _call(module, 8)
@@ -312,13 +312,61 @@ def test_patch_counts_its_entries_as_tuned_and_measured(module: ModuleType) -> N
     )
 
 
+@pytest.fixture(scope="module")
+def prefill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """Many rows are faster in CUDA C++, few rows in the other kernel of it."""
+    made = (
+        study(DECODE, family=HOPPER, simulated=False, time_us=10.0),
+        study(LONG, family=PREFILL, simulated=False, time_us=80.0),
+        study(LONG, family=TRITON, simulated=False, time_us=90.0),
+    )
+    package = emit(run_of(*made), tmp_path_factory.mktemp("prefill") / "kernels", name="prefill")
+    names = {path.name for path in package.folder.rglob("*")}
+    assert names >= {"gemm_hopper_weight_prefill.cu", "weight_panels.cuh", "hopper_staging.cuh"}
+    with imported(package.folder, "prefill") as found:
+        yield found
+
+
+@pytest.mark.parametrize("m", [16, 4000])
+def test_many_rows_take_the_kernel_of_many_rows(
+    prefill: ModuleType, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches = Launches(prefill, monkeypatch)
+    told: list[dict[str, Any]] = []
+    if m > MOST_ROWS:
+
+        def launch(x: Any, codes: Any, c: Any, scale: Any, zero: Any, **more: Any) -> None:
+            told.append({"shapes": (x.shape, codes.shape, c.shape), **more})
+
+        monkeypatch.setattr(launches.own, "template", lambda choice: SimpleNamespace(launch=launch))
+    families: list[str] = []
+
+    def run(choice: Any, *rest: Any) -> None:
+        families.append(choice.file.kernel)
+        prefill._hopper_weight_only.launch(choice, *rest[:3])
+
+    monkeypatch.setattr(prefill._weight_only, "run", run)
+    assert _call(prefill, m) == []
+    assert families == [PREFILL if m > MOST_ROWS else HOPPER]
+    for one in told:
+        assert one["shapes"] == ((m, 512), (4, 64, 64), (m, 64))
+        assert (one["weight"], one["scale_format"], one["group"]) == ("int4", "fp16", 128)
+        assert "workspace" not in one
+    assert len(told) == (m > MOST_ROWS)
+
+
 @pytest.mark.slow
-def test_what_can_be_verified_without_a_gpu_passes(tmp_path: Path) -> None:
-    package = emit(run_of(study(ALONE, family=HOPPER)), tmp_path / "out", name="weight_pack")
+@pytest.mark.parametrize(
+    ("family", "problem"), [(HOPPER, ALONE), (PREFILL, "gemm:512x64x256:w4a16-g128:bf16")]
+)
+def test_what_can_be_verified_without_a_gpu_passes(
+    tmp_path: Path, family: str, problem: str
+) -> None:
+    package = emit(run_of(study(problem, family=family)), tmp_path / "out", name="weight_pack")
     report = verify(package.folder, device="cpu", seed=5)
     assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
     outcomes = {check.name: check.status for check in report.checks}
-    label = f"{HOPPER} {ALONE}"
+    label = f"{family} {problem}"
     for part in ("configuration", "launcher", "stand-in: configuration", "stand-in: random"):
         assert outcomes[f"{label}: {part}"] is Outcome.PASSED
     assert outcomes[f"{label}: answers"] is Outcome.SKIPPED

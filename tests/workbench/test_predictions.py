@@ -42,6 +42,7 @@ PRODUCTS = [
     "hopper_gemm",
     "hopper_block_gemm",
     "triton_weight_only",
+    "hopper_weight_prefill",
     "triton_decoded_gemm",
     "triton_outlier_gemm",
 ]

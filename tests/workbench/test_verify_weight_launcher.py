@@ -7,7 +7,7 @@ import pytest
 
 from sim import load_gpu
 from tiles.kernels import kernel
-from tiles.kernels.cuda import gemm_hopper_weight_only
+from tiles.kernels.cuda import gemm_hopper_weight_only, gemm_hopper_weight_prefill
 from tiles.kernels.hopper_weight_only_rules import panels_of
 from tiles.problems import Gemm, parse_problem
 from workbench.emission.functions import function_of
@@ -16,30 +16,33 @@ from workbench.verification.recorder import Recorder
 from workbench.verification.weight_launcher import judge_launcher
 from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
 
-FAMILY = "hopper_weight_only"
+FAMILY, PREFILL = "hopper_weight_only", "hopper_weight_prefill"
+LAUNCHERS = {FAMILY: gemm_hopper_weight_only, PREFILL: gemm_hopper_weight_prefill}
 PROBLEMS = ("gemm:16x64x512:w4a16-g128:bf16", "gemm:64x64x256:w8a16:fp32")
 
 
-def _verdict(text: str, **changes: Any) -> dict[str, Any]:
+def _verdict(text: str, family: str = FAMILY, **changes: Any) -> dict[str, Any]:
     problem, limits = parse_problem(text), load_gpu("h200").limits
-    function = function_of(FAMILY, problem)
+    function = function_of(family, problem)
     assert function is not None
-    own = {"options": gemm_hopper_weight_only.options, "launch": gemm_hopper_weight_only.launch}
+    own = {name: getattr(LAUNCHERS[family], name) for name in ("options", "launch")}
     lines: list[dict[str, Any]] = []
     with Recorder(lines.append, "launcher") as check:
         judge_launcher(
             check,
             SimpleNamespace(**{**own, **changes}),
-            layout=function.layout(FAMILY, problem, limits, any_gpu=False),
+            layout=function.layout(family, problem, limits, any_gpu=False),
             out=problem.formats[-1],
-            config=kernel(FAMILY).default(problem, limits).to_dict(),
+            config=kernel(family).default(problem, limits).to_dict(),
         )
     return lines[0]
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_it_takes_its_configuration_and_refuses_the_rest(problem: str) -> None:
-    verdict = _verdict(problem)
+@pytest.mark.parametrize(
+    ("problem", "family"), [*((p, FAMILY) for p in PROBLEMS), (PROBLEMS[1], PREFILL)]
+)
+def test_it_takes_its_configuration_and_refuses_the_rest(problem: str, family: str) -> None:
+    verdict = _verdict(problem, family)
     assert verdict["status"] == "passed", verdict["detail"]
     assert verdict["detail"].startswith("takes the configuration; refuses rows off")
 

@@ -32,6 +32,7 @@ __all__ = [
     "resource_rules",
     "scale_format",
     "stage_bytes",
+    "warps_n",
     "waste_rules",
     "weight_smem_bytes",
 ]
@@ -90,15 +91,25 @@ def held_registers(problem: Gemm, table: ConfigTable) -> NDArray[np.int64]:
     weight, sixteens = problem.recipe.weight, table["warp_rows"] // 16
     panel, group = PANEL_BYTES * halves(weight), group_columns(weight)
     scales = 2 * (panel // group) * (2 if weight.asymmetric else 1) if 0 < group < panel else 0
-    total: NDArray[np.int64] = sixteens * (table["block_m"] + 8 + scales)
+    # Two halves of a panel that the tensor cores read: 96 registers are enough at 32 rows of X.
+    units = np.where(table["wgmma"], 12, 0)
+    total: NDArray[np.int64] = sixteens * (table["block_m"] + 8 + scales) + units
     return total
 
 
-def capability_rules(table: ConfigTable) -> list[Rule]:
-    """What the kernel does not have, whatever the problem."""
+def warps_n(table: ConfigTable) -> NDArray[np.int64]:
+    """Warps that share the rows of a tile; with ``wgmma`` whole warpgroups."""
+    n, rows = table["block_n"], np.maximum(table["warp_rows"], 1)
+    found: NDArray[np.int64] = np.where(table["wgmma"], -(-n // 64) * 4, n // rows)
+    return found
+
+
+def capability_rules(problem: Gemm, table: ConfigTable) -> list[Rule]:
+    """What the kernel does not have."""
     m, n, rows, groups = (table[f] for f in ("block_m", "block_n", "warp_rows", "warps_k"))
     stages, per_sm, cluster = table["stages"], table["per_sm"], table["cluster"]
-    warps = n // np.maximum(rows, 1) * groups
+    warps, wgmma = warps_n(table) * groups, table["wgmma"]
+    group, panel = group_columns(problem.recipe.weight), PANEL_BYTES * halves(problem.recipe.weight)
     sums = m * rows // 32
     return [
         Rule(
@@ -106,13 +117,22 @@ def capability_rules(table: ConfigTable) -> list[Rule]:
             ~np.isin(m, BLOCK_M)
             | ~np.isin(rows, WARP_ROWS)
             | ~np.isin(groups, WARPS_K)
-            | (n < rows)
-            | (n % np.maximum(rows, 1) != 0)
+            | (n < np.where(wgmma, 64, rows))
+            | (n % np.where(wgmma, ROWS_MULTIPLE, np.maximum(rows, 1)) != 0)
             | (n > MAX_BLOCK_N),
             lambda r: (
                 f"tile {m[r]}x{n[r]}, warp_rows {rows[r]}, warps_k {groups[r]}: it takes "
                 f"{', '.join(map(str, BLOCK_M))} rows, warps of {', '.join(map(str, WARP_ROWS))} "
-                f"that divide block_n up to {MAX_BLOCK_N}, and {', '.join(map(str, WARPS_K))}"
+                f"that divide block_n up to {MAX_BLOCK_N}, and {', '.join(map(str, WARPS_K))}; "
+                f"with wgmma block_n from 64 in multiples of {ROWS_MULTIPLE}"
+            ),
+        ),
+        Rule(
+            "warpgroups",
+            wgmma & ((group % panel != 0) | (rows != 16)),
+            lambda r: (
+                f"warp_rows {rows[r]}, groups of {group} columns: products of warpgroups take 16 "
+                f"rows a warp and are scaled by whole panels of {panel} columns"
             ),
         ),
         Rule(
@@ -152,7 +172,7 @@ def resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Ru
     """What CTAs take of a multiprocessor."""
     smem, per_sm = weight_smem_bytes(problem, table), np.maximum(table["per_sm"], 1)
     shared = limits.smem_bytes_per_cta + _SYSTEM_BYTES
-    warps = table["block_n"] // np.maximum(table["warp_rows"], 1) * table["warps_k"] + 1
+    warps = warps_n(table) * table["warps_k"] + 1
     taken = held_registers(problem, table) + _OTHER_REGISTERS
     # Each of four schedulers has a quarter of the registers, and a CTA's warps in turn.
     together = -(-per_sm * warps // 4) * 4

@@ -34,6 +34,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
     from tiles.kernels.hopper_skinny import HopperSkinnyGemm
     from tiles.kernels.hopper_weight_only import HopperWeightOnly
+    from tiles.kernels.hopper_weight_prefill import HopperWeightPrefill
     from tiles.kernels.outlier_gemm import TritonOutlierGemm
     from tiles.kernels.quantize import TritonQuantize
     from tiles.kernels.quantize_tiles import TritonQuantizeTiles
@@ -47,6 +48,7 @@ def kernels() -> dict[str, Kernel]:
         HopperBlockGemm(),
         TritonWeightOnly(),
         HopperWeightOnly(),
+        HopperWeightPrefill(),
         HopperSkinnyGemm(),
         TritonDecodedGemm(),
         TritonOutlierGemm(),

@@ -30,7 +30,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
     """Products of packed codes, against fp64 products of what the codes stand for."""
 
     function: ClassVar[str] = "gemm_packed"
-    hopper: ClassVar[str] = HOPPER
+    hopper: ClassVar[tuple[str, ...]] = (HOPPER,)
     rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_gemm_packed"
     fallback: ClassVar[str] = TRITON

@@ -38,7 +38,7 @@ class QuantizedGemmFunctionChecks(HopperOperatorChecks):
     """Products into codes, against the fp64 product."""
 
     function: ClassVar[str] = "gemm_quantized"
-    hopper: ClassVar[str] = "hopper_block_gemm"
+    hopper: ClassVar[tuple[str, ...]] = ("hopper_block_gemm",)
     module: ClassVar[str] = "_gemm_quantized"
     patterns: ClassVar[tuple[str, ...]] = ("random", "all-zero block", "NaN scale")
 

@@ -26,7 +26,7 @@ class GroupedGemmFunctionChecks(HopperOperatorChecks):
 
     function: ClassVar[str] = "grouped_gemm"
     module: ClassVar[str] = "_grouped_gemm"
-    hopper: ClassVar[str] = "hopper_grouped_gemm"
+    hopper: ClassVar[tuple[str, ...]] = ("hopper_grouped_gemm",)
     fallback: ClassVar[str] = "triton_grouped_gemm"
     patterns: ClassVar[tuple[str, ...]] = ("random", "other routing", "NaN scale")
 
@@ -52,7 +52,7 @@ class GroupedGemmFunctionChecks(HopperOperatorChecks):
         return self._resized(tuned.problem, 48, 272)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
-        step = 16 if tuned.kernel == self.hopper or tuned.config.get("tma") else 1
+        step = 16 if tuned.kernel in self.hopper or tuned.config.get("tma") else 1
         n = 48 if device == "cpu" else int(tuned.config.get("block_n", 128))
         k = max(256, int(tuned.config.get("block_k", 256)))
         return self._resized(tuned.problem, n + 3 * step, k + 3 * step)
@@ -61,7 +61,7 @@ class GroupedGemmFunctionChecks(HopperOperatorChecks):
         return self._resized(tuned.problem, 37, 133)
 
     def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
-        return self.tails(tuned, device) if family == self.hopper else self.odd(tuned, device)
+        return self.tails(tuned, device) if family in self.hopper else self.odd(tuned, device)
 
     def case(self, subject: Subject, problem: Problem, pattern: str) -> Case:
         assert isinstance(problem, GroupedGemm)

@@ -19,10 +19,10 @@ __all__ = ["HopperOperatorChecks"]
 class HopperOperatorChecks(OperatorChecks):
     """Where the kernel cannot run its launcher is asked, and its stand-in checked."""
 
-    hopper: ClassVar[str]  #: the family in CUDA C++
+    hopper: ClassVar[tuple[str, ...]]  #: the families in CUDA C++
 
     def obstacle(self, subject: Subject, tuned: Tuned) -> str:
-        if tuned.kernel != self.hopper:
+        if tuned.kernel not in self.hopper:
             return ""
         if subject.device == "cpu":
             return NO_INTERPRETER

@@ -9,6 +9,7 @@ import torch
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.kernels.hopper_weight_only_workload import HopperWeightOnlyWorkload
+from tiles.kernels.hopper_weight_prefill_workload import HopperWeightPrefillWorkload
 from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.kernels.weight_only_resources import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
@@ -21,6 +22,9 @@ from workbench.verification.rivals import Contender
 from workbench.verification.weight_launcher import judge_launcher
 
 __all__ = ["WeightOnlyFunctionChecks", "given_weight"]
+
+#: In CUDA C++, of few rows and of many.
+SKINNY, PREFILL = "hopper_weight_only", "hopper_weight_prefill"
 
 
 def given_weight(quantized: QuantizedTensor) -> dict[str, Any]:
@@ -50,7 +54,7 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
     function: ClassVar[str] = "linear_weight_only"
     rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_weight_only"
-    hopper: ClassVar[str] = "hopper_weight_only"
+    hopper: ClassVar[tuple[str, ...]] = (SKINNY, PREFILL)
     fallback: ClassVar[str] = "triton_weight_only"
     patterns: ClassVar[tuple[str, ...]] = (
         "random",
@@ -75,7 +79,7 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
     def tails(self, tuned: Tuned, device: str) -> Problem:
         assert isinstance(tuned.problem, Gemm)
         # Rows of weights come in sixteens where the kernel is CUDA C++.
-        beyond = 16 if tuned.kernel == self.hopper else 3
+        beyond = 16 if tuned.kernel in self.hopper else 3
         m, n = int(tuned.config["block_m"]) + 5, int(tuned.config["block_n"]) + beyond
         if device == "cpu":
             m, n = min(m, 21), min(n, 67)
@@ -86,7 +90,7 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
         return tuned.problem.resized(*((19, 37, 133) if device == "cpu" else (35, 77, 191)))
 
     def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
-        if family != self.hopper:
+        if family not in self.hopper:
             return self.odd(tuned, device)
         # Aligned, and no multiple of a panel.
         return tuned.problem.resized(35, 80, self._columns(tuned) + 8)
@@ -112,7 +116,8 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
             name: kind(problem, device=device, seed=subject.seed)
             for name, kind in (
                 (self.fallback, WeightOnlyWorkload),
-                (self.hopper, HopperWeightOnlyWorkload),
+                (SKINNY, HopperWeightOnlyWorkload),
+                (PREFILL, HopperWeightPrefillWorkload),
             )
         }
         drawn = x, quantized = _draw(problem, pattern, subject)
@@ -134,7 +139,9 @@ class WeightOnlyFunctionChecks(HopperOperatorChecks):
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
             workload = workloads[choice.file.kernel]
-            reference = workload.reference(fold=bool(choice.config.get("fold", False)))
+            folded = choice.config.get("fold", choice.file.kernel == PREFILL)
+            grouped = group_columns(problem.recipe.weight) > 0
+            reference = workload.reference(fold=bool(folded) and grouped)
             judge_product(check, buffer, reference, "x".join(map(str, problem.shape)))
 
         return Case(

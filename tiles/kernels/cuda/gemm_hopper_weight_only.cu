@@ -8,6 +8,10 @@
 // one copy, and a lane finds the 16 bytes that it multiplies side by side: nothing is shuffled, and
 // decoded weights exist in registers alone.
 //
+// WGMMA 1: four warps multiply together, 64 rows of weights by all rows of X in shared memory, which
+// is read once for the four.  They decode a unit of 64 columns while the tensor cores work on the one
+// before, and scale a panel's sums while its successor is decoded.
+//
 // WARPS_K groups of BLOCK_N / WARP_ROWS warps take the stages in turn, each group with sums of its
 // own, and add them up in shared memory at a tile's end.  A group always has the same stages: of one
 // that others filled last it could not tell whether that fill has come, or the one before.  Sums of
@@ -29,40 +33,33 @@
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16), OUT (0 bf16, 1 fp16, 2 fp32), WEIGHT, SCALE
 // (see weight_codes.cuh), GROUP (columns under one scale, 0: none), BLOCK_M (rows of X), BLOCK_N
 // (rows of W), WARP_ROWS, WARPS_K, STAGES, PER_SM (CTAs that a multiprocessor holds at least),
-// CLUSTER (CTAs that share a tile: `ctas` is so many times the tiles, and panels are as many at least).
+// CLUSTER (CTAs that share a tile: `ctas` is so many times the tiles, and panels are as many at least),
+// WGMMA (groups of columns under one scale are whole panels).
 
 #define ROW_BYTES 128  // of a stage's rows of X: the width of the swizzle
 #include "hopper.cuh"
 #include "hopper_mma.cuh"
+#if WGMMA
+#define WGMMA_N BLOCK_M
+#include "hopper_wgmma.cuh"
+#endif
 
-#define WARPS_N (BLOCK_N / WARP_ROWS)
+// Of whole warpgroups the last warps may have no rows: they multiply what nobody looks at.
+#define WARPS_N (WGMMA ? (BLOCK_N + 63) / 64 * 4 : BLOCK_N / WARP_ROWS)
 #define CONSUMERS (WARPS_N * WARPS_K * 32)
 #define THREADS (CONSUMERS + 32)
-#define HALVES (WEIGHT <= 2 ? 2 : 1)  // codes in a byte
-#define PANEL_BYTES 64                // of a row
-#define PANEL (64 * HALVES)           // columns
 #define M16 (WARP_ROWS / 16)
 #define N8 (BLOCK_M / 8)
-#if GROUP > 0 && GROUP < PANEL
-#define PER_PANEL (PANEL / GROUP)  // scales of a row
-#else
-#define PER_PANEL 1
-#endif
-#define PANELS_PER_SCALE (GROUP > PANEL ? GROUP / PANEL : 1)
 // Columns that are summed before they are scaled.  Where many sums of a lane hide how long a product
 // takes, whole panels: fewer sums are scaled.
 #define PART (PER_PANEL > 1 ? (PANEL / PER_PANEL < 64 ? PANEL / PER_PANEL : 64) : M16 * N8 > 2 ? PANEL : 64)
-#define PLACE(column) ((column) / (PANEL / PER_PANEL))  // of a column's scale among its row's
 // One after the other where operands of both would not fit the registers.
 #define HALVES_AT_ONCE (PER_PANEL == 1 && M16 * N8 > 2 ? 1 : HALVES)
-#define W_BYTES (BLOCK_N * PANEL_BYTES)
 #define X_BYTES (BLOCK_M * ROW_BYTES)  // of 64 columns
 #include "hopper_ring.cuh"
 #include "weight_codes.cuh"
+#include "weight_panels.cuh"
 
-#define ZERO_ITEM (WEIGHT == 1 ? 1 : 0)
-#define SCALE_SLOT ((BLOCK_N * PER_PANEL * SCALE_ITEM + 127) / 128 * 128)
-#define ZERO_SLOT ((BLOCK_N * PER_PANEL * ZERO_ITEM + 127) / 128 * 128)
 // Words from one row of C to the next while it is staged: 4 more than a multiple of 16, so that the
 // lanes of a warp meet in no bank.
 #define PITCH (BLOCK_N + 4)
@@ -71,8 +68,11 @@
 #define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
 #define STAGED 1              // the consumers' named barrier
 
-#if BLOCK_N % WARP_ROWS || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES % WARPS_K
+#if (BLOCK_N % WARP_ROWS && !WGMMA) || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES % WARPS_K
 #error "BLOCK_N is a multiple of WARP_ROWS, that of 16, BLOCK_M of 8, STAGES of WARPS_K"
+#endif
+#if WGMMA && (GROUP % PANEL || WARP_ROWS != 16)
+#error "products of warpgroups take 16 rows a warp and are scaled by whole panels"
 #endif
 
 // The parts of a stage in shared memory.
@@ -110,22 +110,78 @@ __device__ __forceinline__ i64 first_step(i64 steps, int cta, int ctas) {
 __device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const TensorMap *map_x,
                                            const u8 *codes, const u8 *scale, const u8 *zero,
                                            i64 row, int rows, int top, int left, int panel, int n) {
-    barrier_expect(bar, rows * (PANEL_BYTES + PER_PANEL * (SCALE_ITEM + ZERO_ITEM)) +
-                            HALVES * X_BYTES);
-    copy_bulk(ring.w, codes + row * PANEL_BYTES, rows * PANEL_BYTES, bar);
+    barrier_expect(bar, rows * PANEL_ROW_BYTES + HALVES * X_BYTES);
 #pragma unroll
     for (int half = 0; half < HALVES; half++)
         load_tile(ring.x + half * X_BYTES, map_x, bar, panel * PANEL + half * 64, top);
-#if GROUP > 0
-    const i64 word =
-        PANELS_PER_SCALE > 1 ? (i64)(panel / PANELS_PER_SCALE) * n + left : row * PER_PANEL;
-    copy_bulk(ring.scale, scale + word * SCALE_ITEM, rows * PER_PANEL * SCALE_ITEM, bar);
-#endif
-#if ZERO_ITEM
-    copy_bulk(ring.zero, zero + word, rows * PER_PANEL, bar);
-#endif
+    load_panel(ring.w, ring.scale, ring.zero, bar, codes, scale, zero, row, rows, left, panel, n);
 }
 
+#if WGMMA
+// Of a warp: what the tensor cores add up of a panel, its scales, and the two halves that they read.
+struct Products {
+    Accumulator part[HALF];
+    float factor[2];
+    u32 a[2][4][4];
+};
+
+// Decodes 64 columns of a panel to a thread's part of wgmma's first operand; row: its first one.
+__device__ __forceinline__ void decode_half(const Rings &ring, int row, int lane, int half,
+                                            u32 (&a)[4][4]) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int at = row + r * 8;
+        const uint4 four = load_shared4(ring.w + at * PANEL_BYTES + lane % 4 * 16);
+        const u32 less = load_less(ring.zero, at);
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+            const u32 word = step == 0 ? four.x : step == 1 ? four.y : step == 2 ? four.z : four.w;
+            decode_word(word, half, less, a[step][r], a[step][r + 2]);
+        }
+    }
+}
+
+// Waits for the products on their way and adds them to a warp's sums.
+__device__ __forceinline__ void take_products(Products &of, float (&sum)[M16][N8][4]) {
+    wgmma_wait<0>();
+    pin(of.part);
+#pragma unroll
+    for (int e = 0; e < HALF; e++) sum[0][e / 4][e % 4] += of.part[e] * of.factor[e / 2 % 2];
+}
+
+// Starts a stage's products, and adds those of the stage before to the sums.
+//
+// row: of the tile, the warp's first one for this lane; done: gives the stage before back.
+template <class Done>
+__device__ __forceinline__ void start_stage(const Rings &ring, int row, int lane, Products &of,
+                                            float (&sum)[M16][N8][4], Done done) {
+    const u64 x = descriptor(ring.x);
+#pragma unroll
+    for (int half = 0; half < HALVES; half++) {
+        // The other half may be on its way, in the other registers.
+        if (HALVES > 1)
+            wgmma_wait<1>();
+        else
+            wgmma_wait<0>();
+        decode_half(ring, row, lane, half, of.a[half]);
+        if (half == 0) {
+            take_products(of, sum);
+            done();
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                of.factor[r] = load_scale(ring.scale + (row + r * 8) * SCALE_ITEM);
+        }
+        pin(of.part);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < 4; step++)
+            wgmma_rows(of.part, of.a[half][step], x + half * (X_BYTES >> 4) + step * 2,
+                       half > 0 || step > 0);
+        wgmma_commit();
+        pin(of.part);
+    }
+}
+#else
 __device__ __forceinline__ void add_scaled(const float (&part)[4],
                                            const float (&factor)[2][PER_PANEL], int place,
                                            float (&sum)[4]) {
@@ -148,8 +204,7 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         for (int place = 0; place < PER_PANEL; place++) {
             const int at = (warp_row + lane / 4 + i * 8) * PER_PANEL + place;
             factor[i / 2][i % 2][place] = load_scale(ring.scale + at * SCALE_ITEM);
-            less[i / 2][i % 2][place] =
-                ZERO_ITEM ? load_shared_u8(ring.zero + at) * 0x10001u | LESS_MAGIC : 0;
+            less[i / 2][i % 2][place] = load_less(ring.zero, at);
         }
     }
     float part[M16][N8][4];
@@ -191,6 +246,8 @@ __device__ __forceinline__ void multiply_stage(const Rings &ring, int warp_row, 
         for (int i = 0; i < M16 * N8; i++)
             add_scaled(part[i / N8][i % N8], factor[i / N8], 0, sum[i / N8][i % N8]);
 }
+
+#endif
 
 __device__ __forceinline__ void add_bits(const uint4 &bits, float (&total)[4]) {
     total[0] += __uint_as_float(bits.x);
@@ -262,6 +319,9 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     }
 
     const int thread = threadIdx.x, group = warp / WARPS_N, warp_row = warp % WARPS_N * WARP_ROWS;
+#if WGMMA
+    const int lane_row = warp_row + lane / 4;
+#endif
     int stage = group, mine = group, done = 0;
     u32 phase = 0;
     for (int tile = first_tile; done < count; tile++) {
@@ -270,14 +330,31 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
         const int here = min(panels - begin, count - done);
         done += here;
         float sum[M16][N8][4] = {};
+#if WGMMA
+        Products products = {};
+        int before = -1;  // the stage whose products are on their way
+        auto give_back = [&] {
+            __syncwarp();
+            if (lane == 0 && before >= 0) barrier_arrive(empty_bar + before * 8);
+        };
+#endif
         for (; mine < done; mine += WARPS_K) {
             barrier_wait(full_bar + stage * 8, phase);
+#if WGMMA
+            start_stage(RINGS(stage), lane_row, lane, products, sum, give_back);
+            before = stage;
+#else
             multiply_stage(RINGS(stage), warp_row, lane, sum);
             __syncwarp();
             if (lane == 0) barrier_arrive(empty_bar + stage * 8);
+#endif
             stage += WARPS_K;
             if (stage >= STAGES) stage -= STAGES, phase ^= 1;
         }
+#if WGMMA
+        take_products(products, sum);
+        give_back();
+#endif
 
         // mma.sync leaves element (row, column) of 16 x 8 in lane row % 8 * 4 + column / 2.
 #pragma unroll
@@ -285,6 +362,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
             const int block = i / 4 / N8, j = i / 4 % N8, e = i % 4;
             const int row = warp_row + block * 16 + e / 2 * 8 + lane / 4;
             const int column = j * 8 + lane % 4 * 2 + e % 2;
+            if (WGMMA && BLOCK_N % 64 && row >= BLOCK_N) continue;
             store_shared(staging + (group * STAGED_WORDS + column * PITCH + row) * 4,
                          __float_as_uint(sum[block][j][e]));
         }

@@ -20,6 +20,7 @@ from .hopper_weight_operands import (
     COUNTED_TILES,
     ELEMENTS,
     PANEL_BYTES,
+    ROWS_MULTIPLE,
     SCALE_BYTES,
     SCALES,
     WEIGHTS,
@@ -49,10 +50,13 @@ __all__ = [
     "precompile",
     "smem_bytes",
     "threads",
+    "warps_n",
     "workspace_words",
 ]
 
-FIELDS = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster")
+FIELDS = (
+    "block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster", "wgmma",
+)  # fmt: skip
 #: Rows of X in a tile, rows of W that a warp multiplies, and groups of warps that share K.
 BLOCK_M = (8, 16, 32, 64)
 WARP_ROWS = (16, 32, 64)
@@ -69,8 +73,13 @@ MAX_PER_SM = 4
 
 def threads(config: Mapping[str, int | bool]) -> int:
     """Threads of a CTA: those that multiply, and the warp that loads."""
-    warps = int(config["block_n"]) // int(config["warp_rows"]) * int(config["warps_k"])
-    return 32 * warps + 32
+    return 32 * warps_n(config) * int(config["warps_k"]) + 32
+
+
+def warps_n(config: Mapping[str, int | bool]) -> int:
+    """Warps that share the rows of a tile; with ``wgmma`` whole warpgroups."""
+    block_n, warp_rows = int(config["block_n"]), int(config["warp_rows"])
+    return -(-block_n // 64) * 4 if config["wgmma"] else block_n // warp_rows
 
 
 def smem_bytes(
@@ -107,18 +116,33 @@ def options(
     check_choices({"element": (element, ELEMENTS), "out": (out, OUTPUTS)})
     check_group(weight, scale_format, group)
     check_fields(config, FIELDS)
-    block_m, block_n, warp_rows, warps_k, stages, per_sm, cluster = (int(config[f]) for f in FIELDS)
+    block_m, block_n, warp_rows, warps_k, stages, per_sm, cluster, wgmma = (
+        int(config[f]) for f in FIELDS
+    )
     if block_m not in BLOCK_M or warp_rows not in WARP_ROWS or warps_k not in WARPS_K:
         raise ValueError(
             f"block_m = {block_m}, warp_rows = {warp_rows}, warps_k = {warps_k}: they are one of "
             f"{', '.join(map(str, BLOCK_M))}, of {', '.join(map(str, WARP_ROWS))} and of "
             f"{', '.join(map(str, WARPS_K))}"
         )
-    if block_n < warp_rows or block_n % warp_rows or block_n > MAX_BLOCK_N:
+    if wgmma and warp_rows != 16:
+        raise ValueError(
+            f"warp_rows = {warp_rows} with wgmma: a warp has 16 rows of its warpgroup's"
+        )
+    if wgmma and group % panel_columns(weight):
+        raise ValueError(
+            f"wgmma with group = {group}: products of warpgroups are scaled by whole panels, "
+            f"multiples of {panel_columns(weight)} columns"
+        )
+    if wgmma and (block_n < 64 or block_n % ROWS_MULTIPLE or block_n > MAX_BLOCK_N):
+        raise ValueError(
+            f"block_n = {block_n} with wgmma: a multiple of {ROWS_MULTIPLE}, 64 to {MAX_BLOCK_N}"
+        )
+    if not wgmma and (block_n < warp_rows or block_n % warp_rows or block_n > MAX_BLOCK_N):
         raise ValueError(
             f"block_n = {block_n}: a multiple of warp_rows = {warp_rows}, up to {MAX_BLOCK_N}"
         )
-    if (warps := block_n // warp_rows * warps_k) > MAX_WARPS:
+    if (warps := warps_n(config) * warps_k) > MAX_WARPS:
         raise ValueError(f"{warps} warps multiply: {MAX_WARPS} at most, take a larger warp_rows")
     if (sums := warp_rows * block_m // 32) > MAX_SUMS:
         raise ValueError(
@@ -149,6 +173,7 @@ def options(
         "STAGES": stages,
         "PER_SM": max(1, per_sm),
         "CLUSTER": cluster,
+        "WGMMA": wgmma,
     }
     return macro_options(macros, ARCHITECTURE)
 

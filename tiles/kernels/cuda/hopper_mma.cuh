@@ -50,6 +50,15 @@ __device__ __forceinline__ void load_matrices(u32 (&x)[4], u32 address) {
                  : "memory");
 }
 
+// Four 8x8 matrices of 16-bit elements, two of a column in each lane's word, as columns; lane l has
+// the address of column l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_turned(u32 address, const u32 (&x)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     address),
+                 "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+}
+
 // d += a . b, 16 x 16 by 16 x 8.
 __device__ __forceinline__ void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if ELEMENT == 0

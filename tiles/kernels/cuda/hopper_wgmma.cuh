@@ -49,72 +49,96 @@ typedef float Accumulator;
 #define SINKS(d) SINKS_4(d, 0)
 #define SOURCES "%4, %5"
 #define KEEP "%6"
+#define ROW_SOURCES "{%4, %5, %6, %7}, %8"
+#define ROW_KEEP "%9"
 #elif WGMMA_N == 16
 #define SHAPE "m64n16"
 #define PLACES PLACES_8
 #define SINKS(d) SINKS_8(d, 0)
 #define SOURCES "%8, %9"
 #define KEEP "%10"
+#define ROW_SOURCES "{%8, %9, %10, %11}, %12"
+#define ROW_KEEP "%13"
 #elif WGMMA_N == 32
 #define SHAPE "m64n32"
 #define PLACES PLACES_16
 #define SINKS(d) SINKS_16(d, 0)
 #define SOURCES "%16, %17"
 #define KEEP "%18"
+#define ROW_SOURCES "{%16, %17, %18, %19}, %20"
+#define ROW_KEEP "%21"
 #elif WGMMA_N == 48
 #define SHAPE "m64n48"
 #define PLACES PLACES_24
 #define SINKS(d) SINKS_16(d, 0), SINKS_8(d, 16)
 #define SOURCES "%24, %25"
 #define KEEP "%26"
+#define ROW_SOURCES "{%24, %25, %26, %27}, %28"
+#define ROW_KEEP "%29"
 #elif WGMMA_N == 64
 #define SHAPE "m64n64"
 #define PLACES PLACES_32
 #define SINKS(d) SINKS_32(d, 0)
 #define SOURCES "%32, %33"
 #define KEEP "%34"
+#define ROW_SOURCES "{%32, %33, %34, %35}, %36"
+#define ROW_KEEP "%37"
 #elif WGMMA_N == 96
 #define SHAPE "m64n96"
 #define PLACES PLACES_48
 #define SINKS(d) SINKS_32(d, 0), SINKS_16(d, 32)
 #define SOURCES "%48, %49"
 #define KEEP "%50"
+#define ROW_SOURCES "{%48, %49, %50, %51}, %52"
+#define ROW_KEEP "%53"
 #elif WGMMA_N == 112
 #define SHAPE "m64n112"
 #define PLACES PLACES_56
 #define SINKS(d) SINKS_32(d, 0), SINKS_16(d, 32), SINKS_8(d, 48)
 #define SOURCES "%56, %57"
 #define KEEP "%58"
+#define ROW_SOURCES "{%56, %57, %58, %59}, %60"
+#define ROW_KEEP "%61"
 #elif WGMMA_N == 128
 #define SHAPE "m64n128"
 #define PLACES PLACES_64
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32)
 #define SOURCES "%64, %65"
 #define KEEP "%66"
+#define ROW_SOURCES "{%64, %65, %66, %67}, %68"
+#define ROW_KEEP "%69"
 #elif WGMMA_N == 160
 #define SHAPE "m64n160"
 #define PLACES PLACES_80
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_16(d, 64)
 #define SOURCES "%80, %81"
 #define KEEP "%82"
+#define ROW_SOURCES "{%80, %81, %82, %83}, %84"
+#define ROW_KEEP "%85"
 #elif WGMMA_N == 176
 #define SHAPE "m64n176"
 #define PLACES PLACES_88
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_16(d, 64), SINKS_8(d, 80)
 #define SOURCES "%88, %89"
 #define KEEP "%90"
+#define ROW_SOURCES "{%88, %89, %90, %91}, %92"
+#define ROW_KEEP "%93"
 #elif WGMMA_N == 192
 #define SHAPE "m64n192"
 #define PLACES PLACES_96
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64)
 #define SOURCES "%96, %97"
 #define KEEP "%98"
+#define ROW_SOURCES "{%96, %97, %98, %99}, %100"
+#define ROW_KEEP "%101"
 #elif WGMMA_N == 256
 #define SHAPE "m64n256"
 #define PLACES PLACES_128
 #define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_32(d, 96)
 #define SOURCES "%128, %129"
 #define KEEP "%130"
+#define ROW_SOURCES "{%128, %129, %130, %131}, %132"
+#define ROW_KEEP "%133"
 #else
 #error "WGMMA_N, or BLOCK_N for it, is 8, 16, 32, 48, 64, 96, 112, 128, 160, 176, 192 or 256"
 #endif
@@ -147,6 +171,20 @@ __device__ __forceinline__ void wgmma(Accumulator (&d)[HALF], u64 a, u64 b, int 
                  : SINKS(d)
                  : "l"(a), "l"(b), "r"(keep));
 }
+
+#if ELEMENT < 2
+// The same with A in registers: four of a thread, which hold of its warp's 16 rows what mma.sync's
+// first operand holds.  Nobody may write to them before the group is waited for.
+__device__ __forceinline__ void wgmma_rows(Accumulator (&d)[HALF], const u32 (&a)[4], u64 b,
+                                           int keep) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ROW_KEEP
+                 ", 0;\n"
+                 "wgmma.mma_async.sync.aligned." SHAPE TYPES " {" PLACES "}, " ROW_SOURCES
+                 ", p, 1, 1, 0;\n}"
+                 : SINKS(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
+}
+#endif
 
 __device__ __forceinline__ void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

@@ -25,7 +25,7 @@
 #define E2M1_FACTOR 0x74007400u  // 2^14
 #define E4M3_FACTOR 0x5c005c00u  // 2^8
 #endif
-#define SIGNS 0x80008000u
+#define SIGN_BITS 0x80008000u
 
 #if SCALE == 0
 #define SCALE_ITEM 0
@@ -39,7 +39,7 @@
 
 // A float code whose sign is the highest bit of each half of p, its other bits as m has them.
 __device__ __forceinline__ u32 placed(u32 p, u32 m, u32 factor) {
-    return fma_pair(p & SIGNS | m, factor, SIGNS);  // - 0 keeps the sign of zero
+    return fma_pair(p & SIGN_BITS | m, factor, SIGN_BITS);  // - 0 keeps the sign of zero
 }
 
 // The numbers of bytes 0 and 1, and of bytes 2 and 3: of their low halves (`high` 0), or of their
@@ -63,8 +63,8 @@ __device__ __forceinline__ void decode_word(u32 w, int high, u32 less, u32 &firs
     second = fma_pair(q & 0xff80ff80u, MINUS_ONE_PAIR, q & 0xff7fff7fu);
 #else
     const u32 p = permute(w, 0, 0x1404), q = permute(w, 0, 0x3424);
-    first = placed(p, (p & ~SIGNS) >> (11 - MANTISSA_BITS), E4M3_FACTOR);
-    second = placed(q, (q & ~SIGNS) >> (11 - MANTISSA_BITS), E4M3_FACTOR);
+    first = placed(p, (p & ~SIGN_BITS) >> (11 - MANTISSA_BITS), E4M3_FACTOR);
+    second = placed(q, (q & ~SIGN_BITS) >> (11 - MANTISSA_BITS), E4M3_FACTOR);
 #endif
 }
 

@@ -24,26 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["WeightOnlyFunction"]
 
 
-TRITON, HOPPER = "triton_weight_only", "hopper_weight_only"
+TRITON = "triton_weight_only"
+#: In CUDA C++: of few rows, and of many.
+HOPPER = ("hopper_weight_only", "hopper_weight_prefill")
 
 
 class WeightOnlyFunction(Function):
     """``linear_weight_only`` on torch tensors."""
 
     name: ClassVar[str] = "linear_weight_only"
-    families: ClassVar[tuple[str, ...]] = (TRITON, HOPPER)
+    families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         own = ("_weight_only.py", "_packed_weight.py", "_workspace.py")
-        if HOPPER not in families:
+        if not set(HOPPER) & set(families):
             return (*own, *TORCH_FILES)
         return (*own, "_hopper_weight_only.py", "_hopper_gemm.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family == HOPPER else ()
+        return ((TRITON, problem),) if family in HOPPER else ()
 
     def needs_cupy(self, family: str) -> bool:
-        return family == HOPPER
+        return family in HOPPER
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
@@ -60,10 +62,10 @@ class WeightOnlyFunction(Function):
         }
 
     def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
-        return default_problems(problem, ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT)
+        return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family == HOPPER else ANY_GPU
+        return ANY_HOPPER if family in HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]
@@ -78,4 +80,4 @@ class WeightOnlyFunction(Function):
         ]
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark(self.name, (HOPPER,), TRITON, entries)
+        return hopper_remark(self.name, HOPPER, TRITON, entries)

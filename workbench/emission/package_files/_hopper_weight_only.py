@@ -1,6 +1,6 @@
-"""The weight-only product in CUDA C++ on torch tensors, for few rows on GPUs of capability 9.0.
+"""The weight-only products in CUDA C++ on torch tensors, on GPUs of capability 9.0.
 
-Weights are those that ``pack_weight`` made: both kernels of the function read one layout.
+Weights are those that ``pack_weight`` made: all kernels of the function read one layout.
 """
 
 from typing import Any
@@ -33,8 +33,11 @@ def launch(choice: Choice, x: Tensor, parts: Parts, out: Tensor) -> None:
     layout, module = choice.file.layout, template(choice)
     codes, scale, zero, row_scale = parts
     group = layout["block"][1]
-    config, words = _shared(module, choice.config, (*out.shape, codes.shape[0]), x.device)
-    workspace = zeroed_words(words, module.COUNTED_TILES, x.device) if words else None
+    config, more = choice.config, {}
+    if "per_sm" in config:  # of few rows: CTAs may share tiles
+        config, words = _shared(module, config, (*out.shape, codes.shape[0]), x.device)
+        workspace = zeroed_words(words, module.COUNTED_TILES, x.device) if words else None
+        more["workspace"] = optional_view(workspace)
     with torch.cuda.device(x.device):
         module.launch(
             view(x),
@@ -49,8 +52,8 @@ def launch(choice: Choice, x: Tensor, parts: Parts, out: Tensor) -> None:
             scale_format=layout["stored"] if group else "",
             group=group,
             config=config,
-            workspace=optional_view(workspace),
             stream=stream(x.device),
+            **more,
         )
 
 

@@ -20,7 +20,7 @@ GEMM = "triton_gemm"
 WEIGHT_ONLY = "triton_weight_only"
 #: Families whose entries serve a call of ``gemm`` or ``linear_weight_only``.
 _GEMMS = (GEMM, "hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
-_WEIGHT_ONLYS = (WEIGHT_ONLY, "hopper_weight_only")
+_WEIGHT_ONLYS = (WEIGHT_ONLY, "hopper_weight_only", "hopper_weight_prefill")
 _HERE = Path(__file__).parent
 _EVIDENCE = "EVIDENCE.json"
 

@@ -15,9 +15,10 @@ from ._torch_device import NAMES, check_capability, check_device, current, devic
 from ._workspace import zeroed_words
 
 KERNEL = "triton_weight_only"
-#: The CUDA C++ kernel, which has the fastest configurations of few rows.
-HOPPER = ("hopper_weight_only",)
-#: Rows that it is for: beyond, it decodes weights over and over.
+#: The CUDA C++ kernels: of few rows, and of many.
+SKINNY, PREFILL = "hopper_weight_only", "hopper_weight_prefill"
+HOPPER = (SKINNY, PREFILL)
+#: Rows that the first is for: beyond, it decodes weights over and over.
 HOPPER_ROWS = 256
 UNALIGNED = "rows of x do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
@@ -101,7 +102,7 @@ def _launch(
     device, _ = device_facts(x.device)
     formats = (recipe, NAMES[out.dtype])
     m = x.shape[0]
-    others = HOPPER if m <= HOPPER_ROWS else ()
+    others = HOPPER if m <= HOPPER_ROWS else (PREFILL,)
     choice = choose(KERNEL, formats, (out.shape[1], columns), m, device, others)
     if choice.file.kernel in HOPPER:
         from . import _hopper_weight_only  # ships with such entries only
