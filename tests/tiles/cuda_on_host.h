@@ -144,6 +144,24 @@ static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
     }
     return value;
 }
+static inline void __syncwarp() { host::wait(host::cta().warps[threadIdx.x / 32].barrier); }
+static inline uint32_t __vimax3_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t high = a >> 16, low = a & 0xffff;
+    for (uint32_t other : {b, c}) {
+        high = other >> 16 > high ? other >> 16 : high;
+        low = (other & 0xffff) > low ? other & 0xffff : low;
+    }
+    return high << 16 | low;
+}
+static inline uint32_t __vmaxu2(uint32_t a, uint32_t b) { return __vimax3_u16x2(a, b, b); }
+static inline uint32_t __vabs4(uint32_t word) {
+    uint32_t result = 0;
+    for (int k = 0; k < 4; ++k) result |= (uint32_t)(uint8_t)abs((int8_t)(word >> 8 * k)) << 8 * k;
+    return result;
+}
+static inline float entry(const float *table, uint32_t word, int k) {
+    return table[word >> 8 * k & 255];
+}
 static inline void copy_async(uint4 *to, const unsigned char *from) { memcpy(to, from, 16); }
 static inline void copies_done() {}
 

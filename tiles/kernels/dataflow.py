@@ -169,15 +169,17 @@ class CudaDataflowBlocks(DataflowKernel):
         from tiles.kernels.cuda import dataflow_blocks
 
         assert isinstance(problem, Dataflow)
+        high, wide = block_of(problem)
         options = dataflow_blocks.options(
             op=problem.op,
             element=problem.target.element.name,
-            block=block_of(problem),
+            block=(high, wide),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
+            whole=problem.rows % high == 0 and problem.cols % wide == 0,
             config=config.to_dict(),
         )
-        smem = dataflow_blocks.smem_bytes(config.to_dict())
+        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), config.to_dict())
         return self.offline(options, smem, config, limits)
 
 

@@ -6,8 +6,12 @@
 // blocks with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
 // turns into anything else.
 //
+// Operators that multiply codes by one number, or by zero, stay in integers (LINEAR); activations of
+// large int8 and e4m3fn blocks are looked up, under each block's scale, in a table that its warp fills
+// with the operator's values at all 256 codes (TABLED).
+//
 // Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
-// a float a warp.
+// the tables, and a float a warp.
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2
@@ -18,12 +22,18 @@
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
 
+#define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define BINARY (OP == GELU_BWD || OP == SILU_BWD || OP == RELU_BWD)
 #define NORM (OP == LAYERNORM_APPLY || OP == RMSNORM_APPLY)
+#define LINEAR (ELEMENT == 0 && (OP == RELU || OP == RELU_BWD || OP == DROPOUT))
+#define TABLED (OP <= SILU_BWD && BLOCK_ROWS * BLOCK_COLS >= 1024)
+#define TABLE 256
+#define TABLE_LANES (LANES < 32 ? LANES : 32)  // threads that fill one
+#define TABLES (TABLED ? THREADS / TABLE_LANES : 0)
 #define LOG2_E 1.4426950408889634f
 
 // Pointers and strides of a launch; what an operator does not use is null.
@@ -72,7 +82,7 @@ DEVICE Activation activation(float scale) {
 #else
     f.a0 = -LOG2_E * s;
 #endif
-    f.unit = scale;
+    f.unit = TABLED ? s : scale;
     return f;
 }
 
@@ -98,6 +108,54 @@ DEVICE float slope(const Activation &f, float code) {
 #endif
 }
 
+#if TABLED
+// The function itself, or what a gradient is multiplied by, at a code and at its negative: both gates
+// come from one exponential, the smaller one without cancellation.
+DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float &at_negative) {
+    float square = code * code;
+#if OP == GELU || OP == GELU_BWD
+    float logit = __fmaf_rn(__fmaf_rn(__fmaf_rn(f.a3, square, f.a2), square, f.a1), square, f.a0);
+    float rest = exp2_approximate(code * logit);
+#else
+    float rest = exp2_approximate(code * f.a0);
+#endif
+    float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
+#if OP == GELU || OP == SILU
+    at_code = code * passed;
+    at_negative = -code * blocked;
+#elif OP == GELU_BWD
+    float bell = code * f.density * exp2_approximate(square * f.gauss);
+    at_code = passed + bell;
+    at_negative = blocked - bell;
+#else
+    float bell = code * f.unit * (passed * blocked);
+    at_code = passed + bell;
+    at_negative = blocked - bell;
+#endif
+}
+
+// Fills a table with what stands for each code; called by the TABLE_LANES threads that share it.
+DEVICE void fill_table(const Activation &f, float *table, u32 lane) {
+#pragma unroll
+    for (int j = 0; j < TABLE / 2 / TABLE_LANES; ++j) {
+#if ELEMENT == 0
+        const u32 at = lane + 1 + j * TABLE_LANES;  // 128 stands for -128
+        const float code = (float)(lane + 1) + (float)(j * TABLE_LANES);
+        const u32 negative = TABLE - at;
+#else
+        const u32 at = lane + j * TABLE_LANES, negative = at + TABLE / 2;
+        float code, other;
+        decode_pair((u16)at, code, other);
+#endif
+        float at_code, at_negative;
+        at_both_signs(f, code, at_code, at_negative);
+        table[at] = at_code;
+        table[negative] = at_negative;
+    }
+    if (ELEMENT == 0 && lane == 0) table[0] = BINARY ? 0.5f : 0.0f;
+}
+#endif
+
 // Bytes 0xff where the byte of a word is negative, else 0.
 DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
 
@@ -106,9 +164,38 @@ DEVICE u32 positive_bytes(u32 word) {
     return sign_bytes(((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) & ~word & 0x80808080u);
 }
 
+// Bytes 0xff where dropout keeps the element, from four random halves: its bound is what is missing from
+// 2^23, so that the sums' bit 23 tells.
+DEVICE u32 kept_bytes(const u32 *pairs, u32 drop_below) {
+    const u32 missing = 0x800000u - drop_below;
+    u32 sums[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[k] = __dp2a_lo(pairs[k / 2], k % 2 ? 0x0100u : 0x0001u, missing);
+    return permute(permute(sums[0], sums[1], 0x00ea), permute(sums[2], sums[3], 0x00ea), 0x5410);
+}
+
+#if LINEAR
+// What the operator leaves of sixteen codes.
+DEVICE void pass_codes(const Operands &p, const u32 *x, const u32 *dy, i64 index, u32 *y) {
+#if OP == DROPOUT
+    const Random halves[2] = {random_halves(index, p.mask_keys), random_halves(index + 8, p.mask_keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w)
+#if OP == RELU
+        y[w] = x[w] & ~sign_bytes(x[w]);
+#elif OP == RELU_BWD
+        y[w] = dy[w] & positive_bytes(x[w]);
+#else
+        y[w] = x[w] & kept_bytes(halves[w / 2].words + w % 2 * 2, p.drop_below);
+#endif
+}
+#endif
+
+#if !NORM && !LINEAR
 // Sixteen outputs in units that output_scale() is told, from a vector of x and one of dy.
-DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u32 *dy, i64 index,
-                  float *y) {
+DEVICE void apply(const Operands &p, const Activation &f, const float *table, const u32 *x,
+                  const u32 *dy, i64 index, float *y) {
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
         float *four = y + 4 * w;
@@ -116,6 +203,11 @@ DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u3
         decode(x[w] & ~sign_bytes(x[w]), four);
 #elif OP == RELU_BWD
         decode(dy[w] & positive_bytes(x[w]), four);
+#elif TABLED && BINARY
+        decode(dy[w], four);
+        for (int k = 0; k < 4; ++k) four[k] *= entry(table, x[w], k);
+#elif TABLED
+        for (int k = 0; k < 4; ++k) four[k] = entry(table, x[w], k);
 #elif OP == GELU || OP == SILU
         decode(x[w], four);
         for (int k = 0; k < 4; ++k) four[k] *= gate(f, four[k]);
@@ -141,6 +233,7 @@ DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u3
     }
 #endif
 }
+#endif
 
 #if NORM
 // y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
@@ -180,6 +273,7 @@ struct Loaded {
 };
 
 DEVICE bool inside(const Loaded &from, int i) {
+    if (WHOLE) return from.rows_left > 0;
     return down_of(i) < from.rows_left && right_of(i) < from.cols_left;
 }
 
@@ -194,8 +288,8 @@ DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
     from.index = first_place(from.down, from.right, lane, p.cols).index;
     const u32 rows = from.down < last_down ? BLOCK_ROWS : high;
     const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
-    from.rows_left = active ? (int)rows - (int)(lane / VECTORS_PER_ROW) : 0;
-    from.cols_left = (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
+    from.rows_left = !active ? 0 : WHOLE ? 1 : (int)rows - (int)(lane / VECTORS_PER_ROW);
+    from.cols_left = WHOLE ? VECTOR : (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
     from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
     from.dy_scale = 1.0f;
 #if BINARY
@@ -205,21 +299,47 @@ DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
-        const int left = from.cols_left - right_of(i);
+        const int left = WHOLE ? VECTOR : from.cols_left - right_of(i);
+        const bool there = WHOLE || inside(from, i);  // of whole blocks, block 0 stands in
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) from.x[i][w] = 0;
-        if (inside(from, i)) load_codes(p.x, index, 0, left, from.x[i]);
+        if (there) load_codes(p.x, index, 0, left, from.x[i]);
 #if BINARY
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) from.dy[i][w] = 0;
-        if (inside(from, i)) load_codes(p.dy, index, 0, left, from.dy[i]);
+        if (there) load_codes(p.dy, index, 0, left, from.dy[i]);
 #endif
     }
 }
 
+#if LINEAR
+// What is left of the codes; returns the largest magnitude, whose unit is `unit`.
+DEVICE float evaluate(const Operands &p, const Loaded &from, u32 (*y)[WORDS], float &unit) {
+    u32 largest[2] = {0, 0};
+    unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const i64 index = from.index + down_of(i) * p.cols + right_of(i);
+#if BINARY
+        pass_codes(p, from.x[i], from.dy[i], index, y[i]);
+#else
+        pass_codes(p, from.x[i], from.x[i], index, y[i]);
+#endif
+#pragma unroll
+        for (int w = 0; w < WORDS; w += 2) {
+#if NONNEGATIVE
+            largest_bytes(y[i][w], y[i][w + 1], largest);
+#else
+            largest_bytes(__vabs4(y[i][w]), __vabs4(y[i][w + 1]), largest);
+#endif
+        }
+    }
+    return (float)largest_byte(largest);
+}
+#else
 // Evaluates the operator; returns the largest magnitude in registers, whose unit is `unit`.
-DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y)[VECTOR],
-                      float &unit) {
+DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float *table,
+                      float (*y)[VECTOR], float &unit) {
     float peak = 0.0f;
 #if NORM
     unit = 1.0f;
@@ -227,7 +347,13 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y
     float gamma[VECTOR], beta[VECTOR];
 #else
     unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
-    const Activation f = activation(from.scale);
+    // Of a scale that is not finite the output's scale tells, and values in registers are finite.
+    const Activation f = activation(from.scale <= FLOAT_MAX ? from.scale : 0.0f);
+#if TABLED
+    __syncwarp();  // whoever still reads the block before
+    fill_table(f, table, lane % TABLE_LANES);
+    __syncwarp();
+#endif
 #endif
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -248,9 +374,9 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y
 #else
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
 #if BINARY
-        apply(p, f, from.x[i], from.dy[i], index, y[i]);
+        apply(p, f, table, from.x[i], from.dy[i], index, y[i]);
 #else
-        apply(p, f, from.x[i], from.x[i], index, y[i]);
+        apply(p, f, table, from.x[i], from.x[i], index, y[i]);
 #endif
 #endif
 #pragma unroll
@@ -262,21 +388,55 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y
     }
     return peak;
 }
+#endif
+
+// Codes of a vector: what evaluate() left of it, times the multiplier.
+#if LINEAR
+typedef u32 Value;
+#define VALUES WORDS
+DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const RoundKeys &keys,
+                         u32 *words) {
+    const int multiplier = (int)((out.is_nan ? 0.0f : out.multiplier) * 0x1p24f);
+#if STOCHASTIC
+    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+#if STOCHASTIC
+        words[w] = multiply_codes(y[w], multiplier, halves[w / 2].words + w % 2 * 2);
+#else
+        words[w] = multiply_codes(y[w], multiplier, nullptr);
+#endif
+    }
+}
+#else
+typedef float Value;
+#define VALUES VECTOR
+DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, const RoundKeys &keys,
+                         u32 *words) {
+    encode(y, out.multiplier, out.is_nan, index, keys, words);
+}
+#endif
 
 // The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
 // while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
 // take over the registers that are free by then.
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
-    float *of_warp = (float *)arena;
+    float *tables = (float *)arena, *of_warp = tables + TABLES * TABLE;
     const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
     const u32 stride = gridDim.x * GROUPS;
     u32 base = blockIdx.x * GROUPS;
     Loaded from;
     load_block(p, base + group, lane, from);
     while (base < p.blocks) {
-        float y[ITEMS][VECTOR], unit;
-        float peak = evaluate(p, from, lane, y, unit);
+        Value y[ITEMS][VALUES];
+        float unit;
+#if LINEAR
+        float peak = evaluate(p, from, y, unit);
+#else
+        float peak = evaluate(p, from, lane, tables + threadIdx.x / TABLE_LANES * TABLE, y, unit);
+#endif
         Loaded done = from;  // but for its codes
         base += stride;
         load_block(p, base + group, lane, from);
@@ -287,7 +447,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         for (int i = 0; i < ITEMS; ++i) {
             const i64 index = done.index + down_of(i) * p.cols + right_of(i);
             u32 words[WORDS];
-            encode(y[i], out.multiplier, out.is_nan, index, p.keys, words);
+            round_vector(y[i], out, index, p.keys, words);
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
         store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,

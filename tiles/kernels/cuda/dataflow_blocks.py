@@ -31,6 +31,10 @@ OPS = (
 )  # fmt: skip
 FIELDS = ("threads", "lanes", "steps", "ctas")
 SOURCE = "dataflow_blocks.cu"
+#: Operators that look up the values at all 256 codes, in blocks of that many elements and more.
+TABLED_OPS = ("gelu", "gelu-bwd", "silu", "silu-bwd")
+TABLED_ELEMENTS = 1024
+TABLE_BYTES = 4 * 256
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -69,12 +73,14 @@ def options(
     stochastic: bool,
     aligned: bool,
     config: Mapping[str, int | bool],
+    whole: bool = False,
 ) -> tuple[str, ...]:
     """Compiler options for an operator and a configuration, architecture left out.
 
     Args:
         block: rows and columns under one scale, powers of two.
         aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
+        whole: the matrix is whole blocks, and aligned.
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
@@ -89,6 +95,7 @@ def options(
         "ELEMENT": arguments.ELEMENTS.index(element),
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
+        "WHOLE": int(whole and aligned),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": int(config["threads"]),
@@ -98,9 +105,11 @@ def options(
     return macro_options(macros)
 
 
-def smem_bytes(config: Mapping[str, int | bool]) -> int:
-    """Dynamic shared memory of a CTA: a float a warp."""
-    return int(config["threads"]) // 32 * 4
+def smem_bytes(op: str, block: tuple[int, int], config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA: tables of activations of large blocks, and a float a warp."""
+    threads, lanes = int(config["threads"]), int(config["lanes"])
+    tabled = op in TABLED_OPS and block[0] * block[1] >= TABLED_ELEMENTS
+    return tabled * threads // min(lanes, 32) * TABLE_BYTES + threads // 32 * 4
 
 
 def prepare(
@@ -174,7 +183,9 @@ def prepare(
     straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
     groups = int(config["threads"]) // int(config["lanes"])
     ctas = -(-blocks // (groups * int(config["steps"])))
-    return options(**chosen, aligned=straight), ctas, smem_bytes(config), parameters
+    whole = shape[0] % block[0] == 0 and shape[1] % block[1] == 0
+    made = options(**chosen, aligned=straight, whole=whole)
+    return made, ctas, smem_bytes(op, block, config), parameters
 
 
 def launch(

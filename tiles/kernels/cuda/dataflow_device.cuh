@@ -8,7 +8,9 @@
 // Magnitudes below 2^-118 count as zero: CuPy compiles with flushed subnormals.
 //
 // Macros: ELEMENT (0 int8, 1 e4m3fn), STOCHASTIC, BLOCK_ROWS, BLOCK_COLS, LANES (threads that share a
-// block, a power of two), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary).  ON_HOST leaves out what only a GPU has; whoever defines it brings it along.
+// block, a power of two), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary),
+// WHOLE (the matrix is whole blocks).  ON_HOST leaves out what only a GPU has; whoever defines it brings
+// it along.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -82,6 +84,14 @@ DEVICE void store_vector(u8 *to, const u32 *words, bool wanted) {
     asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};}"
                  ::"l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]),
                  "r"((u32)wanted) : "memory");
+}
+
+// Entry `byte k of word` of a table in shared memory: its address is one dot product.
+DEVICE float entry(const float *table, u32 word, int k) {
+    float value;
+    u32 at = __dp4a(word, 4u << 8 * k, (u32)__cvta_generic_to_shared(table));
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(at) : "memory");
+    return value;
 }
 
 DEVICE void store_scale(float *to, float scale, bool wanted) {
@@ -196,6 +206,52 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *p
         bits[k + 1] = as_bits(__fadd_rd(__fmaf_rn(values[k + 1], multiplier, high), 12582784.0f));
     }
     return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
+}
+
+// ---- Codes times a number, without floats.
+
+// A byte of a word as an integer.
+DEVICE int code_of(u32 word, int k) {
+#if PERMUTED
+    return (int)permute(word, 0, 0x8880 + 0x1111 * k);  // the byte, and three times its sign
+#else
+    return __dp4a((int)word, 1 << 8 * k, 0);
+#endif
+}
+
+// Four codes times a multiplier with 24 bits behind the point, rounded: the product and what is added
+// below the point fill 32 bits, of which the uppermost eight are the code.  Stochastically as floor, with
+// the random bits inverted where the code is negative: see encode_stochastic.
+DEVICE u32 multiply_codes(u32 word, int multiplier, const u32 *pairs) {
+    u32 sums[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#if STOCHASTIC
+#if NONNEGATIVE
+        u32 pair = pairs[k / 2];
+#else
+        u32 pair = pairs[k / 2] ^ permute(word, 0, k < 2 ? 0x9988 : 0xbbaa);
+#endif
+        const u32 below = permute(pair, 0, k % 2 ? 0x4324 : 0x4104);
+#else
+        const u32 below = 0x800000u;
+#endif
+        sums[k] = (u32)(code_of(word, k) * multiplier) + below;
+    }
+    return permute(permute(sums[0], sums[1], 0x0073), permute(sums[2], sums[3], 0x0073), 0x5410);
+}
+
+// The largest of the 8 bytes of two words, and of the largest before, in the upper bytes of halves: of
+// bytes 1 and 3, and of bytes 0 and 2, what lies below them not being looked at.
+DEVICE void largest_bytes(u32 first, u32 second, u32 (&largest)[2]) {
+    largest[0] = __vimax3_u16x2(largest[0], first, second);
+    largest[1] = __vimax3_u16x2(largest[1], first * 256u, second * 256u);
+}
+
+DEVICE u32 largest_byte(const u32 (&largest)[2]) {
+    u32 both = __vmaxu2(largest[0], largest[1]);
+    u32 upper = both >> 24, lower = both >> 8 & 255u;
+    return upper > lower ? upper : lower;
 }
 
 #else
