@@ -17,6 +17,7 @@ SPREAD = {"threads": 128, "lanes": 64, "steps": 1, "ctas": 1}
 #: Of operators that need rows: two CTAs a cluster, one, some lanes a block, several warps.
 PAIR = {"threads": 64, "lanes": 32, "rows": 32, "splits": 2, "clusters": 2, "ctas": 1}
 ALONE = PAIR | {"splits": 1, "clusters": 1}
+WALK = PAIR | {"clusters": 3}
 SHORT_PAIR = {"threads": 64, "lanes": 4, "rows": 4, "splits": 2, "clusters": 2, "ctas": 1}
 SPREAD_ROWS = {"threads": 128, "lanes": 128, "rows": 128, "splits": 1, "clusters": 1, "ctas": 1}
 CASES = (
@@ -49,6 +50,13 @@ SLOW_CASES = (
     ("layernorm", "int8.b32x32+sr", (70, 144), PAIR),
     ("layernorm", "e4m3fn.b1x128", (9, 272), SHORT_PAIR),
     ("rmsnorm", "int8.b1x128+sr", (9, 400), SHORT_PAIR),
+    ("layernorm", "int8.b32x32+sr", (128, 256), WALK),
+    ("rmsnorm", "int8.b32x32", (100, 144), WALK),
+    ("residual", "int8.b32x32+sr", (64, 256), PAIR),
+    ("layernorm-bwd", "int8.b32x32+sr", (128, 256), PAIR),
+    ("layernorm-bwd", "int8.b1x128+sr", (24, 1600), SHORT_PAIR),
+    ("rmsnorm-bwd", "int8.b64x64", (128, 320), SPREAD_ROWS | {"rows": 64, "lanes": 64}),
+    ("layernorm-bwd", "int8.b128x128", (130, 384), SPREAD_ROWS | {"threads": 256, "lanes": 256}),
     ("layernorm-bwd", "int8.b32x32+sr", (100, 144), PAIR),
     ("layernorm-bwd", "int8.b1x128", (9, 143), SHORT_PAIR),
     ("rmsnorm-bwd", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),

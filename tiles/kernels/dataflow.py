@@ -66,7 +66,7 @@ class DataflowRowsConfig(TileConfig):
     lanes: int  #: threads that share one quantisation block, a power of two
     rows: int  #: rows of a cluster, whole blocks high
     splits: int  #: CTAs of a cluster, side by side along the columns
-    clusters: int  #: backward: most clusters, each of which walks through row groups; else 1
+    clusters: int  #: of norms: most that walk through row groups (forward, 1: one a group); else 1
     ctas: int  #: CTAs that an SM should hold: what bounds registers
 
 
@@ -112,13 +112,18 @@ def column_steps(problem: Dataflow, table: ConfigTable) -> I64:
 
 def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     """Dynamic shared memory of a CTA: codes that it keeps, and what its threads exchange."""
-    kept = 0 if problem.op == "residual" else problem.matrices
-    threads, rows = table["threads"], table["rows"]
+    walks, backward = problem.op != "residual", problem.op.endswith("-bwd")
+    kept = walks + backward
+    threads, rows, steps = table["threads"], table["rows"], row_steps(problem, table)
+    wide = block_of(problem)[1]
     down = np.maximum(rows // block_of(problem)[0], 1)
-    beside = np.maximum(threads // np.maximum(table["lanes"], 1) // down, 1)
-    codes = kept * row_steps(problem, table) * items(problem, table) * threads * VECTOR
-    floats = threads // 16 + 4 * beside * rows + 8 * rows
-    total: I64 = codes + 4 * floats
+    groups = np.maximum(threads // np.maximum(table["lanes"], 1), 1)
+    beside = np.maximum(groups // down, 1)
+    codes = kept * steps * items(problem, table) * threads * VECTOR
+    columns = (walks + (problem.op == "layernorm")) * steps * beside * wide
+    sums = (threads // 16 if backward else 4 * beside) * rows
+    floats = columns + 2 * kept * steps * groups + sums
+    total: I64 = codes + 4 * (floats + (14 if backward else 10) * rows + threads // 32)
     return total
 
 
@@ -199,7 +204,11 @@ class CudaDataflowRows(DataflowKernel):
             lanes=self.lanes(problem),
             rows=sorted({max(high, n) for n in (4, 16, 32)}),
             splits=[1, 2, 4, 8],
-            clusters=[32, 48, 64, 96, 128] if problem.op.endswith("-bwd") else [1],
+            clusters={
+                "residual": [1],
+                "layernorm": [1, 32, 64, 128],
+                "rmsnorm": [1, 32, 64, 128],
+            }.get(problem.op, [16, 32, 48, 64, 96, 128]),
             ctas=[1, 2, 3, 4],
         )
 
@@ -211,7 +220,6 @@ class CudaDataflowRows(DataflowKernel):
         groups, down = threads // np.maximum(lanes, 1), np.maximum(rows // high, 1)
         smem, words = row_smem_bytes(problem, table), column_steps(problem, table)
         across = -(-problem.cols // wide)
-        backward = problem.op.endswith("-bwd")
         return [
             *self.common_rules(problem, table, limits, row_registers(problem, table)),
             Rule(
@@ -234,8 +242,8 @@ class CudaDataflowRows(DataflowKernel):
             ),
             Rule(
                 "clusters",
-                (clusters < 1) | ((clusters > 1) & (not backward)),
-                lambda i: f"clusters {clusters[i]}: 1, or more for the operators that go back",
+                (clusters < 1) | ((clusters > 1) & (problem.op == "residual")),
+                lambda i: f"clusters {clusters[i]}: 1, or more for norms",
             ),
             Rule(
                 "columns",

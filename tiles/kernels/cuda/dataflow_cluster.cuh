@@ -37,5 +37,10 @@ DEVICE void copy_async(uint4 *to, const u8 *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
 }
 
+DEVICE void copy_float_async(float *to, const float *from) {
+    u32 place = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(from) : "memory");
+}
+
 DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif

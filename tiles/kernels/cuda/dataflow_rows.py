@@ -55,10 +55,11 @@ class Geometry:
     """How clusters cover a matrix."""
 
     row_groups: int  #: of ``rows`` rows each
-    clusters: int  #: that walk through them
+    clusters: int  #: that walk through them, or one for each
     steps: int  #: of a CTA along its share of the columns
-    column_steps: int  #: words of 4 columns a thread sums, in backward
+    column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
     smem_bytes: int  #: dynamic, of a CTA
+    exact: bool  #: no row, column or step of any CTA lies outside the matrix
 
 
 def geometry(
@@ -75,16 +76,23 @@ def geometry(
     share = -(-across // int(config["splits"]))
     steps = -(-share // (groups // down))
     row_groups = -(-shape[0] // rows)
-    backward = op.endswith("-bwd")
-    kept = 0 if op == "residual" else 1 + backward
+    backward, walks = op.endswith("-bwd"), op != "residual"
+    kept = walks + backward
     codes = kept * steps * (block[0] * block[1] // lanes) * threads
-    floats = threads // 16 + 4 * (groups // down) * rows + 8 * rows
+    across = groups // down
+    columns = (walks + (op == "layernorm")) * steps * across * block[1]
+    scales = 2 * kept * steps * groups
+    sums = (threads // 16 if backward else 4 * across) * rows
+    floats = columns + scales + sums + (14 if backward else 10) * rows + threads // 32
+    clusters = int(config["clusters"])
     return Geometry(
         row_groups=row_groups,
-        clusters=min(int(config["clusters"]), row_groups) if backward else row_groups,
+        clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
         steps=steps,
         column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
         smem_bytes=codes + 4 * floats,
+        exact=shape[0] % rows == 0
+        and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
     )
 
 
@@ -120,18 +128,20 @@ def options(
         raise ValueError(f"splits = {splits}: it must be 1, 2, 4 or {MAX_SPLITS}")
     if min(clusters, ctas) < 1:
         raise ValueError(f"clusters = {clusters}, ctas = {ctas}: each must be at least 1")
+    covered = geometry(op=op, shape=shape, block=block, config=config)
     macros = {
         "OP": OPS.index(op),
         "ELEMENT": arguments.ELEMENTS.index(element),
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
+        "WHOLE": int(aligned and covered.exact),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
         "LANES": lanes,
         "ROWS": rows,
         "SPLITS": splits,
-        "COLUMN_STEPS": geometry(op=op, shape=shape, block=block, config=config).column_steps,
+        "COLUMN_STEPS": covered.column_steps,
         "CTAS": ctas,
     }
     return macro_options(macros)
