@@ -153,6 +153,9 @@ static inline uint32_t __vimax3_u16x2(uint32_t a, uint32_t b, uint32_t c) {
     }
     return high << 16 | low;
 }
+static inline uint32_t __vimax3_u32(uint32_t a, uint32_t b, uint32_t c) {
+    return a > b ? a > c ? a : c : b > c ? b : c;
+}
 static inline uint32_t __vmaxu2(uint32_t a, uint32_t b) { return __vimax3_u16x2(a, b, b); }
 static inline uint32_t __vabs4(uint32_t word) {
     uint32_t result = 0;

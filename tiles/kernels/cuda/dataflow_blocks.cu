@@ -31,6 +31,8 @@
 #define NORM (OP == LAYERNORM_APPLY || OP == RMSNORM_APPLY)
 #define LINEAR (ELEMENT == 0 && (OP == RELU || OP == RELU_BWD || OP == DROPOUT))
 #define TABLED (OP <= SILU_BWD && BLOCK_ROWS * BLOCK_COLS >= 1024)
+// Of int8 activations the table has magnitudes: the sign is the code's.
+#define MAGNITUDES (TABLED && !BINARY && ELEMENT == 0)
 #define TABLE 256
 #define TABLE_LANES (LANES < 32 ? LANES : 32)  // threads that fill one
 #define TABLES (TABLED ? THREADS / TABLE_LANES : 0)
@@ -122,7 +124,7 @@ DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float
     float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
 #if OP == GELU || OP == SILU
     at_code = code * passed;
-    at_negative = -code * blocked;
+    at_negative = MAGNITUDES ? code * blocked : -code * blocked;
 #elif OP == GELU_BWD
     float bell = code * f.density * exp2_approximate(square * f.gauss);
     at_code = passed + bell;
@@ -379,14 +381,45 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float *ta
         apply(p, f, table, from.x[i], from.x[i], index, y[i]);
 #endif
 #endif
+#if MAGNITUDES
+        // Floats that are not negative keep their order as integers.
+        u32 bits = 0;
+#pragma unroll
+        for (int k = 0; k < VECTOR; k += 2)
+            bits = __vimax3_u32(bits, as_bits(y[i][k]), as_bits(y[i][k + 1]));
+        highest = as_float(bits);
+#else
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
+#endif
 #if NORM
         if (!inside(from, i)) highest = 0.0f;
 #endif
         peak = larger(peak, highest);
     }
     return peak;
+}
+#endif
+
+#if MAGNITUDES
+// Four codes of magnitudes under the signs of other codes: what is rounded down lies under the exponent of
+// 128, where the integer fills byte 2.
+DEVICE u32 encode_magnitudes(const float *values, float multiplier, u32 signs, const u32 *pairs) {
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#if STOCHASTIC
+        const float below = as_float(__dp2a_lo(pairs[k / 2], k % 2 ? 0x0100u : 0x0001u, 0x43000000u));
+#else
+        const float below = 128.5f;
+#endif
+        bits[k] = as_bits(__fmaf_rn(values[k], multiplier, below));
+    }
+    const u32 sizes =
+        permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    const u32 negative = sign_bytes(signs), turned = 0x80808080u - sizes;
+    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
 }
 #endif
 
@@ -414,6 +447,22 @@ typedef float Value;
 #define VALUES VECTOR
 DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, const RoundKeys &keys,
                          u32 *words) {
+#if MAGNITUDES
+    const float multiplier = out.is_nan ? 0.0f : out.multiplier;
+#if STOCHASTIC
+    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        // words[w] comes with the signs.
+#if STOCHASTIC
+        words[w] = encode_magnitudes(y + 4 * w, multiplier, words[w], halves[w / 2].words + w % 2 * 2);
+#else
+        words[w] = encode_magnitudes(y + 4 * w, multiplier, words[w], nullptr);
+#endif
+    }
+    return;
+#endif
     encode(y, out.multiplier, out.is_nan, index, keys, words);
 }
 #endif
@@ -437,7 +486,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
 #else
         float peak = evaluate(p, from, lane, tables + threadIdx.x / TABLE_LANES * TABLE, y, unit);
 #endif
-        Loaded done = from;  // but for its codes
+        Loaded done = from;  // but for its codes, whose signs alone may be needed
         base += stride;
         load_block(p, base + group, lane, from);
         peak = block_peak(peak, of_warp);
@@ -447,6 +496,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         for (int i = 0; i < ITEMS; ++i) {
             const i64 index = done.index + down_of(i) * p.cols + right_of(i);
             u32 words[WORDS];
+#if MAGNITUDES
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) words[w] = done.x[i][w];
+#endif
             round_vector(y[i], out, index, p.keys, words);
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
