@@ -241,7 +241,7 @@ DEVICE void apply(const Operands &p, const Activation &f, const float *table, co
 // y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
 DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
                       const float *beta, float *y) {
-    bool inside = row < p.rows;
+    bool inside = WHOLE || row < p.rows;
     float mean = inside ? __ldg(p.mean + row) : 0.0f;
     float spread = inside ? __ldg(p.variance + row) : 1.0f;
 #if OP == RMSNORM_APPLY
@@ -365,14 +365,16 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float *ta
         if (i == 0 || LANES < VECTORS_PER_ROW) {  // else every item has the same columns
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
-            if (at.col < p.cols) {
+            // Of whole blocks, block 0 stands in for one that is not there.
+            if (WHOLE || at.col < p.cols) {
                 load_columns(p.gamma, at.col, p.cols, gamma);
 #if OP == LAYERNORM_APPLY
                 load_columns(p.beta, at.col, p.cols, beta);
 #endif
             }
         }
-        normalise(p, from.scale, from.x[i], inside(from, i) ? at.row : p.rows, gamma, beta, y[i]);
+        const i64 row = WHOLE || inside(from, i) ? at.row : p.rows;
+        normalise(p, from.scale, from.x[i], row, gamma, beta, y[i]);
 #else
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
 #if BINARY
@@ -393,7 +395,7 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float *ta
         for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
 #endif
 #if NORM
-        if (!inside(from, i)) highest = 0.0f;
+        if (!WHOLE && !inside(from, i)) highest = 0.0f;
 #endif
         peak = larger(peak, highest);
     }
