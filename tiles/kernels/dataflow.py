@@ -44,6 +44,8 @@ BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
 #: Of dropout's second set of random words.
 MASK_REGISTERS = 16
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
+#: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
+LINE_VECTORS = 8
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
 
@@ -121,9 +123,13 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     beside = np.maximum(groups // down, 1)
     codes = kept * steps * items(problem, table) * threads * VECTOR
     columns = (walks + (problem.op == "layernorm")) * steps * beside * wide
-    sums = (threads // 16 if backward else 4 * beside) * rows
-    floats = columns + 2 * kept * steps * groups + sums
-    total: I64 = codes + 4 * (floats + (14 if backward else 10) * rows + threads // 32)
+    vectors = wide // VECTOR
+    shared = np.where(
+        table["lanes"] < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, beside), 1)
+    )
+    sums = (threads // 16 if backward else 4 * beside // shared) * rows
+    floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
+    total: I64 = codes + 4 * (floats + (14 if backward else 10) * rows)
     return total
 
 
@@ -181,7 +187,7 @@ class CudaDataflowBlocks(DataflowKernel):
             block=(high, wide),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
-            whole=problem.rows % high == 0 and problem.cols % wide == 0,
+            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), config.to_dict()),
             config=config.to_dict(),
         )
         smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), config.to_dict())

@@ -2,13 +2,13 @@
 // dropout, and normalisations whose row statistics are there already.
 //
 // LANES threads share one block of BLOCK_ROWS x BLOCK_COLS codes, ITEMS vectors of 16 each, from
-// load to store in registers.  A CTA has GROUPS = THREADS / LANES of them and steps through the
-// blocks with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
+// load to store in registers; TEAM threads share a tile of BESIDE blocks side by side.  A CTA has
+// THREADS / TEAM teams and steps through the tiles with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
 // turns into anything else.
 //
 // Operators that multiply codes by one number, or by zero, stay in integers (LINEAR); activations of
-// large int8 and e4m3fn blocks are looked up, under each block's scale, in a table that its warp fills
-// with the operator's values at all 256 codes (TABLED).
+// large blocks are looked up, under each block's scale, in a table that its threads fill with the
+// operator's values at all 256 codes (TABLED).
 //
 // Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
 // the tables, and a float a warp.
@@ -34,8 +34,8 @@
 // Of int8 activations the table has magnitudes: the sign is the code's.
 #define MAGNITUDES (TABLED && !BINARY && ELEMENT == 0)
 #define TABLE 256
-#define TABLE_LANES (LANES < 32 ? LANES : 32)  // threads that fill one
-#define TABLES (TABLED ? THREADS / TABLE_LANES : 0)
+// Of each block; two, by turns, where its threads are in several warps.
+#define TABLES (TABLED ? (TEAM > 32 ? 2 : 1) * GROUPS : 0)
 #define LOG2_E 1.4426950408889634f
 
 // Pointers and strides of a launch; what an operator does not use is null.
@@ -48,7 +48,8 @@ struct Operands {
     i64 rows, cols;
     i64 x_row_stride, x_col_stride, dy_row_stride, dy_col_stride, out_row_stride, out_col_stride;
     RoundKeys keys, mask_keys;  // of stochastic rounding and of dropout
-    u32 blocks, across, magic, shift;  // n / across == (high32(n magic) + n) >> shift
+    u32 across;  // blocks
+    u32 tiles, tiles_across, magic, shift;  // n / tiles_across == (high32(n magic) + n) >> shift
     u32 drop_below;                    // dropout: halves below this are dropped, 0 to 65535
     float keep_scale;                  // 1 / (share of elements kept)
     float epsilon;                     // added to the variance
@@ -136,16 +137,18 @@ DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float
 #endif
 }
 
-// Fills a table with what stands for each code; called by the TABLE_LANES threads that share it.
-DEVICE void fill_table(const Activation &f, float *table, u32 lane) {
+// Fills a block's table with what stands for each code, called by its LANES threads.
+DEVICE void fill_table(const Activation &f, float *table) {
+    const u32 rank = member_of() / LINE * VECTORS_PER_ROW + member_of() % VECTORS_PER_ROW;
 #pragma unroll
-    for (int j = 0; j < TABLE / 2 / TABLE_LANES; ++j) {
+    for (int j = 0; j < (TABLE / 2 + LANES - 1) / LANES; ++j) {
+        if (LANES > TABLE / 2 && rank >= TABLE / 2) break;
 #if ELEMENT == 0
-        const u32 at = lane + 1 + j * TABLE_LANES;  // 128 stands for -128
-        const float code = (float)(lane + 1) + (float)(j * TABLE_LANES);
+        const u32 at = rank + 1 + j * LANES;  // 128 stands for -128
+        const float code = (float)(rank + 1) + (float)(j * LANES);
         const u32 negative = TABLE - at;
 #else
-        const u32 at = lane + j * TABLE_LANES, negative = at + TABLE / 2;
+        const u32 at = rank + j * LANES, negative = at + TABLE / 2;
         float code, other;
         decode_pair((u16)at, code, other);
 #endif
@@ -154,7 +157,7 @@ DEVICE void fill_table(const Activation &f, float *table, u32 lane) {
         table[at] = at_code;
         table[negative] = at_negative;
     }
-    if (ELEMENT == 0 && lane == 0) table[0] = BINARY ? 0.5f : 0.0f;
+    if (ELEMENT == 0 && rank == 0) table[0] = BINARY ? 0.5f : 0.0f;
 }
 #endif
 
@@ -279,19 +282,22 @@ DEVICE bool inside(const Loaded &from, int i) {
     return down_of(i) < from.rows_left && right_of(i) < from.cols_left;
 }
 
-// Starts to load a block; nothing waits for it here.  Beyond the last one there are no rows.
-DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
+// Starts to load a thread's part of a tile; nothing waits for it here.  Beyond the last tile, and the
+// last block of a row of blocks, there are no rows.
+DEVICE void load_block(const Operands &p, u32 tile, Loaded &from) {
     const u32 last_down = (u32)((p.rows - 1) / BLOCK_ROWS), high = (u32)(p.rows - 1) % BLOCK_ROWS + 1;
     const u32 last_right = p.across - 1, wide = (u32)(p.cols - 1) % BLOCK_COLS + 1;
-    const bool active = block < p.blocks;
-    block = active ? block : 0;  // whose scales can be read
-    from.down = (__umulhi(block, p.magic) + block) >> p.shift;
-    from.right = block - from.down * p.across;
-    from.index = first_place(from.down, from.right, lane, p.cols).index;
+    bool active = tile < p.tiles;
+    tile = active ? tile : 0;  // whose scales can be read
+    from.down = (__umulhi(tile, p.magic) + tile) >> p.shift;
+    const u32 right = (tile - from.down * p.tiles_across) * BESIDE;
+    from.index = first_place(from.down, right, p.cols).index;
+    from.right = right + block_of();
+    if (!WHOLE && from.right > last_right) active = false, from.right = last_right;
     const u32 rows = from.down < last_down ? BLOCK_ROWS : high;
     const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
-    from.rows_left = !active ? 0 : WHOLE ? 1 : (int)rows - (int)(lane / VECTORS_PER_ROW);
-    from.cols_left = WHOLE ? VECTOR : (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
+    from.rows_left = !active ? 0 : WHOLE ? 1 : (int)rows - (int)(member_of() / LINE);
+    from.cols_left = WHOLE ? VECTOR : (int)cols - (int)(member_of() % VECTORS_PER_ROW * VECTOR);
     from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
     from.dy_scale = 1.0f;
 #if BINARY
@@ -340,21 +346,29 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 (*y)[WORDS], fl
 }
 #else
 // Evaluates the operator; returns the largest magnitude in registers, whose unit is `unit`.
-DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float *table,
+DEVICE float evaluate(const Operands &p, const Loaded &from, float *tables, u32 odd,
                       float (*y)[VECTOR], float &unit) {
     float peak = 0.0f;
 #if NORM
     unit = 1.0f;
-    const Place first = first_place(from.down, from.right, lane, p.cols);
+    const Place first = first_place(from.down, from.right - block_of(), p.cols);
     float gamma[VECTOR], beta[VECTOR];
 #else
     unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
     // Of a scale that is not finite the output's scale tells, and values in registers are finite.
     const Activation f = activation(from.scale <= FLOAT_MAX ? from.scale : 0.0f);
+    float *table = tables;
 #if TABLED
+    table += (threadIdx.x / TEAM * BESIDE + block_of()) * TABLE;
+#if TEAM > 32
+    table += odd * GROUPS * TABLE;
+    fill_table(f, table);
+    __syncthreads();
+#else
     __syncwarp();  // whoever still reads the block before
-    fill_table(f, table, lane % TABLE_LANES);
+    fill_table(f, table);
     __syncwarp();
+#endif
 #endif
 #endif
 #pragma unroll
@@ -475,23 +489,22 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
     float *tables = (float *)arena, *of_warp = tables + TABLES * TABLE;
-    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    const u32 stride = gridDim.x * GROUPS;
-    u32 base = blockIdx.x * GROUPS;
+    const u32 team = threadIdx.x / TEAM, stride = gridDim.x * (THREADS / TEAM);
+    u32 base = blockIdx.x * (THREADS / TEAM), odd = 0;
     Loaded from;
-    load_block(p, base + group, lane, from);
-    while (base < p.blocks) {
+    load_block(p, base + team, from);
+    for (; base < p.tiles; odd ^= 1) {
         Value y[ITEMS][VALUES];
         float unit;
 #if LINEAR
         float peak = evaluate(p, from, y, unit);
 #else
-        float peak = evaluate(p, from, lane, tables + threadIdx.x / TABLE_LANES * TABLE, y, unit);
+        float peak = evaluate(p, from, tables, odd, y, unit);
 #endif
         Loaded done = from;  // but for its codes, whose signs alone may be needed
         base += stride;
-        load_block(p, base + group, lane, from);
-        peak = block_peak(peak, of_warp);
+        load_block(p, base + team, from);
+        peak = block_peak(peak, of_warp, odd);
         const bool is_nan = !(done.scale <= FLOAT_MAX) || !(done.dy_scale <= FLOAT_MAX);
         const OutputScale out = output_scale(peak, unit, is_nan);
 #pragma unroll
@@ -506,6 +519,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
         store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,
-                    out.scale, lane == 0 && done.rows_left > 0);
+                    out.scale, is_first() && done.rows_left > 0);
     }
 }

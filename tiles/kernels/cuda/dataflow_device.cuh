@@ -8,7 +8,8 @@
 // Magnitudes below 2^-118 count as zero: CuPy compiles with flushed subnormals.
 //
 // Macros: ELEMENT (0 int8, 1 e4m3fn), STOCHASTIC, BLOCK_ROWS, BLOCK_COLS, LANES (threads that share a
-// block, a power of two), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary),
+// block, a power of two), BESIDE (narrow blocks side by side that TEAM threads share, so that a warp
+// moves whole lines of memory: each of its lanes has one block's vectors), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary),
 // WHOLE (the matrix is whole blocks).  ON_HOST leaves out what only a GPU has; whoever defines it brings
 // it along.
 
@@ -22,6 +23,8 @@ typedef long long i64;
 #define WORDS 4    // and 4-byte words of them
 #define VECTORS_PER_ROW (BLOCK_COLS / VECTOR)
 #define ITEMS (BLOCK_ROWS * BLOCK_COLS / VECTOR / LANES)  // vectors of a block that a thread has
+#define TEAM (BESIDE * LANES)
+#define LINE (BESIDE * VECTORS_PER_ROW)  // vectors of a team's row
 #define CODE_MAX (ELEMENT == 0 ? 127.0f : 448.0f)
 #define NAN_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
 #define FLOAT_MAX 3.402823466e38f
@@ -327,16 +330,22 @@ DEVICE OutputScale output_scale(float peak, float unit, bool is_nan) {
 
 // ---- Places of a block's vectors.
 
-// Where a thread's vectors lie: LANES threads go through a block's rows, 16 columns each at a time.
+// Where a thread's vectors lie: TEAM threads go through the rows of their blocks, 16 columns each at a
+// time.
 struct Place {
     i64 row, col, index;
 };
 
-// The place of a thread's vector 0, in the block at (down, right) of the grid of blocks.
-DEVICE Place first_place(i64 down, i64 right, u32 lane, i64 cols) {
+DEVICE u32 member_of() { return threadIdx.x % TEAM; }
+// Which of its team's blocks a thread has a part of, and whether it is that one's first.
+DEVICE u32 block_of() { return member_of() % LINE / VECTORS_PER_ROW; }
+DEVICE bool is_first() { return member_of() < LINE && member_of() % VECTORS_PER_ROW == 0; }
+
+// The place of a thread's vector 0, in the blocks from (down, right) on of the grid of blocks.
+DEVICE Place first_place(i64 down, i64 right, i64 cols) {
     Place place;
-    place.row = down * BLOCK_ROWS + lane / VECTORS_PER_ROW;
-    place.col = right * BLOCK_COLS + lane % VECTORS_PER_ROW * VECTOR;
+    place.row = down * BLOCK_ROWS + member_of() / LINE;
+    place.col = right * BLOCK_COLS + member_of() % LINE * VECTOR;
     place.index = place.row * cols + place.col;
     return place;
 }
@@ -357,24 +366,27 @@ DEVICE Place place_of(const Place &first, int i, i64 cols) {
     return place;
 }
 
-// The largest of LANES threads' peaks, in each of them; called by the whole CTA, which lends
-// THREADS / 32 floats of shared memory where blocks are larger than a warp.
-DEVICE float block_peak(float peak, float *of_warp) {
-#if LANES < 32
+// The largest of a block's threads' peaks, in each of them; called by the whole CTA, which lends
+// 2 BESIDE THREADS / 32 floats of shared memory where teams are larger than a warp, and tells odd calls
+// from even ones: whoever is late still reads what the last one left.
+DEVICE float block_peak(float peak, float *of_warp, u32 odd) {
+#if BESIDE > 1 || LANES < 32
 #pragma unroll
-    for (int distance = 1; distance < LANES; distance *= 2)
-        peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
+    for (int distance = 1; distance < 32; distance *= 2)
+        if ((distance < VECTORS_PER_ROW && distance < LANES) || (distance >= LINE && distance < TEAM))
+            peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
 #else
     // Floats that are not negative keep their order as integers, and NaN is above all.
     peak = as_float(__reduce_max_sync(0xffffffffu, as_bits(peak)));
 #endif
-#if LANES > 32
-    const int warp = threadIdx.x / 32, first = threadIdx.x / LANES * (LANES / 32);
-    __syncthreads();  // whoever still reads the step before
-    if (threadIdx.x % 32 == 0) of_warp[warp] = peak;
+#if TEAM > 32
+    of_warp += odd * (BESIDE * THREADS / 32) + block_of();
+    const u32 side_lane = threadIdx.x % 32, first = threadIdx.x / TEAM * (TEAM / 32);
+    if (side_lane < LINE && side_lane % VECTORS_PER_ROW == 0)
+        of_warp[threadIdx.x / 32 * BESIDE] = peak;
     __syncthreads();
 #pragma unroll
-    for (int w = 0; w < LANES / 32; ++w) peak = larger(peak, of_warp[first + w]);
+    for (int w = 0; w < TEAM / 32; ++w) peak = larger(peak, of_warp[(first + w) * BESIDE]);
 #endif
     return peak;
 }

@@ -93,8 +93,8 @@ DEVICE Moments moments_at(const float *three) {
 }
 
 // Rows' moments over the whole cluster from threads' own; called by all, leaves mean and rstd.
-DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments *own, u32 lane,
-                           u32 down, u32 side, i64 top, u32 rank, u32 parity) {
+DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments *own,
+                           const Part &part, i64 top, u32 parity) {
     float *shares = shared.of_share + parity * 4 * ROWS;
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) {
@@ -106,16 +106,17 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
             other.second = __shfl_xor_sync(0xffffffffu, own[s].second, distance);
             own[s] = merged(own[s], other);
         }
-        const u32 row = down * BLOCK_ROWS + lane / LANES_PER_ROW + s * (LANES / LANES_PER_ROW);
-        float *three = shared.of_group + 4 * (side * ROWS + row);
-        if (lane % LANES_PER_ROW == 0)
+        const u32 row =
+            part.below * BLOCK_ROWS + member_of() / LANES_PER_ROW + s * (TEAM / LANES_PER_ROW);
+        float *three = shared.of_group + 4 * (part.team * ROWS + row);
+        if (member_of() % LANES_PER_ROW == 0)
             three[0] = own[s].count, three[1] = own[s].mean, three[2] = own[s].second;
     }
     __syncthreads();
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         Moments all = moments_at(shared.of_group + 4 * row);
 #pragma unroll 4
-        for (u32 g = 1; g < GROUPS_ACROSS; ++g)
+        for (u32 g = 1; g < TEAMS_ACROSS; ++g)
             all = merged(all, moments_at(shared.of_group + 4 * (g * ROWS + row)));
         float *three = shares + 4 * row;
         three[0] = all.count, three[1] = all.mean, three[2] = all.second;
@@ -137,7 +138,7 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
         const float spread = CENTRED ? variance : __fmaf_rn(all.mean, all.mean, variance);
         shared.first[row] = all.mean;
         shared.second[row] = rsqrtf(spread + p.epsilon);
-        if (rank == 0 && top + row < p.rows) {
+        if (part.rank == 0 && top + row < p.rows) {
             p.mean[top + row] = all.mean;
             p.variance[top + row] = variance;
         }
@@ -148,8 +149,23 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
 #if BACKWARD
 // Backward's first pass over the codes in shared memory: sums along rows and sums over rows.  Threads
 // take 16 columns each, four of them one vector: one row in four.  Lanes of a warp that have the same
-// rows lie MIXED(1), MIXED(2) and MIXED(4) apart, those with the same columns VECTORS_PER_ROW and twice that.
-#define MIXED(b) ((b) < VECTORS_PER_ROW ? (b) : 4 * (b))
+// rows lie MIXED(1), MIXED(2) and MIXED(4) apart, those with the same columns LINE and twice that.
+#define MIXED(b) ((b) < LINE ? (b) : 4 * (b))
+
+// The slot of a vector among those of a step: of a row of blocks, and of the vectors across it.
+DEVICE u32 slot_of(u32 line, u32 side, u32 across) {
+    const u32 down = line / BLOCK_ROWS, row = line % BLOCK_ROWS;
+    const u32 team = side / BESIDE * DOWN + down;
+#if LANES >= VECTORS_PER_ROW
+    const u32 high = LANES / VECTORS_PER_ROW;  // rows of an item
+    const u32 item = row / high;
+    const u32 member = row % high * LINE + side % BESIDE * VECTORS_PER_ROW + across;
+#else
+    const u32 vector = row * VECTORS_PER_ROW + across;
+    const u32 item = vector / LANES, member = vector % LANES;
+#endif
+    return item * THREADS + team * TEAM + member;
+}
 
 DEVICE float from_lane(float value, int distance) {
     return __shfl_xor_sync(0xffffffffu, value, distance);
@@ -173,8 +189,8 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
 #pragma unroll
     for (int c = 0; c < COLUMN_STEPS; ++c) {
         const u32 at = threadIdx.x + c * THREADS;
-        const u32 across = at % VECTORS_PER_ROW, quarter = at / VECTORS_PER_ROW % 4;
-        const u32 block = at / (4 * VECTORS_PER_ROW);
+        const u32 across = at % VECTORS_PER_ROW, quarter = at / LINE % 4;
+        const u32 block = at / (4 * LINE) * BESIDE + at % LINE / VECTORS_PER_ROW;
         const bool valid = block < blocks;
         const u32 near = valid ? block : 0, step = near / GROUPS_ACROSS, side = near % GROUPS_ACROSS;
         float gamma[VECTOR], products[VECTOR], plain[VECTOR];
@@ -187,11 +203,8 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
             const u32 row = 4 * j + quarter;
             const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
             const u32 line = ROWS % 4 == 0 || row < ROWS ? row : 0;
-            const u32 d = line / BLOCK_ROWS;
-            const u32 vector = line % BLOCK_ROWS * VECTORS_PER_ROW + across;
-            const u32 group = side * DOWN + d;
-            const uint4 *slot =
-                codes + (step * ITEMS + vector / LANES) * THREADS + group * LANES + vector % LANES;
+            const u32 group = side * DOWN + line / BLOCK_ROWS;
+            const uint4 *slot = codes + step * ITEMS * THREADS + slot_of(line, side, across);
             const float *scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + group;
             const float2 normal = shared.normals[parity * ROWS + line];
             const float factor = scale[0] * normal.x;
@@ -229,11 +242,11 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
                 *place = c == 0 ? sum : *place + sum;
         }
 #if CENTRED
-        share_out<VECTOR>(products, plain, VECTORS_PER_ROW);
-        share_out<VECTOR / 2>(products, products + VECTOR / 2, 2 * VECTORS_PER_ROW);
+        share_out<VECTOR>(products, plain, LINE);
+        share_out<VECTOR / 2>(products, products + VECTOR / 2, 2 * LINE);
 #else
-        share_out<VECTOR / 2>(products, products + VECTOR / 2, VECTORS_PER_ROW);
-        share_out<VECTOR / 4>(products, products + VECTOR / 4, 2 * VECTORS_PER_ROW);
+        share_out<VECTOR / 2>(products, products + VECTOR / 2, LINE);
+        share_out<VECTOR / 4>(products, products + VECTOR / 4, 2 * LINE);
 #endif
 #pragma unroll
         for (int k = 0; k < COLUMN_SUMS; ++k)
@@ -246,8 +259,8 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
 // products or plain.
 DEVICE u32 column_of(int c, bool &products) {
     const u32 at = threadIdx.x + c * THREADS;
-    const u32 across = at % VECTORS_PER_ROW, quarter = at / VECTORS_PER_ROW % 4;
-    const u32 first = at / (4 * VECTORS_PER_ROW) * BLOCK_COLS + across * VECTOR;
+    const u32 quarter = at / LINE % 4;
+    const u32 first = at / (4 * LINE) * BESIDE * BLOCK_COLS + at % LINE * VECTOR;
     products = !CENTRED || quarter % 2 == 0;
     return first + (CENTRED ? quarter / 2 * 8 : quarter % 2 * 8 + quarter / 2 * 4);
 }

@@ -4,8 +4,8 @@
 // A cluster of SPLITS CTAs owns ROWS rows (whole blocks high) at a time and reads them once: each CTA
 // takes a share of the columns and keeps its codes in shared memory between the statistics and the
 // output.  Row sums meet in distributed shared memory, in the order of the CTAs, so results do not
-// depend on timing.  Within a CTA, LANES threads share a block as in dataflow_blocks.cu; GROUPS of
-// them take DOWN blocks below one another, GROUPS / DOWN side by side, and step along the columns.
+// depend on timing.  Within a CTA, threads share blocks as in dataflow_blocks.cu: GROUPS of them, DOWN
+// below one another and GROUPS / DOWN side by side, stepping along the columns.
 //
 // Norms walk through row groups.  In the second pass over one group's codes each thread asks for the
 // next group's as soon as it has taken its own up: they lie in the same place.  The residual keeps no
@@ -31,7 +31,9 @@
 #define GROUPS_ACROSS (GROUPS / DOWN)
 #define BACKWARD (OP == LAYERNORM_BWD || OP == RMSNORM_BWD)
 #define CENTRED (OP == LAYERNORM || OP == LAYERNORM_BWD)
-#define LANES_PER_ROW (LANES < VECTORS_PER_ROW ? LANES : VECTORS_PER_ROW)
+#define TEAMS_ACROSS (GROUPS_ACROSS / BESIDE)
+// Neighbouring threads that have vectors of one row.
+#define LANES_PER_ROW (LANES < VECTORS_PER_ROW ? LANES : LINE)
 // Rows of a block that a thread has vectors of, and which of them vector i lies in.
 #define SLOTS (LANES >= VECTORS_PER_ROW ? ITEMS : BLOCK_ROWS)
 #define SLOT(i) (LANES >= VECTORS_PER_ROW ? (i) : (i) * LANES / VECTORS_PER_ROW)
@@ -62,12 +64,12 @@ struct RowOperands {
 struct Exchange {
     float *columns;   // (COLUMN_VECTORS, columns of the share): gamma, beta
     float2 *normals;  // backward: (2, ROWS), 1 / standard deviation and -mean times that
-    float *of_group;  // (GROUPS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
+    float *of_group;  // (TEAMS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
     float *of_share;  // (2, ROWS, 4): what other CTAs read
     float *first;     // (ROWS) mean, or in backward the factor of x
     float *second;    // (ROWS) 1 / standard deviation, or what backward adds
     float *scales;    // (2, OPERANDS, steps, GROUPS)
-    float *of_warp;   // THREADS / 32
+    float *of_warp;   // (2, THREADS / 32, BESIDE): see block_peak
 };
 
 DEVICE void words_of(const uint4 &four, u32 *words) {
@@ -84,24 +86,27 @@ DEVICE void columns_at(const float *from, float *values) {
     }
 }
 
-#include "dataflow_row_sums.cuh"
-
 // A thread among its CTA's, and its CTA among its cluster's.
 struct Part {
-    u32 lane, group, below, side;      // of a block; of the CTA; DOWN, and across
+    u32 below, team, side;             // of its blocks: DOWN; its team and its block, across
     u32 rank, first_block, end_block;  // the share's blocks across
 };
 
 DEVICE Part part_of(const RowOperands &p) {
     Part part;
-    part.lane = threadIdx.x % LANES, part.group = threadIdx.x / LANES;
-    part.below = part.group % DOWN, part.side = part.group / DOWN;
+    part.below = threadIdx.x / TEAM % DOWN, part.team = threadIdx.x / TEAM / DOWN;
+    part.side = part.team * BESIDE + block_of();
     part.rank = blockIdx.x % SPLITS;
     const u32 share = (p.across + SPLITS - 1) / SPLITS;
     part.first_block = part.rank * share;
     part.end_block = part.first_block + share < p.across ? part.first_block + share : p.across;
     return part;
 }
+
+// Where a block's scales lie among those of a step.
+DEVICE u32 group_of(const Part &part) { return part.side * DOWN + part.below; }
+
+#include "dataflow_row_sums.cuh"
 
 // Where a step of a row group lies for a thread.
 struct Step {
@@ -115,7 +120,7 @@ DEVICE Step step_of(const RowOperands &p, const Part &part, u32 row_group, u32 s
     at.down = row_group * DOWN + part.below;
     at.right = part.first_block + step * GROUPS_ACROSS + part.side;
     at.active = WHOLE || ((i64)at.down * BLOCK_ROWS < p.rows && at.right < part.end_block);
-    at.first = first_place(at.down, at.right, part.lane, p.cols);
+    at.first = first_place(at.down, at.right - block_of(), p.cols);
     return at;
 }
 
@@ -134,11 +139,12 @@ DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
 }
 
 DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const Step &at,
-                           float (*y)[VECTOR], float peak, bool is_nan, u32 lane,
+                           float (*y)[VECTOR], float peak, bool is_nan, u32 step,
                            u32 (*words)[WORDS], float &scale) {
-    const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
+    peak = block_peak(peak, shared.of_warp, step % 2);
+    const OutputScale out = output_scale(peak, 1.0f, is_nan);
     store_scale(p.out_scales + at.down * p.out_row_stride + at.right * p.out_col_stride, out.scale,
-                at.active && lane == 0);
+                at.active && is_first());
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -175,8 +181,8 @@ DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part 
         fetch(slot + (u64)p.steps * ITEMS * THREADS, p.other, place, inside(p, at, i), p.cols);
 #endif
     }
-    if (part.lane == 0) {
-        float *scale = shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + part.group;
+    if (is_first()) {
+        float *scale = shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
         if (at.active)
             copy_float_async(scale, x_scale_at(p, at));
         else
@@ -197,11 +203,12 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
         const Step at = step_of(p, part, row_group, step);
-        const float *scales = shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS;
-        const float x_scale = scales[part.group];
+        const float *scales =
+            shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
+        const float x_scale = scales[0];
         bool is_nan = !(x_scale <= FLOAT_MAX);
 #if BACKWARD
-        const float dy_scale = scales[p.steps * GROUPS + part.group];
+        const float dy_scale = scales[p.steps * GROUPS];
         is_nan = is_nan || !(dy_scale <= FLOAT_MAX);
 #endif
         float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR], beta[VECTOR];
@@ -255,7 +262,7 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
         }
         if (next < p.row_groups) fetch_step(p, shared, part, codes, next, step, parity ^ 1);
-        quantize_block(p, shared, at, y, peak, is_nan, part.lane, words, scale);
+        quantize_block(p, shared, at, y, peak, is_nan, step, words, scale);
     }
 }
 #else
@@ -307,7 +314,7 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
         const Step at = from.at;
         if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
         u32 words[ITEMS][WORDS];
-        quantize_block(p, shared, at, y, peak, is_nan, part.lane, words, scale);
+        quantize_block(p, shared, at, y, peak, is_nan, step, words, scale);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
@@ -322,7 +329,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     shared.columns = (float *)(codes + (u64)OPERANDS * p.steps * ITEMS * THREADS);
     shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
-    shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * GROUPS_ACROSS) * ROWS;
+    shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
     shared.first = shared.of_share + 8 * ROWS;
     shared.second = shared.first + ROWS;
     shared.scales = shared.second + ROWS;
@@ -377,7 +384,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #pragma unroll 2
         for (u32 step = 0; step < p.steps; ++step) {
             const Step at = step_of(p, part, row_group, step);
-            const float scale = shared.scales[(parity * p.steps + step) * GROUPS + part.group];
+            const float scale = shared.scales[(parity * p.steps + step) * GROUPS + group_of(part)];
             u32 words[ITEMS][WORDS];
 #pragma unroll
             for (int i = 0; i < ITEMS; ++i)
@@ -385,7 +392,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             add_moments(p, at.first, at.active, step, words, scale, own);
         }
 #endif
-        reduce_moments(p, shared, own, part.lane, part.below, part.side, top, part.rank, parity);
+        reduce_moments(p, shared, own, part, top, parity);
 #endif
 #if OPERANDS > 0
         write_group(p, shared, part, codes, row_group, row_group + clusters, parity);

@@ -58,6 +58,7 @@ class Geometry:
     clusters: int  #: that walk through them, or one for each
     steps: int  #: of a CTA along its share of the columns
     column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
+    beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
     smem_bytes: int  #: dynamic, of a CTA
     exact: bool  #: no row, column or step of any CTA lies outside the matrix
 
@@ -82,14 +83,17 @@ def geometry(
     across = groups // down
     columns = (walks + (op == "layernorm")) * steps * across * block[1]
     scales = 2 * kept * steps * groups
-    sums = (threads // 16 if backward else 4 * across) * rows
-    floats = columns + scales + sums + (14 if backward else 10) * rows + threads // 32
+    beside = arguments.beside(block, lanes, across)
+    sums = (threads // 16 if backward else 4 * across // beside) * rows
+    peaks = 2 * beside * threads // 32
+    floats = columns + scales + sums + (14 if backward else 10) * rows + peaks
     clusters = int(config["clusters"])
     return Geometry(
         row_groups=row_groups,
         clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
         steps=steps,
         column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
+        beside=beside,
         smem_bytes=codes + 4 * floats,
         exact=shape[0] % rows == 0
         and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
@@ -139,6 +143,7 @@ def options(
         "BLOCK_COLS": block[1],
         "THREADS": threads,
         "LANES": lanes,
+        "BESIDE": covered.beside,
         "ROWS": rows,
         "SPLITS": splits,
         "COLUMN_STEPS": covered.column_steps,
