@@ -211,6 +211,7 @@ static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
     }
     return result;
 }
+static inline float converted_byte(uint32_t word, int k) { return (float)(int8_t)(word >> 8 * k); }
 static inline float exp2_approximate(float x) { return exp2f(x); }
 static inline float reciprocal_approximate(float x) {
     float result = 1.0f / x * (1.0f + 0x1p-23f);

@@ -35,15 +35,16 @@ BLOCK_OPS = (
 ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
-#: Registers of a thread beside its values, of a normalisation's columns, and of every vector: its
-#: values, and for each matrix the next block's codes and what decoding takes.  Compiled for sm_90
-#: with two vectors a thread: 96 without spills, 128 where a gradient comes in; with four, 128
-#: spill.
-BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
-BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
-#: Of dropout's second set of random words.
-MASK_REGISTERS = 16
+#: Registers of a thread of the blockwise kernel: a base, of every vector its values and the next
+#: tile's codes, and more for every matrix where activations are worked out at every element.
+#: Compiled for sm_90 these spill 8 bytes at most; int8 codes that are multiplied by one number (see
+#: the source) stay as they are.
+BASE_REGISTERS, LINEAR_REGISTERS, VECTOR_REGISTERS = 32, 12, 24
+VALUE_REGISTERS, NEXT_REGISTERS = 16, 8
+LINEAR_OPS = ("relu", "relu-bwd", "dropout")
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
+#: Blocks of that many elements look activations up, ``cuda.dataflow_blocks``.
+TABLED_ELEMENTS = 1024
 #: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
 LINE_VECTORS = 8
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
@@ -74,10 +75,16 @@ class DataflowRowsConfig(TileConfig):
 
 def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
-    columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
-    vector = BLOCK_VECTOR_REGISTERS + NEXT_REGISTERS * problem.matrices
-    mask = MASK_REGISTERS if problem.op == "dropout" else 0
-    taken: I64 = BASE_REGISTERS + columns + mask + vector * items(problem, table)
+    rows, cols = block_of(problem)
+    int8 = problem.target.element.name == "int8"
+    if int8 and problem.op in LINEAR_OPS:
+        base, vector = BASE_REGISTERS + 8 * (problem.op == "dropout"), LINEAR_REGISTERS
+    else:
+        direct = problem.op.startswith(("gelu", "silu")) and rows * cols < TABLED_ELEMENTS
+        base, vector = BASE_REGISTERS, VECTOR_REGISTERS
+        if direct or not int8:
+            base, vector = BASE_REGISTERS + 8, VALUE_REGISTERS + NEXT_REGISTERS * problem.matrices
+    taken: I64 = base + vector * items(problem, table)
     return taken
 
 

@@ -22,6 +22,7 @@
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
 
+#define CONVERTED 0
 #define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
@@ -445,7 +446,7 @@ typedef u32 Value;
 #define VALUES WORDS
 DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const RoundKeys &keys,
                          u32 *words) {
-    const int multiplier = (int)((out.is_nan ? 0.0f : out.multiplier) * 0x1p24f);
+    const Multiplier multiplier = multiplier_of(out.is_nan ? 0.0f : out.multiplier);
 #if STOCHASTIC
     const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
 #endif

@@ -38,6 +38,11 @@ typedef long long i64;
 #define PERMUTED 0
 #endif
 
+// Codes become floats by conversions: one instruction, of a pipe that takes 16 lanes a clock.
+#ifndef CONVERTED
+#define CONVERTED 0
+#endif
+
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
@@ -46,6 +51,12 @@ DEVICE u32 permute(u32 low, u32 high, u32 selector) {
     u32 result;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
     return result;
+}
+
+DEVICE float converted_byte(u32 word, int k) {  // a signed one; the instruction picks it out
+    int byte;
+    asm("bfe.s32 %0, %1, %2, 8;" : "=r"(byte) : "r"(word), "r"(8 * k));
+    return (float)(signed char)byte;
 }
 
 DEVICE float exp2_approximate(float x) {  // relative error below 2^-22
@@ -109,7 +120,10 @@ DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 // The values of one word's four codes.
 DEVICE void decode(u32 word, float *values) {
 #if ELEMENT == 0
-#if PERMUTED
+#if CONVERTED
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values[k] = converted_byte(word, k);
+#elif PERMUTED
     // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.
     const u32 shifted = word ^ 0x80808080u;
 #pragma unroll
@@ -222,10 +236,38 @@ DEVICE int code_of(u32 word, int k) {
 #endif
 }
 
+#if CONVERTED
+typedef float Multiplier;
+
+DEVICE Multiplier multiplier_of(float value) { return value; }
+
+DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
+    float codes[4];
+    decode(word, codes);
+#if !STOCHASTIC
+    return encode_nearest(codes, multiplier);
+#elif !NONNEGATIVE
+    return encode_stochastic(codes, multiplier, pairs);
+#else
+    // Under the exponent of 128 the integer fills byte 2.
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const float below = as_float(permute(pairs[k / 2], 0x43000000u, k % 2 ? 0x7632 : 0x7610));
+        bits[k] = as_bits(__fmaf_rn(codes[k], multiplier, below));
+    }
+    return permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+#endif
+}
+#else
+typedef int Multiplier;
+
+DEVICE Multiplier multiplier_of(float value) { return (int)(value * 0x1p24f); }
+
 // Four codes times a multiplier with 24 bits behind the point, rounded: the product and what is added
 // below the point fill 32 bits, of which the uppermost eight are the code.  Stochastically as floor, with
 // the random bits inverted where the code is negative: see encode_stochastic.
-DEVICE u32 multiply_codes(u32 word, int multiplier, const u32 *pairs) {
+DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
     u32 sums[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -243,6 +285,7 @@ DEVICE u32 multiply_codes(u32 word, int multiplier, const u32 *pairs) {
     }
     return permute(permute(sums[0], sums[1], 0x0073), permute(sums[2], sums[3], 0x0073), 0x5410);
 }
+#endif
 
 // The largest of the 8 bytes of two words, and of the largest before, in the upper bytes of halves: of
 // bytes 1 and 3, and of bytes 0 and 2, what lies below them not being looked at.
