@@ -48,6 +48,7 @@ struct Fibre {
     std::vector<char> stack;
     Dim3 thread, block;
     Cta *cta;
+    int token = 0;  // of the cluster's barrier, between arriving and waiting
     bool done = false;
 };
 static std::vector<Cta> ctas;
@@ -122,7 +123,17 @@ template <class F> static float rounded(int mode, F f) {
 #define gridDim (Dim3{host::grid})
 
 static inline void __syncthreads() { host::wait(host::cta().barrier); }
-static inline void cluster_sync() { host::wait(host::cluster); }
+static inline void cluster_arrive() {
+    host::current->token = host::cluster.generation;
+    if (++host::cluster.arrived == host::cluster.expected) {
+        host::cluster.arrived = 0;
+        ++host::cluster.generation;
+    }
+}
+static inline void cluster_wait() {
+    while (host::cluster.generation == host::current->token)
+        swapcontext(&host::current->context, &host::scheduler);
+}
 static inline float of_cta(const float *place, uint32_t rank) {
     size_t offset = (const unsigned char *)place - host::cta().memory.data();
     return *(const float *)(host::ctas[rank].memory.data() + offset);

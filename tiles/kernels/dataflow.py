@@ -47,6 +47,8 @@ ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 TABLED_ELEMENTS = 1024
 #: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
 LINE_VECTORS = 8
+#: Two row groups are kept in less, see ``cuda.dataflow_rows``.
+STAGES_BYTES = 216 * 1024
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
 
@@ -136,7 +138,10 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     )
     sums = (threads // 16 if backward else 4 * beside // shared) * rows
     floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
-    total: I64 = codes + 4 * (floats + (14 if backward else 10) * rows)
+    rest = 4 * (floats + (16 if backward else 12) * rows)
+    roomy = table["ctas"] * (2 * codes + rest) <= STAGES_BYTES
+    stages = 1 + (walks & roomy & (backward | (table["clusters"] > 1)))
+    total: I64 = stages * codes + rest
     return total
 
 
@@ -221,8 +226,8 @@ class CudaDataflowRows(DataflowKernel):
                 "residual": [1],
                 "layernorm": [1, 32, 64, 128],
                 "rmsnorm": [1, 32, 64, 128],
-            }.get(problem.op, [16, 32, 48, 64, 96, 128]),
-            ctas=[1, 2, 3, 4],
+            }.get(problem.op, [16, 32, 48, 64, 96]),
+            ctas=[1, 2, 3, 4] if problem.op.endswith("-bwd") else [1, 2, 3, 4, 5],
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:

@@ -92,9 +92,8 @@ DEVICE Moments moments_at(const float *three) {
     return m;
 }
 
-// Rows' moments over the whole cluster from threads' own; called by all, leaves mean and rstd.
-DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments *own,
-                           const Part &part, i64 top, u32 parity) {
+// Rows' moments over the CTA from threads' own, left for the cluster; called by all.
+DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &part, u32 parity) {
     float *shares = shared.of_share + parity * 4 * ROWS;
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) {
@@ -121,7 +120,12 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
         float *three = shares + 4 * row;
         three[0] = all.count, three[1] = all.mean, three[2] = all.second;
     }
-    cluster_sync();
+}
+
+// Those over the whole cluster; leaves mean and rstd.  The threads that published them.
+DEVICE void finish_moments(const RowOperands &p, const Exchange &shared, const Part &part, i64 top,
+                           u32 parity) {
+    const float *shares = shared.of_share + parity * 4 * ROWS;
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         Moments of_rank[SPLITS], all;
 #pragma unroll
@@ -136,14 +140,13 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
         for (u32 r = 1; r < SPLITS; ++r) all = merged(all, of_rank[r]);
         const float variance = all.second * reciprocal_approximate((float)p.cols);
         const float spread = CENTRED ? variance : __fmaf_rn(all.mean, all.mean, variance);
-        shared.first[row] = all.mean;
-        shared.second[row] = rsqrtf(spread + p.epsilon);
+        shared.first[parity * ROWS + row] = all.mean;
+        shared.second[parity * ROWS + row] = rsqrtf(spread + p.epsilon);
         if (part.rank == 0 && top + row < p.rows) {
             p.mean[top + row] = all.mean;
             p.variance[top + row] = variance;
         }
     }
-    __syncthreads();
 }
 
 #if BACKWARD
@@ -183,7 +186,8 @@ template <int COUNT> DEVICE void share_out(float *first, const float *second, u3
 }
 
 DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uint4 *codes,
-                         u32 blocks, u32 parity, float (*sums)[COLUMN_SUMS]) {
+                         u32 parity, const Part &part, float (*sums)[COLUMN_SUMS]) {
+    const u32 blocks = part.end_block > part.first_block ? part.end_block - part.first_block : 0;
     const u32 side_lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u64 gradients = (u64)p.steps * ITEMS * THREADS;
 #pragma unroll
@@ -265,9 +269,8 @@ DEVICE u32 column_of(int c, bool &products) {
     return first + (CENTRED ? quarter / 2 * 8 : quarter % 2 * 8 + quarter / 2 * 4);
 }
 
-// Adds two sums a row over warps and CTAs; leaves what the second pass takes of each row: the factor
-// of x and what is added.
-DEVICE void reduce_sums(const RowOperands &p, const Exchange &shared, u32 parity) {
+// Adds two sums a row over warps, and leaves them for the cluster.
+DEVICE void publish_sums(const Exchange &shared, u32 parity) {
     float *shares = shared.of_share + parity * 4 * ROWS;
     __syncthreads();
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
@@ -280,7 +283,11 @@ DEVICE void reduce_sums(const RowOperands &p, const Exchange &shared, u32 parity
         }
         shares[4 * row] = a, shares[4 * row + 1] = b;
     }
-    cluster_sync();
+}
+
+// Adds them over CTAs; leaves what the second pass takes of each row: the factor of x and what is added.
+DEVICE void finish_sums(const RowOperands &p, const Exchange &shared, u32 parity) {
+    const float *shares = shared.of_share + parity * 4 * ROWS;
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         float a = 0.0f, b = 0.0f, of_rank[2 * SPLITS];
 #pragma unroll
@@ -296,9 +303,8 @@ DEVICE void reduce_sums(const RowOperands &p, const Exchange &shared, u32 parity
         const float share = reciprocal_approximate((float)p.cols);
         a *= share, b *= share;
         const float2 normal = shared.normals[parity * ROWS + row];
-        shared.first[row] = -normal.x * normal.x * b;
-        shared.second[row] = CENTRED ? -normal.x * __fmaf_rn(b, normal.y, a) : 0.0f;
+        shared.first[parity * ROWS + row] = -normal.x * normal.x * b;
+        shared.second[parity * ROWS + row] = CENTRED ? -normal.x * __fmaf_rn(b, normal.y, a) : 0.0f;
     }
-    __syncthreads();
 }
 #endif

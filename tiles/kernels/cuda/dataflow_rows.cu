@@ -7,9 +7,11 @@
 // depend on timing.  Within a CTA, threads share blocks as in dataflow_blocks.cu: GROUPS of them, DOWN
 // below one another and GROUPS / DOWN side by side, stepping along the columns.
 //
-// Norms walk through row groups.  In the second pass over one group's codes each thread asks for the
-// next group's as soon as it has taken its own up: they lie in the same place.  The residual keeps no
-// codes; its next step's are under way while one step's are rounded.
+// Norms walk through row groups.  In the second pass over one group's codes each thread asks for
+// another's as soon as it has taken its own up: they lie in the same place.  Where there is room for two
+// (STAGES), the first pass over the next group comes before the second one over this group, during which
+// its sums travel through the cluster: nobody waits for them.  The residual keeps no codes; its next
+// step's are under way while one step's are rounded.
 //
 // Statistics are of what the codes stand for: of the stored sum, not of the one before rounding.
 //
@@ -17,7 +19,7 @@
 // columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
 // Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
-// just so): OP, ROWS, SPLITS, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS.
+// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS.
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
@@ -66,8 +68,8 @@ struct Exchange {
     float2 *normals;  // backward: (2, ROWS), 1 / standard deviation and -mean times that
     float *of_group;  // (TEAMS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
     float *of_share;  // (2, ROWS, 4): what other CTAs read
-    float *first;     // (ROWS) mean, or in backward the factor of x
-    float *second;    // (ROWS) 1 / standard deviation, or what backward adds
+    float *first;     // (2, ROWS) mean, or in backward the factor of x
+    float *second;    // (2, ROWS) 1 / standard deviation, or what backward adds
     float *scales;    // (2, OPERANDS, steps, GROUPS)
     float *of_warp;   // (2, THREADS / 32, BESIDE): see block_peak
 };
@@ -138,10 +140,9 @@ DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
     return p.other_scales + at.down * p.other_row_stride + at.right * p.other_col_stride;
 }
 
-DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const Step &at,
-                           float (*y)[VECTOR], float peak, bool is_nan, u32 step,
-                           u32 (*words)[WORDS], float &scale) {
-    peak = block_peak(peak, shared.of_warp, step % 2);
+// From the block's largest magnitude.
+DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECTOR], float peak,
+                           bool is_nan, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(peak, 1.0f, is_nan);
     store_scale(p.out_scales + at.down * p.out_row_stride + at.right * p.out_col_stride, out.scale,
                 at.active && is_first());
@@ -168,9 +169,15 @@ DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i6
     *slot = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// A row group's codes: of even and odd ones in turn where there is room for two.
+DEVICE uint4 *stage_of(const RowOperands &p, uint4 *codes, u32 parity) {
+    return STAGES == 1 ? codes : codes + (u64)parity * OPERANDS * p.steps * ITEMS * THREADS;
+}
+
 // Asks for a thread's vectors of a step, and its group's scales; nobody waits here.
 DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
                        u32 row_group, u32 step, u32 parity) {
+    codes = stage_of(p, codes, parity);
     const Step at = step_of(p, part, row_group, step);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -197,8 +204,10 @@ DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part 
 }
 
 // Outputs of a row group, from its codes in shared memory; asks for those of `next`.
-DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
+DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *all,
                         u32 row_group, u32 next, u32 parity) {
+    const uint4 *codes = stage_of(p, all, parity);
+    const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
     const i64 top = (i64)row_group * ROWS;
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
@@ -230,7 +239,8 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             const u32 row = (u32)(place.row - top);
 #if BACKWARD
             // x's part has the mean gradients in it: see reduce_sums.
-            const float slope = shared.first[row] * x_scale, level = shared.second[row];
+            const float slope = shared.first[parity * ROWS + row] * x_scale;
+            const float level = shared.second[parity * ROWS + row];
             const float factor = shared.normals[parity * ROWS + row].x * dy_scale;
             u32 dy_words[WORDS];
             words_of(slot[(u64)p.steps * ITEMS * THREADS], dy_words);
@@ -246,8 +256,8 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
                 }
             }
 #else
-            const float rstd = shared.second[row], factor = x_scale * rstd;
-            const float shift = -shared.first[row] * rstd;
+            const float rstd = shared.second[parity * ROWS + row], factor = x_scale * rstd;
+            const float shift = -shared.first[parity * ROWS + row] * rstd;
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k)
                 y[i][k] = CENTRED ? __fmaf_rn(__fmaf_rn(y[i][k], factor, shift), gamma[k], beta[k])
@@ -261,8 +271,10 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
                 if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
             peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
         }
-        if (next < p.row_groups) fetch_step(p, shared, part, codes, next, step, parity ^ 1);
-        quantize_block(p, shared, at, y, peak, is_nan, step, words, scale);
+        peak = block_peak(peak, shared.of_warp, step % 2);
+        // Behind that, all threads of the block have its codes' scales.
+        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+        quantize_block(p, at, y, peak, is_nan, words, scale);
     }
 }
 #else
@@ -292,6 +304,8 @@ DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32
 // Adds, rounds and stores a row group's codes; takes what is stored into the rows' moments.
 DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, u32 row_group,
                       Moments *own) {
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
     Loaded from;
     load_step(p, part, row_group, 0, from);
 #pragma unroll 1
@@ -314,7 +328,60 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
         const Step at = from.at;
         if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
         u32 words[ITEMS][WORDS];
-        quantize_block(p, shared, at, y, peak, is_nan, step, words, scale);
+        peak = block_peak(peak, shared.of_warp, step % 2);
+        quantize_block(p, at, y, peak, is_nan, words, scale);
+        add_moments(p, at.first, at.active, step, words, scale, own);
+    }
+}
+#endif
+
+#if OPERANDS > 0
+#define NORMALS ((ROWS + THREADS - 1) / THREADS)  // rows of a group that a thread looks after
+
+// Mean and variance of rows, on their way to registers; backward alone has them.
+DEVICE void load_normals(const RowOperands &p, u32 row_group, float2 *normals) {
+#if BACKWARD
+#pragma unroll
+    for (int n = 0; n < NORMALS; ++n) {
+        const u32 row = threadIdx.x + n * THREADS;
+        const i64 at = (i64)row_group * ROWS + row;
+        const bool there = row < ROWS && at < p.rows;
+        normals[n] = there ? make_float2(p.mean[at], p.variance[at]) : make_float2(0.0f, 1.0f);
+    }
+#endif
+}
+
+DEVICE void store_normals(const RowOperands &p, const Exchange &shared, const float2 *normals,
+                          u32 parity) {
+#if BACKWARD
+#pragma unroll
+    for (int n = 0; n < NORMALS; ++n) {
+        const u32 row = threadIdx.x + n * THREADS;
+        const float mean = normals[n].x;
+        const float spread = CENTRED ? normals[n].y : __fmaf_rn(mean, mean, normals[n].y);
+        const float rstd = rsqrtf(spread + p.epsilon);
+        if (row < ROWS)
+            shared.normals[parity * ROWS + row] =
+                make_float2(rstd, CENTRED ? -mean * rstd : 0.0f);
+    }
+#endif
+}
+#endif
+
+#if OPERANDS == 1
+// Moments of a thread's rows, from a group's codes in shared memory.
+DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Part &part,
+                         const uint4 *codes, u32 row_group, u32 parity, Moments *own) {
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+#pragma unroll 2
+    for (u32 step = 0; step < p.steps; ++step) {
+        const Step at = step_of(p, part, row_group, step);
+        const float scale = shared.scales[(parity * p.steps + step) * GROUPS + group_of(part)];
+        u32 words[ITEMS][WORDS];
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+            words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
@@ -326,13 +393,13 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     uint4 *codes = (uint4 *)arena;
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
-    shared.columns = (float *)(codes + (u64)OPERANDS * p.steps * ITEMS * THREADS);
+    shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
     shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
     shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
     shared.first = shared.of_share + 8 * ROWS;
-    shared.second = shared.first + ROWS;
-    shared.scales = shared.second + ROWS;
+    shared.second = shared.first + 2 * ROWS;
+    shared.scales = shared.second + 2 * ROWS;
     shared.of_warp = shared.scales + 2 * OPERANDS * p.steps * GROUPS;
     const Part part = part_of(p);
     const u32 clusters = gridDim.x / SPLITS;
@@ -356,49 +423,56 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #pragma unroll
         for (int k = 0; k < COLUMN_SUMS; ++k) column_sums[c][k] = 0.0f;
 #endif
-    for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
-        const i64 top = (i64)row_group * ROWS;
-#if BACKWARD
-        for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-            const bool there = top + row < p.rows;
-            const float mean = there ? p.mean[top + row] : 0.0f;
-            float spread = there ? p.variance[top + row] : 1.0f;
-            if (!CENTRED) spread = __fmaf_rn(mean, mean, spread);
-            const float rstd = rsqrtf(spread + p.epsilon);
-            shared.normals[parity * ROWS + row] = make_float2(rstd, CENTRED ? -mean * rstd : 0.0f);
-        }
-        copies_done();
-        __syncthreads();
-        const u32 blocks = part.end_block > part.first_block ? part.end_block - part.first_block : 0;
-        sum_products(p, shared, codes, blocks, parity, column_sums);
-        reduce_sums(p, shared, parity);
-#else
-        Moments own[SLOTS];
-#pragma unroll
-        for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
 #if OP == RESIDUAL
+    for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
+        Moments own[SLOTS];
         add_group(p, shared, part, row_group, own);
-#else
-        copies_done();
-        __syncthreads();
-#pragma unroll 2
-        for (u32 step = 0; step < p.steps; ++step) {
-            const Step at = step_of(p, part, row_group, step);
-            const float scale = shared.scales[(parity * p.steps + step) * GROUPS + group_of(part)];
-            u32 words[ITEMS][WORDS];
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i)
-                words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
-            add_moments(p, at.first, at.active, step, words, scale, own);
-        }
-#endif
-        reduce_moments(p, shared, own, part, top, parity);
-#endif
-#if OPERANDS > 0
-        write_group(p, shared, part, codes, row_group, row_group + clusters, parity);
-#endif
+        publish_moments(shared, own, part, parity);
+        cluster_arrive();
+        cluster_wait();
+        finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
     }
-    cluster_sync();  // others may still read what this CTA shares
+#else
+    // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.
+    float2 normals[NORMALS];
+    load_normals(p, row_group, normals);
+    for (u32 behind = p.row_groups;; behind = row_group, row_group += clusters, parity ^= 1) {
+        const bool more = row_group < p.row_groups, late = STAGES == 2 && behind < p.row_groups;
+        const u32 next = row_group + clusters;
+        if (!more && !late) break;
+        if (more) {
+            store_normals(p, shared, normals, parity);
+            copies_done();
+            __syncthreads();
+            if (STAGES == 2 && !late && next < p.row_groups)
+                for (u32 step = 0; step < p.steps; ++step)
+                    fetch_step(p, shared, part, codes, next, step, parity ^ 1);
+#if BACKWARD
+            sum_products(p, shared, stage_of(p, codes, parity), parity, part, column_sums);
+            publish_sums(shared, parity);
+#else
+            Moments own[SLOTS];
+            take_moments(p, shared, part, stage_of(p, codes, parity), row_group, parity, own);
+            publish_moments(shared, own, part, parity);
+#endif
+            cluster_arrive();
+            load_normals(p, next, normals);
+        }
+        if (late) write_group(p, shared, part, codes, behind, next, parity ^ 1);
+        if (more) {
+            cluster_wait();
+#if BACKWARD
+            finish_sums(p, shared, parity);
+#else
+            finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
+#endif
+        }
+        __syncthreads();
+        if (STAGES == 1) write_group(p, shared, part, codes, row_group, next, parity);
+    }
+#endif
+    cluster_arrive();  // others may still read what this CTA shares
+    cluster_wait();
 #if BACKWARD
     float *products = p.partials + (u64)(blockIdx.x / SPLITS) * 2 * p.cols;
     const u32 wide = (part.end_block - part.first_block) * BLOCK_COLS;

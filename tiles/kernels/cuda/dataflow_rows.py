@@ -28,6 +28,8 @@ __all__ = [
 OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 FIELDS = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
 SOURCE = "dataflow_rows.cu"
+#: Two row groups are kept where the CTAs that an SM should hold take at most that much together.
+STAGES_BYTES = 216 * 1024
 #: CTAs that any GPU with clusters takes as one.
 MAX_SPLITS = 8
 #: Columns that a CTA of the last kernel of backward adds up, and its threads.
@@ -59,6 +61,7 @@ class Geometry:
     steps: int  #: of a CTA along its share of the columns
     column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
     beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
+    stages: int  #: row groups whose codes a CTA keeps
     smem_bytes: int  #: dynamic, of a CTA
     exact: bool  #: no row, column or step of any CTA lies outside the matrix
 
@@ -86,15 +89,18 @@ def geometry(
     beside = arguments.beside(block, lanes, across)
     sums = (threads // 16 if backward else 4 * across // beside) * rows
     peaks = 2 * beside * threads // 32
-    floats = columns + scales + sums + (14 if backward else 10) * rows + peaks
-    clusters = int(config["clusters"])
+    floats = columns + scales + sums + (16 if backward else 12) * rows + peaks
+    clusters, ctas = int(config["clusters"]), int(config["ctas"])
+    roomy = ctas * (2 * codes + 4 * floats) <= STAGES_BYTES
+    stages = 2 if walks and (backward or clusters > 1) and roomy else 1
     return Geometry(
         row_groups=row_groups,
         clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
         steps=steps,
         column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
         beside=beside,
-        smem_bytes=codes + 4 * floats,
+        stages=stages,
+        smem_bytes=stages * codes + 4 * floats,
         exact=shape[0] % rows == 0
         and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
     )
@@ -146,6 +152,7 @@ def options(
         "BESIDE": covered.beside,
         "ROWS": rows,
         "SPLITS": splits,
+        "STAGES": covered.stages,
         "COLUMN_STEPS": covered.column_steps,
         "CTAS": ctas,
     }
