@@ -180,7 +180,7 @@ class CudaDataflowBlocks(DataflowKernel):
         threads = max(128, lanes)
         many = problem.matrices > 1 or problem.op == "dropout"
         ctas = max(1, (512 if many else 640) // threads)
-        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=8, ctas=ctas)
+        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
 
     @property
     def template(self) -> Path:
@@ -290,12 +290,14 @@ class CudaDataflowRows(DataflowKernel):
         assert isinstance(problem, Dataflow)
         legal = self.legal_space(problem, limits).accepted
         smem, have = row_smem_bytes(problem, legal), items(problem, legal)
+        # Forward, a cluster for each row group was faster than walking with one group in memory.
+        clusters = 64 if problem.op.endswith("-bwd") else 1
         distance = (
             100 * abs(np.log2(have / 2))
             + 10 * abs(np.log2(legal["threads"] / 256))
             + abs(np.log2(np.maximum(smem, 1) / 2**15))
             + 0.1 * abs(legal["ctas"] - 2)
-            + 0.01 * abs(np.log2(legal["clusters"] / 64))
+            + 0.01 * abs(np.log2(legal["clusters"] / clusters))
             + 0.001 * legal["rows"]
         )
         config = legal.config(int(np.argmin(distance)))

@@ -116,8 +116,8 @@ DEVICE float slope(const Activation &f, float code) {
 // The function itself, or what a gradient is multiplied by, at a code and at its negative: both gates
 // come from one exponential, the smaller one without cancellation.
 DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float &at_negative) {
-    float square = code * code;
 #if OP == GELU || OP == GELU_BWD
+    float square = code * code;
     float logit = __fmaf_rn(__fmaf_rn(__fmaf_rn(f.a3, square, f.a2), square, f.a1), square, f.a0);
     float rest = exp2_approximate(code * logit);
 #else

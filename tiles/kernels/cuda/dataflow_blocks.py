@@ -110,7 +110,7 @@ def options(
 
 
 def smem_bytes(op: str, block: tuple[int, int], config: Mapping[str, int | bool]) -> int:
-    """Dynamic shared memory of a CTA: tables of activations of large blocks, and warps' largest values.
+    """Dynamic shared memory of a CTA: activations' tables, and the largest values of warps.
 
     Both exist twice where the threads that share them are in several warps.
     """

@@ -220,7 +220,10 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
         const float dy_scale = scales[p.steps * GROUPS];
         is_nan = is_nan || !(dy_scale <= FLOAT_MAX);
 #endif
-        float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR], beta[VECTOR];
+        float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
+#if !BACKWARD
+        float beta[VECTOR] = {};
+#endif
         u32 words[ITEMS][WORDS];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
