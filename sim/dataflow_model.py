@@ -113,7 +113,8 @@ def dataflow_cost(
         groups = -(-rows // table["rows"])
         backward = problem.op.endswith("-bwd")
         launches += backward
-        clusters = np.minimum(groups, table["clusters"]) if backward else groups
+        walking = backward | (table["clusters"] > 1)
+        clusters = np.where(walking, np.minimum(groups, table["clusters"]), groups)
         ctas = clusters * table["splits"]
         steps = row_steps(problem, table) if problem.op != "residual" else 1
         in_flight = threads * have * 16.0 * problem.matrices * steps

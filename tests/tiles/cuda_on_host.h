@@ -54,6 +54,7 @@ struct Fibre {
     std::vector<char> stack;
     Dim3 thread, block;
     Cta *cta;
+    int token = 0;  // of the cluster's barrier, between arriving and waiting
     bool done = false;
 };
 static std::vector<Cta> ctas;
@@ -128,7 +129,17 @@ template <class F> static float rounded(int mode, F f) {
 #define gridDim (Dim3{host::grid})
 
 static inline void __syncthreads() { host::wait(host::cta().barrier); }
-static inline void cluster_sync() { host::wait(host::cluster); }
+static inline void cluster_arrive() {
+    host::current->token = host::cluster.generation;
+    if (++host::cluster.arrived == host::cluster.expected) {
+        host::cluster.arrived = 0;
+        ++host::cluster.generation;
+    }
+}
+static inline void cluster_wait() {
+    while (host::cluster.generation == host::current->token)
+        swapcontext(&host::current->context, &host::scheduler);
+}
 static inline float of_cta(const float *place, uint32_t rank) {
     size_t offset = (const unsigned char *)place - host::cta().memory.data();
     return *(const float *)(host::ctas[rank].memory.data() + offset);
@@ -150,7 +161,29 @@ static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
     }
     return value;
 }
+static inline void __syncwarp() { host::wait(host::cta().warps[threadIdx.x / 32].barrier); }
+static inline uint32_t __vimax3_u16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t high = a >> 16, low = a & 0xffff;
+    for (uint32_t other : {b, c}) {
+        high = other >> 16 > high ? other >> 16 : high;
+        low = (other & 0xffff) > low ? other & 0xffff : low;
+    }
+    return high << 16 | low;
+}
+static inline uint32_t __vimax3_u32(uint32_t a, uint32_t b, uint32_t c) {
+    return a > b ? a > c ? a : c : b > c ? b : c;
+}
+static inline uint32_t __vmaxu2(uint32_t a, uint32_t b) { return __vimax3_u16x2(a, b, b); }
+static inline uint32_t __vabs4(uint32_t word) {
+    uint32_t result = 0;
+    for (int k = 0; k < 4; ++k) result |= (uint32_t)(uint8_t)abs((int8_t)(word >> 8 * k)) << 8 * k;
+    return result;
+}
+static inline float entry(const float *table, uint32_t word, int k) {
+    return table[word >> 8 * k & 255];
+}
 static inline void copy_async(uint4 *to, const unsigned char *from) { memcpy(to, from, 16); }
+static inline void copy_float_async(float *to, const float *from) { *to = *from; }
 static inline void copies_done() {}
 
 static inline float __uint_as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
@@ -206,6 +239,7 @@ static inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
     }
     return result;
 }
+static inline float converted_byte(uint32_t word, int k) { return (float)(int8_t)(word >> 8 * k); }
 static inline float exp2_approximate(float x) { return exp2f(x); }
 static inline float reciprocal_approximate(float x) {
     float result = 1.0f / x * (1.0f + 0x1p-23f);

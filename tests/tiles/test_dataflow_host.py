@@ -17,6 +17,7 @@ SPREAD = {"threads": 128, "lanes": 64, "steps": 1, "ctas": 1}
 #: Of operators that need rows: two CTAs a cluster, one, some lanes a block, several warps.
 PAIR = {"threads": 64, "lanes": 32, "rows": 32, "splits": 2, "clusters": 2, "ctas": 1}
 ALONE = PAIR | {"splits": 1, "clusters": 1}
+WALK = PAIR | {"clusters": 3}
 SHORT_PAIR = {"threads": 64, "lanes": 4, "rows": 4, "splits": 2, "clusters": 2, "ctas": 1}
 SPREAD_ROWS = {"threads": 128, "lanes": 128, "rows": 128, "splits": 1, "clusters": 1, "ctas": 1}
 CASES = (
@@ -35,12 +36,29 @@ SLOW_CASES = (
     ("layernorm-apply", "int8.b32x32+sr", (70, 80), WARP),
     ("rmsnorm-apply", "int8.b1x128", (9, 135), SHORT),
     ("gelu", "e4m3fn.b1x128+sr", (12, 256), SHORT),
+    ("relu", "int8.b32x32+sr", (96, 64), WARP),
+    ("relu", "int8.b32x32", (64, 96), WARP | {"lanes": 16}),
+    ("relu-bwd", "int8.b32x32+sr", (96, 64), WARP | {"lanes": 16}),
+    ("dropout", "int8.b32x32+sr", (64, 96), WARP),
+    ("silu-bwd", "int8.b32x32+sr", (64, 96), WARP | {"lanes": 16}),
+    ("gelu-bwd", "int8.b64x64+sr", (64, 192), SPREAD | {"lanes": 128}),
+    ("silu", "e4m3fn.b32x32+sr", (64, 96), WARP),
+    ("gelu-bwd", "e4m3fn.b32x32", (70, 80), WARP),
     ("residual", "int8.b32x32+sr", (70, 144), PAIR),
     ("residual", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),
     ("residual", "int8.b128x128", (130, 160), SPREAD_ROWS),
     ("layernorm", "int8.b32x32+sr", (70, 144), PAIR),
     ("layernorm", "e4m3fn.b1x128", (9, 272), SHORT_PAIR),
     ("rmsnorm", "int8.b1x128+sr", (9, 400), SHORT_PAIR),
+    ("layernorm", "int8.b32x32+sr", (256, 256), WALK),
+    ("layernorm", "int8.b32x32+sr", (192, 512), WALK | {"threads": 256, "clusters": 2}),
+    ("layernorm-bwd", "int8.b32x32+sr", (192, 512), PAIR | {"threads": 256}),
+    ("rmsnorm", "int8.b32x32", (100, 144), WALK),
+    ("residual", "int8.b32x32+sr", (64, 256), PAIR),
+    ("layernorm-bwd", "int8.b32x32+sr", (128, 256), PAIR),
+    ("layernorm-bwd", "int8.b1x128+sr", (24, 1600), SHORT_PAIR),
+    ("rmsnorm-bwd", "int8.b64x64", (128, 320), SPREAD_ROWS | {"rows": 64, "lanes": 64}),
+    ("layernorm-bwd", "int8.b128x128", (130, 384), SPREAD_ROWS | {"threads": 256, "lanes": 256}),
     ("layernorm-bwd", "int8.b32x32+sr", (100, 144), PAIR),
     ("layernorm-bwd", "int8.b1x128", (9, 143), SHORT_PAIR),
     ("rmsnorm-bwd", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),

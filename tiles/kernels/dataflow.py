@@ -35,15 +35,20 @@ BLOCK_OPS = (
 ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
-#: Registers of a thread beside its values, of a normalisation's columns, and of every vector: its
-#: values, and for each matrix the next block's codes and what decoding takes.  Compiled for sm_90
-#: with two vectors a thread: 96 without spills, 128 where a gradient comes in; with four, 128
-#: spill.
-BASE_REGISTERS, COLUMN_REGISTERS = 40, 8
-BLOCK_VECTOR_REGISTERS, NEXT_REGISTERS = 16, 8
-#: Of dropout's second set of random words.
-MASK_REGISTERS = 16
+#: Registers of a thread of the blockwise kernel: a base, of every vector its values and the next
+#: tile's codes, and more for every matrix where activations are worked out at every element.
+#: Compiled for sm_90 these spill 8 bytes at most; int8 codes that are multiplied by one number (see
+#: the source) stay as they are.
+BASE_REGISTERS, LINEAR_REGISTERS, VECTOR_REGISTERS = 32, 12, 24
+VALUE_REGISTERS, NEXT_REGISTERS = 16, 8
+LINEAR_OPS = ("relu", "relu-bwd", "dropout")
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
+#: Blocks of that many elements look activations up, ``cuda.dataflow_blocks``.
+TABLED_ELEMENTS = 1024
+#: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
+LINE_VECTORS = 8
+#: Two row groups are kept in less, see ``cuda.dataflow_rows``.
+STAGES_BYTES = 216 * 1024
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
 
@@ -66,16 +71,22 @@ class DataflowRowsConfig(TileConfig):
     lanes: int  #: threads that share one quantisation block, a power of two
     rows: int  #: rows of a cluster, whole blocks high
     splits: int  #: CTAs of a cluster, side by side along the columns
-    clusters: int  #: backward: most clusters, each of which walks through row groups; else 1
+    clusters: int  #: of norms: most that walk through row groups (forward, 1: one a group); else 1
     ctas: int  #: CTAs that an SM should hold: what bounds registers
 
 
 def block_registers(problem: Dataflow, table: ConfigTable) -> I64:
     """About how many registers a thread of the blockwise kernel takes."""
-    columns = COLUMN_REGISTERS if problem.op.endswith("-apply") else 0
-    vector = BLOCK_VECTOR_REGISTERS + NEXT_REGISTERS * problem.matrices
-    mask = MASK_REGISTERS if problem.op == "dropout" else 0
-    taken: I64 = BASE_REGISTERS + columns + mask + vector * items(problem, table)
+    rows, cols = block_of(problem)
+    int8 = problem.target.element.name == "int8"
+    if int8 and problem.op in LINEAR_OPS:
+        base, vector = BASE_REGISTERS + 8 * (problem.op == "dropout"), LINEAR_REGISTERS
+    else:
+        direct = problem.op.startswith(("gelu", "silu")) and rows * cols < TABLED_ELEMENTS
+        base, vector = BASE_REGISTERS, VECTOR_REGISTERS
+        if direct or not int8:
+            base, vector = BASE_REGISTERS + 8, VALUE_REGISTERS + NEXT_REGISTERS * problem.matrices
+    taken: I64 = base + vector * items(problem, table)
     return taken
 
 
@@ -112,13 +123,25 @@ def column_steps(problem: Dataflow, table: ConfigTable) -> I64:
 
 def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     """Dynamic shared memory of a CTA: codes that it keeps, and what its threads exchange."""
-    kept = 0 if problem.op == "residual" else problem.matrices
-    threads, rows = table["threads"], table["rows"]
+    walks, backward = problem.op != "residual", problem.op.endswith("-bwd")
+    kept = walks + backward
+    threads, rows, steps = table["threads"], table["rows"], row_steps(problem, table)
+    wide = block_of(problem)[1]
     down = np.maximum(rows // block_of(problem)[0], 1)
-    beside = np.maximum(threads // np.maximum(table["lanes"], 1) // down, 1)
-    codes = kept * row_steps(problem, table) * items(problem, table) * threads * VECTOR
-    floats = threads // 16 + 4 * beside * rows + 8 * rows
-    total: I64 = codes + 4 * floats
+    groups = np.maximum(threads // np.maximum(table["lanes"], 1), 1)
+    beside = np.maximum(groups // down, 1)
+    codes = kept * steps * items(problem, table) * threads * VECTOR
+    columns = (walks + (problem.op == "layernorm")) * steps * beside * wide
+    vectors = wide // VECTOR
+    shared = np.where(
+        table["lanes"] < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, beside), 1)
+    )
+    sums = (threads // 16 if backward else 4 * beside // shared) * rows
+    floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
+    rest = 4 * (floats + (16 if backward else 12) * rows)
+    roomy = table["ctas"] * (2 * codes + rest) <= STAGES_BYTES
+    stages = 1 + (walks & roomy & (backward | (table["clusters"] > 1)))
+    total: I64 = stages * codes + rest
     return total
 
 
@@ -157,7 +180,7 @@ class CudaDataflowBlocks(DataflowKernel):
         threads = max(128, lanes)
         many = problem.matrices > 1 or problem.op == "dropout"
         ctas = max(1, (512 if many else 640) // threads)
-        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=8, ctas=ctas)
+        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
 
     @property
     def template(self) -> Path:
@@ -169,15 +192,17 @@ class CudaDataflowBlocks(DataflowKernel):
         from tiles.kernels.cuda import dataflow_blocks
 
         assert isinstance(problem, Dataflow)
+        high, wide = block_of(problem)
         options = dataflow_blocks.options(
             op=problem.op,
             element=problem.target.element.name,
-            block=block_of(problem),
+            block=(high, wide),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
+            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), config.to_dict()),
             config=config.to_dict(),
         )
-        smem = dataflow_blocks.smem_bytes(config.to_dict())
+        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), config.to_dict())
         return self.offline(options, smem, config, limits)
 
 
@@ -197,8 +222,12 @@ class CudaDataflowRows(DataflowKernel):
             lanes=self.lanes(problem),
             rows=sorted({max(high, n) for n in (4, 16, 32)}),
             splits=[1, 2, 4, 8],
-            clusters=[32, 48, 64, 96, 128] if problem.op.endswith("-bwd") else [1],
-            ctas=[1, 2, 3, 4],
+            clusters={
+                "residual": [1],
+                "layernorm": [1, 32, 64, 128],
+                "rmsnorm": [1, 32, 64, 128],
+            }.get(problem.op, [16, 32, 48, 64, 96]),
+            ctas=[1, 2, 3, 4] if problem.op.endswith("-bwd") else [1, 2, 3, 4, 5],
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
@@ -209,7 +238,6 @@ class CudaDataflowRows(DataflowKernel):
         groups, down = threads // np.maximum(lanes, 1), np.maximum(rows // high, 1)
         smem, words = row_smem_bytes(problem, table), column_steps(problem, table)
         across = -(-problem.cols // wide)
-        backward = problem.op.endswith("-bwd")
         return [
             *self.common_rules(problem, table, limits, row_registers(problem, table)),
             Rule(
@@ -232,8 +260,8 @@ class CudaDataflowRows(DataflowKernel):
             ),
             Rule(
                 "clusters",
-                (clusters < 1) | ((clusters > 1) & (not backward)),
-                lambda i: f"clusters {clusters[i]}: 1, or more for the operators that go back",
+                (clusters < 1) | ((clusters > 1) & (problem.op == "residual")),
+                lambda i: f"clusters {clusters[i]}: 1, or more for norms",
             ),
             Rule(
                 "columns",
@@ -262,12 +290,14 @@ class CudaDataflowRows(DataflowKernel):
         assert isinstance(problem, Dataflow)
         legal = self.legal_space(problem, limits).accepted
         smem, have = row_smem_bytes(problem, legal), items(problem, legal)
+        # Forward, a cluster for each row group was faster than walking with one group in memory.
+        clusters = 64 if problem.op.endswith("-bwd") else 1
         distance = (
             100 * abs(np.log2(have / 2))
             + 10 * abs(np.log2(legal["threads"] / 256))
             + abs(np.log2(np.maximum(smem, 1) / 2**15))
             + 0.1 * abs(legal["ctas"] - 2)
-            + 0.01 * abs(np.log2(legal["clusters"] / 64))
+            + 0.01 * abs(np.log2(legal["clusters"] / clusters))
             + 0.001 * legal["rows"]
         )
         config = legal.config(int(np.argmin(distance)))

@@ -14,6 +14,7 @@ from .overlap import check_apart
 __all__ = [
     "ELEMENTS",
     "aligned",
+    "beside",
     "check_config",
     "check_epsilon",
     "check_format",
@@ -31,6 +32,8 @@ ELEMENTS = ("int8", "e4m3fn")
 DTYPES = {"int8": "int8", "e4m3fn": "uint8"}
 #: Codes that a thread moves at once.
 VECTOR = 16
+#: Vectors of a line of memory, 128 bytes.
+LINE_VECTORS = 8
 
 
 def power_of_two(value: int) -> bool:
@@ -168,3 +171,14 @@ def parameter_block(
     for name, value in numbers.items():
         block[name] = value
     return block[()]
+
+
+def beside(block: tuple[int, int], lanes: int, groups: int) -> int:
+    """Blocks side by side that threads share, so that a warp moves whole lines of 128 bytes.
+
+    Args:
+        lanes: threads of a block.
+        groups: blocks that a CTA has side by side, a power of two.
+    """
+    vectors = max(1, block[1] // VECTOR)
+    return 1 if lanes < vectors else max(1, min(LINE_VECTORS // vectors, groups))

@@ -2,12 +2,16 @@
 // dropout, and normalisations whose row statistics are there already.
 //
 // LANES threads share one block of BLOCK_ROWS x BLOCK_COLS codes, ITEMS vectors of 16 each, from
-// load to store in registers.  A CTA has GROUPS = THREADS / LANES of them and steps through the
-// blocks with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
+// load to store in registers; TEAM threads share a tile of BESIDE blocks side by side.  A CTA has
+// THREADS / TEAM teams and steps through the tiles with the grid.  Ragged last blocks hold zeros beyond the matrix, which no operator here
 // turns into anything else.
 //
+// Operators that multiply codes by one number, or by zero, stay in integers (LINEAR); activations of
+// large blocks are looked up, under each block's scale, in a table that its threads fill with the
+// operator's values at all 256 codes (TABLED).
+//
 // Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
-// a float a warp.
+// the tables, and a float a warp.
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2
@@ -18,12 +22,21 @@
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
 
+#define CONVERTED 0
+#define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define BINARY (OP == GELU_BWD || OP == SILU_BWD || OP == RELU_BWD)
 #define NORM (OP == LAYERNORM_APPLY || OP == RMSNORM_APPLY)
+#define LINEAR (ELEMENT == 0 && (OP == RELU || OP == RELU_BWD || OP == DROPOUT))
+#define TABLED (OP <= SILU_BWD && BLOCK_ROWS * BLOCK_COLS >= 1024)
+// Of int8 activations the table has magnitudes: the sign is the code's.
+#define MAGNITUDES (TABLED && !BINARY && ELEMENT == 0)
+#define TABLE 256
+// Of each block; two, by turns, where its threads are in several warps.
+#define TABLES (TABLED ? (TEAM > 32 ? 2 : 1) * GROUPS : 0)
 #define LOG2_E 1.4426950408889634f
 
 // Pointers and strides of a launch; what an operator does not use is null.
@@ -36,7 +49,8 @@ struct Operands {
     i64 rows, cols;
     i64 x_row_stride, x_col_stride, dy_row_stride, dy_col_stride, out_row_stride, out_col_stride;
     RoundKeys keys, mask_keys;  // of stochastic rounding and of dropout
-    u32 blocks, across, magic, shift;  // n / across == (high32(n magic) + n) >> shift
+    u32 across;  // blocks
+    u32 tiles, tiles_across, magic, shift;  // n / tiles_across == (high32(n magic) + n) >> shift
     u32 drop_below;                    // dropout: halves below this are dropped, 0 to 65535
     float keep_scale;                  // 1 / (share of elements kept)
     float epsilon;                     // added to the variance
@@ -72,7 +86,7 @@ DEVICE Activation activation(float scale) {
 #else
     f.a0 = -LOG2_E * s;
 #endif
-    f.unit = scale;
+    f.unit = TABLED ? s : scale;
     return f;
 }
 
@@ -98,6 +112,56 @@ DEVICE float slope(const Activation &f, float code) {
 #endif
 }
 
+#if TABLED
+// The function itself, or what a gradient is multiplied by, at a code and at its negative: both gates
+// come from one exponential, the smaller one without cancellation.
+DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float &at_negative) {
+#if OP == GELU || OP == GELU_BWD
+    float square = code * code;
+    float logit = __fmaf_rn(__fmaf_rn(__fmaf_rn(f.a3, square, f.a2), square, f.a1), square, f.a0);
+    float rest = exp2_approximate(code * logit);
+#else
+    float rest = exp2_approximate(code * f.a0);
+#endif
+    float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
+#if OP == GELU || OP == SILU
+    at_code = code * passed;
+    at_negative = MAGNITUDES ? code * blocked : -code * blocked;
+#elif OP == GELU_BWD
+    float bell = code * f.density * exp2_approximate(square * f.gauss);
+    at_code = passed + bell;
+    at_negative = blocked - bell;
+#else
+    float bell = code * f.unit * (passed * blocked);
+    at_code = passed + bell;
+    at_negative = blocked - bell;
+#endif
+}
+
+// Fills a block's table with what stands for each code, called by its LANES threads.
+DEVICE void fill_table(const Activation &f, float *table) {
+    const u32 rank = member_of() / LINE * VECTORS_PER_ROW + member_of() % VECTORS_PER_ROW;
+#pragma unroll
+    for (int j = 0; j < (TABLE / 2 + LANES - 1) / LANES; ++j) {
+        if (LANES > TABLE / 2 && rank >= TABLE / 2) break;
+#if ELEMENT == 0
+        const u32 at = rank + 1 + j * LANES;  // 128 stands for -128
+        const float code = (float)(rank + 1) + (float)(j * LANES);
+        const u32 negative = TABLE - at;
+#else
+        const u32 at = rank + j * LANES, negative = at + TABLE / 2;
+        float code, other;
+        decode_pair((u16)at, code, other);
+#endif
+        float at_code, at_negative;
+        at_both_signs(f, code, at_code, at_negative);
+        table[at] = at_code;
+        table[negative] = at_negative;
+    }
+    if (ELEMENT == 0 && rank == 0) table[0] = BINARY ? 0.5f : 0.0f;
+}
+#endif
+
 // Bytes 0xff where the byte of a word is negative, else 0.
 DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
 
@@ -106,9 +170,38 @@ DEVICE u32 positive_bytes(u32 word) {
     return sign_bytes(((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) & ~word & 0x80808080u);
 }
 
+// Bytes 0xff where dropout keeps the element, from four random halves: its bound is what is missing from
+// 2^23, so that the sums' bit 23 tells.
+DEVICE u32 kept_bytes(const u32 *pairs, u32 drop_below) {
+    const u32 missing = 0x800000u - drop_below;
+    u32 sums[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[k] = __dp2a_lo(pairs[k / 2], k % 2 ? 0x0100u : 0x0001u, missing);
+    return permute(permute(sums[0], sums[1], 0x00ea), permute(sums[2], sums[3], 0x00ea), 0x5410);
+}
+
+#if LINEAR
+// What the operator leaves of sixteen codes.
+DEVICE void pass_codes(const Operands &p, const u32 *x, const u32 *dy, i64 index, u32 *y) {
+#if OP == DROPOUT
+    const Random halves[2] = {random_halves(index, p.mask_keys), random_halves(index + 8, p.mask_keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w)
+#if OP == RELU
+        y[w] = x[w] & ~sign_bytes(x[w]);
+#elif OP == RELU_BWD
+        y[w] = dy[w] & positive_bytes(x[w]);
+#else
+        y[w] = x[w] & kept_bytes(halves[w / 2].words + w % 2 * 2, p.drop_below);
+#endif
+}
+#endif
+
+#if !NORM && !LINEAR
 // Sixteen outputs in units that output_scale() is told, from a vector of x and one of dy.
-DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u32 *dy, i64 index,
-                  float *y) {
+DEVICE void apply(const Operands &p, const Activation &f, const float *table, const u32 *x,
+                  const u32 *dy, i64 index, float *y) {
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
         float *four = y + 4 * w;
@@ -116,6 +209,11 @@ DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u3
         decode(x[w] & ~sign_bytes(x[w]), four);
 #elif OP == RELU_BWD
         decode(dy[w] & positive_bytes(x[w]), four);
+#elif TABLED && BINARY
+        decode(dy[w], four);
+        for (int k = 0; k < 4; ++k) four[k] *= entry(table, x[w], k);
+#elif TABLED
+        for (int k = 0; k < 4; ++k) four[k] = entry(table, x[w], k);
 #elif OP == GELU || OP == SILU
         decode(x[w], four);
         for (int k = 0; k < 4; ++k) four[k] *= gate(f, four[k]);
@@ -141,12 +239,13 @@ DEVICE void apply(const Operands &p, const Activation &f, const u32 *x, const u3
     }
 #endif
 }
+#endif
 
 #if NORM
 // y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
 DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
                       const float *beta, float *y) {
-    bool inside = row < p.rows;
+    bool inside = WHOLE || row < p.rows;
     float mean = inside ? __ldg(p.mean + row) : 0.0f;
     float spread = inside ? __ldg(p.variance + row) : 1.0f;
 #if OP == RMSNORM_APPLY
@@ -180,22 +279,26 @@ struct Loaded {
 };
 
 DEVICE bool inside(const Loaded &from, int i) {
+    if (WHOLE) return from.rows_left > 0;
     return down_of(i) < from.rows_left && right_of(i) < from.cols_left;
 }
 
-// Starts to load a block; nothing waits for it here.  Beyond the last one there are no rows.
-DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
+// Starts to load a thread's part of a tile; nothing waits for it here.  Beyond the last tile, and the
+// last block of a row of blocks, there are no rows.
+DEVICE void load_block(const Operands &p, u32 tile, Loaded &from) {
     const u32 last_down = (u32)((p.rows - 1) / BLOCK_ROWS), high = (u32)(p.rows - 1) % BLOCK_ROWS + 1;
     const u32 last_right = p.across - 1, wide = (u32)(p.cols - 1) % BLOCK_COLS + 1;
-    const bool active = block < p.blocks;
-    block = active ? block : 0;  // whose scales can be read
-    from.down = (__umulhi(block, p.magic) + block) >> p.shift;
-    from.right = block - from.down * p.across;
-    from.index = first_place(from.down, from.right, lane, p.cols).index;
+    bool active = tile < p.tiles;
+    tile = active ? tile : 0;  // whose scales can be read
+    from.down = (__umulhi(tile, p.magic) + tile) >> p.shift;
+    const u32 right = (tile - from.down * p.tiles_across) * BESIDE;
+    from.index = first_place(from.down, right, p.cols).index;
+    from.right = right + block_of();
+    if (!WHOLE && from.right > last_right) active = false, from.right = last_right;
     const u32 rows = from.down < last_down ? BLOCK_ROWS : high;
     const u32 cols = from.right < last_right ? BLOCK_COLS : wide;
-    from.rows_left = active ? (int)rows - (int)(lane / VECTORS_PER_ROW) : 0;
-    from.cols_left = (int)cols - (int)(lane % VECTORS_PER_ROW * VECTOR);
+    from.rows_left = !active ? 0 : WHOLE ? 1 : (int)rows - (int)(member_of() / LINE);
+    from.cols_left = WHOLE ? VECTOR : (int)cols - (int)(member_of() % VECTORS_PER_ROW * VECTOR);
     from.scale = __ldg(p.x_scales + from.down * p.x_row_stride + from.right * p.x_col_stride);
     from.dy_scale = 1.0f;
 #if BINARY
@@ -205,29 +308,69 @@ DEVICE void load_block(const Operands &p, u32 block, u32 lane, Loaded &from) {
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
-        const int left = from.cols_left - right_of(i);
+        const int left = WHOLE ? VECTOR : from.cols_left - right_of(i);
+        const bool there = WHOLE || inside(from, i);  // of whole blocks, block 0 stands in
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) from.x[i][w] = 0;
-        if (inside(from, i)) load_codes(p.x, index, 0, left, from.x[i]);
+        if (there) load_codes(p.x, index, 0, left, from.x[i]);
 #if BINARY
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) from.dy[i][w] = 0;
-        if (inside(from, i)) load_codes(p.dy, index, 0, left, from.dy[i]);
+        if (there) load_codes(p.dy, index, 0, left, from.dy[i]);
 #endif
     }
 }
 
+#if LINEAR
+// What is left of the codes; returns the largest magnitude, whose unit is `unit`.
+DEVICE float evaluate(const Operands &p, const Loaded &from, u32 (*y)[WORDS], float &unit) {
+    u32 largest[2] = {0, 0};
+    unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const i64 index = from.index + down_of(i) * p.cols + right_of(i);
+#if BINARY
+        pass_codes(p, from.x[i], from.dy[i], index, y[i]);
+#else
+        pass_codes(p, from.x[i], from.x[i], index, y[i]);
+#endif
+#pragma unroll
+        for (int w = 0; w < WORDS; w += 2) {
+#if NONNEGATIVE
+            largest_bytes(y[i][w], y[i][w + 1], largest);
+#else
+            largest_bytes(__vabs4(y[i][w]), __vabs4(y[i][w + 1]), largest);
+#endif
+        }
+    }
+    return (float)largest_byte(largest);
+}
+#else
 // Evaluates the operator; returns the largest magnitude in registers, whose unit is `unit`.
-DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y)[VECTOR],
-                      float &unit) {
+DEVICE float evaluate(const Operands &p, const Loaded &from, float *tables, u32 odd,
+                      float (*y)[VECTOR], float &unit) {
     float peak = 0.0f;
 #if NORM
     unit = 1.0f;
-    const Place first = first_place(from.down, from.right, lane, p.cols);
+    const Place first = first_place(from.down, from.right - block_of(), p.cols);
     float gamma[VECTOR], beta[VECTOR];
 #else
     unit = BINARY ? from.dy_scale : OP == DROPOUT ? from.scale * p.keep_scale : from.scale;
-    const Activation f = activation(from.scale);
+    // Of a scale that is not finite the output's scale tells, and values in registers are finite.
+    const Activation f = activation(from.scale <= FLOAT_MAX ? from.scale : 0.0f);
+    float *table = tables;
+#if TABLED
+    table += (threadIdx.x / TEAM * BESIDE + block_of()) * TABLE;
+#if TEAM > 32
+    table += odd * GROUPS * TABLE;
+    fill_table(f, table);
+    __syncthreads();
+#else
+    __syncwarp();  // whoever still reads the block before
+    fill_table(f, table);
+    __syncwarp();
+#endif
+#endif
 #endif
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -237,60 +380,146 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, u32 lane, float (*y
         if (i == 0 || LANES < VECTORS_PER_ROW) {  // else every item has the same columns
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
-            if (at.col < p.cols) {
+            // Of whole blocks, block 0 stands in for one that is not there.
+            if (WHOLE || at.col < p.cols) {
                 load_columns(p.gamma, at.col, p.cols, gamma);
 #if OP == LAYERNORM_APPLY
                 load_columns(p.beta, at.col, p.cols, beta);
 #endif
             }
         }
-        normalise(p, from.scale, from.x[i], inside(from, i) ? at.row : p.rows, gamma, beta, y[i]);
+        const i64 row = WHOLE || inside(from, i) ? at.row : p.rows;
+        normalise(p, from.scale, from.x[i], row, gamma, beta, y[i]);
 #else
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
 #if BINARY
-        apply(p, f, from.x[i], from.dy[i], index, y[i]);
+        apply(p, f, table, from.x[i], from.dy[i], index, y[i]);
 #else
-        apply(p, f, from.x[i], from.x[i], index, y[i]);
+        apply(p, f, table, from.x[i], from.x[i], index, y[i]);
 #endif
 #endif
+#if MAGNITUDES
+        // Floats that are not negative keep their order as integers.
+        u32 bits = 0;
+#pragma unroll
+        for (int k = 0; k < VECTOR; k += 2)
+            bits = __vimax3_u32(bits, as_bits(y[i][k]), as_bits(y[i][k + 1]));
+        highest = as_float(bits);
+#else
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) highest = larger(highest, fabsf(y[i][k]));
+#endif
 #if NORM
-        if (!inside(from, i)) highest = 0.0f;
+        if (!WHOLE && !inside(from, i)) highest = 0.0f;
 #endif
         peak = larger(peak, highest);
     }
     return peak;
 }
+#endif
+
+#if MAGNITUDES
+// Four codes of magnitudes under the signs of other codes: what is rounded down lies under the exponent of
+// 128, where the integer fills byte 2.
+DEVICE u32 encode_magnitudes(const float *values, float multiplier, u32 signs, const u32 *pairs) {
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#if STOCHASTIC
+        const float below = as_float(__dp2a_lo(pairs[k / 2], k % 2 ? 0x0100u : 0x0001u, 0x43000000u));
+#else
+        const float below = 128.5f;
+#endif
+        bits[k] = as_bits(__fmaf_rn(values[k], multiplier, below));
+    }
+    const u32 sizes =
+        permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    const u32 negative = sign_bytes(signs), turned = 0x80808080u - sizes;
+    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
+}
+#endif
+
+// Codes of a vector: what evaluate() left of it, times the multiplier.
+#if LINEAR
+typedef u32 Value;
+#define VALUES WORDS
+DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const RoundKeys &keys,
+                         u32 *words) {
+    const Multiplier multiplier = multiplier_of(out.is_nan ? 0.0f : out.multiplier);
+#if STOCHASTIC
+    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+#if STOCHASTIC
+        words[w] = multiply_codes(y[w], multiplier, halves[w / 2].words + w % 2 * 2);
+#else
+        words[w] = multiply_codes(y[w], multiplier, nullptr);
+#endif
+    }
+}
+#else
+typedef float Value;
+#define VALUES VECTOR
+DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, const RoundKeys &keys,
+                         u32 *words) {
+#if MAGNITUDES
+    const float multiplier = out.is_nan ? 0.0f : out.multiplier;
+#if STOCHASTIC
+    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+#endif
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        // words[w] comes with the signs.
+#if STOCHASTIC
+        words[w] = encode_magnitudes(y + 4 * w, multiplier, words[w], halves[w / 2].words + w % 2 * 2);
+#else
+        words[w] = encode_magnitudes(y + 4 * w, multiplier, words[w], nullptr);
+#endif
+    }
+    return;
+#endif
+    encode(y, out.multiplier, out.is_nan, index, keys, words);
+}
+#endif
 
 // The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
 // while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
 // take over the registers that are free by then.
 extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
-    float *of_warp = (float *)arena;
-    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    const u32 stride = gridDim.x * GROUPS;
-    u32 base = blockIdx.x * GROUPS;
+    float *tables = (float *)arena, *of_warp = tables + TABLES * TABLE;
+    const u32 team = threadIdx.x / TEAM, stride = gridDim.x * (THREADS / TEAM);
+    u32 base = blockIdx.x * (THREADS / TEAM), odd = 0;
     Loaded from;
-    load_block(p, base + group, lane, from);
-    while (base < p.blocks) {
-        float y[ITEMS][VECTOR], unit;
-        float peak = evaluate(p, from, lane, y, unit);
-        Loaded done = from;  // but for its codes
+    load_block(p, base + team, from);
+    for (; base < p.tiles; odd ^= 1) {
+        Value y[ITEMS][VALUES];
+        float unit;
+#if LINEAR
+        float peak = evaluate(p, from, y, unit);
+#else
+        float peak = evaluate(p, from, tables, odd, y, unit);
+#endif
+        Loaded done = from;  // but for its codes, whose signs alone may be needed
         base += stride;
-        load_block(p, base + group, lane, from);
-        peak = block_peak(peak, of_warp);
+        load_block(p, base + team, from);
+        peak = block_peak(peak, of_warp, odd);
         const bool is_nan = !(done.scale <= FLOAT_MAX) || !(done.dy_scale <= FLOAT_MAX);
         const OutputScale out = output_scale(peak, unit, is_nan);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const i64 index = done.index + down_of(i) * p.cols + right_of(i);
             u32 words[WORDS];
-            encode(y[i], out.multiplier, out.is_nan, index, p.keys, words);
+#if MAGNITUDES
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) words[w] = done.x[i][w];
+#endif
+            round_vector(y[i], out, index, p.keys, words);
             store_codes(p.out, index, 0, done.cols_left - right_of(i), words, inside(done, i));
         }
         store_scale(p.out_scales + done.down * p.out_row_stride + done.right * p.out_col_stride,
-                    out.scale, lane == 0 && done.rows_left > 0);
+                    out.scale, is_first() && done.rows_left > 0);
     }
 }

@@ -22,6 +22,7 @@ __all__ = [
     "precompile",
     "prepare",
     "smem_bytes",
+    "whole_tiles",
 ]
 
 #: Operators by macro value.
@@ -31,6 +32,10 @@ OPS = (
 )  # fmt: skip
 FIELDS = ("threads", "lanes", "steps", "ctas")
 SOURCE = "dataflow_blocks.cu"
+#: Operators that look up the values at all 256 codes, in blocks of that many elements and more.
+TABLED_OPS = ("gelu", "gelu-bwd", "silu", "silu-bwd")
+TABLED_ELEMENTS = 1024
+TABLE_BYTES = 4 * 256
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -43,7 +48,9 @@ PARAMETERS = np.dtype(
         )),
         ("keys", KEYS),
         ("mask_keys", KEYS),
-        *((name, np.uint32) for name in ("blocks", "across", "magic", "shift", "drop_below")),
+        *((name, np.uint32) for name in (
+            "across", "tiles", "tiles_across", "magic", "shift", "drop_below",
+        )),
         *((name, np.float32) for name in ("keep_scale", "epsilon")),
     ],
     align=True,
@@ -69,12 +76,14 @@ def options(
     stochastic: bool,
     aligned: bool,
     config: Mapping[str, int | bool],
+    whole: bool = False,
 ) -> tuple[str, ...]:
     """Compiler options for an operator and a configuration, architecture left out.
 
     Args:
         block: rows and columns under one scale, powers of two.
         aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
+        whole: see :func:`whole_tiles`.
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
@@ -89,18 +98,40 @@ def options(
         "ELEMENT": arguments.ELEMENTS.index(element),
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
+        "WHOLE": int(whole and aligned),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": int(config["threads"]),
         "LANES": int(config["lanes"]),
+        "BESIDE": blocks_beside(block, config),
         "CTAS": int(config["ctas"]),
     }
     return macro_options(macros)
 
 
-def smem_bytes(config: Mapping[str, int | bool]) -> int:
-    """Dynamic shared memory of a CTA: a float a warp."""
-    return int(config["threads"]) // 32 * 4
+def smem_bytes(op: str, block: tuple[int, int], config: Mapping[str, int | bool]) -> int:
+    """Dynamic shared memory of a CTA: activations' tables, and the largest values of warps.
+
+    Both exist twice where the threads that share them are in several warps.
+    """
+    threads, lanes = int(config["threads"]), int(config["lanes"])
+    tabled = op in TABLED_OPS and block[0] * block[1] >= TABLED_ELEMENTS
+    side = blocks_beside(block, config)
+    copies = 2 if side * lanes > 32 else 1
+    return copies * (tabled * threads // lanes * TABLE_BYTES + threads // 32 * side * 4)
+
+
+def blocks_beside(block: tuple[int, int], config: Mapping[str, int | bool]) -> int:
+    """Blocks side by side that threads share."""
+    lanes = int(config["lanes"])
+    return arguments.beside(block, lanes, int(config["threads"]) // lanes)
+
+
+def whole_tiles(
+    shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, int | bool]
+) -> bool:
+    """Whether no block that threads share lies outside the matrix, not even in part."""
+    return shape[0] % block[0] == 0 and shape[1] % (block[1] * blocks_beside(block, config)) == 0
 
 
 def prepare(
@@ -160,11 +191,13 @@ def prepare(
     below = drop_below(probability)
     read = {**codes, **scales, **vectors}
     arguments.check_memory(written, read)
-    across = int(x_scales.shape[1])
-    blocks = int(x_scales.shape[0]) * across
-    magic, shift = division(across)
+    across, side = int(x_scales.shape[1]), blocks_beside(block, config)
+    tiles_across = -(-across // side)
+    tiles = int(x_scales.shape[0]) * tiles_across
+    magic, shift = division(tiles_across)
     numbers = {
-        "rows": shape[0], "cols": shape[1], "blocks": blocks, "across": across, "magic": magic,
+        "rows": shape[0], "cols": shape[1], "across": across, "tiles": tiles,
+        "tiles_across": tiles_across, "magic": magic,
         "shift": shift, "keys": round_keys(seed), "mask_keys": round_keys(mask_seed),
         "drop_below": below, "keep_scale": 65536 / (65536 - below), "epsilon": epsilon,
     }  # fmt: skip
@@ -172,9 +205,11 @@ def prepare(
     parameters = arguments.parameter_block(PARAMETERS, {**read, **written}, laid_out, numbers)
     columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
     straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
-    groups = int(config["threads"]) // int(config["lanes"])
-    ctas = -(-blocks // (groups * int(config["steps"])))
-    return options(**chosen, aligned=straight), ctas, smem_bytes(config), parameters
+    teams = int(config["threads"]) // (int(config["lanes"]) * side)
+    ctas = -(-tiles // (teams * int(config["steps"])))
+    whole = whole_tiles(shape, block, config)
+    made = options(**chosen, aligned=straight, whole=whole)
+    return made, ctas, smem_bytes(op, block, config), parameters
 
 
 def launch(

@@ -9,13 +9,18 @@
 #define CLUSTER
 #endif
 
-// All threads of the cluster; shared memory written before is seen after.
-DEVICE void cluster_sync() {
+// All threads of the cluster, in two parts, between which there is work to do; shared memory written
+// before the first is seen after the second.  A CTA alone has nobody to wait for: what its threads
+// leave for one another needs a barrier of its own.
+DEVICE void cluster_arrive() {
 #if SPLITS > 1
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                     : "memory");
-#else
-    __syncthreads();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+DEVICE void cluster_wait() {
+#if SPLITS > 1
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
@@ -35,6 +40,11 @@ DEVICE float of_cta(const float *place, u32 rank) {
 DEVICE void copy_async(uint4 *to, const u8 *from) {
     u32 place = (u32)__cvta_generic_to_shared(to);
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+}
+
+DEVICE void copy_float_async(float *to, const float *from) {
+    u32 place = (u32)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(from) : "memory");
 }
 
 DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }

@@ -8,7 +8,10 @@
 // Magnitudes below 2^-118 count as zero: CuPy compiles with flushed subnormals.
 //
 // Macros: ELEMENT (0 int8, 1 e4m3fn), STOCHASTIC, BLOCK_ROWS, BLOCK_COLS, LANES (threads that share a
-// block, a power of two), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary).  ON_HOST leaves out what only a GPU has; whoever defines it brings it along.
+// block, a power of two), BESIDE (narrow blocks side by side that TEAM threads share, so that a warp
+// moves whole lines of memory: each of its lanes has one block's vectors), THREADS, ALIGNED (every vector lies inside its row and on a 16-byte boundary),
+// WHOLE (the matrix is whole blocks).  ON_HOST leaves out what only a GPU has; whoever defines it brings
+// it along.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -20,6 +23,8 @@ typedef long long i64;
 #define WORDS 4    // and 4-byte words of them
 #define VECTORS_PER_ROW (BLOCK_COLS / VECTOR)
 #define ITEMS (BLOCK_ROWS * BLOCK_COLS / VECTOR / LANES)  // vectors of a block that a thread has
+#define TEAM (BESIDE * LANES)
+#define LINE (BESIDE * VECTORS_PER_ROW)  // vectors of a team's row
 #define CODE_MAX (ELEMENT == 0 ? 127.0f : 448.0f)
 #define NAN_WORD (ELEMENT == 0 ? 0u : 0x7f7f7f7fu)
 #define FLOAT_MAX 3.402823466e38f
@@ -33,6 +38,11 @@ typedef long long i64;
 #define PERMUTED 0
 #endif
 
+// Codes become floats by conversions: one instruction, of a pipe that takes 16 lanes a clock.
+#ifndef CONVERTED
+#define CONVERTED 0
+#endif
+
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
@@ -41,6 +51,12 @@ DEVICE u32 permute(u32 low, u32 high, u32 selector) {
     u32 result;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
     return result;
+}
+
+DEVICE float converted_byte(u32 word, int k) {  // a signed one; the instruction picks it out
+    int byte;
+    asm("bfe.s32 %0, %1, %2, 8;" : "=r"(byte) : "r"(word), "r"(8 * k));
+    return (float)(signed char)byte;
 }
 
 DEVICE float exp2_approximate(float x) {  // relative error below 2^-22
@@ -84,6 +100,14 @@ DEVICE void store_vector(u8 *to, const u32 *words, bool wanted) {
                  "r"((u32)wanted) : "memory");
 }
 
+// Entry `byte k of word` of a table in shared memory: its address is one dot product.
+DEVICE float entry(const float *table, u32 word, int k) {
+    float value;
+    u32 at = __dp4a(word, 4u << 8 * k, (u32)__cvta_generic_to_shared(table));
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(at) : "memory");
+    return value;
+}
+
 DEVICE void store_scale(float *to, float scale, bool wanted) {
     asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.f32 [%0], %1;}"
                  ::"l"(to), "f"(scale), "r"((u32)wanted) : "memory");
@@ -96,7 +120,10 @@ DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 // The values of one word's four codes.
 DEVICE void decode(u32 word, float *values) {
 #if ELEMENT == 0
-#if PERMUTED
+#if CONVERTED
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values[k] = converted_byte(word, k);
+#elif PERMUTED
     // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.
     const u32 shifted = word ^ 0x80808080u;
 #pragma unroll
@@ -151,6 +178,81 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *p
         bits[k + 1] = as_bits(__fadd_rd(__fmaf_rn(values[k + 1], multiplier, high), 12582784.0f));
     }
     return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
+}
+
+// ---- Codes times a number, without floats.
+
+// A byte of a word as an integer.
+DEVICE int code_of(u32 word, int k) {
+#if PERMUTED
+    return (int)permute(word, 0, 0x8880 + 0x1111 * k);  // the byte, and three times its sign
+#else
+    return __dp4a((int)word, 1 << 8 * k, 0);
+#endif
+}
+
+#if CONVERTED
+typedef float Multiplier;
+
+DEVICE Multiplier multiplier_of(float value) { return value; }
+
+DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
+    float codes[4];
+    decode(word, codes);
+#if !STOCHASTIC
+    return encode_nearest(codes, multiplier);
+#elif !NONNEGATIVE
+    return encode_stochastic(codes, multiplier, pairs);
+#else
+    // Under the exponent of 128 the integer fills byte 2.
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const float below = as_float(permute(pairs[k / 2], 0x43000000u, k % 2 ? 0x7632 : 0x7610));
+        bits[k] = as_bits(__fmaf_rn(codes[k], multiplier, below));
+    }
+    return permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+#endif
+}
+#else
+typedef int Multiplier;
+
+DEVICE Multiplier multiplier_of(float value) { return (int)(value * 0x1p24f); }
+
+// Four codes times a multiplier with 24 bits behind the point, rounded: the product and what is added
+// below the point fill 32 bits, of which the uppermost eight are the code.  Stochastically as floor, with
+// the random bits inverted where the code is negative: see encode_stochastic.
+DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
+    u32 sums[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#if STOCHASTIC
+#if NONNEGATIVE
+        u32 pair = pairs[k / 2];
+#else
+        u32 pair = pairs[k / 2] ^ permute(word, 0, k < 2 ? 0x9988 : 0xbbaa);
+#endif
+        const u32 below = permute(pair, 0, k % 2 ? 0x4324 : 0x4104);
+#else
+        const u32 below = 0x800000u;
+#endif
+        sums[k] = (u32)(code_of(word, k) * multiplier) + below;
+    }
+    return permute(permute(sums[0], sums[1], 0x0073), permute(sums[2], sums[3], 0x0073), 0x5410);
+}
+#endif
+
+// The largest of the 8 bytes of two words, and of the largest before, in the upper bytes of halves: of
+// bytes 1 and 3, and of bytes 0 and 2, what lies below them not being looked at.
+DEVICE void largest_bytes(u32 first, u32 second, u32 (&largest)[2]) {
+    largest[0] = __vimax3_u16x2(largest[0], first, second);
+    largest[1] = __vimax3_u16x2(largest[1], first * 256u, second * 256u);
+}
+
+DEVICE u32 largest_byte(const u32 (&largest)[2]) {
+    u32 both = __vmaxu2(largest[0], largest[1]);
+    u32 upper = both >> 24, lower = both >> 8 & 255u;
+    return upper > lower ? upper : lower;
 }
 
 #else
@@ -226,16 +328,22 @@ DEVICE OutputScale output_scale(float peak, float unit, bool is_nan) {
 
 // ---- Places of a block's vectors.
 
-// Where a thread's vectors lie: LANES threads go through a block's rows, 16 columns each at a time.
+// Where a thread's vectors lie: TEAM threads go through the rows of their blocks, 16 columns each at a
+// time.
 struct Place {
     i64 row, col, index;
 };
 
-// The place of a thread's vector 0, in the block at (down, right) of the grid of blocks.
-DEVICE Place first_place(i64 down, i64 right, u32 lane, i64 cols) {
+DEVICE u32 member_of() { return threadIdx.x % TEAM; }
+// Which of its team's blocks a thread has a part of, and whether it is that one's first.
+DEVICE u32 block_of() { return member_of() % LINE / VECTORS_PER_ROW; }
+DEVICE bool is_first() { return member_of() < LINE && member_of() % VECTORS_PER_ROW == 0; }
+
+// The place of a thread's vector 0, in the blocks from (down, right) on of the grid of blocks.
+DEVICE Place first_place(i64 down, i64 right, i64 cols) {
     Place place;
-    place.row = down * BLOCK_ROWS + lane / VECTORS_PER_ROW;
-    place.col = right * BLOCK_COLS + lane % VECTORS_PER_ROW * VECTOR;
+    place.row = down * BLOCK_ROWS + member_of() / LINE;
+    place.col = right * BLOCK_COLS + member_of() % LINE * VECTOR;
     place.index = place.row * cols + place.col;
     return place;
 }
@@ -256,24 +364,27 @@ DEVICE Place place_of(const Place &first, int i, i64 cols) {
     return place;
 }
 
-// The largest of LANES threads' peaks, in each of them; called by the whole CTA, which lends
-// THREADS / 32 floats of shared memory where blocks are larger than a warp.
-DEVICE float block_peak(float peak, float *of_warp) {
-#if LANES < 32
+// The largest of a block's threads' peaks, in each of them; called by the whole CTA, which lends
+// 2 BESIDE THREADS / 32 floats of shared memory where teams are larger than a warp, and tells odd calls
+// from even ones: whoever is late still reads what the last one left.
+DEVICE float block_peak(float peak, float *of_warp, u32 odd) {
+#if BESIDE > 1 || LANES < 32
 #pragma unroll
-    for (int distance = 1; distance < LANES; distance *= 2)
-        peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
+    for (int distance = 1; distance < 32; distance *= 2)
+        if ((distance < VECTORS_PER_ROW && distance < LANES) || (distance >= LINE && distance < TEAM))
+            peak = larger(peak, __shfl_xor_sync(0xffffffffu, peak, distance));
 #else
     // Floats that are not negative keep their order as integers, and NaN is above all.
     peak = as_float(__reduce_max_sync(0xffffffffu, as_bits(peak)));
 #endif
-#if LANES > 32
-    const int warp = threadIdx.x / 32, first = threadIdx.x / LANES * (LANES / 32);
-    __syncthreads();  // whoever still reads the step before
-    if (threadIdx.x % 32 == 0) of_warp[warp] = peak;
+#if TEAM > 32
+    of_warp += odd * (BESIDE * THREADS / 32) + block_of();
+    const u32 side_lane = threadIdx.x % 32, first = threadIdx.x / TEAM * (TEAM / 32);
+    if (side_lane < LINE && side_lane % VECTORS_PER_ROW == 0)
+        of_warp[threadIdx.x / 32 * BESIDE] = peak;
     __syncthreads();
 #pragma unroll
-    for (int w = 0; w < LANES / 32; ++w) peak = larger(peak, of_warp[first + w]);
+    for (int w = 0; w < TEAM / 32; ++w) peak = larger(peak, of_warp[(first + w) * BESIDE]);
 #endif
     return peak;
 }

@@ -4,9 +4,6 @@
 // are integers and exact; means and second moments about them are merged by Chan's formula, so a
 // large mean costs no digits.
 //
-// Backward sums over rows too, for the gradients of gamma and beta: a cluster keeps the sums of its
-// columns in registers while it walks through its rows.
-//
 // Macros: those of dataflow_rows.cu.
 
 struct Moments {
@@ -56,7 +53,9 @@ DEVICE Moments moments(const u32 *words, float scale, int count) {
 }
 
 DEVICE int columns_inside(const Place &at, const RowOperands &p) {
-#if ALIGNED
+#if WHOLE
+    return VECTOR;
+#elif ALIGNED
     return at.row < p.rows && at.col < p.cols ? VECTOR : 0;
 #else
     i64 left = p.cols - at.col;
@@ -64,23 +63,38 @@ DEVICE int columns_inside(const Place &at, const RowOperands &p) {
 #endif
 }
 
-// What the threads of a CTA share beside codes.
-struct Exchange {
-    float *of_warp;     // THREADS / 32
-    float *of_group;    // (GROUPS_ACROSS, ROWS, 4)
-    float *of_share;    // (ROWS, 4): what other CTAs read
-    float *first;       // (ROWS) mean, or in backward the mean gradient
-    float *second;      // (ROWS) 1 / standard deviation, or the mean of gradient x normalised
-};
+// Takes a step's vectors into the moments of the rows that a thread has.
+DEVICE void add_moments(const RowOperands &p, const Place &first, bool active, u32 step,
+                        u32 (*words)[WORDS], float scale, Moments *own) {
+#if WHOLE && LANES >= VECTORS_PER_ROW
+    // A row has one vector a step, of 16 codes: all merges of a step have the same weights.
+    const float share = reciprocal_approximate((float)(step + 1));
+    const float weight = (float)(VECTOR * step) * share;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Moments m = moments(words[i], scale, VECTOR);
+        const float apart = m.mean - own[i].mean;
+        own[i].count = (float)(VECTOR * (step + 1));
+        own[i].mean = __fmaf_rn(apart, share, own[i].mean);
+        own[i].second += __fmaf_rn(apart * apart, weight, m.second);
+    }
+#else
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const int count = active ? columns_inside(place_of(first, i, p.cols), p) : 0;
+        if (count > 0) own[SLOT(i)] = merged(own[SLOT(i)], moments(words[i], scale, count));
+    }
+#endif
+}
 
 DEVICE Moments moments_at(const float *three) {
     Moments m = {three[0], three[1], three[2]};
     return m;
 }
 
-// Rows' moments over the whole cluster from threads' own; called by all, leaves mean and rstd.
-DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments *own, u32 lane,
-                           u32 down, u32 side, i64 top, u32 rank) {
+// Rows' moments over the CTA from threads' own, left for the cluster; called by all.
+DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &part, u32 parity) {
+    float *shares = shared.of_share + parity * 4 * ROWS;
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) {
 #pragma unroll
@@ -91,121 +105,206 @@ DEVICE void reduce_moments(const RowOperands &p, const Exchange &shared, Moments
             other.second = __shfl_xor_sync(0xffffffffu, own[s].second, distance);
             own[s] = merged(own[s], other);
         }
-        const u32 row = down * BLOCK_ROWS + lane / LANES_PER_ROW + s * (LANES / LANES_PER_ROW);
-        float *three = shared.of_group + 4 * (side * ROWS + row);
-        if (lane % LANES_PER_ROW == 0)
+        const u32 row =
+            part.below * BLOCK_ROWS + member_of() / LANES_PER_ROW + s * (TEAM / LANES_PER_ROW);
+        float *three = shared.of_group + 4 * (part.team * ROWS + row);
+        if (member_of() % LANES_PER_ROW == 0)
             three[0] = own[s].count, three[1] = own[s].mean, three[2] = own[s].second;
     }
     __syncthreads();
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         Moments all = moments_at(shared.of_group + 4 * row);
-        for (u32 g = 1; g < GROUPS_ACROSS; ++g)
+#pragma unroll 4
+        for (u32 g = 1; g < TEAMS_ACROSS; ++g)
             all = merged(all, moments_at(shared.of_group + 4 * (g * ROWS + row)));
-        float *three = shared.of_share + 4 * row;
+        float *three = shares + 4 * row;
         three[0] = all.count, three[1] = all.mean, three[2] = all.second;
     }
-    cluster_sync();
+}
+
+// Those over the whole cluster; leaves mean and rstd.  The threads that published them.
+DEVICE void finish_moments(const RowOperands &p, const Exchange &shared, const Part &part, i64 top,
+                           u32 parity) {
+    const float *shares = shared.of_share + parity * 4 * ROWS;
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        Moments all = {0.0f, 0.0f, 0.0f};
+        Moments of_rank[SPLITS], all;
+#pragma unroll
         for (u32 r = 0; r < SPLITS; ++r) {
-            const float *three = shared.of_share + 4 * row;
-            Moments other = {of_cta(three, r), of_cta(three + 1, r), of_cta(three + 2, r)};
-            all = r == 0 ? other : merged(all, other);
+            const float *three = shares + 4 * row;
+            of_rank[r].count = of_cta(three, r);
+            of_rank[r].mean = of_cta(three + 1, r);
+            of_rank[r].second = of_cta(three + 2, r);
         }
-        const float variance = all.second / (float)p.cols;
+        all = of_rank[0];
+#pragma unroll
+        for (u32 r = 1; r < SPLITS; ++r) all = merged(all, of_rank[r]);
+        const float variance = all.second * reciprocal_approximate((float)p.cols);
         const float spread = CENTRED ? variance : __fmaf_rn(all.mean, all.mean, variance);
-        shared.first[row] = all.mean;
-        shared.second[row] = rsqrtf(spread + p.epsilon);
-        if (rank == 0 && top + row < p.rows) {
+        shared.first[parity * ROWS + row] = all.mean;
+        shared.second[parity * ROWS + row] = rsqrtf(spread + p.epsilon);
+        if (part.rank == 0 && top + row < p.rows) {
             p.mean[top + row] = all.mean;
             p.variance[top + row] = variance;
         }
     }
-    cluster_sync();  // nobody reads another's share any more; means are seen by all
-}
-
-// Adds two sums a row over lanes, groups and CTAs; leaves their means over the columns.
-DEVICE void reduce_sums(const RowOperands &p, const Exchange &shared, const float *first,
-                        const float *second, u32 lane, u32 down, u32 side) {
-#pragma unroll
-    for (int s = 0; s < SLOTS; ++s) {
-        float a = first[s], b = second[s];
-#pragma unroll
-        for (int distance = 1; distance < LANES_PER_ROW; distance *= 2) {
-            a += __shfl_xor_sync(0xffffffffu, a, distance);
-            b += __shfl_xor_sync(0xffffffffu, b, distance);
-        }
-        const u32 row = down * BLOCK_ROWS + lane / LANES_PER_ROW + s * (LANES / LANES_PER_ROW);
-        float *two = shared.of_group + 4 * (side * ROWS + row);
-        if (lane % LANES_PER_ROW == 0) two[0] = a, two[1] = b;
-    }
-    __syncthreads();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f;
-        for (u32 g = 0; g < GROUPS_ACROSS; ++g) {
-            const float *two = shared.of_group + 4 * (g * ROWS + row);
-            a += two[0], b += two[1];
-        }
-        shared.of_share[4 * row] = a, shared.of_share[4 * row + 1] = b;
-    }
-    cluster_sync();
-    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f;
-        for (u32 r = 0; r < SPLITS; ++r) {
-            a += of_cta(shared.of_share + 4 * row, r);
-            b += of_cta(shared.of_share + 4 * row + 1, r);
-        }
-        shared.first[row] = a / (float)p.cols;
-        shared.second[row] = b / (float)p.cols;
-    }
-    cluster_sync();
 }
 
 #if BACKWARD
-// Columns' sums over the ROWS rows in shared memory, added to a thread's own words of 4 columns.
-DEVICE void add_columns(const RowOperands &p, const uint4 *codes, const float2 *normals, i64 top,
-                        u32 first_block, u32 end_block, float (*sums)[8]) {
-    const u32 *x_words = (const u32 *)codes;
-    const u32 *dy_words = (const u32 *)(codes + (u64)p.steps * ITEMS * THREADS);
+// Backward's first pass over the codes in shared memory: sums along rows and sums over rows.  Threads
+// take 16 columns each, four of them one vector: one row in four.  Lanes of a warp that have the same
+// rows lie MIXED(1), MIXED(2) and MIXED(4) apart, those with the same columns LINE and twice that.
+#define MIXED(b) ((b) < LINE ? (b) : 4 * (b))
+
+// The slot of a vector among those of a step: of a row of blocks, and of the vectors across it.
+DEVICE u32 slot_of(u32 line, u32 side, u32 across) {
+    const u32 down = line / BLOCK_ROWS, row = line % BLOCK_ROWS;
+    const u32 team = side / BESIDE * DOWN + down;
+#if LANES >= VECTORS_PER_ROW
+    const u32 high = LANES / VECTORS_PER_ROW;  // rows of an item
+    const u32 item = row / high;
+    const u32 member = row % high * LINE + side % BESIDE * VECTORS_PER_ROW + across;
+#else
+    const u32 vector = row * VECTORS_PER_ROW + across;
+    const u32 item = vector / LANES, member = vector % LANES;
+#endif
+    return item * THREADS + team * TEAM + member;
+}
+
+DEVICE float from_lane(float value, int distance) {
+    return __shfl_xor_sync(0xffffffffu, value, distance);
+}
+
+// Halves two lists over two lanes: the lane without `bit` has the sums of the first, the other one
+// those of the second.
+template <int COUNT> DEVICE void share_out(float *first, const float *second, u32 bit) {
+    const bool upper = threadIdx.x & bit;
 #pragma unroll
-    for (int j = 0; j < COLUMN_STEPS; ++j) {
-        const u32 col = 4 * (threadIdx.x + j * THREADS);  // within the CTA's share
-        const u32 block = col / BLOCK_COLS;
-        if (first_block + block >= end_block) continue;
-        const u32 step = block / GROUPS_ACROSS, side = block % GROUPS_ACROSS;
-        for (u32 d = 0; d < DOWN; ++d) {
-            const u32 down = (u32)(top / BLOCK_ROWS) + d;
-            if ((i64)down * BLOCK_ROWS >= p.rows) continue;
-            const u32 right = first_block + block;
-            const float x_scale = __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride);
-            const float dy_scale =
-                __ldg(p.other_scales + down * p.other_row_stride + right * p.other_col_stride);
-            float products[4] = {0.0f, 0.0f, 0.0f, 0.0f}, plain[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            // In steps of 32, where every address is a constant beside the first.
-            for (u32 r0 = 0; r0 < BLOCK_ROWS; r0 += 32)
+    for (int k = 0; k < COUNT; ++k) {
+        const float keep = upper ? second[k] : first[k], give = upper ? first[k] : second[k];
+        first[k] = keep + from_lane(give, (int)bit);
+    }
+}
+
+DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uint4 *codes,
+                         u32 parity, const Part &part, float (*sums)[COLUMN_SUMS]) {
+    const u32 blocks = part.end_block > part.first_block ? part.end_block - part.first_block : 0;
+    const u32 side_lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u64 gradients = (u64)p.steps * ITEMS * THREADS;
 #pragma unroll
-            for (u32 r = r0; r < r0 + (BLOCK_ROWS < 32 ? BLOCK_ROWS : 32); ++r) {
-                const u32 vector = r * VECTORS_PER_ROW + col % BLOCK_COLS / VECTOR;
-                const u32 thread = (side * DOWN + d) * LANES + vector % LANES;
-                const u32 place = ((step * ITEMS + vector / LANES) * THREADS + thread) * WORDS +
-                                  col % VECTOR / 4;
-                const float2 normal = normals[d * BLOCK_ROWS + r];
-                const float factor = x_scale * normal.x;
+    for (int c = 0; c < COLUMN_STEPS; ++c) {
+        const u32 at = threadIdx.x + c * THREADS;
+        const u32 across = at % VECTORS_PER_ROW, quarter = at / LINE % 4;
+        const u32 block = at / (4 * LINE) * BESIDE + at % LINE / VECTORS_PER_ROW;
+        const bool valid = block < blocks;
+        const u32 near = valid ? block : 0, step = near / GROUPS_ACROSS, side = near % GROUPS_ACROSS;
+        float gamma[VECTOR], products[VECTOR], plain[VECTOR];
+        float dy_scale = 0.0f;
+        columns_at(shared.columns + near * BLOCK_COLS + across * VECTOR, gamma);
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) products[k] = plain[k] = 0.0f;
+#pragma unroll 2
+        for (u32 j = 0; j < (ROWS + 3) / 4; ++j) {
+            const u32 row = 4 * j + quarter;
+            const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
+            const u32 line = ROWS % 4 == 0 || row < ROWS ? row : 0;
+            const u32 group = side * DOWN + line / BLOCK_ROWS;
+            const uint4 *slot = codes + step * ITEMS * THREADS + slot_of(line, side, across);
+            const float *scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + group;
+            const float2 normal = shared.normals[parity * ROWS + line];
+            const float factor = scale[0] * normal.x;
+            dy_scale = counts ? scale[p.steps * GROUPS] : 0.0f;
+            u32 x_words[WORDS], dy_words[WORDS];
+            words_of(slot[0], x_words);
+            words_of(slot[gradients], dy_words);
+            float along = 0.0f, tilted = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) {
                 float x[4], dy[4];
-                decode(x_words[place], x);
-                decode(dy_words[place], dy);
+                decode(x_words[w], x);
+                decode(dy_words[w], dy);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    products[k] = __fmaf_rn(dy[k], __fmaf_rn(x[k], factor, normal.y), products[k]);
-                    plain[k] += dy[k];
+                    const int n = 4 * w + k;
+                    if (DOWN > 1) dy[k] *= dy_scale;
+                    const float normalised =
+                        CENTRED ? __fmaf_rn(x[k], factor, normal.y) : x[k] * factor;
+                    const float weighted = dy[k] * gamma[n];
+                    tilted = __fmaf_rn(weighted, normalised, tilted);
+                    products[n] = __fmaf_rn(dy[k], normalised, products[n]);
+                    if (CENTRED) along += weighted, plain[n] += dy[k];
                 }
             }
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                sums[j][k] = __fmaf_rn(products[k], dy_scale, sums[j][k]);
-                sums[j][4 + k] = __fmaf_rn(plain[k], dy_scale, sums[j][4 + k]);
-            }
+            if (DOWN == 1) along *= dy_scale, tilted *= dy_scale;
+            const bool odd = side_lane & MIXED(1);
+            float sum = CENTRED ? (odd ? tilted : along) + from_lane(odd ? along : tilted, MIXED(1))
+                                : tilted + from_lane(tilted, MIXED(1));
+            sum += from_lane(sum, MIXED(2));
+            sum += from_lane(sum, MIXED(4));
+            float *place = shared.of_group + 2 * (warp * ROWS + line) + (CENTRED && !odd ? 0 : 1);
+            if ((side_lane & (MIXED(2) | MIXED(4))) == 0 && (CENTRED || !odd) &&
+                (ROWS % 4 == 0 || row < ROWS))
+                *place = c == 0 ? sum : *place + sum;
         }
+#if CENTRED
+        share_out<VECTOR>(products, plain, LINE);
+        share_out<VECTOR / 2>(products, products + VECTOR / 2, 2 * LINE);
+#else
+        share_out<VECTOR / 2>(products, products + VECTOR / 2, LINE);
+        share_out<VECTOR / 4>(products, products + VECTOR / 4, 2 * LINE);
+#endif
+#pragma unroll
+        for (int k = 0; k < COLUMN_SUMS; ++k)
+            sums[c][k] = DOWN > 1 ? sums[c][k] + products[k]
+                                  : __fmaf_rn(products[k], dy_scale, sums[c][k]);
+    }
+}
+
+// Where a thread's column sums go: the first column within the CTA's share, and whether they are of
+// products or plain.
+DEVICE u32 column_of(int c, bool &products) {
+    const u32 at = threadIdx.x + c * THREADS;
+    const u32 quarter = at / LINE % 4;
+    const u32 first = at / (4 * LINE) * BESIDE * BLOCK_COLS + at % LINE * VECTOR;
+    products = !CENTRED || quarter % 2 == 0;
+    return first + (CENTRED ? quarter / 2 * 8 : quarter % 2 * 8 + quarter / 2 * 4);
+}
+
+// Adds two sums a row over warps, and leaves them for the cluster.
+DEVICE void publish_sums(const Exchange &shared, u32 parity) {
+    float *shares = shared.of_share + parity * 4 * ROWS;
+    __syncthreads();
+    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
+        float a = 0.0f, b = 0.0f;
+#pragma unroll
+        for (u32 w = 0; w < THREADS / 32; ++w) {
+            const float *two = shared.of_group + 2 * (w * ROWS + row);
+            if (CENTRED) a += two[0];
+            b += two[1];
+        }
+        shares[4 * row] = a, shares[4 * row + 1] = b;
+    }
+}
+
+// Adds them over CTAs; leaves what the second pass takes of each row: the factor of x and what is added.
+DEVICE void finish_sums(const RowOperands &p, const Exchange &shared, u32 parity) {
+    const float *shares = shared.of_share + parity * 4 * ROWS;
+    for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
+        float a = 0.0f, b = 0.0f, of_rank[2 * SPLITS];
+#pragma unroll
+        for (u32 r = 0; r < SPLITS; ++r) {
+            if (CENTRED) of_rank[2 * r] = of_cta(shares + 4 * row, r);
+            of_rank[2 * r + 1] = of_cta(shares + 4 * row + 1, r);
+        }
+#pragma unroll
+        for (u32 r = 0; r < SPLITS; ++r) {
+            if (CENTRED) a += of_rank[2 * r];
+            b += of_rank[2 * r + 1];
+        }
+        const float share = reciprocal_approximate((float)p.cols);
+        a *= share, b *= share;
+        const float2 normal = shared.normals[parity * ROWS + row];
+        shared.first[parity * ROWS + row] = -normal.x * normal.x * b;
+        shared.second[parity * ROWS + row] = CENTRED ? -normal.x * __fmaf_rn(b, normal.y, a) : 0.0f;
     }
 }
 #endif

@@ -4,24 +4,28 @@
 // A cluster of SPLITS CTAs owns ROWS rows (whole blocks high) at a time and reads them once: each CTA
 // takes a share of the columns and keeps its codes in shared memory between the statistics and the
 // output.  Row sums meet in distributed shared memory, in the order of the CTAs, so results do not
-// depend on timing.  Within a CTA, LANES threads share a block as in dataflow_blocks.cu; GROUPS of
-// them take DOWN blocks below one another, GROUPS / DOWN side by side, and step along the columns.
+// depend on timing.  Within a CTA, threads share blocks as in dataflow_blocks.cu: GROUPS of them, DOWN
+// below one another and GROUPS / DOWN side by side, stepping along the columns.
+//
+// Norms walk through row groups.  In the second pass over one group's codes each thread asks for
+// another's as soon as it has taken its own up: they lie in the same place.  Where there is room for two
+// (STAGES), the first pass over the next group comes before the second one over this group, during which
+// its sums travel through the cluster: nobody waits for them.  The residual keeps no codes; its next
+// step's are under way while one step's are rounded.
 //
 // Statistics are of what the codes stand for: of the stored sum, not of the one before rounding.
 //
-// Backward also sums over rows: each cluster walks through row groups and keeps its columns' sums in
-// registers; what clusters leave is added up by dataflow_column_sums in their order.
+// Backward also sums over rows, for the gradients of gamma and beta: a thread keeps the sums of its
+// columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
-// Macros beside those of dataflow_device.cuh: OP, ROWS, SPLITS, COLUMN_STEPS (words of 4 columns that
-// a thread sums in a CTA's share), CTAS.
+// Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
+// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS.
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
 #define LAYERNORM_BWD 3
 #define RMSNORM_BWD 4
 
-// Dot products, and stores that are no branches, spill in backward when NVRTC 13.0 compiles it.
-#define PERMUTED (OP == LAYERNORM_BWD || OP == RMSNORM_BWD)
 #include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
@@ -29,11 +33,15 @@
 #define GROUPS_ACROSS (GROUPS / DOWN)
 #define BACKWARD (OP == LAYERNORM_BWD || OP == RMSNORM_BWD)
 #define CENTRED (OP == LAYERNORM || OP == LAYERNORM_BWD)
-#define LANES_PER_ROW (LANES < VECTORS_PER_ROW ? LANES : VECTORS_PER_ROW)
+#define TEAMS_ACROSS (GROUPS_ACROSS / BESIDE)
+// Neighbouring threads that have vectors of one row.
+#define LANES_PER_ROW (LANES < VECTORS_PER_ROW ? LANES : LINE)
 // Rows of a block that a thread has vectors of, and which of them vector i lies in.
 #define SLOTS (LANES >= VECTORS_PER_ROW ? ITEMS : BLOCK_ROWS)
 #define SLOT(i) (LANES >= VECTORS_PER_ROW ? (i) : (i) * LANES / VECTORS_PER_ROW)
 #define OPERANDS (OP == RESIDUAL ? 0 : BACKWARD ? 2 : 1)  // kept in shared memory
+#define COLUMN_VECTORS (OP == RESIDUAL ? 0 : OP == LAYERNORM ? 2 : 1)  // gamma, and beta
+#define COLUMN_SUMS (CENTRED ? 8 : 4)  // that a thread keeps of each 16 columns
 
 struct RowOperands {
     const u8 *x, *other;  // residual: both addends; backward: other is dy
@@ -52,31 +60,102 @@ struct RowOperands {
 };
 
 #include "dataflow_cluster.cuh"
-#include "dataflow_row_sums.cuh"
 
-DEVICE void quantize_block(const RowOperands &p, const Exchange &shared, const Place &first,
-                           bool active, float (*y)[VECTOR], float peak, bool is_nan, u32 down,
-                           u32 right, u32 lane, u32 (*words)[WORDS], float &scale) {
-    const OutputScale out = output_scale(block_peak(peak, shared.of_warp), 1.0f, is_nan);
-    store_scale(p.out_scales + down * p.out_row_stride + right * p.out_col_stride, out.scale,
-                active && lane == 0);
-    scale = out.scale;
-#pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-        const Place at = place_of(first, i, p.cols);
-        encode(y[i], out.multiplier, out.is_nan, at.index, p.keys, words[i]);
-        const bool inside = active && at.row < p.rows && at.col < p.cols;
-#if BACKWARD
-        if (!inside) continue;  // a branch: backward has no registers for all vectors side by side
-#endif
-        store_codes(p.out, at.index, at.col, p.cols, words[i], inside);
-    }
-}
+// What the threads of a CTA share beside codes.  What has two parities is written for the next row
+// group while somebody may still read what is there of this one.
+struct Exchange {
+    float *columns;   // (COLUMN_VECTORS, columns of the share): gamma, beta
+    float2 *normals;  // backward: (2, ROWS), 1 / standard deviation and -mean times that
+    float *of_group;  // (TEAMS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
+    float *of_share;  // (2, ROWS, 4): what other CTAs read
+    float *first;     // (2, ROWS) mean, or in backward the factor of x
+    float *second;    // (2, ROWS) 1 / standard deviation, or what backward adds
+    float *scales;    // (2, OPERANDS, steps, GROUPS)
+    float *of_warp;   // (2, THREADS / 32, BESIDE): see block_peak
+};
 
 DEVICE void words_of(const uint4 &four, u32 *words) {
     words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
 }
 
+// Sixteen floats of shared memory, on 16 bytes.
+DEVICE void columns_at(const float *from, float *values) {
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+        const float4 four = ((const float4 *)from)[w];
+        values[4 * w] = four.x, values[4 * w + 1] = four.y;
+        values[4 * w + 2] = four.z, values[4 * w + 3] = four.w;
+    }
+}
+
+// A thread among its CTA's, and its CTA among its cluster's.
+struct Part {
+    u32 below, team, side;             // of its blocks: DOWN; its team and its block, across
+    u32 rank, first_block, end_block;  // the share's blocks across
+};
+
+DEVICE Part part_of(const RowOperands &p) {
+    Part part;
+    part.below = threadIdx.x / TEAM % DOWN, part.team = threadIdx.x / TEAM / DOWN;
+    part.side = part.team * BESIDE + block_of();
+    part.rank = blockIdx.x % SPLITS;
+    const u32 share = (p.across + SPLITS - 1) / SPLITS;
+    part.first_block = part.rank * share;
+    part.end_block = part.first_block + share < p.across ? part.first_block + share : p.across;
+    return part;
+}
+
+// Where a block's scales lie among those of a step.
+DEVICE u32 group_of(const Part &part) { return part.side * DOWN + part.below; }
+
+#include "dataflow_row_sums.cuh"
+
+// Where a step of a row group lies for a thread.
+struct Step {
+    u32 down, right;
+    bool active;  // there is such a block
+    Place first;
+};
+
+DEVICE Step step_of(const RowOperands &p, const Part &part, u32 row_group, u32 step) {
+    Step at;
+    at.down = row_group * DOWN + part.below;
+    at.right = part.first_block + step * GROUPS_ACROSS + part.side;
+    at.active = WHOLE || ((i64)at.down * BLOCK_ROWS < p.rows && at.right < part.end_block);
+    at.first = first_place(at.down, at.right - block_of(), p.cols);
+    return at;
+}
+
+DEVICE bool inside(const RowOperands &p, const Step &at, int i) {
+    if (WHOLE) return true;
+    const Place place = place_of(at.first, i, p.cols);
+    return at.active && place.row < p.rows && place.col < p.cols;
+}
+
+DEVICE const float *x_scale_at(const RowOperands &p, const Step &at) {
+    return p.x_scales + at.down * p.x_row_stride + at.right * p.x_col_stride;
+}
+
+DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
+    return p.other_scales + at.down * p.other_row_stride + at.right * p.other_col_stride;
+}
+
+// From the block's largest magnitude.
+DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECTOR], float peak,
+                           bool is_nan, u32 (*words)[WORDS], float &scale) {
+    const OutputScale out = output_scale(peak, 1.0f, is_nan);
+    store_scale(p.out_scales + at.down * p.out_row_stride + at.right * p.out_col_stride, out.scale,
+                at.active && is_first());
+    scale = out.scale;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Place place = place_of(at.first, i, p.cols);
+        encode(y[i], out.multiplier, out.is_nan, place.index, p.keys, words[i]);
+        store_codes(p.out, place.index, place.col, p.cols, words[i], inside(p, at, i));
+    }
+}
+
+#if OPERANDS > 0
 // Brings a vector to shared memory, where only this thread reads it before a barrier.
 DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i64 cols) {
 #if ALIGNED
@@ -90,260 +169,323 @@ DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i6
     *slot = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// A row group's codes: of even and odd ones in turn where there is room for two.
+DEVICE uint4 *stage_of(const RowOperands &p, uint4 *codes, u32 parity) {
+    return STAGES == 1 ? codes : codes + (u64)parity * OPERANDS * p.steps * ITEMS * THREADS;
+}
+
+// Asks for a thread's vectors of a step, and its group's scales; nobody waits here.
+DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
+                       u32 row_group, u32 step, u32 parity) {
+    codes = stage_of(p, codes, parity);
+    const Step at = step_of(p, part, row_group, step);
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Place place = place_of(at.first, i, p.cols);
+        uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
+        fetch(slot, p.x, place, inside(p, at, i), p.cols);
+#if BACKWARD
+        fetch(slot + (u64)p.steps * ITEMS * THREADS, p.other, place, inside(p, at, i), p.cols);
+#endif
+    }
+    if (is_first()) {
+        float *scale = shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
+        if (at.active)
+            copy_float_async(scale, x_scale_at(p, at));
+        else
+            *scale = 1.0f;
+#if BACKWARD
+        if (at.active)
+            copy_float_async(scale + p.steps * GROUPS, other_scale_at(p, at));
+        else
+            scale[p.steps * GROUPS] = 1.0f;
+#endif
+    }
+}
+
+// Outputs of a row group, from its codes in shared memory; asks for those of `next`.
+DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *all,
+                        u32 row_group, u32 next, u32 parity) {
+    const uint4 *codes = stage_of(p, all, parity);
+    const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
+    const i64 top = (i64)row_group * ROWS;
+#pragma unroll 1
+    for (u32 step = 0; step < p.steps; ++step) {
+        const Step at = step_of(p, part, row_group, step);
+        const float *scales =
+            shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
+        const float x_scale = scales[0];
+        bool is_nan = !(x_scale <= FLOAT_MAX);
+#if BACKWARD
+        const float dy_scale = scales[p.steps * GROUPS];
+        is_nan = is_nan || !(dy_scale <= FLOAT_MAX);
+#endif
+        float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
+#if !BACKWARD
+        float beta[VECTOR] = {};
+#endif
+        u32 words[ITEMS][WORDS];
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) {
+            const Place place = place_of(at.first, i, p.cols);
+            if (i == 0 || LANES < VECTORS_PER_ROW) {
+                const u32 col = (u32)(place.col - (i64)part.first_block * BLOCK_COLS);
+                columns_at(shared.columns + col, gamma);
+#if OP == LAYERNORM
+                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS + col, beta);
+#endif
+            }
+            const uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
+            words_of(*slot, words[i]);
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
+            const u32 row = (u32)(place.row - top);
+#if BACKWARD
+            // x's part has the mean gradients in it: see reduce_sums.
+            const float slope = shared.first[parity * ROWS + row] * x_scale;
+            const float level = shared.second[parity * ROWS + row];
+            const float factor = shared.normals[parity * ROWS + row].x * dy_scale;
+            u32 dy_words[WORDS];
+            words_of(slot[(u64)p.steps * ITEMS * THREADS], dy_words);
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) {
+                float dy[4];
+                decode(dy_words[w], dy);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    float &value = y[i][4 * w + k];
+                    value = __fmaf_rn(dy[k] * gamma[4 * w + k], factor,
+                                      __fmaf_rn(value, slope, level));
+                }
+            }
+#else
+            const float rstd = shared.second[parity * ROWS + row], factor = x_scale * rstd;
+            const float shift = -shared.first[parity * ROWS + row] * rstd;
+#pragma unroll
+            for (int k = 0; k < VECTOR; ++k)
+                y[i][k] = CENTRED ? __fmaf_rn(__fmaf_rn(y[i][k], factor, shift), gamma[k], beta[k])
+                                  : y[i][k] * factor * gamma[k];
+#endif
+            // What lies outside is not stored: it only must not count.
+            const int count = inside(p, at, i) ? columns_inside(place, p) : 0;
+            float highest = 0.0f;
+#pragma unroll
+            for (int k = 0; k < VECTOR; ++k)
+                if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
+            peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
+        }
+        peak = block_peak(peak, shared.of_warp, step % 2);
+        // Behind that, all threads of the block have its codes' scales.
+        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+        quantize_block(p, at, y, peak, is_nan, words, scale);
+    }
+}
+#else
+// Both addends of a step, on their way to registers.
+struct Loaded {
+    Step at;
+    float x_scale, other_scale;
+    u32 x[ITEMS][WORDS], other[ITEMS][WORDS];
+};
+
+DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32 step, Loaded &from) {
+    from.at = step_of(p, part, row_group, step);
+    from.x_scale = from.at.active ? __ldg(x_scale_at(p, from.at)) : 1.0f;
+    from.other_scale = from.at.active ? __ldg(other_scale_at(p, from.at)) : 1.0f;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+        const Place place = place_of(from.at.first, i, p.cols);
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) from.x[i][w] = from.other[i][w] = 0;
+        if (inside(p, from.at, i)) {
+            load_codes(p.x, place.index, place.col, p.cols, from.x[i]);
+            load_codes(p.other, place.index, place.col, p.cols, from.other[i]);
+        }
+    }
+}
+
+// Adds, rounds and stores a row group's codes; takes what is stored into the rows' moments.
+DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, u32 row_group,
+                      Moments *own) {
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+    Loaded from;
+    load_step(p, part, row_group, 0, from);
+#pragma unroll 1
+    for (u32 step = 0; step < p.steps; ++step) {
+        float y[ITEMS][VECTOR], peak = 0.0f, scale;
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+            for (int w = 0; w < WORDS; ++w) {
+                float *four = y[i] + 4 * w, values[4];
+                decode(from.x[i][w], four);
+                decode(from.other[i][w], values);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    four[k] = __fmaf_rn(four[k], from.x_scale, values[k] * from.other_scale);
+                    peak = larger(peak, fabsf(four[k]));
+                }
+            }
+        const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
+        const Step at = from.at;
+        if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
+        u32 words[ITEMS][WORDS];
+        peak = block_peak(peak, shared.of_warp, step % 2);
+        quantize_block(p, at, y, peak, is_nan, words, scale);
+        add_moments(p, at.first, at.active, step, words, scale, own);
+    }
+}
+#endif
+
+#if OPERANDS > 0
+#define NORMALS ((ROWS + THREADS - 1) / THREADS)  // rows of a group that a thread looks after
+
+// Mean and variance of rows, on their way to registers; backward alone has them.
+DEVICE void load_normals(const RowOperands &p, u32 row_group, float2 *normals) {
+#if BACKWARD
+#pragma unroll
+    for (int n = 0; n < NORMALS; ++n) {
+        const u32 row = threadIdx.x + n * THREADS;
+        const i64 at = (i64)row_group * ROWS + row;
+        const bool there = row < ROWS && at < p.rows;
+        normals[n] = there ? make_float2(p.mean[at], p.variance[at]) : make_float2(0.0f, 1.0f);
+    }
+#endif
+}
+
+DEVICE void store_normals(const RowOperands &p, const Exchange &shared, const float2 *normals,
+                          u32 parity) {
+#if BACKWARD
+#pragma unroll
+    for (int n = 0; n < NORMALS; ++n) {
+        const u32 row = threadIdx.x + n * THREADS;
+        const float mean = normals[n].x;
+        const float spread = CENTRED ? normals[n].y : __fmaf_rn(mean, mean, normals[n].y);
+        const float rstd = rsqrtf(spread + p.epsilon);
+        if (row < ROWS)
+            shared.normals[parity * ROWS + row] =
+                make_float2(rstd, CENTRED ? -mean * rstd : 0.0f);
+    }
+#endif
+}
+#endif
+
+#if OPERANDS == 1
+// Moments of a thread's rows, from a group's codes in shared memory.
+DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Part &part,
+                         const uint4 *codes, u32 row_group, u32 parity, Moments *own) {
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+#pragma unroll 2
+    for (u32 step = 0; step < p.steps; ++step) {
+        const Step at = step_of(p, part, row_group, step);
+        const float scale = shared.scales[(parity * p.steps + step) * GROUPS + group_of(part)];
+        u32 words[ITEMS][WORDS];
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+            words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
+        add_moments(p, at.first, at.active, step, words, scale, own);
+    }
+}
+#endif
+
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     dataflow_rows(const RowOperands p) {
     SHARED_MEMORY(arena);
     uint4 *codes = (uint4 *)arena;
-    float *floats = (float *)(codes + (u64)OPERANDS * p.steps * ITEMS * THREADS);
+    const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
-    shared.of_warp = floats;
-    shared.of_group = floats + THREADS / 16;  // an even number, so that what follows lies on 8 bytes
-    shared.of_share = shared.of_group + 4 * GROUPS_ACROSS * ROWS;
-    shared.first = shared.of_share + 4 * ROWS;
-    shared.second = shared.first + ROWS;
-    const u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    const u32 below = group % DOWN, side = group / DOWN;
-    const u32 rank = blockIdx.x % SPLITS, clusters = gridDim.x / SPLITS;
-    const u32 share = (p.across + SPLITS - 1) / SPLITS;
-    const u32 first_block = rank * share;
-    const u32 end_block = first_block + share < p.across ? first_block + share : p.across;
-#if BACKWARD
-    float2 *normals = (float2 *)(shared.second + ROWS);
-    float column_sums[COLUMN_STEPS][8];
-#pragma unroll
-    for (int j = 0; j < COLUMN_STEPS; ++j)
-#pragma unroll
-        for (int k = 0; k < 8; ++k) column_sums[j][k] = 0.0f;
-#endif
-    for (u32 row_group = blockIdx.x / SPLITS; row_group < p.row_groups; row_group += clusters) {
-        const i64 top = (i64)row_group * ROWS;
-        const u32 down = row_group * DOWN + below;
-        const bool rows_left = top + (i64)below * BLOCK_ROWS < p.rows;
+    shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
+    shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
+    shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
+    shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
+    shared.first = shared.of_share + 8 * ROWS;
+    shared.second = shared.first + 2 * ROWS;
+    shared.scales = shared.second + 2 * ROWS;
+    shared.of_warp = shared.scales + 2 * OPERANDS * p.steps * GROUPS;
+    const Part part = part_of(p);
+    const u32 clusters = gridDim.x / SPLITS;
+    u32 row_group = blockIdx.x / SPLITS, parity = 0;
 #if OPERANDS > 0
-        for (u32 step = 0; step < p.steps; ++step) {
-            const u32 right = first_block + step * GROUPS_ACROSS + side;
-            const bool active = rows_left && right < end_block;
-            const Place first = first_place(down, right, lane, p.cols);
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                const Place at = place_of(first, i, p.cols);
-                const bool inside = active && at.row < p.rows && at.col < p.cols;
-                uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
-                fetch(slot, p.x, at, inside, p.cols);
-#if BACKWARD
-                fetch(slot + (u64)p.steps * ITEMS * THREADS, p.other, at, inside, p.cols);
-#endif
-            }
-        }
-#endif
-#if BACKWARD
-        for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-            const bool inside = top + row < p.rows;
-            const float mean = inside ? p.mean[top + row] : 0.0f;
-            float spread = inside ? p.variance[top + row] : 1.0f;
-            if (!CENTRED) spread = __fmaf_rn(mean, mean, spread);
-            const float rstd = rsqrtf(spread + p.epsilon);
-            normals[row] = make_float2(rstd, CENTRED ? -mean * rstd : 0.0f);
-        }
-        __syncthreads();
-#endif
-#if OPERANDS > 0
-        copies_done();
-#endif
-#if BACKWARD
-        float gradient[SLOTS], along[SLOTS];
-#pragma unroll
-        for (int s = 0; s < SLOTS; ++s) gradient[s] = along[s] = 0.0f;
-#else
-        Moments own[SLOTS];
-#pragma unroll
-        for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
-#endif
-        // First pass: statistics, or for the residual everything but them.
-        for (u32 step = 0; step < p.steps; ++step) {
-            const u32 right = first_block + step * GROUPS_ACROSS + side;
-            const bool active = rows_left && right < end_block;
-            const Place first = first_place(down, right, lane, p.cols);
-            const float x_scale =
-                active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride) : 1.0f;
-#if OP == RESIDUAL || BACKWARD
-            const float other_scale = active ? __ldg(p.other_scales + down * p.other_row_stride +
-                                                     right * p.other_col_stride)
-                                             : 1.0f;
-#endif
-            u32 words[ITEMS][WORDS];
-#if OP == RESIDUAL
-            float y[ITEMS][VECTOR], peak = 0.0f, scale;
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                const Place at = place_of(first, i, p.cols);
-                u32 other[WORDS];
-#pragma unroll
-                for (int w = 0; w < WORDS; ++w) words[i][w] = other[w] = 0;
-                if (active && at.row < p.rows && at.col < p.cols) {
-                    load_codes(p.x, at.index, at.col, p.cols, words[i]);
-                    load_codes(p.other, at.index, at.col, p.cols, other);
-                }
-#pragma unroll
-                for (int w = 0; w < WORDS; ++w) {
-                    float values[4];
-                    decode(words[i][w], y[i] + 4 * w);
-                    decode(other[w], values);
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) {
-                        float &sum = y[i][4 * w + k];
-                        sum = __fmaf_rn(sum, x_scale, values[k] * other_scale);
-                        peak = larger(peak, fabsf(sum));
-                    }
-                }
-            }
-            const bool is_nan = !(x_scale <= FLOAT_MAX) || !(other_scale <= FLOAT_MAX);
-            quantize_block(p, shared, first, active, y, peak, is_nan, down, right, lane, words,
-                           scale);
-#else
-            const float scale = x_scale;
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i)
-                words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
-#endif
-#if BACKWARD
-            float gamma[VECTOR];
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                const Place at = place_of(first, i, p.cols);
-                if (i == 0 || LANES < VECTORS_PER_ROW) {
-#pragma unroll
-                    for (int k = 0; k < VECTOR; ++k) gamma[k] = 0.0f;
-                    if (active && at.col < p.cols) load_columns(p.gamma, at.col, p.cols, gamma);
-                }
-                u32 dy_words[WORDS];
-                words_of(codes[((p.steps + step) * ITEMS + i) * THREADS + threadIdx.x], dy_words);
-                const float2 normal = normals[at.row - top];
-                const float factor = scale * normal.x;
-                float sum = 0.0f, product = 0.0f;
-#pragma unroll
-                for (int w = 0; w < WORDS; ++w) {
-                    float x[4], dy[4];
-                    decode(words[i][w], x);
-                    decode(dy_words[w], dy);
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) {
-                        const float weighted = dy[k] * gamma[4 * w + k];
-                        sum += weighted;
-                        product = __fmaf_rn(weighted, __fmaf_rn(x[k], factor, normal.y), product);
-                    }
-                }
-                if (active) {
-                    gradient[SLOT(i)] = __fmaf_rn(sum, other_scale, gradient[SLOT(i)]);
-                    along[SLOT(i)] = __fmaf_rn(product, other_scale, along[SLOT(i)]);
-                }
-            }
-#else
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                const int count = active ? columns_inside(place_of(first, i, p.cols), p) : 0;
-                if (count > 0) own[SLOT(i)] = merged(own[SLOT(i)], moments(words[i], scale, count));
-            }
-#endif
-        }
-#if BACKWARD
-        reduce_sums(p, shared, gradient, along, lane, below, side);
-        add_columns(p, codes, normals, top, first_block, end_block, column_sums);
-#else
-        reduce_moments(p, shared, own, lane, below, side, top, rank);
-#endif
-#if OPERANDS > 0
-        // Second pass: outputs.
-        for (u32 step = 0; step < p.steps; ++step) {
-            const u32 right = first_block + step * GROUPS_ACROSS + side;
-            const bool active = rows_left && right < end_block;
-            const Place first = first_place(down, right, lane, p.cols);
-            const float x_scale =
-                active ? __ldg(p.x_scales + down * p.x_row_stride + right * p.x_col_stride) : 1.0f;
-            bool is_nan = !(x_scale <= FLOAT_MAX);
-#if BACKWARD
-            const float other_scale = active ? __ldg(p.other_scales + down * p.other_row_stride +
-                                                     right * p.other_col_stride)
-                                             : 1.0f;
-            is_nan = is_nan || !(other_scale <= FLOAT_MAX);
-#endif
-            float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR], beta[VECTOR];
-            u32 words[ITEMS][WORDS];
-#pragma unroll
-            for (int i = 0; i < ITEMS; ++i) {
-                const Place at = place_of(first, i, p.cols);
-                const bool inside = active && at.row < p.rows && at.col < p.cols;
-                if (i == 0 || LANES < VECTORS_PER_ROW) {
-#pragma unroll
-                    for (int k = 0; k < VECTOR; ++k) gamma[k] = beta[k] = 0.0f;
-                    if (active && at.col < p.cols) {
-                        load_columns(p.gamma, at.col, p.cols, gamma);
+    if (row_group < p.row_groups)
+        for (u32 step = 0; step < p.steps; ++step)
+            fetch_step(p, shared, part, codes, row_group, step, 0);
+    for (u32 k = threadIdx.x; k < share_cols; k += THREADS) {
+        const i64 col = (i64)part.first_block * BLOCK_COLS + k;
+        shared.columns[k] = col < p.cols ? p.gamma[col] : 0.0f;
 #if OP == LAYERNORM
-                        load_columns(p.beta, at.col, p.cols, beta);
-#endif
-                    }
-#if BACKWARD
-#pragma unroll
-                    for (int k = 0; k < VECTOR; ++k) gamma[k] *= other_scale;
-#endif
-                }
-                words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
-#pragma unroll
-                for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
-                const u32 row = (u32)(at.row - top);
-#if BACKWARD
-                const float2 normal = normals[row];
-                const float rstd = normal.x, factor = x_scale * rstd;
-                const float level = CENTRED ? -shared.first[row] * rstd : 0.0f;
-                const float tilt = -shared.second[row] * rstd;
-                u32 dy_words[WORDS];
-                words_of(codes[((p.steps + step) * ITEMS + i) * THREADS + threadIdx.x], dy_words);
-#pragma unroll
-                for (int w = 0; w < WORDS; ++w) {
-                    float dy[4];
-                    decode(dy_words[w], dy);
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) {
-                        float &value = y[i][4 * w + k];
-                        const float normalised = __fmaf_rn(value, factor, normal.y);
-                        const float weighted = dy[k] * gamma[4 * w + k];
-                        value = __fmaf_rn(weighted, rstd, __fmaf_rn(normalised, tilt, level));
-                    }
-                }
-#else
-                const float rstd = shared.second[row], factor = x_scale * rstd;
-                const float shift = -shared.first[row] * rstd;
-#pragma unroll
-                for (int k = 0; k < VECTOR; ++k)
-                    y[i][k] = CENTRED
-                                  ? __fmaf_rn(__fmaf_rn(y[i][k], factor, shift), gamma[k], beta[k])
-                                  : y[i][k] * factor * gamma[k];
-#endif
-                // What lies outside is not stored: it only must not count.
-                const int count = inside ? columns_inside(at, p) : 0;
-                float highest = 0.0f;
-#pragma unroll
-                for (int k = 0; k < VECTOR; ++k)
-                    if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
-                peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
-            }
-            quantize_block(p, shared, first, active, y, peak, is_nan, down, right, lane, words,
-                           scale);
-        }
-        __syncthreads();  // codes and row sums are overwritten next
+        shared.columns[share_cols + k] = col < p.cols ? p.beta[col] : 0.0f;
 #endif
     }
+#endif
+#if BACKWARD
+    float column_sums[COLUMN_STEPS][COLUMN_SUMS];
+#pragma unroll
+    for (int c = 0; c < COLUMN_STEPS; ++c)
+#pragma unroll
+        for (int k = 0; k < COLUMN_SUMS; ++k) column_sums[c][k] = 0.0f;
+#endif
+#if OP == RESIDUAL
+    for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
+        Moments own[SLOTS];
+        add_group(p, shared, part, row_group, own);
+        publish_moments(shared, own, part, parity);
+        cluster_arrive();
+        cluster_wait();
+        finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
+    }
+#else
+    // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.
+    float2 normals[NORMALS];
+    load_normals(p, row_group, normals);
+    for (u32 behind = p.row_groups;; behind = row_group, row_group += clusters, parity ^= 1) {
+        const bool more = row_group < p.row_groups, late = STAGES == 2 && behind < p.row_groups;
+        const u32 next = row_group + clusters;
+        if (!more && !late) break;
+        if (more) {
+            store_normals(p, shared, normals, parity);
+            copies_done();
+            __syncthreads();
+            if (STAGES == 2 && !late && next < p.row_groups)
+                for (u32 step = 0; step < p.steps; ++step)
+                    fetch_step(p, shared, part, codes, next, step, parity ^ 1);
+#if BACKWARD
+            sum_products(p, shared, stage_of(p, codes, parity), parity, part, column_sums);
+            publish_sums(shared, parity);
+#else
+            Moments own[SLOTS];
+            take_moments(p, shared, part, stage_of(p, codes, parity), row_group, parity, own);
+            publish_moments(shared, own, part, parity);
+#endif
+            cluster_arrive();
+            load_normals(p, next, normals);
+        }
+        if (late) write_group(p, shared, part, codes, behind, next, parity ^ 1);
+        if (more) {
+            cluster_wait();
+#if BACKWARD
+            finish_sums(p, shared, parity);
+#else
+            finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
+#endif
+        }
+        __syncthreads();
+        if (STAGES == 1) write_group(p, shared, part, codes, row_group, next, parity);
+    }
+#endif
+    cluster_arrive();  // others may still read what this CTA shares
+    cluster_wait();
 #if BACKWARD
     float *products = p.partials + (u64)(blockIdx.x / SPLITS) * 2 * p.cols;
-    for (int j = 0; j < COLUMN_STEPS; ++j) {
-        const u32 local = 4 * (threadIdx.x + j * THREADS);
-        const i64 col = (i64)first_block * BLOCK_COLS + local;
-        if (first_block + local / BLOCK_COLS >= end_block) continue;
-        for (int k = 0; k < 4; ++k) {
-            if (col + k >= p.cols) continue;
-            products[col + k] = column_sums[j][k];
-            products[p.cols + col + k] = column_sums[j][4 + k];
-        }
+    const u32 wide = (part.end_block - part.first_block) * BLOCK_COLS;
+    for (int c = 0; c < COLUMN_STEPS; ++c) {
+        bool of_products;
+        const u32 local = column_of(c, of_products);
+        const i64 col = (i64)part.first_block * BLOCK_COLS + local;
+        if (part.first_block >= part.end_block || local >= wide) continue;
+        for (int k = 0; k < COLUMN_SUMS; ++k)
+            if (col + k < p.cols) products[(of_products ? 0 : p.cols) + col + k] = column_sums[c][k];
     }
 #endif
 }

@@ -28,6 +28,8 @@ __all__ = [
 OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 FIELDS = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
 SOURCE = "dataflow_rows.cu"
+#: Two row groups are kept where the CTAs that an SM should hold take at most that much together.
+STAGES_BYTES = 216 * 1024
 #: CTAs that any GPU with clusters takes as one.
 MAX_SPLITS = 8
 #: Columns that a CTA of the last kernel of backward adds up, and its threads.
@@ -55,10 +57,13 @@ class Geometry:
     """How clusters cover a matrix."""
 
     row_groups: int  #: of ``rows`` rows each
-    clusters: int  #: that walk through them
+    clusters: int  #: that walk through them, or one for each
     steps: int  #: of a CTA along its share of the columns
-    column_steps: int  #: words of 4 columns a thread sums, in backward
+    column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
+    beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
+    stages: int  #: row groups whose codes a CTA keeps
     smem_bytes: int  #: dynamic, of a CTA
+    exact: bool  #: no row, column or step of any CTA lies outside the matrix
 
 
 def geometry(
@@ -75,16 +80,29 @@ def geometry(
     share = -(-across // int(config["splits"]))
     steps = -(-share // (groups // down))
     row_groups = -(-shape[0] // rows)
-    backward = op.endswith("-bwd")
-    kept = 0 if op == "residual" else 1 + backward
+    backward, walks = op.endswith("-bwd"), op != "residual"
+    kept = walks + backward
     codes = kept * steps * (block[0] * block[1] // lanes) * threads
-    floats = threads // 16 + 4 * (groups // down) * rows + 8 * rows
+    across = groups // down
+    columns = (walks + (op == "layernorm")) * steps * across * block[1]
+    scales = 2 * kept * steps * groups
+    beside = arguments.beside(block, lanes, across)
+    sums = (threads // 16 if backward else 4 * across // beside) * rows
+    peaks = 2 * beside * threads // 32
+    floats = columns + scales + sums + (16 if backward else 12) * rows + peaks
+    clusters, ctas = int(config["clusters"]), int(config["ctas"])
+    roomy = ctas * (2 * codes + 4 * floats) <= STAGES_BYTES
+    stages = 2 if walks and (backward or clusters > 1) and roomy else 1
     return Geometry(
         row_groups=row_groups,
-        clusters=min(int(config["clusters"]), row_groups) if backward else row_groups,
+        clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
         steps=steps,
         column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
-        smem_bytes=codes + 4 * floats,
+        beside=beside,
+        stages=stages,
+        smem_bytes=stages * codes + 4 * floats,
+        exact=shape[0] % rows == 0
+        and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
     )
 
 
@@ -120,18 +138,22 @@ def options(
         raise ValueError(f"splits = {splits}: it must be 1, 2, 4 or {MAX_SPLITS}")
     if min(clusters, ctas) < 1:
         raise ValueError(f"clusters = {clusters}, ctas = {ctas}: each must be at least 1")
+    covered = geometry(op=op, shape=shape, block=block, config=config)
     macros = {
         "OP": OPS.index(op),
         "ELEMENT": arguments.ELEMENTS.index(element),
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
+        "WHOLE": int(aligned and covered.exact),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
         "LANES": lanes,
+        "BESIDE": covered.beside,
         "ROWS": rows,
         "SPLITS": splits,
-        "COLUMN_STEPS": geometry(op=op, shape=shape, block=block, config=config).column_steps,
+        "STAGES": covered.stages,
+        "COLUMN_STEPS": covered.column_steps,
         "CTAS": ctas,
     }
     return macro_options(macros)
