@@ -21,8 +21,12 @@ class HopperOperatorChecks(OperatorChecks):
 
     hopper: ClassVar[str]  #: the family in CUDA C++
 
+    def in_cuda(self, family: str) -> bool:
+        """Whether a family is in CUDA C++."""
+        return family == self.hopper
+
     def obstacle(self, subject: Subject, tuned: Tuned) -> str:
-        if tuned.kernel != self.hopper:
+        if not self.in_cuda(tuned.kernel):
             return ""
         if subject.device == "cpu":
             return NO_INTERPRETER
