@@ -14,7 +14,7 @@ import pytest
 from config_sample import sample
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_gemm import GOOD, ROW, gemm, of_recipe
+from test_hopper_gemm import GOOD, ROW, gemm
 from test_hopper_gemm import RECIPES as PLAIN_RECIPES
 
 from bench.sass import loops
@@ -156,6 +156,11 @@ def test_mx_products_are_multiplied_together_and_promoted_in_as_few_instructions
     assert (found["FMUL"], found["FFMA"]) == (2 * m, 2 * m)
     assert found["LDS"] == m // 2 + 8 * parts
     assert found.total() <= 4.5 * m + 8 * parts + 90
+
+
+def of_recipe(name: str, shape: str) -> Gemm:
+    out = ("bf16", "fp16", "fp32")[RECIPES.index(name) % 3]
+    return gemm(f"gemm:{shape}:{name}:{out}")
 
 
 @cache

@@ -51,6 +51,8 @@ MX_OPERANDS = ("e4m3fn", "e5m2", "int8")
 ENOUGH_TILES = 1024
 #: Of a default's CTA, so that four share a multiprocessor, or two of a wide tile.
 DEFAULT_SMEM_BYTES, WIDE_SMEM_BYTES = 55 * 1024, 112 * 1024
+#: Under MX scales three CTAs of up to 64 rows: their promotion hides one another's products.
+MX_SMEM_BYTES = 75 * 1024
 #: CTAs that a default's split of K aims at.
 DEFAULT_CTAS = 264
 
@@ -226,6 +228,8 @@ class HopperSkinnyGemm(Kernel):
             c for c in CLUSTERS if c == 1 or (c * tiles <= DEFAULT_CTAS and 4 * c <= steps)
         )
         most = DEFAULT_SMEM_BYTES if m <= 32 else WIDE_SMEM_BYTES
+        if mode == MX and 32 < m <= 64:
+            most = MX_SMEM_BYTES
         configs = [
             HopperSkinnyConfig(
                 block_m=m, block_n=n, stages=stages, cluster=cluster, interleaved=False
