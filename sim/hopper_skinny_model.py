@@ -46,8 +46,9 @@ THREAD_REGISTERS = 26
 #: multiply, a multiply-add and an eighth of a load for every two values of a unit; of the warp that
 #: loads beside those for every 32 rows' scales.
 MX_STEP_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 50.0, 60.0, 20.0
-#: Accumulators, sums included, that so many warpgroups have room for, and schedulers of an SM.
-MX_ROOM = {64: 128, 128: 128, 192: 96, 256: 64}
+#: Accumulators, sums included, that a thread has room for beside two warpgroups, and beside three;
+#: most rows of A in one product; schedulers of an SM.
+MX_ROOM, MX_ROOM_OF_THREE, MX_WIDE = 128, 96, 32
 SCHEDULERS = 4
 
 
@@ -55,13 +56,10 @@ def _mx_products(
     bm: NDArray[np.int64], bn: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Under MX scales: products of a unit, rows of A in one, and how many are under way."""
-    parts = np.where(bm > 64, 2, 1)
-    wide = bm // parts
-    room = np.zeros_like(bn)
-    for columns, most in MX_ROOM.items():
-        room = np.where(bn == columns, most, room)
-    four, two = ((bm + slots * wide) // 2 <= room for slots in (4, 2))
-    return parts, wide, np.where(four & (wide <= 32), 4, np.where(two, 2, 1))
+    wide = np.where(bm > 48, MX_WIDE, bm)
+    room = np.where(bn <= 128, MX_ROOM, MX_ROOM_OF_THREE)
+    four = (wide <= MX_WIDE) & ((bm + 4 * wide) // 2 <= room)
+    return bm // wide, wide, np.where(four, 4, 2)
 
 
 def hopper_skinny_cost(
@@ -90,7 +88,7 @@ def hopper_skinny_cost(
     held = bm // 2 * (2 if promoted else 1) + (np.minimum(bm, 64) // 4 if mode == "b1x128" else 0)
     parts, wide, slots = _mx_products(bm, bn)
     if mode == MX:
-        held = (bm + slots * wide) // 2 + np.where(wide <= 32, wide // 4, 0)
+        held = (bm + slots * wide) // 2 + 3 * wide // 16
     warps = bn // 16 + 1
     occupancy = ctas_per_sm(
         gpu,
@@ -130,13 +128,11 @@ def hopper_skinny_cost(
     tensor_clk = 2.0 * bm * bn * depth / peak
     smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
     promotion_clk = np.zeros(len(table))
-    drains = np.ones(len(table))  # products that a warp waits for, one after the other, in a step
     if mode == MX:
         of_warp = MX_UNITS * (bm + bm / 8 + 2 * parts) + MX_STEP_SLOTS
         loader = MX_LOADER_SLOTS + MX_WORD_SLOTS * -(-(bm + bn) // 32)
         promotion_clk = (bn / 64 * of_warp + loader / SCHEDULERS) / of.promotion_share
         promotion_clk = np.maximum(promotion_clk, 2.0 * MX_UNITS * bm * bn / gpu.fma_per_clk)
-        drains = MX_UNITS * parts / slots
     elif promoted:
         promotion_clk = bm * bn / (gpu.fma_per_clk * of.promotion_share)
         if mode == "b1x128":  # a factor for every two values
@@ -150,7 +146,7 @@ def hopper_skinny_cost(
     unit_clk = overlap(arithmetic_clk, smem_clk, exponent=of.overlap_exponent)
     chain_clk = np.maximum(tensor_clk, smem_clk) + of.step_clk + of.handshake_clk
     if promoted:
-        chain_clk = chain_clk + drains * of.drain_clk - of.step_clk + promotion_clk
+        chain_clk = chain_clk + of.drain_clk - of.step_clk + promotion_clk
     # A buffer comes round when its load has arrived, and its step has begun and ended.
     latency_ns = load_latency_ns(gpu, np.full(len(table), 1.0), np.ones(len(table), np.bool_))
     ring_clk = of.loaded_latency * latency_ns * clock_ghz + of.held_steps * chain_clk

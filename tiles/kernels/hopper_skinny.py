@@ -45,7 +45,7 @@ MAX_STAGES = 24
 #: The launcher's name of E8M0 scales for every 32 elements along K on both sides, the scales of a
 #: row in a step, and the most rows of A in a tile by its rows of B.
 MX, MX_UNITS = "mx", 4
-MX_BLOCK_M = {64: 128, 128: 128, 192: 128, 256: 32}
+MX_BLOCK_M = {64: 128, 128: 128, 192: 128}
 MX_OPERANDS = ("e4m3fn", "e5m2", "int8")
 #: Tiles of C that keep every multiprocessor of any GPU busy without a split of K.
 ENOUGH_TILES = 1024
@@ -147,7 +147,7 @@ class HopperSkinnyGemm(Kernel):
         for width, counts in ACCUMULATORS.items():
             room = np.where(n == width, counts[promoted], room)
             if mode == MX:
-                highest = np.where(n == width, MX_BLOCK_M[width], highest)
+                highest = np.where(n == width, MX_BLOCK_M.get(width, 0), highest)
         by_rows = mode == "b128x128"
         widest = _widest(problem.m, mode)
         tallest = max(64, -(-problem.n // 64) * 64)

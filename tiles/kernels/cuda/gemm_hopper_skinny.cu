@@ -18,14 +18,15 @@
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
 // CUDA cores ("promoted").  SCALES 5 are MX: every 32 of K, on both sides.  A step is then four units
-// of one wgmma for every 64 rows of A, of which SLOTS are under way together.  The warp that loads
+// of one wgmma for every 32 rows of A or fewer; three are under way while one is promoted, from step
+// to step.  The warp that loads
 // brings the scales too, see hopper_mx_scales.cuh: with the stages full of tiles that are on their
 // way, it writes the scales of step i, and asks for tile i - 1 + STAGES when step i - 1 has been
 // multiplied.
 //
 // Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
 //   BLOCK_M   8   16   32   48   64   96  128
-//            86  131  204  276  348  518  663   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+//            92  136  208  280  386  552  717   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
 // A multiprocessor's share of the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64
 // rows the memory is the slower one.
 //
@@ -35,8 +36,8 @@
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
 // 4 both 128x128, 5 both 1x32 in E8M0), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
 
-// With MX scales the sums of more than 64 rows leave room for products of half of them.
-#define WGMMA_N (SCALES == 5 && BLOCK_M > 64 ? BLOCK_M / 2 : BLOCK_M)
+// With MX scales many rows are multiplied in parts: products then hide one another's latency.
+#define WGMMA_N (SCALES == 5 && BLOCK_M > 48 ? 32 : BLOCK_M)
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
 
@@ -66,8 +67,8 @@
 #if BLOCK_N % 64
 #error "BLOCK_N is a multiple of 64"
 #endif
-#if MX && (ELEMENT < 2 || BLOCK_M > (BLOCK_N == 256 ? 32 : 128))
-#error "MX scales are for 8-bit elements and 128 rows of A at most, beside 256 of B for 32"
+#if MX && (ELEMENT < 2 || BLOCK_M > 128 || BLOCK_N > 192)
+#error "MX scales are for 8-bit elements, 128 rows of A and 192 of B at most"
 #endif
 #if SCALES == 4 && QUANT % BLOCK_M
 #error "128x128 scales of A take a BLOCK_M that divides 128"
@@ -79,11 +80,16 @@
 #define PARTS (BLOCK_M / WGMMA_N)
 #define PRODUCTS (UNITS * PARTS)  // of a step, a wgmma each
 // Accumulators, sums included, that the registers of so many warpgroups have room for, and products
-// under way together.
-#define ROOM (BLOCK_N <= 128 ? 128 : BLOCK_N == 192 ? 96 : 64)
-#define SLOTS \
-    (WGMMA_N <= 32 && SUMS + 4 * HALF <= ROOM ? 4 : SUMS + 2 * HALF <= ROOM ? 2 : 1)
-#define EARLY (WGMMA_N <= 32)  // scales of a product are read before the wait for it
+// that have accumulators.
+#define ROOM (BLOCK_N <= 128 ? 128 : 96)
+#define SLOTS (WGMMA_N <= 32 && SUMS + 4 * HALF <= ROOM ? 4 : 2)
+// Products under way while one is promoted, and those across the loop's back edge: the first wait of
+// the body is for all of them, else ptxas waits before every use of an accumulator.
+#define IN_FLIGHT (SLOTS - 1)
+#define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
+// Scales that are read before the wait for their product, of every 8 rows of A: with 64 by 64 a tile
+// the others would cost a multiprocessor's third CTA.
+#define EARLY (BLOCK_M == 64 && BLOCK_N == 64 ? 3 : WGMMA_N / 8)
 #endif
 
 #if MX
@@ -261,67 +267,74 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
 #pragma unroll
     for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
     Accumulator product[SLOTS][HALF];
-    for (int i = 0; i < count; i++) {
+    u64 a_tile = 0, b_tile = 0;
+    // Waits until the next stage is full: its products can be issued.
+    auto await_stage = [&] {
         barrier_wait(full_bar + stage * 8, phase);
-        const u64 a = a_first + stage * (A_BYTES >> 4), b = b_first + stage * (B_BYTES >> 4);
-        const u32 scales = scale_ring + stage * SCALE_SLOT;
+        a_tile = a_first + stage * (A_BYTES >> 4);
+        b_tile = b_first + stage * (B_BYTES >> 4);
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    };
+    auto issue = [&](int index) {
+        const int unit = index / PARTS, across = index % PARTS * (WGMMA_N * ROW_BYTES >> 4);
+        pin(product[index % SLOTS]);
+        wgmma_fence();
+        wgmma(product[index % SLOTS], b_tile + unit * 2, a_tile + across + unit * 2, 0);
+        wgmma_commit();
+    };
+    int oldest = 0;  // the stage whose products are promoted
+    if (count > 0) {
+        await_stage();
+#pragma unroll
+        for (int index = 0; index < CARRIED; index++) issue(index);
+    }
+    for (int i = 0; i < count; i++) {
+        const bool more = i + 1 < count;
+        const u32 scales = scale_ring + oldest * SCALE_SLOT;
         const u32 row_scales = scales + (BLOCK_M + warp * 16 + lane / 4) * 4;
         const u32 column_scales = scales + lane % 4 * 8;
-        auto issue = [&](int index) {
-            const int unit = index / PARTS, across = index % PARTS * (WGMMA_N * ROW_BYTES >> 4);
-            pin(product[index % SLOTS]);
-            wgmma_fence();
-            wgmma(product[index % SLOTS], b + unit * 2, a + across + unit * 2, 0);
-            wgmma_commit();
-        };
-#pragma unroll
-        for (int index = 0; index < SLOTS; index++) issue(index);
+        // Waits for a product, issues the one IN_FLIGHT later, promotes the first.  The last products
+        // of all have none that is so much later: they issue the first ones of the last stage once
+        // more, which nobody reads.
 #pragma unroll
         for (int index = 0; index < PRODUCTS; index++) {
             const int of_unit = index / PARTS * SCALED_ROWS, part = index % PARTS;
-            Accumulator(&d)[HALF] = product[index % SLOTS];
-            // The scales of its rows of B, and of its columns, rows of A.
-            float down[2];
-            float2 across[WGMMA_N / 8];
-            auto fetch_across = [&](int g) {
-                across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
-            };
-            down[0] = load_shared(row_scales + of_unit * 4);
-            down[1] = load_shared(row_scales + of_unit * 4 + 32);
-            if (EARLY)
-#pragma unroll
-                for (int g = 0; g < WGMMA_N / 8; g++) fetch_across(g);
-            if (index + SLOTS <= PRODUCTS)
-                wgmma_wait<SLOTS - 1>();
-            else if (index + 3 == PRODUCTS)
-                wgmma_wait<2>();
-            else if (index + 2 == PRODUCTS)
-                wgmma_wait<1>();
-            else
+            if (index == 0 && IN_FLIGHT > 1) {
                 wgmma_wait<0>();
-            pin(d);
-            if (EARLY && index == PRODUCTS - 1) {
-                __syncwarp();  // every lane has read its scales before the first gives them up
-                release(stage);
+                issue(CARRIED);
             }
+            if (index + IN_FLIGHT == PRODUCTS && more) await_stage();
+            // The scales of its rows of B, and of its columns, rows of A.
+            float2 across[WGMMA_N / 8];
+            auto fetch_across = [&](int from, int to) {
 #pragma unroll
-            for (int g = 0; g < WGMMA_N / 8; g++) {
-                if (!EARLY) fetch_across(g);
+                for (int g = from; g < to; g++)
+                    across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
+            };
+            const float down[2] = {load_shared(row_scales + of_unit * 4),
+                                   load_shared(row_scales + of_unit * 4 + 32)};
+            fetch_across(0, EARLY);
+            if (index > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
+            if (index < PRODUCTS - 1 || IN_FLIGHT == 1) issue((index + IN_FLIGHT) % PRODUCTS);
+            fetch_across(EARLY, WGMMA_N / 8);
+            if (index == PRODUCTS - 1) {
+                __syncwarp();  // every lane has read its scales before the first gives them up
+                if (more) release(oldest);
+                oldest = stage_after(oldest);
+            }
+            Accumulator(&d)[HALF] = product[index % SLOTS];
+            pin(d);
+#pragma unroll
+            for (int g = 0; g < WGMMA_N / 8; g++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     const float factor = multiply_rn(down[e / 2], e % 2 ? across[g].y : across[g].x);
                     float &to = sum[part * HALF + g * 4 + e];
                     to = fused_rn((float)d[g * 4 + e], factor, to);
                 }
-            }
-            if (index + SLOTS < PRODUCTS) issue(index + SLOTS);
         }
-        if (!EARLY) {
-            __syncwarp();
-            release(stage);
-        }
-        if (++stage == STAGES) stage = 0, phase ^= 1;
     }
+    wgmma_wait<0>();
 #else
     Accumulator product[HALF];
 #pragma unroll

@@ -47,7 +47,7 @@ MAX_STAGES = 24
 #: Scale modes by macro value.
 SCALES = (*PLAIN_SCALES, MX)
 #: Most rows of A in a tile under MX scales, by its rows of B: what registers hold.
-MX_BLOCK_M = {64: 128, 128: 128, 192: 128, 256: 32}
+MX_BLOCK_M = {64: 128, 128: 128, 192: 128}
 
 
 def threads(config: Mapping[str, int | bool]) -> int:
@@ -86,10 +86,10 @@ def options(
             f"block_m = {block_m}, block_n = {block_n}: they are one of "
             f"{', '.join(map(str, BLOCK_M))} and of {', '.join(map(str, ACCUMULATORS))}"
         )
-    if scales == MX and block_m > MX_BLOCK_M[block_n]:
+    if scales == MX and block_m > MX_BLOCK_M.get(block_n, 0):
         raise ValueError(
-            f"block_m = {block_m}: with MX scales and block_n = {block_n} it is "
-            f"{MX_BLOCK_M[block_n]} at most"
+            f"block_m = {block_m}, block_n = {block_n}: MX scales take "
+            f"{', '.join(f'{m} by {n}' for n, m in MX_BLOCK_M.items())} at most"
         )
     promoted = scales in ("b1x128", "b128x128", MX)
     held, room = block_m // 2 * (1 + promoted), ACCUMULATORS[block_n][promoted]
