@@ -129,7 +129,7 @@ def hopper_skinny_cost(
     smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
     promotion_clk = np.zeros(len(table))
     if mode == MX:
-        of_warp = MX_UNITS * (bm + bm / 8 + 2 * parts) + MX_STEP_SLOTS
+        of_warp = MX_UNITS * (bm + bm / 8 + 2) + 14.0 * parts + MX_STEP_SLOTS
         loader = MX_LOADER_SLOTS + MX_WORD_SLOTS * -(-(bm + bn) // 32)
         promotion_clk = (bn / 64 * of_warp + loader / SCHEDULERS) / of.promotion_share
         promotion_clk = np.maximum(promotion_clk, 2.0 * MX_UNITS * bm * bn / gpu.fma_per_clk)

@@ -26,7 +26,7 @@
 //
 // Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
 //   BLOCK_M   8   16   32   48   64   96  128
-//            92  136  208  280  386  552  717   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+//            92  136  208  280  376  536  693   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
 // A multiprocessor's share of the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64
 // rows the memory is the slower one.
 //
@@ -293,6 +293,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         const u32 scales = scale_ring + oldest * SCALE_SLOT;
         const u32 row_scales = scales + (BLOCK_M + warp * 16 + lane / 4) * 4;
         const u32 column_scales = scales + lane % 4 * 8;
+        float down[2];  // the scales of its rows of B
         // Waits for a product, issues the one IN_FLIGHT later, promotes the first.  The last products
         // of all have none that is so much later: they issue the first ones of the last stage once
         // more, which nobody reads.
@@ -304,15 +305,16 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
                 issue(CARRIED);
             }
             if (index + IN_FLIGHT == PRODUCTS && more) await_stage();
-            // The scales of its rows of B, and of its columns, rows of A.
+            // The scales of its columns, rows of A.
             float2 across[WGMMA_N / 8];
             auto fetch_across = [&](int from, int to) {
 #pragma unroll
                 for (int g = from; g < to; g++)
                     across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
             };
-            const float down[2] = {load_shared(row_scales + of_unit * 4),
-                                   load_shared(row_scales + of_unit * 4 + 32)};
+            if (part == 0)
+#pragma unroll
+                for (int h = 0; h < 2; h++) down[h] = load_shared(row_scales + of_unit * 4 + h * 32);
             fetch_across(0, EARLY);
             if (index > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
             if (index < PRODUCTS - 1 || IN_FLIGHT == 1) issue((index + IN_FLIGHT) % PRODUCTS);
