@@ -29,8 +29,9 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
     return result;
 }
 
-__device__ __forceinline__ bool has_zero_byte(u32 x) {
-    return ((x - 0x01010101u) & ~x & 0x80808080u) != 0;
+// Among the highest bits of the bytes one is set where a byte is 0 or 255.
+__device__ __forceinline__ u32 rare_bytes(u32 x) {
+    return (x - 0x01010101u & ~x) | (~x - 0x01010101u & x);
 }
 
 // The bits of the power of two that byte `unit` of a word stands for; NaN and 2^-127 where `any`.
@@ -89,11 +90,10 @@ struct ScaleWords {
 
     __device__ __forceinline__ void write(u32 stage_scales, const u32 (&words)[WORDS],
                                           int lane) const {
-        bool any = false;
+        u32 rare = 0;
 #pragma unroll
-        for (int w = 0; w < WORDS; w++)
-            any |= has_zero_byte(words[w]) || has_zero_byte(~words[w]);
-        if (any)
+        for (int w = 0; w < WORDS; w++) rare |= rare_bytes(words[w]);
+        if (rare & 0x80808080u)
             write_as(stage_scales, words, lane, true);
         else
             write_as(stage_scales, words, lane, false);
