@@ -7,8 +7,8 @@ of the chain that one CTA goes through where too few of them overlap, and behind
 
 Rates are the GPU's; parameters have the values of ``hopper_gemm``'s where it has them, and three
 were set on sweeps of an H200 (``data/h200/sweeps``).  Those have 128 rows and more: few rows, which
-the kernel is for, were not measured.  Both orders of the steps along K (``interleaved``) cost the
-same here: what they do to DRAM's pages has to be measured.
+the kernel is for, were not measured, nor were MX scales.  Both orders of the steps along K
+(``interleaved``) cost the same here: what they do to DRAM's pages has to be measured.
 """
 
 import numpy as np
@@ -26,8 +26,14 @@ from sim.traffic import footprint
 from sim.waves import waves
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_gemm import STAGE_BYTES, scale_mode
-from tiles.kernels.hopper_skinny import skinny_smem_bytes, skinny_steps
+from tiles.kernels.hopper_gemm import STAGE_BYTES
+from tiles.kernels.hopper_skinny import (
+    MX,
+    MX_UNITS,
+    skinny_mode,
+    skinny_smem_bytes,
+    skinny_steps,
+)
 from tiles.problems import Gemm
 
 __all__ = ["hopper_skinny_cost"]
@@ -36,6 +42,24 @@ F64 = NDArray[np.float64]
 
 #: Addresses and loop state of a thread beside accumulators, from the compiler's counts.
 THREAD_REGISTERS = 26
+#: Under MX scales, of a step, read off the compiled loops: instructions of a consumer warp beside a
+#: multiply, a multiply-add and an eighth of a load for every two values of a unit; of the warp that
+#: loads beside those for every 32 rows' scales.
+MX_STEP_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 50.0, 60.0, 20.0
+#: Accumulators, sums included, that a thread has room for beside two warpgroups, and beside three;
+#: most rows of A in one product; schedulers of an SM.
+MX_ROOM, MX_ROOM_OF_THREE, MX_WIDE = 128, 96, 32
+SCHEDULERS = 4
+
+
+def _mx_products(
+    bm: NDArray[np.int64], bn: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Under MX scales: products of a unit, rows of A in one, and how many are under way."""
+    wide = np.where(bm > 48, MX_WIDE, bm)
+    room = np.where(bn <= 128, MX_ROOM, MX_ROOM_OF_THREE)
+    four = (wide <= MX_WIDE) & ((bm + 4 * wide) // 2 <= room)
+    return bm // wide, wide, np.where(four, 4, 2)
 
 
 def hopper_skinny_cost(
@@ -51,7 +75,7 @@ def hopper_skinny_cost(
     cluster = table["cluster"]
     m, n, k = problem.shape
     activation, weight = problem.recipe.activation, problem.recipe.weight
-    mode = scale_mode(activation, weight)
+    mode = skinny_mode(activation, weight)
     promoted = problem.recipe.blockwise
     out_bytes = element(problem.out).bits // 8
     depth = STAGE_BYTES * 8 // activation.element.bits
@@ -62,6 +86,9 @@ def hopper_skinny_cost(
     tiles = tiles_m * tiles_n
     ctas = tiles * cluster
     held = bm // 2 * (2 if promoted else 1) + (np.minimum(bm, 64) // 4 if mode == "b1x128" else 0)
+    parts, wide, slots = _mx_products(bm, bn)
+    if mode == MX:
+        held = (bm + slots * wide) // 2 + 3 * wide // 16
     warps = bn // 16 + 1
     occupancy = ctas_per_sm(
         gpu,
@@ -83,7 +110,7 @@ def hopper_skinny_cost(
     dram_read = dram_read_bytes(gpu, tiles_m, tiles_n, tiles_m, a_tile, b_tile, rounds, seen)
     dram_write = float(m * n * out_bytes)
     l2_read = tiles * (a_tile + b_tile)
-    stage_bytes = (bm + bn) * STAGE_BYTES
+    stage_bytes = (bm + bn) * (STAGE_BYTES + (MX_UNITS if mode == MX else 0))
 
     # Streams of bytes leave the clock alone; products that keep the tensor cores busy do not.
     peak = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
@@ -101,12 +128,18 @@ def hopper_skinny_cost(
     tensor_clk = 2.0 * bm * bn * depth / peak
     smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
     promotion_clk = np.zeros(len(table))
-    if promoted:
+    if mode == MX:
+        of_warp = MX_UNITS * (bm + bm / 8 + 2) + 14.0 * parts + MX_STEP_SLOTS
+        loader = MX_LOADER_SLOTS + MX_WORD_SLOTS * -(-(bm + bn) // 32)
+        promotion_clk = (bn / 64 * of_warp + loader / SCHEDULERS) / of.promotion_share
+        promotion_clk = np.maximum(promotion_clk, 2.0 * MX_UNITS * bm * bn / gpu.fma_per_clk)
+    elif promoted:
         promotion_clk = bm * bn / (gpu.fma_per_clk * of.promotion_share)
         if mode == "b1x128":  # a factor for every two values
             promotion_clk = promotion_clk * 1.5
-        if isinstance(activation.element, IntElement):
-            promotion_clk = promotion_clk + bm * bn / gpu.convert_per_clk
+    if promoted and isinstance(activation.element, IntElement):
+        units = MX_UNITS if mode == MX else 1
+        promotion_clk = promotion_clk + units * bm * bn / gpu.convert_per_clk
     # Promotion beside products hides little of either, as measured (``HopperBlockParameters``).
     shorter = np.minimum(tensor_clk, promotion_clk)
     arithmetic_clk = np.maximum(tensor_clk, promotion_clk) + of.serial_share * shorter

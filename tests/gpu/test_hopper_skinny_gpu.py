@@ -39,6 +39,8 @@ RECIPES = (
     "int8-tensor",
     "int8-row",
     "int8-b128",
+    "mxfp8-e4m3",
+    "mxfp8-e5m2",
 )
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
 HARD_RULES = ("tile shape", "counts", "promotion", "registers", "shared memory")
@@ -101,7 +103,7 @@ def test_every_configuration_stays_within_the_bound(name: str, out: str) -> None
     assert tried >= (8 if apart == 1 else 2) * len(SHAPES)
 
 
-@pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128"])
+@pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128", "mxfp8-e4m3"])
 def test_configurations_of_the_space_at_decode_shapes(name: str) -> None:
     for m, n, k in ((1, 4096, 4096), (16, 8192, 8192), (64, 24576, 1536), (256, 4096, 4096)):
         problem = Gemm(m=m, n=n, k=k, recipe=recipe(name))
@@ -202,6 +204,40 @@ def test_a_nan_scale_poisons_its_rows_and_nothing_else(cluster: int) -> None:
     bad = operands.c.isnan()
     assert bad[:, 128:].all()
     assert not bad[:, :128].any()
+
+
+@pytest.mark.parametrize("k", [1024, 1040])
+@pytest.mark.parametrize("cluster", [1, 4])
+def test_mx_scales_that_are_no_plain_exponents(cluster: int, k: int) -> None:
+    """NaN poisons its row or column and nothing else; 2^-127 is what it says."""
+    import torch
+
+    problem = Gemm(m=47, n=200, k=k, recipe=recipe("mxfp8-e4m3"), out="fp32")
+    workload = FAMILY.workload(problem, device="cuda", seed=0)
+    operands = workload.operands  # type: ignore[attr-defined]
+    run = workload.launchers(config(cluster=cluster), 1)[0]
+
+    def values(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        powers = torch.exp2(scales.double() - 127).repeat_interleave(32, 1)
+        return codes.double() * powers[:, : codes.shape[1]]
+
+    operands.a_scale[5], operands.b_scale[9] = 0, 220
+    a = values(operands.a, operands.a_scale)
+    b = values(operands.b, operands.b_scale)
+    operands.c.fill_(float("nan"))
+    run()
+    error = (operands.c.double() - a @ b.T).abs() / (a.abs() @ b.abs().T)
+    assert error.max() < 2.0**-10
+    assert operands.c[5, 9] != 0
+    operands.a_scale[3, 7] = 255
+    operands.b_scale[199, -1] = 255
+    operands.c.fill_(1.0)
+    run()
+    bad = operands.c.isnan()
+    assert bad[3].all()
+    assert bad[:, 199].all()
+    bad[3], bad[:, 199] = False, False
+    assert not bad.any()
 
 
 @pytest.mark.parametrize("cluster", [1, 8])

@@ -41,7 +41,9 @@ SHAPES = st.tuples(
     st.integers(1, 600).map(lambda n: 16 * n),
     st.integers(1, 600).map(lambda k: 16 * k),
 )
-NAMES = st.sampled_from(["bf16", "fp16", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b128"])
+NAMES = st.sampled_from(
+    ["bf16", "fp16", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b128", "mxfp8-e4m3"]
+)
 GPUS = st.sampled_from([H200, H100])
 
 
@@ -95,7 +97,7 @@ def test_weights_are_read_once_and_rows_by_every_tile() -> None:
 
 
 def test_dram_binds_where_few_rows_meet_large_weights() -> None:
-    for name in ("bf16", "e4m3-row", "deepseek-fp8", "int8-row"):
+    for name in ("bf16", "e4m3-row", "deepseek-fp8", "int8-row", "mxfp8-e4m3"):
         problem = gemm(16, 8192, 8192, name)
         priced = price(problem, legal(problem))
         best = int(np.argmin(priced.time_us))
@@ -103,6 +105,27 @@ def test_dram_binds_where_few_rows_meet_large_weights() -> None:
         assert binding == "dram"
         bound_us = problem.min_bytes / (H200.dram_read_gb_per_s * 1e3)
         assert bound_us < priced.time_us[best] < bound_us + 5.0
+
+
+def test_scales_of_every_32_elements_cost_bytes_and_instructions() -> None:
+    plain, mx = gemm(64, 24576, 1536, "e4m3-tensor"), gemm(64, 24576, 1536, "mxfp8-e4m3")
+    both = [price(problem, one(block_m=64, stages=4)) for problem in (plain, mx)]
+    codes = (64 + 24576) * 1536
+    read = [priced.dram_read_bytes[0] for priced in both]
+    assert read[1] - read[0] == pytest.approx(codes / 32, rel=1e-4)
+    # Four units of a step, each with 64 multiplies and multiply-adds of a warp for 64 x 64.
+    steps_of_busiest = 3 * 12
+    least_us = steps_of_busiest * 4 * 64 / (H200.max_clock_mhz)
+    assert both[0].terms_us["cuda_cores"][0] == 0
+    assert both[1].terms_us["cuda_cores"][0] > least_us
+
+
+def test_rows_beyond_the_memorys_pace_pay_for_their_scales() -> None:
+    few, many = gemm(16, 8192, 8192, "mxfp8-e4m3"), gemm(2048, 8192, 8192, "mxfp8-e4m3")
+    for problem, binding in ((few, "dram"), (many, "cuda_cores")):
+        priced = price(problem, legal(problem))
+        best = int(np.argmin(priced.time_us))
+        assert max(priced.terms_us, key=lambda term: priced.terms_us[term][best]) == binding
 
 
 def test_a_ring_that_keeps_too_few_bytes_under_way_is_slower() -> None:

@@ -13,11 +13,21 @@ from tiles.kernels.cuda import gemm_hopper_skinny
 
 SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma)?\.cuh"$', re.MULTILINE)
+_MX_HEADER = '#include "hopper_mx_scales.cuh"\n'
+#: What the kernel says in PTX, in C++.
+_PLAIN = (
+    (r'asm\("mul\.rn\.f32.*;', "result = x * y;"),
+    (r'asm\("fma\.rn\.f32.*;', "result = std::fma(x, y, z);"),
+)
 
 
 def source_text() -> str:
-    """The kernel."""
-    return SOURCE.read_text()
+    """The kernel, with the header of its MX scales in it."""
+    text = SOURCE.with_name("hopper_mx_scales.cuh").read_text()
+    for ptx, plain in _PLAIN:
+        text, found = re.subn(ptx, plain, text)
+        assert found == 1
+    return SOURCE.read_text().replace(_MX_HEADER, text)
 
 
 @cache
@@ -43,8 +53,8 @@ def _pitched(matrix: NDArray[np.generic]) -> tuple[bytes, int]:
 def run(
     a: NDArray[np.generic],
     b: NDArray[np.generic],
-    a_scale: NDArray[np.float32] | None,
-    b_scale: NDArray[np.float32] | None,
+    a_scale: NDArray[np.generic] | None,
+    b_scale: NDArray[np.generic] | None,
     *,
     element: str,
     out: str,
@@ -56,6 +66,7 @@ def run(
 
     Args:
         a, b: codes, bf16 as uint16 and 8-bit floats as uint8.
+        a_scale, b_scale: fp32, or MX scales as uint8.
     """
     options = gemm_hopper_skinny.options(element=element, out=out, scales=scales, config=config)
     m, n = a.shape[0], b.shape[0]

@@ -18,8 +18,8 @@ int main(int, char **argv) {
     const u32 blocks = CLUSTER * ((job.m + BLOCK_M - 1) / BLOCK_M) *
                        ((job.n + BLOCK_N - 1) / BLOCK_N);
     run_launch(blocks, job.smem, job.seed, [&] {
-        gemm_hopper_skinny(map_a, map_b, map_scale, (const float *)parts[2].data(),
-                           (const float *)parts[3].data(), parts[4].data(), job.c_pitch, job.m,
+        gemm_hopper_skinny(map_a, map_b, map_scale, (const Scale *)parts[2].data(),
+                           (const Scale *)parts[3].data(), parts[4].data(), job.c_pitch, job.m,
                            job.n, job.k);
     });
     write_result(argv[2], {&parts[4]});

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,20 +14,23 @@ import pytest
 from config_sample import sample
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_gemm import GOOD, RECIPES, ROW, gemm, of_recipe
+from test_hopper_gemm import GOOD, ROW, gemm
+from test_hopper_gemm import RECIPES as PLAIN_RECIPES
 
+from bench.sass import loops
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath, TileConfig
 from tiles.kernels.compile_facts import OfflineCompileError
 from tiles.kernels.cuda import gemm_hopper_skinny
-from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.hopper_skinny import (
     ACCUMULATORS,
     BLOCK_M,
     CLUSTERS,
     MAX_STAGES,
+    MX_BLOCK_M,
     HopperSkinnyConfig,
     HopperSkinnyGemm,
+    skinny_mode,
     skinny_smem_bytes,
     skinny_steps,
 )
@@ -35,11 +39,19 @@ from tiles.problems import Gemm, parse_problem
 SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
 FAMILY = HopperSkinnyGemm()
 H200 = load_gpu("h200").limits
+RECIPES = (*PLAIN_RECIPES, "mxfp8-e4m3", "mxfp8-e5m2")
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
 HARD_RULES = {"tile shape", "counts", "promotion", "registers"}
 #: Registers of a thread that a CTA of so many warpgroups and one more warp can have: a quarter of
 #: the file serves each of four schedulers, in units of eight a thread.
 REGISTERS = {1: 255, 2: 168, 3: 128, 4: 96}
+
+
+MX = {
+    "scales": "mx",
+    "a_scale": array((64, 8), "uint8"),
+    "b_scale": array((128, 8), "uint8"),
+}
 
 
 def config(**fields: int | bool) -> HopperSkinnyConfig:
@@ -50,7 +62,7 @@ def config(**fields: int | bool) -> HopperSkinnyConfig:
 def options(problem: Gemm, one: HopperSkinnyConfig) -> tuple[str, ...]:
     """What the launcher would compile."""
     activation, weight = problem.recipe.activation, problem.recipe.weight
-    scales = scale_mode(activation, weight)
+    scales = skinny_mode(activation, weight)
     assert scales is not None
     return gemm_hopper_skinny.options(
         element=activation.element.name, out=problem.out, scales=scales, config=one.to_dict()
@@ -71,8 +83,10 @@ def check_compiled(problem: Gemm, one: HopperSkinnyConfig) -> str:
     assert int(used[1]) <= REGISTERS[one.block_n // 64]
     # All of it is what the launcher asks for.
     assert not re.search(r"bytes smem", found.log)
-    scales = scale_mode(problem.recipe.activation, problem.recipe.weight)
+    scales = skinny_mode(problem.recipe.activation, problem.recipe.weight)
     assert scales is not None
+    if scales == "mx" and (one.block_m, one.block_n) == (64, 64):
+        assert int(used[1]) <= REGISTERS[3]  # three CTAs share a multiprocessor
     asked = gemm_hopper_skinny.smem_bytes(scales=scales, config=one.to_dict())
     assert asked == skinny_smem_bytes(problem, ConfigTable.of([one]))[0]
     return found.ptx
@@ -104,6 +118,18 @@ COMPILED = {
         config(block_m=64, block_n=256, cluster=8),
         "m64n64k32.s32.s8.s8",
     ),
+    "MX": ("mxfp8-e4m3:bf16", config(), "m64n16k32.f32.e4m3.e4m3"),
+    "MX, split": (
+        "mxfp8-e4m3:bf16",
+        config(block_n=192, cluster=8, interleaved=True),
+        "m64n16k32.f32.e4m3.e4m3",
+    ),
+    "MX, 64 rows": ("mxfp8-e5m2:bf16", config(block_m=64), "m64n32k32.f32.e5m2.e5m2"),
+    "MX, 128 rows in parts": (
+        "mxfp8-e4m3:fp16",
+        config(block_m=128, block_n=192, stages=3),
+        "m64n32k32.f32.e4m3.e4m3",
+    ),
 }
 
 
@@ -118,6 +144,25 @@ def test_compiles_to_the_instructions_it_was_written_for(case: str) -> None:
     stores = "st.global.v4.f32" if formats.endswith("fp32") else "st.global.v2.u32"
     assert stores in ptx
     assert not re.search(r"\b(atom|red)\.", ptx)
+
+
+@pytest.mark.parametrize("m", [16, 64, 128])
+def test_mx_products_are_multiplied_together_and_promoted_in_as_few_instructions(m: int) -> None:
+    """The counts that the source tells, and products that do not wait for each other."""
+    whole = options(gemm("gemm:4096x4096x4096:mxfp8-e4m3:bf16"), config(block_m=m))
+    code = compile_cuda(SOURCE, whole).machine_code()
+    counts = (Counter(x.split(".")[0] for x in loop) for loop in loops(code, holding_others=True))
+    found = min((count for count in counts if count["QGMMA"]), key=Counter.total)
+    parts = m // 32 if m > 32 else 1
+    assert found["QGMMA"] == 4 * parts
+    assert (found["FMUL"], found["FFMA"]) == (2 * m, 2 * m)
+    assert found["LDS"] == m // 2 + 8
+    assert found.total() <= 4.5 * m + 20 * parts + 70
+
+
+def of_recipe(name: str, shape: str) -> Gemm:
+    out = ("bf16", "fp16", "fp32")[RECIPES.index(name) % 3]
+    return gemm(f"gemm:{shape}:{name}:{out}")
 
 
 @cache
@@ -160,6 +205,7 @@ def test_descriptor_and_launcher_name_the_same_choices() -> None:
     assert BLOCK_M == gemm_hopper_skinny.BLOCK_M
     assert ACCUMULATORS == gemm_hopper_skinny.ACCUMULATORS
     assert CLUSTERS == gemm_hopper_skinny.CLUSTERS
+    assert MX_BLOCK_M == gemm_hopper_skinny.MX_BLOCK_M
     assert MAX_STAGES == gemm_hopper_skinny.MAX_STAGES
 
 
@@ -184,7 +230,7 @@ def launcher_takes(problem: Gemm, one: HopperSkinnyConfig) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128"])
+@pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128", "mxfp8-e4m3"])
 def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     for table in (FAMILY.space(problem, H200), wide_table()):
@@ -239,6 +285,10 @@ def test_a_split_of_k_needs_a_step_for_every_cta() -> None:
     ("problem", "reason"),
     [
         ("gemm:64x64x64:jetfire:bf16", "no scale mode for int8.b32x32"),
+        ("gemm:64x64x72:mxfp8-e4m3:bf16", "K: rows of 72 bytes"),
+        ("gemm:64x64x64:mxint8:bf16", "multiplies two of one element of e4m3fn, e5m2, int8"),
+        ("gemm:64x64x64:mxfp8-e4m3:e4m3fn.b32x32", "e4m3fn.b32x32"),
+        ("gemm:64x64x80:mxfp8-e4m3:bf16", None),
         ("gemm:64x64x66:bf16:bf16", "K: rows of 132 bytes"),
         ("gemm:64x66x64:bf16:bf16", "N: rows of 132 bytes"),
         ("gemm:64x68x64:bf16:fp32", None),
@@ -277,6 +327,26 @@ def test_only_capability_9_0_is_served(name: str) -> None:
         ({"config": config(block_m=176).to_dict()}, ValueError, "176 accumulators a thread"),
         (ROW | {"config": config(stages=25).to_dict()}, ValueError, "stages = 25"),
         (ROW | {"config": config(cluster=3).to_dict()}, ValueError, "cluster = 3"),
+        (
+            {"scales": "mx", "a_scale": array((64, 8), "float32")},
+            TypeError,
+            "a_scale has dtype float32: it must be uint8",
+        ),
+        (
+            MX | {"b_scale": array((128, 2), "uint8")},
+            ValueError,
+            r"b_scale has shape \(128, 2\): it must be \(128, 8\)",
+        ),
+        (
+            MX | {"b_scale": array((128, 8), "uint8", strides=(1, 128))},
+            ValueError,
+            r"b_scale has strides \(1, 128\): it must be row-major",
+        ),
+        (
+            MX | {"config": config(block_n=256).to_dict()},
+            ValueError,
+            "block_m = 16, block_n = 256: MX scales take 128 by 64, 128 by 128, 128 by 192 at most",
+        ),
         (
             {
                 "scales": "b128x128",
@@ -337,3 +407,20 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
     b_scale = apart["b_scale"].data.ptr
     assert [int(x) for x in arguments[3:]] == [1 << 22, b_scale, 1 << 21, 1024, 70, 300, 256]
     assert smem == gemm_hopper_skinny.smem_bytes(scales="b1x128", config=fields)
+
+
+def test_mx_scales_go_to_the_kernel_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[tuple[Any, ...]] = []
+
+    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
+        launches.append((grid, block, arguments, shared_mem))
+
+    monkeypatch.setattr(gemm_hopper_skinny, "tensor_map", lambda *numbers: "map")
+    monkeypatch.setattr(gemm_hopper_skinny, "compiled_kernel", lambda *key: kernel)
+    given = GOOD | MX | {"config": config(block_m=64, stages=4).to_dict()}
+    gemm_hopper_skinny.launch(**given)
+    ((grid, block, arguments, smem),) = launches
+    assert (grid, block) == ((2,), (160,))
+    assert [int(x) for x in arguments[3:5]] == [MX[x].data.ptr for x in ("a_scale", "b_scale")]
+    # Four stages: 128 rows of 128 bytes and of four floats; barriers.
+    assert smem == 4 * 128 * (128 + 16) + 4 * 16

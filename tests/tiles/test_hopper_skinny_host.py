@@ -31,8 +31,14 @@ def draw(rows: int, k: int, element: str, rng: np.random.Generator) -> NDArray[A
 def spread(scale: F64, rows: int, cols: int) -> F64:
     """One scale an element of (rows, cols)."""
     tall = np.repeat(scale, 128, 0) if scale.shape[0] not in (1, rows) else scale
-    wide = np.repeat(tall, 128, 1) if scale.shape[1] > 1 else tall
+    apart = 32 if scale.shape[1] == -(-cols // 32) else 128
+    wide = np.repeat(tall, apart, 1) if scale.shape[1] > 1 else tall
     return np.broadcast_to(wide[:rows, :cols], (rows, cols))
+
+
+def e8m0(scale: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Powers of two as their bytes."""
+    return (scale.view(np.uint32) >> 23).astype(np.uint8)
 
 
 def grids(m: int, n: int, k: int, scales: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -43,6 +49,7 @@ def grids(m: int, n: int, k: int, scales: str) -> tuple[tuple[int, int], tuple[i
         "row": ((m, 1), (n, 1)),
         "b1x128": ((m, k_blocks), (n_blocks, k_blocks)),
         "b128x128": ((m_blocks, k_blocks), (n_blocks, k_blocks)),
+        "mx": ((m, -(-k // 32)), (n, -(-k // 32))),
     }
     return known[scales]
 
@@ -62,7 +69,7 @@ def check(shape: tuple[int, int, int], element: str, out: str, scales: str, **co
     c = run(
         a.view(codes),
         b.view(codes),
-        *pair,
+        *(e8m0(x) if scales == "mx" and x is not None else x for x in pair),
         element=element,
         out=out,
         scales=scales,
@@ -102,6 +109,19 @@ SLOW: dict[str, tuple[Any, ...]] = {
     "more than 32 steps, both": ((3, 66, 4500), "int8", "fp32", "b128x128", (8, 64, 4, 1, True)),
     "rows beyond N": ((9, 130, 300), "e4m3fn", "bf16", "b1x128", (16, 256, 2, 1, False)),
     "the widest": ((300, 70, 130), "bf16", "bf16", "none", (256, 128, 2, 1, False)),
+    "MX, a tail of every extent": (
+        (13, 84, 400), "e4m3fn", "fp32", "mx", (16, 64, 2, 1, False),
+    ),
+    "MX, words, shared": ((30, 130, 1152), "e4m3fn", "fp32", "mx", (32, 128, 3, 2, True)),
+    "MX, bytes, shared": ((9, 70, 1200), "e5m2", "bf16", "mx", (16, 64, 2, 8, False)),
+    "MX, more steps than are fetched ahead": (
+        (5, 66, 1808), "e4m3fn", "fp32", "mx", (8, 64, 4, 1, False),
+    ),
+    "MX, 48 rows": ((43, 70, 384), "e4m3fn", "fp32", "mx", (48, 64, 5, 1, False)),
+    "MX, three warpgroups": ((64, 200, 640), "e4m3fn", "fp32", "mx", (64, 192, 2, 1, False)),
+    "MX, integers": ((33, 200, 300), "int8", "fp32", "mx", (64, 64, 2, 2, False)),
+    "MX, 96 rows": ((100, 70, 300), "e4m3fn", "fp32", "mx", (96, 64, 2, 1, False)),
+    "MX, 128 rows": ((130, 140, 264), "e4m3fn", "fp32", "mx", (128, 128, 2, 2, False)),
     "192 rows": ((192, 136, 256), "e4m3fn", "fp16", "none", (192, 64, 2, 2, False)),
 }  # fmt: skip
 
@@ -121,6 +141,34 @@ def test_gives_the_product(case: str) -> None:
 @pytest.mark.parametrize("case", SLOW)
 def test_gives_the_product_slow(case: str) -> None:
     _run(SLOW[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [384, 400])
+def test_mx_scales_that_are_no_plain_exponents(k: int) -> None:
+    """2^-127, 2^103, and NaN, which makes its row or column NaN and nothing else."""
+    rng = np.random.default_rng(k)
+    a, b = (draw(rows, k, "e4m3fn", rng) for rows in (11, 70))
+    codes = [rng.integers(120, 135, (rows, -(-k // 32))).astype(np.uint8) for rows in (11, 70)]
+    codes[0][4], codes[1][5] = 0, 230
+    values = [np.ldexp(1.0, x.astype(int) - 127) for x in codes]
+    codes[0][7, 2] = codes[1][69, -1] = 255
+    fields = {"block_m": 16, "block_n": 64, "stages": 2, "cluster": 1, "interleaved": False}
+    c = run(
+        a.view(np.uint8),
+        b.view(np.uint8),
+        *codes,
+        element="e4m3fn",
+        out="fp32",
+        scales="mx",
+        config=fields,
+    )
+    pairs = zip((a, b), values, strict=True)
+    left, right = (x.astype(np.float64) * np.repeat(s, 32, 1)[:, :k] for x, s in pairs)
+    wanted = left @ right.T
+    wanted[7] = wanted[:, 69] = np.nan
+    assert np.array_equal(np.isnan(c), np.isnan(wanted))
+    assert np.nanmax(np.abs(c - wanted) / (np.abs(left) @ np.abs(right.T))) < 2.0**-20
 
 
 #: What a reader might forget, by the line that would be wrong.

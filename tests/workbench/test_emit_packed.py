@@ -15,14 +15,15 @@ from imported_package import imported
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.cuda import gemm_hopper_blocks
+from tiles.kernels.cuda import gemm_hopper_blocks, gemm_hopper_skinny
 from workbench.emission import EmittedPackage, emit
 
 NAME = "packed_pack"
 MX, CODES = "gemm:512x64x256:mxfp8-e4m3:bf16", "gemm:512x64x256:jetfire:int8.b32x32+sr"
 NVFP4 = "gemm:16x64x256:nvfp4:bf16"
 QUANTIZE = "quantize:64x256:nvfp4:bf16:transposed:swizzled"
-FAMILY = "hopper_block_gemm"
+FEW_ROWS = "gemm:4x64x256:mxfp8-e4m3:bf16"
+FAMILY, SKINNY = "hopper_block_gemm", "hopper_skinny_gemm"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
     run = run_of(
         study(MX, family=FAMILY, time_us=10.0),
         study(MX, family="triton_decoded_gemm", time_us=20.0),
+        study(FEW_ROWS, family=SKINNY),
         study(CODES, family=FAMILY),
         study(NVFP4, family="triton_decoded_gemm"),
         study(QUANTIZE, family="triton_quantize_tiles"),
@@ -72,8 +74,14 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
         a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, c_scale: Any = None, **rest: Any
     ) -> None:
         formats = {key: rest[key] for key in ("element", "out", "scales")}
-        gemm_hopper_blocks.check_operands(a, b, c, a_scale, b_scale, c_scale, **formats)
-        gemm_hopper_blocks.options(**formats, config=rest["config"])
+        if formats["scales"] == "mx":
+            operands = (a, b, c, a_scale, b_scale)
+            modes = gemm_hopper_skinny.SCALES
+            gemm_hopper_skinny.check_operands(*operands, **formats, modes=modes)
+            gemm_hopper_skinny.options(**formats, config=rest["config"])
+        else:
+            gemm_hopper_blocks.check_operands(a, b, c, a_scale, b_scale, c_scale, **formats)
+            gemm_hopper_blocks.options(**formats, config=rest["config"])
         calls.append({"a_scale": a_scale, "b_scale": b_scale, "c_scale": c_scale, **rest})
 
     hopper = module._hopper_gemm
@@ -84,11 +92,11 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
     return calls
 
 
-def _tuned(module: ModuleType, formats: tuple[str, str]) -> Any:
+def _tuned(module: ModuleType, formats: tuple[str, str], family: str = FAMILY) -> Any:
     (file,) = [
         file
         for file in module._lookup.FILES
-        if (file.kernel, file.formats) == (FAMILY, formats) and file.extents is not None
+        if (file.kernel, file.formats) == (family, formats) and file.extents is not None
     ]
     return module._lookup.Choice(file=file, m=512, config=file.entries[0][1])
 
@@ -114,6 +122,47 @@ def test_mx_scales_reach_the_kernel_as_the_powers_that_they_stand_for(
         held = call[name].memory.memory.owner
         assert torch.equal(held.nan_to_num(nan=-1.0), side.scales.nan_to_num(nan=-1.0))
         assert held.stride(0) == 1
+
+
+@pytest.mark.parametrize("given", ["bits", "e8m0", "powers"])
+def test_mx_scales_reach_the_kernel_for_few_rows_as_bytes(
+    module: ModuleType, launched: list[dict[str, Any]], given: str
+) -> None:
+    for m, family in ((3, SKINNY), (500, FAMILY)):
+        choice = module._gemm_packed.choose(
+            "triton_decoded_gemm",
+            ("mxfp8-e4m3", "bf16"),
+            (64, 256),
+            m,
+            "NVIDIA H200",
+            module._gemm_packed.HOPPER,
+        )
+        assert (choice.file.kernel, choice.tuned) == (family, True)
+    a, b = _codes(6, 256, "e4m3fn.mx"), _codes(64, 256, "e4m3fn.mx")
+    a.scales[0, 0] = 2.0**-127
+    a.scales[1, 1] = torch.nan
+    scales = [side.scales for side in (a, b)]
+    if given != "powers":
+        scales = [side.scale_bits for side in (a, b)]
+    if given == "e8m0":
+        scales = [scale.view(torch.float8_e8m0fnu) for scale in scales]
+    out = torch.empty(6, 64, dtype=torch.bfloat16)
+    operands = (a.bits, b.bits, *scales, None, None)
+    choice = _tuned(module, ("mxfp8-e4m3", "bf16"), SKINNY)
+    module._gemm_packed.run(choice, operands, out, 256)
+    (call,) = launched
+    assert (call["element"], call["scales"], call["out"]) == ("e4m3fn", "mx", "bf16")
+    for name, side in (("a_scale", a), ("b_scale", b)):
+        held = call[name].memory.memory.owner
+        assert torch.equal(held.view(torch.uint8), side.scale_bits)
+
+
+def test_the_function_of_cupy_arrays_leaves_scales_in_bytes_to_gemm_packed(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    cuda = importlib.import_module(f"{NAME}.gemm_cuda")
+    assert cuda._KERNELS["mxfp8-e4m3", "bf16"] == (FAMILY,)
 
 
 def test_codes_leave_the_kernel_with_their_scales_and_seed(

@@ -23,6 +23,7 @@ PRODUCTS = (
     ("hopper_gemm", "gemm:1x128x256:int8-b128:bf16"),
     ("hopper_gemm", "gemm:64x96x256:e5m2-b128:bf16"),
     ("hopper_skinny_gemm", "gemm:16x256x4096:int8-row:bf16"),
+    ("hopper_skinny_gemm", "gemm:16x256x4096:mxfp8-e4m3:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),
     ("hopper_block_gemm", "gemm:512x64x256:mxfp8-e4m3:bf16"),

@@ -18,9 +18,12 @@ class HopperGemmWorkload(GemmWorkload):
 
     template: ClassVar[ModuleType] = gemm_hopper  #: the launcher
 
+    def _scale_mode(self) -> str | None:
+        """The launcher's name of the recipe's scales."""
+        return scale_mode(self.problem.recipe.activation, self.problem.recipe.weight)
+
     def _arguments(self, operands: Operands, config: TileConfig) -> dict[str, Any]:
         """The launcher's arguments: zero-copy CuPy views of the torch tensors."""
-        recipe = self.problem.recipe
         views = {
             name: None if tensor is None else cupy_view(tensor)
             for name, tensor in (
@@ -32,9 +35,9 @@ class HopperGemmWorkload(GemmWorkload):
             )
         }
         return views | {
-            "element": recipe.activation.element.name,
+            "element": self.problem.recipe.activation.element.name,
             "out": self.problem.out,
-            "scales": scale_mode(recipe.activation, recipe.weight),
+            "scales": self._scale_mode(),
             "config": config.to_dict(),
         }
 

@@ -21,7 +21,7 @@ from workbench.verification.rivals import Contender
 
 __all__ = ["PackedGemmFunctionChecks"]
 
-TRITON, HOPPER = "triton_decoded_gemm", "hopper_block_gemm"
+TRITON, HOPPER = "triton_decoded_gemm", ("hopper_block_gemm", "hopper_skinny_gemm")
 #: Extent along K of a few blocks of any format.
 BLOCKS = 288
 
@@ -30,7 +30,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
     """Products of packed codes, against fp64 products of what the codes stand for."""
 
     function: ClassVar[str] = "gemm_packed"
-    hopper: ClassVar[tuple[str, ...]] = (HOPPER,)
+    hopper: ClassVar[tuple[str, ...]] = HOPPER
     rival: ClassVar[str] = "torch.matmul in bf16"
     module: ClassVar[str] = "_gemm_packed"
     fallback: ClassVar[str] = TRITON
@@ -47,7 +47,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
         return tuned.problem.resized(min(tuned.problem.m, 40), 48, BLOCKS)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
-        step = 16 if tuned.kernel == HOPPER or tuned.config.get("tma") else 2
+        step = 16 if tuned.kernel in HOPPER or tuned.config.get("tma") else 2
         # A default of the other kernel has its own tile; any odd number of rows will do there.
         tile = [int(tuned.config.get(name, 64)) for name in ("block_m", "block_n", "block_k")]
         m, n, k = tile[0] + 5, tile[1] + 3 * step, max(tile[2], BLOCKS) + step
@@ -60,7 +60,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
         return tuned.problem.resized(*((19, 37, 133) if device == "cpu" else (35, 77, 191)))
 
     def default_problem(self, tuned: Tuned, family: str, device: str) -> Problem:
-        return self.tails(tuned, device) if family == HOPPER else self.odd(tuned, device)
+        return self.tails(tuned, device) if family in HOPPER else self.odd(tuned, device)
 
     def interpreter(self, subject: Subject) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if subject.device == "cuda" else exact_interpreter()
@@ -94,7 +94,7 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
             return buffer
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
-            if choice.file.kernel == HOPPER:
+            if choice.file.kernel in HOPPER:
                 reference = gemm_reference(
                     a.dequantize(torch.float64),
                     b.dequantize(torch.float64),

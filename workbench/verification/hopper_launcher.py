@@ -86,11 +86,13 @@ def refusal(launch: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
     return ""
 
 
-def _scales(shape: tuple[int, ...], block: tuple[int, int], *, columns: bool) -> Any:
+def _scales(
+    shape: tuple[int, ...], block: tuple[int, int], *, columns: bool, stored: str = "fp32"
+) -> Any:
     grid = [
         -(-extent // under) if under else 1 for extent, under in zip(shape[-2:], block, strict=True)
     ]
-    return fake_array((*shape[:-2], *grid), "fp32", columns=columns and block[1] != 0)
+    return fake_array((*shape[:-2], *grid), stored, columns=columns and block[1] != 0)
 
 
 def judge_launcher(
@@ -126,9 +128,13 @@ def judge_launcher(
         "b": fake_array(weights, element),
         "c": fake_array((m, n), held),
     }
-    for name, shape, columns in (("a", (m, k), True), ("b", weights, both)):
+    as_bytes = layout["scales"] == "mx"  # row-major
+    stored = "e8m0fnu" if as_bytes else "fp32"
+    for name, shape, columns in (("a", (m, k), not as_bytes), ("b", weights, both)):
         under = layout[f"{name}_block"]
-        made = None if under is None else _scales(shape, under, columns=columns and under[0] == 1)
+        made = None
+        if under is not None:
+            made = _scales(shape, under, columns=columns and under[0] == 1, stored=stored)
         good[f"{name}_scale"] = made
     if block:
         side = layout["out_block"]

@@ -210,8 +210,14 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
     const int steps = (k + BLOCK_K - 1) / BLOCK_K;
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
 
-    if (threadIdx.x == 0)  // a stage is filled by one thread, and 32 that copy scales of blocks
+    if (threadIdx.x == 0) {
+        prefetch_map(&map_a);
+        prefetch_map(&map_b);
+        if (VECTOR) prefetch_map(&map_a_scale), prefetch_map(&map_b_scale);
+        prefetch_map(&map_c);
+        // A stage is filled by one thread, and 32 that copy scales of blocks.
         init_ring(full_bar, empty_bar, VECTOR || RUN > 1 ? 1 : 1 + 32, CONSUMERS * 4 * CLUSTER);
+    }
 #if RUN > 1
     if (threadIdx.x < STAGES) barrier_init(ready_bar + threadIdx.x * 8, 1);
     if (threadIdx.x < STAGES) barrier_fence();

@@ -17,15 +17,27 @@
 // Sums are staged transposed in the ring's place, and leave it row by row: 4 columns of C a thread.
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
-// CUDA cores ("promoted").
+// CUDA cores ("promoted").  SCALES 5 are MX: every 32 of K, on both sides.  A step is then four units
+// of one wgmma for every 32 rows of A or fewer; three are under way while one is promoted, from step
+// to step.  The warp that loads
+// brings the scales too, see hopper_mx_scales.cuh: with the stages full of tiles that are on their
+// way, it writes the scales of step i, and asks for tile i - 1 + STAGES when step i - 1 has been
+// multiplied.
+//
+// Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
+//   BLOCK_M   8   16   32   48   64   96  128
+//            92  136  208  280  376  536  693   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+// A multiprocessor's share of the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64
+// rows the memory is the slower one.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
+// 4 both 128x128, 5 both 1x32 in E8M0), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
 
-#define WGMMA_N BLOCK_M
+// With MX scales many rows are multiplied in parts: products then hide one another's latency.
+#define WGMMA_N (SCALES == 5 && BLOCK_M > 48 ? 32 : BLOCK_M)
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
 
@@ -35,9 +47,12 @@
 #define BLOCK_K (ELEMENT < 2 ? 64 : 128)
 #define A_BYTES (BLOCK_M * ROW_BYTES)
 #define B_BYTES (BLOCK_N * ROW_BYTES)
+#define MX (SCALES == 5)
 #define PROMOTED (SCALES >= 3)
+#define SUMS (BLOCK_M / 2)  // of a thread
 #define SCALE_BYTES (SCALES == 3 ? BLOCK_M * 4 : 0)
-#define SCALE_SLOT ((SCALE_BYTES + 127) / 128 * 128)  // the copy engine writes to multiples of 128
+// The copy engine writes to multiples of 128.
+#define SCALE_SLOT (MX ? (BLOCK_M + BLOCK_N) * 16 : (SCALE_BYTES + 127) / 128 * 128)
 #define RING_BYTES (STAGES * (A_BYTES + B_BYTES + SCALE_SLOT))
 // Words from one row of C to the next while it is staged: 4 more than a multiple of 16, so that
 // neither the columns that warps write nor the rows that they read meet in a bank.
@@ -52,11 +67,36 @@
 #if BLOCK_N % 64
 #error "BLOCK_N is a multiple of 64"
 #endif
+#if MX && (ELEMENT < 2 || BLOCK_M > 128 || BLOCK_N > 192)
+#error "MX scales are for 8-bit elements, 128 rows of A and 192 of B at most"
+#endif
 #if SCALES == 4 && QUANT % BLOCK_M
 #error "128x128 scales of A take a BLOCK_M that divides 128"
 #endif
 
 #include "hopper_ring.cuh"
+#if MX
+#include "hopper_mx_scales.cuh"
+#define PARTS (BLOCK_M / WGMMA_N)
+#define PRODUCTS (UNITS * PARTS)  // of a step, a wgmma each
+// Accumulators, sums included, that the registers of so many warpgroups have room for, and products
+// that have accumulators.
+#define ROOM (BLOCK_N <= 128 ? 128 : 96)
+#define SLOTS (WGMMA_N <= 32 && SUMS + 4 * HALF <= ROOM ? 4 : 2)
+// Products under way while one is promoted, and those across the loop's back edge: the first wait of
+// the body is for all of them, else ptxas waits before every use of an accumulator.
+#define IN_FLIGHT (SLOTS - 1)
+#define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
+// Scales that are read before the wait for their product, of every 8 rows of A: with 64 by 64 a tile
+// the others would cost a multiprocessor's third CTA.
+#define EARLY (BLOCK_M == 64 && BLOCK_N == 64 ? 3 : WGMMA_N / 8)
+#endif
+
+#if MX
+typedef u8 Scale;
+#else
+typedef float Scale;
+#endif
 
 // What is staged and added up across a cluster.
 #if PROMOTED
@@ -106,14 +146,14 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4], int c
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
 gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-                   const __grid_constant__ TensorMap map_scale, const float *a_scale,
-                   const float *b_scale, u8 *c, i64 c_pitch, int m, int n, int k) {
+                   const __grid_constant__ TensorMap map_scale, const Scale *a_scale,
+                   const Scale *b_scale, u8 *c, i64 c_pitch, int m, int n, int k) {
     extern __shared__ __align__(1024) u8 memory[];
     const u32 b_ring = shared_address(memory), a_ring = b_ring + STAGES * B_BYTES;
     const u32 full_bar = b_ring + TILES_BYTES, empty_bar = full_bar + STAGES * 8;
 #if SCALES == 2
     const u32 row_scales = empty_bar + STAGES * 8, column_scales = row_scales + BLOCK_M * 4;
-#elif SCALES == 3
+#elif SCALES == 3 || MX
     const u32 scale_ring = a_ring + STAGES * A_BYTES;
 #endif
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
@@ -131,27 +171,71 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (threadIdx.x == CONSUMERS) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
-        init_ring(full_bar, empty_bar, 1, CONSUMERS / 32);
+        init_ring(full_bar, empty_bar, MX ? 2 : 1, CONSUMERS / 32);
     }
     __syncthreads();
 
     if (warp == CONSUMERS / 32) {
-        if (lane == 0) {
-            int stage = 0;
-            u32 phase = 1;
-            for (int i = 0; i < count; i++) {
-                const int step = first + i * apart;
-                const u32 bar = full_bar + stage * 8;
-                barrier_wait(empty_bar + stage * 8, phase);
-                barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-                load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-                load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+        int stage = 0;
+        u32 phase = 1;
+        auto load = [&](int i) {
+            const int step = first + i * apart;
+            const u32 bar = full_bar + stage * 8;
+            barrier_wait(empty_bar + stage * 8, phase);
+            barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+            load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+            load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
 #if SCALES == 3
-                load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
+            load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
 #endif
-                if (++stage == STAGES) stage = 0, phase ^= 1;
+            if (++stage == STAGES) stage = 0, phase ^= 1;
+        };
+#if MX
+        ScaleWords scales;
+        scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
+        int written = 0;  // the stage of the scales that are written next
+        auto begin = [&] {
+            if (lane == 0)
+                for (int i = 0; i < min(STAGES, count); i++) load(i);
+            __syncwarp();
+        };
+        auto pass_on = [&](int i) {
+            __syncwarp();
+            if (lane == 0) {
+                barrier_arrive(full_bar + written * 8);
+                if (i > 0 && i - 1 + STAGES < count) load(i - 1 + STAGES);
+            }
+            __syncwarp();  // the stage of the next scales is free as well
+            written = stage_after(written);
+        };
+        if (scales.whole) {
+#pragma unroll
+            for (int turn = 0; turn < AHEAD; turn++)
+                if (turn < count) scales.fetch_words(turn, first + turn * apart);
+            begin();
+            for (int from = 0; from < count; from += AHEAD) {
+#pragma unroll
+                for (int turn = 0; turn < AHEAD; turn++) {
+                    const int i = from + turn;
+                    if (i >= count) break;
+                    scales.write_words(scale_ring + written * SCALE_SLOT, turn, lane);
+                    if (i + AHEAD < count) scales.fetch_words(turn, first + (i + AHEAD) * apart);
+                    pass_on(i);
+                }
+            }
+        } else {
+            if (count > 0) scales.fetch_bytes(first);
+            begin();
+            for (int i = 0; i < count; i++) {
+                scales.write_bytes(scale_ring + written * SCALE_SLOT, lane);
+                if (i + 1 < count) scales.fetch_bytes(first + (i + 1) * apart);
+                pass_on(i);
             }
         }
+#else
+        if (lane == 0)
+            for (int i = 0; i < count; i++) load(i);
+#endif
         __syncwarp();
         if (CLUSTER > 1) {
             cluster_sync_relaxed();
@@ -175,6 +259,85 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const u64 b_first = descriptor(b_ring + group * (64 * ROW_BYTES));
     int stage = 0;
     u32 phase = 0;
+    auto release = [&](int s) {
+        if (lane == 0) barrier_arrive(empty_bar + s * 8);
+    };
+#if MX
+    float sum[SUMS];
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
+    Accumulator product[SLOTS][HALF];
+    u64 a_tile = 0, b_tile = 0;
+    // Waits until the next stage is full: its products can be issued.
+    auto await_stage = [&] {
+        barrier_wait(full_bar + stage * 8, phase);
+        a_tile = a_first + stage * (A_BYTES >> 4);
+        b_tile = b_first + stage * (B_BYTES >> 4);
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    };
+    auto issue = [&](int index) {
+        const int unit = index / PARTS, across = index % PARTS * (WGMMA_N * ROW_BYTES >> 4);
+        pin(product[index % SLOTS]);
+        wgmma_fence();
+        wgmma(product[index % SLOTS], b_tile + unit * 2, a_tile + across + unit * 2, 0);
+        wgmma_commit();
+    };
+    int oldest = 0;  // the stage whose products are promoted
+    if (count > 0) {
+        await_stage();
+#pragma unroll
+        for (int index = 0; index < CARRIED; index++) issue(index);
+    }
+    for (int i = 0; i < count; i++) {
+        const bool more = i + 1 < count;
+        const u32 scales = scale_ring + oldest * SCALE_SLOT;
+        const u32 row_scales = scales + (BLOCK_M + warp * 16 + lane / 4) * 4;
+        const u32 column_scales = scales + lane % 4 * 8;
+        float down[2];  // the scales of its rows of B
+        // Waits for a product, issues the one IN_FLIGHT later, promotes the first.  The last products
+        // of all have none that is so much later: they issue the first ones of the last stage once
+        // more, which nobody reads.
+#pragma unroll
+        for (int index = 0; index < PRODUCTS; index++) {
+            const int of_unit = index / PARTS * SCALED_ROWS, part = index % PARTS;
+            if (index == 0 && IN_FLIGHT > 1) {
+                wgmma_wait<0>();
+                issue(CARRIED);
+            }
+            if (index + IN_FLIGHT == PRODUCTS && more) await_stage();
+            // The scales of its columns, rows of A.
+            float2 across[WGMMA_N / 8];
+            auto fetch_across = [&](int from, int to) {
+#pragma unroll
+                for (int g = from; g < to; g++)
+                    across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
+            };
+            if (part == 0)
+#pragma unroll
+                for (int h = 0; h < 2; h++) down[h] = load_shared(row_scales + of_unit * 4 + h * 32);
+            fetch_across(0, EARLY);
+            if (index > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
+            if (index < PRODUCTS - 1 || IN_FLIGHT == 1) issue((index + IN_FLIGHT) % PRODUCTS);
+            fetch_across(EARLY, WGMMA_N / 8);
+            if (index == PRODUCTS - 1) {
+                __syncwarp();  // every lane has read its scales before the first gives them up
+                if (more) release(oldest);
+                oldest = stage_after(oldest);
+            }
+            Accumulator(&d)[HALF] = product[index % SLOTS];
+            pin(d);
+#pragma unroll
+            for (int g = 0; g < WGMMA_N / 8; g++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const float factor = multiply_rn(down[e / 2], e % 2 ? across[g].y : across[g].x);
+                    float &to = sum[part * HALF + g * 4 + e];
+                    to = fused_rn((float)d[g * 4 + e], factor, to);
+                }
+        }
+    }
+    wgmma_wait<0>();
+#else
     Accumulator product[HALF];
 #pragma unroll
     for (int i = 0; i < HALF; i++) product[i] = 0;
@@ -185,9 +348,6 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
 #pragma unroll
         for (int s = 0; s < 4; s++) wgmma(product, b + s * 2, a + s * 2, !fresh || s > 0);
         wgmma_commit();
-    };
-    auto release = [&](int s) {
-        if (lane == 0) barrier_arrive(empty_bar + s * 8);
     };
 #if PROMOTED
     float sum[HALF];
@@ -264,13 +424,14 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     wgmma_wait<0>();
     pin(product);
 #endif
+#endif
 
     // All that was loaded has arrived and been multiplied, by every warp: the ring's place is free.
     named_sync(STAGED, CONSUMERS);
     // wgmma leaves element (row, column) of 64 x BLOCK_M in lane row % 8 * 4 + column % 8 / 2 of
     // warp row / 16.
 #pragma unroll
-    for (int j = 0; j < HALF; j++) {
+    for (int j = 0; j < SUMS; j++) {
         const int row = j / 4 * 8 + lane % 4 * 2 + j % 2;
         const int column = warp * 16 + j / 2 % 2 * 8 + lane / 4;
         store_shared(b_ring + (row * PITCH + column) * 4, bits_of(sum[j]));

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .compiler_options import check_fields, macro_options
-from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, OUTPUTS, QUANT, ROW_BYTES, SCALES
+from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, MX, OUTPUTS, QUANT, ROW_BYTES
+from .hopper_formats import SCALES as PLAIN_SCALES
 from .hopper_grid import tile_grid
 from .hopper_operands import check_formats, check_operands
 from .launches import allow_shared_memory, functions, run
@@ -26,6 +27,8 @@ __all__ = [
     "CLUSTERS",
     "FIELDS",
     "MAX_STAGES",
+    "MX_BLOCK_M",
+    "SCALES",
     "launch",
     "options",
     "precompile",
@@ -41,6 +44,10 @@ BLOCK_M = (8, 16, 32, 48, 64, 96, 128, 176, 192, 256)
 ACCUMULATORS = {64: (128, 128), 128: (128, 128), 192: (96, 64), 256: (64, 64)}
 CLUSTERS = (1, 2, 4, 8)
 MAX_STAGES = 24
+#: Scale modes by macro value.
+SCALES = (*PLAIN_SCALES, MX)
+#: Most rows of A in a tile under MX scales, by its rows of B: what registers hold.
+MX_BLOCK_M = {64: 128, 128: 128, 192: 128}
 
 
 def threads(config: Mapping[str, int | bool]) -> int:
@@ -55,6 +62,8 @@ def smem_bytes(*, scales: str, config: Mapping[str, int | bool]) -> int:
     """
     block_m, block_n, stages = (int(config[f]) for f in ("block_m", "block_n", "stages"))
     slot = -(-block_m * 4 // 128) * 128 if scales == "b1x128" else 0
+    if scales == MX:
+        slot = (block_m + block_n) * 4 * (ROW_BYTES // 32)
     ring = stages * ((block_m + block_n) * ROW_BYTES + slot)
     staging = block_m * (block_n + 4) * 4
     rows = 4 * (block_m + block_n) if scales == "row" else 0
@@ -69,7 +78,7 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    check_formats(element, out, scales)
+    check_formats(element, out, scales, SCALES)
     check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, interleaved = (int(config[f]) for f in FIELDS)
     if block_m not in BLOCK_M or block_n not in ACCUMULATORS:
@@ -77,9 +86,14 @@ def options(
             f"block_m = {block_m}, block_n = {block_n}: they are one of "
             f"{', '.join(map(str, BLOCK_M))} and of {', '.join(map(str, ACCUMULATORS))}"
         )
-    promoted = scales in ("b1x128", "b128x128")
+    if scales == MX and block_m > MX_BLOCK_M.get(block_n, 0):
+        raise ValueError(
+            f"block_m = {block_m}, block_n = {block_n}: MX scales take "
+            f"{', '.join(f'{m} by {n}' for n, m in MX_BLOCK_M.items())} at most"
+        )
+    promoted = scales in ("b1x128", "b128x128", MX)
     held, room = block_m // 2 * (1 + promoted), ACCUMULATORS[block_n][promoted]
-    if held > room:
+    if held > room and scales != MX:
         raise ValueError(
             f"block_m = {block_m}: {held} accumulators a thread, room for {room} at block_n = "
             f"{block_n} with scales {scales!r}"
@@ -151,12 +165,15 @@ def launch(
             contiguous and start at multiples of 16 bytes.
         c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
-            128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
+            128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.  MX
+            scales are E8M0 bytes (uint8), (M, ceil(K / 32)) and (N, ceil(K / 32)), row-major.
         config: the fields of ``HopperSkinnyConfig``.
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = check_operands(a, b, c, a_scale, b_scale, element=element, out=out, scales=scales)
+    m, n, k = check_operands(
+        *(a, b, c, a_scale, b_scale), element=element, out=out, scales=scales, modes=SCALES
+    )
     with a.device:
         kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
         block_m, block_n, cluster = (int(config[f]) for f in ("block_m", "block_n", "cluster"))
@@ -189,7 +206,7 @@ def precompile(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    check_operands(a, b, *operands, **rest)
+    check_operands(a, b, *operands, **rest, modes=SCALES)
     formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
         compiled_kernel(a.device.id, *formats, tuple(config.items()))

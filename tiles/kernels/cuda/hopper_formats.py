@@ -8,6 +8,8 @@ __all__ = [
     "ELEMENTS",
     "ELEMENT_BYTES",
     "MAX_INT32_K",
+    "MX",
+    "MX_QUANT",
     "OUTPUTS",
     "QUANT",
     "ROW_BYTES",
@@ -29,8 +31,11 @@ DTYPES = {
     "e4m3fn": ("uint8",),
     "e5m2": ("uint8",),
     "int8": ("int8",),
+    "e8m0fnu": ("uint8",),
 }
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "e4m3fn": 1, "e5m2": 1, "int8": 1}
+#: Of one kernel alone: E8M0 scales of 1x32 on both sides, and K under one of them.
+MX, MX_QUANT = "mx", 32
 #: Bytes of K in a stage, the width of the swizzle, and of a staging buffer's rows.
 ROW_BYTES = 128
 #: K, and rows of B, under one scale of the blockwise modes.

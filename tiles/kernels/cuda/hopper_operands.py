@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from .hopper_formats import (
     ELEMENT_BYTES,
     ELEMENTS,
     MAX_INT32_K,
+    MX,
+    MX_QUANT,
     OUTPUTS,
     QUANT,
     SCALES,
@@ -40,14 +43,16 @@ _LETTERS = {
 }
 
 
-def check_formats(element: str, out: str, scales: str) -> None:
-    """Refuse formats and scale modes that the kernels do not have.
+def check_formats(element: str, out: str, scales: str, modes: Sequence[str] = SCALES) -> None:
+    """Refuse formats and scale modes that a kernel does not have.
 
+    Args:
+        modes: the kernel's scale modes.
     Raises:
         ValueError: names the one and lists the choices.
     """
     check_choices(
-        {"element": (element, ELEMENTS), "out": (out, OUTPUTS), "scales": (scales, SCALES)}
+        {"element": (element, ELEMENTS), "out": (out, OUTPUTS), "scales": (scales, modes)}
     )
 
 
@@ -135,7 +140,7 @@ def check_int32_sums(element: str, scales: str, k: int) -> None:
     Raises:
         ValueError: names K.
     """
-    if element == "int8" and scales not in ("b1x128", "b128x128") and k > MAX_INT32_K:
+    if element == "int8" and scales not in ("b1x128", "b128x128", MX) and k > MAX_INT32_K:
         raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
 
 
@@ -148,13 +153,14 @@ def check_scales(a: Any, b: Any, a_scale: Any, b_scale: Any, scales: str) -> Non
         TypeError, ValueError: names the scales and the rule.
     """
     (*lead_a, m, k), (*lead_b, n, _) = a.shape, b.shape
-    blocks = -(-k // QUANT)
+    blocks, mx_blocks = -(-k // QUANT), -(-k // MX_QUANT)
     grids = {
         "none": (None, None),
         "tensor": ((1, 1), (1, 1)),
         "row": ((m, 1), (n, 1)),
         "b1x128": ((m, blocks), (-(-n // QUANT), blocks)),
         "b128x128": ((-(-m // QUANT), blocks), (-(-n // QUANT), blocks)),
+        MX: ((m, mx_blocks), (n, mx_blocks)),
     }[scales]
     for name, scale, lead, grid in (
         ("a_scale", a_scale, lead_a, grids[0]),
@@ -164,7 +170,7 @@ def check_scales(a: Any, b: Any, a_scale: Any, b_scale: Any, scales: str) -> Non
             if scale is not None:
                 raise ValueError(f"{name} is given: scales {scales!r} take none")
             continue
-        check_matrix(name, scale, "fp32", (*lead, *grid))
+        check_matrix(name, scale, "e8m0fnu" if scales == MX else "fp32", (*lead, *grid))
         if name == "a_scale" and scales == "b1x128":
             check_columns(name, scale)
         else:
@@ -192,15 +198,18 @@ def check_operands(
     element: str,
     out: str,
     scales: str,
+    modes: Sequence[str] = SCALES,
 ) -> tuple[int, int, int]:
     """Check the operands of a plain product's ``launch``.
 
+    Args:
+        modes: the kernel's scale modes.
     Returns:
         M, N and K.
     Raises:
         ValueError, TypeError: names the operand and the rule.
     """
-    check_formats(element, out, scales)
+    check_formats(element, out, scales, modes)
     for name, array in (("a", a), ("b", b), ("c", c)):
         check_dimensions(name, array, 2)
     m, k, n = a.shape[0], a.shape[1], b.shape[0]

@@ -89,7 +89,7 @@ class GemmFunction(Function):
     families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
 
     def serves(self, family: str, problem: Problem) -> bool:
-        if family == "hopper_block_gemm":
+        if family in ("hopper_block_gemm", "hopper_skinny_gemm"):
             # Where Triton's product has no such operands or output, other functions have it.
             return kernel(TRITON).refusal(problem, ANY_GPU) is None
         return family in self.families

@@ -8,6 +8,7 @@ from tiles.formats import TensorFormat
 from tiles.kernels import Limits
 from tiles.kernels.decoded_formats import template_element
 from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_skinny import skinny_mode
 from tiles.problems import Gemm, Problem
 from workbench.emission.function import (
     ANY_GPU,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PackedGemmFunction", "side_layout"]
 
-TRITON, HOPPER = "triton_decoded_gemm", "hopper_block_gemm"
+TRITON, SKINNY = "triton_decoded_gemm", "hopper_skinny_gemm"
+HOPPER = ("hopper_block_gemm", SKINNY)
 
 
 def side_layout(fmt: TensorFormat) -> dict[str, Any]:
@@ -55,38 +57,39 @@ class PackedGemmFunction(Function):
     """``gemm_packed`` on torch tensors."""
 
     name: ClassVar[str] = "gemm_packed"
-    families: ClassVar[tuple[str, ...]] = (TRITON, HOPPER)
+    families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
 
     def serves(self, family: str, problem: Problem) -> bool:
-        return family == TRITON or (family == HOPPER and _powers_of_two(problem))
+        return family == TRITON or (family in HOPPER and _powers_of_two(problem))
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         own = ("_gemm_packed.py", "_packed_operand.py")
-        if HOPPER not in families:
+        if not set(families) & set(HOPPER):
             return (*own, *TORCH_FILES)
         return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family == HOPPER else ()
+        return ((TRITON, problem),) if family in HOPPER else ()
 
     def needs_cupy(self, family: str) -> bool:
-        return family == HOPPER
+        return family in HOPPER
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
     ) -> dict[str, Any]:
         assert isinstance(problem, Gemm)
         recipe = problem.recipe
-        if family == HOPPER:
-            scales = block_scales(recipe.activation, recipe.weight)
-            return operand_layout(problem) | {"scales": scales}
+        if family in HOPPER:
+            scales = skinny_mode if family == SKINNY else block_scales
+            named = scales(recipe.activation, recipe.weight)
+            return operand_layout(problem) | {"scales": named}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
 
     def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
-        return default_problems(problem, ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT)
+        return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
 
     def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family == HOPPER else ANY_GPU
+        return ANY_HOPPER if family in HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]

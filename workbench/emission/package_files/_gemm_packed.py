@@ -21,8 +21,9 @@ from ._torch_device import (
 )
 
 KERNEL = "triton_decoded_gemm"
-#: The CUDA C++ kernel: MX formats of 8 bits, undecoded.
-HOPPER = ("hopper_block_gemm",)
+#: The CUDA C++ kernels: MX formats of 8 bits, undecoded.  That for few rows reads scales as bytes.
+SKINNY = "hopper_skinny_gemm"
+HOPPER = ("hopper_block_gemm", SKINNY)
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 #: What the CUDA C++ kernel takes a byte of codes for.
@@ -51,9 +52,9 @@ def gemm_packed(
         b: (N, bytes of a row) weights, likewise.
         a_scale, b_scale: one a block on the recipe's grid: fp32, or the bits of E8M0 and e4m3fn
             scales as uint8 or in torch's dtypes.  E8M0 scales may be given as the fp32 powers of
-            two that they stand for, M (N) contiguous and padded to 4: so the CUDA C++ kernel takes
-            them, others it converts on each call.  A NaN scale makes every product of its block
-            NaN.
+            two that they stand for, M (N) contiguous and padded to 4: so the CUDA C++ kernel for
+            many rows takes them, and that for few rows takes bytes, row-major; others are
+            converted on each call.  A NaN scale makes every product of its block NaN.
         recipe: a recipe that the package was emitted with, e.g. ``"mxfp8-e4m3"``.
         columns: K; default: as many as the bytes of ``a`` hold.
         a_tensor_scale, b_tensor_scale: (1,) fp32, the second level of NVFP4.
@@ -137,7 +138,9 @@ def run(choice: Choice, operands: Operands, out: Tensor, columns: int) -> None:
         assert a_scale is not None
         assert b_scale is not None
         codes = _CODES[layout["a_element"]]
-        scales = (powers(a_scale), powers(b_scale))
+        scales: Any = (powers(a_scale), powers(b_scale))
+        if choice.file.kernel == SKINNY:
+            scales = (scale_bits(a_scale, "e8m0fnu"), scale_bits(b_scale, "e8m0fnu"))
         _hopper_gemm.launch(choice, a.view(codes), b.view(codes), *scales, out)
         return
     module = template(choice)

@@ -12,12 +12,20 @@ KERNELS = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
 CAPABILITY = "90"
 #: CuPy has no bfloat16: its bits travel as uint16.
 _OUTPUTS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
+
+
+def _takes(kernel: str, formats: tuple[str, ...]) -> bool:
+    """Whether a kernel has the formats, and float32 scales: MX bytes are ``gemm_packed``'s."""
+    layout = layouts(kernel).get(formats)
+    return layout is not None and layout["scales"] != "mx"
+
+
 #: The kernels of the package by formats, the one whose defaults count first.
 _KERNELS = {
-    formats: tuple(name for name in KERNELS if formats in layouts(name))
+    formats: tuple(name for name in KERNELS if _takes(name, formats))
     for kernel in KERNELS
     for formats in layouts(kernel)
-    if formats[1] in _OUTPUTS
+    if formats[1] in _OUTPUTS and _takes(kernel, formats)
 }
 
 _device_facts: dict[int, tuple[str, str]] = {}

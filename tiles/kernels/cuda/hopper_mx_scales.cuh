@@ -1,0 +1,114 @@
+// MX scales of both operands of gemm_hopper_skinny.cu: a byte (E8M0) for every 32 elements of a row.
+//
+// In memory they lie row-major, ceil(K / 32) bytes a row: a row's scales of a step are one word.
+// The warp that loads fetches the words of a step AHEAD steps before it writes them, as powers of two
+// in fp32, to the step's stage: UNITS times those of BLOCK_M rows of A and BLOCK_N of B.  Where words
+// do not lie at multiples of four bytes it fetches bytes, one step before.  Blocks beyond K, whose
+// codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores, as its last.
+//
+// A power of two's bits are a shift and a mask of the word; 2^-127, which fp32 holds as a subnormal,
+// and NaN are rare, and are looked for in four bytes at once.
+//
+// Macros: BLOCK_M, BLOCK_N.
+
+#define UNITS 4  // of 32 elements, in a stage
+#define SCALED_ROWS (BLOCK_M + BLOCK_N)
+#define WORDS ((SCALED_ROWS + 31) / 32)  // of a lane
+#define AHEAD UNITS  // registers of four steps' words hold the bytes of one
+
+// Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
+__device__ __forceinline__ float multiply_rn(float x, float y) {
+    float result;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+    return result;
+}
+
+__device__ __forceinline__ float fused_rn(float x, float y, float z) {
+    float result;
+    asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(x), "f"(y), "f"(z));
+    return result;
+}
+
+// Among the highest bits of the bytes one is set where a byte is 0 or 255.
+__device__ __forceinline__ u32 rare_bytes(u32 x) {
+    return (x - 0x01010101u & ~x) | (~x - 0x01010101u & x);
+}
+
+// The bits of the power of two that byte `unit` of a word stands for; NaN and 2^-127 where `any`.
+__device__ __forceinline__ u32 power_bits(u32 word, int unit, bool any) {
+    const u32 plain = (unit == 3 ? word >> 1 : word << (23 - 8 * unit)) & 0x7f800000u;
+    if (!any) return plain;
+    return plain == 0 ? 0x00400000u : plain == 0x7f800000u ? 0x7fffffffu : plain;
+}
+
+// What a lane of the warp that loads has of the scales.
+struct ScaleWords {
+    const u8 *rows[WORDS];
+    u32 held[AHEAD][WORDS];  // words of a step each, or one step's bytes
+    int blocks;              // bytes of a row
+    bool whole;              // words lie at multiples of four bytes
+
+    __device__ __forceinline__ void begin(const u8 *a, const u8 *b, int m, int n, int k, int top,
+                                          int left, int lane) {
+        blocks = (k + 31) / 32;
+        whole = (((u64)a | (u64)b | (u64)blocks) & 3) == 0;
+#pragma unroll
+        for (int w = 0; w < WORDS; w++) {
+            const int row = lane + w * 32;
+            const bool of_a = row < BLOCK_M;
+            const int at = of_a ? min(top + row, m - 1) : min(left + row - BLOCK_M, n - 1);
+            rows[w] = (of_a ? a : b) + (i64)at * blocks;
+        }
+    }
+
+    __device__ __forceinline__ void fetch_words(int turn, int step) {
+#pragma unroll
+        for (int w = 0; w < WORDS; w++) held[turn][w] = __ldg((const u32 *)rows[w] + step);
+    }
+
+    __device__ __forceinline__ void fetch_bytes(int step) {
+#pragma unroll
+        for (int unit = 0; unit < UNITS; unit++) {
+            const int block = step * UNITS + unit;
+#pragma unroll
+            for (int w = 0; w < WORDS; w++)
+                held[unit][w] = block < blocks ? (u32)__ldg(rows[w] + block) : 0x7fu;
+        }
+    }
+
+    __device__ __forceinline__ void write_words(u32 stage_scales, int turn, int lane) const {
+        write(stage_scales, held[turn], lane);
+    }
+
+    __device__ __forceinline__ void write_bytes(u32 stage_scales, int lane) const {
+        u32 words[WORDS];
+#pragma unroll
+        for (int w = 0; w < WORDS; w++)
+            words[w] = held[0][w] | held[1][w] << 8 | held[2][w] << 16 | held[3][w] << 24;
+        write(stage_scales, words, lane);
+    }
+
+    __device__ __forceinline__ void write(u32 stage_scales, const u32 (&words)[WORDS],
+                                          int lane) const {
+        u32 rare = 0;
+#pragma unroll
+        for (int w = 0; w < WORDS; w++) rare |= rare_bytes(words[w]);
+        if (rare & 0x80808080u)
+            write_as(stage_scales, words, lane, true);
+        else
+            write_as(stage_scales, words, lane, false);
+    }
+
+    __device__ __forceinline__ void write_as(u32 stage_scales, const u32 (&words)[WORDS], int lane,
+                                             bool any) const {
+#pragma unroll
+        for (int w = 0; w < WORDS; w++) {
+            const int row = lane + w * 32;
+            if (SCALED_ROWS % 32 && row >= SCALED_ROWS) continue;
+#pragma unroll
+            for (int unit = 0; unit < UNITS; unit++)
+                store_shared(stage_scales + (unit * SCALED_ROWS + row) * 4,
+                             power_bits(words[w], unit, any));
+        }
+    }
+};
