@@ -141,7 +141,7 @@ def run(choice: Choice, operands: Operands, out: Tensor, columns: int) -> None:
         scales: Any = (powers(a_scale), powers(b_scale))
         if choice.file.kernel == SKINNY:
             scales = (scale_bits(a_scale, "e8m0fnu"), scale_bits(b_scale, "e8m0fnu"))
-        _hopper_gemm.launch(choice, a.view(codes), b.view(codes), *scales, out)
+        _hopper_gemm.launch(choice, a.view(codes), b.view(codes), scales[0], scales[1], out)
         return
     module = template(choice)
     operand: Any = importlib.import_module(f"{__package__}.kernels.triton.decoded_operand")
