@@ -167,7 +167,8 @@ def card(found: SweepSet, command: str) -> str:
         f"`{FORETOLD_FILE}`: what the cost model of the same commit predicted for each row before "
         f"it was measured, as the sweeps' journals have it. Written by `{command}`.",
         "",
-        "* **How**: `workbench sweep examples/NAME.yaml --on gpu` for each name below"
+        "* **How**: `workbench sweep FILE --on gpu` for each name below, FILE `examples/NAME.yaml` "
+        "where that exists and otherwise one that asks for just the studies in this set's rows"
         f"{f', {found.day}' if found.day else ''}; "
         "the answer checked before the time, the rule of `docs/conventions.md`.",
         *(f"* **Sweep** {line}." for line in found.runs),

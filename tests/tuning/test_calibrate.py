@@ -1,5 +1,6 @@
 """The whole calibration against a simulated machine: design, timings, fit, limits, resuming."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from tiles.kernels import Status, kernel
 from tiles.problems import parse_problem
 from tuning.calibration import run as calibrate_run
 from tuning.calibration.design import PER_STUDY, Stratum, design
-from tuning.calibration.run import Calibrated, Step, calibrate
+from tuning.calibration.run import MEANING, USUAL_MEANING, Calibrated, Step, calibrate
 from tuning.calibration.simulated import FIGURES
 from tuning.plan import Plan
 from tuning.records import Run
@@ -102,8 +103,10 @@ def test_a_simulated_machine_is_found_again_and_its_file_read(
     assert all(one.status is Status.CORRECT for one in done.outcomes)
     found = done.learned.calibration.gpu
     for name, factor in FIGURES.items():
-        # Eighteen timings, each 2 % off, draw the figures that the microbenchmarks found.
-        assert getattr(found, name) == pytest.approx(factor * getattr(GPU, name), rel=0.05), name
+        # The timings may draw a figure by as much as a microbenchmark's is held to mean, no more.
+        drawn = math.log(getattr(found, name) / (factor * getattr(GPU, name)))
+        assert abs(drawn) < MEANING.get(name, USUAL_MEANING), name
+        assert abs(drawn) < abs(math.log(factor)), f"{name} is no nearer than the GPU file's"
     assert [s.stage for s in rehearsal.steps].count("timings") == 18
     path = tmp_path / "c.json"
     path.write_text(done.text)

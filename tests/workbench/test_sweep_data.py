@@ -67,8 +67,8 @@ def test_what_has_no_time_is_kept_with_status_and_reason(stored: DataSet) -> Non
 
 def test_the_card_tells_the_day_that_it_is_given_and_no_other(run: Run) -> None:
     told, untold = (card(sweep_set([run], "abc1234", day), "this") for day in ("2031-01-02", ""))
-    assert "for each name below, 2031-01-02; the answer" in told
-    assert "for each name below; the answer" in untold
+    assert "studies in this set's rows, 2031-01-02; the answer" in told
+    assert "studies in this set's rows; the answer" in untold
 
 
 def test_every_second_shape_of_a_kind_is_in_view() -> None:

@@ -99,6 +99,19 @@ def test_the_table_of_the_block_is_that_of_its_record() -> None:
         assert memory == ("" if above is None else f"{above / 2**20:.0f}")
 
 
+def test_what_is_told_of_the_later_block_is_that_of_its_record() -> None:
+    (row,) = record("block-later.json")["rows"]
+    step = row["measured"]["forward_backward"]
+    ms = {name: one["measured_us"] / 1e3 for name, one in step.items()}
+    eager, ours, replayed = (ms[name] for name in ("eager", "jetfire-128", "jetfire-128-graph"))
+    assert (
+        f"eager bf16 takes {eager:.2f} ms, `jetfire-128` {ours:.2f} ({eager / ours:.2f}) and "
+        f"replayed {replayed:.2f}\n({eager / replayed:.2f}), "
+        f"{step['jetfire-128']['peak_above_gradients_bytes'] / 2**20:.0f} MiB against "
+        f"{step['eager']['peak_above_gradients_bytes'] / 2**20:.0f}."
+    ) in EVIDENCE
+
+
 def test_the_profile_s_parts_are_those_of_its_record() -> None:
     kernels = record("block-profile.json")["kernels"]
     total = sum(one["time_us"] for one in kernels) / 1e3
