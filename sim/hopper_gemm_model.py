@@ -76,9 +76,18 @@ def chained_step_clk(
 
 
 def hopper_gemm_cost(
-    problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperGemmParameters = HOPPER_GEMM
+    problem: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    parameters: HopperGemmParameters = HOPPER_GEMM,
+    *,
+    promotion_instructions: float = 1.0,
 ) -> Cost:
-    """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
+    """Price every configuration of a table with the columns of ``HopperGemmConfig``.
+
+    Args:
+        promotion_instructions: of an accumulator in FP8, where scales change along K.
+    """
     of = parameters
     bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
     cluster, pingpong, chained = table["cluster"], table["pingpong"], table["chained"]
@@ -113,7 +122,7 @@ def hopper_gemm_cost(
     if promoted:
         # Conversions and multiply-adds run side by side in pipes of their own.
         values = bm * bn
-        slowest = 1.0 / (gpu.fma_per_clk * of.promotion_share)
+        slowest = promotion_instructions / (gpu.fma_per_clk * of.promotion_share)
         if isinstance(activation.element, IntElement):
             slowest = max(slowest, 1.0 / gpu.convert_per_clk)
         promotion_clk = values * slowest
