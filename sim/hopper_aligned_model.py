@@ -1,9 +1,9 @@
 """The cost of the Hopper product of aligned MX operands (``cuda/gemm_hopper_aligned.py``).
 
-A pass over both operands that reads and writes every code, then ``hopper_gemm``'s chained product,
-whose promotion takes one instruction more an accumulator: 1x128 scales on both sides make a factor of
-each sum's own.  Instructions are those of the compiled kernels (sm_90a, NVRTC 13); nothing is set on a
-time of this family.
+A pass over both operands that reads and writes every code, then ``hopper_gemm``'s chained
+product, whose promotion takes one instruction more an accumulator: with 1x128 scales on both sides
+every sum has a factor of its own.  Instructions are those of the compiled kernels (sm_90a, NVRTC
+13); nothing is set on a time of this family.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from tiles.problems import Gemm
 
 __all__ = ["hopper_aligned_cost"]
 
-#: Instructions of a thread a code where any of its warp's blocks is shifted, and otherwise.
+#: Instructions of a thread a code of the alignment, where blocks are shifted.
 ALIGN_INSTRUCTIONS = 9.0
 #: Instructions of the promotion an accumulator: a product of scales and a multiply-add.
 PROMOTION_INSTRUCTIONS = 2.0

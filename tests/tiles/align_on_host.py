@@ -57,8 +57,10 @@ def align(
         scales = np.ascontiguousarray(exponents)
         out = poisoned((rows, k + 32), "uint8")
         columns = poisoned((-(-k // 128) + 1, apart), "float32")
-        places = [array.ctypes.data for array in (given, scales, out, columns)]
-        sides.append(Side(*places, k + 16, k + 32, apart, rows))
+        source, exponent, target, column = (
+            array.ctypes.data for array in (given, scales, out, columns)
+        )
+        sides.append(Side(source, exponent, target, column, k + 16, k + 32, apart, rows))
         kept.append((given, scales, out, columns, out.copy(), columns.copy()))
     grid, parameters = align_mx_scales.parameters(sides, k)
     held = np.array(parameters)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from tiles.formats import TensorFormat
 from tiles.kernels.accuracy import Reference, gemm_arithmetic, gemm_reference
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper_aligned
@@ -44,17 +45,25 @@ class HopperAlignedWorkload(HopperSkinnyWorkload):
             recipe = self.problem.recipe
             arithmetic = replace(gemm_arithmetic(self.problem, decode=False), promote_k=QUANT)
             unit = ERRORS[recipe.activation.element.name]
-            values, errors = [], []
-            for (codes, scales), fmt in zip(
-                self._drawn, (recipe.activation, recipe.weight), strict=True
-            ):
-                assert scales is not None
-                values.append(dequantize(codes, scales, fmt))
-                errors.append(largest_errors(codes.float(), scales, unit))
+            sides = [
+                self._values_and_errors(*drawn, fmt, unit)
+                for drawn, fmt in zip(self._drawn, (recipe.activation, recipe.weight), strict=True)
+            ]
+            (a, a_error), (b, b_error) = sides
             self._reference = allow_alignment(
-                gemm_reference(*values, arithmetic),
-                *values,
-                *errors,
+                gemm_reference(a, b, arithmetic),
+                a,
+                b,
+                a_error,
+                b_error,
                 epsilon=float(torch.finfo(self.operands.c.dtype).eps),
             )
         return self._reference
+
+    @staticmethod
+    def _values_and_errors(
+        codes: torch.Tensor, scales: torch.Tensor | None, fmt: TensorFormat, unit: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What codes stand for, and how far the alignment may move it."""
+        assert scales is not None
+        return dequantize(codes, scales, fmt), largest_errors(codes.float(), scales, unit)

@@ -1,6 +1,6 @@
 """MX operands brought to one scale for every 128 along K: the NumPy twin of ``align_mx_scales.cu``.
 
-What the alignment costs, and what it does with zeros, NaN and infinity: ``cuda/align_mx_scales.py``.
+``cuda/align_mx_scales.py`` tells what it costs, and what becomes of zeros, NaN and infinity.
 """
 
 from dataclasses import replace

@@ -2,16 +2,18 @@
 
 **What it costs.**  Of four neighbouring blocks of 32 codes let S be the largest scale, a power of
 two, and s = S 2^-d that of a block.  The block's codes c become c 2^-d, rounded to nearest even in
-their own format.  With p significand bits and normal codes from 2^e on, numbers of at least 2^e are
-rounded to p bits, and c has no more: exact.  Below 2^e codes are multiples of 2^(e - p + 1), so the
-result is off by at most half of that.  Times S, a value is off by at most
+their own format.  With p significand bits and normal codes from 2^e on, numbers of at least 2^e
+are rounded to p bits, and c has no more: exact.  Below 2^e codes are multiples of 2^(e - p + 1),
+and the result is off by at most half of that.  Times S, a value is off by at most
 
     2^(e - p) S: of e4m3fn (e = -6, p = 4) 2^-10 S, of e5m2 (e = -14, p = 3) 2^-17 S,
 
-and not at all where d is 0.  A block that holds a number of the larger half of its format, as the MX
-rule of scales leaves every block that is not zero, has a value of 256 S (2^15 S): so the error is
-2^-18 (2^-32) of the largest of the 128 at most.  Hopper's tensor cores, which add what they multiply
-with some 14 bits, lose more than that in each sum that the largest value takes part in.
+and not at all where d is 0.  Quantising to MX gives every block that is not zero a code of at
+least 2^8 (2^15), so the block with scale S holds a value of at least 2^8 S (2^15 S), and the error
+is at most 2^-18 (2^-32) of the largest of the 128.  Hopper's tensor cores, which keep some 14 bits
+when they add products, lose more than that in each sum that the largest value takes part in; a sum
+in which zeros meet it can be off by more than they lose.  OCP MX v1.0 leaves the precision inside
+of a dot product to the implementation.
 
 Blocks of zeros do not count for S.  Codes of NaN and infinity stay as they are; a block whose scale
 is NaN (0xFF) makes S NaN, and with it everything that the 128 are multiplied into.

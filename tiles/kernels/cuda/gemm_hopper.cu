@@ -276,66 +276,59 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
                 for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
             const bool more = index + (int)(gridDim.x / CLUSTER) < tiles.count();
-#if SCALES == 5
-            for (int step = 0; step < steps; step++) {
-                const u32 rows = scale_ring + oldest * SCALE_PITCH + first_row * 4;
-                const u32 columns =
-                    scale_ring + oldest * SCALE_PITCH + (BLOCK_M + lane % 4 * 2) * 4;
-#pragma unroll
-                for (int t = 0; t < TILES_M; t++) {
-                    const float2 of_rows = make_float2(load_shared(rows + t * 256),
-                                                       load_shared(rows + t * 256 + 32));
-                    const int next = (t + 1) % TILES_M;
-                    const bool there = next > 0 || more || step + 1 < steps;
-                    float early[EARLY_GROUPS][4];
-                    make_early(early, of_rows, columns);
-                    await_tiles(next, there);
-                    wgmma_wait<0>();
-                    pin(product[0]);
-                    add_product(sum[t], product[0], early, of_rows, columns);
-                    start(next, there);
-                    if (next == 0) {
-                        // Every lane has read its scales before one arrives for the warp.
-                        __syncwarp();
-                        release_stage(empty_bar, oldest, lane);
-                        oldest = stage_after(oldest);
-                    }
-                }
-            }
-#else
+#if SCALES != 5
             BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n, steps,
                                lane);
+#endif
             const int scale_row = first_row + tile.scale_shift;
+            // Gives a stage back behind the last 64 rows: every lane has read its scales before one
+            // arrives for the warp.
+            auto give_back = [&](int next) {
+                if (next > 0) return;
+                if (ROW_SCALES) __syncwarp();
+                release_stage(empty_bar, oldest, lane);
+                oldest = stage_after(oldest);
+            };
             for (int step = 0; step < steps; step++) {
+#if SCALES != 5
                 float common[SPANNED];
                 scales.take(step, lane, common);
+#endif
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) {
+                    const u32 stage_scales = scale_ring + oldest * SCALE_PITCH;
+                    const u32 row = stage_scales + (scale_row + t * 64) * 4;
+#if SCALES == 5
+                    const u32 column = stage_scales + (BLOCK_M + lane % 4 * 2) * 4;
+                    const float2 of_rows = {load_shared(row), load_shared(row + 32)};
+                    float early[EARLY_GROUPS][4];
+                    make_early(early, of_rows, column);
+#else
                     float factor[SPANNED][2];
 #pragma unroll
                     for (int h = 0; h < 2; h++) {
-                        const u32 row = oldest * SCALE_PITCH + (scale_row + t * 64 + h * 8) * 4;
-                        const float of_row = SCALES == 3 ? load_shared(scale_ring + row) : 1.0f;
+                        const float of_row = SCALES == 3 ? load_shared(row + h * 32) : 1.0f;
 #pragma unroll
                         for (int s = 0; s < SPANNED; s++)
                             factor[s][h] = SCALES == 3 ? of_row * common[s] : common[s];
                     }
+#endif
                     const int next = (t + 1) % TILES_M;
                     const bool there = next > 0 || more || step + 1 < steps;
                     await_tiles(next, there);
                     wgmma_wait<0>();
                     pin(product[0]);
-                    if (next == 0) {
-                        // Every lane has read its scales before one arrives for the warp.
-                        if (SCALES == 3) __syncwarp();
-                        release_stage(empty_bar, oldest, lane);
-                        oldest = stage_after(oldest);
-                    }
+#if SCALES == 5
+                    add_product(sum[t], product[0], early, of_rows, column);
+                    start(next, there);
+                    give_back(next);
+#else
+                    give_back(next);
                     add_product(sum[t], product[0], factor, left % QUANT);
                     start(next, there);
+#endif
                 }
             }
-#endif
 #elif PROMOTED
             Accumulator other[TILES_M][HALF];  // products take turns in two sets
             float sum[TILES_M][HALF];

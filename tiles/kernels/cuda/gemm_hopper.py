@@ -237,7 +237,8 @@ def launch_at(
     width, steps = ROW_BYTES // item, -(-k // QUANT)
     map_a = tensor_map(a.pointer, item, k, m, a.pitch, (width, block_m // across))
     map_b = tensor_map(b.pointer, item, k, n, b.pitch, (width, block_n // down))
-    map_scale, map_columns = map_a, ()  # not looked at
+    map_scale = map_a  # not looked at
+    map_columns: tuple[Any, ...] = ()
     if scales in ("b1x128", BOTH):
         map_scale = tensor_map(a_scale.pointer, 4, m, steps, a_scale.pitch, (block_m, 1))
     if scales == BOTH:

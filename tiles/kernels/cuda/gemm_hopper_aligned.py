@@ -1,8 +1,8 @@
 """Launch the Hopper product of MX operands whose scales are aligned first; no torch needed.
 
-One kernel brings codes and scales of both operands to one scale for every 128 of K
-(``align_mx_scales.py``, which tells what that costs), into a workspace; ``gemm_hopper.cu`` multiplies
-what lies there.
+One kernel brings codes and scales of both operands to one scale for every 128 of K, into a
+workspace (``align_mx_scales.py`` tells what that costs); ``gemm_hopper.cu`` multiplies what lies
+there.
 """
 
 from __future__ import annotations
