@@ -1,21 +1,18 @@
 """The Hopper product of aligned MX operands opened on a device."""
 
-from dataclasses import replace
 from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 
-from tiles.formats import TensorFormat
-from tiles.kernels.accuracy import Reference, gemm_arithmetic, gemm_reference
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels.accuracy import Reference
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper_aligned
-from tiles.kernels.cuda.align_mx_scales import ERRORS
 from tiles.kernels.cupy_views import cupy_view
-from tiles.kernels.gemm_workload import Operands, dequantize
-from tiles.kernels.hopper_gemm import QUANT
+from tiles.kernels.gemm_workload import Operands
 from tiles.kernels.hopper_skinny_workload import HopperSkinnyWorkload
-from tiles.kernels.mx_alignment import allow_alignment, largest_errors
+from tiles.kernels.mx_alignment import aligned_reference
 
 __all__ = ["HopperAlignedWorkload"]
 
@@ -43,27 +40,11 @@ class HopperAlignedWorkload(HopperSkinnyWorkload):
     def reference(self) -> Reference:
         if self._reference is None:
             recipe = self.problem.recipe
-            arithmetic = replace(gemm_arithmetic(self.problem, decode=False), promote_k=QUANT)
-            unit = ERRORS[recipe.activation.element.name]
-            sides = [
-                self._values_and_errors(*drawn, fmt, unit)
-                for drawn, fmt in zip(self._drawn, (recipe.activation, recipe.weight), strict=True)
-            ]
-            (a, a_error), (b, b_error) = sides
-            self._reference = allow_alignment(
-                gemm_reference(a, b, arithmetic),
-                a,
-                b,
-                a_error,
-                b_error,
-                epsilon=float(torch.finfo(self.operands.c.dtype).eps),
+            a, b = (
+                QuantizedTensor(codes=codes, scales=scales, format=fmt)
+                for (codes, scales), fmt in zip(
+                    self._drawn, (recipe.activation, recipe.weight), strict=True
+                )
             )
+            self._reference = aligned_reference(self.problem, a, b)
         return self._reference
-
-    @staticmethod
-    def _values_and_errors(
-        codes: torch.Tensor, scales: torch.Tensor | None, fmt: TensorFormat, unit: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What codes stand for, and how far the alignment may move it."""
-        assert scales is not None
-        return dequantize(codes, scales, fmt), largest_errors(codes.float(), scales, unit)

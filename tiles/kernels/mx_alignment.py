@@ -11,9 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from tiles.formats import Rounding, decode, element, encode
-from tiles.kernels.accuracy import TILE_MARGIN, Reference, row_slices, tile_means
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels.accuracy import (
+    TILE_MARGIN,
+    Reference,
+    gemm_arithmetic,
+    gemm_reference,
+    row_slices,
+    tile_means,
+)
+from tiles.kernels.cuda.align_mx_scales import ERRORS
+from tiles.problems import Gemm
 
-__all__ = ["align", "allow_alignment", "largest_errors"]
+__all__ = ["align", "aligned_reference", "allow_alignment", "largest_errors"]
 
 QUANT, MX_QUANT = 128, 32
 #: Larger differences of E8M0 exponents leave nothing of a code.
@@ -85,10 +95,8 @@ def largest_errors(codes: torch.Tensor, scales: torch.Tensor, unit: float) -> to
 
 def allow_alignment(
     reference: Reference,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    a_error: torch.Tensor,
-    b_error: torch.Tensor,
+    left: tuple[torch.Tensor, torch.Tensor],
+    right: tuple[torch.Tensor, torch.Tensor],
     epsilon: float,
 ) -> Reference:
     """A reference whose limits allow for the alignment of both operands.
@@ -98,10 +106,11 @@ def allow_alignment(
 
     Args:
         reference: of the same product without it.
-        a, b: (M, K) and (N, K) values.
-        a_error, b_error: the largest error of each, as :func:`largest_errors` has them.
+        left, right: (M, K) and (N, K) values, and the largest error of each, as
+            :func:`largest_errors` has them.
         epsilon: of the output's format.
     """
+    (a, a_error), (b, b_error) = left, right
     # fp32 sums of K terms, all of one sign.
     slack = 1 + epsilon + a.shape[1] * 2.0**-23
     bound, limits = reference.bound.clone(), []
@@ -116,3 +125,26 @@ def allow_alignment(
         limits.append(tile_means(torch.nan_to_num(squares.double(), nan=0.0, posinf=0.0)))
     limit = reference.tile_rms_limit.square() + TILE_MARGIN**2 * torch.cat(limits)
     return replace(reference, bound=bound, tile_rms_limit=limit.sqrt())
+
+
+def aligned_reference(problem: Gemm, a: QuantizedTensor, b: QuantizedTensor) -> Reference:
+    """The exact product of MX operands, with the limits of one of their aligned codes.
+
+    Args:
+        problem: the product.
+        a, b: its operands.
+    """
+    # Promoted every 128 of K, not at every scale.
+    arithmetic = replace(gemm_arithmetic(problem, decode=False), promote_k=QUANT)
+    unit = ERRORS[problem.recipe.activation.element.name]
+    values, errors = [], []
+    for side in (a, b):
+        assert side.scales is not None
+        values.append(side.dequantize(torch.float64))
+        errors.append(largest_errors(side.codes.float(), side.scales, unit))
+    return allow_alignment(
+        gemm_reference(values[0], values[1], arithmetic),
+        (values[0], errors[0]),
+        (values[1], errors[1]),
+        arithmetic.output.epsilon,
+    )

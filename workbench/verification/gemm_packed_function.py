@@ -11,6 +11,7 @@ from tiles.formats import FloatElement, TensorFormat
 from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
 from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
 from tiles.kernels.decoded_workload import DecodedGemmWorkload, stored_matrix
+from tiles.kernels.mx_alignment import aligned_reference
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
@@ -21,7 +22,8 @@ from workbench.verification.rivals import Contender
 
 __all__ = ["PackedGemmFunctionChecks"]
 
-TRITON, HOPPER = "triton_decoded_gemm", ("hopper_block_gemm", "hopper_skinny_gemm")
+TRITON, ALIGNED = "triton_decoded_gemm", "hopper_aligned_gemm"
+HOPPER = ("hopper_block_gemm", "hopper_skinny_gemm", ALIGNED)
 #: Extent along K of a few blocks of any format.
 BLOCKS = 288
 
@@ -94,7 +96,9 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
             return buffer
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
-            if choice.file.kernel in HOPPER:
+            if choice.file.kernel == ALIGNED:
+                reference = aligned_reference(problem, a, b)
+            elif choice.file.kernel in HOPPER:
                 reference = gemm_reference(
                     a.dequantize(torch.float64),
                     b.dequantize(torch.float64),

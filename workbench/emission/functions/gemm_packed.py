@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["PackedGemmFunction", "side_layout"]
 
 TRITON, SKINNY = "triton_decoded_gemm", "hopper_skinny_gemm"
-HOPPER = ("hopper_block_gemm", SKINNY)
+ALIGNED = "hopper_aligned_gemm"
+HOPPER = ("hopper_block_gemm", SKINNY, ALIGNED)
 
 
 def side_layout(fmt: TensorFormat) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class PackedGemmFunction(Function):
         assert isinstance(problem, Gemm)
         recipe = problem.recipe
         if family in HOPPER:
-            scales = skinny_mode if family == SKINNY else block_scales
+            scales = skinny_mode if family in (SKINNY, ALIGNED) else block_scales
             named = scales(recipe.activation, recipe.weight)
             return operand_layout(problem) | {"scales": named}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
