@@ -35,8 +35,8 @@ FIELDS = ("block_m", "block_n", "stages", "cluster", "group_m", "store_buffers")
 #: Scale modes: E8M0 for every 32 of K on both sides.
 SCALES = (MX,)
 THREADS = gemm_hopper.THREADS
-#: Parts of the workspace begin at multiples of this.
-ALIGNMENT = 256
+#: Bytes of the workspace's boundary, which the copy engine asks for, and between parts' beginnings.
+BOUNDARY, UNIT = 16, 256
 
 
 def _product(config: Mapping[str, int | bool]) -> dict[str, int | bool]:
@@ -69,7 +69,7 @@ def _parts(m: int, n: int, k: int) -> tuple[list[int], list[int], int]:
     sizes[1::2] = [size * -(-k // QUANT) for size in sizes[1::2]]
     places = [0]
     for size in sizes:
-        places.append(-(-(places[-1] + size) // ALIGNMENT) * ALIGNMENT)
+        places.append(-(-(places[-1] + size) // UNIT) * UNIT)
     return places[:4], apart, places[4]
 
 
@@ -100,7 +100,7 @@ def launch(
         c: (M, N) in ``out``, bf16 as a uint16 view, rows as those of A; written.
         a_scale, b_scale: (M, ceil(K / 32)) and (N, ceil(K / 32)) uint8, E8M0, row-major.
         workspace: uint8, one-dimensional and contiguous, of at least :func:`workspace_bytes`, at a
-            multiple of 256 bytes; written.  Launches that may overlap take one each.
+            multiple of 16 bytes; written.  Launches that may overlap take one each.
         scales: ``mx``.
         config: the fields of ``HopperAlignedConfig``.
     Raises:
@@ -152,10 +152,10 @@ def _check(
     if workspace.dtype.name != "uint8":
         raise TypeError(f"workspace has dtype {workspace.dtype}: it must be uint8")
     flat = workspace.ndim == 1 and workspace.flags.c_contiguous
-    if not flat or workspace.shape[0] < least or workspace.data.ptr % ALIGNMENT:
+    if not flat or workspace.shape[0] < least or workspace.data.ptr % BOUNDARY:
         raise ValueError(
             f"workspace of shape {tuple(workspace.shape)} at {workspace.data.ptr:#x}: it must be "
-            f"one-dimensional and contiguous, of {least} bytes, at a multiple of {ALIGNMENT}"
+            f"one-dimensional and contiguous, of {least} bytes, at a multiple of {BOUNDARY}"
         )
     if workspace.device != a.device:
         raise ValueError(
