@@ -11,6 +11,7 @@ import numpy as np
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.hopper_gemm_model import hopper_gemm_cost
+from sim.memory import overlap
 from sim.parameters import HOPPER_GEMM, STREAM, HopperGemmParameters, StreamParameters
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import HopperGemmConfig
@@ -57,13 +58,14 @@ def hopper_aligned_cost(
     copied = (moved - kept) / gpu.dram_copy_gb_per_s
     dram_ns = (moved / gpu.dram_read_gb_per_s + copied) / of.dram_share
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz
-    pass_us = (max(issue_ns, dram_ns) + ends_ns) / 1e3 + gpu.graph_launch_us
+    sides = (np.array(issue_ns), np.array(dram_ns))
+    busy_ns = float(overlap(*sides, exponent=of.overlap_exponent))
+    pass_us = (busy_ns + ends_ns) / 1e3 + gpu.graph_launch_us
     terms = dict(cost.terms_us)
     terms["dram"] = terms["dram"] + kept / gpu.dram_copy_gb_per_s / 1e3
     terms["align"] = np.full(count, pass_us)
-    fixed = terms["launch"] + terms["prologue_epilogue"]
     return Cost(
-        time_us=np.maximum(cost.time_us, terms["dram"] + fixed) + pass_us,
+        time_us=np.maximum(cost.time_us, terms["dram"] + terms["launch"]) + pass_us,
         terms_us=terms,
         dram_read_bytes=cost.dram_read_bytes + moved,
         dram_write_bytes=cost.dram_write_bytes + moved,

@@ -112,6 +112,7 @@ OPERATORS = (
     ("gemm:256x1024x1024:w8a16:bf16", "hopper_weight_prefill"),
     ("gemm:256x512x1024:nvfp4:bf16", "triton_decoded_gemm"),
     ("gemm:1024x512x1024:mxfp8-e4m3:bf16", "hopper_block_gemm"),
+    ("gemm:8192x512x1024:mxfp8-e4m3:bf16", "hopper_aligned_gemm"),
     ("gemm:1024x512x1024:jetfire:int8.b32x32+sr", "hopper_block_gemm"),
     ("gemm:256x512x1024:llm-int8:bf16", "triton_outlier_gemm"),
     ("gemm:256x512x1024:int8-fallback:bf16", "triton_outlier_gemm"),
