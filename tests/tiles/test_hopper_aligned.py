@@ -224,8 +224,28 @@ def test_launch_refuses_before_it_needs_a_gpu(
                 **{name: GOOD[name] for name in ("element", "out", "scales")}, **change
             )
         return
-    with pytest.raises(error, match=message):
-        gemm_hopper_aligned.launch(**(GOOD | change))
+    for call in (gemm_hopper_aligned.launch, gemm_hopper_aligned.precompile):
+        with pytest.raises(error, match=message):
+            call(**(GOOD | change))
+
+
+def test_what_compiles_ahead_is_what_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[Any, ...]] = []
+
+    def made(*key: Any) -> Any:
+        compiled.append(key)
+        return (lambda *rest, **words: None,)
+
+    monkeypatch.setattr(gemm_hopper_aligned, "functions", made)
+    monkeypatch.setattr(align_mx_scales, "functions", made)
+    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: made(*key)[0])
+    monkeypatch.setattr(gemm_hopper, "tensor_map", lambda *numbers: "map")
+    monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
+    gemm_hopper_aligned.precompile(**GOOD)
+    ahead, compiled[:] = list(compiled), []
+    gemm_hopper_aligned.launch(**GOOD)
+    assert compiled == ahead
+    assert len(ahead) == 2
 
 
 def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,19 @@
 
 import bisect
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tiles.formats import decode, element
+from tiles.formats.torch_codec import quantize_tensor
+from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
 from tiles.kernels.cuda import align_mx_scales
 from tiles.kernels.cuda.align_mx_scales import ERRORS
-from tiles.kernels.mx_alignment import MOST_SHIFT, align, largest_errors
+from tiles.kernels.mx_alignment import MOST_SHIFT, align, aligned_reference, largest_errors
+from tiles.problems import Gemm, parse_problem
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ELEMENTS = ("e4m3fn", "e5m2")
@@ -148,6 +152,32 @@ def test_errors_of_the_check_hold_what_the_alignment_does() -> None:
     assert (np.abs(after - before) <= allowed).all()
     assert (allowed == 0).any()
     assert (np.abs(after - before)[allowed > 0] > 0.9 * allowed[allowed > 0]).any()
+
+
+def test_what_the_check_allows_for_it_is_little_beside_the_tensor_cores() -> None:
+    problem = parse_problem("gemm:128x128x1040:mxfp8-e4m3:fp32")
+    assert isinstance(problem, Gemm)
+    generator = torch.Generator().manual_seed(0)
+    sides = [
+        quantize_tensor(torch.randn(128, problem.k, generator=generator), fmt)
+        for fmt in (problem.recipe.activation, problem.recipe.weight)
+    ]
+    allowed = aligned_reference(problem, sides[0], sides[1])
+    arithmetic = replace(gemm_arithmetic(problem, decode=False), promote_k=128)
+    a, b = (side.dequantize(torch.float64) for side in sides)
+    plain = gemm_reference(a, b, arithmetic)
+    share = allowed.bound / plain.bound - 1
+    assert 0 < float(share.mean()) < 0.01
+    assert float((allowed.tile_rms_limit / plain.tile_rms_limit).max()) < 1.001
+    # And it holds what the alignment does to this product.
+    values = []
+    for side, fmt in zip(sides, ("e4m3fn", "e4m3fn"), strict=True):
+        codes, scales = align(side.bits.numpy(), side.scale_bits.numpy(), fmt)
+        wide = scales.astype(np.float64).repeat(128, axis=1)[:, : problem.k]
+        values.append(torch.from_numpy(decode(codes, element(fmt)) * wide))
+    moved = (values[0] @ values[1].T - plain.exact).abs()
+    assert float(moved.max()) > 0
+    assert (moved <= (allowed.bound - plain.bound) * (1 + 1e-3) + 1e-9).all()
 
 
 def test_refuses_other_elements() -> None:

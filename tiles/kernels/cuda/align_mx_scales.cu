@@ -23,6 +23,10 @@
 #define MX_QUANT 32
 #define NAN_SCALE 255u
 
+#if CHUNKS * ROWS > THREADS
+#error "a thread has at most one of the scales that leave"
+#endif
+
 // Rows of codes are `pitch` and `out_pitch` bytes apart, columns of scales `apart` floats.
 struct Side {
     const u8 *codes, *scales;
@@ -38,7 +42,7 @@ struct Operands {
     i64 a_ctas;  // the others are B's
 };
 
-// The larger exponent of eight lanes.
+// The largest exponent of eight lanes.
 DEVICE u32 largest(u32 exponent) {
 #pragma unroll
     for (int distance = 1; distance < LANES; distance *= 2) {
@@ -94,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) align_mx_scales(const Oper
     __syncthreads();
     const i64 apart = of_a ? p.a.apart : p.b.apart;
     float *out_scales = (of_a ? p.a.out_scales : p.b.out_scales) + first_chunk * apart + top;
-    for (u32 i = threadIdx.x; i < CHUNKS * ROWS; i += THREADS)
-        if (first_chunk + i / ROWS < chunks && top + i % ROWS < rows)
-            out_scales[i / ROWS * apart + i % ROWS] = kept[i];
+    const u32 chunk = threadIdx.x / ROWS, down_row = threadIdx.x % ROWS;
+    if (chunk < CHUNKS && first_chunk + chunk < chunks && top + down_row < rows)
+        out_scales[chunk * apart + down_row] = kept[threadIdx.x];
 }

@@ -167,19 +167,16 @@ def _check(
 
 
 def precompile(
-    *operands: Any, workspace: Any, config: Mapping[str, int | bool], **formats: str
+    a: Any, *operands: Any, config: Mapping[str, int | bool], element: str, out: str, **rest: Any
 ) -> None:
     """Compile what :func:`launch` would run for the same arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    a, b, c, a_scale, b_scale = operands
-    _check(a, b, c, a_scale, b_scale, workspace, **formats)
-    element, out = formats["element"], formats["out"]
+    _check(a, *operands, element=element, out=out, **rest)
+    items = tuple(_product(config).items())
+    chosen = align_mx_scales.options(element)
     with a.device:
-        device = a.device.id
-        functions(
-            device, align_mx_scales.SOURCE, align_mx_scales.options(element), ("align_mx_scales",)
-        )
-        gemm_hopper.compiled_kernel(device, element, out, BOTH, tuple(_product(config).items()))
+        functions(a.device.id, align_mx_scales.SOURCE, chosen, ("align_mx_scales",))
+        gemm_hopper.compiled_kernel(a.device.id, element, out, BOTH, items)
