@@ -20,7 +20,7 @@ from tiles.problems import Gemm
 __all__ = ["hopper_aligned_cost"]
 
 #: Instructions of a thread a code of the alignment, where blocks are shifted.
-ALIGN_INSTRUCTIONS = 6.5
+ALIGN_INSTRUCTIONS = 8.0
 #: Instructions of the promotion an accumulator: a product of scales and a multiply-add.
 PROMOTION_INSTRUCTIONS = 2.0
 

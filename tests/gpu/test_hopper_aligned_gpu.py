@@ -103,7 +103,7 @@ def test_every_code_is_shifted_as_the_twin_does_by_every_difference(element: str
     exponents = np.zeros((8 * 256, 4), np.uint8)
     for shift in range(256):
         place = slice(8 * shift, 8 * shift + 8)
-        rows[place, :32], rows[place, 64] = codes, 1
+        rows[place, :32], rows[place, 64] = codes, 0x78 if shift % 2 else 1
         exponents[place, 2] = shift
     operand = (rows, exponents)
     for got, scales in launched_alignment([operand, (rows[:9], exponents[:9])], element):
@@ -137,11 +137,13 @@ def nasty(
     rng = np.random.default_rng(seed)
     blocks = -(-k // 32)
     codes = rng.integers(0, 256, (rows, k)).astype(np.uint8)
-    kind = rng.integers(0, 6, (rows, blocks))
+    kind = rng.integers(0, 9, (rows, blocks))
     for block in range(blocks):
         place = slice(32 * block, min(32 * block + 32, k))
         codes[kind[:, block] == 0, place] &= 0x80
         codes[kind[:, block] == 1, place.start : place.start + 16] = 0
+        codes[kind[:, block] == 2, place] &= 0x83  # subnormal ones
+        codes[kind[:, block] == 3, place] &= 0x9F  # small ones
     exponents = rng.integers(120, 124, (rows, blocks))
     exponents[:, ::4] += rng.integers(0, 12, (rows, len(range(0, blocks, 4))))
     if numbers:

@@ -13,11 +13,20 @@ from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
 from tiles.kernels.cuda import align_mx_scales
 from tiles.kernels.cuda.align_mx_scales import ERRORS
-from tiles.kernels.mx_alignment import MOST_SHIFT, align, aligned_reference, largest_errors
+from tiles.kernels.mx_alignment import (
+    _TOP,
+    MOST_ROOM,
+    MOST_SHIFT,
+    align,
+    aligned_reference,
+    largest_errors,
+)
 from tiles.problems import Gemm, parse_problem
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 ELEMENTS = ("e4m3fn", "e5m2")
+#: A code of the last exponent: its block counts with the scale that it has.
+TOP = 0x78
 
 
 def units(name: str) -> dict[int, int]:
@@ -32,7 +41,7 @@ def test_every_code_is_rounded_once_for_every_difference_of_scales(name: str) ->
     places, order = sorted(sizes.values()), sorted(sizes, key=sizes.__getitem__)
     for shift in range(MOST_SHIFT + 3):
         row = np.zeros((8, 128), np.uint8)
-        row[:, :32], row[:, 64] = codes.reshape(8, 32), 1
+        row[:, :32], row[:, 64] = codes.reshape(8, 32), TOP
         exponents = np.tile(np.array([[100, 0, 100 + shift, 0]], np.uint8), (8, 1))
         found, scale = align(row, exponents, name)
         assert (scale == 2.0 ** (100 + shift - 127)).all()
@@ -55,7 +64,7 @@ def test_the_bound_is_reached(name: str) -> None:
     worst = 0.0
     for shift in range(1, MOST_SHIFT):
         row = np.zeros((4, 128), np.uint8)
-        row[:, :32], row[:, 64] = codes.reshape(4, 32), 1
+        row[:, :32], row[:, 64] = codes.reshape(4, 32), TOP
         found, _ = align(row, np.tile(np.array([[0, 0, shift, 0]], np.uint8), (4, 1)), name)
         exact, numbers = np.ldexp(values, -shift), np.isfinite(values)
         after = decode(found[:, :32].reshape(-1), element(name))
@@ -65,7 +74,7 @@ def test_the_bound_is_reached(name: str) -> None:
 
 def test_blocks_of_zeros_do_not_count() -> None:
     row = np.zeros((3, 128), np.uint8)
-    row[0, 0], row[1, 40] = 0x38, 0xB8  # 1 and -1
+    row[0, 0], row[1, 40] = TOP, 0x80 | TOP
     row[0, 64] = 0x80  # -0 is zero
     exponents = np.array([[100, 90, 200, 254]] * 3, np.uint8)
     found, scales = align(row, exponents, "e4m3fn")
@@ -73,9 +82,42 @@ def test_blocks_of_zeros_do_not_count() -> None:
     assert scales[:, 0].tolist() == [2.0**-27, 2.0**-37, 2.0**-127]
 
 
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_a_scale_larger_than_its_codes_need_does_not_cost_the_others(name: str) -> None:
+    """One block holds one code alone under a large scale, another one every number."""
+    fmt = element(name)
+    codes = np.arange(256, dtype=np.uint8)
+    values = decode(codes, fmt).astype(np.float64)
+    every = codes[np.isfinite(values) & ((codes & 0x7F) != 0)]
+    for code in every.tolist():
+        row = np.zeros((8, 128), np.uint8)
+        row[:, 0], row[:, 32:64] = code, codes.reshape(8, 32)
+        exponents = np.tile(np.array([[100, 80, 0, 0]], np.uint8), (8, 1))
+        found, scales = align(row, exponents, name)
+        # The code itself is exact, and stands among the last exponents or has moved by the most.
+        exact = values[code] * 2.0 ** (100 - 127)
+        assert (decode(found[:, 0], fmt) * scales[:, 0].astype(np.float64) == exact).all()
+        moved_up = 100 - 127 - np.log2(scales[:, 0].astype(np.float64))
+        own = (moved_up == MOST_ROOM) | (
+            np.abs(decode(found[:, 0], fmt)) >= 2.0 ** (_TOP[name][0] - 1)
+        )
+        others = scales[:, 0] == 2.0 ** (80 - 127)  # a larger value under the smaller scale
+        assert (own | others).all()
+        # The others are off by at most 2^-17 (2^-31) of the largest, by 2^-15 where a code could
+        # not move as far as it would.
+        numbers = np.isfinite(values).reshape(8, 32)
+        before = np.where(numbers, values.reshape(8, 32), 0.0) * 2.0 ** (80 - 127)
+        after = np.where(numbers, decode(np.where(numbers, found[:, 32:64], 0), fmt), 0.0)
+        after = after * scales[:, :1].astype(np.float64)
+        largest = np.maximum(np.abs(before).max(axis=1, keepdims=True), abs(exact))
+        near = 2.0**-17 if name == "e4m3fn" else 2.0**-31
+        far = np.where(moved_up == MOST_ROOM, 2.0**-15, near)[:, None]
+        assert (np.abs(after - before) <= far * largest).all(), code
+
+
 def test_a_nan_scale_makes_the_scale_nan_even_over_zeros() -> None:
     row = np.zeros((2, 256), np.uint8)
-    row[0, 0] = 0x38
+    row[0, 0] = TOP
     exponents = np.array([[100, 255, 90, 90, 100, 100, 100, 100]] * 2, np.uint8)
     _, scales = align(row, exponents, "e4m3fn")
     assert np.isnan(scales[:, 0]).all()
@@ -92,7 +134,8 @@ def nasty(rows: int, k: int, name: str, seed: int) -> tuple[np.ndarray, np.ndarr
         place = slice(32 * block, min(32 * block + 32, k))
         codes[kind[:, block] == 0, place] &= 0x80
         codes[kind[:, block] == 1, place.start : place.start + 16] = 0
-        codes[kind[:, block] == 2, place] &= 0x83  # small ones
+        codes[kind[:, block] == 2, place] &= 0x83  # subnormal ones
+        codes[kind[:, block] == 3, place] &= 0x9F  # small ones
     near = rng.integers(100, 110, (rows, blocks))
     exponents = np.where(rng.random((rows, blocks)) < 0.2, rng.integers(0, 256, near.shape), near)
     quiet = rng.random(rows) < 0.5  # no NaN among the scales of half the rows
@@ -116,7 +159,7 @@ def test_the_text_shifts_every_code_as_the_twin_does(name: str) -> None:
         words = codes.view(np.uint32)
         got = np.array([made.shifted_word(int(w), shift) for w in words], np.uint32).view(np.uint8)
         row = np.zeros((8, 128), np.uint8)
-        row[:, :32], row[:, 64] = codes.reshape(8, 32), 1
+        row[:, :32], row[:, 64] = codes.reshape(8, 32), TOP
         exponents = np.tile(np.array([[0, 0, shift, 0]], np.uint8), (8, 1))
         wanted = align(row, exponents, name)[0][:, :32].reshape(-1)
         same = without_sign_of_nan(got, name) == without_sign_of_nan(wanted, name)
@@ -147,7 +190,7 @@ def test_errors_of_the_check_hold_what_the_alignment_does() -> None:
     before = decode(codes, fmt) * powers.repeat(32, axis=1)[:, :272]
     after = decode(found, fmt) * scales.astype(np.float64).repeat(128, axis=1)[:, :272]
     allowed = largest_errors(
-        torch.from_numpy(decode(codes, fmt)), torch.from_numpy(powers), ERRORS["e4m3fn"]
+        torch.from_numpy(decode(codes, fmt)), torch.from_numpy(powers), "e4m3fn"
     ).numpy()
     assert (np.abs(after - before) <= allowed).all()
     assert (allowed == 0).any()

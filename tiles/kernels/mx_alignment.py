@@ -34,17 +34,29 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
 
+#: Exponents that a block's codes may be moved up, below the last but one of their format.
+MOST_ROOM = 14
+#: log2 of the largest number of a format, rounded down, and its significand's stored bits.
+_TOP = {"e4m3fn": (8, 3), "e5m2": (15, 2)}
+#: Added to exponents of scales: less a block's room they may lie below zero.
+_RAISED = 16
+
+
 @cache
 def _shifted(name: str) -> U8:
-    """Codes by shift and code: code x 2^-shift, to nearest even; what is no number stays."""
+    """Codes by shift + MOST_ROOM and code: code x 2^-shift, to nearest even.
+
+    What is no number stays.
+    """
     fmt = element(name)
     codes = np.arange(256, dtype=np.uint8)
     values = decode(codes, fmt).astype(np.float64)
-    table = np.tile(codes, (MOST_SHIFT + 1, 1))
+    table = np.tile(codes, (MOST_ROOM + MOST_SHIFT + 1, 1))
     numbers = np.isfinite(values)
-    for shift in range(1, MOST_SHIFT + 1):
-        small = np.ldexp(values[numbers], -shift).astype(np.float32)
-        table[shift, numbers] = encode(small, fmt, Rounding.NEAREST_EVEN)
+    for shift in range(-MOST_ROOM, MOST_SHIFT + 1):
+        if shift != 0:
+            moved = np.ldexp(values[numbers], -shift).astype(np.float32)
+            table[shift + MOST_ROOM, numbers] = encode(moved, fmt, Rounding.NEAREST_EVEN)
     return table
 
 
@@ -66,30 +78,40 @@ def align(codes: U8, exponents: U8, name: str) -> tuple[U8, F32]:
     given = np.zeros((rows, chunks * (QUANT // MX_QUANT)), np.int64)
     given[:, : exponents.shape[1]] = exponents
     given = given.reshape(rows, chunks, -1)
-    counts = np.where(((blocks & 0x7F) != 0).any(axis=3) | (given == _NAN), given, 0)
-    most = counts.max(axis=2)
-    shift = np.minimum(most[:, :, None] - counts, MOST_SHIFT)
-    aligned = _shifted(name)[shift[..., None], blocks].reshape(rows, -1)[:, :k]
-    scales = np.ldexp(np.float32(1.0), np.minimum(most, _NAN - 1) - 127)
-    return np.ascontiguousarray(aligned), np.where(most == _NAN, np.float32(np.nan), scales)
+    _, mantissa = _TOP[name]
+    # Of a block: the exponent of its largest code, as stored.
+    exponent = (blocks & 0x7F).max(axis=3).astype(np.int64) >> mantissa
+    last = 0x78 >> mantissa
+    room = np.where(given == _NAN, 0, np.clip(last - 1 - exponent, 0, MOST_ROOM))
+    there = ((blocks & 0x7F) != 0).any(axis=3) | (given == _NAN)
+    most = np.where(there, given + _RAISED - room, 0).max(axis=2)
+    shift = np.clip(most[:, :, None] - _RAISED - given, -MOST_ROOM, MOST_SHIFT)
+    aligned = _shifted(name)[shift[..., None] + MOST_ROOM, blocks].reshape(rows, -1)[:, :k]
+    power = np.where(most == 0, 0, most - _RAISED)
+    scales = np.ldexp(np.float32(1.0), np.minimum(power, _NAN - 1) - 127)
+    return np.ascontiguousarray(aligned), np.where(power == _NAN, np.float32(np.nan), scales)
 
 
-def largest_errors(codes: torch.Tensor, scales: torch.Tensor, unit: float) -> torch.Tensor:
+def largest_errors(codes: torch.Tensor, scales: torch.Tensor, name: str) -> torch.Tensor:
     """Of every value how far the alignment may move it, (rows, K) float32.
 
     Args:
-        codes: (rows, K), as numbers or as bits: only zeros matter.
+        codes: (rows, K) float32, what the codes stand for without their scales.
         scales: (rows, ceil(K / 32)) float32 powers of two.
-        unit: largest error of a code in units of the new scale.
+        name: element of the codes.
     """
     rows, k = codes.shape
     chunks = -(-k // QUANT)
-    empty = torch.nn.functional.pad(codes == 0, (0, chunks * QUANT - k), value=True)
-    there = ~empty.view(rows, -1, MX_QUANT).all(dim=2)
+    top, _ = _TOP[name]
+    size = torch.nn.functional.pad(codes.abs(), (0, chunks * QUANT - k)).view(rows, -1, MX_QUANT)
+    size = torch.nan_to_num(size, nan=2.0**top, posinf=2.0**top).amax(dim=2)
+    # frexp's exponent is one more than that of the leading bit.
+    room = torch.clamp(top - torch.frexp(size).exponent, 0, MOST_ROOM)
     given = torch.nn.functional.pad(scales.float(), (0, chunks * 4 - scales.shape[1]))
-    counts = torch.where(there, given, 0.0).view(rows, chunks, -1)
-    most = counts.amax(dim=2, keepdim=True)
-    error = torch.where((counts > 0) & (counts < most), unit * most, 0.0)
+    needed = torch.where(size > 0, torch.ldexp(given, -room), 0.0).view(rows, chunks, -1)
+    most = needed.amax(dim=2, keepdim=True)
+    moved_down = (needed > 0) & (given.view(rows, chunks, -1) < most)
+    error = torch.where(moved_down, ERRORS[name] * most, 0.0)
     return error.view(rows, -1).repeat_interleave(MX_QUANT, dim=1)[:, :k]
 
 
@@ -136,12 +158,12 @@ def aligned_reference(problem: Gemm, a: QuantizedTensor, b: QuantizedTensor) -> 
     """
     # Promoted every 128 of K, not at every scale.
     arithmetic = replace(gemm_arithmetic(problem, decode=False), promote_k=QUANT)
-    unit = ERRORS[problem.recipe.activation.element.name]
+    name = problem.recipe.activation.element.name
     values, errors = [], []
     for side in (a, b):
         assert side.scales is not None
         values.append(side.dequantize(torch.float64))
-        errors.append(largest_errors(side.codes.float(), side.scales, unit))
+        errors.append(largest_errors(side.codes.float(), side.scales, name))
     return allow_alignment(
         gemm_reference(values[0], values[1], arithmetic),
         (values[0], errors[0]),

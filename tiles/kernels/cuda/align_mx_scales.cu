@@ -1,8 +1,9 @@
 // MX operands (1x32 E8M0 scales) brought to one scale for every 128 along K: codes and fp32 scales.
 //
 // The largest of a row's four scales in 128 of K becomes the scale of all 128; codes of the other
-// blocks are shifted to it (mx_alignment.cuh).  Blocks of zeros do not count; where all are zeros the
-// scale is 2^-127.  A scale of NaN (0xFF) makes that of the 128 NaN.
+// blocks are shifted to it (mx_alignment.cuh).  A block whose codes leave room above them counts with
+// the smaller scale that it could have, a block of zeros not at all; where all are zeros the scale is
+// 2^-127.  A scale of NaN (0xFF) makes that of the 128 NaN.
 //
 // A CTA has 32 rows by CHUNKS times 128 of K, eight lanes a row of 128 with 16 codes each, and all of a
 // thread's codes are on their way before the first is looked at.  Both operands go in one launch, A's
@@ -22,6 +23,7 @@
 #define LANES (QUANT / CODES)
 #define MX_QUANT 32
 #define NAN_SCALE 255u
+#define RAISED 16u  // added to exponents: with room above the codes they may lie below zero
 
 #if CHUNKS * ROWS > THREADS
 #error "a thread has at most one of the scales that leave"
@@ -52,9 +54,11 @@ DEVICE u32 largest(u32 exponent) {
     return exponent;
 }
 
-DEVICE float power_of_two(u32 exponent) {
-    const u32 plain = exponent << 23;
-    return __uint_as_float(exponent == 0 ? 0x00400000u : exponent == NAN_SCALE ? 0x7fffffffu : plain);
+// 2^(raised - RAISED - 127), subnormal from 2^-127 on; 0, of zeros alone, is 2^-127.
+DEVICE float power_of_two(u32 raised) {
+    if (raised == RAISED + NAN_SCALE) return __uint_as_float(0x7fffffffu);
+    if (raised > RAISED) return __uint_as_float((raised - RAISED) << 23);
+    return __uint_as_float(raised == 0 ? 0x00400000u : 0x00400000u >> (RAISED - raised));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) align_mx_scales(const Operands p) {
@@ -88,11 +92,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) align_mx_scales(const Oper
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
-        const bool any = ((codes[c].x | codes[c].y | codes[c].z | codes[c].w) & MAGNITUDES) != 0;
-        const u32 counts = any || exponent[c] == NAN_SCALE ? exponent[c] : 0;
+        const bool any = magnitudes_of(codes[c]) != 0;
+        u32 counts = any ? exponent[c] + RAISED - room_of(codes[c]) : 0;
+        if (exponent[c] == NAN_SCALE) counts = NAN_SCALE + RAISED;
         const u32 most = largest(counts);
         if (lane == 0) kept[c * ROWS + local] = power_of_two(most);
-        if (most > counts && any) codes[c] = align_codes(codes[c], (int)(most - counts));
+        const int shift = (int)(most - RAISED - exponent[c]);
+        if (any && shift != 0) codes[c] = align_codes(codes[c], shift);
         if (c * QUANT < left) *(uint4 *)(to + c * QUANT) = codes[c];
     }
     __syncthreads();

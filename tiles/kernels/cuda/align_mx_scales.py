@@ -8,12 +8,18 @@ and the result is off by at most half of that.  Times S, a value is off by at mo
 
     2^(e - p) S: of e4m3fn (e = -6, p = 4) 2^-10 S, of e5m2 (e = -14, p = 3) 2^-17 S,
 
-and not at all where d is 0.  Quantising to MX gives every block that is not zero a code of at
-least 2^8 (2^15), so the block with scale S holds a value of at least 2^8 S (2^15 S), and the error
-is at most 2^-18 (2^-32) of the largest of the 128.  Hopper's tensor cores, which keep some 14 bits
-when they add products, lose more than that in each sum that the largest value takes part in; a sum
-in which zeros meet it can be off by more than they lose.  OCP MX v1.0 leaves the precision inside
-of a dot product to the implementation.
+and not at all where d is not above 0.
+
+S is not larger than the values ask for: a block whose largest code lies r exponents below the
+format's last but one (2^7, 2^14) counts with the scale s 2^-r, under which its codes, 2^r as large,
+are numbers of the format as well.  So the 128 hold a value of at least 2^7 S (2^14 S), and nothing
+is off by more than 2^-17 (2^-31) of the largest of them; r ends at 14, and where it would be larger
+that is 2^-15.  Quantising to MX leaves codes of the last two exponents in every block that is not
+zero: r is 0.
+
+Hopper's tensor cores, which keep some 14 bits when they add products, lose more than that in each
+sum that the largest value takes part in; a sum in which zeros meet it can be off by more than they
+lose.  OCP MX v1.0 leaves the precision inside of a dot product to the implementation.
 
 Blocks of zeros do not count for S.  Codes of NaN and infinity stay as they are; a block whose scale
 is NaN (0xFF) makes S NaN, and with it everything that the 128 are multiplied into.

@@ -1,5 +1,6 @@
-// Codes of e4m3fn or e5m2 brought to a larger power-of-two scale: code x 2^-shift, rounded to nearest
-// even where it falls below the normal codes, exact elsewhere.
+// Codes of e4m3fn or e5m2 brought to another power-of-two scale: code x 2^-shift, rounded to nearest
+// even where it falls below the normal codes, exact elsewhere.  A shift below zero goes to a smaller
+// scale, as far as the codes' own exponents leave room.
 //
 // Codes are fp16 numbers, and so are their products with a power of two but for what fp16 rounds below
 // 2^-24: that is less than a quarter of the smallest code, and becomes zero either way.  So there is one
@@ -9,12 +10,21 @@
 
 #if ELEMENT == 2
 #define FORMAT "e4m3x2"
+#define MANTISSA_BITS 3
+#define TOP_EXPONENT 15  // as stored, of the largest number
+#define ROOMLESS 0x10101010u  // added to a magnitude of the last two exponents: the sign's place
 #else
 #define FORMAT "e5m2x2"
+#define MANTISSA_BITS 2
+#define TOP_EXPONENT 30
+#define ROOMLESS 0x0c0c0c0cu
 #define TO_SPECIAL 0x04040404u  // added to a magnitude from 0x7c on (infinity, NaN): the sign's place
 #endif
 #define MAGNITUDES 0x7f7f7f7fu
 #define SIGNS_OF_WORD 0x80808080u
+// Places that codes can be moved up: not to the last one, where e4m3fn lacks a number.  fp16 has no
+// factor for more than 15.
+#define MOST_ROOM 14
 #define PART_SHIFT 14  // of e5m2: larger shifts go in two parts, fp16 has no such factors
 #define MOST_SHIFT 38  // of 57344 2^-33 is no code, of 448 2^-19
 
@@ -45,7 +55,7 @@ DEVICE u32 to_codes(u32 low, u32 high) {
 }
 #endif
 
-// 2^-shift as fp16, in both halves; 0 from 25 on.
+// 2^-shift as fp16, in both halves, from -15 on; 0 from 25 on.
 DEVICE u32 power_halves(int shift) {
     const u32 bits = shift < 15 ? (u32)(15 - shift) << 10 : shift < 25 ? 1u << (24 - shift) : 0u;
     return bits * 0x00010001u;
@@ -78,6 +88,26 @@ DEVICE u32 with_specials(u32 aligned, u32 codes) {
     return (aligned & ~kept) | (codes & kept);
 }
 #endif
+
+DEVICE u32 magnitudes_of(uint4 codes) {
+    return (codes.x | codes.y | codes.z | codes.w) & MAGNITUDES;
+}
+
+// How far codes that are not all zeros may be moved up: 0 for those that quantisation leaves.
+DEVICE int room_of(uint4 codes) {
+    const u32 words[4] = {codes.x & MAGNITUDES, codes.y & MAGNITUDES, codes.z & MAGNITUDES,
+                          codes.w & MAGNITUDES};
+    const u32 roomless = (words[0] + ROOMLESS) | (words[1] + ROOMLESS) | (words[2] + ROOMLESS) |
+                         (words[3] + ROOMLESS);
+    if (roomless & SIGNS_OF_WORD) return 0;
+    u32 largest = 0;  // of even and of odd codes
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        largest = __vmaxu2(largest, __vmaxu2(words[i] & 0x00ff00ffu, words[i] >> 8 & 0x00ff00ffu));
+    const u32 code = largest >> 16 > (largest & 0xffffu) ? largest >> 16 : largest & 0xffffu;
+    const int room = TOP_EXPONENT - 1 - (int)(code >> MANTISSA_BITS);
+    return room < MOST_ROOM ? room : MOST_ROOM;
+}
 
 // Sixteen codes of one block.
 DEVICE uint4 align_codes(uint4 codes, int shift) {
