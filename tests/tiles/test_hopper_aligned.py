@@ -1,6 +1,7 @@
 """The Hopper product of aligned MX operands without a GPU: compiled, judged, refused."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from config_sample import sample
 from cupy_arrays import array
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 
 from sim import load_gpu
+from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels import ConfigTable, NumericPath, kernel
+from tiles.kernels.accuracy import compare
 from tiles.kernels.cuda import align_mx_scales, gemm_hopper, gemm_hopper_aligned, hopper_grid
 from tiles.kernels.hopper_aligned_gemm import (
     BLOCK_M,
@@ -22,6 +26,7 @@ from tiles.kernels.hopper_aligned_gemm import (
     aligned_smem_bytes,
 )
 from tiles.kernels.hopper_gemm import CHAINED_N
+from tiles.kernels.mx_alignment import aligned_reference
 from tiles.problems import Gemm, parse_problem
 
 FOLDER = Path(gemm_hopper.__file__).parent
@@ -292,6 +297,41 @@ def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) ->
     assert arguments[-1] == "map 4"
     assert [int(x) for x in arguments[6:9]] == [M, N, K]
     assert smem == gemm_hopper_aligned.smem_bytes(scales="mx", config=GOOD["config"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_both_texts_run_on_a_cpu_one_behind_the_other_stay_within_the_bound() -> None:
+    from align_on_host import align
+    from hopper_gemm_host import run
+
+    problem = gemm("gemm:300x136x400:mxfp8-e4m3:fp32")
+    generator = torch.Generator().manual_seed(1)
+    formats = (problem.recipe.activation, problem.recipe.weight)
+    sides = []
+    for rows, fmt in zip(problem.shape[:2], formats, strict=True):
+        x = torch.randn(rows, problem.k, generator=generator)
+        x[:, ::97] *= 1e3  # blocks whose neighbours are far larger
+        sides.append(quantize_tensor(x, fmt))
+    operands = [(side.bits.numpy(), side.scale_bits.numpy()) for side in sides]
+    (a, a_scale), (b, b_scale) = align(operands, "e4m3fn")
+    c, complaint = run(
+        a,
+        b,
+        a_scale,
+        b_scale,
+        element="e4m3fn",
+        out="fp32",
+        scales="b1x128_b1x128",
+        config=config(block_n=64).to_dict() | {"pingpong": False, "chained": True},
+        ctas=2,
+    )
+    assert complaint == ""
+    reference = aligned_reference(problem, sides[0], sides[1])
+    accuracy = compare(torch.from_numpy(c.copy()), reference)
+    assert accuracy.ok, accuracy
+    # The alignment is seen: the exact product is another one.
+    assert float((torch.from_numpy(c.copy()) - reference.exact).abs().max()) > 0
 
 
 def test_the_workspace_grows_with_both_operands() -> None:

@@ -33,6 +33,8 @@ __all__ = ["HopperAlignedConfig", "HopperAlignedGemm", "aligned_smem_bytes"]
 OPERANDS = ("e4m3fn", "e5m2")
 BLOCK_M = (64 * CONSUMERS, 128 * CONSUMERS)
 STORE_BUFFERS = (1, 2, 4)
+#: Tiles of 256 x 128 that keep every multiprocessor busy for some two rounds.
+MANY_TILES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ class HopperAlignedGemm(Kernel):
     def default(self, problem: Problem, limits: Limits) -> HopperAlignedConfig:
         """Tiles of 256 x 128 where there are many, else of 128 rows."""
         assert isinstance(problem, Gemm)
-        many = -(-problem.m // 256) * -(-problem.n // 128) >= 2 * CONSUMERS * 64
+        many = -(-problem.m // 256) * -(-problem.n // 128) >= MANY_TILES
         return first_legal(
             self,
             problem,
