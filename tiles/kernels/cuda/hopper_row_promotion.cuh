@@ -3,7 +3,7 @@
 // A sum takes two instructions, for the product of its two scales ("factor") and for the multiply-add,
 // and two columns of eight a load of their scales.
 //
-// Macros: BLOCK_N, TILES_M, and HALF and Accumulator of hopper_wgmma.cuh.
+// Macros: BLOCK_N, TILES_M, CONSUMER_REGISTERS, and HALF and Accumulator of hopper_wgmma.cuh.
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
 __device__ __forceinline__ float multiply_rn(float x, float y) {
@@ -22,8 +22,8 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
 __device__ __forceinline__ void keep_here(float &x) { asm volatile("" : "+f"(x)); }
 
 // Groups of eight columns whose factors are made before the product is waited for: as many as there
-// are registers for beside sums and product.
-#define SPARE_REGISTERS (216 - (TILES_M + 1) * HALF)
+// are registers for beside sums and product.  The compiler puts some of them behind the wait again.
+#define SPARE_REGISTERS (CONSUMER_REGISTERS - (TILES_M + 1) * HALF)
 #define EARLY_GROUPS (SPARE_REGISTERS / 4 < BLOCK_N / 8 ? SPARE_REGISTERS / 4 : BLOCK_N / 8)
 
 // What the sums of eight columns are multiplied by.  rows: scales of a thread's two rows; columns:
