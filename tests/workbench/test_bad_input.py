@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Call, is_mistake
 from emit_runs import simulated_run
 
 import tuning
 import workbench
-from workbench.cli import main
 
 SWEEP = """
 schema: 1
@@ -30,31 +30,7 @@ output: run
 """
 LONG = "x" * 300
 
-Call = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and an empty folder: exit code and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0), capsys.readouterr().err
-
-    return run
-
-
-def is_mistake(answer: tuple[int, str], says: str) -> None:
-    code, err = answer
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert says in err
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +54,8 @@ def emitted(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_a_verb_the_help_is_all(call: Call) -> None:
-    assert call() == (2, "")
+    answer = call()
+    assert (answer.code, answer.err) == (2, "")
 
 
 OVERRIDES = {
@@ -111,7 +88,7 @@ def test_a_refused_gpu_sweep_does_not_bind_its_folder(
     Path("s.yaml").write_text(SWEEP)
     is_mistake(call("sweep", "s.yaml", "--on", "gpu"), "simulate the sweep instead")
     assert not Path("run/plan.json").exists()
-    assert call("sweep", "s.yaml", "--json")[0] == 0
+    assert call("sweep", "s.yaml", "--json").code == 0
 
 
 @pytest.mark.parametrize("python", [shutil.which("false"), "/nowhere/python"])
@@ -123,7 +100,7 @@ def test_a_measuring_process_that_does_not_start_is_told(
         patch.setattr(sys, "executable", python)
         answer = call("sweep", "s.yaml", "--on", "gpu")
     is_mistake(answer, "error: the measuring process does not start: ")
-    assert "or simulate the sweep" in answer[1]
+    assert "or simulate the sweep" in answer.err
     assert not Path("run/plan.json").exists()
 
 
@@ -205,10 +182,10 @@ def test_a_journal_cut_anywhere_is_repaired_without_loss(
     Path("s.yaml").write_text(SWEEP.replace("max_measurements: 2", "max_measurements: 3"))
     if not cut.endswith(b"\n"):
         is_mistake(call("sweep", "s.yaml"), "workbench repair run")
-        assert call("repair", "run") == (0, "")
+        assert call("repair", "run").code == 0
         torn = (run / "journal.log.torn").read_bytes()
         assert journal.read_bytes() + torn == cut + b"\n"
-    assert call("sweep", "s.yaml", "--json")[0] == 0
+    assert call("sweep", "s.yaml", "--json").code == 0
     (study,) = tuning.load_run(run).studies
     assert len(study.trials) == len({str(trial.config) for trial in study.trials}) == 3
 
@@ -260,7 +237,7 @@ def test_an_output_whose_name_would_garble_a_terminal(name: str, run: Path, call
     for verb in ("report", "emit"):
         answer = call(verb, "run", "-o", name)
         is_mistake(answer, "control characters: choose another name")
-        assert name not in answer[1]
+        assert name not in answer.err
     with pytest.raises(ValueError, match="control characters: choose another name"):
         workbench.report("run", name)
     with pytest.raises(ValueError, match="control characters: choose another name"):
@@ -313,10 +290,10 @@ def test_an_older_file_of_the_same_kind_is_replaced(run: Path, call: Call) -> No
     page = workbench.report(run, "page.html").read_text()
     for older in ("", page, page.replace("tile-workbench/report/1", "tile-workbench/report/0")):
         Path("page.html").write_text(older)
-        assert call("report", run, "-o", "page.html") == (0, "")
+        assert call("report", run, "-o", "page.html").code == 0
         assert Path("page.html").read_text() == page
     for _ in range(2):
-        assert call("export", run, "one.json") == (0, "")
+        assert call("export", run, "one.json").code == 0
     is_mistake(call("replay", run, "-o", "one.json"), "exists and holds no tile-workbench/replay")
 
 
@@ -383,7 +360,7 @@ def test_a_wheel_that_unpacks_to_gigabytes_is_refused(call: Call) -> None:
 def test_a_name_that_is_no_name_emits_nothing(name: str, run: Path, call: Call) -> None:
     answer = call("emit", "run", "-o", "package", "--name", name)
     is_mistake(answer, "package name")
-    assert len(answer[1]) < 300
+    assert len(answer.err) < 300
     assert not Path("package").exists()
 
 
