@@ -20,7 +20,7 @@ from tiles.kernels import kernel, kernels
 from tiles.problems import Gemm, Problem, Quantize
 from tiles.recipes import recipe
 from workbench.network_models import read_network
-from workbench.predictions import Pricer
+from workbench.pricer import Pricer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,7 +33,7 @@ from tuning.recording.record import PASSES, SAMPLING_MS, record
 from tuning.recording.rehearsal import Assumed, Rehearsal
 from tuning.recording.tables import recorded_sets
 from tuning.visible_gpu import visible_gpu
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["export", "main", "stored_design"]
 
