@@ -20,7 +20,8 @@ from tiles.problems import Gemm, Transpose
 from workbench.emission.package_files._workspace import zeroed_words
 from workbench.nn.choices import Choice, recipe_of
 from workbench.nn.codes import Codes
-from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
+from workbench.nn.cuda_quantizer import CudaQuantizer
+from workbench.nn.kernel_formats import PLAIN, ROW_STEP
 from workbench.nn.prepared import ALIGNMENT, ProductLaunch, TritonLaunch
 
 __all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]

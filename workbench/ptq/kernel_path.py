@@ -113,7 +113,7 @@ class KernelPath:
 
 
 def _outlier_route(device: torch.device) -> OutlierRoute | str:
-    from workbench.nn.cuda_quantizer import limits_of
+    from workbench.nn.cuda_device import limits_of
 
     if device.type != "cuda":
         return f"no kernels on {device.type}"
@@ -124,7 +124,7 @@ def _outlier_route(device: torch.device) -> OutlierRoute | str:
 
 
 def _device_route(device: torch.device, kind: type[Route]) -> Route | str:
-    from workbench.nn.cuda_quantizer import limits_of
+    from workbench.nn.cuda_device import limits_of
 
     try:
         if kind is CodesRoute:
