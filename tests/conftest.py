@@ -37,7 +37,7 @@ LONGEST = (
     "test_compile_facts.py",
     "test_worker.py",
     "test_guides.py",
-    "test_bad_input.py",
+    "test_damaged_runs.py",
     "test_expected_sqnr.py",
     "test_hostile_sweep.py",
     "test_error_slices.py",
