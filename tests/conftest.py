@@ -23,7 +23,7 @@ LONGEST = (
     "test_hopper_skinny_host.py",
     "test_torch_codec.py",
     "test_hopper_blocks_compile.py",
-    "test_hopper_gemm.py",
+    "test_hopper_gemm_compile.py",
     "test_verify_mutations.py",
     "test_accuracy_encoder.py",
     "test_readme.py",

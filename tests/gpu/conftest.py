@@ -4,11 +4,15 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dealing import dealt
 from huge_tensors import huge
 from turns import pytest_runtest_call, pytest_runtest_protocol
+
+if TYPE_CHECKING:
+    from workbench.nn.cuda_backend import CudaBackend
 
 __all__ = ["huge", "pytest_runtest_call", "pytest_runtest_protocol"]
 
@@ -40,3 +44,14 @@ def _torch_kernels(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _caches / "torch-kernels"
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PYTORCH_KERNEL_CACHE_PATH", str(folder))
+
+
+@pytest.fixture(scope="module")
+def kernels() -> "CudaBackend":
+    """The training layers' kernels on the GPU that this process has."""
+    import torch
+
+    from workbench.nn.cuda_backend import CudaBackend
+
+    pytest.importorskip("cupy")
+    return CudaBackend(torch.device("cuda", torch.cuda.current_device()))
