@@ -12,6 +12,7 @@ from huge_tensors import huge
 from turns import pytest_runtest_call, pytest_runtest_protocol
 
 if TYPE_CHECKING:
+    from sim import Gpu
     from workbench.nn.cuda_backend import CudaBackend
 
 __all__ = ["huge", "pytest_runtest_call", "pytest_runtest_protocol"]
@@ -44,6 +45,18 @@ def _torch_kernels(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _caches / "torch-kernels"
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PYTORCH_KERNEL_CACHE_PATH", str(folder))
+
+
+@pytest.fixture(scope="session")
+def gpu() -> "Gpu":
+    """The GPU file of the device."""
+    import torch
+
+    from sim import gpu_names, load_gpu
+
+    name = torch.cuda.get_device_name()
+    found = next((one for one in map(load_gpu, gpu_names()) if one.matches(name)), None)
+    return found or pytest.skip(f"no GPU file for {name}")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from rows_apart import apart
 
 from sim import load_gpu
 from tiles.kernels import Accepted
@@ -289,15 +290,6 @@ def test_rows_may_lie_apart_and_nothing_between_is_written() -> None:
     plain = workload.operands
     workload._launcher(plain, config(cluster=2))()
     wanted = plain.c.clone()
-
-    def apart(tensor: torch.Tensor, rows: int, pitch: int) -> torch.Tensor:
-        bits = torch.uint8 if tensor.element_size() == 1 else tensor.dtype
-        wide = torch.full((rows + tensor.shape[0] + 8, pitch), 0x7F, device="cuda").to(bits)
-        if bits.is_floating_point:
-            wide.fill_(float("nan"))
-        held = wide[rows : rows + tensor.shape[0], : tensor.shape[1]]
-        held.copy_(tensor.view(bits))
-        return held.view(tensor.dtype)
 
     grid = torch.full((16, 1024), float("nan"), device="cuda")
     scale = grid.t()[1024 - 300 :]

@@ -1,6 +1,7 @@
 """The Hopper GEMM on a GPU: scale modes, elements and outputs, tails, clusters, both schedules."""
 
 import pytest
+from rows_apart import apart
 
 from sim import load_gpu
 from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig
@@ -112,16 +113,6 @@ def test_rows_and_scales_may_lie_apart() -> None:
     plain = workload.operands
     workload._launcher(plain, config(cluster=2))()
     wanted = plain.c.clone()
-
-    def apart(tensor: torch.Tensor, rows: int, pitch: int) -> torch.Tensor:
-        """The same values inside a larger matrix full of NaN, some of its rows down."""
-        bits = torch.uint8 if tensor.element_size() == 1 else tensor.dtype
-        wide = torch.full((rows + tensor.shape[0] + 8, pitch), 0x7F, device="cuda").to(bits)
-        if bits.is_floating_point:
-            wide.fill_(float("nan"))
-        held = wide[rows : rows + tensor.shape[0], : tensor.shape[1]]
-        held.copy_(tensor.view(bits))
-        return held.view(tensor.dtype)
 
     # The last rows of a larger grid of scales: nothing behind them belongs to anybody.
     grid = torch.full((4, 1024), float("nan"), device="cuda")
