@@ -228,7 +228,7 @@ class HopperGemm(Kernel):
                 promoted & (pingpong | (~chained & ((rows != 64) | (QUANT % n > 0)))),
                 lambda r: (
                     f"tile {m[r]}x{n[r]}: scales along K take both warpgroups on one tile, and "
-                    f"unless products are chained 64 rows of each and columns of one block of {QUANT}"
+                    f"unless products are chained 64 rows of each and {QUANT} columns or a half"
                 ),
             ),
             Rule(
