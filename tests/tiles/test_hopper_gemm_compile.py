@@ -27,6 +27,13 @@ from tiles.problems import Gemm
 # Every element, output and scale mode, every tile, both schedules, clusters and buffers.
 COMPILED = {
     "bf16": ("bf16:bf16", config(block_n=256, cluster=2), "m64n256k16.f32.bf16.bf16"),
+    "bf16, 176 columns": ("bf16:bf16", config(block_n=176), "m64n176k16.f32.bf16.bf16"),
+    "row, 208 columns in turns": (
+        "e4m3-row:bf16",
+        config(block_n=208, pingpong=True, block_m=64),
+        "m64n208k32.f32.e4m3.e4m3",
+    ),
+    "int8, 240 columns": ("int8-row:bf16", config(block_n=240), "m64n240k32.s32.s8.s8"),
     "bf16 to fp32": ("bf16:fp32", config(block_n=192), "m64n192k16.f32.bf16.bf16"),
     "fp16 in turns": (
         "fp16:fp16",

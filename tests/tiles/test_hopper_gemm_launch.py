@@ -51,7 +51,7 @@ from tiles.kernels.cuda import gemm_hopper, hopper_grid
         ({"b": array((128, 256), "uint8", device=1)}, ValueError, "must share one"),
         ({"b": array((128, 256), "uint8", pointer=OVER_C)}, ValueError, "c overlaps b"),
         ({"config": {"block_m": 128}}, ValueError, r"config has fields \['block_m'\]"),
-        ({"config": config(block_n=96).to_dict()}, ValueError, "block_n = 96"),
+        ({"config": config(block_n=80).to_dict()}, ValueError, "block_n = 80"),
         ({"config": config(block_m=64).to_dict()}, ValueError, "block_m = 64"),
         ({"config": config(pingpong=True).to_dict()}, ValueError, "no pingpong"),
         (ROW | {"config": config(stages=9).to_dict()}, ValueError, "stages = 9"),
