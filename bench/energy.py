@@ -13,7 +13,6 @@ and measures nothing.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -25,13 +24,14 @@ from typing import Any
 from bench.energy_again import again_lines, predicted
 from bench.energy_load import Load, dry_run, opened
 from bench.place import place
+from bench.record_file import moment, write_record
 from sim import Gpu, load_gpu, price
 from tiles.kernels import kernel
 from tiles.problems import parse_problem
 from tuning.energy_counter import Counted, counted, settle
 from tuning.energy_reading import BOUT_S
 from tuning.nvml import Nvml, open_nvml
-from workbench.outfile import check_outfile, write_outfile
+from workbench.outfile import check_outfile
 
 __all__ = ["PROBLEMS", "SCHEMA", "main"]
 
@@ -86,6 +86,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = _arguments(sys.argv[1:] if given is None else given)
     if arguments.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    started = moment()
     try:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
@@ -103,20 +104,19 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     for row in rows:
         print(_line(row))
-    if arguments.output is not None:
-        content = {
-            "schema": SCHEMA,
-            "gpu": arguments.gpu,
-            "dry_run": arguments.dry_run,
-            "commit": arguments.commit,
-            "command": "python -m bench.energy",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "environment": environment,
-            "runs": {"count": RUNS, "seconds": arguments.seconds, "settle_s": SETTLE_S},
-            "asked": {"spread": ASKED_SPREAD, "error": ASKED_ERROR},
-            "rows": rows,
-        }
-        write_outfile(arguments.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "runs": {"count": RUNS, "seconds": arguments.seconds, "settle_s": SETTLE_S},
+        "asked": {"spread": ASKED_SPREAD, "error": ASKED_ERROR},
+        "rows": rows,
+    }
+    write_record(
+        arguments,
+        content,
+        schema=SCHEMA,
+        command="python -m bench.energy",
+        started=started,
+        environment=environment,
+    )
     return 0
 
 

@@ -59,6 +59,15 @@ def gpu() -> "Gpu":
     return found or pytest.skip(f"no GPU file for {name}")
 
 
+@pytest.fixture
+def hopper() -> None:
+    """For kernels that are of one capability."""
+    import torch
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the kernel is for capability 9.0")
+
+
 @pytest.fixture(scope="module")
 def kernels() -> "CudaBackend":
     """The training layers' kernels on the GPU that this process has."""

@@ -11,7 +11,7 @@ from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConf
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 FAMILY, LIMITS = HopperBlockGemm(), load_gpu("h200").limits
 SHAPES = ((256, 512, 1024), (200, 272, 336), (1, 128, 256), (1000, 2064, 4112), (96, 64, 16))
@@ -69,14 +69,6 @@ CONFIGS = {
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
 HARD_RULES = ("tile shape", "shared block", "counts", "parts", "spread", "run", "shared memory")
-
-
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
 
 
 def runnable(name: str, out: str = "bf16") -> dict[str, HopperBlockGemmConfig]:

@@ -8,7 +8,7 @@ from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 SHAPES = ((256, 512, 1024), (200, 264, 336), (16, 1024, 512), (1, 128, 256), (1000, 2056, 4112))
 RECIPES = (
@@ -67,14 +67,6 @@ CONFIGS = {
 
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
 HARD_RULES = ("promotion", "registers", "shared memory", "tile shape", "chain")
-
-
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
 
 
 @pytest.mark.parametrize("name", RECIPES)

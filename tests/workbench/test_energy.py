@@ -155,6 +155,11 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
 
         return Load(work=work, short_time_us=lambda: 190.0, read=lambda sensors: sensors())
 
+    def moment() -> str:
+        order.append("started")
+        return "2026-01-01T00:00:00Z"
+
+    monkeypatch.setattr(bench.energy, "moment", moment)
     monkeypatch.setattr(bench.energy, "opened", opened)
     monkeypatch.setattr(bench.energy, "place", lambda gpu, without: {"gpu": "a fake"})
     monkeypatch.setattr(bench.energy, "SETTLE_S", 0.0)
@@ -165,8 +170,9 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
     assert main([*given, "--seconds", "0.1", "--output", str(record)]) == 0
     assert sensors.claimed
     # In turns, every other round in reverse.
-    assert order == ["triton_gemm", "hopper_gemm", "triton_gemm", "hopper_gemm"]
+    assert order == ["started", "triton_gemm", "hopper_gemm", "triton_gemm", "hopper_gemm"]
     content = json.loads(record.read_text())
+    assert content["started"] == "2026-01-01T00:00:00Z"
     assert content["runs"] == {"count": 3, "seconds": 0.1, "settle_s": 0.0}
     for row in content["rows"]:
         measured = row["measured"]
