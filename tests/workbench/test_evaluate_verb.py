@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from command_line import Call
+from command_line import Call, is_mistake
 
 import workbench
 from sim.evaluation import Kind, default_predictors
@@ -134,10 +134,9 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, small: Path, tmp_path
         ("--data", str(small), "--write", str(plain)): "holds no section to replace",
     }
     for arguments, says in cases.items():
-        code, out, err = call("evaluate", *arguments)
-        assert (code, out) == (2, ""), arguments
-        assert says in err
-        assert err.count("\n") == 1
+        answer = call("evaluate", *arguments)
+        is_mistake(answer, says)
+        assert answer.out == "", arguments
 
 
 def test_a_page_keeps_what_stands_around_its_section(

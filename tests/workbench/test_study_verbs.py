@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import Call
+from command_line import Call, is_mistake
 
 import workbench
 from sim.measured_file import read_measured
@@ -85,10 +85,9 @@ def test_half_a_packed_file_is_one_line(call: Call, folder: Path, tmp_path: Path
     assert call("export", folder, "half.json", "--problem", PROBLEM).code == 0
     packed = gzip.compress((tmp_path / "half.json").read_bytes())
     (tmp_path / "half.json.gz").write_bytes(packed[: len(packed) // 2])
-    code, out, err = call("replay", "half.json.gz")
-    assert (code, out) == (2, "")
-    assert err.startswith("error: half.json.gz: is no whole gzip file")
-    assert err.count("\n") == 1
+    answer = call("replay", "half.json.gz")
+    is_mistake(answer, "error: half.json.gz: is no whole gzip file")
+    assert answer.out == ""
 
 
 def test_replay_answers_machines_and_writes_a_file(
@@ -157,12 +156,9 @@ def test_mistakes_are_one_line(
             SWEEP.replace("strategy: exhaustive", "strategy: model, max_measurements: 3")
         )
         workbench.sweep(tmp_path / "part.yaml", output=part)
-    code, out, err = call(*(one.format(run=folder, part=part) for one in arguments))
-    assert code == 2, err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert says in err
+    answer = call(*(one.format(run=folder, part=part) for one in arguments))
+    is_mistake(answer, says)
+    assert answer.out == ""
     assert not (tmp_path / "a.json").exists()
     assert not (tmp_path / "b").exists()
 
