@@ -8,7 +8,7 @@ from torch import nn
 
 from workbench.ptq.task import Task
 
-__all__ = ["Batch", "Card", "Pair", "Task", "Tokens", "device_of", "parameters_of"]
+__all__ = ["Batch", "Card", "Pair", "Tokens", "device_of", "parameters_of"]
 
 #: Positional arguments of a model.
 Batch = tuple[torch.Tensor, ...]

@@ -21,7 +21,7 @@ from command_line import Call
 import tuning
 import workbench
 from tuning.begun_mark import unmark_begun
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.stored_plan import PLAN_FILE
 
 SECRET = "s3cret-word"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tiles.formats import Rounding, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.gemm_workload import launch_block, multiprocessors, must_decode

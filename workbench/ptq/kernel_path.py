@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.runtime import backend_of

@@ -5,7 +5,8 @@ from typing import ClassVar, Protocol
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels import kernel
 from tiles.kernels.base import Limits
 from tiles.kernels.triton.decoded_operand import StoredMatrix
