@@ -58,7 +58,9 @@ def hopper_aligned_cost(
     copied = (moved - kept) / gpu.dram_copy_gb_per_s
     dram_ns = (moved / gpu.dram_read_gb_per_s + copied) / of.dram_share
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz
-    sides = (np.array(issue_ns), np.array(dram_ns))
+    # CTAs have 32 rows by 512 of K; the GPU hands them out one by one.
+    ctas = (-(-m // 32) + -(-n // 32)) * -(-k // 512)
+    sides = (np.array(issue_ns), np.array(dram_ns), np.array(ctas * of.cta_start_ns))
     busy_ns = float(overlap(*sides, exponent=of.overlap_exponent))
     pass_us = (busy_ns + ends_ns) / 1e3 + gpu.graph_launch_us
     terms = dict(cost.terms_us)

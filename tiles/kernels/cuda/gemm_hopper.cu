@@ -24,8 +24,8 @@
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128, 5 both 1x128: chained products alone), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, CHAINED,
-// GROUPS.
+// 4 both 128x128, 5 both 1x128: chained products alone), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
+// PINGPONG, STORE_BUFFERS, CHAINED, GROUPS.
 
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
