@@ -166,9 +166,15 @@ def _measure(
         **extra,
     )
     stalled = "" if machine is None else f", {machine.stalled:.0f} s of them waiting for compilers"
+    each = (
+        f", {1e3 * done.pass_s:.0f} ms a pass and {1e3 * done.opening_s:.0f} ms the first of a "
+        "study at the median"
+        if done.pass_s is not None and done.opening_s is not None
+        else ""
+    )
     return (
         f"process {shard[0]} of {shard[1]}: {done.passes} passes in {done.studies} studies, "
-        f"{done.failed} without a time, {done.seconds:.0f} s{stalled}"
+        f"{done.failed} without a time, {done.seconds:.0f} s{stalled}{each}"
         f"{'; nothing is left' if done.finished else ''}"
     )
 
@@ -240,6 +246,13 @@ def main(given: Sequence[str] | None = None) -> int:
             print(line)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place, reason = error.filename or arguments.state, error.strerror or error
+        print(
+            f"error: {place}: {reason}: free space or check the path; what was recorded stays",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

@@ -12,7 +12,7 @@ from recorded_designs import Desk, config, fake_design
 
 from tiles.kernels import Status, TileConfig
 from tuning.recording.design import Design
-from tuning.recording.passes import read_passes
+from tuning.recording.passes import Pass, read_passes
 from tuning.recording.record import done_passes, record
 from tuning.recording.tables import recorded_sets
 
@@ -37,6 +37,24 @@ def test_passes_of_a_study_go_there_and_back_and_check_once(tmp_path: Path) -> N
     first = [("64", size, False) for size in (16, 32, 64, 128)]
     again = [("64", size, True) for size in (128, 64, 32, 16)]
     assert desk.asked == first + again
+
+
+def test_every_pass_tells_what_it_took(tmp_path: Path) -> None:
+    desk = Desk()
+    done = record(
+        fake_design(studies=2),
+        fake_kernels.GPU,
+        tmp_path,
+        time_limit_s=1e3,
+        measuring=desk,
+        clock=desk.clock,
+    )
+    ((_, passes),) = read_passes(tmp_path)
+    assert [one.seconds for one in passes] == [1.0] * 16
+    assert (done.opening_s, done.pass_s) == (1.0, 1.0)
+    plain = passes[0].to_dict()
+    del plain["seconds"]  # as before passes told it
+    assert Pass.from_dict(plain) == replace(passes[0], seconds=None)
 
 
 def test_the_models_best_and_every_third_configuration_are_repeated() -> None:

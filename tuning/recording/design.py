@@ -31,7 +31,7 @@ class RecordedStudy:
     """One problem with one family and the configurations that are measured of it."""
 
     plan: StudyPlan
-    part: str  #: the data set that it belongs to: "products", "streams" or "warm"
+    part: str  #: the data set that it belongs to: "products", "streams", "others" or "warm"
     cache: str  #: "cold" or "warm"
     legal_size: int
     configs: tuple[TileConfig, ...]  #: in the order of measuring
