@@ -48,7 +48,7 @@ def test_slices_of_a_rehearsal_fill_the_files(
     assert counts[0] < counts[1]
     card = (tmp_path / "products" / record_data.CARD_FILE).read_text()
     assert "**Simulated: a rehearsal's times" in card
-    assert "sampling_ms 8" in card
+    assert "sampling_ms 5" in card
     assert f"{counts[1]} configurations on simulated-h200" in card
     assert "| triton_gemm |" in card
     assert not list(tmp_path.glob("**/measurements.parquet"))  # what is read as measured

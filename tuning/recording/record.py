@@ -1,7 +1,7 @@
 """Recording within a time limit: studies in the design's order, passes interleaved, resumed.
 
 Within a study all configurations are checked and timed once, then some of them (the model's best
-and every third) again in reverse order, so that two passes of one lie apart and drift shows as the
+and every sixth) again in reverse order, so that two passes of one lie apart and drift shows as the
 spread between them.  Every pass is stored at once; whoever comes next measures what is missing.
 """
 
@@ -30,7 +30,7 @@ from tuning.records import Environment, Measurement
 __all__ = ["PASSES", "SAMPLING_MS", "Done", "Measuring", "Recorded", "done_passes", "record"]
 
 #: Device time that samples of a pass cover, milliseconds: a sweep takes 100.
-SAMPLING_MS = 8.0
+SAMPLING_MS = 5.0
 PASSES = 2
 #: Studies whose configurations are compiled ahead of their turn.
 LOOK_AHEAD = 24
