@@ -29,7 +29,7 @@ __all__ = ["make_design"]
 
 #: Configurations of one product over all families, of an anchor's leading family, of its others,
 #: of what is no plain product, and of a study with a warm L2.
-PLAIN, DEEP, BESIDE, BESIDE_EACH, WARM = 40, 150, 20, 16, 12
+PLAIN, DEEP, BESIDE, BESIDE_EACH, WARM = 40, 150, 12, 12, 8
 #: A space up to here is measured whole where a deep study is asked for.
 WHOLE = 170
 #: Configurations of an anchor that a deck begins with.

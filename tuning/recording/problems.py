@@ -87,7 +87,7 @@ class Shape:
 
 
 def shapes(seed: int) -> list[Shape]:
-    """All shapes, in an order whose beginnings are spread; every third is an anchor at first."""
+    """All shapes, in an order whose beginnings are spread; every fourth is an anchor at first."""
     rng = np.random.default_rng(seed)
     cells = [(rows, depth) for rows in ROWS for depth in SIDES]
     drawn = {cell: _cell(*cell, rng) for cell in cells}
@@ -107,8 +107,8 @@ def shapes(seed: int) -> list[Shape]:
         plain.insert(1 + place * 4, one)
     found: list[Shape] = []
     while anchors or plain:
-        found += [*anchors[:1], *plain[:2]]
-        anchors, plain = anchors[1:], plain[2:]
+        found += [*anchors[:1], *plain[:3]]
+        anchors, plain = anchors[1:], plain[3:]
     return found
 
 
