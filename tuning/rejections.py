@@ -18,7 +18,7 @@ __all__ = ["REJECTIONS", "write_rejections"]
 
 REJECTIONS = "rejections.csv.gz"
 #: Configurations that are written of one rule in one study.
-MOST = 1000
+MOST = 200
 
 
 def write_rejections(plan: Plan, spaces: Iterable[tuple[StudyPlan, LegalSpace]]) -> None:
