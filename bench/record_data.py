@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.command_line import recorded
+from bench.visible_devices import visible_devices
 from sim import Gpu, load_gpu
 from sim.measured_file import MEASUREMENTS_FILE, write_measured
 from tuning.recording.card import card
@@ -97,12 +98,7 @@ def _parts(design: Design) -> str:
 
 def _children(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     """One process a GPU; their exit codes' worst, 1 where a signal ended one."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = visible.split(",") if visible else [str(one) for one in range(arguments.gpus)]
-    if len(devices) < arguments.gpus:
-        raise ValueError(
-            f"--gpus {arguments.gpus}: CUDA_VISIBLE_DEVICES names {len(devices)}: ask for fewer"
-        )
+    devices = visible_devices(arguments.gpus)
     command = (sys.executable, "-m", "bench.record_data", *given)
     running: list[subprocess.Popen[bytes]] = []
     # By default the signal ends this process alone, and the others measure on.

@@ -13,7 +13,6 @@ command goes on.  Predicted and counted bytes stand in columns of their own: wha
 
 import argparse
 import json
-import os
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from bench.counters import Counted, CountersRefused, count_traffic, profile
 from bench.executed import Launch
 from bench.place import place
 from bench.traffic_points import Point, points, summary
+from bench.visible_devices import visible_devices
 from sim import Gpu, load_gpu
 from workbench.outfile import check_outfile, write_outfile
 from workbench.sweepfile import parse_time_limit
@@ -195,7 +195,9 @@ def main(
     try:
         gpu = load_gpu(arguments.gpu)
         limit_s = parse_time_limit(arguments.time_limit)
-        counts = [count] if arguments.gpus == 1 else _on_each(count, arguments.gpus)
+        counts = [count]
+        if arguments.gpus > 1:
+            counts = [partial(count, device=one) for one in visible_devices(arguments.gpus)]
         check_outfile(arguments.output, SCHEMA)
         known: dict[tuple[str, ...], Point] = {}
         sessions: list[Any] = []
@@ -231,19 +233,6 @@ def main(
         print(line)
     counted = any(one.counted is not None for one in found)
     return 0 if arguments.dry_run or counted else 1
-
-
-def _on_each(count: Callable[..., Any], gpus: int) -> list[Count]:
-    """What counts on each GPU of the host.
-
-    Raises:
-        ValueError: fewer are visible.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = visible.split(",") if visible else [str(one) for one in range(gpus)]
-    if len(devices) < gpus:
-        raise ValueError(f"--gpus {gpus}: CUDA_VISIBLE_DEVICES names {len(devices)}: ask for fewer")
-    return [partial(count, device=one) for one in devices[:gpus]]
 
 
 def _session(arguments: argparse.Namespace, gpu: Gpu) -> dict[str, Any]:
