@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 #: Launches that one process of the profiler counts; its start takes some seconds.
-COUNTED_AT_ONCE = 8
+COUNTED_AT_ONCE = 14
 COUNT_LIMIT_S = 120.0
 
 
