@@ -31,7 +31,7 @@ from bench.traffic_points import Point, points, summary
 from bench.visible_devices import visible_devices
 from sim import Gpu, load_gpu
 from workbench.outfile import check_outfile, write_outfile
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["SCHEMA", "count_all", "main", "read_record", "record_text"]
 

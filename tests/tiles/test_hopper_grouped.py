@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cupy_arrays import array
+from hopper_gemm_cases import SOURCE, THREADS, config
 from nvrtc_compile import compile_cuda
-from test_hopper_gemm import SOURCE, THREADS, config
 
 from sim import load_gpu
 from tiles.kernels import ConfigTable
