@@ -188,6 +188,14 @@ def test_layers_that_codes_cannot_replace_say_why() -> None:
     }
 
 
+def test_layers_of_numbers_that_are_not_quantised_are_kept() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64).double())
+    done = convert(model, "e4m3-tensor")
+    (kept,) = done.kept
+    assert kept.name == "1"
+    assert kept.reason == "its weight is torch.float64: codes are made of bf16, fp16 and fp32"
+
+
 def test_copies_of_a_layer_draw_other_keys_and_are_one_model() -> None:
     layer = convert(nn.Linear(32, 32), "jetfire").model
     both = nn.Sequential(layer, copy.deepcopy(layer))
