@@ -100,12 +100,13 @@ _HOOKS = "it has hooks: remove them, convert, and register them again"
 
 def hooked(layer: nn.Module) -> bool:
     """True with hooks or a ``forward`` of its own, which a layer in its place would not call."""
+    own = vars(layer).get("forward")  # as accelerate hooks layers; transformers puts theirs back
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or "forward" in vars(layer)  # as accelerate hooks layers
+        or (own is not None and getattr(own, "__func__", None) is not type(layer).forward)
     )
 
 

@@ -188,6 +188,16 @@ def test_layers_that_codes_cannot_replace_say_why() -> None:
     }
 
 
+def test_a_forward_of_its_own_is_kept_and_one_that_was_put_back_is_not() -> None:
+    own, back = nn.Linear(32, 32), nn.Linear(32, 32)
+    exact = own.forward
+    own.forward = lambda x: exact(x) + 1  # type: ignore[method-assign]
+    back.forward = back.forward  # type: ignore[method-assign]
+    done = convert(nn.Sequential(own, back), "jetfire")
+    assert [k.name for k in done.kept] == ["0"]
+    assert [r.name for r in done.replaced] == ["1"]
+
+
 def test_layers_of_numbers_that_are_not_quantised_are_kept() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64).double())
     done = convert(model, "e4m3-tensor")
