@@ -41,8 +41,8 @@ TAIL = """\
 {commands}
 - [schemes][s]: some of these pairs under schemes that differ in one thing from `standard`, *a and b* in the order in which they are named.
   `extended` quantises LayerNorm, BatchNorm, sums and products of two tensors too, and renews batch statistics; `standard-whole` has no operators
-  left out, the first convolution and the last linear layer included; `standard-dynamic` scales by each call's data. *Apart* are pairs that one
-  of the two loses, and the other does not. A second run of the standard scheme stands beside, by the same code:
+  left out, the first convolution and the last linear layer included (the same as `standard` for models without convolutions);
+  `standard-dynamic` scales by each call's data. *Apart* are pairs that one of the two loses, and the other does not:
 {schemes}
 - [kernels][k]: one H200, [the runs](../evidence/h200/README.md#the-table), [the table](kernels.md#the-table); above 1 ours is faster.
   `python -m bench.kernels FILE...`; Jetfire's released kernels were timed in another run.
