@@ -16,7 +16,7 @@ from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.folder import ReadFile, sort_out
 from workbench.deploy.scan import scan
-from workbench.deploy.side_file import digest, read_records, write_folder
+from workbench.deploy.side_file import digest, held, read_records, write_folder
 from workbench.deploy.tile_rules import scale_obstacle
 from workbench.deploy.tuned import TunedFile
 
@@ -103,7 +103,9 @@ def convert(
     origin: dict[str, ReadFile] = {}
     for file in _newest_first(files):
         record = records.get(str(file.path), {})
-        known = record.get("from", {}) if record.get("sha256") == digest(file.found.data) else {}
+        if record.get("sha256") != digest(file.found.data):
+            record = {}  # edited since: it says nothing of this file
+        known = record.get("from", {})
         try:
             tuned = _tuned(file, target, device, triton, known)
             _check_scales(target, tuned)
@@ -122,6 +124,8 @@ def convert(
             texts[path], origin[path] = text, file
             notes[path] = {
                 "family": target.name,
+                # Where the rows come from, as the entries themselves do not change.
+                **{key: record[key] for key in ("run", "rows", "keys") if key in record},
                 "from": {
                     "family": file.family.name,
                     "path": str(file.path),
@@ -133,7 +137,8 @@ def convert(
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         why = f"{left[0]}{more}" if left else f"{source} holds no tuned files"
         raise ValueError(f"nothing to convert to {to}: {why}")
-    written = write_folder(into, texts, notes)
+    with held(into):
+        written = write_folder(into, texts, notes)
     sources = len({file.path for file in origin.values()})
     return Converted(files=tuple(written), sources=sources, left_out=tuple(left))
 
