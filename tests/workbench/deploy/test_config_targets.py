@@ -23,6 +23,7 @@ from sim import load_gpu
 from tuning import Run, StudyRecord
 from workbench.deploy import config_targets
 from workbench.deploy.config_targets import CONFIG_TARGETS, write_configs
+from workbench.deploy.earlier_rows import rows_that_stay
 from workbench.deploy.families import FAMILIES
 from workbench.deploy.lint import lint
 from workbench.deploy.tile_rules import tile_findings
@@ -425,7 +426,7 @@ def test_rows_that_two_write_at_once_are_all_kept(
 ) -> None:
     """The first has looked at what is there when the second begins; neither loses a row."""
     looked, go = threading.Event(), threading.Event()
-    real = config_targets.rows_that_stay
+    real = rows_that_stay
 
     def slow(*told: Any, **more: Any) -> Any:
         found = real(*told, **more)
