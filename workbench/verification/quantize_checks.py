@@ -14,9 +14,23 @@ from tiles.formats import IntElement
 from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
 from tiles.problems import Quantize
 from workbench.verification.defaults import default_choices, default_name
+from workbench.verification.quantize_launcher import judge_quantize_launcher
 from workbench.verification.recorder import Recorder, Report
+from workbench.verification.torch_checks import (
+    judge_captured,
+    judge_compiled,
+    judge_registration,
+)
 
-__all__ = ["QuantizeEntry", "check_quantize", "check_quantize_defaults"]
+__all__ = [
+    "CUDA",
+    "QuantizeEntry",
+    "check_quantize",
+    "check_quantize_defaults",
+    "check_quantize_operator",
+]
+
+TRITON, CUDA = "triton_quantize", "cuda_quantize"
 
 #: Codes before a launch: a kernel that forgets some leaves this behind.
 CODE_POISON = 0x55
@@ -34,6 +48,20 @@ class QuantizeEntry:
     package: ModuleType
     device: str
     seed: int
+    on_cupy: bool = False  #: by ``quantize_cuda.quantize``, on CuPy arrays
+
+    @property
+    def label(self) -> str:
+        """Of its checks."""
+        by = " by quantize_cuda" if self.on_cupy else ""
+        return f"{self.kernel} {self.problem}{by}"
+
+    @property
+    def obstacle(self) -> str:
+        """Why the tuned kernel cannot run here, or ''."""
+        if self.kernel != CUDA or self.device == "cuda":
+            return ""
+        return "CuPy kernels have no interpreter: needs a GPU"
 
     @property
     def exact_codes(self) -> bool:
@@ -49,18 +77,19 @@ class QuantizeEntry:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self.package._lookup.choose(
-                self.kernel,
+                CUDA if self.on_cupy else TRITON,
                 (str(problem.target), problem.source),
                 (problem.cols,),
                 problem.rows,
                 name,
+                () if self.on_cupy else (CUDA,),
             )
 
     def call(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
         """The public function."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an untuned shape warns
-            if self.kernel == "cuda_quantize":
+            if self.on_cupy:
                 quantize, target = self.package.quantize_cuda.quantize, str(self.problem.target)
                 _with_cupy(lambda s, c, g: quantize(s, target, out=(c, g)), x, codes, scales)
             else:
@@ -75,7 +104,7 @@ class QuantizeEntry:
     ) -> None:
         """The template with a configuration of the package, whatever the shape."""
         template, layout = self.package._lookup.template(choice), choice.file.layout
-        if self.kernel == "cuda_quantize":
+        if self.on_cupy:
             launch = partial(
                 template.launch,
                 source=self.problem.source,
@@ -85,7 +114,12 @@ class QuantizeEntry:
             )
             _with_cupy(launch, x, codes, scales)
         else:
-            template.launch(x, codes, scales, block=layout["block"], config=choice.config)
+            self.package._quantize.run(choice, x, codes, scales)
+
+    def stand_in(self) -> Any:
+        """What runs in the place of a kernel in CUDA C++."""
+        tuned = self.choice(self.problem)
+        return self.package._lookup.stand_in(tuned, TRITON, self.problem.rows, "")
 
     def exact(self) -> contextlib.AbstractContextManager[None]:
         """Makes Triton's interpreter divide as exactly as the hardware; nothing on a GPU."""
@@ -93,7 +127,8 @@ class QuantizeEntry:
             return contextlib.nullcontext()
         from tiles.kernels.quantize_interpreter import exact_interpreter
 
-        return exact_interpreter(self.package._lookup.template(self.choice(self.problem)))
+        run = self.stand_in() if self.kernel == CUDA else self.choice(self.problem)
+        return exact_interpreter(self.package._lookup.template(run))
 
 
 def _with_cupy(
@@ -153,7 +188,7 @@ def _judge(
     assert expected_scales is not None
     codes = torch.empty_like(expected_codes)
     _bits(codes).fill_(CODE_POISON)
-    if entry.kernel == "cuda_quantize":
+    if entry.on_cupy:
         scales = torch.empty(expected_scales.shape, dtype=torch.float32, device=x.device)
     else:
         scales = empty_scales(x.shape[0], x.shape[1], scaling, x.device)
@@ -184,18 +219,22 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
         seen: an entry already checked whose answers here would come from the very same launches.
     """
     problem = entry.problem
-    label = f"{entry.kernel} {problem}"
-    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+    label = entry.label
+    if entry.on_cupy and entry.obstacle:
         with Recorder(report, label) as check:
-            check.skip("CuPy kernels have no interpreter: needs a GPU")
+            check.skip(entry.obstacle)
         return
     with Recorder(report, f"{label}: configuration") as check:
         choice = entry.choice(problem)
-        check.expect(choice.config == entry.config, f"the package runs {choice.config}")
+        runs = (choice.file.kernel, choice.config)
+        check.expect(runs == (entry.kernel, entry.config), f"the package runs {runs[0]} {runs[1]}")
         check.note("the package runs the configuration of the evidence")
     if seen:
         with Recorder(report, f"{label}: answers") as check:
             check.note(f"formats, configuration and small shapes are those of {seen}")
+        return
+    if entry.obstacle:
+        _check_stand_in(entry, report)
         return
     full, odd = problem, _odd(entry)
     run = entry.call
@@ -210,6 +249,58 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
     with Recorder(report, f"{label}: untuned odd extents") as check:
         check.expect(not entry.choice(odd).tuned, "the package calls this shape tuned")
         _judge(check, entry, _nasty(entry, odd), entry.call)
+    if entry.device == "cuda" and not entry.on_cupy:
+        x, target = _random(entry, problem), str(problem.target)
+
+        def call() -> Any:
+            return entry.package.quantize(x, target)
+
+        with Recorder(report, f"{label}: torch.compile fullgraph") as check:
+            judge_compiled(check, call)
+        with Recorder(report, f"{label}: CUDA graph") as check:
+            judge_captured(check, call)
+
+
+def check_quantize_operator(entry: QuantizeEntry, report: Report) -> None:
+    """The operator of ``quantize``, by torch's ``opcheck``, on extents that nothing was tuned for.
+
+    Args:
+        entry: of the formats.
+        report: takes the result.
+    """
+    target = str(entry.problem.target)
+    with Recorder(report, f"operator quantize {target} {entry.problem.source}: opcheck") as check:
+        with entry.exact(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an untuned shape warns
+            arguments = (_random(entry, _odd(entry)), target)
+            judge_registration(check, entry.package, "quantize", arguments)
+
+
+def _check_stand_in(entry: QuantizeEntry, report: Report) -> None:
+    """What can be said of a kernel that cannot run here: what the package runs in its place."""
+    choice, scaling = entry.choice(entry.problem), entry.problem.target.scaling
+    assert scaling is not None
+    with Recorder(report, f"{entry.label}: launcher") as check:
+        template = entry.package._lookup.template(choice)
+        columns = scaling.rows == 1 and scaling.cols is not None
+        judge_quantize_launcher(check, template, entry.problem, choice, columns=columns)
+    with Recorder(report, f"{entry.label}: answers") as check:
+        check.skip(entry.obstacle)
+    instead = entry.stand_in()
+    with Recorder(report, f"{entry.label}: stand-in: configuration") as check:
+        check.expect(instead.file.kernel == TRITON, f"{instead.file.kernel} stands in")
+        check.expect(not instead.tuned, "the stand-in is a tuned entry")
+        check.note(f"{TRITON}, default for M = {instead.m}")
+    small = replace(entry.problem, rows=min(entry.problem.rows, 40))
+    held = replace(entry, config=instead.config)
+    for name, draw, problem in (
+        ("random", _random, small),
+        ("nasty values", _nasty, small),
+        ("untuned odd extents", _nasty, _odd(entry)),
+    ):
+        with Recorder(report, f"{entry.label}: stand-in: {name}") as check:
+            # The columns are the tuned ones, so the public function has to step back by itself.
+            _judge(check, held, draw(entry, problem), entry.call)
 
 
 def _odd(entry: QuantizeEntry) -> Quantize:
@@ -220,12 +311,13 @@ def _odd(entry: QuantizeEntry) -> Quantize:
 
 def check_quantize_defaults(entry: QuantizeEntry, report: Report) -> None:
     """Every default configuration for the entry's formats gives the right answer once."""
-    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+    if entry.on_cupy and entry.obstacle:
         return
+    family = CUDA if entry.on_cupy else TRITON
     formats = (str(entry.problem.target), entry.problem.source)
     x = _nasty(entry, _odd(entry))
-    for choice in default_choices(entry.package._lookup, entry.kernel, formats):
-        name = f"{entry.kernel} {' '.join(formats)}: {default_name(choice)}"
+    for choice in default_choices(entry.package._lookup, family, formats):
+        name = f"{family} {' '.join(formats)}: {default_name(choice)}"
         with Recorder(report, name) as check:
             configured = replace(entry, config=choice.config)
             _judge(check, configured, x, partial(entry.launch_choice, choice))

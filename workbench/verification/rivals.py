@@ -163,7 +163,7 @@ def time_products(entries: Sequence[GemmEntry], report: Report) -> None:
 
 
 def time_quantize(entry: QuantizeEntry, report: Report) -> None:
-    """Time a tuned Triton quantisation beside a copy of its input, which moves no fewer bytes."""
+    """Time a tuned quantisation beside a copy of its input, which moves no fewer bytes."""
     rows, cols = entry.problem.shape
     dtype = entry.package._torch_device.DTYPES[entry.problem.source]
     x = torch.randn(rows, cols, device=entry.device).to(dtype)

@@ -1,14 +1,18 @@
-"""Quantisation of torch tensors in blocks, registered as PyTorch operators."""
+"""Quantisation of torch tensors in blocks, registered as PyTorch operators.
+
+In Triton, and in CUDA C++ where that was faster and CuPy is there.
+"""
 
 import torch
 from torch import Tensor
 
-from ._lookup import choose, layouts, template
+from ._lookup import Choice, choose, layouts, stand_in, template
 from ._operands import check_out, check_tensor, check_tensors, scale_grid
 from ._operator import operator
 from ._torch_device import DTYPES, NAMES, check_device, current, device_facts
 
-KERNEL = "triton_quantize"
+KERNEL, CUDA = "triton_quantize", "cuda_quantize"
+SPACED = "rows of x or of the codes do not follow one another"
 _LAYOUTS = layouts(KERNEL)
 
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
@@ -76,11 +80,40 @@ def _launch(x: Tensor, format: str, codes: Tensor, scales: Tensor) -> None:
     if rows == 0:
         return
     device, _ = device_facts(x.device)
-    choice = choose(KERNEL, (format, NAMES[x.dtype]), (cols,), rows, device)
+    choice = choose(KERNEL, (format, NAMES[x.dtype]), (cols,), rows, device, (CUDA,))
+    if choice.file.kernel == CUDA and (why := obstacle(x, codes)):
+        choice = stand_in(choice, KERNEL, rows, why)
+    run(choice, x, codes, scales)
+
+
+def obstacle(x: Tensor, codes: Tensor) -> str:
+    """Why the kernel in CUDA C++ cannot run a call, or ''."""
+    from ._cupy_views import missing_cupy  # ships with such entries only
+
+    if x.device.type != "cuda":
+        return "it needs an NVIDIA GPU"
+    return missing_cupy() if x.is_contiguous() and codes.is_contiguous() else SPACED
+
+
+def run(choice: Choice, x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    """Launch a configuration, whatever it was tuned for."""
+    layout = choice.file.layout
     with current(x.device):
-        template(choice).launch(
-            x, codes, scales, block=choice.file.layout["block"], config=choice.config
-        )
+        if choice.file.kernel == CUDA:
+            from ._cupy_views import stream, view
+
+            template(choice).launch(
+                view(x),
+                view(codes),
+                view(scales),
+                source=NAMES[x.dtype],
+                target=layout["element"],
+                block=layout["block"],
+                config=choice.config,
+                stream=stream(x.device),
+            )
+            return
+        template(choice).launch(x, codes, scales, block=layout["block"], config=choice.config)
 
 
 _make, _write = operator(
