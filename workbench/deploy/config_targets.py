@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tiles.intake import shown
 from tuning.objective import Objective, objective_of
 from workbench.deploy.body import body_text
 from workbench.deploy.chosen import ChosenRow, FileKey, choose_rows, grouped
@@ -12,6 +13,7 @@ from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.kept_keys import KeptKeys, keep_keys
 from workbench.deploy.measured import measured_products, time_us
+from workbench.deploy.resources import gpu_of
 from workbench.deploy.side_file import held, write_folder
 from workbench.deploy.tuned import Entry, TunedFile
 from workbench.deploy.written import WrittenConfigs, WrittenRow
@@ -62,6 +64,12 @@ def write_configs(
     family = family_named(target)
     if device is not None:
         check_device(device)
+        other = gpu_of("_".join(device.replace("/", " ").split()), run.gpu)
+        if other is not None and other.name != run.gpu.name:
+            raise ValueError(
+                f"--device {shown(device)}: that is {other.name}, and {run.folder} was swept for "
+                f"{run.gpu.name}: sweep for {other.name}, or leave it out"
+            )
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {triton!r:.60}: write three numbers, X.Y.Z")
     if objective_of(run.plan) is Objective.ENERGY:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tiles.intake import shown
 from workbench.deploy.body import body_text
-from workbench.deploy.families import ConfigFamily, family_named
+from workbench.deploy.families import FAMILIES, ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.folder import ReadFile, sort_out
 from workbench.deploy.scan import scan
@@ -23,6 +23,8 @@ from workbench.deploy.tuned import TunedFile
 __all__ = ["CONVERT_SCHEMA", "Converted", "NotConverted", "convert"]
 
 CONVERT_SCHEMA = "tile-workbench/convert/1"
+#: The family that asks for every H200 by one name.
+_H200 = FAMILIES["vllm-moe"]
 #: Faults that leave no doubt about what was meant.
 _TOLERATED = frozenset(
     ("body.order", "entry.type", "json.duplicate", "json.encoding", "version.key", "version.value")
@@ -85,6 +87,11 @@ def convert(
     chosen = None if family is None else family_named(family)
     if device is not None:
         check_device(device)
+        if _H200.device(device) != "NVIDIA_H200":
+            raise ValueError(
+                f"--device {shown(device)}: says which H200 vLLM's NVIDIA_H200 stands for, and has "
+                "that word, e.g. NVIDIA H200 NVL"
+            )
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {shown(triton)}: write three numbers, X.Y.Z")
     source, into = Path(folder), Path(output)

@@ -299,6 +299,11 @@ def test_another_device_is_named_as_drivers_do(linear_run: Run, tmp_path: Path) 
     assert "device_name=NVIDIA_H200_NVL," in path.name
     with pytest.raises(ValueError, match="device name"):
         write_configs(linear_run, "sglang-linear", tmp_path, device="../x")
+    # Another GPU's tuning under this one's name is nobody's.
+    for device, name in (("AMD Instinct MI300X", "mi300x"), ("NVIDIA_H20", "h20")):
+        with pytest.raises(ValueError, match=f"that is {name}, and .* was swept for h200: sweep"):
+            write_configs(linear_run, "vllm-linear", tmp_path / "other", device=device)
+    assert not (tmp_path / "other").exists()
 
 
 def test_versions_do_not_mix_in_a_file(tmp_path: Path) -> None:
@@ -471,7 +476,7 @@ def test_a_folder_that_was_made_in_vain_is_gone(
 
 def test_targets_tell_every_row_and_every_study_left_out(tmp_path: Path) -> None:
     run = run_of(linear(16, [(PLAIN, 10.0)]), study("gemm:16x512x512:bf16:bf16"))
-    done = CONFIG_TARGETS["vllm-linear"].write(run, tmp_path, device="NVIDIA H20")
+    done = CONFIG_TARGETS["vllm-linear"].write(run, tmp_path, device="NVIDIA H200 NVL")
     path, row_line, left = done.lines()
     assert Path(path).is_file()
     assert row_line.startswith(f"{Path(path).name}: M 16: 10.00 us measured")

@@ -130,6 +130,14 @@ def test_the_h200_that_vllm_merged_is_the_callers_to_name(tmp_path: Path) -> Non
     }
 
 
+def test_what_is_no_h200_does_not_stand_for_one(tmp_path: Path) -> None:
+    source = write(tmp_path / "vllm", {MOE: BODY})
+    for device in ("AMD Instinct MI300X", "NVIDIA H2000"):
+        with pytest.raises(ValueError, match="says which H200 vLLM's NVIDIA_H200 stands for"):
+            convert(source, "sglang-moe", tmp_path / "out", triton="3.6.0", device=device)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_edited_file_is_not_taken_for_what_the_side_file_says(tmp_path: Path) -> None:
     source = write(tmp_path / "a", {f"{OURS}/{MOE_SPACED.replace('H200', 'H200_NVL')}": BODY})
     convert(source, "vllm-moe", tmp_path / "b")
