@@ -7,12 +7,11 @@ from typing import ClassVar
 from tiles.problems import Quantize
 from workbench.verification.function_checks import FunctionChecks, Seen, Subject
 from workbench.verification.quantize_checks import (
-    CUDA,
-    QuantizeEntry,
     check_quantize,
     check_quantize_defaults,
     check_quantize_operator,
 )
+from workbench.verification.quantize_entry import CUDA, QuantizeEntry
 from workbench.verification.recorder import Recorder, Report
 
 __all__ = ["QuantizeFunctionChecks"]

@@ -11,7 +11,7 @@ from tuning.timing import Timing, open_timer, time_interleaved
 from workbench.verification.clock import clock_under_load
 from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern
-from workbench.verification.quantize_checks import QuantizeEntry
+from workbench.verification.quantize_entry import QuantizeEntry
 from workbench.verification.recorder import Report
 from workbench.verification.rival_products import (
     RIVALS,
