@@ -156,17 +156,17 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
     return calls
 
 
-def _launch(module: ModuleType, x: torch.Tensor, codes: torch.Tensor | None = None) -> None:
+def _launch(module: ModuleType, x: torch.Tensor) -> None:
     own = importlib.import_module(f"{NAME}._quantize")
-    made, scales = own._empty(x, "e4m3fn.b1x128")
-    own._launch(x, "e4m3fn.b1x128", made if codes is None else codes, scales)
+    codes, scales = own._empty(x, "e4m3fn.b1x128")
+    own._launch(x, "e4m3fn.b1x128", codes, scales)
 
 
 def test_a_call_takes_the_entry_of_either_kernel(
     module: ModuleType, launched: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = importlib.import_module(f"{NAME}._quantize")
-    monkeypatch.setattr(own, "obstacle", lambda x, codes: "")
+    monkeypatch.setattr(own, "obstacle", lambda device: "")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for rows, cols in ((1, 128), (255, 128), (257, 128), (9000, 128), (8, 192)):
@@ -188,14 +188,21 @@ def test_what_is_in_the_way_is_said_once_and_triton_runs(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _launch(module, tall)
-    on_gpu = SimpleNamespace(device=torch.device("cuda", 0), is_contiguous=lambda: True)
-    spaced = SimpleNamespace(device=torch.device("cuda", 0), is_contiguous=lambda: False)
-    assert own.obstacle(on_gpu, on_gpu) == ""
-    for operands in ((spaced, on_gpu), (on_gpu, spaced)):
-        assert own.obstacle(*operands) == own.SPACED
+    on_gpu = torch.device("cuda", 0)
+    assert own.obstacle(on_gpu) == ""
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert own.obstacle(on_gpu, on_gpu).startswith("it needs CuPy")
+    assert own.obstacle(on_gpu).startswith("it needs CuPy")
     assert [name for name, _ in launched] == [TRITON] * 2
+
+
+def test_rows_apart_are_refused_by_either_kernel(
+    module: ModuleType, launched: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = importlib.import_module(f"{NAME}._quantize")
+    monkeypatch.setattr(own, "obstacle", lambda device: "")
+    apart = torch.empty(4096, 256, dtype=torch.bfloat16)[:, :128]
+    with pytest.raises(ValueError, match="it must be C-contiguous"):
+        _launch(module, apart)
 
 
 def test_layers_of_a_patched_model_are_tuned_by_either(module: ModuleType) -> None:

@@ -65,5 +65,4 @@ class QuantizeFunction(Function):
         return lines
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        where = "Where rows do not follow one another, or CuPy is missing"
-        return cupy_remark("quantize", (CUDA,), (TRITON,), entries, where)
+        return cupy_remark("quantize", (CUDA,), (TRITON,), entries)

@@ -12,7 +12,6 @@ from ._operator import operator
 from ._torch_device import DTYPES, NAMES, check_device, current, device_facts
 
 KERNEL, CUDA = "triton_quantize", "cuda_quantize"
-SPACED = "rows of x or of the codes do not follow one another"
 _LAYOUTS = layouts(KERNEL)
 
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
@@ -29,7 +28,7 @@ def quantize(
     inference only: the operator has no derivative.
 
     Args:
-        x: (rows, cols), columns contiguous, in a source type that the package was emitted with.
+        x: (rows, cols), contiguous, in a source type that the package was emitted with.
         format: a target format that the package was emitted with, e.g. ``"e4m3fn.b1x128"``.
         out: codes and scales to write into, shaped as below; any content is overwritten.
     Returns:
@@ -81,18 +80,16 @@ def _launch(x: Tensor, format: str, codes: Tensor, scales: Tensor) -> None:
         return
     device, _ = device_facts(x.device)
     choice = choose(KERNEL, (format, NAMES[x.dtype]), (cols,), rows, device, (CUDA,))
-    if choice.file.kernel == CUDA and (why := obstacle(x, codes)):
+    if choice.file.kernel == CUDA and (why := obstacle(x.device)):
         choice = stand_in(choice, KERNEL, rows, why)
     run(choice, x, codes, scales)
 
 
-def obstacle(x: Tensor, codes: Tensor) -> str:
-    """Why the kernel in CUDA C++ cannot run a call, or ''."""
+def obstacle(device: torch.device) -> str:
+    """Why the kernel in CUDA C++ cannot run on a device, or ''."""
     from ._cupy_views import missing_cupy  # ships with such entries only
 
-    if x.device.type != "cuda":
-        return "it needs an NVIDIA GPU"
-    return missing_cupy() if x.is_contiguous() and codes.is_contiguous() else SPACED
+    return "it needs an NVIDIA GPU" if device.type != "cuda" else missing_cupy()
 
 
 def run(choice: Choice, x: Tensor, codes: Tensor, scales: Tensor) -> None:
