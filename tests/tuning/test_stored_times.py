@@ -51,7 +51,7 @@ def test_a_launch_that_the_clock_did_not_see_has_no_time(
     config_type = SimpleNamespace(from_dict=lambda config: config)
     opened = (
         SimpleNamespace(config_type=config_type),
-        SimpleNamespace(launchers=None, set_bytes=1),
+        SimpleNamespace(launchers=print, set_bytes=1),
     )
     bench: Any = SimpleNamespace(open=lambda job: opened, observer=None)
     monkeypatch.setattr(worker_main, "open_timer", lambda *_, **__: SimpleNamespace(name="clock"))
