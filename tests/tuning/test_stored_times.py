@@ -12,7 +12,7 @@ from sim import load_gpu
 from tiles.kernels import Status
 from tiles.problems import parse_problem
 from tuning import Measurement, worker_main
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 
 
 @pytest.mark.parametrize("time_us", [0.0, -5.0, float("nan"), float("inf")])
