@@ -21,7 +21,7 @@ from workbench.emission.function import (
     default_problems,
     scale_block,
 )
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, operand_layout
+from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -104,3 +104,6 @@ class PackedGemmFunction(Function):
             f"# codes of A (M, K) {recipe.activation} and B (N, K) {recipe.weight}, packed",
             f'c = gemm_packed(a, b{scales}, recipe="{recipe}")',
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return hopper_remark("gemm_packed", HOPPER, (TRITON,), entries)
