@@ -275,7 +275,9 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
         }
         peak = block_peak(peak, shared.of_warp, step % 2);
-        // Behind that, all threads of the block have its codes' scales.
+        // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
+        // exchange orders no memory.
+        if (TEAM <= 32) __syncwarp();
         if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
         quantize_block(p, at, y, peak, is_nan, words, scale);
     }
