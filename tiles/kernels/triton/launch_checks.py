@@ -11,6 +11,7 @@ __all__ = [
     "check_aligned_rows",
     "check_current_device",
     "check_fields",
+    "check_given",
     "check_integer_sums",
     "check_matrix",
     "check_memory",
@@ -71,6 +72,16 @@ def check_tile_config(config: Mapping[str, int | bool], least: Mapping[str, int]
     for name in ("group_m", "num_stages"):
         if int(config[name]) < 1:
             raise ValueError(f"{name} = {config[name]}: it must be at least 1")
+
+
+def check_given(name: str, value: object) -> None:
+    """Refuse what is no tensor, or is missing.
+
+    Raises:
+        TypeError: names it.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}: it must be a torch tensor")
 
 
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
