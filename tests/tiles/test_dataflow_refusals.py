@@ -118,18 +118,6 @@ BACK = {
             ValueError,
             r"block = \(1, 256\): sums over rows take blocks of 128 columns",
         ),
-        (
-            {
-                "op": "residual",
-                "other": codes(),
-                "other_scales": floats(2, 3),
-                "gamma": None,
-                "beta": None,
-                "config": ROW | {"clusters": 2},
-            },
-            ValueError,
-            "clusters = 2: residual has a cluster for each row group",
-        ),
         ({"variance": floats(96)}, ValueError, r"variance has shape \(96,\)"),
         ({"mean": ROWS["out_scales"]}, ValueError, r"mean has shape \(2, 3\)"),
         ({"variance": NORM["mean"]}, ValueError, "overlaps"),

@@ -436,6 +436,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         cluster_arrive();
         cluster_wait();
         finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
+        // A CTA alone has no cluster's barrier: some may still add up what others write for the next rows.
+        if (SPLITS == 1 && row_group + clusters < p.row_groups) __syncthreads();
     }
 #else
     // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.

@@ -141,10 +141,6 @@ def options(
         raise ValueError(f"splits = {splits}: it must be 1, 2, 4 or {MAX_SPLITS}")
     if min(clusters, ctas) < 1:
         raise ValueError(f"clusters = {clusters}, ctas = {ctas}: each must be at least 1")
-    if clusters > 1 and op == "residual":
-        raise ValueError(
-            f"clusters = {clusters}: residual has a cluster for each row group, give 1"
-        )
     if op.endswith("-bwd") and block[1] > BACKWARD_COLS:
         raise ValueError(
             f"block = {tuple(block)}: sums over rows take blocks of {BACKWARD_COLS} columns at most"
