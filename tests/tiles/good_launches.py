@@ -17,7 +17,7 @@ from tiles.kernels.triton.decoded_operand import StoredMatrix
 from tiles.kernels.triton.outlier_operands import KeptColumns
 from tiles.kernels.triton.weight_layout import PackedWeight
 
-__all__ = ["LAUNCHES", "Launch"]
+__all__ = ["ALL", "LAUNCHES", "OF_LAYERS", "Launch", "launch_of", "template"]
 
 TILE = {"block_m": 16, "block_n": 16, "block_k": 32, "group_m": 1, "num_warps": 4, "num_stages": 2}
 CODES = {"block_rows": 16, "block_cols": 64, "num_warps": 4}
@@ -231,7 +231,82 @@ LAUNCHES: dict[str, Launch] = {
 }  # fmt: skip
 
 
-def template(family: str) -> Any:
-    """The module of a family's ``launch``."""
-    path = kernels()[family].template
+def _square(**more: Any) -> dict[str, Any]:
+    return {"codes": _i8(64, 96), "scales": torch.zeros(2, 3), "block": 32, **more}
+
+
+#: Templates of ``workbench.nn`` alone, by module; their launches take tensors in this order.
+OF_LAYERS: dict[str, Launch] = {
+    "activation_tiles": Launch(
+        make=lambda: _square(
+            x=_i8(64, 96), x_scales=torch.ones(2, 3), dy=_half(64, 96), op="gelu", seed=1,
+            num_warps=4,
+        ),
+        written=("codes", "scales"),
+        strided=("scales", "x_scales"),
+    ),
+    "turned_tiles": Launch(
+        make=lambda: _square(
+            x=_half(96, 64),
+            config={"block_rows": 32, "block_cols": 32, "num_warps": 1, "software_cast": False},
+        ),
+        written=("codes", "scales"),
+        strided=("scales",),
+    ),
+    "placed_tiles": Launch(
+        make=lambda: _square(
+            x=_half(32, 96), codes_t=_i8(96, 64), scales_t=torch.zeros(3, 2), place=(32, 0),
+            seed=None,
+        ),
+        written=("codes", "scales", "codes_t", "scales_t"),
+        strided=("scales", "scales_t"),
+    ),
+    "residual_tiles": Launch(
+        make=lambda: _square(
+            x=_half(64, 96), y=_i8(64, 96), total=_half(64, 96), y_scales=torch.ones(2, 3),
+            codes_t=_i8(96, 64), scales_t=torch.zeros(3, 2), seed=None,
+        ),
+        written=("total", "codes", "scales", "codes_t", "scales_t"),
+        strided=("scales", "scales_t", "y_scales"),
+        spare=("y_scales",),  # of numbers
+    ),
+    "norm_gradient": Launch(
+        make=lambda: {
+            "x": _i8(64, 96), "x_scales": torch.ones(2, 3), "dy": _half(64, 96),
+            "mean": torch.zeros(64), "variance": torch.ones(64), "gamma": torch.ones(96),
+            "total": _half(64, 96), "partials": torch.zeros(64, 2, 96), "onto": _half(64, 96),
+            "op": "layernorm", "epsilon": 1e-5, "block": 32,
+        },
+        written=("total", "partials"),
+        strided=("x_scales",),
+        spare=("onto",),
+    ),
+    "rounded_tiles": Launch(
+        make=lambda: _square(x=_half(64, 96), out=_half(64, 96)),
+        written=("codes", "scales", "out"),
+        strided=("scales",),
+    ),
+}  # fmt: skip
+ALL = LAUNCHES | OF_LAYERS
+
+
+def template(name: str) -> Any:
+    """The module of a family's ``launch``, or of a template of layers."""
+    if name in OF_LAYERS:
+        return importlib.import_module(f"tiles.kernels.triton.{name}")
+    path = kernels()[name].template
     return importlib.import_module(f"tiles.kernels.{path.parent.name}.{path.stem}")
+
+
+def launch_of(name: str) -> Callable[..., None]:
+    """A launch by its arguments' names."""
+    module = template(name)
+    if name not in OF_LAYERS:
+        launch: Callable[..., None] = module.launch
+        return launch
+
+    def by_name(**given: Any) -> None:
+        kernel, programs, arguments, constants = module._call(**given)
+        kernel[(programs,)](*arguments, **constants)
+
+    return by_name

@@ -1,4 +1,4 @@
-"""Every family's launch refuses each wrong argument by its name, before anything is launched.
+"""Every launch refuses each wrong argument by its name, before anything is launched.
 
 A family that joins the registry needs a line in ``good_launches.py``.
 """
@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 
 import torch
 from cupy_arrays import array
-from good_launches import LAUNCHES, template
+from good_launches import ALL, LAUNCHES, launch_of, template
 
 from tiles.kernels import kernels
 
@@ -105,15 +105,15 @@ def test_every_family_is_here() -> None:
     assert sorted(LAUNCHES) == sorted(kernels())
 
 
-@pytest.mark.parametrize("family", LAUNCHES)
+@pytest.mark.parametrize("family", ALL)
 def test_good_arguments_are_launched(family: str) -> None:
-    assert told(template(family).launch, LAUNCHES[family].make()) == "LAUNCHED"
+    assert told(launch_of(family), ALL[family].make()) == "LAUNCHED"
 
 
-@pytest.mark.parametrize("family", LAUNCHES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_wrong_array_is_refused_by_name(family: str) -> None:
-    one, wrong = LAUNCHES[family], []
-    given, launch = one.make(), template(family).launch
+    one, wrong = ALL[family], []
+    given, launch = one.make(), launch_of(family)
     everybody = [name.partition(".")[0] for name, _ in places(given)]
     for kind, (place, value) in itertools.product(KINDS, places(given)):
         if kind == "missing" and place in one.spare:
@@ -136,10 +136,10 @@ def test_unknown_and_missing_fields_of_a_configuration_are_refused(family: str) 
         assert not unnamed(told(launch, given | {"config": less}), name)
 
 
-@pytest.mark.parametrize("family", LAUNCHES)
+@pytest.mark.parametrize("family", ALL)
 def test_an_output_on_another_array_s_memory_is_refused(family: str) -> None:
-    one, wrong = LAUNCHES[family], []
-    given, launch = one.make(), template(family).launch
+    one, wrong = ALL[family], []
+    given, launch = one.make(), launch_of(family)
     found = dict(places(given))
     for place, other in itertools.product(one.written, found):
         if place == other:
@@ -161,10 +161,10 @@ def test_an_output_on_another_array_s_memory_is_refused(family: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("family", LAUNCHES)
+@pytest.mark.parametrize("family", ALL)
 def test_elements_apart_are_refused_or_taken_as_they_lie(family: str) -> None:
-    one, wrong = LAUNCHES[family], []
-    given, launch = one.make(), template(family).launch
+    one, wrong = ALL[family], []
+    given, launch = one.make(), launch_of(family)
     for place, value in places(given):
         if value.shape[-1] == 1 and place not in one.strided:
             continue
@@ -180,3 +180,11 @@ def test_elements_apart_are_refused_or_taken_as_they_lie(family: str) -> None:
         elif unnamed(text, place, place.rpartition(".")[2]):
             wrong.append((place, text))
     assert not wrong
+
+
+def test_a_turned_matrix_too_long_for_32_bits_within_a_tile_is_refused() -> None:
+    x = torch.empty(64, 2**26, dtype=torch.bfloat16, device="meta")
+    codes = torch.empty(2**26, 64, dtype=torch.int8, device="meta")
+    scales = torch.empty(2**21, 2, device="meta")
+    given = ALL["turned_tiles"].make() | {"x": x, "codes": codes, "scales": scales}
+    assert "it spans 2^31 elements or more" in told(launch_of("turned_tiles"), given)

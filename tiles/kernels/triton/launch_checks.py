@@ -15,6 +15,7 @@ __all__ = [
     "check_integer_sums",
     "check_matrix",
     "check_memory",
+    "check_numbers",
     "check_one_device",
     "check_overlap",
     "check_power_of_two",
@@ -88,12 +89,25 @@ def check_matrix(name: str, tensor: torch.Tensor) -> None:
     """Refuse what is no contiguous matrix.
 
     Raises:
-        ValueError: names it.
+        TypeError: no tensor; ValueError: names it.
     """
+    check_given(name, tensor)
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+
+
+def check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is no contiguous matrix of numbers that kernels read and write.
+
+    Raises:
+        TypeError: no tensor, or its dtype; ValueError: shape or strides.
+    """
+    check_given(name, tensor)
+    if tensor.dtype not in OUTPUTS:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: it must be bfloat16, float16 or float32")
+    check_matrix(name, tensor)
 
 
 def check_integer_sums(
