@@ -197,11 +197,20 @@ def _int4_weights(codes: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     return (codes - 8).float() * scale + zero
 
 
+def copied_pair(size: int, device: str) -> torch.Tensor:
+    """What a copy reads and what it writes, ``size`` bytes together, up to whole lines of memory.
+
+    Both begin with a line: to an address off 4 bytes an H200 copies at a quarter of its rate.
+    """
+    line = 128
+    return torch.empty(2, -(-size // (2 * line)) * line, dtype=torch.uint8, device=device)
+
+
 def _copies(size: int, device: str) -> Launchers:
     """Device copies that read and write ``size`` bytes together."""
 
     def make() -> Launch:
-        pair = torch.empty(2, size // 2, dtype=torch.uint8, device=device)
+        pair = copied_pair(size, device)
         return lambda: pair[1].copy_(pair[0])
 
     return _fresh(make)

@@ -8,6 +8,7 @@ import torch
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Kernel, TileConfig, kernels
+from tiles.kernels.dataflow import DataflowBlocksConfig
 from tiles.kernels.dataflow_workload import DataflowWorkload
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
@@ -82,6 +83,23 @@ def test_many_configurations_agree_with_the_reference(op: str, fmt: str) -> None
 @pytest.mark.parametrize("op", DATAFLOW_OPS)
 def test_a_large_matrix_agrees_with_the_reference(op: str) -> None:
     check(f"dataflow:8192x4096:{op}:int8.b32x32+sr", configs=2)
+
+
+@pytest.mark.parametrize("op", ["gelu", "silu-bwd"])
+def test_tables_of_more_than_48_kib(op: str) -> None:
+    found = opened(f"dataflow:1000x4096:{op}:int8.b32x32+sr")
+    assert found is not None
+    family, problem, _ = found
+    config = DataflowBlocksConfig(threads=512, lanes=16, steps=2, ctas=1)
+    accuracy = family.workload(problem, device="cuda", seed=0).check(config)
+    assert accuracy.ok, accuracy.reason
+
+
+@pytest.mark.parametrize("fmt", ["int8.b1x16", "int8.b1x512", "int8.b1x1024+sr", "int8.b16x512"])
+@pytest.mark.parametrize("op", ["gelu", "dropout", "residual", "layernorm"])
+def test_narrow_and_wide_blocks_agree_with_the_reference(op: str, fmt: str) -> None:
+    for seed, shape in enumerate(("96x4096", "33x1040")):
+        check(f"dataflow:{shape}:{op}:{fmt}", configs=4, seed=seed)
 
 
 def test_offsets_beyond_two_gigabytes() -> None:

@@ -1,7 +1,6 @@
-// Enough of CUDA C++ to run the dataflow kernels on a CPU: threads are fibres, which switch at
-// barriers and shuffles; the CTAs of a cluster run together, clusters one after the other.  Rounded
-// operations round as the GPU's do; the approximate reciprocal errs by its whole ulp, upwards, and
-// is never subnormal.
+// Enough of CUDA C++ to run the dataflow, quantisation and transposition kernels on a CPU: see
+// threads_on_host.h.  Rounded operations round as the GPU's do; the approximate reciprocal errs by its
+// whole ulp, upwards, and is never subnormal.
 #pragma once
 #include <cfenv>
 #include <cmath>
@@ -9,9 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <ucontext.h>
-#include <vector>
+
+#include "threads_on_host.h"
 
 #define ON_HOST 1
 #define __global__
@@ -20,14 +18,11 @@
 #define __launch_bounds__(...)
 #define CLUSTER
 #define DEVICE static inline
-#define SHARED_MEMORY(name) unsigned char *name = host::cta().memory.data()
-#define SHARED_BYTES(name, count) unsigned char *name = host::cta().memory.data()
 
-struct uint4 { uint32_t x, y, z, w; };
-struct float4 { float x, y, z, w; };
-struct float2 { float x, y; };
-struct Dim3 { uint32_t x; };
-struct uint2 { uint32_t x, y; };
+struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(8) uint2 { uint32_t x, y; };
 template <class T> static T min(T x, T y) { return x < y ? x : y; }
 template <class T> static T max(T x, T y) { return x > y ? x : y; }
 static inline int64_t min(int64_t x, long long y) { return x < y ? x : y; }
@@ -35,123 +30,6 @@ static inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 
-namespace host {
-struct Barrier {
-    int expected = 0, arrived = 0, generation = 0;
-};
-struct Warp {
-    Barrier barrier;
-    float slots[32];
-};
-struct Cta {
-    std::vector<unsigned char> memory;
-    std::vector<Warp> warps;
-    Barrier barrier;
-    uint32_t index;
-};
-struct Fibre {
-    ucontext_t context;
-    std::vector<char> stack;
-    Dim3 thread, block;
-    Cta *cta;
-    int token = 0;  // of the cluster's barrier, between arriving and waiting
-    bool done = false;
-};
-static std::vector<Cta> ctas;
-static std::vector<Fibre> fibres;
-static Fibre *current;
-static ucontext_t scheduler;
-static Barrier cluster;
-static uint32_t grid;
-static std::function<void()> body;
-
-static Cta &cta() { return *current->cta; }
-static void wait(Barrier &b) {
-    int generation = b.generation;
-    if (++b.arrived == b.expected) {
-        b.arrived = 0;
-        ++b.generation;
-        return;
-    }
-    while (b.generation == generation) swapcontext(&current->context, &scheduler);
-}
-static void enter() {
-    body();
-    current->done = true;
-    swapcontext(&current->context, &scheduler);
-}
-static void run(uint32_t count, uint32_t splits, uint32_t threads, uint32_t bytes) {
-    grid = count;
-    for (uint32_t first = 0; first < count; first += splits) {
-        ctas.assign(splits, {});
-        fibres.assign(splits * threads, {});
-        cluster = {};
-        cluster.expected = splits * threads;
-        for (uint32_t c = 0; c < splits; ++c) {
-            ctas[c].memory.assign(bytes + 16, 0xa5);
-            ctas[c].warps.assign(threads / 32, {});
-            for (Warp &warp : ctas[c].warps) warp.barrier.expected = 32;
-            ctas[c].barrier.expected = threads;
-            ctas[c].index = c;
-            for (uint32_t t = 0; t < threads; ++t) {
-                Fibre &f = fibres[c * threads + t];
-                f.stack.resize(1 << 17);
-                f.thread.x = t, f.block.x = first + c, f.cta = &ctas[c];
-                getcontext(&f.context);
-                f.context.uc_stack.ss_sp = f.stack.data();
-                f.context.uc_stack.ss_size = f.stack.size();
-                f.context.uc_link = nullptr;
-                makecontext(&f.context, enter, 0);
-            }
-        }
-        for (bool left = true; left;) {
-            left = false;
-            for (Fibre &f : fibres)
-                if (!f.done) {
-                    current = &f;
-                    swapcontext(&scheduler, &f.context);
-                    left = left || !f.done;
-                }
-        }
-    }
-}
-template <class F> static float rounded(int mode, F f) {
-    int before = fegetround();
-    fesetround(mode);
-    volatile float result = f();
-    fesetround(before);
-    return result;
-}
-}  // namespace host
-
-#define threadIdx (host::current->thread)
-#define blockIdx (host::current->block)
-#define gridDim (Dim3{host::grid})
-
-static inline void __syncthreads() { host::wait(host::cta().barrier); }
-static inline void cluster_arrive() {
-    host::current->token = host::cluster.generation;
-    if (++host::cluster.arrived == host::cluster.expected) {
-        host::cluster.arrived = 0;
-        ++host::cluster.generation;
-    }
-}
-static inline void cluster_wait() {
-    while (host::cluster.generation == host::current->token)
-        swapcontext(&host::current->context, &host::scheduler);
-}
-static inline float of_cta(const float *place, uint32_t rank) {
-    size_t offset = (const unsigned char *)place - host::cta().memory.data();
-    return *(const float *)(host::ctas[rank].memory.data() + offset);
-}
-static inline float __shfl_xor_sync(uint32_t, float value, int distance) {
-    host::Warp &warp = host::cta().warps[threadIdx.x / 32];
-    warp.slots[threadIdx.x % 32] = value;
-    host::wait(warp.barrier);
-    float other = warp.slots[(threadIdx.x % 32) ^ distance];
-    host::wait(warp.barrier);
-    return other;
-}
 static inline uint32_t __float_as_uint(float f);
 static inline float __uint_as_float(uint32_t bits);
 static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
@@ -161,7 +39,6 @@ static inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
     }
     return value;
 }
-static inline void __syncwarp() { host::wait(host::cta().warps[threadIdx.x / 32].barrier); }
 static inline uint32_t __vimax3_u16x2(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t high = a >> 16, low = a & 0xffff;
     for (uint32_t other : {b, c}) {
@@ -182,9 +59,21 @@ static inline uint32_t __vabs4(uint32_t word) {
 static inline float entry(const float *table, uint32_t word, int k) {
     return table[word >> 8 * k & 255];
 }
-static inline void copy_async(uint4 *to, const unsigned char *from) { memcpy(to, from, 16); }
-static inline void copy_float_async(float *to, const float *from) { *to = *from; }
-static inline void copies_done() {}
+static inline void copy_async(uint4 *to, const unsigned char *from) {
+    if ((uintptr_t)to % 16 || (uintptr_t)from % 16) complain("a copy of 16 bytes that is not aligned to them");
+    copy_later(to, from, 16);
+}
+static inline void copy_float_async(float *to, const float *from) { copy_later(to, from, 4); }
+
+namespace host {
+template <class F> static float rounded(int mode, F f) {
+    int before = fegetround();
+    fesetround(mode);
+    volatile float result = f();
+    fesetround(before);
+    return result;
+}
+}  // namespace host
 
 static inline float __uint_as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 static inline uint32_t __float_as_uint(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
@@ -224,7 +113,7 @@ static inline uint32_t __dp2a_lo(uint32_t x, uint32_t y, uint32_t sum) {
 template <class T> static T __ldg(const T *p) { return *p; }
 template <class T> static T __ldcs(const T *p) { return *p; }
 static inline void store_vector(uint8_t *to, const uint32_t *words, bool wanted) {
-    if (wanted) memcpy(to, words, 16);
+    if (wanted) *(uint4 *)to = make_uint4(words[0], words[1], words[2], words[3]);
 }
 static inline void store_scale(float *to, float scale, bool wanted) {
     if (wanted) *to = scale;

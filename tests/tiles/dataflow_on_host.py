@@ -1,15 +1,12 @@
 """Run the dataflow kernels on the CPU: NumPy arrays, g++ and ``cuda_on_host.h``."""
 
 import ctypes
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from device_on_host import HostArray, compile_library, complaint, device_memory, struct_bytes
 
 from tiles.formats import Scaling, TensorFormat, dequantize, quantize
 from tiles.formats.codec import Quantized
@@ -19,10 +16,7 @@ from tiles.kernels.dataflow_check import compare, compare_vector
 from tiles.kernels.dataflow_reference import Inputs, Outcome, dropped, outcome, statistics
 from tiles.problems import DATAFLOW_OPS
 
-HERE = Path(__file__).parent
-FOLDER = Path(dataflow_blocks.__file__).parent
 _MAIN = """
-#include "cuda_on_host.h"
 #include "{source}"
 extern "C" void run_on_host(const void *bytes, u32 grid, u32 splits, u32 threads, u32 smem) {{
     {parameters} p;
@@ -41,24 +35,8 @@ extern "C" void sums_on_host(const float *partials, float *products, float *plai
 """
 
 
-class HostArray:
-    """What a launcher looks at in a CuPy array, in a NumPy one."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape, self.dtype, self.strides = array.shape, array.dtype, array.strides
-        self.flags, self.device = array.flags, "host"
-        self.data = type("Memory", (), {"ptr": array.ctypes.data})
-
-
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
-
-
-@cache
 def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    """A kernel for the CPU; warnings are errors, so that the sources stay clean."""
+    """A kernel for the CPU."""
     rows = source == dataflow_rows.SOURCE
     text = _MAIN.format(
         source=source,
@@ -67,57 +45,46 @@ def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
     )
     if rows and int(next(o for o in options if o.startswith("-DOP="))[5:]) > 2:
         text += _SUMS
-    path = Path(_folder().name) / f"kernel{abs(hash((source, options)))}.so"
-    subprocess.run(
-        [
-            "g++", "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-frounding-math", "-Wall",
-            "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
-            f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
-        ],
-        input=text, text=True, check=True, timeout=900,
-    )  # fmt: skip
-    return ctypes.CDLL(str(path))
+    return compile_library(text, options)
 
 
-def _address(parameters: Any) -> tuple[Any, int]:
-    held = np.array(parameters)
-    return held, held.ctypes.data
+def run_blocks(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> str:
+    """``dataflow_blocks.launch`` on the CPU; what it did wrong in memory, or nothing."""
+    with device_memory(arrays) as (there, tell):
+        views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
+        options, ctas, smem, parameters = dataflow_blocks.prepare(**views, config=config, **rest)
+        made = library(dataflow_blocks.SOURCE, options)
+        tell(made)
+        assert made.parameter_bytes() == np.array(parameters).nbytes
+        made.run_on_host(struct_bytes(parameters), ctas, 1, config["threads"], smem)
+        return complaint(made)
 
 
-def run_blocks(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> None:
-    """``dataflow_blocks.launch`` on the CPU."""
-    views = {name: HostArray(array) for name, array in arrays.items()}
-    options, ctas, smem, parameters = dataflow_blocks.prepare(**views, config=config, **rest)
-    made = library(dataflow_blocks.SOURCE, options)
-    held, address = _address(parameters)
-    made.parameter_bytes.restype = ctypes.c_uint64
-    assert made.parameter_bytes() == held.nbytes
-    made.run_on_host(ctypes.c_void_p(address), ctas, 1, config["threads"], smem)
-
-
-def run_rows(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> None:
-    """``dataflow_rows.launch`` on the CPU."""
-    views = {name: HostArray(array) for name, array in arrays.items()}
-    options, covered, parameters = dataflow_rows.prepare(**views, config=config, **rest)
-    made = library(dataflow_rows.SOURCE, options)
-    held, address = _address(parameters)
-    made.parameter_bytes.restype = ctypes.c_uint64
-    assert made.parameter_bytes() == held.nbytes
-    splits, cols = config["splits"], arrays["x"].shape[1]
-    made.run_on_host(
-        ctypes.c_void_p(address), covered.clusters * splits, splits, config["threads"],
-        covered.smem_bytes,
-    )  # fmt: skip
-    if rest["op"].endswith("-bwd"):
-        d_beta = arrays.get("d_beta")
-        made.sums_on_host(
-            ctypes.c_void_p(arrays["partials"].ctypes.data),
-            ctypes.c_void_p(arrays["d_gamma"].ctypes.data),
-            ctypes.c_void_p(None if d_beta is None else d_beta.ctypes.data),
-            ctypes.c_int64(cols),
-            covered.clusters,
-            -(-2 * cols // dataflow_rows.SUM_COLS),
-        )
+def run_rows(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> str:
+    """``dataflow_rows.launch`` on the CPU; what it did wrong in memory, or nothing."""
+    with device_memory(arrays) as (there, tell):
+        views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
+        options, covered, parameters = dataflow_rows.prepare(**views, config=config, **rest)
+        made = library(dataflow_rows.SOURCE, options)
+        tell(made)
+        assert made.parameter_bytes() == np.array(parameters).nbytes
+        splits, cols = config["splits"], arrays["x"].shape[1]
+        grid, smem = covered.clusters * splits, covered.smem_bytes
+        made.run_on_host(struct_bytes(parameters), grid, splits, config["threads"], smem)
+        wrong = complaint(made)
+        if rest["op"].endswith("-bwd") and not wrong:
+            tell(made)  # another launch: what went before is done
+            d_beta = there.get("d_beta")
+            made.sums_on_host(
+                ctypes.c_void_p(there["partials"].ctypes.data),
+                ctypes.c_void_p(there["d_gamma"].ctypes.data),
+                ctypes.c_void_p(None if d_beta is None else d_beta.ctypes.data),
+                ctypes.c_int64(cols),
+                covered.clusters,
+                -(-2 * cols // dataflow_rows.SUM_COLS),
+            )
+            wrong = complaint(made)
+        return wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +178,8 @@ def judge_quantized(
         arrays["d_gamma"] = poisoned((cols,), "float32")
         if case.op == "layernorm-bwd":
             arrays["d_beta"] = poisoned((cols,), "float32")
-    (run_blocks if blockwise else run_rows)(arrays, case.config, **rest)
+    if wrong := (run_blocks if blockwise else run_rows)(arrays, case.config, **rest):
+        return wrong
     with np.errstate(all="ignore"):
         if len(exact) > 1:
             inputs64["other"] = exact[1]

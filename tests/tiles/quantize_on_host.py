@@ -1,45 +1,43 @@
 """Run the CUDA C++ quantisation and transposition on the CPU: g++ and ``cuda_on_host.h``."""
 
-import ctypes
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataflow_on_host import HostArray, poisoned
-from dataflow_on_host import _folder as folder
+from dataflow_on_host import poisoned
+from device_on_host import HostArray, compile_library, complaint, device_memory, struct_bytes
 
 from tiles.kernels.cuda import quantize_blocks, transpose_codes
 
-HERE = Path(__file__).parent
-FOLDER = Path(quantize_blocks.__file__).parent
 _MAIN = """
-#include "cuda_on_host.h"
 #include "{source}"
 extern "C" void run_on_host(const void *bytes, u32 grid, u32 threads) {{
     Operands p;
     memcpy(&p, bytes, sizeof p);
     host::body = [p] {{ {kernel}(p); }};
-    host::run(grid, 1, threads, 1 << 16);
+    host::run(grid, 1, threads, 0);
 }}
 extern "C" u64 parameter_bytes() {{ return sizeof(Operands); }}
 """
 
 
-def run(source: str, options: tuple[str, ...], ctas: int, threads: int, parameters: Any) -> None:
-    """A launch on the CPU."""
-    path = Path(folder().name) / f"kernel{abs(hash((source, options)))}.so"
+def run(
+    source: str, options: tuple[str, ...], ctas: int, threads: int, parameters: Any, tell: Any
+) -> None:
+    """A launch on the CPU.
+
+    Raises:
+        AssertionError: what it did wrong in memory.
+    """
     text = _MAIN.format(source=source, kernel=source.removesuffix(".cu"))
-    _compile(text, path, options)
-    made = ctypes.CDLL(str(path))
-    held = np.array(parameters)
-    made.parameter_bytes.restype = ctypes.c_uint64
-    assert made.parameter_bytes() == held.nbytes
-    made.run_on_host(ctypes.c_void_p(held.ctypes.data), ctas, threads)
+    made = compile_library(text, options)
+    tell(made)
+    assert made.parameter_bytes() == np.array(parameters).nbytes
+    made.run_on_host(struct_bytes(parameters), ctas, threads)
+    wrong = complaint(made)
+    assert not wrong, wrong
 
 
 _QUOTIENTS = """
-#include "cuda_on_host.h"
 #define SOURCE 1
 #define TARGET 0
 #define STOCHASTIC 0
@@ -65,23 +63,7 @@ extern "C" u32 wrong_quotients(u32 bits) {
 
 def wrong_quotients(bits: int) -> int:
     """Quotients of the kernel's arithmetic that are not correctly rounded, of all there are."""
-    path = Path(folder().name) / "quotients.so"
-    _compile(_QUOTIENTS, path)
-    return int(ctypes.CDLL(str(path)).wrong_quotients(bits))
-
-
-def _compile(text: str, path: Path, options: tuple[str, ...] = ()) -> None:
-    """A library of a source; warnings are errors, so that the sources stay clean."""
-    if path.exists():
-        return
-    subprocess.run(
-        [
-            "g++", "-x", "c++", "-", "-O1", "-shared", "-fPIC", "-frounding-math", "-Wall",
-            "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
-            f"-I{HERE}", f"-I{FOLDER}", *options, "-o", str(path),
-        ],
-        input=text, text=True, check=True, timeout=900,
-    )  # fmt: skip
+    return int(compile_library(_QUOTIENTS, ()).wrong_quotients(bits))
 
 
 def quantize(
@@ -94,18 +76,20 @@ def quantize(
     if transposed:
         written["codes_t"] = poisoned((cols, rows), "int8")
         written["scales_t"] = poisoned(grid[::-1], "float32")
-    views: dict[str, Any] = {name: HostArray(array) for name, array in {"x": x, **written}.items()}
-    options, ctas, parameters = quantize_blocks.prepare(
-        **views, target="int8", block=block, config=config, **rest
-    )
-    run(quantize_blocks.SOURCE, options, ctas, config["threads"], parameters)
+    with device_memory({"x": x, **written}) as (there, tell):
+        views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
+        options, ctas, parameters = quantize_blocks.prepare(
+            **views, target="int8", block=block, config=config, **rest
+        )
+        run(quantize_blocks.SOURCE, options, ctas, config["threads"], parameters, tell)
     return written
 
 
 def transpose(codes: np.ndarray, config: dict[str, int]) -> np.ndarray:
     """``transpose_codes.launch`` on the CPU."""
     out = poisoned(codes.shape[::-1], "uint8")
-    views: dict[str, Any] = {"codes": HostArray(codes), "out": HostArray(out)}
-    options, ctas, parameters = transpose_codes.prepare(**views, config=config)
-    run(transpose_codes.SOURCE, options, ctas, 32 * config["num_warps"], parameters)
+    with device_memory({"codes": codes, "out": out}) as (there, tell):
+        views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
+        options, ctas, parameters = transpose_codes.prepare(**views, config=config)
+        run(transpose_codes.SOURCE, options, ctas, 32 * config["num_warps"], parameters, tell)
     return out

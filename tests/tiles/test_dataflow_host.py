@@ -55,6 +55,7 @@ SLOW_CASES = (
     ("layernorm-bwd", "int8.b32x32+sr", (192, 512), PAIR | {"threads": 256}),
     ("rmsnorm", "int8.b32x32", (100, 144), WALK),
     ("residual", "int8.b32x32+sr", (64, 256), PAIR),
+    ("residual", "int8.b1x128", (17, 400), SHORT_PAIR | {"lanes": 8, "splits": 1}),
     ("layernorm-bwd", "int8.b32x32+sr", (128, 256), PAIR),
     ("layernorm-bwd", "int8.b1x128+sr", (24, 1600), SHORT_PAIR),
     ("rmsnorm-bwd", "int8.b64x64", (128, 320), SPREAD_ROWS | {"rows": 64, "lanes": 64}),
@@ -62,6 +63,13 @@ SLOW_CASES = (
     ("layernorm-bwd", "int8.b32x32+sr", (100, 144), PAIR),
     ("layernorm-bwd", "int8.b1x128", (9, 143), SHORT_PAIR),
     ("rmsnorm-bwd", "e4m3fn.b1x128+sr", (9, 272), SHORT_PAIR),
+    # A thread alone for a block, lanes of half a row, several warps a block, blocks of whole rows.
+    ("layernorm-bwd", "int8.b1x16+sr", (9, 144), SHORT_PAIR | {"lanes": 1}),
+    ("layernorm", "int8.b1x512", (9, 1024), SHORT_PAIR | {"lanes": 16}),
+    ("residual", "int8.b1x1024+sr", (5, 2048), SHORT_PAIR | {"lanes": 32, "rows": 2}),
+    ("gelu", "int8.b1x1024", (5, 2048), SPREAD),
+    ("gelu", "int8.b1x1024+sr", (5, 1030), SHORT | {"lanes": 16}),
+    ("silu-bwd", "int8.b32x32", (5, 7), WARP),
 )
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataflow_on_host import HostArray
+from cupy_arrays import array
+from device_on_host import HostArray
 
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, launches
 
 BLOCK = {"threads": 64, "lanes": 32, "steps": 1, "ctas": 1}
 ROW = {"threads": 64, "lanes": 32, "rows": 32, "splits": 1, "clusters": 1, "ctas": 1}
@@ -90,6 +91,33 @@ BACK = {
         ({"config": ROW | {"splits": 16}}, ValueError, "splits = 16"),
         ({"config": ROW | {"clusters": 0}}, ValueError, "clusters = 0"),
         ({"other": codes()}, ValueError, "other is given: layernorm takes none"),
+        (
+            {
+                "block": (1, 1024),
+                "x": codes(4, 4096),
+                "out": codes(4, 4096),
+                "x_scales": floats(4, 4),
+                "out_scales": floats(4, 4),
+                "config": ROW | {"rows": 1, "lanes": 64},
+            },
+            ValueError,
+            "lanes = 64: 64 share a row of a block, take at most 32",
+        ),
+        (
+            {
+                **BACK,
+                "block": (1, 256),
+                "x": codes(4, 512),
+                "out": codes(4, 512),
+                "other": codes(4, 512),
+                "other_scales": floats(4, 2),
+                "x_scales": floats(4, 2),
+                "out_scales": floats(4, 2),
+                "config": ROW | {"rows": 1, "lanes": 16},
+            },
+            ValueError,
+            r"block = \(1, 256\): sums over rows take blocks of 128 columns",
+        ),
         ({"variance": floats(96)}, ValueError, r"variance has shape \(96,\)"),
         ({"mean": ROWS["out_scales"]}, ValueError, r"mean has shape \(2, 3\)"),
         ({"variance": NORM["mean"]}, ValueError, "overlaps"),
@@ -102,6 +130,36 @@ BACK = {
 def test_row_launch_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         dataflow_rows.prepare(**(ROWS | change))
+
+
+class Kernel:
+    """A compiled kernel, as far as its shared memory goes."""
+
+    shared_size_bytes = 0
+    max_dynamic_shared_size_bytes = 48 * 1024
+    launched = 0
+
+    def __call__(self, grid: Any, threads: Any, arguments: Any, *, shared_mem: int) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self.launched = shared_mem
+
+
+def test_tables_have_the_shared_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 512 threads, 16 a block, some 64 KiB: more than a kernel has without asking for it."""
+    given = {
+        **{name: array((64, 96), "int8") for name in ("x", "out")},
+        **{name: array((2, 3), "float32") for name in ("x_scales", "out_scales")},
+        "op": "gelu", "element": "int8", "block": (32, 32),
+        "config": BLOCK | {"threads": 512, "lanes": 16},
+    }  # fmt: skip
+    kernel = Kernel()
+    monkeypatch.setattr(dataflow_blocks, "functions", lambda *key: (kernel,))
+    monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 227 * 1024)
+    dataflow_blocks.launch(**given)
+    assert kernel.launched == 66048
+    monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 64 * 1024)
+    with pytest.raises(ValueError, match=r"66048 bytes of shared memory .* threads = 512, lanes"):
+        dataflow_blocks.launch(**given)
 
 
 def test_good_arguments_pass() -> None:

@@ -17,6 +17,8 @@ from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
 H200 = load_gpu("h200").limits
 A100 = load_gpu("a100").limits
+#: Of a GPU with no more than any kernel has without asking.
+SMALL = dataclasses.replace(H200, smem_bytes_per_cta=48 * 1024)
 BLOCKS, ROWS = "cuda_dataflow_blocks", "cuda_dataflow_rows"
 FORMATS = ("int8.b32x32", "int8.b32x32+sr", "e4m3fn.b1x128+sr", "int8.b128x128", "int8.b1x16")
 
@@ -93,6 +95,7 @@ ROW = DataflowRowsConfig(threads=256, lanes=32, rows=32, splits=4, clusters=1, c
         (BLOCK, {"lanes": 16, "ctas": 3}, "gelu", H200, "128 registers a thread > 80"),
         (BLOCK, {"ctas": 4}, "silu-bwd", H200, "80 registers a thread > 64"),
         (BLOCK, {"steps": 0}, "gelu", H200, "steps 0"),
+        (BLOCK, {"threads": 512, "lanes": 16, "ctas": 1}, "gelu", SMALL, "smem 66048 B > 49152 B"),
         (ROW, {"rows": 48}, "residual", H200, "48 rows"),
         (ROW, {"splits": 3}, "residual", H200, "splits 3"),
         (ROW, {}, "residual", A100, "splits 4"),
@@ -123,10 +126,44 @@ def test_rules_name_rule_and_values(config, change, op, limits, reason) -> None:
         (BLOCKS, "dataflow:64x64:gelu:int8.b256x256", H200, "too large"),
         (BLOCKS, "dataflow:64x64:gelu:e4m3fn.b1x128", A100, "needs capability 89"),
         (ROWS, "dataflow:64x262144:layernorm-bwd:int8.b32x32", H200, "cannot hold rows of 262144"),
+        (ROWS, "dataflow:64x1024:layernorm-bwd:int8.b1x256", H200, "blocks of 128 columns at most"),
     ],
 )
 def test_refusal_says_why(family, text, limits, reason) -> None:  # type: ignore[no-untyped-def]
     assert reason in (kernel(family).refusal(parse_problem(text), limits) or "")
+
+
+def test_ragged_columns_take_fewer_threads_a_multiprocessor() -> None:
+    """Codes one by one and random bits of each: with 96 registers a thread they spill."""
+    for op, even, ragged in (("gelu", 5, 4), ("dropout", 4, 2), ("silu-bwd", 4, 2)):
+        found = [
+            kernel(BLOCKS).default(problem(op, cols=cols), H200).to_dict()["ctas"]
+            for cols in (4096, 4090)
+        ]
+        assert found == [even, ragged]
+
+
+def test_lanes_that_share_a_row_of_a_block_are_those_of_a_warp() -> None:
+    one = problem("residual", "int8.b1x1024", 64, 4096)
+    config = dataclasses.replace(ROW, lanes=64, rows=4)
+    verdict = kernel(ROWS).judge(one, config, H200)
+    assert isinstance(verdict, Rejected)
+    assert "64 lanes share a row of a block: 32 at most" in verdict.reason
+
+
+@pytest.mark.parametrize("fmt", ["int8.b32x32", "int8.b1x128", "int8.b64x64", "int8.b1x1024"])
+def test_shared_memory_of_blocks_is_what_the_launcher_asks_for(fmt: str) -> None:
+    from tiles.kernels.dataflow import block_smem_bytes
+    from tiles.kernels.dataflow_family import block_of
+
+    for op in ("gelu", "silu-bwd", "relu", "dropout"):
+        one = problem(op, fmt)
+        legal = kernel(BLOCKS).legal_space(one, H200).accepted
+        asked = [
+            dataflow_blocks.smem_bytes(op, block_of(one), legal.config(row).to_dict())
+            for row in range(len(legal))
+        ]
+        assert block_smem_bytes(one, legal).tolist() == asked
 
 
 def test_shared_memory_of_the_rules_is_what_the_launcher_asks_for() -> None:

@@ -218,7 +218,8 @@ def on_host(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
         def launch(*, config: Any, stream: Any, **rest: Any) -> None:
             arrays = {name: a for name, a in rest.items() if hasattr(a, "ctypes")}
-            run(arrays, config, **{name: a for name, a in rest.items() if name not in arrays})
+            named = {name: a for name, a in rest.items() if name not in arrays}
+            assert run(arrays, config, **named) == ""
 
         return SimpleNamespace(launch=launch, geometry=getattr(real, "geometry", None))
 

@@ -11,7 +11,7 @@ import torch
 from bench import reach
 from bench.deep_gemm_peer import aligned_scales, version
 from bench.jetfire_peer import released_us
-from bench.reach_peers import Peer, Recorded, Refused, open_peer
+from bench.reach_peers import Peer, Recorded, Refused, copied_pair, open_peer
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, parse_problem
 
 SEED = 5
@@ -21,6 +21,15 @@ def opened(name: str, text: str) -> Peer | Recorded | Refused:
     problem = parse_problem(text)
     workload: Any = SimpleNamespace(device="cpu")
     return open_peer(name, problem, workload, SEED)
+
+
+@pytest.mark.parametrize("size", [171966468, 201588736, 2])
+def test_a_copy_reads_and_writes_whole_lines_of_memory(size: int) -> None:
+    """NVFP4 at 8192 x 8192 is 4 bytes more than a multiple of 16."""
+    read, written = copied_pair(size, "meta")
+    assert read.numel() == written.numel()
+    assert 0 <= read.numel() + written.numel() - size < 2 * 128
+    assert written.storage_offset() % 128 == 0
 
 
 def _spread(scales: torch.Tensor, rows: int, shape: torch.Size) -> torch.Tensor:

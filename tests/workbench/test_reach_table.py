@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from bench.kernels_record import record_text
 from bench.reach import ISSUE, JETFIRE, MATMUL, PROMOTION, ROWS, Goal, Row
 from bench.reach_table import Bound, Line, line_text, summaries, table_text, timing_of
+from tiles.kernels import kernels
 from tiles.problems import parse_problem
 from workbench.verification import RivalTiming
 
@@ -245,3 +247,14 @@ def test_the_page_holds_the_table_of_the_record() -> None:
     lines = [Line.from_dict(line) for line in stored["lines"]]
     page = (root / "docs/kernels.md").read_text(encoding="utf-8")
     assert table_text(summaries(lines)) in page
+
+
+def test_every_family_has_a_section_with_bound_times_and_what_was_tried() -> None:
+    page = (Path(__file__).parents[2] / "docs/kernels.md").read_text(encoding="utf-8")
+    _, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    about = {line: text for text in sections for line in [text.partition("\n")[0]] if "`" in line}
+    named = [name for line in about for name in re.findall(r"`(\w+)`", line)]
+    assert sorted(named) == sorted(kernels())
+    for line, text in about.items():
+        for words in ("Binds", "Measured|Reached", "Tried|Considered"):
+            assert re.search(rf"\*\*({words})", text), f"{line}: no {words}"

@@ -44,13 +44,15 @@ VALUE_REGISTERS, NEXT_REGISTERS = 16, 8
 LINEAR_OPS = ("relu", "relu-bwd", "dropout")
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
 #: Blocks of that many elements look activations up, ``cuda.dataflow_blocks``.
-TABLED_ELEMENTS = 1024
+TABLED_ELEMENTS, TABLE_BYTES = 1024, 4 * 256
 #: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
 LINE_VECTORS = 8
 #: Two row groups are kept in less, see ``cuda.dataflow_rows``.
 STAGES_BYTES = 216 * 1024
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
 MAX_COLUMN_STEPS = 4
+#: Columns of a block that backward takes, and lanes of a row: see ``cuda.dataflow_rows``.
+BACKWARD_COLS, WARP = 128, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +147,18 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     return total
 
 
+def block_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
+    """Dynamic shared memory of a CTA of the blockwise kernel: tables, largest values of warps."""
+    rows, cols = block_of(problem)
+    threads, lanes = table["threads"], np.maximum(table["lanes"], 1)
+    tabled = problem.op.startswith(("gelu", "silu")) and rows * cols >= TABLED_ELEMENTS
+    groups, vectors = threads // lanes, cols // VECTOR
+    side = np.where(lanes < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, groups), 1))
+    copies = np.where(side * lanes > WARP, 2, 1)
+    total: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
+    return total
+
+
 class CudaDataflowBlocks(DataflowKernel):
     """``tiles/kernels/cuda/dataflow_blocks.cu``: operators that look at one block at a time."""
 
@@ -169,6 +183,7 @@ class CudaDataflowBlocks(DataflowKernel):
         return [
             *self.common_rules(problem, table, limits, registers),
             Rule("steps", steps < 1, lambda i: f"steps {steps[i]}: it must be at least 1"),
+            self.shared_memory_rule(block_smem_bytes(problem, table), limits),
         ]
 
     def default(self, problem: Problem, limits: Limits) -> DataflowBlocksConfig:
@@ -179,7 +194,9 @@ class CudaDataflowBlocks(DataflowKernel):
         lanes = max(1, rows * cols // VECTOR // 2)
         threads = max(128, lanes)
         many = problem.matrices > 1 or problem.op == "dropout"
-        ctas = max(1, (512 if many else 640) // threads)
+        ragged = problem.cols % VECTOR > 0  # codes one by one, random bits of each: more registers
+        resident = (256 if many else 512) if ragged else 512 if many else 640
+        ctas = max(1, resident // threads)
         return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
 
     @property
@@ -269,16 +286,22 @@ class CudaDataflowRows(DataflowKernel):
                 lambda i: f"{words[i]} words of 4 columns a thread > {MAX_COLUMN_STEPS}",
             ),
             Rule(
-                "shared memory",
-                smem > limits.smem_bytes_per_cta,
-                lambda i: f"smem {smem[i]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+                "row of a block",
+                np.minimum(lanes, wide // VECTOR) > WARP,
+                lambda i: f"{lanes[i]} lanes share a row of a block: {WARP} at most",
             ),
+            self.shared_memory_rule(smem, limits),
         ]
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
         if reason := super().refusal(problem, limits):
             return reason
         assert isinstance(problem, Dataflow)
+        if problem.op.endswith("-bwd") and block_of(problem)[1] > BACKWARD_COLS:
+            return (
+                f"{self.name} adds up rows of blocks of {BACKWARD_COLS} columns at most, not of "
+                f"{problem.target.scaling}"
+            )
         space = self.legal_space(problem, limits)
         if len(space.accepted):
             return None

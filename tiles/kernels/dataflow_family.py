@@ -162,6 +162,15 @@ class DataflowKernel(Kernel):
             ),
         ]
 
+    @staticmethod
+    def shared_memory_rule(smem: I64, limits: Limits) -> Rule:
+        """What a CTA takes, against what it can have."""
+        return Rule(
+            "shared memory",
+            smem > limits.smem_bytes_per_cta,
+            lambda i: f"smem {smem[i]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
+        )
+
     def offline(
         self, options: tuple[str, ...], dynamic_smem_bytes: int, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:

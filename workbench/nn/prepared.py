@@ -16,7 +16,7 @@ from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm
 from tiles.kernels.cuda.hopper_block_operands import OUTPUTS
 from tiles.kernels.cuda.hopper_formats import ELEMENT_BYTES, ROW_BYTES
 from tiles.kernels.cuda.hopper_grid import cluster_sides, persistent_grid
-from tiles.kernels.cuda.launches import functions, run
+from tiles.kernels.cuda.launches import run
 from tiles.kernels.cuda.philox_keys import KEYS, round_keys
 from tiles.kernels.cuda.tensor_maps import tensor_map
 from tiles.kernels.triton.tile_random import seed_words
@@ -100,7 +100,7 @@ class DataflowLaunch:
             self._clusters = covered.clusters
         else:
             chosen, grid, smem, parameters = dataflow_blocks.prepare(**views, **options)
-            kernels = functions(device, dataflow_blocks.SOURCE, chosen, ("dataflow_blocks",))
+            kernels = (dataflow_blocks._kernel(device, chosen, smem, options["config"]),)
             self._sums, self._clusters = None, 0
         self._first: Callable[..., None] = lambda given, stream: run(
             kernels[0], grid, threads, (given,), smem_bytes=smem, stream=stream

@@ -88,10 +88,11 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for module in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks, prepared):
         monkeypatch.setattr(module, "run", run)
-    for module in (dataflow_blocks, dataflow_rows, prepared):
+    for module in (dataflow_blocks, dataflow_rows):
         monkeypatch.setattr(module, "functions", functions)
     for name in ("check_shared_memory", "allow_shared_memory"):
-        monkeypatch.setattr(dataflow_rows, name, lambda *_: None)
+        for module in (dataflow_blocks, dataflow_rows):
+            monkeypatch.setattr(module, name, lambda *_: None)
     for module in (gemm_hopper, gemm_hopper_blocks):
         monkeypatch.setattr(module, "compiled_kernel", lambda *given: given)
     for module in (gemm_hopper, gemm_hopper_blocks, prepared):

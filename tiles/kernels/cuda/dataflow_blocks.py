@@ -10,7 +10,7 @@ import numpy as np
 from . import dataflow_arguments as arguments
 from .block_arrays import division
 from .compiler_options import check_choices, macro_options
-from .launches import functions, run
+from .launches import allow_shared_memory, check_shared_memory, functions, run
 from .philox_keys import KEYS, round_keys
 
 __all__ = [
@@ -212,6 +212,21 @@ def prepare(
     return made, ctas, smem_bytes(op, block, config), parameters
 
 
+def _kernel(
+    device: int, chosen: tuple[str, ...], smem: int, config: Mapping[str, int | bool]
+) -> Any:
+    """The kernel, with the shared memory of its tables.
+
+    Raises:
+        ValueError: the device has not so much.
+    """
+    advice = f"threads = {config['threads']}, lanes = {config['lanes']}: take fewer, or more lanes"
+    check_shared_memory(device, smem, advice)
+    (kernel,) = functions(device, SOURCE, chosen, ("dataflow_blocks",))
+    allow_shared_memory(kernel, device, smem, advice)
+    return kernel
+
+
 def launch(
     x: Any, x_scales: Any, out: Any, out_scales: Any, *, stream: Any = None, **rest: Any
 ) -> None:
@@ -243,8 +258,8 @@ def launch(
     """
     chosen, ctas, smem, parameters = prepare(x, x_scales, out, out_scales, **rest)
     with x.device:
-        (kernel,) = functions(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
         threads = int(rest["config"]["threads"])
+        kernel = _kernel(x.device.id, chosen, smem, rest["config"])
         run(kernel, ctas, threads, (parameters,), smem_bytes=smem, stream=stream)
 
 
@@ -254,6 +269,6 @@ def precompile(x: Any, x_scales: Any, out: Any, out_scales: Any, **rest: Any) ->
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    chosen, *_ = prepare(x, x_scales, out, out_scales, **rest)
+    chosen, _, smem, _ = prepare(x, x_scales, out, out_scales, **rest)
     with x.device:
-        functions(x.device.id, SOURCE, chosen, ("dataflow_blocks",))
+        _kernel(x.device.id, chosen, smem, rest["config"])

@@ -275,7 +275,9 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
         }
         peak = block_peak(peak, shared.of_warp, step % 2);
-        // Behind that, all threads of the block have its codes' scales.
+        // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
+        // exchange orders no memory.
+        if (TEAM <= 32) __syncwarp();
         if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
         quantize_block(p, at, y, peak, is_nan, words, scale);
     }
@@ -434,6 +436,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         cluster_arrive();
         cluster_wait();
         finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
+        // A CTA alone has no cluster's barrier: some may still add up what others write for the next rows.
+        if (SPLITS == 1 && row_group + clusters < p.row_groups) __syncthreads();
     }
 #else
     // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.

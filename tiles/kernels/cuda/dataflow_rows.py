@@ -32,6 +32,9 @@ SOURCE = "dataflow_rows.cu"
 STAGES_BYTES = 216 * 1024
 #: CTAs that any GPU with clusters takes as one.
 MAX_SPLITS = 8
+#: Lanes that share a row of a block: a warp's at most.  Backward's sums over rows take blocks of
+#: so many columns at most.
+WARP, BACKWARD_COLS = 32, 128
 #: Columns that a CTA of the last kernel of backward adds up, and its threads.
 SUM_COLS, SUM_THREADS = 32, 512
 #: ``RowOperands`` of the source.
@@ -138,6 +141,15 @@ def options(
         raise ValueError(f"splits = {splits}: it must be 1, 2, 4 or {MAX_SPLITS}")
     if min(clusters, ctas) < 1:
         raise ValueError(f"clusters = {clusters}, ctas = {ctas}: each must be at least 1")
+    if op.endswith("-bwd") and block[1] > BACKWARD_COLS:
+        raise ValueError(
+            f"block = {tuple(block)}: sums over rows take blocks of {BACKWARD_COLS} columns at most"
+        )
+    if (sharing := min(lanes, block[1] // arguments.VECTOR)) > WARP:
+        raise ValueError(
+            f"lanes = {lanes}: {sharing} share a row of a block, take at most {WARP} or blocks of "
+            f"fewer columns"
+        )
     covered = geometry(op=op, shape=shape, block=block, config=config)
     macros = {
         "OP": OPS.index(op),

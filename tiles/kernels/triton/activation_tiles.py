@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_checks import check_matrix, check_memory
+from .launch_checks import check_matrix, check_memory, check_numbers
 from .quantize_tile import load_tile, quantize_tile
 from .quantize_tiles_arguments import kernel_constants, request
 from .tile_checks import check_codes, check_scales
@@ -138,6 +138,7 @@ def _call(
     """Kernel, number of programs, arguments and constants of a launch."""
     if op not in OPS:
         raise ValueError(f"op = {op!r}: choose one of {', '.join(OPS)}")
+    check_numbers("dy", dy)
     config = {"block_rows": block, "block_cols": block, "num_warps": num_warps}
     asked = request(
         dy, codes, scales, element="int8", block=(block, block), seed=seed,

@@ -6,7 +6,7 @@ import torch
 
 from .decoded_element import FOLDED, row_bytes
 from .decoded_operand import StoredMatrix
-from .launch_checks import OUTPUTS, check_fields, check_tile_config, power_of_two
+from .launch_checks import OUTPUTS, check_fields, check_given, check_tile_config, power_of_two
 from .tile_checks import check_whole
 
 __all__ = ["INNER", "check_config", "check_product"]
@@ -27,6 +27,7 @@ _FIELDS = (*INNER, "staged", "native")
 
 def _check_codes(name: str, side: StoredMatrix) -> None:
     codes, element = side.codes, side.element
+    check_given(f"{name}.codes", codes)
     if codes.ndim != 2 or codes.numel() == 0:
         raise ValueError(f"{name}.codes must be a non-empty matrix, got {tuple(codes.shape)}")
     if not codes.is_contiguous():
@@ -52,7 +53,10 @@ def _check_codes(name: str, side: StoredMatrix) -> None:
 
 def _check_scales(name: str, side: StoredMatrix) -> None:
     scales, block = side.scales, side.block
+    if scales is None and (block != (0, 0) or side.stored != "fp32"):
+        raise ValueError(f"{name}.scales are missing: {side.stored} ones of {block} are told of")
     if scales is not None:
+        check_given(f"{name}.scales", scales)
         if side.stored not in ("fp32", *FOLDED):
             raise ValueError(f"{name}.stored {side.stored!r}: fp32, e8m0fnu or e4m3fn")
         check_whole(name, (side.rows, side.columns), block)
@@ -76,6 +80,7 @@ def _check_scales(name: str, side: StoredMatrix) -> None:
     if (side.zero_points is not None) != (side.element.kind == "uint"):
         raise ValueError(f"{name}: unsigned integers, and they alone, take zero_points")
     if side.zero_points is not None:
+        check_given(f"{name}.zero_points", side.zero_points)
         if scales is None or block[1] != 0:
             raise ValueError(f"{name}.zero_points go with scales that do not change along K")
         if side.zero_points.dtype != torch.uint8:
@@ -83,6 +88,7 @@ def _check_scales(name: str, side: StoredMatrix) -> None:
         if side.zero_points.shape != scales.shape or not side.zero_points.is_contiguous():
             raise ValueError(f"{name}.zero_points must be contiguous, shaped as {name}.scales")
     if side.tensor_scale is not None:
+        check_given(f"{name}.tensor_scale", side.tensor_scale)
         if not side.folded:
             raise ValueError(f"{name}.tensor_scale stands beside folded scales only")
         if side.tensor_scale.dtype != torch.float32:
@@ -100,6 +106,7 @@ def check_product(a: StoredMatrix, b: StoredMatrix, c: torch.Tensor) -> None:
     for name, side in (("a", a), ("b", b)):
         _check_codes(name, side)
         _check_scales(name, side)
+    check_given("c", c)
     if c.dtype not in OUTPUTS:
         raise TypeError(f"c has dtype {c.dtype}: choose one of {', '.join(map(str, OUTPUTS))}")
     if a.columns != b.columns:

@@ -8,6 +8,7 @@ import torch
 
 from .launch_checks import (
     check_fields,
+    check_given,
     check_matrix,
     check_memory,
     check_power_of_two,
@@ -78,6 +79,8 @@ def request(
         check_power_of_two(name, config[name])
     check_names(element, stored)
     check_levels(stored, tensor_scale)
+    for name, tensor in (("codes", codes), ("scales", scales), ("out", out)):
+        check_given(name, tensor)
     if out.dtype not in OUTPUTS:
         raise TypeError(f"out has dtype {out.dtype}: it must be bfloat16, float16 or float32")
     check_matrix("out", out)

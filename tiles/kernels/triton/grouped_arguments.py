@@ -6,7 +6,13 @@ from typing import Any
 import torch
 import triton
 
-from .launch_checks import check_fields, check_integer_sums, check_memory, check_tile_config
+from .launch_checks import (
+    check_fields,
+    check_given,
+    check_integer_sums,
+    check_memory,
+    check_tile_config,
+)
 from .operand_checks import (
     FP8,
     check_grid,
@@ -30,6 +36,7 @@ def _check_index(
 ) -> None:
     if tensor is None:
         return
+    check_given(name, tensor)
     if tensor.dtype not in dtypes:
         wanted = " or ".join(map(str, dtypes))
         raise TypeError(f"{name} has dtype {tensor.dtype}: it must be {wanted}")

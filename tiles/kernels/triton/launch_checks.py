@@ -11,9 +11,11 @@ __all__ = [
     "check_aligned_rows",
     "check_current_device",
     "check_fields",
+    "check_given",
     "check_integer_sums",
     "check_matrix",
     "check_memory",
+    "check_numbers",
     "check_one_device",
     "check_overlap",
     "check_power_of_two",
@@ -73,16 +75,39 @@ def check_tile_config(config: Mapping[str, int | bool], least: Mapping[str, int]
             raise ValueError(f"{name} = {config[name]}: it must be at least 1")
 
 
+def check_given(name: str, value: object) -> None:
+    """Refuse what is no tensor, or is missing.
+
+    Raises:
+        TypeError: names it.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}: it must be a torch tensor")
+
+
 def check_matrix(name: str, tensor: torch.Tensor) -> None:
     """Refuse what is no contiguous matrix.
 
     Raises:
-        ValueError: names it.
+        TypeError: no tensor; ValueError: names it.
     """
+    check_given(name, tensor)
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: it must be a non-empty matrix")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} has strides {tensor.stride()}: it must be contiguous")
+
+
+def check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Refuse what is no contiguous matrix of numbers that kernels read and write.
+
+    Raises:
+        TypeError: no tensor, or its dtype; ValueError: shape or strides.
+    """
+    check_given(name, tensor)
+    if tensor.dtype not in OUTPUTS:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: it must be bfloat16, float16 or float32")
+    check_matrix(name, tensor)
 
 
 def check_integer_sums(

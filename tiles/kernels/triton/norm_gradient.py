@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_checks import check_matrix, check_memory, check_power_of_two
+from .launch_checks import check_given, check_matrix, check_memory, check_power_of_two
 from .tile_checks import check_codes, check_scales
 
 __all__ = ["MAX_COLS", "OPS", "launch", "partial_sums", "precompile"]
@@ -120,6 +120,7 @@ def _call(
         "partials": (partials, partial_sums(rows, cols, op)),
     }  # fmt: skip
     for name, (tensor, shape) in shapes.items():
+        check_given(name, tensor)
         if tensor.dtype != torch.float32 and (name != "gamma" or tensor.dtype not in _FLOATS):
             raise TypeError(f"{name} has dtype {tensor.dtype}: it must be float32")
         if tuple(tensor.shape) != shape or not tensor.is_contiguous():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .launch_checks import OUTPUTS, check_aligned_rows, check_current_device
+from .launch_checks import OUTPUTS, check_aligned_rows, check_current_device, check_given
 
 __all__ = [
     "FP8",
@@ -32,6 +32,8 @@ def check_tensor(
     Raises:
         TypeError, ValueError: the message names the tensor and the rule.
     """
+    check_given(name, tensor)
+    check_given("a", like)
     allowed = tuple(OUTPUTS) if output else _OPERANDS
     if tensor.dtype not in allowed:
         choices = ", ".join(str(dtype) for dtype in allowed)
@@ -80,6 +82,7 @@ def check_grid(
         raise ValueError(f"{name}_scale and {name}_block go together: give both or neither")
     if scale is None or block is None:
         return
+    check_given(f"{name}_scale", scale)
     if scale.dtype not in dtypes:
         choices = " or ".join(map(str, dtypes))
         raise TypeError(f"{name}_scale has dtype {scale.dtype}: scales are {choices}")

@@ -10,6 +10,7 @@ import triton
 from .launch_checks import (
     OUTPUTS,
     check_fields,
+    check_given,
     check_integer_sums,
     check_memory,
     check_tile_config,
@@ -46,6 +47,7 @@ def _check_whole(
     name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     """Refuse what is not contiguous memory of that dtype and shape."""
+    check_given(name, tensor)
     if tensor.dtype != dtype:
         raise TypeError(f"{name} has dtype {tensor.dtype}: it must be {dtype}")
     if tuple(tensor.shape) != shape:
@@ -56,6 +58,7 @@ def _check_whole(
 
 def _check_product(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
     for name, codes in (("a", a), ("b", b)):
+        check_given(name, codes)
         if codes.dtype != torch.int8:
             raise TypeError(f"{name} has dtype {codes.dtype}: it must be torch.int8")
         check_tensor(name, codes, (2,), a, output=False)
@@ -85,6 +88,7 @@ def _check_columns(
                 f"{name} {block}: beside kept columns scales cover a tensor (0, 0) or a row (1, 0)"
             )
     for name, tensor, rows in (("a", kept.a, len(a)), ("b", kept.b, len(b))):
+        check_given(f"outliers.{name}", tensor)
         if tensor.dtype not in _KEPT:
             choices = " or ".join(map(str, _KEPT))
             raise TypeError(f"outliers.{name} has dtype {tensor.dtype}: it must be {choices}")

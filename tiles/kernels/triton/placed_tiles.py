@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_checks import check_matrix, check_memory, check_power_of_two
+from .launch_checks import check_matrix, check_memory, check_numbers, check_power_of_two
 from .quantize_tile import load_tile, quantize_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants
 from .tile_checks import check_codes, check_reach, check_scales
@@ -87,8 +87,9 @@ def _call(
     seed: int | None,
 ) -> tuple[Any, int, tuple[Any, ...], dict[str, Any]]:
     """Kernel, number of programs, arguments and constants of a launch."""
-    check_matrix("x", x)
+    check_numbers("x", x)
     check_power_of_two("block", block)
+    check_matrix("codes", codes)
     (rows, cols), part = codes.shape, (x.shape[0], x.shape[1])
     for begin, size, extent in zip(place, part, (rows, cols), strict=True):
         end = begin + size

@@ -2,7 +2,13 @@
 
 import torch
 
-from .launch_checks import check_fields, check_matrix, check_memory, check_power_of_two
+from .launch_checks import (
+    check_fields,
+    check_given,
+    check_matrix,
+    check_memory,
+    check_power_of_two,
+)
 
 __all__ = ["CODE_MAX", "check_arguments"]
 
@@ -23,6 +29,8 @@ def check_arguments(x, codes, scales, block, config) -> None:
         check_power_of_two(name, config[name])
     if config["num_stages"] < 1:
         raise ValueError(f"num_stages = {config['num_stages']}: it must be at least 1")
+    for name, tensor in (("x", x), ("codes", codes), ("scales", scales)):
+        check_given(name, tensor)
     if x.dtype not in SOURCES:
         raise TypeError(f"x has dtype {x.dtype}: it must be bfloat16, float16 or float32")
     if codes.dtype not in CODE_MAX:

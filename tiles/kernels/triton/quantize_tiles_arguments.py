@@ -8,6 +8,7 @@ import torch
 
 from .launch_checks import (
     check_fields,
+    check_given,
     check_matrix,
     check_memory,
     check_power_of_two,
@@ -165,6 +166,8 @@ def request(
     if rule not in rules:
         raise ValueError(f"rule {rule!r} of {stored} scales: choose one of {', '.join(rules)}")
     check_levels(stored, tensor_scale)
+    for name, tensor in (("x", x), ("codes", codes), ("scales", scales)):
+        check_given(name, tensor)
     if x.dtype not in SOURCES:
         raise TypeError(f"x has dtype {x.dtype}: it must be bfloat16, float16 or float32")
     check_matrix("x", x)

@@ -2,6 +2,7 @@
 
 import torch
 
+from .launch_checks import check_given
 from .tile_elements import ELEMENTS, constants
 from .tile_packing import WORD_CODES, row_bytes
 
@@ -98,6 +99,7 @@ def check_whole(name: str, shape: tuple[int, int], block: tuple[int, int]) -> No
 
 def check_codes(name: str, codes: torch.Tensor, rows: int, cols: int, element: str) -> None:
     bits = constants(element)["BITS"]
+    check_given(name, codes)
     if codes.element_size() != 1 or codes.dtype == torch.bool:
         raise TypeError(f"{name} have dtype {codes.dtype}: they must be of a one-byte dtype")
     wanted = (rows, row_bytes(cols, int(bits)))
@@ -118,6 +120,7 @@ def check_scales(
     stored: str,
     swizzled: bool,
 ) -> None:
+    check_given(name, scales)
     if scales.dtype != STORED[stored]:
         raise TypeError(f"{name} have dtype {scales.dtype}: {stored} scales are {STORED[stored]}")
     grid = [-(-n // b) if b else 1 for n, b in zip(shape, block, strict=True)]

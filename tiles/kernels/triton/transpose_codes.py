@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .launch_checks import (
     check_fields,
+    check_given,
     check_matrix,
     check_memory,
     check_power_of_two,
@@ -46,6 +47,7 @@ def _call(codes: torch.Tensor, out: torch.Tensor, config: Mapping[str, int | boo
     for name in FIELDS:
         check_power_of_two(name, config[name])
     for name, tensor in (("codes", codes), ("out", out)):
+        check_given(name, tensor)
         if tensor.element_size() != 1 or tensor.dtype == torch.bool:
             raise TypeError(f"{name} has dtype {tensor.dtype}: it must be a one-byte dtype")
         check_matrix(name, tensor)

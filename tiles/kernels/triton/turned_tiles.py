@@ -10,10 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch_checks import check_matrix, check_memory
+from .launch_checks import check_memory, check_numbers
 from .quantize_tile import _scaled, load_tile, store_scales
 from .quantize_tiles_arguments import Request, kernel_constants
-from .tile_checks import check_codes, check_scales
+from .tile_checks import check_codes, check_reach, check_scales
 from .tile_elements import encode
 from .tile_packing import store_codes
 
@@ -72,7 +72,7 @@ def _call(
     x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, *, block: int, config: Any
 ) -> tuple[Any, int, tuple[Any, ...], dict[str, Any]]:
     """Kernel, number of programs, arguments and constants of a launch."""
-    check_matrix("x", x)
+    check_numbers("x", x)
     cols, rows = x.shape
     tile_rows, tile_cols = config["block_rows"], config["block_cols"]
     if block < 1 or block & (block - 1) or tile_rows % block or tile_cols % block:
@@ -82,6 +82,7 @@ def _call(
     check_codes("codes", codes, rows, cols, "int8")
     check_scales("scales", scales, (rows, cols), (block, block), "fp32", False)
     check_memory({"codes": codes, "scales": scales}, {"x": x})
+    check_reach((tile_rows, tile_cols), (rows, cols), transposed=True)
     asked = Request(
         x=torch.empty(rows, cols, dtype=x.dtype, device="meta"), codes=codes.view(torch.uint8),
         scales=scales, codes_t=None, scales_t=None, tensor_scale=None, element="int8",

@@ -12,6 +12,7 @@ from .launch_checks import (
     OUTPUTS,
     check_aligned_rows,
     check_fields,
+    check_given,
     check_memory,
     check_tile_config,
 )
@@ -72,6 +73,8 @@ def constants(
 
 
 def _check_operands(x: torch.Tensor, weight: PackedWeight, c: torch.Tensor) -> None:
+    check_given("x", x)
+    check_given("c", c)
     if x.dtype not in (torch.bfloat16, torch.float16):
         raise TypeError(f"x has dtype {x.dtype}: it must be torch.bfloat16 or torch.float16")
     if c.dtype not in OUTPUTS:

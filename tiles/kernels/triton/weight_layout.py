@@ -90,6 +90,11 @@ class PackedWeight:
         panels = -(-self.columns // panel)
         if self.columns < 1:
             raise ValueError(f"weight.columns {self.columns}: it must be at least 1")
+        tensors = {"codes": self.codes, "row_scale": self.row_scale}
+        given = {"scale": self.scale, "zero": self.zero}
+        for name, value in (tensors | {n: t for n, t in given.items() if t is not None}).items():
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"weight.{name} is {type(value).__name__}: it must be a tensor")
         if self.codes.ndim != 3 or self.codes.shape[1] < 1:
             raise ValueError(f"weight.codes has shape {tuple(self.codes.shape)}: (panels, N, 64)")
         if (self.scale is not None) != bool(self.group) or bool(self.scale_format) != bool(
