@@ -9,8 +9,9 @@ from sim import Gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda.modules import BINARIES
 from tuning.cache_folder import cache_folder
+from tuning.limits import JobLimits
 from tuning.precompile import CompilePool
-from tuning.worker import JobLimits, Target
+from tuning.worker import Target
 
 __all__ = ["compile_ahead", "use_kept_binaries"]
 

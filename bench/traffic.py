@@ -185,7 +185,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
 
 def main(
     given: Sequence[str] | None = None,
-    count: Count = _count,
+    count: Callable[..., tuple[list[Counted], dict[str, str]]] = _count,
     find: Callable[[Gpu], list[Point]] = points,
     ready: Callable[..., object] = compile_ahead,
 ) -> int:
