@@ -34,11 +34,13 @@ F64 = NDArray[np.float64]
 NOMINAL_UTILISATION = 0.85
 #: Power that tensor cores, busy throughout, add, as a share of a large dense product's; and fp32
 #: multiply-adds and conversions of promotion.
-TENSOR_POWER, CUDA_CORE_POWER = 0.6, 0.34
+TENSOR_POWER, CUDA_CORE_POWER = 0.5, 0.16
 #: What large products draw beside both, as a share of the limit: 1 is drawn at the sustained clock.
 BASE_SHARE = 1.0 - TENSOR_POWER * NOMINAL_UTILISATION
 #: Power of products a busy clock, as a multiple of 16-bit floats'.
-INTEGER_POWER, NARROW_FLOAT_POWER = 0.85, 1.13
+INTEGER_POWER, NARROW_FLOAT_POWER = 0.88, 1.07
+#: Of a byte to or from DRAM beside a large product, in picojoules.
+MEMORY_PJ_PER_BYTE = 35.0
 
 
 def element_power(name: str) -> float:
@@ -67,14 +69,36 @@ def cores_share(*, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
     return share
 
 
-def clock_ghz(gpu: Gpu, *, element: str, tensor_busy: F64, cuda_cores_busy: F64) -> F64:
+def memory_share(gpu: Gpu, dram_bytes_per_clk: F64 | float) -> F64:
+    """What the memory draws at the highest clock, as a share of the limit.
+
+    Args:
+        dram_bytes_per_clk: that a launch moves in a clock of its own, at most DRAM's bandwidth at
+            the sustained clock.
+    """
+    most = gpu.dram_gb_per_s / (gpu.sustained_clock_mhz / 1e3)
+    pj_per_clk = MEMORY_PJ_PER_BYTE * np.minimum(dram_bytes_per_clk, most)
+    share: F64 = pj_per_clk * (gpu.max_clock_mhz / 1e3) / (gpu.tdp_w * 1e3)  # pJ / ns = mW
+    return share
+
+
+def clock_ghz(
+    gpu: Gpu,
+    *,
+    element: str,
+    tensor_busy: F64,
+    cuda_cores_busy: F64,
+    dram_bytes_per_clk: F64 | float = 0.0,
+) -> F64:
     """GHz that launches run at, the GPU's highest where power is no matter.
 
     Args:
         element: what the tensor cores multiply.
         tensor_busy, cuda_cores_busy: shares of the clocks, products' and promotion's.
+        dram_bytes_per_clk: as in :func:`memory_share`.
     """
     drawn = drawn_share(element=element, tensor_busy=tensor_busy, cuda_cores_busy=cuda_cores_busy)
     over = gpu.max_clock_mhz / gpu.sustained_clock_mhz
-    ghz: F64 = gpu.max_clock_mhz / 1e3 / np.maximum(over * drawn, 1.0)
+    drawn_at_most = over * drawn + memory_share(gpu, dram_bytes_per_clk)
+    ghz: F64 = gpu.max_clock_mhz / 1e3 / np.maximum(drawn_at_most, 1.0)
     return ghz

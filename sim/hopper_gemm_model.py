@@ -26,7 +26,7 @@ from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk"]
+__all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk", "smem_port_clk"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -56,8 +56,25 @@ def ring_exposed_clk(
     return exposed
 
 
+def smem_port_clk(gpu: Gpu, block_m: I64, block_n: I64, fill_share: float) -> F64:
+    """Clocks of the shared-memory port for a step: products read, the copy engine writes.
+
+    Every product of 64 rows reads both its operands anew.
+
+    Args:
+        fill_share: what a byte that is written takes of the port, where one that is read takes 1.
+    """
+    rows = block_m / 64 * (64 + block_n) + fill_share * (block_m + block_n)
+    clk: F64 = rows * STAGE_BYTES / gpu.smem_bytes_per_clk
+    return clk
+
+
 def chained_step_clk(
-    products_clk: F64, promotion_clk: F64, parameters: HopperGemmParameters = HOPPER_GEMM
+    products_clk: F64,
+    promotion_clk: F64,
+    parameters: HopperGemmParameters = HOPPER_GEMM,
+    *,
+    narrow_floats: bool = False,
 ) -> F64:
     """Clocks of a step whose two warpgroups take turns at the tensor cores, elementwise.
 
@@ -68,9 +85,11 @@ def chained_step_clk(
     Args:
         products_clk: both warpgroups' products with what else a step costs.
         promotion_clk: of both warpgroups' sums, at the rate of the slowest unit.
+        narrow_floats: products of 8-bit floats.
     """
     of = parameters
-    round_clk = products_clk / 2 + of.promotion_stretch * promotion_clk + of.turn_clk
+    round_clk = products_clk / CONSUMERS + of.promotion_stretch * promotion_clk + of.turn_clk
+    round_clk = round_clk + of.float_turn_clk * narrow_floats
     clk: F64 = np.maximum(products_clk, round_clk)
     return clk
 
@@ -108,18 +127,23 @@ def hopper_gemm_cost(
     # One step along K of one CTA, clocks.
     rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * depth / rate
-    promotion_clk = np.zeros(len(table))
-    step_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
+    smem_clk = smem_port_clk(gpu, bm, bn, of.smem_fill_share)
+    products_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
+    products_clk = overlap(products_clk, smem_clk, exponent=of.overlap_exponent)
+    units_clk, promotion_clk = products_clk, np.zeros(len(table))
     if promoted:
-        # Conversions and multiply-adds run side by side in pipes of their own.
-        values = bm * bn
-        slowest = 1.0 / (gpu.fma_per_clk * of.promotion_share)
-        if isinstance(activation.element, IntElement):
-            slowest = max(slowest, 1.0 / gpu.convert_per_clk)
-        promotion_clk = values * slowest
-        in_turn = step_clk + promotion_clk + of.drain_clk
-        in_chains = chained_step_clk(step_clk, promotion_clk, of)
-        step_clk = np.where(chained, in_chains, in_turn)
+        values, conversion = (
+            bm * bn,
+            isinstance(activation.element, IntElement) / gpu.convert_per_clk,
+        )
+        multiply_add = 1.0 / (gpu.fma_per_clk * of.promotion_share)
+        promotion_clk = values * max(multiply_add, conversion)  # pipes of their own
+        floats = not isinstance(activation.element, IntElement)
+        in_chains = chained_step_clk(products_clk, promotion_clk, of, narrow_floats=floats)
+        # Elsewhere a warp converts all sums before it adds the first one.
+        shown_clk = of.shown_share * values * (multiply_add + conversion)
+        in_turn = products_clk + shown_clk + of.drain_clk
+        units_clk = np.where(chained, in_chains, in_turn)
     stage_bytes = (bm / across + bn / down) * STAGE_BYTES
     l2_step_ns = l2_ns(
         gpu,
@@ -127,8 +151,6 @@ def hopper_gemm_cost(
         bytes_total=stage_bytes * at_work,
         clock_ghz=fastest_ghz,
     )
-    smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
     # The power limit is the board's: who has no tile leaves the others a higher clock.
     working = rows_m * columns / (rounds * slots)
     clock = clock_ghz(
@@ -136,6 +158,7 @@ def hopper_gemm_cost(
         element=activation.element.name,
         tensor_busy=tensor_clk / units_clk * working,
         cuda_cores_busy=promotion_clk / units_clk * working,
+        dram_bytes_per_clk=(dram_read + dram_write) / (rounds * steps * units_clk),
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
@@ -148,7 +171,8 @@ def hopper_gemm_cost(
     chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
     slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
     epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
-    under_first = np.minimum(epilogue_clk, busy_clk + exposed_clk)
+    # The next tile's first product runs under a chained one's.
+    under_first = np.minimum(epilogue_clk, products_clk / CONSUMERS)
     epilogue_clk = epilogue_clk - np.where(chained, under_first, 0.0)
     alone = main_clk + epilogue_clk
     tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)

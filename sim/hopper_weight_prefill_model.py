@@ -90,6 +90,7 @@ def hopper_weight_prefill_cost(
         element=activation.element.name,
         tensor_busy=tensor_clk / units_clk * working,
         cuda_cores_busy=issue_clk / units_clk * working,
+        dram_bytes_per_clk=(dram_read + dram_write) / (rounds * panels * units_clk),
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)

@@ -39,21 +39,21 @@ class GemmParameters(Parameters):
     #: Filling and draining the whole device around a kernel.
     device_floor_us: float = fitted(1.4, 0.4)
     #: Barriers of a stage, and issuing its loads and products, beside a running product.
-    handshake_clk: float = fitted(12.0, 0.5)
+    handshake_clk: float = fitted(10.0, 0.5)
     #: The same in a loop that is not flattened.
-    plain_handshake_clk: float = fitted(64.0, 0.4)
+    plain_handshake_clk: float = fitted(56.0, 0.4)
     #: Draining a product that the loop waits for, and starting the next.
-    drain_clk: float = fitted(430.0, 0.3)
+    drain_clk: float = fitted(407.0, 0.3)
     #: Barriers of a second warpgroup.
-    second_group_clk: float = fitted(46.0, 0.5)
+    second_group_clk: float = fitted(24.0, 0.5)
     #: A warp's own instructions of an iteration, each waiting for the one before: barriers,
     #: addresses, the loop.  Prior: 240, some 60 instructions of 4 clocks.
-    chain_clk: float = fitted(280.0, 0.3)
+    chain_clk: float = fitted(272.0, 0.3)
     #: What more of them waits for a second group of four warps.
     second_chain_clk: float = fitted(130.0, 0.5)
     #: Of them, a stage's mbarrier and asking the copy engine for the next; prior: a handshake of 60
     #: to 100 clocks.
-    tma_chain_clk: float = fitted(72.0, 0.5)
+    tma_chain_clk: float = fitted(77.0, 0.5)
     #: Of them, a 16-byte copy of every lane.  Prior: 128 lanes fill a port of 64
     #: bytes for 32 clocks.
     copy_chain_clk: float = fitted(20.0, 0.4)
@@ -62,15 +62,15 @@ class GemmParameters(Parameters):
     step_chain_clk: float = fitted(25.0, 0.4)
     #: From a tile's last product to the next one's first, beside what is counted: its drain, the
     #: way of its stores.
-    tile_clk: float = fitted(480.0, 0.4)
+    tile_clk: float = fitted(425.0, 0.4)
     #: Issue slots of a thread in an iteration.  Prior: 85, read off compiled loops.
     loop_instructions: float = fitted(95.0, 0.3)
     #: Vectors of scales, asked for an iteration ahead, and not; measured.
-    scales_clk: float = fitted(80.0, 0.4)
-    late_scales_clk: float = fitted(190.0, 0.4)
+    scales_clk: float = fitted(230.0, 0.4)
+    late_scales_clk: float = fitted(285.0, 0.4)
     #: Share of the time in which a wave touches its lines first, at DRAM's rate, that shows beside
     #: other resources: everybody waits for them.  A guess of the size that rasters differ by.
-    first_touch_exposed: float = fitted(0.14, 0.5)
+    first_touch_exposed: float = fitted(0.13, 0.5)
     #: Of the time in which a lone CTA that promotes leaves the tensor cores idle, n co-resident
     #: ones leave n^-exponent of it idle.
     serial_hidden_exponent: float = fitted(0.82, 0.3)
@@ -79,17 +79,17 @@ class GemmParameters(Parameters):
     copy_instructions: float = fitted(12.5, 0.3)
     #: Share of the shared-memory port's clocks that filling the buffers takes from reading
     #: operands.  Measured: 128 x 128 tiles beside 128 x 256 ones.
-    smem_fill_share: float = fitted(0.64, 0.3)
+    smem_fill_share: float = fitted(0.4, 0.3)
     #: What a request to the L2 costs in bytes.  Measured: 8-bit tiles of 64 columns beside 128.
-    request_bytes: float = fitted(91.0, 0.3)
+    request_bytes: float = fitted(105.0, 0.3)
     #: Bytes a clock at which spilled registers reach the L1 cache; half the port.
     spill_bytes_per_clk: float = fitted(64.0, 0.4)
     #: Of the norm that joins resources side by side.
     overlap_exponent: float = fitted(8.0, 0.3)
     #: Instruction counts of promotion, decoding and the epilogue, as a multiple of those counted.
-    promotion_share: float = fitted(1.0, 0.2)
+    promotion_share: float = fitted(1.14, 0.2)
     decode_share: float = fitted(0.66, 0.3)
-    epilogue_share: float = fitted(0.82, 0.4)
+    epilogue_share: float = fitted(0.73, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
