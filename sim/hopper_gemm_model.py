@@ -171,8 +171,8 @@ def hopper_gemm_cost(
     chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
     slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
     epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
-    # The next tile's first product runs under a chained one's.
-    under_first = np.minimum(epilogue_clk, products_clk / CONSUMERS)
+    # The next tile's first product runs under a chained one's, not its promotion.
+    under_first = np.minimum(epilogue_clk, (busy_clk + exposed_clk) / CONSUMERS)
     epilogue_clk = epilogue_clk - np.where(chained, under_first, 0.0)
     alone = main_clk + epilogue_clk
     tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)
