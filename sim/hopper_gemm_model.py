@@ -20,7 +20,7 @@ from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.parameters import HOPPER_GEMM, HopperGemmParameters, HopperWeightPrefillParameters
-from sim.traffic import footprint
+from sim.traffic import footprint, neighbours_share
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
@@ -30,6 +30,9 @@ __all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk", "smem_por
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+#: Multiprocessors whose requests for a line become one: those of a graphics processing cluster.
+NEIGHBOURS = 16
 
 
 def ring_exposed_clk(
@@ -151,6 +154,12 @@ def hopper_gemm_cost(
         bytes_total=stage_bytes * at_work,
         clock_ghz=fastest_ghz,
     )
+    # Neighbours' requests for the same lines are one to the L2.
+    window = np.maximum(NEIGHBOURS // cluster, 1)
+    a_row, b_row = 1.0 * bm * down, 1.0 * bn * across  # of a cluster
+    lone = neighbours_share(rows_m, columns, table["group_m"], window, a_row, b_row)
+    lone_ns = stage_bytes * at_work * lone / (of.lone_lines_share * gpu.l2_read_gb_per_s)
+    l2_step_ns = np.maximum(l2_step_ns, lone_ns)
     # The power limit is the board's: who has no tile leaves the others a higher clock.
     working = rows_m * columns / (rounds * slots)
     clock = clock_ghz(

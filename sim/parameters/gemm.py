@@ -143,38 +143,55 @@ class _Decoding(Parameters):
 class WeightOnlyParameters(_Decoding):
     """Of ``triton_weight_only``.
 
-    Set on the shapes in view of ``data/h200/sweeps``, 109 timings of an H200, from the priors that
-    stand in brackets.
+    Set on the shapes in view of ``data/h200/sweeps`` and ``data/h200/later_sweeps``, 239 timings of
+    an H200, from the values that stand in brackets.
     """
 
-    #: As :class:`_Decoding`'s (85).
-    loop_instructions: float = fitted(97.0, 0.3)
-    #: As :class:`_Decoding`'s (900).
-    cta_clk: float = fitted(950.0, 0.4)
+    #: As :class:`_Decoding`'s (97).
+    loop_instructions: float = fitted(60.0, 0.3)
+    #: As :class:`_Decoding`'s, of which others' waits hide a part (1).
+    decode_share: float = fitted(0.35, 0.3)
+    #: As :class:`_Decoding`'s (950).
+    cta_clk: float = fitted(2300.0, 0.4)
+    #: As :class:`_Decoding`'s (1.25).
+    loaded_latency: float = fitted(1.9, 0.3)
+    #: Of the norm that joins resources side by side (8): few warps take one after the other, as in
+    #: :class:`HopperWeightOnlyParameters`.
+    overlap_exponent: float = fitted(1.75, 0.3)
 
-    #: Filling and draining the whole device around a kernel (1.4).
-    device_floor_us: float = fitted(1.5, 0.4)
+    #: Filling and draining the whole device around a kernel (1.5).
+    device_floor_us: float = fitted(0.8, 0.4)
     #: What a warp waits for in an iteration beside its own instructions: barriers, the way from
-    #: shared memory (300).
-    wait_clk: float = fitted(280.0, 0.4)
-    #: Of 16 columns of K more, each product adding to the sums of the last (33).
-    step_clk: float = fitted(32.0, 0.4)
-    #: Share of a scheduler's issue slots that warps fill between them (0.79, of
-    #: mixed code).
-    issue_share: float = fitted(0.68, 0.2)
-    #: As ``triton_gemm``'s (430), of loops with warpgroup products.
-    drain_clk: float = fitted(395.0, 0.3)
-    #: As ``triton_gemm``'s (12.5).
-    copy_instructions: float = fitted(13.0, 0.3)
-    #: For a scale of a group: its address, its load, its conversion by integers (12).
-    scale_instructions: float = fitted(12.7, 0.4)
-    #: From a share's last sums to the last program's start of adding them up (1).
-    arrival_us: float = fitted(1.15, 0.5)
+    #: shared memory (280).
+    wait_clk: float = fitted(175.0, 0.4)
+    #: Of 16 columns of K more, each product adding to the sums of the last (32).
+    step_clk: float = fitted(40.0, 0.4)
+    #: Share of a scheduler's issue slots that warps fill between them, of mixed code (0.68).
+    issue_share: float = fitted(0.79, 0.2)
+    #: As ``triton_gemm``'s (395), of loops with warpgroup products.
+    drain_clk: float = fitted(105.0, 0.4)
+    #: As ``triton_gemm``'s (13).
+    copy_instructions: float = fitted(8.6, 0.3)
+    #: For a scale of a group: its address, its load, its conversion by integers (12.7).
+    scale_instructions: float = fitted(13.2, 0.4)
+    #: From a share's last sums to the last program's start of adding them up (1.15).
+    arrival_us: float = fitted(0.9, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedParameters(_Decoding):
-    """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``."""
+    """Of ``triton_decoded_gemm``'s own parts; its 16-bit product has those of ``triton_gemm``.
+
+    Those of its loops were set on the shapes in view of ``data/h200/sweeps`` and
+    ``data/h200/later_sweeps``, 28 timings of an H200, from the values in brackets.
+    """
+
+    #: As :class:`_Decoding`'s (85).
+    loop_instructions: float = fitted(128.0, 0.3)
+    #: As :class:`_Decoding`'s (8).
+    overlap_exponent: float = fitted(3.6, 0.3)
+    #: Clocks of a warp from one of its own instructions to the next (5, a guess).
+    instruction_clk: float = fitted(4.4, 0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
