@@ -290,7 +290,7 @@ def _loop_cost(
         "shared_memory": smem_clk / clock_ghz / 1e3,
         "l2": l2 / 1e3,
         "dram": dram / 1e3,
-        "latency": lone / 1e3,
+        "latency": np.maximum(lone, chain_clk / clock_ghz) / 1e3,
         "prologue_epilogue": ends_ns / 1e3,
         "launch": np.full(len(table), gpu.graph_launch_us),
     }

@@ -87,8 +87,7 @@ def hopper_weight_prefill_cost(
     smem_clk = (bn / 64 * x_bytes + bn * PANEL_BYTES + smem_stage) / gpu.smem_bytes_per_clk
     asked = smem_stage - x_bytes * (1 - 1 / cluster)
     l2_step_ns = l2_ns(gpu, bytes_per_sm=asked, bytes_total=asked * at_work, clock_ghz=fastest_ghz)
-    units_clk = overlap(step_clk, smem_clk, issue_clk, exponent=of.overlap_exponent)
-    units_clk = np.maximum(units_clk, round_clk)
+    units_clk = overlap(step_clk, smem_clk, issue_clk, round_clk, exponent=of.overlap_exponent)
     working = rows * columns / (rounds * slots)
     clock = clock_ghz(
         gpu,

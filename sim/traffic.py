@@ -153,11 +153,11 @@ def neighbours_share(
         group_m: raster group in tiles, at least 1.
         a_bytes, b_bytes: of a tile of A and of B.
     """
-    height = np.minimum(group_m, tiles_m)
-    ctas = np.minimum(window, tiles_m * tiles_n)
-    rows, columns = np.minimum(height, ctas), np.minimum(-(-ctas // height), tiles_n)
-    share: F64 = (rows * a_bytes + columns * b_bytes) / (ctas * (a_bytes + b_bytes))
-    return np.minimum(share, 1.0)
+    height, ctas = np.minimum(group_m, tiles_m), np.minimum(window, tiles_m * tiles_n)
+    m, n, high, end = (np.asarray(c, np.float64) for c in (tiles_m, tiles_n, height, ctas))
+    rows, columns = wave_footprint(m, n, high, np.zeros_like(end), end)
+    share: F64 = (rows * a_bytes + columns * b_bytes) / (end * (a_bytes + b_bytes))
+    return share
 
 
 def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:

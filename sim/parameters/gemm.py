@@ -108,6 +108,8 @@ class BatchedParameters(_ManyProducts):
     #: the compiler stores them byte by byte, 32 lanes at a time; in rows of 32 bytes, longer ones
     #: meet more conflicts of banks.
     turned_per_clk: float = fitted(32.0, 0.4)
+    #: Bytes of a [K, N] operand that a clock brings there without the copy engine: three timings.
+    plain_turned_bytes_per_clk: float = fitted(2.35, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
