@@ -210,13 +210,13 @@ def turned_clk(bits: int, table: ConfigTable, elements: F64, parameters: Batched
     The copy engine brings 16 bits as they are multiplied, and 8 bits are turned in registers.
     """
     bytes_ = bits // 8
-    plain = elements * bytes_ / parameters.plain_turned_bytes_per_clk
+    plain: F64 = elements * bytes_ / parameters.plain_turned_bytes_per_clk
     if bytes_ > 1:
         return np.where(table["tma"], 0.0, plain)
     # Bytes that lie a row of the tile apart share banks, the more the longer the rows are.
     conflicts = (np.minimum(table["block_k"], FULL_CONFLICT_BYTES) / TURNED_ROW_BYTES) ** 2
     conflicts = conflicts * np.maximum(table["block_n"] / TURNED_COLUMNS, 1.0)
-    clk = elements * conflicts / parameters.turned_per_clk
+    clk: F64 = elements * conflicts / parameters.turned_per_clk
     return np.where(table["tma"], clk, np.maximum(clk, plain))
 
 

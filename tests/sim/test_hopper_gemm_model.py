@@ -212,7 +212,7 @@ def test_conversions_before_additions_show_beside_two_sets_and_not_in_chains() -
             sim.price(gemm(*shape[:2], k, name), KERNEL, one(stages=6, **fields), quick).time_us[0]
             for k in (shape[2], shape[2] // 2)
         ]
-        return (times[0] - times[1]) * 1.98e3 / 8 / (shape[2] / 2 / 128)
+        return float((times[0] - times[1]) * 1.98e3 / 8 / (shape[2] / 2 / 128))
 
     in_turn = per_step("int8-b128") - per_step("e4m3-b128")
     assert in_turn == pytest.approx(HOPPER_GEMM.shown_share * 128 * 128 / 63.7, rel=0.1)

@@ -144,6 +144,6 @@ def test_neighbours_share_lines_as_a_loop_over_them_counts(
     window = min(16, tiles_m * tiles_n)
     places = [position(number, tiles_m, tiles_n, min(group_m, tiles_m)) for number in range(window)]
     rows, cols = {row for row, _ in places}, {col for _, col in places}
-    shape = (np.array([n]) for n in (tiles_m, tiles_n, group_m))
-    found = neighbours_share(*shape, 16, np.array([2.0]), np.array([1.0]))
+    m, n, group = (np.array([extent]) for extent in (tiles_m, tiles_n, group_m))
+    found = neighbours_share(m, n, group, 16, np.array([2.0]), np.array([1.0]))
     assert found[0] == pytest.approx((2 * len(rows) + len(cols)) / (3 * window))
