@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.clock import BASE_SHARE, MEMORY_PJ_PER_BYTE, cores_share
+from sim.clock import BASE_SHARE, cores_share
 from sim.gpu import Gpu
 from sim.prediction import Prediction, PricedTable
 from tiles.kernels import NumericPath
@@ -44,7 +44,7 @@ F64 = NDArray[np.float64]
 #: guess, set on no reading.
 AT_WORK = 0.25
 #: Of a byte from or to DRAM, with its way over the chip, in picojoules; set on one row, see above.
-DRAM_PJ_PER_BYTE = 128.0
+DRAM_PJ_PER_BYTE = 119.0
 
 #: Logarithm of the half-width of power's 90 % interval: half of the readings of launches of 0.2 ms
 #: and more are within 14 % (docs/energy.md), 0.67 standard deviations of a normal distribution.
@@ -165,9 +165,6 @@ def _energy_mj(
     over = gpu.max_clock_mhz / gpu.sustained_clock_mhz
     drawn_w = gpu.tdp_w * (AT_WORK + over * cores)
     energy_mj = drawn_w * time_us / 1e3 + bytes_mj(dram_bytes)
-    memory = MEMORY_PJ_PER_BYTE * dram_bytes / (1e6 * time_us * gpu.tdp_w)
-    multiplies = terms_us.get("tensor", none) > 0
-    # The clock has fallen until power met the limit; streams are predicted at the highest.
-    held = over * (BASE_SHARE + cores) + memory * multiplies >= 1.0
+    held = over * (BASE_SHARE + cores) >= 1.0  # the clock has fallen until power met the limit
     found: F64 = np.where(held, gpu.tdp_w * time_us / 1e3, energy_mj)
     return found

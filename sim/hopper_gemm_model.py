@@ -3,12 +3,13 @@
 The kernel is persistent: every CTA takes the same number of tiles but for the last.  A tile costs
 its steps along K and its epilogue; with a tile for each warpgroup (``pingpong``) the epilogue of
 one lies under the steps of the other.  Where scales change along K both warpgroups wait for one
-stage, share the tensor cores and promote together, so a step is the sum of products, promotion and
-a drain.  The timings behind that are of a source with one set of accumulators; two sets took
-between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
-Warpgroups that chain products (``chained``) take turns at the tensor cores
-(:func:`chained_step_clk`), and the next tile's first product runs under an epilogue.  CTAs of a
-cluster share the larger of their tiles, along M that of B, along N that of A.
+stage, share the tensor cores and promote together, so a step is the sum of products, a drain and
+what shows of conversions and multiply-adds.  Most timings behind that are of a source with one set
+of accumulators; two sets took between 0.95 and 1.03 of its time in one run
+(``evidence/h200/kernels/promoted-sets.json``).  Warpgroups that chain products (``chained``) take
+turns at the tensor cores (:func:`chained_step_clk`), and the next tile's first product runs under
+an epilogue.  CTAs of a cluster share the larger of their tiles, along M that of B, along N that of
+A; what neighbours in the raster ask for together the L2 brings once.
 """
 
 import numpy as np
