@@ -157,8 +157,7 @@ def hopper_gemm_cost(
     )
     # Neighbours' requests for the same lines are one to the L2.
     window = np.maximum(NEIGHBOURS // cluster, 1)
-    a_row, b_row = 1.0 * bm * down, 1.0 * bn * across  # of a cluster
-    lone = neighbours_share(rows_m, columns, table["group_m"], window, a_row, b_row)
+    lone = neighbours_share(rows_m, columns, table["group_m"], window, bm * down, bn * across)
     lone_ns = stage_bytes * at_work * lone / (of.lone_lines_share * gpu.l2_read_gb_per_s)
     l2_step_ns = np.maximum(l2_step_ns, lone_ns)
     # The power limit is the board's: who has no tile leaves the others a higher clock.

@@ -181,7 +181,7 @@ def hopper_skinny_cost(
     )
     # Neighbours' requests for the same lines are one to the L2; tiles along M follow one another.
     window = np.maximum(NEIGHBOURS * together // cluster, 1)
-    lone = neighbours_share(tiles_m, tiles_n, tiles_m, window, bm * 1.0, bn * 1.0)
+    lone = neighbours_share(tiles_m, tiles_n, tiles_m, window, bm, bn)
     asked = ctas * share * stage_bytes * lone
     l2 = np.maximum(l2, asked / (of.lone_lines_share * gpu.l2_read_gb_per_s))
     memory_ns = dram_ns(

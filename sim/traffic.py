@@ -144,20 +144,22 @@ def _count_tiles(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> list[tu
 
 
 def neighbours_share(
-    tiles_m: I64, tiles_n: I64, group_m: I64, window: I64 | int, a_bytes: F64, b_bytes: F64
+    tiles_m: I64, tiles_n: I64, group_m: I64, window: I64, a_rows: I64, b_rows: I64
 ) -> F64:
     """Share of what ``window`` CTAs with consecutive numbers ask for that none of them shares.
 
     Args:
         tiles_m, tiles_n: CTA tiles along M and N, at least 1.
         group_m: raster group in tiles, at least 1.
-        a_bytes, b_bytes: of a tile of A and of B.
+        a_rows, b_rows: of a tile of A and of B, all of one length.
     """
-    height, ctas = np.minimum(group_m, tiles_m), np.minimum(window, tiles_m * tiles_n)
-    m, n, high, end = (np.asarray(c, np.float64) for c in (tiles_m, tiles_n, height, ctas))
-    rows, columns = wave_footprint(m, n, high, np.zeros_like(end), end)
-    share: F64 = (rows * a_bytes + columns * b_bytes) / (end * (a_bytes + b_bytes))
-    return share
+    columns = (tiles_m, tiles_n, group_m, window, a_rows, b_rows)
+    distinct, inverse = distinct_rows(*columns)
+    m, n, group, end, a, b = (c[distinct].astype(np.float64) for c in columns)
+    end = np.minimum(end, m * n)
+    rows, cols = wave_footprint(m, n, np.minimum(group, m), np.zeros_like(end), end)
+    share: F64 = (rows * a + cols * b) / (end * (a + b))
+    return share[inverse]
 
 
 def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:

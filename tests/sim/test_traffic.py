@@ -145,5 +145,5 @@ def test_neighbours_share_lines_as_a_loop_over_them_counts(
     places = [position(number, tiles_m, tiles_n, min(group_m, tiles_m)) for number in range(window)]
     rows, cols = {row for row, _ in places}, {col for _, col in places}
     m, n, group = (np.array([extent]) for extent in (tiles_m, tiles_n, group_m))
-    found = neighbours_share(m, n, group, 16, np.array([2.0]), np.array([1.0]))
+    found = neighbours_share(m, n, group, *(np.array([extent]) for extent in (16, 2, 1)))
     assert found[0] == pytest.approx((2 * len(rows) + len(cols)) / (3 * window))
