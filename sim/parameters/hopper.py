@@ -104,7 +104,7 @@ class HopperGemmParameters(Parameters):
     #: Share of the shared-memory port's clocks that filling the buffers takes from the products.
     smem_fill_share: float = fitted(0.35, 0.4)
     #: Share of the L2's rate for lines that no neighbour asks for at the same time.
-    lone_lines_share: float = fitted(0.58, 0.2)
+    lone_lines_share: float = fitted(0.58, 0.07)
     #: Of the norm that joins resources side by side.
     overlap_exponent: float = fitted(6.6, 0.3)
 
@@ -160,7 +160,7 @@ class HopperSkinnyParameters(_Warpgroups):
     epilogue_clk: float = fitted(370.0, 0.4)
     #: As :class:`HopperGemmParameters`' (0.35, 0.58).
     smem_fill_share: float = fitted(0.1, 0.5)
-    lone_lines_share: float = fitted(0.5, 0.2)
+    lone_lines_share: float = fitted(0.5, 0.07)
     #: As :class:`HopperWeightOnlyParameters`'.
     packed_share: float = fitted(0.9, 0.05)
 
