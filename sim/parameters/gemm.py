@@ -5,8 +5,8 @@ priors that a comment gives where it has a figure: ``data/h200/first_look``,
 ``evidence/h200/square``, ``data/h200/replay`` at 4096 cubed and 128x7168x2048,
 ``evidence/h200/llama-3-8b`` with 4096x4096 and 28672x4096 weights at 16 and 512 rows; and again,
 with the power of the memory in the clock, to 1227 rows of the first and third of these and of the
-shapes in view of ``data/h200/sweeps`` and ``later_sweeps``.  See ``docs/cost-model.md``.  Constants of the other families are
-guesses where nothing else is said.
+shapes in view of ``data/h200/sweeps`` and ``later_sweeps``.  See ``docs/cost-model.md``.
+Constants of the other families are guesses where nothing else is said.
 """
 
 from dataclasses import dataclass
