@@ -29,7 +29,7 @@ from sim import load_gpu
 from sim.network import Phase, Span
 from workbench.networks import predict_network
 from workbench.outfile import check_outfile, write_outfile
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["CASES", "SCHEMA", "case_of", "main", "predict"]
 

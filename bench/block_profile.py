@@ -39,7 +39,7 @@ class Spent:
 
 def profile(step: Callable[[], None], device: str) -> list[Spent]:
     """Kernels of a step (operators on a CPU), means over some, the longest first."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch exports it so
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 

@@ -153,7 +153,7 @@ def _captured(step: Step) -> Step:
     """A CUDA graph of one step."""
     import torch
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -198,7 +198,10 @@ class Clock:
             return samples
         import torch
 
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        events = [
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch
+            for _ in range(count + 1)
+        ]
         events[0].record()
         for event in events[1:]:
             step()

@@ -1,6 +1,6 @@
 """A transformer block of ``workbench.nn`` with the extents that the cost model is given."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from sim.network import Activation, Block, Normalization
 
@@ -11,8 +11,17 @@ __all__ = ["CODED", "coded_block"]
 
 #: Recipes whose codes travel between the layers.
 RECIPES = ("jetfire", "jetfire-64", "jetfire-128")
+
+
+class Options(TypedDict, total=False):
+    """Of ``workbench.nn.training_runtime``."""
+
+    fused: bool
+    keep_weights: bool
+
+
 #: What is asked of the runtime besides its defaults.
-OPTIONS: dict[str, dict[str, bool]] = {
+OPTIONS: dict[str, Options] = {
     "": {},
     "-fused": {"fused": True},
     "-kept": {"keep_weights": True},

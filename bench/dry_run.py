@@ -124,7 +124,7 @@ def dry_rates() -> list[Rate]:
     Raises:
         RuntimeError: NVRTC refuses a stream.
     """
-    from tiles.kernels.offline_cuda import compiler_name
+    from tiles.kernels.nvrtc import compiler_name
 
     if compiler_name() is not None:
         for stream in STREAMS:

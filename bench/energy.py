@@ -13,7 +13,6 @@ and measures nothing.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -23,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.energy_again import again_lines, predicted
-from bench.energy_counter import per_launch
 from bench.energy_load import Load, dry_run, opened
 from bench.place import place
+from bench.record_file import moment, write_record
 from sim import Gpu, load_gpu, price
 from tiles.kernels import kernel
 from tiles.problems import parse_problem
+from tuning.energy_counter import Counted, counted, settle
 from tuning.energy_reading import BOUT_S
 from tuning.nvml import Nvml, open_nvml
-from workbench.outfile import check_outfile, write_outfile
+from workbench.outfile import check_outfile
 
 __all__ = ["PROBLEMS", "SCHEMA", "main"]
 
@@ -48,6 +48,8 @@ PROBLEMS = (
     ("quantize:16384x16384:int8.row:bf16", "triton_quantize"),
 )
 RUNS, SECONDS, SETTLE_S = 3, 2.0, 0.5
+#: Of the counter, the first one included; and how much longer a run may take to see them.
+LEAST_STEPS, LONGEST_RUNS = 5, 10
 #: What is asked: of the runs' spread, and of the prediction.
 ASKED_SPREAD, ASKED_ERROR = 0.05, 0.15
 #: What stands in a row for each run, in this order.
@@ -84,6 +86,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = _arguments(sys.argv[1:] if given is None else given)
     if arguments.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    started = moment()
     try:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
@@ -101,20 +104,19 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     for row in rows:
         print(_line(row))
-    if arguments.output is not None:
-        content = {
-            "schema": SCHEMA,
-            "gpu": arguments.gpu,
-            "dry_run": arguments.dry_run,
-            "commit": arguments.commit,
-            "command": "python -m bench.energy",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "environment": environment,
-            "runs": {"count": RUNS, "seconds": arguments.seconds, "settle_s": SETTLE_S},
-            "asked": {"spread": ASKED_SPREAD, "error": ASKED_ERROR},
-            "rows": rows,
-        }
-        write_outfile(arguments.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "runs": {"count": RUNS, "seconds": arguments.seconds, "settle_s": SETTLE_S},
+        "asked": {"spread": ASKED_SPREAD, "error": ASKED_ERROR},
+        "rows": rows,
+    }
+    write_record(
+        arguments,
+        content,
+        schema=SCHEMA,
+        command="python -m bench.energy",
+        started=started,
+        environment=environment,
+    )
     return 0
 
 
@@ -142,18 +144,33 @@ def _run(load: Load, nvml: Nvml, seconds: float) -> dict[str, Any]:
     """One run: what :data:`MEASURED` names."""
     nvml.company()  # what went on before is another's
     short_time_us = load.short_time_us()
-    found = per_launch(load.work, nvml.energy_j, seconds, time.monotonic, settle_s=SETTLE_S)
+    found = _counted(load, nvml, seconds)
     reading = load.read(nvml.read)
     return {
-        "energy_mj": 1e3 * found.energy_j,
+        "energy_mj": 1e3 * found.launch_j,
         "power_w": found.power_w,
-        "time_us": 1e6 * found.time_s,
+        "time_us": 1e6 * found.launch_s,
         "short_time_us": short_time_us,
         "clock_mhz": reading.sm_clock_mhz,
         "throttled": list(reading.throttled),
         "look_ms": 1e3 * found.look_s,
         "disturbed": nvml.company(),
     }
+
+
+def _counted(load: Load, nvml: Nvml, seconds: float) -> Counted:
+    settle(load.work, SETTLE_S, time.monotonic)
+    found = counted(
+        load.work,
+        nvml.energy_j,
+        time.monotonic,
+        window_s=seconds,
+        longest_s=LONGEST_RUNS * seconds,
+        least_steps=LEAST_STEPS,
+    )
+    if isinstance(found, str):
+        raise ValueError(f"{found}: measure on another GPU")
+    return found
 
 
 def _spread(row: dict[str, Any]) -> float:

@@ -11,7 +11,8 @@ from sim import Gpu
 from tiles.kernels import Backend, kernel
 from tiles.problems import parse_problem
 from tuning.conditions import Reading
-from tuning.energy_reading import Work, bouts
+from tuning.energy_counter import Work
+from tuning.energy_reading import bouts
 from tuning.timing import SETTLE_S, Timer, open_timer
 
 __all__ = ["Load", "dry_run", "load", "opened"]

@@ -109,12 +109,12 @@ def launch_all(path: Path) -> None:
         launch = workload.launchers(config, 1)[0]
         launch()
         torch.cuda.synchronize()
-        torch.cuda.profiler.start()
+        torch.cuda.profiler.start()  # type: ignore[no-untyped-call]  # torch
         mark((1,), (1,), ())
         torch.cuda.synchronize()  # of another stream, it might be listed behind the launch
         launch()
         torch.cuda.synchronize()
-        torch.cuda.profiler.stop()
+        torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]  # torch
 
 
 if __name__ == "__main__":

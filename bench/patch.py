@@ -15,7 +15,6 @@ import math
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ from bench.patched_block import (
     profile_patched,
 )
 from bench.place import place
+from bench.record_file import moment, write_record
 from sim import load_gpu
 from sim.calibration.folder import NO_CALIBRATION
-from workbench.outfile import check_outfile, write_outfile
+from workbench.outfile import check_outfile
 
 __all__ = ["SCHEMA", "main"]
 
@@ -76,6 +76,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = _arguments(sys.argv[1:] if given is None else given)
     if arguments.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    started = moment()
     try:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
@@ -85,19 +86,18 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     for row in rows:
         print(_line(row))
-    if arguments.output is not None:
-        content = {
-            "schema": SCHEMA,
-            "gpu": arguments.gpu,
-            "dry_run": arguments.dry_run,
-            "commit": arguments.commit,
-            "command": "python -m bench.patch",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "environment": environment,
-            "asked": ASKED,
-            "rows": [row | {"measured": _without_nan(row["measured"])} for row in rows],
-        }
-        write_outfile(arguments.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "asked": ASKED,
+        "rows": [row | {"measured": _without_nan(row["measured"])} for row in rows],
+    }
+    write_record(
+        arguments,
+        content,
+        schema=SCHEMA,
+        command="python -m bench.patch",
+        started=started,
+        environment=environment,
+    )
     wrong = [row for row in rows if row["measured"]["error"] > row["measured"]["error_bound"]]
     return 1 if wrong else 0
 

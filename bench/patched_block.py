@@ -20,7 +20,7 @@ from tiles.kernels import kernel, kernels
 from tiles.problems import Gemm, Problem, Quantize
 from tiles.recipes import recipe
 from workbench.network_models import read_network
-from workbench.predictions import Pricer
+from workbench.pricer import Pricer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,7 +267,7 @@ def _captured(block: "torch.nn.Module", x: "torch.Tensor") -> "torch.cuda.CUDAGr
     import torch
 
     compiled: Callable[[torch.Tensor], Any] = torch.compile(block, fullgraph=True, dynamic=False)
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -6,6 +6,7 @@ does not give away without a synchronisation; nothing is charged for that.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from tiles.problems import RowOrder, SecondOperand
 
 __all__ = [
     "PROBE_ERRORS",
+    "Launch",
     "batched_loop",
     "bmm_bf16",
     "deep_gemm",
@@ -25,7 +27,8 @@ __all__ = [
     "torch_grouped",
 ]
 
-Launch = Callable[[], None]
+#: A call; torch's also return what they wrote.
+Launch = Callable[[], Any]
 #: What a peer may raise that is not there, or does not take the problem.
 PROBE_ERRORS = (
     AssertionError,  # DeepGEMM's refusals
@@ -79,7 +82,7 @@ def grouped_loop(
     workload: GroupedWorkload, made: GroupedOperands, product: Callable[..., Launch] = _plain
 ) -> Launch:
     """Expert by expert; gathered rows are gathered before and scattered after each product."""
-    problem, launches = workload.problem, []
+    problem, launches = workload.problem, list[Launch]()
     device, block = workload.device, _blockwise(workload)
     masked = problem.layout.order is RowOrder.MASKED
     flat_a, flat_c = made.a.flatten(0, -2), made.c.flatten(0, -2)
@@ -99,9 +102,9 @@ def grouped_loop(
             if a_scale is not None and a_scale.shape[0] > 1:
                 a_scale = a_scale[read]
             before, after = flat_a.view(bits), rows.view(bits)
-            launches.append(lambda x=before, i=read, y=after: torch.index_select(x, 0, i, out=y))
+            launches.append(partial(torch.index_select, before, 0, read, out=after))
             launches.append(product(rows, made.b[expert], out, a_scale, b_scale, block))
-            launches.append(lambda i=written, x=out: flat_c.index_copy_(0, i, x))
+            launches.append(partial(flat_c.index_copy_, 0, written, out))
             continue
         first = int(workload.routing.first[expert])
         span = slice(first, first + count)
@@ -130,7 +133,7 @@ def torch_grouped(workload: GroupedWorkload, made: GroupedOperands) -> Launch:
     assert made.offsets is not None
     ends = made.offsets[1:].to(torch.int32)
     right = made.b.transpose(1, 2)
-    if made.a_scale is None:
+    if made.a_scale is None or made.b_scale is None:
         return lambda: made.c.copy_(torch._grouped_mm(made.a, right, offs=ends))
     if _blockwise(workload) or made.a_scale.shape[0] == 1:
         raise ValueError("scales must be those of rows")

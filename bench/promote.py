@@ -9,7 +9,6 @@ promote``, in turns.  ``--dry-run`` decides by the cost model alone, and says so
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -20,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from bench.place import place
+from bench.record_file import moment, write_record
 from sim import Gpu, load_gpu, price
 from tiles.kernels import kernel
 from tiles.problems import parse_problem
 from tuning.promotion.contest import Contender, Contest, Status
 from tuning.promotion.run import plan_of, promote
-from workbench.outfile import check_outfile, write_outfile
+from workbench.outfile import check_outfile
 from workbench.promotions import Promotion
 
 __all__ = ["PROBLEMS", "SCHEMA", "contest_of", "main"]
@@ -73,6 +73,7 @@ def contest_of(text: str, family: str, gpu: Gpu, *, better: bool) -> Contest:
 def main(given: Sequence[str] | None = None) -> int:
     """Run from the command line; 2 for the caller's mistake, 1 where a decision is another."""
     arguments = _arguments(sys.argv[1:] if given is None else given)
+    started = moment()
     try:
         if arguments.output is not None:
             check_outfile(arguments.output, SCHEMA)
@@ -85,20 +86,19 @@ def main(given: Sequence[str] | None = None) -> int:
         return 2
     for row in rows:
         print(_line(row, simulated=arguments.dry_run))
-    if arguments.output is not None:
-        content = {
-            "schema": SCHEMA,
-            "gpu": arguments.gpu,
-            "dry_run": arguments.dry_run,
-            "commit": arguments.commit,
-            "command": "python -m bench.promote",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.monotonic() - begun, 1),
-            "environment": environment,
-            "min_gain": MIN_GAIN,
-            "rows": rows,
-        }
-        write_outfile(arguments.output, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "seconds": round(time.monotonic() - begun, 1),
+        "min_gain": MIN_GAIN,
+        "rows": rows,
+    }
+    write_record(
+        arguments,
+        content,
+        schema=SCHEMA,
+        command="python -m bench.promote",
+        started=started,
+        environment=environment,
+    )
     return 0 if all(row["as_expected"] for row in rows) else 1
 
 

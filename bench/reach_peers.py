@@ -6,7 +6,6 @@ one that answers something else than the product is refused, too: a fast wrong a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from bench.deep_gemm_peer import aligned_scales, dense_product
 from bench.jetfire_peer import released_us
 from bench.product_peers import (
     PROBE_ERRORS,
+    Launch,
     batched_loop,
     bmm_bf16,
     deep_gemm,
@@ -43,8 +43,6 @@ _RIVALS = {rival.name: rival for rival in RIVALS}
 #: Root mean square error over the product's from which an answer counts as wrong.  Fast
 #: accumulation leaves less than 0.01 at the longest K; a scale or a block that is mixed up 1.
 WRONG = 0.05
-
-Launch = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +207,7 @@ def _copies(size: int, device: str) -> Launchers:
     return _fresh(make)
 
 
-_MANY = {
+_MANY: dict[str, Callable[..., Launch]] = {
     reach.LOOP: grouped_loop,
     reach.DEEP_GEMM_LOOP: deep_gemm_loop,
     reach.DEEP_GEMM: deep_gemm,
@@ -222,7 +220,7 @@ _LOOPS = (reach.LOOP, reach.DEEP_GEMM_LOOP)
 
 def _many(name: str, workload: GroupedWorkload | BatchedWorkload) -> Peer:
     """A peer on copies of the workload's own operands."""
-    make: Callable[..., Callable[[], None]] = _MANY[name]
+    make = _MANY[name]
     note = "counts known on the host" if name in _LOOPS else ""
     made = workload.operands.copy()
     if name == reach.BMM:
@@ -238,7 +236,7 @@ def _many(name: str, workload: GroupedWorkload | BatchedWorkload) -> Peer:
         if not error < WRONG:
             raise ValueError(f"its answer is wrong: relative error {error:.2g}")
 
-    def launchers(sets: int) -> list[Callable[[], None]]:
+    def launchers(sets: int) -> list[Launch]:
         copies = [workload.operands, *(workload.operands.copy() for _ in range(sets - 1))]
         return [make(workload, copy) for copy in copies]
 

@@ -18,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from tuning.recording.record import PASSES, SAMPLING_MS, record
 from tuning.recording.rehearsal import Assumed, Rehearsal
 from tuning.recording.tables import recorded_sets
 from tuning.visible_gpu import visible_gpu
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["export", "main", "stored_design"]
 
@@ -152,7 +153,6 @@ def _measure(
         if taken and not arguments.quiet:
             print(f"{shard[0]}/{shard[1]}  {study.key}: {taken} passes", flush=True)
 
-    extra = {} if machine is None else {"measuring": machine, "clock": machine.clock}
     done = record(
         design,
         gpu,
@@ -162,8 +162,9 @@ def _measure(
         passes=arguments.passes,
         retry_failed=arguments.retry_failed,
         sampling_ms=arguments.sampling_ms,
+        measuring=machine,
+        clock=time.monotonic if machine is None else machine.clock,
         progress=tell,
-        **extra,
     )
     stalled = "" if machine is None else f", {machine.stalled:.0f} s of them waiting for compilers"
     return (

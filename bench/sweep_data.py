@@ -105,7 +105,7 @@ def sweep_set(runs: Sequence[Run], commit: str, day: str = "") -> SweepSet:
 
 def _without(run: Run) -> list[tuple[str, ...]]:
     """A line for each configuration without a time, and for each study without any trial."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for study in run.studies:
         where = (run.folder.name, str(study.problem), study.kernel)
         if not study.trials:

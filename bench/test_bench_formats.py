@@ -65,6 +65,7 @@ def test_encode_and_decode(benchmark: BenchmarkFixture, x: torch.Tensor, name: s
         round_trip, setup=plain_in_turn, rounds=ROUNDS, warmup_rounds=1, iterations=1
     )
     assert values.shape == x.shape
+    assert benchmark.stats is not None
     ratio = benchmark.stats["min"] / min(plain)
     benchmark.extra_info["times the plain pass"] = round(ratio, 2)
     benchmark.extra_info["plain ms"] = round(min(plain) * 1e3, 1)

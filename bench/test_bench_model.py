@@ -25,6 +25,7 @@ def test_price_a_legal_space(benchmark: BenchmarkFixture, family_name: str, name
     table = family.legal_space(problem, gpu.limits).accepted
     priced = benchmark(price, problem, family, table, gpu)
     assert len(priced) == len(table)
+    assert benchmark.stats is not None
     benchmark.extra_info["predictions per second"] = round(len(table) / benchmark.stats["median"])
 
 

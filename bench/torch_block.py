@@ -5,6 +5,7 @@ normalisations stand before, linear layers have no bias, no dropout.  Imports to
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from sim.network import Activation, Block, Normalization
 
 __all__ = ["TransformerBlock"]
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     Activation.GELU: functional.gelu,
     Activation.SILU: functional.silu,
     Activation.RELU: functional.relu,
@@ -26,19 +27,23 @@ THETA = 10_000.0
 class TransformerBlock(nn.Module):
     """Attention and a feed-forward part on ``(sequences, length, hidden)``."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+
     def __init__(
         self, block: Block, length: int, *, dtype: torch.dtype, device: str, seed: int = 0
     ) -> None:
         super().__init__()
         self.block = block
-        made = {"dtype": dtype, "device": device}
-        self.linears = nn.ModuleDict(
-            {one.name: nn.Linear(one.k, one.n, bias=False, **made) for one in block.linears}
-        )
+        linears = {
+            one.name: nn.Linear(one.k, one.n, bias=False, dtype=dtype, device=device)
+            for one in block.linears
+        }
         norm = nn.RMSNorm if block.normalization is Normalization.RMS else nn.LayerNorm
-        self.norms = nn.ModuleList(norm(block.hidden, **made) for _ in range(2))
+        self.linears = nn.ModuleDict(linears)
+        self.norms = nn.ModuleList(norm(block.hidden, dtype=dtype, device=device) for _ in range(2))
         generator = torch.Generator(device=device).manual_seed(seed)
-        for linear in self.linears.values():
+        for linear in linears.values():
             # Outputs stay near one, as in a trained network.
             spread = 1 / math.sqrt(linear.in_features)
             linear.weight.data.normal_(0.0, spread, generator=generator)
@@ -47,8 +52,8 @@ class TransformerBlock(nn.Module):
             torch.arange(length, dtype=torch.float32),
             THETA ** (-torch.arange(half, dtype=torch.float32) / half),
         ).repeat(1, 2)
-        self.register_buffer("cos", angles.cos().to(**made), persistent=False)
-        self.register_buffer("sin", angles.sin().to(**made), persistent=False)
+        for name, values in (("cos", angles.cos()), ("sin", angles.sin())):
+            self.register_buffer(name, values.to(device, dtype), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self._attention(self.norms[0](x))
@@ -68,7 +73,8 @@ class TransformerBlock(nn.Module):
             q, k, v, is_causal=block.causal, enable_gqa=block.heads != block.kv_heads
         )
         merged = out.transpose(1, 2).reshape(sequences, length, block.query_width)
-        return self.linears["o"](merged)
+        projected: torch.Tensor = self.linears["o"](merged)
+        return projected
 
     def _rotated(self, x: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, dim=-1)
@@ -76,7 +82,10 @@ class TransformerBlock(nn.Module):
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         act = _ACTIVATIONS[self.block.activation]
-        if not self.block.gated:
-            return self.linears["down"](act(self.linears["up"](x)))
-        gate, up = self.linears["gate_up"](x).chunk(2, dim=-1)
-        return self.linears["down"](act(gate) * up)
+        if self.block.gated:
+            gate, up = self.linears["gate_up"](x).chunk(2, dim=-1)
+            inner = act(gate) * up
+        else:
+            inner = act(self.linears["up"](x))
+        out: torch.Tensor = self.linears["down"](inner)
+        return out

@@ -25,7 +25,7 @@ from bench.place import place
 from bench.traffic_points import Point, points, summary
 from sim import Gpu, load_gpu
 from workbench.outfile import check_outfile, write_outfile
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["SCHEMA", "count_all", "main", "read_record", "record_text"]
 

@@ -15,7 +15,7 @@ from sim.prediction import PricedTable
 from sim.traffic_replay import Raster, replay
 from tiles.kernels import ConfigTable, TileConfig, kernel, kernels
 from tiles.kernels.closure import source_digest
-from tiles.kernels.gemm import smem_bytes
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.problems import Gemm, Problem, parse_problem
 
 __all__ = ["ASKED", "Point", "points", "raster_of", "summary"]

@@ -72,7 +72,7 @@ def batches(folder: Path, texts: list[str], limit: int) -> list[Batch]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(limit)
     tokenizer.enable_padding()
-    made = []
+    made: list[Batch] = []
     for begin in range(0, len(texts), 16):
         rows = tokenizer.encode_batch(texts[begin : begin + 16])
         ids, mask = ([getattr(r, name) for r in rows] for name in ("ids", "attention_mask"))

@@ -61,7 +61,8 @@ class Block(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         stream = stream + self.out(mixed.transpose(1, 2).flatten(2))
         normed = self.norm2(stream.float()).to(stream.dtype)
-        return stream + self.down(self.activation(self.up(normed)))
+        fed: torch.Tensor = self.down(self.activation(self.up(normed)))
+        return stream + fed
 
 
 class Gpt(nn.Module):
@@ -85,10 +86,11 @@ class Gpt(nn.Module):
         places = torch.arange(ids.shape[1], device=ids.device)
         stream = (self.embed(ids) + self.place(places)).to(self.dtype)
         stream = self.blocks(stream).float()
-        return self.head(self.norm(stream))
+        logits: torch.Tensor = self.head(self.norm(stream))
+        return logits
 
 
-def build(size: Size, recipe: str | Recipe, seed: int, device: str) -> nn.Module:
+def build(size: Size, recipe: str | Recipe, seed: int, device: str) -> Gpt:
     """The same initial parameters under any recipe; norm and head at the end stay in fp32."""
     torch.manual_seed(seed)
     model = Gpt(size)
@@ -145,7 +147,8 @@ def train(size: Size, recipe: str | Recipe, text: torch.Tensor, *, seed: int, de
         for group in optimizer.param_groups:
             group["lr"] = size.rate * min(1.0, (step + 1) / (size.steps / 10))
         optimizer.zero_grad(set_to_none=True)
-        loss_of(model, batch_of(text[:split], size, generator).to(device)).backward()
+        loss = loss_of(model, batch_of(text[:split], size, generator).to(device))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
         guard.step()
     held_out = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -2,12 +2,11 @@
 
 INT8 in and out moves so few bytes an element that instructions count: an H200 copies two bytes an
 element in the time of 15 instructions.  Counts were read off the SASS of 32 x 32 blocks, compiled
-for sm_90 with two vectors a thread.  What random bits cost was set on nine timings of an H200
-at 8192 x 8192 (``data/h200/sweeps``), when they took a Philox call for four elements; one for eight
-takes half as many multiplications.  Kernels on rows are predicted a fifth too fast.
+for sm_90 (NVRTC 13.0) with two and four vectors a thread.  A CTA goes from block to block: a round
+takes what all CTAs of an SM ask of its busiest resource, and no less than the CTA's own chain.
 
-Left out: bank conflicts of backward's sums over rows, barriers of a cluster beyond one latency
-each, and DRAM pages that 32-byte rows of a block open.
+Left out: a table of activations that is filled for each block beyond its issue slots, instructions
+of 8-bit floats beyond a difference, where a cluster's CTAs may lie, and spills.
 """
 
 import numpy as np
@@ -29,54 +28,78 @@ from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.dataflow import (
     BLOCK_OPS,
+    TABLED_ELEMENTS,
     block_registers,
     items,
     row_registers,
     row_smem_bytes,
     row_steps,
 )
+from tiles.kernels.dataflow_family import block_of
 from tiles.problems import Dataflow
 
 __all__ = ["dataflow_cost", "instructions"]
 
 F64 = NDArray[np.float64]
 
-#: Instructions an element rounded to nearest, without what is done once a block and thread.
+#: Instructions an element rounded to nearest, without what is done once a block and thread.  Of
+#: activations: looked up in a table (TABLED), worked out (the others).
 ELEMENT_INSTRUCTIONS = {
-    "gelu": 15.2, "gelu-bwd": 22.4, "silu": 11.0, "silu-bwd": 17.0, "relu": 6.8, "relu-bwd": 8.0,
-    "dropout": 14.1, "residual": 13.0, "layernorm": 13.2, "layernorm-apply": 9.5,
-    "layernorm-bwd": 36.0, "rmsnorm": 11.8, "rmsnorm-apply": 8.0, "rmsnorm-bwd": 36.0,
+    "gelu": 15.2, "gelu-bwd": 22.4, "silu": 11.0, "silu-bwd": 17.0, "relu": 4.2, "relu-bwd": 6.0,
+    "dropout": 11.8, "residual": 12.3, "layernorm": 13.5, "layernorm-apply": 9.9,
+    "layernorm-bwd": 32.2, "rmsnorm": 13.0, "rmsnorm-apply": 9.6, "rmsnorm-bwd": 29.6,
 }  # fmt: skip
-#: Special functions an element.
+TABLED = {"gelu": 9.7, "gelu-bwd": 13.5, "silu": 9.3, "silu-bwd": 13.3}
+#: Special functions an element that is not looked up.
 SPECIAL_FUNCTIONS = {"gelu": 2, "gelu-bwd": 3, "silu": 2, "silu-bwd": 2}
-#: Once a thread and block: places, scales, the largest value over the lanes.
-BLOCK_INSTRUCTIONS = 90.0
-ROW_INSTRUCTIONS = 190.0
+#: Lanes of a warp look up different words of a table: so many lie in the busiest bank.
+BANK_CONFLICTS = 3.5
+#: Once a thread and block: places, scales, the largest value over the lanes.  Once a thread.
+BLOCK_INSTRUCTIONS, THREAD_INSTRUCTIONS = 105.0, 85.0
+#: Once a thread and row group: sums over its lanes, warps and CTAs.
+ROW_INSTRUCTIONS = 500.0
 #: Philox, 40 for eight elements, and what rounding takes beyond the addition to nearest.
-STOCHASTIC_INSTRUCTIONS = 5.0 + 3.5
+STOCHASTIC_INSTRUCTIONS = 6.6
 #: Wide multiplications an element, see ``sim.pipes``.
-STOCHASTIC_MULTIPLIES = 2.5
+STOCHASTIC_MULTIPLIES = 2.4
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
 FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
+#: Clocks from an instruction of a warp to the next one, which mostly needs its result, and the
+#: norm of a CTA's own chain and of what its SM does meanwhile.  Set on nine operators at
+#: 8192 x 8192 (``data/h200/later_sweeps``), with instructions counted in the code of then.
+DEPENDENT_CLK, CHAIN_EXPONENT = 3.0, 2.0
+#: Of DRAM's bandwidth, what reading two matrices and writing a third reaches: pages of three at a
+#: time.  Set on backward ReLU, likewise.
+TWO_INPUTS_SHARE = 0.8
+
+
+def _tabled(problem: Dataflow) -> bool:
+    """Whether activations are looked up: blocks are large enough to fill a table for each."""
+    rows, cols = block_of(problem)
+    return problem.op in TABLED and rows * cols >= TABLED_ELEMENTS
 
 
 def instructions(problem: Dataflow, table: ConfigTable) -> F64:
-    """Instructions an element, everything included."""
-    count = ELEMENT_INSTRUCTIONS[problem.op]
+    """Issue slots an element, everything included."""
+    count = TABLED[problem.op] if _tabled(problem) else ELEMENT_INSTRUCTIONS[problem.op]
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
     if stochastic:
         count += STOCHASTIC_INSTRUCTIONS
     count += _multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
     if not isinstance(problem.target.element, IntElement):
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
-    once = BLOCK_INSTRUCTIONS if problem.op in BLOCK_OPS else ROW_INSTRUCTIONS
-    return np.asarray(count + once / (16.0 * items(problem, table)), np.float64)
+    each = 16.0 * items(problem, table)
+    if problem.op in BLOCK_OPS:
+        once = BLOCK_INSTRUCTIONS + THREAD_INSTRUCTIONS / table["steps"]
+    else:
+        once = BLOCK_INSTRUCTIONS + ROW_INSTRUCTIONS / row_steps(problem, table)
+    return np.asarray(count + once / each, np.float64)
 
 
 def _multiplies(problem: Dataflow) -> float:
     """Wide multiplications an element: Philox, once more for the mask of dropout."""
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
-    return STOCHASTIC_MULTIPLIES * (stochastic + (problem.op == "dropout") / 2)
+    return STOCHASTIC_MULTIPLIES * (stochastic + (problem.op == "dropout"))
 
 
 def dataflow_cost(
@@ -107,6 +130,8 @@ def dataflow_cost(
         ctas = -(-blocks // np.maximum(threads // table["lanes"] * table["steps"], 1))
         in_flight = threads * have * 16.0 * problem.matrices
         idle: F64 = np.zeros(len(table))
+        rounds = table["steps"].astype(np.float64)
+        waits = 1.0 / rounds  # all loads but the first are asked for a step ahead
     else:
         needed = row_registers(problem, table)
         smem = row_smem_bytes(problem, table)
@@ -116,12 +141,17 @@ def dataflow_cost(
         walking = backward | (table["clusters"] > 1)
         clusters = np.where(walking, np.minimum(groups, table["clusters"]), groups)
         ctas = clusters * table["splits"]
-        steps = row_steps(problem, table) if problem.op != "residual" else 1
-        in_flight = threads * have * 16.0 * problem.matrices * steps
+        steps = row_steps(problem, table)
+        # Addends come step by step; what norms are taken of is asked for as a whole.
+        at_once = 1 if problem.op == "residual" else steps
+        in_flight = threads * have * 16.0 * problem.matrices * at_once
         partial = 8.0 * cols * clusters * backward
         written, read = written + partial, read + partial
         walks = -(-groups // clusters)
-        idle = walks * 2.0 * np.where(table["splits"] > 1, rows_of.cluster_clk, 60.0) / clock_ghz
+        rounds = (walks * steps).astype(np.float64)
+        waits = one / steps  # likewise, of a row group
+        # Two exchanges of sums a row group, over its steps.
+        idle = 2.0 * np.where(table["splits"] > 1, rows_of.cluster_clk, 60.0) / clock_ghz / steps
     # The compiler unrolls into what the CTAs that an SM should hold leave it, up to about twice.
     allowed = gpu.registers_per_sm // np.maximum(threads * table["ctas"], 1) // 8 * 8
     registers = np.clip(allowed, needed, 2 * needed)
@@ -129,37 +159,53 @@ def dataflow_cost(
         gpu, registers=compiled.registers(registers), smem_bytes=compiled.smem(smem), warps=warps
     )
     spread = waves(ctas, occupancy, gpu.sm_count)
-    sm_share = (spread.full * occupancy + spread.tail_per_sm) / ctas
-
     flying = np.minimum(np.minimum(spread.capacity, ctas) * in_flight, read)
     read_gb_per_s = min(gpu.dram_read_gb_per_s, gpu.dram_copy_gb_per_s)
     dram = read / (read_gb_per_s * saturation(flying, read_gb_per_s, gpu.dram_latency_ns))
     # Reads and writes together do not exceed what a copy reaches.
     dram = np.maximum(dram, (read + written) / gpu.dram_copy_gb_per_s) / of.dram_share
+    if problem.matrices > 1:
+        dram = dram / TWO_INPUTS_SHARE
     moved = read + written
-    l2 = l2_ns(gpu, bytes_per_sm=moved * sm_share, bytes_total=moved, clock_ghz=clock_ghz)
-    on_sm = elements * sm_share / clock_ghz
-    issue = on_sm * (of.instruction_share * instructions(problem, table)) / gpu.issue_per_clk
-    special = on_sm * SPECIAL_FUNCTIONS.get(problem.op, 0) / gpu.special_per_clk
-    multiply = on_sm * _multiplies(problem) / gpu.int_per_clk
-    turns = spread.count.astype(np.float64) * (of.cta_clk / clock_ghz) + idle
+    # Of every SM, as if all had the same; the waves below tell which have more.
+    even = 1.0 / gpu.sm_count
+    l2 = l2_ns(gpu, bytes_per_sm=moved * even, bytes_total=moved, clock_ghz=clock_ghz)
+    on_sm = elements * even / clock_ghz
+    slots = instructions(problem, table)
+    issue = on_sm * (of.instruction_share * slots) / gpu.issue_per_clk
+    functions = 0 if _tabled(problem) else SPECIAL_FUNCTIONS.get(problem.op, 0)
+    special = one * (on_sm * functions / gpu.special_per_clk)
+    multiply = one * (on_sm * _multiplies(problem) / gpu.int_per_clk)
+    looked_up = one * (on_sm * BANK_CONFLICTS * _tabled(problem) / gpu.warp_threads)
+    cuda_cores = np.maximum(issue, np.maximum(special, multiply))
+    # Few CTAs share all of DRAM; what they have in flight says how much they get.
+    shared = dram * np.minimum(ctas / gpu.sm_count, 1.0)
+    work = overlap(shared, l2, issue, special, multiply, looked_up, exponent=of.overlap_exponent)
+    # A CTA's round: it waits for its loads, computes for each of its vectors and stores.
+    per_cta = work * gpu.sm_count / (ctas * rounds)
+    own_clk = DEPENDENT_CLK * slots * 16.0 * have
+    chain = own_clk / clock_ghz + (of.cta_clk / clock_ghz + gpu.dram_latency_ns) * waits + idle
+    if problem.op not in BLOCK_OPS:
+        # Sums over rows and largest values of blocks: all its warps meet at every step.
+        chain = chain + cuda_cores * gpu.sm_count / (ctas * rounds)
+    full = overlap(per_cta * occupancy, chain, exponent=CHAIN_EXPONENT)
+    tail = overlap(per_cta * spread.tail_per_sm, chain, exponent=CHAIN_EXPONENT)
+    # CTAs drift apart from wave to wave: what a partial one costs beyond its share shows less.
+    share = spread.tail_ctas / spread.capacity
+    beyond = np.maximum((spread.tail_ctas > 0) * tail - share * full, 0.0)
+    main = rounds * ((spread.full + share) * full + beyond / np.maximum(spread.full, 1))
+    main = overlap(main, ctas * of.cta_start_ns)
+    latency = rounds * spread.count * chain
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us
-    # A CTA loads, computes and stores one after the other; co-resident ones fill its gaps, and so
-    # do the other warps of its own unless they all wait for row sums.
-    cuda_cores = np.maximum(issue, np.maximum(special, multiply))
-    together = overlap(dram, l2, issue, special, multiply, turns, exponent=of.overlap_exponent)
-    apart = dram + cuda_cores
-    resident = np.clip(ctas / gpu.sm_count, 1, occupancy)
-    filling = resident * (np.maximum(warps, 1) / 4 if problem.op in BLOCK_OPS else 1.0)
-    main = together + np.maximum(apart - together, 0.0) / (filling + 1)
     return Cost(
         time_us=main / 1e3 + ends_us + launch_us,
         terms_us={
             "dram": dram / 1e3,
             "l2": l2 / 1e3,
             "cuda_cores": cuda_cores / 1e3,
-            "latency": turns / 1e3,
+            "load_store": looked_up / 1e3,
+            "latency": latency / 1e3,
             "prologue_epilogue": ends_us * one,
             "launch": launch_us * one,
         },

@@ -37,7 +37,7 @@ from sim.waves import waves
 from tiles.formats import element
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.decoded_resources import native_smem_bytes
-from tiles.kernels.gemm import smem_bytes
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.problems import Gemm
 
 __all__ = ["dram_read_bytes", "gemm_cost", "padded_rows"]

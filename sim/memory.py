@@ -74,19 +74,19 @@ def exposed_ns(latency_ns: F64, steady_ns: F64, stages: F64, held: float) -> F64
 
 def raised(term: F64, exponent: float) -> F64:
     """``term ** exponent``; products take a tenth of the time of a power."""
-    if exponent != 8.0:
+    if exponent not in (4.0, 8.0):
         return np.asarray(term**exponent, np.float64)
     square = term * term
     fourth = square * square
-    return fourth * fourth
+    return fourth if exponent == 4.0 else fourth * fourth
 
 
 def rooted(total: F64, exponent: float) -> F64:
     """``total ** (1 / exponent)``; three roots take a fraction of the time of a power."""
-    if exponent != 8.0:
+    if exponent not in (4.0, 8.0):
         return np.asarray(total ** (1.0 / exponent), np.float64)
-    root: F64 = np.sqrt(np.sqrt(np.sqrt(total)))
-    return root
+    root: F64 = np.sqrt(np.sqrt(total))
+    return root if exponent == 4.0 else np.sqrt(root)
 
 
 def overlap(*terms: F64, exponent: float = 8.0) -> F64:

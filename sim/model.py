@@ -34,6 +34,7 @@ from sim.parameters import (
     HOPPER_WEIGHT_PREFILL,
     OUTLIER,
     STREAM,
+    TURNS,
     WEIGHT_ONLY,
     Parameters,
 )
@@ -99,7 +100,7 @@ class _Model:
     product: str = ""  #: the family whose parameters its plain product has
 
 
-_QUANTIZE = _Model(lambda problem, _, *rest: quantize_cost(problem, *rest), STREAM)
+_QUANTIZE = _Model(lambda problem, _, *rest: quantize_cost(problem, *rest), TURNS)
 _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     (Gemm, GemmConfig): _Model(scaled_gemm_cost, GEMM),
     (Gemm, HopperGemmConfig): _Model(
@@ -134,10 +135,10 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     ),
     (Quantize, TritonQuantizeConfig): _QUANTIZE,
     (Quantize, CudaQuantizeConfig): _QUANTIZE,
-    (Quantize, TritonQuantizeTilesConfig): _Model(tile_stream_cost, STREAM),
-    (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, STREAM),
-    (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, STREAM),
-    (Transpose, CudaTransposeConfig): _Model(tile_stream_cost, STREAM),
+    (Quantize, TritonQuantizeTilesConfig): _Model(tile_stream_cost, TURNS),
+    (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, TURNS),
+    (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, TURNS),
+    (Transpose, CudaTransposeConfig): _Model(tile_stream_cost, TURNS),
     (Dataflow, DataflowBlocksConfig): _Model(dataflow_cost, STREAM),
     (Dataflow, DataflowRowsConfig): _Model(dataflow_cost, DATAFLOW_ROW),
 }

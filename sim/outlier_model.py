@@ -24,7 +24,7 @@ from sim.parameters import GEMM, OUTLIER, GemmParameters, OutlierParameters
 from sim.pipes import uses_warpgroups
 from sim.waves import waves
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.gemm import smem_bytes
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.outlier_gemm import (
     expected_columns,
     fallback_capacity,

@@ -31,11 +31,10 @@ Bool = NDArray[np.bool_]
 #: Four schedulers issue one warp instruction of 32 lanes each a clock.
 ISSUE_LANES = 128
 SCHEDULERS = 4
-#: Issue slots that a multiplication of 32 bits to 64 takes.  Set on stochastic rounding in sweeps
-#: of an H200 (``data/h200/sweeps``, shapes in view): INT8 dataflow and quantisation of 8192 x 8192
-#: take some ten slots an element more than the instructions of Philox, whose words take five such
-#: multiplications each.  That these are what costs them is a guess.
-WIDE_MULTIPLY_SLOTS = 3
+#: Issue slots that a multiplication of 32 bits to 64 takes: the half of the FMA pipe that has it
+#: takes two clocks.  Triton's quantisation with stochastic rounding of 8192 x 8192, 83.3 us on an
+#: H200 (``data/h200/later_sweeps``, shapes in view), is told 1 % too fast; by three 6 % too slow.
+WIDE_MULTIPLY_SLOTS = 2
 #: From this capability on, integers are multiplied by ``mma.sync`` although there is better.  Its
 #: rate there is a prior: ``mma_sync_share`` of the element's peak, never measured.
 INTEGER_MMA_SYNC_CAPABILITY = 100

@@ -10,10 +10,11 @@ from tuning.records import Environment, Measurement, Run, StudyRecord, TrialReco
 
 if TYPE_CHECKING:
     from tuning.fleet import load_shared, run_shared
-    from tuning.journal import repair
+    from tuning.journal_file import repair
     from tuning.limits import JobLimits
+    from tuning.search import Progress
     from tuning.store import load_run
-    from tuning.sweep import Progress, run
+    from tuning.sweep import run
     from tuning.timing import Timing, time_callable, time_interleaved
 
 __all__ = [
@@ -39,11 +40,11 @@ __all__ = [
 
 _LAZY = {
     "JobLimits": "tuning.limits",
-    "Progress": "tuning.sweep",
+    "Progress": "tuning.search",
     "Timing": "tuning.timing",
     "load_run": "tuning.store",
     "load_shared": "tuning.fleet",
-    "repair": "tuning.journal",
+    "repair": "tuning.journal_file",
     "run": "tuning.sweep",
     "run_shared": "tuning.fleet",
     "time_callable": "tuning.timing",

@@ -10,13 +10,13 @@ from typing import Protocol, Self
 from tiles.kernels import Backend, Kernel, Status, TileConfig, offline_cuda
 from tuning.facts_cache import FactsCache
 from tuning.interrupts import Interrupts
-from tuning.limits import AdaptiveLimits
+from tuning.limits import AdaptiveLimits, JobLimits
 from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
 from tuning.timing import SAMPLING_US, Timing
-from tuning.worker import Compiled, JobLimits, Target, Worker
+from tuning.worker import Compiled, Target, Worker
 
 __all__ = ["Bench", "Measurable"]
 

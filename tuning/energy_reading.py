@@ -18,12 +18,12 @@ from typing import Protocol
 
 from tuning.conditions import Reading
 from tuning.energy import Energy
+from tuning.energy_counter import Work, counted, settle
 from tuning.timing import SETTLE_S, Timer
 
 __all__ = [
     "BOUT_S",
     "Meter",
-    "Work",
     "bouts",
     "energies_in_turns",
     "energy_sensor",
@@ -88,7 +88,7 @@ def launch_energy(
         now: seconds of a clock that only goes forward.
     """
     work = bouts(timer, time_us)
-    _settle(work, now)
+    settle(work, SETTLE_S, now)
     left = REPEATS
     while True:
         meter.company()  # what went on before is another reading's
@@ -129,9 +129,6 @@ def _together(turns: Sequence[Energy | None]) -> Energy | None:
     )
 
 
-Work = Callable[[], int]
-
-
 def bouts(timer: Timer, time_us: float) -> Work:
     """Queues a bout behind the one that runs; says how many launches have ended since the last.
 
@@ -154,34 +151,22 @@ def bouts(timer: Timer, time_us: float) -> Work:
     return work
 
 
-def _settle(work: Work, now: Callable[[], float]) -> None:
-    begun = now()
-    while now() - begun < SETTLE_S:
-        work()
-
-
 def _by_counter(work: Work, meter: Meter, now: Callable[[], float]) -> Energy | None:
-    before = meter.energy_j()
-    if before is None:
-        return None
-    begun, launches = now(), 0
-    steps: list[tuple[float, int, float]] = []
-    while len(steps) < LEAST_STEPS or steps[-1][2] - steps[0][2] < WINDOW_S:
-        if now() - begun > LONGEST_S:
-            return None
-        launches += work()
-        found = meter.energy_j()
-        if found is not None and found != before:
-            steps.append((found, launches, now()))
-            before = found
-    (first, begin, since), (last, end, until) = steps[0], steps[-1]
-    if end == begin or last <= first:
+    found = counted(
+        work,
+        meter.energy_j,
+        now,
+        window_s=WINDOW_S,
+        longest_s=LONGEST_S,
+        least_steps=LEAST_STEPS,
+    )
+    if isinstance(found, str):
         return None
     return Energy(
-        energy_mj=1e3 * (last - first) / (end - begin),
+        energy_mj=1e3 * found.launch_j,
         source="counter",
-        launches=end - begin,
-        seconds=until - since,
+        launches=found.launches,
+        seconds=found.seconds,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tuning.candidates import Pricing
 from tuning.fleet_storage import FleetStorage
 from tuning.interrupts import Interrupts
+from tuning.limits import JobLimits
 from tuning.plan import Plan
 from tuning.records import Run
 from tuning.search import Progress
@@ -23,7 +24,6 @@ from tuning.shared_sweep import (
 from tuning.store import quiet_optuna
 from tuning.stored_plan import read_gpu, read_plan
 from tuning.sweep import Again, enumerate_studies, run, search_studies
-from tuning.worker import JobLimits
 
 __all__ = ["load_shared", "run_shared", "work", "work_in_folder"]
 

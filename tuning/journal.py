@@ -21,17 +21,13 @@ from optuna.storages.journal import BaseJournalBackend
 
 from tuning.begun_mark import check_begun, is_begun, mark_begun
 from tuning.journal_file import (
-    JOURNAL,
     EntryCheck,
-    ReadOnlyJournal,
     bad_line,
-    read_journal,
-    repair,
     set_aside,
 )
 from tuning.leases import anyone_alive
 
-__all__ = ["JOURNAL", "ReadOnlyJournal", "RunJournal", "read_journal", "repair"]
+__all__ = ["RunJournal"]
 
 
 class RunJournal(BaseJournalBackend):

@@ -49,10 +49,6 @@ class Objective(Enum):
         energy = outcome.get("energy")
         return None if energy is None else float(energy["energy_mj"])
 
-    def of_trial(self, predicted_us: float, predicted_energy_mj: float | None) -> float | None:
-        """Its value among the predictions of a trial."""
-        return predicted_us if self is Objective.TIME else predicted_energy_mj
-
 
 def objective_of(plan: Mapping[str, Any]) -> Objective:
     """What a stored plan searches for.

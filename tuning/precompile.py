@@ -11,8 +11,8 @@ from typing import Self
 
 from tiles.kernels import Limits, Status, TileConfig
 from tuning.environment import free_gpu_bytes
-from tuning.limits import AdaptiveLimits
-from tuning.worker import Compiled, JobLimits, Target, Worker
+from tuning.limits import AdaptiveLimits, JobLimits
+from tuning.worker import Compiled, Target, Worker
 
 __all__ = ["CompilePool", "pool_size"]
 

@@ -10,7 +10,8 @@ from typing import Any, Self
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial
 
-from tuning.journal import JOURNAL, RunJournal
+from tuning.journal import RunJournal
+from tuning.journal_file import JOURNAL
 from tuning.leases import Lease, is_alive
 from tuning.replayed_journal import ReplayedJournal
 from tuning.rescue import close_measured, requeue_callback

@@ -17,8 +17,7 @@ from tiles.problems import parse_problem
 from tiles.regular_file import check_regular
 from tuning.begun_mark import check_begun
 from tuning.family import family
-from tuning.journal import JOURNAL, ReadOnlyJournal
-from tuning.journal_file import PACKED
+from tuning.journal_file import JOURNAL, PACKED, ReadOnlyJournal
 from tuning.leases import SUFFIX
 from tuning.objective import Objective, objective_of
 from tuning.plan import Plan

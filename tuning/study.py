@@ -23,7 +23,7 @@ from tuning.strategies import History, LegalTable, Outcome
 from tuning.timing import Timing
 from tuning.validity import Validity
 
-__all__ = ["Candidates", "Repeat", "Study", "Surplus"]
+__all__ = ["Repeat", "Study", "Surplus"]
 
 #: Trials within this share of the best are too close to call by samples taken minutes apart.
 NEAR = 0.03

@@ -10,8 +10,9 @@ from tuning.bench import Bench
 from tuning.candidates import Candidates, Pricing, pricing
 from tuning.family import family
 from tuning.interrupts import Interrupts
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.known_failures import KnownFailures
+from tuning.limits import JobLimits
 from tuning.plan import Plan, StudyPlan
 from tuning.records import Run
 from tuning.rejections import write_rejections
@@ -20,12 +21,11 @@ from tuning.run_storage import RunStorage
 from tuning.search import Progress, Search, search_all
 from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole
 from tuning.study_order import study_order
-from tuning.worker import JobLimits
 
 if TYPE_CHECKING:
     from tuning.fleet_storage import FleetStorage
 
-__all__ = ["Again", "Progress", "enumerate_studies", "run", "search_studies"]
+__all__ = ["Again", "enumerate_studies", "run", "search_studies"]
 
 
 class Again(Enum):

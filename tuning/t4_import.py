@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 
 from tiles.intake import read_bounded
 from tuning.family import family
-from tuning.journal import JOURNAL, RunJournal
+from tuning.journal import RunJournal
+from tuning.journal_file import JOURNAL
 from tuning.plan import Plan, StudyPlan
 from tuning.store import load_run, quiet_optuna
 from tuning.stored_plan import GPU_FILE, PLAN_FILE, UNFIT, unfit

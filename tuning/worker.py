@@ -19,7 +19,7 @@ from tuning.timing import SAMPLING_US, Timing
 from tuning.visible_gpu import visible_gpu
 from tuning.worker_process import Lost, WorkerProcess
 
-__all__ = ["Compiled", "JobLimits", "Target", "Worker"]
+__all__ = ["Compiled", "Target", "Worker"]
 
 #: A process that started before is started anew this often: the driver may need a moment.
 STARTS, PAUSE_S = 3, 2.0

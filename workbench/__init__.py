@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tiles.version import VERSION
 from workbench.api import emit, repair, report, select_recipes, sweep, unserved, verify, winners
 from workbench.calibrations import calibrate
-from workbench.predictions import PredictedRow, PredictionReport, RefusedRow, predict
+from workbench.prediction_report import PredictedRow, PredictionReport, RefusedRow
+from workbench.predictions import predict
 from workbench.promotions import Promotion, promote
 from workbench.shared import dashboard, work
 from workbench.studies import export, import_t4, replay

@@ -54,7 +54,7 @@ def calibrate(
         TypeError: an argument of another type.
     """
     from sim.calibration.file import SCHEMA as FILE_SCHEMA
-    from workbench.sweepfile import parse_time_limit
+    from workbench.time_limit import parse_time_limit
 
     known = _gpu(gpu, simulate)
     seconds = parse_time_limit(time_limit)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from sim.network import Activation, Block, Network, Normalization
 from tiles.intake import nearest, shown
-from workbench.models import (
+from workbench.model_configs import (
     BertConfig,
     Extent,
     Gpt2Config,
     LlamaConfig,
     ModelConfig,
     head_width,
-    read_config,
 )
+from workbench.models import read_config
 
 __all__ = ["NETWORK_TYPES", "read_network"]
 

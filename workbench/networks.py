@@ -12,7 +12,8 @@ from tiles.kernels import kernels
 from tiles.recipes import RECIPES, recipe
 from workbench.arguments import count_of, items_of, path_of
 from workbench.network_models import read_network
-from workbench.predictions import BASELINE, Pricer
+from workbench.predictions import BASELINE
+from workbench.pricer import Pricer
 
 __all__ = ["NetworkReport", "NetworkRow", "RefusedRecipe", "predict_network"]
 

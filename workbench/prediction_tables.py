@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from workbench.predictions import PredictedRow, PredictionReport
+from workbench.prediction_report import PredictedRow, PredictionReport
 from workbench.text_table import Column, TextTable
 
 __all__ = ["bytes_text", "energy_tables", "extrapolated_lines", "prediction_tables"]

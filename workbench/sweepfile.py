@@ -1,8 +1,7 @@
 """The sweep file: what to search, where and for how long, as YAML; parsed once, here."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -10,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
     PrivateAttr,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -22,58 +19,31 @@ from pydantic import (
 
 from tiles.intake import nearest, shown
 from tiles.kernels import Kernel, Limits, kernel, kernels, telling
-from tiles.problems import MAX_EXTENT, Gemm, Problem, Quantize, parse_problem
+from tiles.problems import Problem
 from tiles.problems.gemm import check_output
-from tiles.recipes import Recipe, recipe
+from tiles.recipes import recipe
 from workbench.edge import StrictEntry, complaint
-from workbench.models import gemm_shapes
+from workbench.sweep_entries import (
+    KINDS,
+    Entry,
+    MeasureEntry,
+    PathText,
+    ProblemEntry,
+    SearchEntry,
+    beside,
+)
+from workbench.sweep_problems import problems_of
+from workbench.time_limit import parse_time_limit
 from workbench.yamltext import load_yaml
 
 if TYPE_CHECKING:
     from sim import Gpu
     from tuning import Plan
 
-__all__ = [
-    "MeasureEntry",
-    "ModelEntry",
-    "ProblemEntry",
-    "SearchEntry",
-    "ShapeEntry",
-    "SweepFile",
-    "Unserved",
-    "load_sweepfile",
-    "parse_time_limit",
-]
+__all__ = ["SweepFile", "Unserved", "load_sweepfile"]
 
 SCHEMA = 1
 MAX_ENTRIES = 1_000
-MAX_PROBLEMS = 20_000
-MAX_TIME_LIMIT_S = 30 * 24 * 3600
-
-_TIME_LIMIT = re.compile(r"([1-9][0-9]{0,8})(s|m|h)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
-_MODEL, _SHAPE, _PROBLEM = "model entry", "shape entry", "problem entry"
-_TAGS = frozenset((_MODEL, _SHAPE, _PROBLEM))
-
-
-def parse_time_limit(text: str) -> float:
-    """Read ``90s``, ``30m`` or ``2h`` into seconds.
-
-    Raises:
-        ValueError: written otherwise, or longer than 30 days.
-    """
-    match = _TIME_LIMIT.fullmatch(text) if isinstance(text, str) else None
-    if not match:
-        raise ValueError(f"a time limit is written 90s, 30m or 2h, got {shown(text)}: correct it")
-    seconds = int(match[1]) * _SECONDS[match[2]]
-    if seconds > MAX_TIME_LIMIT_S:
-        raise ValueError(f"a time limit is at most 720h, got {shown(text)}: shorten it")
-    return float(seconds)
-
-
-def _time_limit(text: str) -> str:
-    parse_time_limit(text)
-    return text
 
 
 def _schema(version: int) -> int:
@@ -88,76 +58,6 @@ def _names_file(gpu: str) -> bool:
     return gpu.endswith((".yaml", ".yml")) or "/" in gpu or os.sep in gpu
 
 
-def _beside(value: str, info: ValidationInfo) -> str:
-    """A path relative to the sweep file's folder, made absolute when the folder is known."""
-    folder = (info.context or {}).get("folder")
-    return value if folder is None else os.path.normpath(os.path.join(folder, value))
-
-
-#: No control characters: they have no place in a path and would break a one-line message.
-_PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
-_Extent = Annotated[int, Field(ge=1, le=MAX_EXTENT)]
-
-
-class ModelEntry(StrictEntry):
-    """The linear layers of a model, for each number of tokens."""
-
-    model: Annotated[_PathText, AfterValidator(_beside)]
-    tokens: Annotated[list[_Extent], Field(min_length=1, max_length=256)]
-    tp: Annotated[int, Field(ge=1, le=4096)] = 1
-
-
-class ShapeEntry(StrictEntry):
-    """One product by its M, N and K."""
-
-    shape: Annotated[list[_Extent], Field(min_length=3, max_length=3)]
-
-
-def _problem_text(text: str) -> str:
-    parse_problem(text)
-    return text
-
-
-class ProblemEntry(StrictEntry):
-    """One problem of any kind by its text, formats included: recipes and ``out`` leave it alone."""
-
-    problem: Annotated[str, Field(max_length=200), AfterValidator(_problem_text)]
-
-
-class SearchEntry(StrictEntry):
-    """How configurations are searched."""
-
-    strategy: Literal["hybrid", "model", "tpe", "random", "stratified", "exhaustive"] = "hybrid"
-    max_measurements: Annotated[int, Field(ge=1, le=1_000_000)] = 32  #: per study
-    time_limit: Annotated[str, AfterValidator(_time_limit)] = "30m"  #: of the whole sweep
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-
-
-class MeasureEntry(StrictEntry):
-    """Where and in which state of the caches configurations are timed."""
-
-    on: Literal["auto", "gpu", "sim"] = "auto"  #: auto: gpu where there is one, else sim
-    cache: Literal["cold", "warm"] = "cold"
-
-
-def _entry_kind(value: Any) -> str:
-    """Which kind of problem entry was meant, so that its mistakes are told in its own terms."""
-    if isinstance(value, ShapeEntry):
-        return _SHAPE
-    if isinstance(value, ProblemEntry):
-        return _PROBLEM
-    if not isinstance(value, dict):
-        return _MODEL
-    if "shape" in value:
-        return _SHAPE
-    if any(key in value for key in ModelEntry.model_fields):
-        return _MODEL
-    if "problem" in value:
-        return _PROBLEM
-    near = (kind for kind in (_SHAPE, _PROBLEM) for key in value if nearest(key, kind.split()[:1]))
-    return next(near, _MODEL)
-
-
 def _any_kernel(value: Any) -> Any:
     """``any`` stands for every family, which is ``None`` inside."""
     if value == "any":
@@ -170,12 +70,6 @@ def _any_kernel(value: Any) -> Any:
     return value
 
 
-_ProblemEntry = Annotated[
-    Annotated[ModelEntry, Tag(_MODEL)]
-    | Annotated[ShapeEntry, Tag(_SHAPE)]
-    | Annotated[ProblemEntry, Tag(_PROBLEM)],
-    Discriminator(_entry_kind),
-]
 _Name = Annotated[str, Field(min_length=1, max_length=100)]
 _RecipeName = Annotated[_Name, AfterValidator(lambda name: recipe(name).name)]
 _KernelName = Annotated[_Name, AfterValidator(lambda name: kernel(name).name)]
@@ -201,8 +95,8 @@ class SweepFile(StrictEntry):
     """A sweep file as it was written; paths of models and GPU files are absolute once loaded."""
 
     schema_version: Annotated[int, AfterValidator(_schema)] = Field(alias="schema")
-    gpu: _PathText
-    entries: Annotated[list[_ProblemEntry], Field(min_length=1, max_length=MAX_ENTRIES)] = Field(
+    gpu: PathText
+    entries: Annotated[list[Entry], Field(min_length=1, max_length=MAX_ENTRIES)] = Field(
         alias="problems"
     )
     #: Of products given by model or shape; needed where there are any.
@@ -216,7 +110,7 @@ class SweepFile(StrictEntry):
     measure: MeasureEntry = MeasureEntry()
     objective: Literal["time", "energy"] = "time"
     quantize: bool = True  #: also search the quantisation of the activations that recipes need
-    output: _PathText | None = None  #: run folder; None: the caller of ``to_plan`` gives it
+    output: PathText | None = None  #: run folder; None: the caller of ``to_plan`` gives it
 
     _problems: tuple[Problem, ...] = PrivateAttr(default=())
 
@@ -226,7 +120,7 @@ class SweepFile(StrictEntry):
         from sim import gpu_names, load_gpu
 
         if _names_file(value):
-            value = _beside(value, info)
+            value = beside(value, info)
         elif value not in gpu_names():
             raise ValueError(
                 f"unknown GPU {shown(value)}: {nearest(value, gpu_names())}choose one of "
@@ -240,7 +134,9 @@ class SweepFile(StrictEntry):
         if not self.recipes and not all(isinstance(e, ProblemEntry) for e in self.entries):
             raise ValueError("recipes: this key is missing: add it")
         # Model files are read here, once: a sweep file that loads can be planned.
-        self._problems = tuple(_problems(self))
+        recipes = [recipe(name) for name in self.recipes]
+        found = problems_of(self.entries, recipes, out=self.out, quantize=self.quantize)
+        self._problems = tuple(found)
         return self
 
     def problems(self) -> list[Problem]:
@@ -377,50 +273,6 @@ def _present(gpu: "Gpu") -> bool:
     return name is not None and gpu.matches(name)
 
 
-def _problems(sweep: SweepFile) -> Iterator[Problem]:
-    """Products, quantisations and other problems in order of the file, each once."""
-    recipes = [recipe(name) for name in sweep.recipes]
-    seen: set[Problem] = set()
-    for index, entry in enumerate(sweep.entries):
-        try:
-            for problem in _wanted(sweep, entry, recipes):
-                if problem not in seen:
-                    seen.add(problem)
-                    yield problem
-                if len(seen) > MAX_PROBLEMS:
-                    raise ValueError(
-                        f"the file comes to more than {MAX_PROBLEMS} problems: split it"
-                    )
-        except ValueError as error:
-            raise ValueError(f"problems[{index}]: {error}") from error
-
-
-def _wanted(
-    sweep: SweepFile, entry: ModelEntry | ShapeEntry | ProblemEntry, recipes: list[Recipe]
-) -> Iterator[Problem]:
-    """What one entry asks for."""
-    if isinstance(entry, ProblemEntry):
-        yield parse_problem(entry.problem)
-        return
-    for m, n, k in _shapes(entry):
-        yield from (Gemm(m=m, n=n, k=k, recipe=r, out=sweep.out) for r in recipes)
-        if sweep.quantize:
-            # Setting outliers apart is more than quantising, and has no kernel.
-            yield from (
-                Quantize(rows=m, cols=k, target=r.activation)
-                for r in recipes
-                if r.quantized and r.outliers is None
-            )
-
-
-def _shapes(entry: ModelEntry | ShapeEntry) -> list[tuple[int, int, int]]:
-    """(M, N, K) of an entry's products."""
-    if isinstance(entry, ShapeEntry):
-        m, n, k = entry.shape
-        return [(m, n, k)]
-    return [(s.m, s.n, s.k) for s in gemm_shapes(entry.model, entry.tokens, entry.tp)]
-
-
 def load_sweepfile(path: str | Path) -> SweepFile:
     """Read and check a sweep file and everything that it names.
 
@@ -435,4 +287,4 @@ def load_sweepfile(path: str | Path) -> SweepFile:
     try:
         return SweepFile.model_validate(data, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        raise ValueError(complaint(path, error, _TAGS)) from error
+        raise ValueError(complaint(path, error, KINDS)) from error

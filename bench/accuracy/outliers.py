@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from bench.accuracy.task import Task, device_of
+from bench.accuracy.task import device_of
+from workbench.ptq.task import Task
 
 __all__ = ["OUTLIER_KINDS", "outliers"]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from workbench.ptq.task import Task
 
-__all__ = ["Batch", "Card", "Pair", "Task", "Tokens", "device_of", "parameters_of", "row_counts"]
+__all__ = ["Batch", "Card", "Pair", "Tokens", "device_of", "parameters_of"]
 
 #: Positional arguments of a model.
 Batch = tuple[torch.Tensor, ...]
@@ -76,8 +76,3 @@ def device_of(model: nn.Module) -> torch.device:
 def parameters_of(model: nn.Module) -> int:
     """Numbers that training set; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def row_counts(batches: list[Batch]) -> int:
-    """Samples in all batches."""
-    return sum(len(batch[0]) for batch in batches)

@@ -25,7 +25,7 @@ from bench.train_gpt.record import SCHEMA, Record, line_of
 from bench.train_gpt.settings import FULL, RECIPES, SMOKE, SMOKE_RECIPES, Settings
 from bench.train_gpt.text import Text, gather, package_folders
 from workbench.outfile import check_outfile
-from workbench.sweepfile import parse_time_limit
+from workbench.time_limit import parse_time_limit
 
 __all__ = ["main"]
 

@@ -1,5 +1,7 @@
 """The GPT that is trained, the example's: the same initial parameters under every recipe."""
 
+from dataclasses import asdict
+
 import torch
 
 from bench.train_gpt.settings import Size
@@ -18,7 +20,8 @@ def build(size: Size, recipe: str, seed: int) -> Gpt:
     Raises:
         ValueError: the recipe does not train here.
     """
+    extents = train_int8_gpt.Size(**asdict(size), steps=0, rate=0.0)  # it does not train here
     if recipe == PLAIN:
         torch.manual_seed(seed)
-        return Gpt(size, torch.float32)
-    return train_int8_gpt.build(size, recipe, seed, "cpu")
+        return Gpt(extents, torch.float32)
+    return train_int8_gpt.build(extents, recipe, seed, "cpu")

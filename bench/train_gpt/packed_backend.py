@@ -19,7 +19,7 @@ from tiles.problems import Dequantize, Quantize
 from workbench.nn.choices import Choice
 from workbench.nn.codes import BothDirections, Codes
 from workbench.nn.cuda_backend import CudaBackend
-from workbench.nn.cuda_quantizer import PLAIN
+from workbench.nn.kernel_formats import PLAIN
 
 __all__ = ["PackedBackend", "PackedCodes", "packs"]
 

@@ -30,8 +30,10 @@ from sim.parameters.hopper import (
 from sim.parameters.streams import (
     DATAFLOW_ROW,
     STREAM,
+    TURNS,
     DataflowRowParameters,
     StreamParameters,
+    TurnParameters,
 )
 
 #: Which parameters a family has, by its name.
@@ -48,12 +50,12 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "triton_batched_gemm": BatchedParameters,
     "triton_grouped_gemm": GroupedParameters,
     "hopper_grouped_gemm": GroupedParameters,
-    "triton_quantize": StreamParameters,
-    "cuda_quantize": StreamParameters,
-    "triton_quantize_tiles": StreamParameters,
-    "triton_dequantize": StreamParameters,
-    "triton_transpose": StreamParameters,
-    "cuda_transpose": StreamParameters,
+    "triton_quantize": TurnParameters,
+    "cuda_quantize": TurnParameters,
+    "triton_quantize_tiles": TurnParameters,
+    "triton_dequantize": TurnParameters,
+    "triton_transpose": TurnParameters,
+    "cuda_transpose": TurnParameters,
     "cuda_dataflow_blocks": StreamParameters,
     "cuda_dataflow_rows": DataflowRowParameters,
 }
@@ -72,6 +74,7 @@ __all__ = [
     "OUTLIER",
     "STREAM",
     "TEMPLATES",
+    "TURNS",
     "WEIGHT_ONLY",
     "BatchedParameters",
     "DataflowRowParameters",
@@ -86,6 +89,7 @@ __all__ = [
     "OutlierParameters",
     "Parameters",
     "StreamParameters",
+    "TurnParameters",
     "WeightOnlyParameters",
     "fitted",
 ]

@@ -4,11 +4,16 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dealing import dealt
 from huge_tensors import huge
 from turns import pytest_runtest_call, pytest_runtest_protocol
+
+if TYPE_CHECKING:
+    from sim import Gpu
+    from workbench.nn.cuda_backend import CudaBackend
 
 __all__ = ["huge", "pytest_runtest_call", "pytest_runtest_protocol"]
 
@@ -40,3 +45,35 @@ def _torch_kernels(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _caches / "torch-kernels"
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("PYTORCH_KERNEL_CACHE_PATH", str(folder))
+
+
+@pytest.fixture(scope="session")
+def gpu() -> "Gpu":
+    """The GPU file of the device."""
+    import torch
+
+    from sim import gpu_names, load_gpu
+
+    name = torch.cuda.get_device_name()
+    found = next((one for one in map(load_gpu, gpu_names()) if one.matches(name)), None)
+    return found or pytest.skip(f"no GPU file for {name}")
+
+
+@pytest.fixture
+def hopper() -> None:
+    """For kernels that are of one capability."""
+    import torch
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the kernel is for capability 9.0")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> "CudaBackend":
+    """The training layers' kernels on the GPU that this process has."""
+    import torch
+
+    from workbench.nn.cuda_backend import CudaBackend
+
+    pytest.importorskip("cupy")
+    return CudaBackend(torch.device("cuda", torch.cuda.current_device()))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from covering import covering
 
-from sim import Gpu, gpu_names, load_gpu
+from sim import Gpu
 from tiles.kernels import kernel
 from tiles.problems import BatchedGemm, parse_problem
 
@@ -20,17 +20,6 @@ SHAPES = (
     ("3x1x1000x64", "bf16"),
 )
 RECIPES = ("bf16", "fp16", "e4m3-tensor", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b128")
-
-
-@pytest.fixture(scope="module")
-def gpu() -> Gpu:
-    import torch
-
-    name = torch.cuda.get_device_name()
-    known = [one for one in map(load_gpu, gpu_names()) if one.matches(name)]
-    if not known:
-        pytest.skip(f"no GPU file for {name}")
-    return known[0]
 
 
 def batched(text: str) -> BatchedGemm:

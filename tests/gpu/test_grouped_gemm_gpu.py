@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from covering import covering
 
-from sim import Gpu, gpu_names, load_gpu
+from sim import Gpu
 from tiles.kernels import Kernel, kernel
 from tiles.problems import GroupedGemm, parse_problem
 
@@ -19,17 +19,6 @@ pytestmark = pytest.mark.gpu
 FAMILIES = ("triton_grouped_gemm", "hopper_grouped_gemm")
 LAYOUTS = ("contiguous", "padded.128", "masked.700", "gathered.8")
 RECIPES = ("bf16", "e4m3-tensor", "e4m3-row", "deepseek-fp8", "int8-row", "int8-b1x128")
-
-
-@pytest.fixture(scope="module")
-def gpu() -> Gpu:
-    import torch
-
-    name = torch.cuda.get_device_name()
-    known = [one for one in map(load_gpu, gpu_names()) if one.matches(name)]
-    if not known:
-        pytest.skip(f"no GPU file for {name}")
-    return known[0]
 
 
 def grouped(text: str) -> GroupedGemm:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from rows_apart import apart
 
 from sim import load_gpu
 from tiles.kernels import Accepted
@@ -10,7 +11,7 @@ from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConf
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 FAMILY, LIMITS = HopperBlockGemm(), load_gpu("h200").limits
 SHAPES = ((256, 512, 1024), (200, 272, 336), (1, 128, 256), (1000, 2064, 4112), (96, 64, 16))
@@ -68,14 +69,6 @@ CONFIGS = {
 }
 #: Rules about what the kernel cannot do; the others are about what is not worth trying.
 HARD_RULES = ("tile shape", "shared block", "counts", "parts", "spread", "run", "shared memory")
-
-
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
 
 
 def runnable(name: str, out: str = "bf16") -> dict[str, HopperBlockGemmConfig]:
@@ -289,15 +282,6 @@ def test_rows_may_lie_apart_and_nothing_between_is_written() -> None:
     plain = workload.operands
     workload._launcher(plain, config(cluster=2))()
     wanted = plain.c.clone()
-
-    def apart(tensor: torch.Tensor, rows: int, pitch: int) -> torch.Tensor:
-        bits = torch.uint8 if tensor.element_size() == 1 else tensor.dtype
-        wide = torch.full((rows + tensor.shape[0] + 8, pitch), 0x7F, device="cuda").to(bits)
-        if bits.is_floating_point:
-            wide.fill_(float("nan"))
-        held = wide[rows : rows + tensor.shape[0], : tensor.shape[1]]
-        held.copy_(tensor.view(bits))
-        return held.view(tensor.dtype)
 
     grid = torch.full((16, 1024), float("nan"), device="cuda")
     scale = grid.t()[1024 - 300 :]

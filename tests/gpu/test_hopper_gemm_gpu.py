@@ -1,13 +1,14 @@
 """The Hopper GEMM on a GPU: scale modes, elements and outputs, tails, clusters, both schedules."""
 
 import pytest
+from rows_apart import apart
 
 from sim import load_gpu
 from tiles.kernels.hopper_gemm import HopperGemm, HopperGemmConfig
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 SHAPES = ((256, 512, 1024), (200, 264, 336), (16, 1024, 512), (1, 128, 256), (1000, 2056, 4112))
 RECIPES = (
@@ -68,14 +69,6 @@ CONFIGS = {
 HARD_RULES = ("promotion", "registers", "shared memory", "tile shape", "chain")
 
 
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
-
-
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("out", ["bf16", "fp16", "fp32"])
 def test_every_schedule_stays_within_the_bound(name: str, out: str) -> None:
@@ -112,16 +105,6 @@ def test_rows_and_scales_may_lie_apart() -> None:
     plain = workload.operands
     workload._launcher(plain, config(cluster=2))()
     wanted = plain.c.clone()
-
-    def apart(tensor: torch.Tensor, rows: int, pitch: int) -> torch.Tensor:
-        """The same values inside a larger matrix full of NaN, some of its rows down."""
-        bits = torch.uint8 if tensor.element_size() == 1 else tensor.dtype
-        wide = torch.full((rows + tensor.shape[0] + 8, pitch), 0x7F, device="cuda").to(bits)
-        if bits.is_floating_point:
-            wide.fill_(float("nan"))
-        held = wide[rows : rows + tensor.shape[0], : tensor.shape[1]]
-        held.copy_(tensor.view(bits))
-        return held.view(tensor.dtype)
 
     # The last rows of a larger grid of scales: nothing behind them belongs to anybody.
     grid = torch.full((4, 1024), float("nan"), device="cuda")

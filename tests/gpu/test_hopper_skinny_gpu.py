@@ -10,7 +10,7 @@ from tiles.kernels.hopper_skinny import HopperSkinnyConfig, HopperSkinnyGemm
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 FAMILY, LIMITS = HopperSkinnyGemm(), load_gpu("h200").limits
 #: One row, tails of every extent, K shorter than a cluster's steps, several tiles along M.
@@ -69,14 +69,6 @@ CONFIGS = {
     "256": config(block_m=256, block_n=128, stages=3),
     "deep": config(block_m=8, stages=24),
 }
-
-
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
 
 
 def runnable(problem: Gemm, apart: int = 1) -> Iterator[tuple[str, HopperSkinnyConfig]]:

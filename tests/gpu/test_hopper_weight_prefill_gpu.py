@@ -8,7 +8,7 @@ from tiles.kernels.hopper_weight_prefill import HopperWeightPrefill, HopperWeigh
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("hopper")]
 
 FAMILY, LIMITS = HopperWeightPrefill(), load_gpu("h200").limits
 PLAIN = {
@@ -46,14 +46,6 @@ CONFIGS = {
 }
 #: Tails of every extent; fewer tiles than multiprocessors, and more.
 SHAPES = ((70, 272, 1032), (300, 1040, 2056), (65, 4096, 392), (2048, 4112, 520))
-
-
-@pytest.fixture(autouse=True)
-def hopper() -> None:
-    import torch
-
-    if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the kernel is for capability 9.0")
 
 
 def gemm(shape: tuple[int, int, int], activation: str, weight: str, out: str = "bf16") -> Gemm:

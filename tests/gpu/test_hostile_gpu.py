@@ -10,7 +10,8 @@ import sim
 from tiles.kernels import Limits, Status, kernel
 from tiles.kernels.cuda.modules import BINARIES
 from tiles.problems import parse_problem
-from tuning.worker import JobLimits, Target, Worker
+from tuning.limits import JobLimits
+from tuning.worker import Target, Worker
 
 pytestmark = pytest.mark.gpu
 

@@ -21,7 +21,7 @@ from bench.patched_block import (
     predict_patched,
 )
 from bench.torch_block import TransformerBlock
-from sim import gpu_names, load_gpu
+from sim import Gpu
 from tiles.formats.torch_codec import quantize_tensor
 from tiles.recipes import recipe
 from workbench.network_models import read_network
@@ -33,18 +33,10 @@ LARGE = Case(model=MODEL, sequences=4, length=2048)
 SMALL = Case(model=MODEL, sequences=1, length=128)
 
 
-def _gpu_at_hand() -> str:
-    name = torch.cuda.get_device_name()
-    for known in gpu_names():
-        if load_gpu(known).matches(name):
-            return known
-    pytest.skip(f"no GPU file for {name}")
-
-
 @pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+def module(gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     folder = tmp_path_factory.mktemp("patch")
-    package = emitted_for((LARGE, SMALL), (*RECIPES, "w4a16-g128"), _gpu_at_hand(), folder)
+    package = emitted_for((LARGE, SMALL), (*RECIPES, "w4a16-g128"), gpu.name, folder)
     with imported(package.folder) as found:
         yield found
 
@@ -200,10 +192,10 @@ def test_bf16_weights_are_never_all_on_the_gpu(
 @pytest.mark.alone
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_block_is_faster_than_bf16_by_what_is_predicted(
-    module: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+    module: ModuleType, gpu: Gpu, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = measure_patched(LARGE, name, module, "cuda", Clock("cuda"))
-    predicted = predict_patched(LARGE, _gpu_at_hand(), name)
+    predicted = predict_patched(LARGE, gpu.name, name)
     with capsys.disabled():
         print(
             f"\n{LARGE} {name}: measured x{measured['speedup']:.3f}, predicted "

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import tuning
-from sim import Gpu, gpu_names, load_gpu, price
+from sim import Gpu, price
 from tiles.kernels import kernel
 from tiles.problems import parse_problem
 from tuning.promotion.contest import Contender, Contest, Status
@@ -24,12 +23,6 @@ PROBLEMS = (
 )
 
 
-def _gpu_at_hand() -> Gpu:
-    name = torch.cuda.get_device_name()
-    found = next((gpu for gpu in map(load_gpu, gpu_names()) if gpu.matches(name)), None)
-    return found or pytest.skip(f"no GPU file for {name}")
-
-
 def ranked(text: str, family: str, gpu: Gpu, share: float) -> Contender:
     """Of the family's legal configurations the one at a share of the model's ranking."""
     problem, one = parse_problem(text), kernel(family)
@@ -43,8 +36,8 @@ def family_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", PROBLEMS)
-def test_the_better_of_two_stays_whichever_is_new(text: str, tmp_path: Path) -> None:
-    gpu, problem = _gpu_at_hand(), parse_problem(text)
+def test_the_better_of_two_stays_whichever_is_new(gpu: Gpu, text: str, tmp_path: Path) -> None:
+    problem = parse_problem(text)
     good, bad = (ranked(text, family_of(text), gpu, share) for share in (0.0, 0.95))
     for place, (old, new, status) in enumerate(
         ((bad, good, Status.PROMOTED), (good, bad, Status.REFUSED))
@@ -63,9 +56,9 @@ def test_the_better_of_two_stays_whichever_is_new(text: str, tmp_path: Path) -> 
         assert study.best.measurement.timing.endswith("-interleaved")
 
 
-def test_of_two_near_ties_at_most_one_replaces_the_other(tmp_path: Path) -> None:
+def test_of_two_near_ties_at_most_one_replaces_the_other(gpu: Gpu, tmp_path: Path) -> None:
     """Neighbours that the model cannot tell apart: noise alone does not bring in who is new."""
-    gpu, text = _gpu_at_hand(), PROBLEMS[0]
+    text = PROBLEMS[0]
     good = ranked(text, "triton_gemm", gpu, 0.0)
     values = good.config.to_dict()
     same = Contender(
@@ -88,9 +81,9 @@ def test_of_two_near_ties_at_most_one_replaces_the_other(tmp_path: Path) -> None
     assert len(promoted) <= 1, [one.reason for one in told]
 
 
-def test_families_take_turns_in_one_process(tmp_path: Path) -> None:
+def test_families_take_turns_in_one_process(gpu: Gpu, tmp_path: Path) -> None:
     pytest.importorskip("cupy")
-    gpu, text = _gpu_at_hand(), PROBLEMS[0]
+    text = PROBLEMS[0]
     if kernel("hopper_gemm").refusal(parse_problem(text), gpu.limits) is not None:
         pytest.skip("hopper_gemm needs capability 9.0")
     contest = Contest(

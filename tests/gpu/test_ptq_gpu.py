@@ -18,7 +18,7 @@ from tiles.kernels.outlier_workload import arithmetic_of
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload, multiplied_weights
 from tiles.problems import Gemm
 from tiles.recipes import Recipe, recipe
-from workbench.nn.cuda_quantizer import limits_of
+from workbench.nn.cuda_device import limits_of
 from workbench.ptq import EXTENDED, Quantized, load, quantize
 from workbench.ptq.linear import QuantizedLinear
 from workbench.ptq.routes import problem_of

@@ -6,11 +6,13 @@ import torch
 
 from sim import load_gpu
 from tiles.formats import TensorFormat, quantize
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels import Backend, kernel
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.cuda_quantize_workload import CudaQuantizeWorkload
 from tiles.kernels.quantize import TritonQuantizeConfig
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.kernels.quantize_workload import QuantizeWorkload
 from tiles.problems import Quantize, parse_problem
 

@@ -1,15 +1,16 @@
 """Emit and verify on a GPU: answers at full size, torch.compile, CUDA graphs, rivals."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import tuning
-from sim import gpu_names, load_gpu
+from sim import Gpu
 from tiles.kernels import kernel
-from tiles.problems import Problem, parse_problem
+from tiles.problems import parse_problem
 from workbench.emission import emit
-from workbench.verification import Outcome, verify
+from workbench.verification import Outcome, VerifyReport, verify
 
 pytestmark = pytest.mark.gpu
 
@@ -41,38 +42,31 @@ HOPPER = ("hopper_gemm", "hopper_skinny_gemm")
 PRODUCTS = ("triton_gemm", *HOPPER)
 
 
-def _gpu_at_hand() -> str:
-    import torch
-
-    name = torch.cuda.get_device_name()
-    for known in gpu_names():
-        if load_gpu(known).matches(name):
-            return known
-    pytest.skip(f"no GPU file for {name}")
-
-
-def _servable(problem: Problem, family: str, gpu: str) -> bool:
-    return kernel(family).refusal(problem, load_gpu(gpu).limits) is None
-
-
-def test_emitted_package_passes_on_this_gpu(tmp_path: Path) -> None:
-    gpu = _gpu_at_hand()
+def _verified(
+    problems: Sequence[tuple[str, str]], gpu: Gpu, folder: Path, *, seed: int
+) -> tuple[list[tuning.StudyPlan], VerifyReport]:
+    """What of these the GPU serves, and the report on their package, in which nothing failed."""
     studies = [
         tuning.StudyPlan(problem=parse_problem(text), kernel=family)
-        for text, family in PROBLEMS
-        if _servable(parse_problem(text), family, gpu)
+        for text, family in problems
+        if kernel(family).refusal(parse_problem(text), gpu.limits) is None
     ]
     assert studies
     plan = tuning.Plan(
         studies=tuple(studies),
-        gpu=load_gpu(gpu),
-        folder=tmp_path / "sweep",
+        gpu=gpu,
+        folder=folder / "sweep",
         simulate=True,
         max_measurements=2,
     )
-    package = emit(tuning.run(plan), tmp_path / "kernels", name="tile_pack")
-    report = verify(package.folder, device="cuda", seed=11)
+    package = emit(tuning.run(plan), folder / "kernels", name="tile_pack")
+    report = verify(package.folder, device="cuda", seed=seed)
     assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
+    return studies, report
+
+
+def test_emitted_package_passes_on_this_gpu(gpu: Gpu, tmp_path: Path) -> None:
+    studies, report = _verified(PROBLEMS, gpu, tmp_path, seed=11)
     assert report.device == "cuda"
     assert report.not_checked == ()
     names = {c.name for c in report.checks if c.status is Outcome.PASSED}
@@ -132,24 +126,8 @@ OPERATORS = (
 )
 
 
-def test_every_function_passes_on_this_gpu(tmp_path: Path) -> None:
-    gpu = _gpu_at_hand()
-    studies = [
-        tuning.StudyPlan(problem=parse_problem(text), kernel=family)
-        for text, family in OPERATORS
-        if _servable(parse_problem(text), family, gpu)
-    ]
-    assert studies
-    plan = tuning.Plan(
-        studies=tuple(studies),
-        gpu=load_gpu(gpu),
-        folder=tmp_path / "sweep",
-        simulate=True,
-        max_measurements=2,
-    )
-    package = emit(tuning.run(plan), tmp_path / "kernels", name="tile_functions")
-    report = verify(package.folder, device="cuda", seed=12)
-    assert {c.name: c.detail for c in report.checks if c.status is Outcome.FAILED} == {}
+def test_every_function_passes_on_this_gpu(gpu: Gpu, tmp_path: Path) -> None:
+    studies, report = _verified(OPERATORS, gpu, tmp_path, seed=12)
     assert report.not_checked == ()
     names = {c.name for c in report.checks if c.status is Outcome.PASSED}
     parts = ("configuration", "random", "tails of the tuned tile", "torch.compile fullgraph")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sim
 from sim.memory_bound import lsu_clk
-from sim.quantize_traits import quantize_traits
+from sim.quantize_traits import Traits, quantize_traits
 from tiles.formats import TensorFormat
 from tiles.kernels import ConfigTable, Kernel
 from tiles.kernels.cuda_quantize import CudaQuantize, CudaQuantizeConfig
@@ -116,8 +116,55 @@ def test_missing_columns_take_defaults() -> None:
 
 
 def test_short_segments_cost_the_load_store_unit() -> None:
+    """A line that an access touches takes two clocks, whatever it brings."""
     segments = np.array([16.0, 64.0, 128.0, 4096.0])
-    assert lsu_clk(np.full(4, 1280.0), segments).tolist() == [80, 20, 10, 10]
+    assert lsu_clk(np.full(4, 1280.0), segments).tolist() == [160, 40, 20, 20]
+
+
+def one_of_lanes(job: Quantize, threads: int, lanes: int, vector: int, unroll: int = 1) -> Traits:
+    config = CudaQuantizeConfig(threads=threads, lanes=lanes, vector=vector, unroll=unroll)
+    return quantize_traits(job, ConfigTable.of([config]), H200)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "config", "counted"),
+    [
+        ("int8.b32x32", (256, 32, 8, 1), 294),
+        ("int8.b32x32", (256, 16, 8, 1), 526),
+        ("int8.b32x32", (256, 32, 8, 2), 582),
+        ("int8.b32x32", (256, 64, 8, 1), 192),
+        ("int8.b32x32", (256, 16, 16, 1), 482),
+        ("e4m3fn.b128x128", (256, 256, 8, 1), 508),
+        ("e4m3fn.b128x128", (512, 512, 8, 1), 299),
+        ("int8.b128x128", (1024, 1024, 8, 1), 214),
+        ("int8.b32x32+sr", (256, 32, 8, 1), 539 + 79),
+        ("int8.b32x32+sr", (256, 16, 8, 1), 1027 + 156),
+        ("int8.b1x128+sr", (256, 16, 8, 1), 196 + 23),
+    ],
+)
+def test_instructions_of_a_thread_are_those_of_its_machine_code(
+    fmt: str, config: tuple[int, int, int, int], counted: int
+) -> None:
+    """``python -m bench.sass cuda_quantize``; a wide multiplication takes a second slot."""
+    found = one_of_lanes(problem(8192, 8192, fmt), *config).thread_instructions[0]
+    assert found == pytest.approx(counted, rel=0.12)
+
+
+def test_blocks_side_by_side_are_whole_lines_to_dram() -> None:
+    """Seen in timings by hand: groups of 32 x 32 blocks take no longer than blocks of 128."""
+    traits = one_of_lanes(problem(8192, 8192, "int8.b32x32"), 256, 32, 8)
+    assert (traits.segment_elements[0], traits.row_elements[0]) == (32, 8 * 32)
+    tiled = quantize_traits(problem(8192, 8192, "int8.b32x32"), tile(32, 32, 1), H200)
+    assert tiled.row_elements[0] == 32
+
+
+def test_who_walks_through_a_block_waits_for_every_vector() -> None:
+    """Measured at 8192 x 8192: 550 us where 4 lanes walk through 128 x 128; 196 were predicted."""
+    job = problem(8192, 8192, "e4m3fn.b128x128")
+    assert one_of_lanes(job, 128, 4, 8).waits[0] == 2 * 128 * 128 / 8 / 4
+    assert one_of_lanes(job, 256, 256, 8).waits[0] == 1
+    table = ConfigTable.of([CudaQuantizeConfig(threads=128, lanes=4, vector=8, unroll=1)])
+    assert sim.price(job, CudaQuantize(), table, H200).time_us[0] == pytest.approx(550, rel=0.2)
 
 
 def test_software_cast_costs_instructions() -> None:
@@ -189,7 +236,7 @@ def test_narrow_vectors_compute_their_random_bits_again() -> None:
             job,
             ConfigTable.of([CudaQuantizeConfig(threads=256, lanes=32, vector=v, unroll=1)]),
             H200,
-        ).instructions[0]
+        ).thread_instructions[0]
         for v in (1, 4, 8)
     )
     assert one > 2 * four > 2.4 * eight

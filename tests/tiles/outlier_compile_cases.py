@@ -11,7 +11,7 @@ from pathlib import Path
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.cubin import mma_kind, resources
-from tiles.kernels.gemm import smem_bytes
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.offline_triton import META, _compilations
 from tiles.kernels.outlier_gemm import OutlierGemmConfig, inner_problem, inner_table
 from tiles.kernels.outlier_workload import OutlierGemmWorkload

@@ -1,5 +1,6 @@
 """Scripts beside the tests, run in a Python of their own: Triton reads TRITON_INTERPRET once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,25 @@ def lines_of(
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def interpreted(script: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Asks a script of Triton's interpreter, which reads cases and prints their outcomes."""
+
+    def ask(cases: dict[str, Any]) -> dict[str, Any]:
+        told = lines_of(script, stdin=json.dumps(list(cases.values())), interpret=True)
+        return dict(zip(cases, json.loads("".join(told)), strict=True))
+
+    return ask
+
+
+def compiled(script: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Asks a script of the compiler, which takes names of cases and prints a line for each."""
+
+    def ask(cases: dict[str, Any]) -> dict[str, Any]:
+        return {found["case"]: found for found in map(json.loads, lines_of(script, *cases))}
+
+    return ask
 
 
 class Outcomes:

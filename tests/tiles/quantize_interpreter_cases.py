@@ -7,10 +7,12 @@ Prints one line a case that differs, and the number of cases last.
 import torch
 
 from tiles.formats import TensorFormat
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels import ConfigTable
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.kernels.quantize_interpreter import exact_interpreter
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.kernels.quantize_workload import QuantizeWorkload
 from tiles.kernels.triton import quantize_blocks
 from tiles.problems import parse_problem

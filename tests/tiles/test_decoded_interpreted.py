@@ -1,10 +1,7 @@
 """Decoded products' elements, scales and tails, under Triton's interpreter."""
 
-import json
-from typing import Any
-
 import pytest
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, interpreted
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -123,14 +120,7 @@ QUICK = (
 )
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    told = lines_of(
-        "interpreted_decoded.py", stdin=json.dumps(list(cases.values())), interpret=True
-    )
-    return dict(zip(cases, json.loads("".join(told)), strict=True))
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, interpreted("interpreted_decoded.py"))
 
 
 @pytest.mark.parametrize("name", OUTCOMES.parameters())

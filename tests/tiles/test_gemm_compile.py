@@ -12,7 +12,8 @@ from cross_compile import compile_gemm, registers_and_stack
 from test_gemm_descriptor import A100, BASE, GEMM, H200, gemm
 
 from tiles.kernels import ConfigTable
-from tiles.kernels.gemm import GemmConfig, smem_bytes
+from tiles.kernels.gemm import GemmConfig
+from tiles.kernels.gemm_smem import smem_bytes
 
 LARGE = "gemm:4096x4096x4096"
 WIDE = replace(BASE, block_n=256, block_k=128, num_stages=3)

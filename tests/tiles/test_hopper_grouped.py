@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cupy_arrays import array
+from hopper_gemm_cases import SOURCE, THREADS, config
 from nvrtc_compile import compile_cuda
-from test_hopper_gemm import SOURCE, THREADS, config
 
 from sim import load_gpu
 from tiles.kernels import ConfigTable
@@ -244,7 +244,7 @@ def test_masked_experts_have_scales_of_their_own(monkeypatch: pytest.MonkeyPatch
             ValueError,
             "N = 100: rows of C take 200 bytes",
         ),
-        ({"config": config(block_n=96).to_dict()}, ValueError, "block_n = 96"),
+        ({"config": config(block_n=80).to_dict()}, ValueError, "block_n = 80"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_compiled(

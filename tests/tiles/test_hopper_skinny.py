@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from config_sample import sample
 from cupy_arrays import array
+from hopper_gemm_cases import GOOD, ROW, gemm
+from hopper_gemm_cases import RECIPES as PLAIN_RECIPES
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_gemm import GOOD, ROW, gemm
-from test_hopper_gemm import RECIPES as PLAIN_RECIPES
 
 from bench.sass import loops
 from sim import gpu_names, load_gpu

@@ -3,35 +3,14 @@
 import shutil
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
 import torch
 from hopper_weight_only_host import SOURCE, run
-
-from tiles.formats import element as element_of
-from tiles.formats import pack_codes
-from tiles.formats.torch_encode import decode
-from tiles.kernels.triton.weight_layout import pack
+from weight_numbers import drawn
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
-#: Half an ulp of each output, relative; fp32 sums of promoted parts round a little.
-ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-20}
 NAMES = ("block_m", "block_n", "warp_rows", "warps_k", "stages", "per_sm", "cluster", "wgmma")
-
-
-def scales(rows: int, groups: int, kind: str, rng: np.random.Generator) -> torch.Tensor:
-    """Powers of two in a scale format, no two neighbours alike."""
-    exponents = torch.from_numpy(rng.integers(-3, 4, (rows, groups)))
-    if kind == "e8m0fnu":
-        return (exponents + 127).to(torch.uint8)
-    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "e4m3fn": torch.float8_e4m3fn}
-    return torch.exp2(exponents.float()).to(dtypes.get(kind, torch.float32))
-
-
-def spread(values: torch.Tensor, k: int, group: int) -> torch.Tensor:
-    return values.double().repeat_interleave(group or k, dim=1)[:, :k]
 
 
 def check(
@@ -47,45 +26,17 @@ def check(
     landing: int = 16,
 ) -> None:
     m, n, k = shape
-    rng = np.random.default_rng(m * n + k)
-    x = torch.from_numpy(rng.integers(-7, 8, (m, k))).to(activation)
-    fmt = element_of(weight)
-    codes = torch.from_numpy(rng.integers(0, 1 << fmt.bits, (n, k)).astype(np.uint8))
-    if weight == "e4m3fn":
-        codes[(codes & 127) == 127] = 8
-    found = scales(n, -(-k // group) if group else 1, kind, rng)
-    number = torch.exp2(found.double() - 127) if kind == "e8m0fnu" else found
-    value = decode(codes, fmt).double()
-    zero = None
-    if weight == "uint4":
-        zero = torch.from_numpy(rng.integers(0, 128, tuple(found.shape)).astype(np.uint8))
-        value = value - spread(zero, k, group)
-    value = value * spread(number, k, group)
-    packed = pack(
-        pack_codes(codes, fmt.bits),
-        found,
-        element=weight,
-        columns=k,
-        group=group,
-        zero_points=zero,
-        tensor_scale=torch.tensor(0.5),
-    )
+    numbers = drawn(shape, weight, kind, group, activation, zeros=128)
     got = run(
-        x,
-        packed,
+        numbers.x,
+        numbers.packed,
         out=out,
         config=dict(zip(NAMES, (*fields, *(1, 0)[len(fields) - 6 :]), strict=True)),
         multiprocessors=multiprocessors,
         seed=m + n + k,
         landing=landing,
     )
-    if out == "bf16":
-        got = got.view(ml_dtypes.bfloat16)
-    wanted = (x.double() @ (value * 0.5).T).numpy()
-    size = (x.double().abs() @ (value * 0.5).abs().T).numpy()
-    error = np.abs(got.astype(np.float64) - wanted)
-    bad = ~(error <= ROUNDING[out] * np.abs(wanted) + ROUNDING["fp32"] * size)
-    assert not bad.any(), (np.argwhere(bad)[:5], got[bad][:5], wanted[bad][:5])
+    numbers.check(got, out)
 
 
 CASES: dict[str, tuple[Any, ...]] = {

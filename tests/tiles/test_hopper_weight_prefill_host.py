@@ -3,17 +3,10 @@
 import shutil
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
 import torch
 from hopper_weight_prefill_host import SOURCE, run
-from test_hopper_weight_only_host import ROUNDING, scales, spread
-
-from tiles.formats import element as element_of
-from tiles.formats import pack_codes
-from tiles.formats.torch_encode import decode
-from tiles.kernels.triton.weight_layout import pack
+from weight_numbers import drawn
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -35,32 +28,10 @@ def check(
 ) -> None:
     """Scales are powers of two, so that folding them into the weights rounds nothing."""
     m, n, k = shape
-    rng = np.random.default_rng(m * n + k)
-    x = torch.from_numpy(rng.integers(-7, 8, (m, k))).to(activation)
-    fmt = element_of(weight)
-    codes = torch.from_numpy(rng.integers(0, 1 << fmt.bits, (n, k)).astype(np.uint8))
-    if weight == "e4m3fn":
-        codes[(codes & 127) == 127] = 8
-    found = scales(n, -(-k // group) if group else 1, kind, rng)
-    number = torch.exp2(found.double() - 127) if kind == "e8m0fnu" else found
-    value = decode(codes, fmt).double()
-    zero = None
-    if weight == "uint4":
-        zero = torch.from_numpy(rng.integers(0, 16, tuple(found.shape)).astype(np.uint8))
-        value = value - spread(zero, k, group)
-    value = value * spread(number, k, group)
-    packed = pack(
-        pack_codes(codes, fmt.bits),
-        found,
-        element=weight,
-        columns=k,
-        group=group,
-        zero_points=zero,
-        tensor_scale=torch.tensor(0.5),
-    )
+    numbers = drawn(shape, weight, kind, group, activation, zeros=16)
     got = run(
-        x,
-        packed,
+        numbers.x,
+        numbers.packed,
         out=out,
         config=dict(zip(NAMES, fields, strict=True)),
         ctas=ctas,
@@ -68,13 +39,7 @@ def check(
         landing=landing,
         text=text,
     )
-    if out == "bf16":
-        got = got.view(ml_dtypes.bfloat16)
-    wanted = (x.double() @ (value * 0.5).T).numpy()
-    size = (x.double().abs() @ (value * 0.5).abs().T).numpy()
-    error = np.abs(got.astype(np.float64) - wanted)
-    bad = ~(error <= ROUNDING[out] * np.abs(wanted) + ROUNDING["fp32"] * size)
-    assert not bad.any(), (np.argwhere(bad)[:5], got[bad][:5], wanted[bad][:5])
+    numbers.check(got, out)
 
 
 CASES: dict[str, tuple[Any, ...]] = {

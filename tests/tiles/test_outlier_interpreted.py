@@ -1,10 +1,7 @@
 """Products with outliers apart: indexing, tails, counts that the device knows, interpreted."""
 
-import json
-from typing import Any
-
 import pytest
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, interpreted
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -99,14 +96,7 @@ QUICK = (
 )
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    told = lines_of(
-        "interpreted_outliers.py", stdin=json.dumps(list(cases.values())), interpret=True
-    )
-    return dict(zip(cases, json.loads("".join(told)), strict=True))
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, interpreted("interpreted_outliers.py"))
 
 
 @pytest.mark.parametrize("name", OUTCOMES.parameters())

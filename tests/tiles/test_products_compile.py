@@ -1,24 +1,17 @@
 """Batched and grouped GEMMs compile, without a GPU, to what they were written for."""
 
-import json
-from typing import Any
-
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, compiled
 from products_compile_cases import CASES
 
 QUICK = ("contiguous",)
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    return {f["case"]: f for f in map(json.loads, lines_of("products_compile_cases.py", *cases))}
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, compiled("products_compile_cases.py"))
 
 
 @pytest.mark.parametrize("case", OUTCOMES.parameters())

@@ -1,10 +1,7 @@
 """Batched and grouped GEMMs: indexing, layouts, masks, scales, tails, in Triton's interpreter."""
 
-import json
-from typing import Any
-
 import pytest
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, interpreted
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -113,14 +110,7 @@ QUICK = (
 )
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    told = lines_of(
-        "interpreted_products.py", stdin=json.dumps(list(cases.values())), interpret=True
-    )
-    return dict(zip(cases, json.loads("".join(told)), strict=True))
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, interpreted("interpreted_products.py"))
 
 
 @pytest.mark.parametrize("name", OUTCOMES.parameters())

@@ -1,14 +1,11 @@
 """The one-pass tile kernels cross-compiled for sm_90."""
 
-import json
-from typing import Any
-
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, compiled
 from tile_compile_cases import CASES
 
 #: Stores of 16 bytes; none of codes that a thread has fewer than 16 bytes of.
@@ -23,11 +20,7 @@ WIDE_STORES = {
 QUICK = ("quantize:4096x4096:e4m3fn.b1x128:bf16", "transpose:4096x4096:int8")
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    return {f["case"]: f for f in map(json.loads, lines_of("tile_compile_cases.py", *cases))}
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, compiled("tile_compile_cases.py"))
 
 
 @pytest.mark.parametrize("case", OUTCOMES.parameters())

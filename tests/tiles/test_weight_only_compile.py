@@ -1,24 +1,17 @@
 """The weight-only product compiles to the instructions that it was written for, without a GPU."""
 
-import json
-from typing import Any
-
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from own_process import Outcomes, lines_of
+from own_process import Outcomes, compiled
 from weight_only_compile_cases import CASES
 
 QUICK = ("decode",)
 
 
-def _ask(cases: dict[str, Any]) -> dict[str, Any]:
-    return {f["case"]: f for f in map(json.loads, lines_of("weight_only_compile_cases.py", *cases))}
-
-
-OUTCOMES = Outcomes(CASES, QUICK, _ask)
+OUTCOMES = Outcomes(CASES, QUICK, compiled("weight_only_compile_cases.py"))
 every_case = pytest.mark.parametrize("name", OUTCOMES.parameters())
 
 

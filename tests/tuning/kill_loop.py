@@ -29,8 +29,9 @@ from tiles.kernels import Status, TileConfig
 from tiles.problems import Problem
 from tuning import Measurement, Plan, Strategy
 from tuning.candidates import Candidates
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.records import Environment
+from tuning.stored_plan import PLAN_FILE
 from tuning.timing import Timing
 
 MEASURING_S = 0.004
@@ -134,7 +135,7 @@ def sweep(plan: Plan) -> tuning.Run:
 
 def measured(folder: Path) -> set[str]:
     """Configurations with an outcome, from what is on the disk; each has been measured once."""
-    if not (folder / JOURNAL).exists() or not (folder / tuning.store.PLAN_FILE).exists():
+    if not (folder / JOURNAL).exists() or not (folder / PLAN_FILE).exists():
         return set()
     tuning.repair(folder)
     run = tuning.load_run(folder)

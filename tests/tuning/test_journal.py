@@ -11,8 +11,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tuning.journal import JOURNAL, ReadOnlyJournal, RunJournal, read_journal, repair
-from tuning.journal_file import PACKED
+from tuning.journal import RunJournal
+from tuning.journal_file import JOURNAL, PACKED, ReadOnlyJournal, read_journal, repair
 from tuning.replayed_journal import ReplayedJournal
 from tuning.run_storage import RunStorage
 

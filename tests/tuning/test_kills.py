@@ -11,7 +11,7 @@ import kill_loop
 import pytest
 
 import tuning
-from tuning.journal import JOURNAL, repair
+from tuning.journal_file import JOURNAL, repair
 from tuning.run_storage import RunStorage
 
 

@@ -15,7 +15,7 @@ import tuning
 from tiles.kernels import Status
 from tuning import Measurement, Plan, Strategy
 from tuning.cache_folder import cache_folder
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.known_failures import _MAX_BYTES, KnownFailures, failures_path
 from tuning.records import Environment
 

@@ -21,8 +21,8 @@ import pytest
 import tuning
 from tiles.kernels import Status
 from tuning import JobLimits, Plan, Strategy, StudyPlan
-from tuning.journal import JOURNAL
-from tuning.store import PLAN_FILE
+from tuning.journal_file import JOURNAL
+from tuning.stored_plan import PLAN_FILE
 
 KILLS = 8
 #: A kill strikes at most this long after its victim has been seen to measure.

@@ -15,8 +15,9 @@ from sweep_runs import MANY, configs_of, sweep
 import tuning
 from tiles.problems import Problem, parse_problem
 from tuning import Plan, StudyPlan
+from tuning.candidates import Candidates
 from tuning.neighbours import KEPT, distance, neighbours, winner, winning_params
-from tuning.study import Candidates, Study
+from tuning.study import Study
 from tuning.sweep import _enumerate
 
 EXTENT = st.integers(1, 4096)

@@ -15,7 +15,7 @@ import sim
 import tuning
 from tiles.kernels.closure import source_digest
 from tuning import Strategy
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.store import replace_file
 from tuning.stored_plan import GPU_FILE, PLAN_FILE
 

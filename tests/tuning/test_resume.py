@@ -13,7 +13,7 @@ from sweep_runs import SLOW, configs_of, make_plan, start_run, sweep, workers_of
 
 import tuning
 from tuning import Progress
-from tuning.journal import JOURNAL, read_journal
+from tuning.journal_file import JOURNAL, read_journal
 
 
 def test_an_interrupt_inside_optunas_bookkeeping_is_an_interrupt(

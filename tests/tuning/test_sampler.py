@@ -18,9 +18,10 @@ from test_strategies import legal_table
 from tiles.kernels import ConfigTable, Status
 from tiles.kernels.gemm import GemmConfig
 from tuning import Plan, Strategy
+from tuning.candidates import Candidates
 from tuning.records import Measurement
 from tuning.strategies.legal_table import diverse_best
-from tuning.study import Candidates, Study, Surplus
+from tuning.study import Study, Surplus
 from tuning.sweep import _enumerate
 
 

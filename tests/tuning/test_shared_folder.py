@@ -24,7 +24,7 @@ from tuning import Measurement, Plan, Progress, Strategy
 from tuning.conditions import Conditions
 from tuning.fleet import work_in_folder
 from tuning.followed_journal import open_followed
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.leases import SUFFIX, Lease, anyone_alive, is_alive
 from tuning.run_storage import RunStorage
 from tuning.store import check_folder, store_plan

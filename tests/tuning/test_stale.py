@@ -18,7 +18,7 @@ import tuning
 from tiles.kernels import Backend, Status, TileConfig
 from tuning import Measurement, Plan, Strategy
 from tuning.environment import read_environment
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.neighbours import winner
 from tuning.records import Environment
 from tuning.run_storage import RunStorage

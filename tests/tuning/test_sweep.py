@@ -16,7 +16,8 @@ from sweep_runs import FINE, MANY, SLOW, configs_of, make_plan, sweep
 import tuning
 from tiles.kernels import Status
 from tuning import Progress, Strategy
-from tuning.journal import JOURNAL, RunJournal
+from tuning.journal import RunJournal
+from tuning.journal_file import JOURNAL
 from tuning.rejections import REJECTIONS
 from tuning.store import quiet_optuna
 

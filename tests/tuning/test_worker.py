@@ -18,10 +18,10 @@ import pytest
 
 from tiles.kernels import Status
 from tuning.environment import read_environment
-from tuning.limits import AdaptiveLimits
+from tuning.limits import AdaptiveLimits, JobLimits
 from tuning.precompile import CompilePool, pool_size
 from tuning.records import Environment
-from tuning.worker import JobLimits, Target, Worker
+from tuning.worker import Target, Worker
 
 #: Of what is to run into its limit.  All else has the limits that users have: a process of a busy
 #: host may stand still for seconds.

@@ -111,3 +111,8 @@ def reseal(folder: Path) -> None:
     (folder / EVIDENCE).write_text(text)
     (folder / "src" / evidence["package"] / EVIDENCE).write_text(text)
     build_wheel(folder)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Paths of all files below a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

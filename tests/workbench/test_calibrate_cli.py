@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import Call, is_mistake
 
 import sim
 import workbench
@@ -14,7 +15,6 @@ from tuning import visible_gpu
 from tuning.calibration import run as calibrate_run
 from tuning.plan import StudyPlan
 from workbench import calibrations
-from workbench.cli import main
 
 SWEEP = """schema: 1
 gpu: h200
@@ -27,23 +27,13 @@ measure: {on: sim}
 """
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["workbench", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
 def test_without_a_gpu_one_line_says_what_it_needs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(visible_gpu, "visible_gpu", lambda: None)
-    assert run(monkeypatch, "calibrate") == 2
-    said = capsys.readouterr()
+    said = call("calibrate")
+    is_mistake(said, "none is visible here", "--simulate")
     assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert "none is visible here" in said.err
-    assert "--simulate" in said.err
 
 
 @pytest.mark.parametrize(
@@ -69,7 +59,7 @@ def test_the_gpu_that_is_here_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_command_is_rehearsed_on_a_simulated_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     studies = tuple(
@@ -78,13 +68,15 @@ def test_the_command_is_rehearsed_on_a_simulated_machine(
     )
     monkeypatch.setattr(calibrate_run, "design", lambda *_: studies)
     asked = ["calibrate", "--simulate", "--timings", "16", "--folder", "run"]
-    assert run(monkeypatch, *asked) == 0
-    printed = capsys.readouterr().out
+    answer = call(*asked)
+    assert answer.code == 0
+    printed = answer.out
     assert "SIMULATED machine, NVIDIA H200" in printed
     assert "12 of 12 timings in " in printed
     assert printed.splitlines()[-1] == "run/calibration.json"
-    assert run(monkeypatch, *asked, "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    answer = call(*asked, "--json")
+    assert answer.code == 0
+    said = json.loads(answer.out)
     assert said["schema"] == "tile-workbench/calibrate/1"
     assert said["timings"] == {"planned": 12, "measured": 12, "failed": {}}
     assert {one["status"] for one in said["microbenchmarks"]} == {"correct"}
@@ -121,7 +113,7 @@ def slow_memory(path: Path, factor: float) -> Path:
 
 
 def test_a_sweep_keeps_the_calibration_that_it_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(SWEEP)
@@ -138,11 +130,13 @@ def test_a_sweep_keeps_the_calibration_that_it_began_with(
     assert kept.read_text() == slow.read_text()
     slow.unlink()
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "sweep", "sweep.yaml", "--output", "calibrated") == 0
-    said = capsys.readouterr().out.splitlines()
+    answer = call("sweep", "sweep.yaml", "--output", "calibrated")
+    assert answer.code == 0
+    said = answer.out.splitlines()
     assert "calibration: a board 3.0 times as slow to launch" in said
-    assert run(monkeypatch, "sweep", "sweep.yaml", "--output", "plain") == 0
-    assert "calibration" not in capsys.readouterr().out
+    answer = call("sweep", "sweep.yaml", "--output", "plain")
+    assert answer.code == 0
+    assert "calibration" not in answer.out
     assert predicted("calibrated", max_measurements=3) == calibrated
     other = slow_memory(tmp_path / "other.json", 2.0)
     for folder in ("calibrated", "plain"):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import Call
 
 import sim
 import workbench
@@ -12,7 +13,6 @@ from sim.calibration.file import About, calibration_text
 from sim.calibration.folder import calibration_path
 from sim.parameters import HOPPER_GEMM
 from tiles.kernels import kernel
-from workbench.cli import main
 
 SHAPE = "512x4096x4096"
 TITLE = "NVIDIA H200, 2026-11-22, 48 timings"
@@ -55,13 +55,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["workbench", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
 def hopper(**options: object) -> workbench.PredictedRow:
     options = {"recipes": ["bf16"], "shapes": [SHAPE], "families": ["hopper_gemm"], **options}
     (row,) = workbench.predict(**options).rows  # type: ignore[arg-type]
@@ -102,13 +95,12 @@ def test_a_rehearsals_file_is_never_taken_by_itself(file: Path) -> None:
     )
 
 
-def test_the_output_says_what_it_rests_on(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_output_says_what_it_rests_on(call: Call, file: Path) -> None:
     asked = ["predict", "--shape", SHAPE, "--shape", "4096x4096x4096", "--kernel", "hopper_gemm"]
     asked += ["--recipe", "bf16", "--recipe", "int8-row", "--calibration", str(file)]
-    assert run(monkeypatch, *asked) == 0
-    lines = capsys.readouterr().out.splitlines()
+    answer = call(*asked)
+    assert answer.code == 0
+    lines = answer.out.splitlines()
     assert f"calibration: {TITLE}" in lines
     assert [line for line in lines if line.startswith("extrapolated")] == [
         "extrapolated, wider interval: int8 was not measured: int8-row (hopper_gemm)",
@@ -116,18 +108,17 @@ def test_the_output_says_what_it_rests_on(
         "extrapolated, wider interval: extent 0 = 4096 beyond 16..512; int8 was not measured: "
         "int8-row (hopper_gemm)",
     ]
-    assert run(monkeypatch, *asked, "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    answer = call(*asked, "--json")
+    assert answer.code == 0
+    said = json.loads(answer.out)
     assert said["calibration"] == [f"calibration: {TITLE}"]
     assert [row["extrapolated"] for row in said["predicted"]][:2] == ["", "int8 was not measured"]
 
 
-def test_a_calibration_of_another_gpu_is_one_line(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_calibration_of_another_gpu_is_one_line(call: Call, file: Path) -> None:
     asked = ["predict", "--gpu", "h100", "--shape", SHAPE, "--calibration", str(file)]
-    assert run(monkeypatch, *asked) == 2
-    said = capsys.readouterr()
+    said = call(*asked)
+    assert said.code == 2
     assert said.out == ""
     assert said.err == (
         f"error: calibration {file}: of the gpu 'h200', not h100: name its own, or "
@@ -158,13 +149,14 @@ def test_networks_are_predicted_on_the_calibrated_machine(file: Path) -> None:
     assert block_us(gpu="h100") == block_us(gpu="h100", calibration="none")
 
 
-def test_the_output_about_a_network_says_what_it_rests_on(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_output_about_a_network_says_what_it_rests_on(call: Call, file: Path) -> None:
     asked = ["predict", "--network", "--model", MODEL, "--sequence", "128", "--recipe", "bf16"]
-    assert run(monkeypatch, *asked, "--calibration", str(file)) == 0
-    assert f"calibration: {TITLE}" in capsys.readouterr().out.splitlines()
-    assert run(monkeypatch, *asked, "--calibration", str(file), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["calibration"] == [f"calibration: {TITLE}"]
-    assert run(monkeypatch, *asked, "--gpu", "h100", "--calibration", str(file)) == 2
-    assert "of the gpu 'h200', not h100" in capsys.readouterr().err
+    answer = call(*asked, "--calibration", str(file))
+    assert answer.code == 0
+    assert f"calibration: {TITLE}" in answer.out.splitlines()
+    answer = call(*asked, "--calibration", str(file), "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["calibration"] == [f"calibration: {TITLE}"]
+    answer = call(*asked, "--gpu", "h100", "--calibration", str(file))
+    assert answer.code == 2
+    assert "of the gpu 'h200', not h100" in answer.err

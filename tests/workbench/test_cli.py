@@ -10,41 +10,31 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import Call, is_mistake
 from host_pace import LOOP, slowness
 
 import workbench
 from tiles.recipes import RECIPES
-from workbench.cli import main
 
 SHAPE = "512x512x512"
 LONG = "x" * 300
 PACKED = Path(__file__).parents[2] / "data" / "h200" / "replay" / "hopper_gemm"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
-
-def test_predict_prints_every_recipe_that_the_gpu_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "predict", "--gpu", "h200", "--shape", SHAPE) == 0
-    printed = capsys.readouterr().out
+def test_predict_prints_every_recipe_that_the_gpu_runs(call: Call) -> None:
+    answer = call("predict", "--gpu", "h200", "--shape", SHAPE)
+    assert answer.code == 0
+    printed = answer.out
     assert "predicted, not measured" in printed
     assert "not predicted" not in printed
     rows = [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
     assert sorted(name for name in rows if name) == sorted(RECIPES)
 
 
-def test_predict_names_the_recipes_that_the_gpu_does_not_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "predict", "--gpu", "mi300x", "--shape", SHAPE) == 0
-    printed = capsys.readouterr().out
+def test_predict_names_the_recipes_that_the_gpu_does_not_run(call: Call) -> None:
+    answer = call("predict", "--gpu", "mi300x", "--shape", SHAPE)
+    assert answer.code == 0
+    printed = answer.out
     table, refused = printed.split("not predicted (--recipe NAME says why): ")
     rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
     told = refused.strip().split(", ")
@@ -53,16 +43,16 @@ def test_predict_names_the_recipes_that_the_gpu_does_not_run(
     assert sorted(rows + told) == sorted(RECIPES)
 
 
-def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(call: Call) -> None:
     where = ("predict", "--gpu", "mi300x", "--shape", SHAPE)
     asked = (*where, "--recipe", "posit8", "--recipe", "bf16")
-    assert call(monkeypatch, *asked) == 0
-    (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("not predicted")]
+    answer = call(*asked)
+    assert answer.code == 0
+    (told,) = [x for x in answer.out.splitlines() if x.startswith("not predicted")]
     assert told.startswith(f"not predicted: gemm:{SHAPE}:posit8:bf16: triton_gemm multiplies bf16")
-    assert call(monkeypatch, *asked, "--json") == 0
-    (refused,) = json.loads(capsys.readouterr().out)["refused"]
+    answer = call(*asked, "--json")
+    assert answer.code == 0
+    (refused,) = json.loads(answer.out)["refused"]
     assert refused["problem"] == f"gemm:{SHAPE}:posit8:bf16"
     assert "not posit8es1" in refused["reason"]
 
@@ -71,29 +61,22 @@ def test_a_recipe_asked_for_by_name_is_refused_with_its_reason(
     ("shapes", "more"), [((SHAPE,), ""), ((SHAPE, "64x64x64"), " (and 1 more refused; --json")]
 )
 def test_nothing_predicted_is_a_mistake_that_names_the_reason(
-    shapes: tuple[str, ...],
-    more: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    call: Call, shapes: tuple[str, ...], more: str
 ) -> None:
     asked = ["predict", "--gpu=mi300x", "--recipe=posit8", *(f"--shape={x}" for x in shapes)]
-    assert call(monkeypatch, *asked) == 2
-    said = capsys.readouterr()
+    said = call(*asked)
+    is_mistake(said, f"error: nothing was predicted: gemm:{SHAPE}:posit8:bf16: triton_", more)
     assert said.out == ""
-    assert said.err.startswith(f"error: nothing was predicted: gemm:{SHAPE}:posit8:bf16: triton_")
-    assert said.err.count("\n") == 1
-    assert more in said.err
-    assert call(monkeypatch, *asked, "--json") == 2
-    said = capsys.readouterr()
+    said = call(*asked, "--json")
+    assert said.code == 2
     assert len(json.loads(said.out)["refused"]) == len(shapes)
     assert said.err.startswith("error: nothing was predicted")
 
 
-def test_predict_json_is_what_the_python_api_says(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "predict", "--shape", SHAPE, "--recipe", "int8-row", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_predict_json_is_what_the_python_api_says(call: Call) -> None:
+    answer = call("predict", "--shape", SHAPE, "--recipe", "int8-row", "--json")
+    assert answer.code == 0
+    printed = json.loads(answer.out)
     expected = workbench.predict(shapes=[SHAPE], recipes=["int8-row"]).to_dict()
     assert printed == expected
     assert printed["schema"] == "tile-workbench/predict/1"
@@ -129,14 +112,14 @@ def test_fp8_on_a100_is_emulated_and_no_faster_than_bf16() -> None:
 
 
 @pytest.mark.parametrize("verb", ["gpus", "formats"])
-def test_listings_have_a_schema(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, verb, "--json") == 0
+def test_listings_have_a_schema(call: Call, verb: str) -> None:
+    answer = call(verb, "--json")
+    assert answer.code == 0
     version = {"gpus": 1, "formats": 2}[verb]
-    assert json.loads(capsys.readouterr().out)["schema"] == f"tile-workbench/{verb}/{version}"
-    assert call(monkeypatch, verb) == 0
-    assert ("h200" if verb == "gpus" else "jetfire") in capsys.readouterr().out
+    assert json.loads(answer.out)["schema"] == f"tile-workbench/{verb}/{version}"
+    answer = call(verb)
+    assert answer.code == 0
+    assert ("h200" if verb == "gpus" else "jetfire") in answer.out
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, "SIGTERM"])
@@ -152,12 +135,12 @@ def test_listings_have_a_schema(
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_what_a_stopped_command_leaves_is_said_of_that_command(
+    call: Call,
     verb: tuple[str, ...],
     attribute: str,
     says: str,
     stop: type[KeyboardInterrupt] | str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
@@ -168,8 +151,9 @@ def test_what_a_stopped_command_leaves_is_said_of_that_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workbench, attribute, stopped)
     asked = "interrupted" if stop is KeyboardInterrupt else "terminated"
-    assert call(monkeypatch, *verb) == (130 if stop is KeyboardInterrupt else 143)
-    assert capsys.readouterr().err == f"{asked}; {says}\n"
+    answer = call(*verb)
+    assert answer.code == (130 if stop is KeyboardInterrupt else 143)
+    assert answer.err == f"{asked}; {says}\n"
 
 
 MISTAKES = {
@@ -218,19 +202,12 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "says"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    call: Call, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, *arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    assert says in captured.err
-    assert len(captured.err) < 600
+    answer = call(*arguments)
+    is_mistake(answer, says)
+    assert len(answer.err) < 600
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,7 +252,7 @@ def test_the_command_predicts_within_a_second() -> None:
 
 
 def test_what_is_not_swept_is_told_before_the_sweep(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(
@@ -290,8 +267,9 @@ def test_what_is_not_swept_is_told_before_the_sweep(
         return before(*arguments, **options)
 
     monkeypatch.setattr(workbench, "sweep", sweep)
-    assert call(monkeypatch, "sweep", file, "--on", "sim", "--output", tmp_path / "run") == 0
+    answer = call("sweep", file, "--on", "sim", "--output", tmp_path / "run")
+    assert answer.code == 0
     (told,) = said
     assert told.startswith("not swept: quantize:64x64:e4m3fn.row:bf16: triton_gemm serves gemm")
     assert told.count("\n") == 1
-    assert "not swept" not in capsys.readouterr().err
+    assert "not swept" not in answer.err

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from emit_runs import run_of, study
+from emit_runs import files_in, run_of, study
 
 import workbench
 from sim import load_gpu
@@ -43,10 +43,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> EmittedKernel:
 def folder(made: EmittedKernel, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
     return Path(shutil.copytree(made.folder, tmp_path / "kernel"))
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_writes_exactly_these_files(made: EmittedKernel) -> None:
@@ -90,7 +86,7 @@ def test_writes_exactly_these_files(made: EmittedKernel) -> None:
     built = [*module, "_ops.py", "metadata.json"]
     around = ["CARD.md", "EVIDENCE.json", "LICENSE", "benchmarks/benchmark.py", "build.toml"]
     around += ["flake.nix", "tests/conftest.py", "tests/test_kernel.py"]
-    assert _files(made.folder) == sorted(
+    assert files_in(made.folder) == sorted(
         [
             *around,
             *(f"torch-ext/tile_gemm/{name}" for name in module),
@@ -102,7 +98,7 @@ def test_writes_exactly_these_files(made: EmittedKernel) -> None:
 def test_the_module_is_the_wheels_own_files(made: EmittedKernel) -> None:
     module = made.folder / "torch-ext/tile_gemm"
     static = Path(_ops.__file__).parent
-    for name in _files(module):
+    for name in files_in(module):
         if name.startswith("kernels/triton/") and not name.endswith("__init__.py"):
             source = kernel("triton_gemm").template.with_name(Path(name).name)
         elif name.endswith(".py") and name != "__init__.py":
@@ -157,7 +153,7 @@ def test_metadata_has_the_digest_of_every_built_file(made: EmittedKernel) -> Non
     variant = made.folder / "build/torch-cuda"
     metadata = json.loads((variant / "metadata.json").read_text())
     found = variant_digests(variant)
-    assert sorted([*found, "metadata.json"]) == _files(variant)
+    assert sorted([*found, "metadata.json"]) == files_in(variant)
     assert metadata["digest"] == {"algorithm": "sha256", "files": found}
     assert metadata["id"] == variant_id("tile-gemm", found)
     assert metadata["id"].startswith("_tile_gemm_cuda_")
@@ -171,7 +167,7 @@ def test_two_emissions_are_the_same_bytes(made: EmittedKernel, tmp_path: Path) -
     again = write(
         run_of(*MADE, HOPPER), tmp_path / "again", name="tile-gemm", repo_id="my-team/tile-gemm"
     )
-    for name in _files(made.folder):
+    for name in files_in(made.folder):
         assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes(), name
 
 
@@ -297,7 +293,7 @@ def test_an_existing_output_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "out/mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and is left as it is"):
         write(run_of(MADE[0]), tmp_path / "out")
-    assert _files(tmp_path) == ["out/mine.txt"]
+    assert files_in(tmp_path) == ["out/mine.txt"]
 
 
 def test_a_module_of_foreign_imports_or_newer_syntax_is_refused(tmp_path: Path) -> None:

@@ -3,24 +3,23 @@
 import json
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from command_line import Answer, Call, is_mistake
 from emit_runs import run_of, simulated_run, study
 
 import workbench
 from tuning import Run
-from workbench.cli import main
 from workbench.emission import targets
 from workbench.emission.emitted import EmittedFiles
 from workbench.emission.t4_files import write
 from workbench.emission.targets import TARGETS, Target, target
 
-Call = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +29,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return simulated_run(tmp_path_factory.mktemp("run") / "sweep", problems)
 
 
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
-    """Run the command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
-
-
-def _is_mistake(answer: tuple[int, str, str], message: str) -> None:
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert message in err
+def _writes_nothing(answer: Answer, message: str) -> None:
+    is_mistake(answer, message)
+    assert answer.out == ""
     assert list(Path().iterdir()) == []
 
 
@@ -74,7 +54,7 @@ def test_help_lists_every_target(call: Call) -> None:
 def test_an_unknown_target_is_told_with_what_there_is(
     asked: str, message: str, sweep: Run, call: Call
 ) -> None:
-    _is_mistake(call("emit", sweep.folder, "-o", "out", "--target", asked), message)
+    _writes_nothing(call("emit", sweep.folder, "-o", "out", "--target", asked), message)
     with pytest.raises(ValueError, match="unknown target"):
         workbench.emit(sweep.folder, "out", target=asked)
 
@@ -103,7 +83,7 @@ def test_an_unknown_target_is_told_with_what_there_is(
 def test_an_option_that_does_not_fit_is_a_mistake(
     arguments: tuple[str, ...], message: str, sweep: Run, call: Call
 ) -> None:
-    _is_mistake(call("emit", sweep.folder, "-o", "out", *arguments), message)
+    _writes_nothing(call("emit", sweep.folder, "-o", "out", *arguments), message)
 
 
 def test_a_wheel_is_what_emit_writes_by_default(sweep: Run, call: Call) -> None:
@@ -119,7 +99,7 @@ def test_a_wheel_is_what_emit_writes_by_default(sweep: Run, call: Call) -> None:
 def test_t4_files_are_those_of_export(sweep: Run, call: Call) -> None:
     code, out, _ = call("emit", sweep.folder, "-o", "emitted", "--target", "kernel-tuner-t4")
     assert code == 0
-    assert call("export", sweep.folder, "exported")[0] == 0
+    assert call("export", sweep.folder, "exported").code == 0
     names = sorted(path.name for path in Path("exported").iterdir())
     assert len(names) == 2
     assert out.splitlines() == [f"emitted/{name}" for name in names]
@@ -136,7 +116,7 @@ def test_t4_files_are_those_of_export(sweep: Run, call: Call) -> None:
 
 
 def test_one_bad_study_takes_no_t4_file_from_the_others(sweep: Run, call: Call) -> None:
-    assert call("export", sweep.folder, "whole")[0] == 0
+    assert call("export", sweep.folder, "whole").code == 0
     first, second = sorted(Path("whole").iterdir())
     Path("part").mkdir()
     foreign = Path("part", first.name)

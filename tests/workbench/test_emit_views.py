@@ -12,9 +12,9 @@ import torch
 from emit_runs import run_of, study
 from fake_cupy import FakeArray, fake_cupy
 
+from tiles.formats.torch_codec import empty_scales
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
-from tiles.kernels.quantize_torch import empty_scales
 from tiles.problems import Gemm, parse_problem
 from workbench.emission import emit
 from workbench.emission.package_files import _cupy_views, _hopper_gemm, _lookup

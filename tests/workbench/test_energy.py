@@ -14,10 +14,10 @@ import pytest
 
 import bench.energy
 from bench.energy import main
-from bench.energy_counter import per_launch
 from bench.energy_load import Load, load
 from sim import load_gpu
 from tuning.conditions import Reading
+from tuning.energy_counter import Counted, counted
 from tuning.timing import Timer
 from workbench.pareto import pareto
 from workbench.prediction_tables import energy_tables
@@ -64,42 +64,6 @@ def test_predictions_carry_power_energy_and_the_front() -> None:
     json.dumps(entries, allow_nan=False)
 
 
-class Board:
-    """Takes 2 J a launch, 40 launches a second; its counter steps ten times a second."""
-
-    def __init__(self, step_s: float = 0.1, unit_j: float = 0.001) -> None:
-        self.time_s, self.launched = 0.0, 0
-        self._step_s, self._unit_j = step_s, unit_j
-
-    def work(self) -> int:
-        self.launched += 2
-        self.time_s += 0.05
-        return 2
-
-    def energy_j(self) -> float | None:
-        seen_s = np.floor(self.time_s / self._step_s + 1e-9) * self._step_s
-        taken = 1e6 + 80.0 * seen_s
-        return float(np.floor(taken / self._unit_j) * self._unit_j)
-
-
-@pytest.mark.parametrize("step_s", [0.05, 0.1, 0.4, 1.0])
-def test_joules_are_divided_between_steps_of_the_counter(step_s: float) -> None:
-    board = Board(step_s)
-    found = per_launch(board.work, board.energy_j, 3.0, lambda: board.time_s, settle_s=0.5)
-    assert found.energy_j == pytest.approx(2.0, rel=1e-4)
-    assert found.time_s == pytest.approx(1 / 40, rel=1e-4)
-    assert found.power_w == pytest.approx(80.0, rel=1e-4)
-    assert 3.5 <= board.time_s < 3.5 + 5 * step_s + 0.1
-
-
-def test_a_counter_that_is_not_there_or_stands_is_said() -> None:
-    board = Board()
-    with pytest.raises(ValueError, match="NVML has no energy counter"):
-        per_launch(board.work, lambda: None, 3.0, lambda: board.time_s)
-    with pytest.raises(ValueError, match=r"the energy counter made 0 steps in 3\d s"):
-        per_launch(board.work, lambda: 5.0, 3.0, lambda: board.time_s)
-
-
 class Device(Timer):
     """Draws 600 W at work and 100 W waiting; a look at its counter takes the host 4 ms."""
 
@@ -135,10 +99,16 @@ class Device(Timer):
 def test_the_device_works_on_while_the_counter_is_read() -> None:
     """Waiting for each bout before the look charged launches for 4 ms of idleness a bout."""
     device = Device()
-    found = per_launch(
-        load(device, device.launch_us).work, device.energy_j, 2.0, lambda: device.time_s
+    found = counted(
+        load(device, device.launch_us).work,
+        device.energy_j,
+        lambda: device.time_s,
+        window_s=2.0,
+        longest_s=20.0,
+        least_steps=5,
     )
-    assert found.time_s == pytest.approx(500e-6, rel=0.01)
+    assert isinstance(found, Counted)
+    assert found.launch_s == pytest.approx(500e-6, rel=0.01)
     assert found.power_w == pytest.approx(600.0, rel=0.01)
     assert found.look_s == pytest.approx(0.004)
 
@@ -185,6 +155,11 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
 
         return Load(work=work, short_time_us=lambda: 190.0, read=lambda sensors: sensors())
 
+    def moment() -> str:
+        order.append("started")
+        return "2026-01-01T00:00:00Z"
+
+    monkeypatch.setattr(bench.energy, "moment", moment)
     monkeypatch.setattr(bench.energy, "opened", opened)
     monkeypatch.setattr(bench.energy, "place", lambda gpu, without: {"gpu": "a fake"})
     monkeypatch.setattr(bench.energy, "SETTLE_S", 0.0)
@@ -195,8 +170,9 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
     assert main([*given, "--seconds", "0.1", "--output", str(record)]) == 0
     assert sensors.claimed
     # In turns, every other round in reverse.
-    assert order == ["triton_gemm", "hopper_gemm", "triton_gemm", "hopper_gemm"]
+    assert order == ["started", "triton_gemm", "hopper_gemm", "triton_gemm", "hopper_gemm"]
     content = json.loads(record.read_text())
+    assert content["started"] == "2026-01-01T00:00:00Z"
     assert content["runs"] == {"count": 3, "seconds": 0.1, "settle_s": 0.0}
     for row in content["rows"]:
         measured = row["measured"]
@@ -215,6 +191,23 @@ def test_three_runs_of_each_problem_are_written_beside_the_prediction(
     told = capsys.readouterr().out.splitlines()
     assert "time " in told[0]
     assert sum(line.endswith("disturbed: process 7 used the GPU, 3 % of the time") for line in told)
+
+
+def test_a_board_without_a_counter_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sensors = Sensors()
+    monkeypatch.setattr(sensors, "energy_j", lambda: None)
+    launches = Load(work=lambda: 1, short_time_us=lambda: 190.0, read=lambda sensors: sensors())
+    monkeypatch.setattr(bench.energy, "opened", lambda row: launches)
+    monkeypatch.setattr(bench.energy, "place", lambda gpu, without: {"gpu": "a fake"})
+    monkeypatch.setattr(bench.energy, "SETTLE_S", 0.0)
+    monkeypatch.setattr(bench.energy, "open_nvml", lambda: sensors)
+    given = ["--problem", "gemm:8192x8192x8192:bf16:bf16=triton_gemm"]
+    assert main([*given, "--output", str(tmp_path / "energy.json")]) == 2
+    said = "there is no energy counter: measure on another GPU"
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_record_is_predicted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,29 +14,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from command_line import Call
 from numpy.typing import NDArray
 
 import workbench
 from sim.error import numpy_rounder, sample, tensor_error
 from tiles.formats import TensorFormat
 from tiles.recipes import RECIPES
-from workbench.cli import main
 
 SHAPE = "96x64"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
-
-def test_the_table_has_tensors_and_products_of_every_kind_of_data(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "--recipe", "jetfire", "--shape", "300x64", "--data", "all") == 0
-    printed = capsys.readouterr().out
+def test_the_table_has_tensors_and_products_of_every_kind_of_data(call: Call) -> None:
+    answer = call("error", "--recipe", "jetfire", "--shape", "300x64", "--data", "all")
+    assert answer.code == 0
+    printed = answer.out
     for data in ("normal", "laplace", "student-t", "outlier"):
         assert f"{data} data  activations 300x64, weights 300x64" in printed
         assert f"{data} data  products, M=256 N=256 K=64" in printed
@@ -46,12 +38,11 @@ def test_the_table_has_tensors_and_products_of_every_kind_of_data(
     assert printed.count("│ jetfire │ exact │") == 4
 
 
-def test_json_is_what_the_python_api_says(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_what_the_python_api_says(call: Call) -> None:
     options = ["--recipe", "jetfire", "--format", "bf16", "--shape", SHAPE, "--data", "normal"]
-    assert call(monkeypatch, *options, "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+    answer = call("error", *options, "--json")
+    assert answer.code == 0
+    printed = json.loads(answer.out)
     report = workbench.error(recipes="jetfire", formats="bf16", shape=(96, 64), data="normal")
     assert printed == report.to_dict()
     assert printed["schema"] == "tile-workbench/error/1"
@@ -64,8 +55,9 @@ def test_json_is_what_the_python_api_says(
     ]
     assert printed["product_shape"] == [96, 96, 64]
     assert printed["gradient_data"] == "activations"
-    assert call(monkeypatch, "--recipe", "int8-row", "--shape", SHAPE) == 0
-    assert "gradient" not in capsys.readouterr().out
+    answer = call("error", "--recipe", "int8-row", "--shape", SHAPE)
+    assert answer.code == 0
+    assert "gradient" not in answer.out
 
 
 def test_every_recipe_has_an_error_on_every_operand_and_a_product() -> None:
@@ -116,9 +108,7 @@ def test_expected_sqnr_stands_beside_the_measured_one() -> None:
     assert [row.expected_sqnr_db is None for row in own.tensors] == [True, False]
 
 
-def test_tensors_count_outliers_in_as_the_recipe_stores_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tensors_count_outliers_in_as_the_recipe_stores_them(call: Call) -> None:
     names = ("int8-row", "llm-int8", "int8-b128", "int8-fallback")
     report = workbench.error(recipes=names, shape="512x512", data="outlier")
     rows = {row.recipe: row for row in report.tensors if row.operand == "activation"}
@@ -130,8 +120,9 @@ def test_tensors_count_outliers_in_as_the_recipe_stores_them(
     bits = rows["int8-b128"].bits_per_element
     assert rows["int8-fallback"].bits_per_element == pytest.approx(1.25 * bits)
     assert rows["llm-int8"].expected_sqnr_db is None
-    assert call(monkeypatch, "--recipe", "llm-int8", "--shape", SHAPE) == 0
-    assert "columns with |x| > 6 in fp16" in capsys.readouterr().out
+    answer = call("error", "--recipe", "llm-int8", "--shape", SHAPE)
+    assert answer.code == 0
+    assert "columns with |x| > 6 in fp16" in answer.out
 
 
 def test_objects_say_what_their_names_say() -> None:
@@ -163,41 +154,40 @@ def test_limited_sums_cost_precision() -> None:
     assert exact > promoted > never
 
 
-def test_products_have_the_error_of_their_rounded_output_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_products_have_the_error_of_their_rounded_output_too(call: Call) -> None:
     """Jetfire's INT8 output adds about as much noise as one INT8 operand, 42 dB, to 39 dB."""
-    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)["products"]
+    answer = call("error", "--recipe", "jetfire", "--data", "normal", "--json")
+    assert answer.code == 0
+    (row,) = json.loads(answer.out)["products"]
     assert row["output"] == "int8.b32x32"
     expected = -10 * math.log10(10 ** (-row["sqnr_db"] / 10) + 10**-4.2)
     assert row["output_sqnr_db"] == pytest.approx(expected, abs=0.2)
     assert row["output_relative_rms"] == pytest.approx(10 ** (-row["output_sqnr_db"] / 20))
-    assert call(monkeypatch, "--recipe", "jetfire", "--data", "normal") == 0
-    assert f"│ int8.b32x32 │          {row['output_sqnr_db']:.2f} │" in capsys.readouterr().out
+    answer = call("error", "--recipe", "jetfire", "--data", "normal")
+    assert answer.code == 0
+    assert f"│ int8.b32x32 │          {row['output_sqnr_db']:.2f} │" in answer.out
 
 
-def test_every_product_says_how_its_sums_were_modelled(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_product_says_how_its_sums_were_modelled(call: Call) -> None:
     names = ["e4m3-row", "bf16", "int8-row", "fp8-ptq-e3m4"]
     options = [x for name in names for x in ("--recipe", name)]
     options += ["--shape", "32x128", "--data", "normal", "--accumulation", "hopper-fp8+128"]
-    assert call(monkeypatch, *options, "--json") == 0
-    products = json.loads(capsys.readouterr().out)["products"]
+    answer = call("error", *options, "--json")
+    assert answer.code == 0
+    products = json.loads(answer.out)["products"]
     found = {row["recipe"]: row["accumulation"] for row in products}
     assert found == dict.fromkeys(names, "exact") | {"e4m3-row": "hopper-fp8+128"}
-    assert call(monkeypatch, *options) == 0
-    printed = capsys.readouterr().out
+    answer = call("error", *options)
+    assert answer.code == 0
+    printed = answer.out
     assert re.search(r"│ e4m3-row +│ hopper-fp8\+128 │", printed)
     assert re.search(r"│ int8-row +│ exact +│", printed)
 
 
-def test_a_format_that_keeps_everything_is_exact_and_json_can_say_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "--format", "fp32", "--shape", SHAPE) == 0
-    assert "exact" in capsys.readouterr().out
+def test_a_format_that_keeps_everything_is_exact_and_json_can_say_it(call: Call) -> None:
+    answer = call("error", "--format", "fp32", "--shape", SHAPE)
+    assert answer.code == 0
+    assert "exact" in answer.out
     report = workbench.error(formats="fp32", shape=SHAPE).to_dict()
     assert report["tensors"][0]["sqnr_db"] is None
     json.dumps(report, allow_nan=False)
@@ -235,14 +225,13 @@ def test_the_seed_changes_data_and_stochastic_rounding() -> None:
     assert first.tensors != other.tensors
 
 
-def test_the_readme_shows_what_the_command_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_readme_shows_what_the_command_prints(call: Call) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     block = re.search(r"\$ workbench error (.*)\n([^`]+)```", readme)
     assert block is not None
-    assert call(monkeypatch, *block[1].split()) == 0
-    printed = capsys.readouterr().out
+    answer = call("error", *block[1].split())
+    assert answer.code == 0
+    printed = answer.out
     number = r"[0-9]+\.?[0-9]*"
 
     def words(text: str) -> list[str]:

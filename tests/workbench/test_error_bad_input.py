@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,39 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Call, is_mistake
 from safetensors.torch import save_file
 from weight_files import entry, normal, write_raw
 
 import workbench
-from workbench.cli import main
 
-Call = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and an empty folder: exit code and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0), capsys.readouterr().err
-
-    return run
-
-
-def is_mistake(answer: tuple[int, str], *says: str) -> None:
-    code, err = answer
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert len(err) < 900
-    for words in says:
-        assert words in err
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 OPTIONS = {
@@ -84,7 +57,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize(("arguments", "says"), OPTIONS.values(), ids=OPTIONS.keys())
 def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], says: str, call: Call) -> None:
-    is_mistake(call(*arguments), says)
+    is_mistake(call("error", *arguments), says)
     assert list(Path().iterdir()) == []
 
 
@@ -167,9 +140,9 @@ def test_a_damaged_checkpoint_is_told_in_one_line(
 ) -> None:
     write(Path("m.safetensors"))
     for arguments in (["m.safetensors"], ["."]):
-        answer = call("--weights", *arguments, "--html", "page.html")
+        answer = call("error", "--weights", *arguments, "--html", "page.html")
         is_mistake(answer, says)
-        assert "\x1b" not in answer[1]
+        assert "\x1b" not in answer.err
     assert [path.name for path in Path().iterdir()] == ["m.safetensors"]
 
 
@@ -201,13 +174,13 @@ def test_a_damaged_index_is_told_in_one_line(
     write: Callable[[], object], says: str, path: str, call: Call
 ) -> None:
     write()
-    is_mistake(call("--weights", path), says)
+    is_mistake(call("error", "--weights", path), says)
 
 
 def test_a_tensor_in_two_shards_is_refused(call: Call) -> None:
     for name in ("a", "b"):
         save_file({"w": normal(4, 4, 1)}, f"{name}.safetensors")
-    is_mistake(call("--weights", "."), "tensor 'w' stands in a.safetensors too")
+    is_mistake(call("error", "--weights", "."), "tensor 'w' stands in a.safetensors too")
 
 
 def test_a_damaged_shard_is_told_before_any_work(
@@ -216,7 +189,7 @@ def test_a_damaged_shard_is_told_before_any_work(
     save_file({"w": normal(4, 4, 1)}, "a.safetensors")
     Path("b.safetensors").write_bytes(b"")
     monkeypatch.setattr("workbench.weights._layer", lambda *_: pytest.fail("worked"))
-    is_mistake(call("--weights", "."), "b.safetensors")
+    is_mistake(call("error", "--weights", "."), "b.safetensors")
 
 
 @pytest.mark.parametrize(

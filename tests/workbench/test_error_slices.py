@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Call
 from safetensors.torch import save_file
-from weight_files import call, normal
+from weight_files import normal
 
 import workbench
 from sim.error import ErrorSums, numpy_rounder, tensor_error
@@ -99,7 +100,7 @@ def test_small_slices_give_what_one_slice_gives(
 
 
 def test_experts_follow_each_other_row_by_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks stay within a row of K; slices cut through experts."""
     x = normal(3 * 100, 40, 8)
@@ -107,12 +108,14 @@ def test_experts_follow_each_other_row_by_row(
     save_file({"experts.weight": x.clone().reshape(3, 100, 40), "plain.weight": x}, path)
     monkeypatch.setattr("workbench.weights.SLICE_ELEMENTS", 1)
     arguments = ["--weights", path, "--format", "e2m1fn.mx", "--format", "int8.row"]
-    assert call(monkeypatch, *arguments, "--json") == 0
-    experts, plain = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    answer = call("error", *arguments, "--json")
+    assert answer.code == 0
+    experts, plain = json.loads(answer.out)["weights"]["layers"]
     assert (experts["shape"], experts["matrix"]) == ([3, 100, 40], [300, 40])
     assert experts["formats"] == plain["formats"]
-    assert call(monkeypatch, *arguments) == 0
-    assert "F32 3x100x40 as 300x40" in capsys.readouterr().out
+    answer = call("error", *arguments)
+    assert answer.code == 0
+    assert "F32 3x100x40 as 300x40" in answer.out
 
 
 @pytest.mark.parametrize("shape", [(48, 8, 3, 3), (48, 24, 4), (48, 1, 2, 3, 5)])
@@ -200,18 +203,18 @@ def test_codes_are_multiplied_by_the_scales_beside_them(
     assert "x scales" in tensor.kind
 
 
-def test_codes_without_scales_are_noted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_codes_without_scales_are_noted(call: Call, tmp_path: Path) -> None:
     codes = normal(64, 64, 1).to(torch.float8_e4m3fn)
     path = tmp_path / "m.safetensors"
     save_file({"w": codes, "w_scale": torch.ones(7, 3), "x": normal(64, 64, 2)}, path)
-    assert call(monkeypatch, "--weights", path, "--format", "int8.row", "--json") == 0
-    notes = {x["name"]: x["note"] for x in json.loads(capsys.readouterr().out)["weights"]["layers"]}
+    answer = call("error", "--weights", path, "--format", "int8.row", "--json")
+    assert answer.code == 0
+    notes = {x["name"]: x["note"] for x in json.loads(answer.out)["weights"]["layers"]}
     said = "codes as they are stored: no scales named with _scale_inv or _scale lie beside them"
     assert notes == {"w": said, "w_scale": "", "x": ""}
-    assert call(monkeypatch, "--weights", path, "--format", "int8.row") == 0
-    assert f"{said}: w\n" in capsys.readouterr().out
+    answer = call("error", "--weights", path, "--format", "int8.row")
+    assert answer.code == 0
+    assert f"{said}: w\n" in answer.out
 
 
 MEMORY = """

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import Call
 from safetensors.torch import save_file
-from weight_files import BEST, FORMATS, call, known_checkpoint, normal
+from weight_files import BEST, FORMATS, known_checkpoint, normal
 
 import workbench
 from workbench.weights import LayerStatus, candidate_formats
@@ -47,16 +48,15 @@ def test_what_is_no_weight_matrix_is_recorded_with_its_reason(known: Path) -> No
     }
 
 
-def test_a_nan_does_not_lose_the_other_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_nan_does_not_lose_the_other_layers(call: Call, tmp_path: Path) -> None:
     bad = normal(300, 40, 1)
     bad[280, 7], bad[290, 1] = float("nan"), float("-inf")
     path = tmp_path / "m.safetensors"
     beyond = torch.full((4, 4), 1e300, dtype=torch.float64)
     save_file({"good.weight": normal(64, 64, 2), "bad.weight": bad, "wide.weight": beyond}, path)
-    assert call(monkeypatch, "--weights", path, "--format", "int8.row", "--json") == 0
-    layers = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    answer = call("error", "--weights", path, "--format", "int8.row", "--json")
+    assert answer.code == 0
+    layers = json.loads(answer.out)["weights"]["layers"]
     assert [(layer["name"], layer["status"], layer["reason"]) for layer in layers] == [
         (
             "bad.weight",
@@ -70,26 +70,25 @@ def test_a_nan_does_not_lose_the_other_layers(
             "16 values are NaN or infinite or beyond fp32, the first at row 0, column 0",
         ),
     ]
-    assert call(monkeypatch, "--weights", path, "--format", "int8.row") == 0
-    assert "failed: 2 values are NaN" in capsys.readouterr().out
+    answer = call("error", "--weights", path, "--format", "int8.row")
+    assert answer.code == 0
+    assert "failed: 2 values are NaN" in answer.out
 
 
 @pytest.mark.parametrize(
     "overflowing", ["e4m3fn+nosat", "e4m3fn.mx+nosat", "e4m3fn.b256x256+e8m0fnu+nosat"]
 )
 def test_a_weight_beyond_a_range_that_is_not_clipped_does_not_lose_the_other_layers(
-    overflowing: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    call: Call, overflowing: str, tmp_path: Path
 ) -> None:
     bad = normal(300, 64, 1)
     bad[280, 7] = -500.0
     path = tmp_path / "m.safetensors"
     save_file({"bad.weight": bad, "good.weight": normal(64, 64, 2).sign()}, path)
     asked = ("--weights", path, "--format", overflowing)
-    assert call(monkeypatch, *asked, "--format", "int8.row", "--json") == 0
-    bad_layer, good = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    answer = call("error", *asked, "--format", "int8.row", "--json")
+    assert answer.code == 0
+    bad_layer, good = json.loads(answer.out)["weights"]["layers"]
     refused, other = bad_layer["formats"]
     assert refused["error"] is None
     assert refused["reason"].startswith("weights up to 500 are rounded to a NaN or an infinity")
@@ -97,8 +96,9 @@ def test_a_weight_beyond_a_range_that_is_not_clipped_does_not_lose_the_other_lay
     assert other["error"]["sqnr_db"] > 0
     assert all(one["error"]["relative_max"] < 0.1 for one in good["formats"])
     # With no other format the layer has no error at all.
-    assert call(monkeypatch, *asked) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    answer = call("error", *asked)
+    assert answer.code == 0
+    said = " ".join(answer.out.split())
     assert f"failed: weights up to 500 are rounded to a NaN or an infinity by {overflowing}" in said
     assert "bad.weight" in said
 
@@ -113,11 +113,10 @@ def test_recipes_and_formats_choose_the_candidates(known: Path) -> None:
     assert all(fmt.scaling is not None for fmt in default.formats)
 
 
-def test_the_table_names_the_best_format(
-    known: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "--weights", known, *(f"--format={f}" for f in FORMATS)) == 0
-    printed = capsys.readouterr().out
+def test_the_table_names_the_best_format(call: Call, known: Path) -> None:
+    answer = call("error", "--weights", known, *(f"--format={f}" for f in FORMATS))
+    assert answer.code == 0
+    printed = answer.out
     for layer, best in BEST.items():
         (line,) = (text for text in printed.splitlines() if layer in text and "64x64" in text)
         assert line.split("│")[3].strip() == best

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Call
 from safetensors.torch import save_file
 from test_report import Page
-from weight_files import BEST, FORMATS, HOSTILE, call, known_checkpoint, normal
+from weight_files import BEST, FORMATS, HOSTILE, known_checkpoint, normal
 
 import workbench
 from workbench.weights import printable
@@ -38,17 +39,17 @@ def hostile(tmp_path: Path) -> Path:
     return path
 
 
-def test_names_from_the_file_do_not_steer_the_terminal(
-    hostile: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, "--weights", hostile, "--format", "int8.row") == 0
-    printed = capsys.readouterr().out
+def test_names_from_the_file_do_not_steer_the_terminal(call: Call, hostile: Path) -> None:
+    answer = call("error", "--weights", hostile, "--format", "int8.row")
+    assert answer.code == 0
+    printed = answer.out
     assert "\x1b" not in printed
     assert "\u202e" not in printed
     assert "[red]\\x1b" in re.sub(r"[\s│]", "", printed)
     assert printed.count("x" * 200) == 0
-    assert call(monkeypatch, "--weights", hostile, "--format", "int8.row", "--json") == 0
-    layers = json.loads(capsys.readouterr().out)["weights"]["layers"]
+    answer = call("error", "--weights", hostile, "--format", "int8.row", "--json")
+    assert answer.code == 0
+    layers = json.loads(answer.out)["weights"]["layers"]
     assert f"{HOSTILE}.weight" in {layer["name"] for layer in layers}
 
 
@@ -137,16 +138,15 @@ def test_an_unwritable_page_is_told_before_the_work_and_an_older_one_stays(
         workbench.error(weights=known, formats="int8.row", html=known)
 
 
-def test_a_checkpoint_of_nothing_to_rank_is_still_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_nothing_to_rank_is_still_answered(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"norm": torch.ones(3)}, path)
-    assert call(monkeypatch, "--weights", path, "--html", tmp_path / "p.html") == 2
-    printed = capsys.readouterr()
+    printed = call("error", "--weights", path, "--html", tmp_path / "p.html")
+    assert printed.code == 2
     assert "skipped: 1-dimensional" in printed.out
     assert "m.safetensors: no tensor could be ranked" in printed.err
     assert printed.err.strip().startswith("error: ")
-    assert call(monkeypatch, "--weights", path, "--json") == 2
-    assert json.loads(capsys.readouterr().out)["weights"]["ranking"] == []
+    answer = call("error", "--weights", path, "--json")
+    assert answer.code == 2
+    assert json.loads(answer.out)["weights"]["ranking"] == []
     assert "No tensor could be ranked" in WeightsPage(tmp_path / "p.html").text

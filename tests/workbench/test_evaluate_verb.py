@@ -2,20 +2,18 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from command_line import Call, is_mistake
 
 import workbench
 from sim.evaluation import Kind, default_predictors
 from sim.evaluation.baselines.matmul_heuristics import installed
 from sim.measured_file import read_measured, write_measured
-from workbench.cli import main
 from workbench.evaluation import OPTIONAL
 from workbench.evaluation_page import BEGIN, END, section, with_section
 from workbench.evaluation_tables import evaluation_grids, markdown
@@ -27,24 +25,7 @@ STORED = ROOT / "docs" / "cost-model" / "evaluation.json"
 #: What renews the page, its plots and the golden copy.
 RENEW = "workbench evaluate --write docs/cost-model.md"
 
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and an empty folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +89,7 @@ def test_stale_studies_are_told_above_the_tables(
     assert all(line.startswith("stale: ") for line in told)
     assert [changed in line for line in told] == [True, True, True, False]
     assert told[3].endswith("hopper_gemm: 5 more studies: --json")
-    found = json.loads(call(*asked, "--json")[1])
+    found = json.loads(call(*asked, "--json").out)
     assert len(found["stale"]) == 8
     assert all(changed in line for line in found["stale"])
 
@@ -153,10 +134,9 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, small: Path, tmp_path
         ("--data", str(small), "--write", str(plain)): "holds no section to replace",
     }
     for arguments, says in cases.items():
-        code, out, err = call("evaluate", *arguments)
-        assert (code, out) == (2, ""), arguments
-        assert says in err
-        assert err.count("\n") == 1
+        answer = call("evaluate", *arguments)
+        is_mistake(answer, says)
+        assert answer.out == "", arguments
 
 
 def test_a_page_keeps_what_stands_around_its_section(

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Call
 
 import tuning
 import workbench
 from tuning.begun_mark import unmark_begun
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
 from tuning.stored_plan import PLAN_FILE
-from workbench import cli
 
 SECRET = "s3cret-word"
 NOBODY = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/sweeps"
@@ -38,6 +38,9 @@ output: runs/small
 """
 
 
+Told = Callable[..., tuple[int, str]]
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -45,15 +48,16 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "small.yaml"
 
 
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
-) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["workbench", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert SECRET not in out + err
-    return int(ended.value.code or 0), out + err
+@pytest.fixture
+def told(call: Call) -> Told:
+    """The exit code and all that was said, in which there is no password."""
+
+    def run(*words: str) -> tuple[int, str]:
+        code, out, err = call(*words)
+        assert SECRET not in out + err
+        return code, out + err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -71,13 +75,12 @@ def run(
 )
 def test_a_storage_that_does_not_answer_is_told_without_its_password(
     file: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    told: Told,
     command: list[str],
 ) -> None:
     pytest.importorskip("psycopg")
     begin = time.monotonic()
-    code, text = run(capsys, monkeypatch, *(NOBODY if w == "URL" else w for w in command))
+    code, text = told(*(NOBODY if w == "URL" else w for w in command))
     assert code == 2
     assert "error: storage postgresql+psycopg://127.0.0.1:1/sweeps does not answer: " in text
     assert text.rstrip().endswith("start the server or correct the URL")
@@ -117,26 +120,25 @@ def _root() -> Path:
 )
 def test_a_wrong_url_is_told(
     file: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    told: Told,
     url: str,
     says: str,
 ) -> None:
-    code, text = run(capsys, monkeypatch, "worker", "--study", "small", "--storage", url)
+    code, text = told("worker", "--study", "small", "--storage", url)
     assert code == 2
     assert says in text
     assert text.count("\n") == 1
 
 
 def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_for_ever(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    file: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("psycopg")
     monkeypatch.setattr("tuning.fleet_storage.CONNECT_S", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/x"
         begin = time.monotonic()
-        code, text = run(capsys, monkeypatch, "report", "small", "--storage", url)
+        code, text = told("report", "small", "--storage", url)
     assert code == 2
     assert "does not answer" in text
     assert time.monotonic() - begin < 120
@@ -144,10 +146,10 @@ def test_a_server_that_accepts_and_says_nothing_is_not_waited_for_for_ever(
 
 @pytest.mark.parametrize("missing", ["psycopg", "optuna_dashboard"])
 def test_a_missing_package_names_its_extra(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, missing: str
+    file: Path, told: Told, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    code, text = run(capsys, monkeypatch, "dashboard", "small", "--storage", NOBODY)
+    code, text = told("dashboard", "small", "--storage", NOBODY)
     assert code == 2
     assert "is missing: pip install 'tile-workbench[fleet]'" in text
 
@@ -168,12 +170,11 @@ def test_a_missing_package_names_its_extra(
 )
 def test_mistakes_are_one_line(
     file: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    told: Told,
     words: list[str],
     says: str,
 ) -> None:
-    code, text = run(capsys, monkeypatch, *words)
+    code, text = told(*words)
     assert code == 2
     assert says in text
 
@@ -233,22 +234,18 @@ def test_a_read_only_folder_is_told(file: Path) -> None:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_sweep_of_another_version_is_told(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_of_another_version_is_told(file: Path, told: Told) -> None:
     workbench.sweep(file)
     plan = file.parent / "runs" / "small" / PLAN_FILE
     plan.write_text(plan.read_text().replace("tile-workbench/plan/1", "tile-workbench/plan/7"))
-    code, text = run(capsys, monkeypatch, "worker", "--study", "runs/small")
+    code, text = told("worker", "--study", "runs/small")
     assert code == 2
     assert "schema 'tile-workbench/plan/7', this version reads 'tile-workbench/plan/1'" in text
 
 
-def test_a_worker_says_what_it_found_done(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_says_what_it_found_done(file: Path, told: Told) -> None:
     workbench.sweep(file)
-    code, text = run(capsys, monkeypatch, "worker", "--study", "runs/small")
+    code, text = told("worker", "--study", "runs/small")
     assert code == 0
     assert "gemm:256x256x256:bf16:bf16" in text
 

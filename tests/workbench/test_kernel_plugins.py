@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Call, is_mistake
 from kernel_plugin import PluginConfig, PricedPlugin, UnpricedPlugin, offer
 
 import sim
@@ -14,7 +15,6 @@ from tiles.kernels.registry import kernels as registered
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 from tuning.candidates import pricing
-from workbench.cli import main
 
 H200 = sim.load_gpu("h200")
 BF16 = Gemm(m=512, n=512, k=512, recipe=recipe("bf16"))
@@ -101,7 +101,7 @@ def test_an_entry_point_that_does_not_load_is_one_line_with_its_distribution(
     group: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    call: Call,
 ) -> None:
     where = offer(tmp_path, target, group=f"tile_workbench.{group}")
     (where / "broken_module.py").write_text("def\n")
@@ -109,15 +109,7 @@ def test_an_entry_point_that_does_not_load_is_one_line_with_its_distribution(
     verb = ["predict", "--shape", "64x64x64"]
     if group == "formats":
         verb = ["error", "--format", "entry0.row", "--shape", "64x64"]
-    monkeypatch.setattr("sys.argv", ["workbench", *verb])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert reason in told
-    assert "plugin-kernels" in told
-    assert "repair or uninstall" in told
+    is_mistake(call(*verb), reason, "plugin-kernels", "repair or uninstall")
 
 
 @pytest.mark.usefixtures("fresh")

@@ -113,6 +113,6 @@ def test_learned_places_bound_the_sequence(
 
 
 def test_every_type_of_network_is_a_type_of_model() -> None:
-    from workbench.models import MODEL_TYPES
+    from workbench.model_configs import MODEL_TYPES
 
     assert set(MODEL_TYPES) - set(NETWORK_TYPES) == {"deepseek_v3"}

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Call, is_mistake
 
 import sim
 import workbench
 from sim.network import Part
-from workbench.cli import main
 from workbench.network_tables import network_tables
 
 ROOT = Path(__file__).parents[2]
@@ -25,19 +25,11 @@ BERT = str(ROOT / "examples" / "models" / "bert-base.json")
 ASKED = ["predict", "--model", BERT, "--batch", "4", "--sequence", "128"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0)
-
-
-def test_times_and_memory_are_printed_as_predicted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_times_and_memory_are_printed_as_predicted(call: Call) -> None:
     names = ["--recipe", "bf16", "--recipe", "jetfire", "--recipe", "int8-row"]
-    assert call(monkeypatch, *ASKED, "--training", *names) == 0
-    printed = capsys.readouterr().out
+    answer = call(*ASKED, "--training", *names)
+    assert answer.code == 0
+    printed = answer.out
     first, second = (text for text in printed.split("h200  bert-base, 12 layers, ") if text)
     for table in (first, second):
         assert "4 x 128 tokens, training" in table
@@ -51,21 +43,19 @@ def test_times_and_memory_are_printed_as_predicted(
     assert "not predicted: int8-row: int8-row is for inference: choose a recipe" in second
 
 
-def test_inference_prints_one_pass(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *ASKED, "--network", "--recipe", "int8-row") == 0
-    printed = capsys.readouterr().out
+def test_inference_prints_one_pass(call: Call) -> None:
+    answer = call(*ASKED, "--network", "--recipe", "int8-row")
+    assert answer.code == 0
+    printed = answer.out
     assert "inference" in printed
     assert "backward" not in printed
     assert "gradients" not in printed
 
 
-def test_json_is_what_the_python_api_says(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *ASKED, "--training", "--recipe", "deepseek-fp8", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_json_is_what_the_python_api_says(call: Call) -> None:
+    answer = call(*ASKED, "--training", "--recipe", "deepseek-fp8", "--json")
+    assert answer.code == 0
+    printed = json.loads(answer.out)
     report = workbench.predict_network(
         model=BERT, batch=4, sequence=128, training=True, recipes=["deepseek-fp8"]
     )
@@ -137,15 +127,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(call: Call, name: str) -> None:
     arguments, message = MISTAKES[name]
-    assert call(monkeypatch, "predict", *arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
-    assert said.count("\n") == 1
+    answer = call("predict", *arguments)
+    is_mistake(answer, message)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +149,13 @@ def without_padding(text: str) -> str:
 
 
 def test_the_example_of_the_page_is_what_the_command_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (example,) = EXAMPLE.finditer(PAGE.read_text())
     monkeypatch.chdir(ROOT)
-    assert call(monkeypatch, *example[1].split()) == 0
-    assert example[2] == without_padding(capsys.readouterr().out)
+    answer = call(*example[1].split())
+    assert answer.code == 0
+    assert example[2] == without_padding(answer.out)
 
 
 def test_what_the_page_says_of_its_example_follows_from_it() -> None:

@@ -1,12 +1,11 @@
 """``sweep --objective energy`` from the command line to what ships of it."""
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import Call
 from emit_runs import run_of, study
 
 import tuning
@@ -14,7 +13,6 @@ import workbench
 from tuning import Run, StudyRecord
 from tuning.energy import Energy
 from tuning.objective import Objective
-from workbench.cli import main
 from workbench.deploy.config_targets import write_configs
 from workbench.emission.evidence import evidence
 from workbench.emission.project import readme_text
@@ -32,27 +30,13 @@ measure: {on: sim}
 output: run
 """
 GEMM = "gemm:512x4096x4096:e4m3-row:bf16"
-Call = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and a folder with a sweep file."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "time.yaml").write_text(SWEEP)
-    (tmp_path / "energy.yaml").write_text(SWEEP + "objective: energy\n")
-    (tmp_path / "heat.yaml").write_text(SWEEP + "objective: heat\n")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
+@pytest.fixture(autouse=True)
+def _sweep_files(empty_folder: Path) -> None:
+    (empty_folder / "time.yaml").write_text(SWEEP)
+    (empty_folder / "energy.yaml").write_text(SWEEP + "objective: energy\n")
+    (empty_folder / "heat.yaml").write_text(SWEEP + "objective: heat\n")
 
 
 def test_a_simulated_sweep_for_energy_says_so_in_every_column(call: Call) -> None:
@@ -66,7 +50,7 @@ def test_a_simulated_sweep_for_energy_says_so_in_every_column(call: Call) -> Non
 
 
 def test_the_option_stands_for_the_key_of_the_file(call: Call) -> None:
-    assert call("sweep", "time.yaml", "--objective", "energy")[0] == 0
+    assert call("sweep", "time.yaml", "--objective", "energy").code == 0
     code, out, err = call("sweep", "energy.yaml", "--json")
     assert code == 0, err
     (study,) = json.loads(out)["studies"]
@@ -84,7 +68,7 @@ def test_a_sweep_for_time_is_as_it_was(call: Call) -> None:
     assert study["objective"] == "time"
     assert "energy_mj" not in study["predicted"]
     assert "energy" not in study["simulated_outcome"]
-    assert "mJ" not in call("sweep", "time.yaml")[1]
+    assert "mJ" not in call("sweep", "time.yaml").out
 
 
 @pytest.mark.parametrize(
@@ -105,7 +89,7 @@ def test_what_does_not_go_together_is_one_line_and_exit_code_2(
     call: Call, first: list[str], then: list[str], told: str
 ) -> None:
     if first:
-        assert call("sweep", *first)[0] == 0
+        assert call("sweep", *first).code == 0
     code, out, err = call("sweep", *then)
     assert (code, out) == (2, "")
     line = err.splitlines()[-1]  # behind what is not swept
@@ -114,14 +98,14 @@ def test_what_does_not_go_together_is_one_line_and_exit_code_2(
 
 
 def test_replay_and_export_speak_of_energy(call: Call, tmp_path: Path) -> None:
-    assert call("sweep", "energy.yaml")[0] == 0
+    assert call("sweep", "energy.yaml").code == 0
     code, out, err = call("replay", "run", "--seeds", "2", "--strategy", "random")
     assert code == 0, err
     assert out.splitlines()[0].rstrip().endswith(" mJ")
-    assert call("export", "run", "one.json")[0] == 0
+    assert call("export", "run", "one.json").code == 0
     results = json.loads((tmp_path / "one.json").read_text())["results"]
     assert {tuple(result["objectives"]) for result in results} == {("simulated_energy",)}
-    assert call("import", "one.json", "--output", "again")[0] == 0
+    assert call("import", "one.json", "--output", "again").code == 0
     assert tuning.load_run(tmp_path / "again").studies == tuning.load_run(tmp_path / "run").studies
 
 
@@ -179,7 +163,7 @@ def test_what_goes_by_time_refuses_such_a_run(run: Run, call: Call, tmp_path: Pa
         select(run, rows_loss=0.1)
     with pytest.raises(ValueError, match="was searched for energy, and tuned files go by time"):
         write_configs(run, "vllm-linear", tmp_path / "vllm")
-    assert call("sweep", "energy.yaml")[0] == 0
+    assert call("sweep", "energy.yaml").code == 0
     with pytest.raises(ValueError, match="was searched for energy, and contests go by time"):
         open_source(tmp_path / "run")
 

@@ -10,7 +10,7 @@ from sim import PricedTable
 from tiles.kernels import Kernel, kernels
 from tiles.problems import Problem
 from tiles.recipes import RECIPES
-from workbench import predictions
+from workbench import pricer
 from workbench.prediction_tables import prediction_tables
 from workbench.predictions import predict
 
@@ -92,7 +92,7 @@ def test_recipes_of_the_same_product_are_priced_once(monkeypatch: pytest.MonkeyP
         priced.append((family.name, str(problem)))
         return sim.price(problem, family, *rest)
 
-    monkeypatch.setattr(predictions, "price", price)
+    monkeypatch.setattr(pricer, "price", price)
     names = ["int8-b128", "jetfire-128", "bf16", "bf16-kahan", "bf16-sr"]
     report = predict(shapes=[SHAPE], recipes=names)
     assert priced == [

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Call
 from emit_runs import run_of, simulated_run, study
 
 import tuning
@@ -16,7 +15,6 @@ import workbench
 from sim import load_gpu
 from tiles.problems import parse_problem
 from tuning.promotion.contest import Contender, Status
-from workbench.cli import main
 from workbench.promotion_sources import contests_of, open_source
 from workbench.promotions import SCHEMA
 
@@ -24,7 +22,6 @@ from workbench.promotions import SCHEMA
 pytestmark = pytest.mark.slow
 
 LARGE, SMALL = "gemm:4096x4096x4096:e4m3-row:bf16", "gemm:16x256x512:e4m3-row:bf16"
-Call = Callable[..., tuple[int, str, str]]
 
 
 def _worse(folder: Path, problem: str, family: str = "triton_gemm") -> None:
@@ -51,19 +48,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], runs: Path) -> Call:
-    """The command line in the folder of the runs: exit code, output, errors."""
+@pytest.fixture(autouse=True)
+def _among_the_runs(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
     monkeypatch.chdir(runs)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", "promote", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        told = capsys.readouterr()
-        return int(stop.value.code or 0), told.out, told.err
-
-    return run
 
 
 def best_of(folder: Path) -> Any:
@@ -77,7 +64,7 @@ def test_a_better_entry_is_promoted_and_emission_takes_it(
     call: Call, runs: Path, tmp_path: Path, old: str
 ) -> None:
     out = tmp_path / "promoted"
-    code, printed, err = call("best", "--over", old, "-o", out, "--on", "sim", "--json")
+    code, printed, err = call("promote", "best", "--over", old, "-o", out, "--on", "sim", "--json")
     assert (code, err) == (0, "")
     report = json.loads(printed)
     assert (report["schema"], report["simulated"], report["min_gain"]) == (SCHEMA, True, 0.03)
@@ -99,7 +86,7 @@ def test_a_better_entry_is_promoted_and_emission_takes_it(
     assert shipped["config"] == entry["new"]["config"]
     assert shipped["simulated"]
     # The same command again decides the same.
-    code, again, _ = call("best", "--over", old, "-o", out, "--on", "sim", "--json")
+    code, again, _ = call("promote", "best", "--over", old, "-o", out, "--on", "sim", "--json")
     assert (code, json.loads(again)) == (0, report)
 
 
@@ -107,7 +94,7 @@ def test_a_worse_entry_is_refused_and_the_table_says_why(
     call: Call, runs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "kept"
-    code, printed, _ = call("package", "--over", "best", "-o", out, "--on", "sim")
+    code, printed, _ = call("promote", "package", "--over", "best", "-o", out, "--on", "sim")
     assert code == 0
     assert "simulated, never measured" in printed
     assert "refused" in printed
@@ -174,10 +161,10 @@ def test_problems_of_one_side_alone_are_said_and_lost_by_nobody(
     other = "gemm:16x128x256:e4m3-row:bf16"
     simulated_run(tmp_path / "more", [(SMALL, "triton_gemm"), (other, "triton_gemm")])
     out = tmp_path / "out"
-    code, _, err = call("worse", "--over", tmp_path / "more", "-o", out, "--on", "sim")
+    code, _, err = call("promote", "worse", "--over", tmp_path / "more", "-o", out, "--on", "sim")
     assert (code, err.count("\n")) == (2, 1)
     assert f"worse lacks 1 of the 2 problems of {tmp_path / 'more'} ({other}): sweep" in err
-    code, _, err = call(tmp_path / "more", "--over", "worse", "-o", out, "--on", "sim")
+    code, _, err = call("promote", tmp_path / "more", "--over", "worse", "-o", out, "--on", "sim")
     assert f"worse lacks 1 of the 2 problems of {tmp_path / 'more'}" in err
     assert not out.exists()
     found = workbench.promote(
@@ -212,11 +199,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(
         (("best", "--over", "worse", "--min-gain", "x%"), "min_gain 'x%': a share below 1"),
         (("best", "--over", "worse", "--on", "moon"), "on 'moon': choose gpu or sim"),
     ):
-        code, printed, err = call(*given, "-o", out)
+        code, printed, err = call("promote", *given, "-o", out)
         assert (code, printed, err.count("\n")) == (2, "", 1), err
         assert said in err
         assert not out.exists()
-    code, _, err = call("best", "--over", "worse", "-o", runs / "best", "--on", "sim")
+    code, _, err = call("promote", "best", "--over", "worse", "-o", runs / "best", "--on", "sim")
     assert code == 2
     assert "best holds a sweep and no promotion: choose another output" in err
 
@@ -225,7 +212,7 @@ def test_without_a_gpu_a_promotion_has_to_be_simulated(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    code, _, err = call("best", "--over", "worse", "-o", tmp_path / "out")
+    code, _, err = call("promote", "best", "--over", "worse", "-o", tmp_path / "out")
     assert (code, err.count("\n")) == (2, 1)
     assert "torch finds no CUDA device" in err
     assert "--on sim" in err
@@ -243,14 +230,16 @@ def test_an_interrupt_is_told_and_the_same_command_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inside, "decide", interrupted)
-    code, _, err = call("best", "--over", "worse", "-o", out, "--on", "sim", "--json")
+    code, _, err = call("promote", "best", "--over", "worse", "-o", out, "--on", "sim", "--json")
     assert code == 130
     assert "nothing is lost, the same command goes on" in err
     # What is there already is no package yet.
     with pytest.raises(ValueError, match="its promotion is not finished"):
         workbench.emit(out, tmp_path / "emitted")
     monkeypatch.setattr(inside, "decide", decided)
-    code, printed, _ = call("best", "--over", "worse", "-o", out, "--on", "sim", "--json")
+    code, printed, _ = call(
+        "promote", "best", "--over", "worse", "-o", out, "--on", "sim", "--json"
+    )
     assert (code, json.loads(printed)["entries"][0]["status"]) == (0, "promoted")
     workbench.emit(out, tmp_path / "emitted", name="resumed_pack")
 
@@ -260,16 +249,18 @@ def test_an_unfinished_or_other_promotion_is_neither_emitted_nor_mixed(
 ) -> None:
     out = tmp_path / "out"
     workbench.promote(runs / "best", runs / "worse", out, on="sim")
-    code, _, err = call("best", "--over", "worse", "-o", out, "--on", "sim", "--min-gain", "4%")
+    code, _, err = call(
+        "promote", "best", "--over", "worse", "-o", out, "--on", "sim", "--min-gain", "4%"
+    )
     assert code == 2
     assert "out holds another promotion (min_gain differ): choose another output" in err
-    code, _, err = call("package", "--over", "best", "-o", out, "--on", "sim")
+    code, _, err = call("promote", "package", "--over", "best", "-o", out, "--on", "sim")
     assert "out holds another promotion (contests differ)" in err
     path = out / "promotion.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"finished": False}))
     for given in (("best", "--over", out), (out, "--over", "best")):
-        code, _, err = call(*given, "-o", tmp_path / "next", "--on", "sim")
+        code, _, err = call("promote", *given, "-o", tmp_path / "next", "--on", "sim")
         assert code == 2
         assert "its promotion is not finished: `workbench promote" in err
     with pytest.raises(ValueError, match=r"promotion is not finished: `workbench promote .* goes"):

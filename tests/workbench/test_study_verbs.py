@@ -2,15 +2,13 @@
 
 import gzip
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Call, is_mistake
 
 import workbench
 from sim.measured_file import read_measured
-from workbench.cli import main
 
 DATA = Path(__file__).parents[2] / "data" / "h200"
 
@@ -26,7 +24,7 @@ output: run
 """
 PROBLEM = "quantize:128x256:int8.row:bf16"
 
-Call = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "sweep.yaml").write_text(SWEEP)
     workbench.sweep(made / "sweep.yaml", output=made / "run")
     return made / "run"
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and an empty folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def test_replay_prints_a_table_a_study_and_one_of_all(call: Call, folder: Path) -> None:
@@ -69,19 +50,19 @@ def test_replay_says_what_has_changed_since(
     call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("replay", folder, "--strategy", "random", "--seeds", "1", "--problem", PROBLEM)
-    assert "stale" not in call(*arguments)[1]
-    assert json.loads(call(*arguments, "--json")[1])["stale"] == []
+    assert "stale" not in call(*arguments).out
+    assert json.loads(call(*arguments, "--json").out)["stale"] == []
     monkeypatch.setattr("tuning.staleness.source_digest", lambda template: "another")
     line = f"{PROBLEM} with cuda_quantize: the source of cuda_quantize changed"
     code, out, err = call(*arguments)
     assert code == 0, err
     assert out.startswith(f"stale: {line}\n")
     assert out.count("stale") == 1
-    assert json.loads(call(*arguments, "--json")[1])["stale"] == [line]
+    assert json.loads(call(*arguments, "--json").out)["stale"] == [line]
 
 
 def test_replay_reads_t4_files_packed_or_not(call: Call, folder: Path, tmp_path: Path) -> None:
-    assert call("export", folder, "plain")[0] == 0
+    assert call("export", folder, "plain").code == 0
     plain = sorted((tmp_path / "plain").iterdir())
     (tmp_path / "packed").mkdir()
     for file in plain:
@@ -92,22 +73,21 @@ def test_replay_reads_t4_files_packed_or_not(call: Call, folder: Path, tmp_path:
     assert code == 0, err
     wanted = json.loads(out)["studies"]
     for form in ("plain", "packed"):
-        found = json.loads(call("replay", form, *arguments)[1])
+        found = json.loads(call("replay", form, *arguments).out)
         assert found["study"] == form
         assert found["studies"] == wanted
-        assert call("import", form, "--output", f"run-{form}")[0] == 0
-    alone = json.loads(call("replay", plain[0], *arguments)[1])
+        assert call("import", form, "--output", f"run-{form}").code == 0
+    alone = json.loads(call("replay", plain[0], *arguments).out)
     assert alone["studies"] == wanted[:1]
 
 
 def test_half_a_packed_file_is_one_line(call: Call, folder: Path, tmp_path: Path) -> None:
-    assert call("export", folder, "half.json", "--problem", PROBLEM)[0] == 0
+    assert call("export", folder, "half.json", "--problem", PROBLEM).code == 0
     packed = gzip.compress((tmp_path / "half.json").read_bytes())
     (tmp_path / "half.json.gz").write_bytes(packed[: len(packed) // 2])
-    code, out, err = call("replay", "half.json.gz")
-    assert (code, out) == (2, "")
-    assert err.startswith("error: half.json.gz: is no whole gzip file")
-    assert err.count("\n") == 1
+    answer = call("replay", "half.json.gz")
+    is_mistake(answer, "error: half.json.gz: is no whole gzip file")
+    assert answer.out == ""
 
 
 def test_replay_answers_machines_and_writes_a_file(
@@ -176,12 +156,9 @@ def test_mistakes_are_one_line(
             SWEEP.replace("strategy: exhaustive", "strategy: model, max_measurements: 3")
         )
         workbench.sweep(tmp_path / "part.yaml", output=part)
-    code, out, err = call(*(one.format(run=folder, part=part) for one in arguments))
-    assert code == 2, err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert says in err
+    answer = call(*(one.format(run=folder, part=part) for one in arguments))
+    is_mistake(answer, says)
+    assert answer.out == ""
     assert not (tmp_path / "a.json").exists()
     assert not (tmp_path / "b").exists()
 

@@ -8,13 +8,9 @@ import pytest
 from tiles.problems import Gemm, Quantize
 from tiles.recipes import RECIPES
 from tuning import Strategy
-from workbench.sweepfile import (
-    MeasureEntry,
-    SearchEntry,
-    SweepFile,
-    load_sweepfile,
-    parse_time_limit,
-)
+from workbench.sweep_entries import MeasureEntry, SearchEntry
+from workbench.sweepfile import SweepFile, load_sweepfile
+from workbench.time_limit import parse_time_limit
 from workbench.yamltext import load_yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

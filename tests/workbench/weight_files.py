@@ -2,17 +2,13 @@
 
 import json
 import struct
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import save_file
-
-from workbench.cli import main
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&[red]\x1b[2J\u202e"
 
@@ -23,14 +19,6 @@ BEST = {
     "layers.2.rows.weight": "int8.row",
     "layers.10.blocks.weight": "int8.b32x32",
 }
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """``workbench error`` in this process: its exit code."""
-    monkeypatch.setattr(sys, "argv", ["workbench", "error", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def normal(rows: int, cols: int, seed: int) -> torch.Tensor:

@@ -18,7 +18,6 @@ from tiles.formats.rounding import Rounding
 from tiles.formats.scaling import ScaleRule, Scaling
 from tiles.formats.tensor import TensorFormat
 from tiles.formats.torch_encode import (
-    CODE_DTYPES,
     code_dtype,
     decode,
     encode,
@@ -30,13 +29,7 @@ from tiles.formats.torch_random import random_bits
 from tiles.formats.torch_scales import band_amax, band_scales, divide, tensor_scale
 from tiles.intake import shown
 
-__all__ = [
-    "CODE_DTYPES",
-    "WORKSPACE_BYTES",
-    "QuantizedTensor",
-    "empty_scales",
-    "quantize_tensor",
-]
+__all__ = ["WORKSPACE_BYTES", "QuantizedTensor", "empty_scales", "quantize_tensor"]
 
 #: Rows that 1xB scales are padded to, as ``torch._scaled_mm`` and DeepGEMM expect.
 SCALE_ROW_PADDING = 4

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from tiles.formats import TensorFormat
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm_workload import copied, dequantize, launch_block, must_decode
-from tiles.kernels.quantize_torch import CODE_DTYPES, quantize_torch, stacked_scales
+from tiles.kernels.quantize_torch import quantize_torch, stacked_scales
 from tiles.kernels.triton import gemm_batched
 from tiles.problems import BatchedGemm, SecondOperand
 

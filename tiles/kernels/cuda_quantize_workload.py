@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import quantize_blocks
 from tiles.kernels.cupy_views import cupy_stream, cupy_view

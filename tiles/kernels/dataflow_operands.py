@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from tiles.formats import Rounding, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, empty_scales, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.formats.torch_random import random_bits
 from tiles.kernels.base import Accuracy
 from tiles.kernels.cuda import dataflow_blocks

@@ -19,7 +19,8 @@ from tiles.kernels.decoded_formats import (
 )
 from tiles.kernels.decoded_rules import BLOCK_SCALED_K, loop_rules
 from tiles.kernels.first_legal import first_legal
-from tiles.kernels.gemm import GemmConfig, TritonGemm, launch_rules, shape_rules, waste_rules
+from tiles.kernels.gemm import GemmConfig, TritonGemm
+from tiles.kernels.gemm_rules import launch_rules, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.triton.decoded_element import FOLDED
 from tiles.problems import Gemm, Problem

@@ -3,7 +3,8 @@
 import numpy as np
 
 from tiles.kernels.base import Limits
-from tiles.kernels.gemm import GemmConfig, TritonGemm, smem_bytes
+from tiles.kernels.gemm import GemmConfig, TritonGemm
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.exact_difference import first_difference, poison

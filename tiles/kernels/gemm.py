@@ -3,38 +3,35 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tiles.formats import IntElement, TensorFormat, element, scale_element
+from tiles.formats import IntElement, TensorFormat, scale_element
 from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm_modes import mode_rules, mode_tables
-from tiles.kernels.gemm_smem import smem_bytes
+from tiles.kernels.gemm_rules import (
+    launch_rules,
+    operand_formats,
+    quant_columns,
+    shape_rules,
+    waste_rules,
+)
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
-__all__ = ["GemmConfig", "TritonGemm", "launch_rules", "shape_rules", "smem_bytes", "waste_rules"]
+__all__ = ["GemmConfig", "TritonGemm"]
 
 #: Elements that the template loads; operands are of one element, or both 8-bit floats.
 OPERANDS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 EIGHT_BIT_FLOATS = frozenset({"e4m3fn", "e5m2"})
 #: 127 · 127 · K must stay below 2^31 for an exact int32 accumulator.
 MAX_INT32_K = (2**31 - 1) // (127 * 127)
-#: What a thread needs beside its accumulators: addresses, counters, scales.
-_OTHER_REGISTERS = 24
-_MAX_REGISTERS = 255
-_MAX_THREADS_PER_CTA = 1024
 #: Capability from which bf16 multiplies on tensor cores; older ones have fp16 only.
 _BF16_CAPABILITY = 80
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +51,6 @@ class GemmConfig(TileConfig):
     subtiles: int = 0  #: parts in which descriptors write a tile; 0: two of a large persistent one
     overlap: bool = False  #: a product is promoted while the next one runs
     specialize: bool = False  #: one warpgroup fetches, two multiply
-
-
-def _power_of_two(values: NDArray[Any]) -> Mask:
-    result: Mask = (values > 0) & (values & (values - 1) == 0)
-    return result
-
-
-def _next_power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()
-
-
-def _quant_columns(fmt: TensorFormat) -> int:
-    """Elements along K under one scale; 0 when scales do not change along K."""
-    return 0 if fmt.scaling is None or fmt.scaling.cols is None else fmt.scaling.cols
 
 
 def _half_scales(fmt: TensorFormat) -> bool:
@@ -98,7 +81,7 @@ class TritonGemm(Kernel):
         if all(integer) and not problem.recipe.blockwise and problem.k > MAX_INT32_K:
             return f"K {problem.k} > {MAX_INT32_K}: the int32 accumulator could overflow"
         for fmt in (activation, weight):
-            columns = _quant_columns(fmt)
+            columns = quant_columns(fmt)
             if columns % 32:
                 return f"{fmt}: scale blocks along K must be multiples of 32, not {columns}"
         if limits.vendor == "nvidia" and limits.capability < _BF16_CAPABILITY:
@@ -170,7 +153,7 @@ class TritonGemm(Kernel):
         family serves at all.
         """
         assert isinstance(problem, Gemm)
-        quant = [q for q in map(_quant_columns, _formats(problem)) if q]
+        quant = [q for q in map(quant_columns, operand_formats(problem)) if q]
         depth = 128 if problem.recipe.activation.element.bits == 8 else 64
         tiles: tuple[tuple[int, int, int], ...]
         if problem.m <= 16:
@@ -219,148 +202,9 @@ class TritonGemm(Kernel):
         from tiles.kernels.offline_triton import META, facts_of
 
         assert isinstance(problem, Gemm)
-        native = {e.name for e in (f.element for f in _formats(problem))} <= limits.native_elements
+        native = {
+            e.name for e in (f.element for f in operand_formats(problem))
+        } <= limits.native_elements
         # The number of multiprocessors decides the grid alone, not what is compiled.
         workload = GemmWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)
         return facts_of(lambda: workload.compile(config), limits)
-
-
-def _formats(problem: Gemm) -> tuple[TensorFormat, TensorFormat]:
-    return problem.recipe.activation, problem.recipe.weight
-
-
-def shape_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What the compiler cannot build, whatever the GPU's size."""
-    m, n, k = table["block_m"], table["block_n"], table["block_k"]
-    warps, stages = table["num_warps"], table["num_stages"]
-    extents_ok = np.logical_and.reduce([_power_of_two(x) for x in (m, n, k, warps)])
-    # Below 32 bytes of depth, 8-bit instructions do not exist; 16 x 16 is Triton's smallest tile.
-    min_k = 32 if problem.recipe.activation.element.bits == 8 else 16
-    quant = [q for q in map(_quant_columns, _formats(problem)) if q]
-    undivided = np.zeros(len(table), dtype=bool)
-    for columns in quant:
-        undivided |= columns % np.maximum(k, 1) != 0
-    return [
-        # Triton's tensors have power-of-two extents; counts below 1 are slips.
-        Rule(
-            "tile shape",
-            ~extents_ok | (stages < 1) | (table["group_m"] < 1),
-            lambda r: (
-                f"block_m {m[r]}, block_n {n[r]}, block_k {k[r]}, num_warps {warps[r]} must be "
-                "powers of two, num_stages and group_m at least 1"
-            ),
-        ),
-        Rule(
-            "dot size",
-            (m < 16) | (n < 16) | (k < min_k),
-            lambda r: f"tile {m[r]}x{n[r]}x{k[r]}: a dot needs at least 16x16x{min_k}",
-        ),
-        # A K-iteration whose elements lie under several scales cannot be promoted as one product.
-        Rule(
-            "quant block",
-            undivided,
-            lambda r: f"block_k {k[r]} does not divide quant block k {min(quant, default=0)}",
-        ),
-    ]
-
-
-def launch_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What the GPU's descriptors and multiprocessors take."""
-    return [*_tma_rules(problem, table, limits), *_resource_rules(problem, table, limits)]
-
-
-def _tma_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What tensor-memory-access descriptors need."""
-    tma = table["tma"]
-    operand_row = problem.k * problem.recipe.activation.element.bits // 8
-    out_row = problem.n * element(problem.out).bits // 8
-    has_tma = "tma" in limits.features
-    aligned = operand_row % 16 == 0 and out_row % 16 == 0
-    boxes = (table["block_m"], table["block_n"], table["block_k"])
-    return [
-        Rule("tma", tma & (not has_tma), lambda r: f"{limits.gpu} has no tensor memory access"),
-        Rule(
-            "tma alignment",
-            tma & (not aligned),
-            lambda r: f"tma needs rows of multiples of 16 B, got K {operand_row} B, N {out_row} B",
-        ),
-        # cuTensorMapEncodeTiled: a box has at most 256 elements a dimension.
-        Rule(
-            "tma box",
-            tma & (np.maximum.reduce(boxes) > 256),
-            lambda r: "tma boxes have at most 256 elements a dimension",
-        ),
-    ]
-
-
-def _resource_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """What a CTA takes of a multiprocessor."""
-    m, n = table["block_m"], table["block_n"]
-    threads = table["num_warps"] * limits.warp_threads
-    smem = smem_bytes(problem, table)
-    accumulator = m * n // np.maximum(threads, 1)
-    # A promoted product stands beside the fp32 accumulator until it is added.
-    held = accumulator * (2 if problem.recipe.blockwise else 1)
-    per_thread = np.minimum(_MAX_REGISTERS, limits.registers_per_sm // np.maximum(threads, 1))
-    # Two accumulators of exactly 128 registers spill a few words only, so they stay in the space.
-    hopeless = (accumulator + _OTHER_REGISTERS > per_thread) | (held > per_thread + 1)
-    return [
-        Rule(
-            "threads",
-            threads > min(_MAX_THREADS_PER_CTA, limits.threads_per_sm),
-            lambda r: f"{threads[r]} threads > {_MAX_THREADS_PER_CTA} a CTA",
-        ),
-        Rule(
-            "shared memory",
-            smem > limits.smem_bytes_per_cta,
-            lambda r: f"smem {smem[r]} B > {limits.smem_bytes_per_cta} B on {limits.gpu}",
-        ),
-        Rule(
-            "registers",
-            hopeless,
-            lambda r: (
-                f"accumulators take {held[r]} of {per_thread[r]} registers a thread: they spill"
-            ),
-        ),
-    ]
-
-
-def waste_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:
-    """Configurations that equal, or cannot beat, another one of the space."""
-    m, n, k = table["block_m"], table["block_n"], table["block_k"]
-    warps, stages, group = table["num_warps"], table["num_stages"], table["group_m"]
-    # wgmma works on 64 rows, so a tile of 64 is fair for any M; twice the next power of two is
-    # the last size that can still win by its smaller number of tiles.
-    most_m = max(64, 2 * _next_power_of_two(problem.m))
-    most_n = max(64, 2 * _next_power_of_two(problem.n))
-    most_k = max(32, _next_power_of_two(problem.k))
-    tiles_m = -(-problem.m // np.maximum(m, 1))
-    iterations = -(-problem.k // np.maximum(k, 1))
-    return [
-        Rule(
-            "oversized tile",
-            (m > most_m) | (n > most_n) | (k > most_k),
-            lambda r: (
-                f"tile {m[r]}x{n[r]}x{k[r]} for a product of {problem.m}x{problem.n}x{problem.k}"
-            ),
-        ),
-        # A warp's smallest share is one m16n8 instruction; more warps repeat each other's work.
-        Rule(
-            "warps",
-            (m // 16) * (n // 8) < warps,
-            lambda r: (
-                f"{warps[r]} warps share the {(m[r] // 16) * (n[r] // 8)} m16n8 parts of a tile"
-            ),
-        ),
-        # Stages beyond the iterations stay empty; only a persistent loop fills them across tiles.
-        Rule(
-            "stages",
-            ~table["persistent"] & (stages > np.maximum(2, iterations + 1)),
-            lambda r: f"{stages[r]} stages for {iterations[r]} K-iterations",
-        ),
-        Rule(
-            "raster",
-            (group > 1) & (tiles_m == 1),
-            lambda r: f"group_m {group[r]} equals group_m 1: there is one row of tiles",
-        ),
-    ]

@@ -12,10 +12,12 @@ from functools import cached_property
 import torch
 
 from tiles.formats import FloatElement, Scaling, TensorFormat
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.kernels.triton import gemm_scaled
 from tiles.kernels.triton.gemm_arguments import shares_k
 from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tiles.formats import IntElement, TensorFormat
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
@@ -20,7 +21,7 @@ from tiles.kernels.gemm_workload import (
     must_decode,
 )
 from tiles.kernels.group_routing import Routing, draw_routing
-from tiles.kernels.quantize_torch import CODE_DTYPES, quantize_torch, stacked_scales
+from tiles.kernels.quantize_torch import quantize_torch, stacked_scales
 from tiles.kernels.triton import gemm_grouped
 from tiles.problems import GroupedGemm, RowOrder
 

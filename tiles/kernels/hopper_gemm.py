@@ -44,7 +44,7 @@ CONSUMERS = 2
 QUANT = 128
 #: Columns of a tile, and where its products are chained.  As ``gemm_hopper.py`` has them, which
 #: imports what this may not.
-BLOCK_N = (64, 128, 192, 256)
+BLOCK_N = (64, 96, 112, 128, 160, 176, 192, 208, 224, 240, 256)
 CHAINED_N = (64, 112, 128, 160, 176, 192)
 #: Registers that the products of a consumer thread may take, sums of promoted ones included.
 MAX_ACCUMULATORS = 128
@@ -225,10 +225,10 @@ class HopperGemm(Kernel):
             ),
             Rule(
                 "promotion",
-                promoted & (pingpong | (~chained & ((rows != 64) | (n > QUANT)))),
+                promoted & (pingpong | (~chained & ((rows != 64) | (QUANT % n > 0)))),
                 lambda r: (
                     f"tile {m[r]}x{n[r]}: scales along K take both warpgroups on one tile, and "
-                    f"unless products are chained 64 rows of each and at most {QUANT} columns"
+                    f"unless products are chained 64 rows of each and {QUANT} columns or a half"
                 ),
             ),
             Rule(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -14,13 +13,14 @@ from tiles.kernels.cuda.hopper_weight_operands import COUNTED_TILES
 from tiles.kernels.cuda.launches import multiprocessors
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.hopper_weight_only_rules import panels_of
+from tiles.kernels.hopper_weight_workload import HopperWeightWorkload
 from tiles.kernels.weight_only_resources import PANEL_BYTES, halves
-from tiles.kernels.weight_only_workload import Operands, WeightOnlyWorkload
+from tiles.kernels.weight_only_workload import Operands
 
 __all__ = ["HopperWeightOnlyWorkload"]
 
 
-class HopperWeightOnlyWorkload(WeightOnlyWorkload):
+class HopperWeightOnlyWorkload(HopperWeightWorkload):
     """Operands and check of :mod:`tiles.kernels.weight_only_workload`.
 
     Every panel (64 bytes of a row) or half of it, or every group of fewer columns, is summed by
@@ -40,27 +40,6 @@ class HopperWeightOnlyWorkload(WeightOnlyWorkload):
         workspace = torch.full((words,), -1, dtype=torch.int32, device=self.device)
         workspace[:COUNTED_TILES] = 0
         return workspace
-
-    def _arguments(self, operands: Operands, config: TileConfig) -> dict[str, Any]:
-        """The launcher's arguments: zero-copy CuPy views of the torch tensors."""
-        weight = operands.weight
-        tensors = {
-            "x": operands.x,
-            "codes": weight.codes,
-            "c": operands.c,
-            "scale": weight.scale,
-            "zero": weight.zero,
-            "row_scale": weight.row_scale,
-        }
-        views = {name: None if t is None else cupy_view(t) for name, t in tensors.items()}
-        return views | {
-            "element": self.problem.recipe.activation.element.name,
-            "out": self.problem.out,
-            "weight": weight.element,
-            "scale_format": weight.scale_format,
-            "group": weight.group,
-            "config": config.to_dict(),
-        }
 
     def _launcher(self, operands: Operands, config: TileConfig) -> Callable[[], None]:
         arguments, workspace = self._arguments(operands, config), self._workspace(config)
@@ -82,7 +61,4 @@ class HopperWeightOnlyWorkload(WeightOnlyWorkload):
         return compare(self.operands.c, self.reference(fold=False))
 
     def compile(self, config: TileConfig) -> None:
-        m, n, k = self.problem.shape
-        x = torch.empty(m, k, dtype=self._activation, device=self.device)
-        blank = Operands(x=x, weight=self._blank_weight(n, k), c=self._output())
-        launcher.precompile(**self._arguments(blank, config))
+        launcher.precompile(**self._blank_arguments(config))

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from tiles.formats import ElementFormat, Scaling, TensorFormat
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.formats.torch_scales import divide, divide_by
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales
 from tiles.kernels.triton.outlier_operands import COLUMN_STEP, FallbackBlocks, KeptColumns
 from tiles.recipes import OutlierBlocks, OutlierColumns
 

@@ -21,6 +21,8 @@ from functools import cached_property
 
 import torch
 
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
@@ -32,7 +34,7 @@ from tiles.kernels.outlier_packing import (
     pack_blocks,
     pack_columns,
 )
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.kernels.triton import gemm_outliers
 from tiles.kernels.triton.outlier_operands import FallbackBlocks, KeptColumns
 from tiles.problems import Gemm

@@ -11,12 +11,8 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.packing import pack_codes, swizzle_scales
 from tiles.formats.rounding import Rounding
-from tiles.formats.torch_codec import (
-    CODE_DTYPES,
-    QuantizedTensor,
-    empty_scales,
-    quantize_tensor,
-)
+from tiles.formats.torch_codec import QuantizedTensor, empty_scales, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.exact_difference import first_difference, poison

@@ -7,9 +7,9 @@ every backend: int8 has no NaN and stores 0, the 8-bit floats store 0x7f whateve
 import torch
 
 from tiles.formats import Scaling, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, empty_scales, quantize_tensor
+from tiles.formats.torch_codec import empty_scales, quantize_tensor
 
-__all__ = ["CODE_DTYPES", "empty_scales", "quantize_torch", "stacked_scales"]
+__all__ = ["quantize_torch", "stacked_scales"]
 
 
 def quantize_torch(x: torch.Tensor, fmt: TensorFormat) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -6,9 +6,11 @@ from functools import cached_property
 
 import torch
 
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Quantize
 
 __all__ = ["Matrices", "QuantizeWorkload"]

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import transpose_codes as cuda_codes

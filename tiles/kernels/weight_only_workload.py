@@ -19,8 +19,8 @@ from functools import cached_property
 import torch
 
 from tiles.formats import pack_codes
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
-from tiles.formats.torch_encode import decode
+from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES, decode
 from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig

@@ -19,7 +19,8 @@ from tuning.candidates import Candidates, Pricing
 from tuning.comparison import GROUP
 from tuning.family import family
 from tuning.interrupts import Interrupts
-from tuning.journal import JOURNAL
+from tuning.journal_file import JOURNAL
+from tuning.limits import JobLimits
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.promotion.contest import Contender, Contest, Side, Verdict, decide
 from tuning.records import Measurement, Run
@@ -29,7 +30,6 @@ from tuning.search import Progress
 from tuning.store import check_folder, quiet_optuna, read_run, store_plan, whole
 from tuning.sweep import Again, enumerate_studies, search_studies
 from tuning.timing import Timing
-from tuning.worker import JobLimits
 
 if TYPE_CHECKING:
     from sim import Gpu

@@ -18,7 +18,8 @@ from tiles.intake import shown
 from tiles.problems import MAX_EXTENT
 from workbench.deploy.coding import Coding
 from workbench.deploy.tuned import INT4, ProductKind, TunedName
-from workbench.models import DeepseekV3Config, Extent, LlamaConfig, ModelConfig, read_config
+from workbench.model_configs import DeepseekV3Config, Extent, LlamaConfig, ModelConfig
+from workbench.models import read_config
 
 __all__ = ["SERVED_TYPES", "WantedFile", "model_coding", "wanted_files"]
 

@@ -10,7 +10,8 @@ from functools import cache, lru_cache
 
 from sim import Gpu, load_gpu
 from sim.gpu_file import gpu_names
-from tiles.kernels.gemm import GemmConfig, smem_bytes
+from tiles.kernels.gemm import GemmConfig
+from tiles.kernels.gemm_smem import smem_bytes
 from tiles.kernels.table import ConfigTable
 from tiles.problems import Gemm
 from tiles.recipes import recipe

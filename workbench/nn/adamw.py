@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.recipes import Recipe, WeightUpdate
 from workbench.nn.seeds import derived
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tiles.formats import Rounding, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.gemm_workload import launch_block, multiprocessors, must_decode
@@ -20,7 +20,8 @@ from tiles.problems import Gemm, Transpose
 from workbench.emission.package_files._workspace import zeroed_words
 from workbench.nn.choices import Choice, recipe_of
 from workbench.nn.codes import Codes
-from workbench.nn.cuda_quantizer import PLAIN, ROW_STEP, CudaQuantizer
+from workbench.nn.cuda_quantizer import CudaQuantizer
+from workbench.nn.kernel_formats import PLAIN, ROW_STEP
 from workbench.nn.prepared import ALIGNMENT, ProductLaunch, TritonLaunch
 
 __all__ = ["CudaProducts", "Operand", "launch_product", "product_problem"]

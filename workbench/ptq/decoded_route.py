@@ -5,28 +5,17 @@ from typing import ClassVar
 import torch
 
 from tiles.formats.torch_codec import QuantizedTensor
-from tiles.kernels import kernel
-from tiles.kernels.base import Limits
 from tiles.kernels.triton.decoded_operand import StoredMatrix
-from tiles.problems import Gemm
 from workbench.ptq.operand import Operand
-from workbench.ptq.routes import Held, problem_of
+from workbench.ptq.routes import FamilyRoute, Held, problem_of
 
 __all__ = ["DecodedRoute"]
 
 
-class DecodedRoute:
+class DecodedRoute(FamilyRoute):
     """Both operands in codes of up to 8 bits, decoded to 16 bits on the way to the tensor cores."""
 
     name: ClassVar[str] = "triton_decoded_gemm"
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.family = kernel(self.name)
-
-    def refusal(self, problem: Gemm) -> str:
-        """Asks the kernel family."""
-        return self.family.refusal(problem, self.limits) or ""
 
     def product(
         self,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.recipes import Recipe
 from workbench.nn.backend import Backend
 from workbench.nn.runtime import backend_of
@@ -113,7 +114,7 @@ class KernelPath:
 
 
 def _outlier_route(device: torch.device) -> OutlierRoute | str:
-    from workbench.nn.cuda_quantizer import limits_of
+    from workbench.nn.cuda_device import limits_of
 
     if device.type != "cuda":
         return f"no kernels on {device.type}"
@@ -124,7 +125,7 @@ def _outlier_route(device: torch.device) -> OutlierRoute | str:
 
 
 def _device_route(device: torch.device, kind: type[Route]) -> Route | str:
-    from workbench.nn.cuda_quantizer import limits_of
+    from workbench.nn.cuda_device import limits_of
 
     try:
         if kind is CodesRoute:

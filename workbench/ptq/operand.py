@@ -25,7 +25,6 @@ class Scales(Enum):
     DIRECT = "direct"  #: there are none: values are cast
     STATIC = "static"  #: one for the tensor, found by calibration
     DYNAMIC = "dynamic"  #: of each call's own data
-    WEIGHT = "weight"  #: of the weight, once
 
     def __str__(self) -> str:
         return self.value

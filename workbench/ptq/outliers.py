@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.recipes import OutlierColumns
 from workbench.ptq.operand import Operand
 

@@ -5,7 +5,8 @@ from typing import ClassVar, Protocol
 import torch
 
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels import kernel
 from tiles.kernels.base import Limits
 from tiles.kernels.triton.decoded_operand import StoredMatrix
@@ -19,6 +20,7 @@ from workbench.ptq.operand import Operand, Scales
 
 __all__ = [
     "CodesRoute",
+    "FamilyRoute",
     "Held",
     "OutlierRoute",
     "Route",
@@ -132,10 +134,10 @@ def _under_one(codes: QuantizedTensor) -> QuantizedTensor:
     return QuantizedTensor(codes=codes.codes, scales=scales, format=fmt)
 
 
-class WeightOnlyRoute:
-    """Activations in 16 bits, weights decoded by ``triton_weight_only``."""
+class FamilyRoute:
+    """What routes over a kernel family have in common."""
 
-    name: ClassVar[str] = "triton_weight_only"
+    name: ClassVar[str]  #: the family's
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -144,6 +146,12 @@ class WeightOnlyRoute:
     def refusal(self, problem: Gemm) -> str:
         """Asks the kernel family."""
         return self.family.refusal(problem, self.limits) or ""
+
+
+class WeightOnlyRoute(FamilyRoute):
+    """Activations in 16 bits, weights decoded by ``triton_weight_only``."""
+
+    name: ClassVar[str] = "triton_weight_only"
 
     def product(
         self,
@@ -177,14 +185,10 @@ class WeightOnlyRoute:
         return (made if bias is None else made + bias.float()).to(x.dtype)
 
 
-class OutlierRoute:
+class OutlierRoute(FamilyRoute):
     """Codes, and outlier columns apart in 16 bits, by ``triton_outlier_gemm``."""
 
     name: ClassVar[str] = "triton_outlier_gemm"
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.family = kernel(self.name)
 
     def product(
         self,

@@ -30,7 +30,7 @@ from workbench.ptq.quantized import SCHEMA, Quantized, quantized_of
 from workbench.ptq.scheme import Kind, Scheme
 from workbench.ptq.tensor_file import RECORD, read_tensors, write_tensors
 
-__all__ = ["RECORD", "load", "read_record", "save", "unfit"]
+__all__ = ["load", "read_record", "save", "unfit"]
 
 #: Parts of an operator's name in names of tensors.
 _WEIGHT, _SCALE, _COLUMNS = "@weight.", "@scale.", "@outliers."

@@ -54,7 +54,9 @@ def task_code(name: str, what: str) -> Iterator[None]:
 class Task(Protocol):
     """A model x data set pair."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What records and messages call it; an attribute will do."""
 
     def model(self) -> nn.Module:
         """The trained model in fp32 and eval mode, a fresh copy each call."""

@@ -19,8 +19,8 @@ from workbench.arguments import items_of
 from workbench.checkpoint import Checkpoint, StoredTensor
 from workbench.checkpoint_header import BITS
 from workbench.ptq.formats import ptq_recipe
-from workbench.ptq.storage import RECORD, unfit
-from workbench.ptq.tensor_file import Entry, check_tensor_file, write_entries
+from workbench.ptq.storage import unfit
+from workbench.ptq.tensor_file import RECORD, Entry, check_tensor_file, write_entries
 
 __all__ = ["SCHEMA", "QuantizedWeights", "WeightEntry", "quantize_weights", "read_weights"]
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from tiles.formats.torch_codec import CODE_DTYPES, quantize_tensor
+from tiles.formats.torch_codec import quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.quantize_tiles_workload import packed_codes, stored_scales
 from tiles.problems import Dequantize, Problem
 from workbench.verification.function_checks import Subject, Tuned

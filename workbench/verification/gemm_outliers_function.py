@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.outlier_workload import OutlierGemmWorkload
-from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Gemm, Problem
 from tiles.recipes import OutlierColumns
 from workbench.verification.function_checks import Subject, Tuned

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from tiles.formats import FloatElement, TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor, quantize_tensor
+from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
 from tiles.kernels.decoded_workload import DecodedGemmWorkload, stored_matrix
 from tiles.kernels.quantize_interpreter import exact_interpreter

@@ -6,7 +6,9 @@ from enum import Enum
 import torch
 
 from tiles.formats import FloatElement, IntElement, TensorFormat
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.recipes import Recipe
 
 __all__ = ["Matrix", "Pattern", "draw", "draw_pair", "has_infinity", "values"]

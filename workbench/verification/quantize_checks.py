@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from tiles.formats import IntElement
-from tiles.kernels.quantize_torch import CODE_DTYPES, empty_scales, quantize_torch
+from tiles.formats.torch_codec import empty_scales
+from tiles.formats.torch_encode import CODE_DTYPES
+from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Quantize
 from workbench.verification.defaults import default_choices, default_name
 from workbench.verification.recorder import Recorder, Report

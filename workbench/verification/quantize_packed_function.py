@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from tiles.formats.rounding import Rounding
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.kernels.quantize_tiles_workload import Outputs, quantized_outputs
-from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.problems import Problem, Quantize
 from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
 from workbench.verification.function_checks import Subject, Tuned

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tiles.formats.torch_codec import CODE_DTYPES
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.problems import Problem, Transpose
 from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
 from workbench.verification.function_checks import Subject, Tuned

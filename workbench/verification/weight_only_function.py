@@ -8,9 +8,9 @@ import torch
 
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.hopper_weight_only_workload import HopperWeightOnlyWorkload
 from tiles.kernels.hopper_weight_prefill_workload import HopperWeightPrefillWorkload
-from tiles.kernels.quantize_torch import CODE_DTYPES
 from tiles.kernels.weight_only_resources import group_columns
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm, Problem

@@ -117,7 +117,7 @@ def test_eight_bits_pay_where_products_bind() -> None:
 def test_a_gpu_without_products_that_write_codes_quantises_after_them() -> None:
     found = cost("jetfire-64", gpu=sim.load_gpu("a100"))
     products = {one.operator.name: one.kernel for one in found.operators}
-    assert products["up"] == "triton_gemm+triton_quantize_tiles"
+    assert products["up"] == "triton_gemm+cuda_quantize"
     assert products["up wgrad"] == "triton_gemm"
     assert found.path is NumericPath.NATIVE
 

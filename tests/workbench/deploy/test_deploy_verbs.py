@@ -1,34 +1,15 @@
 """The verbs convert and lint on the command line: exit codes, one line for a mistake."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Call, is_mistake
 from tuned_folders import BODY, ENTRY, FP8, FP8_SPACED, clean, write
 
 import workbench
-from workbench.cli import main
 
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The command line in this process and an empty folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["workbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def test_a_clean_folder_is_one_line(call: Call, tmp_path: Path) -> None:
@@ -94,10 +75,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], call: Call, tmp_path: Path
 ) -> None:
     write(tmp_path, {f"configs/{FP8}": BODY, f"broken/{FP8}": "{", "file": "text"})
-    code, out, err = call(*arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    answer = call(*arguments)
+    is_mistake(answer)
+    assert answer.out == ""
     assert not (tmp_path / "out").exists()
 
 

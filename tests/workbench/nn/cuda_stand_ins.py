@@ -14,7 +14,8 @@ from nn_cases import normal
 
 from sim import load_gpu
 from tiles.formats import TensorFormat
-from tiles.formats.torch_codec import CODE_DTYPES, QuantizedTensor
+from tiles.formats.torch_codec import QuantizedTensor
+from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.triton import (
     activation_tiles,
@@ -31,7 +32,7 @@ from tiles.kernels.triton import (
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from workbench.nn import Codes, ReferenceBackend, TransformerBlock, training_runtime
-from workbench.nn import cuda_backend as backend_module
+from workbench.nn import cuda_dataflow as dataflow_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn.cuda_backend import CudaBackend
 
@@ -315,7 +316,7 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     made = Launches()
-    for module in (backend_module, products_module):
+    for module in (dataflow_module, products_module):
         monkeypatch.setattr(module, "cupy_view", view)
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     monkeypatch.setattr(CudaBackend, "attend", ReferenceBackend.attend)

@@ -21,7 +21,7 @@ from tiles.kernels.triton import (
 )
 from workbench.nn import (
     TransformerBlock,
-    cuda_backend,
+    cuda_dataflow,
     cuda_products,
     linear,
     runtime,
@@ -42,7 +42,7 @@ def meta(*shape: int) -> torch.Tensor:
 
 def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[int, int]:
     """Most bytes alive, forward and backward, of 8 x 1024 tokens; and those behind forward."""
-    for module in (cuda_backend, cuda_products):
+    for module in (cuda_dataflow, cuda_products):
         monkeypatch.setattr(module, "cupy_view", view)
     for module in (linear, runtime):  # torch knows no autocast on meta
         monkeypatch.setattr(module, "dtype_behind", lambda x: x.dtype)

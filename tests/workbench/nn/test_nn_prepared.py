@@ -27,7 +27,8 @@ from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_re
 from tiles.problems import Dataflow, parse_problem
 from workbench.nn import ReferenceBackend, TransformerBlock, prepared, training_runtime
 from workbench.nn import cuda_assembly as assembly_module
-from workbench.nn import cuda_backend as backend_module
+from workbench.nn import cuda_dataflow as dataflow_module
+from workbench.nn import cuda_norms as norms_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn import cuda_quantizer as quantizer_module
 from workbench.nn.cuda_backend import CudaBackend
@@ -377,9 +378,15 @@ class Repeated:
                     values = values * grid[: values.shape[0], : values.shape[1]]
                     tensors["out"].copy_(values)
 
-        monkeypatch.setattr(backend_module, "DataflowLaunch", Flow)
+        monkeypatch.setattr(dataflow_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
-        for module in (products_module, quantizer_module, backend_module, assembly_module):
+        for module in (
+            products_module,
+            quantizer_module,
+            dataflow_module,
+            norms_module,
+            assembly_module,
+        ):
             monkeypatch.setattr(module, "TritonLaunch", Triton)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import Call, is_mistake
 from ptq_cases import normal
 from safetensors.torch import save_file
 
 import workbench
-from workbench.cli import main
 from workbench.ptq import Task, load, load_task, quantize
 
 TASKS = """
@@ -100,19 +100,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["workbench", "quantize", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
-
-
-def test_a_task_is_quantised_told_and_written(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_task_is_quantised_told_and_written(call: Call, folder: Path) -> None:
     options = ("--recipe", "mxfp4", "--scheme", "extended", "--criterion", "5%", "--output", "out")
-    assert call(monkeypatch, "toy_tasks:TOY", *options) == 0
-    out = capsys.readouterr().out
+    answer = call("quantize", "toy_tasks:TOY", *options)
+    assert answer.code == 0
+    out = answer.out
     assert out.startswith("all quantised: score 0.")
     assert "toy: mxfp4, extended scheme" in out
     assert "fell back: the loss was " in out
@@ -131,35 +123,36 @@ def test_a_task_is_quantised_told_and_written(
     again = load(task.model(), folder / "out" / "model.safetensors", "mxfp4")
     assert task.score(again.model) == record["scores"]["final"]
     # The same command may replace what it wrote.
-    assert call(monkeypatch, "toy_tasks:Toy", *options, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["operators"] == record["operators"]
+    answer = call("quantize", "toy_tasks:Toy", *options, "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["operators"] == record["operators"]
 
 
-def test_options_change_the_scheme(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_change_the_scheme(call: Call, folder: Path) -> None:
     options = ("--calibration", "p99.9", "--smooth", "0.5", "--keep", "4", "--json")
-    assert call(monkeypatch, "toy_tasks:TOY", "--recipe", "int8-tensor", *options) == 0
-    record = json.loads(capsys.readouterr().out)
+    answer = call("quantize", "toy_tasks:TOY", "--recipe", "int8-tensor", *options)
+    assert answer.code == 0
+    record = json.loads(answer.out)
     assert [o["name"] for o in record["operators"]] == ["0", "2"]
     assert {k["name"]: k["reason"] for k in record["kept"]}["4"] == "asked for"
     dynamic = ("--dynamic", "--gptq", "--act-order", "--json")
-    assert call(monkeypatch, "toy_tasks:TOY", "--recipe", "fp8-ptq-e4m3", *dynamic) == 0
-    record = json.loads(capsys.readouterr().out)
+    answer = call("quantize", "toy_tasks:TOY", "--recipe", "fp8-ptq-e4m3", *dynamic)
+    assert answer.code == 0
+    record = json.loads(answer.out)
     assert record["operators"][0]["scales"]["input"] == "dynamic"
 
 
-def test_weights_of_a_checkpoint(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_of_a_checkpoint(call: Call, folder: Path) -> None:
     save_file({"a.weight": normal(64, 256), "norm": torch.ones(4)}, folder / "in.safetensors")
     options = ("--weights", "in.safetensors", "--recipe", "w4a16-g128", "-o", "out.safetensors")
-    assert call(monkeypatch, *options) == 0
-    out = capsys.readouterr().out
+    answer = call("quantize", *options)
+    assert answer.code == 0
+    out = answer.out
     assert "weights in int4.g128 (w4a16-g128)" in out
     assert "wrote out.safetensors: 1 of 2 tensors quantised" in out
-    assert call(monkeypatch, *options, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["tensors"][0]["stored_bytes"] == 64 * (128 + 4)
+    answer = call("quantize", *options, "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["tensors"][0]["stored_bytes"] == 64 * (128 + 4)
 
 
 @pytest.mark.parametrize(
@@ -220,18 +213,11 @@ def test_weights_of_a_checkpoint(
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: tuple[str, ...],
-    message: str,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    call: Call, arguments: tuple[str, ...], message: str, folder: Path
 ) -> None:
-    assert call(monkeypatch, *arguments) == 2
-    captured = capsys.readouterr()
+    captured = call("quantize", *arguments)
+    is_mistake(captured, message)
     assert captured.out == ""  # nothing was quantised and scored before
-    assert captured.err.startswith("error: ")
-    assert message in captured.err
-    assert captured.err.count("\n") == 1
     files = sorted(p.name for p in folder.iterdir() if p.suffix)
     assert files == ["lame_tasks.py", "torn_tasks.py", "toy_tasks.py"]
 

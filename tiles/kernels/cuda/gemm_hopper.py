@@ -33,7 +33,7 @@ FIELDS = (
 CONSUMERS = 2
 THREADS = 128 * (CONSUMERS + 1)
 #: Columns of a tile, and where its products are chained through one set of accumulators.
-BLOCK_N = (64, 128, 192, 256)
+BLOCK_N = (64, 96, 112, 128, 160, 176, 192, 208, 224, 240, 256)
 CHAINED_N = (64, 112, 128, 160, 176, 192)
 
 
@@ -83,9 +83,9 @@ def options(
             f"block_n = {block_n}: it must be one of {', '.join(map(str, widths))}, half of 256 at "
             "128 rows a warpgroup"
         )
-    if promoted and (pingpong or (not chained and (rows != 64 or block_n > QUANT))):
+    if promoted and (pingpong or (not chained and (rows != 64 or QUANT % block_n))):
         raise ValueError(
-            "scales along K take no pingpong, and 64 rows a warpgroup and block_n up to 128 unless "
+            "scales along K take no pingpong, and 64 rows a warpgroup and block_n 64 or 128 unless "
             "products are chained"
         )
     if chained and not promoted:

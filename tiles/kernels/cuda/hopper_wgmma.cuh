@@ -33,10 +33,10 @@ typedef float Accumulator;
     LIST8(72, 73, 74, 75, 76, 77, 78, 79)
 #define PLACES_88 PLACES_80 "," LIST8(80, 81, 82, 83, 84, 85, 86, 87)
 #define PLACES_96 PLACES_88 "," LIST8(88, 89, 90, 91, 92, 93, 94, 95)
-#define PLACES_128                                                                 \
-    PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103) ","                    \
-    LIST8(104, 105, 106, 107, 108, 109, 110, 111) ","                              \
-    LIST8(112, 113, 114, 115, 116, 117, 118, 119) "," LIST8(120, 121, 122, 123, 124, 125, 126, 127)
+#define PLACES_104 PLACES_96 "," LIST8(96, 97, 98, 99, 100, 101, 102, 103)
+#define PLACES_112 PLACES_104 "," LIST8(104, 105, 106, 107, 108, 109, 110, 111)
+#define PLACES_120 PLACES_112 "," LIST8(112, 113, 114, 115, 116, 117, 118, 119)
+#define PLACES_128 PLACES_120 "," LIST8(120, 121, 122, 123, 124, 125, 126, 127)
 #define SINKS_4(d, i) \
     "+" REGISTER(d[i]), "+" REGISTER(d[i + 1]), "+" REGISTER(d[i + 2]), "+" REGISTER(d[i + 3])
 #define SINKS_8(d, i) SINKS_4(d, i), SINKS_4(d, i + 4)
@@ -131,6 +131,30 @@ typedef float Accumulator;
 #define KEEP "%98"
 #define ROW_SOURCES "{%96, %97, %98, %99}, %100"
 #define ROW_KEEP "%101"
+#elif WGMMA_N == 208
+#define SHAPE "m64n208"
+#define PLACES PLACES_104
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_8(d, 96)
+#define SOURCES "%104, %105"
+#define KEEP "%106"
+#define ROW_SOURCES "{%104, %105, %106, %107}, %108"
+#define ROW_KEEP "%109"
+#elif WGMMA_N == 224
+#define SHAPE "m64n224"
+#define PLACES PLACES_112
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_16(d, 96)
+#define SOURCES "%112, %113"
+#define KEEP "%114"
+#define ROW_SOURCES "{%112, %113, %114, %115}, %116"
+#define ROW_KEEP "%117"
+#elif WGMMA_N == 240
+#define SHAPE "m64n240"
+#define PLACES PLACES_120
+#define SINKS(d) SINKS_32(d, 0), SINKS_32(d, 32), SINKS_32(d, 64), SINKS_16(d, 96), SINKS_8(d, 112)
+#define SOURCES "%120, %121"
+#define KEEP "%122"
+#define ROW_SOURCES "{%120, %121, %122, %123}, %124"
+#define ROW_KEEP "%125"
 #elif WGMMA_N == 256
 #define SHAPE "m64n256"
 #define PLACES PLACES_128
@@ -140,7 +164,7 @@ typedef float Accumulator;
 #define ROW_SOURCES "{%128, %129, %130, %131}, %132"
 #define ROW_KEEP "%133"
 #else
-#error "WGMMA_N, or BLOCK_N for it, is 8, 16, 32, 48, 64, 96, 112, 128, 160, 176, 192 or 256"
+#error "WGMMA_N, or BLOCK_N for it, is 8, 16, 32, 48, 64, 96, 112, 128 or a multiple of 16 from 160"
 #endif
 
 #if ELEMENT == 0
