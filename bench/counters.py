@@ -141,8 +141,13 @@ def _refusal(lines: Sequence[str]) -> CountersRefused:
 Profile = Callable[[Sequence[Launch], Sequence[str], float], str]
 
 
-def profile(launches: Sequence[Launch], metrics: Sequence[str], time_limit_s: float) -> str:
+def profile(
+    launches: Sequence[Launch], metrics: Sequence[str], time_limit_s: float, device: str = ""
+) -> str:
     """Run the launches under ``ncu``: its listing, with what it said beside it.
+
+    Args:
+        device: as ``CUDA_VISIBLE_DEVICES`` names it; "" leaves that as it is.
 
     Raises:
         CountersRefused: there is no ``ncu``, or it took too long.
@@ -160,7 +165,8 @@ def profile(launches: Sequence[Launch], metrics: Sequence[str], time_limit_s: fl
             *("--log-file", str(listing), sys.executable, "-m", "bench.executed", str(work)),
         ]
         try:
-            done = run_profiled(command, time_limit_s=time_limit_s)
+            environment = {"TMPDIR": folder} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+            done = run_profiled(command, time_limit_s=time_limit_s, environment=environment)
         except subprocess.TimeoutExpired:
             raise CountersRefused(f"ncu took longer than {time_limit_s:.0f} s") from None
         text = listing.read_text() if listing.exists() else ""

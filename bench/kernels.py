@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 #: Launches that one process of the profiler counts; its start takes some seconds.
-COUNTED_AT_ONCE = 8
+COUNTED_AT_ONCE = 14
 COUNT_LIMIT_S = 120.0
 
 
@@ -162,9 +162,12 @@ def main(given: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
     name = _device_name(parser, arguments)
+    from bench.compiled_ahead import use_kept_binaries
     from bench.kernels_record import Record
     from bench.reach_table import line_text, summaries, table_text
 
+    if not arguments.dry_run:
+        use_kept_binaries()  # those of the sweeps
     try:
         planned, session = _planned(arguments, name), _session(arguments)
         record = Record(arguments.output, session, dry=arguments.dry_run)

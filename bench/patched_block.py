@@ -45,12 +45,12 @@ __all__ = [
 ERROR_FACTOR = 4.0
 NAME = "patched_block_kernels"
 TIMED = "torch.compile(fullgraph=True, dynamic=False), replayed as a CUDA graph"
-#: Families of products that compete for the entries, and the one that quantises for a layer.
+#: Families of products that compete for the entries, and those that quantise for a layer.
 _FAMILIES = (
     "triton_gemm", "hopper_gemm", "triton_weight_only", "hopper_weight_only",
     "hopper_weight_prefill",
 )  # fmt: skip
-_QUANTIZE = "triton_quantize"
+_QUANTIZES = ("triton_quantize", "cuda_quantize")
 
 
 def emitted_for(
@@ -82,7 +82,9 @@ def emitted_for(
                     rounding = Quantize(
                         rows=tokens, cols=linear.k, target=one.activation, source="bf16"
                     )
-                    studies[str(rounding), _QUANTIZE] = rounding
+                    for family in _QUANTIZES:
+                        if kernel(family).refusal(rounding, target.limits) is None:
+                            studies[str(rounding), family] = rounding
                 for family in _FAMILIES:
                     if kernel(family).refusal(product, target.limits) is None:
                         studies[str(product), family] = product
@@ -154,7 +156,7 @@ def predict_patched(
     figures = target if held.calibration is None else held.calibration.gpu
     network = read_network(case.model, case.length)
     batch = Batch(sequences=case.sequences, length=case.length)
-    launched = [kernel(family) for family in (*_FAMILIES, _QUANTIZE)]
+    launched = [kernel(family) for family in (*_FAMILIES, *_QUANTIZES)]
     costs: dict[str, NetworkCost] = {}
     for side, one, families in (
         ("bf16", "bf16", list(kernels().values())),

@@ -4,15 +4,19 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 __all__ = ["run_profiled"]
 
 
 def run_profiled(
-    command: Sequence[str], *, time_limit_s: float
+    command: Sequence[str], *, time_limit_s: float, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run a tool that starts processes of its own; none of them is left on the GPU.
+
+    Args:
+        environment: variables beside this process's.  ``ncu`` waits for a lock file in ``TMPDIR``
+            while another one counts, be it on another GPU: each gets a folder of its own.
 
     Raises:
         subprocess.TimeoutExpired: it took too long, and was killed with all that it started.
@@ -23,6 +27,7 @@ def run_profiled(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, **environment},
     ) as process:
         try:
             said, complained = process.communicate(timeout=time_limit_s)

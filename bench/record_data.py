@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.command_line import recorded
+from bench.visible_devices import visible_devices
 from sim import Gpu, load_gpu
 from sim.measured_file import MEASUREMENTS_FILE, write_measured
 from tuning.recording.card import card
@@ -98,12 +99,7 @@ def _parts(design: Design) -> str:
 
 def _children(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     """One process a GPU; their exit codes' worst, 1 where a signal ended one."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = visible.split(",") if visible else [str(one) for one in range(arguments.gpus)]
-    if len(devices) < arguments.gpus:
-        raise ValueError(
-            f"--gpus {arguments.gpus}: CUDA_VISIBLE_DEVICES names {len(devices)}: ask for fewer"
-        )
+    devices = visible_devices(arguments.gpus)
     command = (sys.executable, "-m", "bench.record_data", *given)
     running: list[subprocess.Popen[bytes]] = []
     # By default the signal ends this process alone, and the others measure on.
@@ -167,9 +163,15 @@ def _measure(
         progress=tell,
     )
     stalled = "" if machine is None else f", {machine.stalled:.0f} s of them waiting for compilers"
+    each = (
+        f", {1e3 * done.pass_s:.0f} ms a pass and {1e3 * done.opening_s:.0f} ms the first of a "
+        "study at the median"
+        if done.pass_s is not None and done.opening_s is not None
+        else ""
+    )
     return (
         f"process {shard[0]} of {shard[1]}: {done.passes} passes in {done.studies} studies, "
-        f"{done.failed} without a time, {done.seconds:.0f} s{stalled}"
+        f"{done.failed} without a time, {done.seconds:.0f} s{stalled}{each}"
         f"{'; nothing is left' if done.finished else ''}"
     )
 
@@ -241,6 +243,13 @@ def main(given: Sequence[str] | None = None) -> int:
             print(line)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place, reason = error.filename or arguments.state, error.strerror or error
+        print(
+            f"error: {place}: {reason}: free space or check the path; what was recorded stays",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

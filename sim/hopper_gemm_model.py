@@ -99,9 +99,18 @@ def chained_step_clk(
 
 
 def hopper_gemm_cost(
-    problem: Gemm, table: ConfigTable, gpu: Gpu, parameters: HopperGemmParameters = HOPPER_GEMM
+    problem: Gemm,
+    table: ConfigTable,
+    gpu: Gpu,
+    parameters: HopperGemmParameters = HOPPER_GEMM,
+    *,
+    promotion_instructions: float = 1.0,
 ) -> Cost:
-    """Price every configuration of a table with the columns of ``HopperGemmConfig``."""
+    """Price every configuration of a table with the columns of ``HopperGemmConfig``.
+
+    Args:
+        promotion_instructions: of an accumulator in FP8, where scales change along K.
+    """
     of = parameters
     bm, bn, stages = table["block_m"], table["block_n"], table["stages"]
     cluster, pingpong, chained = table["cluster"], table["pingpong"], table["chained"]
@@ -136,14 +145,11 @@ def hopper_gemm_cost(
     products_clk = overlap(products_clk, smem_clk, exponent=of.overlap_exponent)
     units_clk, promotion_clk = products_clk, np.zeros(len(table))
     if promoted:
-        values, conversion = (
-            bm * bn,
-            isinstance(activation.element, IntElement) / gpu.convert_per_clk,
-        )
-        multiply_add = 1.0 / (gpu.fma_per_clk * of.promotion_share)
+        integer = isinstance(activation.element, IntElement)
+        values, conversion = bm * bn, integer / gpu.convert_per_clk
+        multiply_add = promotion_instructions / (gpu.fma_per_clk * of.promotion_share)
         promotion_clk = values * max(multiply_add, conversion)  # pipes of their own
-        floats = not isinstance(activation.element, IntElement)
-        in_chains = chained_step_clk(products_clk, promotion_clk, of, narrow_floats=floats)
+        in_chains = chained_step_clk(products_clk, promotion_clk, of, narrow_floats=not integer)
         # Elsewhere a warp converts all sums before it adds the first one.
         shown_clk = of.shown_share * values * (multiply_add + conversion)
         in_turn = products_clk + shown_clk + of.drain_clk

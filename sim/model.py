@@ -12,6 +12,7 @@ from sim.dataflow_model import dataflow_cost
 from sim.decoded_model import decoded_cost
 from sim.gemm_split_model import scaled_gemm_cost
 from sim.gpu import Gpu
+from sim.hopper_aligned_model import hopper_aligned_cost
 from sim.hopper_block_model import hopper_block_cost
 from sim.hopper_gemm_model import hopper_gemm_cost
 from sim.hopper_skinny_model import hopper_skinny_cost
@@ -51,6 +52,7 @@ from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig
 from tiles.kernels.grouped_gemm import GroupedGemmConfig
+from tiles.kernels.hopper_aligned_gemm import HopperAlignedConfig
 from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
 from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
@@ -123,6 +125,11 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     (Gemm, HopperBlockGemmConfig): _Model(
         lambda problem, _, table, gpu, __, *rest: hopper_block_cost(problem, table, gpu, *rest),
         HOPPER_BLOCK,
+    ),
+    (Gemm, HopperAlignedConfig): _Model(
+        lambda problem, _, table, gpu, __, *rest: hopper_aligned_cost(problem, table, gpu, *rest),
+        STREAM,
+        "hopper_gemm",
     ),
     (Gemm, DecodedGemmConfig): _Model(decoded_cost, DECODED, "triton_gemm"),
     (Gemm, OutlierGemmConfig): _Model(outlier_cost, OUTLIER, "triton_gemm"),

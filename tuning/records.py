@@ -73,14 +73,21 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Measurement":
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: a time that no clock gives.
+        """
+        time_us = data["time_us"]
+        if time_us is not None and not 0 < time_us < math.inf:
+            raise ValueError(f"time_us is {time_us}: a time is above 0 and finite")
         accuracy, conditions = data["accuracy"], data.get("conditions")
         facts, energy = data.get("facts"), data.get("energy")
         return cls(
             status=Status(data["status"]),
             simulated=data["simulated"],
             reason=data["reason"],
-            time_us=data["time_us"],
+            time_us=time_us,
             samples_us=tuple(data["samples_us"]),
             timing=data["timing"],
             accuracy=None if accuracy is None else Accuracy(**accuracy),

@@ -6,6 +6,7 @@ replies are JSON messages on the socket FD; standard output and error belong to 
 
 import ctypes
 import gc
+import math
 import os
 import signal
 import sys
@@ -121,6 +122,13 @@ def _measure(bench: _Bench, job: Mapping[str, Any], reply: Reply) -> None:
     )
     samples, conditions = guarded_samples(timer, bench.observer)
     timing = Timing.of(samples, timer.name)
+    if not 0 < timing.time_us < math.inf:
+        reason = f"timed at {timing.time_us:g} us: the clock saw no launch"
+        outcome = Measurement(
+            status=Status.RUNTIME, simulated=False, reason=reason, accuracy=accuracy
+        )
+        reply("done", {"measurement": outcome.to_dict()})
+        return
     energy = None
     if job["energy"] and bench.observer is not None:
         energy = launch_energy(timer, timing.time_us, bench.observer)

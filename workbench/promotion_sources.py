@@ -85,9 +85,10 @@ def _package_source(path: Path) -> Source:
     from tuning.family import family
     from tuning.objective import Objective
     from tuning.promotion.contest import Contender
+    from workbench.verification.hub_kernel import is_hub_kernel, open_hub_kernel
     from workbench.verification.package import open_package
 
-    evidence = open_package(path).evidence
+    evidence = (open_hub_kernel if is_hub_kernel(path) else open_package)(path).evidence
     found: dict[tuple[str, str], tuple[Problem, list[Contender]]] = {}
     gpus = sorted({str(entry.get("gpu")) for entry in evidence["entries"]})
     if len(gpus) != 1:

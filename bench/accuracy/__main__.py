@@ -76,7 +76,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated")
     parser.add_argument("--pairs", help="names, patterns or families, comma-separated; all")
     parser.add_argument("--output", type=Path, help="a JSON file, gone on with if it is there")
-    parser.add_argument("--scheme", choices=SCHEMES, default=SCHEMES[0])
+    parser.add_argument("--scheme", choices=SCHEMES, default="standard")
     parser.add_argument(
         "--tuned", action="store_true", help="let operators fall back until the criterion holds"
     )

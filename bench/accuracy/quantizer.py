@@ -1,8 +1,9 @@
 """What is measured: a function that quantises a trained model under a recipe."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +11,23 @@ from torch import nn
 
 from bench.accuracy.corpus import digest_of
 from bench.accuracy.task import Batch
+from workbench.ptq.scheme import EXTENDED, STANDARD, Scheme
 
 __all__ = ["SCHEMES", "Quantized", "Quantizer", "source_digest", "workbench_quantizer"]
 
 ROOT = Path(__file__).parents[2]
 #: What decides the numbers that a quantised model computes.
 SOURCES = ("workbench/ptq", "tiles/formats", "tiles/recipes")
-SCHEMES = ("standard", "extended")
+#: Schemes by name, each after the first with one thing that is otherwise there.
+SCHEMES: dict[str, Scheme] = {
+    one.name: one
+    for one in (
+        STANDARD,
+        EXTENDED,
+        replace(STANDARD, name="standard-whole", keep_first_last=False),
+        replace(STANDARD, name="standard-dynamic", dynamic=True),
+    )
+}
 
 
 class Quantized(Protocol):
@@ -71,17 +82,11 @@ def source_digest(folders: Iterable[str] = SOURCES) -> str:
 
 
 def workbench_quantizer() -> Quantizer:
-    """The workbench's own.
+    """The workbench's own."""
+    from workbench.ptq import quantize
 
-    Raises:
-        ValueError: this checkout has none.
-    """
-    try:
-        from workbench.ptq import quantize
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("workbench.ptq"):
-            raise
-        raise ValueError(
-            "workbench.ptq is missing: measure fp32 alone with --recipes fp32"
-        ) from error
-    return Quantizer(quantize=quantize, digest=source_digest())
+    def by_name(model: nn.Module, recipe: str, *, scheme: str, **how: Any) -> Quantized:
+        return quantize(model, recipe, scheme=SCHEMES[scheme], **how)
+
+    options = json.dumps([one.to_dict() for one in SCHEMES.values()], sort_keys=True)
+    return Quantizer(quantize=by_name, digest=digest_of(source_digest(), options))

@@ -16,6 +16,7 @@ __all__ = [
     "KERNELS",
     "ON_KERNELS",
     "ROOT",
+    "SCHEMES",
     "TRAINING",
     "Figure",
     "Measured",
@@ -26,12 +27,14 @@ __all__ = [
     "joined",
     "kernel_scores",
     "record",
+    "rows_of",
     "shares",
     "speed",
 ]
 
 ROOT = Path(__file__).parents[2]
 ACCURACY, KERNELS = "evidence/cpu/accuracy.json", "evidence/h200/kernels.json"
+SCHEMES = "evidence/cpu/accuracy-schemes.json"
 BLOCK, TRAINING = "evidence/h200/block.json", "evidence/h200/train-gpt.json"
 #: Quantised models on a GPU's kernels; measured by ``bench.accuracy --carried``.
 ON_KERNELS = "evidence/h200/accuracy.json"
@@ -46,7 +49,8 @@ class Figure:
     source: str  #: the record, from the root of the repository
     at: tuple[str, ...]  #: JSON pointers (RFC 6901) into it
     #: How ``value`` follows from what stands there: ``value``; ``ratio``, the first by the second;
-    #: ``paired``, the mean of a / b - 1 over pairs a, b; ``within``, how many lose at most 1 %.
+    #: ``mean``; ``paired``, the mean of a / b - 1 over pairs a, b; ``within``, how many lose at
+    #: most 1 %.
     rule: str
     error: float | None = None  #: standard error, of ``paired``
 
@@ -72,12 +76,14 @@ def joined(*parts: Measured) -> Measured:
     return Measured(text=". ".join(part.text for part in parts), figures=figures)
 
 
-def _rows(path: str, recipe: str, families: tuple[str, ...]) -> dict[str, tuple[str, Row]]:
-    """Rows of a recipe under the standard scheme, untuned, with their places, by pair."""
+def rows_of(
+    path: str, recipe: str, families: tuple[str, ...], *, scheme: str = "standard"
+) -> dict[str, tuple[str, Row]]:
+    """Rows of a recipe under a scheme, untuned, with their places, by pair."""
     found = {}
     for index, one in enumerate(record(path)["rows"]):
         row = Row.from_dict(one)
-        asked = (row.recipe, row.scheme, row.tuned) == (recipe, "standard", False)
+        asked = (row.recipe, row.scheme, row.tuned) == (recipe, scheme, False)
         if asked and row.family in families:
             found[row.pair] = (f"/rows/{index}/change", row)
     return found
@@ -85,7 +91,7 @@ def _rows(path: str, recipe: str, families: tuple[str, ...]) -> dict[str, tuple[
 
 def shares(*recipes: str, families: tuple[str, ...]) -> Measured:
     """Pairs within the criterion, of those that were measured under every one of the recipes."""
-    found = {recipe: _rows(ACCURACY, recipe, families) for recipe in recipes}
+    found = {recipe: rows_of(ACCURACY, recipe, families) for recipe in recipes}
     pairs = sorted(set.intersection(*(set(rows) for rows in found.values())))
     figures = tuple(
         Figure(
@@ -105,7 +111,7 @@ def _scores(path: str, recipes: tuple[str, ...]) -> tuple[str, tuple[Figure, ...
     """Relative changes of the pretrained encoder's scores: the pairs' names and changes."""
     parts, figures = [], list[Figure]()
     for recipe in recipes:
-        rows = sorted(_rows(path, recipe, ("encoder",)).items())
+        rows = sorted(rows_of(path, recipe, ("encoder",)).items())
         taken = [
             Figure(
                 what=f"{recipe} on {pair}: change of the score",
@@ -119,7 +125,7 @@ def _scores(path: str, recipes: tuple[str, ...]) -> tuple[str, tuple[Figure, ...
         ]
         figures += taken
         parts.append(f"{recipe} {', '.join(f'{100 * one.value:+.2f}' for one in taken)} %")
-    pairs = ", ".join(sorted(_rows(path, recipes[0], ("encoder",))))
+    pairs = ", ".join(sorted(rows_of(path, recipes[0], ("encoder",))))
     return f"{pairs}: {'; '.join(parts)}", tuple(figures)
 
 
@@ -213,6 +219,6 @@ def commands(path: str, wanted: Callable[[dict[str, Any]], bool] = lambda row: T
     return [session["command"] for session in sessions]
 
 
-def accuracy_commands() -> list[str]:
+def accuracy_commands(path: str = ACCURACY) -> list[str]:
     """Those that quantised something."""
-    return commands(ACCURACY, lambda row: row["recipe"] != BASELINE)
+    return commands(path, lambda row: row["recipe"] != BASELINE)

@@ -9,6 +9,7 @@ from bench.papers.figures import (
     BLOCK,
     ON_KERNELS,
     ROOT,
+    SCHEMES,
     TRAINING,
     accuracy_commands,
     commands,
@@ -38,6 +39,11 @@ TAIL = """\
 - [accuracy][a]: {pairs} of the pairs of [accuracy.md](accuracy.md), what they are and what they are not; scheme `standard`, nothing tuned. The
   encoder's are four of 17, chosen for the time that they take before any was quantised:
 {commands}
+- [schemes][s]: some of these pairs under schemes that differ in one thing from `standard`, *a and b* in the order in which they are named.
+  `extended` quantises LayerNorm, BatchNorm, sums and products of two tensors too, and renews batch statistics; `standard-whole` has no operators
+  left out, the first convolution and the last linear layer included (the same as `standard` for models without convolutions);
+  `standard-dynamic` scales by each call's data. *Apart* are pairs that one of the two loses, and the other does not:
+{schemes}
 - [kernels][k]: one H200, [the runs](../evidence/h200/README.md#the-table), [the table](kernels.md#the-table); above 1 ours is faster.
   `python -m bench.kernels FILE...`; Jetfire's released kernels were timed in another run.
 - [block][b]: one GPT layer of 4096 features forward and backward, [the run](../evidence/h200/README.md#a-transformer-block).
@@ -66,6 +72,7 @@ $ workbench predict --shape 4096x4096x4096 --recipe bf16 --recipe int8-ptq --rec
 ```
 
 [a]: ../evidence/cpu/accuracy.json
+[s]: ../evidence/cpu/accuracy-schemes.json
 [k]: ../evidence/h200/kernels.json
 [b]: ../evidence/h200/block.json
 [t]: ../evidence/h200/train-gpt.json
@@ -106,6 +113,7 @@ def page(before: str = "") -> str:
     tail = TAIL.format(
         pairs=pairs,
         commands=_lines(accuracy_commands()),
+        schemes=_lines(accuracy_commands(SCHEMES)),
         block=_lines(commands(BLOCK)),
         training=_lines(commands(TRAINING)),
     )

@@ -42,6 +42,7 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "hopper_gemm": HopperGemmParameters,
     "hopper_skinny_gemm": HopperSkinnyParameters,
     "hopper_block_gemm": HopperBlockParameters,
+    "hopper_aligned_gemm": StreamParameters,
     "triton_weight_only": WeightOnlyParameters,
     "hopper_weight_only": HopperWeightOnlyParameters,
     "hopper_weight_prefill": HopperWeightPrefillParameters,

@@ -34,7 +34,7 @@ PROBLEMS = (
     ("gemm:64x512x1024:int8-b128:bf16", "hopper_skinny_gemm"),
     ("quantize:512x1024:e4m3fn.b1x128:bf16", "triton_quantize"),
     ("quantize:512x1024:int8.b32x32:bf16", "triton_quantize"),
-    ("quantize:512x1024:int8.b32x32:bf16", "cuda_quantize"),
+    ("quantize:512x1024:int8.row:bf16", "cuda_quantize"),
 )
 
 
@@ -83,6 +83,12 @@ def test_emitted_package_passes_on_this_gpu(gpu: Gpu, tmp_path: Path) -> None:
         assert sum(name.startswith("hopper_gemm") for name in compiled) == 5
         assert sum(name.startswith("hopper_skinny_gemm") for name in compiled) == 4
         assert "CuPy without torch" in names
+    for study in studies:
+        if study.kernel in ("triton_quantize", "cuda_quantize"):
+            stem = f"{study.kernel} {study.problem}"
+            assert {f"{stem}: torch.compile fullgraph", f"{stem}: CUDA graph"} <= names
+            if study.kernel == "cuda_quantize":
+                assert f"{stem} by quantize_cuda: random" in names
     assert sum("torch.compile fullgraph" in name for name in names) >= 4
     assert sum("CUDA graph" in name for name in names) >= 4
     timed = {(r.problem, r.rival): r for r in report.rivals}
@@ -106,6 +112,8 @@ OPERATORS = (
     ("gemm:256x1024x1024:w8a16:bf16", "hopper_weight_prefill"),
     ("gemm:256x512x1024:nvfp4:bf16", "triton_decoded_gemm"),
     ("gemm:1024x512x1024:mxfp8-e4m3:bf16", "hopper_block_gemm"),
+    ("gemm:8192x512x1024:mxfp8-e4m3:bf16", "hopper_aligned_gemm"),
+    ("gemm:16x512x1024:mxfp8-e4m3:bf16", "hopper_skinny_gemm"),
     ("gemm:1024x512x1024:jetfire:int8.b32x32+sr", "hopper_block_gemm"),
     ("gemm:256x512x1024:llm-int8:bf16", "triton_outlier_gemm"),
     ("gemm:256x512x1024:int8-fallback:bf16", "triton_outlier_gemm"),
@@ -116,8 +124,11 @@ OPERATORS = (
     ("batched_gemm:16x256x512x128:e4m3-row:nk:bf16", "triton_batched_gemm"),
     ("batched_gemm:16x256x128x512:int8-row:kn:bf16", "triton_batched_gemm"),
     ("quantize:512x1024:int8.b32x32:bf16:transposed", "triton_quantize_tiles"),
+    ("quantize:512x1024:int8.b32x32+sr:bf16", "cuda_quantize"),
+    ("quantize:512x1024:int8.b128x128:bf16:transposed", "cuda_quantize"),
     ("dequantize:512x1024:nvfp4:bf16", "triton_dequantize"),
     ("transpose:512x1024:e4m3fn", "triton_transpose"),
+    ("transpose:512x1024:int8", "cuda_transpose"),
     ("dataflow:512x1024:gelu:int8.b32x32+sr", "cuda_dataflow_blocks"),
     ("dataflow:512x1024:dropout:int8.b1x128", "cuda_dataflow_blocks"),
     ("dataflow:512x1024:layernorm-apply:e4m3fn.b32x32", "cuda_dataflow_blocks"),

@@ -88,7 +88,7 @@ def test_a_secant_gives_the_change_that_the_step_gave_and_leaves_zeros() -> None
 def test_a_fit_takes_derivatives_twice_or_thrice_not_at_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tables = measured(TRUE, noise=0.02, rows=6)
+    tables = measured(TRUE, noise=0.02, wild=0.1, rows=6)
     prices: list[str] = []
 
     def counted(problem: Problem, *given: Any, **options: Any) -> sim.PricedTable:

@@ -6,22 +6,30 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from hopper_skinny_host import _pitched
+from hopper_skinny_host import _PLAIN, _pitched
 from host_program import answer, descriptor, made, new_folder
 from numpy.typing import NDArray
 
 from tiles.kernels.cuda import gemm_hopper
+from tiles.kernels.cuda.hopper_formats import BOTH
 
 SOURCE = Path(gemm_hopper.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma|_staging)?\.cuh"$', re.MULTILINE)
 _REGISTERS = re.compile(r'^ *asm volatile\("setmaxnreg[^\n]*\n', re.MULTILINE)
+_ROW_HEADER = '#include "hopper_row_promotion.cuh"\n'
+#: A hint to the compiler.
+_KEPT = (r'asm volatile\("" : "\+f"\(x\)\);', "")
 #: Barriers lie behind the rings: a launch has so much more shared memory than it asks for.
 BARRIERS_BYTES = 1024
 
 
 def source_text() -> str:
-    """The kernel."""
-    return SOURCE.read_text()
+    """The kernel, with the header of promotions under scales of rows and columns in it."""
+    text = SOURCE.with_name("hopper_row_promotion.cuh").read_text()
+    for ptx, plain in (*_PLAIN, _KEPT):
+        text, found = re.subn(ptx, plain, text)
+        assert found == 1
+    return SOURCE.read_text().replace(_ROW_HEADER, text)
 
 
 @cache
@@ -67,14 +75,17 @@ def run(
     dtype = np.dtype({"bf16": "uint16", "fp32": "float32"}[out])
     c, c_pitch = _pitched(np.full((m, n), 0xFF).astype(np.uint8).repeat(dtype.itemsize, 1))
     (a_bytes, a_pitch), (b_bytes, b_pitch) = _pitched(a), _pitched(b)
-    parts, columns, scale_pitch = [a_bytes, b_bytes, a_scale.tobytes(), b_scale.tobytes(), c], 0, 0
-    if scales == "b1x128":  # M contiguous
+    parts = [a_bytes, b_bytes, a_scale.tobytes(), b_scale.tobytes(), c]
+    columns = scale_pitch = column_pitch = 0
+    if scales in ("b1x128", BOTH):  # M contiguous
         parts[2], scale_pitch = _pitched(a_scale.T)
         columns = a_scale.shape[1]
+    if scales == BOTH:
+        parts[3], column_pitch = _pitched(b_scale.T)
     smem = gemm_hopper.smem_bytes(scales=scales, config=config)
     executable = program(options, smem, text or source_text())
-    numbers = [m, n, a.shape[1], a_pitch, b_pitch, c_pitch, columns, scale_pitch, seed]
-    numbers += [smem + BARRIERS_BYTES, ctas]
+    numbers = [m, n, a.shape[1], a_pitch, b_pitch, c_pitch, columns, scale_pitch]
+    numbers += [column_pitch, seed, smem + BARRIERS_BYTES, ctas]
     result, complaint = answer(executable, numbers, parts)
     if complaint:
         return np.zeros((m, n), dtype), complaint

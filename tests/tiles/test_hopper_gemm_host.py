@@ -26,6 +26,7 @@ def outcome(
     *,
     ctas: int = 2,
     text: str = "",
+    block_m: int = 128,
 ) -> str:
     """What is wrong with the product; empty where nothing is."""
     m, n, k = shape
@@ -38,7 +39,7 @@ def outcome(
     a_value = a.astype(np.float64) * spread(pair[0].astype(np.float64), m, k)
     b_value = b.astype(np.float64) * spread(pair[1].astype(np.float64), n, k)
     codes = a.dtype if element == "int8" else np.uint8
-    config = {"block_m": 128, "cluster": 1, "pingpong": False}
+    config = {"block_m": block_m, "cluster": 1, "pingpong": False}
     c, complaint = run(
         a.view(codes),
         b.view(codes),
@@ -68,6 +69,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     # Scales of A and of B are fetched for 32 steps at a time.
     "66 steps": ((20, 56, 8328), "e4m3fn", "fp32", "b128x128", (64, 3, 1, 1, True)),
     "160 columns": ((140, 328, 136), "int8", "fp32", "b128x128", (160, 2, 2, 1, True)),
+    "rows by rows": ((300, 136, 392), "e4m3fn", "fp32", "b1x128_b1x128", (64, 3, 1, 2, True), 256),
+    "rows by rows, 112": ((140, 328, 72), "e5m2", "bf16", "b1x128_b1x128", (112, 2, 2, 1, True)),
     # Nothing promoted; the last store of a tile takes columns that the one before has, too.
     "one scale, 176 columns": ((140, 360, 264), "e4m3fn", "bf16", "tensor", (176, 3, 1, 2, False)),
     "one scale, 208 columns": ((130, 424, 136), "int8", "fp32", "tensor", (208, 2, 2, 1, False)),
@@ -77,21 +80,26 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_gives_the_product(case: str) -> None:
-    assert outcome(*CASES[case]) == ""
+    shape, element, out, scales, fields, *rows = CASES[case]
+    block_m = rows[0] if rows else 128
+    assert outcome(shape, element, out, scales, fields, block_m=block_m) == ""
 
 
 def test_ctas_without_a_tile_end() -> None:
     assert outcome(*CASES["one step"], ctas=12) == ""
 
 
-#: Faults of the text that a run has to show, and where.
+ROWS = CASES["rows by rows"]
 SMALL = ((100, 136, 264), "e4m3fn", "fp32", "b1x128", (64, 2, 1, 1, True))
+WAIT = "wgmma_wait<0>();\n                    pin"
+#: Faults of the text that a run has to show, and where.
 FAULTS = {
     "a chain that stops between tiles": ("more || step + 1 < steps", "step + 1 < steps", SMALL),
-    "a stage given back while it is read": ("wgmma_wait<0>();\n                pin", "pin", SMALL),
-    "a turn kept over a tile's way out": ("if (more) turn_pass(1 - consumer);", "", SMALL),
-    "a turn passed twice": ("if (step > 0) turn_pass", "turn_pass", SMALL),
+    "a stage given back while it is read": (WAIT, "pin", SMALL),
+    "a turn kept": ("if (there) turn_pass(1 - consumer);", "", SMALL),
+    "a turn that nobody waits for": ("if (there) turn_wait(consumer);", "", SMALL),
     "a turn that nobody takes": ("if (any && consumer == 0) turn_wait(0);", "", SMALL),
+    "rows of the next 64": ("{load_shared(row), ", "{load_shared(row - t * 4), ", ROWS),
     "one block for all columns": ("left % QUANT);", "0);", CASES["192 columns"]),
 }  # fmt: skip
 
@@ -101,4 +109,7 @@ def test_a_fault_of_the_text_shows(fault: str) -> None:
     before, after, case = FAULTS[fault]
     text = source_text()
     assert text.count(before) == 1
-    assert outcome(*case, text=text.replace(before, after)) != ""
+    shape, element, out, scales, fields, *rows = case
+    changed = text.replace(before, after)
+    block_m = rows[0] if rows else 128
+    assert outcome(shape, element, out, scales, fields, text=changed, block_m=block_m) != ""

@@ -49,6 +49,7 @@ def grids(m: int, n: int, k: int, scales: str) -> tuple[tuple[int, int], tuple[i
         "row": ((m, 1), (n, 1)),
         "b1x128": ((m, k_blocks), (n_blocks, k_blocks)),
         "b128x128": ((m_blocks, k_blocks), (n_blocks, k_blocks)),
+        "b1x128_b1x128": ((m, k_blocks), (n, k_blocks)),
         "mx": ((m, -(-k // 32)), (n, -(-k // 32))),
     }
     return known[scales]

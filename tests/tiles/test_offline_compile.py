@@ -1,6 +1,8 @@
 """What compilers that need no GPU say of a configuration."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import pytest
 from own_process import lines_of
 
 import sim
+from tiles.kernels import offline_cuda
 from tiles.kernels.compile_facts import CompileFacts, OfflineCompileError
-from tiles.kernels.nvrtc import compile_code
+from tiles.kernels.cuda.modules import BINARIES
+from tiles.kernels.nvrtc import Compiled, compile_code
 from tiles.kernels.offline_cuda import facts_of
 
 H200 = sim.load_gpu("h200").limits
@@ -65,6 +69,37 @@ def test_source_that_does_not_compile_has_its_log(tmp_path: Path) -> None:
     source.write_text('extern "C" __global__ void f() { nonsense; }')
     with pytest.raises(OfflineCompileError, match='identifier "nonsense" is undefined'):
         facts_of(source, (), 128, H200)
+
+
+def test_a_binary_is_compiled_once_whatever_the_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = tmp_path / "kernel.cu", tmp_path / "binaries"
+    source.write_text('extern "C" __global__ void f(float* x) { x[threadIdx.x] *= 2; }')
+    monkeypatch.setenv(BINARIES, str(folder))
+    compiled: list[str] = []
+
+    def counted(code: str, name: str, options: Sequence[str]) -> Compiled:
+        compiled.append(name)
+        return compile_code(code, name, options)
+
+    monkeypatch.setattr(offline_cuda, "compile_code", counted)
+    first = facts_of(source, ("-DA",), 128, H200)
+    assert first is not None
+    assert facts_of(source, ("-DA",), 128, H200) == first
+    other = facts_of(source, ("-DA",), 256, H200)  # the source does not say how many threads
+    assert other == replace(first, threads=256)
+    assert len(compiled) == 1
+    (facts,), (binary,) = folder.glob("*.json"), folder.glob("*.cubin")
+    for missing in (facts, binary):  # a launch needs the binary, whoever keeps the facts
+        missing.unlink()
+        assert facts_of(source, ("-DA",), 128, H200) == first
+        assert missing.is_file()
+    facts.write_text("torn")
+    assert facts_of(source, ("-DA",), 128, H200) == first
+    assert len(compiled) == 4
+    facts_of(source, ("-DB",), 128, H200)
+    assert len(compiled) == 5
 
 
 def test_an_empty_log_does_not_overwrite_the_space_that_python_shares() -> None:

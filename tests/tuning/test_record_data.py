@@ -1,6 +1,7 @@
 """The command that records data sets: rehearsed slices, files, cards, mistakes."""
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -47,7 +48,7 @@ def test_slices_of_a_rehearsal_fill_the_files(
     assert counts[0] < counts[1]
     card = (tmp_path / "products" / record_data.CARD_FILE).read_text()
     assert "**Simulated: a rehearsal's times" in card
-    assert "sampling_ms 8" in card
+    assert "sampling_ms 5" in card
     assert f"{counts[1]} configurations on simulated-h200" in card
     assert "| triton_gemm |" in card
     assert not list(tmp_path.glob("**/measurements.parquet"))  # what is read as measured
@@ -175,6 +176,37 @@ def test_another_device_is_refused_before_anything_starts(
     monkeypatch.setattr(record_data, "visible_gpu", lambda: name)
     assert call(state, tmp_path, "--gpus", "2") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_a_recording_with_one_line(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "state"
+    own.mkdir()
+    (own / record_data.DESIGN_FILE).write_bytes((state / record_data.DESIGN_FILE).read_bytes())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no file may be larger
+    try:
+        code = call(own, tmp_path, "--rehearse", "--record-only", "--time-limit", "44s", "--quiet")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "File too large: free space or check the path; what was recorded stays" in said
+    assert call(own, tmp_path, "--export") == 0  # what fitted is whole
+    rows = int(capsys.readouterr().out.split(": ")[1].split()[0])
+    assert rows > 5
+
+
+def test_a_state_that_is_a_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").write_text("")
+    assert call(tmp_path / "state", tmp_path, "--rehearse", "--shapes", "1") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
 
 
 def test_nothing_measured_is_nothing_to_export(

@@ -12,7 +12,7 @@ from recorded_designs import Desk, config, fake_design
 
 from tiles.kernels import Status, TileConfig
 from tuning.recording.design import Design
-from tuning.recording.passes import read_passes
+from tuning.recording.passes import Pass, read_passes
 from tuning.recording.record import done_passes, record
 from tuning.recording.tables import recorded_sets
 
@@ -39,10 +39,28 @@ def test_passes_of_a_study_go_there_and_back_and_check_once(tmp_path: Path) -> N
     assert desk.asked == first + again
 
 
-def test_the_models_best_and_every_third_configuration_are_repeated() -> None:
+def test_every_pass_tells_what_it_took(tmp_path: Path) -> None:
+    desk = Desk()
+    done = record(
+        fake_design(studies=2),
+        fake_kernels.GPU,
+        tmp_path,
+        time_limit_s=1e3,
+        measuring=desk,
+        clock=desk.clock,
+    )
+    ((_, passes),) = read_passes(tmp_path)
+    assert [one.seconds for one in passes] == [1.0] * 16
+    assert (done.opening_s, done.pass_s) == (1.0, 1.0)
+    plain = passes[0].to_dict()
+    del plain["seconds"]  # as before passes told it
+    assert Pass.from_dict(plain) == replace(passes[0], seconds=None)
+
+
+def test_the_models_best_and_every_sixth_configuration_are_repeated() -> None:
     study = fake_design(studies=1, sizes=tuple(range(16, 26))).studies[0]
     repeated = [one.to_dict()["size"] for one in study.repeated]
-    assert repeated == [16, 17, 18, 19, 22, 25]
+    assert repeated == [16, 17, 18, 19, 25]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 9])
@@ -188,7 +206,7 @@ def test_tables_hold_all_passes_samples_and_the_noise_between_them(tmp_path: Pat
         "device": "desk",
         "driver": "1",
         "torch": "2",
-        "sampling_ms": "8",
+        "sampling_ms": "5",
     }
     samples = np.array([15, 16, 16, 17, 15.32, 16.32, 16.32, 17.32])
     assert table.time_us[0] == np.median(samples)

@@ -15,7 +15,7 @@ from sweep_runs import FINE, MANY, SLOW, configs_of, make_plan, sweep
 
 import tuning
 from tiles.kernels import Status
-from tuning import Progress, Strategy
+from tuning import Progress, Strategy, rejections
 from tuning.journal import RunJournal
 from tuning.journal_file import JOURNAL
 from tuning.rejections import REJECTIONS
@@ -87,6 +87,26 @@ def test_every_rejection_is_listed_with_its_reason(tmp_path: Path) -> None:
         (str(r.config), r.status.value, r.rule, r.reason) for r in space.rejected
     ]
     assert rows[0]["reason"] == "size 16 with flag"
+
+
+def test_of_many_rejections_some_are_listed_and_the_rest_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "run")
+    space = fake_kernels.FakeKernel().legal_space(plan.studies[0].problem, fake_kernels.GPU.limits)
+    (rule,) = {one.rule for one in space.rejected}
+    total = len(list(space.rejected))
+    monkeypatch.setattr(rejections, "MOST", 5)
+    sweep(plan)
+    with gzip.open(plan.folder / REJECTIONS, "rt", newline="") as file:
+        *shown, last = csv.DictReader(file)
+    configs = [str(one.config) for one in space.rejected]
+    places = [configs.index(one["config"]) for one in shown]
+    assert len(shown) == 5 < total
+    assert (places[0], places[-1]) == (0, total - 1)  # from one end of the space to the other
+    assert places == sorted(places)
+    assert (last["rule"], last["config"]) == (rule, "")
+    assert last["reason"] == f"{total - 5} more of this rule"
 
 
 @pytest.mark.parametrize("share", [None, 0, 0.5, 0.99])

@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.accuracy.__main__ import RECIPES, main
 from bench.accuracy.outliers import outliers
-from bench.accuracy.quantizer import Quantizer, source_digest
+from bench.accuracy.quantizer import Quantizer, source_digest, workbench_quantizer
 from bench.accuracy.record import AccuracyRecord, Status
 from bench.accuracy.run import measure_all
 from tiles.recipes import RECIPES as NAMED
@@ -189,6 +189,34 @@ def test_an_outlier_in_a_layers_input_is_found(task: Fitted) -> None:
 
     # One number of 512 is nearly all there is: its square is 512 times the mean.
     assert outliers(Spiked())["0"] == pytest.approx(512**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantized", "scales"),
+    [
+        ("standard", {"1"}, "static"),
+        ("standard-whole", {"0", "1", "3"}, "static"),
+        ("standard-dynamic", {"1"}, "dynamic"),
+        ("extended", {"1", "add"}, "static"),
+    ],
+)
+def test_schemes_go_by_their_names(name: str, quantized: set[str], scales: str) -> None:
+    class Small(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            return torch.add(y, y)
+
+    model = Small(nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2)).eval()
+    made = workbench_quantizer()(
+        model,
+        "fp8-ptq-e4m3",
+        calibration=[(torch.ones(2, 2, 8),)],
+        scheme=name,
+        score=None,
+        criterion=0.01,
+    )
+    assert {one.name.strip(":") for one in made.operators} == quantized
+    assert {one.scales["input"] for one in made.operators if "input" in one.scales} == {scales}
 
 
 def test_quantisers_are_told_apart_by_their_source(tmp_path: Path) -> None:

@@ -92,13 +92,6 @@ def test_a_measured_entry_comes_before_a_simulated_one(tmp_path: Path) -> None:
     assert entry["kernel"] == "triton_gemm"
 
 
-def test_quantisations_of_two_families_both_ship(tmp_path: Path) -> None:
-    """They stand behind functions of their own."""
-    problem = "quantize:64x256:int8.b32x32:bf16"
-    run = run_of(*(study(problem, family=f) for f in ("triton_quantize", "cuda_quantize")))
-    assert emit(run, tmp_path / "out").entries == 2
-
-
 def test_the_stand_ins_template_and_defaults_ship_as_well(package: EmittedPackage) -> None:
     module = package.folder / "src/tile_pack"
     names = {p.relative_to(module).as_posix() for p in module.rglob("*") if p.is_file()}

@@ -15,7 +15,7 @@ from imported_package import imported
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.cuda import gemm_hopper_blocks, gemm_hopper_skinny
+from tiles.kernels.cuda import gemm_hopper_aligned, gemm_hopper_blocks, gemm_hopper_skinny
 from workbench.emission import EmittedPackage, emit
 
 NAME = "packed_pack"
@@ -23,7 +23,9 @@ MX, CODES = "gemm:512x64x256:mxfp8-e4m3:bf16", "gemm:512x64x256:jetfire:int8.b32
 NVFP4 = "gemm:16x64x256:nvfp4:bf16"
 QUANTIZE = "quantize:64x256:nvfp4:bf16:transposed:swizzled"
 FEW_ROWS = "gemm:4x64x256:mxfp8-e4m3:bf16"
+MANY_ROWS = "gemm:8192x64x256:mxfp8-e4m3:bf16"
 FAMILY, SKINNY = "hopper_block_gemm", "hopper_skinny_gemm"
+ALIGNED = "hopper_aligned_gemm"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> EmittedPackage:
         study(MX, family=FAMILY, time_us=10.0),
         study(MX, family="triton_decoded_gemm", time_us=20.0),
         study(FEW_ROWS, family=SKINNY),
+        study(MANY_ROWS, family=ALIGNED),
         study(CODES, family=FAMILY),
         study(NVFP4, family="triton_decoded_gemm"),
         study(QUANTIZE, family="triton_quantize_tiles"),
@@ -74,7 +77,11 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
         a: Any, b: Any, c: Any, a_scale: Any, b_scale: Any, c_scale: Any = None, **rest: Any
     ) -> None:
         formats = {key: rest[key] for key in ("element", "out", "scales")}
-        if formats["scales"] == "mx":
+        if "workspace" in rest:
+            held = rest["workspace"]
+            gemm_hopper_aligned._check(a, b, c, a_scale, b_scale, held, **formats)
+            gemm_hopper_aligned.options(**formats, config=rest["config"])
+        elif formats["scales"] == "mx":
             operands = (a, b, c, a_scale, b_scale)
             modes = gemm_hopper_skinny.SCALES
             gemm_hopper_skinny.check_operands(*operands, **formats, modes=modes)
@@ -86,7 +93,9 @@ def launched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[s
 
     hopper = module._hopper_gemm
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
-    monkeypatch.setattr(hopper, "template", lambda choice: SimpleNamespace(launch=launch))
+    fake = SimpleNamespace(launch=launch, workspace_bytes=gemm_hopper_aligned.workspace_bytes)
+    monkeypatch.setattr(hopper, "template", lambda choice: fake)
+    monkeypatch.setattr(module._gemm_packed, "template", lambda choice: fake)
     monkeypatch.setattr(hopper, "stream", lambda device: "torch's stream")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     return calls
@@ -155,6 +164,43 @@ def test_mx_scales_reach_the_kernel_for_few_rows_as_bytes(
     for name, side in (("a_scale", a), ("b_scale", b)):
         held = call[name].memory.memory.owner
         assert torch.equal(held.view(torch.uint8), side.scale_bits)
+
+
+@pytest.mark.parametrize("given", ["bits", "powers"])
+def test_an_aligned_product_gets_scales_as_bytes_and_a_workspace_of_its_own(
+    package: EmittedPackage, module: ModuleType, launched: list[dict[str, Any]], given: str
+) -> None:
+    names = {path.name for path in (package.folder / "src" / NAME / "kernels" / "cuda").iterdir()}
+    assert {
+        "align_mx_scales.cu",
+        "align_mx_scales.py",
+        "gemm_hopper.cu",
+        "gemm_hopper_aligned.py",
+        "hopper_row_promotion.cuh",
+        "mx_alignment.cuh",
+    } <= names
+    for m, family in ((3, SKINNY), (500, FAMILY), (8000, ALIGNED)):
+        choice = module._gemm_packed.choose(
+            "triton_decoded_gemm",
+            ("mxfp8-e4m3", "bf16"),
+            (64, 256),
+            m,
+            "NVIDIA H200",
+            module._gemm_packed.HOPPER,
+        )
+        assert (choice.file.kernel, choice.tuned) == (family, True)
+    a, b = _codes(6, 256, "e4m3fn.mx"), _codes(64, 256, "e4m3fn.mx")
+    scales = [side.scales if given == "powers" else side.scale_bits for side in (a, b)]
+    out = torch.empty(6, 64, dtype=torch.bfloat16)
+    choice = _tuned(module, ("mxfp8-e4m3", "bf16"), ALIGNED)
+    for _ in range(2):
+        module._gemm_packed.run(choice, (a.bits, b.bits, *scales, None, None), out, 256)
+    assert [call["scales"] for call in launched] == ["mx", "mx"]
+    held = [call["workspace"].memory.memory.owner for call in launched]
+    assert held[0].data_ptr() != held[1].data_ptr()
+    for name, side in (("a_scale", a), ("b_scale", b)):
+        bits = launched[0][name].memory.memory.owner
+        assert torch.equal(bits.view(torch.uint8), side.scale_bits)
 
 
 def test_the_function_of_cupy_arrays_leaves_scales_in_bytes_to_gemm_packed(

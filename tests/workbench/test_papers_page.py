@@ -51,12 +51,15 @@ def value_of(figure: Any) -> float:
             return float(first / second)
         case "paired":
             return fmean(a / b - 1 for a, b in zip(found[::2], found[1::2], strict=True))
+        case "mean":
+            return fmean(found)
         case "within":
             return float(sum(one >= -0.01 - 1e-9 for one in found))
     raise AssertionError(figure["rule"])
 
 
 ACCURACY, KERNELS = record("evidence/cpu/accuracy.json"), record("evidence/h200/kernels.json")
+SCHEMES = record("evidence/cpu/accuracy-schemes.json")
 
 
 def rows() -> list[list[str]]:
@@ -97,11 +100,57 @@ def within(recipe: str, families: tuple[str, ...]) -> tuple[int, int]:
 def test_every_share_is_that_of_the_scores() -> None:
     checked = 0
     for claim, _, measured, _ in rows():
+        if "[schemes][s]" in measured:
+            continue
         for recipe, passed, pairs in re.findall(r"([a-z][\w-]+) (\d+) of (\d+)", measured):
             (families,) = (f for start, f in FAMILIES.items() if claim.startswith(start))
             assert (int(passed), int(pairs)) == within(recipe, families), f"{claim}: {recipe}"
             checked += 1
     assert checked >= 15
+
+
+def changes(recipe: str, scheme: str) -> dict[str, float]:
+    """Relative changes in percent by pair, from the raw scores."""
+    base = {r["pair"]: r["score"] for r in SCHEMES["rows"] if r["recipe"] == "fp32"}
+    return {
+        r["pair"]: 100 * (r["score"] / base[r["pair"]] - 1)
+        for r in SCHEMES["rows"]
+        if (r["recipe"], r["scheme"], r["tuned"]) == (recipe, scheme, False)
+    }
+
+
+def test_schemes_are_compared_on_the_same_pairs() -> None:
+    checked = 0
+    for _, _, measured, _ in rows():
+        if "[schemes][s]" not in measured:
+            continue
+        names, told = (
+            re.fullmatch(r"`(.*?)` and `(.*?)`: .*", measured).groups(),
+            measured.split(": ", 1)[1].removesuffix(" ([schemes][s])"),
+        )  # type: ignore[union-attr]
+        every = [
+            changes(recipe, name)
+            for recipe in ("fp8-ptq-e4m3", "fp8-ptq-e3m4", "int8-ptq")
+            for name in names
+        ]
+        pairs = set.intersection(*map(set, every))
+        assert len(pairs) >= 15
+        for part in told.split("; "):
+            recipe, *shares, of = re.match(r"(\S+) (\d+) and (\d+) of (\d+), ", part).groups()  # type: ignore[union-attr]
+            both = [changes(recipe, name) for name in names]
+            assert int(of) == len(pairs)
+            within = [{p for p in pairs if one[p] >= -1 - 1e-7} for one in both]
+            assert [int(one) for one in shares] == [len(one) for one in within]
+            means = re.search(r"mean change (\S+) and (\S+) %", part).groups()  # type: ignore[union-attr]
+            assert list(means) == [f"{fmean(one[p] for p in pairs):+.2f}" for one in both]
+            apart = re.findall(
+                r"([\w.-]+) ([-+][\d.]+) and ([-+][\d.]+) %", part.split("(apart")[-1]
+            )
+            expected = within[0] ^ within[1]
+            listed = {p: told for p, *told in apart} if "(apart" in part else {}
+            assert listed == {p: [f"{one[p]:+.2f}" for one in both] for p in expected}
+            checked += 1
+    assert checked == 9
 
 
 def test_every_change_of_a_score_is_that_of_the_scores() -> None:
@@ -157,7 +206,7 @@ def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
         left = re.sub(
             r"GPT of 13 million parameters, 2000 steps|\(\d seeds(, \d unfinished)?\)|"
             r"95 % intervals|at most \d+\.\d\d % from a CPU|"
-            r"within [\d.]+ %|[-+]\d\.\d\d ± \d\.\d\d %|"
+            r"within [\d.]+ %|\d+ and \d+ of \d+|[-+]\d\.\d\d ± \d\.\d\d %|"
             r"gpt-\d+-block \d+x\d+|blocks of \d+: \d\.\d\d times (as fast|less above)|\d+ of \d+|"
             r"[-+]\d+\.\d\d|\d\.\d\d times .* over \d+ products",
             "",
@@ -168,7 +217,7 @@ def test_no_other_figure_is_told_as_measured_and_none_as_predicted() -> None:
         assert not re.search(r"\d", re.sub("H200|bf16|fp32", "", left)), claim
         assert not re.search(r"\d", predicted.replace("bf16", "")), claim
         assert NOT_YET in measured or re.search(
-            r"\[(accuracy|kernels|block|training|on kernels)\]", measured
+            r"\[(accuracy|schemes|kernels|block|training|on kernels)\]", measured
         ), claim
         assert "predicted" not in measured
 
@@ -178,7 +227,9 @@ def test_commands_of_the_page_are_those_of_the_record() -> None:
     sessions = {row["session"] for row in ACCURACY["rows"]}
     commands = [ACCURACY["sessions"][index]["command"] for index in sorted(sessions)]
     carried = [command for command in told if "--carried" in command]
-    told = [command for command in told if command not in carried]
+    schemes = [command for command in told if "--scheme" in command]
+    assert schemes == [s["command"] for s in SCHEMES["sessions"]]
+    told = [command for command in told if command not in carried + schemes]
     if carried:
         assert set(carried) <= {s["command"] for s in record(figures.ON_KERNELS)["sessions"]}
     assert set(told) <= set(commands)
@@ -188,13 +239,14 @@ def test_commands_of_the_page_are_those_of_the_record() -> None:
         assert (ROOT / path).is_file()
 
 
-def test_the_record_is_complete_and_of_one_quantiser() -> None:
-    assert ACCURACY["schema"] == "tile-workbench/accuracy/1"
-    assert ACCURACY["begun"] == []
-    scored = [row for row in ACCURACY["rows"] if row["recipe"] != "fp32"]
+@pytest.mark.parametrize("found", [ACCURACY, SCHEMES], ids=["standard", "schemes"])
+def test_the_record_is_complete_and_of_one_quantiser(found: dict[str, Any]) -> None:
+    assert found["schema"] == "tile-workbench/accuracy/1"
+    assert found["begun"] == []
+    scored = [row for row in found["rows"] if row["recipe"] != "fp32"]
     assert {row["status"] for row in scored} == {"scored"}
     assert len({row["quantizer"] for row in scored}) == 1
-    for session in ACCURACY["sessions"]:
+    for session in found["sessions"]:
         assert session["versions"]["torch"]
         assert session["device"] == "cpu"
 

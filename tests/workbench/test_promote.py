@@ -40,11 +40,12 @@ def _worse(folder: Path, problem: str, family: str = "triton_gemm") -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``best`` and ``worse`` runs of one problem, and the package of the worse one."""
+    """``best`` and ``worse`` runs of one problem, and both packages of the worse one."""
     folder = tmp_path_factory.mktemp("promote")
     simulated_run(folder / "best", [(SMALL, "triton_gemm")])
     _worse(folder / "worse", SMALL)
     workbench.emit(folder / "worse", folder / "package", name="promote_pack")
+    workbench.emit(folder / "worse", folder / "hub", target="hf-kernels", name="promote-hub")
     return folder
 
 
@@ -59,7 +60,7 @@ def best_of(folder: Path) -> Any:
     return study.best
 
 
-@pytest.mark.parametrize("old", ["worse", "package"])
+@pytest.mark.parametrize("old", ["worse", "package", "hub"])
 def test_a_better_entry_is_promoted_and_emission_takes_it(
     call: Call, runs: Path, tmp_path: Path, old: str
 ) -> None:

@@ -211,7 +211,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_names_that_break_lines_or_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
-    run = invented_run(name="x", shapes=(SHAPE,), recipes=("bf16",))
+    run = invented_run(name="a\nb\udcff", shapes=(SHAPE,), recipes=("bf16",))
     name = "a\nb\udcff"
     make(tmp_path, {name: run})
     page = Page(site(tmp_path, {name: run}) / "index.html")

@@ -11,6 +11,7 @@ from report_runs import invented_run
 from site_projects import CALIBRATION, ERROR, EVIDENCE, THEN, VERIFY, make, site, slower, small_runs
 from test_report_chromium import PATIENCE_S, browser  # noqa: F401
 
+from workbench.reporting.site.chart import Marks, Point, scatter
 from workbench.reporting.site.frame import PAGES
 
 pytestmark = pytest.mark.slow
@@ -174,3 +175,29 @@ def test_the_pages_lead_to_one_another(
         assert page.url == (written / file).as_uri()
         assert page.locator("nav.pages [aria-current=page]").text_content() == title
     page.close()
+
+
+@pytest.mark.parametrize(
+    "ys", [(12.31, 12.55), (0.0001, 0.0002), (1234567.0, 1234999.0), (1.0, 9.0)]
+)
+def test_numbers_of_an_axis_do_not_lie_on_its_title(
+    browser: Any,  # noqa: F811
+    tmp_path: Path,
+    ys: tuple[float, float],
+) -> None:
+    points = [Point(x=place, y=y) for place, y in enumerate(ys, 30)]
+    drawn = scatter(
+        [Marks(name="a", colour="#123456", points=points)], x_title="x", y_title="simulated us"
+    )
+    page = browser.new_page()
+    page.set_content(f'<div style="width:360px;font-family:sans-serif">{drawn}</div>')
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('text')].map(e => e.getBoundingClientRect())"
+        ".map(r => [r.left, r.top, r.right, r.bottom])"
+    )
+    page.close()
+    assert len(boxes) > 4
+    for place, one in enumerate(boxes):
+        for other in boxes[:place]:
+            apart = one[0] >= other[2] or other[0] >= one[2]
+            assert apart or one[1] >= other[3] or other[1] >= one[3], (one, other)

@@ -5,9 +5,11 @@ The listings are made up after those that ``ncu --csv --print-units base`` write
 
 import json
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import pytest
 
 import sim
 from bench import block, traffic
+from bench.compiled_ahead import compile_ahead
 from bench.counters import (
     METRICS,
     Counted,
@@ -26,6 +29,7 @@ from bench.counters import (
 from bench.executed import MARK, Launch
 from bench.traffic_points import PROBLEMS, Point, points, raster_of, summary
 from tiles.kernels import kernel
+from tiles.kernels.cuda.modules import BINARIES
 from tiles.problems import parse_problem
 
 torch = pytest.importorskip("torch")
@@ -259,7 +263,9 @@ def counted(launches: Sequence[Launch]) -> list[Counted]:
 
 def count_some(found: list[Point], count: traffic.Count, seconds: float = 100.0) -> str:
     session: dict[str, object] = {}
-    return traffic.count_all(found, session, time_limit_s=seconds, count=count, write=lambda: None)
+    return traffic.count_all(
+        found, session, time_limit_s=seconds, counts=[count], write=lambda: None
+    )
 
 
 def test_a_launch_that_fails_costs_its_own_point() -> None:
@@ -299,6 +305,75 @@ def test_a_profiler_without_permission_is_asked_once() -> None:
     assert count_some(found, count).startswith("ERR_NVGPUCTRPERM")
     assert len(calls) == 1
     assert all(one.refused.startswith("ERR_NVGPUCTRPERM") for one in found)
+
+
+def test_gpus_share_the_points_and_count_at_once() -> None:
+    found = [point(str(n), 100, None) for n in range(35)]
+    both = threading.Barrier(2, timeout=10)  # neither ends its first batch without the other
+    taken: dict[str, list[str]] = {"0": [], "1": []}
+
+    def count(
+        launches: Sequence[Launch], seconds: float, device: str
+    ) -> tuple[list[Counted], dict[str, str]]:
+        if not taken[device]:
+            both.wait()
+        taken[device] += [one.problem for one in launches]
+        return counted(launches), ASKED_FOR
+
+    session: dict[str, object] = {}
+    counts = [partial(count, device=one) for one in taken]
+    said = traffic.count_all(found, session, time_limit_s=100, counts=counts, write=lambda: None)
+    assert said == ""
+    assert all(one.counted is not None for one in found)
+    assert sorted(taken["0"] + taken["1"]) == sorted(one.problem for one in found)
+    assert min(len(one) for one in taken.values()) >= 8
+
+
+def test_more_gpus_than_are_visible_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    output = ["--output", str(tmp_path / "traffic.json")]
+    assert traffic.main(["--gpus", "2", *output], find=lambda gpu: []) == 2
+    assert "CUDA_VISIBLE_DEVICES names 1: ask for fewer" in capsys.readouterr().err
+
+
+def test_a_profiler_has_a_lock_and_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "ncu"
+    tool.write_text('#!/bin/sh\necho "$TMPDIR $CUDA_VISIBLE_DEVICES"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    said = [profile([LAUNCH], ["m"], 10.0, device).split() for device in ("0", "1")]
+    assert [device for _, device in said] == ["0", "1"]
+    assert len({folder for folder, _ in said} | {str(tmp_path)}) == 3
+
+
+@pytest.mark.slow
+def test_points_are_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setenv(BINARIES, "")  # what is set meanwhile goes with it
+    monkeypatch.delenv(BINARIES)
+    launches = [
+        Launch(problem=text, kernel=name, config=first_config(text, name))
+        for text, name in (
+            ("gemm:4096x4096x4096:bf16:bf16", "hopper_gemm"),
+            ("gemm:2048x4096x4096:bf16:bf16", "hopper_gemm"),
+            ("quantize:8192x8192:int8.b32x32:bf16", "triton_quantize"),
+        )
+    ]
+    assert compile_ahead(launches, GPU, time_limit_s=120, processes=2) == 3
+    assert os.environ[BINARIES] == str(tmp_path / "tile-workbench" / "binaries")
+    assert len(list(Path(os.environ[BINARIES]).glob("*.cubin"))) == 1  # shapes share it
+    assert list((tmp_path / "triton").glob("**/*.cubin"))
+
+
+def first_config(text: str, name: str) -> dict[str, object]:
+    space = kernel(name).legal_space(parse_problem(text), GPU.limits).accepted
+    return space.config(0).to_dict()
 
 
 def dry_run(path: Path, found: list[Point]) -> int:
@@ -374,11 +449,17 @@ def test_choosing_the_points_counts_towards_the_limit(
         raise CountersRefused("ncu is missing")
 
     output = tmp_path / "traffic.json"
-    assert traffic.main(["--time-limit", "8m", "--output", str(output)], count, find) == 1
-    assert asked == [40.0]
+
+    def ready(launches: Sequence[Launch], gpu: object, *, time_limit_s: float) -> None:
+        assert len(launches) == 1
+        now[0] += 10.0
+
+    call = partial(traffic.main, count=count, find=find, ready=ready)
+    assert call(["--time-limit", "8m", "--output", str(output)]) == 1
+    assert asked == [30.0]
     now[0] = 0.0
-    assert traffic.main(["--time-limit", "445s", "--output", str(output)], count, find) == 1
-    assert asked == [40.0]  # too little is left to begin
+    assert call(["--time-limit", "455s", "--output", str(output)]) == 1
+    assert asked == [30.0]  # too little is left to begin
     assert "the time is over" in capsys.readouterr().out
 
 

@@ -29,6 +29,7 @@ ENTRIES = (
 ON_HOPPER = (
     ("hopper_block_gemm", "gemm:512x64x256:mxfp8-e4m3:bf16"),
     ("hopper_skinny_gemm", "gemm:16x64x256:mxfp8-e4m3:bf16"),
+    ("hopper_aligned_gemm", "gemm:2048x64x256:mxfp8-e4m3:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32"),
     ("hopper_grouped_gemm", "grouped_gemm:4x512x64x256:deepseek-fp8:masked.256:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),

@@ -24,6 +24,7 @@ PRODUCTS = (
     ("hopper_gemm", "gemm:64x96x256:e5m2-b128:bf16"),
     ("hopper_skinny_gemm", "gemm:16x256x4096:int8-row:bf16"),
     ("hopper_skinny_gemm", "gemm:16x256x4096:mxfp8-e4m3:bf16"),
+    ("hopper_aligned_gemm", "gemm:512x128x256:mxfp8-e4m3:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:bf16"),
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),
     ("hopper_block_gemm", "gemm:512x64x256:mxfp8-e4m3:bf16"),
@@ -42,7 +43,9 @@ def _verdict(family: str, text: str, **changes: Any) -> dict[str, Any]:
     with Recorder(lines.append, "launcher") as check:
         judge_launcher(
             check,
-            SimpleNamespace(**{"options": template.options, "launch": template.launch} | changes),
+            SimpleNamespace(
+                **{name: getattr(template, name) for name in template.__all__} | changes
+            ),
             layout=function.layout(family, problem, limits, any_gpu=False),
             out=problem.formats[-1],
             config=kernel(family).default(problem, limits).to_dict(),

@@ -33,15 +33,21 @@ INTERPRETED = {"tuned shapes", COMPILED}
         ([("cuda_transpose", "transpose:64x256:e5m2")], {*INTERPRETED, OPERATORS, CUPY}),
         ([("triton_dequantize", "dequantize:64x256:e5m2.row:bf16")], {*INTERPRETED, OPERATORS}),
         ([("cuda_dataflow_rows", "dataflow:64x256:rmsnorm:int8.b32x32")], {OPERATORS, CUPY}),
-        ([("cuda_quantize", QUANTIZE.format("e4m3fn.row", "bf16"))], {CUPY}),
+        (
+            [("cuda_quantize", QUANTIZE.format("e4m3fn.row", "bf16"))],
+            {*INTERPRETED, OPERATORS, CUPY, ROUNDING, SUBNORMAL.format("bf16")},
+        ),
         (
             [("cuda_quantize", QUANTIZE.format("int8.row+sr", "fp32"))],
             {*INTERPRETED, OPERATORS, CUPY},
         ),
-        ([("triton_quantize", QUANTIZE.format("e4m3fn.row", "fp32"))], {*INTERPRETED, ROUNDING}),
+        (
+            [("triton_quantize", QUANTIZE.format("e4m3fn.row", "fp32"))],
+            {*INTERPRETED, OPERATORS, ROUNDING},
+        ),
         (
             [("triton_quantize", QUANTIZE.format("int8.row", "bf16"))],
-            {*INTERPRETED, SUBNORMAL.format("bf16")},
+            {*INTERPRETED, OPERATORS, SUBNORMAL.format("bf16")},
         ),
     ],
 )

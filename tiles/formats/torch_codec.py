@@ -10,6 +10,7 @@ and ``fullgraph=True`` refuses them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -70,6 +71,13 @@ class QuantizedTensor:
     zero_points: torch.Tensor | None = None  #: uint8 on the scale grid, for asymmetric formats
     tensor_scale: torch.Tensor | None = None  #: second level, fp32 without dimensions
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bit patterns: pickle does not read tensors of 8-bit floats back."""
+        codes = self.codes
+        bits = codes.view(torch.uint8) if codes.dtype.itemsize == 1 else codes
+        names = ("scales", "format", "zero_points", "tensor_scale")
+        return _rebuilt, (bits, codes.dtype, {name: getattr(self, name) for name in names})
+
     @property
     def bits(self) -> torch.Tensor:
         """Codes as bit patterns: uint8 up to 8 bits, int16 up to 16, else int32."""
@@ -126,6 +134,10 @@ class QuantizedTensor:
         # float64: so each result is rounded once.
         values = piece.with_scales(torch.mul, values, self.scales[grid_rows])
         return values if self.tensor_scale is None else values * self.tensor_scale
+
+
+def _rebuilt(bits: torch.Tensor, dtype: torch.dtype, rest: dict[str, Any]) -> QuantizedTensor:
+    return QuantizedTensor(codes=bits.view(dtype), **rest)
 
 
 def quantize_tensor(

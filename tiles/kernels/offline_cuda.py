@@ -1,18 +1,33 @@
-"""Compiles CUDA C++ with NVRTC for an NVIDIA GPU that need not be there."""
+"""Compiles CUDA C++ with NVRTC for an NVIDIA GPU that need not be there.
 
+Extents are arguments of a launch, so many problems share a binary: what is known of one lies beside
+it, and it is compiled once.
+"""
+
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tiles.kernels.base import Limits
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.cubin import cuobjdump, mma_kind, resources, threads_of
-from tiles.kernels.cuda.modules import CUPY_OPTIONS, binary_name, keep_binary, read_source
+from tiles.kernels.cuda.modules import (
+    BINARIES,
+    CUPY_OPTIONS,
+    binary_name,
+    keep_binary,
+    read_source,
+)
 from tiles.kernels.nvrtc import compile_code, compiler_name
 
 __all__ = ["available", "facts_of"]
 
 #: From capability 90 on, ``cuobjdump`` counts what the system keeps of every CTA; limits do not.
 SYSTEM_SMEM_BYTES = 1024
+#: Of the file of facts beside a binary; another schema of facts gets another one.
+FACTS_SUFFIX = ".facts-1.json"
 
 
 def available() -> bool:
@@ -43,21 +58,38 @@ def facts_of(
         return None
     target = target or f"sm_{limits.capability}"
     code = read_source(source)
-    made = compile_code(
-        code, source.name, (*options, *CUPY_OPTIONS, f"--gpu-architecture={target}")
-    )
-    keep_binary(binary_name(code, options, target, compiler), made.binary)
-    usage = resources(made.binary)
-    if usage is None:
+    name = binary_name(code, options, target, compiler)
+    facts = _kept(name)
+    if facts is None:
+        options = (*options, *CUPY_OPTIONS, f"--gpu-architecture={target}")
+        made = compile_code(code, source.name, options)
+        usage = resources(made.binary)
+        if usage is not None:
+            system = SYSTEM_SMEM_BYTES if limits.capability >= 90 else 0
+            facts = CompileFacts(
+                compiler=compiler,
+                target=target,
+                threads=threads_of(made.ptx) or 0,
+                smem_bytes=max(0, usage.static_smem_bytes - system),
+                registers=usage.registers,
+                stack_bytes=usage.stack_bytes,
+                pipeline_depth=0,
+                mma=mma_kind(made.ptx),
+            )
+            keep_binary(_beside(name), json.dumps(facts.to_dict()).encode())
+        keep_binary(name, made.binary)
+    return None if facts is None else replace(facts, threads=facts.threads or threads)
+
+
+def _beside(name: str) -> str:
+    return name.removesuffix(".cubin") + FACTS_SUFFIX
+
+
+def _kept(name: str) -> CompileFacts | None:
+    """Facts of a binary that lies ready, 0 threads where its source does not say; else None."""
+    if not (named := os.environ.get(BINARIES)) or not (Path(named) / name).is_file():
         return None
-    system = SYSTEM_SMEM_BYTES if limits.capability >= 90 else 0
-    return CompileFacts(
-        compiler=compiler,
-        target=target,
-        threads=threads_of(made.ptx) or threads,
-        smem_bytes=max(0, usage.static_smem_bytes - system),
-        registers=usage.registers,
-        stack_bytes=usage.stack_bytes,
-        pipeline_depth=0,
-        mma=mma_kind(made.ptx),
-    )
+    try:
+        return CompileFacts.from_dict(json.loads((Path(named) / _beside(name)).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None

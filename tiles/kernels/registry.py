@@ -29,6 +29,7 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm
     from tiles.kernels.grouped_gemm import TritonGroupedGemm
+    from tiles.kernels.hopper_aligned_gemm import HopperAlignedGemm
     from tiles.kernels.hopper_block_gemm import HopperBlockGemm
     from tiles.kernels.hopper_gemm import HopperGemm
     from tiles.kernels.hopper_grouped_gemm import HopperGroupedGemm
@@ -46,6 +47,7 @@ def kernels() -> dict[str, Kernel]:
         TritonGemm(),
         HopperGemm(),
         HopperBlockGemm(),
+        HopperAlignedGemm(),
         TritonWeightOnly(),
         HopperWeightOnly(),
         HopperWeightPrefill(),

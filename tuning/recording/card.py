@@ -16,6 +16,7 @@ _WHAT = {
     "warm": "scaled products, the L2 left as the launch before left it",
     "streams": "kernels that pass over memory once: quantising, dequantising, transposing, INT8 "
     "dataflow; cold L2",
+    "others": "products of experts, of a batch and with outliers apart; cold L2",
 }
 
 

@@ -22,8 +22,9 @@ __all__ = ["OWN", "SCHEMA", "Design", "RecordedStudy", "read_design", "write_des
 SCHEMA = "tile-workbench/recording/1"
 #: Of a study, the model's best for that very shape.
 OWN = 3
-#: Of a study, the configurations that are measured again: the model's best, and every third one.
-REPEAT_EVERY = 3
+#: Of a study, the configurations that are measured again: the model's best, and of the
+#: others the first and every sixth from there on.
+REPEAT_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class RecordedStudy:
     """One problem with one family and the configurations that are measured of it."""
 
     plan: StudyPlan
-    part: str  #: the data set that it belongs to: "products", "streams" or "warm"
+    part: str  #: the data set that it belongs to: "products", "streams", "others" or "warm"
     cache: str  #: "cold" or "warm"
     legal_size: int
     configs: tuple[TileConfig, ...]  #: in the order of measuring
@@ -47,7 +48,7 @@ class RecordedStudy:
         return tuple(
             one
             for place, one in enumerate(self.configs)
-            if place < OWN or place % REPEAT_EVERY == 0
+            if place < OWN or place % REPEAT_EVERY == OWN
         )
 
     @property

@@ -5,6 +5,7 @@ apart, with the other configurations of its study between them.  A file begins w
 where and how, and has a line a pass behind it; a process that dies leaves a torn last line at most.
 """
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -61,6 +62,7 @@ class Pass:
     number: int  #: 0 is the one that checked the answer
     source: str  #: SHA-256 of the kernel source that ran
     measurement: Measurement
+    seconds: float | None = None  #: that it took, waiting for a compiler and opening included
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready mapping, inverse of :meth:`from_dict`."""
@@ -69,6 +71,7 @@ class Pass:
             "config": dict(self.config),
             "pass": self.number,
             "source": self.source,
+            "seconds": self.seconds,
             "measurement": self.measurement.to_dict(),
         }
 
@@ -81,6 +84,7 @@ class Pass:
             number=data["pass"],
             source=data["source"],
             measurement=Measurement.from_dict(data["measurement"]),
+            seconds=data.get("seconds"),  # files of before this was told have none
         )
 
 
@@ -107,13 +111,20 @@ class PassFile:
         self._stream.flush()
 
     def close(self) -> None:
-        """Compress what was written, or remove a file that holds no pass."""
-        self._stream.close()
-        if self.count:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_bytes(gzip.compress(self._path.read_bytes(), mtime=0))
-            os.replace(temporary, self._path.with_suffix(COMPRESSED))
-        self._path.unlink()
+        """Compress what was written, or remove a file that holds no pass.
+
+        On a full disk the file stays as it is: it is read whether compressed or not.
+        """
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            with contextlib.suppress(OSError):  # the line that did not fit; it was told
+                self._stream.close()
+            if self.count:
+                temporary.write_bytes(gzip.compress(self._path.read_bytes(), mtime=0))
+                os.replace(temporary, self._path.with_suffix(COMPRESSED))
+            self._path.unlink()
+        except OSError:
+            temporary.unlink(missing_ok=True)
 
 
 def read_passes(folder: Path) -> Iterator[tuple[Head, list[Pass]]]:

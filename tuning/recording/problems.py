@@ -12,7 +12,7 @@ import numpy as np
 from tiles.problems import Gemm, Problem, parse_problem
 from tiles.recipes import recipe
 
-__all__ = ["RECIPES", "WARM_RECIPES", "Shape", "products", "shapes", "streams"]
+__all__ = ["RECIPES", "WARM_RECIPES", "Shape", "others", "products", "shapes", "streams"]
 
 #: Sixteen bits, FP8 and INT8 with a scale a row, scales in blocks of both, packed weights, MX.
 RECIPES = (
@@ -46,11 +46,28 @@ _TARGETS = (
     *("int8.row", "int8.b32x32", "e4m3fn.row", "e4m3fn.b1x128", "e4m3fn.mx", "nvfp4"),
     *("int8.b32x32+sr", "int8.b128x128"),
 )
+_TRANSPOSED = ("int8.b32x32", "int8.b128x128")
 _OPERATORS = ("gelu", "silu-bwd", "residual", "layernorm", "layernorm-bwd", "rmsnorm")
 #: Rows and columns, from what the launch dominates to what only DRAM limits; some ragged.
 _MATRICES = (
     *((64, 4096), (1024, 4096), (4096, 4096), (8192, 8192), (16_384, 4096), (2048, 14_336)),
     *((1000, 5120), (333, 7168)),
+)
+#: What a layer of a mixture of experts, attention and outliers multiply: their families serve no
+#: plain product.
+_OTHERS = (
+    "grouped_gemm:8x4096x4096x2048:deepseek-fp8:contiguous:bf16",
+    "grouped_gemm:8x1000x2048x4096:deepseek-fp8:contiguous:bf16",
+    "grouped_gemm:32x8192x1536x2048:deepseek-fp8:padded.128:bf16",
+    "grouped_gemm:64x2048x2048x7168:deepseek-fp8:masked.512:bf16",
+    "grouped_gemm:8x4096x4096x2048:int8-b1x128:contiguous:bf16",
+    "grouped_gemm:8x4096x4096x2048:bf16:contiguous:bf16",
+    "batched_gemm:128x512x512x64:e4m3-tensor:nk:bf16",
+    "batched_gemm:128x512x64x512:e4m3-tensor:kn:bf16",
+    "batched_gemm:64x1024x1024x128:int8-row:nk:bf16",
+    "batched_gemm:64x1024x128x1024:bf16:kn:bf16",
+    "gemm:4096x4096x4096:llm-int8:bf16",
+    "gemm:128x7168x2048:int8-fallback:bf16",
 )
 
 
@@ -70,7 +87,7 @@ class Shape:
 
 
 def shapes(seed: int) -> list[Shape]:
-    """All shapes, in an order whose beginnings are spread; every third is an anchor at first."""
+    """All shapes, in an order whose beginnings are spread; every fourth is an anchor at first."""
     rng = np.random.default_rng(seed)
     cells = [(rows, depth) for rows in ROWS for depth in SIDES]
     drawn = {cell: _cell(*cell, rng) for cell in cells}
@@ -90,8 +107,8 @@ def shapes(seed: int) -> list[Shape]:
         plain.insert(1 + place * 4, one)
     found: list[Shape] = []
     while anchors or plain:
-        found += [*anchors[:1], *plain[:2]]
-        anchors, plain = anchors[1:], plain[2:]
+        found += [*anchors[:1], *plain[:3]]
+        anchors, plain = anchors[1:], plain[3:]
     return found
 
 
@@ -113,10 +130,18 @@ def products(shape: Shape) -> list[tuple[str, Problem]]:
     return [(name, shape.problem(name)) for name in RECIPES]
 
 
+def others(seed: int) -> list[Problem]:
+    """Products of experts, of a batch and with outliers apart, in a spread order."""
+    found = [parse_problem(text) for text in _OTHERS]
+    order = np.random.default_rng([seed, 2]).permutation(len(found))
+    return [found[place] for place in order]
+
+
 def streams(seed: int) -> list[Problem]:
     """Quantising, dequantising, transposing and the INT8 dataflow, in a spread order."""
     texts = [
         *(f"quantize:{{}}:{target}:bf16" for target in _TARGETS),
+        *(f"quantize:{{}}:{target}:bf16:transposed" for target in _TRANSPOSED),
         *(f"dequantize:{{}}:{target}:bf16" for target in _TARGETS[1:6:2]),
         "transpose:{}:int8",
         *(f"dataflow:{{}}:{name}:int8.b32x32+sr" for name in _OPERATORS),

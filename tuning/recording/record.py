@@ -1,7 +1,7 @@
 """Recording within a time limit: studies in the design's order, passes interleaved, resumed.
 
 Within a study all configurations are checked and timed once, then some of them (the model's best
-and every third) again in reverse order, so that two passes of one lie apart and drift shows as the
+and every sixth) again in reverse order, so that two passes of one lie apart and drift shows as the
 spread between them.  Every pass is stored at once; whoever comes next measures what is missing.
 """
 
@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 from sim import Gpu
@@ -29,7 +30,7 @@ from tuning.records import Environment, Measurement
 __all__ = ["PASSES", "SAMPLING_MS", "Done", "Measuring", "Recorded", "done_passes", "record"]
 
 #: Device time that samples of a pass cover, milliseconds: a sweep takes 100.
-SAMPLING_MS = 8.0
+SAMPLING_MS = 5.0
 PASSES = 2
 #: Studies whose configurations are compiled ahead of their turn.
 LOOK_AHEAD = 24
@@ -74,6 +75,8 @@ class Recorded:
     studies: int  #: that this call measured in
     finished: bool  #: nothing of the process's share is left
     seconds: float
+    opening_s: float | None = None  #: of a study's first pass, the median
+    pass_s: float | None = None  #: of the others, the median
 
 
 def done_passes(folder: Path, design: Design, *, simulated: bool) -> Done:
@@ -137,6 +140,8 @@ def record(
     left = [one for one in mine if _unfinished(one, done, passes)]
     taken: defaultdict[str, int] = defaultdict(int)
     failed = 0
+    opened: list[float] = []
+    rest: list[float] = []
     finished = not left
     if left:
         with ExitStack() as stack:
@@ -169,13 +174,15 @@ def record(
                 progress(study, taken[study.key])
                 if not finished:
                     break
-            failed = slice_.failed
+            failed, opened, rest = slice_.failed, slice_.opened, slice_.rest
     return Recorded(
         passes=sum(taken.values()),
         failed=failed,
         studies=sum(1 for some in taken.values() if some),
         finished=finished,
         seconds=clock() - begin,
+        opening_s=median(opened) if opened else None,
+        pass_s=median(rest) if rest else None,
     )
 
 
@@ -218,9 +225,13 @@ class _Slice:
         self._clock = clock
         self._end = end
         self.failed = 0
+        #: Seconds of the first pass of every study, and of the others.
+        self.opened: list[float] = []
+        self.rest: list[float] = []
 
     def measure(self, study: RecordedStudy, passes: int) -> bool:
         """Take a study's missing passes; False when the time was over before the last one."""
+        seconds = self.opened
         for number in range(passes):
             # There and back: what drifts meanwhile touches early and late ones alike.
             configs = study.repeated if number else study.configs
@@ -230,11 +241,12 @@ class _Slice:
                 if key in self._done or (number and first is not Status.CORRECT):
                     continue
                 self._interrupts.check()
-                if self._clock() >= self._end:
+                if (began := self._clock()) >= self._end:
                     return False
                 outcome, _ = self._measuring.measure(
                     study, config, False, checked=number > 0, cache=study.cache
                 )
+                seconds.append(self._clock() - began)
                 self._done[key] = outcome.status
                 self.failed += outcome.time_us is None
                 self._file.append(
@@ -244,6 +256,8 @@ class _Slice:
                         number=number,
                         source=self._design.sources[study.plan.kernel],
                         measurement=outcome,
+                        seconds=round(seconds[-1], 4),
                     )
                 )
+                seconds = self.rest
         return True

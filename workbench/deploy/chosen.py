@@ -69,9 +69,8 @@ def grouped(
         product = row.product
         version = triton or (None if product.triton is None else product.triton.partition("+")[0])
         if family.version_folder and (version is None or parse_version(version) is None):
-            left.append(
-                left_out(product, "no Triton version X.Y.Z is known, which the folder is named by")
-            )
+            unnamed = "no Triton version X.Y.Z is known, which the folder is named by"
+            left.append(replace(left_out(product, unnamed), step="add --triton X.Y.Z"))
             continue
         if not (family.version_folder or family.version_key):
             version = None

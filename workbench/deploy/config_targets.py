@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from tiles.intake import shown
 from tuning.objective import Objective, objective_of
 from workbench.deploy.body import body_text
 from workbench.deploy.chosen import ChosenRow, FileKey, choose_rows, grouped
@@ -12,7 +13,8 @@ from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.kept_keys import KeptKeys, keep_keys
 from workbench.deploy.measured import measured_products, time_us
-from workbench.deploy.side_file import write_folder
+from workbench.deploy.resources import gpu_of
+from workbench.deploy.side_file import held, write_folder
 from workbench.deploy.tuned import Entry, TunedFile
 from workbench.deploy.written import WrittenConfigs, WrittenRow
 
@@ -62,6 +64,12 @@ def write_configs(
     family = family_named(target)
     if device is not None:
         check_device(device)
+        other = gpu_of("_".join(device.replace("/", " ").split()), run.gpu)
+        if other is not None and other.name != run.gpu.name:
+            raise ValueError(
+                f"--device {shown(device)}: that is {other.name}, and {run.folder} was swept for "
+                f"{run.gpu.name}: sweep for {other.name}, or leave it out"
+            )
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {triton!r:.60}: write three numbers, X.Y.Z")
     if objective_of(run.plan) is Objective.ENERGY:
@@ -86,31 +94,35 @@ def write_configs(
         ]
         for path in _paths(family, file)
     }
-    earlier = rows_that_stay(
-        family,
-        output,
-        {path: file for path, (_, file) in made.items()},
-        left,
-        chosen=rows_loss is not None,
-    )
-    for path, (key, file) in made.items():
-        both = dict(file.rows) | {one.m: one.entry for one in earlier[path]}
-        texts[path] = body_text(family, replace(file, rows=tuple(sorted(both.items(), key=_m_of))))
-        told = [*map(_record, files[key]), *(one.record for one in earlier[path])]
-        records[path] = {
-            "family": family.name,
-            "run": run.folder.name,
-            "rows": sorted(told, key=lambda row: int(row["m"])),
-        }
-        if key in kept:
-            keys[path] = kept[key]
-            records[path]["keys"] = keys[path].to_dict()
-        rows += [_written(output / path, one) for one in files[key]]
-    if not texts:
-        first = f": {left[0]}" if left else ""
+    if not made:
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        raise ValueError(f"nothing to write for {target}{first}{more}: sweep what it takes")
-    written = write_folder(output, texts, records)
+        why = f": {left[0]}{more}: {left[0].step}" if left else ": the run has no studies"
+        raise ValueError(f"nothing to write for {target}{why}")
+    # Rows that another process writes meanwhile would be lost otherwise.
+    with held(output):
+        earlier = rows_that_stay(
+            family,
+            output,
+            {path: file for path, (_, file) in made.items()},
+            left,
+            chosen=rows_loss is not None,
+        )
+        for path, (key, file) in made.items():
+            both = dict(file.rows) | {one.m: one.entry for one in earlier[path]}
+            texts[path] = body_text(
+                family, replace(file, rows=tuple(sorted(both.items(), key=_m_of)))
+            )
+            told = [*map(_record, files[key]), *(one.record for one in earlier[path])]
+            records[path] = {
+                "family": family.name,
+                "run": run.folder.name,
+                "rows": sorted(told, key=lambda row: int(row["m"])),
+            }
+            if key in kept:
+                keys[path] = kept[key]
+                records[path]["keys"] = keys[path].to_dict()
+            rows += [_written(output / path, one) for one in files[key]]
+        written = write_folder(output, texts, records)
     return WrittenConfigs(
         target=target,
         files=tuple(written),

@@ -12,17 +12,19 @@ from typing import Any
 
 from tiles.intake import shown
 from workbench.deploy.body import body_text
-from workbench.deploy.families import ConfigFamily, family_named
+from workbench.deploy.families import FAMILIES, ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.folder import ReadFile, sort_out
 from workbench.deploy.scan import scan
-from workbench.deploy.side_file import digest, read_records, write_folder
+from workbench.deploy.side_file import digest, held, read_records, write_folder
 from workbench.deploy.tile_rules import scale_obstacle
 from workbench.deploy.tuned import TunedFile
 
 __all__ = ["CONVERT_SCHEMA", "Converted", "NotConverted", "convert"]
 
 CONVERT_SCHEMA = "tile-workbench/convert/1"
+#: The family that asks for every H200 by one name.
+_H200 = FAMILIES["vllm-moe"]
 #: Faults that leave no doubt about what was meant.
 _TOLERATED = frozenset(
     ("body.order", "entry.type", "json.duplicate", "json.encoding", "version.key", "version.value")
@@ -85,6 +87,11 @@ def convert(
     chosen = None if family is None else family_named(family)
     if device is not None:
         check_device(device)
+        if _H200.device(device) != "NVIDIA_H200":
+            raise ValueError(
+                f"--device {shown(device)}: says which H200 vLLM's NVIDIA_H200 stands for, and has "
+                "that word, e.g. NVIDIA H200 NVL"
+            )
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {shown(triton)}: write three numbers, X.Y.Z")
     source, into = Path(folder), Path(output)
@@ -103,7 +110,9 @@ def convert(
     origin: dict[str, ReadFile] = {}
     for file in _newest_first(files):
         record = records.get(str(file.path), {})
-        known = record.get("from", {}) if record.get("sha256") == digest(file.found.data) else {}
+        if record.get("sha256") != digest(file.found.data):
+            record = {}  # edited since: it says nothing of this file
+        known = record.get("from", {})
         try:
             tuned = _tuned(file, target, device, triton, known)
             _check_scales(target, tuned)
@@ -122,6 +131,8 @@ def convert(
             texts[path], origin[path] = text, file
             notes[path] = {
                 "family": target.name,
+                # Where the rows come from, as the entries themselves do not change.
+                **{key: record[key] for key in ("run", "rows", "keys") if key in record},
                 "from": {
                     "family": file.family.name,
                     "path": str(file.path),
@@ -133,7 +144,8 @@ def convert(
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         why = f"{left[0]}{more}" if left else f"{source} holds no tuned files"
         raise ValueError(f"nothing to convert to {to}: {why}")
-    written = write_folder(into, texts, notes)
+    with held(into):
+        written = write_folder(into, texts, notes)
     sources = len({file.path for file in origin.values()})
     return Converted(files=tuple(written), sources=sources, left_out=tuple(left))
 

@@ -49,7 +49,7 @@ def earlier_rows(
             f"written with Triton {body.triton or 'of no known version'}, the others of its file "
             f"now with {file.triton or 'none that is known'}"
         )
-    told = {row["m"]: row for row in record.get("rows", ()) if isinstance(row, dict) and "m" in row}
+    told = {row["m"]: row for row in record.get("rows", ())}
     run = {"run": record["run"]} if "run" in record else {}
     new = {m for m, _ in file.rows}
     return [
@@ -76,7 +76,7 @@ def rows_that_stay(
         left: gets what does not stay, with the reason.
         chosen: keys were chosen by what lookup loses: further ones would serve M of theirs.
     """
-    known = read_records(output) if output.is_dir() else {}
+    known = read_records(output)
     found = {
         path: earlier_rows(output / path, known.get(path), family, file)
         for path, file in files.items()

@@ -49,7 +49,8 @@ class LintReport:
     families: tuple[str, ...]
     findings: tuple[Finding, ...]  #: what is wrong now, after mending where that was asked for
     fixed: tuple[str, ...] = ()  #: a line for every file that was written
-    lookups: tuple[int, int] | None = None  #: judged by measurements, and all that a run has
+    lookups: tuple[int, int] | None = None  #: judged by the times of a run, and all that it has
+    simulated: bool = False  #: whether those are the cost model's
 
     @property
     def summary(self) -> str:
@@ -60,7 +61,8 @@ class LintReport:
         if self.fixed:
             line += f", {len(self.fixed)} files mended"
         if self.lookups is not None:
-            line += f"; {self.lookups[0]} of {self.lookups[1]} lookups judged by measurements"
+            by = "simulated times" if self.simulated else "measurements"
+            line += f"; {self.lookups[0]} of {self.lookups[1]} lookups judged by {by}"
         return line
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,5 +75,9 @@ class LintReport:
             "fixed": list(self.fixed),
             "lookups": None
             if self.lookups is None
-            else {"judged": self.lookups[0], "all": self.lookups[1]},
+            else {
+                "judged": self.lookups[0],
+                "all": self.lookups[1],
+                "simulated": self.simulated,
+            },
         }

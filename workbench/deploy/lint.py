@@ -107,6 +107,7 @@ def lint(
         findings=after.findings,
         fixed=tuple(fixed),
         lookups=after.lookups,
+        simulated=after.simulated,
     )
 
 
@@ -150,13 +151,14 @@ def _check(question: _Question) -> tuple[LintReport, list[ReadFile]]:
         findings += version_findings(files, question.triton)
     if question.model is not None:
         findings += _model(question, question.model, files)
-    judged = None
+    judged, simulated = None, False
     if question.run is not None:
         from workbench.deploy.measured_rules import lookup_findings, lookups
 
         found = list(lookups(question.run, files))
         findings += lookup_findings(found)
         judged = (sum(one.loss is not None for one in found), len(found))
+        simulated = any(one.product.study.simulated for one in found)
     findings = free_renames(findings, (found.path for found in scanned.files))
     order = list(RULES)
     findings.sort(key=lambda f: (str(f.path), order.index(f.rule)))
@@ -165,6 +167,7 @@ def _check(question: _Question) -> tuple[LintReport, list[ReadFile]]:
         families=tuple(sorted({file.family.name for file in files})),
         findings=tuple(findings),
         lookups=judged,
+        simulated=simulated,
     )
     return report, files
 

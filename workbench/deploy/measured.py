@@ -31,6 +31,7 @@ class LeftOut:
 
     study: str  #: its problem and family
     reason: str
+    step: str = "sweep what it takes"  #: what to do where nothing else is left
 
     def __str__(self) -> str:
         return f"{self.study}: {self.reason}"

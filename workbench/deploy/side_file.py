@@ -6,12 +6,13 @@ or that was never ours, is foreign and not replaced.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tiles.intake import read_bounded, shown
 from workbench.deploy.scan import SIDE_FILE
 from workbench.outfile import check_name, unwritable
 
-__all__ = ["SIDE_SCHEMA", "check_writable", "place", "read_records", "write_folder"]
+__all__ = ["SIDE_SCHEMA", "check_writable", "held", "place", "read_records", "write_folder"]
 
 SIDE_SCHEMA = "tile-workbench/tuned-files/1"
 _MAX_BYTES = 64_000_000
@@ -40,19 +41,78 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(read_bounded(path, _MAX_BYTES))
-        files: dict[str, Any] = content["files"] if content["schema"] == SIDE_SCHEMA else {}
-        good = content["schema"] == SIDE_SCHEMA and all(
-            isinstance(record, dict) and isinstance(record.get("sha256"), str)
-            for record in files.values()
-        )
-    except (KeyError, TypeError, RecursionError, ValueError) as error:
+        content = json.loads(read_bounded(path, _MAX_BYTES), parse_constant=_no_constant)
+    except (RecursionError, ValueError) as error:
         raise ValueError(
             f"{path}: no side file of ours ({shown(str(error))}): move it away"
         ) from error
-    if not good:
+    if not isinstance(content, dict) or content.get("schema") != SIDE_SCHEMA:
         raise ValueError(f"{path}: holds no {SIDE_SCHEMA}: move it away")
+    files = content.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{path}: has no records of files: move it away")
+    for name, record in files.items():
+        if (fault := _fault_of(record)) is not None:
+            raise ValueError(f"{path}: {shown(name)}: {fault}: move the side file away")
     return dict(files)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
+def _fault_of(record: Any) -> str | None:
+    """What a record has that none of ours has; ``None`` for one of ours."""
+    if not isinstance(record, dict):
+        return f"no record, but {shown(record)}"
+    if not isinstance(record.get("sha256"), str):
+        return "its record has no digest"
+    if not isinstance(record.get("from", {}), dict):
+        return f"'from' is {shown(record['from'])}"
+    rows = record.get("rows", [])
+    if not isinstance(rows, list):
+        return f"'rows' is {shown(rows)}"
+    for row in rows:
+        m = row.get("m") if isinstance(row, dict) else None
+        if type(m) is not int or m < 1:
+            return f"a row has no M, {shown(row)}"
+    return None
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made where it is missing, with other processes of ours kept from writing to it.
+
+    What is read of it inside is what is there until the block ends.  Folders that were made are
+    gone again where the block fails.  A file system without locks holds nobody back.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    check_writable(folder)
+    made: list[Path] = []
+    while True:
+        with unwritable(folder):
+            _make(folder, made)
+            try:
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # whoever made it failed, and has removed it
+                continue
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), folder.stat()):
+                break
+        os.close(fd)
+    try:
+        yield
+    except BaseException:
+        for one in reversed(made):
+            with contextlib.suppress(OSError):  # not empty: something was renamed into it
+                one.rmdir()
+        raise
+    finally:
+        os.close(fd)
 
 
 def check_writable(folder: Path) -> None:
@@ -76,6 +136,8 @@ def write_folder(
 ) -> list[Path]:
     """Write files and the side file: first all under temporary names, then renamed.
 
+    The caller has the folder :func:`held`, from where it looked at what is there.
+
     Args:
         texts: content by the path in the folder.
         records: what the side file says of each, JSON-ready.
@@ -85,8 +147,7 @@ def write_folder(
         ValueError: a foreign file of that name is there, or the folder cannot be written; nothing
             was written.
     """
-    check_writable(folder)
-    known = read_records(folder) if folder.is_dir() else {}
+    known = read_records(folder)
     top = folder.resolve()
     for name, text in texts.items():
         path = folder / name
@@ -98,8 +159,8 @@ def write_folder(
             continue
         if not path.is_file():
             raise ValueError(f"{path}: is no regular file: move it away")
-        held = digest(read_bounded(path, _MAX_BYTES))
-        if held not in (known.get(name, {}).get("sha256"), digest(text.encode())):
+        found = digest(read_bounded(path, _MAX_BYTES))
+        if found not in (known.get(name, {}).get("sha256"), digest(text.encode())):
             raise ValueError(
                 f"{path}: is there and was not written by us, or was edited since: move it away, "
                 "or choose another output"
@@ -176,5 +237,10 @@ def _make(folder: Path, made: list[Path]) -> None:
     if folder.is_dir():
         return
     _make(folder.parent, made)
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return  # another process made it just now
     made.append(folder)

@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_M",
     "TORCH_FILES",
     "Function",
+    "cupy_remark",
     "default_problems",
     "scale_block",
 ]
@@ -65,6 +66,35 @@ def scale_block(fmt: TensorFormat) -> list[int] | None:
 def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[Free, Problem]:
     """By free extent: the problems whose default configurations stand in for untuned extents."""
     return {m: problem.resized(m, *(extent for _ in problem.shape[1:])) for m in DEFAULT_M}
+
+
+def cupy_remark(
+    function: str,
+    families: Sequence[str],
+    stand_ins: Sequence[str],
+    entries: "Sequence[TunedEntry]",
+    where: str = "Where CuPy is missing",
+) -> list[str]:
+    """A paragraph about the kernels in CUDA C++ behind a function of torch tensors; or nothing.
+
+    Args:
+        function: its name.
+        families: that run through CuPy.
+        stand_ins: families that run in their place.
+        entries: of the function.
+        where: that happens, in words.
+    """
+    tuned = {entry.study.kernel for entry in entries}
+    names = " and ".join(f"`{name}`" for name in families if name in tuned)
+    if not names:
+        return []
+    instead = " and then ".join(f"`{name}`" for name in stand_ins)
+    return [
+        f"`{function}` launches {names} through CuPy on torch's own memory and stream.",
+        f"{where},",
+        f"a default of {instead} runs in its place, with one warning.",
+        "",
+    ]
 
 
 class Function(ABC):

@@ -81,6 +81,7 @@ def remarks(entries: Sequence[TunedEntry]) -> list[str]:
         return []
     return [
         "There is no `patch` for models here: it quantises activations, so sweep",
-        f"`quantize:ROWSxCOLUMNS:FORMAT:bf16` with `triton_quantize` for {', '.join(wanted)} too.",
+        "`quantize:ROWSxCOLUMNS:FORMAT:bf16` with `triton_quantize` or `cuda_quantize` for",
+        f"{', '.join(wanted)} too.",
         "",
     ]

@@ -83,8 +83,12 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
             ValueError: a parameter that does not hold the numbers of its format.
         """
         super().add_param_group(param_group)
-        for p in self.param_groups[-1]["params"]:
-            _check_holds(p, self.update.master)
+        try:
+            for p in self.param_groups[-1]["params"]:
+                _check_holds(p, self.update.master)
+        except ValueError:
+            self.param_groups.pop()  # torch has taken it by now
+            raise
 
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe, **options: Any) -> "LowPrecisionAdamW":

@@ -15,12 +15,16 @@ __all__ = ["FEATURE_STEP", "GATES", "converted", "hooked"]
 
 #: Rows of 8-bit codes begin at multiples of 16 bytes, which the kernels' loads need.
 FEATURE_STEP = 16
+#: Dtypes of numbers that the kernels and their twin quantise.
+_QUANTISED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _linear(layer: nn.Module, run: Runtime) -> nn.Module | str:
     weight = layer.weight
     if not isinstance(weight, nn.Parameter):
         return "its weight is computed from others, as by weight_norm: remove that first"
+    if weight.dtype not in _QUANTISED:
+        return f"its weight is {weight.dtype}: codes are made of bf16, fp16 and fp32"
     extents = weight.shape if hugging_face.is_conv1d(layer) else weight.shape[::-1]
     if run.recipe.activation.scaling is not None:
         for what, extent in zip(("in", "out"), extents, strict=True):
@@ -95,12 +99,14 @@ _HOOKS = "it has hooks: remove them, convert, and register them again"
 
 
 def hooked(layer: nn.Module) -> bool:
-    """True with hooks, which a layer in its place would not call."""
+    """True with hooks or a ``forward`` of its own, which a layer in its place would not call."""
+    own = vars(layer).get("forward")  # as accelerate hooks layers; transformers puts theirs back
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
+        or (own is not None and getattr(own, "__func__", None) is not type(layer).forward)
     )
 
 

@@ -1,5 +1,6 @@
 """The quantised linear layer: three products, and weights quantised once a step."""
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,9 @@ from workbench.nn.tensor_scales import LayerScales
 
 __all__ = ["QuantizedLinear"]
 
+#: A weight, for ``torch.func.functional_call`` puts one after the other in the parameter's place
+#: and memory of one that is gone goes to the next; its state; and its codes.
+_Kept = tuple["weakref.ref[torch.Tensor]", tuple[int, int, int], BothDirections]
 #: Dtypes that products write.
 _SUMMED = (torch.bfloat16, torch.float16, torch.float32)
 #: Steps that torch's optimisers took in this process.  A fused one writes parameters without
@@ -174,10 +178,10 @@ def _gradient(
 class QuantizedLinear(nn.Module):
     """``nn.Linear`` on codes; its parameters are the high-precision ones that an optimiser steps.
 
-    The weight is quantised anew after a step of any ``torch.optim.Optimizer``, and after writes
-    that torch counts in place.  Other writes through ``weight.data`` go unseen: call
-    :meth:`forget` after them.  Where the runtime keeps no codes of weights, they are made anew in
-    every pass, forward and backward, and nothing goes unseen.
+    The weight is quantised anew after a step of any ``torch.optim.Optimizer``, after writes that
+    torch counts in place, and where another tensor takes its place.  Other writes through
+    ``weight.data`` go unseen: call :meth:`forget` after them.  Where the runtime keeps no codes of
+    weights, they are made anew in every pass, forward and backward, and nothing goes unseen.
     """
 
     bias: nn.Parameter | None
@@ -197,7 +201,11 @@ class QuantizedLinear(nn.Module):
         self.scales = runtime.layer_scales()
         self.plain_output = False  #: numbers behind it, where others of the recipe leave codes
         self.plain_gradient = False  #: and numbers for the gradient of its input
-        self._codes: tuple[tuple[int, int, int], BothDirections] | None = None
+        self._codes: _Kept | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without codes: a copy, or a model that is saved as a whole, makes its own."""
+        return {**self.__dict__, "_codes": None}
 
     @classmethod
     def of(cls, linear: nn.Linear, runtime: Runtime) -> "QuantizedLinear":
@@ -235,16 +243,17 @@ class QuantizedLinear(nn.Module):
 
     def weight_codes(self) -> BothDirections:
         """Codes of the weight as it is now."""
-        state = (self.weight._version, self.weight.data_ptr(), _steps_taken[0])
-        if self._codes is None or self._codes[0] != state:
-            trained = torch.is_grad_enabled()
-            # Kept beyond torch.inference_mode(), whose tensors training may not save.
-            with torch.inference_mode(False), torch.no_grad():
-                codes = self.runtime.weights(
-                    self.matrix.detach(), train=trained, scales=self.scales
-                )
-            self._codes = (state, codes)
-        return self._codes[1]
+        weight, kept = self.weight, self._codes
+        # Torch counts no writes to tensors of torch.inference_mode(): nothing tells of them.
+        state = None if weight.is_inference() else _state(weight)
+        if state is not None and kept is not None and kept[0]() is weight and kept[1] == state:
+            return kept[2]
+        trained = torch.is_grad_enabled()
+        # Kept beyond torch.inference_mode(), whose tensors training may not save.
+        with torch.inference_mode(False), torch.no_grad():
+            codes = self.runtime.weights(self.matrix.detach(), train=trained, scales=self.scales)
+        self._codes = None if state is None else (weakref.ref(weight), state, codes)
+        return codes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., K) to (..., N)."""
@@ -278,6 +287,11 @@ class QuantizedLinear(nn.Module):
     def extra_repr(self) -> str:
         n, k = self.matrix.shape
         return f"{k}, {n}, bias={self.bias is not None}, recipe={self.runtime.recipe.name}"
+
+
+def _state(weight: torch.Tensor) -> tuple[int, int, int]:
+    """What changes where a weight does."""
+    return weight._version, weight.data_ptr(), _steps_taken[0]
 
 
 def _cast(vector: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -75,4 +75,4 @@ class OutlierWeights:
             kept = CODE_DTYPES[self.outliers.kept.name]
             few = matrix[:, wide].clamp(-torch.finfo(kept).max, torch.finfo(kept).max).to(kept)
             low = low + F.linear(few.to(x.dtype), full[:, wide])
-        return low.view(*x.shape[:-1], -1)
+        return low.view(*x.shape[:-1], low.shape[-1])

@@ -128,6 +128,7 @@ def quantize(
             reference,
             criterion,
             changed=norms.renew,
+            renewing=norms.renew_from_now_on if norms.before else None,
             progress=progress,
         )
     made = restore(made)
@@ -222,15 +223,20 @@ class _Norms:
 
     def __init__(self, model: nn.Module, session: Session, batches: list[Batch]) -> None:
         self.model, self.session, self.batches = model, session, batches
+        self.renewing = True
         self.before = {
             name: buffer.clone()
             for name, buffer in model.named_buffers()
             if batches and name.rpartition(".")[2].startswith(("running_", "num_batches"))
         }
 
+    def renew_from_now_on(self, renewing: bool) -> None:
+        """Whether statistics are renewed, or stay as they were trained."""
+        self.renewing = renewing
+
     def renew(self) -> None:
         """Recalibrate, or put the statistics back where nothing is quantised."""
-        if any(not o.kept for o in self.session.operators.values()):
+        if self.renewing and any(not o.kept for o in self.session.operators.values()):
             recalibrate_batchnorm(self.model, self.session, self.batches)
             return
         buffers = dict(self.model.named_buffers())

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from workbench.nn.layer_rules import hooked
 from workbench.ptq.formats import refusal
 from workbench.ptq.interceptor import REPLACED
 from workbench.ptq.kernel_path import KernelPath
@@ -82,6 +83,8 @@ def _unfit(layer: nn.Module) -> str:
         return "its weight is computed from others, as by weight_norm: remove that first"
     if not layer.weight.numel():
         return "its weight is empty"
+    if hooked(layer):
+        return "it has hooks: remove them, quantise, and register them again"
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
         return "its entries are scaled on every call (max_norm)"
     return ""

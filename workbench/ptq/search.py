@@ -17,7 +17,7 @@ __all__ = ["Scores", "Trial", "check_reference", "number_of", "search"]
 class Trial:
     """One score on the way."""
 
-    action: str  #: "all quantised", "fall back", "quantise again"
+    action: str  #: "all quantised", "trained batch statistics", "fall back", "quantise again"
     operator: str  #: that was changed; empty for the first
     sensitivity: float | None  #: of that operator
     score: float
@@ -83,9 +83,13 @@ def search(
     criterion: float,
     *,
     changed: Callable[[], None] = lambda: None,
+    renewing: Callable[[bool], None] | None = None,
     progress: Callable[[Trial], None] = lambda trial: None,
 ) -> Scores:
     """Let operators fall back until the criterion holds, the most sensitive first.
+
+    Batch statistics that were renewed are first tried as they were trained: what a small
+    calibration loses by them no operator makes up for.
 
     The order is by the noise-to-signal ratio of each operator's own output on calibration data.
     When the criterion holds, those that fell back are quantised again one by one, the least
@@ -96,6 +100,7 @@ def search(
         reference: score of the model in high precision.
         criterion: the largest relative loss.
         changed: called after operators changed, before the model is scored.
+        renewing: says whether ``changed`` renews batch statistics; ``None``: there are none.
     """
     trials: list[Trial] = []
 
@@ -119,14 +124,22 @@ def search(
         return trial
 
     last = first = note(judged("all quantised", None))
+    if renewing is not None and not first.holds:
+        renewing(False)
+        trial = judged("trained batch statistics", None)
+        if trial.holds or trial.loss < first.loss:
+            last = note(trial)
+        else:
+            renewing(True)
+            note(replace(trial, stays=False))
     fallen: list[Operator] = []
     for operator in sorted(operators, key=lambda o: -o.noise.ratio):
         if last.holds:
             break
-        operator.kept = "fell back"
+        operator.kept, before = "fell back", last
         last = note(judged("fall back", operator))
         operator.kept = (
-            f"fell back: the loss was {100 * trials[-2].loss:.3g} % with it, "
+            f"fell back: the loss was {100 * before.loss:.3g} % with it, "
             f"{100 * last.loss:.3g} % without"
         )
         fallen.append(operator)

@@ -14,6 +14,7 @@ from workbench.outfile import check_outfile, write_outfile
 from workbench.reporting.comparison import compare
 from workbench.reporting.download import data_link, figure_csv
 from workbench.reporting.figure import Figure
+from workbench.reporting.printable import printable_name
 from workbench.reporting.run_header import header
 from workbench.reporting.section import Section
 from workbench.reporting.sections import sections
@@ -59,7 +60,7 @@ def report_page(run: Run, *, trail: str = "") -> Page:
     """
     return Page(
         schema=SCHEMA,
-        title=f"Sweep {run.folder.name} on {run.plan.get('gpu', '?')}",
+        title=f"Sweep {printable_name(run.folder.name)} on {run.plan.get('gpu', '?')}",
         header=header(run),
         sections=sections(run, compare(run)),
         trail=trail,

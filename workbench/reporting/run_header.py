@@ -4,6 +4,7 @@ import html
 
 from tuning import Environment, Run
 from tuning.objective import objective_of
+from workbench.reporting.printable import printable_name
 from workbench.reporting.section import facts_list
 from workbench.shared import stale_lines
 
@@ -37,7 +38,7 @@ def header(run: Run) -> str:
         "Time limit": None if limit is None else f"{limit:g} s",
         "Seed": run.plan.get("seed"),
         "L2 before a launch": run.plan.get("cache"),
-        "Run folder": run.folder.name,
+        "Run folder": printable_name(run.folder.name),
     }
     stale = "".join(
         f'<p class="banner simulated"><b>STALE</b> {html.escape(line)}</p>'

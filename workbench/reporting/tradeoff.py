@@ -19,6 +19,7 @@ from tuning.family import family
 from tuning.objective import Objective
 from workbench.pareto import pareto
 from workbench.reporting.comparison import pareto_front, quantize_step, shape_text, winner_of
+from workbench.reporting.printable import printable_name
 
 if TYPE_CHECKING:
     from sim import Gpu
@@ -210,7 +211,7 @@ def _entries(
             cost += quantize
         found.append(
             Tradeoff(
-                run=run.folder.name,
+                run=printable_name(run.folder.name),
                 problem=problem,
                 gpu=run.gpu.name,
                 kernel=study.kernel,

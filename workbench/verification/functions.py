@@ -9,10 +9,7 @@ from workbench.verification.gemm_outliers_function import OutlierGemmFunctionChe
 from workbench.verification.gemm_packed_function import PackedGemmFunctionChecks
 from workbench.verification.gemm_quantized_function import QuantizedGemmFunctionChecks
 from workbench.verification.grouped_gemm_function import GroupedGemmFunctionChecks
-from workbench.verification.quantize_function import (
-    CudaQuantizeFunctionChecks,
-    QuantizeFunctionChecks,
-)
+from workbench.verification.quantize_function import QuantizeFunctionChecks
 from workbench.verification.quantize_packed_function import QuantizePackedFunctionChecks
 from workbench.verification.transpose_function import TransposeFunctionChecks
 from workbench.verification.weight_only_function import WeightOnlyFunctionChecks
@@ -22,7 +19,6 @@ __all__ = ["CHECKS"]
 CHECKS: dict[str, FunctionChecks] = {
     "gemm": GemmFunctionChecks(),
     "quantize": QuantizeFunctionChecks(),
-    "quantize_cuda.quantize": CudaQuantizeFunctionChecks(),
     "linear_weight_only": WeightOnlyFunctionChecks(),
     "gemm_packed": PackedGemmFunctionChecks(),
     "quantize_packed": QuantizePackedFunctionChecks(),

@@ -12,6 +12,7 @@ from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
 from tiles.kernels.decoded_workload import DecodedGemmWorkload, stored_matrix
+from tiles.kernels.mx_alignment import aligned_reference
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
@@ -22,7 +23,8 @@ from workbench.verification.rivals import Contender
 
 __all__ = ["PackedGemmFunctionChecks"]
 
-TRITON, HOPPER = "triton_decoded_gemm", ("hopper_block_gemm", "hopper_skinny_gemm")
+TRITON, ALIGNED = "triton_decoded_gemm", "hopper_aligned_gemm"
+HOPPER = ("hopper_block_gemm", "hopper_skinny_gemm", ALIGNED)
 #: Extent along K of a few blocks of any format.
 BLOCKS = 288
 
@@ -95,7 +97,9 @@ class PackedGemmFunctionChecks(HopperOperatorChecks):
             return buffer
 
         def judge(check: Recorder, buffer: Any, choice: Any) -> None:
-            if choice.file.kernel in HOPPER:
+            if choice.file.kernel == ALIGNED:
+                reference = aligned_reference(problem, a, b)
+            elif choice.file.kernel in HOPPER:
                 reference = gemm_reference(
                     a.dequantize(torch.float64),
                     b.dequantize(torch.float64),

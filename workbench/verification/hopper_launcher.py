@@ -139,6 +139,8 @@ def judge_launcher(
     if block:
         side = layout["out_block"]
         good["c_scale"] = _scales((m, n), (side, side), columns=False)
+    if hasattr(template, "workspace_bytes"):
+        good["workspace"] = fake_array((template.workspace_bytes(m, n, k),), "uint8")
     if experts:
         good["offsets"] = fake_array((experts + 1,), "int64")
     asked = {**formats, "config": config, **good}

@@ -10,8 +10,6 @@ from workbench.emission.functions import function_of
 
 __all__ = ["MISREAD_SUBNORMALS", "without_gpu"]
 
-#: Functions that are neither compiled nor captured on a GPU.
-NOT_COMPILED = ("quantize", "quantize_cuda.quantize")
 #: Elements whose subnormals Triton's interpreter widens to other values (3.7).
 MISREAD_SUBNORMALS = ("bf16", "e5m2")
 
@@ -26,11 +24,9 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """
     known = kernels()
     interpreted: list[Problem] = []
-    casts = cupy = operators = False
+    casts = cupy = False
     for entry in entries:
         problem = parse_problem(entry["problem"])
-        function = function_of(entry["kernel"], problem)
-        operators = operators or function is None or function.name not in NOT_COMPILED
         cupy = cupy or known[entry["kernel"]].backend is Backend.CUPY
         if known[entry["kernel"]].backend is Backend.TRITON or _stands_in(entry["kernel"], problem):
             interpreted.append(problem)
@@ -53,9 +49,7 @@ def without_gpu(entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         lines.append("compiled code, shared memory and registers: the interpreter compiles nothing")
     if cupy:
         lines.append("CuPy kernels: they have no interpreter")
-    if operators:
-        lines.append("torch.compile and CUDA graphs")
-    return tuple(lines)
+    return (*lines, "torch.compile and CUDA graphs")
 
 
 def _stands_in(family: str, problem: Problem) -> bool:

@@ -1,120 +1,33 @@
 """Checks of emitted quantisation: codes and scales bit for bit those of the reference."""
 
-import contextlib
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from tiles.formats import IntElement
 from tiles.formats.torch_codec import empty_scales
 from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Quantize
 from workbench.verification.defaults import default_choices, default_name
+from workbench.verification.quantize_entry import CUDA, TRITON, QuantizeEntry
+from workbench.verification.quantize_launcher import judge_quantize_launcher
 from workbench.verification.recorder import Recorder, Report
+from workbench.verification.torch_checks import (
+    judge_captured,
+    judge_compiled,
+    judge_registration,
+)
 
-__all__ = ["QuantizeEntry", "check_quantize", "check_quantize_defaults"]
+__all__ = ["check_quantize", "check_quantize_defaults", "check_quantize_operator"]
 
 #: Codes before a launch: a kernel that forgets some leaves this behind.
 CODE_POISON = 0x55
 #: No block has a negative scale.
 SCALE_POISON = -1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeEntry:
-    """A tuned quantisation of the package."""
-
-    kernel: str  #: "triton_quantize" or "cuda_quantize"
-    problem: Quantize
-    config: Mapping[str, int | bool]
-    package: ModuleType
-    device: str
-    seed: int
-
-    @property
-    def exact_codes(self) -> bool:
-        """False where Triton's interpreter casts to 8-bit floats, unlike any hardware."""
-        integer = isinstance(self.problem.target.element, IntElement)
-        return self.device == "cuda" or integer or bool(self.config.get("software_cast"))
-
-    def choice(self, problem: Quantize) -> Any:
-        """What the package would run for a shape."""
-        name = "cpu"
-        if self.device == "cuda":
-            name = torch.cuda.get_device_name(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self.package._lookup.choose(
-                self.kernel,
-                (str(problem.target), problem.source),
-                (problem.cols,),
-                problem.rows,
-                name,
-            )
-
-    def call(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
-        """The public function."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an untuned shape warns
-            if self.kernel == "cuda_quantize":
-                quantize, target = self.package.quantize_cuda.quantize, str(self.problem.target)
-                _with_cupy(lambda s, c, g: quantize(s, target, out=(c, g)), x, codes, scales)
-            else:
-                self.package.quantize(x, str(self.problem.target), out=(codes, scales))
-
-    def launch(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
-        """The template with the tuned configuration, whatever the shape."""
-        self.launch_choice(replace(self.choice(self.problem), config=self.config), x, codes, scales)
-
-    def launch_choice(
-        self, choice: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
-    ) -> None:
-        """The template with a configuration of the package, whatever the shape."""
-        template, layout = self.package._lookup.template(choice), choice.file.layout
-        if self.kernel == "cuda_quantize":
-            launch = partial(
-                template.launch,
-                source=self.problem.source,
-                target=layout["element"],
-                block=layout["block"],
-                config=choice.config,
-            )
-            _with_cupy(launch, x, codes, scales)
-        else:
-            template.launch(x, codes, scales, block=layout["block"], config=choice.config)
-
-    def exact(self) -> contextlib.AbstractContextManager[None]:
-        """Makes Triton's interpreter divide as exactly as the hardware; nothing on a GPU."""
-        if self.device == "cuda":
-            return contextlib.nullcontext()
-        from tiles.kernels.quantize_interpreter import exact_interpreter
-
-        return exact_interpreter(self.package._lookup.template(self.choice(self.problem)))
-
-
-def _with_cupy(
-    run: Callable[[Any, Any, Any], object],
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-) -> None:
-    """Run a function of CuPy arrays on the tensors' memory, and wait for it."""
-    import cupy
-
-    source = cupy.from_dlpack(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
-    if x.dtype == torch.bfloat16:
-        source = source.view(cupy.uint16)
-    bits = codes if codes.dtype == torch.int8 else codes.view(torch.uint8)
-    targets = (cupy.from_dlpack(bits), cupy.from_dlpack(scales))
-    torch.cuda.synchronize()
-    run(source, *targets)
-    cupy.cuda.runtime.deviceSynchronize()
 
 
 def _random(entry: QuantizeEntry, problem: Quantize) -> torch.Tensor:
@@ -155,7 +68,7 @@ def _judge(
     assert expected_scales is not None
     codes = torch.empty_like(expected_codes)
     _bits(codes).fill_(CODE_POISON)
-    if entry.kernel == "cuda_quantize":
+    if entry.on_cupy:
         scales = torch.empty(expected_scales.shape, dtype=torch.float32, device=x.device)
     else:
         scales = empty_scales(x.shape[0], x.shape[1], scaling, x.device)
@@ -186,18 +99,22 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
         seen: an entry already checked whose answers here would come from the very same launches.
     """
     problem = entry.problem
-    label = f"{entry.kernel} {problem}"
-    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+    label = entry.label
+    if entry.on_cupy and entry.obstacle:
         with Recorder(report, label) as check:
-            check.skip("CuPy kernels have no interpreter: needs a GPU")
+            check.skip(entry.obstacle)
         return
     with Recorder(report, f"{label}: configuration") as check:
         choice = entry.choice(problem)
-        check.expect(choice.config == entry.config, f"the package runs {choice.config}")
+        runs = (choice.file.kernel, choice.config)
+        check.expect(runs == (entry.kernel, entry.config), f"the package runs {runs[0]} {runs[1]}")
         check.note("the package runs the configuration of the evidence")
     if seen:
         with Recorder(report, f"{label}: answers") as check:
             check.note(f"formats, configuration and small shapes are those of {seen}")
+        return
+    if entry.obstacle:
+        _check_stand_in(entry, report)
         return
     full, odd = problem, _odd(entry)
     run = entry.call
@@ -212,6 +129,58 @@ def check_quantize(entry: QuantizeEntry, report: Report, *, seen: str = "") -> N
     with Recorder(report, f"{label}: untuned odd extents") as check:
         check.expect(not entry.choice(odd).tuned, "the package calls this shape tuned")
         _judge(check, entry, _nasty(entry, odd), entry.call)
+    if entry.device == "cuda" and not entry.on_cupy:
+        x, target = _random(entry, problem), str(problem.target)
+
+        def call() -> Any:
+            return entry.package.quantize(x, target)
+
+        with Recorder(report, f"{label}: torch.compile fullgraph") as check:
+            judge_compiled(check, call)
+        with Recorder(report, f"{label}: CUDA graph") as check:
+            judge_captured(check, call)
+
+
+def check_quantize_operator(entry: QuantizeEntry, report: Report) -> None:
+    """The operator of ``quantize``, by torch's ``opcheck``, on extents that nothing was tuned for.
+
+    Args:
+        entry: of the formats.
+        report: takes the result.
+    """
+    target = str(entry.problem.target)
+    with Recorder(report, f"operator quantize {target} {entry.problem.source}: opcheck") as check:
+        with entry.exact(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an untuned shape warns
+            arguments = (_random(entry, _odd(entry)), target)
+            judge_registration(check, entry.package, "quantize", arguments)
+
+
+def _check_stand_in(entry: QuantizeEntry, report: Report) -> None:
+    """What can be said of a kernel that cannot run here: what the package runs in its place."""
+    choice, scaling = entry.choice(entry.problem), entry.problem.target.scaling
+    assert scaling is not None
+    with Recorder(report, f"{entry.label}: launcher") as check:
+        template = entry.package._lookup.template(choice)
+        columns = scaling.rows == 1 and scaling.cols is not None
+        judge_quantize_launcher(check, template, entry.problem, choice, columns=columns)
+    with Recorder(report, f"{entry.label}: answers") as check:
+        check.skip(entry.obstacle)
+    instead = entry.stand_in()
+    with Recorder(report, f"{entry.label}: stand-in: configuration") as check:
+        check.expect(instead.file.kernel == TRITON, f"{instead.file.kernel} stands in")
+        check.expect(not instead.tuned, "the stand-in is a tuned entry")
+        check.note(f"{TRITON}, default for M = {instead.m}")
+    small = replace(entry.problem, rows=min(entry.problem.rows, 40))
+    held = replace(entry, config=instead.config)
+    for name, draw, problem in (
+        ("random", _random, small),
+        ("nasty values", _nasty, small),
+        ("untuned odd extents", _nasty, _odd(entry)),
+    ):
+        with Recorder(report, f"{entry.label}: stand-in: {name}") as check:
+            # The columns are the tuned ones, so the public function has to step back by itself.
+            _judge(check, held, draw(entry, problem), entry.call)
 
 
 def _odd(entry: QuantizeEntry) -> Quantize:
@@ -222,12 +191,13 @@ def _odd(entry: QuantizeEntry) -> Quantize:
 
 def check_quantize_defaults(entry: QuantizeEntry, report: Report) -> None:
     """Every default configuration for the entry's formats gives the right answer once."""
-    if entry.kernel == "cuda_quantize" and entry.device == "cpu":
+    if entry.on_cupy and entry.obstacle:
         return
+    family = CUDA if entry.on_cupy else TRITON
     formats = (str(entry.problem.target), entry.problem.source)
     x = _nasty(entry, _odd(entry))
-    for choice in default_choices(entry.package._lookup, entry.kernel, formats):
-        name = f"{entry.kernel} {' '.join(formats)}: {default_name(choice)}"
+    for choice in default_choices(entry.package._lookup, family, formats):
+        name = f"{family} {' '.join(formats)}: {default_name(choice)}"
         with Recorder(report, name) as check:
             configured = replace(entry, config=choice.config)
             _judge(check, configured, x, partial(entry.launch_choice, choice))

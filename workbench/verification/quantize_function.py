@@ -1,25 +1,26 @@
-"""The checks of ``quantize`` and ``quantize_cuda.quantize``."""
+"""The checks of ``quantize``, and of ``quantize_cuda.quantize`` beside it."""
 
 import importlib
+from dataclasses import replace
 from typing import ClassVar
 
 from tiles.problems import Quantize
 from workbench.verification.function_checks import FunctionChecks, Seen, Subject
 from workbench.verification.quantize_checks import (
-    QuantizeEntry,
     check_quantize,
     check_quantize_defaults,
+    check_quantize_operator,
 )
+from workbench.verification.quantize_entry import CUDA, QuantizeEntry
 from workbench.verification.recorder import Recorder, Report
 
-__all__ = ["CudaQuantizeFunctionChecks", "QuantizeFunctionChecks"]
+__all__ = ["QuantizeFunctionChecks"]
 
 
 class QuantizeFunctionChecks(FunctionChecks):
-    """Codes and scales of torch tensors."""
+    """Codes and scales of torch tensors, and of CuPy arrays where the kernel is CUDA C++."""
 
     function: ClassVar[str] = "quantize"
-    module: ClassVar[str] = "_quantize"
 
     def _entries(self, subject: Subject) -> list[QuantizeEntry]:
         found = []
@@ -36,21 +37,26 @@ class QuantizeFunctionChecks(FunctionChecks):
             found.append(entry)
         return found
 
-    def _open(self, subject: Subject) -> None:
-        importlib.import_module(f"{subject.package.__name__}.{self.module}")
-
     def check(self, subject: Subject, report: Report) -> None:
-        self._open(subject)
+        importlib.import_module(f"{subject.package.__name__}._quantize")
+        on_gpu = subject.device == "cuda"
         seen = Seen(subject.device)
-        defaults: set[tuple[str, str]] = set()
-        for entry in self._entries(subject):
-            formats = (str(entry.problem.target), entry.problem.source)
-            name = str(entry.problem)
-            before = seen.before(entry.kernel, entry.config, formats, name)
-            check_quantize(entry, report, seen=before)
-            if formats not in defaults:
-                defaults.add(formats)
-                check_quantize_defaults(entry, report)
+        defaults: set[tuple[str, str, bool]] = set()
+        for torch_entry in self._entries(subject):
+            cuda = torch_entry.kernel == CUDA
+            entries = [torch_entry, replace(torch_entry, on_cupy=True)] if cuda else [torch_entry]
+            for entry in entries:
+                if entry.on_cupy and on_gpu:
+                    importlib.import_module(f"{subject.package.__name__}.quantize_cuda")
+                formats = (str(entry.problem.target), entry.problem.source)
+                kind = (entry.kernel, entry.on_cupy)
+                before = seen.before(kind, entry.config, formats, str(entry.problem))
+                check_quantize(entry, report, seen=before)
+                if (*formats, entry.on_cupy) not in defaults:
+                    defaults.add((*formats, entry.on_cupy))
+                    check_quantize_defaults(entry, report)
+                    if not entry.on_cupy:
+                        check_quantize_operator(entry, report)
 
     def time(self, subject: Subject, report: Report) -> None:
         from workbench.verification.rivals import time_quantize
@@ -59,18 +65,4 @@ class QuantizeFunctionChecks(FunctionChecks):
         with Recorder(report, "timing of quantisations") as check:
             for entry in timed:
                 time_quantize(entry, report)
-            check.note(f"{len(timed)} Triton entries beside a copy of their input")
-
-
-class CudaQuantizeFunctionChecks(QuantizeFunctionChecks):
-    """Codes and scales of CuPy arrays."""
-
-    function: ClassVar[str] = "quantize_cuda.quantize"
-    module: ClassVar[str] = "quantize_cuda"
-
-    def _open(self, subject: Subject) -> None:
-        if subject.device == "cuda":
-            super()._open(subject)
-
-    def time(self, subject: Subject, report: Report) -> None:
-        return None
+            check.note(f"{len(timed)} entries beside a copy of their input")

@@ -14,18 +14,15 @@ from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.kernels.quantize_tiles_workload import Outputs, quantized_outputs
 from tiles.problems import Problem, Quantize
-from workbench.verification.cupy_launcher import cupy_obstacle, judge_arguments
+from workbench.verification.cupy_launcher import cupy_obstacle
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.operator_case import POISON, Case
+from workbench.verification.quantize_launcher import SEED, judge_quantize_launcher
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
 from workbench.verification.tile_function import TileFunctionChecks
 
 __all__ = ["SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
-
-#: Key of stochastic rounding.
-SEED = 0x1234_5678_9ABC
 
 
 class QuantizePackedFunctionChecks(TileFunctionChecks):
@@ -47,7 +44,7 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
         problem = tuned.problem
         assert isinstance(problem, Quantize)
         template = subject.package._lookup.template(choice)
-        return lambda check: _judge_launcher(check, template, problem, choice)
+        return lambda check: judge_quantize_launcher(check, template, problem, choice)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
         if tuned.kernel != self.fallback:
@@ -154,41 +151,6 @@ def _draw(problem: Quantize, pattern: str, subject: Subject) -> torch.Tensor:
         x[2 * rows // 3, cols - 1] = torch.inf
         x[rows - 1, 0] = -torch.inf
     return x.to(CODE_DTYPES[problem.source])
-
-
-def _judge_launcher(check: Recorder, template: Any, problem: Quantize, choice: Any) -> None:
-    """The same on the tuned shape, with its transposed copy if wanted."""
-    (rows, cols), target = problem.shape, problem.target
-    assert target.scaling is not None
-    down, right = target.scaling.grid(rows, cols)
-    element = target.element.name
-    asked: dict[str, Any] = {
-        "x": fake_array((rows, cols), problem.source),
-        "codes": fake_array((rows, cols), element),
-        "scales": fake_array((down, right), "fp32"),
-        "source": problem.source,
-        "target": element,
-        "block": choice.file.layout["block"],
-        "seed": SEED if target.rounding is Rounding.STOCHASTIC else None,
-        "config": dict(choice.config),
-    }
-    if problem.transposed:
-        asked |= {
-            "codes_t": fake_array((cols, rows), element),
-            "scales_t": fake_array((right, down), "fp32"),
-        }
-    wrong: dict[str, tuple[dict[str, Any], str]] = {
-        "codes of another shape": (
-            {"codes": fake_array((rows + 1, cols), element)},
-            "codes has shape",
-        ),
-        "scales off the grid": ({"scales": fake_array((down + 1, right), "fp32")}, "scales"),
-        "a configuration with an unknown field": (
-            {"config": {**choice.config, "warps": 4}},
-            "warps",
-        ),
-    }
-    judge_arguments(check, template.launch, asked, wrong)
 
 
 def _judge(

@@ -11,7 +11,7 @@ from tuning.timing import Timing, open_timer, time_interleaved
 from workbench.verification.clock import clock_under_load
 from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern
-from workbench.verification.quantize_checks import QuantizeEntry
+from workbench.verification.quantize_entry import QuantizeEntry
 from workbench.verification.recorder import Report
 from workbench.verification.rival_products import (
     RIVALS,
@@ -163,7 +163,7 @@ def time_products(entries: Sequence[GemmEntry], report: Report) -> None:
 
 
 def time_quantize(entry: QuantizeEntry, report: Report) -> None:
-    """Time a tuned Triton quantisation beside a copy of its input, which moves no fewer bytes."""
+    """Time a tuned quantisation beside a copy of its input, which moves no fewer bytes."""
     rows, cols = entry.problem.shape
     dtype = entry.package._torch_device.DTYPES[entry.problem.source]
     x = torch.randn(rows, cols, device=entry.device).to(dtype)

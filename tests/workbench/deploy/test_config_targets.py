@@ -1,6 +1,7 @@
 """Sweeps written as tuned files, read back by the engines' loaders at every M and between."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from tuned_folders import texts
 
 from sim import load_gpu
 from tuning import Run, StudyRecord
+from workbench.deploy import config_targets
 from workbench.deploy.config_targets import CONFIG_TARGETS, write_configs
+from workbench.deploy.earlier_rows import rows_that_stay
 from workbench.deploy.families import FAMILIES
 from workbench.deploy.lint import lint
 from workbench.deploy.tile_rules import tile_findings
@@ -285,7 +288,7 @@ def test_simulated_times_are_called_so_and_name_no_triton(tmp_path: Path) -> Non
     assert record[done.files[0].name]["rows"][0]["simulated_us"] == 20.0
     experts = "grouped_gemm:64x128x1024x512:bf16:gathered.8:bf16"
     grouped = run_of(study(experts, [(EXPERTS, 9.0)], family="triton_grouped_gemm", simulated=True))
-    with pytest.raises(ValueError, match=r"no Triton version X\.Y\.Z is known"):
+    with pytest.raises(ValueError, match=r"no Triton version X\.Y\.Z is known.*: add --triton"):
         write_configs(grouped, "sglang-moe", tmp_path / "sglang")
     told = write_configs(grouped, "sglang-moe", tmp_path / "sglang", triton="3.7.0")
     assert told.files[0].parent.name == "triton_3_7_0"
@@ -296,6 +299,11 @@ def test_another_device_is_named_as_drivers_do(linear_run: Run, tmp_path: Path) 
     assert "device_name=NVIDIA_H200_NVL," in path.name
     with pytest.raises(ValueError, match="device name"):
         write_configs(linear_run, "sglang-linear", tmp_path, device="../x")
+    # Another GPU's tuning under this one's name is nobody's.
+    for device, name in (("AMD Instinct MI300X", "mi300x"), ("NVIDIA_H20", "h20")):
+        with pytest.raises(ValueError, match=f"that is {name}, and .* was swept for h200: sweep"):
+            write_configs(linear_run, "vllm-linear", tmp_path / "other", device=device)
+    assert not (tmp_path / "other").exists()
 
 
 def test_versions_do_not_mix_in_a_file(tmp_path: Path) -> None:
@@ -387,19 +395,88 @@ def test_a_link_in_the_output_is_not_followed(linear_run: Run, tmp_path: Path) -
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [path.name]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "other/1", "files": {}}'])
+OURS = '{"schema": "tile-workbench/tuned-files/1", "files": %s}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"schema": "other/1", "files": {}}',
+        OURS % "null",
+        OURS % "[]",
+        OURS % '{"a.json": 1}',
+        OURS % '{"a.json": {}}',
+        OURS % '{"a.json": {"sha256": "", "from": "x"}}',
+        OURS % '{"a.json": {"sha256": "", "rows": 5}}',
+        OURS % '{"a.json": {"sha256": "", "rows": null}}',
+        OURS % '{"a.json": {"sha256": "", "rows": [1]}}',
+        OURS % '{"a.json": {"sha256": "", "rows": [{"m": [1]}]}}',
+        OURS % '{"a.json": {"sha256": "", "rows": [{"m": "16"}]}}',
+        OURS % '{"a.json": {"sha256": "", "rows": [{"m": 16, "measured_us": NaN}]}}',
+    ],
+)
 def test_a_side_file_that_is_not_ours_is_refused(
     content: str, linear_run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "tile-workbench.json").write_text(content)
-    with pytest.raises(ValueError, match="move it away"):
+    with pytest.raises(ValueError, match=r"tile-workbench.json: .*move (it|the side file) away"):
         write_configs(linear_run, "vllm-linear", tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_rows_that_two_write_at_once_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has looked at what is there when the second begins; neither loses a row."""
+    looked, go = threading.Event(), threading.Event()
+    real = rows_that_stay
+
+    def slow(*told: Any, **more: Any) -> Any:
+        found = real(*told, **more)
+        if threading.current_thread().name == "first":
+            looked.set()
+            assert go.wait(60)
+        return found
+
+    monkeypatch.setattr(config_targets, "rows_that_stay", slow)
+    out = tmp_path / "new" / "folder"
+
+    def write(m: int) -> None:
+        write_configs(run_of(linear(m, [(PLAIN, 20.0)])), "vllm-linear", out)
+
+    first = threading.Thread(target=write, args=(16,), name="first")
+    second = threading.Thread(target=write, args=(64,))
+    first.start()
+    assert looked.wait(60)
+    second.start()
+    second.join(0.2)  # long enough to be done, where nothing holds it
+    go.set()
+    first.join(60)
+    second.join(60)
+    (path,) = out.glob("N=*.json")
+    assert list(json.loads(path.read_text())) == ["16", "64"]
+    record = json.loads((out / "tile-workbench.json").read_text())["files"][path.name]
+    assert [row["m"] for row in record["rows"]] == [16, 64]
+
+
+def test_a_folder_that_was_made_in_vain_is_gone(
+    linear_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, *told: Any) -> None:
+        assert folder.is_dir()
+        raise ValueError("no")
+
+    monkeypatch.setattr(config_targets, "write_folder", refuse)
+    with pytest.raises(ValueError, match="no"):
+        write_configs(linear_run, "vllm-linear", tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_targets_tell_every_row_and_every_study_left_out(tmp_path: Path) -> None:
     run = run_of(linear(16, [(PLAIN, 10.0)]), study("gemm:16x512x512:bf16:bf16"))
-    done = CONFIG_TARGETS["vllm-linear"].write(run, tmp_path, device="NVIDIA H20")
+    done = CONFIG_TARGETS["vllm-linear"].write(run, tmp_path, device="NVIDIA H200 NVL")
     path, row_line, left = done.lines()
     assert Path(path).is_file()
     assert row_line.startswith(f"{Path(path).name}: M 16: 10.00 us measured")

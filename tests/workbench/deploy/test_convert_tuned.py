@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured_studies import PLAIN, linear, run_of
 from serving_loaders import load, sglang_linear, sglang_moe, vllm_linear, vllm_moe
 from tuned_folders import (
     BODY,
@@ -28,6 +29,7 @@ from tuned_folders import (
 )
 
 from workbench.deploy.body import body_text
+from workbench.deploy.config_targets import write_configs
 from workbench.deploy.convert import convert
 from workbench.deploy.families import FAMILIES
 from workbench.deploy.file_name import file_names
@@ -55,6 +57,27 @@ def test_a_linear_folder_goes_to_sglang_and_back_unchanged(tmp_path: Path) -> No
     assert vllm_linear(
         tmp_path / "back", 4096, 7168, "NVIDIA H200", "int8_w8a8", (128, 128), shared=False
     )
+
+
+def test_where_rows_come_from_goes_there_and_back_with_them(tmp_path: Path) -> None:
+    run = run_of(linear(16, [(PLAIN, 20.0)]), linear(64, [(PLAIN, 30.0)]))
+    write_configs(run, "vllm-linear", tmp_path / "vllm", rows_loss=0.02)
+
+    def told(folder: str) -> dict[str, object]:
+        (record,) = json.loads((tmp_path / folder / SIDE).read_text())["files"].values()
+        return {key: record[key] for key in ("run", "rows", "keys")}
+
+    first = told("vllm")
+    assert [row["measured_us"] for row in first["rows"]]  # type: ignore[attr-defined]
+    convert(tmp_path / "vllm", "sglang-linear", tmp_path / "sglang")
+    convert(tmp_path / "sglang", "vllm-linear", tmp_path / "back")
+    assert told("sglang") == told("back") == first
+    # Of a file that was edited they say nothing.
+    path = tmp_path / "sglang" / FP8_SPACED
+    path.write_text(path.read_text().replace('"num_warps": 4', '"num_warps": 8'))
+    convert(tmp_path / "sglang", "vllm-linear", tmp_path / "edited")
+    (record,) = json.loads((tmp_path / "edited" / SIDE).read_text())["files"].values()
+    assert set(record) == {"sha256", "family", "from"}
 
 
 def test_experts_go_to_vllm_and_back_with_version_device_and_int4(tmp_path: Path) -> None:
@@ -105,6 +128,14 @@ def test_the_h200_that_vllm_merged_is_the_callers_to_name(tmp_path: Path) -> Non
     assert {path.name for path in done.files} == {
         MOE_SPACED.replace("NVIDIA_H200", device) for device in ("NVIDIA_H200_NVL", "NVIDIA_H20")
     }
+
+
+def test_what_is_no_h200_does_not_stand_for_one(tmp_path: Path) -> None:
+    source = write(tmp_path / "vllm", {MOE: BODY})
+    for device in ("AMD Instinct MI300X", "NVIDIA H2000"):
+        with pytest.raises(ValueError, match="says which H200 vLLM's NVIDIA_H200 stands for"):
+            convert(source, "sglang-moe", tmp_path / "out", triton="3.6.0", device=device)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_edited_file_is_not_taken_for_what_the_side_file_says(tmp_path: Path) -> None:

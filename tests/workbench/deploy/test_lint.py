@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from planted_faults import PLANTED, SGLANG, entry
+from serving_loaders import linear_kernel, load, row
 from tuned_folders import (
     BODY,
     CLEAN,
@@ -23,7 +24,7 @@ from tuned_folders import (
 
 from workbench.deploy.families import FAMILIES
 from workbench.deploy.lint import lint
-from workbench.deploy.rules import RULES
+from workbench.deploy.rules import RULES, Effect
 
 #: Found by other tests: these need a user without rights, or a sweep.
 ELSEWHERE = {"path.closed", "lookup.loss"}
@@ -59,6 +60,33 @@ def test_a_planted_fault_is_found_and_nothing_else(rule: str, tmp_path: Path) ->
         assert ": " in finding.message
         assert "\n" not in str(finding)
         assert RULES[rule].fixed or not finding.fixable
+
+
+#: Faults of a body that loading the file, or launching with it, shows; not a GPU alone.
+_OF_BODIES = ("json.", "body.", "entry.", "version.")
+_SHOWN = [
+    rule
+    for rule, (family, _) in PLANTED.items()
+    if family == "vllm-linear" and rule.startswith(_OF_BODIES) and rule != "entry.range"
+]
+
+
+@pytest.mark.parametrize("rule", _SHOWN)
+def test_what_a_fault_is_said_to_lead_to_is_what_a_loader_does(rule: str, tmp_path: Path) -> None:
+    folder = clean(tmp_path / "configs", "vllm-linear")
+    PLANTED[rule][1](folder)
+
+    def served() -> None:
+        found = load(folder / FP8)
+        assert found is not None
+        for m in (1, 16, 64, 1024, 4096):
+            linear_kernel(**row(found, m))
+
+    if RULES[rule].effect is not Effect.CRASH:
+        served()
+        return
+    with pytest.raises((ValueError, TypeError, AttributeError, AssertionError)):
+        served()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from measured_studies import EXPERTS, PLAIN, linear, mixture, run_of
+from measured_studies import EXPERTS, PLAIN, linear, mixture, run_of, study
 from tuned_folders import BODY, FP8, MOE_SPACED, write
 
 import workbench.shared
@@ -48,6 +48,19 @@ def test_a_folder_of_the_sweeps_own_rows_is_silent(run: Run, tmp_path: Path) -> 
     report = lint(tmp_path, run="run")
     assert report.findings == ()
     assert report.lookups == (4, 4)
+
+
+@pytest.mark.parametrize("fix", [False, True])
+def test_simulated_times_are_no_measurements(
+    fix: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = "gemm:64x4096x7168:deepseek-fp8:bf16"
+    made = run_of(study(problem, [(PLAIN, 30.0), (WIDE, 40.0)], simulated=True))
+    monkeypatch.setattr(workbench.shared, "load_study", lambda *_: made)
+    write_configs(made, "vllm-linear", tmp_path)
+    report = lint(tmp_path, run="run", fix=fix)
+    assert report.summary.endswith("; 1 of 1 lookups judged by simulated times")
+    assert report.to_dict()["lookups"] == {"judged": 1, "all": 1, "simulated": True}
 
 
 def test_a_row_that_was_beaten_at_its_own_m_is_told(run: Run, tmp_path: Path) -> None:

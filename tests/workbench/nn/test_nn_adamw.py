@@ -232,6 +232,13 @@ def test_refuses_what_does_not_fit(options, message) -> None:  # type: ignore[no
         LowPrecisionAdamW([nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))], **options)
 
 
+def test_a_group_that_is_refused_is_not_taken() -> None:
+    optimizer = LowPrecisionAdamW([nn.Parameter(torch.zeros(3))], update="bf16+sr")
+    with pytest.raises(ValueError, match="does not hold weights of bf16"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3, dtype=torch.float16))]})
+    assert len(optimizer.param_groups) == 1
+
+
 def test_refuses_sparse_gradients() -> None:
     table = nn.Embedding(8, 4, sparse=True)
     table(torch.tensor([1])).sum().backward()

@@ -188,6 +188,24 @@ def test_layers_that_codes_cannot_replace_say_why() -> None:
     }
 
 
+def test_a_forward_of_its_own_is_kept_and_one_that_was_put_back_is_not() -> None:
+    own, back = nn.Linear(32, 32), nn.Linear(32, 32)
+    exact = own.forward
+    own.forward = lambda x: exact(x) + 1  # type: ignore[method-assign]
+    back.forward = back.forward  # type: ignore[method-assign]
+    done = convert(nn.Sequential(own, back), "jetfire")
+    assert [k.name for k in done.kept] == ["0"]
+    assert [r.name for r in done.replaced] == ["1"]
+
+
+def test_layers_of_numbers_that_are_not_quantised_are_kept() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64).double())
+    done = convert(model, "e4m3-tensor")
+    (kept,) = done.kept
+    assert kept.name == "1"
+    assert kept.reason == "its weight is torch.float64: codes are made of bf16, fp16 and fp32"
+
+
 def test_copies_of_a_layer_draw_other_keys_and_are_one_model() -> None:
     layer = convert(nn.Linear(32, 32), "jetfire").model
     both = nn.Sequential(layer, copy.deepcopy(layer))

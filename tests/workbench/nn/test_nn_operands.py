@@ -1,7 +1,9 @@
 """What products multiply, how often it is quantised, and what is summed without codes."""
 
 import io
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from nn_cases import normal
@@ -106,6 +108,49 @@ def test_a_model_is_saved_as_a_whole_between_its_passes() -> None:
     stored.seek(0)
     again = torch.load(stored, weights_only=False)
     assert torch.equal(again.q(x), y)
+
+
+@pytest.mark.parametrize("recipe", ["e4m3-tensor", "jetfire"])
+def test_a_model_goes_through_pickle_after_a_pass(recipe: str) -> None:
+    """Plain pickle, as between processes, cannot read tensors of 8-bit floats."""
+    model = convert(nn.Linear(64, 32), recipe).model
+    x = normal(8, 64)
+    y = model(x)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), y)
+
+
+@pytest.mark.parametrize("recipe", ["e4m3-tensor", "jetfire"])
+def test_weights_that_take_each_others_place_are_quantised_anew(recipe: str) -> None:
+    """One that is gone leaves its memory to the next, and neither was ever written to."""
+    model = convert(nn.Linear(64, 32, bias=False), recipe).model
+    x = normal(8, 64)
+    memory = np.empty((32, 64), np.float32)
+    for place in range(2):
+        memory[:] = normal(32, 64, seed=place).numpy()
+        weight = torch.from_numpy(memory)  # a tensor of its own, where the last one lay
+        with torch.no_grad():
+            y = torch.func.functional_call(model, {"weight": weight}, (x,))
+        exact = x @ weight.t()
+        assert (y - exact).norm() < 0.1 * exact.norm(), place
+
+
+def test_of_two_weights_at_once_each_has_its_codes() -> None:
+    model = convert(nn.Linear(64, 32, bias=False), "e4m3-tensor").model
+    x, weights = normal(8, 64), [normal(32, 64, seed=1), normal(32, 64, seed=2)]
+    with torch.no_grad():
+        one, other = (torch.func.functional_call(model, {"weight": w}, (x,)) for w in weights)
+    assert not torch.allclose(one, other)
+
+
+def test_weights_made_under_inference_mode_are_quantised_in_every_call() -> None:
+    """Torch counts no writes to them."""
+    x = normal(8, 64)
+    with torch.inference_mode():
+        model = convert(nn.Linear(64, 32, bias=False), "e4m3-tensor").model
+        before = model(x)
+        model.weight.mul_(2.0)
+        after = model(x)
+    assert torch.equal(after, 2 * before)
 
 
 def test_a_buffer_of_the_caller_is_read_each_time() -> None:

@@ -143,6 +143,25 @@ def test_wrong_types_of_calibration_and_criterion_are_told() -> None:
         quantize(layers(), "int8-tensor", calibration=[X], criterion="1%")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_layer_with_hooks_is_kept_and_named(own: bool) -> None:
+    """Codes in its place would not call them."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 32)).eval()
+    x = torch.ones(2, 64)
+    if own:  # as libraries do that spread a model over devices
+        before = model[0].forward
+        model[0].forward = lambda x: before(x) + 1  # type: ignore[method-assign]
+    else:
+        model[0].register_forward_hook(lambda layer, given, y: y + 1)
+    with torch.no_grad():
+        expected = model[0](x)
+    done = quantize(model, "int8-row", calibration=[x])
+    (kept,) = done.kept
+    assert kept.name == "0"
+    assert kept.reason == "it has hooks: remove them, quantise, and register them again"
+    assert torch.equal(done.model[0](x), expected)  # type: ignore[index, operator]
+
+
 def test_an_operand_that_was_always_zero_says_so() -> None:
     made = quantize(layers(), "int8-tensor", calibration=[0 * X])
     assert made.operators[0].notes == ("input: calibration saw zeros alone, its scale is 1",)

@@ -1,6 +1,7 @@
 """Quantised models and weights in files: bit for bit what was written, and refused otherwise."""
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -321,3 +322,13 @@ def test_the_record_in_the_file_names_formats_and_originals(tmp_path: Path) -> N
         "shape": "10x100",
         "original": ["BF16", [10, 100]],
     }
+
+
+@pytest.mark.parametrize("recipe", ["fp8-ptq-e4m3", "nvfp4", "w4a16-g128", "llm-int8"])
+def test_a_quantised_model_goes_through_pickle(recipe: str) -> None:
+    """As between processes; plain pickle does not read torch's 8-bit floats back."""
+    x = torch.linspace(-9, 9, 640).view(10, 64)
+    done = quantize(nn.Linear(64, 32).eval(), recipe, calibration=[x])
+    again = pickle.loads(pickle.dumps(done.model))
+    assert torch.equal(again(x), done.model(x))
+    assert again.codes.codes.dtype is done.model.codes.codes.dtype  # type: ignore[union-attr]

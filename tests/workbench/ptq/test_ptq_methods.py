@@ -177,6 +177,12 @@ def test_outlier_columns_are_apart_as_the_kernels_pack_them() -> None:
     assert error(y, exact) < 0.3 * error(rows, exact)
 
 
+def test_no_rows_have_no_outliers() -> None:
+    """An expert may get none."""
+    done = quantize(nn.Linear(64, 32).eval(), "llm-int8", calibration=[torch.ones(4, 64)])
+    assert done.model(torch.ones(0, 64)).shape == (0, 32)
+
+
 def test_a_column_that_calibration_did_not_see_takes_weights_from_its_codes() -> None:
     linear, calm = nn.Linear(32, 8), normal(10, 32) * 0.5
     made = quantize(linear, "llm-int8", calibration=[calm])

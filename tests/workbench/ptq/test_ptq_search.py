@@ -253,3 +253,58 @@ def test_weights_alone_need_no_data_and_other_layers_are_listed() -> None:
     assert {o.kind for o in made.operators} == {"linear"}
     reasons = {k.name: k.reason for k in made.kept}
     assert reasons["embedding"] == "w8a16 quantises the weights of products alone"
+
+
+class Normed(nn.Sequential):
+    """Batch statistics of data that is twice as wide as calibration's, or just as wide."""
+
+    def __init__(self, wider: float) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=None), nn.Linear(16, 4))
+        with torch.no_grad():
+            self(wider * X)
+        self.eval()
+
+
+@pytest.mark.parametrize("wider", [2.0, 1.0])
+def test_statistics_that_cost_the_score_stay_as_they_were_trained(wider: float) -> None:
+    exact = Normed(wider)
+
+    def near(model: nn.Module) -> float:
+        with torch.no_grad():
+            return 1.0 - float((model(X) - exact(X)).norm() / exact(X).norm())
+
+    made = quantize(
+        exact, "int8-row", calibration=[X], scheme="extended", score=near, criterion=0.1
+    )
+    scores = made.scores
+    assert scores is not None
+    assert scores.holds
+    assert [o.name for o in made.operators] == ["0", "1", "2"]
+    as_trained = torch.equal(made.model[1].running_var, exact[1].running_var)  # type: ignore[index, arg-type, union-attr]
+    actions = [trial.action for trial in scores.trials]
+    if wider > 1.0:
+        assert scores.quantized < 0.9
+        assert as_trained
+        assert actions == ["all quantised", "trained batch statistics"]
+    else:
+        assert not as_trained
+        assert actions == ["all quantised"]
+
+
+def test_renewed_statistics_stay_where_they_are_better() -> None:
+    exact = Normed(2.0)
+    wanted = Normed(1.0)
+    wanted.load_state_dict({**exact.state_dict(), **dict(wanted.named_buffers())})
+    scored: list[nn.Module] = []
+
+    def near(model: nn.Module) -> float:
+        scored.append(model)  # the exact one first
+        with torch.no_grad():
+            far = float((model(X) - wanted(X)).norm() / wanted(X).norm())
+        return 1.0 if len(scored) == 1 else 0.5 - far
+
+    scores = quantize(exact, "int8-row", calibration=[X], scheme="extended", score=near).scores
+    assert scores is not None
+    tried = scores.trials[1]
+    assert (tried.action, tried.stays) == ("trained batch statistics", False)

@@ -9,7 +9,7 @@
 // PINGPONG 0: both warpgroups work on one tile, BLOCK_M / 2 rows each.  PINGPONG 1: each has a tile
 // of its own and they take turns, so that one stores while the other multiplies.
 //
-// SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
+// SCALES 3 to 5 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
 // CUDA cores ("promoted").  CHAINED 0: a warpgroup has two sets of accumulators for its products, one
 // is promoted while the tensor cores fill the other, and a tile begins when the last one is stored.
 // CHAINED 1: it has one set, of 64 rows, so that there is room for the sums of up to 192 columns, or
@@ -24,8 +24,8 @@
 //
 // Macros from the launcher: ELEMENT (0 bf16, 1 fp16, 2 e4m3fn, 3 e5m2, 4 int8), OUT (0 bf16,
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
-// 4 both 128x128), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M, PINGPONG, STORE_BUFFERS, CHAINED,
-// GROUPS.
+// 4 both 128x128, 5 both 1x128: chained products alone), BLOCK_M, BLOCK_N, STAGES, CLUSTER, GROUP_M,
+// PINGPONG, STORE_BUFFERS, CHAINED, GROUPS.
 
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
@@ -44,10 +44,13 @@
 // Scales of a tile's rows.  The copy engine starts at multiples of 16 bytes only, a group anywhere;
 // so its rows come with four more, and 256 in two parts, since the engine takes no 260 at a time.
 #define SCALE_ROWS (GROUPS && BLOCK_M > 128 ? 128 : BLOCK_M)  // of a part, without the four
-#define SCALE_PARTS (SCALES == 3 ? BLOCK_M / SCALE_ROWS : 0)
-#define SCALE_BYTES (SCALE_PARTS * (SCALE_ROWS + (GROUPS ? 4 : 0)) * 4)
+#define ROW_SCALES (SCALES == 3 || SCALES == 5)
+#define COLUMN_SCALES (SCALES == 5 ? BLOCK_N : 0)  // behind those of the rows
+#define SCALE_PARTS (ROW_SCALES ? BLOCK_M / SCALE_ROWS : 0)
+#define SCALE_BYTES ((SCALE_PARTS * (SCALE_ROWS + (GROUPS ? 4 : 0)) + COLUMN_SCALES) * 4)
+// 128: the alignment of what the copy engine brings.
 #define SCALE_PITCH \
-    (SCALES == 3 ? ((BLOCK_M + (GROUPS ? 4 : 0)) * 4 + 127) / 128 * 128 : 0)  // 128: its alignment
+    (ROW_SCALES ? ((BLOCK_M + (GROUPS ? 4 : 0) + COLUMN_SCALES) * 4 + 127) / 128 * 128 : 0)
 #define SCALE_RING ((STAGES * SCALE_PITCH + 1023) / 1024 * 1024)
 #define STORE_BYTES (64 * ROW_BYTES)
 #define STORE_COLUMNS (OUT == 2 ? 32 : 64)
@@ -65,8 +68,17 @@
 #include "hopper_raster.cuh"
 #include "hopper_ring.cuh"
 #include "hopper_staging.cuh"
-#if CHAINED
+#if SCALES == 5
+#include "hopper_row_promotion.cuh"
+#define COLUMNS_PARAMETER , const __grid_constant__ TensorMap map_columns
+#else
+#define COLUMNS_PARAMETER
+#endif
+#if CHAINED && SCALES != 5
 #include "hopper_promotion.cuh"
+#endif
+#if SCALES == 5 && (!CHAINED || GROUPS)
+#error "1x128 scales of both operands are for chained products without groups"
 #endif
 
 __device__ __forceinline__ void turn_wait(int who) { named_sync(TURN + who, 128 * CONSUMERS); }
@@ -114,7 +126,8 @@ struct TileOrder {
 extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
 gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
             const __grid_constant__ TensorMap map_scale, const __grid_constant__ TensorMap map_c,
-            const float *a_scale, const float *b_scale, int m, int n, int k GROUPS_PARAMETER) {
+            const float *a_scale, const float *b_scale, int m, int n,
+            int k COLUMNS_PARAMETER GROUPS_PARAMETER) {
     extern __shared__ __align__(1024) u8 memory[];
     __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
 #if SCALES == 2
@@ -139,7 +152,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
     if (threadIdx.x == 128) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
-        if (SCALES == 3) prefetch_map(&map_scale);
+        if (ROW_SCALES) prefetch_map(&map_scale);
+#if SCALES == 5
+        prefetch_map(&map_columns);
+#endif
         prefetch_map(&map_c);
     }
     sync_cluster_or_cta();
@@ -165,6 +181,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
                         load_tile(scale_ring + stage * SCALE_PITCH + part * SCALE_ROWS * 4,
                                   &map_scale, bar, tile.scale_x + part * SCALE_ROWS,
                                   tile.scale_y + step);
+#if SCALES == 5
+                    load_tile(scale_ring + stage * SCALE_PITCH + BLOCK_M * 4, &map_columns, bar,
+                              tile.left, step);
+#endif
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
             }
@@ -256,36 +276,57 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #pragma unroll
                 for (int i = 0; i < HALF; i++) sum[t][i] = 0.0f;
             const bool more = index + (int)(gridDim.x / CLUSTER) < tiles.count();
+#if SCALES != 5
             BlockScales scales(a_scale, b_scale, min(top + offset, m - 1), left, tile.group, n, steps,
                                lane);
+#endif
             const int scale_row = first_row + tile.scale_shift;
+            // Gives a stage back behind the last 64 rows: every lane has read its scales before one
+            // arrives for the warp.
+            auto give_back = [&](int next) {
+                if (next > 0) return;
+                if (ROW_SCALES) __syncwarp();
+                release_stage(empty_bar, oldest, lane);
+                oldest = stage_after(oldest);
+            };
             for (int step = 0; step < steps; step++) {
+#if SCALES != 5
                 float common[SPANNED];
                 scales.take(step, lane, common);
+#endif
 #pragma unroll
                 for (int t = 0; t < TILES_M; t++) {
+                    const u32 stage_scales = scale_ring + oldest * SCALE_PITCH;
+                    const u32 row = stage_scales + (scale_row + t * 64) * 4;
+#if SCALES == 5
+                    const u32 column = stage_scales + (BLOCK_M + lane % 4 * 2) * 4;
+                    const float2 of_rows = {load_shared(row), load_shared(row + 32)};
+                    float early[EARLY_GROUPS][4];
+                    make_early(early, of_rows, column);
+#else
                     float factor[SPANNED][2];
 #pragma unroll
                     for (int h = 0; h < 2; h++) {
-                        const u32 row = oldest * SCALE_PITCH + (scale_row + t * 64 + h * 8) * 4;
-                        const float of_row = SCALES == 3 ? load_shared(scale_ring + row) : 1.0f;
+                        const float of_row = SCALES == 3 ? load_shared(row + h * 32) : 1.0f;
 #pragma unroll
                         for (int s = 0; s < SPANNED; s++)
                             factor[s][h] = SCALES == 3 ? of_row * common[s] : common[s];
                     }
+#endif
                     const int next = (t + 1) % TILES_M;
                     const bool there = next > 0 || more || step + 1 < steps;
                     await_tiles(next, there);
                     wgmma_wait<0>();
                     pin(product[0]);
-                    if (next == 0) {
-                        // Every lane has read its scales before one arrives for the warp.
-                        if (SCALES == 3) __syncwarp();
-                        release_stage(empty_bar, oldest, lane);
-                        oldest = stage_after(oldest);
-                    }
+#if SCALES == 5
+                    add_product(sum[t], product[0], early, of_rows, column);
+                    start(next, there);
+                    give_back(next);
+#else
+                    give_back(next);
                     add_product(sum[t], product[0], factor, left % QUANT);
                     start(next, there);
+#endif
                 }
             }
 #elif PROMOTED

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .compiler_options import check_fields, macro_options
-from .hopper_formats import ARCHITECTURE, ELEMENT_BYTES, ELEMENTS, OUTPUTS, QUANT, ROW_BYTES, SCALES
+from .hopper_formats import (
+    ARCHITECTURE,
+    BOTH,
+    ELEMENT_BYTES,
+    ELEMENTS,
+    OUTPUTS,
+    QUANT,
+    ROW_BYTES,
+)
+from .hopper_formats import SCALES as COMMON
 from .hopper_grid import cluster_sides, persistent_grid
 from .hopper_operands import check_formats, check_operands
 from .launches import allow_shared_memory, functions, run
@@ -18,9 +27,12 @@ from .tensor_maps import column_pitch, row_pitch, tensor_map
 
 __all__ = [
     "FIELDS",
+    "SCALES",
     "THREADS",
+    "Place",
     "compiled_kernel",
     "launch",
+    "launch_at",
     "options",
     "precompile",
     "scale_rows",
@@ -30,6 +42,8 @@ __all__ = [
 FIELDS = (
     "block_m", "block_n", "stages", "cluster", "group_m", "pingpong", "store_buffers", "chained",
 )  # fmt: skip
+#: Scale modes by macro value.
+SCALES = (*COMMON, BOTH)
 CONSUMERS = 2
 THREADS = 128 * (CONSUMERS + 1)
 #: Columns of a tile, and where its products are chained through one set of accumulators.
@@ -50,8 +64,9 @@ def smem_bytes(*, scales: str, config: Mapping[str, int | bool], groups: int = 0
     """Dynamic shared memory of a CTA: the rings of tiles and scales, and the staging buffers."""
     block_m, stages = int(config["block_m"]), int(config["stages"])
     tiles = stages * (block_m + int(config["block_n"])) * ROW_BYTES
-    scale_pitch = -(-(block_m + (4 if groups else 0)) * 4 // 128) * 128
-    scale_ring = -(-stages * scale_pitch // 1024) * 1024 if scales == "b1x128" else 0
+    scaled = block_m + (4 if groups else 0) + (int(config["block_n"]) if scales == BOTH else 0)
+    scale_pitch = -(-scaled * 4 // 128) * 128
+    scale_ring = -(-stages * scale_pitch // 1024) * 1024 if scales in ("b1x128", BOTH) else 0
     return tiles + scale_ring + CONSUMERS * int(config["store_buffers"]) * 64 * ROW_BYTES
 
 
@@ -68,13 +83,13 @@ def options(
     Raises:
         ValueError: an unknown format, or a configuration that the kernel does not have.
     """
-    check_formats(element, out, scales)
+    check_formats(element, out, scales, SCALES)
     check_fields(config, FIELDS)
     block_m, block_n, stages, cluster, group_m, pingpong, buffers, chained = (
         int(config[f]) for f in FIELDS
     )
     rows = block_m if pingpong else block_m // CONSUMERS
-    promoted = scales in ("b1x128", "b128x128")
+    promoted = scales in ("b1x128", "b128x128", BOTH)
     if rows not in (64, 128) or (not pingpong and block_m % 128):
         raise ValueError(f"block_m = {block_m}: a warpgroup takes 64 or 128 rows of a tile")
     widths = CHAINED_N if chained else BLOCK_N
@@ -90,6 +105,8 @@ def options(
         )
     if chained and not promoted:
         raise ValueError("chained is for scales along K: without them nothing is promoted")
+    if scales == BOTH and (not chained or groups):
+        raise ValueError(f"scales {BOTH} are for chained products without groups")
     if promoted and ELEMENT_BYTES[element] != 1:
         raise ValueError(f"scales along K take 8-bit elements, not {element}")
     if cluster not in (1, 2) or buffers not in (1, 2, 4) or not 2 <= stages <= 8 or group_m < 1:
@@ -158,34 +175,83 @@ def launch(
             contiguous and start at multiples of 16 bytes.
         c: (M, N) in ``out``, rows as those of A and B; written.
         a_scale, b_scale: float32 on the grids of ``scales``: (1, 1); (M, 1) and (N, 1); blocks of
-            128.  1x128 scales of A are stored with M contiguous, columns 16 bytes x n apart.
+            128.  1x128 scales of A (of B too where both have them, ``b1x128_b1x128``) are stored
+            with M (N) contiguous, columns 16 bytes x n apart.
         config: the fields of ``HopperGemmConfig``.
     Raises:
         ValueError, TypeError: formats, shapes, strides or the configuration do not fit.
     """
-    m, n, k = check_operands(a, b, c, a_scale, b_scale, element=element, out=out, scales=scales)
+    m, n, k = check_operands(
+        *(a, b, c, a_scale, b_scale), element=element, out=out, scales=scales, modes=SCALES
+    )
+    places = [Place(x.data.ptr, row_pitch(x)) for x in (a, b, c)]
+    places += [
+        Place(0, 0) if x is None else Place(x.data.ptr, column_pitch(x)) for x in (a_scale, b_scale)
+    ]
     with a.device:
-        kernel = compiled_kernel(a.device.id, element, out, scales, tuple(config.items()))
-        block_m, block_n = int(config["block_m"]), int(config["block_n"])
-        down, across = cluster_sides(config)
-        grid = persistent_grid(a.device.id, -(-m // (block_m * down)), n, config, across=across)
-        item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
-        width = ROW_BYTES // item
-        map_a = tensor_map(a.data.ptr, item, k, m, row_pitch(a), (width, block_m // across))
-        map_b = tensor_map(b.data.ptr, item, k, n, row_pitch(b), (width, block_n // down))
-        map_scale = map_a  # not looked at
-        if scales == "b1x128":
-            map_scale = tensor_map(
-                a_scale.data.ptr, 4, m, a_scale.shape[1], column_pitch(a_scale), (block_m, 1)
-            )
-        map_c = tensor_map(c.data.ptr, out_item, n, m, row_pitch(c), (ROW_BYTES // out_item, 64))
-        arguments = (
-            *(map_a, map_b, map_scale, map_c),
-            *(np.uint64(0 if s is None else s.data.ptr) for s in (a_scale, b_scale)),
-            *map(np.int32, (m, n, k)),
+        launch_at(
+            a.device.id,
+            (m, n, k),
+            places,
+            element=element,
+            out=out,
+            scales=scales,
+            config=config,
+            stream=stream,
         )
-        smem = smem_bytes(scales=scales, config=config)
-        run(kernel, grid, THREADS, arguments, smem_bytes=smem, stream=stream)
+
+
+class Place(NamedTuple):
+    """Where an operand lies."""
+
+    pointer: int
+    pitch: int  #: bytes from one row of a matrix, or column of 1x128 scales, to the next
+
+
+def launch_at(
+    device: int,
+    shape: tuple[int, int, int],
+    places: Sequence[Place],
+    *,
+    element: str,
+    out: str,
+    scales: str,
+    config: Mapping[str, int | bool],
+    stream: Any = None,
+) -> None:
+    """:func:`launch` on the current device, of operands that were checked.
+
+    Args:
+        device: its number.
+        shape: M, N and K.
+        places: of A, B, C and both operands' scales.
+    Raises:
+        ValueError: the configuration does not fit.
+    """
+    (m, n, k), (a, b, c, a_scale, b_scale) = shape, places
+    kernel = compiled_kernel(device, element, out, scales, tuple(config.items()))
+    block_m, block_n = int(config["block_m"]), int(config["block_n"])
+    down, across = cluster_sides(config)
+    grid = persistent_grid(device, -(-m // (block_m * down)), n, config, across=across)
+    item, out_item = ELEMENT_BYTES[element], ELEMENT_BYTES[out]
+    width, steps = ROW_BYTES // item, -(-k // QUANT)
+    map_a = tensor_map(a.pointer, item, k, m, a.pitch, (width, block_m // across))
+    map_b = tensor_map(b.pointer, item, k, n, b.pitch, (width, block_n // down))
+    map_scale = map_a  # not looked at
+    map_columns: tuple[Any, ...] = ()
+    if scales in ("b1x128", BOTH):
+        map_scale = tensor_map(a_scale.pointer, 4, m, steps, a_scale.pitch, (block_m, 1))
+    if scales == BOTH:
+        map_columns = (tensor_map(b_scale.pointer, 4, n, steps, b_scale.pitch, (block_n, 1)),)
+    map_c = tensor_map(c.pointer, out_item, n, m, c.pitch, (ROW_BYTES // out_item, 64))
+    arguments = (
+        *(map_a, map_b, map_scale, map_c),
+        *(np.uint64(scale.pointer) for scale in (a_scale, b_scale)),
+        *map(np.int32, (m, n, k)),
+        *map_columns,
+    )
+    smem = smem_bytes(scales=scales, config=config)
+    run(kernel, grid, THREADS, arguments, smem_bytes=smem, stream=stream)
 
 
 def precompile(
@@ -196,7 +262,7 @@ def precompile(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    check_operands(a, b, *operands, **rest)
+    check_operands(a, b, *operands, **rest, modes=SCALES)
     formats = (rest["element"], rest["out"], rest["scales"])
     with a.device:
         compiled_kernel(a.device.id, *formats, tuple(config.items()))

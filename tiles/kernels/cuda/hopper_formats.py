@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "ARCHITECTURE",
+    "BOTH",
     "DTYPES",
     "ELEMENTS",
     "ELEMENT_BYTES",
@@ -24,6 +25,8 @@ ELEMENTS = ("bf16", "fp16", "e4m3fn", "e5m2", "int8")
 OUTPUTS = ("bf16", "fp16", "fp32")
 #: Scale modes by macro value: none, one each, rows of A and of B, 1x128 and 128x128, 128x128 both.
 SCALES = ("none", "tensor", "row", "b1x128", "b128x128")
+#: The next value, of one kernel alone: 1x128 scales on both sides.
+BOTH = "b1x128_b1x128"
 DTYPES = {
     "bf16": ("uint16",),
     "fp16": ("float16", "uint16"),

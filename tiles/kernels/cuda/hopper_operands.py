@@ -10,6 +10,7 @@ import numpy as np
 from .block_arrays import check_one_device
 from .compiler_options import check_choices
 from .hopper_formats import (
+    BOTH,
     DTYPES,
     ELEMENT_BYTES,
     ELEMENTS,
@@ -140,7 +141,7 @@ def check_int32_sums(element: str, scales: str, k: int) -> None:
     Raises:
         ValueError: names K.
     """
-    if element == "int8" and scales not in ("b1x128", "b128x128", MX) and k > MAX_INT32_K:
+    if element == "int8" and scales not in ("b1x128", "b128x128", BOTH, MX) and k > MAX_INT32_K:
         raise ValueError(f"K = {k}: int32 sums of int8 products could overflow past {MAX_INT32_K}")
 
 
@@ -160,6 +161,7 @@ def check_scales(a: Any, b: Any, a_scale: Any, b_scale: Any, scales: str) -> Non
         "row": ((m, 1), (n, 1)),
         "b1x128": ((m, blocks), (-(-n // QUANT), blocks)),
         "b128x128": ((-(-m // QUANT), blocks), (-(-n // QUANT), blocks)),
+        BOTH: ((m, blocks), (n, blocks)),
         MX: ((m, mx_blocks), (n, mx_blocks)),
     }[scales]
     for name, scale, lead, grid in (
@@ -171,7 +173,7 @@ def check_scales(a: Any, b: Any, a_scale: Any, b_scale: Any, scales: str) -> Non
                 raise ValueError(f"{name} is given: scales {scales!r} take none")
             continue
         check_matrix(name, scale, "e8m0fnu" if scales == MX else "fp32", (*lead, *grid))
-        if name == "a_scale" and scales == "b1x128":
+        if scales == BOTH or (name == "a_scale" and scales == "b1x128"):
             check_columns(name, scale)
         else:
             check_row_major(name, scale)
@@ -223,8 +225,10 @@ def check_operands(
     check_int32_sums(element, scales, k)
     check_scales(a, b, a_scale, b_scale, scales)
     pitches = {"a": row_pitch(a), "b": row_pitch(b), "c": row_pitch(c)}
-    if scales == "b1x128":
+    if scales in ("b1x128", BOTH):
         pitches["a_scale"] = column_pitch(a_scale)
+    if scales == BOTH:
+        pitches["b_scale"] = column_pitch(b_scale)
     check_extents({"M": m, "N": n, "K": k}, pitches)
     check_memory({"c": c}, {"a": a, "b": b, "a_scale": a_scale, "b_scale": b_scale})
     return m, n, k

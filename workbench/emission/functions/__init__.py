@@ -10,7 +10,7 @@ from workbench.emission.functions.gemm_outliers import OutlierGemmFunction
 from workbench.emission.functions.gemm_packed import PackedGemmFunction
 from workbench.emission.functions.gemm_quantized import QuantizedGemmFunction
 from workbench.emission.functions.grouped_gemm import GroupedGemmFunction
-from workbench.emission.functions.quantize import CudaQuantizeFunction, QuantizeFunction
+from workbench.emission.functions.quantize import QuantizeFunction
 from workbench.emission.functions.quantize_packed import QuantizePackedFunction
 from workbench.emission.functions.transpose import TransposeFunction
 from workbench.emission.functions.weight_only import WeightOnlyFunction
@@ -20,7 +20,6 @@ __all__ = ["EMITTED", "FUNCTIONS", "function_of"]
 FUNCTIONS: tuple[Function, ...] = (
     GemmFunction(),
     QuantizeFunction(),
-    CudaQuantizeFunction(),
     WeightOnlyFunction(),
     PackedGemmFunction(),
     QuantizePackedFunction(),

@@ -17,6 +17,7 @@ from workbench.emission.function import (
     TORCH_FILES,
     Free,
     Function,
+    cupy_remark,
     default_problems,
     scale_block,
 )
@@ -60,26 +61,24 @@ def _scaled(entry: "TunedEntry") -> bool:
 
 
 def hopper_remark(
-    function: str, hopper: Sequence[str], triton: str, entries: "Sequence[TunedEntry]"
+    function: str,
+    hopper: Sequence[str],
+    stand_ins: Sequence[str],
+    entries: "Sequence[TunedEntry]",
 ) -> list[str]:
-    """A paragraph about the kernels in CUDA C++ behind a function of torch tensors; or nothing.
+    """A paragraph about the kernels for capability 9.0 behind a function; or nothing.
 
     Args:
         function: its name.
-        hopper: families that need a GPU of capability 9.0.
-        triton: the family that stands in.
+        hopper: families that need such a GPU.
+        stand_ins: those that run elsewhere.
         entries: of the function.
     """
-    tuned = {entry.study.kernel for entry in entries}
-    names = " and ".join(f"`{name}`" for name in hopper if name in tuned)
-    if not names:
-        return []
-    return [
-        f"`{function}` launches {names} through CuPy on torch's own memory and stream. Where rows",
-        "do not start at multiples of 16 bytes, CuPy is missing or the GPU's capability is not",
-        f"9.0, a default of `{triton}` runs in its place, with one warning.",
-        "",
-    ]
+    where = (
+        "Where rows do not start at multiples of 16 bytes, CuPy is missing or the GPU's\n"
+        "capability is not 9.0"
+    )
+    return cupy_remark(function, hopper, stand_ins, entries, where)
 
 
 class GemmFunction(Function):
@@ -157,4 +156,4 @@ class GemmFunction(Function):
         return lines
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark("gemm", HOPPER, TRITON, entries)
+        return hopper_remark("gemm", HOPPER, (TRITON,), entries)

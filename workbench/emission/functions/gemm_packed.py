@@ -21,7 +21,7 @@ from workbench.emission.function import (
     default_problems,
     scale_block,
 )
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, operand_layout
+from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["PackedGemmFunction", "side_layout"]
 
 TRITON, SKINNY = "triton_decoded_gemm", "hopper_skinny_gemm"
-HOPPER = ("hopper_block_gemm", SKINNY)
+ALIGNED = "hopper_aligned_gemm"
+HOPPER = ("hopper_block_gemm", SKINNY, ALIGNED)
 
 
 def side_layout(fmt: TensorFormat) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class PackedGemmFunction(Function):
         assert isinstance(problem, Gemm)
         recipe = problem.recipe
         if family in HOPPER:
-            scales = skinny_mode if family == SKINNY else block_scales
+            scales = skinny_mode if family in (SKINNY, ALIGNED) else block_scales
             named = scales(recipe.activation, recipe.weight)
             return operand_layout(problem) | {"scales": named}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
@@ -103,3 +104,6 @@ class PackedGemmFunction(Function):
             f"# codes of A (M, K) {recipe.activation} and B (N, K) {recipe.weight}, packed",
             f'c = gemm_packed(a, b{scales}, recipe="{recipe}")',
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return hopper_remark("gemm_packed", HOPPER, (TRITON,), entries)

@@ -9,7 +9,7 @@ from tiles.kernels import Limits
 from tiles.kernels.hopper_block_gemm import block_scales
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.function import ANY_HOPPER, CUPY_FILES, Free, Function, default_problems
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, operand_layout
+from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -73,3 +73,8 @@ class QuantizedGemmFunction(Function):
             f'codes, scales = gemm_quantized(a, b, a_scale, b_scale, recipe="{recipe}", '
             f'format="{out}"{seed})',
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return hopper_remark(
+            "gemm_quantized", (FAMILY,), ("triton_gemm", "triton_quantize_tiles"), entries
+        )

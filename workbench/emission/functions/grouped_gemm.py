@@ -110,4 +110,4 @@ class GroupedGemmFunction(Function):
         ]
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark("grouped_gemm", (HOPPER,), TRITON, entries)
+        return hopper_remark("grouped_gemm", (HOPPER,), (TRITON,), entries)

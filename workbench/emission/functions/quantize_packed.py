@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
-from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, scale_block
+from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, cupy_remark, scale_block
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -67,3 +67,6 @@ class QuantizePackedFunction(Function):
             "",
             f'codes, scales, *more = quantize_packed(x, "{entry.formats[0]}"{options})',
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return cupy_remark("quantize_packed", (CUDA,), (TRITON,), entries)

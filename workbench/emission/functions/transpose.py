@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.kernels import Limits
 from tiles.problems import Problem, Transpose
-from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function
+from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, cupy_remark
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -45,3 +45,6 @@ class TransposeFunction(Function):
             "",
             f"turned = transpose(codes)  # (R, C) {entries[0].formats[0]} to (C, R)",
         ]
+
+    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
+        return cupy_remark("transpose", (CUDA,), (TRITON,), entries)

@@ -80,4 +80,4 @@ class WeightOnlyFunction(Function):
         ]
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark(self.name, HOPPER, TRITON, entries)
+        return hopper_remark(self.name, HOPPER, (TRITON,), entries)

@@ -21,9 +21,10 @@ from ._torch_device import (
 )
 
 KERNEL = "triton_decoded_gemm"
-#: The CUDA C++ kernels: MX formats of 8 bits, undecoded.  That for few rows reads scales as bytes.
-SKINNY = "hopper_skinny_gemm"
-HOPPER = ("hopper_block_gemm", SKINNY)
+#: The CUDA C++ kernels: MX formats of 8 bits, undecoded.  That for few rows, and that which aligns
+#: scales in a workspace, read them as bytes.
+SKINNY, ALIGNED = "hopper_skinny_gemm", "hopper_aligned_gemm"
+HOPPER = ("hopper_block_gemm", SKINNY, ALIGNED)
 UNALIGNED = "rows of an operand do not start at multiples of 16 bytes"
 _LAYOUTS = layouts(KERNEL)
 #: What the CUDA C++ kernel takes a byte of codes for.
@@ -52,8 +53,8 @@ def gemm_packed(
         b: (N, bytes of a row) weights, likewise.
         a_scale, b_scale: one a block on the recipe's grid: fp32, or the bits of E8M0 and e4m3fn
             scales as uint8 or in torch's dtypes.  E8M0 scales may be given as the fp32 powers of
-            two that they stand for, M (N) contiguous and padded to 4: so the CUDA C++ kernel for
-            many rows takes them, and that for few rows takes bytes, row-major; others are
+            two that they stand for, M (N) contiguous and padded to 4: so one of the CUDA C++
+            kernels takes them, and the others take bytes, row-major; what is given otherwise is
             converted on each call.  A NaN scale makes every product of its block NaN.
         recipe: a recipe that the package was emitted with, e.g. ``"mxfp8-e4m3"``.
         columns: K; default: as many as the bytes of ``a`` hold.
@@ -139,9 +140,13 @@ def run(choice: Choice, operands: Operands, out: Tensor, columns: int) -> None:
         assert b_scale is not None
         codes = _CODES[layout["a_element"]]
         scales: Any = (powers(a_scale), powers(b_scale))
-        if choice.file.kernel == SKINNY:
+        if choice.file.kernel in (SKINNY, ALIGNED):
             scales = (scale_bits(a_scale, "e8m0fnu"), scale_bits(b_scale, "e8m0fnu"))
-        _hopper_gemm.launch(choice, a.view(codes), b.view(codes), scales[0], scales[1], out)
+        rest: dict[str, Any] = {}
+        if choice.file.kernel == ALIGNED:
+            words = template(choice).workspace_bytes(*out.shape, columns)
+            rest["workspace"] = torch.empty(words, dtype=torch.uint8, device=a.device)
+        _hopper_gemm.launch(choice, a.view(codes), b.view(codes), scales[0], scales[1], out, **rest)
         return
     module = template(choice)
     operand: Any = importlib.import_module(f"{__package__}.kernels.triton.decoded_operand")

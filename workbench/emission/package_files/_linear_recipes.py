@@ -16,6 +16,8 @@ from ._torch_device import NAMES
 from ._weight_codes import LARGEST, STORED
 
 QUANTIZE = "triton_quantize"
+#: Families whose entries serve a call of ``quantize``.
+_QUANTIZES = (QUANTIZE, "cuda_quantize")
 GEMM = "triton_gemm"
 WEIGHT_ONLY = "triton_weight_only"
 #: Families whose entries serve a call of ``gemm`` or ``linear_weight_only``.
@@ -61,8 +63,8 @@ def linear_recipes() -> tuple[dict[str, LinearRecipe], dict[str, str]]:
             refused.setdefault(
                 name,
                 f"the package cannot quantise {out} activations: sweep "
-                f"quantize:ROWSxCOLUMNS:{recipe.activation}:{out} with triton_quantize too, and "
-                "emit again",
+                f"quantize:ROWSxCOLUMNS:{recipe.activation}:{out} with triton_quantize or "
+                "cuda_quantize too, and emit again",
             )
             continue
         if recipe.weight_only and out != file.layout["activation"]:
@@ -113,8 +115,10 @@ def tuned_for(recipe: LinearRecipe, dtype: torch.dtype, extents: tuple[int, int]
 
 def quantizes_tuned(recipe: LinearRecipe, dtype: torch.dtype, columns: int) -> bool:
     """Whether rows of so many activations have tuned entries, or stay as they are."""
-    wanted = (QUANTIZE, (recipe.activation, NAMES[dtype]), (columns,))
-    return recipe.weight_only or any((f.kernel, f.formats, f.extents) == wanted for f in FILES)
+    wanted = ((recipe.activation, NAMES[dtype]), (columns,))
+    return recipe.weight_only or any(
+        f.kernel in _QUANTIZES and (f.formats, f.extents) == wanted for f in FILES
+    )
 
 
 def gpus_of(recipe: LinearRecipe) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
-"""Quantisation of torch tensors in blocks, registered as PyTorch operators."""
+"""Quantisation of torch tensors in blocks, registered as PyTorch operators.
+
+In Triton, and in CUDA C++ where that was faster and CuPy is there.
+"""
 
 import torch
 from torch import Tensor
 
-from ._lookup import choose, layouts, template
+from ._lookup import Choice, choose, layouts, stand_in, template
 from ._operands import check_out, check_tensor, check_tensors, scale_grid
 from ._operator import operator
 from ._torch_device import DTYPES, NAMES, check_device, current, device_facts
 
-KERNEL = "triton_quantize"
+KERNEL, CUDA = "triton_quantize", "cuda_quantize"
 _LAYOUTS = layouts(KERNEL)
 
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
@@ -25,7 +28,7 @@ def quantize(
     inference only: the operator has no derivative.
 
     Args:
-        x: (rows, cols), columns contiguous, in a source type that the package was emitted with.
+        x: (rows, cols), contiguous, in a source type that the package was emitted with.
         format: a target format that the package was emitted with, e.g. ``"e4m3fn.b1x128"``.
         out: codes and scales to write into, shaped as below; any content is overwritten.
     Returns:
@@ -76,11 +79,38 @@ def _launch(x: Tensor, format: str, codes: Tensor, scales: Tensor) -> None:
     if rows == 0:
         return
     device, _ = device_facts(x.device)
-    choice = choose(KERNEL, (format, NAMES[x.dtype]), (cols,), rows, device)
+    choice = choose(KERNEL, (format, NAMES[x.dtype]), (cols,), rows, device, (CUDA,))
+    if choice.file.kernel == CUDA and (why := obstacle(x.device)):
+        choice = stand_in(choice, KERNEL, rows, why)
+    run(choice, x, codes, scales)
+
+
+def obstacle(device: torch.device) -> str:
+    """Why the kernel in CUDA C++ cannot run on a device, or ''."""
+    from ._cupy_views import missing_cupy  # ships with such entries only
+
+    return "it needs an NVIDIA GPU" if device.type != "cuda" else missing_cupy()
+
+
+def run(choice: Choice, x: Tensor, codes: Tensor, scales: Tensor) -> None:
+    """Launch a configuration, whatever it was tuned for."""
+    layout = choice.file.layout
     with current(x.device):
-        template(choice).launch(
-            x, codes, scales, block=choice.file.layout["block"], config=choice.config
-        )
+        if choice.file.kernel == CUDA:
+            from ._cupy_views import stream, view
+
+            template(choice).launch(
+                view(x),
+                view(codes),
+                view(scales),
+                source=NAMES[x.dtype],
+                target=layout["element"],
+                block=layout["block"],
+                config=choice.config,
+                stream=stream(x.device),
+            )
+            return
+        template(choice).launch(x, codes, scales, block=layout["block"], config=choice.config)
 
 
 _make, _write = operator(

@@ -188,7 +188,7 @@ def _launch(x: Tensor, format: str, options: list[str], seed: int | None, *outpu
     formats = (format, NAMES[x.dtype], *options)
     device, _ = device_facts(x.device)
     layout = _LAYOUTS[formats]
-    # What has neither random bits nor a copy the CUDA C++ kernel serves in `quantize_cuda`.
+    # What has neither random bits nor a copy the CUDA C++ kernel serves in `quantize`.
     others = (CUDA,) if layout["stochastic"] or layout["transposed"] else ()
     choice = choose(KERNEL, formats, (x.shape[1],), x.shape[0], device, others)
     if choice.file.kernel == CUDA and (why := obstacle(x.device)):

@@ -10,7 +10,10 @@ from ._lookup import choose, layouts, template
 __all__ = ["quantize"]
 
 KERNEL = "cuda_quantize"
-_LAYOUTS = layouts(KERNEL)
+#: Random bits and transposed copies are those of ``quantize_packed``.
+_LAYOUTS = {
+    formats: layout for formats, layout in layouts(KERNEL).items() if "stochastic" not in layout
+}
 #: CuPy has no bfloat16: its bits travel as uint16.
 _SOURCES = {"uint16": "bf16", "float16": "fp16", "float32": "fp32"}
 

@@ -172,7 +172,12 @@ def test_quantize_keeps_the_values(target: str, source: str, layout: Any) -> Non
     assert ((codes.double() * wide - x.double()).abs() <= limit).all()
 
 
-@pytest.mark.parametrize(("target", "source", "layout"), _layouts("cuda_quantize"))
+def _on_cupy() -> list[Any]:
+    """What ``quantize_cuda`` has: random bits and transposed copies are ``quantize_packed``'s."""
+    return [found for found in _layouts("cuda_quantize") if "stochastic" not in found[-1]]
+
+
+@pytest.mark.parametrize(("target", "source", "layout"), _on_cupy())
 def test_quantize_cuda_keeps_the_values(target: str, source: str, layout: Any) -> None:
     cupy = pytest.importorskip("cupy")
     try:

@@ -17,6 +17,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 20, 10, 44
 _FONT = 12
 #: Width of a letter and height of a line, for names that must not lie on one another.
 _LETTER, _LINE = 6.3, 12.0
+#: Width of a digit in the widest font that a page may get, and what the y axis's title takes.
+_DIGIT, _TITLE = 7.7, 20
 
 Place = Callable[[float], float]
 
@@ -108,25 +110,26 @@ def scatter(
         xs = ys = [*xs, *ys]
     elif level is not None:
         ys = [*ys, level]
-    x_low, x_high, x_at = scale(xs, LEFT, WIDTH - RIGHT, log=x_log or diagonal)
     y_low, y_high, y_at = scale(ys, HEIGHT - BOTTOM, TOP, log=diagonal)
-    parts = [_frame(HEIGHT)]
-    x_ticks = _ticks(x_low, x_high, log=x_log or diagonal)
     y_ticks = _ticks(y_low, y_high, log=diagonal)
+    left = _left(y_ticks)
+    x_low, x_high, x_at = scale(xs, left, WIDTH - RIGHT, log=x_log or diagonal)
+    x_ticks = _ticks(x_low, x_high, log=x_log or diagonal)
+    parts = [_frame(HEIGHT)]
     for tick in x_ticks:
         parts.append(_line(x_at(tick), TOP, x_at(tick), HEIGHT - BOTTOM, "grid"))
         parts.append(_text(x_at(tick), HEIGHT - BOTTOM + 15, _number(tick), anchor="middle"))
     for tick in y_ticks:
-        parts.append(_line(LEFT, y_at(tick), WIDTH - RIGHT, y_at(tick), "grid"))
-        parts.append(_text(LEFT - 6, y_at(tick) + 4, _number(tick), anchor="end"))
+        parts.append(_line(left, y_at(tick), WIDTH - RIGHT, y_at(tick), "grid"))
+        parts.append(_text(left - 6, y_at(tick) + 4, _number(tick), anchor="end"))
     if diagonal:
         parts.append(_line(x_at(x_low), y_at(x_low), x_at(x_high), y_at(x_high), "mark"))
     if level is not None:
-        parts.append(_line(LEFT, y_at(level), WIDTH - RIGHT, y_at(level), "mark"))
+        parts.append(_line(left, y_at(level), WIDTH - RIGHT, y_at(level), "mark"))
     for one in series:
         parts += _marks(one, x_at, y_at)
-    parts += _names(series, x_at, y_at)
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_title, anchor="middle"))
+    parts += _names(series, x_at, y_at, left)
+    parts.append(_text((left + WIDTH - RIGHT) / 2, HEIGHT - 8, x_title, anchor="middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
         '<text class="soft" text-anchor="middle" '
@@ -206,7 +209,7 @@ def _marks(one: Marks, x_at: Place, y_at: Place) -> Iterator[str]:
 Box = tuple[float, float, float, float]
 
 
-def _names(series: Sequence[Marks], x_at: Place, y_at: Place) -> Iterator[str]:
+def _names(series: Sequence[Marks], x_at: Place, y_at: Place, first: float) -> Iterator[str]:
     """Names beside their marks where they touch no mark and no other name; the rest is in tips."""
     taken: list[Box] = []
     for one in series:
@@ -228,14 +231,20 @@ def _names(series: Sequence[Marks], x_at: Place, y_at: Place) -> Iterator[str]:
                 (x + 2, y + off + 9),
             ):
                 box = (left, base - _LINE + 2, left + width, base + 3)
-                if _inside(box) and not any(_touch(box, other) for other in taken):
+                if _inside(box, first) and not any(_touch(box, other) for other in taken):
                     taken.append(box)
                     yield _text(left, base, point.name, kind="ink")
                     break
 
 
-def _inside(box: Box) -> bool:
-    return box[0] >= LEFT and box[2] <= WIDTH - 2 and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
+def _left(ticks: Sequence[float]) -> float:
+    """Where the plot begins: its y axis's numbers do not reach the axis's title."""
+    longest = max((len(_number(tick)) for tick in ticks), default=0)
+    return max(LEFT, _TITLE + _DIGIT * longest + 6)
+
+
+def _inside(box: Box, first: float) -> bool:
+    return box[0] >= first and box[2] <= WIDTH - 2 and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
 
 
 def _touch(one: Box, other: Box) -> bool:

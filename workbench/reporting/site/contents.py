@@ -9,9 +9,10 @@ from pathlib import Path
 from tuning.journal_file import JOURNAL, PACKED
 from tuning.stored_plan import PLAN_FILE
 from workbench.emission.evidence import EVIDENCE
+from workbench.reporting.printable import printable_name
 from workbench.reporting.site.stored import SITE_FILE
 
-__all__ = ["Answer", "Contents", "Unread", "is_run_folder", "look", "printable_name"]
+__all__ = ["Answer", "Contents", "Unread", "is_run_folder", "look"]
 
 #: Folders below the project's own that are looked into, and files and folders at most.
 MAX_DEPTH = 4
@@ -55,14 +56,6 @@ class Contents:
     def name(self, path: Path) -> str:
         """A path below the folder, as it is shown."""
         return printable_name(path.relative_to(self.folder).as_posix())
-
-
-def printable_name(text: str) -> str:
-    """A name without what breaks a line or is no UTF-8: such characters as escapes."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode()
-        for one in text
-    )
 
 
 def is_run_folder(folder: Path) -> bool:

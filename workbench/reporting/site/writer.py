@@ -14,10 +14,11 @@ from tuning import Run, load_run
 from workbench.outfile import check_name, unwritable
 from workbench.reporting.comparison import compare
 from workbench.reporting.page import page_html, plotly_script, report_page
+from workbench.reporting.printable import printable_name
 from workbench.reporting.section import paragraph
 from workbench.reporting.site.changes import changes
 from workbench.reporting.site.changes_page import changes_sections
-from workbench.reporting.site.contents import Contents, Unread, look, printable_name
+from workbench.reporting.site.contents import Contents, Unread, look
 from workbench.reporting.site.findings import (
     read_calibration,
     read_error,

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from . import ones
 
-__all__ = ["smoke"]
+__all__ = ["on_cupy", "smoke"]
 
 ROWS, COLS = 4, 128
 
@@ -20,11 +20,18 @@ def smoke(package: ModuleType, device: str) -> int:
         for target, source in lookup.layouts("triton_quantize"):
             package.quantize(ones(torch, ROWS, COLS, source, device), target)
             calls += 1
-    if device == "cuda" and lookup.layouts("cuda_quantize"):
+    formats = on_cupy(lookup)
+    if device == "cuda" and formats:
         cupy = importlib.import_module("cupy")
         quantize = importlib.import_module(f"{package.__name__}.quantize_cuda").quantize
         dtypes = {"bf16": "uint16", "fp16": "float16", "fp32": "float32"}
-        for target, source in lookup.layouts("cuda_quantize"):
+        for target, source in formats:
             quantize(cupy.zeros((ROWS, COLS), dtypes[source]), target)
             calls += 1
     return calls
+
+
+def on_cupy(lookup: ModuleType) -> list[tuple[str, str]]:
+    """What ``quantize_cuda`` has: random bits and transposed copies are ``quantize_packed``'s."""
+    layouts = lookup.layouts("cuda_quantize").items()
+    return [formats for formats, layout in layouts if "stochastic" not in layout]
