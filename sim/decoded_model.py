@@ -275,7 +275,12 @@ def _loop_cost(
     together = overlap(tensor_clk, cuda_clk, smem_clk, exponent=of.overlap_exponent)
     serial = tensor_clk + np.maximum(cuda_clk, smem_clk)
     resident = np.clip(tiles / gpu.sm_count, 1, occupancy)
-    compute = (together + np.maximum(serial - together, 0.0) / resident) / clock_ghz
+    # A wave takes as long as a warp's own instructions, one after another, however few others are.
+    product_clk = mma_clk(gpu, bm, bn, bk, warps, element=wide, warpgroups=warpgroups)
+    chain_clk = of.instruction_clk * (of.decode_share * decode / threads + of.loop_instructions)
+    chain_clk = spread.count * iterations * (chain_clk + product_clk)
+    serial = np.maximum(together + np.maximum(serial - together, 0.0) / resident, chain_clk)
+    compute = serial / clock_ghz
     lone = iterations * latency / np.maximum(stages - 1, 1) * spread.count
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
     main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
@@ -285,7 +290,7 @@ def _loop_cost(
         "shared_memory": smem_clk / clock_ghz / 1e3,
         "l2": l2 / 1e3,
         "dram": dram / 1e3,
-        "latency": lone / 1e3,
+        "latency": np.maximum(lone, chain_clk / clock_ghz) / 1e3,
         "prologue_epilogue": ends_ns / 1e3,
         "launch": np.full(len(table), gpu.graph_launch_us),
     }

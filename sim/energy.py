@@ -44,7 +44,7 @@ F64 = NDArray[np.float64]
 #: guess, set on no reading.
 AT_WORK = 0.25
 #: Of a byte from or to DRAM, with its way over the chip, in picojoules; set on one row, see above.
-DRAM_PJ_PER_BYTE = 88.7
+DRAM_PJ_PER_BYTE = 106.0
 
 #: Logarithm of the half-width of power's 90 % interval: half of the readings of launches of 0.2 ms
 #: and more are within 14 % (docs/energy.md), 0.67 standard deviations of a normal distribution.

@@ -141,12 +141,14 @@ def price_wave(
     ) + raised(moved / one.iterations, exponent)
     if ghz is None:
         # A wave that waits for memory is none the slower for a clock as if it did not.
-        share = per_sm / rooted(units, exponent)
+        units_clk = rooted(units, exponent)
+        share = per_sm / units_clk
         ghz = clock_ghz(
             gpu,
             element=one.element,
             tensor_busy=one.tensor_clk * share,
             cuda_cores_busy=one.promotion_clk * share,
+            dram_bytes_per_clk=(read_bytes + write_bytes) / (one.iterations * units_clk),
         )
     steady = rooted(units + memory * raised(ghz, exponent), exponent) / ghz
     first_touches = footprint_bytes / gpu.dram_read_gb_per_s / one.iterations

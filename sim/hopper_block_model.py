@@ -139,6 +139,7 @@ def hopper_block_cost(
         element=element,
         tensor_busy=tensor_clk / units_clk * working,
         cuda_cores_busy=promotion_clk / units_clk * working,
+        dram_bytes_per_clk=(dram_read + dram_write) / (rounds * steps * units_clk),
     )
     l2_step_clk = (
         l2_ns(

@@ -3,12 +3,13 @@
 The kernel is persistent: every CTA takes the same number of tiles but for the last.  A tile costs
 its steps along K and its epilogue; with a tile for each warpgroup (``pingpong``) the epilogue of
 one lies under the steps of the other.  Where scales change along K both warpgroups wait for one
-stage, share the tensor cores and promote together, so a step is the sum of products, promotion and
-a drain.  The timings behind that are of a source with one set of accumulators; two sets took
-between 0.95 and 1.03 of its time in one run (``evidence/h200/kernels/promoted-sets.json``).
-Warpgroups that chain products (``chained``) take turns at the tensor cores
-(:func:`chained_step_clk`), and the next tile's first product runs under an epilogue.  CTAs of a
-cluster share the larger of their tiles, along M that of B, along N that of A.
+stage, share the tensor cores and promote together, so a step is the sum of products, a drain and
+what shows of conversions and multiply-adds.  Most timings behind that are of a source with one set
+of accumulators; two sets took between 0.95 and 1.03 of its time in one run
+(``evidence/h200/kernels/promoted-sets.json``).  Warpgroups that chain products (``chained``) take
+turns at the tensor cores (:func:`chained_step_clk`), and the next tile's first product runs under
+an epilogue.  CTAs of a cluster share the larger of their tiles, along M that of B, along N that of
+A; what neighbours in the raster ask for together the L2 brings once.
 """
 
 import numpy as np
@@ -20,16 +21,19 @@ from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
 from sim.parameters import HOPPER_GEMM, HopperGemmParameters, HopperWeightPrefillParameters
-from sim.traffic import footprint
+from sim.traffic import footprint, neighbours_share
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
 from tiles.problems import Gemm
 
-__all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk"]
+__all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk", "smem_port_clk"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+#: Multiprocessors whose requests for a line become one: those of a graphics processing cluster.
+NEIGHBOURS = 16
 
 
 def ring_exposed_clk(
@@ -56,8 +60,25 @@ def ring_exposed_clk(
     return exposed
 
 
+def smem_port_clk(gpu: Gpu, block_m: I64, block_n: I64, fill_share: float) -> F64:
+    """Clocks of the shared-memory port for a step: products read, the copy engine writes.
+
+    Every product of 64 rows reads both its operands anew.
+
+    Args:
+        fill_share: what a byte that is written takes of the port, where one that is read takes 1.
+    """
+    rows = block_m / 64 * (64 + block_n) + fill_share * (block_m + block_n)
+    clk: F64 = rows * STAGE_BYTES / gpu.smem_bytes_per_clk
+    return clk
+
+
 def chained_step_clk(
-    products_clk: F64, promotion_clk: F64, parameters: HopperGemmParameters = HOPPER_GEMM
+    products_clk: F64,
+    promotion_clk: F64,
+    parameters: HopperGemmParameters = HOPPER_GEMM,
+    *,
+    narrow_floats: bool = False,
 ) -> F64:
     """Clocks of a step whose two warpgroups take turns at the tensor cores, elementwise.
 
@@ -68,9 +89,11 @@ def chained_step_clk(
     Args:
         products_clk: both warpgroups' products with what else a step costs.
         promotion_clk: of both warpgroups' sums, at the rate of the slowest unit.
+        narrow_floats: products of 8-bit floats.
     """
     of = parameters
-    round_clk = products_clk / 2 + of.promotion_stretch * promotion_clk + of.turn_clk
+    round_clk = products_clk / CONSUMERS + of.promotion_stretch * promotion_clk + of.turn_clk
+    round_clk = round_clk + of.float_turn_clk * narrow_floats
     clk: F64 = np.maximum(products_clk, round_clk)
     return clk
 
@@ -117,18 +140,20 @@ def hopper_gemm_cost(
     # One step along K of one CTA, clocks.
     rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * depth / rate
-    promotion_clk = np.zeros(len(table))
-    step_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
+    smem_clk = smem_port_clk(gpu, bm, bn, of.smem_fill_share)
+    products_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
+    products_clk = overlap(products_clk, smem_clk, exponent=of.overlap_exponent)
+    units_clk, promotion_clk = products_clk, np.zeros(len(table))
     if promoted:
-        # Conversions and multiply-adds run side by side in pipes of their own.
-        values = bm * bn
-        slowest = promotion_instructions / (gpu.fma_per_clk * of.promotion_share)
-        if isinstance(activation.element, IntElement):
-            slowest = max(slowest, 1.0 / gpu.convert_per_clk)
-        promotion_clk = values * slowest
-        in_turn = step_clk + promotion_clk + of.drain_clk
-        in_chains = chained_step_clk(step_clk, promotion_clk, of)
-        step_clk = np.where(chained, in_chains, in_turn)
+        integer = isinstance(activation.element, IntElement)
+        values, conversion = bm * bn, integer / gpu.convert_per_clk
+        multiply_add = promotion_instructions / (gpu.fma_per_clk * of.promotion_share)
+        promotion_clk = values * max(multiply_add, conversion)  # pipes of their own
+        in_chains = chained_step_clk(products_clk, promotion_clk, of, narrow_floats=not integer)
+        # Elsewhere a warp converts all sums before it adds the first one.
+        shown_clk = of.shown_share * values * (multiply_add + conversion)
+        in_turn = products_clk + shown_clk + of.drain_clk
+        units_clk = np.where(chained, in_chains, in_turn)
     stage_bytes = (bm / across + bn / down) * STAGE_BYTES
     l2_step_ns = l2_ns(
         gpu,
@@ -136,8 +161,11 @@ def hopper_gemm_cost(
         bytes_total=stage_bytes * at_work,
         clock_ghz=fastest_ghz,
     )
-    smem_clk = (bm / 64 * (64 + bn)) * STAGE_BYTES / gpu.smem_bytes_per_clk
-    units_clk = overlap(step_clk, smem_clk, exponent=of.overlap_exponent)
+    # Neighbours' requests for the same lines are one to the L2.
+    window = np.maximum(NEIGHBOURS // cluster, 1)
+    lone = neighbours_share(rows_m, columns, table["group_m"], window, bm * down, bn * across)
+    lone_ns = stage_bytes * at_work * lone / (of.lone_lines_share * gpu.l2_read_gb_per_s)
+    l2_step_ns = np.maximum(l2_step_ns, lone_ns)
     # The power limit is the board's: who has no tile leaves the others a higher clock.
     working = rows_m * columns / (rounds * slots)
     clock = clock_ghz(
@@ -145,6 +173,7 @@ def hopper_gemm_cost(
         element=activation.element.name,
         tensor_busy=tensor_clk / units_clk * working,
         cuda_cores_busy=promotion_clk / units_clk * working,
+        dram_bytes_per_clk=(dram_read + dram_write) / (rounds * steps * units_clk),
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)
@@ -157,7 +186,8 @@ def hopper_gemm_cost(
     chunk_clk = of.staging_clk + of.store_clk * (table["store_buffers"] == 1)
     slower = clock / fastest_ghz  # where nothing multiplies, the clock is the highest
     epilogue_clk = (of.epilogue_clk + chunks * chunk_clk) * slower
-    under_first = np.minimum(epilogue_clk, busy_clk + exposed_clk)
+    # The next tile's first product runs under a chained one's, not its promotion.
+    under_first = np.minimum(epilogue_clk, (busy_clk + exposed_clk) / CONSUMERS)
     epilogue_clk = epilogue_clk - np.where(chained, under_first, 0.0)
     alone = main_clk + epilogue_clk
     tile_clk = np.where(pingpong, np.maximum(main_clk, alone / 2), alone)

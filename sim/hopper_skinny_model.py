@@ -19,10 +19,11 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gemm_model import dram_read_bytes
 from sim.gpu import Gpu
+from sim.hopper_gemm_model import NEIGHBOURS, smem_port_clk
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.occupancy import ctas_per_sm
+from sim.occupancy import ctas_per_sm, placed_sms
 from sim.parameters import HOPPER_SKINNY, HopperSkinnyParameters
-from sim.traffic import footprint
+from sim.traffic import footprint, neighbours_share
 from sim.waves import waves
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
@@ -96,7 +97,7 @@ def hopper_skinny_cost(
         smem_bytes=compiled.smem(skinny_smem_bytes(problem, table)),
         warps=warps,
     )
-    spread = waves(ctas, occupancy, gpu.sm_count)
+    spread = waves(ctas, occupancy, placed_sms(gpu, cluster, of.packed_share))
     busiest = spread.full * occupancy + spread.tail_per_sm  # CTAs that one SM works through
     resident = np.minimum(ctas, spread.capacity)
     together = np.minimum(occupancy, -(-ctas // gpu.sm_count))
@@ -126,7 +127,7 @@ def hopper_skinny_cost(
 
     # One step of one CTA, clocks of an SM's units.
     tensor_clk = 2.0 * bm * bn * depth / peak
-    smem_clk = bn / 64 * (64 + bm) * STAGE_BYTES / gpu.smem_bytes_per_clk
+    smem_clk = smem_port_clk(gpu, bn, bm, of.smem_fill_share)  # rows of B are the products'
     promotion_clk = np.zeros(len(table))
     if mode == MX:
         of_warp = MX_UNITS * (bm + bm / 8 + 2) + 14.0 * parts + MX_STEP_SLOTS
@@ -159,7 +160,10 @@ def hopper_skinny_cost(
     )
     reduce_clk = np.where(
         cluster > 1,
-        2 * of.cluster_barrier_clk + of.peer_latency_clk + staged_bytes / of.peer_bytes_per_clk,
+        of.cluster_wait_clk
+        + 2 * of.cluster_barrier_clk
+        + of.peer_latency_clk
+        + staged_bytes / of.peer_bytes_per_clk,
         0.0,
     )
     epilogue_clk = of.epilogue_clk + staging_clk + reduce_clk
@@ -175,6 +179,11 @@ def hopper_skinny_cost(
         bytes_total=ctas * share * stage_bytes,
         clock_ghz=clock_ghz,
     )
+    # Neighbours' requests for the same lines are one to the L2; tiles along M follow one another.
+    window = np.maximum(NEIGHBOURS * together // cluster, 1)
+    lone = neighbours_share(tiles_m, tiles_n, tiles_m, window, bm, bn)
+    asked = ctas * share * stage_bytes * lone
+    l2 = np.maximum(l2, asked / (of.lone_lines_share * gpu.l2_read_gb_per_s))
     memory_ns = dram_ns(
         gpu,
         read_bytes=dram_read,

@@ -19,7 +19,7 @@ from sim.compiled import Compiled
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import dram_ns, l2_ns, load_latency_ns, overlap
-from sim.occupancy import ctas_per_sm
+from sim.occupancy import ctas_per_sm, placed_sms
 from sim.parameters import HOPPER_SKINNY, HOPPER_WEIGHT_ONLY, HopperWeightOnlyParameters
 from sim.pipes import SCHEDULERS, mma_clk
 from sim.waves import waves
@@ -82,9 +82,7 @@ def hopper_weight_only_cost(
         smem_bytes=compiled.smem(weight_smem_bytes(problem, table)),
         warps=warps_n * groups + 1,
     )
-    # A cluster lies within one group of multiprocessors, whose numbers larger ones do not divide.
-    packed = (gpu.sm_count * of.packed_share / cluster).astype(np.int64) * cluster
-    placed = np.where(cluster > 2, np.maximum(packed, cluster), gpu.sm_count)
+    placed = placed_sms(gpu, cluster, of.packed_share)
     spread = waves(ctas, occupancy, placed)
     busiest = spread.full * occupancy + spread.tail_per_sm
     resident = np.minimum(ctas, spread.capacity)

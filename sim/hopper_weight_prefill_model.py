@@ -3,8 +3,9 @@
 The kernel is persistent, as ``hopper_gemm``: every CTA takes the same number of tiles but for the
 last, and a tile costs its panels along K and its epilogue.  Decoding runs beside the products of
 the unit before, so a panel takes the slowest of the tensor cores, the issue slots, shared memory
-and the L2.  Instructions are those of the loop that NVRTC makes for sm_90a; constants are those of
-``hopper_gemm`` but for two, which were set on timings of an H200.
+and the L2, or a warpgroup's own round of a product and its instructions, which few rows do not
+hide.  Instructions are those of the loop that NVRTC makes for sm_90a; constants are those of
+``hopper_gemm`` but for three, which were set on timings of an H200.
 """
 
 import numpy as np
@@ -76,20 +77,24 @@ def hopper_weight_prefill_cost(
     # One panel of one CTA, clocks.
     rate = gpu.tensor_flop_per_clk[activation.element.name] * gpu.tensor_share
     tensor_clk = 2.0 * bm * bn * panel / rate
-    issue_clk = CONSUMERS * 4 * panel_instructions(problem, table) / SCHEDULERS
+    instructions = panel_instructions(problem, table)
+    issue_clk = CONSUMERS * 4 * instructions / SCHEDULERS
+    # A warpgroup's own round: a product, and its instructions one after another.
+    round_clk = tensor_clk / CONSUMERS + of.instruction_clk * instructions
     step_clk = tensor_clk + of.handshake_clk + of.cluster_step_clk * (cluster > 1)
     smem_stage = stage_bytes(problem, table)
     x_bytes = bm * panel * 2.0
     smem_clk = (bn / 64 * x_bytes + bn * PANEL_BYTES + smem_stage) / gpu.smem_bytes_per_clk
     asked = smem_stage - x_bytes * (1 - 1 / cluster)
     l2_step_ns = l2_ns(gpu, bytes_per_sm=asked, bytes_total=asked * at_work, clock_ghz=fastest_ghz)
-    units_clk = overlap(step_clk, smem_clk, issue_clk, exponent=of.overlap_exponent)
+    units_clk = overlap(step_clk, smem_clk, issue_clk, round_clk, exponent=of.overlap_exponent)
     working = rows * columns / (rounds * slots)
     clock = clock_ghz(
         gpu,
         element=activation.element.name,
         tensor_busy=tensor_clk / units_clk * working,
         cuda_cores_busy=issue_clk / units_clk * working,
+        dram_bytes_per_clk=(dram_read + dram_write) / (rounds * panels * units_clk),
     )
     l2_step_clk = l2_step_ns * clock
     busy_clk = overlap(units_clk, l2_step_clk, exponent=of.overlap_exponent)

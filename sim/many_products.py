@@ -7,9 +7,10 @@ several matrices share an L2 line of are no matter.  Rows of experts count as wh
 as uniformly chosen experts have on average.
 
 Behind what is new here stand 53 timings of an H200 (``data/h200/sweeps``, of which 33 in view):
-the share of grouped work was set on them, and that long rows of an 8-bit [K, N] operand, which
-passes through registers while the loop over K waits, cost more than short ones.  Batches that
-mostly write are predicted at a copy's bandwidth and reach half of it.
+the share of grouped work was set on them; on nine in view, what an [K, N] operand costs that passes
+through registers while the loop over K waits: an 8-bit one always, the more the longer its rows and
+the wider its tiles are, and any without the copy engine.  Batches that mostly write are predicted
+at a copy's bandwidth and reach half of it.
 """
 
 from collections.abc import Callable
@@ -43,8 +44,9 @@ __all__ = ["batched_cost", "grouped_cost", "hopper_grouped_cost"]
 
 F64 = NDArray[np.float64]
 
-#: Bytes of a row at which ``turned_per_clk`` holds, and from which on all lanes meet in one bank.
-TURNED_ROW_BYTES, FULL_CONFLICT_BYTES = 32, 128
+#: Bytes of a row at which ``turned_per_clk`` holds, and from which on all lanes meet in one bank;
+#: columns of a tile at which it holds.
+TURNED_ROW_BYTES, FULL_CONFLICT_BYTES, TURNED_COLUMNS = 32, 64, 64
 #: Prices a plain product on rows of a table.
 Price = Callable[[Gemm, ConfigTable, Compiled], Cost]
 
@@ -202,6 +204,22 @@ def hopper_grouped_cost(
     return _grouped(problem, table, gpu, price, Compiled.of(len(table), {}), parameters)
 
 
+def turned_clk(bits: int, table: ConfigTable, elements: F64, parameters: BatchedParameters) -> F64:
+    """Clocks in which ``elements`` of a [K, N] operand come into the order of the tensor cores.
+
+    The copy engine brings 16 bits as they are multiplied, and 8 bits are turned in registers.
+    """
+    bytes_ = bits // 8
+    plain: F64 = elements * bytes_ / parameters.plain_turned_bytes_per_clk
+    if bytes_ > 1:
+        return np.where(table["tma"], 0.0, plain)
+    # Bytes that lie a row of the tile apart share banks, the more the longer the rows are.
+    conflicts = (np.minimum(table["block_k"], FULL_CONFLICT_BYTES) / TURNED_ROW_BYTES) ** 2
+    conflicts = conflicts * np.maximum(table["block_n"] / TURNED_COLUMNS, 1.0)
+    clk: F64 = elements * conflicts / parameters.turned_per_clk
+    return np.where(table["tma"], clk, np.maximum(clk, plain))
+
+
 def batched_cost(
     problem: BatchedGemm,
     path: NumericPath,
@@ -223,14 +241,12 @@ def batched_cost(
         ),
         compiled,
     )
-    turned = np.zeros(len(table))
     weight = problem.recipe.weight
-    if problem.second is SecondOperand.KN and weight.element.bits == 8:
+    turned = np.zeros(len(table))
+    if problem.second is SecondOperand.KN:
         tiles = batch * -(-m // table["block_m"]) * -(-n // table["block_n"])
         elements = tiles * table["block_n"] * k / gpu.sm_count
-        # Bytes that lie a row of the tile apart share banks, the more the longer the rows are.
-        conflicts = np.minimum(table["block_k"], FULL_CONFLICT_BYTES) / TURNED_ROW_BYTES
-        clk = elements * conflicts / parameters.turned_per_clk
+        clk = turned_clk(weight.element.bits, table, elements, parameters)
         turned = clk / (gpu.sustained_clock_mhz / 1e3) / 1e3
     return _with_traffic(
         plain,

@@ -13,6 +13,7 @@ __all__ = [
     "SCALE_REGISTERS",
     "ctas_per_sm",
     "gemm_registers",
+    "placed_sms",
     "spill_clk",
 ]
 
@@ -78,3 +79,17 @@ def ctas_per_sm(gpu: Gpu, *, registers: I64, smem_bytes: I64, warps: I64) -> I64
     fit = np.minimum(np.minimum(by_registers, by_smem), np.minimum(by_threads, gpu.ctas_per_sm))
     held: I64 = np.maximum(fit, 1)
     return held
+
+
+def placed_sms(gpu: Gpu, cluster: I64, packed_share: float) -> I64:
+    """Multiprocessors that clusters find room on.
+
+    A cluster lies within one group of multiprocessors, whose numbers more than two do not divide.
+
+    Args:
+        cluster: CTAs a cluster.
+        packed_share: of the multiprocessors, those that larger clusters are placed on.
+    """
+    packed = (gpu.sm_count * packed_share / cluster).astype(np.int64) * cluster
+    placed: I64 = np.where(cluster > 2, np.maximum(packed, cluster), gpu.sm_count)
+    return placed

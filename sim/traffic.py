@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from sim.distinct import distinct_rows
 
-__all__ = ["MAX_WAVES", "Footprint", "footprint", "miss_share", "seen_before", "wave_footprint"]
+__all__ = [
+    "MAX_WAVES",
+    "Footprint",
+    "footprint",
+    "miss_share",
+    "neighbours_share",
+    "seen_before",
+    "wave_footprint",
+]
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -133,6 +141,25 @@ def _count_tiles(tiles_m: I64, tiles_n: I64, group_m: I64, wave: I64) -> list[tu
     tail = (rows, cols, m - seen_rows, n - seen_cols)
     columns = (full_rows, full_cols, *(np.where(partial, c, 0.0) for c in tail))
     return list(zip(*(c.tolist() for c in columns), strict=True))
+
+
+def neighbours_share(
+    tiles_m: I64, tiles_n: I64, group_m: I64, window: I64, a_rows: I64, b_rows: I64
+) -> F64:
+    """Share of what ``window`` CTAs with consecutive numbers ask for that none of them shares.
+
+    Args:
+        tiles_m, tiles_n: CTA tiles along M and N, at least 1.
+        group_m: raster group in tiles, at least 1.
+        a_rows, b_rows: of a tile of A and of B, all of one length.
+    """
+    columns = (tiles_m, tiles_n, group_m, window, a_rows, b_rows)
+    distinct, inverse = distinct_rows(*columns)
+    m, n, group, end, a, b = (c[distinct].astype(np.float64) for c in columns)
+    end = np.minimum(end, m * n)
+    rows, cols = wave_footprint(m, n, np.minimum(group, m), np.zeros_like(end), end)
+    share: F64 = (rows * a + cols * b) / (end * (a + b))
+    return share[inverse]
 
 
 def miss_share(distance_bytes: F64, cache_bytes: float) -> F64:

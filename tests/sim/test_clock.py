@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 import sim
-from sim.clock import NOMINAL_UTILISATION, clock_ghz, element_power
+from sim.clock import (
+    MEMORY_PJ_PER_BYTE,
+    NOMINAL_UTILISATION,
+    clock_ghz,
+    element_power,
+    memory_share,
+)
 
 H200, H20 = sim.load_gpu("h200"), sim.load_gpu("h20")
 
@@ -55,3 +61,25 @@ def test_the_clock_of_a_loop_falls_slower_than_its_waits_shrink() -> None:
 
 def test_narrow_floats_draw_more_and_integers_less_than_wide_floats() -> None:
     assert element_power("int8") < element_power("fp16") == 1.0 < element_power("e4m3fn")
+
+
+def test_memory_draws_its_bytes_energy_up_to_its_bandwidth() -> None:
+    """A byte a clock at 1.98 GHz is 1.98 GB/s; its picojoules in watts, of 700."""
+    watts = MEMORY_PJ_PER_BYTE * 1e-12 * 1.98e9
+    assert float(memory_share(H200, 1.0)) == pytest.approx(watts / 700)
+    most = H200.dram_gb_per_s / (H200.sustained_clock_mhz / 1e3)
+    assert memory_share(H200, 2 * most) == memory_share(H200, most)
+    assert 0.1 < memory_share(H200, most) < 0.5
+
+
+def test_what_reads_its_operands_again_runs_at_a_lower_clock() -> None:
+    """8192 cubed, e4m3 with 256 x 128 tiles: 912 us in rasters of 8 rows, 952 us in those of 1."""
+    bytes_per_clk = np.array([0.0, 200.0, 800.0])
+    busy = {"tensor_busy": np.full(3, 0.8), "cuda_cores_busy": np.zeros(3)}
+    clocks = clock_ghz(H200, element="e4m3fn", **busy, dram_bytes_per_clk=bytes_per_clk)
+    assert clocks[0] == pytest.approx(ghz("e4m3fn", 0.8))
+    assert (np.diff(clocks) < 0).all()
+    # Far from the limit nobody minds.
+    idle = {"tensor_busy": np.full(3, 0.1), "cuda_cores_busy": np.zeros(3)}
+    free = clock_ghz(H200, element="e4m3fn", **idle, dram_bytes_per_clk=bytes_per_clk)
+    assert free.tolist() == [H200.max_clock_mhz / 1e3] * 3

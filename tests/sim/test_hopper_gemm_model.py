@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.hopper_gemm_model import chained_step_clk, hopper_gemm_cost, ring_exposed_clk
+from sim.hopper_gemm_model import (
+    chained_step_clk,
+    hopper_gemm_cost,
+    ring_exposed_clk,
+    smem_port_clk,
+)
 from sim.interval import LOG_HALF_WIDTH
 from sim.parameters import HOPPER_GEMM
 from tiles.kernels import ConfigTable
@@ -177,9 +182,54 @@ def test_promotion_costs_and_integers_cost_more() -> None:
 def test_a_chained_step_is_both_products_or_one_warpgroups_round() -> None:
     products, promotion = np.array([512.0, 512.0, 2048.0]), np.array([0.0, 128.0, 128.0])
     none, some, long = chained_step_clk(products, promotion).tolist()
-    assert none == 256 + HOPPER_GEMM.turn_clk
-    assert some - none == pytest.approx(128 * HOPPER_GEMM.promotion_stretch)
+    assert none == max(512, 256 + HOPPER_GEMM.turn_clk)
+    assert some == pytest.approx(256 + 128 * HOPPER_GEMM.promotion_stretch + HOPPER_GEMM.turn_clk)
     assert long == 2048  # the round of a warpgroup is shorter: nothing but the products shows
+    floats = chained_step_clk(products, promotion, narrow_floats=True)
+    assert floats[1] - some == pytest.approx(HOPPER_GEMM.float_turn_clk)
+    assert floats[2] == long
+
+
+def test_the_port_of_shared_memory_reads_for_every_64_rows_and_is_written_beside() -> None:
+    """In clocks: a step has 128 bytes of every row, and the port moves as many a clock."""
+    high, wide = np.array([64, 128, 128]), np.array([64, 64, 256])
+    assert smem_port_clk(H200, high, wide, 0.0).tolist() == [128.0, 256.0, 640.0]
+    written = smem_port_clk(H200, high, wide, 0.5) - smem_port_clk(H200, high, wide, 0.0)
+    assert written.tolist() == [64.0, 96.0, 192.0]
+
+
+def test_conversions_before_additions_show_beside_two_sets_and_not_in_chains() -> None:
+    """Of 128 x 128 sums: 257 clocks of conversions, 130 of multiply-adds."""
+    shape = (4096, 4096, 14336)
+    # Neither the power limit nor the L2 in the way.
+    quick = replace(
+        H200, sustained_clock_mhz=3000.0, l2_read_gb_per_s=1e6, l2_bytes_per_clk_per_sm=1e4
+    )
+
+    def per_step(name: str, **fields: int | bool) -> float:
+        """Clocks of a step of 8 rounds at the highest clock, ends left out."""
+        times = [
+            sim.price(gemm(*shape[:2], k, name), KERNEL, one(stages=6, **fields), quick).time_us[0]
+            for k in (shape[2], shape[2] // 2)
+        ]
+        return float((times[0] - times[1]) * 1.98e3 / 8 / (shape[2] / 2 / 128))
+
+    in_turn = per_step("int8-b128") - per_step("e4m3-b128")
+    assert in_turn == pytest.approx(HOPPER_GEMM.shown_share * 128 * 128 / 63.7, rel=0.1)
+    chained = per_step("int8-b128", chained=True) - per_step("e4m3-b128", chained=True)
+    slower = 128 * 128 * (1 / 63.7 - 1 / 126.5) * HOPPER_GEMM.promotion_stretch
+    assert chained == pytest.approx(slower - HOPPER_GEMM.float_turn_clk, rel=0.15)
+
+
+def test_a_chained_tile_shows_its_ends_but_for_one_product() -> None:
+    """16384 x 4096 x 1024 has eight steps a tile: an H200 took 131 us with tiles of 256 x 128."""
+    problem = gemm(16384, 4096, 1024, "deepseek-fp8")
+    tile = one(block_m=256, block_n=128, stages=4, chained=True, store_buffers=1)
+    found = price(problem, tile)
+    rounds = -(-64 * 32 // 132)
+    ends_clk = found.terms_us["prologue_epilogue"][0] * 1e3 * 1.98 / rounds
+    assert 500 < ends_clk < 3000
+    assert found.time_us[0] == pytest.approx(131, rel=0.1)
 
 
 def test_a_cluster_shares_the_larger_tile() -> None:

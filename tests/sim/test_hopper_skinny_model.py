@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.compiled import Compiled
+from sim.hopper_skinny_model import hopper_skinny_cost
 from sim.interval import LOG_HALF_WIDTH
+from sim.occupancy import placed_sms
+from sim.parameters import HOPPER_SKINNY
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_gemm import HopperGemm
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig, HopperSkinnyGemm
@@ -145,3 +149,24 @@ def test_many_rows_are_left_to_the_family_of_large_tiles() -> None:
     other = HopperGemm()
     large = sim.price(problem, other, other.legal_space(problem, H200.limits).accepted, H200)
     assert large.time_us.min() < price(problem, legal(problem)).time_us.min()
+
+
+def test_larger_clusters_leave_multiprocessors_idle() -> None:
+    """Nine tenths of 132 are 118: 29 clusters of four, or 14 of eight."""
+    clusters = np.array([1, 2, 4, 8])
+    assert placed_sms(H200, clusters, 0.9).tolist() == [132, 132, 116, 112]
+    assert placed_sms(H200, np.array([8]), 0.01).tolist() == [8]
+
+
+def test_ctas_of_a_cluster_wait_for_the_last_of_them() -> None:
+    problem = gemm(64, 24576, 1536, "bf16")
+    table = one(block_m=64, block_n=128, stages=3, cluster=2)
+    alone = one(block_m=64, block_n=128, stages=3)
+    longer = replace(HOPPER_SKINNY, cluster_wait_clk=2 * HOPPER_SKINNY.cluster_wait_clk)
+    for rows, rises in ((table, True), (alone, False)):
+        none = Compiled.of(1, {})
+        now, then = (
+            hopper_skinny_cost(problem, rows, H200, none, of).time_us[0]
+            for of in (HOPPER_SKINNY, longer)
+        )
+        assert bool(then > now) is rises

@@ -173,7 +173,8 @@ def test_prefill_takes_the_copy_engine_and_needs_no_split(n: int) -> None:
     assert best.to_dict()["fold"]
     # Where thousands of tiles fill the GPU a split is nearly free with the copy engine, and no use.
     assert time_us[table["split_k"] == 1].min() < 1.02 * time_us.min()
-    assert time_us[~table["tma"] & (table["split_k"] == 2)].min() > 1.15 * time_us.min()
+    # Without it the model tells a third of what it costs.
+    assert time_us[~table["tma"] & (table["split_k"] == 2)].min() > 1.07 * time_us.min()
 
 
 def test_warpgroups_take_less_of_shared_memory() -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.hopper_weight_prefill_model import panel_instructions
+from sim.hopper_weight_prefill_model import hopper_weight_prefill_cost, panel_instructions
 from sim.interval import LOG_HALF_WIDTH
+from sim.parameters import HOPPER_WEIGHT_PREFILL
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_weight_prefill import HopperWeightPrefill, HopperWeightPrefillConfig
 from tiles.problems import Gemm
@@ -116,3 +117,23 @@ def test_prefill_is_bound_by_its_products(shape: tuple[int, int, int]) -> None:
     best = int(np.argmin(priced.time_us))
     assert max(priced.terms_us, key=lambda name: priced.terms_us[name][best]) == "tensor"
     assert priced.terms_us["tensor"][best] > 0.75 * priced.time_us[best]
+
+
+def test_few_rows_do_not_hide_a_warpgroups_instructions() -> None:
+    """2048x6144x4096 took an H200 135 us in tiles of 256 x 128 and 233 us in those of 64 x 128."""
+    problem = gemm(2048, 6144, 4096)
+    tall = price(problem, one(block_m=256, block_n=128, stages=3, store_buffers=2))
+    flat = price(problem, one(block_m=64, block_n=128, stages=12, cluster=2, group_m=4))
+    assert tall.time_us[0] == pytest.approx(135.3, rel=0.12)
+    assert flat.time_us[0] == pytest.approx(232.8, rel=0.12)
+    # Where nothing else lasts as long, a round is half of the products and the instructions.
+    table = one(block_m=64, block_n=128, stages=12)
+    less, more = (
+        hopper_weight_prefill_cost(
+            problem, table, H200, replace(HOPPER_WEIGHT_PREFILL, instruction_clk=clk)
+        ).time_us[0]
+        for clk in (20.0, 30.0)
+    )
+    rounds = -(-32 * 48 // 132) * 32
+    added_us = 10.0 * panel_instructions(problem, table)[0] * rounds / 1.98e3
+    assert more - less == pytest.approx(added_us, rel=0.02)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from sim import load_gpu
+from sim.many_products import turned_clk
 from sim.model import price
+from sim.parameters import BATCHED
 from sim.prediction import PricedTable
-from tiles.kernels import kernel
+from tiles.kernels import ConfigTable, kernel
+from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.problems import parse_problem
 
 H200 = load_gpu("h200")
@@ -94,3 +97,22 @@ def test_a_batch_larger_than_a_plain_product_may_be_is_priced() -> None:
     text = "batched_gemm:{}x4096x64x64:bf16:nk:bf16"
     one, many = (best_us("triton_batched_gemm", text.format(b)) for b in (4096, 16384))
     assert 3.8 < many / one < 4.2
+
+
+def test_what_turns_an_operand_depends_on_its_bits_its_rows_and_the_copy_engine() -> None:
+    """Clocks for 3200 elements of a [K, N] operand."""
+    fields = {"block_m": 128, "num_warps": 4, "num_stages": 3, "group_m": 1}
+
+    def clk(bits: int, block_n: int, block_k: int, tma: bool) -> float:
+        config = BatchedGemmConfig.from_dict(
+            fields | {"block_n": block_n, "block_k": block_k, "tma": tma}
+        )
+        return float(turned_clk(bits, ConfigTable.of([config]), np.array([3200.0]), BATCHED)[0])
+
+    assert clk(8, 64, 32, True) == pytest.approx(3200 / BATCHED.turned_per_clk)
+    assert clk(8, 64, 64, True) == 4 * clk(8, 64, 32, True) == clk(8, 64, 128, True)
+    assert clk(8, 128, 64, True) == 2 * clk(8, 64, 64, True)
+    assert clk(16, 64, 64, True) == 0.0
+    slow = 3200 / BATCHED.plain_turned_bytes_per_clk
+    assert clk(16, 64, 64, False) == pytest.approx(2 * slow)
+    assert clk(8, 64, 32, False) == pytest.approx(slow)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.traffic import MAX_WAVES, Footprint, footprint, miss_share
+from sim.traffic import MAX_WAVES, Footprint, footprint, miss_share, neighbours_share
 from sim.waves import waves
 
 
@@ -133,3 +133,17 @@ def test_miss_share_is_a_soft_step_at_three_quarters() -> None:
     shares = miss_share(np.array([0.0, 0.375, 0.75, 1.5, 100.0]) * 1e6, 1e6)
     assert shares == pytest.approx([0, 1 / 17, 0.5, 16 / 17, 1], abs=1e-6)
     assert (np.diff(miss_share(np.linspace(0, 3e6, 100), 1e6)) > 0).all()
+
+
+@pytest.mark.parametrize("group_m", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize(("tiles_m", "tiles_n"), [(16, 64), (32, 16), (2, 3)])
+def test_neighbours_share_lines_as_a_loop_over_them_counts(
+    tiles_m: int, tiles_n: int, group_m: int
+) -> None:
+    """The first CTAs of the raster, tiles of A twice as large as those of B."""
+    window = min(16, tiles_m * tiles_n)
+    places = [position(number, tiles_m, tiles_n, min(group_m, tiles_m)) for number in range(window)]
+    rows, cols = {row for row, _ in places}, {col for _, col in places}
+    m, n, group = (np.array([extent]) for extent in (tiles_m, tiles_n, group_m))
+    found = neighbours_share(m, n, group, *(np.array([extent]) for extent in (16, 2, 1)))
+    assert found[0] == pytest.approx((2 * len(rows) + len(cols)) / (3 * window))

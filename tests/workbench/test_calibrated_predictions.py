@@ -63,7 +63,7 @@ def hopper(**options: object) -> workbench.PredictedRow:
 
 def test_predictions_are_the_calibrated_machines(file: Path) -> None:
     plain, calibrated = hopper(calibration="none"), hopper(calibration=file)
-    assert calibrated.gemm.time_us > 1.2 * plain.gemm.time_us
+    assert calibrated.gemm.time_us > 1.1 * plain.gemm.time_us
     assert calibrated.gemm.high_us / calibrated.gemm.time_us == pytest.approx(1.0725, abs=1e-3)
     assert calibrated.gemm.calibrated
     assert not plain.gemm.calibrated
@@ -139,7 +139,7 @@ def block_us(**options: object) -> dict[str, float]:
 def test_networks_are_predicted_on_the_calibrated_machine(file: Path) -> None:
     plain, calibrated = block_us(calibration="none"), block_us(calibration=file)
     # Products of 512 rows wait for weights, the normalisation for its rows.
-    assert calibrated["qkv"] > 1.2 * plain["qkv"]
+    assert calibrated["qkv"] > 1.1 * plain["qkv"]
     assert calibrated["norm 1"] > 1.2 * plain["norm 1"]
     assert block_us() == plain
     path = calibration_path("h200")
