@@ -39,6 +39,7 @@ class Launch:
     written: tuple[str, ...] = ("c",)
     strided: tuple[str, ...] = ()  #: may lie in any strides
     spare: tuple[str, ...] = ()  #: may be left out
+    longer: tuple[str, ...] = ()  #: may have more elements than it takes
 
 
 def _i8(*shape: int) -> torch.Tensor:
@@ -75,13 +76,23 @@ def _int8_rows(batch: tuple[int, ...] = (), second: tuple[int, ...] = ()) -> dic
 
 
 def _hopper(config: dict[str, Any], scales: str = "row", **more: Any) -> dict[str, Any]:
-    grids = {"row": ((256, 1), (128, 1)), "b128x128": ((2, 3), (1, 3))}[scales]
+    grids = {
+        "row": ((256, 1), (128, 1)),
+        "b128x128": ((2, 3), (1, 3)),
+        "mx": ((256, 12), (128, 12)),
+    }[scales]
+    stored = "uint8" if scales == "mx" else "float32"
     return {
         "a": array((256, 384), "uint8"), "b": array((128, 384), "uint8"),
-        "c": array((256, 128), "uint16"), "a_scale": array(grids[0], "float32"),
-        "b_scale": array(grids[1], "float32"), "element": "e4m3fn", "out": "bf16",
+        "c": array((256, 128), "uint16"), "a_scale": array(grids[0], stored),
+        "b_scale": array(grids[1], stored), "element": "e4m3fn", "out": "bf16",
         "scales": scales, "config": config, **more,
     }  # fmt: skip
+
+
+def _aligned() -> dict[str, Any]:
+    given = _hopper(PLAIN | {"store_buffers": 1}, scales="mx")
+    return given | {"workspace": array((1 << 20,), "uint8")}
 
 
 def _grouped() -> dict[str, Any]:
@@ -192,6 +203,7 @@ LAUNCHES: dict[str, Launch] = {
         ),
     ),
     "hopper_block_gemm": Launch(make=lambda: _hopper(PLAIN | BLOCKS, "b128x128")),
+    "hopper_aligned_gemm": Launch(make=_aligned, written=("c", "workspace"), longer=("workspace",)),
     "hopper_grouped_gemm": Launch(make=_grouped, spare=("offsets", "counts")),
     "hopper_weight_only": Launch(make=lambda: _weights(FEW)),
     "hopper_weight_prefill": Launch(make=lambda: _weights(MANY)),
