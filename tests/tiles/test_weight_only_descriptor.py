@@ -145,7 +145,7 @@ def predicted_us(problem: Gemm) -> float:
 def test_predicted_time_of_a_decode_step_follows_the_bytes_of_its_weights() -> None:
     four, eight = (predicted_us(gemm(w, 1, 28672, 8192)) for w in ("int4.g128", "int8.row"))
     packed_us = gemm("int4.g128", 1, 28672, 8192).min_bytes / H200.dram_read_gb_per_s / 1e3
-    assert packed_us < four < 1.5 * packed_us
+    assert packed_us < four < 1.6 * packed_us
     assert 1.5 < eight / four < 2.2
 
 

@@ -123,7 +123,7 @@ def test_a_gpu_without_products_that_write_codes_quantises_after_them() -> None:
 
 
 def test_one_emulated_product_makes_the_path_emulated() -> None:
-    assert cost("mxfp8-e4m3").path is NumericPath.EMULATED
+    assert cost("mxfp6-e3m2").path is NumericPath.EMULATED
     assert cost("bf16").path is NumericPath.NATIVE
 
 

@@ -210,7 +210,7 @@ def experts_run(choices: int = 8) -> Run:
 
 
 def test_experts_are_looked_up_by_tokens(tmp_path: Path) -> None:
-    done = write_configs(experts_run(), "vllm-moe", tmp_path, rows_loss=0.05)
+    done = write_configs(experts_run(), "vllm-moe", tmp_path, rows_loss=0.06)
     found = load_vllm_moe(tmp_path, 64, 512, "NVIDIA H200", "fp8_w8a8", (128, 128))
     assert found is not None
     (kept,) = done.keys.values()
@@ -221,7 +221,7 @@ def test_experts_are_looked_up_by_tokens(tmp_path: Path) -> None:
     rows = [8 * m for m in rows_between(TOKENS)]
     table = row_times(firsts, GPU, rows)
     tokens = replace(table, rows=rows_between(TOKENS), tuned=TOKENS)
-    assert max(looked_up(found, tokens).values()) <= 0.05
+    assert max(looked_up(found, tokens).values()) <= 0.06
 
 
 def test_pairs_of_experts_share_block_size_m_at_every_m(tmp_path: Path) -> None:
