@@ -40,6 +40,8 @@ F64 = NDArray[np.float64]
 #: Instructions of a warp a stage: barriers, addresses, loop; and a unit: product, wait, scales.
 STAGE_SLOTS = 44.0
 UNIT_SLOTS = 11.0
+#: To look beforehand whether the next stage is full, and whether its factors are made as well.
+LOOK_SLOTS, RUN_LOOK_SLOTS = 4.0, 14.0
 #: A unit's where accumulators run on: its factors are loaded, not multiplied.
 RUN_UNIT_SLOTS = 8.0
 #: And a stage of the warp that makes these factors, beside the consumers of one scheduler.
@@ -69,7 +71,8 @@ def promotion_slots(problem: Gemm, table: ConfigTable) -> F64:
         each = each + 1.0  # the product of two scales
         loads = n / 8 + 2 * m / 64
     pieces = np.where(run > 1, RUN_UNIT_SLOTS, UNIT_SLOTS) + (table["parts"] - 1) * PIECE_SLOTS
-    slots: F64 = STAGE_SLOTS + units * (pieces + accumulators * each + loads)
+    looks = np.where(run > 1, RUN_LOOK_SLOTS, LOOK_SLOTS) * (sets * table["parts"] > 1)
+    slots: F64 = STAGE_SLOTS + looks + units * (pieces + accumulators * each + loads)
     return slots
 
 

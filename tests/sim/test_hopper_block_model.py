@@ -87,33 +87,33 @@ def test_prices_are_finite_and_more_of_anything_is_never_slower(
 @pytest.mark.parametrize(
     ("name", "changes", "slots"),
     [
-        ("jetfire", {}, 600),
-        ("jetfire", {"parts": 2}, 619),
-        ("jetfire", {"consumers": 4}, 333),
-        ("jetfire", {"consumers": 4, "parts": 2}, 355),
-        ("jetfire", {"parts": 2, "run": 8}, 400),
-        ("jetfire", {"parts": 2, "run": 8, "sets": 1}, 405),
-        ("jetfire", {"parts": 2, "run": 4}, 449),
-        ("jetfire", {"parts": 2, "run": 4, "sets": 1}, 481),
-        ("jetfire", {"consumers": 4, "run": 4}, 243),
-        ("jetfire-64", {}, 321),
-        ("jetfire-64", {"parts": 2, "run": 4}, 259),
-        ("jetfire-64", {"parts": 2}, 337),
-        ("mxfp8-e4m3", {}, 654),
-        ("mxfp8-e4m3", {"parts": 2}, 688),
-        ("mxfp8-e4m3", {"block_m": 256, "block_n": 64, "parts": 2}, 660),
-        ("mxfp8-e4m3", {"consumers": 4}, 364),
-        ("mxfp8-e4m3", {"consumers": 4, "parts": 2}, 389),
-        ("mxint8", {}, 918),
-        ("e4m3-b128", {}, 125),
-        ("e4m3-b1x128", {}, 206),
+        ("jetfire", {}, 627),
+        ("jetfire", {"parts": 2}, 650),
+        ("jetfire", {"consumers": 4}, 342),
+        ("jetfire", {"consumers": 4, "parts": 2}, 363),
+        ("jetfire", {"parts": 2, "run": 8}, 420),
+        ("jetfire", {"parts": 2, "run": 8, "sets": 1}, 428),
+        ("jetfire", {"parts": 2, "run": 4}, 470),
+        ("jetfire", {"parts": 2, "run": 4, "sets": 1}, 515),
+        ("jetfire", {"consumers": 4, "run": 4}, 264),
+        ("jetfire-64", {}, 329),
+        ("jetfire-64", {"parts": 2, "run": 4}, 274),
+        ("jetfire-64", {"parts": 2}, 363),
+        ("mxfp8-e4m3", {}, 663),
+        ("mxfp8-e4m3", {"parts": 2}, 696),
+        ("mxfp8-e4m3", {"block_m": 256, "block_n": 64, "parts": 2}, 667),
+        ("mxfp8-e4m3", {"consumers": 4}, 372),
+        ("mxfp8-e4m3", {"consumers": 4, "parts": 2}, 397),
+        ("mxint8", {}, 927),
+        ("e4m3-b128", {}, 124),
+        ("e4m3-b1x128", {}, 205),
     ],
 )
 def test_slots_are_those_of_the_compiled_loop(
     name: str, changes: dict[str, int], slots: int
 ) -> None:
     found = promotion_slots(gemm(4096, 4096, 4096, name), one(**changes))[0]
-    assert found == pytest.approx(slots, rel=0.07)
+    assert found == pytest.approx(slots, rel=0.06)
 
 
 def test_products_and_promotion_hide_as_much_of_each_other_as_was_measured() -> None:

@@ -191,6 +191,9 @@ static void barrier_wait(u32 bar, u32 parity) {
     Barrier &b = barrier_at(running->cta, bar);
     await([&] { return (b.phase & 1) != parity; });
 }
+static bool barrier_passed(u32 bar, u32 parity) {
+    return (barrier_at(running->cta, bar).phase & 1) != parity;
+}
 
 static void prefetch_map(const TensorMap *) {}
 static void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {

@@ -311,15 +311,17 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
         const u32 b_first = (u32)descriptor(b_ring + column_offset * ROW_BYTES);
         int stage = 0, store_turn = 0, tile_turn = 0;
         u32 phase = 0, a_tile = 0, b_tile = 0;
+        bool full_there = false, ready_there = false;
+#if SLOTS > 1
         // Looks whether the next stage is full, long enough before await_stage() that the answer,
         // some 60 clocks a barrier, comes under a promotion.
-        bool full_there = false, ready_there = false;
         auto peek_stage = [&] {
             full_there = barrier_passed(full_bar + stage * 8, phase);
 #if RUN > 1
             ready_there = barrier_passed(ready_bar + stage * 8, phase);
 #endif
         };
+#endif
         // Waits until the next stage is full: its pieces can be issued.
         auto await_stage = [&] {
             if (!full_there) barrier_wait(full_bar + stage * 8, phase);
