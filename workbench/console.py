@@ -69,7 +69,17 @@ def print_tables(*tables: Any) -> None:
             table = table.rich()
         if console is None:
             console = _console()
-        console.print(table)
+        for part in _parts(table, console):
+            console.print(part)
+
+
+def _parts(table: Any, console: "Console") -> list[Any]:
+    """A table that is too wide in several; anything else as it is."""
+    from rich.table import Table
+
+    from workbench.banded_table import banded
+
+    return list(banded(table, console)) if isinstance(table, Table) else [table]
 
 
 def _plain(table: TextTable) -> str | None:
