@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tiles.home_folder import home_folder
+
 __all__ = ["cache_folder"]
 
 
@@ -12,5 +14,5 @@ def cache_folder() -> Path:
     Source: XDG base directory specification 0.8; a relative path in the variable is ignored.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    base = Path(named) if os.path.isabs(named) else home_folder() / ".cache"
     return base / "tile-workbench"

@@ -53,13 +53,17 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """
     path = folder / PLAN_FILE
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such run folder")
+        raise ValueError(f"{folder}: no such run folder: name one that a sweep wrote")
     try:
         plan = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{folder} holds no sweep: {PLAN_FILE} is missing") from None
+        raise ValueError(
+            f"{folder} holds no sweep: {PLAN_FILE} is missing: name a run folder"
+        ) from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ValueError(
+            f"{path}: cannot be read: {error.strerror}: check its permissions"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cut off or corrupt: {error}; {_ANEW}") from error
     check_plan(plan, str(path))

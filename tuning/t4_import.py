@@ -135,7 +135,15 @@ def _read(path: Path, problem: str | None, kernel: str | None, gpu: str | None) 
     if path.suffix == ".gz":
         text = _unpacked(path, text)
     try:
-        data = check_t4(json.loads(text, parse_constant=_no_constant))
+        read = json.loads(text, parse_constant=_no_constant)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not JSON ({error}): give a T4 file, as workbench export writes them"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        data = check_t4(read)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     named = {"--problem": problem, "--kernel": kernel, "--gpu": gpu}

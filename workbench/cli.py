@@ -72,7 +72,7 @@ def main() -> None:
     """Entry point: a caller's mistake is one line on stderr and exit code 2."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="workbench", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer's answer to a KeyboardInterrupt
             raise typer.Abort
         if sys.stdout is not None:
@@ -81,7 +81,9 @@ def main() -> None:
         message = getattr(error, "format_message", error.__str__)()
         if not message:  # called without a verb: the help was printed
             sys.exit(EXIT_MISTAKE)
-        _mistake(message, error)
+        context = getattr(error, "ctx", None)
+        command = "workbench" if context is None else context.command_path
+        _mistake(f"{message.rstrip('.')} (see {command} --help)", error)
     except typer.Abort:
         print(f"interrupted; {_after_a_stop()}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -43,6 +43,9 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+path_argument.__name__ = "path"  # the help shows a parser's name for what an option takes
+
+
 def print_json(value: Any) -> None:
     """Indented JSON on standard output; NaN and infinities are refused."""
     print(json.dumps(value, indent=2, allow_nan=False))

@@ -59,9 +59,13 @@ def check_outfile(path: Path, schema: str) -> None:
             whatever its version, and an empty one may be replaced.
     Raises:
         ValueError: a folder, a device or a pipe, a name with control characters, a file of another
-            kind, or a name that a run folder keeps its record under.
+            kind, a name that a run folder keeps its record under, or a place where no file can be
+            made.
     """
     _check(path, schema.rpartition("/")[0])
+    with unwritable(path):
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(prefix=".workbench-", dir=there).close()
 
 
 def _check(path: Path, kind: str) -> None:

@@ -95,6 +95,8 @@ def dashboard(
         raise ValueError(
             "optuna-dashboard is missing: pip install 'tile-workbench[fleet]'"
         ) from None
+    if not host:  # the server would listen on every interface
+        raise ValueError("host '': name an address to listen on, e.g. 127.0.0.1, or leave it out")
     import socketserver
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -112,7 +114,7 @@ def dashboard(
             server = make_server(host, port, wsgi(opened), Server, Quiet)
         except OSError as error:
             raise ValueError(
-                f"{host}:{port}: {error.strerror or error}: choose another --port"
+                f"{host}:{port}: {error.strerror or error}: choose another --host or --port"
             ) from error
         with server:
             # A run folder of one study opens on it.

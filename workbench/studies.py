@@ -142,5 +142,11 @@ def import_t4(
     from tuning.t4_import import t4_files
 
     paths = [Path(path) for path in ([files] if isinstance(files, str | Path) else files)]
+    for path in paths:
+        if path.is_dir() and not t4_files(path):
+            raise ValueError(
+                f"{path}: holds no T4 file, NAME.t4.json or NAME.t4.json.gz: name one, or a folder "
+                "of them"
+            )
     named = [file for path in paths for file in t4_files(path) or [path]]
     return import_files(named, Path(output), problem=problem, kernel=kernel, gpu=gpu)

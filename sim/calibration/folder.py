@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sim.calibration.record import Calibration
 from sim.gpu import Gpu
+from tiles.home_folder import home_folder
 
 __all__ = ["NO_CALIBRATION", "Chosen", "calibration_path", "choose_calibration"]
 
@@ -27,7 +28,7 @@ def calibration_path(gpu: str) -> Path:
     Source: XDG base directory specification 0.8; a relative path in the variable is ignored.
     """
     named = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "share"
+    base = Path(named) if os.path.isabs(named) else home_folder() / ".local" / "share"
     return base / "tile-workbench" / "calibrations" / f"{gpu}.json"
 
 
@@ -47,6 +48,8 @@ def choose_calibration(asked: str | Path | None, gpu: Gpu) -> Chosen:
         return Chosen(calibration=None, lines=())
     from sim.calibration.file import parse_calibration  # milliseconds that most predictions spare
 
+    if asked == "":
+        raise ValueError("calibration '': name a file, or none")
     if asked is not None:
         return _with_lines(parse_calibration(Path(asked), gpu))
     try:

@@ -40,6 +40,19 @@ def test_an_output_whose_name_would_garble_a_terminal(
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("output", ["file/x.json", "/proc/nowhere/x.json", LONG + "/x.json"])
+def test_what_takes_long_looks_first_whether_its_answer_can_be_kept(
+    output: str, emitted_package: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checked(*_: object, **__: object) -> None:
+        pytest.fail("the package was checked")
+
+    Path("file").touch()
+    monkeypatch.setattr("workbench.verification.verify", checked)
+    is_mistake(call("verify", emitted_package, "--output", output), "cannot be written")
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
 def test_no_file_replaces_a_device_or_a_pipe(
     run_folder: Path, emitted_package: Path, call: Call
 ) -> None:

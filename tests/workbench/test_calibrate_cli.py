@@ -88,6 +88,37 @@ def test_the_command_is_rehearsed_on_a_simulated_machine(
     assert named.calibration[0].startswith("calibration: SIMULATED machine, ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--seed", "-1"), "seed = -1: must lie in 0..2^32-1"),
+        (("--seed", str(2**32)), "seed = 4294967296: must lie in 0..2^32-1"),
+        (("--folder", "file"), "file/calibration.json: cannot be written: Not a directory"),
+        (("--folder", "file", "--output", "c.json"), "file: cannot be used: Not a directory"),
+        (("--output", "/proc/nowhere/c.json"), "cannot be written: No such file or directory"),
+        (("--folder", "package"), "package holds 'EVIDENCE.json' and no calibration: name another"),
+    ],
+)
+def test_a_calibration_that_cannot_be_kept_measures_nothing(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "EVIDENCE.json").touch()
+
+    def measured(*_: object, **__: object) -> None:
+        pytest.fail("a microbenchmark ran")
+
+    monkeypatch.setattr(calibrate_run, "_microbenchmarks", measured)
+    is_mistake(call("calibrate", "--simulate", "--timings", "16", *arguments), says)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["EVIDENCE.json", "file", "package"]
+
+
 def slow_memory(path: Path, factor: float) -> Path:
     """A calibration of a board whose memory and launches are slow."""
     gpu = sim.load_gpu("h200")

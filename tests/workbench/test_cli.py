@@ -187,16 +187,23 @@ MISTAKES = {
     "negative extent": (["predict", "--shape=-1x1x1"], "write 3 integers"),
     "absurd extent": (["predict", "--shape", "999999999x1x1"], "a dimension must lie in"),
     "unknown output": (["predict", "--shape", SHAPE, "--out", "int4"], "output format 'int4'"),
-    "unknown option": (["predict", "--shap", SHAPE], "No such option"),
-    "unknown verb": (["predikt"], "No such command"),
+    "unknown option": (["predict", "--shap", SHAPE], "(see workbench predict --help)"),
+    "unknown verb": (["predikt"], "Did you mean 'predict'? (see workbench --help)"),
+    "not a number": (["predict", "--tokens", "abc"], "a valid int (see workbench predict --help)"),
+    "empty calibration": (
+        ["predict", "--shape", SHAPE, "--calibration", ""],
+        "calibration '': name a file, or none",
+    ),
     "missing model": (["predict", "--model", "none.json", "--tokens", "1"], "none.json"),
     "missing sweep file": (["sweep", "none.yaml"], "none.yaml"),
     "missing run": (["emit", "none", "-o", "out"], "none"),
-    "missing run report": (["report", "none"], "none"),
+    "missing run report": (["report", "none"], "no such run folder: name one that a sweep wrote"),
+    "folder of no run": (["replay", "."], "plan.json is missing: name a run folder"),
     "missing run repair": (["repair", "none"], "none: no such folder: name the run folder"),
     "repair of no run": (["repair", "."], "holds no journal.log: name the run folder of a sweep"),
     "repair of a packed run": (["repair", str(PACKED)], "where it is damaged, bring back a copy"),
-    "missing package": (["verify", "none"], "none"),
+    "missing package": (["verify", "none"], "none does not exist: name an emitted folder"),
+    "package that is a device": (["verify", "/dev/null"], "/dev/null is no regular file"),
 }
 
 

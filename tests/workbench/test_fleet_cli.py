@@ -162,6 +162,7 @@ def test_a_missing_package_names_its_extra(
         (["sweep", "small.yaml", "--revalidate", "--allow-stale"], "exclude each other"),
         (["worker", "--study", "absent"], "absent: no such run folder"),
         (["dashboard", "absent"], "absent: no such run folder"),
+        (["dashboard", "absent", "--host", ""], "host '': name an address to listen on"),
         (
             ["sweep", "small.yaml", "--storage", NOBODY, "--study", "a|b"],
             "study name 'a|b': write it without |",

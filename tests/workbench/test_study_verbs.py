@@ -144,7 +144,8 @@ def test_a_run_goes_through_files_and_back(call: Call, folder: Path, tmp_path: P
         (("export", "{run}", "a.json", "--kernel", "y"), "has no study of 'y'"),
         (("import", "absent.json", "--output", "b"), "absent.json: cannot be read"),
         (("import", "{run}/plan.json", "--output", "b"), "plan.json: results: this key is missing"),
-        (("import", "{run}", "--output", "b"), "not a regular file"),
+        (("import", "{run}", "--output", "b"), "holds no T4 file, NAME.t4.json or"),
+        (("import", "{run}/gpu.yaml", "--output", "b"), "give a T4 file, as workbench export"),
     ],
 )
 def test_mistakes_are_one_line(

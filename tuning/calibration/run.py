@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from tuning.calibration.simulated import SimulatedMachine
 from tuning.calibration.timings import measured_tables
 from tuning.limits import JobLimits
 from tuning.microbench.outcome import Outcome, used_figures
-from tuning.microbench.run import run_microbenchmarks
+from tuning.microbench.run import RECORD, run_microbenchmarks
 from tuning.microbench.simulated import simulated_samples
 from tuning.plan import Plan, Strategy
 from tuning.records import Environment, Run
@@ -26,9 +26,13 @@ from tuning.search import Progress
 from tuning.sweep import run as run_sweep
 from tuning.worker import Worker
 
-__all__ = ["TIMINGS", "Calibrated", "calibrate"]
+__all__ = ["TIMINGS", "Calibrated", "calibrate", "check_folder"]
 
 TIMINGS = (16, 1024)  #: fewest and most
+#: Of the choice of kernels and of the sweep.
+SEEDS = 2**32
+#: The sweep's folder within the calibration's.
+SWEEP = "timings"
 #: Kept back for the fit and for a measurement that is under way when time is up.
 RESERVE_S = 60.0
 #: Of the time limit, at most, for microbenchmarks.
@@ -90,6 +94,8 @@ def calibrate(
     begin = time.monotonic()
     if not TIMINGS[0] <= timings <= TIMINGS[1]:
         raise ValueError(f"timings = {timings}: take {TIMINGS[0]} to {TIMINGS[1]}")
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed = {seed}: must lie in 0..2^32-1: correct it")
     if time_limit_s <= 2 * RESERVE_S:
         raise ValueError(
             f"a time limit of {time_limit_s:g} s: the fit alone needs {RESERVE_S:g}: "
@@ -103,7 +109,7 @@ def calibrate(
     plan = Plan(
         studies=studies,
         gpu=gpu,
-        folder=folder / "timings",
+        folder=folder / SWEEP,
         strategy=Strategy.STRATIFIED,
         max_measurements=PER_STUDY,
         time_limit_s=max(1.0, time_limit_s - RESERVE_S - (time.monotonic() - begin)),
@@ -127,6 +133,32 @@ def calibrate(
 
     run = run_sweep(plan, tell, price=None if machine is None else machine.price, limits=LIMITS)
     return _fitted(gpu, run, outcomes, unbegun, environment, simulate, plan, begin)
+
+
+def check_folder(folder: Path, written: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds something else, a package for one, before anything is measured.
+
+    Args:
+        written: names in it that the caller writes besides.
+
+    Raises:
+        ValueError: it is a file, cannot be read, or holds other things and no calibration.
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be used: {error.strerror}: name another --folder"
+        ) from error
+    if {RECORD, SWEEP} & set(names):
+        return
+    if foreign := [name for name in names if name not in written and not name.startswith(".")]:
+        raise ValueError(
+            f"{folder} holds {foreign[0]!r} and no calibration: name another --folder, one of its "
+            "own"
+        )
 
 
 def _microbenchmarks(

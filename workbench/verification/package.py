@@ -117,7 +117,8 @@ def open_package(path: Path) -> Package:
     if path.is_file():
         return _open_wheel(path, path)
     if not path.is_dir():
-        raise ValueError(f"{path} does not exist: name an emitted folder or a wheel")
+        what = "is no regular file" if path.exists() else "does not exist"
+        raise ValueError(f"{path} {what}: name an emitted folder or a wheel")
     record = path / EVIDENCE
     if not record.is_file():
         raise ValueError(f"{path} holds no {EVIDENCE}: it is not a folder that emit wrote")
