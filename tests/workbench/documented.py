@@ -3,7 +3,8 @@
 What a fence says decides:
 
 - ``console``: lines that begin with ``$ `` are commands, what follows is what they print, with
-  ``...`` for what differs.  ``workbench`` runs in this process, so that a page takes a second;
+  ``...`` for what differs.  ``workbench`` runs in this process, so that a page takes a second, and
+  what it prints goes into a file where the line ends in ``> FILE``;
   ``pip install -e .`` names the entry points of the folder's pyproject.toml on the path, which is
   what of it the workbench sees; anything else runs in a shell.
 - ``pycon``: a Python session, with doctest's rules.
@@ -76,7 +77,11 @@ class Session:
             done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, f"$ {line}\n{done.stdout}{done.stderr}"
             return done.stdout + done.stderr
+        arguments, _, file = arguments.partition(" > ")
         code, printed, said = _workbench(arguments)
+        if code == 0 and file:
+            Path(file).write_text(printed, encoding="utf-8")
+            return ""
         if code == 0:
             return printed  # what is said beside it is progress
         words = {1: ("FAILED", "findings"), 2: ("error: ",)}[code]

@@ -104,3 +104,16 @@ def test_outputs_are_written_anew_where_nothing_is_left_out(tmp_path: Path) -> N
         "words\n```console\n$ cat a.txt\n# a.txt\n$ echo new\n...\n```\n"
     )
     assert run_page(page, tmp_path) == 2
+
+
+def test_what_a_command_prints_goes_into_the_file_that_its_line_names(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```console\n$ workbench gpus --json > gpus.json\n$ head -2 gpus.json\n...\n```\n"
+    )
+    assert run_page(page, tmp_path) == 2
+    assert '"schema": "tile-workbench/gpus/1"' in (tmp_path / "gpus.json").read_text()
+    page.write_text("```console\n$ workbench gpus --jsn > more.json\n```\n")
+    with pytest.raises(AssertionError):
+        run_page(page, tmp_path)
+    assert not (tmp_path / "more.json").exists()
