@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ _LEFT_OVERS = frozenset(
         *(CALIBRATION_FILE, f"{CALIBRATION_FILE}.tmp"),
     }
 )
+#: What :func:`replace_file` calls a file that is not whole yet, after its own name.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}(?=\.tmp$)")
 
 
 @contextlib.contextmanager
@@ -85,13 +89,15 @@ def whole(path: Path) -> Iterator[None]:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never seen half.
 
+    Of several processes that write it at once each has a name of its own; the last one's stays.
+
     Raises:
         ValueError: it cannot be written, or a device or a pipe stands there.
     """
     check_regular(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -148,7 +154,7 @@ def check_folder(plan: Plan, *, sources: bool = True) -> None:
         raise ValueError(
             f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
         )
-    elif foreign := [name for name in names if name not in _LEFT_OVERS]:
+    elif foreign := [name for name in names if _TEMPORARY.sub("", name) not in _LEFT_OVERS]:
         raise ValueError(
             f"{plan.folder} holds {foreign[0]!r} and no sweep: choose another output, a folder "
             "of its own"

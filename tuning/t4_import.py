@@ -105,6 +105,8 @@ def import_t4(
         raise ValueError(
             f"{folder}: cannot be made: {error.strerror}: choose another output"
         ) from error
+    except ValueError as error:  # nobody knows the name under which it is made
+        raise ValueError(str(error).replace(str(made), str(folder))) from error
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(made)

@@ -16,7 +16,7 @@ import tuning
 from tiles.kernels.closure import source_digest
 from tuning import Strategy
 from tuning.journal_file import JOURNAL
-from tuning.store import replace_file
+from tuning.store import check_folder, replace_file, store_plan
 from tuning.stored_plan import GPU_FILE, PLAN_FILE
 
 
@@ -178,3 +178,39 @@ def test_a_pipe_is_not_replaced_by_a_file_of_the_run(tmp_path: Path) -> None:
         replace_file(tmp_path / GPU_FILE, b"x")
     assert [path.name for path in tmp_path.iterdir()] == [GPU_FILE]
     assert (tmp_path / GPU_FILE).is_fifo()
+
+
+def test_two_processes_may_write_one_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / GPU_FILE, os.fsync
+
+    def meanwhile(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", synced)
+        replace_file(path, b"the other's")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    replace_file(path, b"mine, which is longer")
+    assert path.read_bytes() == b"mine, which is longer"
+    assert [left.name for left in tmp_path.iterdir()] == [GPU_FILE]
+
+
+def test_a_folder_where_a_killed_sweep_left_half_a_file_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    plan = make_plan(tmp_path / "run")
+    plan.folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store_plan(plan)
+    (left,) = plan.folder.iterdir()
+    assert left.name.startswith(GPU_FILE)
+    assert left.suffix == ".tmp"
+    check_folder(plan)
+    (plan.folder / "notes.0123abcd.tmp").touch()
+    with pytest.raises(ValueError, match=r"holds 'notes\.0123abcd\.tmp' and no sweep"):
+        check_folder(plan)

@@ -154,7 +154,8 @@ def check_folder(folder: Path, written: Sequence[str] = ()) -> None:
         ) from error
     if {RECORD, SWEEP} & set(names):
         return
-    if foreign := [name for name in names if name not in written and not name.startswith(".")]:
+    own = (".", RECORD, *written)
+    if foreign := [name for name in names if not name.startswith(own)]:
         raise ValueError(
             f"{folder} holds {foreign[0]!r} and no calibration: name another --folder, one of its "
             "own"
