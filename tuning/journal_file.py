@@ -139,7 +139,9 @@ def _scan(path: Path) -> tuple[list[dict[str, Any]], int, str]:
     try:
         return EntryCheck().read(_content(path))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ValueError(
+            f"{path}: cannot be read: {error.strerror or error}: check its permissions"
+        ) from error
 
 
 def _content(path: Path) -> bytes:

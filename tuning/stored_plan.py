@@ -39,6 +39,7 @@ _BUDGET = ("max_measurements", "time_limit_s")
 #: How messages call a key of the plan.
 _SAID = {
     "gpu_sha256": "the GPU file",
+    "studies": "what is searched",
     "sources": "the kernels' source",
     "calibration_sha256": "the calibration",
 }
@@ -98,7 +99,8 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     there, here = objective_of(stored), objective_of(wanted)
     if there is not here:
         return f"the objective, {there.value} there and {here.value} here,"
-    for key in [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
+    # Other kernels have other sources, which would be no news.
+    for key in ["studies", *wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
         if key not in _BUDGET and stored.get(key) != wanted.get(key):
             return _SAID.get(key, key)
     return ""

@@ -44,10 +44,12 @@ def banded(table: Table, console: "Console") -> list[Table]:
             parts.append(longer)
         else:
             parts[-1] = longer
-    return [
-        _part(table, chosen, _widths(table, chosen, need, natural, console.width), first=not index)
-        for index, chosen in enumerate(parts or [names])
+    found = [
+        _part(table, chosen, _widths(table, chosen, need, natural, console.width))
+        for chosen in parts or [names]
     ]
+    found[0].title, found[-1].caption = table.title, table.caption
+    return found
 
 
 def _size(column: Column, console: "Console") -> Measurement:
@@ -90,10 +92,10 @@ def _widths(
     return widths
 
 
-def _part(table: Table, chosen: Sequence[int], widths: Sequence[int], *, first: bool) -> Table:
+def _part(table: Table, chosen: Sequence[int], widths: Sequence[int]) -> Table:
     part = Table(
-        title=table.title if first else None,
         title_justify=table.title_justify,
+        caption_justify=table.caption_justify,
         box=table.box,
         padding=table.padding,
         pad_edge=table.pad_edge,

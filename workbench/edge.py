@@ -19,6 +19,7 @@ _NEXT_STEPS = {
     "literal_error": "choose one of them",
     "string_pattern_mismatch": "write it on one line, without control characters",
     "too_short": "add what is missing",
+    "union_tag_not_found": "write shape: [M, N, K], or model: and tokens:, or problem: TEXT",
     "too_long": "split it over several files",
 }
 
@@ -70,6 +71,9 @@ def complaint(path: Path, error: ValidationError, tags: frozenset[str] = frozens
     tail = f" (and {more} more)" if more else ""
     if kind == "missing":
         return f"{place}: this key is missing: {_NEXT_STEPS[kind]}{tail}"
+    if kind == "union_tag_not_found":  # pydantic names the function that tells entries apart
+        given = shown(first["input"])
+        return f"{place}: does not say what it is of, got {given}: {_NEXT_STEPS[kind]}{tail}"
     if kind == "unknown_key":
         return f"{place}: {message}{tail}"
     # A ValueError of our own validators already says rule, value and next step.

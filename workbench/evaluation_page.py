@@ -72,8 +72,9 @@ def _read(path: Path) -> str:
             f"{path}: no such page: make one with the lines {BEGIN} and {END}"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ValueError(
-            f"{path}: cannot be read as text: {error}: name a Markdown page"
+            f"{path}: cannot be read as text ({reason}): name a Markdown page"
         ) from error
 
 

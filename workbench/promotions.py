@@ -201,7 +201,11 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be read: {error.strerror}: check its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cut off or corrupt ({error}): choose another output") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise ValueError(f"{path} does not carry the schema {SCHEMA!r}: choose another output")

@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
     ValidationInfo,
 )
 
-from tiles.intake import nearest
+from tiles.intake import nearest, shown
 from tiles.problems import MAX_EXTENT, parse_problem
 from workbench.edge import StrictEntry
 from workbench.time_limit import parse_time_limit
@@ -34,9 +35,17 @@ _MODEL, _SHAPE, _PROBLEM = "model entry", "shape entry", "problem entry"
 KINDS = frozenset((_MODEL, _SHAPE, _PROBLEM))
 
 
-def _time_limit(text: str) -> str:
-    parse_time_limit(text)
-    return text
+def _time_limit(value: Any) -> Any:
+    """Looked at before its type is: seconds without their letter are a number."""
+    parse_time_limit(value)
+    return value
+
+
+def _written_out(path: str) -> str:
+    """Nobody expands a tilde in a file: it would be a folder of that name."""
+    if path.startswith("~"):
+        raise ValueError(f"{shown(path)}: ~ stands for no home here: write the whole path")
+    return path
 
 
 def beside(value: str, info: ValidationInfo) -> str:
@@ -46,7 +55,11 @@ def beside(value: str, info: ValidationInfo) -> str:
 
 
 #: No control characters: they have no place in a path and would break a one-line message.
-PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathText = Annotated[
+    str,
+    Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    AfterValidator(_written_out),
+]
 _Extent = Annotated[int, Field(ge=1, le=MAX_EXTENT)]
 
 
@@ -80,7 +93,7 @@ class SearchEntry(StrictEntry):
 
     strategy: Literal["hybrid", "model", "tpe", "random", "stratified", "exhaustive"] = "hybrid"
     max_measurements: Annotated[int, Field(ge=1, le=1_000_000)] = 32  #: per study
-    time_limit: Annotated[str, AfterValidator(_time_limit)] = "30m"  #: of the whole sweep
+    time_limit: Annotated[str, BeforeValidator(_time_limit)] = "30m"  #: of the whole sweep
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -91,8 +104,11 @@ class MeasureEntry(StrictEntry):
     cache: Literal["cold", "warm"] = "cold"
 
 
-def _entry_kind(value: Any) -> str:
-    """Which kind of problem entry was meant, so that its mistakes are told in its own terms."""
+def _entry_kind(value: Any) -> str | None:
+    """Which kind of problem entry was meant, so that its mistakes are told in its own terms.
+
+    ``None`` where nothing says so.
+    """
     if isinstance(value, ShapeEntry):
         return _SHAPE
     if isinstance(value, ProblemEntry):
@@ -105,8 +121,9 @@ def _entry_kind(value: Any) -> str:
         return _MODEL
     if "problem" in value:
         return _PROBLEM
-    near = (kind for kind in (_SHAPE, _PROBLEM) for key in value if nearest(key, kind.split()[:1]))
-    return next(near, _MODEL)
+    kinds = (_SHAPE, _PROBLEM, _MODEL)
+    near = (kind for kind in kinds for key in value if nearest(key, kind.split()[:1]))
+    return next(near, None)
 
 
 AnyEntry = ModelEntry | ShapeEntry | ProblemEntry

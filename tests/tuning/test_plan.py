@@ -35,7 +35,7 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
         ({"strategy": Strategy.TPE}, "strategy"),
         ({"cache": "warm"}, "cache"),
         ({"simulate": False}, "simulate"),
-        ({"studies": 2}, "studies"),
+        ({"studies": 2}, "what is searched"),
         ({"gpu": fake_kernels.gpu(title="another")}, "the GPU file"),
     ],
 )

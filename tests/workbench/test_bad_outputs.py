@@ -109,3 +109,9 @@ def test_an_older_file_of_the_same_kind_is_replaced(run_folder: Path, call: Call
     is_mistake(
         call("replay", run_folder, "-o", "one.json"), "exists and holds no tile-workbench/replay"
     )
+
+
+def test_a_sweep_over_other_kernels_is_told_as_such(run_folder: Path, call: Call) -> None:
+    """Of other kernels the sources differ as well, though nobody edited one."""
+    Path("other.yaml").write_text(SWEEP.replace("triton_gemm", "hopper_gemm"))
+    is_mistake(call("sweep", "other.yaml"), "holds another sweep (what is searched differs)")

@@ -63,6 +63,9 @@ def test_every_part_names_its_rows(width: int) -> None:
     parts = banded(table, console)
     assert len(parts) > 1
     assert [part.title for part in parts] == [table.title] + [None] * (len(parts) - 1)
+    table.caption = "note"
+    captions = [part.caption for part in banded(table, console)]
+    assert captions == [None] * (len(parts) - 1) + ["note"]
     for part in parts:
         assert list(part.columns[0].cells) == list(table.columns[0].cells)
     # Each other column stands in one part, in the order of the whole.

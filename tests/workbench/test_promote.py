@@ -269,6 +269,10 @@ def test_an_unfinished_or_other_promotion_is_neither_emitted_nor_mixed(
     path.write_text("{")
     with pytest.raises(ValueError, match=r"promotion\.json: cut off or corrupt"):
         workbench.emit(out, tmp_path / "emitted")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"promotion\.json: cannot be read: Is a directory: check"):
+        workbench.emit(out, tmp_path / "emitted")
 
 
 def test_gpus_do_not_mix(runs: Path) -> None:

@@ -281,7 +281,7 @@ MISTAKES = {
     ),
     "time limit": (
         ("output", "search: {time_limit: 30}\noutput"),
-        "search.time_limit: input should be a valid string, got 30",
+        "search.time_limit: a time limit is written 90s, 30m or 2h, got 30: correct it",
     ),
     "boolean": (("output", "quantize: 1\noutput"), "quantize: input should be a valid boolean"),
     "yes": (("output", "quantize: yes\noutput"), "quantize: input should be a valid boolean"),
@@ -294,6 +294,15 @@ MISTAKES = {
     "huge tensor": (("[512, 1024,", "[16777216, 16777216,"), "problems[0]: "),
     "no problems": ((f"\n  - {SHAPE}", " []"), "problems: list should have at least 1 item"),
     "no entry": ((SHAPE, "5"), "problems[0]: takes {key: value} pairs, got 5"),
+    "an entry of nothing": (
+        (SHAPE, "{}"),
+        "problems[0]: does not say what it is of, got {}: write shape: [M, N, K], or model:",
+    ),
+    "an entry of something else": (
+        (SHAPE, "{tile: 5}"),
+        "problems[0]: does not say what it is of, got {'tile': 5}: write shape: [M, N, K], or",
+    ),
+    "a tilde": (("runs/minimal", "~/x"), "output: '~/x': ~ stands for no home here: write the"),
     "both kinds": ((SHAPE, "{shape: [1, 1, 1], tp: 1}"), "problems[0]: unknown key 'tp'"),
     "misspelt kind": ((SHAPE, "{modle: x, tokens: [1]}"), "problems[0]: unknown key 'modle': did"),
     "misspelt shape": ((SHAPE, "{shapes: [1, 1, 1]}"), "problems[0]: unknown key 'shapes': did"),
