@@ -23,6 +23,7 @@ from tuning.begun_mark import check_begun, is_begun, mark_begun
 from tuning.journal_file import (
     EntryCheck,
     bad_line,
+    check_writable_place,
     set_aside,
 )
 from tuning.leases import anyone_alive
@@ -47,6 +48,7 @@ class RunJournal(BaseJournalBackend):
         self._path = path
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError(f"{path}: not a regular file: choose another folder or delete it")
+        check_writable_place(path)
         check_begun(path)
         self._begun = is_begun(path)
         self._check = EntryCheck()

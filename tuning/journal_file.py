@@ -20,6 +20,7 @@ __all__ = [
     "EntryCheck",
     "ReadOnlyJournal",
     "bad_line",
+    "check_writable_place",
     "read_journal",
     "repair",
     "set_aside",
@@ -159,6 +160,19 @@ def _content(path: Path) -> bytes:
     return data
 
 
+def check_writable_place(path: Path) -> None:
+    """Refuse a journal that leads out of its folder: it is written and cut in place.
+
+    Raises:
+        ValueError: it, or the file for what is set aside, is a link.
+    """
+    for one in (path, path.with_name(path.name + ".torn")):
+        if one.is_symlink():
+            raise ValueError(
+                f"{one}: is a link, and what it leads to would be written: copy the file here"
+            )
+
+
 def bad_line(path: Path, number: int, fault: str) -> ValueError:
     """The error that names a journal's first bad line and the way on."""
     return ValueError(
@@ -220,6 +234,7 @@ def repair(folder: Path) -> int:
     _, good_bytes, fault = _scan(path)
     if not fault:
         return 0
+    check_writable_place(path)
     if anyone_alive(folder):
         raise ValueError(f"{folder} is being written by another sweep: wait for its end")
     try:

@@ -229,3 +229,20 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
             RunJournal(tmp_path / JOURNAL)
     finally:
         signal.alarm(0)
+
+
+@pytest.mark.parametrize("name", [JOURNAL, f"{JOURNAL}.torn"])
+def test_what_a_link_leads_to_is_neither_cut_nor_written(tmp_path: Path, name: str) -> None:
+    """A repair emptied the file that a journal led to, and a sweep then wrote into it."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.write_bytes(b"mine\n")
+    (run / name).symlink_to(elsewhere)
+    if name != JOURNAL:
+        (run / JOURNAL).write_bytes(b"torn")
+    with pytest.raises(ValueError, match=rf"run/{name}: is a link, and what it leads to"):
+        repair(run)
+    with pytest.raises(ValueError, match=rf"run/{name}: is a link, and what it leads to"):
+        RunJournal(run / JOURNAL)
+    assert elsewhere.read_bytes() == b"mine\n"
+    assert sorted(path.name for path in run.iterdir()) == sorted({JOURNAL, name})
