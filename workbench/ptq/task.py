@@ -38,10 +38,19 @@ def task_code(name: str, what: str) -> Iterator[None]:
     """Turn what breaks in a task's own code into a caller's mistake, which names task and part.
 
     Raises:
-        ValueError: it broke; ``WORKBENCH_TRACEBACK=1`` shows where.
+        ValueError: it broke, or ended the process; ``WORKBENCH_TRACEBACK=1`` shows where.
     """
     try:
         yield
+    except SystemExit as error:
+        raise ValueError(
+            f"task {shown(name)}: {what} ended the process (exit code {error.code}): take that "
+            "out, or put it under if __name__ == '__main__'"
+        ) from error
+    except ValueError as error:
+        if str(error).startswith("task "):
+            raise
+        raise ValueError(f"task {shown(name)}: {what} failed: {error}") from error
     except _BREAKS as error:
         text = " ".join(str(error).split())
         raise ValueError(

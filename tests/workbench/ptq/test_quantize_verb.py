@@ -236,3 +236,18 @@ def test_help_of_the_verb_loads_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise ValueError('no data here')", "importing 'mine' failed: no data here"),
+        ("import sys; sys.exit(5)", "importing 'mine' ended the process (exit code 5): take that"),
+    ],
+    ids=["value error", "exit"],
+)
+def test_a_file_that_breaks_or_ends_is_named(
+    call: Call, folder: Path, code: str, says: str
+) -> None:
+    (folder / "mine.py").write_text(code)
+    is_mistake(call("quantize", "mine:TASK"), f"task 'mine:TASK': {says}")
