@@ -79,6 +79,12 @@ def test_every_plot_is_drawn_and_the_page_fits(
     assert said == []
     assert asked == [path.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+    if size != "desktop":  # the winners' configurations are seen without scrolling sideways
+        tables = page.locator("#winners .scroll")
+        assert tables.count() >= 1
+        for index in range(tables.count()):
+            wide = tables.nth(index).evaluate("t => t.scrollWidth - t.clientWidth")
+            assert wide <= 0, tables.nth(index).get_attribute("aria-label")
     ink = page.evaluate("getComputedStyle(document.querySelector('.ytick text')).fill")
     assert ink == {"light": "rgb(28, 33, 40)", "dark": "rgb(230, 233, 238)"}[scheme]
 

@@ -240,3 +240,14 @@ def test_runs_of_one_shape_compete(tmp_path: Path) -> None:
     # Where one entry has no reading, all go by what is predicted.
     (mixed,) = fronts([*tradeoffs(run), replace(twice[0], energy_mj=None)])
     assert mixed.energy_word == "predicted"
+
+
+def test_a_recipe_that_quantises_nothing_launches_its_product_alone() -> None:
+    launches = {row.recipe: row.launches for row in tradeoffs(energetic())}
+    assert launches == {
+        "bf16": "product",
+        "e4m3-row": "product, quantize",
+        "int8-row": "product, quantize",
+    }
+    alone = tradeoffs(energetic(quantize=False))
+    assert {row.launches for row in alone} == {"product"}

@@ -75,6 +75,7 @@ def _speed(run: Run, rows: Sequence[Compared]) -> Section:
                 Column("SQNR outlier, dB", "number"),
             ],
             [_comparison(row) for row in rows if row.simulated is simulated],
+            cards=True,
         )
     after = f"<details><summary>The numbers</summary>{tables}</details>" if tables else ""
     return Section(
@@ -122,9 +123,9 @@ def _tradeoff(run: Run) -> Section:
         )
     if left := without_energy(rows, found):
         words += f" {left}"
-    beaten = tradeoff_tables(found, kept=False)
+    beaten = tradeoff_tables(found, kept=False, cards=True)
     after = _paragraph("Beaten by no other in time, energy and error:")
-    after += tradeoff_tables(found, kept=True)
+    after += tradeoff_tables(found, kept=True, cards=True)
     if beaten:
         after += f"<details><summary>Those that are beaten</summary>{beaten}</details>"
     return Section(

@@ -48,6 +48,20 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 2px sol
 .contents { margin-top: 0.8rem; } footer { margin-top: 3rem; }
 .badge { font-size: 0.75rem; font-weight: 600; border: 1px solid; border-radius: 1rem;
   padding: 0.05rem 0.5rem; white-space: nowrap; }
+@media (max-width: 40rem) { .cards { border: 0; max-height: none; }
+  .cards table, .cards tbody, .cards tr, .cards td { display: block; }
+  .cards thead { display: none; }
+  .cards tr { border: 1px solid var(--line); border-radius: 8px; padding: 0.4rem 0.7rem;
+    margin-bottom: 0.6rem; }
+  .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0;
+    padding: 0.1rem 0; line-height: 1.35; white-space: normal; overflow-wrap: anywhere;
+    text-align: right; }
+  .cards td::before { content: attr(data-of); color: var(--soft); text-align: left;
+    flex: 0 0 auto; font-weight: 400; }
+  .cards td:first-child { font-weight: 600; display: block; text-align: left; }
+  .cards td:first-child::before { content: none; }
+  .cards td.wrap, .cards td.code { display: block; text-align: left; }
+  .cards td.wrap::before, .cards td.code::before { display: block; } }
 """
 
 # Colours of text and grid follow the page's scheme, also when it changes while the page is open.

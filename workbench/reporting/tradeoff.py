@@ -72,7 +72,8 @@ class Tradeoff:
     @property
     def launches(self) -> str:
         """What its time and energy are of."""
-        return "product, quantize" if self.with_quantize else "product"
+        quantized = self.with_quantize and quantize_step(self.problem) is not None
+        return "product, quantize" if quantized else "product"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

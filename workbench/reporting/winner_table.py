@@ -63,7 +63,7 @@ def winner_table(studies: Sequence[StudyRecord], simulated: bool) -> str:
                 best.config,
             ]
         )
-    return table(columns, rows)
+    return table(columns, rows, cards=True)
 
 
 def _energies(best: TrialRecord, simulated: bool) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""What the pages of a site have beyond the style of a report: tiles, drawn plots, cards."""
+"""What the pages of a site have beyond the style of a report: tiles, drawn plots."""
 
 __all__ = ["SITE_STYLE"]
 
@@ -20,18 +20,4 @@ SITE_STYLE = """
 .chart .faint circle { fill-opacity: 0.2; stroke-opacity: 0.4; }
 .chart .legend i { background: var(--of); border: 2px solid var(--of); border-radius: 50%; }
 .chart .legend i.hollow { background: none; }
-@media (max-width: 40rem) { .cards { border: 0; max-height: none; }
-  .cards table, .cards tbody, .cards tr, .cards td { display: block; }
-  .cards thead { display: none; }
-  .cards tr { border: 1px solid var(--line); border-radius: 8px; padding: 0.4rem 0.7rem;
-    margin-bottom: 0.6rem; }
-  .cards td { display: flex; justify-content: space-between; gap: 1rem; border: 0;
-    padding: 0.1rem 0; line-height: 1.35; white-space: normal; overflow-wrap: anywhere;
-    text-align: right; }
-  .cards td::before { content: attr(data-of); color: var(--soft); text-align: left;
-    flex: 0 0 auto; font-weight: 400; }
-  .cards td:first-child { font-weight: 600; display: block; text-align: left; }
-  .cards td:first-child::before { content: none; }
-  .cards td.wrap, .cards td.code { display: block; text-align: left; }
-  .cards td.wrap::before, .cards td.code::before { display: block; } }
 """
