@@ -65,6 +65,9 @@ def sort_out(
     Args:
         folder: that was scanned.
         chosen: a family that all files of its kind belong to.
+
+    Raises:
+        ValueError: there is none of the chosen family's kind, but others.
     """
     groups: dict[tuple[PurePosixPath, ProductKind], list[FoundFile]] = {}
     unknown: list[Unknown] = []
@@ -76,6 +79,13 @@ def sort_out(
             unknown.append(Unknown(found=found, message=_unknown(found, chosen)))
         else:
             groups.setdefault((found.root, kind), []).append(found)
+    kinds = {kind for _, kind in groups}
+    if chosen is not None and kinds and chosen.kind not in kinds:
+        raise ValueError(
+            f"family {chosen.name!r}: is of {chosen.kind.value} files, {folder} holds "
+            f"{' and '.join(sorted(kind.value for kind in kinds))} ones: choose another, or leave "
+            "it out"
+        )
     read: list[ReadFile] = []
     for (root, kind), members in groups.items():
         family = (

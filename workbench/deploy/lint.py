@@ -74,7 +74,8 @@ def lint(
         fix: mend what can be, with backups.
 
     Raises:
-        ValueError: no such folder, model, GPU or run; a bad argument; or ``fix`` cannot write.
+        ValueError: no such folder, model, GPU or run; a folder without tuned files; a bad
+            argument; or ``fix`` cannot write.
     """
     if triton is not None and parse_version(triton) is None:
         raise ValueError(f"--triton {shown(triton)}: write three numbers, X.Y.Z")
@@ -97,6 +98,11 @@ def lint(
         run=loaded,
     )
     report, files = _check(question)
+    if not report.files and not report.findings and model is None:  # no answer to trust
+        raise ValueError(
+            f"{folder}: holds no tuned files: give the folder that an engine reads, or add --model "
+            "and --family to be told which ones a model asks for"
+        )
     if not fix:
         return report
     fixed = mend(question.folder, files, report.findings)

@@ -235,6 +235,7 @@ def test_a_tie_is_lost_by_order_alone(tmp_path: Path) -> None:
     ("question", "message"),
     [
         ({"family": "vllm"}, "unknown family 'vllm': did you mean 'vllm-moe'"),
+        ({"family": "sglang-moe"}, "'sglang-moe': is of moe files, .* holds linear ones: choose"),
         ({"gpu": "h2000"}, "unknown GPU|no GPU|h2000"),
         ({"triton": "3.6"}, r"--triton '3.6': write three numbers, X.Y.Z"),
         ({"tp": 8}, "speak of a model: add --model"),
@@ -257,6 +258,26 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(ValueError, match="not a folder"):
         lint(file)
+
+
+@pytest.mark.parametrize("files", [{}, {"config.json": {"model_type": "llama"}}])
+def test_a_folder_without_tuned_files_answers_for_a_model_alone(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    """A wrong folder is not one without faults."""
+    folder = write(tmp_path / "configs", files)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="configs: holds no tuned files: give the folder that"):
+        lint(folder)
+    model = tmp_path / "model.json"
+    model.write_text(
+        '{"model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, '
+        '"num_attention_heads": 32, "num_key_value_heads": 4, "num_hidden_layers": 2, '
+        '"vocab_size": 32000}'
+    )
+    coding = {"dtype": "fp8_w8a8", "block_shape": "128x128"}
+    found = lint(folder, family="vllm-linear", model=model, gpu="h200", **coding)
+    assert {finding.rule for finding in found.findings} == {"model.missing"}
 
 
 def test_a_tree_that_is_far_too_deep_is_refused(tmp_path: Path) -> None:
