@@ -31,7 +31,10 @@ GPU_FILE = "gpu.yaml"
 CALIBRATION_FILE = "calibration.json"
 
 #: How optuna and the records answer to data of the wrong shape.
-UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
+UNFIT = (
+    *(KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError),
+    OverflowError,
+)
 _NUMBERS = ("seed", "max_measurements", "time_limit_s")
 _TEXTS = ("gpu", "cache", "strategy")
 #: A sweep may be continued with more measurements or more time; the rest of its plan is fixed.

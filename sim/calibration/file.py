@@ -20,7 +20,7 @@ __all__ = ["MAX_FILE_BYTES", "SCHEMA", "About", "calibration_text", "parse_calib
 
 SCHEMA = "tile-workbench/calibration/1"
 MAX_FILE_BYTES = 2**24
-_UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+_UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The calibration file: what was written predicts the same, and what does not fit is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,10 @@ PLAIN_TREES = {"base": 0.0, "depth": 1}  #: the numbers; arrays are looked at af
         (
             lambda c: c["families"]["hopper_gemm"]["extents"]["gemm"][0].__setitem__(0, -1),
             "1 <= low <= high",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"]["extents"]["gemm"][0].__setitem__(0, math.inf),
+            "cannot convert float infinity to integer: calibrate anew",
         ),
         (
             lambda c: c["families"]["hopper_gemm"]["residual"].update(clip=None),

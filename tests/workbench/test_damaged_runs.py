@@ -35,6 +35,10 @@ JOURNALS = {
     "no parameters": lambda lines: [
         line.replace(b'"distribution":', b'"distribution":0,"x":') for line in lines
     ],
+    "infinite parameter": lambda lines: [
+        line.replace(b'"param_value_internal":', b'"param_value_internal":Infinity,"x":')
+        for line in lines
+    ],
     "reversed": lambda lines: lines[::-1],
     "binary": _with(bytes(range(256))),
     "zeros": _with(bytes(4096)),
