@@ -13,7 +13,7 @@ from tuning.family import family
 from tuning.records import Environment, Run, StudyRecord
 from tuning.visible_gpu import visible_gpu
 
-__all__ = ["changes", "host_environment", "stale_lines", "staleness"]
+__all__ = ["changes", "host_environment", "stale_lines", "stale_studies", "staleness"]
 
 #: What a kernel's time depends on beside its source; Python and NumPy do not take part.
 _VERSIONS: Mapping[Backend, Sequence[str]] = {
@@ -101,12 +101,17 @@ def staleness(study: StudyRecord, here: Environment | None) -> list[str]:
     return found
 
 
-def stale_lines(run: Run) -> list[str]:
-    """A line for every study whose results rest on something that has changed since."""
+def stale_studies(run: Run) -> list[tuple[str, str]]:
+    """Studies whose results rest on something that has changed since, each with what has."""
     here = host_environment()
     found = ((study, staleness(study, here)) for study in run.studies if study.trials)
     return [
-        f"{study.problem} with {study.kernel}: {', '.join(reasons)}"
+        (f"{study.problem} with {study.kernel}", ", ".join(reasons))
         for study, reasons in found
         if reasons
     ]
+
+
+def stale_lines(run: Run) -> list[str]:
+    """A line for every study whose results rest on something that has changed since."""
+    return [f"{study}: {reason}" for study, reason in stale_studies(run)]

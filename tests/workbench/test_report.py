@@ -350,3 +350,21 @@ def test_a_plot_has_all_its_views_in_its_file() -> None:
         "map,,,f,,second,2.0,",
         "map,,,g,,second,3.0,",
     ]
+
+
+def test_one_change_is_one_banner_however_many_studies_rest_on_it(tmp_path: Path) -> None:
+    """A banner a study filled the first screen of the page."""
+    old = invented_run(recipes=("bf16", "e4m3-row"), quantize=False, source="0" * 64)
+    kernels = {study.kernel for study in old.studies}
+    assert len(old.studies) == 4
+    page = Page(write_report(old, tmp_path / "report.html"))
+    assert page.source.count("<b>STALE</b>") == len(kernels)
+    for kernel in kernels:
+        count = sum(study.kernel == kernel for study in old.studies)
+        assert f"{count} studies: the source of {kernel} changed" in page.text
+    for study in old.studies:
+        assert f"<li>{study.problem} with {study.kernel}</li>" in page.source
+    (single,) = invented_run(shapes=((64, 64, 64),), recipes=("bf16",), source="0" * 64).studies
+    page = Page(write_report(replace(old, studies=(single,)), tmp_path / "report.html"))
+    assert f"{single.problem} with {single.kernel}: the source of" in page.text
+    assert "<summary>Which</summary>" not in page.source

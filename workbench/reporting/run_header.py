@@ -4,9 +4,9 @@ import html
 
 from tuning import Environment, Run
 from tuning.objective import objective_of
+from tuning.staleness import stale_studies
 from workbench.reporting.printable import printable_name
 from workbench.reporting.section import facts_list
-from workbench.shared import stale_lines
 
 __all__ = ["header"]
 
@@ -40,11 +40,23 @@ def header(run: Run) -> str:
         "L2 before a launch": run.plan.get("cache"),
         "Run folder": printable_name(run.folder.name),
     }
-    stale = "".join(
-        f'<p class="banner simulated"><b>STALE</b> {html.escape(line)}</p>'
-        for line in stale_lines(run)
-    )
-    return f"{banner}{stale}{facts_list(facts)}"
+    return f"{banner}{_stale(run)}{facts_list(facts)}"
+
+
+def _stale(run: Run) -> str:
+    """A banner for each thing that has changed, and the studies that rest on it."""
+    by_reason: dict[str, list[str]] = {}
+    for study, reason in stale_studies(run):
+        by_reason.setdefault(reason, []).append(study)
+    found = ""
+    for reason, studies in by_reason.items():
+        which = f"{len(studies)} studies" if len(studies) > 1 else studies[0]
+        listed = "".join(f"<li>{html.escape(study)}</li>" for study in studies)
+        found += f'<div class="banner simulated"><b>STALE</b> {html.escape(f"{which}: {reason}")}'
+        if len(studies) > 1:
+            found += f"<details><summary>Which</summary><ul>{listed}</ul></details>"
+        found += "</div>"
+    return found
 
 
 def _banner(simulated: bool) -> str:
