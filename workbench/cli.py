@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from tiles.intake import shown
 from workbench.calibrate_verb import add_calibrate_verb
 from workbench.catalogue_verbs import add_catalogue_verbs
 from workbench.convert_verb import add_convert_verb
@@ -92,6 +93,12 @@ def main() -> None:
         sys.exit(EXIT_TERMINATED)
     except OSError as error:
         _system_error(error)
+    except UnicodeEncodeError as error:
+        _mistake(
+            f"{shown(error.object)}: this locale has no such characters ({error.encoding}): choose "
+            "another name, or a UTF-8 locale",
+            error,
+        )
     except ValueError as error:
         _mistake(str(error), error)
     finally:

@@ -49,6 +49,15 @@ def test_a_narrow_ascii_terminal_gets_an_answer() -> None:
     assert done.stdout.endswith("rc=0\n")
 
 
+def test_a_name_that_the_locale_has_no_letters_for_is_told() -> None:
+    Path("sweep.yaml").write_text(SWEEP.replace("output: run", "output: r\u00fcn"), "utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = _workbench("sweep sweep.yaml", **ascii_only)
+    assert done.stdout == "rc=2\n"
+    assert "this locale has no such characters (ascii): choose another name" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "says"),
     [
