@@ -18,7 +18,6 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap
 from sim.parameters import STREAM
-from sim.pipes import ISSUE_LANES
 
 __all__ = ["Streaming", "streaming_cost"]
 
@@ -65,7 +64,7 @@ def streaming_cost(work: Streaming, gpu: Gpu) -> Cost:
         clock_ghz=clock_ghz,
     )
     each_sm = work.elements / gpu.sm_count / clock_ghz
-    issue = each_sm * work.instructions / ISSUE_LANES
+    issue = each_sm * work.instructions / gpu.issue_per_clk
     special = each_sm * work.special_functions / gpu.special_per_clk
     ends = gpu.dram_latency_ns + STREAM.cta_clk / clock_ghz
     main = overlap(one * dram, l2, one * issue, one * special)
