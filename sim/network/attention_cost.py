@@ -190,13 +190,14 @@ def attention_cost(work: Attention, gpu: Gpu) -> Cost:
         for name, (read, written) in (("attention-rows", before), ("attention-dq", behind))
     ]
     parts = [_tiles_cost(work, gpu, *tiles), *rows]
+    none = np.zeros(1)
     return Cost(
-        time_us=sum((one.time_us for one in parts), np.zeros(1)),
+        time_us=sum((one.time_us for one in parts), none),
         terms_us={
-            name: sum((one.terms_us.get(name, 0.0) for one in parts), np.zeros(1))
+            name: sum((one.terms_us.get(name, none) for one in parts), none)
             for name in parts[0].terms_us
         },
-        dram_read_bytes=sum((one.dram_read_bytes for one in parts), np.zeros(1)),
-        dram_write_bytes=sum((one.dram_write_bytes for one in parts), np.zeros(1)),
-        l2_read_bytes=sum((one.l2_read_bytes for one in parts), np.zeros(1)),
+        dram_read_bytes=sum((one.dram_read_bytes for one in parts), none),
+        dram_write_bytes=sum((one.dram_write_bytes for one in parts), none),
+        l2_read_bytes=sum((one.l2_read_bytes for one in parts), none),
     )
