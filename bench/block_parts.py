@@ -2,10 +2,10 @@
 
     python -m bench.block_parts
 
-Reads from ``evidence/h200`` a step of ``jetfire-128`` (``block-profile.json``), forward passes of a
-block of Llama-3-8B's extents (``patch.json``) and whole steps (``block.json``, ``block-later.json``);
-nothing is measured here.  Predicted times of single kernels are without their launch, as profiles
-have them.  Prints a Markdown table.
+Reads from ``evidence/h200`` a step of ``jetfire-128`` (``block-profile.json``), forward passes of
+a block of Llama-3-8B's extents (``patch.json``) and whole steps (``block.json``,
+``block-later.json``); nothing is measured here.  Predicted times of single kernels are without
+their launch, as profiles have them.  Prints a Markdown table.
 """
 
 import argparse
@@ -68,8 +68,8 @@ _PASSES = {
     "_transpose_codes": "transposing codes",
     "dataflow_rows": "norms on codes, both ways",
 }
-#: Whole steps: recipe, variant, file.
-_STEPS = (
+#: Whole passes: recipe, variant, file.
+_WHOLE = (
     ("bf16", "eager", "block.json"),
     ("bf16", "eager", "block-later.json"),
     ("jetfire-128", "jetfire-128", "block-later.json"),
@@ -199,21 +199,25 @@ def _bf16_passes(told: _Predicted) -> Iterator[Compared]:
 
 
 def compared() -> list[Compared]:
-    """Parts that the evidence has alone, then whole steps."""
+    """Parts that the evidence has alone, then whole passes."""
     told = _Predicted()
     rows = [*_int8_step(told), *_bf16_passes(told)]
-    for name, variant, file in _STEPS:
+    for name, variant, file in _WHOLE:
         (row,) = _record(file)["rows"]
         cost = told.cost(GPT, name, 8, 1024)
-        step = cost.span(Phase.FORWARD).time_us + cost.span(Phase.BACKWARD).time_us
-        rows.append(
-            Compared(
-                part=f"step, {variant}",
-                source=file,
-                measured_us=row["measured"]["forward_backward"][variant]["measured_us"],
-                predicted_us=step,
+        forward, backward = (cost.span(one).time_us for one in (Phase.FORWARD, Phase.BACKWARD))
+        for phase, part, predicted_us in (
+            ("forward", "forward", forward),
+            ("forward_backward", "forward and backward", forward + backward),
+        ):
+            rows.append(
+                Compared(
+                    part=f"{variant}, {part}",
+                    source=file,
+                    measured_us=row["measured"][phase][variant]["measured_us"],
+                    predicted_us=predicted_us,
+                )
             )
-        )
     return rows
 
 

@@ -6,7 +6,7 @@ took longer in all (``evidence/h200/block.json``).  Where that pass computes wit
 takes them as they are: attention forward, an activation's and a normalisation's gradient, the
 residual sums, which also leave codes.  The residual stream and the attention core are 16-bit, only
 codes are kept for backward.  Products take K-contiguous codes alone, so backward transposes what
-was saved.
+was saved, and quantises the weights once more, turned.
 """
 
 from collections.abc import Iterator
@@ -53,6 +53,17 @@ class _Layer:
             transposed=self.phase is Phase.BACKWARD,
         )
 
+    def weight(self, name: str, shape: tuple[int, int]) -> Iterator[Operator]:
+        """Codes of 16-bit weights, kept by no pass for another; ``shape`` as they are written."""
+        yield from quantize(
+            f"{name} weight",
+            self.recipe.weight,
+            shape,
+            phase=self.phase,
+            source=self.wide,
+            transposed=False,
+        )
+
     def decode(self, name: str, cols: int, fmt: TensorFormat) -> Operator:
         work = Dequantize(rows=self.tokens, cols=cols, source=nearest(fmt), out=self.wide)
         return self.step(f"{name} dequantize", Part.QUANTIZE, work)
@@ -91,18 +102,10 @@ class _Layer:
 
 def _forward(block: Block, layer: _Layer, core: Attention, *, training: bool) -> Iterator[Operator]:
     tokens, recipe, wide = layer.tokens, layer.recipe, passes.WIDE
-    master = recipe.update.master
 
     def linear(one: Linear) -> Iterator[Operator]:
-        if training and master is not None:
-            yield from quantize(
-                f"{one.name} weight",
-                recipe.weight,
-                (one.n, one.k),
-                phase=Phase.FORWARD,
-                source=master.element.name,
-                transposed=True,
-            )
+        if training:
+            yield from layer.weight(one.name, (one.n, one.k))
         yield layer.product(one.name, forward(one, tokens, recipe))
 
     qkv, o, up, down = block.linears
@@ -134,6 +137,7 @@ def _backward(block: Block, layer: _Layer, core: Attention) -> Iterator[Operator
         if not turned:
             yield layer.turn(f"{one.name} gradient", one.n)
         yield layer.turn(f"{one.name} input", one.k)
+        yield from layer.weight(f"{one.name} turned", (one.k, one.n))
         yield layer.product(f"{one.name} dgrad", dgrad(one, tokens, recipe))
         yield layer.product(f"{one.name} wgrad", wgrad(one, tokens, recipe))
 

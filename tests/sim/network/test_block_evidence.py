@@ -31,12 +31,18 @@ BOUNDS = {
     # 128 CTAs for 132 multiprocessors, each alone on its own: too fast.
     ("cuDNN's attention, forward", SHORT): (-35, 0),
     ("gated activation", SHORT): (-16, 16),
-    ("step, eager", "block.json"): (-10, 10),
-    ("step, eager", "block-later.json"): (-10, 10),
-    ("step, jetfire-128", "block-later.json"): (-10, 10),
-    ("step, jetfire-128-graph", "block-later.json"): (-10, 10),
-    ("step, jetfire-64", "block.json"): (-10, 10),
-    ("step, jetfire", "block.json"): (-10, 10),
+    ("eager, forward", "block.json"): (-10, 10),
+    ("eager, forward and backward", "block.json"): (-10, 10),
+    ("eager, forward", "block-later.json"): (-10, 10),
+    ("eager, forward and backward", "block-later.json"): (-10, 10),
+    ("jetfire-128, forward", "block-later.json"): (-5, 5),
+    ("jetfire-128, forward and backward", "block-later.json"): (-10, 10),
+    ("jetfire-128-graph, forward", "block-later.json"): (-5, 5),
+    ("jetfire-128-graph, forward and backward", "block-later.json"): (-10, 10),
+    ("jetfire-64, forward", "block.json"): (-5, 5),
+    ("jetfire-64, forward and backward", "block.json"): (-10, 10),
+    ("jetfire, forward", "block.json"): (-10, 10),
+    ("jetfire, forward and backward", "block.json"): (-10, 10),
 }
 
 

@@ -84,6 +84,13 @@ def test_bytes_of_the_16_bit_passes_by_hand() -> None:
     assert passes["adam"].moved_bytes == BLOCK.parameters * (2 + 12 + 12 + 2)
 
 
+@pytest.mark.parametrize(("name", "copy"), [("jetfire", 2), ("deepseek-fp8", 0)])
+def test_adam_leaves_a_16_bit_copy_where_layers_quantise_that(name: str, copy: int) -> None:
+    (adam,) = [one.work for one in layer(name) if one.phase is Phase.UPDATE]
+    assert isinstance(adam, Streaming)
+    assert adam.moved_bytes == BLOCK.parameters * (2 + 12 + 12 + copy)
+
+
 def test_dgrad_contracts_over_features_and_wgrad_over_tokens() -> None:
     found = {one.name: one.work for one in layer("deepseek-fp8") if isinstance(one.work, Gemm)}
     assert found["up"].shape == (64, 256, 64)
@@ -143,17 +150,31 @@ def test_the_int8_dataflow_saves_codes_and_its_products_leave_numbers() -> None:
     outs = {one.name: one.work.out for one in operators if isinstance(one.work, Gemm)}
     assert len(outs) == 12
     assert set(outs.values()) == {"fp16"}
+    assert texts(operators, Part.QUANTIZE, Phase.FORWARD) == [
+        "quantize:64x64:int8.b32x32:fp16",  # what the first norm takes
+        "quantize:192x64:int8.b32x32:fp16",
+        "streaming:quantize-rounded",
+        "quantize:64x64:int8.b32x32:fp16",
+        "quantize:64x64:int8.b32x32:fp16",
+        "quantize:256x64:int8.b32x32:fp16",
+        "quantize:64x256:int8.b32x32:fp16",
+        "quantize:64x256:int8.b32x32:fp16",
+    ]
     assert texts(operators, Part.QUANTIZE, Phase.BACKWARD) == [
         "quantize:64x64:int8.b32x32+sr:fp16:transposed",
         "transpose:64x256:int8",
+        "quantize:256x64:int8.b32x32:fp16",  # weights once more, turned
         "transpose:64x256:int8",
         "transpose:64x64:int8",
+        "quantize:64x256:int8.b32x32:fp16",
         "quantize:64x64:int8.b32x32+sr:fp16:transposed",
         "transpose:64x64:int8",
+        "quantize:64x64:int8.b32x32:fp16",
         "dequantize:64x192:int8.b32x32:fp16",
         "dequantize:64x64:int8.b32x32:fp16",
         "quantize:64x192:int8.b32x32+sr:fp16:transposed",
         "transpose:64x64:int8",
+        "quantize:64x192:int8.b32x32:fp16",
     ]
 
 
