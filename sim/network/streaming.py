@@ -3,8 +3,8 @@
 Normalisations, activations and residual adds of a network without codes between its operators,
 casts without scales, and the optimiser's step.  The model is that of ``sim.dataflow_model`` with
 enough bytes in flight to saturate DRAM: bytes, issue slots, the special-function pipe, the ends of
-a kernel.  Its instruction counts are priors, no measurement stands behind them; nothing but
-activations of small tensors is bound by them.
+a kernel.  Its instruction counts are priors, no measurement stands behind them; activations of
+small tensors are bound by them, and the gradient of an activation in codes, whose are counted.
 
 Left out: what the L2 still holds of a tensor that the operator before wrote, which small batches
 profit from, and a second pass over rows too long for the registers of a CTA.
