@@ -1,5 +1,8 @@
 """Keys of the random bits of training: one for every use, the same in every run."""
 
+import numpy as np
+import torch
+
 __all__ = ["SeedStream", "derived"]
 
 _MASK = 2**64 - 1
@@ -36,10 +39,25 @@ class SeedStream:
                 f"seed {seed}, count {count}: a 64-bit unsigned integer and a count from 0 on"
             )
         self.seed = seed
-        self.count = count
+        self._count = np.array(count, dtype=np.int64)
+        #: () int64 of the CPU, the same memory: a compiled graph counts on in it.
+        self.counter = torch.from_numpy(self._count)
+
+    def __reduce__(self) -> tuple[type["SeedStream"], tuple[int, int]]:
+        """By seed and count, which share no memory with the original."""
+        return SeedStream, (self.seed, self.count)
+
+    @property
+    def count(self) -> int:
+        """Keys that were drawn."""
+        return int(self._count)
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count[()] = count
 
     def draw(self) -> int:
         """The next key."""
-        key = derived(self.seed, self.count)
-        self.count += 1
-        return key
+        count = self.count
+        self._count[()] = count + 1
+        return derived(self.seed, count)

@@ -1,0 +1,342 @@
+"""The linear layer as operators of a graph, for ``torch.compile``: codes are tensors, keys too.
+
+Each operator is a function of its operands alone, so the compiler may order them, make one of two
+that are equal (codes that several layers read), and save what it likes.  What they compute is what
+the layer computes outside of a graph, by the same backend, on the current stream.  The place of a
+runtime among those of this process finds that backend; what decides about numbers stands in the
+graph itself, since compiled graphs are kept on disk from process to process.
+"""
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tiles.formats import Scaling, TensorFormat
+from tiles.formats.torch_codec import SCALE_ROW_PADDING, QuantizedTensor
+from tiles.formats.torch_encode import code_dtype
+from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.seeds import derived
+
+if TYPE_CHECKING:
+    from workbench.nn.linear import QuantizedLinear
+    from workbench.nn.runtime import Runtime
+
+__all__ = ["InGraph", "input_codes", "key", "product"]
+
+_PARTS = ("codes", "scales", "zero_points", "tensor_scale")
+_MASK = 2**64 - 1
+_places = itertools.count()
+_runtimes: "weakref.WeakValueDictionary[int, Runtime]" = weakref.WeakValueDictionary()
+#: Launches are the backend's own, with keys of the host: no graph of CUDA may hold them.
+_TAGS = (torch.Tag.cudagraph_unsafe,)
+#: Dtypes that products write.
+SUMMED = (torch.bfloat16, torch.float16, torch.float32)
+
+
+class InGraph:
+    """What a graph says of a runtime, and where its layers' codes of weights are found."""
+
+    def __init__(self, run: "Runtime", *, both: bool) -> None:
+        """Give the runtime a place.
+
+        Args:
+            both: codes of activations serve both products.
+        """
+        recipe = run.recipe
+        self.place = next(_places)
+        self.formats = f"{recipe.activation} {recipe.weight} {recipe.gradient}"
+        self.both = both
+        self._layers: weakref.WeakSet[QuantizedLinear] = weakref.WeakSet()
+        self._found: dict[int, weakref.ref[QuantizedLinear]] = {}
+        _runtimes[self.place] = run
+
+    def add(self, layer: "QuantizedLinear") -> None:
+        """Look at a layer's weight, too."""
+        self._layers.add(layer)
+
+    def layer_of(self, matrix: torch.Tensor) -> "QuantizedLinear | None":
+        """The layer whose weight a matrix is, in the same memory."""
+        address = matrix.data_ptr()
+        known = self._found.get(address)
+        layer = None if known is None else known()
+        if layer is not None and _same(layer.matrix, matrix):
+            return layer
+        for layer in self._layers:
+            if _same(layer.matrix, matrix):
+                self._found[address] = weakref.ref(layer)
+                return layer
+        return None
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (
+        one.data_ptr() == other.data_ptr()
+        and (one.shape, one.stride()) == (other.shape, other.stride())
+        and (one.dtype, one.device) == (other.dtype, other.device)
+    )
+
+
+def _runtime(place: int, formats: str) -> "Runtime":
+    """The runtime of a place.
+
+    Raises:
+        RuntimeError: it is gone, or another one's.
+    """
+    run = _runtimes.get(place)
+    if run is None or run.in_graph is None or run.in_graph.formats != formats:
+        raise RuntimeError(
+            f"a compiled graph of {formats} has no model of these formats: it was compiled for one "
+            "that is gone; call torch.compile on the model at hand"
+        )
+    return run
+
+
+_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def _layouts(fmt: TensorFormat, rows: int, cols: int) -> list[_Layout]:
+    """Shape, strides and dtype of what is stored of a (rows, cols) matrix."""
+    found: list[_Layout] = [((rows, cols), (cols, 1), code_dtype(fmt.element))]
+    if fmt.scaling is None:
+        return found
+    grid = fmt.scaling.grid(rows, cols)
+    found.append((grid, _scale_strides(fmt.scaling, grid), torch.float32))
+    if fmt.asymmetric:
+        found.append((grid, (grid[1], 1), torch.uint8))
+    if fmt.scaling.two_level:
+        found.append(((), (), torch.float32))
+    return found
+
+
+def _scale_strides(scaling: Scaling, grid: tuple[int, int]) -> tuple[int, int]:
+    if scaling.rows != 1 or scaling.cols is None:
+        return grid[1], 1
+    return 1, -(-grid[0] // SCALE_ROW_PADDING) * SCALE_ROW_PADDING
+
+
+def _promised(fmt: TensorFormat, rows: int, cols: int, device: torch.device) -> list[torch.Tensor]:
+    return [
+        torch.empty_strided(shape, strides, dtype=dtype, device=device)
+        for shape, strides, dtype in _layouts(fmt, rows, cols)
+    ]
+
+
+def _tensors(codes: Codes, source: torch.Tensor) -> list[torch.Tensor]:
+    """What is stored, in the layout that :func:`_promised` says and in memory of its own."""
+    made = []
+    main = codes.main
+    parts = [part for name in _PARTS if (part := getattr(main, name)) is not None]
+    for part, layout in zip(parts, _layouts(main.format, *codes.shape), strict=True):
+        shape, strides, dtype = layout
+        assert tuple(part.shape) == shape, f"{tuple(part.shape)}, {shape} was promised"
+        assert part.dtype is dtype, f"{part.dtype}, {dtype} was promised"
+        own = part.untyped_storage().data_ptr() != source.untyped_storage().data_ptr()
+        if part.stride() != strides or not own:
+            laid = torch.empty_strided(shape, strides, dtype=dtype, device=part.device)
+            part = laid.copy_(part)
+        made.append(part)
+    return made
+
+
+def _codes(tensors: list[torch.Tensor], fmt: TensorFormat) -> Codes:
+    names = [_PARTS[0]]
+    if fmt.scaling is not None:
+        names.append(_PARTS[1])
+        names += [_PARTS[2]] * fmt.asymmetric + [_PARTS[3]] * fmt.scaling.two_level
+    parts: dict[str, Any] = {"scales": None, **dict(zip(names, tensors, strict=True))}
+    return Codes(main=QuantizedTensor(format=fmt, **parts))
+
+
+@torch.library.custom_op("tile_workbench_nn::key", mutates_args=("counter",), tags=_TAGS)
+def key(counter: torch.Tensor, place: int, formats: str) -> torch.Tensor:
+    """A key of random bits, () int64 of the CPU; the counter of the runtime's keys goes on."""
+    drawn = _runtime(place, formats).key_at(int(counter))
+    counter += 1
+    return torch.tensor(drawn if drawn < 2**63 else drawn - 2**64, dtype=torch.int64)
+
+
+@key.register_fake
+def _(counter: torch.Tensor, place: int, formats: str) -> torch.Tensor:
+    return torch.empty_like(counter)
+
+
+@torch.library.custom_op("tile_workbench_nn::input_codes", mutates_args=(), tags=_TAGS)
+def input_codes(x: torch.Tensor, place: int, formats: str, turned: bool) -> list[torch.Tensor]:
+    """Codes of activations (..., K), followed by those of the transpose if asked."""
+    run = _runtime(place, formats)
+    operand = run.operand(x, both=turned)
+    made = _tensors(operand.forward, x)
+    return made if operand.turned is None else made + _tensors(operand.turned, x)
+
+
+@input_codes.register_fake
+def _(x: torch.Tensor, place: int, formats: str, turned: bool) -> list[torch.Tensor]:
+    fmt = TensorFormat.parse(formats.split()[0])
+    cols = x.shape[-1]
+    rows = x.numel() // cols
+    made = _promised(fmt, rows, cols, x.device)
+    return made + _promised(fmt, cols, rows, x.device) if turned else made
+
+
+def _weights(run: "Runtime", matrix: torch.Tensor) -> BothDirections:
+    """Codes of a weight, those that its layer keeps where it does."""
+    assert run.in_graph is not None
+    layer = run.in_graph.layer_of(matrix)
+    if layer is not None and layer.keeps_codes:
+        return layer.weight_codes()
+    return run.weights(matrix, train=True)
+
+
+@torch.library.custom_op("tile_workbench_nn::product", mutates_args=(), tags=_TAGS)
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    codes: list[torch.Tensor],
+    seed: torch.Tensor | None,
+    place: int,
+    formats: str,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``x · weight^T + bias`` in a dtype.
+
+    Args:
+        x: (..., K), for its shape and its gradient alone.
+        weight: (N, K).
+        codes: of ``x``, see :func:`input_codes`.
+        seed: a key; there is none where nothing is trained.
+    """
+    run = _runtime(place, formats)
+    fmt = run.recipe.activation
+    forward = _codes(codes[: len(_layouts(fmt, 1, 1))], fmt)
+    weights = _weights(run, weight).forward
+    backend = run.backend(x.device)
+    values = backend.product(forward, weights, dtype=dtype, bias=bias)
+    return values.view(*x.shape[:-1], weight.shape[0])
+
+
+@product.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    codes: list[torch.Tensor],
+    seed: torch.Tensor | None,
+    place: int,
+    formats: str,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=dtype)
+
+
+@torch.library.custom_op("tile_workbench_nn::gradients", mutates_args=(), tags=_TAGS)
+def gradients(
+    dy: torch.Tensor,
+    weight: torch.Tensor,
+    codes: list[torch.Tensor],
+    seed: torch.Tensor,
+    place: int,
+    formats: str,
+    dtype: torch.dtype,
+    of_input: bool,
+    of_weight: bool,
+    of_bias: torch.dtype | None,
+) -> list[torch.Tensor]:
+    """Gradients of a product's operands, those of them that are asked for.
+
+    Args:
+        dy: (..., N).
+        dtype: of the input's gradient, (rows, K).
+        of_bias: dtype of the bias's gradient, if there is one.
+    """
+    run = _runtime(place, formats)
+    backend, recipe, drawn = run.backend(dy.device), run.recipe, int(seed) & _MASK
+    made: list[torch.Tensor] = []
+    if of_input or of_weight:
+        both = run.gradient_directions(dy, derived(drawn, 0), derived(drawn, 2), both=of_weight)
+        grad = both.forward
+    if of_input:
+        weights, turn = _weights_of_gradient(run, weight)
+        # As it leaves the gradient of the weight, without codes of the transpose.
+        bare = Codes(main=grad.main)
+        made.append(backend.product(bare, weights, dtype=dtype, turn_b=turn))
+    if of_weight:
+        fmt, per = recipe.activation, len(_layouts(recipe.activation, 1, 1))
+        turned = len(codes) > per
+        x = _codes(codes[per:] if turned else codes, fmt)
+        wanted = weight.dtype
+        d_weight = backend.product(
+            grad if both.turned is None else both.turned,
+            x,
+            dtype=wanted if wanted in SUMMED else torch.float32,
+            turn_a=both.turned is None,
+            turn_b=not turned,
+        )
+        made.append(d_weight.to(wanted))
+    if of_bias is not None:
+        plain = dy.reshape(-1, dy.shape[-1])
+        made.append(plain.sum(dim=0, dtype=torch.float32).to(of_bias))
+    return made
+
+
+@gradients.register_fake
+def _(
+    dy: torch.Tensor,
+    weight: torch.Tensor,
+    codes: list[torch.Tensor],
+    seed: torch.Tensor,
+    place: int,
+    formats: str,
+    dtype: torch.dtype,
+    of_input: bool,
+    of_weight: bool,
+    of_bias: torch.dtype | None,
+) -> list[torch.Tensor]:
+    n, k = weight.shape
+    made: list[torch.Tensor] = []
+    if of_input:
+        made.append(dy.new_empty((dy.numel() // n, k), dtype=dtype))
+    if of_weight:
+        made.append(dy.new_empty((n, k), dtype=weight.dtype))
+    if of_bias is not None:
+        made.append(dy.new_empty((n,), dtype=of_bias))
+    return made
+
+
+def _weights_of_gradient(run: "Runtime", matrix: torch.Tensor) -> tuple[Codes, bool]:
+    """Codes of the weight as the input's gradient reads them, and whether they are turned."""
+    assert run.in_graph is not None
+    layer = run.in_graph.layer_of(matrix)
+    if layer is not None and not layer.keeps_codes:
+        return run.backend(matrix.device).quantize(matrix.t(), run.recipe.weight), False
+    weights = _weights(run, matrix)
+    if weights.turned is None:
+        return weights.forward, True
+    return weights.turned, False
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias, codes, seed, place, formats, _ = inputs
+    ctx.save_for_backward(weight, seed, *codes)
+    ctx.named, ctx.shape, ctx.dtype = (place, formats), x.shape, x.dtype
+    ctx.bias = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
+    weight, seed, *codes = ctx.saved_tensors
+    of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
+    grads = iter(
+        gradients(
+            *(dy, weight, codes, seed, *ctx.named, ctx.dtype, of_input, of_weight),
+            ctx.bias if of_bias else None,
+        )
+    )
+    d_x = next(grads).view(ctx.shape) if of_input else None
+    d_weight = next(grads) if of_weight else None
+    d_bias = next(grads) if of_bias else None
+    return d_x, d_weight, d_bias, [None] * len(codes), None, None, None, None
+
+
+product.register_autograd(_backward, setup_context=_save)
