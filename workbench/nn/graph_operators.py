@@ -149,17 +149,18 @@ def _codes(tensors: list[torch.Tensor], fmt: TensorFormat) -> Codes:
     return Codes(main=QuantizedTensor(format=fmt, **parts))
 
 
-@torch.library.custom_op("tile_workbench_nn::key", mutates_args=("counter",), tags=_TAGS)
-def key(counter: torch.Tensor, place: int, formats: str) -> torch.Tensor:
-    """A key of random bits, () int64 of the CPU; the counter of the runtime's keys goes on."""
-    drawn = _runtime(place, formats).key_at(int(counter))
-    counter += 1
-    return torch.tensor(drawn if drawn < 2**63 else drawn - 2**64, dtype=torch.int64)
+@torch.library.custom_op("tile_workbench_nn::key", mutates_args=(), tags=_TAGS)
+def key(counter: torch.Tensor, place: int, formats: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A key of random bits and the counter behind it, both () int64 of the CPU."""
+    count = int(counter)
+    drawn = _runtime(place, formats).key_at(count)
+    signed = drawn if drawn < 2**63 else drawn - 2**64
+    return torch.tensor(signed), torch.tensor(count + 1)
 
 
 @key.register_fake
-def _(counter: torch.Tensor, place: int, formats: str) -> torch.Tensor:
-    return torch.empty_like(counter)
+def _(counter: torch.Tensor, place: int, formats: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(counter), torch.empty_like(counter)
 
 
 @torch.library.custom_op("tile_workbench_nn::input_codes", mutates_args=(), tags=_TAGS)

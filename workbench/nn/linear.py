@@ -287,7 +287,8 @@ class QuantizedLinear(nn.Module):
             return none
         named, seed = (graph.place, graph.formats), None
         if torch.is_grad_enabled():
-            seed = graph_operators.key(self.runtime.seeds.counter, *named)
+            seeds = self.runtime.seeds
+            seed, seeds.counter = graph_operators.key(seeds.counter, *named)
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         codes = graph_operators.input_codes(x.detach(), *named, trained and not graph.both)
         y: torch.Tensor = graph_operators.product(
