@@ -3,14 +3,15 @@
 Each operator is a function of its operands alone, so the compiler may order them, make one of two
 that are equal (codes that several layers read), and save what it likes.  What they compute is what
 the layer computes outside of a graph, by the same backend, on the current stream.  The place of a
-runtime among those of this process finds that backend; what decides about numbers stands in the
-graph itself, since compiled graphs are kept on disk from process to process.
+runtime among those of this process finds that backend and is an operand; the formats stand in the
+graph itself, since they decide about shapes.
 """
 
 import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tiles.formats import Scaling, TensorFormat
@@ -45,12 +46,14 @@ class InGraph:
             both: codes of activations serve both products.
         """
         recipe = run.recipe
-        self.place = next(_places)
+        #: () int64 of the CPU: a number would be a constant of the graph, and every further model
+        #: would be compiled anew.
+        self.place = torch.from_numpy(np.array(next(_places)))
         self.formats = f"{recipe.activation} {recipe.weight} {recipe.gradient}"
         self.both = both
         self._layers: weakref.WeakSet[QuantizedLinear] = weakref.WeakSet()
         self._found: dict[int, weakref.ref[QuantizedLinear]] = {}
-        _runtimes[self.place] = run
+        _runtimes[int(self.place)] = run
 
     def add(self, layer: "QuantizedLinear") -> None:
         """Look at a layer's weight, too."""
@@ -78,13 +81,13 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-def _runtime(place: int, formats: str) -> "Runtime":
+def _runtime(place: torch.Tensor, formats: str) -> "Runtime":
     """The runtime of a place.
 
     Raises:
         RuntimeError: it is gone, or another one's.
     """
-    run = _runtimes.get(place)
+    run = _runtimes.get(int(place))
     if run is None or run.in_graph is None or run.in_graph.formats != formats:
         raise RuntimeError(
             f"a compiled graph of {formats} has no model of these formats: it was compiled for one "
@@ -150,7 +153,9 @@ def _codes(tensors: list[torch.Tensor], fmt: TensorFormat) -> Codes:
 
 
 @torch.library.custom_op("tile_workbench_nn::key", mutates_args=(), tags=_TAGS)
-def key(counter: torch.Tensor, place: int, formats: str) -> tuple[torch.Tensor, torch.Tensor]:
+def key(
+    counter: torch.Tensor, place: torch.Tensor, formats: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A key of random bits and the counter behind it, both () int64 of the CPU."""
     count = int(counter)
     drawn = _runtime(place, formats).key_at(count)
@@ -159,12 +164,16 @@ def key(counter: torch.Tensor, place: int, formats: str) -> tuple[torch.Tensor, 
 
 
 @key.register_fake
-def _(counter: torch.Tensor, place: int, formats: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _(
+    counter: torch.Tensor, place: torch.Tensor, formats: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(counter), torch.empty_like(counter)
 
 
 @torch.library.custom_op("tile_workbench_nn::input_codes", mutates_args=(), tags=_TAGS)
-def input_codes(x: torch.Tensor, place: int, formats: str, turned: bool) -> list[torch.Tensor]:
+def input_codes(
+    x: torch.Tensor, place: torch.Tensor, formats: str, turned: bool
+) -> list[torch.Tensor]:
     """Codes of activations (..., K), followed by those of the transpose if asked."""
     run = _runtime(place, formats)
     operand = run.operand(x, both=turned)
@@ -173,7 +182,7 @@ def input_codes(x: torch.Tensor, place: int, formats: str, turned: bool) -> list
 
 
 @input_codes.register_fake
-def _(x: torch.Tensor, place: int, formats: str, turned: bool) -> list[torch.Tensor]:
+def _(x: torch.Tensor, place: torch.Tensor, formats: str, turned: bool) -> list[torch.Tensor]:
     fmt = TensorFormat.parse(formats.split()[0])
     cols = x.shape[-1]
     rows = x.numel() // cols
@@ -197,7 +206,7 @@ def product(
     bias: torch.Tensor | None,
     codes: list[torch.Tensor],
     seed: torch.Tensor | None,
-    place: int,
+    place: torch.Tensor,
     formats: str,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -225,7 +234,7 @@ def _(
     bias: torch.Tensor | None,
     codes: list[torch.Tensor],
     seed: torch.Tensor | None,
-    place: int,
+    place: torch.Tensor,
     formats: str,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -238,7 +247,7 @@ def gradients(
     weight: torch.Tensor,
     codes: list[torch.Tensor],
     seed: torch.Tensor,
-    place: int,
+    place: torch.Tensor,
     formats: str,
     dtype: torch.dtype,
     of_input: bool,
@@ -288,7 +297,7 @@ def _(
     weight: torch.Tensor,
     codes: list[torch.Tensor],
     seed: torch.Tensor,
-    place: int,
+    place: torch.Tensor,
     formats: str,
     dtype: torch.dtype,
     of_input: bool,
@@ -320,17 +329,17 @@ def _weights_of_gradient(run: "Runtime", matrix: torch.Tensor) -> tuple[Codes, b
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, weight, bias, codes, seed, place, formats, _ = inputs
-    ctx.save_for_backward(weight, seed, *codes)
-    ctx.named, ctx.shape, ctx.dtype = (place, formats), x.shape, x.dtype
+    ctx.save_for_backward(weight, seed, place, *codes)
+    ctx.formats, ctx.shape, ctx.dtype = formats, x.shape, x.dtype
     ctx.bias = None if bias is None else bias.dtype
 
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
-    weight, seed, *codes = ctx.saved_tensors
+    weight, seed, place, *codes = ctx.saved_tensors
     of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
     grads = iter(
         gradients(
-            *(dy, weight, codes, seed, *ctx.named, ctx.dtype, of_input, of_weight),
+            *(dy, weight, codes, seed, place, ctx.formats, ctx.dtype, of_input, of_weight),
             ctx.bias if of_bias else None,
         )
     )
