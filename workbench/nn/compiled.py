@@ -19,13 +19,12 @@ def outside_graphs(function: Callable[_P, _R]) -> Callable[_P, _R]:
     would be constants of one step, or another compiler's numbers.  Not ``torch.compiler.disable``
     alone, which loads the compiler at once and costs microseconds in every call outside of it.
     """
-    apart: Any = torch._disable_dynamo(function)  # type: ignore[attr-defined]
+    apart: Callable[_P, _R] = torch._disable_dynamo(function)  # type: ignore[attr-defined]
 
     @wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if torch.compiler.is_compiling():
-            made: _R = apart(*args, **kwargs)
-            return made
+            return apart(*args, **kwargs)  # and nothing behind it, which would be compiled
         return function(*args, **kwargs)
 
     # The compiler keeps what it made by code object: a shared one would reach its limit of

@@ -31,6 +31,8 @@ from workbench.nn import (
 )
 from workbench.nn.runtime import Runtime
 
+#: Torch's compiler asks every tensor that it meets between two graphs for its gradient.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 #: Layers are operators of a graph under these; under others the graph ends before them.
 IN_GRAPH = [
     name
