@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from nn_cases import PlainSgd, normal
+from cuda_stand_ins import Launches, cuda, launches
+from nn_cases import PlainSgd, normal, runtime
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,6 +31,8 @@ from workbench.nn import (
     training_state,
 )
 from workbench.nn.runtime import Runtime
+
+__all__ = ["launches"]
 
 #: Torch's compiler asks every tensor that it meets between two graphs for its gradient.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -167,8 +170,11 @@ def test_operators_are_the_layer(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", IN_GRAPH)
 @pytest.mark.parametrize("rows", [1, 32, 33])
-def test_layouts_are_those_that_the_compiler_was_told(recipe: str, rows: int) -> None:
-    model = made(recipe)
+@pytest.mark.parametrize("kernels", [False, True], ids=["twin", "kernels"])
+def test_layouts_are_those_that_the_compiler_was_told(
+    recipe: str, rows: int, kernels: bool, launches: Launches
+) -> None:
+    model = made(recipe, backend=cuda() if kernels else None)
     graph = runtime_of(model).in_graph
     assert graph is not None
     x = normal(rows, 64, dtype=torch.bfloat16)
@@ -183,6 +189,25 @@ def test_layouts_are_those_that_the_compiler_was_told(recipe: str, rows: int) ->
     ]
     assert [(tuple(t.shape), t.stride(), t.dtype) for t in real] == told
     assert all(t.untyped_storage().data_ptr() != x.data_ptr() for t in real)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", IN_GRAPH)
+def test_graphs_launch_what_the_layer_does(recipe: str, launches: Launches) -> None:
+    """The backend of a GPU, its launches replaced by checks and the twin's results."""
+    found, seen = [], []
+    for in_graph in (False, True):
+        torch.manual_seed(0)
+        layer = convert(nn.Linear(256, 64), recipe, backend=cuda(), seed=5).model
+        x = normal(48, 256, dtype=torch.bfloat16).requires_grad_()
+        y = layer._in_graph(x, layer.runtime.in_graph) if in_graph else layer(x)
+        y.backward(normal(48, 64, seed=1, dtype=torch.bfloat16))
+        assert x.grad is not None
+        found.append([y.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+        seen.append(sorted(launches.seen))
+        launches.seen.clear()
+    assert_same(found[1], found[0])
+    assert seen[1] == seen[0]
 
 
 class Counting(ReferenceBackend):
@@ -283,6 +308,17 @@ def test_a_model_is_one_graph(recipe: str) -> None:
 def test_inductor_makes_one_graph(recipe: str) -> None:
     found = compare(recipe, "inductor", fullgraph=True)
     assert found.compiled[0][1] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["int8-row", "mxfp8-e4m3", "jetfire"])
+@pytest.mark.usefixtures("fresh")
+def test_kernels_are_launched_in_compiled_models(recipe: str, launches: Launches) -> None:
+    wanted, model = made(recipe, backend=cuda()), made(recipe, backend=cuda())
+    eager = Training(wanted).run(wanted)
+    found = Training(model).run(torch.compile(model, backend="inductor"))
+    assert_same(found.found, eager.found)
+    assert len(set(found.compiled)) == 1
 
 
 @pytest.mark.slow
@@ -428,8 +464,6 @@ def test_a_whole_step_under_the_compiler(recipe: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_blocks_stay_outside() -> None:
-    from nn_cases import runtime
-
     def blocks() -> nn.Module:
         torch.manual_seed(0)
         run = runtime("jetfire", seed=1)
