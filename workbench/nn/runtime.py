@@ -114,11 +114,13 @@ class Runtime:
         Raises:
             RuntimeError: a CUDA graph is being captured, whose replays would draw the same key.
         """
+        if not torch.is_grad_enabled():
+            return 0
         self._refuse_capture()
-        return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
+        return _of_this_rank(self.seeds.draw())
 
     def key_at(self, count: int) -> int:
-        """The key that :meth:`draw` returns where ``count`` were drawn.
+        """The key that :meth:`draw` returns where ``count`` were drawn, for a graph that trains.
 
         Raises:
             RuntimeError: as :meth:`draw`.
@@ -129,8 +131,9 @@ class Runtime:
     def _refuse_capture(self) -> None:
         """Keys are numbers of the host: a captured launch keeps that of its capture."""
         initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
-        training = torch.is_grad_enabled() and initialized and not self.replayable
-        if training and torch.cuda.is_current_stream_capturing():
+        if self.replayable or not initialized:
+            return
+        if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "training on codes inside a CUDA graph: every replay would round by the same bits; "
                 "capture under torch.no_grad(), train without a graph, or accept that with "
@@ -143,7 +146,8 @@ class Runtime:
         ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
         again, so the mask is the same one; a count of ours would have gone on.
         """
-        self._refuse_capture()
+        if torch.is_grad_enabled():
+            self._refuse_capture()
         drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
         return _of_this_rank(derived(self.seeds.seed, drawn))
 

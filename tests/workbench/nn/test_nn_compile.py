@@ -6,7 +6,7 @@ models here have sums and ReLU there, which have one result.
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -118,12 +118,14 @@ def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
 
 
 @pytest.fixture
-def fresh() -> None:
-    """Nothing compiled, nothing counted."""
+def fresh() -> Iterator[None]:
+    """Nothing compiled, nothing counted; the limit of compilations of a function is an error."""
     import torch._dynamo
 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
 
 
 def compare(recipe: str, backend: str, *, fullgraph: bool, **options: Any) -> Training:
@@ -268,6 +270,25 @@ def test_operators_are_kept_out_of_cuda_graphs() -> None:
         assert torch.Tag.cudagraph_unsafe in overload.tags
 
 
+def test_a_captured_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass of a compiled model runs without gradients of its own."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for replayable in (False, True):
+        run = runtime("int8-row", seed=5, replayable=replayable)
+        graph = run.in_graph
+        assert graph is not None
+        given = (torch.tensor(7), graph.place, graph.formats)
+        with torch.no_grad():
+            if not replayable:
+                with pytest.raises(RuntimeError, match="every replay would round by the same"):
+                    plain(graph_operators.key)(*given)
+                continue
+            key, behind = plain(graph_operators.key)(*given)
+        drawn = SeedStream(5, 7).draw()
+        assert (int(key) % 2**64, int(behind)) == (drawn, 8)
+
+
 def test_a_counter_that_was_handed_out_does_not_change() -> None:
     """A graph may compute again from it in backward: the key would be another one."""
     seeds = SeedStream(3)
@@ -355,6 +376,36 @@ def test_parts_that_are_compiled_by_themselves_share_a_graph(recipe: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.usefixtures("fresh")
+def test_compiled_models_quantize_weights_once_a_step(backend: str) -> None:
+    """GPT-2's layer too, whose product reads a view of the weight."""
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    counting = Counting()
+    parts = (Conv1D(96, 64), nn.ReLU(), nn.Linear(96, 48))
+    model = convert(nn.Sequential(*parts), "int8-tensor", backend=counting).model
+    compiled, optimizer = torch.compile(model, backend=backend, fullgraph=True), PlainSgd(model)
+    for _ in range(3):
+        counting.seen.clear()
+        for batch in range(2):
+            compiled(normal(5, 64, seed=batch)).sum().backward()
+        assert [counting.seen.count(shape) for shape in ((96, 64), (48, 96))] == [1, 1]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh")
+def test_layers_of_one_tensor_quantize_it_once() -> None:
+    counting = Counting()
+    model = made("int8-tensor", backend=counting, parts=1)
+    torch.compile(model, backend="aot_eager", fullgraph=True)(normal(2, 5, 64))
+    assert counting.seen.count((10, 64)) == 2  # what q and k read, and what out reads
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_further_models_share_a_graph() -> None:
     counted = []
@@ -430,14 +481,31 @@ def test_a_checkpoint_goes_on_in_a_graph() -> None:
     assert_same(Training(other).run(other, steps=2).found, wanted)
 
 
+class Many(nn.Module):
+    """More kinds of layers than the compiler compiles one function for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(64, 64), nn.LayerNorm(64)
+        self.gelu, self.silu, self.drop = nn.GELU(), nn.SiLU(), nn.Dropout(0.1)
+        self.last = nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.drop(self.silu(self.gelu(self.norm(self.first(x)))))
+        y: torch.Tensor = self.last(hidden + x)
+        return y
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [Model, Many])
 @pytest.mark.parametrize("recipe", ["int8-row", "jetfire", "fp8-lm"])
 @pytest.mark.usefixtures("fresh")
-def test_a_whole_step_under_the_compiler(recipe: str) -> None:
+def test_a_whole_step_under_the_compiler(recipe: str, kind: type[nn.Module]) -> None:
     """Backward passes and optimisers run in Python within it, and are left alone."""
 
     def steps(compiled: bool) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
-        model = made(recipe)
+        torch.manual_seed(0)
+        model = convert(kind(), recipe, seed=5).model
         optimizer = LowPrecisionAdamW(model.parameters(), lr=1e-2, seed=2)
         guard = StepGuard(model, optimizer, max_norm=1.0)
 
@@ -446,7 +514,8 @@ def test_a_whole_step_under_the_compiler(recipe: str) -> None:
             y.float().pow(2).mean().backward()
             guard.step()
             model.zero_grad()
-            return y.detach()
+            kept: torch.Tensor = y.detach()
+            return kept
 
         call = torch.compile(step, backend="aot_eager") if compiled else step
         found, counted = [], []
