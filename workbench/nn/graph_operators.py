@@ -7,149 +7,26 @@ runtime among those of this process finds that backend and is an operand; the fo
 graph itself, since they decide about shapes.
 """
 
-import itertools
-import weakref
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from tiles.formats import Scaling, TensorFormat
-from tiles.formats.torch_codec import SCALE_ROW_PADDING, QuantizedTensor
-from tiles.formats.torch_encode import code_dtype
+from tiles.formats import TensorFormat
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.graph_layouts import codes_of, layouts, promised, stored
+from workbench.nn.in_graph import runtime_at
 from workbench.nn.seeds import derived
 
 if TYPE_CHECKING:
-    from workbench.nn.linear import QuantizedLinear
     from workbench.nn.runtime import Runtime
 
-__all__ = ["InGraph", "input_codes", "key", "product"]
+__all__ = ["SUMMED", "gradients", "input_codes", "key", "product"]
 
-_PARTS = ("codes", "scales", "zero_points", "tensor_scale")
 _MASK = 2**64 - 1
-_places = itertools.count()
-_runtimes: "weakref.WeakValueDictionary[int, Runtime]" = weakref.WeakValueDictionary()
 #: Launches are the backend's own, with keys of the host: no graph of CUDA may hold them.
 _TAGS = (torch.Tag.cudagraph_unsafe,)
 #: Dtypes that products write.
 SUMMED = (torch.bfloat16, torch.float16, torch.float32)
-
-
-class InGraph:
-    """What a graph says of a runtime, and where its layers' codes of weights are found."""
-
-    def __init__(self, run: "Runtime", *, both: bool) -> None:
-        """Give the runtime a place.
-
-        Args:
-            both: codes of activations serve both products.
-        """
-        recipe = run.recipe
-        #: () int64 of the CPU: a number would be a constant of the graph, and every further model
-        #: would be compiled anew.
-        self.place = torch.from_numpy(np.array(next(_places)))
-        self.formats = f"{recipe.activation} {recipe.weight} {recipe.gradient}"
-        self.both = both
-        self._layers: weakref.WeakSet[QuantizedLinear] = weakref.WeakSet()
-        self._found: dict[int, weakref.ref[QuantizedLinear]] = {}
-        _runtimes[int(self.place)] = run
-
-    def add(self, layer: "QuantizedLinear") -> None:
-        """Look at a layer's weight, too."""
-        self._layers.add(layer)
-
-    def layer_of(self, matrix: torch.Tensor) -> "QuantizedLinear | None":
-        """The layer whose weight a matrix is, in the same memory."""
-        address = matrix.data_ptr()
-        known = self._found.get(address)
-        layer = None if known is None else known()
-        if layer is not None and _same(layer.matrix, matrix):
-            return layer
-        for layer in self._layers:
-            if _same(layer.matrix, matrix):
-                self._found[address] = weakref.ref(layer)
-                return layer
-        return None
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (
-        one.data_ptr() == other.data_ptr()
-        and (one.shape, one.stride()) == (other.shape, other.stride())
-        and (one.dtype, one.device) == (other.dtype, other.device)
-    )
-
-
-def _runtime(place: torch.Tensor, formats: str) -> "Runtime":
-    """The runtime of a place.
-
-    Raises:
-        RuntimeError: it is gone, or another one's.
-    """
-    run = _runtimes.get(int(place))
-    if run is None or run.in_graph is None or run.in_graph.formats != formats:
-        raise RuntimeError(
-            f"a compiled graph of {formats} has no model of these formats: it was compiled for one "
-            "that is gone; call torch.compile on the model at hand"
-        )
-    return run
-
-
-_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-def _layouts(fmt: TensorFormat, rows: int, cols: int) -> list[_Layout]:
-    """Shape, strides and dtype of what is stored of a (rows, cols) matrix."""
-    found: list[_Layout] = [((rows, cols), (cols, 1), code_dtype(fmt.element))]
-    if fmt.scaling is None:
-        return found
-    grid = fmt.scaling.grid(rows, cols)
-    found.append((grid, _scale_strides(fmt.scaling, grid), torch.float32))
-    if fmt.asymmetric:
-        found.append((grid, (grid[1], 1), torch.uint8))
-    if fmt.scaling.two_level:
-        found.append(((), (), torch.float32))
-    return found
-
-
-def _scale_strides(scaling: Scaling, grid: tuple[int, int]) -> tuple[int, int]:
-    if scaling.rows != 1 or scaling.cols is None:
-        return grid[1], 1
-    return 1, -(-grid[0] // SCALE_ROW_PADDING) * SCALE_ROW_PADDING
-
-
-def _promised(fmt: TensorFormat, rows: int, cols: int, device: torch.device) -> list[torch.Tensor]:
-    return [
-        torch.empty_strided(shape, strides, dtype=dtype, device=device)
-        for shape, strides, dtype in _layouts(fmt, rows, cols)
-    ]
-
-
-def _tensors(codes: Codes, source: torch.Tensor) -> list[torch.Tensor]:
-    """What is stored, in the layout that :func:`_promised` says and in memory of its own."""
-    made = []
-    main = codes.main
-    parts = [part for name in _PARTS if (part := getattr(main, name)) is not None]
-    for part, layout in zip(parts, _layouts(main.format, *codes.shape), strict=True):
-        shape, strides, dtype = layout
-        assert tuple(part.shape) == shape, f"{tuple(part.shape)}, {shape} was promised"
-        assert part.dtype is dtype, f"{part.dtype}, {dtype} was promised"
-        own = part.untyped_storage().data_ptr() != source.untyped_storage().data_ptr()
-        if part.stride() != strides or not own:
-            laid = torch.empty_strided(shape, strides, dtype=dtype, device=part.device)
-            part = laid.copy_(part)
-        made.append(part)
-    return made
-
-
-def _codes(tensors: list[torch.Tensor], fmt: TensorFormat) -> Codes:
-    names = [_PARTS[0]]
-    if fmt.scaling is not None:
-        names.append(_PARTS[1])
-        names += [_PARTS[2]] * fmt.asymmetric + [_PARTS[3]] * fmt.scaling.two_level
-    parts: dict[str, Any] = {"scales": None, **dict(zip(names, tensors, strict=True))}
-    return Codes(main=QuantizedTensor(format=fmt, **parts))
 
 
 @torch.library.custom_op("tile_workbench_nn::key", mutates_args=(), tags=_TAGS)
@@ -158,7 +35,7 @@ def key(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A key of random bits and the counter behind it, both () int64 of the CPU."""
     count = int(counter)
-    drawn = _runtime(place, formats).key_at(count)
+    drawn = runtime_at(place, formats).key_at(count)
     signed = drawn if drawn < 2**63 else drawn - 2**64
     return torch.tensor(signed), torch.tensor(count + 1)
 
@@ -175,10 +52,10 @@ def input_codes(
     x: torch.Tensor, place: torch.Tensor, formats: str, turned: bool
 ) -> list[torch.Tensor]:
     """Codes of activations (..., K), followed by those of the transpose if asked."""
-    run = _runtime(place, formats)
+    run = runtime_at(place, formats)
     operand = run.operand(x, both=turned)
-    made = _tensors(operand.forward, x)
-    return made if operand.turned is None else made + _tensors(operand.turned, x)
+    made = stored(operand.forward, x)
+    return made if operand.turned is None else made + stored(operand.turned, x)
 
 
 @input_codes.register_fake
@@ -186,8 +63,8 @@ def _(x: torch.Tensor, place: torch.Tensor, formats: str, turned: bool) -> list[
     fmt = TensorFormat.parse(formats.split()[0])
     cols = x.shape[-1]
     rows = x.numel() // cols
-    made = _promised(fmt, rows, cols, x.device)
-    return made + _promised(fmt, cols, rows, x.device) if turned else made
+    made = promised(fmt, rows, cols, x.device)
+    return made + promised(fmt, cols, rows, x.device) if turned else made
 
 
 def _weights(run: "Runtime", matrix: torch.Tensor) -> BothDirections:
@@ -218,9 +95,9 @@ def product(
         codes: of ``x``, see :func:`input_codes`.
         seed: a key; there is none where nothing is trained.
     """
-    run = _runtime(place, formats)
+    run = runtime_at(place, formats)
     fmt = run.recipe.activation
-    forward = _codes(codes[: len(_layouts(fmt, 1, 1))], fmt)
+    forward = codes_of(codes[: len(layouts(fmt, 1, 1))], fmt)
     weights = _weights(run, weight).forward
     backend = run.backend(x.device)
     values = backend.product(forward, weights, dtype=dtype, bias=bias)
@@ -261,7 +138,7 @@ def gradients(
         dtype: of the input's gradient, (rows, K).
         of_bias: dtype of the bias's gradient, if there is one.
     """
-    run = _runtime(place, formats)
+    run = runtime_at(place, formats)
     backend, recipe, drawn = run.backend(dy.device), run.recipe, int(seed) & _MASK
     made: list[torch.Tensor] = []
     if of_input or of_weight:
@@ -273,9 +150,9 @@ def gradients(
         bare = Codes(main=grad.main)
         made.append(backend.product(bare, weights, dtype=dtype, turn_b=turn))
     if of_weight:
-        fmt, per = recipe.activation, len(_layouts(recipe.activation, 1, 1))
+        fmt, per = recipe.activation, len(layouts(recipe.activation, 1, 1))
         turned = len(codes) > per
-        x = _codes(codes[per:] if turned else codes, fmt)
+        x = codes_of(codes[per:] if turned else codes, fmt)
         wanted = weight.dtype
         d_weight = backend.product(
             grad if both.turned is None else both.turned,

@@ -13,7 +13,7 @@ from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes, held, hold
 from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
-from workbench.nn.graph_operators import InGraph
+from workbench.nn.in_graph import InGraph
 from workbench.nn.runtime import (
     Like,
     Runtime,

@@ -12,7 +12,7 @@ from workbench.nn.assembly import Assembly
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes
-from workbench.nn.graph_operators import InGraph
+from workbench.nn.in_graph import InGraph
 from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
 from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales

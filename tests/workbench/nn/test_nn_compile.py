@@ -26,6 +26,7 @@ from workbench.nn import (
     StepGuard,
     TransformerBlock,
     convert,
+    graph_layouts,
     graph_operators,
     load_training_state,
     training_state,
@@ -187,7 +188,7 @@ def test_layouts_are_those_that_the_compiler_was_told(
     told = [
         layout
         for fmt, (down, across) in zip(formats, sides, strict=False)
-        for layout in graph_operators._layouts(fmt, down, across)
+        for layout in graph_layouts.layouts(fmt, down, across)
     ]
     assert [(tuple(t.shape), t.stride(), t.dtype) for t in real] == told
     assert all(t.untyped_storage().data_ptr() != x.data_ptr() for t in real)
@@ -394,6 +395,23 @@ def test_compiled_models_quantize_weights_once_a_step(backend: str) -> None:
         assert [counting.seen.count(shape) for shape in ((96, 64), (48, 96))] == [1, 1]
         optimizer.step()
         optimizer.zero_grad()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.usefixtures("fresh")
+def test_steps_of_a_compiled_optimizer_reach_the_codes(fused: bool) -> None:
+    model = made("int8-row")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    step = torch.compile(optimizer.step, backend="aot_eager")
+    for seed in range(3):
+        x = normal(2, 32, 64, seed=seed)
+        compiled(x).pow(2).mean().backward()
+        step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            assert torch.equal(compiled(x), copy.deepcopy(model)(x))
 
 
 @pytest.mark.slow
