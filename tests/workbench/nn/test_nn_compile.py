@@ -317,18 +317,13 @@ def test_saved_models_and_copies_have_places_of_their_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", IN_GRAPH)
+@pytest.mark.parametrize(
+    ("recipe", "backend"),
+    [(recipe, "aot_eager") for recipe in IN_GRAPH] + [(recipe, "inductor") for recipe in FEW],
+)
 @pytest.mark.usefixtures("fresh")
-def test_a_model_is_one_graph(recipe: str) -> None:
-    found = compare(recipe, "aot_eager", fullgraph=True)
-    assert found.compiled[0][1] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", FEW)
-@pytest.mark.usefixtures("fresh")
-def test_inductor_makes_one_graph(recipe: str) -> None:
-    found = compare(recipe, "inductor", fullgraph=True)
+def test_a_model_is_one_graph(recipe: str, backend: str) -> None:
+    found = compare(recipe, backend, fullgraph=True)
     assert found.compiled[0][1] == 1
 
 
