@@ -49,14 +49,20 @@ def stored(codes: Codes, source: torch.Tensor) -> list[torch.Tensor]:
 
     Args:
         source: in whose memory nothing may lie, as of any operator's results.
+    Raises:
+        ValueError: a backend has another layout, or stores more than codes and scales.
     """
     made = []
     main = codes.main
     parts = [part for name in _PARTS if (part := getattr(main, name)) is not None]
-    for part, layout in zip(parts, layouts(main.format, *codes.shape), strict=True):
-        shape, strides, dtype = layout
-        assert tuple(part.shape) == shape, f"{tuple(part.shape)}, {shape} was promised"
-        assert part.dtype is dtype, f"{part.dtype}, {dtype} was promised"
+    told = layouts(main.format, *codes.shape)
+    found = [(tuple(part.shape), part.dtype) for part in parts]
+    if found != [(shape, dtype) for shape, _, dtype in told] or codes.fallback is not None:
+        raise ValueError(
+            f"{main.format} is stored as {found}: a compiled graph takes codes an item each and "
+            "their scales; train a model on this backend without torch.compile"
+        )
+    for part, (shape, strides, dtype) in zip(parts, told, strict=True):
         own = part.untyped_storage().data_ptr() != source.untyped_storage().data_ptr()
         if part.stride() != strides or not own:
             laid = torch.empty_strided(shape, strides, dtype=dtype, device=part.device)

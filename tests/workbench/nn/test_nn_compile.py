@@ -7,6 +7,7 @@ models here have sums and ReLU there, which have one result.
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -192,6 +193,23 @@ def test_layouts_are_those_that_the_compiler_was_told(
     ]
     assert [(tuple(t.shape), t.stride(), t.dtype) for t in real] == told
     assert all(t.untyped_storage().data_ptr() != x.data_ptr() for t in real)
+
+
+def test_a_backend_that_stores_codes_otherwise_is_refused() -> None:
+    class Packed(ReferenceBackend):
+        def quantize(
+            self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0, share: float = 0.0
+        ) -> Codes:
+            made = super().quantize(x, out, seed=seed, share=share)
+            scales = made.main.scales
+            assert scales is not None
+            return Codes(main=replace(made.main, scales=scales.half()))
+
+    run = runtime("int8-tensor", backend=Packed())
+    graph = run.in_graph
+    assert graph is not None
+    with pytest.raises(ValueError, match=r"float16.*: a compiled graph takes codes an item each"):
+        plain(graph_operators.input_codes)(normal(4, 64), graph.place, graph.formats, False)
 
 
 @pytest.mark.slow
