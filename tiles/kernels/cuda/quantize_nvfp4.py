@@ -53,7 +53,7 @@ class Call:
     """One launch of the kernel."""
 
     options: tuple[str, ...]  #: the compiler's, architecture left out
-    ctas: int
+    ctas: int  #: at most, or one a multiprocessor
     threads: int
     smem_bytes: int  #: dynamic, of a CTA
     cooperative: bool  #: all CTAs have to be resident
@@ -98,12 +98,12 @@ def options(
 
 
 def _validate(x: Any, codes: Any, scales: Any, tensor_scale: Any, workspace: Any) -> None:
-    dtypes = {
-        "x": (x, "uint16"), "codes": (codes, "uint8"), "scales": (scales, "uint8"),
-        "tensor_scale": (tensor_scale, "float32"), "workspace": (workspace, "uint32"),
-    }  # fmt: skip
-    for name, (array, dtype) in dtypes.items():
-        check_array(name, array, (dtype,))
+    for name, array, dtypes in (
+        ("x", x, ("uint16",)), ("codes", codes, ("uint8",)), ("scales", scales, ("uint8",)),
+        ("tensor_scale", tensor_scale, ("float32",)),
+        ("workspace", workspace, ("int32", "uint32")),
+    ):  # fmt: skip
+        check_array(name, array, dtypes)
     for name, array in (("x", x), ("codes", codes), ("scales", scales)):
         check_matrix(name, array)
     rows, cols = (int(extent) for extent in x.shape)
@@ -140,12 +140,9 @@ def prepare(
     workspace: Any,
     *,
     config: Mapping[str, int | bool],
-    multiprocessors: int,
 ) -> tuple[tuple[Call, ...], Any]:
     """Check the arguments of :func:`launch`.
 
-    Args:
-        multiprocessors: of the device; no launch has more CTAs.
     Returns:
         Launches in their order, and the parameters of all.
     Raises:
@@ -159,7 +156,7 @@ def prepare(
     calls = tuple(
         Call(
             options=one,
-            ctas=min(multiprocessors, -(-blocks // (STEP_BLOCKS * warps))),
+            ctas=-(-blocks // (STEP_BLOCKS * warps)),
             threads=32 * warps,
             smem_bytes=smem_bytes(warps, int(config["stages"])),
             cooperative=bool(config["fused"]),
@@ -200,7 +197,7 @@ def launch(
         codes: (R, C / 2) uint8, C-contiguous, on 8 bytes: two of a byte; written.
         scales: (R, C / 16) uint8, C-contiguous, e4m3fn; written.
         tensor_scale: (1,) float32: the second level; written.
-        workspace: at least 3 uint32, zeros, and zeros again afterwards; no other launch under way
+        workspace: at least 3 int32 or uint32, zeros, and zeros again afterwards; no other launch under way
             may have the same.
         config: the fields of ``CudaQuantizeNvfp4Config``.
         stream: a CuPy stream; CuPy's current one when not given.
@@ -208,24 +205,22 @@ def launch(
         ValueError: shapes, strides, devices, overlap or the configuration do not fit; TypeError:
             dtypes.
     """
-    count = multiprocessors(x.device.id) if hasattr(x, "device") else 1
-    calls, parameters = prepare(
-        x, codes, scales, tensor_scale, workspace, config=config, multiprocessors=count
-    )
+    calls, parameters = prepare(x, codes, scales, tensor_scale, workspace, config=config)
+    device = x.device.id
     with x.device:
-        for call, kernel in zip(calls, _kernels(calls, x.device.id), strict=True):
+        for call, kernel in zip(calls, _kernels(calls, device), strict=True):
             run(
-                kernel, call.ctas, call.threads, (parameters,), smem_bytes=call.smem_bytes,
-                stream=stream, cooperative=call.cooperative,
+                kernel, min(call.ctas, multiprocessors(device)), call.threads, (parameters,),
+                smem_bytes=call.smem_bytes, stream=stream, cooperative=call.cooperative,
             )  # fmt: skip
 
 
-def precompile(*arrays: Any, config: Mapping[str, int | bool]) -> None:
+def precompile(x: Any, *written: Any, **rest: Any) -> None:
     """Compile what :func:`launch` would run for these arguments, without running it.
 
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    calls, _ = prepare(*arrays, config=config, multiprocessors=1)
-    with arrays[0].device:
-        _kernels(calls, arrays[0].device.id)
+    calls, _ = prepare(x, *written, **rest)
+    with x.device:
+        _kernels(calls, x.device.id)
