@@ -43,7 +43,7 @@ def _check(x: torch.Tensor, config: dict[str, Any], ctas: int = 3) -> None:
 @pytest.mark.parametrize(
     ("config", "shape", "ctas"),
     [
-        (FUSED, (48, 256), 2),
+        (FUSED, (40, 128), 2),
         pytest.param(TWO, (48, 256), 3, marks=pytest.mark.slow),
         pytest.param(FUSED | {"stages": 3, "kept_mib": 1}, (64, 256), 3, marks=pytest.mark.slow),
         pytest.param(FUSED | {"num_warps": 1}, (40, 256), 1, marks=pytest.mark.slow),
@@ -62,11 +62,11 @@ def test_equals_the_codec_bit_for_bit(
 @pytest.mark.parametrize(
     "largest",
     [
-        3.0e38,
-        2688.0,
+        pytest.param(3.0e38, marks=pytest.mark.slow),
+        pytest.param(2688.0, marks=pytest.mark.slow),
         pytest.param(1.7, marks=pytest.mark.slow),
         pytest.param(1e-30, marks=pytest.mark.slow),
-        2.0**-88,
+        pytest.param(2.0**-88, marks=pytest.mark.slow),
         pytest.param(2.0**-90, marks=pytest.mark.slow),
         2.0**-126,
         pytest.param(2.0**-133, marks=pytest.mark.slow),
@@ -83,12 +83,12 @@ def test_tensors_of_all_sizes(largest: float) -> None:
     _check(x, FUSED, 1)
 
 
-@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_steps_give_the_codes_of_all_quotients(step: int) -> None:
+@pytest.mark.slow
+def test_steps_give_the_codes_of_all_quotients() -> None:
     """Every bf16 number by every scale, under the mantissa of every largest magnitude.
 
     Powers of two change nothing where all scales are normal numbers; the ends are tried as well.
     """
-    for amax in [0x7F7F, 0x1400, *MANTISSAS[1::step]]:
+    for amax in [0x7F7F, 0x1400, *MANTISSAS]:
         assert wrong_codes(amax) == 0, hex(amax)
         assert wrong_scales(amax) == 0, hex(amax)

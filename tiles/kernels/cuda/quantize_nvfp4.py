@@ -197,8 +197,8 @@ def launch(
         codes: (R, C / 2) uint8, C-contiguous, on 8 bytes: two of a byte; written.
         scales: (R, C / 16) uint8, C-contiguous, e4m3fn; written.
         tensor_scale: (1,) float32: the second level; written.
-        workspace: at least 3 int32 or uint32, zeros, and zeros again afterwards; no other launch under way
-            may have the same.
+        workspace: at least 3 int32 or uint32, zeros, and zeros again afterwards; no other launch
+            that is under way may have the same.
         config: the fields of ``CudaQuantizeNvfp4Config``.
         stream: a CuPy stream; CuPy's current one when not given.
     Raises:

@@ -1,12 +1,21 @@
 """``quantize_packed``: codes and scales of any block format, with a transposed copy if wanted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
-from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, cupy_remark, scale_block
+from workbench.emission.function import (
+    CUPY_FILES,
+    TORCH_FILES,
+    Free,
+    Function,
+    cupy_remark,
+    default_problems,
+    scale_block,
+)
+from workbench.emission.functions.gemm import ALIGNED_EXTENT
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -38,6 +47,11 @@ class QuantizePackedFunction(Function):
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
         return ((TRITON, problem),) if self.needs_cupy(family) else ()
+
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
+        if family == NVFP4:
+            return default_problems(problem, ALIGNED_EXTENT)  # whole blocks
+        return super().defaults(family, problem)
 
     def needs_cupy(self, family: str) -> bool:
         return family in (CUDA, NVFP4)
