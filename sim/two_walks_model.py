@@ -1,9 +1,9 @@
 """The cost of a kernel that walks through a matrix twice: NVFP4 in CUDA C++.
 
-The first walk reads all, the second backwards what neither the rings in shared memory (one
-launch) nor the L2 still hold, and writes.  Warps bring their bytes by copies that nobody waits for,
-so that bytes in flight are those of all rings.  Nothing was measured: the L2 is taken to hold three
-quarters of its size, asked or not, and the constants are those of other streaming kernels.
+The first walk reads all, the second backwards what neither the rings in shared memory and registers
+(one launch) nor the L2 still hold, and writes.  Warps bring their bytes by copies that nobody waits
+for, so that bytes in flight are those of all rings.  Nothing was measured: the L2 is taken to hold
+three quarters of its size, asked or not, and the constants are those of other streaming kernels.
 """
 
 import numpy as np
@@ -41,6 +41,7 @@ def two_walks_cost(
     of = parameters
     warps = table["num_warps"].astype(np.float64)
     stages, fused = table["stages"].astype(np.float64), table["fused"]
+    held_steps = table["held"].astype(np.float64)
     kept = table["kept_mib"] * 2.0**20
     clock_ghz = gpu.max_clock_mhz / 1e3
     blocks = -(-problem.rows * problem.cols // BLOCK)
@@ -50,10 +51,10 @@ def two_walks_cost(
     steps = np.ceil(blocks / (STEP_BLOCKS * warps * ctas))
     rings = ctas * warps * stages * STEP_BYTES
 
-    in_rings = np.where(fused, np.minimum(rings, read), 0.0)
-    held = np.minimum(HELD_SHARE * gpu.l2_bytes, read - in_rings)
-    held = np.where(kept > 0, np.minimum(held, kept), held)
-    again = read - in_rings - held
+    on_sms = np.where(fused, np.minimum(rings * (1 + held_steps / stages), read), 0.0)
+    in_l2 = np.minimum(HELD_SHARE * gpu.l2_bytes, read - on_sms)
+    in_l2 = np.where(kept > 0, np.minimum(in_l2, kept), in_l2)
+    again = read - on_sms - in_l2
     # Every lane waits for its own oldest step alone.
     busy = saturation(np.minimum(rings, read), gpu.dram_read_gb_per_s, gpu.dram_latency_ns)
 
@@ -71,10 +72,11 @@ def two_walks_cost(
 
     whole = np.full(len(table), read)
     finding = walk(whole, whole, 0.0, steps * FIND_STEP)
-    coding = walk(again, read - in_rings, written, steps * CODE_STEP + TABLES)
+    coding = walk(again, read - on_sms, written, steps * CODE_STEP + TABLES)
     launches = np.where(fused, 1, 2)
-    # Arrivals and the largest magnitude travel to the L2 and back.
-    meeting = np.where(fused, 3 * gpu.l2_latency_ns, 0.0)
+    # Arrivals and the largest magnitude travel to the L2 and back, unless steps that are held have
+    # let others be asked for before.
+    meeting = np.where(fused & (held_steps == 0), 3 * gpu.l2_latency_ns, 0.0)
     starts = launches * ctas * of.cta_start_ns
     ends = 2 * (gpu.dram_latency_ns + of.cta_clk / clock_ghz) + meeting + starts
     launch_us = launches * gpu.graph_launch_us
@@ -89,5 +91,5 @@ def two_walks_cost(
         terms_us={name: ns / 1e3 for name, ns in terms.items()} | {"launch": launch_us},
         dram_read_bytes=read + again,
         dram_write_bytes=np.full(len(table), written),
-        l2_read_bytes=2 * read - in_rings,
+        l2_read_bytes=2 * read - on_sms,
     )

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.gpu
 NVFP4 = TensorFormat.parse("nvfp4")
 #: One launch and two, few and many warps, nothing said to the L2 and much.
 CONFIGS = [
-    {"num_warps": 16, "stages": 6, "fused": True, "kept_mib": 0},
-    {"num_warps": 8, "stages": 3, "fused": True, "kept_mib": 32},
-    {"num_warps": 16, "stages": 3, "fused": False, "kept_mib": 0},
-    {"num_warps": 32, "stages": 2, "fused": False, "kept_mib": 16},
+    {"num_warps": 16, "stages": 6, "held": 3, "fused": True, "kept_mib": 0},
+    {"num_warps": 8, "stages": 3, "held": 0, "fused": True, "kept_mib": 32},
+    {"num_warps": 16, "stages": 3, "held": 0, "fused": False, "kept_mib": 0},
+    {"num_warps": 32, "stages": 2, "held": 0, "fused": False, "kept_mib": 16},
 ]
 
 
@@ -74,7 +74,7 @@ def test_equals_the_codec_bit_for_bit(shape: tuple[int, int], config: dict[str, 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_replays_from_a_graph(fused: bool) -> None:
-    config = CONFIGS[0] | {"fused": fused}
+    config = CONFIGS[0] | {"fused": fused, "held": 3 * fused}
     x, written = drawn(512, 4096, 3.0), outputs(512, 4096)
     launch(x, written, config)
     torch.cuda.synchronize()

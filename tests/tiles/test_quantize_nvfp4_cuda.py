@@ -20,7 +20,7 @@ from tiles.problems import parse_problem
 
 H200 = load_gpu("h200").limits
 PROBLEM = parse_problem("quantize:8192x8192:nvfp4:bf16")
-GOOD = {"num_warps": 16, "stages": 7, "fused": True, "kept_mib": 0}
+GOOD = {"num_warps": 16, "stages": 7, "held": 0, "fused": True, "kept_mib": 0}
 SOURCE = Path(quantize_nvfp4.__file__).with_name(quantize_nvfp4.SOURCE)
 FAMILY = kernel("cuda_quantize_nvfp4")
 
@@ -50,6 +50,9 @@ def test_default_is_legal_and_every_legal_configuration_is_taken_and_priced(
         ({"stages": 1}, "1 stages"),
         ({"stages": 65}, "65 stages"),
         ({"kept_mib": -1}, "kept_mib -1"),
+        ({"held": 8}, "held 8: at most the 7 stages"),
+        ({"held": 2, "fused": False}, "held 2: at most"),
+        ({"held": 4}, "about 136 registers a thread > 128 at 512"),
         ({"stages": 8}, "smem 264448 B > 232448 B on h200"),
     ],
 )
@@ -97,6 +100,8 @@ def _arrays(**changes: Any) -> dict[str, Any]:
         ({"config": GOOD | {"num_warps": 40}}, "num_warps = 40"),
         ({"config": GOOD | {"stages": 1}}, "stages = 1"),
         ({"config": GOOD | {"kept_mib": 5000}}, "kept_mib = 5000"),
+        ({"config": GOOD | {"held": 8}}, "held = 8"),
+        ({"config": GOOD | {"held": 1, "fused": False}}, "held = 1"),
         ({"config": GOOD | {"depth": 2}}, "config has fields"),
         ({"x": array((64, 72), "uint16")}, "x has 72 columns"),
         ({"x": array((64, 96), "uint16", pointer=4104)}, "x begins at no multiple of 16"),
@@ -125,7 +130,11 @@ def test_two_launches_or_one_whose_ctas_meet() -> None:
 
 @pytest.mark.parametrize("find_and_code", [True, False], ids=["fused", "two"])
 def test_compiles_without_warnings(find_and_code: bool) -> None:
-    config = GOOD | {"fused": find_and_code, "kept_mib": 16 * find_and_code}
+    config = GOOD | {
+        "fused": find_and_code,
+        "kept_mib": 16 * find_and_code,
+        "held": 3 * find_and_code,
+    }
     for options in quantize_nvfp4.options((8192, 8192), config):
         found = compile_cuda(SOURCE, (*options, "--gpu-architecture=sm_80"))
         assert not found.log
@@ -148,14 +157,15 @@ def test_its_loops_have_the_instructions_that_the_model_counts() -> None:
     }
 
 
-def test_what_the_rings_keep_is_not_read_again() -> None:
+def test_what_the_sms_keep_is_not_read_again() -> None:
     gpu = load_gpu("h200")
-    one, two, few = (
+    one, two, few, held = (
         price(PROBLEM, FAMILY, ConfigTable.of([CudaQuantizeNvfp4Config(**config)]), gpu)
-        for config in (GOOD, GOOD | {"fused": False}, GOOD | {"stages": 2})
+        for config in (GOOD, GOOD | {"fused": False}, GOOD | {"stages": 2}, GOOD | {"held": 3})
     )
-    rings = gpu.sm_count * 16 * 7 * 2048
-    assert two.dram_read_bytes[0] - one.dram_read_bytes[0] == rings
-    assert one.time_us[0] < few.time_us[0]
+    step = gpu.sm_count * 16 * 2048
+    assert two.dram_read_bytes[0] - one.dram_read_bytes[0] == 7 * step
+    assert one.dram_read_bytes[0] - held.dram_read_bytes[0] == 3 * step
+    assert held.time_us[0] < one.time_us[0] < few.time_us[0]
     assert one.time_us[0] < two.time_us[0]
     assert one.terms_us["cuda_cores"][0] < one.terms_us["dram"][0]

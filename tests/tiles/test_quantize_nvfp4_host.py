@@ -16,7 +16,7 @@ from tiles.formats.torch_codec import quantize_tensor
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
 NVFP4 = TensorFormat.parse("nvfp4")
-FUSED = {"num_warps": 2, "stages": 2, "fused": True, "kept_mib": 0}
+FUSED = {"num_warps": 2, "stages": 2, "held": 0, "fused": True, "kept_mib": 0}
 TWO = FUSED | {"fused": False}
 #: Bits of a bf16 number of each mantissa, in one binade.
 MANTISSAS = range(0x4080, 0x4100)
@@ -43,7 +43,10 @@ def _check(x: torch.Tensor, config: dict[str, Any], ctas: int = 3) -> None:
 @pytest.mark.parametrize(
     ("config", "shape", "ctas"),
     [
-        (FUSED, (40, 128), 2),
+        (FUSED | {"held": 2}, (44, 192), 2),
+        pytest.param(FUSED, (48, 256), 2, marks=pytest.mark.slow),
+        pytest.param(FUSED | {"stages": 4, "held": 3}, (130, 272), 1, marks=pytest.mark.slow),
+        pytest.param(FUSED | {"stages": 3, "held": 3}, (16, 112), 1, marks=pytest.mark.slow),
         pytest.param(TWO, (48, 256), 3, marks=pytest.mark.slow),
         pytest.param(FUSED | {"stages": 3, "kept_mib": 1}, (64, 256), 3, marks=pytest.mark.slow),
         pytest.param(FUSED | {"num_warps": 1}, (40, 256), 1, marks=pytest.mark.slow),
@@ -51,7 +54,18 @@ def _check(x: torch.Tensor, config: dict[str, Any], ctas: int = 3) -> None:
         pytest.param(TWO | {"stages": 4}, (130, 80), 2, marks=pytest.mark.slow),
         pytest.param(FUSED, (257, 48), 3, marks=pytest.mark.slow),
     ],
-    ids=["fused", "two", "kept", "warp", "short", "two ragged", "ragged"],
+    ids=[
+        "held",
+        "fused",
+        "held ragged",
+        "too short to hold",
+        "two",
+        "kept",
+        "warp",
+        "short",
+        "two ragged",
+        "ragged",
+    ],
 )
 def test_equals_the_codec_bit_for_bit(
     config: dict[str, Any], shape: tuple[int, int], ctas: int
@@ -80,7 +94,7 @@ def test_tensors_of_all_sizes(largest: float) -> None:
     x = torch.from_numpy((x / np.abs(x).max() * largest).astype(np.float32)).bfloat16()
     x[3, 5] = largest
     x[7, 16:32], x[8, 40] = 0.0, -0.0
-    _check(x, FUSED, 1)
+    _check(x, FUSED | {"held": 1}, 1)
 
 
 @pytest.mark.slow

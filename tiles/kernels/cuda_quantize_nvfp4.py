@@ -12,6 +12,7 @@ from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda.block_arrays import MAX_BLOCKS
 from tiles.kernels.cuda.quantize_nvfp4 import BLOCK, MAX_KEPT_MIB, smem_bytes
+from tiles.kernels.quantize_family import MAX_REGISTERS
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Problem, Quantize
 
@@ -19,6 +20,8 @@ __all__ = ["CudaQuantizeNvfp4", "CudaQuantizeNvfp4Config"]
 
 TARGET = TensorFormat.parse("nvfp4")
 MAX_WARPS, MAX_STAGES = 32, 64
+#: Of a thread beside the steps that it holds, and of each of them.
+BASE_REGISTERS, STEP_REGISTERS = 72, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class CudaQuantizeNvfp4Config(TileConfig):
 
     num_warps: int  #: of a CTA, of which every SM has one
     stages: int  #: steps of 2 KiB in a warp's ring
+    held: int  #: steps that a warp keeps in registers between both walks, where they are fused
     fused: bool  #: one cooperative launch, whose rings keep the matrix's end between both walks
     kept_mib: int  #: of the matrix, what the L2 is asked to keep between them; 0 asks for nothing
 
@@ -65,13 +69,17 @@ class CudaQuantizeNvfp4(Kernel):
         return ConfigTable.product(
             CudaQuantizeNvfp4Config,
             num_warps=[4, 8, 16, 32],
-            stages=[2, 3, 4, 6, 7, 8, 12, 14, 24],
+            stages=[2, 3, 4, 6, 7, 8, 12, 14],
+            held=[0, 2, 3, 6],
             fused=[True, False],
             kept_mib=[0, 16, 32],
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
         warps, stages, kept = table["num_warps"], table["stages"], table["kept_mib"]
+        held = table["held"]
+        registers = np.where(held > 0, BASE_REGISTERS + STEP_REGISTERS * held, 0)
+        available = np.minimum(MAX_REGISTERS, limits.registers_per_sm // np.maximum(32 * warps, 1))
         shared = np.array([smem_bytes(*pair) for pair in zip(warps, stages, strict=True)], np.int64)
         return [
             Rule(
@@ -83,6 +91,22 @@ class CudaQuantizeNvfp4(Kernel):
                 "stages",
                 (stages < 2) | (stages > MAX_STAGES),
                 lambda i: f"{stages[i]} stages: from 2 to {MAX_STAGES}",
+            ),
+            Rule(
+                "held",
+                (held < 0) | (held > stages * table["fused"]),
+                lambda i: (
+                    f"held {held[i]}: at most the {stages[i]} stages where both walks are fused, "
+                    "else 0"
+                ),
+            ),
+            Rule(
+                "registers",
+                registers > available,
+                lambda i: (
+                    f"about {registers[i]} registers a thread > {available[i]} at "
+                    f"{32 * warps[i]} threads on {limits.gpu}"
+                ),
             ),
             Rule(
                 "kept",
@@ -99,7 +123,7 @@ class CudaQuantizeNvfp4(Kernel):
     def default(self, problem: Problem, limits: Limits) -> CudaQuantizeNvfp4Config:
         # Two launches need no CTA beside another; half of the shared memory is in flight.
         stages = max(2, (limits.smem_bytes_per_cta // 2 - smem_bytes(16, 0)) // smem_bytes(16, 1))
-        return CudaQuantizeNvfp4Config(num_warps=16, stages=stages, fused=False, kept_mib=0)
+        return CudaQuantizeNvfp4Config(num_warps=16, stages=stages, held=0, fused=False, kept_mib=0)
 
     @property
     def template(self) -> Path:

@@ -8,12 +8,15 @@
 // for earlier ones where each of them was.  With both walks in one launch (FIND and CODE) all CTAs meet
 // between them, so all have to be resident: a cooperative launch of one CTA an SM.
 //
+// With both walks in one launch, HELD steps of the first walk's end stay in registers, and the ring has asked
+// for others in their place by the time the CTAs meet.
+//
 // KEPT_MIB (0: nothing is said) of the matrix are loaded as what the L2 is to keep, what the ring keeps and
 // what comes before as what it is to drop first.
 //
 // `workspace` are three words of zeros, and zeros again afterwards: the largest magnitude, arrivals, departures.
 //
-// Macros from the launcher: THREADS, STAGES, FIND, CODE, KEPT_MIB, EVEN (whole steps alone).
+// Macros from the launcher: THREADS, STAGES, HELD (at most STAGES; 0 unless FIND and CODE), FIND, CODE, KEPT_MIB, EVEN (whole steps alone).
 
 #include "words.cuh"
 
@@ -161,36 +164,73 @@ DEVICE void take(const Walk &walk, u32 slot, u32 part, bool there, u32 *words) {
 // Whether there is a block; a constant where all are.
 DEVICE bool there_is(const Walk &walk, u32 block) { return EVEN || block < walk.blocks; }
 
+// A step's words, of which HELD stay in registers from the end of the first walk on.
+struct Words {
+    u32 of[EACH][8];
+};
+
+// All of them or, of a shorter walk, none.
+DEVICE u32 held_steps(const Walk &walk) {
+    const u32 held = min(walk.steps, (u32)HELD);
+    return held == HELD ? held : 0;
+}
+
 #if FIND
 
-// Largest magnitude of a warp's blocks that are all finite; the last steps stay in the ring.
-DEVICE u32 find(const Walk &walk) {
+// A step out of the ring, and the largest magnitude of its blocks that are all finite.
+DEVICE u32 look_at(const Walk &walk, u32 slot, u32 step, Words *words) {
+    u32 largest = 0;
+    copies_left<STAGES - 1>();
+    __syncwarp();
+#pragma unroll
+    for (u32 part = 0; part < EACH; ++part) {
+        const u32 block = first_block(walk, step) + part * 32 + threadIdx.x % 32;
+        take(walk, slot, part, there_is(walk, block), words->of[part]);
+        u32 peaks = 0;
+#pragma unroll
+        for (int k = 0; k < 8; ++k) peaks = larger_sizes(peaks, words->of[part][k]);
+        const u32 peak = max(peaks >> 16, peaks & 0xffffu);
+        largest = max(largest, peak < INFINITY_HALF ? peak : 0);
+    }
+    __syncwarp();
+    return largest;
+}
+
+// Largest magnitude of a warp's blocks; the last steps stay in registers and in the ring.
+DEVICE u32 find(const Walk &walk, Words *held) {
     const u8 *from = walk.x;
     for (u32 k = 0; k < STAGES; ++k) {
         if (k < walk.steps) ask(walk, from, k, k, false);
         copies_begun();
         from += walk.pace;
     }
+    const u32 last = walk.steps - held_steps(walk);
     u32 largest = 0, slot = 0;
-    for (u32 step = 0; step < walk.steps; ++step) {
-        copies_left<STAGES - 1>();
-        __syncwarp();
-#pragma unroll
-        for (u32 part = 0; part < EACH; ++part) {
-            u32 words[8], peaks = 0;
-            const u32 block = first_block(walk, step) + part * 32 + threadIdx.x % 32;
-            take(walk, slot, part, there_is(walk, block), words);
-#pragma unroll
-            for (int k = 0; k < 8; ++k) peaks = larger_sizes(peaks, words[k]);
-            const u32 peak = max(peaks >> 16, peaks & 0xffffu);
-            largest = max(largest, peak < INFINITY_HALF ? peak : 0);
-        }
-        __syncwarp();
+    for (u32 step = 0; step < last; ++step) {
+        Words words;
+        largest = max(largest, look_at(walk, slot, step, &words));
         if (step + STAGES < walk.steps) ask(walk, from, slot, step + STAGES, false);
         copies_begun();
         from += walk.pace;
         slot = slot + 1 == STAGES ? 0 : slot + 1;
     }
+#if HELD > 0
+    if (held_steps(walk) == 0) return largest;
+#pragma unroll
+    for (u32 r = 0; r < HELD; ++r) {  // there are no further steps to ask for
+        largest = max(largest, look_at(walk, slot, last + r, held + r));
+        copies_begun();
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
+    }
+    // What the second walk takes next travels while the CTAs meet.
+    from = walk.x + (walk.steps - STAGES - 1LL) * walk.pace;
+    for (u32 step = walk.steps; step-- > last;) {
+        slot = slot == 0 ? STAGES - 1 : slot - 1;
+        if (step >= STAGES) ask(walk, from, slot, step - STAGES, true);
+        copies_begun();
+        from -= walk.pace;
+    }
+#endif
     return largest;
 }
 
@@ -233,8 +273,39 @@ DEVICE void encode_block(const u32 *words, const u8 *arena, float outer, bool pl
     }
 }
 
+// What a warp's second walk needs beside its steps.
+struct Coder {
+    const Walk &walk;
+    const Operands &p;
+    const u8 *arena;
+    float outer;
+};
+
+DEVICE void encode_step(const Coder &by, u32 step, const Words &words, bool plain) {
+    const u32 block = first_block(by.walk, step) + threadIdx.x % 32;
+#pragma unroll
+    for (u32 part = 0; part < EACH; ++part) {
+        u32 scale, codes[2];
+        encode_block(words.of[part], by.arena, by.outer, plain, &scale, codes);
+        if (there_is(by.walk, block + part * 32)) write(by.p, block + part * 32, codes[0], codes[1], scale);
+    }
+}
+
+// A step from memory: what is held stands in registers, which loops cannot choose from.
+DEVICE void load_step(const Coder &by, u32 step, Words *words) {
+#pragma unroll
+    for (u32 part = 0; part < EACH; ++part) {
+        const u32 block = first_block(by.walk, step) + part * 32 + threadIdx.x % 32;
+        if (!there_is(by.walk, block)) continue;
+        const u32 *from = (const u32 *)(by.p.x + (i64)block * 32);
+        for (int k = 0; k < 8; ++k) words->of[part][k] = from[k];
+    }
+}
+
 // Codes of a warp's blocks, the last step first.
-DEVICE void encode(const Walk &walk, const Operands &p, const u8 *arena, float outer, bool plain) {
+DEVICE void encode(const Coder &by, const Words *held, bool plain) {
+    const Walk &walk = by.walk;
+    const u32 last = walk.steps - held_steps(walk);
     u32 slot = walk.steps % STAGES;
     const u8 *from = walk.x + (walk.steps - (FIND ? STAGES : 0) - 1LL) * walk.pace;
 #if !FIND
@@ -246,25 +317,36 @@ DEVICE void encode(const Walk &walk, const Operands &p, const u8 *arena, float o
     }
     slot = walk.steps % STAGES;
 #endif
-    for (u32 step = walk.steps; step-- > 0;) {
-        u32 words[EACH][8];
+#if HELD > 0
+    if (held_steps(walk) > 0) {
+        slot = last % STAGES;
+        from -= HELD * walk.pace;
+        if (plain) {
+#pragma unroll
+            for (u32 r = HELD; r-- > 0;) encode_step(by, last + r, held[r], plain);
+        } else {
+            for (u32 step = walk.steps; step-- > last;) {
+                Words words = {};
+                load_step(by, step, &words);
+                encode_step(by, step, words, plain);
+            }
+        }
+    }
+#endif
+    for (u32 step = last; step-- > 0;) {
+        Words words;
         slot = slot == 0 ? STAGES - 1 : slot - 1;
         copies_left<STAGES - 1>();
         __syncwarp();
         const u32 block = first_block(walk, step) + threadIdx.x % 32;
 #pragma unroll
         for (u32 part = 0; part < EACH; ++part)
-            take(walk, slot, part, there_is(walk, block + part * 32), words[part]);
+            take(walk, slot, part, there_is(walk, block + part * 32), words.of[part]);
         __syncwarp();
         if (step >= STAGES) ask(walk, from, slot, step - STAGES, true);
         copies_begun();
         from -= walk.pace;
-#pragma unroll
-        for (u32 part = 0; part < EACH; ++part) {
-            u32 scale, codes[2];
-            encode_block(words[part], arena, outer, plain, &scale, codes);
-            if (there_is(walk, block + part * 32)) write(p, block + part * 32, codes[0], codes[1], scale);
-        }
+        encode_step(by, step, words, plain);
     }
 }
 
@@ -274,8 +356,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) quantize_nvfp4(const Op
     SHARED_MEMORY(arena);
     const Walk walk = walk_of(p, arena);
     u32 *peaks = (u32 *)(arena + PEAKS_PLACE);
+    Words held[HELD + 1];
 #if FIND
-    const u32 largest = __reduce_max_sync(0xffffffffu, find(walk));
+    const u32 largest = __reduce_max_sync(0xffffffffu, find(walk, held));
     if (threadIdx.x % 32 == 0) peaks[threadIdx.x / 32] = largest;
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -308,9 +391,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) quantize_nvfp4(const Op
         for (u32 k = threadIdx.x; k < 128; k += THREADS)
             ((i16 *)(arena + CODES_PLACE))[k] = tabled_scale(k, outer);
         __syncthreads();
-        encode(walk, p, arena, outer, true);
+        encode(Coder{walk, p, arena, outer}, held, true);
     } else {
-        encode(walk, p, arena, outer, false);
+        encode(Coder{walk, p, arena, outer}, held, false);
     }
 #endif
 }

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SOURCE = "quantize_nvfp4.cu"
-FIELDS = ("num_warps", "stages", "fused", "kept_mib")
+FIELDS = ("num_warps", "stages", "held", "fused", "kept_mib")
 #: Elements under one scale.
 BLOCK = 16
 #: Blocks of a warp's step, and its bytes; tables of a CTA.
@@ -73,20 +73,25 @@ def options(
         ValueError: a configuration that the kernel cannot be compiled with.
     """
     check_fields(config, FIELDS)
-    warps, stages, _, kept = (int(config[name]) for name in FIELDS)
+    warps, stages, held, fused, kept = (int(config[name]) for name in FIELDS)
     if not 1 <= warps <= 32:
         raise ValueError(f"num_warps = {warps}: from 1 to 32")
     if not 2 <= stages <= 64:
         raise ValueError(f"stages = {stages}: from 2 to 64")
+    if not 0 <= held <= stages * fused:
+        raise ValueError(
+            f"held = {held}: at most the {stages} stages where both walks are fused, else 0"
+        )
     if not 0 <= kept <= MAX_KEPT_MIB:
         raise ValueError(f"kept_mib = {kept}: from 0, which asks for nothing, to {MAX_KEPT_MIB}")
-    parts = ((1, 1),) if config["fused"] else ((1, 0), (0, 1))
+    parts = ((1, 1),) if fused else ((1, 0), (0, 1))
     even = int(shape[0] * shape[1] % (STEP_BLOCKS * BLOCK) == 0)
     return tuple(
         macro_options(
             {
                 "THREADS": 32 * warps,
                 "STAGES": stages,
+                "HELD": held,
                 "FIND": find,
                 "CODE": code,
                 "KEPT_MIB": kept,
