@@ -68,9 +68,9 @@ class CudaQuantizeNvfp4(Kernel):
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         return ConfigTable.product(
             CudaQuantizeNvfp4Config,
-            num_warps=[4, 8, 16, 32],
-            stages=[2, 3, 4, 6, 7, 8, 12, 14],
-            held=[0, 2, 3, 6],
+            num_warps=[4, 8, 12, 16, 32],
+            stages=[2, 3, 4, 7, 9, 14],
+            held=[0, 2, 3, 6, 10],
             fused=[True, False],
             kept_mib=[0, 16, 32],
         )
