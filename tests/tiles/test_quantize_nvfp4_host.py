@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nasty_matrices import nasty
 from nvfp4_on_host import bf16_bits, quantize, wrong_codes, wrong_scales
 
@@ -95,6 +97,31 @@ def test_tensors_of_all_sizes(largest: float) -> None:
     x[3, 5] = largest
     x[7, 16:32], x[8, 40] = 0.0, -0.0
     _check(x, FUSED | {"held": 1}, 1)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 70),
+    blocks=st.integers(1, 20),
+    config=st.sampled_from([FUSED | {"held": 2}, FUSED | {"stages": 3, "num_warps": 1}, TWO]),
+    ctas=st.integers(1, 5),
+    exponent=st.integers(-140, 127),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_matrices_of_all_extents_and_sizes(
+    rows: int, blocks: int, config: dict[str, Any], ctas: int, exponent: int, seed: int
+) -> None:
+    """Any bits below a largest exponent, NaN and infinity among them."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**16, (rows, 16 * blocks)).astype(np.uint32) << 16
+    x = bits.view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = np.where(np.abs(x) > 2.0**exponent, rng.standard_normal(x.shape) * 2.0**exponent, x)
+    x[rng.random(x.shape) < 0.002] = rng.choice([np.nan, np.inf, -np.inf])
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = torch.from_numpy(x.astype(np.float32)).bfloat16()
+    _check(made, config, ctas)
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ class CudaQuantizeNvfp4(Kernel):
             stages=[2, 3, 4, 7, 9, 14],
             held=[0, 2, 3, 6, 10],
             fused=[True, False],
-            kept_mib=[0, 16, 32],
+            kept_mib=[0, 32, 40],
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:

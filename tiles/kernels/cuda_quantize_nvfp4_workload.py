@@ -7,28 +7,15 @@ import torch
 
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import quantize_nvfp4
+from tiles.kernels.cuda_quantize_workload import CudaQuantizeWorkload
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
-from tiles.kernels.quantize_tiles_workload import Copy, QuantizeTilesWorkload
-from tiles.problems import Quantize
+from tiles.kernels.quantize_tiles_workload import Copy
 
 __all__ = ["CudaQuantizeNvfp4Workload"]
 
 
-class CudaQuantizeNvfp4Workload(QuantizeTilesWorkload):
+class CudaQuantizeNvfp4Workload(CudaQuantizeWorkload):
     """Random normal values in bf16, kept on ``device``."""
-
-    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ...
-            seed: seeds the input.
-        Raises:
-            ValueError: not a CUDA device.
-        """
-        if torch.device(device).type != "cuda":
-            raise ValueError(f"device {device!r}: the CUDA C++ kernel needs a CUDA device")
-        super().__init__(problem, device=device, seed=seed)
 
     def _views(self, copy: Copy) -> dict[str, Any]:
         """The launcher's arrays: zero-copy CuPy views of torch tensors, and a workspace."""

@@ -239,12 +239,8 @@ DEVICE u32 find(const Walk &walk, Words *held) {
 #if CODE
 
 DEVICE void write(const Operands &p, u32 block, u32 low, u32 high, u32 scale) {
-    uint2 *to = (uint2 *)(p.codes + (i64)block * 8);
-#if HINTED && !defined(ON_HOST)
-    __stcs(to, make_uint2(low, high));
-#else
-    *to = make_uint2(low, high);
-#endif
+    // They may stay in the L2, where numbers that were asked for the last time make room.
+    *(uint2 *)(p.codes + (i64)block * 8) = make_uint2(low, high);
     p.scales[block] = (u8)scale;
 }
 
