@@ -128,6 +128,43 @@ def test_two_launches_or_one_whose_ctas_meet() -> None:
     assert "-DEVEN=0" in quantize_nvfp4.options((63, 96), GOOD)[0]
 
 
+class _Kernel:
+    """A compiled kernel that notes how it is launched."""
+
+    shared_size_bytes, max_dynamic_shared_size_bytes = 0, 0
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[Any, ...]] = []
+
+    def __call__(self, grid: Any, block: Any, arguments: Any, **options: Any) -> None:
+        self.launched.append((grid, block, options))
+
+    @property
+    def kernel(self) -> Any:
+        """What CuPy launches cooperatively."""
+        return self
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_launches_one_cta_a_multiprocessor_and_together_where_they_meet(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _Kernel()
+    monkeypatch.setattr(quantize_nvfp4, "functions", lambda *_: (made,))
+    monkeypatch.setattr(quantize_nvfp4, "multiprocessors", lambda device: 5)
+    monkeypatch.setattr("tiles.kernels.cuda.launches.shared_memory_bytes", lambda device: 227 << 10)
+    arrays = _arrays(
+        x=array((4096, 96), "uint16"), codes=array((4096, 48), "uint8"),
+        scales=array((4096, 6), "uint8"), config=GOOD | {"fused": fused},
+    )  # fmt: skip
+    quantize_nvfp4.launch(**arrays)
+    shared = 2304 + 16 * 7 * 2048
+    together = {"enable_cooperative_groups": True} if fused else {}
+    once = ((5,), (512,), {"shared_mem": shared} | together)
+    assert made.launched == [once] * (2 - fused)
+    assert made.max_dynamic_shared_size_bytes == shared
+
+
 @pytest.mark.parametrize("find_and_code", [True, False], ids=["fused", "two"])
 def test_compiles_without_warnings(find_and_code: bool) -> None:
     config = GOOD | {
