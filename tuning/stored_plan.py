@@ -40,6 +40,7 @@ _BUDGET = ("max_measurements", "time_limit_s")
 _SAID = {
     "gpu_sha256": "the GPU file",
     "sources": "the kernels' source",
+    "studies": "the list of studies",
     "calibration_sha256": "the calibration",
 }
 _ANEW = "bring back a copy, or sweep into another output"
@@ -94,7 +95,9 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     there, here = objective_of(stored), objective_of(wanted)
     if there is not here:
         return f"the objective, {there.value} there and {here.value} here,"
-    for key in [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
+    keys = [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]
+    # Other studies may bring other families, whose source is none that differs.
+    for key in sorted(keys, key=lambda key: key == "sources"):
         if key not in _BUDGET and stored.get(key) != wanted.get(key):
             return _SAID.get(key, key)
     return ""

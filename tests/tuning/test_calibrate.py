@@ -18,6 +18,7 @@ from tuning.calibration import run as calibrate_run
 from tuning.calibration.design import PER_STUDY, Stratum, design
 from tuning.calibration.run import MEANING, USUAL_MEANING, Calibrated, Step, calibrate
 from tuning.calibration.simulated import FIGURES
+from tuning.microbench.run import RECORD
 from tuning.plan import Plan
 from tuning.records import Run
 from tuning.strategies import History
@@ -122,8 +123,20 @@ def test_the_same_call_goes_on_and_measures_nothing_twice(rehearsal: Rehearsal) 
     assert [s.stage for s in steps].count("timings") == 0
     figures = rehearsal.done.learned.calibration.figures
     assert again.learned.calibration.figures == figures
-    with pytest.raises(ValueError, match="holds another sweep"):
-        rehearse(rehearsal.folder, seed=5)
+
+
+def test_a_folder_of_another_calibration_is_refused_before_anything_is_measured(
+    rehearsal: Rehearsal,
+) -> None:
+    """Microbenchmarks took their minutes first, and the place of those in the folder."""
+    record = rehearsal.folder / RECORD
+    before, steps = record.read_bytes(), list[Step]()
+    refused = r"holds another sweep \(seed differs\): choose another folder or delete it"
+    with pytest.raises(ValueError, match=refused):
+        rehearse(rehearsal.folder, steps.append, seed=5)
+    assert (steps, record.read_bytes()) == ([], before)
+    with pytest.raises(ValueError, match=r"\(the list of studies differs\)"):
+        rehearse(rehearsal.folder, whole=True)
 
 
 def test_what_there_was_no_time_for_is_named(
