@@ -40,7 +40,6 @@ _BUDGET = ("max_measurements", "time_limit_s")
 _SAID = {
     "gpu_sha256": "the GPU file",
     "sources": "the kernels' source",
-    "studies": "the list of studies",
     "calibration_sha256": "the calibration",
 }
 _ANEW = "bring back a copy, or sweep into another output"

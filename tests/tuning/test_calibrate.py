@@ -15,6 +15,7 @@ from sim.calibration.file import parse_calibration
 from tiles.kernels import Status, kernel
 from tiles.problems import parse_problem
 from tuning.calibration import run as calibrate_run
+from tuning.calibration.alone import LOCK, alone_in
 from tuning.calibration.design import PER_STUDY, Stratum, design
 from tuning.calibration.run import MEANING, USUAL_MEANING, Calibrated, Step, calibrate
 from tuning.calibration.simulated import FIGURES
@@ -135,8 +136,17 @@ def test_a_folder_of_another_calibration_is_refused_before_anything_is_measured(
     with pytest.raises(ValueError, match=refused):
         rehearse(rehearsal.folder, steps.append, seed=5)
     assert (steps, record.read_bytes()) == ([], before)
-    with pytest.raises(ValueError, match=r"\(the list of studies differs\)"):
+    with pytest.raises(ValueError, match=r"\(studies differs\)"):
         rehearse(rehearsal.folder, whole=True)
+
+
+def test_a_folder_that_another_calibration_works_in_is_refused(tmp_path: Path) -> None:
+    """Two wrote one temporary file, and one of them died of "No such file or directory"."""
+    with alone_in(tmp_path), pytest.raises(ValueError, match="another calibration is at work"):
+        rehearse(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [LOCK]
+    with alone_in(tmp_path):  # the lock went with its holder
+        pass
 
 
 def test_what_there_was_no_time_for_is_named(

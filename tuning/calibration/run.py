@@ -13,6 +13,7 @@ from sim.calibration.file import About, calibration_text
 from sim.calibration.learn import Learned, learn
 from sim.calibration.unknowns import RATES
 from tiles.kernels import Status
+from tuning.calibration.alone import alone_in
 from tuning.calibration.design import PER_STUDY, design
 from tuning.calibration.simulated import SimulatedMachine
 from tuning.calibration.timings import measured_tables
@@ -106,8 +107,21 @@ def calibrate(
         seed=seed,
         simulate=simulate,
     )
-    # Before minutes of microbenchmarks, which would take the place of those in the folder.
-    check_folder(plan, elsewhere="another folder")
+    with alone_in(folder):
+        # Before minutes of microbenchmarks, which would take the place of those in the folder.
+        check_folder(plan, elsewhere="another folder")
+        return _measured(plan, folder, time_limit_s, begin, progress)
+
+
+def _measured(
+    plan: Plan,
+    folder: Path,
+    time_limit_s: float,
+    begin: float,
+    progress: Callable[[Step], None],
+) -> Calibrated:
+    """What is left of the time limit for microbenchmarks and the plan, then the fit."""
+    gpu, seed, simulate = plan.gpu, plan.seed, plan.simulate
     machine = SimulatedMachine(gpu, seed) if simulate else None
     outcomes, unbegun, environment = _microbenchmarks(
         gpu, folder, machine, seed, MICROBENCH_SHARE * time_limit_s, progress
