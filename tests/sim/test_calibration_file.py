@@ -181,6 +181,42 @@ PLAIN_TREES = {"base": 0.0, "depth": 1}  #: the numbers; arrays are looked at af
             "dram_read_gb_per_s = -3.0 must lie in",
         ),
         (
+            lambda c: c["measured"]["dram_read_gb_per_s"].update(value=4900.0),
+            "dram_read_gb_per_s = 4900.0 must not exceed dram_gb_per_s, 4800: calibrate anew",
+        ),
+        (
+            lambda c: c["fitted"]["sustained_clock_mhz"].update(value=1981.0),
+            "sustained_clock_mhz = 1981.0 must not exceed max_clock_mhz, 1980",
+        ),
+        (
+            lambda c: c["measured"].update(sm_count={"value": 4000}),
+            "sm_count: no measurement finds it: it stands in the GPU file",
+        ),
+        (
+            lambda c: c["fitted"].update({"dram_read_gb_per_s.bf16": {"value": 4000}}),
+            r"unknown figure 'dram_read_gb_per_s.bf16': rates are tensor_flop_per_clk.ELEMENT",
+        ),
+        (
+            lambda c: c["fitted"].update(tensor_flop_per_clk={"value": 4000}),
+            "unknown figure 'tensor_flop_per_clk': rates are",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"].update(elements="bf16"),
+            "elements = 'bf16' must be a list of names",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"].update(rows=-1),
+            "rows = -1 must be a whole number from 1 on",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"].update(prior_error=float("nan")),
+            "prior_error = nan must be a number in 0..1500",
+        ),
+        (
+            lambda c: c["families"]["hopper_gemm"]["extents"]["gemm"][0].__setitem__(1, 4096.5),
+            r"extents 16..4096.5 of 'gemm': whole numbers, 1 <= low <= high",
+        ),
+        (
             lambda c: c["templates"]["hopper_gemm"]["parameters"].update(drain_clk=-1),
             "drain_clk = -1 must lie in",
         ),

@@ -41,6 +41,15 @@ def fitted(tables: list[MeasuredTable]) -> tuple[Observations, Unknowns]:
     return observations, Unknowns(GPU, pairs)
 
 
+def test_a_fit_carries_no_figure_beyond_its_peak() -> None:
+    """Tenfold in every log: what is left is the file's peak, which a file is read back with."""
+    _, unknowns = fitted(measured(TRUE, noise=0.0, rows=2))
+    far = unknowns.machine(np.full(len(unknowns), np.log(10.0))).gpu
+    assert far.dram_read_gb_per_s == far.dram_copy_gb_per_s == GPU.dram_gb_per_s
+    assert far.sustained_clock_mhz == GPU.max_clock_mhz
+    assert (far.tensor_share, far.mma_sync_share) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("wild", "tolerance"), [(0.0, 1.0), (0.1, 1.5)], ids=["clean", "a tenth of them wild"]
 )
