@@ -27,7 +27,7 @@ from sim.evaluation.residuals import GroupError, Slope, by_binding, by_instructi
 from sim.evaluation.score import Score
 from sim.measured import MeasuredTable
 from tiles.intake import shown
-from workbench.arguments import items_of
+from workbench.arguments import count_of, items_of
 
 if TYPE_CHECKING:
     from tuning.data_sets import DataSet
@@ -150,10 +150,12 @@ def evaluate(
 
     Raises:
         ValueError: no data, none of a cold L2, a damaged set, sets of several GPUs or of another
-            than ``gpu``, an unknown split.
+            than ``gpu``, an unknown split, a seed out of range.
         TypeError: an argument of another type.
     """
     begun = time.monotonic()
+    if not 0 <= count_of("seed", seed) < 2**32:
+        raise ValueError(f"seed = {seed}: must lie in 0..2^32-1")
     chosen = [parse_split(text) for text in items_of("splits", splits, str, "names of splits")]
     sets, board = load_judged(data, gpu)
     # Predictions are of a cold L2: times with a warm one would pass for the model's errors.

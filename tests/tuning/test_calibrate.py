@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,10 +180,11 @@ def test_the_whole_design_is_rehearsed(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"timings": 3}, "timings = 3: take 16 to 1024"),
+        ({"seed": -1, "whole": True}, r"seed = -1: must lie in 0\.\.2\^32-1"),
         ({"time_limit_s": 60.0}, "a time limit of 60 s: the fit alone needs 60: give more than"),
     ],
 )
-def test_bad_options_are_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_bad_options_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         rehearse(tmp_path, **change)
     assert list(tmp_path.iterdir()) == []

@@ -126,6 +126,7 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, small: Path, tmp_path
         ("--data", str(small), "--split", "shapes"): "unknown split 'shapes': did you mean",
         ("--data", str(small), "--gpu", "a100"): "was measured on h200, --gpu is a100",
         ("--data", str(small), "--gpu", "x100"): "x100",
+        ("--data", str(small), "--seed", "-1"): "seed = -1: must lie in 0..2^32-1",
         ("--data", str(other_gpu(tmp_path / "1", "mine"))): "on 'mine', which has no GPU file",
         ("--data", str(small), "--data", str(other_gpu(tmp_path / "2", "a100"))): "sets of one",
         ("--data", str(DATA / "first_look")): "every table was in view",

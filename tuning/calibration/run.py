@@ -92,6 +92,8 @@ def calibrate(
     begin = time.monotonic()
     if not TIMINGS[0] <= timings <= TIMINGS[1]:
         raise ValueError(f"timings = {timings}: take {TIMINGS[0]} to {TIMINGS[1]}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed = {seed}: must lie in 0..2^32-1")
     if time_limit_s <= 2 * RESERVE_S:
         raise ValueError(
             f"a time limit of {time_limit_s:g} s: the fit alone needs {RESERVE_S:g}: "
