@@ -45,6 +45,30 @@ def test_groups_are_what_the_split_names(split: Split) -> None:
 
 
 @pytest.mark.parametrize(
+    ("m", "k", "groups"),
+    [
+        (64, 1024, ("M <= 64", "K <= 1024")),
+        (65, 1025, ("M 65..1024", "K 1025..4096")),
+        (1024, 4096, ("M 65..1024", "K 1025..4096")),
+        (1025, 4097, ("M > 1024", "K > 4096")),
+    ],
+)
+def test_regimes_end_where_their_names_say(m: int, k: int, groups: tuple[str, str]) -> None:
+    one = replace(TABLES[0], problem=parse_problem(f"gemm:{m}x4096x{k}:bf16:bf16"))
+    assert (group(one, Split.M_REGIME), group(one, Split.K_REGIME)) == groups
+
+
+@pytest.mark.parametrize(("groups", "parts"), [(8, 8), (9, 8), (20, 8)])
+def test_many_groups_share_folds(groups: int, parts: int) -> None:
+    tables = [measured(f"gemm:{16 * (n + 1)}x4096x1024:bf16:bf16") for n in range(groups)]
+    found = folds(tables, Split.SHAPE)
+    assert len(found) == parts
+    held = [[index for index, _ in fold.held_out] for fold in found]
+    assert sorted(index for one in held for index in one) == list(range(groups))
+    assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+@pytest.mark.parametrize(
     ("first", "second", "split"),
     [
         ("gemm:16x64x64:e4m3-tensor:bf16", "gemm:16x64x64:fp8-lm:bf16", Split.FORMAT),
@@ -77,6 +101,7 @@ def test_what_is_the_same_under_another_name_is_held_out_with_it(
         ("dataflow:64x64:relu:int8.b32x32", "dataflow:64x64:relu:e4m3fn.b32x32", Split.FORMAT),
         ("gemm:16x64x64:jetfire:bf16", "gemm:16x64x64:jetfire-64:bf16", Split.BLOCK_SIZE),
         ("transpose:64x64:int8", "transpose:64x64:e4m3fn", Split.FORMAT),
+        ("transpose:64x64:int8", "transpose:64x64:e4m3fn", Split.BLOCK_SIZE),
     ],
 )
 def test_what_differs_is_held_out_apart(first: str, second: str, split: Split) -> None:
