@@ -5,7 +5,8 @@
 The first call stores the design in ``--state``; every call measures what is missing, in the
 design's order, and writes all that was measured so far as one Parquet file and card for each part:
 ``OUTPUT/products``, ``OUTPUT/streams``, ``OUTPUT/others``, ``OUTPUT/warm``.  Killed or out of
-time, the same command goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process each.
+time, the same command goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process
+each.
 
 ``--rehearse`` goes through the same code on a simulated machine with a clock of its own and tells
 what a call would measure; its files are named ``simulated.parquet`` and hold no measurement.
