@@ -179,7 +179,7 @@ def hopper_block_cost(
         gpu,
         read_bytes=dram_read,
         write_bytes=np.full(len(table), dram_write),
-        in_flight_bytes=stages * stage_bytes * gpu.sm_count,
+        in_flight_bytes=stages * stage_bytes * at_work,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
     steps_us = rounds * steps / (clock * 1e3)
