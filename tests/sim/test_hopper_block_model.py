@@ -178,7 +178,7 @@ def test_it_is_told_to_beat_triton_where_it_was_built_to(name: str, least: float
 
 
 def test_a_lone_tile_waits_for_what_it_has_under_way() -> None:
-    """Little's law: one CTA of 132 keeps five stages in flight, not five on every multiprocessor."""
+    """Little's law: one CTA keeps five stages in flight, not five on every multiprocessor."""
     problem, table = gemm(128, 128, 16384, "int8-b128"), one()
     priced = price(problem, table)
     in_flight = 5 * (128 + 128) * 128
