@@ -17,9 +17,10 @@ from sim.evaluation import (
     score,
 )
 from sim.evaluation import evaluate as evaluate_tables
-from sim.evaluation.aims import Reached, Regime, reached
+from sim.evaluation.aims import AIMS, Reached, Regime, reached
 from sim.evaluation.baselines.matmul_heuristics import MISSING, NvMatmulHeuristics
 from sim.evaluation.baselines.own import CostModelAsItIs
+from sim.evaluation.calibrated import CalibratedModel
 from sim.evaluation.frozen import MEMORY, FrozenPart, frozen_parts
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predictor
@@ -143,7 +144,8 @@ def evaluate(
             block-size template``); all when None.
         gpu: a GPU file to predict with in place of the one that the data name.
         predictors: who is judged; all that come with the workbench when None.
-        calibrated: whether what a calibration would learn is judged beside them, some minutes more.
+        calibrated: whether what a calibration would learn is judged beside them, some minutes more;
+            where no ``splits`` are named, on those alone of which something is asked.
         search: whether searches are replayed too, which takes half of the time.
         seed: of splits, bootstraps and draws.
         progress: told how many scores are done, of how many.
@@ -167,14 +169,21 @@ def evaluate(
             f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
             "by predictions: give a set to judge by"
         )
+    asked = list(dict.fromkeys(chosen))
+    tell = progress or (lambda done, of: None)
     rows, skipped = evaluate_tables(
         tables,
         board,
-        default_predictors(calibrated=calibrated) if predictors is None else predictors,
-        list(dict.fromkeys(chosen)) or list(Split),
+        default_predictors() if predictors is None else predictors,
+        asked or list(Split),
         seed=seed,
-        progress=progress or (lambda done, of: None),
+        progress=tell,
     )
+    if calibrated:
+        # A fit takes half a minute: of all splits those that something is asked of.
+        aimed = asked or list(dict.fromkeys(one.split for one in AIMS))
+        models = (CalibratedModel(64), CalibratedModel())
+        rows += evaluate_tables(tables, board, models, aimed, seed=seed, progress=tell)[0]
     own = CostModelAsItIs()
     judged = [
         table

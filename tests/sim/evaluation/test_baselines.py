@@ -182,6 +182,9 @@ def test_origami_punishes_k_that_the_tile_does_not_divide() -> None:
         origami_us(view(f"gemm:4096x4096x{k}:bf16:bf16"), H200)[0] for k in (4096, 4096 - 32)
     )
     assert ragged > whole
+    # 63 of 64 steps are whole, and the last is 32 of 64 deep: as many steps, and the punishment.
+    punished = 8 * 50_000 * 32 / (4096 - 32) / 1980e6
+    assert (ragged - whole) * 1e-6 == pytest.approx(punished)
 
 
 def test_helion_shrinks_the_tile_until_waves_are_full() -> None:
