@@ -132,7 +132,7 @@ def test_an_unseen_format_is_predicted_by_what_the_others_taught() -> None:
     for table in unseen:
         given = (table.problem, table.kernel, table.table, GPU)
         priced = learned.calibration.price(*given)
-        assert priced.extrapolated == "int8 was not measured"
+        assert priced.extrapolated == "int8 in blocks was not measured"
         found.append(priced.time_us)
         before.append(replace(learned.calibration, figures={}, templates={}).price(*given).time_us)
     true = every_time(unseen)
@@ -248,7 +248,7 @@ def test_weights_of_another_element_are_not_taken_for_measured() -> None:
         TRUE, recipes=["w4a16-g128"], families=["triton_weight_only"], shapes=SHAPES[:1], rows=2
     )
     priced = calibration.price(one.problem, one.kernel, one.table, GPU)
-    assert priced.extrapolated == "bf16 by int4 was not measured"
+    assert priced.extrapolated == "bf16 by int4 in blocks was not measured"
 
 
 def test_nothing_measured_is_refused() -> None:
