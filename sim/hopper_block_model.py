@@ -94,7 +94,7 @@ def hopper_block_cost(
     # Tiles and traffic, by clusters where CTAs share B.
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     rows_m = -(-tiles_m // cluster)
-    slots = gpu.sm_count // cluster
+    slots = np.maximum(gpu.sm_count // cluster, 1)
     rounds = -(-rows_m * tiles_n // slots)
     at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     # Scales are held as fp32, whatever format they have.

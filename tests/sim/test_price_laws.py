@@ -1,5 +1,7 @@
 """What holds of every price: nothing beats its resources, and operands are read once at least."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,23 @@ def test_no_price_beats_its_own_resources(text: str, name: str) -> None:
         peak = max(gpu.tensor_flop_per_clk.values()) * gpu.sm_count * gpu.max_clock_mhz
         assert (priced.time_us >= problem.flops / peak).all(), kernel.name
     assert served
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gemm:512x512x512:bf16:bf16",
+        "gemm:512x512x512:int8-b128:bf16",
+        "gemm:512x512x512:w4a16-g128:bf16",
+        "gemm:16x512x512:mxfp8-e4m3:bf16",
+    ],
+)
+def test_a_slice_of_one_multiprocessor_has_prices(text: str) -> None:
+    """Clusters found no room on it: a division by zero, told as a warning above the table."""
+    problem, gpu = parse_problem(text), replace(sim.load_gpu("h200"), sm_count=1)
+    for kernel in kernels().values():
+        if kernel.refusal(problem, gpu.limits) is None and sim.unpriced(problem, kernel) is None:
+            table = kernel.legal_space(problem, gpu.limits).accepted
+            table = table.take(np.arange(0, len(table), 1 + len(table) // ROWS))
+            if len(table):
+                assert np.isfinite(sim.price(problem, kernel, table, gpu).time_us).all()
