@@ -3,22 +3,22 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from sim.evaluation.splits import Split, group
+from sim.evaluation.splits import shape_name
 from sim.foretold import Foretold
 from sim.measured import MeasuredTable
 from tiles.intake import read_bounded, shown
 from tiles.kernels import ConfigTable
+from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.records import Run, StudyRecord, TrialRecord
 
 __all__ = ["IN_VIEW_FILE", "MeasuredRun", "measured_run"]
 
-#: Of a run folder: shapes that constants of the cost model were set on, a line each, as ``group``
-#: of the split by shape names them; lines that begin with # say how that is known.
+#: Of a run folder: shapes that constants of the cost model were set on, a line each, as
+#: ``shape_name`` has them; lines that begin with # say how that is known.
 IN_VIEW_FILE = "in-view.txt"
 MAX_BYTES = 2**16
 
@@ -69,14 +69,14 @@ def measured_run(run: Run) -> MeasuredRun:
             foretold.append(_foretold(kept))
     if not tables:
         raise ValueError(f"{run.folder} holds no correct measurement: finish its sweep first")
-    marked = _in_view(run.folder, {group(one, Split.SHAPE) for one in tables})
-    tables = [replace(one, in_view=group(one, Split.SHAPE) in marked) for one in tables]
+    marked = _in_view(run)
+    tables = [replace(one, in_view=shape_name(one.problem) in marked) for one in tables]
     return MeasuredRun(tables=tuple(tables), left_out=tuple(left_out), foretold=tuple(foretold))
 
 
-def _in_view(folder: Path, shapes: set[str]) -> set[str]:
+def _in_view(run: Run) -> set[str]:
     """The shapes that the folder marks; none without the file."""
-    path = folder / IN_VIEW_FILE
+    path = run.folder / IN_VIEW_FILE
     if not path.exists():
         return set()
     try:
@@ -85,10 +85,11 @@ def _in_view(folder: Path, shapes: set[str]) -> set[str]:
         raise ValueError(f"{path}: no text in UTF-8: bring back a copy") from error
     lines = [line.strip() for line in text.splitlines()]
     named = {line for line in lines if line and not line.startswith("#")}
-    if unknown := sorted(named - shapes):
+    planned = {shape_name(parse_problem(one["problem"])) for one in run.plan["studies"]}
+    if unknown := sorted(named - planned):
         raise ValueError(
             f"{path}: {shown(unknown[0])} is no shape of the run: write one of "
-            f"{', '.join(sorted(shapes))}"
+            f"{', '.join(sorted(planned))}"
         )
     return named
 

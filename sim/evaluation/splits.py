@@ -13,7 +13,7 @@ from tiles.formats import TensorFormat
 from tiles.intake import nearest, shown
 from tiles.problems import Problem
 
-__all__ = ["Fold", "Split", "folds", "group", "parse_split"]
+__all__ = ["Fold", "Split", "folds", "group", "parse_split", "shape_name"]
 
 #: Upper ends of the regimes of M: decoding, mixed, prefill and training.
 M_REGIMES = ((64, "M <= 64"), (1024, "M 65..1024"), (None, "M > 1024"))
@@ -59,6 +59,11 @@ def parse_split(text: str) -> Split:
         ) from None
 
 
+def shape_name(problem: Problem) -> str:
+    """What a split by shape holds out together: ``gemm 4096x4096x4096``, whatever the formats."""
+    return f"{problem.kind} {'x'.join(map(str, problem.shape))}"
+
+
 def group(table: MeasuredTable, split: Split) -> str:
     """What of a table is held out together."""
     problem = table.problem
@@ -66,7 +71,7 @@ def group(table: MeasuredTable, split: Split) -> str:
         case Split.ROWS:
             raise ValueError("a split by rows has no groups")
         case Split.SHAPE:
-            return f"{problem.kind} {'x'.join(map(str, problem.shape))}"
+            return shape_name(problem)
         case Split.M_REGIME:
             return _regime(problem.tokens, M_REGIMES)
         case Split.K_REGIME:

@@ -148,6 +148,8 @@ def test_a_run_marks_the_shapes_that_constants_were_set_on(simulated: Run, tmp_p
     assert len(set(shapes)) == 2
     (tmp_path / IN_VIEW_FILE).write_text(f"# as its card says\n\n{shapes[1]}\n")
     assert [one.in_view for one in measured_run(run).tables] == [False, True]
+    part = replace(run, studies=run.studies[:1])  # a sweep that has not come to the other yet
+    assert [one.in_view for one in measured_run(part).tables] == [False]
     (tmp_path / IN_VIEW_FILE).write_text("gemm 1x2x3\n")
     with pytest.raises(ValueError, match=r"'gemm 1x2x3' is no shape of the run: write one of"):
         measured_run(run)
