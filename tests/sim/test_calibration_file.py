@@ -300,6 +300,35 @@ def test_a_shape_beyond_what_was_measured_says_so(problem: str, reason: str, wid
     assert width == pytest.approx(np.hypot(0.1 * wider, prior * (1 - 1 / wider)))
 
 
+def test_a_residual_moves_times_towards_what_was_measured() -> None:
+    """Everything took a tenth longer than the physics says: so it is predicted."""
+    plain = sim.price(PROBLEM, HOPPER, TABLE, GPU)
+    names, numbers = features(plain, GPU.sm_count)
+    slower = fit_residual(names, numbers[:60], np.full(60, np.log(1.1)))
+    family = replace(calibrated().families["hopper_gemm"], residual=slower)
+    whole = replace(calibrated(), figures={}, templates={}, families={"hopper_gemm": family})
+    seen = whole.price(PROBLEM, HOPPER, TABLE.take(np.arange(60)), GPU)
+    assert seen.time_us == pytest.approx(1.1 * plain.time_us[:60])
+
+
+def test_what_no_interval_was_learned_for_keeps_the_priors_and_widens_them() -> None:
+    family = replace(calibrated().families["hopper_gemm"], residual=None, widths={})
+    whole = replace(calibrated(), figures={}, templates={}, families={"hopper_gemm": family})
+    for text, wider in (("512x4096x4096", 1.0), ("8192x4096x4096", 1.5)):
+        problem = parse_problem(f"gemm:{text}:bf16:bf16")
+        table = HOPPER.legal_space(problem, GPU.limits).accepted
+        plain = sim.price(problem, HOPPER, table, GPU)
+        prior = np.log(plain.high_us / plain.time_us)
+        found = whole.price(problem, HOPPER, table, GPU)
+        assert np.log(found.high_us / found.time_us) == pytest.approx(prior * wider)
+
+
+def test_another_kind_of_problem_was_not_measured() -> None:
+    family = calibrated().families["hopper_gemm"]
+    other = parse_problem("quantize:512x4096:int8.b32x32:bf16")
+    assert family.beyond(other) == ("quantize problems were not measured", 1.5)
+
+
 def test_luck_on_a_few_timings_is_no_knowledge_of_what_was_not_timed() -> None:
     """Errors of 1 % on four shapes: INT8's, never timed, were held to 1.5 %."""
     sure = replace(calibrated().families["hopper_gemm"], widths={"* *": 0.01}, residual=None)

@@ -9,7 +9,7 @@ from calibration_data import GPU, SHAPES, every_time, log_error, measured
 
 import sim
 from sim.calibration.fit import _secant, fit_robust, refit_without
-from sim.calibration.intervals import widenings
+from sim.calibration.intervals import widenings, with_intervals
 from sim.calibration.learn import learn
 from sim.calibration.observations import Observations
 from sim.calibration.unknowns import Machine, Unknowns
@@ -227,6 +227,23 @@ def test_a_family_of_few_shapes_has_the_width_of_all_together() -> None:
     families = learn(tables, GPU, residual=False).calibration.families
     assert families["hopper_skinny_gemm"].shapes == 2
     assert families["hopper_skinny_gemm"].widths["* *"] > 0
+
+
+def test_every_family_has_the_widths_of_its_own_errors_in_units_of_their_widening() -> None:
+    """Nine shapes each, all inside but the two ends; errors of 1 % and of 20 %."""
+    shapes = [f"{2**power}x256x256" for power in range(4, 13)]
+    names = ("hopper_gemm", "hopper_skinny_gemm")
+    tables = measured(TRUE, shapes=shapes, recipes=["bf16"], families=names, rows=2)
+    observations = Observations(tables)
+    families = learn(observations.tables, GPU, residual=False).calibration.families
+    priced = [sim.price(one.problem, one.kernel, one.table, GPU) for one in tables]
+    owners = np.repeat([one.kernel.name for one in tables], [len(one) for one in tables])
+    size = np.where(owners == "hopper_gemm", 0.01, 0.2)
+    wider = widenings(families, observations, observations.shapes)
+    assert set(wider) == {1.0, 1.5}
+    found = with_intervals(families, observations, priced, size * wider, observations.shapes)
+    widths = [found[name].widths["* *"] for name in names]
+    assert widths == pytest.approx([0.01, 0.2])
 
 
 def test_a_left_out_error_counts_in_units_of_its_widening() -> None:

@@ -1,6 +1,7 @@
 """Terms of one multiprocessor, each against hand values with their units."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,19 +189,21 @@ def test_shared_memory_port_counts_writes_and_every_instructions_reads() -> None
 
 
 def test_registers_hold_accumulators_twice_when_promoted() -> None:
-    def registers(promoted: bool, addressed: int = 0) -> int:
+    def registers(promoted: bool, addressed: int = 0, fragments: Any = NO) -> int:
         found = gemm_registers(
             column(128),
             column(128),
             column(128),
             promoted=promoted,
-            fragments=NO,
+            fragments=fragments,
             addressed_bytes=column(addressed),
         )
         return int(found[0])
 
+    assert registers(False) == 128 * 128 // 128
     assert registers(True) - registers(False) == 128
     assert registers(False, 32768) - registers(False) == 2 * 32768 // 16 // 128
+    assert registers(False, fragments=YES) - registers(False) == 32
 
 
 def test_spilled_registers_are_stored_and_reloaded() -> None:
