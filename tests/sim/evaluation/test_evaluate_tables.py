@@ -217,3 +217,4 @@ def test_errors_by_instruction_are_of_what_the_compiler_chose() -> None:
         "e4m3-row wgmma": (1, 1.0),
         "e4m3-row mma": (1, -0.5),
     }
+    assert [found[f"e4m3-row {name}"].mape for name in ("wgmma", "mma")] == [1.0, 0.5]
