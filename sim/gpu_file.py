@@ -12,7 +12,7 @@ from sim.gpu import Gpu
 from tiles.formats import ELEMENTS
 from tiles.intake import MAX_YAML_BYTES, nearest, read_bounded, shown
 
-__all__ = ["check_figure", "gpu_names", "load_gpu", "parse_gpu"]
+__all__ = ["PEAKS", "check_figure", "check_peak", "gpu_names", "load_gpu", "parse_gpu"]
 
 MAX_FILE_BYTES = MAX_YAML_BYTES
 MAX_DEPTH = 8
@@ -80,11 +80,13 @@ _FEATURES = {"tma": "nvidia", "wgmma": "nvidia", "tcgen05": "nvidia", "mfma_scal
 #: Pairs of figures of which the first may not exceed the second.
 _ORDERED = (
     ("sustained_clock_mhz", "max_clock_mhz"),
-    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
     ("dram_read_gb_per_s", "dram_gb_per_s"),
     ("dram_copy_gb_per_s", "dram_gb_per_s"),
+    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
     ("l2_latency_ns", "dram_latency_ns"),
 )
+#: Of them those that a measurement finds and the highest that there can be.
+PEAKS = dict(_ORDERED[:3])
 _TWICE = "the same key twice, "
 #: A GPU's name becomes part of the names of files and packages.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -120,6 +122,18 @@ def check_figure(key: str, value: object) -> None:
         raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
     if not low <= value <= high:
         raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
+
+
+def check_peak(gpu: Gpu, key: str, value: float) -> None:
+    """Refuse a measured figure beyond the peak that the GPU file states for it.
+
+    Raises:
+        ValueError: it is higher; one line.
+    """
+    if key in PEAKS and value > getattr(gpu, PEAKS[key]):
+        raise ValueError(
+            f"{key} = {shown(value)} must not exceed {PEAKS[key]}, {getattr(gpu, PEAKS[key]):g}"
+        )
 
 
 def gpu_names() -> list[str]:

@@ -66,9 +66,9 @@ def calibrate(
         target = where / "calibration.json" if simulate else calibration_path(known.name)
     check_outfile(target, FILE_SCHEMA)
     from tuning.calibration.run import calibrate as run
-    from tuning.calibration.run import check_folder
+    from tuning.calibration.run import check_calibration_folder
 
-    check_folder(where, (target.name,))
+    check_calibration_folder(where, (target.name,))
 
     done = run(
         known,

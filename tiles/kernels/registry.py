@@ -23,6 +23,7 @@ def kernels() -> dict[str, Kernel]:
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.cuda_quantize import CudaQuantize
+    from tiles.kernels.cuda_quantize_nvfp4 import CudaQuantizeNvfp4
     from tiles.kernels.cuda_transpose import CudaTranspose
     from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
     from tiles.kernels.decoded_gemm import TritonDecodedGemm
@@ -56,6 +57,7 @@ def kernels() -> dict[str, Kernel]:
         TritonOutlierGemm(),
         TritonQuantize(),
         CudaQuantize(),
+        CudaQuantizeNvfp4(),
         TritonQuantizeTiles(),
         TritonDequantize(),
         TritonTranspose(),

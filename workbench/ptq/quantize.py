@@ -165,7 +165,8 @@ def prepared(
     Raises:
         ValueError: a weight is not finite.
     """
-    session, path = Session(recipe=recipe, scheme=scheme), KernelPath(backend)
+    session = Session(recipe=recipe, scheme=scheme, launches=backend is not None)
+    path = KernelPath(backend)
     if not scheme.kinds.isdisjoint((Kind.LINEAR, Kind.MATMUL)):
         session.unknown |= take_attention_apart(model)
     made = replace_layers(model, session, keep, path)
