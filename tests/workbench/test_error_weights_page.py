@@ -13,7 +13,7 @@ from test_report import Page
 from weight_files import BEST, FORMATS, HOSTILE, known_checkpoint, normal
 
 import workbench
-from workbench.weights import printable
+from workbench.printable import printable
 
 
 class WeightsPage(Page):

@@ -4,7 +4,7 @@ import html
 
 from tuning import Environment, Run
 from tuning.objective import objective_of
-from workbench.reporting.printable import printable_name
+from workbench.printable import printable_name
 from workbench.reporting.section import facts_list
 from workbench.shared import stale_lines
 
