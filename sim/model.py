@@ -47,7 +47,8 @@ from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.cuda_transpose import CudaTransposeConfig
-from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import DataflowRowsConfig
 from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig

@@ -11,7 +11,8 @@ from bench.sass import loops
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, modules
-from tiles.kernels.dataflow import BLOCK_OPS, ROW_OPS, DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.dataflow_blocks import BLOCK_OPS, DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
 from tiles.problems import DATAFLOW_OPS, parse_problem
 
 H200 = load_gpu("h200").limits

@@ -10,7 +10,7 @@ from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
-from tiles.kernels.dataflow import BLOCK_OPS
+from tiles.kernels.dataflow_blocks import BLOCK_OPS
 from tiles.kernels.dataflow_operands import EPSILON, PROBABILITY, DataflowOperands, Tensors
 from tiles.problems import Dataflow
 
