@@ -15,12 +15,10 @@ from tiles.kernels.cuda import gemm_hopper_blocks, hopper_grid
 from tiles.kernels.hopper_block_gemm import (
     CODED_OUTPUTS,
     PLAIN_OUTPUTS,
-    SCALES,
     HopperBlockGemm,
     HopperBlockGemmConfig,
-    block_scales,
-    consumer_tile,
 )
+from tiles.kernels.hopper_block_rules import SCALES, block_scales, consumer_tile
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import Recipe, recipe
 

@@ -18,7 +18,8 @@ from tiles.kernels.cuda import gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.exact_difference import first_difference, poison
 from tiles.kernels.gemm_workload import GemmWorkload, Operands, dequantize
-from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig, block_scales
+from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
+from tiles.kernels.hopper_block_rules import block_scales
 
 __all__ = ["SEED", "BlockOperands", "HopperBlockWorkload", "exact_values"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiles.formats import IntElement
 from tiles.kernels import Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem
 from workbench.emission.function import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiles.formats import TensorFormat
 from tiles.kernels import Limits
 from tiles.kernels.decoded_formats import template_element
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_skinny import skinny_mode
 from tiles.problems import Gemm, Problem
 from workbench.emission.function import (
