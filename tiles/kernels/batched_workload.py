@@ -10,7 +10,8 @@ import torch
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm_workload import copied, dequantize, launch_block, must_decode

@@ -10,8 +10,9 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import empty_scales, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
 from tiles.kernels.accuracy_of_runs import allow_runs, scales_that_count
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper_blocks

@@ -23,7 +23,8 @@ import torch
 
 from tiles.formats.torch_codec import empty_scales
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.gemm_workload import copied, dequantize, launch_block

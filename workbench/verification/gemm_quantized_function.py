@@ -15,7 +15,8 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.rounding import Rounding
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
-from tiles.kernels.accuracy import Reference, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
