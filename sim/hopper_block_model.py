@@ -30,7 +30,7 @@ from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_block_rules import SCALES, block_scales, consumer_tile
-from tiles.kernels.hopper_gemm import STAGE_BYTES
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.problems import Gemm
 
 __all__ = ["hopper_block_cost", "promotion_slots"]

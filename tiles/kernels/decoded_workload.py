@@ -23,8 +23,8 @@ from tiles.kernels.decoded_formats import inner_problem, template_element
 from tiles.kernels.gemm_workload import multiprocessors
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.triton import gemm_decoded, tile_scales
-from tiles.kernels.triton.decoded_arguments import workspace_bytes
 from tiles.kernels.triton.decoded_operand import StoredMatrix
+from tiles.kernels.triton.decoded_staging import workspace_bytes
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 

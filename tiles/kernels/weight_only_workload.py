@@ -26,7 +26,7 @@ from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
 from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.triton import gemm_weight_only
-from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
+from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words
 from tiles.kernels.triton.weight_layout import PackedWeight, pack
 from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.kernels.weight_only_resources import group_columns

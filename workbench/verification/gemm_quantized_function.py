@@ -22,7 +22,8 @@ from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
 from workbench.verification.hopper_operator import HopperOperatorChecks
 from workbench.verification.operator_case import POISON, Case
-from workbench.verification.quantize_packed_function import SEED, exact_tiles
+from workbench.verification.quantize_launcher import SEED
+from workbench.verification.quantize_packed_function import exact_tiles
 from workbench.verification.recorder import Recorder
 from workbench.verification.run_allowance import allow_for
 

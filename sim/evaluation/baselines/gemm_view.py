@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sim.gpu import Gpu
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_gemm import STAGE_BYTES
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.problems import Gemm, Problem
 
 __all__ = ["GemmView", "gemm_view"]
