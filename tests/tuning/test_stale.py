@@ -234,7 +234,7 @@ def test_ties_of_a_later_comparison_take_the_place_of_revalidated_times(
 
     monkeypatch.setattr(DatedBench, "compare", in_turns)
     # So that every fresh one ties with every other.
-    monkeypatch.setattr("tuning.study.NEAR", 1e9)
+    monkeypatch.setattr("tuning.study_outcomes.NEAR", 1e9)
     after = sweep(replace(plan, max_measurements=12)).studies[0]
     stale = {t.config for t in after.trials if t.stale}
     assert stale
