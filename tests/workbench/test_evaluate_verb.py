@@ -14,8 +14,8 @@ import workbench
 from sim.evaluation import Kind, default_predictors
 from sim.evaluation.baselines.matmul_heuristics import installed
 from sim.measured_file import read_measured, write_measured
-from workbench.evaluation import OPTIONAL
 from workbench.evaluation_page import BEGIN, END, section, with_section
+from workbench.evaluation_report import OPTIONAL
 from workbench.evaluation_tables import evaluation_grids
 from workbench.grid import markdown
 
