@@ -12,6 +12,7 @@ import pytest
 import torch
 from config_sample import sample
 from cupy_arrays import array
+from hopper_gemm_cases import gemm
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 
 from sim import load_gpu
@@ -33,12 +34,6 @@ FOLDER = Path(gemm_hopper.__file__).parent
 FAMILY = HopperAlignedGemm()
 H200 = load_gpu("h200").limits
 SHAPE = "4096x4096x4096"
-
-
-def gemm(text: str) -> Gemm:
-    problem = parse_problem(text)
-    assert isinstance(problem, Gemm)
-    return problem
 
 
 def config(**fields: int) -> HopperAlignedConfig:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cupy_arrays import array
+from hopper_weight_cases import formats, gemm
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_weight_only import formats, gemm
 from wgmma_operands import overwritten_operands
 
 from sim import gpu_names, load_gpu
