@@ -14,6 +14,7 @@ from config_sample import sample
 from cupy_arrays import array
 from hopper_gemm_cases import gemm
 from nvrtc_compile import compile_cuda, stages_given_up_unread
+from recorded_launches import check_refuses
 
 from sim import load_gpu
 from tiles.formats.torch_codec import quantize_tensor
@@ -224,9 +225,7 @@ def test_launch_refuses_before_it_needs_a_gpu(
                 **{name: GOOD[name] for name in ("element", "out", "scales")}, **change
             )
         return
-    for call in (gemm_hopper_aligned.launch, gemm_hopper_aligned.precompile):
-        with pytest.raises(error, match=message):
-            call(**(GOOD | change))
+    check_refuses(monkeypatch, gemm_hopper_aligned, GOOD | change, error, message)
 
 
 def test_what_compiles_ahead_is_what_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import cupy_arrays
 import numpy as np
 import pytest
 from hopper_blocks_cases import config
+from recorded_launches import Recorded, check_refuses, record
 
 from tiles.kernels.cuda import gemm_hopper_blocks, hopper_grid
 
@@ -97,11 +98,7 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
-    with pytest.raises(error, match=message):
-        gemm_hopper_blocks.launch(**(GOOD | change))
-    with pytest.raises(error, match=message):
-        gemm_hopper_blocks.precompile(**(GOOD | change))
+    check_refuses(monkeypatch, gemm_hopper_blocks, GOOD | change, error, message)
 
 
 def test_a_seed_has_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,28 +118,15 @@ def test_good_operands_get_as_far_as_cupy(
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
-    """Tensor maps that are made, and launches that happen."""
-    maps: list[Any] = []
-    launches: list[Any] = []
-
-    def tensor_map(*numbers: Any) -> str:
-        maps.append(numbers)
-        return f"map {len(maps)}"
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        launches.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(gemm_hopper_blocks, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper_blocks, "compiled_kernel", lambda *key: kernel)
+def launched(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    """What is launched on a GPU of 132 multiprocessors."""
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
-    return maps, launches
+    return record(monkeypatch, gemm_hopper_blocks)
 
 
-def test_scales_of_rows_go_by_tensor_maps(launched: tuple[list[Any], list[Any]]) -> None:
-    maps, launches = launched
+def test_scales_of_rows_go_by_tensor_maps(launched: Recorded) -> None:
     gemm_hopper_blocks.launch(**(GOOD | MX | {"config": config(cluster=2).to_dict()}))
-    assert maps == [
+    assert launched.maps == [
         (1 << 20, 1, 256, 300, 512, (128, 128)),
         (2 << 20, 1, 256, 128, 256, (128, 64)),
         # Four units of K a stage; no element behind the last row is read.
@@ -150,7 +134,7 @@ def test_scales_of_rows_go_by_tensor_maps(launched: tuple[list[Any], list[Any]])
         (5 << 20, 4, 128, 8, 512, (128, 4)),
         (3 << 20, 2, 128, 300, 256, (64, 64)),
     ]
-    ((grid, block, arguments, smem),) = launches
+    ((grid, block, arguments, smem),) = launched.launches
     # Three rows of tiles make two clusters of two; there is one column of tiles.
     assert (grid, block) == ((4,), (384,))
     assert arguments[:5] == ("map 1", "map 2", "map 3", "map 4", "map 5")
@@ -158,13 +142,12 @@ def test_scales_of_rows_go_by_tensor_maps(launched: tuple[list[Any], list[Any]])
     assert smem == gemm_hopper_blocks.smem_bytes(scales="b1x32", config=config().to_dict())
 
 
-def test_codes_take_their_scales_and_the_keys(launched: tuple[list[Any], list[Any]]) -> None:
-    maps, launches = launched
+def test_codes_take_their_scales_and_the_keys(launched: Recorded) -> None:
     gemm_hopper_blocks.launch(**GOOD, seed=(7 << 32) + 5)
     # Codes are stored 128 columns at a time; scales of blocks need no map.
-    assert maps[-1] == (3 << 20, 1, 128, 64, 128, (128, 64))
-    assert len(maps) == 3
-    ((_, _, arguments, _),) = launches
+    assert launched.maps[-1] == (3 << 20, 1, 128, 64, 128, (128, 64))
+    assert len(launched.maps) == 3
+    ((_, _, arguments, _),) = launched.launches
     assert int(arguments[-2]) == 6 << 20
     words = arguments[-1]["words"]
     assert words[:4].tolist() == [5, 7, 5 + 0x9E3779B9, 7 + 0xBB67AE85]
@@ -173,5 +156,5 @@ def test_codes_take_their_scales_and_the_keys(launched: tuple[list[Any], list[An
     for fields in ({"block_n": 64}, {"consumers": 4}):
         narrow = GOOD | {"config": config(**fields).to_dict()}
         gemm_hopper_blocks.launch(**narrow)
-        assert maps[-1][-1] == (64, 64)
-    assert [block for _, block, _, _ in launches] == [(384,), (384,), (640,)]
+        assert launched.maps[-1][-1] == (64, 64)
+    assert [block for _, block, _, _ in launched.launches] == [(384,), (384,), (640,)]

@@ -1,7 +1,5 @@
 """The launcher of the Hopper GEMM for few rows or tiles: what it refuses, and what it launches."""
 
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from cupy_arrays import array
 from hopper_gemm_cases import GOOD, ROW
 from hopper_skinny_cases import config
+from recorded_launches import check_refuses, record
 
 from tiles.kernels.cuda import gemm_hopper_skinny
 
@@ -73,27 +72,12 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
     good = GOOD | {"config": config().to_dict()}
-    with pytest.raises(error, match=message):
-        gemm_hopper_skinny.launch(**(good | change))
-    with pytest.raises(error, match=message):
-        gemm_hopper_skinny.precompile(**(good | change))
+    check_refuses(monkeypatch, gemm_hopper_skinny, good | change, error, message)
 
 
 def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps: list[tuple[Any, ...]] = []
-    launches: list[tuple[Any, ...]] = []
-
-    def tensor_map(*numbers: Any) -> str:
-        maps.append(numbers)
-        return f"map {len(maps)}"
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        launches.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(gemm_hopper_skinny, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper_skinny, "compiled_kernel", lambda *key: kernel)
+    found = record(monkeypatch, gemm_hopper_skinny)
     fields = config(block_m=32, block_n=128, cluster=4).to_dict()
     apart: dict[str, Any] = {
         "a": array((70, 256), "uint8", strides=(512, 1), pointer=1 << 20),
@@ -104,12 +88,12 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
         "config": fields,
     }
     gemm_hopper_skinny.launch(**(GOOD | apart))
-    assert maps == [
+    assert found.maps == [
         (1 << 20, 1, 256, 70, 512, (128, 32)),
         (apart["b"].data.ptr, 1, 256, 300, 256, (128, 128)),
         (1 << 22, 4, 70, 2, 8192, (32, 1)),
     ]
-    ((grid, block, arguments, smem),) = launches
+    ((grid, block, arguments, smem),) = found.launches
     # 3 x 3 tiles, 4 CTAs each; two warpgroups and a warp.
     assert (grid, block) == ((36,), (288,))
     assert arguments[:3] == ("map 1", "map 2", "map 3")
@@ -119,16 +103,10 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
 
 
 def test_mx_scales_go_to_the_kernel_as_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    launches: list[tuple[Any, ...]] = []
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        launches.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(gemm_hopper_skinny, "tensor_map", lambda *numbers: "map")
-    monkeypatch.setattr(gemm_hopper_skinny, "compiled_kernel", lambda *key: kernel)
+    found = record(monkeypatch, gemm_hopper_skinny)
     given = GOOD | MX | {"config": config(block_m=64, stages=4).to_dict()}
     gemm_hopper_skinny.launch(**given)
-    ((grid, block, arguments, smem),) = launches
+    ((grid, block, arguments, smem),) = found.launches
     assert (grid, block) == ((2,), (160,))
     assert [int(x) for x in arguments[3:5]] == [MX[x].data.ptr for x in ("a_scale", "b_scale")]
     # Four stages: 128 rows of 128 bytes and of four floats; barriers.

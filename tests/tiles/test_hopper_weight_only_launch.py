@@ -1,13 +1,12 @@
 """The launcher of Hopper's weight-only product: what it refuses, launches, and works in."""
 
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cupy_arrays import array
 from hopper_weight_only_cases import config
+from recorded_launches import Recorded, check_refuses, record
 
 from tiles.kernels.cuda import gemm_hopper_weight_only as launcher
 
@@ -66,10 +65,7 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
-    for call in (launcher.launch, launcher.precompile):
-        with pytest.raises(error, match=message):
-            call(**(good() | change))
+    check_refuses(monkeypatch, launcher, good() | change, error, message)
 
 
 def test_n_in_multiples_of_16() -> None:
@@ -80,29 +76,22 @@ def test_n_in_multiples_of_16() -> None:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     """What would be launched on a GPU of 6 multiprocessors."""
-    found: list[tuple[Any, ...]] = []
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        found.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(launcher, "tensor_map", lambda *numbers: numbers)
     monkeypatch.setattr(launcher, "multiprocessors", lambda device: 6)
-    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: kernel)
-    return found
+    return record(monkeypatch, launcher)
 
 
-def test_a_tile_a_cta_needs_no_workspace(launches: list[tuple[Any, ...]]) -> None:
+def test_a_tile_a_cta_needs_no_workspace(launched: Recorded) -> None:
     launcher.launch(**good())
-    ((grid, block, arguments, smem),) = launches
+    ((grid, block, arguments, smem),) = launched.launches
     assert (grid, block) == ((2,), (544,))
-    assert arguments[0][1:] == (2, 392, 5, 784, (64, 8))
+    assert launched.maps[0][1:] == (2, 392, 5, 784, (64, 8))
     assert [int(x) for x in arguments[-4:]] == [5, 96, 4, 2]  # M, N, panels, CTAs
     assert smem == 16 * (64 * 64 + 2 * 8 * 128 + 128 + 16) + 4 * 8 * 68 * 4 + 16
 
 
-def test_ctas_that_share_tiles_take_a_workspace(launches: list[tuple[Any, ...]]) -> None:
+def test_ctas_that_share_tiles_take_a_workspace(launched: Recorded) -> None:
     fields = config(per_sm=1, block_n=32, warps_k=1).to_dict()
     words = launcher.workspace_words(5, 96, 4, fields, 6)
     assert words == 2**14 + 2 * 6 * 8 * 32
@@ -116,10 +105,10 @@ def test_ctas_that_share_tiles_take_a_workspace(launches: list[tuple[Any, ...]])
     ):
         with pytest.raises(error, match=message):
             launcher.launch(**shared, workspace=wrong)
-    assert not launches
+    assert not launched.launches
     workspace = array((words,), "int32")
     launcher.launch(**shared, workspace=workspace)
-    ((grid, _, arguments, _),) = launches
+    ((grid, _, arguments, _),) = launched.launches
     assert grid == (6,)
     assert int(arguments[6]) == workspace.data.ptr + 4 * 2**14
     assert int(arguments[7]) == workspace.data.ptr

@@ -1,9 +1,7 @@
 """Hopper's weight-only product for many rows without a GPU: compilation, legality, launches."""
 
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from cupy_arrays import array
 from hopper_weight_cases import formats, gemm
 from nvrtc_compile import compile_cuda, stages_given_up_unread
+from recorded_launches import check_refuses, record
 from wgmma_operands import overwritten_operands
 
 from sim import gpu_names, load_gpu
@@ -217,26 +216,17 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
-    for call in (launcher.launch, launcher.precompile):
-        with pytest.raises(error, match=message):
-            call(**(good() | change))
+    check_refuses(monkeypatch, launcher, good() | change, error, message)
 
 
 def test_a_launch_has_whole_clusters_along_n(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[tuple[Any, ...]] = []
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        found.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(launcher, "tensor_map", lambda *numbers: numbers)
-    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: kernel)
+    found = record(monkeypatch, launcher)
     monkeypatch.setattr("tiles.kernels.cuda.hopper_grid.multiprocessors", lambda device: 9)
     launcher.launch(**good())
-    ((grid, block, arguments, smem),) = found
+    ((grid, block, arguments, smem),) = found.launches
     # 3 rows of tiles by 2 clusters of two: 6 clusters, of which 4 at a time are resident.
     assert (grid, block) == ((8,), (384,))
-    assert arguments[0][1:] == (2, 392, 300, 784, (64, 64))
-    assert arguments[1][1:] == (2, 528, 300, 1056, (64, 64))
+    assert found.maps[0][1:] == (2, 392, 300, 784, (64, 64))
+    assert found.maps[1][1:] == (2, 528, 300, 1056, (64, 64))
     assert [int(x) for x in arguments[-3:]] == [300, 528, 4]  # M, N, panels
     assert smem == 8 * (128 * 128 + 16) + 5 * (256 * 64 + 512) + 2 * 8192
