@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hopper_blocks_cases import config
 from hopper_gemm_cases import gemm
+from launcher_gate import broken_rows
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, ConfigTable, NumericPath
@@ -155,12 +155,7 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> No
         spread=(False, True),
         run=(1, 2, 4, 8),
     )
-    broken = np.zeros(len(table), dtype=bool)
-    for rule in FAMILY.rules(problem, table, H200):
-        if rule.name in HARD_RULES:
-            broken |= rule.broken
-            for row in np.flatnonzero(rule.broken)[:1]:
-                assert rule.explain(int(row))
+    broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
     scales = block_scales(problem.recipe.activation, problem.recipe.weight)
     assert scales is not None
     element = problem.recipe.activation.element.name

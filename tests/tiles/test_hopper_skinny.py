@@ -1,12 +1,12 @@
 """The Hopper GEMM for few rows or tiles without a GPU: legality and refusals."""
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import pytest
 from hopper_gemm_cases import gemm
 from hopper_skinny_cases import FAMILY, RECIPES, options
+from launcher_gate import broken_rows, takes
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
@@ -21,7 +21,7 @@ from tiles.kernels.hopper_skinny import (
     skinny_smem_bytes,
     skinny_steps,
 )
-from tiles.problems import Gemm, parse_problem
+from tiles.problems import parse_problem
 
 H200 = load_gpu("h200").limits
 #: Rules about what the kernel cannot do; the others are about size, and what is not worth trying.
@@ -49,33 +49,14 @@ def wide_table() -> ConfigTable:
     )
 
 
-def launcher_takes(problem: Gemm, one: HopperSkinnyConfig) -> bool:
-    try:
-        options(problem, one)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("name", ["bf16", "e4m3-row", "deepseek-fp8", "int8-b128", "mxfp8-e4m3"])
 def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     for table in (FAMILY.space(problem, H200), wide_table()):
-        broken = np.zeros(len(table), dtype=bool)
-        for rule in FAMILY.rules(problem, table, H200):
-            for row in np.flatnonzero(rule.broken)[:3].tolist():
-                assert rule.explain(row)
-            if rule.name in HARD_RULES:
-                broken |= rule.broken
-        taken = np.array([launcher_takes(problem, one) for one in _configs(table)])
+        broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
+        taken = np.array([takes(options, problem, one) for one in table])
         differ = np.flatnonzero(taken == broken)
         assert len(differ) == 0, table.config(int(differ[0]))
-
-
-def _configs(table: ConfigTable) -> Iterator[HopperSkinnyConfig]:
-    for one in table:
-        assert isinstance(one, HopperSkinnyConfig)
-        yield one
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -89,7 +70,7 @@ def test_every_legal_space_holds_the_default_and_fits(name: str, shape: str) -> 
     assert (legal["cluster"] <= skinny_steps(problem)).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
-    assert launcher_takes(problem, default)
+    assert takes(options, problem, default)
     rejected = FAMILY.legal_space(problem, H200).rejected_by_rule
     assert sum(rejected.values()) + len(legal) == len(FAMILY.space(problem, H200))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hopper_weight_cases import gemm
 from hopper_weight_only_cases import PLAIN, config, options
+from launcher_gate import broken_rows, takes
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
@@ -14,7 +15,7 @@ from tiles.kernels import hopper_weight_only_rules as rules
 from tiles.kernels.cuda import gemm_hopper_weight_only as launcher
 from tiles.kernels.cuda import hopper_weight_operands as operands
 from tiles.kernels.hopper_weight_only import HopperWeightOnly, HopperWeightOnlyConfig
-from tiles.problems import Gemm, parse_problem
+from tiles.problems import parse_problem
 
 FAMILY = HopperWeightOnly()
 H200 = load_gpu("h200").limits
@@ -60,28 +61,15 @@ def wide_table() -> ConfigTable:
     )
 
 
-def launcher_takes(problem: Gemm, one: HopperWeightOnlyConfig) -> bool:
-    try:
-        options(problem, one)
-    except ValueError:
-        return False
-    return True
-
-
 def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
     problem, table = gemm("8x4096x4096", "int4.g128"), wide_table()
-    broken = np.zeros(len(table), dtype=bool)
-    for rule in FAMILY.rules(problem, table, H200):
-        for row in np.flatnonzero(rule.broken)[:3].tolist():
-            assert rule.explain(row)
-        if rule.name in HARD_RULES:
-            broken |= rule.broken
+    broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
     chosen = np.random.default_rng(0).choice(len(table), 2000, replace=False)
     held = np.flatnonzero(~broken)[:200]
     for row in (*chosen.tolist(), *held.tolist()):
         one = table.config(row)
         assert isinstance(one, HopperWeightOnlyConfig)
-        assert launcher_takes(problem, one) == (not broken[row]), one
+        assert takes(options, problem, one) == (not broken[row]), one
 
 
 @pytest.mark.parametrize("weight", ["int4.g128", "uint4.g32", "nvfp4", "int8.row"])
@@ -98,7 +86,7 @@ def test_every_legal_space_holds_the_default_and_fits(weight: str, shape: str) -
     assert (together <= load_gpu("h200").smem_bytes_per_sm).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
-    assert launcher_takes(problem, default)
+    assert takes(options, problem, default)
 
 
 def test_one_wave_of_tall_tiles_is_the_default_of_a_decode_step() -> None:

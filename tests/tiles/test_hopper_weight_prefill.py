@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cupy_arrays import array
 from hopper_weight_cases import formats, gemm
+from launcher_gate import broken_rows, takes
 from nvrtc_compile import compile_cuda, stages_given_up_unread
 from recorded_launches import check_refuses, record
 from wgmma_operands import overwritten_operands
@@ -109,14 +110,6 @@ def test_descriptor_and_launcher_name_the_same_choices() -> None:
         assert getattr(rules, name) == getattr(launcher, name), name
 
 
-def launcher_takes(problem: Gemm, one: HopperWeightPrefillConfig) -> bool:
-    try:
-        options(problem, one)
-    except ValueError:
-        return False
-    return True
-
-
 def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
     problem = gemm(LONG, "int4.g128")
     table = ConfigTable.product(
@@ -128,16 +121,11 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
         group_m=(0, 1, 16),
         store_buffers=(0, 1, 2, 3),
     )
-    broken = np.zeros(len(table), dtype=bool)
-    for rule in FAMILY.rules(problem, table, H200):
-        for row in np.flatnonzero(rule.broken)[:3].tolist():
-            assert rule.explain(row)
-        if rule.name in HARD_RULES:
-            broken |= rule.broken
+    broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
     for row in range(len(table)):
         one = table.config(row)
         assert isinstance(one, HopperWeightPrefillConfig)
-        assert launcher_takes(problem, one) == (not broken[row]), one
+        assert takes(options, problem, one) == (not broken[row]), one
 
 
 @pytest.mark.parametrize("weight", ["int4.g128", "uint4.g32", "nvfp4", "int8.row"])
@@ -150,7 +138,7 @@ def test_every_legal_space_holds_the_default(weight: str, shape: str) -> None:
     assert (rules.prefill_smem_bytes(problem, space.accepted) <= H200.smem_bytes_per_cta).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
-    assert launcher_takes(problem, default)
+    assert takes(options, problem, default)
 
 
 @pytest.mark.parametrize(
