@@ -7,7 +7,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from test_sweep import make_plan, sweep
+from sweep_runs import make_plan, sweep
 
 import tuning
 from tiles.kernels import Status

@@ -9,7 +9,7 @@ from typing import Any
 
 import fake_kernels
 import pytest
-from test_sweep import MANY, make_plan, sweep
+from sweep_runs import MANY, make_plan, sweep
 
 import tuning
 from tiles.kernels import Accuracy, Status
