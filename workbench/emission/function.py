@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import TensorFormat
 from tiles.kernels import Limits
-from tiles.problems import Problem
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -28,7 +28,9 @@ __all__ = [
     "Function",
     "cupy_remark",
     "default_problems",
+    "operand_layout",
     "scale_block",
+    "torch_dtype",
 ]
 
 #: The extents of which the nearest tuned ones are taken: M, or several.
@@ -61,6 +63,22 @@ ANY_HOPPER = replace(
 def scale_block(fmt: TensorFormat) -> list[int] | None:
     """(rows, columns) under one scale, 0 for the whole extent; ``None`` without scales."""
     return None if fmt.scaling is None else [fmt.scaling.rows or 0, fmt.scaling.cols or 0]
+
+
+def operand_layout(problem: Gemm | GroupedGemm | BatchedGemm) -> dict[str, Any]:
+    """Elements and blocks of both operands."""
+    recipe = problem.recipe
+    return {
+        "a_element": recipe.activation.element.name,
+        "a_block": scale_block(recipe.activation),
+        "b_element": recipe.weight.element.name,
+        "b_block": scale_block(recipe.weight),
+    }
+
+
+def torch_dtype(out: str) -> str:
+    """Torch's name of a plain output."""
+    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
 
 
 def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[Free, Problem]:
