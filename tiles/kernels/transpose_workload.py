@@ -7,8 +7,9 @@ from functools import cached_property
 import torch
 
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.cuda import transpose_codes as cuda_codes
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.exact_difference import POISON, first_difference
@@ -24,7 +25,7 @@ class _Copy:
     out: torch.Tensor
 
 
-class TransposeWorkload(Workload):
+class TransposeWorkload(CopiedWorkload[_Copy]):
     """Random codes, kept on ``device``."""
 
     problem: Transpose
@@ -59,15 +60,6 @@ class TransposeWorkload(Workload):
         return torch.randint(
             0, 256, self.problem.shape, dtype=torch.uint8, generator=generator, device=self.device
         )
-
-    @cached_property
-    def operands(self) -> _Copy:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def _launcher(self, copy: _Copy, config: TileConfig) -> Callable[[], None]:
         fields = config.to_dict()
