@@ -2,21 +2,22 @@
 
     python -m bench.block_profile --variant jetfire-128 --output profile.json
 
-One step forward and backward under ``torch.profiler``, behind some that settle: every kernel with
-its launches and the sum of its times, the longest first, and what of the step no kernel covers.
-Times under a profiler are longer than without one; ``bench.block`` has those that count.
+One step forward and backward under ``torch.profiler``, behind half a second of it, so that the
+clock is that of ``bench.block``: every kernel with its launches and the sum of its times, the
+longest first, and what of the step no kernel covers.
 ``--device cpu`` lists torch's operators instead, of a small model.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.block import CASES, case_of
-from bench.block_timing import block_step
+from bench.block_timing import SETTLE_S, block_step
 from bench.coded_block import CODED
 from bench.command_line import recorded
 from tuning.environment import read_environment
@@ -37,22 +38,31 @@ class Spent:
     time_us: float
 
 
-def profile(step: Callable[[], None], device: str) -> list[Spent]:
-    """Kernels of a step (operators on a CPU), means over some, the longest first."""
+def profile(step: Callable[[], None], device: str, *, settle_s: float = SETTLE_S) -> list[Spent]:
+    """Kernels of a step (operators on a CPU), means over some, the longest first.
+
+    On a GPU behind ``settle_s`` of steps that are traced too and thrown away: the power limit takes
+    hold of the clock in half a second, and a pause would let go of it again.
+    """
     from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch exports it so
-    from torch.profiler import ProfilerActivity
+    from torch.profiler import ProfilerActivity, schedule
     from torch.profiler import profile as profiled
 
     cuda = device != "cpu"
-    for _ in range(SETTLING):
-        step()
-    with profiled(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
-        for _ in range(STEPS):
+    settling = _settling(step, settle_s) if cuda else SETTLING
+    with profiled(
+        activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU],
+        schedule=schedule(wait=0, warmup=settling, active=STEPS, repeat=1),
+        acc_events=True,
+    ) as found:
+        for index in range(settling + STEPS):
             step()
-        if cuda:
-            import torch
+            # What the host is ahead by would be counted among the steps that follow.
+            if cuda and index in (settling - 1, settling + STEPS - 1):
+                import torch
 
-            torch.cuda.synchronize()
+                torch.cuda.synchronize()
+            found.step()
     wanted = DeviceType.CUDA if cuda else DeviceType.CPU
     spent = [
         Spent(
@@ -64,6 +74,21 @@ def profile(step: Callable[[], None], device: str) -> list[Spent]:
         if event.device_type == wanted
     ]
     return sorted(spent, key=lambda one: one.time_us, reverse=True)
+
+
+def _settling(step: Callable[[], None], settle_s: float) -> int:
+    """Steps of so long, and no fewer than ``SETTLING``."""
+    import torch
+
+    for _ in range(SETTLING):
+        step()
+    torch.cuda.synchronize()
+    begin = time.monotonic()
+    for _ in range(STEPS):
+        step()
+    torch.cuda.synchronize()
+    each_s = (time.monotonic() - begin) / STEPS
+    return max(SETTLING, round(settle_s / each_s))
 
 
 def table(spent: Sequence[Spent]) -> list[str]:

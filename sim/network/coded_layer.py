@@ -1,23 +1,25 @@
-"""A layer whose tensors stay codes between operators: the INT8 dataflow of Jetfire.
+"""A layer that saves and moves codes between operators: the INT8 dataflow of Jetfire.
 
-Source: arXiv 2403.12422 and its released code.  The residual stream is 16-bit: its add also leaves
-codes and the rows' statistics, so that the normalisation behind it is one pass over codes.  The
-attention core is 16-bit too: queries, keys and values are decoded in front of it, its output is
-quantised behind it, and only codes are kept for backward.  Products take K-contiguous codes alone,
-so backward transposes what was saved.
+Source: arXiv 2403.12422; the launches are those of ``workbench.nn``'s block, as it runs by default.
+Its products leave 16 bits, and the pass behind each makes the codes: writing codes from a product
+took longer in all (``evidence/h200/block.json``).  Where that pass computes with numbers anyway it
+takes them as they are: attention forward, an activation's and a normalisation's gradient, the
+residual sums, which also leave codes.  The residual stream and the attention core are 16-bit, only
+codes are kept for backward.  Products take K-contiguous codes alone, so backward transposes what
+was saved, and quantises the weights once more, turned.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from sim.network import passes
-from sim.network.attention import Attention
+from sim.network.attention import Attention, AttentionKernel
 from sim.network.block import Block, Linear
 from sim.network.operators import Operator, Part, Phase, Work
 from sim.network.products import dgrad, forward, nearest, wgrad, wide_name
 from sim.network.wide_layer import quantize
 from tiles.formats import TensorFormat
-from tiles.problems import Dataflow, Dequantize, Gemm, Quantize, Transpose
+from tiles.problems import Dataflow, Dequantize, Gemm, Transpose
 from tiles.recipes import Recipe
 
 __all__ = ["coded_layer"]
@@ -29,21 +31,16 @@ class _Layer:
     def __init__(self, block: Block, tokens: int, recipe: Recipe, phase: Phase) -> None:
         self.block, self.tokens, self.recipe, self.phase = block, tokens, recipe, phase
         self.wide = wide_name(recipe)
-        #: Of what operators and products write: gradients backward.
+        #: Of codes that operators write: gradients backward.
         self.out = recipe.output if phase is Phase.FORWARD else recipe.gradient
         self.code_bytes = recipe.output.element.bits / 8
 
-    def step(self, name: str, part: Part, work: Work, apart: tuple[Work, ...] = ()) -> Operator:
-        return Operator(name=name, part=part, phase=self.phase, work=work, apart=apart)
+    def step(self, name: str, part: Part, work: Work) -> Operator:
+        return Operator(name=name, part=part, phase=self.phase, work=work)
 
     def product(self, name: str, work: Gemm) -> Operator:
-        """A product that leaves codes; where no family writes them, 16 bits and another pass."""
-        apart: tuple[Work, ...] = ()
-        if work.output.scaling is not None:
-            plain = replace(work, out=self.wide)
-            coded = Quantize(rows=work.m, cols=work.n, target=work.output, source=self.wide)
-            apart = (plain, coded)
-        return self.step(name, Part.PRODUCTS, work, apart)
+        """A product that leaves 16 bits."""
+        return self.step(name, Part.PRODUCTS, replace(work, out=self.wide))
 
     def quantize(self, name: str, cols: int) -> Iterator[Operator]:
         """Codes of a 16-bit tensor; of gradients the transposed ones too."""
@@ -56,6 +53,17 @@ class _Layer:
             transposed=self.phase is Phase.BACKWARD,
         )
 
+    def weight(self, name: str, shape: tuple[int, int]) -> Iterator[Operator]:
+        """Codes of 16-bit weights, kept by no pass for another; ``shape`` as they are written."""
+        yield from quantize(
+            f"{name} weight",
+            self.recipe.weight,
+            shape,
+            phase=self.phase,
+            source=self.wide,
+            transposed=False,
+        )
+
     def decode(self, name: str, cols: int, fmt: TensorFormat) -> Operator:
         work = Dequantize(rows=self.tokens, cols=cols, source=nearest(fmt), out=self.wide)
         return self.step(f"{name} dequantize", Part.QUANTIZE, work)
@@ -65,62 +73,60 @@ class _Layer:
         return self.step(f"{name} transpose", Part.QUANTIZE, work)
 
     def norm(self, name: str) -> Operator:
-        op = self.block.normalization.value
-        suffix = "-apply" if self.phase is Phase.FORWARD else "-bwd"
-        work = Dataflow(rows=self.tokens, cols=self.block.hidden, op=op + suffix, target=self.out)
+        """Codes to codes; backward numbers to numbers, with the stream's gradient added."""
+        work: Work
+        if self.phase is Phase.FORWARD:
+            op = self.block.normalization.value
+            work = Dataflow(rows=self.tokens, cols=self.block.hidden, op=op, target=self.out)
+        else:
+            work = passes.coded_norm_gradient(self.block, self.tokens, self.code_bytes)
         return self.step(name, Part.NORMALIZATION, work)
 
     def activation(self, name: str) -> Operator:
-        backward = self.phase is Phase.BACKWARD
+        """Codes to codes; backward a gradient in numbers to codes of another."""
         work: Work
         if self.block.gated:  # no kernel takes both halves as codes: bytes alone are known
             work = passes.activation(
-                self.block, self.tokens, bytes_=self.code_bytes, backward=backward
+                self.block,
+                self.tokens,
+                bytes_=self.code_bytes,
+                backward=self.phase is Phase.BACKWARD,
             )
-        else:
-            op = self.block.activation.value + ("-bwd" if backward else "")
+        elif self.phase is Phase.FORWARD:
+            op = self.block.activation.value
             work = Dataflow(rows=self.tokens, cols=self.block.inner, op=op, target=self.out)
+        else:
+            work = passes.coded_activation_gradient(self.block, self.tokens, self.code_bytes)
         return self.step(name, Part.ACTIVATION, work)
-
-    def add(self, name: str) -> Operator:
-        """Forward the sum's codes are written besides."""
-        copy = self.code_bytes if self.phase is Phase.FORWARD else 0.0
-        work = passes.add(self.block, self.tokens, branch_bytes=self.code_bytes, copy_bytes=copy)
-        return self.step(name, Part.RESIDUAL, work)
 
 
 def _forward(block: Block, layer: _Layer, core: Attention, *, training: bool) -> Iterator[Operator]:
-    tokens, recipe = layer.tokens, layer.recipe
-
-    master = recipe.update.master
+    tokens, recipe, wide = layer.tokens, layer.recipe, passes.WIDE
 
     def linear(one: Linear) -> Iterator[Operator]:
-        if training and master is not None:
-            yield from quantize(
-                f"{one.name} weight",
-                recipe.weight,
-                (one.n, one.k),
-                phase=Phase.FORWARD,
-                source=master.element.name,
-                transposed=True,
-            )
+        if training:
+            yield from layer.weight(one.name, (one.n, one.k))
         yield layer.product(one.name, forward(one, tokens, recipe))
 
     qkv, o, up, down = block.linears
+    yield from layer.quantize("norm 1 input", block.hidden)
     yield layer.norm("norm 1")
     yield from linear(qkv)
-    yield layer.decode("qkv", qkv.n, recipe.output)
+    rounded = passes.rounded(tokens, qkv.n, code_bytes=layer.code_bytes)
+    yield layer.step("qkv quantize", Part.QUANTIZE, rounded)
     if block.rotary:
         yield layer.step("rotary", Part.ATTENTION, passes.rotary(block, tokens))
     yield layer.step("attention", Part.ATTENTION, core)
     yield from layer.quantize("attention", o.k)
     yield from linear(o)
-    yield layer.add("residual 1")
+    coded = passes.add(block, tokens, branch_bytes=wide, copy_bytes=layer.code_bytes)
+    yield layer.step("residual 1", Part.RESIDUAL, coded)
     yield layer.norm("norm 2")
     yield from linear(up)
+    yield from layer.quantize(up.name, up.n)
     yield layer.activation("activation")
     yield from linear(down)
-    yield layer.add("residual 2")
+    yield layer.step("residual 2", Part.RESIDUAL, passes.add(block, tokens))
 
 
 def _backward(block: Block, layer: _Layer, core: Attention) -> Iterator[Operator]:
@@ -131,19 +137,20 @@ def _backward(block: Block, layer: _Layer, core: Attention) -> Iterator[Operator
         if not turned:
             yield layer.turn(f"{one.name} gradient", one.n)
         yield layer.turn(f"{one.name} input", one.k)
+        yield from layer.weight(f"{one.name} turned", (one.k, one.n))
         yield layer.product(f"{one.name} dgrad", dgrad(one, tokens, recipe))
         yield layer.product(f"{one.name} wgrad", wgrad(one, tokens, recipe))
 
     qkv, o, up, down = block.linears
     yield from layer.quantize("down gradient", down.n)
     yield from linear(down, turned=True)
+    if block.gated:
+        yield from layer.quantize("activation gradient", down.k)
     yield layer.activation("activation backward")
     yield from linear(up, turned=False)
     yield layer.norm("norm 2 backward")
-    yield layer.add("residual 2 backward")
     yield from layer.quantize("o gradient", o.n)
     yield from linear(o, turned=True)
-    yield layer.decode("attention gradient", o.k, recipe.gradient)
     yield layer.decode("qkv", qkv.n, recipe.output)
     yield layer.decode("attention", o.k, recipe.output)
     if block.rotary:  # what was saved is not rotated yet
@@ -155,13 +162,13 @@ def _backward(block: Block, layer: _Layer, core: Attention) -> Iterator[Operator
     yield from layer.quantize("qkv gradient", qkv.n)
     yield from linear(qkv, turned=True)
     yield layer.norm("norm 1 backward")
-    yield layer.add("residual 1 backward")
 
 
 def coded_layer(
     block: Block, tokens: int, recipe: Recipe, core: Attention, *, training: bool
 ) -> Iterator[Operator]:
     """Forward in order, backward in reverse."""
+    core = replace(core, kernel=AttentionKernel.FLASH_2)
     forward_layer = _Layer(block, tokens, recipe, Phase.FORWARD)
     yield from _forward(block, forward_layer, core, training=training)
     if training:

@@ -29,10 +29,13 @@ def _optimizer(block: Block, recipe: Recipe) -> Operator:
     elements = block.parameters
     moments = sum(fmt.element.bits for fmt in recipe.moments) / 8
     kept = recipe.update.bits / 8
-    # The copy in 16 bits that products read; quantised ones are made from the kept weights.
+    # The copy in 16 bits that products read, or the passes that quantise weights of the INT8
+    # dataflow; other quantised ones are made from the kept weights.
     copy = 0.0
     master = recipe.update.master
-    if recipe.weight.element.bits == 16 and master and master.element != recipe.weight.element:
+    wide = recipe.weight if recipe.weight.element.bits == 16 else recipe.residual
+    read = recipe.weight.element.bits == 16 or codes_between(recipe)
+    if read and master and master.element != wide.element:
         copy = 2.0
     state = elements * (moments + kept)
     return Operator(

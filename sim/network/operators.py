@@ -41,8 +41,6 @@ class Operator:
     part: Part
     phase: Phase
     work: Work
-    #: Kernels that compute the same where no family serves ``work`` in one.
-    apart: tuple[Work, ...] = ()
 
     @property
     def flops(self) -> int:

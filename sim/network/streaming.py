@@ -3,8 +3,8 @@
 Normalisations, activations and residual adds of a network without codes between its operators,
 casts without scales, and the optimiser's step.  The model is that of ``sim.dataflow_model`` with
 enough bytes in flight to saturate DRAM: bytes, issue slots, the special-function pipe, the ends of
-a kernel.  Its instruction counts are priors, no measurement stands behind them; nothing but
-activations of small tensors is bound by them.
+a kernel.  Its instruction counts are priors, no measurement stands behind them; activations of
+small tensors are bound by them, and the gradient of an activation in codes, whose are counted.
 
 Left out: what the L2 still holds of a tensor that the operator before wrote, which small batches
 profit from, and a second pass over rows too long for the registers of a CTA.
@@ -18,7 +18,6 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap
 from sim.parameters import STREAM
-from sim.pipes import ISSUE_LANES
 
 __all__ = ["Streaming", "streaming_cost"]
 
@@ -65,7 +64,7 @@ def streaming_cost(work: Streaming, gpu: Gpu) -> Cost:
         clock_ghz=clock_ghz,
     )
     each_sm = work.elements / gpu.sm_count / clock_ghz
-    issue = each_sm * work.instructions / ISSUE_LANES
+    issue = each_sm * work.instructions / gpu.issue_per_clk
     special = each_sm * work.special_functions / gpu.special_per_clk
     ends = gpu.dram_latency_ns + STREAM.cta_clk / clock_ghz
     main = overlap(one * dram, l2, one * issue, one * special)

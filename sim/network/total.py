@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.interval import interval_us
-from sim.network.attention import Attention, attention_cost
+from sim.network.attention import Attention
+from sim.network.attention_cost import attention_cost
 from sim.network.block import Batch, Network
 from sim.network.layer import layer_operators
 from sim.network.memory import Memory, network_memory
@@ -59,7 +60,7 @@ class PricedOperator:
 
     operator: Operator
     span: Span
-    kernel: str  #: families that run it, joined by "+"; empty: no family does
+    kernel: str  #: family that runs it; empty: no family does
     path: NumericPath
 
 
@@ -122,26 +123,12 @@ def _priced(work: Work, gpu: Gpu, best: Best) -> tuple[Span, str, NumericPath] |
 
 
 def _price(operator: Operator, gpu: Gpu, best: Best) -> PricedOperator | str:
-    """An operator's price, in one kernel or apart, or why there is none."""
-    whole = _priced(operator.work, gpu, best)
-    if not isinstance(whole, str):
-        span, kernel, path = whole
-        return PricedOperator(operator=operator, span=span, kernel=kernel, path=path)
-    found: list[tuple[Span, str, NumericPath]] = []
-    for work in operator.apart:
-        piece = _priced(work, gpu, best)
-        if isinstance(piece, str):
-            return f"{operator.name}: {work}: {piece}"
-        found.append(piece)
-    if not found:
-        return f"{operator.name}: {operator.work}: {whole}"
-    emulated = any(path is NumericPath.EMULATED for _, _, path in found)
-    return PricedOperator(
-        operator=operator,
-        span=Span.sum(span for span, _, _ in found),
-        kernel="+".join(kernel for _, kernel, _ in found),
-        path=NumericPath.EMULATED if emulated else NumericPath.NATIVE,
-    )
+    """An operator's price, or why there is none."""
+    found = _priced(operator.work, gpu, best)
+    if isinstance(found, str):
+        return f"{operator.name}: {operator.work}: {found}"
+    span, kernel, path = found
+    return PricedOperator(operator=operator, span=span, kernel=kernel, path=path)
 
 
 def network_cost(

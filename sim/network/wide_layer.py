@@ -1,4 +1,7 @@
-"""A layer with 16 bits between its operators: what most recipes run."""
+"""A layer with 16 bits between its operators: what most recipes run.
+
+Attention, normalisations and what joins gradients are launched as torch launches them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,13 +119,16 @@ def wide_layer(
     yield from _linear_backward(up, tokens, recipe)
     work = passes.normalization(block, tokens, backward=True)
     yield step("norm 2 backward", norm, work, back)
+    yield step("norm 2 vectors", norm, passes.normalization_sums(block, tokens), back)
     yield step("residual 2 backward", Part.RESIDUAL, passes.add(block, tokens), back)
     yield from _linear_backward(o, tokens, recipe)
     yield step("attention backward", Part.ATTENTION, replace(core, backward=True), back)
     if block.rotary:
         work = passes.rotary(block, tokens, backward=True)
         yield step("rotary backward", Part.ATTENTION, work, back)
+    yield step("qkv gradient join", Part.ATTENTION, passes.joined(tokens, qkv.n), back)
     yield from _linear_backward(qkv, tokens, recipe)
     work = passes.normalization(block, tokens, backward=True)
     yield step("norm 1 backward", norm, work, back)
+    yield step("norm 1 vectors", norm, passes.normalization_sums(block, tokens), back)
     yield step("residual 1 backward", Part.RESIDUAL, passes.add(block, tokens), back)

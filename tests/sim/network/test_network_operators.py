@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sim.network import Activation, Batch, Block, Normalization, Operator, Part, Phase
+from sim.network.attention import Attention, AttentionKernel
 from sim.network.layer import layer_operators
 from sim.network.streaming import Streaming
 from tiles.problems import Gemm, Problem
@@ -72,12 +73,22 @@ def test_bytes_of_the_16_bit_passes_by_hand() -> None:
         "residual 2": 3,
         "activation backward": 12,
         "norm 2 backward": 3,
+        "norm 2 vectors": 2 + 2 / 64,
         "residual 2 backward": 3,
+        "qkv gradient join": 6,
         "norm 1 backward": 3,
+        "norm 1 vectors": 2 + 2 / 64,
         "residual 1 backward": 3,
     }
     # Gradient 2, moments 8 and kept weight 4 in; moments, weight and its 16-bit copy out.
     assert passes["adam"].moved_bytes == BLOCK.parameters * (2 + 12 + 12 + 2)
+
+
+@pytest.mark.parametrize(("name", "copy"), [("jetfire", 2), ("deepseek-fp8", 0)])
+def test_adam_leaves_a_16_bit_copy_where_layers_quantise_that(name: str, copy: int) -> None:
+    (adam,) = [one.work for one in layer(name) if one.phase is Phase.UPDATE]
+    assert isinstance(adam, Streaming)
+    assert adam.moved_bytes == BLOCK.parameters * (2 + 12 + 12 + copy)
 
 
 def test_dgrad_contracts_over_features_and_wgrad_over_tokens() -> None:
@@ -129,45 +140,86 @@ def test_casts_without_scales_pass_over_memory_once() -> None:
     assert (first.work.read_bytes, first.work.written_bytes) == (2 * 64 * 64, 2 * 64 * 64)
 
 
-def test_the_int8_dataflow_keeps_codes_between_operators() -> None:
+def test_the_int8_dataflow_saves_codes_and_its_products_leave_numbers() -> None:
     operators = layer("jetfire")
-    norm = Part.NORMALIZATION
-    assert (
-        texts(operators, norm, Phase.FORWARD) == ["dataflow:64x64:layernorm-apply:int8.b32x32"] * 2
-    )
-    assert (
-        texts(operators, norm, Phase.BACKWARD)
-        == ["dataflow:64x64:layernorm-bwd:int8.b32x32+sr"] * 2
-    )
-    activation = Part.ACTIVATION
+    norm, activation = Part.NORMALIZATION, Part.ACTIVATION
+    assert texts(operators, norm, Phase.FORWARD) == ["dataflow:64x64:layernorm:int8.b32x32"] * 2
+    assert texts(operators, norm, Phase.BACKWARD) == ["streaming:layernorm-bwd-add"] * 2
     assert texts(operators, activation, Phase.FORWARD) == ["dataflow:64x256:gelu:int8.b32x32"]
-    assert texts(operators, activation, Phase.BACKWARD) == [
-        "dataflow:64x256:gelu-bwd:int8.b32x32+sr"
-    ]
+    assert texts(operators, activation, Phase.BACKWARD) == ["streaming:gelu-bwd"]
     outs = {one.name: one.work.out for one in operators if isinstance(one.work, Gemm)}
-    assert {outs[name] for name in ("qkv", "o", "up", "down")} == {"int8.b32x32"}
-    assert outs["up dgrad"] == "int8.b32x32+sr"
-    assert outs["up wgrad"] == "fp16"
-
-
-def test_where_no_family_writes_codes_products_and_quantisation_stand_apart() -> None:
-    product = next(one for one in layer("jetfire") if one.name == "up")
-    assert [str(work) for work in product.apart] == [
-        "gemm:64x256x64:jetfire:fp16",
+    assert len(outs) == 12
+    assert set(outs.values()) == {"fp16"}
+    assert texts(operators, Part.QUANTIZE, Phase.FORWARD) == [
+        "quantize:64x64:int8.b32x32:fp16",  # what the first norm takes
+        "quantize:192x64:int8.b32x32:fp16",
+        "streaming:quantize-rounded",
+        "quantize:64x64:int8.b32x32:fp16",
+        "quantize:64x64:int8.b32x32:fp16",
+        "quantize:256x64:int8.b32x32:fp16",
+        "quantize:64x256:int8.b32x32:fp16",
         "quantize:64x256:int8.b32x32:fp16",
     ]
+    assert texts(operators, Part.QUANTIZE, Phase.BACKWARD) == [
+        "quantize:64x64:int8.b32x32+sr:fp16:transposed",
+        "transpose:64x256:int8",
+        "quantize:256x64:int8.b32x32:fp16",  # weights once more, turned
+        "transpose:64x256:int8",
+        "transpose:64x64:int8",
+        "quantize:64x256:int8.b32x32:fp16",
+        "quantize:64x64:int8.b32x32+sr:fp16:transposed",
+        "transpose:64x64:int8",
+        "quantize:64x64:int8.b32x32:fp16",
+        "dequantize:64x192:int8.b32x32:fp16",
+        "dequantize:64x64:int8.b32x32:fp16",
+        "quantize:64x192:int8.b32x32+sr:fp16:transposed",
+        "transpose:64x64:int8",
+        "quantize:64x192:int8.b32x32:fp16",
+    ]
+
+
+def test_bytes_of_the_passes_between_codes_and_numbers_by_hand() -> None:
+    passes = {one.name: one.work for one in layer("jetfire") if isinstance(one.work, Streaming)}
+    unit = TOKENS * 64
+    moved = {name: work.moved_bytes / unit for name, work in passes.items() if name != "adam"}
+    assert moved == {
+        "qkv quantize": 3 * (2 + 1 + 2),  # codes, and what they stand for
+        "residual 1": 2 + 2 + 2 + 1,  # its sum's codes too
+        "residual 2": 6,
+        "activation backward": 4 * (1 + 2 + 1),
+        "norm 2 backward": 1 + 2 + 2 + 2,  # the stream's gradient comes in and the sum leaves
+        "norm 1 backward": 1 + 2 + 2 + 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("bf16", AttentionKernel.TORCH),
+        ("deepseek-fp8", AttentionKernel.TORCH),
+        ("jetfire", AttentionKernel.FLASH_2),
+    ],
+)
+def test_the_int8_layers_call_flash_attention_by_name(name: str, kernel: AttentionKernel) -> None:
+    found = [one.work.kernel for one in layer(name) if isinstance(one.work, Attention)]
+    assert found == [kernel] * 2
 
 
 def test_gated_codes_are_counted_in_bytes() -> None:
-    activation = next(one for one in layer("jetfire", GATED) if one.name == "activation")
+    operators = layer("jetfire", GATED)
+    activation = next(one for one in operators if one.name == "activation")
     assert isinstance(activation.work, Streaming)
     assert activation.work.moved_bytes == TOKENS * (2 * 256 + 256)
+    # Its gradient takes codes, which the product in front of it does not leave.
+    names = [one.name for one in operators]
+    at = names.index("activation backward")
+    assert names[at - 1] == "activation gradient quantize"
 
 
 def test_every_operator_of_a_layer_is_there_once() -> None:
     counts = Counter(one.name for one in layer("bf16", GATED))
     assert set(counts.values()) == {1}
-    forward, backward, update = 11, 15, 1
+    forward, backward, update = 11, 18, 1
     assert len(counts) == forward + backward + update
     problems = [one.work for one in layer("bf16", GATED) if isinstance(one.work, Problem)]
     assert len(problems) == 12

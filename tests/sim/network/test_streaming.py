@@ -33,7 +33,7 @@ def test_instructions_and_special_functions_bind_when_there_are_many() -> None:
     busy = Streaming(
         name="busy", read_bytes=2e9, written_bytes=2e9, elements=1e9, instructions=300.0
     )
-    issue_us = 1e9 * 300 / (132 * 128 * H200.max_clock_mhz)
+    issue_us = 1e9 * 300 / (132 * H200.issue_per_clk * H200.max_clock_mhz)
     assert time_us(busy) == pytest.approx(issue_us, rel=0.02)
     special = Streaming(
         name="special", read_bytes=2e9, written_bytes=2e9, elements=1e9, special_functions=30.0
