@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from command_line import Call
+from report_page import Page
 from safetensors.torch import save_file
-from test_report import Page
 from weight_files import BEST, FORMATS, HOSTILE, known_checkpoint, normal
 
 import workbench
