@@ -12,6 +12,7 @@ from sim import gpu_names, load_gpu
 from tiles.formats import TensorFormat
 from tiles.kernels import Accepted, Rejected, kernel, kernels
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
+from tiles.kernels.cuda.dataflow_row_geometry import geometry
 from tiles.kernels.dataflow_blocks import BLOCK_OPS, DataflowBlocksConfig
 from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
@@ -175,7 +176,7 @@ def test_shared_memory_of_the_rules_is_what_the_launcher_asks_for() -> None:
         legal = kernel(ROWS).legal_space(one, H200).accepted
         rows = np.arange(0, len(legal), 17)
         asked = [
-            dataflow_rows.geometry(
+            geometry(
                 op=op, shape=one.shape, block=(32, 32), config=legal.config(int(r)).to_dict()
             ).smem_bytes
             for r in rows

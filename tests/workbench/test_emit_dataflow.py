@@ -289,7 +289,7 @@ def _launcher(module: ModuleType, text: str, **changes: Any) -> dict[str, Any]:
     assert isinstance(problem, Dataflow)
     choice = DataflowFunctionChecks().choice(_subject(module), None, problem)  # type: ignore[arg-type]
     real = module._lookup.template(choice)
-    names = ("launch", "prepare", "geometry")
+    names = ("launch", "prepare", "partial_sums")
     parts = {name: getattr(real, name, None) for name in names}
     lines: list[dict[str, Any]] = []
     with Recorder(lines.append, "launcher") as check:

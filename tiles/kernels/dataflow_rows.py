@@ -223,6 +223,7 @@ class CudaDataflowRows(DataflowKernel):
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
         from tiles.kernels.cuda import dataflow_rows
+        from tiles.kernels.cuda.dataflow_row_geometry import geometry
 
         assert isinstance(problem, Dataflow)
         options = dataflow_rows.options(
@@ -234,7 +235,7 @@ class CudaDataflowRows(DataflowKernel):
             aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
             config=config.to_dict(),
         )
-        covered = dataflow_rows.geometry(
+        covered = geometry(
             op=problem.op, shape=problem.shape, block=block_of(problem), config=config.to_dict()
         )
         return self.offline(options, covered.smem_bytes, config, limits)

@@ -14,7 +14,14 @@ import numpy as np
 
 from workbench.verification.recorder import Recorder
 
-__all__ = ["FakeDevice", "expect_refusals", "fake_array", "judge_launcher", "refusal"]
+__all__ = [
+    "FakeDevice",
+    "expect_refusals",
+    "fake_array",
+    "judge_launcher",
+    "judge_product",
+    "refusal",
+]
 
 #: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
 VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
@@ -88,25 +95,41 @@ def refusal(launch: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
 
 def expect_refusals(
     check: Recorder,
-    template: Any,
+    launch: Callable[..., Any],
     good: Mapping[str, Any],
     wrong: Mapping[str, tuple[Mapping[str, Any], str]],
-    formats: Mapping[str, Any],
 ) -> None:
     """Whether a launcher takes arguments, and refuses changes to them with the words that say why.
 
     Args:
         check: takes the verdict.
-        template: the launcher's module in the package.
-        good: arguments of a launch, the configuration among them.
+        launch: the launcher of a package.
+        good: its arguments, without memory behind them.
         wrong: by what it is: a change, and words of the refusal.
-        formats: of the launcher's compiler options.
     """
-    said = refusal(template.launch, good)
+    said = refusal(launch, good)
     check.expect(not said, f"the launcher refuses its own: {said}")
     for what, (change, words) in wrong.items():
-        said = refusal(template.launch, {**good, **change})
-        check.expect(words in said, f"the launcher takes {what}" if not said else said)
+        said = refusal(launch, {**good, **change})
+        check.expect(words in said, said or f"the launcher takes {what}")
+
+
+def judge_product(
+    check: Recorder,
+    template: Any,
+    formats: Mapping[str, Any],
+    good: Mapping[str, Any],
+    wrong: Mapping[str, tuple[Mapping[str, Any], str]],
+) -> None:
+    """The same of a product's launcher, whose compiler options tell fields that it does not know.
+
+    Args:
+        check: takes the verdict.
+        template: the launcher's module in the package.
+        formats: of its compiler options.
+        good, wrong: as :func:`expect_refusals` takes them, a configuration among them.
+    """
+    expect_refusals(check, template.launch, good, wrong)
     said = refusal(template.options, {**formats, "config": {**good["config"], "warps": 4}})
     check.expect("warps" in said, "the launcher takes a configuration with an unknown field")
     check.note(f"takes the configuration; refuses {', '.join(wrong)}, an unknown field")
@@ -182,4 +205,4 @@ def judge_launcher(
             "a_scale is",
         ),
     }
-    expect_refusals(check, template, asked, wrong, formats)
+    judge_product(check, template, formats, asked, wrong)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.verification.hopper_launcher import expect_refusals, fake_array
+from workbench.verification.hopper_launcher import fake_array, judge_product
 from workbench.verification.recorder import Recorder
 
 __all__ = ["judge_launcher"]
@@ -62,4 +62,4 @@ def judge_launcher(
             "scale is",
         ),
     }
-    expect_refusals(check, template, asked, wrong, formats)
+    judge_product(check, template, formats, asked, wrong)
