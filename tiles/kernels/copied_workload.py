@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from tiles.kernels.base import Workload
 from tiles.kernels.config import TileConfig
+from tiles.problems import Problem
 
 __all__ = ["CopiedWorkload"]
 
@@ -15,6 +16,17 @@ Operands = TypeVar("Operands")
 
 class CopiedWorkload(Workload, Generic[Operands]):
     """Launches on separate copies of operands and outputs, the first of which is checked."""
+
+    def __init__(self, problem: Problem, *, device: str, seed: int) -> None:
+        """Open the problem; operands are drawn on first use.
+
+        Args:
+            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
+            seed: seeds the operands, and stochastic rounding where there is some.
+        """
+        self.problem = problem
+        self.device = device
+        self._seed = seed
 
     @abstractmethod
     def _copy(self) -> Operands:

@@ -38,17 +38,6 @@ class DequantizeWorkload(CopiedWorkload[Copy]):
 
     problem: Dequantize
 
-    def __init__(self, problem: Dequantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the matrix.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
-
     def _blank(self) -> Copy:
         rows, cols = self.problem.shape
         source = self.problem.source

@@ -143,17 +143,6 @@ class QuantizeTilesWorkload(CopiedWorkload[Copy]):
 
     problem: Quantize
 
-    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the input, and stochastic rounding.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
-
     def _blank(self) -> Copy:
         """Tensors of the right shapes, dtypes and strides; they hold anything."""
         rows, cols = self.problem.shape

@@ -34,18 +34,6 @@ class QuantizeWorkload(CopiedWorkload[Matrices]):
 
     problem: Quantize
 
-    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            problem: the quantisation.
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the input.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
-
     def _blank(self) -> Matrices:
         """Matrices of the right shapes, dtypes and strides; the input holds anything."""
         rows, cols = self.problem.shape

@@ -30,17 +30,6 @@ class TransposeWorkload(CopiedWorkload[_Copy]):
 
     problem: Transpose
 
-    def __init__(self, problem: Transpose, *, device: str, seed: int) -> None:
-        """Open the problem; codes are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the codes.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
-
     def _blank(self) -> _Copy:
         rows, cols = self.problem.shape
         dtype = CODE_DTYPES[self.problem.element]
