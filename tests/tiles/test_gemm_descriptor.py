@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 from config_rows import distinct_rows
-from gemm_cases import A100, BASE, GEMM, H200, gemm
+from gemm_cases import BASE, GEMM, gemm
+from gpu_limits import A100, H200
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, Limits, NumericPath, Rejected
