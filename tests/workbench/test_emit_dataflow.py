@@ -221,7 +221,8 @@ def on_host(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             named = {name: a for name, a in rest.items() if name not in arrays}
             assert run(arrays, config, **named) == ""
 
-        return SimpleNamespace(launch=launch, geometry=getattr(real, "geometry", None))
+        sums = getattr(real, "partial_sums", None)
+        return SimpleNamespace(launch=launch, partial_sums=sums)
 
     monkeypatch.setattr(target, "view", view)
     monkeypatch.setattr(target, "template", template)
