@@ -37,7 +37,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m bench.papers > docs/papers.md.new
 	mv docs/papers.md.new docs/papers.md
 	$(BIN)/python -m bench.papers --evidence jetfire --evidence ptq --evidence mx
-	$(BIN)/workbench evaluate --write docs/cost-model.md
+	$(BIN)/workbench evaluate --calibrated --write docs/cost-model.md
 	$(BIN)/python tests/workbench/documented.py README.md $(GUIDES)
 
 test-slow: $(VENV)/.installed

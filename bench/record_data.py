@@ -4,8 +4,9 @@
 
 The first call stores the design in ``--state``; every call measures what is missing, in the
 design's order, and writes all that was measured so far as one Parquet file and card for each part:
-``OUTPUT/products``, ``OUTPUT/streams``, ``OUTPUT/warm``.  Killed or out of time, the same command
-goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process each.
+``OUTPUT/products``, ``OUTPUT/streams``, ``OUTPUT/others``, ``OUTPUT/warm``.  Killed or out of
+time, the same command goes on.  ``--gpus N`` shares the work among N GPUs of the host, a process
+each.
 
 ``--rehearse`` goes through the same code on a simulated machine with a clock of its own and tells
 what a call would measure; its files are named ``simulated.parquet`` and hold no measurement.
@@ -134,12 +135,7 @@ def _measure(
     arguments: argparse.Namespace, design: Design, gpu: Gpu, shard: tuple[int, int]
 ) -> str:
     folder = arguments.state / PASSES_FOLDER
-    limit_s = parse_time_limit(arguments.time_limit)
-    if not limit_s > 2 * RESERVE_S:
-        raise ValueError(
-            f"--time-limit {arguments.time_limit}: starting and writing take {2 * RESERVE_S:g} s: "
-            "give more"
-        )
+    limit_s = _limit_s(arguments)
     machine = None
     if arguments.rehearse:
         assumed = Assumed() if arguments.open_s is None else Assumed(open=arguments.open_s)
@@ -174,6 +170,31 @@ def _measure(
         f"{done.failed} without a time, {done.seconds:.0f} s{stalled}{each}"
         f"{'; nothing is left' if done.finished else ''}"
     )
+
+
+def _limit_s(arguments: argparse.Namespace) -> float:
+    limit_s = parse_time_limit(arguments.time_limit)
+    if not limit_s > 2 * RESERVE_S:
+        raise ValueError(
+            f"--time-limit {arguments.time_limit}: starting and writing take {2 * RESERVE_S:g} s: "
+            "give more"
+        )
+    return limit_s
+
+
+def _check(arguments: argparse.Namespace, gpu: Gpu) -> None:
+    """Refuse what could not go on, before a minute goes into a design.
+
+    Raises:
+        ValueError: no such device, too little time, or nothing to export.
+    """
+    if arguments.export and not (arguments.state / DESIGN_FILE).exists():
+        raise ValueError(f"{arguments.state}: nothing was measured yet: record first")
+    if arguments.export or arguments.design:
+        return
+    _limit_s(arguments)
+    if not arguments.rehearse:
+        _check_device(gpu)
 
 
 def _check_device(gpu: Gpu) -> None:
@@ -220,12 +241,12 @@ def main(given: Sequence[str] | None = None) -> int:
     command = recorded("bench.record_data", given)
     try:
         gpu = load_gpu(arguments.gpu)
+        _check(arguments, gpu)
+        arguments.state.mkdir(parents=True, exist_ok=True)
         design = stored_design(arguments.state, gpu, arguments.seed, arguments.shapes)
         if arguments.design:
             print(_parts(design))
             return 0
-        if not (arguments.rehearse or arguments.export):
-            _check_device(gpu)
         if arguments.shard is not None:
             number, _, count = arguments.shard.partition("/")
             print(_measure(arguments, design, gpu, (int(number), int(count))))

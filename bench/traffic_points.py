@@ -127,19 +127,22 @@ def raster_of(problem: Problem, name: str, config: TileConfig, gpu: Gpu) -> Rast
         return None  # several programs a tile, and their partial sums in the L2
     cluster = fields.get("cluster", 1)
     tiles_m, tiles_n = -(-m // fields["block_m"]), -(-n // fields["block_n"])
-    clusters_m = -(-tiles_m // cluster)
+    # Clusters lie along the side whose tiles they do not share: of hopper_gemm the smaller tile's.
+    along_n = name == "hopper_gemm" and fields["block_m"] > fields["block_n"]
+    clusters_m = tiles_m if along_n else -(-tiles_m // cluster)
+    clusters_n = -(-tiles_n // cluster) if along_n else tiles_n
     activation, weight = problem.recipe.activation, problem.recipe.weight
     depth = fields.get("block_k") or 128 * 8 // activation.element.bits
     resident = gpu.sm_count * _per_sm(problem, config, gpu) // cluster
     return Raster(
         tiles_m=clusters_m,
-        tiles_n=tiles_n,
+        tiles_n=clusters_n,
         group_m=fields["group_m"],
         wave=resident,
         iterations=-(-k // depth),
         a_bytes=activation.storage_bytes(m, k) / clusters_m,
-        b_bytes=weight.storage_bytes(n, k) / tiles_n,
-        c_bytes=problem.output.storage_bytes(m, n) / (clusters_m * tiles_n),
+        b_bytes=weight.storage_bytes(n, k) / clusters_n,
+        c_bytes=problem.output.storage_bytes(m, n) / (clusters_m * clusters_n),
     )
 
 

@@ -17,11 +17,7 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
-from sim.parameters import (
-    DATAFLOW_ROW,
-    DataflowRowParameters,
-    StreamParameters,
-)
+from sim.parameters import DATAFLOW_ROW, DataflowRowParameters, StreamParameters
 from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
@@ -188,7 +184,8 @@ def dataflow_cost(
     beyond = np.maximum((spread.tail_ctas > 0) * tail - share * full, 0.0)
     main = rounds * ((spread.full + share) * full + beyond / np.maximum(spread.full, 1))
     main = overlap(main, ctas * of.cta_start_ns)
-    latency = rounds * spread.count * chain
+    # A partial wave costs less than one of waiting where CTAs drift apart.
+    latency = np.minimum(rounds * spread.count * chain, main)
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * launches / 1e3
     launch_us = launches * gpu.graph_launch_us
     return Cost(

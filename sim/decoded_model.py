@@ -224,7 +224,7 @@ def _loop_cost(
     gpu: Gpu,
     compiled: Compiled,
     of: DecodedParameters,
-    __: GemmParameters,
+    product: GemmParameters,
 ) -> Cost:
     """Codes are copied, decoded, stored to shared memory and multiplied, one after the other."""
     m, n, k = problem.shape
@@ -284,6 +284,7 @@ def _loop_cost(
     lone = iterations * latency / np.maximum(stages - 1, 1) * spread.count
     ends_ns = gpu.dram_latency_ns + of.cta_clk / clock_ghz * spread.count
     main = overlap(dram, l2, compute, lone, exponent=of.overlap_exponent)
+    launch_us = gpu.graph_launch_us + product.device_floor_us
     terms = {
         "tensor": tensor_clk / clock_ghz / 1e3,
         "cuda_cores": cuda_clk / clock_ghz / 1e3,
@@ -292,10 +293,10 @@ def _loop_cost(
         "dram": dram / 1e3,
         "latency": np.maximum(lone, chain_clk / clock_ghz) / 1e3,
         "prologue_epilogue": ends_ns / 1e3,
-        "launch": np.full(len(table), gpu.graph_launch_us),
+        "launch": np.full(len(table), launch_us),
     }
     return Cost(
-        time_us=(main + ends_ns) / 1e3 + gpu.graph_launch_us,
+        time_us=(main + ends_ns) / 1e3 + launch_us,
         terms_us=terms,
         dram_read_bytes=dram_read,
         dram_write_bytes=np.full(len(table), out_bytes),

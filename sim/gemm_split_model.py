@@ -103,10 +103,13 @@ def _split(
         out="fp32",
     )
     cost = price(longer, table, compiled)
-    # The side that was not made longer is as large as before.
-    recipe = problem.recipe
-    fmt, rows = (recipe.weight, n) if along_m else (recipe.activation, m)
+    # The side that was not made longer is as large as before, and of the other one a block of
+    # scales that ends with its rows does so in every share.
+    sides = [(problem.recipe.activation, m), (problem.recipe.weight, n)]
+    (stretched, length), (fmt, rows) = sides if along_m else sides[::-1]
     missing = float(fmt.storage_bytes(rows, k)) - float(fmt.storage_bytes(rows, part))
+    whole = stretched.storage_bytes(length, k) - stretched.storage_bytes(length * shares, part)
+    missing += max(float(whole), 0.0)
     tiles = -(-m // table["block_m"]) * -(-n // table["block_n"])
     tile_bytes = 4.0 * table["block_m"] * table["block_n"]
     reduce_us = _reduce_us(gpu, shares * tile_bytes)

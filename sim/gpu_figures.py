@@ -2,9 +2,20 @@
 
 from typing import Any
 
+from sim.gpu import Gpu
 from tiles.intake import nearest, shown
 
-__all__ = ["DEFAULTS", "FIGURES", "ORDERED", "TENSOR_RATE", "Range", "check_figure", "check_range"]
+__all__ = [
+    "DEFAULTS",
+    "FIGURES",
+    "ORDERED",
+    "PEAKS",
+    "TENSOR_RATE",
+    "Range",
+    "check_figure",
+    "check_peak",
+    "check_range",
+]
 
 #: Lowest, highest, whether it is a whole number.
 Range = tuple[float, float, bool]
@@ -60,11 +71,13 @@ TENSOR_RATE: Range = (1, 10**7, False)
 #: Pairs of figures of which the first may not exceed the second.
 ORDERED = (
     ("sustained_clock_mhz", "max_clock_mhz"),
-    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
     ("dram_read_gb_per_s", "dram_gb_per_s"),
     ("dram_copy_gb_per_s", "dram_gb_per_s"),
+    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
     ("l2_latency_ns", "dram_latency_ns"),
 )
+#: Of them those that a measurement finds and the highest that there can be.
+PEAKS = dict(ORDERED[:3])
 
 
 def check_figure(key: str, value: object) -> None:
@@ -93,3 +106,15 @@ def check_range(key: str, value: object, within: Range) -> None:
         raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
     if not low <= value <= high:
         raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
+
+
+def check_peak(gpu: Gpu, key: str, value: float) -> None:
+    """Refuse a measured figure beyond the peak that the GPU file states for it.
+
+    Raises:
+        ValueError: it is higher; one line.
+    """
+    if key in PEAKS and value > getattr(gpu, PEAKS[key]):
+        raise ValueError(
+            f"{key} = {shown(value)} must not exceed {PEAKS[key]}, {getattr(gpu, PEAKS[key]):g}"
+        )

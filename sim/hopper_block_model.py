@@ -94,7 +94,7 @@ def hopper_block_cost(
     # Tiles and traffic, by clusters where CTAs share B.
     tiles_m, tiles_n = -(-m // bm), -(-n // bn)
     rows_m = -(-tiles_m // cluster)
-    slots = gpu.sm_count // cluster
+    slots = np.maximum(gpu.sm_count // cluster, 1)
     rounds = -(-rows_m * tiles_n // slots)
     at_work = np.minimum(slots, rows_m * tiles_n) * cluster  # CTAs that ask the L2 at a time
     # Scales are held as fp32, whatever format they have.
@@ -179,7 +179,7 @@ def hopper_block_cost(
         gpu,
         read_bytes=dram_read,
         write_bytes=np.full(len(table), dram_write),
-        in_flight_bytes=stages * stage_bytes * gpu.sm_count,
+        in_flight_bytes=stages * stage_bytes * at_work,
     )
     launch_us = gpu.graph_launch_us + of.device_floor_us
     steps_us = rounds * steps / (clock * 1e3)

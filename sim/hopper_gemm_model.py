@@ -126,7 +126,7 @@ def hopper_gemm_cost(
     # Tiles and traffic, by clusters.
     down, across = np.where(bm > bn, 1, cluster), np.where(bm > bn, cluster, 1)
     rows_m, columns = -(-m // (bm * down)), -(-n // (bn * across))
-    slots = gpu.sm_count // cluster
+    slots = np.maximum(gpu.sm_count // cluster, 1)
     rounds = -(-rows_m * columns // slots)
     at_work = np.minimum(slots, rows_m * columns) * cluster  # CTAs that ask the L2 at a time
     a_tile = activation.storage_bytes(m, k) / rows_m

@@ -64,7 +64,7 @@ def hopper_weight_prefill_cost(
     # Tiles and traffic, by clusters, whose CTAs share X.
     rows, tiles_n = -(-m // bm), -(-n // bn)
     columns = -(-tiles_n // cluster)
-    slots = gpu.sm_count // cluster
+    slots = np.maximum(gpu.sm_count // cluster, 1)
     rounds = -(-rows * columns // slots)
     at_work = np.minimum(slots, rows * columns) * cluster  # CTAs that ask the L2 at a time
     x_tile = activation.storage_bytes(m, k) / rows

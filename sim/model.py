@@ -41,11 +41,13 @@ from sim.parameters import (
 )
 from sim.prediction import PricedTable
 from sim.tile_stream import tile_stream_cost
+from sim.two_walks_model import two_walks_cost
 from sim.weight_only_model import weight_only_cost
 from tiles.kernels import ConfigTable, Kernel, TileConfig
 from tiles.kernels.batched_gemm import BatchedGemmConfig
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
+from tiles.kernels.cuda_quantize_nvfp4 import CudaQuantizeNvfp4Config
 from tiles.kernels.cuda_transpose import CudaTransposeConfig
 from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
 from tiles.kernels.dataflow_rows import DataflowRowsConfig
@@ -143,6 +145,9 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     ),
     (Quantize, TritonQuantizeConfig): _QUANTIZE,
     (Quantize, CudaQuantizeConfig): _QUANTIZE,
+    (Quantize, CudaQuantizeNvfp4Config): _Model(
+        lambda problem, _, *rest: two_walks_cost(problem, *rest), STREAM
+    ),
     (Quantize, TritonQuantizeTilesConfig): _Model(tile_stream_cost, TURNS),
     (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, TURNS),
     (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, TURNS),

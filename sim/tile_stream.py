@@ -46,7 +46,7 @@ MOVE = 1.0
 E8M0_QUOTIENT, QUOTIENT, LONG_QUOTIENT = 0.2, 6.0, 7.5
 HARDWARE_CAST, INTEGER_CAST, SOFTWARE_CAST = 0.8, 3.3, 9.0
 PACKING = {4: 3.3, 6: 6.0, 8: 0.0}
-NARROW_FLOAT = {4: 9.0, 6: 0.0, 8: 0.0}
+NARROW_FLOAT = {4: 5.8, 6: 0.0, 8: 0.0}
 #: The second level of scales.
 TWO_LEVEL = 3.0
 #: Half a Philox word and the carry that it decides, in place of the cast; of integers, half

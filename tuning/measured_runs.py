@@ -2,17 +2,25 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim.evaluation.splits import shape_name
 from sim.foretold import Foretold
 from sim.measured import MeasuredTable
+from tiles.intake import read_bounded, shown
 from tiles.kernels import ConfigTable
+from tiles.problems import parse_problem
 from tuning.family import family
 from tuning.records import Run, StudyRecord, TrialRecord
 
-__all__ = ["MeasuredRun", "measured_run"]
+__all__ = ["IN_VIEW_FILE", "MeasuredRun", "measured_run"]
+
+#: Of a run folder: shapes that constants of the cost model were set on, a line each, as
+#: ``shape_name`` has them; lines that begin with # say how that is known.
+IN_VIEW_FILE = "in-view.txt"
+MAX_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +39,11 @@ def measured_run(run: Run) -> MeasuredRun:
     model's.  A configuration that failed has no time and is left out, and so is one whose result
     is stale; both are told.
 
+    Studies of the shapes that the folder's :data:`IN_VIEW_FILE` names are in view.
+
     Raises:
-        ValueError: the run is simulated (its times are the cost model's), or nothing in it is
-            correct.
+        ValueError: the run is simulated (its times are the cost model's), nothing in it is
+            correct, or it has no study of a shape that is named.
     """
     if any(study.simulated for study in run.studies):
         raise ValueError(
@@ -59,7 +69,29 @@ def measured_run(run: Run) -> MeasuredRun:
             foretold.append(_foretold(kept))
     if not tables:
         raise ValueError(f"{run.folder} holds no correct measurement: finish its sweep first")
+    marked = _in_view(run)
+    tables = [replace(one, in_view=shape_name(one.problem) in marked) for one in tables]
     return MeasuredRun(tables=tuple(tables), left_out=tuple(left_out), foretold=tuple(foretold))
+
+
+def _in_view(run: Run) -> set[str]:
+    """The shapes that the folder marks; none without the file."""
+    path = run.folder / IN_VIEW_FILE
+    if not path.exists():
+        return set()
+    try:
+        text = read_bounded(path, MAX_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8: bring back a copy") from error
+    lines = [line.strip() for line in text.splitlines()]
+    named = {line for line in lines if line and not line.startswith("#")}
+    planned = {shape_name(parse_problem(one["problem"])) for one in run.plan["studies"]}
+    if unknown := sorted(named - planned):
+        raise ValueError(
+            f"{path}: {shown(unknown[0])} is no shape of the run: write one of "
+            f"{', '.join(sorted(planned))}"
+        )
+    return named
 
 
 def _foretold(kept: list[TrialRecord]) -> Foretold:

@@ -104,11 +104,12 @@ def replace_file(path: Path, data: bytes) -> None:
         ) from error
 
 
-def check_folder(plan: Plan, *, sources: bool = True) -> None:
+def check_folder(plan: Plan, *, sources: bool = True, elsewhere: str = "another output") -> None:
     """Make the run folder, or accept one that holds the same plan, whatever its budget.
 
     Args:
         sources: whether the kernels' source must be the same, too.
+        elsewhere: what the caller's caller may choose instead, as messages call it.
 
     Raises:
         ValueError: the folder holds another sweep, or cannot be made.
@@ -122,7 +123,7 @@ def check_folder(plan: Plan, *, sources: bool = True) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"{plan.folder}: cannot be made: {error.strerror}: choose another output"
+            f"{plan.folder}: cannot be made: {error.strerror}: choose {elsewhere}"
         ) from error
     journal = plan.folder / JOURNAL
     # Before the plan is looked for: another process may begin the same sweep right now, and what it
@@ -137,20 +138,20 @@ def check_folder(plan: Plan, *, sources: bool = True) -> None:
         if differs := difference(stored, wanted):
             raise ValueError(
                 f"{plan.folder} holds another sweep ({differs} differs): "
-                "choose another output or delete it"
+                f"choose {elsewhere} or delete it"
             )
         if (plan.folder / PACKED).exists() and not journal.exists():
             raise ValueError(
-                f"{plan.folder} holds a finished data set ({PACKED}): choose another output"
+                f"{plan.folder} holds a finished data set ({PACKED}): choose {elsewhere}"
             )
         read_gpu(plan.folder, stored)
     elif begun:
         raise ValueError(
-            f"{plan.folder} holds a journal without {PLAN_FILE}: choose another output or delete it"
+            f"{plan.folder} holds a journal without {PLAN_FILE}: choose {elsewhere} or delete it"
         )
     elif foreign := [name for name in names if name not in _LEFT_OVERS]:
         raise ValueError(
-            f"{plan.folder} holds {foreign[0]!r} and no sweep: choose another output, a folder "
+            f"{plan.folder} holds {foreign[0]!r} and no sweep: choose {elsewhere}, a folder "
             "of its own"
         )
 

@@ -94,7 +94,9 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     there, here = objective_of(stored), objective_of(wanted)
     if there is not here:
         return f"the objective, {there.value} there and {here.value} here,"
-    for key in [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]:
+    keys = [*wanted, *(stored.keys() - wanted.keys() & {"calibration_sha256"})]
+    # Other studies may bring other families, whose source is none that differs.
+    for key in sorted(keys, key=lambda key: key == "sources"):
         if key not in _BUDGET and stored.get(key) != wanted.get(key):
             return _SAID.get(key, key)
     return ""

@@ -40,7 +40,8 @@ def evaluate(
     calibrated: Annotated[
         bool,
         typer.Option(
-            "--calibrated", help="Also judge what a calibration would learn: some minutes a split."
+            "--calibrated",
+            help="Also judge what a calibration would learn, by shape and format: minutes.",
         ),
     ] = False,
     search: Annotated[

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import sim
 from sim.evaluation import Kind, Split, default_predictors, parse_split, score
 from sim.evaluation import evaluate as evaluate_tables
-from sim.evaluation.aims import Regime, reached
+from sim.evaluation.aims import AIMS, Regime, reached
 from sim.evaluation.baselines.own import CostModelAsItIs
+from sim.evaluation.calibrated import CalibratedModel
 from sim.evaluation.frozen import MEMORY, FrozenPart, frozen_parts
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predictor
@@ -17,7 +18,7 @@ from sim.evaluation.residuals import by_binding, by_instruction, slopes
 from sim.evaluation.score import Score
 from sim.measured import MeasuredTable
 from tiles.intake import shown
-from workbench.arguments import items_of
+from workbench.arguments import count_of, items_of
 from workbench.evaluation_report import Evaluation
 
 if TYPE_CHECKING:
@@ -51,17 +52,20 @@ def evaluate(
             block-size template``); all when None.
         gpu: a GPU file to predict with in place of the one that the data name.
         predictors: who is judged; all that come with the workbench when None.
-        calibrated: whether what a calibration would learn is judged beside them, some minutes more.
+        calibrated: whether what a calibration would learn is judged beside them, some minutes more;
+            where no ``splits`` are named, on those alone of which something is asked.
         search: whether searches are replayed too, which takes half of the time.
         seed: of splits, bootstraps and draws.
         progress: told how many scores are done, of how many.
 
     Raises:
         ValueError: no data, none of a cold L2, a damaged set, sets of several GPUs or of another
-            than ``gpu``, an unknown split.
+            than ``gpu``, an unknown split, a seed out of range.
         TypeError: an argument of another type.
     """
     begun = time.monotonic()
+    if not 0 <= count_of("seed", seed) < 2**32:
+        raise ValueError(f"seed = {seed}: must lie in 0..2^32-1")
     chosen = [parse_split(text) for text in items_of("splits", splits, str, "names of splits")]
     sets, board = load_judged(data, gpu)
     # Predictions are of a cold L2: times with a warm one would pass for the model's errors.
@@ -73,14 +77,21 @@ def evaluate(
             f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
             "by predictions: give a set to judge by"
         )
+    asked = list(dict.fromkeys(chosen))
+    tell = progress or (lambda done, of: None)
     rows, skipped = evaluate_tables(
         tables,
         board,
-        default_predictors(calibrated=calibrated) if predictors is None else predictors,
-        list(dict.fromkeys(chosen)) or list(Split),
+        default_predictors() if predictors is None else predictors,
+        asked or list(Split),
         seed=seed,
-        progress=progress or (lambda done, of: None),
+        progress=tell,
     )
+    if calibrated:
+        # A fit takes half a minute: of all splits those that something is asked of.
+        aimed = asked or list(dict.fromkeys(one.split for one in AIMS))
+        models = (CalibratedModel(64), CalibratedModel())
+        rows += evaluate_tables(tables, board, models, aimed, seed=seed, progress=tell)[0]
     own = CostModelAsItIs()
     judged = [
         table

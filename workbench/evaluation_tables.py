@@ -46,7 +46,7 @@ def _aims(found: Mapping[str, Any]) -> Grid:
         title="What was reached beside what is asked",
         columns=("quantity", *columns),
         rows=rows,
-        note="A dash under `reached`: nothing of the kind is measured or fitted yet.",
+        note="A dash under `reached`: not judged; what is fitted is with `--calibrated`.",
     )
 
 

@@ -19,12 +19,15 @@ _LETTERS = {
 
 
 def bytes_text(count: float) -> str:
-    """A byte count in binary units with three significant digits."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"
+    """A byte count in binary units with three significant digits, four of GiB and from 1000 on."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if count < 1023.5:
+            break
+        count, unit = count / 1024, larger
+    if count >= 999.5:
+        return f"{count:.0f} {unit}"
+    return f"{count:.4g} {unit}" if unit == "GiB" else f"{count:.3g} {unit}"
 
 
 def _ratio(value: float | None) -> str:

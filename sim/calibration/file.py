@@ -10,8 +10,9 @@ from typing import Any
 from sim.calibration.record import Calibration, FamilyCalibration
 from sim.calibration.sources import digest_of, kernel_files, model_digest
 from sim.calibration.stored import family_from_dict, family_to_dict
+from sim.calibration.unknowns import MACHINE_SIGMAS, RATES
 from sim.gpu import Gpu
-from sim.gpu_figures import check_figure
+from sim.gpu_figures import check_figure, check_peak
 from sim.parameters import TEMPLATES, Parameters
 from tiles.intake import read_bounded, shown
 from tiles.kernels import Kernel, kernels
@@ -20,6 +21,8 @@ __all__ = ["MAX_FILE_BYTES", "SCHEMA", "About", "calibration_text", "parse_calib
 
 SCHEMA = "tile-workbench/calibration/1"
 MAX_FILE_BYTES = 2**24
+#: Figures that microbenchmarks and fits find; launches on a stream are in no price.
+MEASURABLE = frozenset(MACHINE_SIGMAS) | {"stream_launch_us"}
 _UNFIT = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
@@ -154,10 +157,15 @@ def _read(content: Mapping[str, Any], gpu: Gpu, text: str) -> Calibration:
 
 def _figure(name: str, entry: Mapping[str, Any], gpu: Gpu) -> float:
     value = entry["value"]
-    owner, _, element = name.partition(".")
-    if element and element not in gpu.tensor_flop_per_clk:
+    owner, dot, element = name.partition(".")
+    if (owner == RATES) is not bool(dot):
+        raise ValueError(f"unknown figure {shown(name)}: rates are {RATES}.ELEMENT, no others have")
+    if dot and element not in gpu.tensor_flop_per_clk:
         raise ValueError(f"{shown(name)}: {gpu.name} does not multiply that element")
     check_figure(owner, value)
+    if not dot and owner not in MEASURABLE:
+        raise ValueError(f"{owner}: no measurement finds it: it stands in the GPU file")
+    check_peak(gpu, owner, value)
     return float(value)
 
 

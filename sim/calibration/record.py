@@ -25,7 +25,9 @@ __all__ = ["Calibration", "FamilyCalibration", "element_name"]
 F64 = NDArray[np.float64]
 
 #: An interval is this much wider, in units of its own width, for every doubling of an extent
-#: beyond those that were measured, and for an element that was not.
+#: beyond those that were measured, and for an element that was not.  Errors on what was measured
+#: may be small by luck: an interval that is ``wider`` times as wide has ``1 - 1 / wider`` of the
+#: one without measurements beside it (:func:`_widened`).
 WIDER_PER_DOUBLING = 0.5
 WIDER_FOR_ELEMENT = 0.5
 
@@ -33,12 +35,13 @@ WIDER_FOR_ELEMENT = 0.5
 def element_name(problem: Problem) -> str:
     """What a problem's formats are told apart by; "" where it has none.
 
-    The element, or those of activations and weights where they differ: ``bf16 by int4``.
+    The element, or those of activations and weights where they differ: ``bf16 by int4``; scales in
+    blocks cost a product work of their own, so they are told apart: ``int8 in blocks``.
     """
     recipe = getattr(problem, "recipe", None)
     if recipe is not None:
         names = dict.fromkeys((recipe.activation.element.name, recipe.weight.element.name))
-        return " by ".join(names)
+        return " by ".join(names) + (" in blocks" if recipe.blockwise else "")
     for owner in ("target", "source"):
         fmt = getattr(problem, owner, None)
         if isinstance(fmt, TensorFormat):
@@ -163,7 +166,7 @@ def _corrected(priced: PricedTable, family: FamilyCalibration, gpu: Gpu) -> Pric
     )
     binding = np.argmax(np.stack(list(priced.terms_us.values())), axis=0)
     widths = known[binding]
-    factor = np.exp(np.where(np.isnan(widths), prior, widths) * wider)
+    factor = np.exp(np.where(np.isnan(widths), prior * wider, _widened(widths, prior, wider)))
     return replace(
         priced,
         time_us=time_us,
@@ -172,3 +175,12 @@ def _corrected(priced: PricedTable, family: FamilyCalibration, gpu: Gpu) -> Pric
         calibrated=True,
         extrapolated=beyond,
     )
+
+
+def _widened(width: F64, prior: F64, wider: float) -> F64:
+    """A calibrated width, so many times as wide, and of the prior's the share that comes back.
+
+    Independent errors: those of what was measured, and those of what sets the problem apart.
+    """
+    both: F64 = np.hypot(width * wider, prior * (1.0 - 1.0 / wider))
+    return both

@@ -16,6 +16,8 @@ __all__ = ["family_from_dict", "family_to_dict"]
 
 #: No correction or interval is larger in log time, nor an interval smaller.
 LEAST_LOG, MOST_LOG = 1e-9, 10.0
+#: Nor a mean error: a time and a prediction that are each positive doubles.
+MOST_ERROR = 1500.0
 #: Levels of a tree.
 MOST_DEPTH = 64
 
@@ -96,15 +98,27 @@ def family_from_dict(data: Mapping[str, Any]) -> FamilyCalibration:
     content = dict(data)
     residual = content["residual"]
     content["residual"] = None if residual is None else _residual(residual)
+    for name in ("rows", "shapes"):
+        if type(content[name]) is not int or content[name] < 1:
+            raise ValueError(f"{name} = {shown(content[name])} must be a whole number from 1 on")
+    for name in ("prior_error", "physics_error", "residual_error"):
+        if name != "residual_error" or content[name] is not None:
+            _number(name, content[name], 0.0, MOST_ERROR)
     content["extents"] = {
-        kind: tuple((int(low), int(high)) for low, high in ranges)
+        kind: tuple((low, high) for low, high in ranges)
         for kind, ranges in content["extents"].items()
     }
     for kind, ranges in content["extents"].items():
         for low, high in ranges:
-            if not 1 <= low <= high:
-                raise ValueError(f"extents {low}..{high} of {shown(kind)}: 1 <= low <= high")
-    content["elements"] = tuple(content["elements"])
+            if type(low) is not int or type(high) is not int or not 1 <= low <= high:
+                raise ValueError(
+                    f"extents {shown(low)}..{shown(high)} of {shown(kind)}: whole numbers, "
+                    "1 <= low <= high"
+                )
+    elements = content["elements"]
+    if not isinstance(elements, list) or not all(isinstance(one, str) for one in elements):
+        raise ValueError(f"elements = {shown(elements)} must be a list of names")
+    content["elements"] = tuple(elements)
     for text, width in content["widths"].items():
         _number(f"the interval of {shown(text)} in log time", width, LEAST_LOG, MOST_LOG)
     return FamilyCalibration(**content)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.gpu import Gpu
+from sim.gpu_figures import PEAKS
 from sim.model import template_parameters
 from sim.parameters import Parameters
 from tiles.kernels import Kernel
@@ -138,10 +139,9 @@ class Unknowns:
         for name in _SHARES:
             if name in figures:
                 figures[name] = min(1.0, figures[name])
-        if "sustained_clock_mhz" in figures:
-            figures["sustained_clock_mhz"] = min(
-                figures["sustained_clock_mhz"], self._gpu.max_clock_mhz
-            )
+        for name, peak in PEAKS.items():
+            if name in figures:
+                figures[name] = min(figures[name], getattr(self._gpu, peak))
         if "l2_bytes" in figures:
             figures["l2_bytes"] = round(figures["l2_bytes"])
         rates = {

@@ -13,7 +13,7 @@ from tiles.formats import TensorFormat
 from tiles.intake import nearest, shown
 from tiles.problems import Problem
 
-__all__ = ["Fold", "Split", "folds", "group", "parse_split"]
+__all__ = ["Fold", "Split", "folds", "group", "parse_split", "shape_name"]
 
 #: Upper ends of the regimes of M: decoding, mixed, prefill and training.
 M_REGIMES = ((64, "M <= 64"), (1024, "M 65..1024"), (None, "M > 1024"))
@@ -30,8 +30,8 @@ class Split(Enum):
     SHAPE = "shape"  #: one M x N x K, in every format and family
     M_REGIME = "m-regime"  #: all of decoding, of mixed, or of prefill
     K_REGIME = "k-regime"  #: short, middle or long products
-    FORMAT = "format"  #: one recipe
-    BLOCK_SIZE = "block-size"  #: all recipes whose scales lie in blocks of one shape
+    FORMAT = "format"  #: the elements and scales of one recipe, under whatever name
+    BLOCK_SIZE = "block-size"  #: all formats whose scales lie in blocks of one shape
     TEMPLATE = "template"  #: one kernel family
 
 
@@ -59,6 +59,11 @@ def parse_split(text: str) -> Split:
         ) from None
 
 
+def shape_name(problem: Problem) -> str:
+    """What a split by shape holds out together: ``gemm 4096x4096x4096``, whatever the formats."""
+    return f"{problem.kind} {'x'.join(map(str, problem.shape))}"
+
+
 def group(table: MeasuredTable, split: Split) -> str:
     """What of a table is held out together."""
     problem = table.problem
@@ -66,16 +71,15 @@ def group(table: MeasuredTable, split: Split) -> str:
         case Split.ROWS:
             raise ValueError("a split by rows has no groups")
         case Split.SHAPE:
-            return f"{problem.kind} {'x'.join(map(str, problem.shape))}"
+            return shape_name(problem)
         case Split.M_REGIME:
             return _regime(problem.tokens, M_REGIMES)
         case Split.K_REGIME:
             return _regime(problem.shape[-1], K_REGIMES)
         case Split.FORMAT:
-            recipe = getattr(problem, "recipe", None)
-            return problem.formats[0] if recipe is None else str(recipe.name)
+            return " by ".join(map(_stored, _operands(problem))) or problem.formats[0]
         case Split.BLOCK_SIZE:
-            return _blocks(problem)
+            return " by ".join(map(_extent, _operands(problem))) or problem.formats[0]
         case Split.TEMPLATE:
             return table.kernel.name
 
@@ -84,15 +88,26 @@ def _regime(extent: int, regimes: Sequence[tuple[int | None, str]]) -> str:
     return next(name for end, name in regimes if end is None or extent <= end)
 
 
-def _blocks(problem: Problem) -> str:
-    """Shapes of the scaled blocks of both operands, whatever the elements."""
+def _operands(problem: Problem) -> tuple[TensorFormat, ...]:
+    """Formats of a product's operands, or the one that a pass over memory reads or writes.
+
+    Recipes of other names may store them alike, and are the same kernels then.
+    """
     recipe = getattr(problem, "recipe", None)
-    if recipe is None:
-        return problem.formats[0]
-    return f"{_extent(recipe.activation)} by {_extent(recipe.weight)}"
+    if recipe is not None:
+        return recipe.activation, recipe.weight
+    owned = (getattr(problem, owner, None) for owner in ("target", "source"))
+    return tuple(one for one in owned if isinstance(one, TensorFormat))
+
+
+def _stored(one: TensorFormat) -> str:
+    """Element, and extent and element of its scales, however they are rounded and chosen."""
+    scaling = one.scaling
+    return str(one.element) if scaling is None else f"{one.element} {_extent(one)} {scaling.stored}"
 
 
 def _extent(one: TensorFormat) -> str:
+    """Shape of the blocks that have a scale."""
     scaling = one.scaling
     if scaling is None:
         return "unscaled"
@@ -145,12 +160,20 @@ def _by_rows(
     drawn = np.random.default_rng(seed)
     # Dealt in turn after a shuffle: parts of one table differ by one row at most.
     parts = {index: drawn.permutation(len(one)) % RANDOM_FOLDS for index, one in judged}
+    asked = [_asked(one) for one in tables]
     found = []
     for number in range(RANDOM_FOLDS):
+        # Another set may have timed the same configuration on the same problem.
+        unseen = {
+            asked[index][row]
+            for index, part in parts.items()
+            for row in np.flatnonzero(part == number).tolist()
+        }
+        kept = [[row for row, one in enumerate(rows) if one not in unseen] for rows in asked]
         train = tuple(
-            one.take(np.flatnonzero(parts[index] != number)) if index in parts else one
-            for index, one in enumerate(tables)
-            if index not in parts or (parts[index] != number).any()
+            one if len(rows) == len(one) else one.take(np.array(rows))
+            for one, rows in zip(tables, kept, strict=True)
+            if rows
         )
         held_out = tuple(
             (index, np.flatnonzero(parts[index] == number))
@@ -159,4 +182,10 @@ def _by_rows(
         )
         if held_out:
             found.append(Fold(name=f"part {number + 1}", train=train, held_out=held_out))
-    return tuple(found)
+    return tuple(found) if all(one.train for one in found) else ()
+
+
+def _asked(table: MeasuredTable) -> list[tuple[str, bytes]]:
+    """By row: what was timed, the same in whatever set it stands."""
+    columns = [np.asarray(column, np.float64) for column in table.table.columns.values()]
+    return [(str(table), row.tobytes()) for row in np.stack(columns, axis=1)]

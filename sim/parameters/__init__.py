@@ -53,6 +53,7 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "hopper_grouped_gemm": GroupedParameters,
     "triton_quantize": TurnParameters,
     "cuda_quantize": TurnParameters,
+    "cuda_quantize_nvfp4": StreamParameters,
     "triton_quantize_tiles": TurnParameters,
     "triton_dequantize": TurnParameters,
     "triton_transpose": TurnParameters,

@@ -9,7 +9,7 @@ from calibration_data import GPU, SHAPES, every_time, log_error, measured
 
 import sim
 from sim.calibration.fit import _secant, fit_robust, refit_without
-from sim.calibration.intervals import widenings
+from sim.calibration.intervals import widenings, with_intervals
 from sim.calibration.learn import learn
 from sim.calibration.observations import Observations
 from sim.calibration.unknowns import Machine, Unknowns
@@ -39,6 +39,15 @@ def fitted(tables: list[MeasuredTable]) -> tuple[Observations, Unknowns]:
     observations = Observations(tables)
     pairs = [(one.problem, one.kernel) for one in observations.tables]
     return observations, Unknowns(GPU, pairs)
+
+
+def test_a_fit_carries_no_figure_beyond_its_peak() -> None:
+    """Tenfold in every log: what is left is the file's peak, which a file is read back with."""
+    _, unknowns = fitted(measured(TRUE, noise=0.0, rows=2))
+    far = unknowns.machine(np.full(len(unknowns), np.log(10.0))).gpu
+    assert far.dram_read_gb_per_s == far.dram_copy_gb_per_s == GPU.dram_gb_per_s
+    assert far.sustained_clock_mhz == GPU.max_clock_mhz
+    assert (far.tensor_share, far.mma_sync_share) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,7 @@ def test_an_unseen_format_is_predicted_by_what_the_others_taught() -> None:
     for table in unseen:
         given = (table.problem, table.kernel, table.table, GPU)
         priced = learned.calibration.price(*given)
-        assert priced.extrapolated == "int8 was not measured"
+        assert priced.extrapolated == "int8 in blocks was not measured"
         found.append(priced.time_us)
         before.append(replace(learned.calibration, figures={}, templates={}).price(*given).time_us)
     true = every_time(unseen)
@@ -220,6 +229,23 @@ def test_a_family_of_few_shapes_has_the_width_of_all_together() -> None:
     assert families["hopper_skinny_gemm"].widths["* *"] > 0
 
 
+def test_every_family_has_the_widths_of_its_own_errors_in_units_of_their_widening() -> None:
+    """Nine shapes each, all inside but the two ends; errors of 1 % and of 20 %."""
+    shapes = [f"{2**power}x256x256" for power in range(4, 13)]
+    names = ("hopper_gemm", "hopper_skinny_gemm")
+    tables = measured(TRUE, shapes=shapes, recipes=["bf16"], families=names, rows=2)
+    observations = Observations(tables)
+    families = learn(observations.tables, GPU, residual=False).calibration.families
+    priced = [sim.price(one.problem, one.kernel, one.table, GPU) for one in tables]
+    owners = np.repeat([one.kernel.name for one in tables], [len(one) for one in tables])
+    size = np.where(owners == "hopper_gemm", 0.01, 0.2)
+    wider = widenings(families, observations, observations.shapes)
+    assert set(wider) == {1.0, 1.5}
+    found = with_intervals(families, observations, priced, size * wider, observations.shapes)
+    widths = [found[name].widths["* *"] for name in names]
+    assert widths == pytest.approx([0.01, 0.2])
+
+
 def test_a_left_out_error_counts_in_units_of_its_widening() -> None:
     shapes = ("64x256x256", "128x256x256", "512x256x256")
     observations = Observations(measured(TRUE, shapes=shapes, recipes=["bf16"], rows=2))
@@ -239,7 +265,7 @@ def test_weights_of_another_element_are_not_taken_for_measured() -> None:
         TRUE, recipes=["w4a16-g128"], families=["triton_weight_only"], shapes=SHAPES[:1], rows=2
     )
     priced = calibration.price(one.problem, one.kernel, one.table, GPU)
-    assert priced.extrapolated == "bf16 by int4 was not measured"
+    assert priced.extrapolated == "bf16 by int4 in blocks was not measured"
 
 
 def test_nothing_measured_is_refused() -> None:

@@ -38,6 +38,12 @@ def test_the_clock_meets_readings_at_the_power_limit(
     assert 1e3 * ghz(element, busy, cuda_cores) == pytest.approx(read_mhz, rel=0.08)
 
 
+def test_cores_busier_than_always_draw_no_more() -> None:
+    """Estimates of work side by side may add up to more clocks than there are."""
+    assert ghz("int8", 0.9, 2.0) == ghz("int8", 0.9, 1.0) < ghz("int8", 0.9, 0.9)
+    assert ghz("int8", 2.0, 0.5) == ghz("int8", 1.0, 0.5) < ghz("int8", 0.9, 0.5)
+
+
 def test_the_sustained_clock_is_that_of_large_products() -> None:
     assert ghz("bf16", NOMINAL_UTILISATION) == pytest.approx(H200.sustained_clock_mhz / 1e3)
 

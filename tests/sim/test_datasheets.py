@@ -55,3 +55,13 @@ def test_boards_of_one_chip_have_its_figures() -> None:
     h20 = sim.load_gpu("h20")
     scaled = h200.l2_read_gb_per_s * h20.sm_count / h200.sm_count
     assert h20.l2_read_gb_per_s == pytest.approx(scaled, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["b200", "b300", "h20"])
+def test_an_l2_scaled_from_an_h200_is_scaled_from_todays(name: str) -> None:
+    """Blackwell's was scaled from an older figure, and stood below an H200's."""
+    h200, gpu = sim.load_gpu("h200"), sim.load_gpu(name)
+    assert gpu.sources["l2_read_gb_per_s"].startswith("unverified: an H200's, scaled by")
+    of = h200.l2_read_gb_per_s / (h200.sm_count * h200.max_clock_mhz)
+    expected = of * gpu.sm_count * gpu.max_clock_mhz
+    assert gpu.l2_read_gb_per_s == pytest.approx(expected, rel=3e-3)

@@ -12,7 +12,8 @@ from sim.evaluation.frozen import MEMORY, PRODUCTS, frozen_parts, modes
 from sim.foretold import Foretold, read_foretold, write_foretold
 from sim.measured import MeasuredTable
 from sim.measured_file import MEASUREMENTS_FILE, read_measured
-from tiles.kernels import ConfigTable, kernel
+from tiles.kernels import ConfigTable, Kernel, kernel
+from tiles.problems import Problem, parse_problem
 
 H200 = sim.load_gpu("h200")
 FIRST_LOOK = Path(__file__).parents[2] / "data" / "h200" / "first_look" / MEASUREMENTS_FILE
@@ -118,3 +119,56 @@ def test_the_model_is_asked_without_the_times(tables: list[MeasuredTable]) -> No
         for which in (tables, slower)
     ]
     assert now[0] == now[1]
+
+
+def test_parts_tell_modes_memory_and_the_worst_choice_apart() -> None:
+    """Three studies: of a product, plain and with shared K, and of a pass over memory."""
+    products, passes = kernel("triton_gemm"), kernel("triton_transpose")
+    problem, memory = (
+        parse_problem(text) for text in ("gemm:256x1024x4096:bf16:bf16", "transpose:512x512:int8")
+    )
+    legal = products.legal_space(problem, H200.limits).accepted
+    plain = legal.take(np.flatnonzero(modes(legal) == "plain")[:4])
+    shared = legal.take(np.flatnonzero(modes(legal) == "split_k")[:1])
+    mixed = ConfigTable.of([*(plain.config(row) for row in range(4)), shared.config(0)])
+    streams = passes.legal_space(memory, H200.limits).accepted.take(np.arange(2))
+
+    def study(
+        one: Problem, family: Kernel, table: ConfigTable, times: list[float]
+    ) -> MeasuredTable:
+        return MeasuredTable(
+            problem=one,
+            kernel=family,
+            gpu="h200",
+            table=table,
+            time_us=np.array(times),
+            iqr_us=np.zeros(len(times)),
+            whole_space=False,
+        )
+
+    tables = [
+        study(problem, products, mixed, [10.0, 20.0, 40.0, 80.0, 5.0]),
+        study(problem, products, plain.take(np.arange(2)), [10.0, 20.0]),
+        study(memory, passes, streams, [10.0, 30.0]),
+    ]
+    told_us = [[40.0, 30.0, 20.0, 10.0, 5.0], [10.0, 20.0], [20.0, 10.0]]
+    kept = [
+        Foretold(time_us=np.array(one), low_us=np.array(one), high_us=2 * np.array(one))
+        for one in told_us
+    ]
+    parts = frozen_parts(tables, kept, H200)
+    found = {
+        (one.family, one.mode): one for one in parts if (one.shapes, one.model) == ("all", "frozen")
+    }
+    assert found["triton_gemm", ""].rows == found[PRODUCTS, ""].rows == 7
+    assert (found["triton_gemm", "plain"].rows, found["triton_gemm", "split_k"].rows) == (6, 1)
+    assert found[MEMORY, ""].rows == found["triton_transpose", ""].rows == 2
+    # Of four plain rows in reverse 80 us are chosen where 10 were the best; of two the best.
+    by_mode = found["triton_gemm", "plain"]
+    assert by_mode.top1_worst == pytest.approx(10 / 80)
+    assert by_mode.top1 == pytest.approx((10 / 80) ** 0.5)
+    assert by_mode.spearman == pytest.approx(-1.0)  # two rows have no order to speak of
+    # 40 in 20..40, 10 in 10..20 and 20 in 20..40 lie on the ends of their intervals.
+    assert by_mode.covered == pytest.approx(3 / 6)
+    assert found["triton_gemm", "split_k"].covered == 1.0
+    assert found[MEMORY, ""].top1 == pytest.approx(1 / 3)

@@ -170,3 +170,12 @@ def test_it_is_told_to_beat_triton_where_it_was_built_to(name: str, least: float
         problem, other, other.legal_space(problem, H200.limits).accepted, H200
     ).time_us.min()
     assert theirs > least * price(problem, legal(problem)).time_us.min()
+
+
+def test_a_lone_tile_waits_for_what_it_has_under_way() -> None:
+    """Little's law: one CTA keeps five stages in flight, not five on every multiprocessor."""
+    problem, table = gemm(128, 128, 16384, "int8-b128"), one()
+    priced = price(problem, table)
+    in_flight = 5 * (128 + 128) * 128
+    least_ns = priced.dram_read_bytes[0] * H200.dram_latency_ns / in_flight
+    assert priced.terms_us["dram"][0] * 1e3 >= least_ns

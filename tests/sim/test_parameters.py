@@ -26,6 +26,7 @@ PROBLEMS = [
     "grouped_gemm:8x4096x4096x1024:deepseek-fp8:contiguous:bf16",
     "quantize:4096x4096:int8.b32x32:bf16",
     "quantize:16x512:e4m3fn.b1x128:bf16",
+    "quantize:4096x4096:nvfp4:bf16",
     "dequantize:4096x4096:int8.b32x32:bf16",
     "transpose:4096x4096:int8",
     "dataflow:512x4096:gelu:int8.b32x32",

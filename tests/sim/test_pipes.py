@@ -1,6 +1,7 @@
 """Terms of one multiprocessor, each against hand values with their units."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,20 +188,67 @@ def test_shared_memory_port_counts_writes_and_every_instructions_reads() -> None
     assert clk[0] == pytest.approx((GEMM.smem_fill_share * 256 * 128 + (128 + 2 * 128) * 128) / 128)
 
 
+def port(gpu: sim.Gpu, m: int, n: int, warps: int, bits: int, **path: Any) -> float:
+    """Bytes an element of K that pass the port, writes left out."""
+    clk = smem_clk(
+        gpu, column(m), column(n), column(64), column(warps), bits=bits, fill_share=0.0, **path
+    )
+    return float(clk[0]) * gpu.smem_bytes_per_clk / 64
+
+
+def test_shared_memory_is_read_by_every_instruction_or_warp_anew() -> None:
+    """A tile of 128 x 256 in FP8, by hand."""
+    plain = {"emulated": False, "warpgroups": YES}
+    # Two m64n256: each its rows of A, both all of B; of two warpgroups the same.
+    assert port(H200, 128, 256, 4, 8, **plain) == 128 + 2 * 256
+    assert port(H200, 128, 256, 8, 8, **plain) == 128 + 2 * 256
+    # Two warpgroups side by side over 64 rows: 128 columns each, so A is read twice.
+    assert port(H200, 64, 256, 8, 8, **plain) == 2 * 64 + 256
+    # Blackwell's instruction has 128 rows and reads B once.
+    assert port(B200, 128, 256, 4, 8, **plain) == 128 + 256
+    # mma.sync by four times two warps: every one its rows and columns.
+    warps = {"emulated": False, "warpgroups": NO}
+    assert warp_grid(column(128), column(256), column(8)) == (column(2), column(4))
+    assert port(H200, 128, 256, 8, 8, **warps) == 4 * 128 + 2 * 256
+    # Decoded: codes read, two bytes an element stored, and read by the products.
+    decoded = {"emulated": True, "warpgroups": YES}
+    assert port(H200, 128, 256, 4, 8, **decoded) == 384 + 2 * 384 + 2 * (128 + 2 * 256)
+
+
+def test_products_reach_their_share_of_the_rate() -> None:
+    half = replace(IDEAL, tensor_share=0.5, mma_sync_share=0.25)
+    args = (column(128), column(128), column(64), column(4))
+    for wide, times in ((YES, 2.0), (NO, 4.0)):
+        whole, part = (
+            mma_clk(gpu, *args, element="bf16", warpgroups=wide)[0] for gpu in (IDEAL, half)
+        )
+        assert part == pytest.approx(times * whole)
+
+
+def test_floats_of_eight_bits_are_widened_two_at_a_time_for_mma_sync() -> None:
+    args = (IDEAL, column(128), column(128), column(32), column(4))
+    found = decode_clk(*args, element="e4m3fn", emulated=False, warpgroups=NO)
+    # Two by two warps convert every fragment twice, two elements an instruction, 64 a clock.
+    assert found[0] == pytest.approx(2 * 256 * 32 / 2 / 64)
+    assert decode_clk(*args, element="e4m3fn", emulated=False, warpgroups=YES)[0] == 0
+
+
 def test_registers_hold_accumulators_twice_when_promoted() -> None:
-    def registers(promoted: bool, addressed: int = 0) -> int:
+    def registers(promoted: bool, addressed: int = 0, fragments: Any = NO) -> int:
         found = gemm_registers(
             column(128),
             column(128),
             column(128),
             promoted=promoted,
-            fragments=NO,
+            fragments=fragments,
             addressed_bytes=column(addressed),
         )
         return int(found[0])
 
+    assert registers(False) == 128 * 128 // 128
     assert registers(True) - registers(False) == 128
     assert registers(False, 32768) - registers(False) == 2 * 32768 // 16 // 128
+    assert registers(False, fragments=YES) - registers(False) == 32
 
 
 def test_spilled_registers_are_stored_and_reloaded() -> None:

@@ -1,14 +1,11 @@
 """Ridge, trees and conformal widths, each beside a slow twin."""
 
+import math
+
 import numpy as np
 import pytest
 
-from sim.calibration.conformal import (
-    conformal_width,
-    stratum_widths,
-    student_width,
-    width_of,
-)
+from sim.calibration.conformal import conformal_width, stratum_widths, student_width, width_of
 from sim.calibration.residual import STRENGTHS, TREES_FROM, Residual, fit_residual
 
 NAMES = ("a", "b", "c")
@@ -128,6 +125,26 @@ def test_of_few_shapes_normal_errors_are_covered(count: int) -> None:
         of_shape = 0.1 * rng.normal(size=count + 1)
         covered.append(abs(of_shape[count]) <= student_width(of_shape[shapes], shapes))
     assert abs(np.mean(covered) - 0.9) < 3 * np.sqrt(0.9 * 0.1 / tries)
+
+
+@pytest.mark.parametrize("count", range(3, 9))
+def test_widths_of_few_shapes_are_students_quantiles(count: int) -> None:
+    """Errors of size 1: the width is where a share of 0.95 of Student's density lies below."""
+    width = student_width(np.ones(4 * count), np.arange(4 * count) % count)
+    steps = np.linspace(0.0, width, 20_001)
+    density = (1.0 + steps**2 / count) ** (-(count + 1) / 2)
+    density *= math.gamma((count + 1) / 2) / math.gamma(count / 2) / math.sqrt(count * math.pi)
+    assert 0.5 + np.trapezoid(density, steps) == pytest.approx(0.95, abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "own"), [(19, False), (20, True)])
+def test_a_stratum_of_twenty_rows_has_a_width_of_its_own(rows: int, own: bool) -> None:
+    names = ["tensor"] * rows + ["dram"] * 30
+    errors = np.where(np.array(names) == "tensor", 0.1, 0.2)
+    shapes = np.concatenate([np.arange(rows) % 9, np.arange(30) % 9])
+    found = stratum_widths(names, ["bf16"] * len(names), errors, shapes)
+    assert ("tensor bf16" in found) is own
+    assert width_of(found, "tensor", "bf16") == (0.1 if own else 0.2)
 
 
 def test_two_shapes_have_no_variance() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 import sim
+from sim import tile_stream
 from sim.tile_stream import work
 from tiles.kernels import ConfigTable, kernel
 from tiles.problems import Problem, parse_problem
@@ -73,7 +74,15 @@ def test_more_bandwidth_is_never_slower_and_less_work_neither() -> None:
     assert small.low_us < small.time_us < small.high_us
 
 
-def test_programs_that_tell_one_word_their_maximum_wait_for_each_other() -> None:
+@pytest.fixture
+def earlier_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions of a 4-bit float when NVFP4 was measured."""
+    monkeypatch.setitem(tile_stream.NARROW_FLOAT, 4, 9.0)
+
+
+def test_programs_that_tell_one_word_their_maximum_wait_for_each_other(
+    earlier_codes: None,
+) -> None:
     """Measured at 8192 x 8192 in 65 536 programs: 157 us, the second launch alone some 65."""
     family = kernel("triton_quantize_tiles")
     times = {}
@@ -103,8 +112,8 @@ def test_programs_that_tell_one_word_their_maximum_wait_for_each_other() -> None
         ("int8.b32x32:bf16", (32, 128, 2), 787),
         ("int8.row:bf16", (1, 8192, 8), 394),
         ("e4m3fn.mx:bf16", (8, 128, 1), 267),
-        ("e2m1fn.mx:bf16", (32, 32, 1), 646),
-        ("nvfp4:bf16", (8, 128, 1), 908),
+        ("e2m1fn.mx:bf16", (32, 32, 1), 550),
+        ("nvfp4:bf16", (8, 128, 1), 801),
         ("int8.b32x32:bf16:transposed", (32, 128, 2), 1017),
     ],
 )
@@ -121,7 +130,7 @@ def test_instructions_of_a_thread_are_those_of_its_machine_code(
     assert found == pytest.approx(counted, rel=0.12)
 
 
-def test_a_scale_for_the_tensor_takes_one_launch_after_the_other() -> None:
+def test_a_scale_for_the_tensor_takes_one_launch_after_the_other(earlier_codes: None) -> None:
     """Measured at 8192 x 8192: 125 us in 16 384 programs; 85 us as if both overlapped."""
     family = kernel("triton_quantize_tiles")
     table = ConfigTable.of(

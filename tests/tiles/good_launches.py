@@ -218,6 +218,18 @@ LAUNCHES: dict[str, Launch] = {
         written=("codes", "scales", "codes_t", "scales_t"),
         strided=("scales", "scales_t"),
     ),
+    "cuda_quantize_nvfp4": Launch(
+        make=lambda: {
+            "x": array((64, 96), "uint16"), "codes": array((64, 48), "uint8"),
+            "scales": array((64, 6), "uint8"), "tensor_scale": array((1,), "float32"),
+            "workspace": array((3,), "uint32"),
+            "config": {
+                "num_warps": 2, "stages": 2, "held": 1, "fused": True, "kept_mib": 0,
+            },
+        },
+        written=("codes", "scales", "tensor_scale", "workspace"),
+        longer=("workspace",),
+    ),
     "cuda_transpose": Launch(
         make=lambda: {
             "codes": array((64, 96), "int8"), "out": array((96, 64), "int8"),

@@ -29,6 +29,8 @@ def run(text: str, kind: str, inputs: dict[str, int]) -> dict[str, int]:
     registers = dict(inputs)
 
     def value(name: str) -> int:
+        if name.startswith("0f"):
+            return int(name[2:], 16)
         return int(name, 0) if name[0].isdigit() else registers[name]
 
     for line in text.strip().split(";"):
@@ -54,6 +56,18 @@ def run(text: str, kind: str, inputs: dict[str, int]) -> dict[str, int]:
             case "cvt.rzi.s32.f32":
                 converted = float(np.uint32(args[0]).view(np.float32))
                 result = 0 if np.isnan(converted) else int(converted)
+            case "abs.f32":
+                result = args[0] & 0x7FFFFFFF
+            case "add.rn.f32" | "fma.rn.f32":
+                *factors, addend = (np.uint32(x).view(np.float32) for x in args)
+                # Of powers of two as factors: exact in fp64, then rounded once.
+                total = np.prod(np.array(factors, np.float64)) + np.float64(addend)
+                with np.errstate(over="ignore"):
+                    result = int(np.float32(total).view(np.uint32))
+            case "min.s32":
+                result = min(args, key=lambda x: x - (x >> 31 << 32))
+            case "mad.lo.u32":
+                result = args[0] * args[1] + args[2]
             case "xor.b32":
                 result = args[0] ^ args[1]
             case "add.u32" | "add.s32":

@@ -80,3 +80,13 @@ def test_an_amax_of_16_bits_is_divided_exactly_subnormals_included(largest: floa
         divisor = np.full_like(amax, largest)
         # fp32 subnormals: the hand-made rounding keeps to float64, whose cast rounds them once.
         np.testing.assert_array_equal(quotient(amax, divisor, 1), amax / divisor)
+
+
+@pytest.mark.parametrize("source", SIGNIFICANDS)
+def test_two_corrections_are_exact_for_scales_in_units_of_the_second_level(source: str) -> None:
+    """A block's amax / 6, 24 bits of it, by the tensor's amax / 2688, of every two significands."""
+    every = SIGNIFICANDS[source]
+    outer = (every / np.float32(6 * 448)).astype(np.float32)
+    scales = (every / np.float32(6)).astype(np.float32)
+    x, divisor = (np.ravel(s) for s in np.broadcast_arrays(scales[None, :], outer[:, None]))
+    np.testing.assert_array_equal(quotient(x, divisor, 2), x / divisor)

@@ -41,7 +41,8 @@ struct Fibre {
     int token = 0;  // of the cluster's barrier, between arriving and waiting
     bool done = false;
     struct Copy { void *to; const void *from; uint32_t bytes; };
-    std::vector<Copy> copies;  // on their way to shared memory
+    std::vector<Copy> copies;     // on their way to shared memory
+    std::vector<uint32_t> groups;  // of them, in the order of their begin
 };
 // Between the shared memory of CTAs lies some that is nobody's.
 static const uint32_t APART = 1 << 16, MOST_SHARED = 227 * 1024;
@@ -186,9 +187,27 @@ static inline void copy_later(void *to, const void *from, uint32_t bytes) {
     for (uint32_t k = 0; k < bytes; k += 4) ((uint32_t *)to)[k / 4] = 0xa5a5a5a5;
     host::current->copies.push_back({to, from, bytes});
 }
+static inline void land_copies(size_t count) {
+    std::vector<host::Fibre::Copy> &copies = host::current->copies;
+    for (size_t i = 0; i < count; ++i)
+        for (uint32_t k = 0; k < copies[i].bytes; k += 4)
+            ((uint32_t *)copies[i].to)[k / 4] = ((const uint32_t *)copies[i].from)[k / 4];
+    copies.erase(copies.begin(), copies.begin() + count);
+}
 static inline void copies_done() {
-    for (const host::Fibre::Copy &copy : host::current->copies)
-        for (uint32_t k = 0; k < copy.bytes; k += 4)
-            ((uint32_t *)copy.to)[k / 4] = ((const uint32_t *)copy.from)[k / 4];
-    host::current->copies.clear();
+    land_copies(host::current->copies.size());
+    host::current->groups.clear();
+}
+// All copies since the last group are one; all groups but the latest ones have come.
+static inline void copies_begun() {
+    size_t grouped = 0;
+    for (uint32_t group : host::current->groups) grouped += group;
+    host::current->groups.push_back(host::current->copies.size() - grouped);
+}
+template <int Left> static inline void copies_left() {
+    std::vector<uint32_t> &groups = host::current->groups;
+    while (groups.size() > Left) {
+        land_copies(groups.front());
+        groups.erase(groups.begin());
+    }
 }

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from sim.calibration.file import parse_calibration
 from tiles.kernels import Status, kernel
 from tiles.problems import parse_problem
 from tuning.calibration import run as calibrate_run
+from tuning.calibration.alone import LOCK, alone_in
 from tuning.calibration.design import PER_STUDY, Stratum, design
 from tuning.calibration.run import MEANING, USUAL_MEANING, Calibrated, Step, calibrate
 from tuning.calibration.simulated import FIGURES
+from tuning.microbench.run import RECORD
 from tuning.plan import Plan
 from tuning.records import Run
 from tuning.strategies import History
@@ -122,8 +125,29 @@ def test_the_same_call_goes_on_and_measures_nothing_twice(rehearsal: Rehearsal) 
     assert [s.stage for s in steps].count("timings") == 0
     figures = rehearsal.done.learned.calibration.figures
     assert again.learned.calibration.figures == figures
-    with pytest.raises(ValueError, match="holds another sweep"):
-        rehearse(rehearsal.folder, seed=5)
+
+
+def test_a_folder_of_another_calibration_is_refused_before_anything_is_measured(
+    rehearsal: Rehearsal,
+) -> None:
+    """Microbenchmarks took their minutes first, and the place of those in the folder."""
+    record = rehearsal.folder / RECORD
+    before, steps = record.read_bytes(), list[Step]()
+    refused = r"holds another sweep \(seed differs\): choose another folder or delete it"
+    with pytest.raises(ValueError, match=refused):
+        rehearse(rehearsal.folder, steps.append, seed=5)
+    assert (steps, record.read_bytes()) == ([], before)
+    with pytest.raises(ValueError, match=r"\(studies differs\)"):
+        rehearse(rehearsal.folder, whole=True)
+
+
+def test_a_folder_that_another_calibration_works_in_is_refused(tmp_path: Path) -> None:
+    """Two wrote one temporary file, and one of them died of "No such file or directory"."""
+    with alone_in(tmp_path), pytest.raises(ValueError, match="another calibration is at work"):
+        rehearse(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [LOCK]
+    with alone_in(tmp_path):  # the lock went with its holder
+        pass
 
 
 def test_what_there_was_no_time_for_is_named(
@@ -156,10 +180,11 @@ def test_the_whole_design_is_rehearsed(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"timings": 3}, "timings = 3: take 16 to 1024"),
+        ({"seed": -1, "whole": True}, r"seed = -1: must lie in 0\.\.2\^32-1"),
         ({"time_limit_s": 60.0}, "a time limit of 60 s: the fit alone needs 60: give more than"),
     ],
 )
-def test_bad_options_are_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_bad_options_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         rehearse(tmp_path, **change)
     assert list(tmp_path.iterdir()) == []

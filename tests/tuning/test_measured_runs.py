@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from sweep_runs import make_plan, sweep
 
+from sim.evaluation.splits import Split, group
 from sim.measured_file import MEASUREMENTS_FILE, read_measured, write_measured
 from tiles.kernels import Status
 from tuning import Environment, Measurement, Run, Strategy, StudyRecord, TrialRecord, load_run
 from tuning.conditions import Conditions
 from tuning.data_sets import load_data_sets
-from tuning.measured_runs import measured_run
+from tuning.measured_runs import IN_VIEW_FILE, measured_run
 
 DATA = Path(__file__).parents[2] / "data" / "h200"
 FIRST_LOOK = DATA / "first_look"
@@ -139,3 +140,28 @@ def test_sets_of_two_gpus_are_told_apart(tmp_path: Path) -> None:
     write_measured(tmp_path / "other" / MEASUREMENTS_FILE, tables)
     with pytest.raises(ValueError, match=r"was measured on a100, .*first_look on h200: give sets"):
         load_data_sets([FIRST_LOOK, tmp_path])
+
+
+def test_a_run_marks_the_shapes_that_constants_were_set_on(simulated: Run, tmp_path: Path) -> None:
+    run = replace(measured(simulated), folder=tmp_path)
+    shapes = [group(one, Split.SHAPE) for one in measured_run(run).tables]
+    assert len(set(shapes)) == 2
+    (tmp_path / IN_VIEW_FILE).write_text(f"# as its card says\n\n{shapes[1]}\n")
+    assert [one.in_view for one in measured_run(run).tables] == [False, True]
+    part = replace(run, studies=run.studies[:1])  # a sweep that has not come to the other yet
+    assert [one.in_view for one in measured_run(part).tables] == [False]
+    (tmp_path / IN_VIEW_FILE).write_text("gemm 1x2x3\n")
+    with pytest.raises(ValueError, match=r"'gemm 1x2x3' is no shape of the run: write one of"):
+        measured_run(run)
+    (tmp_path / IN_VIEW_FILE).write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        measured_run(run)
+
+
+@pytest.mark.parametrize("folder", ["hopper_gemm", "triton_gemm"])
+def test_nobody_is_judged_by_a_shape_that_constants_were_set_on(folder: str) -> None:
+    """What the guide to the cost model names as set on is what the replay marks."""
+    found = measured_run(load_run(DATA / "replay" / folder)).tables
+    seen = {one.problem.shape for one in found if one.in_view}
+    assert seen == {(4096, 4096, 4096), (128, 7168, 2048)}
+    assert {one.problem.shape for one in found} - seen == {(4096, 2112, 7168), (2048, 3072, 768)}

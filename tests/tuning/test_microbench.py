@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import sim
+from sim.calibration.file import MEASURABLE
 from tiles.kernels import Status
 from tuning.microbench.catalogue import CATALOGUE, OPERATIONS
 from tuning.microbench.outcome import Outcome, reduced, used_figures
@@ -134,6 +135,8 @@ def test_known_figures_are_found_again() -> None:
     kept = {one.name for outcome in outcomes for one in outcome.figures}
     assert {"bf16_flop_per_clk_n8", "exponential_per_clk", "dram_read_gb_per_s@132_sms"} <= kept
     assert "exponential_per_clk" not in found
+    # And what stands in is read back from a calibration file.
+    assert {name for name in found if not name.startswith("tensor_flop_per_clk.")} <= MEASURABLE
 
 
 def test_every_pipe_has_a_case_and_gpus_without_wgmma_none_of_it() -> None:
@@ -153,6 +156,16 @@ def test_what_no_such_gpu_can_be_is_not_used() -> None:
     assert outcome.reason.startswith("dram_copy_gb_per_s = ")
     assert "times the GPU file's 4274: not used" in outcome.reason
     assert used_figures([outcome], H200) == {}
+
+
+def test_no_memory_is_measured_faster_than_its_datasheet() -> None:
+    """A third above the GPU file's is no outlier, and yet no H200: 4.8 TB/s are its pins'."""
+    fast = replace(TRUE, dram_copy_gb_per_s=5500.0)
+    benchmark = BENCHMARKS["dram_copy"]
+    samples = [simulated_samples("dram_copy", case, fast, 0) for case in benchmark.cases(H200)]
+    outcome = reduced(benchmark, H200, samples)
+    assert outcome.status is Status.CORRECTNESS
+    assert outcome.reason.endswith("must not exceed dram_gb_per_s, 4800")
 
 
 def test_a_failure_is_recorded_and_tried_again_and_the_rest_is_not(tmp_path: Path) -> None:

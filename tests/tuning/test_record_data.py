@@ -217,3 +217,32 @@ def test_nothing_measured_is_nothing_to_export(
     (empty / record_data.DESIGN_FILE).write_bytes((state / record_data.DESIGN_FILE).read_bytes())
     assert call(empty, tmp_path, "--export") == 2
     assert "nothing was measured yet: record first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--export"], "nothing was measured yet: record first"),
+        (["--rehearse", "--time-limit", "soon"], "a time limit is written"),
+        (["--rehearse", "--time-limit", "20s"], "give more"),
+        ([], "this host shows no GPU"),
+    ],
+    ids=["export", "no limit", "short limit", "no GPU"],
+)
+def test_nothing_is_designed_for_a_call_that_cannot_go_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    """A design takes a minute; mistakes were told after it."""
+
+    def designed(*_: object, **__: object) -> None:
+        raise AssertionError("a design was made")
+
+    monkeypatch.setattr(record_data, "make_design", designed)
+    monkeypatch.setattr(record_data, "visible_gpu", lambda: None)
+    assert call(tmp_path / "state", tmp_path, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()

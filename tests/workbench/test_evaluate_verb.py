@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from xml.etree import ElementTree
 import pytest
 from command_line import Call, is_mistake
 
+import sim
 import workbench
-from sim.evaluation import Kind, default_predictors
+from sim.evaluation import Kind, Split, default_predictors
 from sim.evaluation.baselines.matmul_heuristics import installed
+from sim.evaluation.baselines.own import CostModelAsItIs
+from sim.measured import MeasuredTable
 from sim.measured_file import read_measured, write_measured
+from workbench import evaluation
 from workbench.evaluation_page import BEGIN, END, section, with_section
 from workbench.evaluation_report import OPTIONAL
 from workbench.evaluation_tables import evaluation_grids
@@ -24,7 +29,7 @@ DATA = ROOT / "data" / "h200"
 PAGE = ROOT / "docs" / "cost-model.md"
 STORED = ROOT / "docs" / "cost-model" / "evaluation.json"
 #: What renews the page, its plots and the golden copy.
-RENEW = "workbench evaluate --write docs/cost-model.md"
+RENEW = "workbench evaluate --calibrated --write docs/cost-model.md"
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -106,6 +111,33 @@ def test_the_same_seed_gives_the_same_figures(small: Path) -> None:
     assert once == again
 
 
+def test_what_is_fitted_is_judged_where_something_is_asked_of_it(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit takes half a minute a fold, of which all splits together have forty."""
+    fits: list[str] = []
+
+    class Fitted(CostModelAsItIs):
+        kind = Kind.FITTED
+
+        def __init__(self, timings: int | None = None) -> None:
+            super().__init__()
+            self.name = "calibrated" + (f", {timings} timings" if timings else "")
+
+        def fit(self, train: Sequence[MeasuredTable], gpu: sim.Gpu) -> None:
+            fits.append(self.name)
+
+    monkeypatch.setattr(evaluation, "CalibratedModel", Fitted)
+    found = workbench.evaluate(small, predictors=[CostModelAsItIs()], calibrated=True, search=False)
+    judged = {(row.predictor, row.split) for row in found.rows if row.split is not None}
+    names = {"calibrated, 64 timings", "calibrated"}
+    # All of one shape: the split by shape leaves nothing to fit with.
+    assert judged == {(name, Split.FORMAT) for name in names}
+    reached = {one.aim.quantity: one for one in found.reached}["MAPE, format unseen"]
+    assert None not in reached.values
+    assert set(fits) == names
+
+
 def other_gpu(folder: Path, gpu: str) -> Path:
     tables = read_measured(DATA / "first_look" / "measurements.parquet")
     write_measured(folder / gpu / "measurements.parquet", [replace(t, gpu=gpu) for t in tables])
@@ -127,6 +159,7 @@ def test_bad_input_is_one_line_and_exit_code_2(call: Call, small: Path, tmp_path
         ("--data", str(small), "--split", "shapes"): "unknown split 'shapes': did you mean",
         ("--data", str(small), "--gpu", "a100"): "was measured on h200, --gpu is a100",
         ("--data", str(small), "--gpu", "x100"): "x100",
+        ("--data", str(small), "--seed", "-1"): "seed = -1: must lie in 0..2^32-1",
         ("--data", str(other_gpu(tmp_path / "1", "mine"))): "on 'mine', which has no GPU file",
         ("--data", str(small), "--data", str(other_gpu(tmp_path / "2", "a100"))): "sets of one",
         ("--data", str(DATA / "first_look")): "every table was in view",

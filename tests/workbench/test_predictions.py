@@ -11,7 +11,7 @@ from tiles.kernels import Kernel, kernels
 from tiles.problems import Problem
 from tiles.recipes import RECIPES
 from workbench import pricer
-from workbench.prediction_tables import prediction_tables
+from workbench.prediction_tables import bytes_text, prediction_tables
 from workbench.predictions import predict
 
 SHAPE = "512x512x512"
@@ -183,3 +183,22 @@ def test_bytes_are_whole_numbers() -> None:
     for name in ("dram_read_bytes", "dram_write_bytes", "l2_read_bytes"):
         assert type(entry[name]) is int
         assert entry[name] == pytest.approx(getattr(report.rows[0].gemm, name), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (6, "6 B"),
+        (1020, "1020 B"),
+        (1023.9, "1 KiB"),
+        (999 * 2**20, "999 MiB"),
+        (1022.6 * 2**20, "1023 MiB"),
+        (1023.9 * 2**20, "0.9999 GiB"),
+        (1.2637 * 2**30, "1.264 GiB"),
+        (54_321 * 2**30, "54321 GiB"),
+    ],
+)
+def test_bytes_have_no_exponent(count: float, text: str) -> None:
+    """1.02e+03 MiB stood in the table of an L40S."""
+    assert bytes_text(count) == text

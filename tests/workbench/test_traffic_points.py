@@ -10,7 +10,7 @@ from counted_traffic import KERNEL, dry_run, point
 import sim
 from bench import traffic
 from bench.traffic_points import PROBLEMS, Point, points, raster_of, summary
-from tiles.kernels import kernel
+from tiles.kernels import ConfigTable, kernel
 from tiles.problems import parse_problem
 
 pytest.importorskip("torch")
@@ -50,6 +50,36 @@ def test_tiles_that_programs_share_are_no_plain_raster(shared: dict[str, int]) -
     assert raster_of(problem, "triton_gemm", kind.from_dict(plain), GPU) is not None
     config = kind.from_dict(plain | shared)
     assert raster_of(problem, "triton_gemm", config, GPU) is None
+
+
+@pytest.mark.parametrize(
+    ("block_m", "block_n", "grid"),
+    [(128, 256, (16, 16)), (256, 128, (16, 16)), (128, 128, (16, 32))],
+    ids=["shares B", "shares A", "shares B of a square tile"],
+)
+def test_clusters_lie_along_the_side_that_shares_the_larger_tile(
+    block_m: int, block_n: int, grid: tuple[int, int]
+) -> None:
+    """What a replay reads through the L2 is what the model says: multicast counts once."""
+    problem, family = parse_problem("gemm:4096x4096x4096:bf16:bf16"), kernel("hopper_gemm")
+    config = family.config_type.from_dict(
+        {
+            "block_m": block_m,
+            "block_n": block_n,
+            "stages": 4,
+            "cluster": 2,
+            "group_m": 1,
+            "pingpong": False,
+            "store_buffers": 1,
+            "chained": False,
+        }
+    )
+    found = raster_of(problem, "hopper_gemm", config, GPU)
+    assert found is not None
+    assert (found.tiles_m, found.tiles_n) == grid
+    priced = sim.price(problem, family, ConfigTable.of([config]), GPU)
+    replayed = found.tiles_m * found.tiles_n * (found.a_bytes + found.b_bytes)
+    assert priced.l2_read_bytes[0] == pytest.approx(replayed)
 
 
 def test_errors_are_summed_up_beside_what_is_asked() -> None:

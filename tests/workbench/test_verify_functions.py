@@ -35,6 +35,7 @@ ON_HOPPER = (
     ("hopper_block_gemm", "gemm:512x64x256:jetfire:int8.b32x32+sr"),
     ("cuda_transpose", "transpose:64x256:int8"),
     ("cuda_quantize", "quantize:64x256:int8.b32x32+sr:bf16:transposed"),
+    ("cuda_quantize_nvfp4", "quantize:64x256:nvfp4:bf16"),
 )
 #: The same of kernels that nothing stands in for.
 ALONE = (

@@ -23,6 +23,7 @@ def kernels() -> dict[str, Kernel]:
     """
     from tiles.kernels.batched_gemm import TritonBatchedGemm
     from tiles.kernels.cuda_quantize import CudaQuantize
+    from tiles.kernels.cuda_quantize_nvfp4 import CudaQuantizeNvfp4
     from tiles.kernels.cuda_transpose import CudaTranspose
     from tiles.kernels.dataflow_blocks import CudaDataflowBlocks
     from tiles.kernels.dataflow_rows import CudaDataflowRows
@@ -57,6 +58,7 @@ def kernels() -> dict[str, Kernel]:
         TritonOutlierGemm(),
         TritonQuantize(),
         CudaQuantize(),
+        CudaQuantizeNvfp4(),
         TritonQuantizeTiles(),
         TritonDequantize(),
         TritonTranspose(),

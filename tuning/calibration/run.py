@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sim.calibration.file import About, calibration_text
 from sim.calibration.learn import Learned, learn
 from sim.calibration.unknowns import RATES
 from tiles.kernels import Status
+from tuning.calibration.alone import alone_in
 from tuning.calibration.design import PER_STUDY, design
 from tuning.calibration.simulated import SimulatedMachine
 from tuning.calibration.timings import measured_tables
@@ -23,6 +24,7 @@ from tuning.microbench.simulated import simulated_samples
 from tuning.plan import Plan, Strategy
 from tuning.records import Environment, Run
 from tuning.search import Progress
+from tuning.store import check_folder
 from tuning.sweep import run as run_sweep
 from tuning.worker import Worker
 
@@ -90,26 +92,44 @@ def calibrate(
     begin = time.monotonic()
     if not TIMINGS[0] <= timings <= TIMINGS[1]:
         raise ValueError(f"timings = {timings}: take {TIMINGS[0]} to {TIMINGS[1]}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed = {seed}: must lie in 0..2^32-1")
     if time_limit_s <= 2 * RESERVE_S:
         raise ValueError(
             f"a time limit of {time_limit_s:g} s: the fit alone needs {RESERVE_S:g}: "
             f"give more than {2 * RESERVE_S:g} s"
         )
-    studies = design(gpu, timings, seed)
-    machine = SimulatedMachine(gpu, seed) if simulate else None
-    outcomes, unbegun, environment = _microbenchmarks(
-        gpu, folder, machine, seed, MICROBENCH_SHARE * time_limit_s, progress
-    )
     plan = Plan(
-        studies=studies,
+        studies=design(gpu, timings, seed),
         gpu=gpu,
         folder=folder / "timings",
         strategy=Strategy.STRATIFIED,
         max_measurements=PER_STUDY,
-        time_limit_s=max(1.0, time_limit_s - RESERVE_S - (time.monotonic() - begin)),
+        time_limit_s=time_limit_s,
         seed=seed,
         simulate=simulate,
     )
+    with alone_in(folder):
+        # Before minutes of microbenchmarks, which would take the place of those in the folder.
+        check_folder(plan, elsewhere="another folder")
+        return _measured(plan, folder, time_limit_s, begin, progress)
+
+
+def _measured(
+    plan: Plan,
+    folder: Path,
+    time_limit_s: float,
+    begin: float,
+    progress: Callable[[Step], None],
+) -> Calibrated:
+    """What is left of the time limit for microbenchmarks and the plan, then the fit."""
+    gpu, seed, simulate = plan.gpu, plan.seed, plan.simulate
+    machine = SimulatedMachine(gpu, seed) if simulate else None
+    outcomes, unbegun, environment = _microbenchmarks(
+        gpu, folder, machine, seed, MICROBENCH_SHARE * time_limit_s, progress
+    )
+    left_s = max(1.0, time_limit_s - RESERVE_S - (time.monotonic() - begin))
+    plan = replace(plan, time_limit_s=left_s)
     done = 0
 
     def tell(one: Progress) -> None:
@@ -120,7 +140,7 @@ def calibrate(
                 Step(
                     stage="timings",
                     done=done,
-                    total=PER_STUDY * len(studies),
+                    total=PER_STUDY * len(plan.studies),
                     line=f"{one.study.problem} {one.study.kernel}",
                 )
             )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim import Gpu
-from sim.gpu_figures import check_figure
+from sim.gpu_figures import check_figure, check_peak
 from tiles.kernels import Status
 from tuning.microbench.catalogue import RATES, Microbenchmark
 from tuning.microbench.quantity import Figure
@@ -92,6 +92,7 @@ def _check(one: Figure, gpu: Gpu) -> None:
     if stated is None:
         return
     check_figure(one.name.partition(".")[0], one.value)
+    check_peak(gpu, one.name, one.value)
     ratio = one.value / stated
     if not LEAST_RATIO <= ratio <= MOST_RATIO:
         raise ValueError(

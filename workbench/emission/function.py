@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
 __all__ = [
+    "ALIGNED_EXTENT",
     "ANY_GPU",
     "ANY_HOPPER",
     "CUPY_FILES",
@@ -42,6 +43,8 @@ CUPY_FILES = ("_cupy_views.py", *TORCH_FILES)
 DEFAULT_M = (16, 64, 256, 1024, 4096)
 #: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).
 DEFAULT_EXTENT = 4095
+#: The same for families that have a stand-in where extents are odd.
+ALIGNED_EXTENT = 4096
 #: What any NVIDIA GPU of capability 8.0 and up has: no descriptors, 99 KiB of shared memory a CTA
 #: less a margin, no 8-bit floats (decoded at run time where the tensor cores do not take them).
 ANY_GPU = Limits(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tiles.kernels import Limits
 from tiles.problems import Problem
 from workbench.emission.function import (
+    ALIGNED_EXTENT,
     ANY_GPU,
     ANY_HOPPER,
     DEFAULT_EXTENT,
@@ -18,10 +19,7 @@ from workbench.emission.function import (
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
-__all__ = ["ALIGNED_EXTENT", "HopperFunction", "hopper_remark"]
-
-#: Fixed extents that the defaults of a family with a stand-in are asked for.
-ALIGNED_EXTENT = 4096
+__all__ = ["HopperFunction", "hopper_remark"]
 
 
 def hopper_remark(

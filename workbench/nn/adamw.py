@@ -11,6 +11,7 @@ from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.recipes import Recipe, WeightUpdate
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.seeds import derived
 
 __all__ = ["LowPrecisionAdamW"]
@@ -106,6 +107,7 @@ class LowPrecisionAdamW(torch.optim.Optimizer):
             **options,
         )
 
+    @outside_graphs
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have a gradient.

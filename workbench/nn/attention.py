@@ -9,6 +9,7 @@ import torch
 from workbench.nn.backend import Attended, Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
@@ -140,6 +141,7 @@ def _split(
     return q, k, v
 
 
+@outside_graphs
 def attention(
     qkv: torch.Tensor,
     heads: int,

@@ -5,6 +5,7 @@ from torch import nn
 
 from workbench.nn import operators
 from workbench.nn.attention import attention
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.convert import convert_with
 from workbench.nn.residual import normed_stream
 from workbench.nn.runtime import Runtime
@@ -92,6 +93,7 @@ class TransformerBlock(nn.Module):
         if kept:
             raise ValueError(f"width {width}, hidden {hidden}: {kept[0].name} has {kept[0].reason}")
 
+    @outside_graphs
     def forward(self, stream: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) bf16, fp16 or fp32 to the same."""
         run = self.runtime

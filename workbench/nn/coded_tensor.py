@@ -7,6 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from workbench.nn.codes import Codes
+from workbench.nn.compiled import outside_graphs
 
 __all__ = ["CodedTensor"]
 
@@ -71,6 +72,7 @@ class CodedTensor(torch.Tensor):
         """The same codes under another shape of as many rows."""
         return CodedTensor(self.codes, shape, self.dtype, self.dequantizer)
 
+    @outside_graphs
     def dequantized(self) -> torch.Tensor:
         """The plain tensor, outside of autograd."""
         if self.dequantizer is None:
@@ -81,6 +83,7 @@ class CodedTensor(torch.Tensor):
         return f"CodedTensor({tuple(self.shape)}, {self.codes.format}, {self.dtype})"
 
     @classmethod
+    @outside_graphs
     def __torch_function__(
         cls,
         func: Any,
@@ -98,6 +101,7 @@ class CodedTensor(torch.Tensor):
             return made
 
     @classmethod
+    @outside_graphs
     def __torch_dispatch__(  # type: ignore[override]  # torch's stub is no class method
         cls,
         func: Any,

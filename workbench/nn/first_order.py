@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from workbench.nn.compiled import outside_graphs
+
 __all__ = ["first_order"]
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a backward pass that autograd is to differentiate once more.
+    """Refuse a backward pass that autograd is to differentiate once more; compile none.
 
     ``torch.autograd.function.once_differentiable`` refuses the second pass alone, and only where
     the incoming gradient has a graph: a penalty on gradients that has none would be left out.
@@ -19,6 +21,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
         RuntimeError: in the backward pass, under ``create_graph=True``.
     """
 
+    @outside_graphs
     @wraps(backward)
     def refusing(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from workbench.nn import operators
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.layers import QuantizedActivation, QuantizedNorm
 from workbench.nn.linear import QuantizedLinear
 from workbench.nn.runtime import Runtime
@@ -74,6 +75,7 @@ class QuantizedGatedPart(nn.Module):
         self.op = op
         self.runtime = runtime
 
+    @outside_graphs
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) to the same."""
         gate, up = self.get_submodule("gate_proj"), self.get_submodule("up_proj")

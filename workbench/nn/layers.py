@@ -5,6 +5,7 @@ from torch import nn
 
 from workbench.nn import operators
 from workbench.nn.coded_tensor import CodedTensor
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.runtime import Runtime
 
 __all__ = ["QuantizedActivation", "QuantizedDropout", "QuantizedNorm"]
@@ -19,6 +20,7 @@ class QuantizedActivation(nn.Module):
         self.op = op
         self.runtime = runtime
 
+    @outside_graphs
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape."""
         return operators.activation(x, self.op, self.runtime)
@@ -41,6 +43,7 @@ class QuantizedDropout(nn.Module):
         """The probability, as ``nn.Dropout`` has it."""
         return self.probability
 
+    @outside_graphs
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape; ``x`` itself in evaluation."""
         if not self.training or not self.probability:
@@ -87,6 +90,7 @@ class QuantizedNorm(nn.Module):
         """The last dimension, as torch's norms have it."""
         return (self.width,)
 
+    @outside_graphs
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) to the same, in codes."""
         gamma, beta = self.vectors(x)

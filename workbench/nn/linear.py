@@ -8,16 +8,13 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from workbench.nn import graph_operators
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes, held, hold
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
-from workbench.nn.runtime import (
-    Like,
-    Runtime,
-    dtype_behind,
-    same_values,
-    serves_both_directions,
-)
+from workbench.nn.in_graph import InGraph
+from workbench.nn.runtime import Like, Runtime, dtype_behind, same_values, serves_both_directions
 from workbench.nn.seeds import derived
 from workbench.nn.tensor_scales import LayerScales
 
@@ -26,8 +23,6 @@ __all__ = ["QuantizedLinear"]
 #: A weight, for ``torch.func.functional_call`` puts one after the other in the parameter's place
 #: and memory of one that is gone goes to the next; its state; and its codes.
 _Kept = tuple["weakref.ref[torch.Tensor]", tuple[int, int, int], BothDirections]
-#: Dtypes that products write.
-_SUMMED = (torch.bfloat16, torch.float16, torch.float32)
 #: Steps that torch's optimisers took in this process.  A fused one writes parameters without
 #: counting it as a change of theirs.
 _steps_taken = [0]
@@ -144,7 +139,7 @@ class _ParameterGradients(torch.autograd.Function):
             d_weight = backend.product(
                 codes if both.turned is None else both.turned,
                 x,
-                dtype=wanted if wanted in _SUMMED else torch.float32,
+                dtype=wanted if wanted in graph_operators.SUMMED else torch.float32,
                 turn_a=both.turned is None,
                 turn_b=serves_both_directions(run.recipe.activation),
             ).to(wanted)
@@ -202,10 +197,18 @@ class QuantizedLinear(nn.Module):
         self.plain_output = False  #: numbers behind it, where others of the recipe leave codes
         self.plain_gradient = False  #: and numbers for the gradient of its input
         self._codes: _Kept | None = None
+        if runtime.in_graph is not None:
+            runtime.in_graph.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without codes: a copy, or a model that is saved as a whole, makes its own."""
         return {**self.__dict__, "_codes": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As of any module; graphs find it, too."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch
+        if self.runtime.in_graph is not None:
+            self.runtime.in_graph.add(self)
 
     @classmethod
     def of(cls, linear: nn.Linear, runtime: Runtime) -> "QuantizedLinear":
@@ -257,12 +260,40 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., K) to (..., N)."""
+        graph = self.runtime.in_graph
+        if torch.compiler.is_compiling() and graph is not None and not isinstance(x, CodedTensor):
+            return self._in_graph(x, graph)
+        return self._on_codes(x)
+
+    def _of_no_tokens(self, x: torch.Tensor) -> torch.Tensor | None:
+        """No tokens have no codes: an expert may get none.  ``None`` where there are some."""
         if x.shape[-1] != self.in_features:
             raise ValueError(
                 f"input of {x.shape[-1]} features: this layer takes {self.in_features}"
             )
-        if not x.numel():  # no tokens have no codes: an expert may get none
-            return nn.functional.linear(x, self.matrix.to(x.dtype), _cast(self.bias, x.dtype))
+        if x.numel():
+            return None
+        return nn.functional.linear(x, self.matrix.to(x.dtype), _cast(self.bias, x.dtype))
+
+    def _in_graph(self, x: torch.Tensor, graph: InGraph) -> torch.Tensor:
+        """As :meth:`_on_codes`, by operators of a graph."""
+        if (none := self._of_no_tokens(x)) is not None:
+            return none
+        named, seed = (graph.place, graph.formats), None
+        if torch.is_grad_enabled():
+            seeds = self.runtime.seeds
+            seed, seeds.counter = graph_operators.key(seeds.counter, *named)
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        codes = graph_operators.input_codes(x.detach(), *named, trained and not graph.both)
+        y: torch.Tensor = graph_operators.product(
+            *(x, self.matrix, self.bias, codes, seed, *named, dtype_behind(x))
+        )
+        return y
+
+    @outside_graphs
+    def _on_codes(self, x: torch.Tensor) -> torch.Tensor:
+        if (none := self._of_no_tokens(x)) is not None:
+            return none
         run = self.runtime
         trained = torch.is_grad_enabled() and self.weight.requires_grad
         with torch.no_grad():

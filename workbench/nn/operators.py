@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
 from workbench.nn.runtime import Like, Runtime, serves_both_directions
 from workbench.nn.seeds import derived
@@ -47,6 +48,7 @@ class _Activation(torch.autograd.Function):
         return run.returned(dx, ctx.like), None, None, None
 
 
+@outside_graphs
 def activation(x: torch.Tensor, op: str, run: Runtime) -> torch.Tensor:
     """``gelu`` (exact), ``silu`` or ``relu`` of a tensor; its codes are saved."""
     if not x.numel():
@@ -83,6 +85,7 @@ class _Gated(torch.autograd.Function):
         return d_gate, d_up, None, None, None
 
 
+@outside_graphs
 def gated(gate: torch.Tensor, up: torch.Tensor, op: str, run: Runtime) -> torch.Tensor:
     """``activation(gate) x up``: SwiGLU with ``silu``, GEGLU with ``gelu``.
 
@@ -123,6 +126,7 @@ class _Dropout(torch.autograd.Function):
         return run.returned(dx, ctx.like), None, None, None, None
 
 
+@outside_graphs
 def dropout(x: torch.Tensor, probability: float, run: Runtime) -> torch.Tensor:
     """Dropout of codes; the mask is drawn again in backward, nothing is saved."""
     if not x.numel():
@@ -186,6 +190,7 @@ def _cast(vector: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | Non
     return None if vector is None else vector.to(like.dtype)
 
 
+@outside_graphs
 def normalized(
     x: torch.Tensor,
     gamma: torch.Tensor,
@@ -266,6 +271,7 @@ def _summed(one: torch.Tensor | None, other: torch.Tensor | None, run: Runtime) 
     return run.backend(first.device).add(_rows(first), codes)[0].view(first.shape)
 
 
+@outside_graphs
 def residual_add(
     stream: torch.Tensor, branch: torch.Tensor, run: Runtime
 ) -> tuple[torch.Tensor, torch.Tensor]:

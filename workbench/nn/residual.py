@@ -8,6 +8,7 @@ from torch import nn
 
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import held, hold
+from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
 from workbench.nn.layer_rules import hooked
 from workbench.nn.layers import QuantizedNorm
@@ -111,6 +112,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+@outside_graphs
 def normed_stream(
     stream: torch.Tensor,
     norm: nn.Module,

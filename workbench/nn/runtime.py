@@ -1,8 +1,8 @@
 """What the layers of one model share: recipe, random keys, device backends."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from workbench.nn.assembly import Assembly
 from workbench.nn.backend import Backend
 from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.in_graph import InGraph
 from workbench.nn.last_input import LastInput
 from workbench.nn.seeds import SeedStream, derived
 from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
@@ -19,14 +20,7 @@ from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
 if TYPE_CHECKING:
     from workbench.nn.choices import Choice
 
-__all__ = [
-    "Like",
-    "Runtime",
-    "backend_of",
-    "dtype_behind",
-    "same_values",
-    "serves_both_directions",
-]
+__all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "same_values", "serves_both_directions"]
 
 
 def serves_both_directions(fmt: TensorFormat) -> bool:
@@ -48,7 +42,7 @@ class Like:
         return cls(shape=x.shape, dtype=x.dtype, coded=isinstance(x, CodedTensor))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Runtime:
     """Shared by the layers of a converted model; a second model has its own."""
 
@@ -66,6 +60,25 @@ class Runtime:
     given: Backend | None = None  #: for every device; default: chosen by the tensors' device
     _found: dict[torch.device, Backend] = field(default_factory=dict)
     _last: LastInput = field(default_factory=LastInput)
+    #: linear layers are operators of a graph under ``torch.compile``; ``None``: outside of graphs
+    in_graph: InGraph | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Take a place among the runtimes of this process, where graphs find the layers' codes."""
+        # Scales that change with every call, and outliers of any number, stay outside.
+        stays = self.dataflow or self.scaler is not None or self.share > 0
+        both = serves_both_directions(self.recipe.activation)
+        self.in_graph = None if stays else InGraph(self, both=both)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but its place in this process."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "in_graph"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a place of its own."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.__post_init__()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Runtime":
         """Itself: copies of a layer draw keys of their own from one count, and are one model."""
@@ -94,14 +107,26 @@ class Runtime:
         Raises:
             RuntimeError: a CUDA graph is being captured, whose replays would draw the same key.
         """
+        if not torch.is_grad_enabled():
+            return 0
         self._refuse_capture()
-        return _of_this_rank(self.seeds.draw()) if torch.is_grad_enabled() else 0
+        return _of_this_rank(self.seeds.draw())
+
+    def key_at(self, count: int) -> int:
+        """The key that :meth:`draw` returns where ``count`` were drawn, for a graph that trains.
+
+        Raises:
+            RuntimeError: as :meth:`draw`.
+        """
+        self._refuse_capture()
+        return _of_this_rank(derived(self.seeds.seed, count))
 
     def _refuse_capture(self) -> None:
         """Keys are numbers of the host: a captured launch keeps that of its capture."""
         initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch
-        training = torch.is_grad_enabled() and initialized and not self.replayable
-        if training and torch.cuda.is_current_stream_capturing():
+        if self.replayable or not initialized:
+            return
+        if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "training on codes inside a CUDA graph: every replay would round by the same bits; "
                 "capture under torch.no_grad(), train without a graph, or accept that with "
@@ -114,7 +139,8 @@ class Runtime:
         ``torch.utils.checkpoint`` puts that generator back where it was when it computes a layer
         again, so the mask is the same one; a count of ours would have gone on.
         """
-        self._refuse_capture()
+        if torch.is_grad_enabled():
+            self._refuse_capture()
         drawn = int(torch.randint(2**63 - 1, (), device="cpu"))
         return _of_this_rank(derived(self.seeds.seed, drawn))
 

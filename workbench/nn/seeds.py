@@ -1,5 +1,8 @@
 """Keys of the random bits of training: one for every use, the same in every run."""
 
+import numpy as np
+import torch
+
 __all__ = ["SeedStream", "derived"]
 
 _MASK = 2**64 - 1
@@ -36,10 +39,26 @@ class SeedStream:
                 f"seed {seed}, count {count}: a 64-bit unsigned integer and a count from 0 on"
             )
         self.seed = seed
-        self.count = count
+        #: () int64 of the CPU.  Never written to: a compiled graph takes one and leaves another,
+        #: and what it computes again in backward begins with what it began with.
+        self.counter = _counter(count)
+
+    @property
+    def count(self) -> int:
+        """Keys that were drawn."""
+        return int(self.counter)
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self.counter = _counter(count)
 
     def draw(self) -> int:
         """The next key."""
-        key = derived(self.seed, self.count)
-        self.count += 1
-        return key
+        count = int(self.counter)
+        self.counter = _counter(count + 1)
+        return derived(self.seed, count)
+
+
+def _counter(count: int) -> torch.Tensor:
+    # A quarter of the time of ``torch.tensor``: every layer draws, in every step.
+    return torch.from_numpy(np.array(count, dtype=np.int64))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from workbench.nn.compiled import outside_graphs
+
 __all__ = ["StepGuard", "StepRefused", "StepTaken"]
 
 
@@ -55,6 +57,7 @@ class StepGuard:
         self.taken = 0
         self.refused = 0
 
+    @outside_graphs
     def step(self) -> StepTaken | StepRefused:
         """Step, or warn and leave everything as it is; gradients stay for the caller to look at."""
         graded = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]

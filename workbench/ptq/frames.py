@@ -6,7 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
+from torch import compiler, nn
+
+from workbench.nn.compiled import outside_graphs
 
 __all__ = ["Followed", "Frame", "Frames"]
 
@@ -42,14 +44,16 @@ class Followed:
         module: nn.Module,
         name: str,
         inside: Callable[[nn.Module, str], AbstractContextManager[None]],
+        launches: Callable[[Any], bool],
     ) -> None:
         """Take the place of a module's ``forward``.
 
         Args:
             name: in the model.
             inside: is entered before the module's own ``forward``, and left whatever happens.
+            launches: tells of what a module is given whether kernels may run inside.
         """
-        self.module, self.name, self.inside = module, name, inside
+        self.module, self.name, self.inside, self.launches = module, name, inside, launches
         #: What stood there on the module itself, as some libraries put it.
         self.before: Callable[..., Any] | None = module.__dict__.get("forward")
 
@@ -62,5 +66,12 @@ class Followed:
         return bound
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if compiler.is_compiling() and self.launches((inputs, options)):
+            return self._uncompiled(*inputs, **options)
+        with self.inside(self.module, self.name):
+            return self.__wrapped__(*inputs, **options)
+
+    @outside_graphs
+    def _uncompiled(self, *inputs: Any, **options: Any) -> Any:
         with self.inside(self.module, self.name):
             return self.__wrapped__(*inputs, **options)

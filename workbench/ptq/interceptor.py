@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from tiles.formats import TensorFormat
 from workbench.ptq import calls
@@ -73,7 +74,12 @@ class Interceptor:
             if module in self._followed or isinstance(module, torch.jit.ScriptModule):
                 continue
             self._followed.add(module)
-            module.forward = Followed(module, name, self._inside)
+            module.forward = Followed(module, name, self._inside, self._launches)
+
+    def _launches(self, given: Any) -> bool:
+        """True where layers may run on kernels: numbers are computed anywhere, as in a graph."""
+        tensors = (leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
+        return self.session.launches or any(x.device.type != "cpu" for x in tensors)
 
     @contextmanager
     def _inside(self, module: nn.Module, name: str) -> Iterator[None]:

@@ -59,6 +59,7 @@ class Session:
     #: Functions that are no operator of the scheme, by where they are called.
     unknown: dict[str, str] = field(default_factory=dict)
     batch: int = 0  #: of calibration, counted from 1, while one is run; else 0
+    launches: bool = False  #: a backend was given, which multiplies on every device
     found: bool = False  #: True once no further operators are looked for
 
 

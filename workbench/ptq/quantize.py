@@ -13,13 +13,7 @@ from tiles.recipes import Recipe
 from workbench.arguments import items_of
 from workbench.nn.backend import Backend
 from workbench.ptq.attention import take_attention_apart
-from workbench.ptq.calibrate import (
-    Batch,
-    calibrate,
-    check_batches,
-    measure,
-    recalibrate_batchnorm,
-)
+from workbench.ptq.calibrate import Batch, calibrate, check_batches, measure, recalibrate_batchnorm
 from workbench.ptq.formats import ptq_recipe, weight_only
 from workbench.ptq.gptq import check_gptq
 from workbench.ptq.interceptor import Interceptor
@@ -165,7 +159,8 @@ def prepared(
     Raises:
         ValueError: a weight is not finite.
     """
-    session, path = Session(recipe=recipe, scheme=scheme), KernelPath(backend)
+    session = Session(recipe=recipe, scheme=scheme, launches=backend is not None)
+    path = KernelPath(backend)
     if not scheme.kinds.isdisjoint((Kind.LINEAR, Kind.MATMUL)):
         session.unknown |= take_attention_apart(model)
     made = replace_layers(model, session, keep, path)

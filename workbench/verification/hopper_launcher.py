@@ -25,7 +25,7 @@ __all__ = [
 
 #: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
 VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
-VIEWS |= {"mxint8": "int8", "int64": "int64"}
+VIEWS |= {"mxint8": "int8", "int64": "int64", "int32": "int32"}
 _addresses = itertools.count(1 << 30, 1 << 30)
 
 

@@ -1,4 +1,4 @@
-"""Without a GPU: whether the launcher of ``cuda_quantize`` takes what it must, and nothing else."""
+"""Without a GPU: whether launchers of quantisation take what they must, and nothing else."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from workbench.verification.cupy_launcher import judge_arguments
 from workbench.verification.hopper_launcher import fake_array
 from workbench.verification.recorder import Recorder
 
-__all__ = ["SEED", "judge_quantize_launcher"]
+__all__ = ["SEED", "judge_nvfp4_launcher", "judge_quantize_launcher"]
 
 #: Key of stochastic rounding.
 SEED = 0x1234_5678_9ABC
@@ -51,6 +51,32 @@ def judge_quantize_launcher(
             "codes has shape",
         ),
         "scales off the grid": ({"scales": fake_array((down + 1, right), "fp32")}, "scales"),
+        "a configuration with an unknown field": (
+            {"config": {**choice.config, "warps": 4}},
+            "warps",
+        ),
+    }
+    judge_arguments(check, template.launch, asked, wrong)
+
+
+def judge_nvfp4_launcher(check: Recorder, template: Any, problem: Quantize, choice: Any) -> None:
+    """The same of ``cuda_quantize_nvfp4``."""
+    rows, cols = problem.shape
+    asked: dict[str, Any] = {
+        "x": fake_array((rows, cols), problem.source),
+        "codes": fake_array((rows, cols // 2), "uint8"),
+        "scales": fake_array((rows, cols // 16), "uint8"),
+        "tensor_scale": fake_array((1,), "fp32"),
+        "workspace": fake_array((3,), "int32"),
+        "config": dict(choice.config),
+    }
+    wrong: dict[str, tuple[dict[str, Any], str]] = {
+        "codes of another shape": (
+            {"codes": fake_array((rows, cols), "uint8")},
+            "codes has shape",
+        ),
+        "a short workspace": ({"workspace": fake_array((2,), "int32")}, "workspace has shape"),
+        "an input off 16 bytes": ({"x": fake_array((rows, cols), problem.source, off=8)}, "x "),
         "a configuration with an unknown field": (
             {"config": {**choice.config, "warps": 4}},
             "warps",

@@ -17,12 +17,18 @@ from tiles.problems import Problem, Quantize
 from workbench.verification.cupy_launcher import cupy_obstacle
 from workbench.verification.function_checks import Subject, Tuned
 from workbench.verification.operator_case import POISON, Case
-from workbench.verification.quantize_launcher import SEED, judge_quantize_launcher
+from workbench.verification.quantize_launcher import (
+    SEED,
+    judge_nvfp4_launcher,
+    judge_quantize_launcher,
+)
 from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
 from workbench.verification.tile_function import TileFunctionChecks
 
 __all__ = ["QuantizePackedFunctionChecks", "exact_tiles"]
+
+NVFP4 = "cuda_quantize_nvfp4"
 
 
 class QuantizePackedFunctionChecks(TileFunctionChecks):
@@ -44,9 +50,12 @@ class QuantizePackedFunctionChecks(TileFunctionChecks):
         problem = tuned.problem
         assert isinstance(problem, Quantize)
         template = subject.package._lookup.template(choice)
-        return lambda check: judge_quantize_launcher(check, template, problem, choice)
+        judge = judge_nvfp4_launcher if tuned.kernel == NVFP4 else judge_quantize_launcher
+        return lambda check: judge(check, template, problem, choice)
 
     def tails(self, tuned: Tuned, device: str) -> Problem:
+        if tuned.kernel == NVFP4:
+            return tuned.problem.resized(133, 272)  # beyond a step's blocks, which stay whole
         if tuned.kernel != self.fallback:
             return tuned.problem.resized(133, 262)  # beyond blocks, and off 16 bytes
         found = super().tails(tuned, device)

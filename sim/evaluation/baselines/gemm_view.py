@@ -7,7 +7,12 @@ from numpy.typing import NDArray
 
 from sim.gpu import Gpu
 from tiles.kernels import ConfigTable
+from tiles.kernels.hopper_aligned_gemm import HopperAlignedConfig
+from tiles.kernels.hopper_gemm import HopperGemmConfig
 from tiles.kernels.hopper_rules import STAGE_BYTES
+from tiles.kernels.hopper_skinny import HopperSkinnyConfig
+from tiles.kernels.hopper_weight_only import HopperWeightOnlyConfig
+from tiles.kernels.hopper_weight_prefill import HopperWeightPrefillConfig
 from tiles.problems import Gemm, Problem
 
 __all__ = ["GemmView", "gemm_view"]
@@ -17,6 +22,9 @@ I64 = NDArray[np.int64]
 #: Where a family has no such field: consumer warps of the CUDA C++ kernels, tiles in a raster
 #: group, CTAs that share K.
 _WARPS, _GROUP = 8, 8
+#: Whose clusters share K; whose share the larger of their CTAs' tiles by multicast.
+_SPLITTING = (HopperSkinnyConfig, HopperWeightOnlyConfig)
+_SHARING_LARGER = (HopperGemmConfig, HopperAlignedConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,8 @@ class GemmView:
     warps: I64
     stages: I64
     split_k: I64
+    cluster_m: I64  #: CTAs along M that get B by multicast
+    cluster_n: I64  #: CTAs along N that get A
 
     @property
     def tiles_m(self) -> I64:
@@ -71,6 +81,13 @@ def gemm_view(problem: Problem, table: ConfigTable, gpu: Gpu) -> GemmView | None
                 return table[name].astype(np.int64)
         return np.full(rows, otherwise)
 
+    block_m, block_n = column(("block_m",), 0), column(("block_n",), 0)
+    # CTAs of a cluster share K or a tile: the larger one, or always that of one side.
+    cluster = column(("cluster",), 1)
+    splits = table.config_type in _SPLITTING
+    shares_a = np.full(rows, table.config_type is HopperWeightPrefillConfig)
+    if table.config_type in _SHARING_LARGER:
+        shares_a = block_m > block_n
     return GemmView(
         m=problem.m,
         n=problem.n,
@@ -79,11 +96,13 @@ def gemm_view(problem: Problem, table: ConfigTable, gpu: Gpu) -> GemmView | None
         b_bytes=weight.bits / 8,
         c_bytes=problem.output.element.bits / 8,
         rate=rate,
-        block_m=column(("block_m",), 0),
-        block_n=column(("block_n",), 0),
+        block_m=block_m,
+        block_n=block_n,
         block_k=column(("block_k",), STAGE_BYTES * 8 // activation.bits),
         group_m=column(("group_m",), _GROUP),
         warps=column(("num_warps",), _WARPS),
         stages=column(("num_stages", "stages"), 3),
-        split_k=column(("split_k",), 1),
+        split_k=cluster if splits else column(("split_k",), 1),
+        cluster_m=np.where(shares_a | splits, 1, cluster),
+        cluster_n=np.where(shares_a & (not splits), cluster, 1),
     )

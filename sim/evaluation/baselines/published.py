@@ -27,45 +27,64 @@ __all__ = [
 
 F64 = NDArray[np.float64]
 
+#: Share of the cycles by which fewer stages come later: less than tiles differ by.
+DEEPGEMM_TIE = 1e-9
+
 
 def triton_model_us(view: GemmView, gpu: Gpu) -> F64:
     """The classic performance model of Triton's matmul: max(compute, load) + store, microseconds.
 
     Of the loads of a tile's rows by further tiles, 80 % hit an L2 four times as fast as DRAM; 32
-    CTAs saturate 95 % of DRAM; stores reach 60 % of it; a CTA of four warps and more keeps its
-    multiprocessor's tensor cores busy.
+    CTAs saturate 95 % of DRAM; stores reach 60 % of it, and a shared K has its sums cleared before;
+    a CTA of four warps and more keeps its multiprocessor's tensor cores busy.  A matrix smaller
+    than a tile counts as one tile.
     """
+    m, n = np.maximum(view.m, view.block_m), np.maximum(view.n, view.block_n)
     cores = 4 * gpu.sm_count
     busy = np.minimum(cores, view.ctas * np.minimum(4, view.warps)) / cores
-    compute = 2.0 * view.m * view.n * view.k / (view.rate * gpu.sm_count * gpu.max_clock_mhz * busy)
+    compute = 2.0 * m * n * view.k / (view.rate * gpu.sm_count * gpu.max_clock_mhz * busy)
     early = np.minimum(1.0, view.ctas / 32)
     late = np.clip((view.ctas - 32) / (gpu.sm_count - 32), 0.0, 1.0)
     dram = gpu.dram_gb_per_s * (0.95 * early + 0.05 * late) * 1e3  # bytes a microsecond
-    a = view.m * view.k * view.a_bytes
-    b = view.n * view.k * view.b_bytes
+    a = m * view.k * view.a_bytes
+    b = n * view.k * view.b_bytes
     again_a, again_b = view.tiles_n - 1, view.tiles_m - 1
     missed = a * (1 + 0.2 * again_a) + b * (1 + 0.2 * again_b)
     load = missed / dram + 0.8 * (a * again_a + b * again_b) / (4 * dram)
-    store = view.m * view.n * view.c_bytes * view.split_k / (0.6 * dram)
+    cleared = np.where(view.split_k > 1, 2.0, 0.0)
+    store = m * n * (view.c_bytes * view.split_k + cleared) / (0.6 * dram)
     return np.asarray(np.maximum(compute, load) + store)
 
 
 def deepgemm_cycles(view: GemmView, gpu: Gpu) -> F64:
-    """DeepGEMM's rule: max(L2 to L1 cycles, shared-memory cycles) over the efficiency of waves.
+    """DeepGEMM's rule: max(L2 cycles, shared-memory cycles) over the efficiency of waves.
 
-    Every tile reads K (BM + BN) bytes through a port of 64 B a clock, all of them through an L2 of
-    6154 B a clock, and the tensor cores read K (max(64, BM) + BN) bytes of shared memory at 128 B
-    a clock.  No DRAM, and the product's own time is a constant: an order, not a time.
+    Every tile brings K (BM / cluster along N + BN / cluster along M) bytes and its output through
+    an L2 of 64 B a clock and multiprocessor, 6154 at most.  Shared memory is filled with K (BM +
+    BN) bytes, the tensor cores read K (max(64, BM) + BN), and the output passes twice, at 128 B a
+    clock.  No DRAM, and the product's own time is a constant: an order, not a time.
+
+    What is no candidate of the rule comes last: fewer than 3 stages, 4 where a tile is smaller than
+    128 x 192, both sides beyond 128, and clusters where one wave does.  Of one tile it takes as
+    many stages as fit, so equal cycles are told apart by stages.
+    Source: deepseek-ai/DeepGEMM, csrc/jit_kernels/heuristics/sm90.hpp.
     """
-    waves = -(-view.ctas // gpu.sm_count)
-    efficiency = view.ctas / (waves * gpu.sm_count)
-    bytes_ = view.k * (view.block_m * view.a_bytes + view.block_n * view.b_bytes)
+    tiles = view.tiles_m * view.tiles_n
+    waves = -(-tiles // gpu.sm_count)
+    efficiency = tiles / (waves * gpu.sm_count)
+    a, b = view.block_m * view.a_bytes, view.block_n * view.b_bytes
     stored = view.block_m * view.block_n * view.c_bytes
-    moved = view.ctas * (bytes_ / view.split_k + stored)
-    port = np.minimum(64.0 * np.minimum(view.ctas, gpu.sm_count), 6154.0)
-    read = view.k * (np.maximum(64, view.block_m) * view.a_bytes + view.block_n * view.b_bytes)
-    shared = view.ctas * read / view.split_k / (128.0 * np.minimum(view.ctas, gpu.sm_count))
-    return np.asarray(np.maximum(moved / port, shared) / efficiency)
+    brought = view.k * (a / view.cluster_n + b / view.cluster_m) + stored
+    read = view.k * (np.maximum(64, view.block_m) * view.a_bytes + b) + stored
+    l2 = tiles * brought / min(64.0 * gpu.sm_count, 6154.0)
+    shared = tiles * (view.k * (a + b) + read + stored) / (128.0 * gpu.sm_count)
+    cycles = np.maximum(l2, shared) / efficiency
+    small = view.block_m * view.block_n < 128 * 192
+    refused = (view.stages < 3) | (small & (view.stages < 4))
+    refused |= (view.block_m > 128) & (view.block_n > 128)
+    refused |= (view.cluster_m * view.cluster_n > 1) & (waves <= 1)
+    cycles = cycles * (1 + DEEPGEMM_TIE / view.stages)
+    return np.asarray(np.where(refused, cycles + cycles.max(), cycles))
 
 
 def origami_us(view: GemmView, gpu: Gpu) -> F64:

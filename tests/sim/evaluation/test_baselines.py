@@ -20,6 +20,7 @@ from sim.evaluation.baselines.published import (
 )
 from sim.evaluation.baselines.reference import NoiseFloor, RandomChoice
 from tiles.kernels import ConfigTable
+from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.problems import Problem, parse_problem
 
 CUBE = "gemm:4096x4096x4096:bf16:bf16"
@@ -73,13 +74,95 @@ def test_tritons_model_of_loads_by_hand() -> None:
     assert found == pytest.approx((loaded / dram + 64 * 64 * 2 / (0.6 * dram)) * 1e6)
 
 
+def test_tritons_model_takes_a_matrix_smaller_than_a_tile_for_a_tile() -> None:
+    """Its source: M, N = max(M, BLOCK_M), max(N, BLOCK_N), before anything is counted."""
+    tile = gemm_table(block_m=[128], block_n=[256])
+    thin = triton_model_us(view("gemm:16x64x4096:bf16:bf16", tile), H200)
+    whole = triton_model_us(view("gemm:128x256x4096:bf16:bf16", tile), H200)
+    assert thin == pytest.approx(whole)
+
+
+def test_tritons_model_clears_and_adds_the_sums_of_a_shared_k() -> None:
+    """Two shares write the output twice, over 2 bytes an element that were cleared."""
+    seen = view("gemm:4096x4096x64:bf16:bf16")
+    shared = replace(seen, split_k=seen.split_k * 2)
+    more = triton_model_us(shared, H200) - triton_model_us(seen, H200)
+    assert more == pytest.approx(4096 * 4096 * (2 + 2) / (0.6 * 4800e9) * 1e6)
+
+
 def test_deepgemms_rule_by_hand() -> None:
     """1024 tiles of 128 x 128 in 8 waves; the L2's 6154 B a clock are fewer than 132 ports'."""
-    moved = 1024 * (4096 * (128 + 128) * 2 + 128 * 128 * 2)
+    filled, stored = 4096 * (128 + 128) * 2, 128 * 128 * 2
     assert 6154 < 64 * 132
-    shared = 1024 * 4096 * (128 + 128) * 2 / (128 * 132)
-    expected = max(moved / 6154, shared) / (1024 / (8 * 132))
-    assert deepgemm_cycles(view(), H200)[0] == pytest.approx(expected)
+    l2 = 1024 * (filled + stored) / 6154
+    shared = 1024 * (filled + filled + stored + stored) / (128 * 132)
+    expected = max(l2, shared) / (1024 / (8 * 132))
+    found = deepgemm_cycles(view(table=gemm_table(num_stages=[4])), H200)[0]
+    assert found == pytest.approx(expected)
+
+
+def test_deepgemms_rule_reads_64_rows_of_a_narrower_tile() -> None:
+    """16 x 32: shared memory is filled with 16 rows of A, of which the tensor cores read 64."""
+    text, tile = (
+        "gemm:16x4224x4096:bf16:bf16",
+        gemm_table(block_m=[16], block_n=[32], num_stages=[4]),
+    )
+    shared = (4096 * (16 + 32 + 64 + 32) * 2 + 2 * 16 * 32 * 2) / 128
+    assert deepgemm_cycles(view(text, tile), H200)[0] == pytest.approx(shared)
+
+
+def test_deepgemms_rule_knows_multicast() -> None:
+    """4096 cubed in FP8: CTAs along M get B once, where the L2 is what binds."""
+    table = hopper_table(block_m=[64], block_n=[128], cluster=[1, 2])
+    alone, pair = deepgemm_cycles(view("gemm:4096x4096x4096:e4m3-row:bf16", table), H200)
+    shared = 4096 * (64 + 128 + 64 + 128) + 2 * 64 * 128 * 2
+    brought = 4096 * (64 + 128) + 64 * 128 * 2
+    least = 2048 * shared / (128 * 132)
+    efficiency = 2048 / (16 * 132)
+    assert alone == pytest.approx(max(2048 * brought / 6154, least) / efficiency)
+    brought -= 4096 * 128 // 2
+    assert pair == pytest.approx(max(2048 * brought / 6154, least) / efficiency)
+    assert pair < alone
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("gemm:4096x4096x4096:e4m3-row:bf16", {"stages": [2]}),
+        ("gemm:4096x4096x4096:e4m3-row:bf16", {"block_n": [128], "stages": [3]}),
+        ("gemm:4096x4096x4096:e4m3-row:bf16", {"block_m": [256], "block_n": [192]}),
+        ("gemm:1024x1024x4096:e4m3-row:bf16", {"cluster": [2]}),
+    ],
+    ids=["two stages", "three stages of a small tile", "both sides wide", "clusters in one wave"],
+)
+def test_what_deepgemm_would_not_take_comes_after_all_others(
+    text: str, fields: dict[str, list[int]]
+) -> None:
+    slow = hopper_table(block_m=[64], block_n=[64])
+    refused = hopper_table(**fields)
+    both = ConfigTable.of([slow.config(0), refused.config(0)])
+    last = deepgemm_cycles(view(text, both), H200)
+    assert last[1] > last[0]
+
+
+def test_deepgemms_rule_takes_the_most_stages_of_a_tile() -> None:
+    told = deepgemm_cycles(view(table=gemm_table(num_stages=[4, 5, 6])), H200)
+    assert np.argmin(told) == 2
+    assert told == pytest.approx(told[0] * np.ones(3))
+
+
+def test_the_view_tells_clusters_that_share_a_tile_from_those_that_share_k() -> None:
+    wide = view("gemm:512x4096x4096:e4m3-row:bf16", hopper_table(cluster=[2]))
+    assert (wide.cluster_m[0], wide.cluster_n[0], wide.split_k[0]) == (2, 1, 1)
+    high = hopper_table(block_m=[256], cluster=[2])
+    assert (view(CUBE, high).cluster_m[0], view(CUBE, high).cluster_n[0]) == (1, 2)
+    split = ConfigTable.of(
+        [HopperSkinnyConfig(block_m=16, block_n=128, stages=8, cluster=4, interleaved=True)]
+    )
+    thin = view("gemm:16x4096x4096:e4m3-row:bf16", split)
+    assert (thin.cluster_m[0], thin.cluster_n[0], thin.split_k[0]) == (1, 1, 4)
+    shared = view(table=gemm_table())
+    assert (shared.cluster_m[0], shared.cluster_n[0]) == (1, 1)
 
 
 def test_origami_by_hand() -> None:
@@ -99,6 +182,9 @@ def test_origami_punishes_k_that_the_tile_does_not_divide() -> None:
         origami_us(view(f"gemm:4096x4096x{k}:bf16:bf16"), H200)[0] for k in (4096, 4096 - 32)
     )
     assert ragged > whole
+    # 63 of 64 steps are whole, and the last is 32 of 64 deep: as many steps, and the punishment.
+    punished = 8 * 50_000 * 32 / (4096 - 32) / 1980e6
+    assert (ragged - whole) * 1e-6 == pytest.approx(punished)
 
 
 def test_helion_shrinks_the_tile_until_waves_are_full() -> None:

@@ -12,6 +12,7 @@ import sim
 from sim.evaluation import Kind, Predicted, Split, evaluate, score
 from sim.evaluation.aims import AIMS, Regime, reached
 from sim.evaluation.pace import predictions_per_second
+from sim.evaluation.ranks import spearman
 from sim.evaluation.residuals import by_binding, by_instruction, slopes
 from sim.evaluation.score import MIN_ROWS, Score
 from sim.measured import MeasuredTable
@@ -101,6 +102,25 @@ def test_small_tables_count_for_times_alone() -> None:
     found = score([small, large], told, Kind.FORMULA)
     assert (found.tables, found.rows, found.spearman) == (2, 22, pytest.approx(1))
     assert score([small], told[:1], Kind.FORMULA).spearman is None
+
+
+def test_many_studies_are_told_by_their_middle_a_tenth_and_the_worst() -> None:
+    """Eleven studies of 18 rows: of the n-th the first n are told in the opposite order."""
+    times = np.arange(1.0, 19.0)
+    studies = [measured(times=times, table=LARGE) for _ in range(11)]
+    told, shares = [], []
+    for count in range(11):
+        wrong = times.copy()
+        wrong[: count + 1] = wrong[: count + 1][::-1]
+        told.append(Predicted(time_us=wrong))
+        shares.append(1.0 / (count + 1))
+    found = score(studies, told, Kind.FORMULA)
+    assert found.top1 == pytest.approx(np.exp(np.log(shares).mean()))
+    assert found.top1_worst == pytest.approx(1 / 11)
+    orders = [spearman(one.time_us, times) for one in told]
+    assert found.spearman == pytest.approx(np.median(orders))
+    assert found.spearman_p10 == pytest.approx(np.percentile(orders, 10))
+    assert found.spearman_p10 < found.spearman
 
 
 def test_a_table_without_an_answer_is_counted() -> None:
@@ -197,3 +217,4 @@ def test_errors_by_instruction_are_of_what_the_compiler_chose() -> None:
         "e4m3-row wgmma": (1, 1.0),
         "e4m3-row mma": (1, -0.5),
     }
+    assert [found[f"e4m3-row {name}"].mape for name in ("wgmma", "mma")] == [1.0, 0.5]

@@ -1,10 +1,13 @@
 """Folds: every judged row is held out once, and nothing of it is trained on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from measured_cases import hopper_table, measured
 
 from sim.evaluation.splits import Split, folds, group, parse_split
+from tiles.problems import parse_problem
 
 TABLES = (
     measured("gemm:16x4096x1024:bf16:bf16"),
@@ -18,7 +21,13 @@ GROUPS = {
     Split.SHAPE: ["gemm 16x4096x1024"] * 2 + ["gemm 4096x4096x4096"] + ["gemm 512x4096x8192"] * 2,
     Split.M_REGIME: ["M <= 64"] * 2 + ["M > 1024"] + ["M 65..1024"] * 2,
     Split.K_REGIME: ["K <= 1024"] * 2 + ["K 1025..4096"] + ["K > 4096"] * 2,
-    Split.FORMAT: ["bf16", "e4m3-row", "e4m3-row", "deepseek-fp8", "bf16"],
+    Split.FORMAT: [
+        "bf16 by bf16",
+        "e4m3fn 1xall fp32 by e4m3fn 1xall fp32",
+        "e4m3fn 1xall fp32 by e4m3fn 1xall fp32",
+        "e4m3fn 1x128 fp32 by e4m3fn 128x128 fp32",
+        "bf16 by bf16",
+    ],
     Split.BLOCK_SIZE: [
         "unscaled by unscaled",
         "1xall by 1xall",
@@ -33,6 +42,87 @@ GROUPS = {
 @pytest.mark.parametrize("split", GROUPS, ids=lambda split: split.value)
 def test_groups_are_what_the_split_names(split: Split) -> None:
     assert [group(table, split) for table in TABLES] == GROUPS[split]
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "groups"),
+    [
+        (64, 1024, ("M <= 64", "K <= 1024")),
+        (65, 1025, ("M 65..1024", "K 1025..4096")),
+        (1024, 4096, ("M 65..1024", "K 1025..4096")),
+        (1025, 4097, ("M > 1024", "K > 4096")),
+    ],
+)
+def test_regimes_end_where_their_names_say(m: int, k: int, groups: tuple[str, str]) -> None:
+    one = replace(TABLES[0], problem=parse_problem(f"gemm:{m}x4096x{k}:bf16:bf16"))
+    assert (group(one, Split.M_REGIME), group(one, Split.K_REGIME)) == groups
+
+
+@pytest.mark.parametrize(("groups", "parts"), [(8, 8), (9, 8), (20, 8)])
+def test_many_groups_share_folds(groups: int, parts: int) -> None:
+    tables = [measured(f"gemm:{16 * (n + 1)}x4096x1024:bf16:bf16") for n in range(groups)]
+    found = folds(tables, Split.SHAPE)
+    assert len(found) == parts
+    held = [[index for index, _ in fold.held_out] for fold in found]
+    assert sorted(index for one in held for index in one) == list(range(groups))
+    assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "split"),
+    [
+        ("gemm:16x64x64:e4m3-tensor:bf16", "gemm:16x64x64:fp8-lm:bf16", Split.FORMAT),
+        ("gemm:16x64x128:int8-b128:bf16", "gemm:16x64x128:jetfire-128:bf16", Split.FORMAT),
+        (
+            "dataflow:64x64:relu:int8.b32x32",
+            "dataflow:64x64:gelu:int8.b32x32+sr",
+            Split.FORMAT,
+        ),
+        (
+            "quantize:64x64:int8.b32x32:bf16",
+            "dataflow:64x64:relu:e4m3fn.b32x32",
+            Split.BLOCK_SIZE,
+        ),
+        ("quantize:64x64:nvfp4:bf16", "dequantize:64x64:nvfp4:bf16", Split.FORMAT),
+    ],
+)
+def test_what_is_the_same_under_another_name_is_held_out_with_it(
+    first: str, second: str, split: Split
+) -> None:
+    """Recipes by name, and operators where a format was asked for, told them apart."""
+    one, other = (replace(TABLES[0], problem=parse_problem(text)) for text in (first, second))
+    assert group(one, split) == group(other, split)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "split"),
+    [
+        ("dataflow:64x64:relu:int8.b32x32", "dataflow:64x64:relu:int8.b64x64", Split.FORMAT),
+        ("dataflow:64x64:relu:int8.b32x32", "dataflow:64x64:relu:e4m3fn.b32x32", Split.FORMAT),
+        ("gemm:16x64x64:jetfire:bf16", "gemm:16x64x64:jetfire-64:bf16", Split.BLOCK_SIZE),
+        ("transpose:64x64:int8", "transpose:64x64:e4m3fn", Split.FORMAT),
+        ("transpose:64x64:int8", "transpose:64x64:e4m3fn", Split.BLOCK_SIZE),
+    ],
+)
+def test_what_differs_is_held_out_apart(first: str, second: str, split: Split) -> None:
+    one, other = (replace(TABLES[0], problem=parse_problem(text)) for text in (first, second))
+    assert group(one, split) != group(other, split)
+
+
+@pytest.mark.parametrize("in_view", [False, True], ids=["judged", "in view"])
+def test_a_row_that_two_sets_timed_is_held_out_of_both(in_view: bool) -> None:
+    """The times of one would be the answers to the other."""
+    first, again = measured(times=[1.0, 2.0, 3.0, 4.0]), measured(times=[1.1, 2.1, 3.1, 4.1])
+    again = replace(again, in_view=in_view)
+    for fold in folds([first, again], Split.ROWS):
+        held = {
+            [first, again][index].table.config(row)
+            for index, rows in fold.held_out
+            for row in rows.tolist()
+        }
+        trained = {one.table.config(row) for one in fold.train for row in range(len(one))}
+        assert held
+        assert not held & trained
 
 
 @pytest.mark.parametrize("split", Split, ids=lambda split: split.value)
@@ -67,11 +157,18 @@ def test_rows_that_are_held_out_are_not_trained_on() -> None:
         assert sorted([*left, *table.time_us[rows]]) == table.time_us.tolist()
 
 
+def test_rows_that_leave_nothing_to_train_on_are_no_split() -> None:
+    lone = measured(table=hopper_table(), family="hopper_gemm", times=[1.0])
+    assert folds([lone], Split.ROWS) == ()
+    assert folds([lone, replace(lone, in_view=True)], Split.ROWS) == ()
+
+
 def test_what_was_in_view_is_trained_on_alone() -> None:
     parts = folds(TABLES, Split.FORMAT)
-    trained = [one for fold in parts if fold.name != "bf16" for one in fold.train]
+    plain = GROUPS[Split.FORMAT][0]
+    trained = [one for fold in parts if fold.name != plain for one in fold.train]
     assert any(one.in_view for one in trained)
-    bf16 = next(fold for fold in parts if fold.name == "bf16")
+    bf16 = next(fold for fold in parts if fold.name == plain)
     assert not any(one.in_view for one in bf16.train)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,17 @@ def run(
     *,
     smem_bytes: int = 0,
     stream: Any = None,
+    cooperative: bool = False,
 ) -> None:
-    """Launch ``grid`` CTAs on a CuPy stream, or on CuPy's current one."""
-    if stream is None:
-        kernel((grid,), (threads,), arguments, shared_mem=smem_bytes)
-    else:
-        with stream:
-            kernel((grid,), (threads,), arguments, shared_mem=smem_bytes)
+    """Launch ``grid`` CTAs on a CuPy stream, or on CuPy's current one.
+
+    Args:
+        cooperative: all at once or not at all, for CTAs that wait for one another.
+    """
+    options: dict[str, Any] = {"shared_mem": smem_bytes}
+    if cooperative:
+        # Of a module without CUDA's own grid groups, which would take a linker, RawKernel does not
+        # say so; its function does.
+        kernel, options = kernel.kernel, options | {"enable_cooperative_groups": True}
+    with nullcontext() if stream is None else stream:
+        kernel((grid,), (threads,), arguments, **options)

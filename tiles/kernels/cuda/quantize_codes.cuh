@@ -22,22 +22,12 @@
 #define NAN_BITS 0x7fc00000u
 #define CODE_MAX (TARGET == 0 ? 127.0f : TARGET == 1 ? 448.0f : 57344.0f)
 
-#ifndef ON_HOST
-DEVICE float divide_rn(float x, float y) {
-    float result;
-    asm("div.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
-    return result;
-}
+#include "rounded_floats.cuh"
 
+#ifndef ON_HOST
 DEVICE float reciprocal_rn(float x) {
     float result;
     asm("rcp.rn.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
-
-DEVICE float multiply_rn(float x, float y) {
-    float result;
-    asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
     return result;
 }
 
@@ -81,9 +71,6 @@ DEVICE float half_value(u16 half) {
 #endif
 
 #include "philox.cuh"
-
-DEVICE float as_float(u32 bits) { return __uint_as_float(bits); }
-DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 
 // Element j of a vector.
 DEVICE float element(const u32 *words, int j) {

@@ -6,6 +6,7 @@ typedef unsigned short u16;
 typedef unsigned char u8;
 typedef unsigned long long u64;
 typedef long long i64;
+typedef short i16;
 
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__

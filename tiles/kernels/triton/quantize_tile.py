@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .tile_elements import encode, limited
-from .tile_packing import store_codes
+from .tile_elements import eight_e2m1, encode, limited
+from .tile_packing import store_codes, store_nibbles
 from .tile_random import random_tile
 from .tile_scales import (
     block_amax,
@@ -94,12 +94,14 @@ def quantize_tile(
     KEPT_MANTISSA: tl.constexpr, STOCHASTIC: tl.constexpr, SOFTWARE: tl.constexpr,
     CLAMP: tl.constexpr, INTEGER: tl.constexpr, BITS: tl.constexpr, MANTISSA: tl.constexpr,
     BIAS: tl.constexpr, NAN_CODE: tl.constexpr, ZERO_CODE: tl.constexpr, CODE_MAX: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
+    ASSEMBLY: tl.constexpr, PACKED: tl.constexpr = False,
 ):  # fmt: skip
     """Quantise a tile (ROWS, COLS) of a ``rows`` x ``cols`` matrix and store it.
 
+    Args:
+        PACKED: nobody wants single codes, so that those of e2m1fn may be rounded into words.
     Returns:
-        The codes, one an item, and the scales of the tile's blocks.
+        The codes, one an item or packed, and the scales of the tile's blocks.
     """
     GRID_ROWS: tl.constexpr = ROWS // BLOCK_ROWS
     GRID_COLS: tl.constexpr = COLS // BLOCK_COLS
@@ -115,6 +117,8 @@ def quantize_tile(
         # Its smallest numbers have scales of so few bits that a quotient may lie beyond the largest
         # code, which a carry would make the smallest one.
         ratio = limited(ratio, CODE_MAX * UNITS, ASSEMBLY)
+    E2M1: tl.constexpr = BITS == 4 and not INTEGER and not STOCHASTIC
+    EIGHT: tl.constexpr = PACKED and ASSEMBLY and WORDS and E2M1 and BLOCK_COLS % 8 == 0
     random = 0
     if STOCHASTIC:
         random = tl.reshape(
@@ -123,19 +127,27 @@ def quantize_tile(
             ),
             shape,
         )  # fmt: skip
-    codes = encode(
-        ratio, whole, random, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS, NAN_CODE,
-        ZERO_CODE, CODE_MAX, ASSEMBLY,
-    )  # fmt: skip
-    codes = tl.reshape(codes, (ROWS, COLS))
+    if EIGHT:
+        codes = eight_e2m1(tl.reshape(ratio, (ROWS, COLS)), ROWS, COLS)
+        codes = tl.reshape(codes, (GRID_ROWS, BLOCK_ROWS, GRID_COLS, BLOCK_COLS // 8))
+        codes = tl.reshape(tl.where(whole, codes, 0), (ROWS, COLS // 8))
+    else:
+        codes = encode(
+            ratio, whole, random, STOCHASTIC, SOFTWARE, CLAMP, INTEGER, BITS, MANTISSA, BIAS,
+            NAN_CODE, ZERO_CODE, CODE_MAX, ASSEMBLY,
+        )  # fmt: skip
+        codes = tl.reshape(codes, (ROWS, COLS))
     if ZERO_CODE != 0 and not EVEN:
         # What fills the last byte of a row up is 0, and not the code of zero.
         row = tl.arange(0, ROWS)[:, None]
         col = first_col + tl.arange(0, COLS)[None, :]
         codes = tl.where((row < rows - first_row) & (col < cols), codes, 0)
-    store_codes(
-        codes_ptr, codes, first_row, first_col, rows, cols, ROWS, COLS, BITS, WORDS, EVEN
-    )  # fmt: skip
+    if EIGHT:
+        store_nibbles(codes_ptr, codes, first_row, first_col, rows, cols, ROWS, COLS, EVEN)
+    else:
+        store_codes(
+            codes_ptr, codes, first_row, first_col, rows, cols, ROWS, COLS, BITS, WORDS, EVEN
+        )  # fmt: skip
     if ONE_SCALE:
         zero = tl.zeros((1, 1), tl.int64)
         tl.store(scales_ptr + zero, tl.reshape(scale, (1, 1)), mask=(zero == 0) & writes_scales)

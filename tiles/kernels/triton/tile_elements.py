@@ -7,7 +7,16 @@ no conversion, numbers are rounded by integer operations and one addition.
 import triton
 import triton.language as tl
 
-__all__ = ["ELEMENTS", "FOUR_CODES", "constants", "decode", "encode", "limited"]
+__all__ = [
+    "EIGHT_E2M1",
+    "ELEMENTS",
+    "FOUR_CODES",
+    "constants",
+    "decode",
+    "eight_e2m1",
+    "encode",
+    "limited",
+]
 
 #: name -> bits, mantissa bits, bias, code of the largest number, NaN code (-1: none).
 FLOATS = {
@@ -82,6 +91,62 @@ FOUR_CODES = tl.constexpr(
 )
 
 
+def _eight_e2m1() -> tl.constexpr:
+    """PTX that rounds eight fp32 ($1 to $8) to a word of e2m1fn codes ($0), as ``_encode_float``.
+
+    1.5 x 2^23 is left in no nibble: what the sums have beside their counts is taken off at once.
+    """
+    magic = 0x4B400000
+    beside = -sum((magic << 4 * k) for k in range(8)) & 0xFFFFFFFF
+    lines = ["{ .reg .b32 h, o, t, r, e, s;", f"mov.b32 r, {beside};"]
+    for k in range(8):
+        lines += [
+            f"abs.f32 t, ${k + 1};",
+            f"fma.rn.f32 h, t, 0f40000000, 0f{magic:08X};",
+            f"add.rn.f32 o, t, 0f{magic + 2:08X};",
+            f"fma.rn.f32 t, t, 0f3F000000, 0f{magic + 4:08X};",
+            "min.s32 h, h, o;",
+            f"min.s32 t, t, {magic + 7};",
+            "min.s32 h, h, t;",
+            f"mad.lo.u32 r, h, {1 << 4 * k}, r;",
+        ]
+    # Signs: upper bytes of even and odd numbers.
+    for first, mask in ((1, "0x08080808"), (2, "0x80808080")):
+        lines += [
+            f"prmt.b32 e, ${first}, ${first + 2}, 0x0073;",
+            f"prmt.b32 s, ${first + 4}, ${first + 6}, 0x0073;",
+            "prmt.b32 e, e, s, 0x5410;",
+            *(["shr.u32 e, e, 4;"] if first == 1 else []),
+            f"lop3.b32 r, e, {mask}, r, 0xEA;",
+        ]
+    return tl.constexpr("\n".join([*lines, "mov.b32 $0, r; }"]))
+
+
+EIGHT_E2M1 = _eight_e2m1()
+
+
+@triton.jit
+def _halves(x, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Even and odd columns."""
+    return tl.split(tl.reshape(x, (ROWS, COLS // 2, 2)))
+
+
+@triton.jit
+def eight_e2m1(ratio, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Words (ROWS, COLS / 8) of eight e2m1fn codes each, to nearest; NaN becomes any code."""
+    even, odd = _halves(ratio, ROWS, COLS)
+    a, b = _halves(even, ROWS, COLS // 2)
+    c, d = _halves(odd, ROWS, COLS // 2)
+    zero, four = _halves(a, ROWS, COLS // 4)
+    two, six = _halves(b, ROWS, COLS // 4)
+    one, five = _halves(c, ROWS, COLS // 4)
+    three, seven = _halves(d, ROWS, COLS // 4)
+    return tl.inline_asm_elementwise(
+        EIGHT_E2M1, "=r,r,r,r,r,r,r,r,r", [zero, one, two, three, four, five, six, seven],
+        dtype=tl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
+
+
 _LIMITED = tl.constexpr(
     "{ .reg .f32 low; neg.f32 low, $2; max.NaN.f32 low, low, $1; min.NaN.f32 $0, low, $2; }"
 )
@@ -148,20 +213,24 @@ def _encode_float(
     bits = ratio.to(tl.int32, bitcast=True)
     FIRST: tl.constexpr = 128 - BIAS  # exponent field of the smallest normal number
     SHIFT: tl.constexpr = 23 - MANTISSA
+    # A subnormal's code is its count of steps; each binade above has 2**MANTISSA more.
+    if BITS == 4 and not STOCHASTIC:
+        # e2m1fn: halves below 2, ones below 4, then twos, and where two of them could count, the
+        # finer gives the smaller code.  Additions round each, ties to even, and keep the count low.
+        # Positive floats are integers in the same order: NaN and all too large become the last.
+        MAGIC: tl.constexpr = 1.5 * 2.0**23
+        TOP: tl.constexpr = 0x4B400007
+        magnitude = tl.abs(ratio)
+        halves = (magnitude * 2.0 + MAGIC).to(tl.int32, bitcast=True)
+        ones = (magnitude + (MAGIC + 2.0)).to(tl.int32, bitcast=True)
+        twos = (magnitude * 0.5 + (MAGIC + 4.0)).to(tl.int32, bitcast=True)
+        code = tl.minimum(tl.minimum(halves, ones), tl.minimum(twos, TOP)) & 7
+        return code | ((bits >> (32 - BITS)) & (1 << (BITS - 1)))
     magnitude = tl.minimum(tl.abs(ratio), CODE_MAX)
     word = magnitude.to(tl.int32, bitcast=True)
-    # A subnormal's code is its count of steps; each binade above has 2**MANTISSA more.
     if STOCHASTIC:
         steps, place = _steps(word, random, SHIFT, FIRST)
         code = ((place - FIRST) << MANTISSA) + steps
-    elif BITS == 4:
-        # e2m1fn: halves below 2, ones below 4, then twos, and where two of them could count, the
-        # finer gives the smaller code.  Additions round each, ties to even, and keep the count low.
-        MAGIC: tl.constexpr = 1.5 * 2.0**23
-        halves = magnitude * 2.0 + MAGIC
-        ones = magnitude + (MAGIC + 2.0)
-        twos = magnitude * 0.5 + (MAGIC + 4.0)
-        code = tl.minimum(tl.minimum(halves, ones), twos).to(tl.int32, bitcast=True) & 7
     else:
         # fp32 rounds to the element's steps when their size x 2^23 is added: the last mantissa
         # bits of the sum then count the steps.

@@ -8,7 +8,7 @@ eight 4-bit codes in one, sixteen 6-bit codes in three.
 import triton
 import triton.language as tl
 
-__all__ = ["WORD_CODES", "load_codes", "row_bytes", "store_codes"]
+__all__ = ["WORD_CODES", "load_codes", "row_bytes", "store_codes", "store_nibbles"]
 
 #: Codes that fill whole words, by their width.
 WORD_CODES = {4: 8, 6: 16}
@@ -52,6 +52,19 @@ def _load(base, row, place, stride, rows, places, EVEN: tl.constexpr):
 
 
 @triton.jit
+def store_nibbles(
+    ptr, packed, first_row, first_col, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """Store a tile of 4-bit codes that lie in words already, as :func:`store_codes` does."""
+    stride = (cols * 4 + 7) // 8 // 4
+    row = tl.arange(0, ROWS)[:, None]
+    place = first_col // 8 + tl.arange(0, COLS // 8)[None, :]
+    words = (ptr + first_row * (stride * 4)).to(tl.pointer_type(tl.int32))
+    _store(words, packed, row, place, stride, rows - first_row, stride, EVEN)
+
+
+@triton.jit
 def store_codes(
     ptr, codes, first_row, first_col, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr,
     BITS: tl.constexpr, WORDS: tl.constexpr, EVEN: tl.constexpr,
@@ -80,9 +93,7 @@ def store_codes(
             packed = even | (odd << 8)
             even, odd = _pairs(packed, ROWS, COLS // 4)
             packed = even | (odd << 16)
-            place = first_col // 8 + tl.arange(0, COLS // 8)[None, :]
-            words = base.to(tl.pointer_type(tl.int32))
-            _store(words, packed, row, place, stride // 4, left, stride // 4, EVEN)
+            store_nibbles(ptr, packed, first_row, first_col, rows, cols, ROWS, COLS, EVEN)
         else:
             place = first_col // 2 + tl.arange(0, COLS // 2)[None, :]
             _store(base, packed.to(tl.uint8), row, place, stride, left, stride, EVEN)

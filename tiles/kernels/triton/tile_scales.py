@@ -117,7 +117,9 @@ def float_scale(
         scale = _power_above(scale)
     if TWO_LEVEL:
         # e4m3fn between its smallest normal number and its largest: four significant bits.
-        scale = tl.div_rn(scale, outer)
+        # One reciprocal serves all blocks; what lies below the clamp need not be right.
+        divisor, negative, lift = reciprocal(outer)
+        scale = quotient(scale, divisor, negative, lift, False)
         scale = _cut(tl.minimum(tl.maximum(scale, 0.015625), 448.0), 20)
     elif STORED == "fp16":
         scale = tl.minimum(scale, 65504.0).to(tl.float16).to(tl.float32)

@@ -9,6 +9,7 @@ from tiles.kernels import Limits
 from tiles.kernels.hopper_block_rules import block_scales
 from tiles.problems import Gemm, Problem, Quantize
 from workbench.emission.function import (
+    ALIGNED_EXTENT,
     ANY_HOPPER,
     CUPY_FILES,
     Free,
@@ -16,7 +17,7 @@ from workbench.emission.function import (
     default_problems,
     operand_layout,
 )
-from workbench.emission.hopper_function import ALIGNED_EXTENT, hopper_remark
+from workbench.emission.hopper_function import hopper_remark
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

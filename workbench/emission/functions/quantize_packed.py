@@ -1,12 +1,21 @@
 """``quantize_packed``: codes and scales of any block format, with a transposed copy if wanted."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
-from workbench.emission.function import CUPY_FILES, TORCH_FILES, Function, cupy_remark, scale_block
+from workbench.emission.function import (
+    ALIGNED_EXTENT,
+    CUPY_FILES,
+    TORCH_FILES,
+    Free,
+    Function,
+    cupy_remark,
+    default_problems,
+    scale_block,
+)
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -14,13 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["QuantizePackedFunction"]
 
 TRITON, CUDA = "triton_quantize_tiles", "cuda_quantize"
+NVFP4 = "cuda_quantize_nvfp4"
 
 
 class QuantizePackedFunction(Function):
     """``quantize_packed`` on torch tensors."""
 
     name: ClassVar[str] = "quantize_packed"
-    families: ClassVar[tuple[str, ...]] = (TRITON, CUDA)
+    families: ClassVar[tuple[str, ...]] = (TRITON, CUDA, NVFP4)
 
     def serves(self, family: str, problem: Problem) -> bool:
         """Of the family in CUDA C++ what the function of CuPy arrays does not have."""
@@ -30,13 +40,21 @@ class QuantizePackedFunction(Function):
         return problem.transposed or not problem.target.plain
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
-        return ("_quantize_packed.py", *(CUPY_FILES if CUDA in families else TORCH_FILES))
+        return (
+            "_quantize_packed.py",
+            *(CUPY_FILES if {CUDA, NVFP4} & {*families} else TORCH_FILES),
+        )
 
     def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family == CUDA else ()
+        return ((TRITON, problem),) if self.needs_cupy(family) else ()
+
+    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
+        if family == NVFP4:
+            return default_problems(problem, ALIGNED_EXTENT)  # whole blocks
+        return super().defaults(family, problem)
 
     def needs_cupy(self, family: str) -> bool:
-        return family == CUDA
+        return family in (CUDA, NVFP4)
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
@@ -69,4 +87,4 @@ class QuantizePackedFunction(Function):
         ]
 
     def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return cupy_remark("quantize_packed", (CUDA,), (TRITON,), entries)
+        return cupy_remark("quantize_packed", (CUDA, NVFP4), (TRITON,), entries)

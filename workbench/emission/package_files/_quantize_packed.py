@@ -13,9 +13,12 @@ from ._operator import making
 from ._torch_device import NAMES, check_device, current, device_facts
 
 KERNEL, CUDA = "triton_quantize_tiles", "cuda_quantize"
+NVFP4 = "cuda_quantize_nvfp4"
 _LAYOUTS = layouts(KERNEL)
 #: 1xB scales have rows contiguous and padded to this, as ``torch._scaled_mm`` takes them.
 _ROW_PADDING = 4
+#: Zeros that the NVFP4 kernel takes, and bytes that its input begins on.
+_NVFP4_WORDS, _NVFP4_BYTES = 3, 16
 #: Columns that a program holds where they share one scale.
 _MAX_COLUMNS = 2**15
 #: Dtypes of codes of 8 bits; others are packed bytes.
@@ -138,6 +141,9 @@ def run(choice: Choice, x: Tensor, outputs: Mapping[str, Tensor], seed: int | No
     if choice.file.kernel == CUDA:
         _launch_cuda(choice, x, outputs, seed)
         return
+    if choice.file.kernel == NVFP4:
+        _launch_nvfp4(choice, x, outputs)
+        return
     if layout["block"] == (1, 0) and config["block_cols"] < x.shape[1]:
         config = {**config, **_whole_rows(x.shape[1])}
     codes = {n: t.view(torch.uint8) if n.startswith("codes") else t for n, t in outputs.items()}
@@ -174,8 +180,23 @@ def _launch_cuda(
         )
 
 
+def _launch_nvfp4(choice: Choice, x: Tensor, outputs: Mapping[str, Tensor]) -> None:
+    from ._cupy_views import stream, view  # ships with such entries only
+
+    with current(x.device):
+        # Zeros of this call alone: others may be under way, and a graph fills its own.
+        zeros = torch.zeros(_NVFP4_WORDS, dtype=torch.int32, device=x.device)
+        template(choice).launch(
+            view(x),
+            **{name: view(tensor) for name, tensor in outputs.items()},
+            workspace=view(zeros),
+            config=choice.config,
+            stream=stream(x.device),
+        )
+
+
 def obstacle(device: torch.device) -> str:
-    """Why the kernel in CUDA C++ cannot run on a device, or ''."""
+    """Why a kernel in CUDA C++ cannot run on a device, or ''."""
     from ._cupy_views import missing_cupy
 
     return "it needs an NVIDIA GPU" if device.type != "cuda" else missing_cupy()
@@ -189,10 +210,14 @@ def _launch(x: Tensor, format: str, options: list[str], seed: int | None, *outpu
     device, _ = device_facts(x.device)
     layout = _LAYOUTS[formats]
     # What has neither random bits nor a copy the CUDA C++ kernel serves in `quantize`.
-    others = (CUDA,) if layout["stochastic"] or layout["transposed"] else ()
+    others = (CUDA,) if layout["stochastic"] or layout["transposed"] else (NVFP4,)
     choice = choose(KERNEL, formats, (x.shape[1],), x.shape[0], device, others)
-    if choice.file.kernel == CUDA and (why := obstacle(x.device)):
-        choice = stand_in(choice, KERNEL, x.shape[0], why)
+    if choice.file.kernel != KERNEL:
+        why = obstacle(x.device)
+        if not why and choice.file.kernel == NVFP4 and x.data_ptr() % _NVFP4_BYTES:
+            why = f"its input begins on {_NVFP4_BYTES} bytes"
+        if why:
+            choice = stand_in(choice, KERNEL, x.shape[0], why)
     run(choice, x, dict(zip(_outputs(layout), outputs, strict=True)), seed)
 
 
