@@ -19,7 +19,8 @@ from tiles.kernels import Accuracy, Backend, Kernel, Rejected, TileConfig, Workl
 from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem, parse_problem
 
 if TYPE_CHECKING:
-    from tuning.timing import Launchers, Timing
+    from tuning.timer import Launchers
+    from tuning.timing import Timing
 
 __all__ = ["defaults", "dry_executed", "dry_rates", "dry_timer", "fitted", "open_small", "small"]
 

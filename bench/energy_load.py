@@ -13,7 +13,8 @@ from tiles.problems import parse_problem
 from tuning.conditions import Reading
 from tuning.energy_counter import Work
 from tuning.energy_reading import bouts
-from tuning.timing import SETTLE_S, Timer, open_timer
+from tuning.timer import Timer, open_timer
+from tuning.timing import SETTLE_S
 
 __all__ = ["Load", "dry_run", "load", "opened"]
 

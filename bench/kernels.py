@@ -5,7 +5,7 @@
 Each RUN is the folder of a measured sweep on this GPU (examples/kernels*.yaml).  Of every problem
 that belongs to a row of the table (bench/reach.py) the fastest configuration of any kernel family
 is taken; its answer is checked, then it and the row's peers are timed in turns in this process
-under the workbench's rule (tuning/timing.py).  Bounds come from rates and instruction counts
+under the workbench's rule (tuning/timer.py).  Bounds come from rates and instruction counts
 measured in the same run (bench/pipe_rates.py, bench/executed.py).
 
 The file is written anew before and after each line.  The same command goes on where a run was cut

@@ -12,7 +12,8 @@ from bench.reach_peers import Peer, Recorded, Refused, open_peer
 from bench.reach_table import Line, timing_of
 from bench.winners import Winner
 from tiles.kernels import Workload
-from tuning.timing import Launchers, Timing, time_interleaved
+from tuning.timer import Launchers
+from tuning.timing import Timing, time_interleaved
 from workbench.verification import RivalTiming
 
 __all__ = ["SEED", "Timer", "line_of", "measure", "time_in_turns"]

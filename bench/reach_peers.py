@@ -27,7 +27,7 @@ from tiles.kernels.batched_workload import BatchedWorkload
 from tiles.kernels.grouped_workload import GroupedWorkload
 from tiles.problems import Gemm, Problem
 from tiles.recipes import recipe
-from tuning.timing import Launchers
+from tuning.timer import Launchers
 from workbench.verification.operands import Pattern, draw_pair
 from workbench.verification.rival_products import (
     RIVALS,

@@ -17,25 +17,14 @@ from sim.cost import Cost
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation
 from sim.occupancy import ctas_per_sm
-from sim.parameters import (
-    DATAFLOW_ROW,
-    DataflowRowParameters,
-    StreamParameters,
-)
+from sim.parameters import DATAFLOW_ROW, DataflowRowParameters, StreamParameters
 from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.dataflow import (
-    BLOCK_OPS,
-    TABLED_ELEMENTS,
-    block_registers,
-    items,
-    row_registers,
-    row_smem_bytes,
-    row_steps,
-)
-from tiles.kernels.dataflow_family import block_of
+from tiles.kernels.dataflow_blocks import BLOCK_OPS, TABLED_ELEMENTS, block_registers
+from tiles.kernels.dataflow_family import block_of, items
+from tiles.kernels.dataflow_rows import row_registers, row_smem_bytes, row_steps
 from tiles.problems import Dataflow
 
 __all__ = ["dataflow_cost", "instructions"]

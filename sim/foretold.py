@@ -5,8 +5,6 @@ times in a file of their own, row for row those of the measured ones and never i
 them.  pyarrow is imported when a file is read or written.
 """
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.measured import MeasuredTable
-from tiles.regular_file import check_regular
+from sim.parquet_file import opened, readable, write_parquet
 
 __all__ = ["FORETOLD_FILE", "FORETOLD_SCHEMA", "Foretold", "read_foretold", "write_foretold"]
 
@@ -24,10 +22,7 @@ F64 = NDArray[np.float64]
 FORETOLD_SCHEMA = "tile-workbench/foretold/1"
 #: How the file is called beside the measured one.
 FORETOLD_FILE = "predictions.parquet"
-_KEY = b"schema"
 _COLUMNS = ("time_us", "low_us", "high_us")
-#: As for measured files.
-_MAX_FILE_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +51,12 @@ def write_foretold(path: Path, told: Sequence[Foretold]) -> None:
         ValueError: the file cannot be written.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     study = np.repeat(np.arange(len(told), dtype=np.int32), [len(one) for one in told])
     columns = {"study": pa.array(study)}
     for name in _COLUMNS:
         columns[name] = pa.array(np.concatenate([getattr(one, name) for one in told]))
-    content = pa.table(columns).replace_schema_metadata({_KEY: FORETOLD_SCHEMA.encode()})
-    temporary = path.with_name(path.name + ".tmp")
-    check_regular(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(content, temporary, compression="zstd", write_page_checksum=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ValueError(
-            f"{path}: cannot be written: {error.strerror or error}: free space or choose another "
-            "output"
-        ) from error
+    write_parquet(path, columns, FORETOLD_SCHEMA)
 
 
 def read_foretold(path: Path, tables: Sequence[MeasuredTable]) -> tuple[Foretold, ...]:
@@ -85,20 +66,8 @@ def read_foretold(path: Path, tables: Sequence[MeasuredTable]) -> tuple[Foretold
         ValueError: the file is missing, damaged, of another schema, or has other rows than the
             tables.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ValueError(f"larger than {_MAX_FILE_BYTES} bytes")
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            schema = (
-                (file.schema_arrow.metadata or {}).get(_KEY, b"none").decode("utf-8", "replace")
-            )
-            if schema != FORETOLD_SCHEMA:
-                raise ValueError(
-                    f"its schema is {schema[:80]!r}, this version reads {FORETOLD_SCHEMA!r}"
-                )
+    with readable(path, "predictions"):
+        with opened(path, FORETOLD_SCHEMA) as file:
             if file.schema_arrow.names != ["study", *_COLUMNS]:
                 raise ValueError(f"takes the columns study, {', '.join(_COLUMNS)}")
             content = file.read()
@@ -112,10 +81,3 @@ def read_foretold(path: Path, tables: Sequence[MeasuredTable]) -> tuple[Foretold
             Foretold(time_us=time, low_us=low, high_us=high)
             for time, low, high in zip(*parts, strict=True)
         )
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file: check the path") from error
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
-        said = " ".join(str(error).split())[:240] or type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as predictions: {said}: bring back a copy or export it anew"
-        ) from error

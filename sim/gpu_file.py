@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from sim.gpu import Gpu
+from sim.gpu_figures import DEFAULTS, FIGURES, ORDERED, TENSOR_RATE, Range, check_range
 from tiles.formats import ELEMENTS
 from tiles.intake import MAX_YAML_BYTES, nearest, read_bounded, shown
 
-__all__ = ["PEAKS", "check_figure", "check_peak", "gpu_names", "load_gpu", "parse_gpu"]
+__all__ = ["gpu_names", "load_gpu", "parse_gpu"]
 
 MAX_FILE_BYTES = MAX_YAML_BYTES
 MAX_DEPTH = 8
@@ -22,54 +23,6 @@ _FOLDER = Path(__file__).parent / "gpus"
 # libyaml reads a GPU file in a millisecond; the pure Python loader stands in where it is missing.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-#: Figure to (lowest, highest, whole number): wide enough for any accelerator of this decade.
-_FIGURES: dict[str, tuple[float, float, bool]] = {
-    "sm_count": (1, 4096, True),
-    "max_clock_mhz": (100, 10_000, False),
-    "datasheet_clock_mhz": (100, 10_000, False),
-    "sustained_clock_mhz": (100, 10_000, False),
-    "tdp_w": (1, 20_000, False),
-    "tensor_share": (0.01, 1, False),
-    "mma_sync_share": (0.01, 1, False),
-    "smem_bytes_per_sm": (1024, 2**24, True),
-    "smem_bytes_per_cta": (1024, 2**24, True),
-    "smem_bytes_per_clk": (1, 65_536, False),
-    "registers_per_sm": (1024, 2**24, True),
-    "registers_per_thread": (16, 4096, True),
-    "threads_per_sm": (32, 65_536, True),
-    "ctas_per_sm": (1, 1024, True),
-    "warp_threads": (1, 128, True),
-    "l2_bytes": (2**16, 2**36, True),
-    "l2_driver_bytes": (2**16, 2**36, True),
-    "l2_read_gb_per_s": (1, 10**6, False),
-    "l2_bytes_per_clk_per_sm": (1, 65_536, False),
-    "dram_gb_per_s": (1, 10**6, False),
-    "dram_read_gb_per_s": (1, 10**6, False),
-    "dram_copy_gb_per_s": (1, 10**6, False),
-    "smem_latency_ns": (0, 10_000, False),
-    "l2_latency_ns": (1, 100_000, False),
-    "dram_latency_ns": (1, 100_000, False),
-    "tma_extra_latency_ns": (0, 100_000, False),
-    "stream_launch_us": (0, 10_000, False),
-    "graph_launch_us": (0, 10_000, False),
-    "issue_per_clk": (1, 65_536, False),
-    "fma_per_clk": (1, 65_536, False),
-    "int_per_clk": (1, 65_536, False),
-    "convert_per_clk": (1, 65_536, False),
-    "special_per_clk": (1, 65_536, False),
-}
-#: Figures that a file may leave out: NVIDIA from 7.5 to 10.0 and AMD's CDNA have them alike.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "issue_per_clk": {
-        "value": 128,
-        "source": "nominal: four schedulers issue an instruction of 32 lanes a clock each",
-    },
-    "special_per_clk": {
-        "value": 16,
-        "source": "CUDA C++ programming guide, arithmetic throughput: 16 special functions a clock",
-    },
-}
-_TENSOR_RATE = (1, 10**7, False)
 _KEYS = (
     "schema name title vendor capability matches features native_elements figures "
     "tensor_flop_per_clk"
@@ -77,16 +30,6 @@ _KEYS = (
 _VENDORS = ("nvidia", "amd")
 #: What the cost model and the legality rules ask for, by vendor.
 _FEATURES = {"tma": "nvidia", "wgmma": "nvidia", "tcgen05": "nvidia", "mfma_scale": "amd"}
-#: Pairs of figures of which the first may not exceed the second.
-_ORDERED = (
-    ("sustained_clock_mhz", "max_clock_mhz"),
-    ("dram_read_gb_per_s", "dram_gb_per_s"),
-    ("dram_copy_gb_per_s", "dram_gb_per_s"),
-    ("smem_bytes_per_cta", "smem_bytes_per_sm"),
-    ("l2_latency_ns", "dram_latency_ns"),
-)
-#: Of them those that a measurement finds and the highest that there can be.
-PEAKS = dict(_ORDERED[:3])
 _TWICE = "the same key twice, "
 #: A GPU's name becomes part of the names of files and packages.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -104,36 +47,6 @@ class _UniqueKeys(_SafeLoader):  # type: ignore[misc]  # chosen where libyaml is
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
-
-
-def check_figure(key: str, value: object) -> None:
-    """Refuse what no GPU's figure can be, or a rate of its tensor cores.
-
-    Args:
-        key: of a GPU file's ``figures``, or ``tensor_flop_per_clk``.
-    Raises:
-        ValueError: unknown, no number, or out of range; one line.
-    """
-    rules = _FIGURES | {"tensor_flop_per_clk": _TENSOR_RATE}
-    if key not in rules:
-        raise ValueError(f"unknown figure {shown(key)}: {nearest(key, rules)}choose one")
-    low, high, _ = rules[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
-    if not low <= value <= high:
-        raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
-
-
-def check_peak(gpu: Gpu, key: str, value: float) -> None:
-    """Refuse a measured figure beyond the peak that the GPU file states for it.
-
-    Raises:
-        ValueError: it is higher; one line.
-    """
-    if key in PEAKS and value > getattr(gpu, PEAKS[key]):
-        raise ValueError(
-            f"{key} = {shown(value)} must not exceed {PEAKS[key]}, {getattr(gpu, PEAKS[key]):g}"
-        )
 
 
 def gpu_names() -> list[str]:
@@ -259,17 +172,13 @@ def _whole(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _figure(key: str, entry: object, rule: tuple[float, float, bool]) -> tuple[float, str]:
+def _figure(key: str, entry: object, rule: Range) -> tuple[float, str]:
     """Value and source of one figure."""
     figure = _mapping(key, entry)
     _check_keys(key, {"unit": "", **figure}, ["value", "unit", "source"])
-    value = figure["value"]  # math.isnan would overflow on a very long integer
-    low, high, whole = rule
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValueError(f"{key} must be a number, got {shown(value)}: correct it")
-    # Integers of any length compare exactly; only what lies in the range is converted.
-    if not low <= value <= high:
-        raise ValueError(f"{key} = {shown(value)} must lie in {low:g}..{high:g}: check its unit")
+    value = figure["value"]
+    check_range(key, value, rule)
+    whole = rule[2]
     if whole and value != int(value):
         raise ValueError(f"{key} must be a whole number, got {value}: round it")
     source = _text(f"source of {key}", figure["source"])
@@ -301,11 +210,11 @@ def _gpu(text: str, content: object) -> Gpu:
             f"capability must be a whole number in 1..9999, got {shown(top['capability'])}: "
             "write 90 for 9.0"
         )
-    entries = {**_DEFAULTS, **_mapping("figures", top["figures"])}
-    _check_keys("figures", entries, list(_FIGURES))
-    figures = {key: _figure(key, entries[key], rule) for key, rule in _FIGURES.items()}
+    entries = {**DEFAULTS, **_mapping("figures", top["figures"])}
+    _check_keys("figures", entries, list(FIGURES))
+    figures = {key: _figure(key, entries[key], rule) for key, rule in FIGURES.items()}
     rates = {
-        name: _figure(f"tensor_flop_per_clk.{name[:40]}", entry, _TENSOR_RATE)
+        name: _figure(f"tensor_flop_per_clk.{name[:40]}", entry, TENSOR_RATE)
         for name, entry in _mapping("tensor_flop_per_clk", top["tensor_flop_per_clk"]).items()
     }
     native = _texts("native_elements", top["native_elements"], ELEMENTS)
@@ -319,7 +228,7 @@ def _gpu(text: str, content: object) -> Gpu:
     if "fp16" not in rates:
         raise ValueError("native_elements must hold fp16, others decode to it: add it")
     values: dict[str, Any] = {key: value for key, (value, _) in figures.items()}
-    for smaller, larger in _ORDERED:
+    for smaller, larger in ORDERED:
         if values[smaller] > values[larger]:
             raise ValueError(f"{smaller} must not exceed {larger}: correct one of them")
     features = _texts("features", top["features"], _FEATURES)

@@ -29,8 +29,8 @@ from sim.parameters import HOPPER_BLOCK, HOPPER_GEMM, HopperBlockParameters
 from sim.traffic import footprint
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_block_gemm import SCALES, block_scales, consumer_tile
-from tiles.kernels.hopper_gemm import STAGE_BYTES
+from tiles.kernels.hopper_block_rules import SCALES, block_scales, consumer_tile
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.problems import Gemm
 
 __all__ = ["hopper_block_cost", "promotion_slots"]

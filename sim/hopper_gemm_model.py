@@ -24,7 +24,8 @@ from sim.parameters import HOPPER_GEMM, HopperGemmParameters, HopperWeightPrefil
 from sim.traffic import footprint, neighbours_share
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_gemm import CONSUMERS, STAGE_BYTES
+from tiles.kernels.hopper_gemm import CONSUMERS
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.problems import Gemm
 
 __all__ = ["chained_step_clk", "hopper_gemm_cost", "ring_exposed_clk", "smem_port_clk"]

@@ -27,7 +27,7 @@ from sim.traffic import footprint, neighbours_share
 from sim.waves import waves
 from tiles.formats import IntElement, element
 from tiles.kernels import ConfigTable
-from tiles.kernels.hopper_gemm import STAGE_BYTES
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.kernels.hopper_skinny import (
     MX,
     MX_UNITS,

@@ -3,10 +3,8 @@
 pyarrow is imported when a file is read or written, never by a prediction.
 """
 
-import contextlib
 import itertools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,15 @@ import numpy as np
 
 from sim.measured import MeasuredTable
 from sim.measured_columns import CONFIG, ENVIRONMENT, FACTS, FIXED, columns_of, table_of
-from tiles.regular_file import check_regular
+from sim.parquet_file import opened, readable, write_parquet
 
 __all__ = ["MEASUREMENTS_FILE", "MEASUREMENTS_SCHEMA", "read_measured", "write_measured"]
 
 MEASUREMENTS_SCHEMA = "tile-workbench/measurements/1"
 #: How the file is called in the folder of a data set.
 MEASUREMENTS_FILE = "measurements.parquet"
-#: Key of the file's own metadata that holds the schema.
-_KEY = b"schema"
 #: Data sets of ours have some ten thousand rows of some forty columns.
-MAX_FILE_BYTES, MAX_ROWS, MAX_COLUMNS = 2**28, 2_000_000, 256
+MAX_ROWS, MAX_COLUMNS = 2_000_000, 256
 
 
 def write_measured(path: Path, tables: Sequence[MeasuredTable]) -> None:
@@ -38,7 +34,6 @@ def write_measured(path: Path, tables: Sequence[MeasuredTable]) -> None:
             cannot be written.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     if not tables:
         raise ValueError(f"{path}: no measured table to write: measure something first")
@@ -62,22 +57,7 @@ def write_measured(path: Path, tables: Sequence[MeasuredTable]) -> None:
         )
         for name in (*FIXED, *sorted(others))
     }
-    content = pa.table(arrays).replace_schema_metadata({_KEY: MEASUREMENTS_SCHEMA.encode()})
-    temporary = path.with_name(path.name + ".tmp")
-    check_regular(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(
-            content, temporary, compression="zstd", compression_level=9, write_page_checksum=True
-        )
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ValueError(
-            f"{path}: cannot be written: {error.strerror or error}: free space or choose another "
-            "output"
-        ) from error
+    write_parquet(path, arrays, MEASUREMENTS_SCHEMA, compression_level=9)
 
 
 def _arrow(pa: Any, name: str, cells: list[Any]) -> Any:
@@ -93,9 +73,7 @@ def read_measured(path: Path) -> list[MeasuredTable]:
         ValueError: no such file, it is damaged, of another schema or larger than data sets are,
             or a row names a problem, a family or a configuration that there is not.
     """
-    import pyarrow as pa
-
-    with _readable(path, pa):
+    with readable(path, "a data set"):
         content = _content(path)
         studies = content.column("study").to_numpy()
         ends = np.flatnonzero(np.diff(studies)) + 1
@@ -117,18 +95,7 @@ def read_measured(path: Path) -> list[MeasuredTable]:
 
 def _content(path: Path) -> Any:
     """The file as an Arrow table, its size and its columns checked before it is read."""
-    from pyarrow import parquet
-
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = (file.schema_arrow.metadata or {}).get(_KEY, b"none").decode("utf-8", "replace")
-        if schema != MEASUREMENTS_SCHEMA:
-            raise ValueError(
-                f"its schema is {schema[:80]!r}, this version reads {MEASUREMENTS_SCHEMA!r}"
-            )
+    with opened(path, MEASUREMENTS_SCHEMA) as file:
         names = file.schema_arrow.names
         if missing := [name for name in FIXED if name not in names]:
             raise ValueError(f"column {missing[0]} is missing")
@@ -144,17 +111,3 @@ def _content(path: Path) -> Any:
     if content.column("study").null_count:
         raise ValueError("column study has empty cells")
     return content
-
-
-@contextlib.contextmanager
-def _readable(path: Path, pa: Any) -> Iterator[None]:
-    """One line about whatever is wrong with a file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file: check the path") from error
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
-        said = " ".join(str(error).split())[:240] or type(error).__name__
-        raise ValueError(
-            f"{path}: cannot be read as a data set: {said}: bring back a copy or export it anew"
-        ) from error

@@ -49,7 +49,8 @@ from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.cuda_quantize_nvfp4 import CudaQuantizeNvfp4Config
 from tiles.kernels.cuda_transpose import CudaTransposeConfig
-from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import DataflowRowsConfig
 from tiles.kernels.decoded_gemm import DecodedGemmConfig
 from tiles.kernels.dequantize import TritonDequantizeConfig
 from tiles.kernels.gemm import GemmConfig

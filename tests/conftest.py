@@ -32,7 +32,7 @@ LONGEST = (
     "test_hopper_weight_only_host.py",
     "test_gemm_compile.py",
     "test_dataflow_host.py",
-    "test_hopper_skinny.py",
+    "test_hopper_skinny_compile.py",
     "test_hub_library.py",
     "test_compile_facts.py",
     "test_worker.py",

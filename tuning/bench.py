@@ -15,7 +15,8 @@ from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
 from tuning.precompile import CompilePool
 from tuning.records import Environment, Measurement
-from tuning.timing import SAMPLING_US, Timing
+from tuning.timer import SAMPLING_US
+from tuning.timing import Timing
 from tuning.worker import Compiled, Target, Worker
 
 __all__ = ["Bench", "Measurable"]

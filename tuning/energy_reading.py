@@ -19,16 +19,10 @@ from typing import Protocol
 from tuning.conditions import Reading
 from tuning.energy import Energy
 from tuning.energy_counter import Work, counted, settle
-from tuning.timing import SETTLE_S, Timer
+from tuning.timer import Timer
+from tuning.timing import SETTLE_S
 
-__all__ = [
-    "BOUT_S",
-    "Meter",
-    "bouts",
-    "energies_in_turns",
-    "energy_sensor",
-    "launch_energy",
-]
+__all__ = ["BOUT_S", "Meter", "bouts", "energies_in_turns", "energy_sensor", "launch_energy"]
 
 #: Between the first step of the counter and the last; and what a reading takes at most, which is
 #: what one without a counter takes.

@@ -6,7 +6,8 @@ from statistics import mean
 
 from tuning.conditions import Conditions, Reading
 from tuning.observers import Observer
-from tuning.timing import Look, Meanwhile, Timer, sample_in_turns
+from tuning.timer import Meanwhile, Timer
+from tuning.timing import Look, sample_in_turns
 
 __all__ = ["guarded_samples", "guarded_turns"]
 

@@ -9,9 +9,10 @@ from optuna.storages import BaseStorage
 from tiles.problems import Problem
 from tuning.objective import Objective
 from tuning.plan import Plan, StudyPlan
+from tuning.strategies import LegalTable
 from tuning.validity import Validity
 
-__all__ = ["KEPT", "distance", "neighbours", "winner", "winning_params"]
+__all__ = ["KEPT", "distance", "neighbours", "neighbours_rows", "winner", "winning_params"]
 
 #: Neighbours' winners that a study tries.
 KEPT = 2
@@ -84,3 +85,21 @@ def winning_params(
         if params is not None and dict(params) not in found and legal(params):
             found.append(dict(params))
     return found
+
+
+def neighbours_rows(
+    plan: Plan, study: StudyPlan, storage: BaseStorage, study_id: int, table: LegalTable
+) -> list[int]:
+    """Rows that won neighbouring problems when a study began.
+
+    They are kept with the study, so that resuming finds the same.
+    """
+    stored = storage.get_study_user_attrs(study_id).get("neighbours")
+    if stored is None and storage.get_n_trials(study_id) == 0:
+        stored = winning_params(
+            plan, study, storage, legal=lambda params: table.row(params) is not None
+        )
+        if stored:
+            storage.set_study_user_attr(study_id, "neighbours", stored)
+    rows = [table.row(params) for params in stored or ()]
+    return [row for row in rows if row is not None]

@@ -123,7 +123,7 @@ class Search:
     def _finish(self, study: Study, stopped: str, turn: Turn) -> None:
         if self._bench is not None and not self._compared(study, self._bench, turn):
             return  # another process does; should it die, the comparison is this one's
-        study.store_end(stopped)
+        study.attributes.store_end(stopped)
         self._storage.flush(SIMULATED_FLUSH_S if self._plan.simulate else 0.0)
         self._report(stopped)
         self.done = True
@@ -193,10 +193,10 @@ class Search:
             if known is not None:
                 return known
         outcome, environment = self._bench.measure(
-            self._candidates, config, not study.has_environment
+            self._candidates, config, not study.attributes.has_environment
         )
         if environment is not None:
-            study.store_environment(environment)
+            study.attributes.store_environment(environment)
         failed = outcome.time_us is None and not outcome.doubtful
         if failures is not None and where is not None and failed:
             failures.remember(self._candidates.plan, config, where, outcome)
@@ -207,11 +207,11 @@ class Search:
         # Calibration wants times of all sorts of configurations, not the winner among the best.
         if self._plan.strategy is Strategy.STRATIFIED:
             return True
-        ties = len(study.ties())
+        ties = len(study.outcomes.ties())
         if study.compared or ties < 2:
             return True
         if not turn.spares(min(ties, GROUP)):
-            study.put_comparison_off(f"{ties} near-ties were not timed in turns: {LATE}")
+            study.attributes.put_comparison_off(f"{ties} near-ties were not timed in turns: {LATE}")
             return True
         with self._storage.comparing(study.name) as mine:
             if mine:
@@ -222,8 +222,8 @@ class Search:
 
     def _compare(self, study: Study, bench: Bench, turn: Turn) -> None:
         """Time in turns what is too close to call by samples taken minutes apart."""
-        ties = study.ties()
-        configs = [study.priced.table.config(study.trials[number][0]) for number in ties]
+        ties = study.outcomes.ties()
+        configs = [study.priced.table.config(study.outcomes.trials[number][0]) for number in ties]
         timings, left = compare_all(
             partial(bench.compare, self._candidates),
             configs,
@@ -242,7 +242,7 @@ class Search:
                 finished=0 if study is None else study.finished,
                 budget=0 if study is None else study.budget,
                 trial=trial,
-                best=None if study is None else study.best,
+                best=None if study is None else study.outcomes.best,
                 stopped=stopped,
                 objective=self._plan.objective,
             )

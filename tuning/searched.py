@@ -9,7 +9,7 @@ from sim.evaluation.predictor import Predicted
 from sim.measured import MeasuredTable
 from tiles.kernels import Status
 from tuning.plan import Strategy
-from tuning.replay import ReplaySpace
+from tuning.replay_space import ReplaySpace
 from tuning.store import quiet_optuna
 from tuning.strategies import LegalTable, Outcome
 

@@ -1,6 +1,5 @@
 """One study: optuna's record of a (problem, kernel, GPU), resumed where it was left."""
 
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,21 +11,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tiles.kernels import TileConfig
 from tuning.candidates import Candidates, describe
-from tuning.neighbours import winning_params
+from tuning.neighbours import neighbours_rows
 from tuning.objective import Objective
 from tuning.plan import Plan, Strategy
 from tuning.priced_facts import price_with_facts
-from tuning.records import Environment, Measurement, TrialRecord
+from tuning.records import Measurement, TrialRecord
 from tuning.rescue import fail_stale_trials
 from tuning.sampler import LegalSampler
-from tuning.strategies import History, LegalTable, Outcome
+from tuning.strategies import History
+from tuning.study_attributes import StudyAttributes
+from tuning.study_outcomes import StudyOutcomes
 from tuning.timing import Timing
-from tuning.validity import Validity
 
 __all__ = ["Repeat", "Study", "Surplus"]
 
-#: Trials within this share of the best are too close to call by samples taken minutes apart.
-NEAR = 0.03
 #: Larger than any trial's number: the place of a row whose trial has no number yet.
 _LAST = 2**62
 
@@ -75,12 +73,7 @@ class Study:
             legal = candidates.legal_table(plan)
             #: Predicted, by row; None where time is searched for.
             self.energy_mj = None if plan.objective is Objective.TIME else legal.predicted
-            neighbours = self._neighbours(self.name, legal)
-        self.trials: dict[int, tuple[int, Measurement]] = {}  #: by number: row, outcome
-        self._illegal = 0  # outcomes of configurations that are not legal any more
-        self.best: TrialRecord | None = None
-        self._stale: set[int] = set()  # numbers of trials whose outcome does not count any more
-        self._told: set[int] = set()  # numbers of trials with an outcome
+            neighbours = neighbours_rows(plan, candidates.plan, storage, study_id, legal)
         self._settled = 0  # trials below this number have ended and were looked at
         self._queued: set[int] = set()  # rows of trials that wait
         self._running: dict[int, int | None] = {}  # other processes' trials: number, row
@@ -92,10 +85,11 @@ class Study:
         self.strategy = candidates.strategy(plan, seed, neighbours, legal)
         self.legal = self.strategy.legal
         self.history = History(len(self.legal))
+        self.outcomes = StudyOutcomes(self.history, self.priced, plan.objective, self.energy_mj)
         tell = None if announce is None else lambda rows: announce(candidates.configs(rows))
         sampler = LegalSampler(self.strategy, self._look, batch=batch, announce=tell)
         self.optuna = optuna.load_study(study_name=self.name, storage=storage, sampler=sampler)
-        self._validity = Validity.of(self.optuna.user_attrs)
+        self.attributes = StudyAttributes(self.optuna)
         self._beats = is_heartbeat_enabled(storage)
         if self._beats:
             fail_stale_trials(self.optuna)
@@ -113,26 +107,7 @@ class Study:
     @property
     def finished(self) -> int:
         """Configurations with an outcome, those that are not legal any more included."""
-        return self.history.finished + self._illegal
-
-    def _neighbours(self, name: str, table: LegalTable) -> list[int]:
-        """Rows that won neighbouring problems when this study began.
-
-        They are kept with the study, so that resuming finds the same.
-        """
-        study_id = self._storage.get_study_id_from_name(name)
-        stored = self._storage.get_study_user_attrs(study_id).get("neighbours")
-        if stored is None and self._storage.get_n_trials(study_id) == 0:
-            stored = winning_params(
-                self.plan,
-                self.candidates.plan,
-                self._storage,
-                legal=lambda params: table.row(params) is not None,
-            )
-            if stored:
-                self._storage.set_study_user_attr(study_id, "neighbours", stored)
-        rows = [table.row(params) for params in stored or ()]
-        return [row for row in rows if row is not None]
+        return self.outcomes.finished
 
     def _resume(self, alone: bool) -> None:
         live: set[int | None] = set()
@@ -200,19 +175,18 @@ class Study:
         """
         undrawn = 0
         settled = True
+        validity = self.attributes.validity
         self._queued.clear()
         self._running.clear()
         for trial in self.optuna.get_trials(deepcopy=False)[self._settled :]:
             settled = settled and trial.state.is_finished()
             self._settled += settled
             row = self._row(trial)
-            if trial.number not in self._told and "measurement" in trial.user_attrs:
-                outcome = Measurement.from_dict(self._validity.measured(trial))
-                # It guides the search still, better than nothing would.
-                if self._validity.stale(trial):
-                    self._stale.add(trial.number)
-                self._note(trial.number, row, outcome)
-            elif trial.number in self._told:
+            if trial.number not in self.outcomes and "measurement" in trial.user_attrs:
+                outcome = Measurement.from_dict(validity.measured(trial))
+                stale = bool(validity.stale(trial))
+                self.outcomes.note(trial.number, row, outcome, stale=stale)
+            elif trial.number in self.outcomes:
                 continue
             elif trial.state is TrialState.RUNNING and trial.number != self._mine:
                 self._running[trial.number] = row
@@ -267,7 +241,10 @@ class Study:
         What a dead worker lost waits in the queue only after somebody has looked around: drawing
         another one in its place would exceed the budget.
         """
-        return len(self.history) + self._illegal >= self.budget or not self.history.untried.any()
+        return (
+            len(self.history) + self.outcomes.illegal >= self.budget
+            or not self.history.untried.any()
+        )
 
     @property
     def idle(self) -> bool:
@@ -279,42 +256,7 @@ class Study:
 
     def tell(self, trial: optuna.Trial, row: int, outcome: Measurement) -> TrialRecord:
         """Store an outcome beside its prediction."""
-        priced = self.priced
-        predicted, low, high = (
-            float(column[row]) for column in (priced.time_us, priced.low_us, priced.high_us)
-        )
-        trial.set_user_attr("predicted_us", predicted)
-        trial.set_user_attr("predicted_90_us", [low, high])
-        if self.energy_mj is not None:
-            trial.set_user_attr("predicted_energy_mj", float(self.energy_mj[row]))
-        trial.set_user_attr("measurement", outcome.to_dict())
-        self._note(trial.number, row, outcome)
-        record = self._record(row, outcome)
-        return record
-
-    def _record(self, row: int, outcome: Measurement) -> TrialRecord:
-        return TrialRecord(
-            config=self.priced.table.config(row),
-            measurement=outcome,
-            predicted_us=float(self.priced.time_us[row]),
-            predicted_low_us=float(self.priced.low_us[row]),
-            predicted_high_us=float(self.priced.high_us[row]),
-            predicted_energy_mj=None if self.energy_mj is None else float(self.energy_mj[row]),
-        )
-
-    def _note(self, number: int, row: int | None, outcome: Measurement) -> None:
-        self._told.add(number)
-        if row is None:
-            self._illegal += 1
-            return
-        self.history.ask(row, number)
-        value = self.plan.objective.of(outcome)
-        self.history.tell(row, Outcome(outcome.status, value))
-        self.trials[number] = (row, outcome)
-        best = None if self.best is None else self.plan.objective.of(self.best.measurement)
-        least = math.inf if best is None else best
-        if value is not None and value < least and number not in self._stale:
-            self.best = self._record(row, outcome)
+        return self.outcomes.store(trial, row, outcome)
 
     def exhausted(self) -> str:
         """Why no further trial is needed, or "" while one is."""
@@ -324,60 +266,16 @@ class Study:
             return ""  # what runs elsewhere may yet be lost
         return self.strategy.stop(self.history)
 
-    def ties(self) -> list[int]:
-        """Numbers of the CORRECT trials as good as the best within 3 %, the best first."""
-        values = {
-            n: value
-            for n, (_, m) in self.trials.items()
-            if (value := self.plan.objective.of(m)) is not None and n not in self._stale
-        }
-        if not values:
-            return []
-        limit = min(values.values()) * (1 + NEAR)
-        return sorted((n for n, value in values.items() if value <= limit), key=values.__getitem__)
-
     @property
     def compared(self) -> bool:
         """True when the ties among the present trials were timed in turns."""
-        stored = self.optuna.user_attrs.get("compared")
-        return stored is not None and stored["finished"] == self.finished
+        return self.attributes.compared(self.finished)
 
     def store_comparison(self, timings: Mapping[int, Timing], failed: str = "") -> None:
         """Replace the samples of tied trials (by number) with those taken in turns.
 
         ``failed`` says why some or all have none: they then rest on samples taken apart.
         """
-        entries = {str(number): timing.in_turns() for number, timing in timings.items()}
-        comparison = {"finished": self.finished, "timings": entries, "failed": failed}
-        if self._validity.date:  # so that its times are known to be younger
-            comparison["revalidation"] = self._validity.before
-        self.optuna.set_user_attr("compared", comparison)
+        self.attributes.store_comparison(timings, self.finished, failed)
         if timings:
-            objective = self.plan.objective
-            winner = min(timings, key=lambda number: objective.of(timings[number]) or math.inf)
-            row, outcome = self.trials[winner]
-            entry = {**outcome.to_dict(), **entries[str(winner)]}
-            self.best = self._record(row, Measurement.from_dict(entry))
-
-    def put_comparison_off(self, reason: str) -> None:
-        """Say why ties are not timed in turns now; the next one that can does it.
-
-        Those that were timed in turns before keep these times.
-        """
-        if "compared" not in self.optuna.user_attrs:
-            later = {"finished": -1, "timings": {}, "failed": reason}
-            self.optuna.set_user_attr("compared", later)
-
-    @property
-    def has_environment(self) -> bool:
-        """True when it is recorded where this study was measured."""
-        return "environment" in self.optuna.user_attrs
-
-    def store_environment(self, environment: Environment) -> None:
-        """Record where this study was measured."""
-        self.optuna.set_user_attr("environment", environment.to_dict())
-
-    def store_end(self, stopped: str) -> None:
-        """Record why the search ended."""
-        if self.optuna.user_attrs.get("stopped") != stopped:
-            self.optuna.set_user_attr("stopped", stopped)
+            self.outcomes.take_turns(timings)

@@ -15,7 +15,8 @@ from tuning.limits import AdaptiveLimits, JobLimits
 from tuning.microbench.sample import Sample, samples_from
 from tuning.process_memory import available_bytes
 from tuning.records import Environment, Measurement
-from tuning.timing import SAMPLING_US, Timing
+from tuning.timer import SAMPLING_US
+from tuning.timing import Timing
 from tuning.visible_gpu import visible_gpu
 from tuning.worker_process import Lost, WorkerProcess
 

@@ -30,7 +30,8 @@ from tuning.guard import guarded_samples, guarded_turns
 from tuning.observers import Observer, open_observer
 from tuning.process_memory import offer_to_oom_killer
 from tuning.records import Measurement
-from tuning.timing import Timing, open_rivals, open_timer
+from tuning.timer import open_timer
+from tuning.timing import Timing, open_rivals
 
 __all__ = ["main"]
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from workbench.deploy.finding import LintReport
     from workbench.deploy.lint import lint
     from workbench.errors import ErrorReport, error
-    from workbench.evaluation import Evaluation, evaluate
+    from workbench.evaluation import evaluate
+    from workbench.evaluation_report import Evaluation
     from workbench.networks import NetworkReport, predict_network
     from workbench.ptq import quantize
 
@@ -69,7 +70,7 @@ _LATER = {
     "convert": "deploy.convert",
     "lint": "deploy.lint",
     "ErrorReport": "errors",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluation_report",
     "error": "errors",
     "evaluate": "evaluation",
     "NetworkReport": "networks",

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.errors import ErrorReport
-from workbench.weights import LayerStatus, WeightReport, printable
+from workbench.printable import printable
+from workbench.weight_report import LayerStatus, WeightReport
 
 __all__ = ["error_tables"]
 

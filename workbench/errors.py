@@ -27,7 +27,8 @@ from workbench.error_inputs import (
 from workbench.matrix_errors import SAMPLE_ROWS, ProductRow, TensorRow, matrix_errors
 from workbench.outfile import check_outfile
 from workbench.slices import worker_threads
-from workbench.weights import WeightReport, candidate_formats, error_dict, rank_weights
+from workbench.weight_report import WeightReport, error_dict
+from workbench.weights import candidate_formats, rank_weights
 
 if TYPE_CHECKING:
     from workbench.checkpoint import StoredTensor

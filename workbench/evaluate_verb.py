@@ -59,7 +59,8 @@ def evaluate(
     from workbench.evaluation import evaluate as evaluate_data
     from workbench.evaluation import load_judged
     from workbench.evaluation_page import check_page, write_page
-    from workbench.evaluation_tables import evaluation_grids, rich_tables
+    from workbench.evaluation_tables import evaluation_grids
+    from workbench.grid import rich_tables
     from workbench.progress import counted_progress
 
     if write is not None:

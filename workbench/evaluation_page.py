@@ -7,8 +7,9 @@ from typing import Any
 
 import sim
 from tiles.regular_file import check_regular
-from workbench.evaluation import EVALUATION_SCHEMA, Evaluation
-from workbench.evaluation_tables import evaluation_grids, markdown
+from workbench.evaluation_report import EVALUATION_SCHEMA, Evaluation
+from workbench.evaluation_tables import evaluation_grids
+from workbench.grid import markdown
 from workbench.outfile import check_outfile, unwritable, write_outfile
 
 __all__ = ["BEGIN", "END", "STORED", "check_page", "section", "with_section", "write_page"]

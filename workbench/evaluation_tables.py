@@ -3,26 +3,13 @@
 They are made of the JSON form, so that a stored evaluation is shown like a fresh one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from workbench.evaluation_frozen_tables import frozen_grid, mended_grid
+from workbench.grid import NONE, Grid, beside, joined, number, percent
 
-__all__ = ["Grid", "evaluation_grids", "markdown", "rich_tables"]
-
-_NONE = "-"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """A table of texts; the first column is left-aligned."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+__all__ = ["evaluation_grids"]
 
 
 def evaluation_grids(found: Mapping[str, Any]) -> list[Grid]:
@@ -36,28 +23,10 @@ def evaluation_grids(found: Mapping[str, Any]) -> list[Grid]:
         _slopes(found),
     ]
     if found["frozen"]:
-        grids += [_frozen(found), _mended(found)]
+        grids += [frozen_grid(found), mended_grid(found)]
     if found["searches"]:
         grids.insert(2, _searches(found))
     return grids
-
-
-def _percent(value: float | None, digits: int = 1) -> str:
-    return _NONE if value is None else f"{100 * value:.{digits}f}"
-
-
-def _number(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}"
-
-
-def _with(value: float | None, other: float | None, show: Any) -> str:
-    """A value with another in brackets."""
-    return _NONE if value is None else f"{show(value)} ({show(other)})"
-
-
-def _joined(one: Mapping[str, Any], *names: str, digits: int = 1) -> str:
-    values = [one[name] for name in names]
-    return _NONE if values[0] is None else " / ".join(_percent(v, digits) for v in values)
 
 
 def _aims(found: Mapping[str, Any]) -> Grid:
@@ -68,9 +37,9 @@ def _aims(found: Mapping[str, Any]) -> Grid:
         for regime in regimes:
             asked, value = aim["asked"][regime], aim["reached"][regime]
             sign = "<=" if aim["at_most"] else ">="
-            cells.append(_NONE if asked is None else f"{sign} {_unit(asked, aim['unit'])}")
+            cells.append(NONE if asked is None else f"{sign} {_unit(asked, aim['unit'])}")
             word = {True: " (met)", False: " (not met)", None: ""}[aim["met"][regime]]
-            cells.append(_NONE if value is None else _unit(value, aim["unit"]) + word)
+            cells.append(NONE if value is None else _unit(value, aim["unit"]) + word)
         rows.append(cells)
     columns = [text for regime in regimes for text in (f"asked, {regime}", "reached")]
     return Grid(
@@ -94,16 +63,16 @@ def _scores(found: Mapping[str, Any]) -> Grid:
             {"order": "orders only", "reference": "a bound"}.get(
                 one["kind"], "nothing fitted" if one["split"] is None else one["split"]
             ),
-            _joined(one, "mape", "median_error", "p90_error"),
-            _percent(one["bias"]),
-            _with(one["spearman"], one["spearman_p10"], _number),
-            _with(one["kendall"], one["kendall_p10"], _number),
-            _with(one["top1"], one["top1_worst"], _percent),
-            _with(one["top4"], one["top4_worst"], _percent),
-            _with(one["top8"], one["top8_worst"], _percent),
-            _joined(one, "recall50", "recall80", "recall90", digits=0),
+            joined(one, "mape", "median_error", "p90_error"),
+            percent(one["bias"]),
+            beside(one["spearman"], one["spearman_p10"], number),
+            beside(one["kendall"], one["kendall_p10"], number),
+            beside(one["top1"], one["top1_worst"], percent),
+            beside(one["top4"], one["top4_worst"], percent),
+            beside(one["top8"], one["top8_worst"], percent),
+            joined(one, "recall50", "recall80", "recall90", digits=0),
             _coverage(one),
-            _with(one["speedup_error"], one["speedup_sign"], _percent),
+            beside(one["speedup_error"], one["speedup_sign"], percent),
             _pace(found["pace"].get(one["predictor"])),
         )
         for one in found["scores"]
@@ -137,14 +106,14 @@ def _scores(found: Mapping[str, Any]) -> Grid:
 
 def _coverage(one: Mapping[str, Any]) -> str:
     if one["coverage"] is None:
-        return _NONE
-    ends = f"{_percent(one['coverage_low'])}..{_percent(one['coverage_high'])}"
-    return f"{_percent(one['coverage'])} ({ends}), x {one['width']:.2f}"
+        return NONE
+    ends = f"{percent(one['coverage_low'])}..{percent(one['coverage_high'])}"
+    return f"{percent(one['coverage'])} ({ends}), x {one['width']:.2f}"
 
 
 def _pace(value: float | None) -> str:
     if value is None:
-        return _NONE
+        return NONE
     return f"{value / 1e6:.1f} M" if value < 1e9 else "> 1000 M"
 
 
@@ -158,7 +127,7 @@ def _searches(found: Mapping[str, Any]) -> Grid:
         rows=[
             (
                 one["strategy"],
-                *(_with(one["shares"][n], one["worst"][n], _percent) for n in counts),
+                *(beside(one["shares"][n], one["worst"][n], percent) for n in counts),
             )
             for one in found["searches"]
         ],
@@ -186,12 +155,12 @@ def _parts(found: Mapping[str, Any]) -> Grid:
             (
                 name,
                 str(one["rows"]),
-                _joined(one, "mape", "median_error", "p90_error"),
-                _percent(one["bias"]),
-                _with(one["spearman"], one["spearman_p10"], _number),
-                _with(one["top1"], one["top1_worst"], _percent),
-                _with(one["top8"], one["top8_worst"], _percent),
-                _percent(one["coverage"]),
+                joined(one, "mape", "median_error", "p90_error"),
+                percent(one["bias"]),
+                beside(one["spearman"], one["spearman_p10"], number),
+                beside(one["top1"], one["top1_worst"], percent),
+                beside(one["top8"], one["top8_worst"], percent),
+                percent(one["coverage"]),
             )
             for name, one in parts
         ],
@@ -209,8 +178,8 @@ def _groups(found: Mapping[str, Any], key: str, by: str) -> Grid:
                 one["group"],
                 str(one["rows"]),
                 str(one["tables"]),
-                _percent(one["mape"]),
-                _percent(one["bias"]),
+                percent(one["mape"]),
+                percent(one["bias"]),
             )
             for one in found[key]
         ],
@@ -226,122 +195,10 @@ def _slopes(found: Mapping[str, Any]) -> Grid:
                 one["kernel"],
                 one["quantity"],
                 f"{one['percent']:+.1f} ± {one['stderr']:.1f}",
-                f"{_percent(one['explained'], 0)} %",
+                f"{percent(one['explained'], 0)} %",
             )
             for one in found["slopes"]
         ],
         note="Least squares on all fields at once; ± from leaving out a study at a time; "
         "`explains`: share of the variance within studies that the field alone explains.",
     )
-
-
-def _frozen(found: Mapping[str, Any]) -> Grid:
-    chosen = [one for one in found["frozen"] if (one["model"], one["shapes"]) == ("frozen", "all")]
-    return Grid(
-        title="Measured after the model was frozen",
-        columns=(
-            "family",
-            "mode",
-            "rows",
-            "studies",
-            "predicted, us",
-            "measured, us",
-            "error: mean / median / P90, %",
-            "bias, %",
-            "Spearman",
-            "top-1 (worst), %",
-            "in the 90 % interval, %",
-        ),
-        rows=[
-            (
-                one["family"],
-                one["mode"] or "all",
-                str(one["rows"]),
-                str(one["tables"]),
-                f"{one['predicted_us']:.1f}",
-                f"{one['measured_us']:.1f}",
-                _joined(one, "mape", "median_error", "p90_error"),
-                _percent(one["bias"]),
-                _number(one["spearman"]),
-                _with(one["top1"], one["top1_worst"], _percent),
-                _percent(one["covered"], 0),
-            )
-            for one in chosen
-        ],
-        note="What the sweeps predicted before they measured, nothing mended since; times are "
-        "geometric means over the rows. Searches chose these rows by the same predictions: "
-        "Spearman is the median over studies of four rows and more, top-1 the best that was "
-        "measured over the time of the one predicted fastest.",
-    )
-
-
-def _mended(found: Mapping[str, Any]) -> Grid:
-    parts = {(o["family"], o["mode"], o["shapes"], o["model"]): o for o in found["frozen"]}
-    rows = []
-    for family, mode in dict.fromkeys((o["family"], o["mode"]) for o in found["frozen"]):
-        cells = [family, mode or "all"]
-        for shapes in ("set on", "held out"):
-            for model in ("frozen", "now"):
-                one = parts.get((family, mode, shapes, model))
-                if model == "frozen":
-                    cells.append(_NONE if one is None else str(one["rows"]))
-                cells.append(
-                    _NONE if one is None else f"{_percent(one['mape'])} ({_percent(one['bias'])})"
-                )
-        rows.append(cells)
-    return Grid(
-        title="The same rows, before and after constants were set on half of their shapes",
-        columns=(
-            "family",
-            "mode",
-            "rows, shapes set on",
-            "frozen: MAPE (bias), %",
-            "now",
-            "rows, shapes held out",
-            "frozen: MAPE (bias), %",
-            "now",
-        ),
-        rows=rows,
-        note="Which shapes these are stands in the set's card. `now` is the model as it is.",
-    )
-
-
-def markdown(grid: Grid) -> str:
-    """A grid as a Markdown section."""
-
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    lines = [
-        f"### {grid.title}",
-        "",
-        line(grid.columns),
-        line(["---", *["---:"] * (len(grid.columns) - 1)]),
-        *map(line, grid.rows),
-    ]
-    return "\n".join([*lines, *(["", grid.note] if grid.note else [])])
-
-
-def rich_tables(grids: Sequence[Grid]) -> "Iterable[Table]":
-    """Grids for a terminal."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    for grid in grids:
-        table = Table(
-            title=escape(grid.title),
-            title_justify="left",
-            caption=escape(grid.note) or None,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-        )
-        for index, name in enumerate(grid.columns):
-            table.add_column(
-                name, justify="right" if index else "left", overflow="fold", no_wrap=not index
-            )
-        for row in grid.rows:
-            table.add_row(*map(escape, row))
-        yield table

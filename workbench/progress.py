@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from workbench.weights import printable
+from workbench.printable import printable
 
 if TYPE_CHECKING:
     from tuning import Progress

@@ -253,7 +253,7 @@ def _weights(source: Path, recipe: str, output: Path, keep: tuple[str, ...], as_
 
 
 def _print_weights(made: "QuantizedWeights") -> None:
-    from workbench.weights import printable
+    from workbench.printable import printable
 
     tensors = made.tensors
     print_tables(

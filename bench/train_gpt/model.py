@@ -8,7 +8,7 @@ from bench.train_gpt.settings import Size
 from examples import train_int8_gpt
 from examples.train_int8_gpt import Gpt
 
-__all__ = ["PLAIN", "Gpt", "build"]
+__all__ = ["PLAIN", "build"]
 
 #: The recipe that converts nothing: parameters, residual stream and products in fp32.
 PLAIN = "fp32"

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from bench.train_gpt.batches import held_out_windows, starts_of
-from bench.train_gpt.model import PLAIN, Gpt, build
+from bench.train_gpt.model import PLAIN, build
 from bench.train_gpt.outcome import Outcome, Run, Status
 from bench.train_gpt.packed_backend import PackedBackend, packs
 from bench.train_gpt.settings import VOCABULARY, Settings
+from examples.train_int8_gpt import Gpt
 from workbench.nn import Runtime, StepGuard, StepRefused, load_training_state, training_state
 from workbench.nn.training_state import runtime_of
 

@@ -12,7 +12,7 @@ from sim.calibration.sources import digest_of, kernel_files, model_digest
 from sim.calibration.stored import family_from_dict, family_to_dict
 from sim.calibration.unknowns import MACHINE_SIGMAS, RATES
 from sim.gpu import Gpu
-from sim.gpu_file import check_figure, check_peak
+from sim.gpu_figures import check_figure, check_peak
 from sim.parameters import TEMPLATES, Parameters
 from tiles.intake import read_bounded, shown
 from tiles.kernels import Kernel, kernels

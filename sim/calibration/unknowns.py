@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.gpu import Gpu
-from sim.gpu_file import PEAKS
+from sim.gpu_figures import PEAKS
 from sim.model import template_parameters
 from sim.parameters import Parameters
 from tiles.kernels import Kernel

@@ -8,7 +8,7 @@ import torch
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Kernel, TileConfig, kernels
-from tiles.kernels.dataflow import DataflowBlocksConfig
+from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
 from tiles.kernels.dataflow_workload import DataflowWorkload
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 

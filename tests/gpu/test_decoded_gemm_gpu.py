@@ -139,9 +139,9 @@ def test_every_code_decodes_exactly(name: str, wide: str, variant: str) -> None:
     from tiles.formats.torch_encode import decode
     from tiles.kernels.decoded_formats import template_element
     from tiles.kernels.triton import gemm_decoded
-    from tiles.kernels.triton.decoded_arguments import workspace_bytes
     from tiles.kernels.triton.decoded_element import named_element
     from tiles.kernels.triton.decoded_operand import StoredMatrix
+    from tiles.kernels.triton.decoded_staging import workspace_bytes
 
     fmt = element(name)
     k, n = 512, 272
@@ -312,7 +312,7 @@ def test_offsets_beyond_two_to_the_31(
     from tiles.kernels.accuracy import compare, gemm_reference
     from tiles.kernels.decoded_workload import DecodedGemmWorkload
     from tiles.kernels.triton import gemm_decoded
-    from tiles.kernels.triton.decoded_arguments import workspace_bytes
+    from tiles.kernels.triton.decoded_staging import workspace_bytes
 
     config = chosen(variant).to_dict()
     huge(16)

@@ -179,8 +179,9 @@ def test_blocks_of_zeros_and_outliers_leave_the_others_alone(one: HopperBlockGem
     import torch
 
     from tiles.formats.torch_codec import quantize_tensor
-    from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+    from tiles.kernels.accuracy import compare, gemm_reference
     from tiles.kernels.accuracy_of_runs import allow_runs, scales_that_count
+    from tiles.kernels.arithmetic import gemm_arithmetic
     from tiles.kernels.hopper_block_workload import exact_values
 
     workload = _workload("jetfire", "fp32", (256, 384, 2048))

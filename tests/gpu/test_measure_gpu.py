@@ -9,7 +9,8 @@ import pytest
 
 from tiles.kernels import Status, kernel
 from tiles.problems import parse_problem
-from tuning.timing import operand_sets, time_callable, time_interleaved
+from tuning.timer import operand_sets
+from tuning.timing import time_callable, time_interleaved
 from tuning.worker import Target, Worker
 
 pytestmark = pytest.mark.gpu
@@ -247,7 +248,7 @@ def test_a_timer_keeps_the_operands_of_its_graph_alive() -> None:
 
     import torch
 
-    from tuning.timing import open_timer
+    from tuning.timer import open_timer
 
     for elements in (1 << 10, 1 << 28):  # one graph of many launches, and single launches
         x = torch.zeros(elements, device="cuda")

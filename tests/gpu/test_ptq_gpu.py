@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from tiles.formats import TensorFormat
 from tiles.kernels import kernel
-from tiles.kernels.accuracy import Arithmetic, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import compare, gemm_reference
+from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
 from tiles.kernels.decoded_formats import inner_problem, wide_name
 from tiles.kernels.decoded_workload import multiplied_values
 from tiles.kernels.gemm_workload import must_decode

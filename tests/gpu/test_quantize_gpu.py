@@ -236,7 +236,7 @@ def test_workload_checks_itself_and_replays_from_a_graph(backend: Backend, text:
         written = list(workload.operands.outputs.named().values())
     else:
         assert isinstance(workload, QuantizeWorkload)
-        written = [workload.matrices.codes.view(torch.uint8), workload.matrices.scales]
+        written = [workload.operands.codes.view(torch.uint8), workload.operands.scales]
     expected = [tensor.clone() for tensor in written]
     for tensor in written:
         tensor.fill_(0x55)

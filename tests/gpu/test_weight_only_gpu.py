@@ -153,7 +153,7 @@ def test_every_code_decodes_exactly(activation: str, name: str, bits: int, varia
     from tiles.formats import element, pack_codes
     from tiles.formats.torch_encode import decode
     from tiles.kernels.triton import gemm_weight_only
-    from tiles.kernels.triton.weight_arguments import workspace_words
+    from tiles.kernels.triton.split_workspace import workspace_words
     from tiles.kernels.triton.weight_layout import pack
 
     config = VARIANTS[variant]
@@ -233,7 +233,7 @@ def test_launches_of_different_shapes_share_a_workspace() -> None:
     import torch
 
     from tiles.kernels.triton import gemm_weight_only
-    from tiles.kernels.triton.weight_arguments import workspace_words
+    from tiles.kernels.triton.split_workspace import workspace_words
     from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 
     made = []

@@ -6,7 +6,8 @@ import pytest
 import sim
 from sim.dataflow_model import instructions
 from tiles.kernels import ConfigTable, Kernel, kernels
-from tiles.kernels.dataflow import DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import DataflowRowsConfig
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
 H200 = sim.load_gpu("h200")

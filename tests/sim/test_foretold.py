@@ -48,6 +48,12 @@ def test_a_pipe_is_not_replaced(tmp_path: Path, tables: list[MeasuredTable]) -> 
     assert (tmp_path / "pipe").is_fifo()
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path, tables: list[MeasuredTable]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe: cannot be read as predictions: not a regular"):
+        read_foretold(tmp_path / "pipe", tables)
+
+
 def test_predictions_of_other_rows_and_damaged_files_are_refused(
     tmp_path: Path, tables: list[MeasuredTable]
 ) -> None:

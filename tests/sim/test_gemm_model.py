@@ -1,37 +1,20 @@
-"""The whole GEMM model: sanity against an H200's measurements, laws, and speed.
+"""The whole GEMM model: sanity against an H200's measurements, what shows in a price, and speed.
 
 The measured figures are outside checks with wide bands; nothing in the model is fitted to them.
 """
 
 import time
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
+from priced_gemms import H200, KERNEL, gemm, legal
 
 import sim
 from sim.gemm_model import padded_rows
-from sim.gemm_wave import Iteration, Loop, compute_clk, lone_clk, queued_clk
-from sim.interval import LOG_HALF_WIDTH
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.gemm import GemmConfig, TritonGemm
+from tiles.kernels.gemm import GemmConfig
 from tiles.problems import Gemm
-from tiles.recipes import RECIPES, recipe
-
-KERNEL = TritonGemm()
-H200 = sim.load_gpu("h200")
-
-
-def gemm(m: int, n: int, k: int, name: str) -> Gemm:
-    return Gemm(m=m, n=n, k=k, recipe=recipe(name))
-
-
-def legal(problem: Gemm, gpu: sim.Gpu) -> ConfigTable:
-    return KERNEL.legal_space(problem, gpu.limits).accepted
 
 
 @cache
@@ -131,79 +114,6 @@ def test_integers_on_blackwell_are_no_faster_than_its_plain_products() -> None:
     assert integer.tflops < plain.tflops < fp8.tflops
 
 
-SHAPES = st.tuples(*[st.one_of(st.integers(1, 300), st.integers(1, 9000))] * 3)
-GPUS = st.sampled_from(sim.gpu_names())
-#: Recipes whose product the kernel computes, on every GPU of the catalogue.
-SERVED = sorted(
-    name for name in RECIPES if KERNEL.refusal(gemm(64, 64, 64, name), H200.limits) is None
-)
-NAMES = st.sampled_from(SERVED)
-
-
-def some_legal(problem: Gemm, gpu: sim.Gpu, seed: int) -> ConfigTable:
-    table = legal(problem, gpu)
-    return table.take(np.random.default_rng(seed).integers(0, len(table), 100))
-
-
-@given(shape=SHAPES, name=NAMES, gpu=GPUS, seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_every_legal_configuration_has_a_finite_positive_price(
-    shape: tuple[int, int, int], name: str, gpu: str, seed: int
-) -> None:
-    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
-    priced = sim.price(problem, KERNEL, some_legal(problem, machine, seed), machine)
-    for column in (priced.time_us, *priced.terms_us.values()):
-        assert column.shape == (100,)
-        assert np.isfinite(column).all()
-        assert (column >= 0).all()
-    assert (0 < priced.low_us).all()
-    assert (priced.low_us < priced.time_us).all()
-    assert (priced.time_us < priced.high_us).all()
-    # Nothing takes less than its largest term, and none of the operands is read less than once.
-    largest = np.max(np.stack(list(priced.terms_us.values())), axis=0)
-    assert (priced.time_us >= largest * (1 - 1e-9)).all()
-    written = shape[0] * shape[1] * 2
-    assert (priced.dram_write_bytes == written).all()
-    assert (priced.dram_read_bytes >= (problem.min_bytes - written) * (1 - 1e-12)).all()
-    assert set(priced.terms_us) <= set(LOG_HALF_WIDTH)
-
-
-@given(shape=SHAPES, name=NAMES, gpu=GPUS, seed=st.integers(0, 99), factor=st.floats(1, 4))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_more_bandwidth_and_a_higher_clock_are_never_slower(
-    shape: tuple[int, int, int], name: str, gpu: str, seed: int, factor: float
-) -> None:
-    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
-    table = some_legal(problem, machine, seed)
-    base = sim.price(problem, KERNEL, table, machine).time_us
-    for better in (
-        replace(
-            machine,
-            dram_read_gb_per_s=machine.dram_read_gb_per_s * factor,
-            dram_copy_gb_per_s=machine.dram_copy_gb_per_s * factor,
-        ),
-        replace(machine, l2_read_gb_per_s=machine.l2_read_gb_per_s * factor),
-        replace(machine, sustained_clock_mhz=machine.sustained_clock_mhz * factor),
-    ):
-        assert (sim.price(problem, KERNEL, table, better).time_us <= base * (1 + 1e-9)).all()
-
-
-@given(shape=SHAPES, name=NAMES, gpu=GPUS)
-@settings(max_examples=30, deadline=None, derandomize=True)
-def test_more_sms_and_smaller_problems_are_never_slower_at_their_best(
-    shape: tuple[int, int, int], name: str, gpu: str
-) -> None:
-    """Of the best configuration: a given one may fall badly into waves, in life as here."""
-    problem, machine = gemm(*shape, name), sim.load_gpu(gpu)
-    table = legal(problem, machine)
-    base = sim.price(problem, KERNEL, table, machine).time_us.min()
-    more = replace(machine, sm_count=machine.sm_count * 2)
-    # Twice the SMs share the same L2: what a wave evicts may cost a per cent.
-    assert sim.price(problem, KERNEL, table, more).time_us.min() <= base * 1.02
-    for doubled in (replace(problem, m=2 * problem.m), replace(problem, n=2 * problem.n)):
-        assert sim.price(doubled, KERNEL, table, machine).time_us.min() >= base * 0.98
-
-
 def one(**fields: int | bool) -> ConfigTable:
     config = {
         "block_m": 128,
@@ -244,77 +154,11 @@ def test_ordinary_loads_cost_a_tenth_and_more() -> None:
         assert ordinary > 1.08 * descriptor
 
 
-def column(value: int) -> NDArray[np.int64]:
-    return np.array([value])
-
-
-def loop(*, serial: bool = False, in_line: bool = False, **clocks: float) -> Loop:
-    fields = {"tensor_clk": 512.0, "promotion_clk": 0.0, "issue_clk": 0.0, "wait_clk": 0.0}
-    fields |= {"chain_clk": 0.0, "loop_clk": 0.0} | clocks
-    columns = {name: np.array([value]) for name, value in fields.items()}
-    return Loop(in_line=np.array([in_line]), serial=serial, **columns)
-
-
-def iteration(
-    unit_clk: NDArray[np.float64], alone_clk: NDArray[np.float64], *, serial: bool
-) -> Iteration:
-    none = np.zeros(1)
-    return Iteration(
-        element="e4m3fn",
-        tensor_clk=none,
-        promotion_clk=none,
-        unit_clk=unit_clk,
-        alone_clk=alone_clk,
-        serial=serial,
-        smem_clk=none,
-        l2_bytes=none,
-        slice_bytes=none,
-        iterations=none,
-        stages=none,
-        held=0.0,
-    )
-
-
-def test_serial_promotion_follows_one_plus_r() -> None:
-    """A lone CTA that is not held up by memory takes T = 1 + R and its waits."""
-    unit, alone = lone_clk(loop(promotion_clk=384.0, wait_clk=280.0, serial=True))
-    assert (unit[0], alone[0]) == (512, 512 + 384 + 280)
-    one_cta, four = (compute_clk(iteration(unit, alone, serial=True), column(n)) for n in (1, 4))
-    assert one_cta == alone
-    assert 4 * 512 < four[0] < 4 * alone[0]
-
-
-def test_a_warps_own_instructions_run_beside_warpgroup_products_and_around_mma_sync() -> None:
-    for tensor_clk, beside in ((512.0, 512 + 20), (100.0, 300.0)):
-        _, alone = lone_clk(loop(tensor_clk=tensor_clk, wait_clk=20.0, chain_clk=300.0))
-        assert alone[0] == beside
-        _, around = lone_clk(
-            loop(tensor_clk=tensor_clk, wait_clk=20.0, chain_clk=300.0, in_line=True)
-        )
-        assert around[0] == tensor_clk + 300
-    # Their issue slots are a unit of their own.
-    assert lone_clk(loop(tensor_clk=100.0, loop_clk=194.0))[0][0] == 194
-
-
-def test_co_resident_ctas_are_customers_of_the_busiest_unit() -> None:
-    """Schweitzer's approximation: exact for one, between its bounds for many."""
-    served, apart = np.array([100.0]), np.array([400.0])
-    assert queued_clk(served, apart, column(1))[0] == pytest.approx(500)
-    times = [queued_clk(served, apart, column(n))[0] for n in range(1, 33)]
-    assert times == sorted(times)
-    for n, clk in enumerate(times, 1):
-        assert max(500, 100 * n) <= clk * (1 + 1e-12)
-        assert clk <= 500 * n
-    assert times[-1] == pytest.approx(3200, rel=0.005)
-    # Nobody waits who is never apart from the unit, nor gains by company.
-    assert queued_clk(served, np.array([0.0]), column(3))[0] == pytest.approx(300)
-
-
 def test_copies_of_the_last_row_crowd_one_slice_of_the_l2() -> None:
     """Measured at 128x7168x2048: 50 us for 256 rows by descriptor, 355 us by ordinary loads."""
-    assert padded_rows(128, column(256))[0] == 128
-    assert padded_rows(4096, column(128))[0] == 0
-    assert padded_rows(2112, column(128))[0] == pytest.approx(17 * 128 / 17 - 2112 / 17)
+    assert padded_rows(128, np.array([256]))[0] == 128
+    assert padded_rows(4096, np.array([128]))[0] == 0
+    assert padded_rows(2112, np.array([128]))[0] == pytest.approx(17 * 128 / 17 - 2112 / 17)
     tall = {"block_m": 256, "block_n": 16, "block_k": 32, "num_warps": 4, "num_stages": 3}
     few, many = (
         [price_one(gemm(m, 7168, 2048, "bf16"), tma=tma, **tall) for tma in (True, False)]

@@ -5,12 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sim.calibration.conformal import (
-    conformal_width,
-    stratum_widths,
-    student_width,
-    width_of,
-)
+from sim.calibration.conformal import conformal_width, stratum_widths, student_width, width_of
 from sim.calibration.residual import STRENGTHS, TREES_FROM, Residual, fit_residual
 
 NAMES = ("a", "b", "c")

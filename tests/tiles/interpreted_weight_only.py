@@ -15,7 +15,7 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
 from tiles.kernels.triton import gemm_weight_only
-from tiles.kernels.triton.weight_arguments import workspace_words
+from tiles.kernels.triton.split_workspace import workspace_words
 from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.kernels.weight_only_workload import WeightOnlyWorkload
 from tiles.problems import Gemm

@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch")
 from tiles.kernels.accuracy import (  # noqa: E402 - torch is optional
     Reference,
     compare,
-    gemm_arithmetic,
     gemm_reference,
 )
+from tiles.kernels.arithmetic import gemm_arithmetic  # noqa: E402 - torch is optional
 from tiles.kernels.gemm_workload import dequantize  # noqa: E402
 from tiles.kernels.quantize_torch import quantize_torch  # noqa: E402
 from tiles.problems import Gemm  # noqa: E402

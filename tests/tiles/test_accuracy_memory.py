@@ -8,12 +8,13 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402 - torch is optional
 
-from tiles.kernels import accuracy  # noqa: E402
+from tiles.kernels import accuracy, output_tiles  # noqa: E402
+from tiles.kernels.arithmetic import gemm_arithmetic  # noqa: E402
 from tiles.problems import parse_problem  # noqa: E402
 
 M, N, K = 7, 600, 900
 PROBLEM = parse_problem(f"gemm:{M}x{N}x{K}:bf16:bf16")
-CHUNK = accuracy.TILE * K
+CHUNK = output_tiles.TILE * K
 
 
 class Allocations(TorchDispatchMode):
@@ -41,18 +42,18 @@ def _operands() -> tuple[Any, Any]:
 
 
 def test_no_temporary_is_as_large_as_an_operand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "_CHUNK_ELEMENTS", CHUNK)
+    monkeypatch.setattr(output_tiles, "_CHUNK_ELEMENTS", CHUNK)
     a, b = _operands()
     with Allocations() as seen:
-        accuracy.gemm_reference(a, b, accuracy.gemm_arithmetic(PROBLEM, decode=False))
+        accuracy.gemm_reference(a, b, gemm_arithmetic(PROBLEM, decode=False))
     assert M * N <= seen.largest <= CHUNK < b.numel() / 4
 
 
 def test_chunks_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = _operands()
-    arithmetic = accuracy.gemm_arithmetic(PROBLEM, decode=False)
+    arithmetic = gemm_arithmetic(PROBLEM, decode=False)
     whole = accuracy.gemm_reference(a, b, arithmetic)
-    monkeypatch.setattr(accuracy, "_CHUNK_ELEMENTS", CHUNK)
+    monkeypatch.setattr(output_tiles, "_CHUNK_ELEMENTS", CHUNK)
     parts = accuracy.gemm_reference(a, b, arithmetic)
     for name in ("exact", "bound", "tile_rms_limit"):
         torch.testing.assert_close(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.gemm_workload import dequantize
 from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Gemm

@@ -2,7 +2,8 @@
 
 import torch
 
-from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 

@@ -11,7 +11,9 @@ from bench.sass import loops
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, modules
-from tiles.kernels.dataflow import BLOCK_OPS, ROW_OPS, DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.cuda.dataflow_row_geometry import geometry
+from tiles.kernels.dataflow_blocks import BLOCK_OPS, DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
 from tiles.problems import DATAFLOW_OPS, parse_problem
 
 H200 = load_gpu("h200").limits
@@ -50,7 +52,7 @@ def test_what_was_compiled_ahead_lies_where_the_launch_looks(
     facts = kernel("cuda_dataflow_rows").compile_offline(problem, ROW, H200)
     assert facts is not None
     block, config = (32, 32), ROW.to_dict()
-    covered = dataflow_rows.geometry(op="residual", shape=(4096, 4096), block=block, config=config)
+    covered = geometry(op="residual", shape=(4096, 4096), block=block, config=config)
     assert facts.smem_bytes == covered.smem_bytes
     options = dataflow_rows.options(
         op="residual", element="int8", shape=(4096, 4096), block=block, stochastic=False,

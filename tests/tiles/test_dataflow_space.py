@@ -12,7 +12,9 @@ from sim import gpu_names, load_gpu
 from tiles.formats import TensorFormat
 from tiles.kernels import Accepted, Rejected, kernel, kernels
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
-from tiles.kernels.dataflow import BLOCK_OPS, ROW_OPS, DataflowBlocksConfig, DataflowRowsConfig
+from tiles.kernels.cuda.dataflow_row_geometry import geometry
+from tiles.kernels.dataflow_blocks import BLOCK_OPS, DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
 H200 = load_gpu("h200").limits
@@ -153,7 +155,7 @@ def test_lanes_that_share_a_row_of_a_block_are_those_of_a_warp() -> None:
 
 @pytest.mark.parametrize("fmt", ["int8.b32x32", "int8.b1x128", "int8.b64x64", "int8.b1x1024"])
 def test_shared_memory_of_blocks_is_what_the_launcher_asks_for(fmt: str) -> None:
-    from tiles.kernels.dataflow import block_smem_bytes
+    from tiles.kernels.dataflow_blocks import block_smem_bytes
     from tiles.kernels.dataflow_family import block_of
 
     for op in ("gelu", "silu-bwd", "relu", "dropout"):
@@ -167,14 +169,14 @@ def test_shared_memory_of_blocks_is_what_the_launcher_asks_for(fmt: str) -> None
 
 
 def test_shared_memory_of_the_rules_is_what_the_launcher_asks_for() -> None:
-    from tiles.kernels.dataflow import row_smem_bytes
+    from tiles.kernels.dataflow_rows import row_smem_bytes
 
     for op in ROW_OPS:
         one = problem(op, cols=5000)
         legal = kernel(ROWS).legal_space(one, H200).accepted
         rows = np.arange(0, len(legal), 17)
         asked = [
-            dataflow_rows.geometry(
+            geometry(
                 op=op, shape=one.shape, block=(32, 32), config=legal.config(int(r)).to_dict()
             ).smem_bytes
             for r in rows

@@ -12,9 +12,9 @@ pytest.importorskip("triton")
 import torch
 
 from tiles.kernels.triton import gemm_decoded
-from tiles.kernels.triton.decoded_arguments import workspace_bytes
 from tiles.kernels.triton.decoded_element import named_element
 from tiles.kernels.triton.decoded_operand import StoredMatrix
+from tiles.kernels.triton.decoded_staging import workspace_bytes
 
 M, N, K = 20, 24, 96
 CONFIG = {

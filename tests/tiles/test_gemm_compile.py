@@ -9,7 +9,8 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from cross_compile import compile_gemm, registers_and_stack
-from test_gemm_descriptor import A100, BASE, GEMM, H200, gemm
+from gemm_cases import BASE, GEMM, gemm
+from gpu_limits import A100, H200
 
 from tiles.kernels import ConfigTable
 from tiles.kernels.gemm import GemmConfig

@@ -4,32 +4,15 @@ from dataclasses import replace
 
 import pytest
 from config_rows import distinct_rows
+from gemm_cases import BASE, GEMM, gemm
+from gpu_limits import A100, H200
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import Accepted, Limits, NumericPath, Rejected
-from tiles.kernels.gemm import MAX_INT32_K, GemmConfig, TritonGemm
-from tiles.problems import Gemm, Quantize, parse_problem
+from tiles.kernels.gemm import MAX_INT32_K
+from tiles.problems import Gemm, Quantize
 from tiles.recipes import RECIPES, Recipe, recipe
 
-H200 = Limits(
-    gpu="h200",
-    vendor="nvidia",
-    capability=90,
-    smem_bytes_per_cta=232448,
-    registers_per_sm=65536,
-    threads_per_sm=2048,
-    warp_threads=32,
-    native_elements=frozenset({"bf16", "fp16", "e4m3fn", "e5m2", "int8"}),
-    features=frozenset({"tma", "wgmma"}),
-)
-A100 = replace(
-    H200,
-    gpu="a100",
-    capability=80,
-    smem_bytes_per_cta=166912,
-    native_elements=frozenset({"bf16", "fp16", "int8"}),
-    features=frozenset(),
-)
 MI300X = replace(
     A100,
     gpu="mi300x",
@@ -39,7 +22,6 @@ MI300X = replace(
     registers_per_sm=131072,
     warp_threads=64,
 )
-GEMM = TritonGemm()
 #: Recipes whose product the template computes, on every GPU of the workbench.
 SERVED = (
     *("bf16", "bf16-kahan", "bf16-sr", "fp16", "e4m3-tensor", "e4m3-row", "e5m2-tensor"),
@@ -52,22 +34,6 @@ SERVED = (
 PRODUCTS = tuple(
     {(recipe(name).activation, recipe(name).weight): name for name in reversed(SERVED)}.values()
 )
-BASE = GemmConfig(
-    block_m=128,
-    block_n=128,
-    block_k=64,
-    group_m=8,
-    num_warps=8,
-    num_stages=3,
-    tma=True,
-    persistent=False,
-)
-
-
-def gemm(text: str) -> Gemm:
-    problem = parse_problem(text)
-    assert isinstance(problem, Gemm)
-    return problem
 
 
 @pytest.mark.parametrize("limits", [H200, A100, MI300X], ids=lambda limits: limits.gpu)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_gemm_descriptor import A100, BASE, GEMM, H200, gemm
+from gemm_cases import BASE, GEMM, gemm
+from gpu_limits import A100, H200
 
 from tiles.kernels import Accepted, ConfigTable, Rejected
 from tiles.kernels.gemm import GemmConfig

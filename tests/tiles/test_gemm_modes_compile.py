@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton")
 pytest.importorskip("torch")
 
 from cross_compile import compile_gemm, registers_and_stack  # noqa: E402 - triton is optional
-from test_gemm_descriptor import BASE, gemm  # noqa: E402
+from gemm_cases import BASE, gemm  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

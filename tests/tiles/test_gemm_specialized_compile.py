@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 pytest.importorskip("torch")
 
 from cross_compile import compile_gemm, registers_and_stack
-from test_gemm_descriptor import BASE, gemm
+from gemm_cases import BASE, gemm
 from warp_partitions import POINTER, partitions
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,9 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.rounding import random_bits
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
 from tiles.kernels.accuracy_of_runs import allow_runs, scales_that_count
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 

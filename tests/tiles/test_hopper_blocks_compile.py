@@ -17,13 +17,8 @@ from tiles.kernels import ConfigTable, TileConfig
 from tiles.kernels.compile_facts import OfflineCompileError
 from tiles.kernels.cuda import gemm_hopper_blocks
 from tiles.kernels.cuda.modules import CUPY_OPTIONS
-from tiles.kernels.hopper_block_gemm import (
-    HopperBlockGemm,
-    HopperBlockGemmConfig,
-    block_scales,
-    block_smem_bytes,
-    consumer_tile,
-)
+from tiles.kernels.hopper_block_gemm import HopperBlockGemm, HopperBlockGemmConfig
+from tiles.kernels.hopper_block_rules import block_scales, block_smem_bytes, consumer_tile
 from tiles.problems import Gemm, parse_problem
 
 SOURCE = Path(gemm_hopper_blocks.__file__).with_suffix(".cu")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tiles.formats.rounding import philox, random_bits
-from tiles.kernels.cuda.gemm_hopper_blocks import SCALES
+from tiles.kernels.cuda.hopper_block_operands import SCALES
 from tiles.kernels.cuda.philox_keys import round_keys
 
 F32 = np.float32

@@ -1,12 +1,12 @@
 """Which problems and configurations the Hopper GEMM serves."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from hopper_gemm_cases import FAMILY, H200, RECIPES, config, gemm, options
+from launcher_gate import broken_rows, takes
 
 from sim import gpu_names, load_gpu
 from tiles.kernels import ConfigTable, NumericPath
@@ -35,33 +35,14 @@ def wide_table() -> ConfigTable:
     )
 
 
-def launcher_takes(problem: Gemm, one: HopperGemmConfig) -> bool:
-    try:
-        options(problem, one)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_gate_and_the_launcher_agree_on_every_configuration(name: str) -> None:
     problem = gemm(f"gemm:4096x4096x4096:{name}:bf16")
     for table in (FAMILY.space(problem, H200), wide_table()):
-        broken = np.zeros(len(table), dtype=bool)
-        for rule in FAMILY.rules(problem, table, H200):
-            if rule.name in HARD_RULES:
-                broken |= rule.broken
-                for row in np.flatnonzero(rule.broken)[:3].tolist():
-                    assert rule.explain(row)
-        taken = np.array([launcher_takes(problem, one) for one in _configs(table)])
+        broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
+        taken = np.array([takes(options, problem, one) for one in table])
         differ = np.flatnonzero(taken == broken)
         assert len(differ) == 0, table.config(int(differ[0]))
-
-
-def _configs(table: ConfigTable) -> Iterator[HopperGemmConfig]:
-    for one in table:
-        assert isinstance(one, HopperGemmConfig)
-        yield one
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -73,7 +54,7 @@ def test_every_legal_space_holds_the_default_and_fits(name: str, m: int) -> None
     assert (hopper_smem_bytes(problem, legal) <= H200.smem_bytes_per_cta).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
-    assert launcher_takes(problem, default)
+    assert takes(options, problem, default)
 
 
 @pytest.mark.parametrize(

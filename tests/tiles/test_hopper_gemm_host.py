@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hopper_gemm_host import run, source_text
-from test_hopper_skinny_host import ROUNDING, draw, grids, spread
+from hopper_host_cases import ROUNDING, draw, grids, spread
 
 pytestmark = [
     pytest.mark.slow,

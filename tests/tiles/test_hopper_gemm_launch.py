@@ -1,13 +1,13 @@
 """What the Hopper GEMM's launcher refuses, and what it launches."""
 
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cupy_arrays import array
 from hopper_gemm_cases import GOOD, OVER_C, ROW, config
+from recorded_launches import check_refuses, record
 
 from tiles.kernels.cuda import gemm_hopper, hopper_grid
 
@@ -64,11 +64,7 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
-    with pytest.raises(error, match=message):
-        gemm_hopper.launch(**(GOOD | change))
-    with pytest.raises(error, match=message):
-        gemm_hopper.precompile(**(GOOD | change))
+    check_refuses(monkeypatch, gemm_hopper, GOOD | change, error, message)
 
 
 def test_an_integer_sum_that_could_overflow_is_refused() -> None:
@@ -114,18 +110,7 @@ def test_good_operands_get_as_far_as_cupy(
 
 
 def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps: list[tuple[Any, ...]] = []
-    launches: list[tuple[Any, ...]] = []
-
-    def tensor_map(*numbers: Any) -> str:
-        maps.append(numbers)
-        return f"map {len(maps)}"
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        launches.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: kernel)
+    found = record(monkeypatch, gemm_hopper)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     apart = {
         "a": array((300, 256), "uint8", strides=(512, 1), pointer=1 << 20),
@@ -134,14 +119,14 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
         "config": config(cluster=2).to_dict(),
     }
     gemm_hopper.launch(**(GOOD | apart))
-    assert maps == [
+    assert found.maps == [
         (1 << 20, 1, 256, 300, 512, (128, 128)),
         (GOOD["b"].data.ptr, 1, 256, 128, 256, (128, 64)),
         # No element behind the last row is read, whatever lies between columns.
         (1 << 22, 4, 300, 2, 8192, (128, 1)),
         (1 << 21, 2, 128, 300, 1024, (64, 64)),
     ]
-    ((grid, block, arguments, smem),) = launches
+    ((grid, block, arguments, smem),) = found.launches
     # Three rows of tiles make two clusters of two; there is one column of tiles.
     assert (grid, block) == ((4,), (384,))
     assert arguments[:4] == ("map 1", "map 2", "map 3", "map 4")

@@ -1,16 +1,16 @@
 """Hopper's weight-only product for many rows without a GPU: compilation, legality, launches."""
 
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cupy_arrays import array
+from hopper_weight_cases import formats, gemm
+from launcher_gate import broken_rows, takes
 from nvrtc_compile import compile_cuda, stages_given_up_unread
-from test_hopper_weight_only import formats, gemm
+from recorded_launches import check_refuses, record
 from wgmma_operands import overwritten_operands
 
 from sim import gpu_names, load_gpu
@@ -110,14 +110,6 @@ def test_descriptor_and_launcher_name_the_same_choices() -> None:
         assert getattr(rules, name) == getattr(launcher, name), name
 
 
-def launcher_takes(problem: Gemm, one: HopperWeightPrefillConfig) -> bool:
-    try:
-        options(problem, one)
-    except ValueError:
-        return False
-    return True
-
-
 def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
     problem = gemm(LONG, "int4.g128")
     table = ConfigTable.product(
@@ -129,16 +121,11 @@ def test_the_gate_and_the_launcher_agree_on_every_configuration() -> None:
         group_m=(0, 1, 16),
         store_buffers=(0, 1, 2, 3),
     )
-    broken = np.zeros(len(table), dtype=bool)
-    for rule in FAMILY.rules(problem, table, H200):
-        for row in np.flatnonzero(rule.broken)[:3].tolist():
-            assert rule.explain(row)
-        if rule.name in HARD_RULES:
-            broken |= rule.broken
+    broken = broken_rows(FAMILY, problem, table, H200, HARD_RULES)
     for row in range(len(table)):
         one = table.config(row)
         assert isinstance(one, HopperWeightPrefillConfig)
-        assert launcher_takes(problem, one) == (not broken[row]), one
+        assert takes(options, problem, one) == (not broken[row]), one
 
 
 @pytest.mark.parametrize("weight", ["int4.g128", "uint4.g32", "nvfp4", "int8.row"])
@@ -151,7 +138,7 @@ def test_every_legal_space_holds_the_default(weight: str, shape: str) -> None:
     assert (rules.prefill_smem_bytes(problem, space.accepted) <= H200.smem_bytes_per_cta).all()
     default = FAMILY.default(problem, H200)
     assert FAMILY.judge(problem, default, H200).config == default
-    assert launcher_takes(problem, default)
+    assert takes(options, problem, default)
 
 
 @pytest.mark.parametrize(
@@ -217,26 +204,17 @@ def test_launch_refuses_before_it_needs_a_gpu(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
-    for call in (launcher.launch, launcher.precompile):
-        with pytest.raises(error, match=message):
-            call(**(good() | change))
+    check_refuses(monkeypatch, launcher, good() | change, error, message)
 
 
 def test_a_launch_has_whole_clusters_along_n(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[tuple[Any, ...]] = []
-
-    def kernel(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        found.append((grid, block, arguments, shared_mem))
-
-    monkeypatch.setattr(launcher, "tensor_map", lambda *numbers: numbers)
-    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: kernel)
+    found = record(monkeypatch, launcher)
     monkeypatch.setattr("tiles.kernels.cuda.hopper_grid.multiprocessors", lambda device: 9)
     launcher.launch(**good())
-    ((grid, block, arguments, smem),) = found
+    ((grid, block, arguments, smem),) = found.launches
     # 3 rows of tiles by 2 clusters of two: 6 clusters, of which 4 at a time are resident.
     assert (grid, block) == ((8,), (384,))
-    assert arguments[0][1:] == (2, 392, 300, 784, (64, 64))
-    assert arguments[1][1:] == (2, 528, 300, 1056, (64, 64))
+    assert found.maps[0][1:] == (2, 392, 300, 784, (64, 64))
+    assert found.maps[1][1:] == (2, 528, 300, 1056, (64, 64))
     assert [int(x) for x in arguments[-3:]] == [300, 528, 4]  # M, N, panels
     assert smem == 8 * (128 * 128 + 16) + 5 * (256 * 64 + 512) + 2 * 8192

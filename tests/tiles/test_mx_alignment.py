@@ -10,7 +10,8 @@ import torch
 
 from tiles.formats import decode, element
 from tiles.formats.torch_codec import quantize_tensor
-from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.cuda import align_mx_scales
 from tiles.kernels.cuda.align_mx_scales import ERRORS
 from tiles.kernels.mx_alignment import (

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from config_rows import distinct_rows
+from gpu_limits import H200
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,16 +16,6 @@ from tiles.kernels.cuda_quantize import CudaQuantizeConfig
 from tiles.kernels.quantize import TritonQuantizeConfig
 from tiles.problems import Quantize, parse_problem
 
-H200 = Limits(
-    gpu="h200",
-    vendor="nvidia",
-    capability=90,
-    smem_bytes_per_cta=232448,
-    registers_per_sm=65536,
-    threads_per_sm=2048,
-    warp_threads=32,
-    native_elements=frozenset({"bf16", "fp16", "e4m3fn", "e5m2", "int8"}),
-)
 A100 = dataclasses.replace(H200, gpu="a100", capability=80, smem_bytes_per_cta=166912)
 MI300 = dataclasses.replace(
     H200, gpu="mi300x", vendor="amd", capability=942, warp_threads=64, smem_bytes_per_cta=65536

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from config_rows import distinct_rows
+from gpu_limits import H200
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,16 +17,6 @@ from tiles.kernels.triton import dequantize_tiles, quantize_tiles, transpose_cod
 from tiles.kernels.triton.quantize_tiles_arguments import request
 from tiles.problems import Dequantize, Problem, Quantize, Transpose, parse_problem
 
-H200 = Limits(
-    gpu="h200",
-    vendor="nvidia",
-    capability=90,
-    smem_bytes_per_cta=232448,
-    registers_per_sm=65536,
-    threads_per_sm=2048,
-    warp_threads=32,
-    native_elements=frozenset({"bf16", "fp16", "e4m3fn", "e5m2", "int8"}),
-)
 A100 = dataclasses.replace(H200, gpu="a100", capability=80, smem_bytes_per_cta=166912)
 MI300 = dataclasses.replace(H200, gpu="mi300x", vendor="amd", capability=942, warp_threads=64)
 FORMATS = (

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 from tiles.kernels import weight_only_rules  # noqa: E402 - triton is optional
 from tiles.kernels.triton import gemm_weight_only  # noqa: E402
-from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words  # noqa: E402
+from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words  # noqa: E402
 from tiles.kernels.triton.weight_layout import pack  # noqa: E402
 
 CONFIG: dict[str, int | bool] = {

@@ -9,7 +9,7 @@ from fake_kernels import MODES, FakeConfig, FakeKernel, FakeWorkload
 
 from tiles.kernels import TileConfig, Workload
 from tiles.problems import Problem
-from tuning import timing
+from tuning import timer
 from tuning.promotion.contest import Contender, Contest
 
 FIRST, SECOND = "contested_kernels:FirstKernel", "contested_kernels:SecondKernel"
@@ -26,7 +26,7 @@ class ContestedWorkload(FakeWorkload):
             _NOW_NS[0] += 1000 * config.size
 
         # Only a measuring process of these kernels' own comes here.
-        timing.time = SimpleNamespace(perf_counter_ns=lambda: _NOW_NS[0])  # type: ignore[assignment]
+        timer.time = SimpleNamespace(perf_counter_ns=lambda: _NOW_NS[0])  # type: ignore[assignment]
         return [launch] * sets
 
 

@@ -30,7 +30,7 @@ from tiles.kernels import (
 )
 from tiles.problems import Gemm, Problem
 from tiles.recipes import recipe
-from tuning import timing
+from tuning import timer
 
 #: What each value of ``mode`` does.
 MODES = (
@@ -216,7 +216,7 @@ class ClockedWorkload(FakeWorkload):
             self.now_ns += step_ns
 
         # Only a measuring process of this kernel's own comes here.
-        timing.time = SimpleNamespace(perf_counter_ns=lambda: self.now_ns)  # type: ignore[assignment]
+        timer.time = SimpleNamespace(perf_counter_ns=lambda: self.now_ns)  # type: ignore[assignment]
         return [launch] * sets
 
 

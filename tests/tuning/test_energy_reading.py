@@ -20,7 +20,8 @@ from tuning.energy_reading import (
     launch_energy,
 )
 from tuning.nvml import Nvml
-from tuning.timing import SETTLE_S, HostTimer, Timer, Timing
+from tuning.timer import HostTimer, Timer
+from tuning.timing import SETTLE_S, Timing
 from tuning.worker_main import _Bench, _compare, _measure
 
 
@@ -294,7 +295,7 @@ def test_a_bout_runs_launches() -> None:
 
 def test_bouts_on_a_device_are_queued_ahead_of_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device never waits for the looks at the sensors: one bout runs while they are read."""
-    timing_cuda = pytest.importorskip("tuning.timing_cuda")
+    timer_cuda = pytest.importorskip("tuning.timer_cuda")
     did: list[str] = []
 
     class Event:
@@ -312,8 +313,8 @@ def test_bouts_on_a_device_are_queued_ahead_of_the_wait(monkeypatch: pytest.Monk
         def replay(self) -> None:
             did.append("replay")
 
-    monkeypatch.setattr(timing_cuda, "_event", Event)
-    bouts = timing_cuda._Bouts(Graph())
+    monkeypatch.setattr(timer_cuda, "_event", Event)
+    bouts = timer_cuda._Bouts(Graph())
     bouts.queue(2)
     bouts.queue(1)
     bouts.queue(1)

@@ -18,7 +18,8 @@ from tuning.environment import sm_clock_mhz
 from tuning.guard import PARTS, REPEATS, guarded_samples, guarded_turns
 from tuning.nvml import Nvml, open_nvml
 from tuning.observers import SmiObserver, open_observer
-from tuning.timing import ROUNDS, HostTimer
+from tuning.timer import HostTimer
+from tuning.timing import ROUNDS
 
 STRANGER = 2**22 + 1
 

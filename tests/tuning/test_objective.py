@@ -27,7 +27,8 @@ from tuning.fleet import run_shared, work_in_folder
 from tuning.interrupts import Interrupts
 from tuning.neighbours import winner
 from tuning.objective import Objective
-from tuning.replay import ReplaySpace, replay
+from tuning.replay import replay
+from tuning.replay_space import ReplaySpace
 from tuning.rescue import close_measured
 from tuning.run_storage import RunStorage
 from tuning.stored_plan import PLAN_FILE

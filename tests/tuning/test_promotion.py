@@ -137,7 +137,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> type[ContestBench]:
     for name in ("stop_measuring", "stop_comparing"):
         monkeypatch.setattr(ContestBench, name, 10**9)
     monkeypatch.setattr("tuning.sweep.Bench", ContestBench)
-    monkeypatch.setattr("tuning.promotion.run.Bench", ContestBench)
+    monkeypatch.setattr("tuning.promotion.judging.Bench", ContestBench)
     return ContestBench
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from test_sweep import make_plan, sweep
+from sweep_runs import make_plan, sweep
 
 import tuning
 from tiles.kernels import Status
 from tuning import Run, Strategy, StudyRecord, TrialRecord
 from tuning.records import Measurement
-from tuning.replay import Replay, ReplaySpace, replay
+from tuning.replay import Replay, replay
+from tuning.replay_space import ReplaySpace
 
 FAILURES = [status for status in Status if status is not Status.CORRECT]
 

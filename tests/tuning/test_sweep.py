@@ -218,9 +218,9 @@ def test_ties_that_cannot_be_compared_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tuning.bench import Bench
-    from tuning.study import Study
+    from tuning.study_outcomes import StudyOutcomes
 
-    monkeypatch.setattr(Study, "ties", lambda study: list(study.trials)[:2])
+    monkeypatch.setattr(StudyOutcomes, "ties", lambda outcomes: list(outcomes.trials)[:2])
     monkeypatch.setattr(Bench, "compare", lambda *_: "the process died with signal 11")
     plan = make_plan(tmp_path / "run", SLOW, simulate=False, strategy=Strategy.EXHAUSTIVE)
     (study,) = sweep(plan).studies

@@ -10,22 +10,21 @@ import numpy as np
 import pytest
 
 from tiles.kernels import Status
-from tuning import timing
+from tuning import timer, timing
 from tuning.environment import read_environment
 from tuning.family import family
 from tuning.faults import classify, one_line
 from tuning.stopping import improvement_chance
-from tuning.timing import (
+from tuning.timer import (
     MAX_SETS,
-    SETTLE_S,
+    MIN_SAMPLES,
     Timer,
-    Timing,
+    fewest,
     open_timer,
     operand_sets,
     sample_count,
-    time_callable,
-    time_interleaved,
 )
+from tuning.timing import SETTLE_S, Timing, time_callable, time_interleaved
 
 
 @pytest.mark.parametrize(("set_bytes", "l2_bytes"), [(1, 64), (1000, 60_000), (10**6, 62_914_560)])
@@ -58,7 +57,7 @@ def test_rivals_alternate_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) 
     calls: list[str] = []
     now_ns = [0]
     clock = SimpleNamespace(perf_counter_ns=lambda: now_ns[0])
-    monkeypatch.setattr(timing, "time", clock)  # which no other process of the host moves
+    monkeypatch.setattr(timer, "time", clock)  # which no other process of the host moves
 
     def rival(name: str, seconds: float) -> Callable[[int], list[Callable[[], None]]]:
         def launch() -> None:
@@ -128,7 +127,7 @@ def test_a_rival_settles_before_its_samples(
 
 
 def test_an_event_timer_settles_by_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = pytest.importorskip("tuning.timing_cuda")
+    cuda = pytest.importorskip("tuning.timer_cuda")
     timer = object.__new__(cuda.EventTimer)
     timer.samples = 100
     now = [5.0]
@@ -256,7 +255,7 @@ def test_environment_names_versions() -> None:
 def test_a_shorter_window_takes_fewer_samples_but_never_less_than_five(
     estimate_us: float, sampling_us: float, samples: int
 ) -> None:
-    least = timing.fewest(sampling_us, timing.MIN_SAMPLES)
+    least = fewest(sampling_us, MIN_SAMPLES)
     assert sample_count(estimate_us, sampling_us, least) == samples
 
 

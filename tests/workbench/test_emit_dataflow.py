@@ -221,7 +221,8 @@ def on_host(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             named = {name: a for name, a in rest.items() if name not in arrays}
             assert run(arrays, config, **named) == ""
 
-        return SimpleNamespace(launch=launch, geometry=getattr(real, "geometry", None))
+        sums = getattr(real, "partial_sums", None)
+        return SimpleNamespace(launch=launch, partial_sums=sums)
 
     monkeypatch.setattr(target, "view", view)
     monkeypatch.setattr(target, "template", template)
@@ -289,7 +290,7 @@ def _launcher(module: ModuleType, text: str, **changes: Any) -> dict[str, Any]:
     assert isinstance(problem, Dataflow)
     choice = DataflowFunctionChecks().choice(_subject(module), None, problem)  # type: ignore[arg-type]
     real = module._lookup.template(choice)
-    names = ("launch", "prepare", "geometry")
+    names = ("launch", "prepare", "partial_sums")
     parts = {name: getattr(real, name, None) for name in names}
     lines: list[dict[str, Any]] = []
     with Recorder(lines.append, "launcher") as check:

@@ -1,9 +1,7 @@
 """Packages with the weight-only product in CUDA C++: what ships, which call takes it, what else."""
 
-import contextlib
 import importlib
 import json
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from emit_runs import run_of, study
-from fake_cupy import fake_cupy
 from imported_package import imported
+from weight_launches import DECODE, HOPPER, LONG, PREFILL, TRITON, Launches, weight_call
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import quantize_tensor
@@ -27,8 +25,6 @@ from workbench.emission import EmittedPackage, emit
 from workbench.emission.evidence import digest
 from workbench.verification import Outcome, verify
 
-TRITON, HOPPER, PREFILL = "triton_weight_only", "hopper_weight_only", "hopper_weight_prefill"
-DECODE, LONG = "gemm:16x64x512:w4a16-g128:bf16", "gemm:4096x64x512:w4a16-g128:bf16"
 ALONE = "gemm:8x64x256:w8a16:bf16"
 FORMATS, EXTENTS = ("w4a16-g128", "bf16"), (64, 512)
 NAME = "hopper_weights"
@@ -91,80 +87,14 @@ def test_a_package_without_it_needs_no_cupy(tmp_path: Path) -> None:
     assert not names & {"_hopper_weight_only.py", "_hopper_gemm.py", "_cupy_views.py"}
 
 
-class Launches:
-    """What reaches the launcher behind its own checks, and the Triton kernel."""
-
-    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cuda: list[dict[str, Any]] = []
-        self.triton: list[Any] = []
-        own = importlib.import_module(f"{module.__name__}._hopper_weight_only")
-        self.own = own
-        launcher = importlib.import_module(
-            f"{module.__name__}.kernels.cuda.gemm_hopper_weight_only"
-        )
-
-        def launch(*operands: Any, **told: Any) -> None:
-            x, codes, c, scale, zero = operands
-            formats = {n: told[n] for n in ("element", "out", "weight", "scale_format", "group")}
-            m, n, _ = launcher.check_operands(*operands, row_scale=told["row_scale"], **formats)
-            launcher.options(**formats, config=told["config"])
-            launcher.ctas(m, n, codes.shape[0], told["config"], 132)
-            words = launcher.workspace_words(m, n, codes.shape[0], told["config"], 132)
-            read = {"x": x, "codes": codes, "scale": scale, "zero": zero}
-            launcher.check_workspace(told["workspace"], words, {"c": c}, read)
-            self.cuda.append({**told, "operands": operands})
-
-        shown = SimpleNamespace(
-            launch=launch,
-            COUNTED_TILES=launcher.COUNTED_TILES,
-            CLUSTERS=launcher.CLUSTERS,
-            workspace_words=launcher.workspace_words,
-        )
-        weight = importlib.import_module(f"{module.__name__}._weight_only")
-        monkeypatch.setattr(module._lookup, "_warned", set())
-        monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
-        monkeypatch.setattr(own, "template", lambda choice: shown)
-        monkeypatch.setattr(own, "stream", lambda device: "torch's stream")
-        monkeypatch.setattr(own, "device_facts", lambda device: ("NVIDIA H200", 132))
-        monkeypatch.setattr(own, "missing", lambda device: "")
-        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-        monkeypatch.setattr(weight, "check_device", lambda name, tensor: None)
-        monkeypatch.setattr(weight, "device_facts", lambda device: ("NVIDIA H200", 132))
-        plain = weight.run
-
-        def run(choice: Any, *rest: Any) -> None:
-            if choice.file.kernel == HOPPER:
-                plain(choice, *rest)
-            else:
-                self.triton.append(choice)
-
-        monkeypatch.setattr(weight, "run", run)
-
-
 @pytest.fixture
 def launches(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Launches:
     return Launches(module, monkeypatch)
 
 
-def _call(
-    module: ModuleType, m: int, recipe: str = "w4a16-g128", n: int = 64, k: int = 512, **given: Any
-) -> list[str]:
-    """The operator's launch on tensors of these extents; the warnings that it gives."""
-    fmt = "int4.g128+fp16" if recipe == "w4a16-g128" else "int8.row"
-    packed = pack_quantized(quantize_tensor(torch.randn(n, k), TensorFormat.parse(fmt)))
-    parts = {name: getattr(packed, name) for name in ("codes", "scale", "zero", "row_scale")}
-    x = given.pop("x", torch.zeros(m, k, dtype=torch.bfloat16))
-    parts |= given
-    out = torch.empty(m, n, dtype=torch.bfloat16)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        module._weight_only._launch(x, *parts.values(), recipe, k, out)
-    return [str(one.message) for one in caught]
-
-
 @pytest.mark.parametrize("m", [1, 5, 16, 255, MOST_ROWS])
 def test_few_rows_take_the_tuned_entry(module: ModuleType, launches: Launches, m: int) -> None:
-    assert _call(module, m) == []
+    assert weight_call(module, m) == []
     (told,) = launches.cuda
     x, codes, c, scale, zero = told["operands"]
     assert (x.shape, codes.shape, c.shape) == ((m, 512), (4, 64, 64), (m, 64))
@@ -177,11 +107,11 @@ def test_more_rows_take_tritons_entry_however_near_the_other_is(
     module: ModuleType, launches: Launches
 ) -> None:
     assert module._weight_only.HOPPER_ROWS == MOST_ROWS
-    assert _call(module, MOST_ROWS + 1) == []
+    assert weight_call(module, MOST_ROWS + 1) == []
     (choice,) = launches.triton
     assert (choice.file.kernel, choice.m, choice.tuned) == (TRITON, 4096, True)
     # Where nothing else was tuned a default runs.
-    said = _call(module, MOST_ROWS + 1, "w8a16", k=256)
+    said = weight_call(module, MOST_ROWS + 1, "w8a16", k=256)
     assert "never tuned for extents (64, 256)" in said[0]
     assert not launches.triton[1].tuned
     assert launches.cuda == []
@@ -191,13 +121,13 @@ def test_what_it_cannot_run_has_a_stand_in_and_one_warning(
     module: ModuleType, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apart = torch.zeros(4, 516, dtype=torch.bfloat16)[:, :512]
-    said = _call(module, 4, x=apart)
+    said = weight_call(module, 4, x=apart)
     assert "do not start at multiples of 16 bytes: running a conservative default" in said[0]
-    assert _call(module, 4, x=apart) == []
+    assert weight_call(module, 4, x=apart) == []
     off = torch.zeros(65, dtype=torch.float32)[1:]
-    assert _call(module, 4, row_scale=off) == []
+    assert weight_call(module, 4, row_scale=off) == []
     monkeypatch.setattr(launches.own, "missing", lambda device: "it needs CuPy (no module)")
-    assert "hopper_weight_only w4a16-g128 bf16 64x512: it needs CuPy" in _call(module, 4)[0]
+    assert "hopper_weight_only w4a16-g128 bf16 64x512: it needs CuPy" in weight_call(module, 4)[0]
     assert launches.cuda == []
     assert {(c.file.kernel, c.file.gpu, c.tuned) for c in launches.triton} == {
         (TRITON, "h200", False)
@@ -216,13 +146,13 @@ def test_shared_tiles_have_a_workspace_unless_there_are_too_many(
         return replace(choice, config=config | {"warps_k": 1, "stages": 8, "cluster": 1})
 
     monkeypatch.setattr(module._weight_only, "choose", shared)
-    _call(module, 8)
+    weight_call(module, 8)
     assert launches.cuda[0]["config"]["per_sm"] == 2
     words = 2**14 + 2 * 4 * 4 * 8 * 16  # 4 tiles of 4 panels: 16 CTAs, two places each
     assert launches.cuda[0]["workspace"].shape[0] >= words
     # As many tiles as rows of one tile make: none is counted.
     monkeypatch.setattr(launches.own, "template", _counting(launches.own.template(None), 3))
-    _call(module, 8)
+    weight_call(module, 8)
     assert launches.cuda[1]["config"]["per_sm"] == 0
     assert launches.cuda[1]["workspace"] is None
 
@@ -346,7 +276,7 @@ def test_many_rows_take_the_kernel_of_many_rows(
         prefill._hopper_weight_only.launch(choice, *rest[:3])
 
     monkeypatch.setattr(prefill._weight_only, "run", run)
-    assert _call(prefill, m) == []
+    assert weight_call(prefill, m) == []
     assert families == [PREFILL if m > MOST_ROWS else HOPPER]
     for one in told:
         assert one["shapes"] == ((m, 512), (4, 64, 64), (m, 64))

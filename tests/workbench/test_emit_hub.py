@@ -2,7 +2,6 @@
 
 import ast
 import json
-import shutil
 import sys
 import tomllib
 from dataclasses import replace
@@ -11,38 +10,21 @@ from typing import Any
 
 import pytest
 from emit_runs import files_in, run_of, study
+from hub_kernels import HOPPER, MADE, emitted
 
-import workbench
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.closure import imported_names, template_closure
-from workbench.emission.evidence import digest, digests
+from workbench.emission.evidence import digest
 from workbench.emission.hub_configs import device_name
 from workbench.emission.hub_kernel import EmittedKernel, check_hub_name, check_module, write
 from workbench.emission.hub_variant import variant_digests, variant_id
 from workbench.emission.package_files import _ops
-from workbench.verification.hub_kernel import open_hub_kernel
-
-QUANTIZE = "quantize:64x256:int8.b32x32:bf16"
-MADE = (
-    study("gemm:16x256x384:e4m3-row:bf16", time_us=9.0),
-    study("gemm:512x256x384:e4m3-row:bf16"),
-    study("gemm:16x256x384:deepseek-fp8:bf16"),
-    study(QUANTIZE, family="triton_quantize"),
-)
-HOPPER = study("gemm:64x256x384:e4m3-row:bf16", family="hopper_gemm")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> EmittedKernel:
-    folder = tmp_path_factory.mktemp("hub") / "kernel"
-    return write(run_of(*MADE, HOPPER), folder, name="tile-gemm", repo_id="my-team/tile-gemm")
-
-
-@pytest.fixture
-def folder(made: EmittedKernel, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(made.folder, tmp_path / "kernel"))
+    return emitted(tmp_path_factory.mktemp("hub") / "kernel")
 
 
 def test_writes_exactly_these_files(made: EmittedKernel) -> None:
@@ -326,76 +308,3 @@ def test_rows_are_thinned_for_the_hub_as_well(tmp_path: Path) -> None:
     made = write(run, tmp_path / "out", rows_loss=0.5)
     assert made.entries == 1
     assert "1 entries for 3 tuned M, 16 to 18" in (made.folder / "CARD.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "build/torch-cuda/_gemm.py",
-        "build/torch-cuda/metadata.json",
-        "torch-ext/tile_gemm/configs/triton_gemm-e4m3-row-bf16/default.json",
-    ],
-)
-def test_an_edited_file_is_refused_by_name(name: str, folder: Path) -> None:
-    open_hub_kernel(folder)
-    with (folder / name).open("a") as file:
-        file.write("\n")
-    with pytest.raises(ValueError, match=f"{name} is not what EVIDENCE.json recorded"):
-        workbench.verify(folder)
-
-
-def _reseal(folder: Path) -> None:
-    """New digests in the evidence: what a careless forger would do."""
-    path = folder / "EVIDENCE.json"
-    evidence = json.loads(path.read_text())
-    evidence["files"] = digests(folder)
-    path.write_text(json.dumps(evidence))
-
-
-def test_the_metadata_tells_an_edit_that_the_evidence_hides(folder: Path) -> None:
-    path = folder / "build/torch-cuda/_gemm.py"
-    path.write_text(path.read_text() + "\n")
-    _reseal(folder)
-    with pytest.raises(ValueError, match=r"_gemm\.py is not what metadata\.json recorded"):
-        open_hub_kernel(folder)
-
-
-def test_a_build_that_its_sources_do_not_give(folder: Path) -> None:
-    path = folder / "torch-ext/tile_gemm/_gemm.py"
-    path.write_text(path.read_text() + "\n")
-    _reseal(folder)
-    with pytest.raises(ValueError, match="was not built from"):
-        open_hub_kernel(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"id": "_other_cuda_0000000"}, "is not that of its files"),
-        ({"digest": None}, "lacks name, id or SHA-256 digests"),
-        ({"digest": {"algorithm": "md5", "files": {}}}, "lacks name, id or SHA-256 digests"),
-    ],
-)
-def test_metadata_that_cannot_be(change: dict[str, Any], message: str, folder: Path) -> None:
-    path = folder / "build/torch-cuda/metadata.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    _reseal(folder)
-    with pytest.raises(ValueError, match=message):
-        open_hub_kernel(folder)
-
-
-def test_extra_files_and_links_are_refused(folder: Path) -> None:
-    extra = folder / "build/torch-cuda/extra.py"
-    extra.write_text("")
-    with pytest.raises(ValueError, match=r"extra\.py is not in EVIDENCE\.json"):
-        open_hub_kernel(folder)
-    extra.unlink()
-    extra.symlink_to("/etc/passwd")
-    with pytest.raises(ValueError, match="is a link, a package holds plain files"):
-        open_hub_kernel(folder)
-
-
-def test_a_folder_without_evidence_is_none_of_ours(folder: Path) -> None:
-    (folder / "EVIDENCE.json").unlink()
-    with pytest.raises(ValueError, match=r"holds no EVIDENCE\.json"):
-        workbench.verify(folder)

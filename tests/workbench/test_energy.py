@@ -18,7 +18,7 @@ from bench.energy_load import Load, load
 from sim import load_gpu
 from tuning.conditions import Reading
 from tuning.energy_counter import Counted, counted
-from tuning.timing import Timer
+from tuning.timer import Timer
 from workbench.pareto import pareto
 from workbench.prediction_tables import energy_tables
 from workbench.predictions import predict

@@ -18,7 +18,7 @@ from sim.error import ErrorSums, numpy_rounder, tensor_error
 from tiles.formats import TensorFormat
 from workbench.checkpoint import Checkpoint
 from workbench.slices import Extremes, add_slice, slices_alike
-from workbench.weights import LayerStatus
+from workbench.weight_report import LayerStatus
 
 SLICED = (
     "bf16",

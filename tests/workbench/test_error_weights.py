@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from weight_files import BEST, FORMATS, known_checkpoint, normal
 
 import workbench
-from workbench.weights import LayerStatus, candidate_formats
+from workbench.weight_report import LayerStatus
+from workbench.weights import candidate_formats
 
 
 @pytest.fixture(scope="module")

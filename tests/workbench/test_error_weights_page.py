@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from command_line import Call
+from report_page import Page
 from safetensors.torch import save_file
-from test_report import Page
 from weight_files import BEST, FORMATS, HOSTILE, known_checkpoint, normal
 
 import workbench
-from workbench.weights import printable
+from workbench.printable import printable
 
 
 class WeightsPage(Page):

@@ -19,9 +19,10 @@ from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.measured import MeasuredTable
 from sim.measured_file import read_measured, write_measured
 from workbench import evaluation
-from workbench.evaluation import OPTIONAL
 from workbench.evaluation_page import BEGIN, END, section, with_section
-from workbench.evaluation_tables import evaluation_grids, markdown
+from workbench.evaluation_report import OPTIONAL
+from workbench.evaluation_tables import evaluation_grids
+from workbench.grid import markdown
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data" / "h200"

@@ -9,7 +9,8 @@ from sim.evaluation import Split
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.measured import MeasuredTable
 from sim.measured_file import read_measured, write_measured
-from workbench.evaluation import Evaluation, evaluate
+from workbench.evaluation import evaluate
+from workbench.evaluation_report import Evaluation
 
 STORED = Path(__file__).parents[2] / "data" / "h200" / "first_look" / "measurements.parquet"
 

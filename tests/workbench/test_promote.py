@@ -222,7 +222,7 @@ def test_without_a_gpu_a_promotion_has_to_be_simulated(
 def test_an_interrupt_is_told_and_the_same_command_goes_on(
     call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tuning.promotion.run as inside
+    import tuning.promotion.judging as inside
 
     out = tmp_path / "out"
     decided = inside.decide

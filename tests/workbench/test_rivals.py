@@ -11,7 +11,8 @@ import workbench
 from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import recipe
-from tuning.timing import Timer, time_interleaved
+from tuning.timer import Timer
+from tuning.timing import time_interleaved
 from workbench.verification import RivalTiming, rivals
 from workbench.verification.checks import environment_of
 from workbench.verification.clock import clock_under_load

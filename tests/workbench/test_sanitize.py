@@ -9,7 +9,8 @@ import torch
 from emit_runs import ENVIRONMENT
 
 from bench import sanitize
-from bench.sanitize import cases, errors_of, main
+from bench.sanitize import errors_of, main
+from bench.sanitize_cases import cases
 from sim import load_gpu
 from tiles.kernels import Accepted, kernel, kernels
 from tiles.problems import parse_problem

@@ -53,42 +53,18 @@ from dataclasses import dataclass
 
 import torch
 
-from tiles.formats import FloatElement, IntElement, element
-from tiles.kernels.accumulator import HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
+from tiles.kernels.arithmetic import Arithmetic
 from tiles.kernels.base import Accuracy
-from tiles.problems import Gemm
+from tiles.kernels.output_tiles import TILE, row_slices, tile_counts, tile_means
 
-__all__ = [
-    "TILE_MARGIN",
-    "Arithmetic",
-    "Reference",
-    "compare",
-    "gemm_arithmetic",
-    "gemm_reference",
-    "row_slices",
-    "tile_means",
-]
+__all__ = ["TILE_MARGIN", "Reference", "compare", "gemm_reference"]
 
 #: Deviation, in standard deviations of Hoeffding's bound, that one element exceeds once in 8e11.
 DEVIATIONS = 7.5
 #: Margin of the tile limit over the expected root mean square error.
 TILE_MARGIN = 2.0
-TILE = 128
-#: Rows of a tile times this many go through fp64 at once; keeps temporaries below 2 GiB.
-_CHUNK_ELEMENTS = 2**25
 _FP32_ROUNDING = 2.0**-24
 _FP64_ROUNDING = 2.0**-53
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """How a kernel adds up a product: what the error bound depends on beside the operands."""
-
-    significand_bits: int | None  #: kept of each addend of an MMA step; ``None``: exact
-    depth: int  #: elements along K of one MMA step
-    promote_k: int | None  #: elements along K between promotions to fp32; ``None``: never
-    output: FloatElement  #: format that the result is rounded to
-    output_truncates: bool = False  #: Triton's interpreter truncates fp32 to bf16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,34 +74,6 @@ class Reference:
     exact: torch.Tensor  #: (M, N) float64
     bound: torch.Tensor  #: (M, N) float32, largest error an element may have
     tile_rms_limit: torch.Tensor  #: (ceil(M/128), ceil(N/128)) float64
-
-
-def gemm_arithmetic(problem: Gemm, *, decode: bool, interpreted: bool = False) -> Arithmetic:
-    """The arithmetic of a scaled GEMM.
-
-    Args:
-        problem: the product.
-        decode: 8-bit floats are multiplied as fp16.
-        interpreted: run by Triton's interpreter, whose products are fp32 and whose bf16 truncates.
-    """
-    activation = problem.recipe.activation
-    scalings = (activation.scaling, problem.recipe.weight.scaling)
-    intervals = [s.cols for s in scalings if s is not None and s.cols is not None]
-    output = element(problem.out)
-    assert isinstance(output, FloatElement)
-    bits: int | None = 24
-    depth = 16
-    if isinstance(activation.element, IntElement):
-        bits = None
-    elif activation.element.bits == 8 and not (decode or interpreted):
-        bits, depth = HOPPER_FP8_BITS, HOPPER_FP8_DEPTH
-    return Arithmetic(
-        significand_bits=bits,
-        depth=depth,
-        promote_k=min(intervals) if intervals else None,
-        output=output,
-        output_truncates=interpreted,
-    )
 
 
 def _element_bound(
@@ -194,36 +142,6 @@ def _sizes(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     return sizes
 
 
-def tile_means(values: torch.Tensor) -> torch.Tensor:
-    """Mean of every 128 x 128 tile, ragged edge tiles over the elements they have.
-
-    Returns:
-        (ceil(M / 128), ceil(N / 128)) float64.
-    """
-    return _tile_sums(values) / _tile_counts(values.shape[0], values.shape[1], values)
-
-
-def _tile_sums(values: torch.Tensor) -> torch.Tensor:
-    rows, cols = values.shape
-    padded = torch.nn.functional.pad(values, (0, -cols % TILE, 0, -rows % TILE))
-    tiles = padded.view(padded.shape[0] // TILE, TILE, padded.shape[1] // TILE, TILE)
-    return tiles.sum(dim=(1, 3), dtype=torch.float64)
-
-
-def _tile_counts(rows: int, cols: int, like: torch.Tensor) -> torch.Tensor:
-    def extents(total: int) -> torch.Tensor:
-        starts = torch.arange(0, total, TILE, device=like.device)
-        return torch.clamp(total - starts, max=TILE).to(torch.float64)
-
-    return torch.outer(extents(rows), extents(cols))
-
-
-def row_slices(rows: int, cols: int) -> list[slice]:
-    """Rows in chunks of whole tiles, so that no temporary is as large as an operand or output."""
-    step = max(1, _CHUNK_ELEMENTS // (cols * TILE)) * TILE
-    return [slice(row, min(row + step, rows)) for row in range(0, rows, step)]
-
-
 def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> Reference:
     """The exact product of dequantised operands, with its limits.
 
@@ -260,7 +178,7 @@ def gemm_reference(a: torch.Tensor, b: torch.Tensor, arithmetic: Arithmetic) -> 
         # Elements without a number add nothing to their tile's limit, nor to its error.
         variance = _element_variance(exact[rows], q, kappa, k, arithmetic)
         limits.append(tile_means(torch.nan_to_num(variance, nan=0.0, posinf=0.0)))
-    counts = _tile_counts(m, n, exact)
+    counts = tile_counts(m, n, exact)
     sampling = 1 + DEVIATIONS * torch.sqrt(2 / counts)
     limit = TILE_MARGIN * torch.sqrt(torch.cat(limits) * sampling)
     return Reference(exact=exact, bound=bound, tile_rms_limit=limit)

@@ -19,7 +19,8 @@ from dataclasses import replace
 
 import torch
 
-from tiles.kernels.accuracy import TILE_MARGIN, Reference, row_slices, tile_means
+from tiles.kernels.accuracy import TILE_MARGIN, Reference
+from tiles.kernels.output_tiles import row_slices, tile_means
 
 __all__ = ["RUN_ERROR", "RUN_RMS", "allow_runs", "scales_that_count"]
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.dense_view import b_scale_rule, dense_rules
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import BatchedGemm, Problem, SecondOperand
 
 __all__ = ["BatchedGemmConfig", "TritonBatchedGemm"]
@@ -32,11 +32,10 @@ class BatchedGemmConfig(TileConfig):
     tma: bool  #: loads go through tensor-memory-access descriptors
 
 
-class TritonBatchedGemm(Kernel):
+class TritonBatchedGemm(TritonKernel):
     """``tiles/kernels/triton/gemm_batched.py``: the products of attention."""
 
     name: ClassVar[str] = "triton_batched_gemm"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = BatchedGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -126,13 +125,10 @@ class TritonBatchedGemm(Kernel):
         assert isinstance(problem, BatchedGemm)
         return BatchedWorkload(problem, device=device, seed=seed)
 
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
+    def blank_workload(self, problem: Problem, limits: Limits) -> Workload:
         from tiles.kernels.batched_workload import BatchedWorkload
-        from tiles.kernels.offline_triton import META, facts_of
+        from tiles.kernels.offline_triton import META
 
         assert isinstance(problem, BatchedGemm)
         native = self.path(problem, limits) is NumericPath.NATIVE
-        workload = BatchedWorkload(problem, device=META, seed=0, decode=not native)
-        return facts_of(lambda: workload.compile(config), limits)
+        return BatchedWorkload(problem, device=META, seed=0, decode=not native)

@@ -10,9 +10,11 @@ import torch
 
 from tiles.formats import TensorFormat
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.gemm_workload import copied, dequantize, launch_block, must_decode
 from tiles.kernels.quantize_torch import quantize_torch, stacked_scales
 from tiles.kernels.triton import gemm_batched
@@ -38,7 +40,7 @@ class BatchedOperands:
         return BatchedOperands(**copies)
 
 
-class BatchedWorkload(Workload):
+class BatchedWorkload(CopiedWorkload[BatchedOperands]):
     """Random normal operands, every matrix quantised by itself, kept on ``device``."""
 
     problem: BatchedGemm
@@ -132,9 +134,8 @@ class BatchedWorkload(Workload):
 
         return run
 
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self.operands.copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
+    def _copy(self) -> BatchedOperands:
+        return self.operands.copy()
 
     def reference(self, z: int) -> Reference:
         """The exact product of one matrix and its limits."""

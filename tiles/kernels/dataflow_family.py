@@ -13,7 +13,16 @@ from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.problems import Dataflow, Problem
 
-__all__ = ["I64", "VECTOR", "DataflowKernel", "block_of", "items", "power_of_two"]
+__all__ = [
+    "I64",
+    "LINE_VECTORS",
+    "VECTOR",
+    "WARP",
+    "DataflowKernel",
+    "block_of",
+    "items",
+    "power_of_two",
+]
 
 I64 = NDArray[np.int64]
 
@@ -22,6 +31,10 @@ ELEMENTS = ("int8", "e4m3fn")
 CAST_CAPABILITY = 89
 #: Codes that a thread moves at once.
 VECTOR = 16
+#: Vectors of a line of memory: blocks side by side that threads share, ``cuda.dataflow_arguments``.
+LINE_VECTORS = 8
+#: Lanes that share a row of a block at most.
+WARP = 32
 MAX_THREADS = 1024
 MAX_BLOCKS = 2**31 - 1
 MAX_REGISTERS = 255

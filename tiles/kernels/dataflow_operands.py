@@ -12,7 +12,7 @@ from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.formats.torch_random import random_bits
 from tiles.kernels.base import Accuracy
 from tiles.kernels.cuda import dataflow_blocks
-from tiles.kernels.dataflow import BLOCK_OPS
+from tiles.kernels.dataflow_blocks import BLOCK_OPS
 from tiles.kernels.dataflow_check import compare, compare_vector
 from tiles.kernels.dataflow_reference import Inputs, Outcome, outcome, statistics
 from tiles.problems import Dataflow

@@ -10,7 +10,7 @@ from tiles.kernels.base import Accuracy, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
-from tiles.kernels.dataflow import BLOCK_OPS
+from tiles.kernels.dataflow_blocks import BLOCK_OPS
 from tiles.kernels.dataflow_operands import EPSILON, PROBABILITY, DataflowOperands, Tensors
 from tiles.problems import Dataflow
 
@@ -49,10 +49,10 @@ class DataflowWorkload(DataflowOperands, Workload):
         elif problem.op not in BLOCK_OPS or problem.op.endswith("-apply"):
             rest = {"epsilon": EPSILON}
         if problem.op.endswith("norm-bwd"):
-            covered = dataflow_rows.geometry(
+            sums = dataflow_rows.partial_sums(
                 op=problem.op, shape=problem.shape, block=block, config=fields
             )
-            held["partials"] = torch.empty(covered.clusters, 2, problem.cols, device=self.device)
+            held["partials"] = torch.empty(sums, device=self.device)
         return {
             **{name: cupy_view(tensor) for name, tensor in held.items()},
             **rest,

@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from tiles.formats import TensorFormat
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.decoded_formats import (
     block_scaled,
@@ -23,6 +22,7 @@ from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.kernels.gemm_rules import launch_rules, shape_rules, waste_rules
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.triton.decoded_element import FOLDED
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Gemm, Problem
 
 __all__ = ["DecodedGemmConfig", "TritonDecodedGemm"]
@@ -64,11 +64,10 @@ _BLOCK_SCALED = DecodedGemmConfig(
 )
 
 
-class TritonDecodedGemm(Kernel):
+class TritonDecodedGemm(TritonKernel):
     """``triton/gemm_decoded.py``: elements of at most 8 bits and their scales, through 16 bits."""
 
     name: ClassVar[str] = "triton_decoded_gemm"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = DecodedGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -199,15 +198,12 @@ class TritonDecodedGemm(Kernel):
         assert isinstance(problem, Gemm)
         return DecodedGemmWorkload(problem, device=device, seed=seed)
 
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
+    def blank_workload(self, problem: Problem, limits: Limits) -> Workload:
         from tiles.kernels.decoded_workload import DecodedGemmWorkload
-        from tiles.kernels.offline_triton import META, facts_of
+        from tiles.kernels.offline_triton import META
 
         assert isinstance(problem, Gemm)
-        workload = DecodedGemmWorkload(problem, device=META, seed=0, num_sms=1)
-        return facts_of(lambda: workload.compile(config), limits)
+        return DecodedGemmWorkload(problem, device=META, seed=0, num_sms=1)
 
 
 def _staged(product: GemmConfig) -> DecodedGemmConfig:

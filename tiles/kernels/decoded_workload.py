@@ -15,15 +15,17 @@ import torch
 from tiles.formats import TensorFormat, pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.decoded_formats import inner_problem, template_element
 from tiles.kernels.gemm_workload import multiprocessors
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.triton import gemm_decoded, tile_scales
-from tiles.kernels.triton.decoded_arguments import workspace_bytes
 from tiles.kernels.triton.decoded_operand import StoredMatrix
+from tiles.kernels.triton.decoded_staging import workspace_bytes
 from tiles.problems import Gemm
 from tiles.recipes import recipe
 
@@ -86,7 +88,7 @@ def _clone(side: StoredMatrix) -> StoredMatrix:
     )
 
 
-class DecodedGemmWorkload(Workload):
+class DecodedGemmWorkload(CopiedWorkload[tuple[StoredMatrix, StoredMatrix, torch.Tensor]]):
     """Random normal operands, quantised under the recipe, kept on ``device``."""
 
     problem: Gemm
@@ -134,11 +136,6 @@ class DecodedGemmWorkload(Workload):
         return a, b, self._output()
 
     @cached_property
-    def operands(self) -> tuple[StoredMatrix, StoredMatrix, torch.Tensor]:
-        """The copy that :meth:`check` uses: A, B and C."""
-        return self._copy()
-
-    @cached_property
     def _decoded(self) -> torch.Tensor:
         """Workspace of staged configurations; launches on one stream share it."""
         return self._workspace()
@@ -160,10 +157,6 @@ class DecodedGemmWorkload(Workload):
                 )
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     @property
     def arithmetic(self) -> Arithmetic:

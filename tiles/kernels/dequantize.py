@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import (
@@ -15,6 +14,7 @@ from tiles.kernels.tile_rules import (
     next_power_of_two,
     tile_rules,
 )
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Dequantize, Problem
 
 __all__ = ["TritonDequantize", "TritonDequantizeConfig"]
@@ -40,11 +40,10 @@ def _software(problem: Dequantize, limits: Limits) -> bool:
     return not (limits.vendor == "nvidia" and limits.capability >= CAST_CAPABILITY)
 
 
-class TritonDequantize(Kernel):
+class TritonDequantize(TritonKernel):
     """``tiles/kernels/triton/dequantize_tiles.py``: blocks of powers of two, rows, tensors."""
 
     name: ClassVar[str] = "triton_dequantize"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = TritonDequantizeConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -116,11 +115,3 @@ class TritonDequantize(Kernel):
 
         assert isinstance(problem, Dequantize)
         return DequantizeWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-
-        workload = self.workload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)

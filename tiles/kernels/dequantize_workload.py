@@ -10,8 +10,9 @@ import torch
 
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.exact_difference import first_difference, poison
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.quantize_tiles import launch_block
@@ -32,21 +33,10 @@ class Copy:
     out: torch.Tensor
 
 
-class DequantizeWorkload(Workload):
+class DequantizeWorkload(CopiedWorkload[Copy]):
     """A quantised matrix of random normal values, kept on ``device``."""
 
     problem: Dequantize
-
-    def __init__(self, problem: Dequantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the matrix.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
 
     def _blank(self) -> Copy:
         rows, cols = self.problem.shape
@@ -79,11 +69,6 @@ class DequantizeWorkload(Workload):
         return blank
 
     @cached_property
-    def operands(self) -> Copy:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
-
-    @cached_property
     def _reference(self) -> torch.Tensor:
         return self._quantized.dequantize().to(CODE_DTYPES[self.problem.out])
 
@@ -113,10 +98,6 @@ class DequantizeWorkload(Workload):
                 dequantize_tiles.launch(**arguments)
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def check(self, config: TileConfig) -> Accuracy:
         poison(self.operands.out)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tiles.formats import IntElement, TensorFormat, scale_element
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm_modes import mode_rules, mode_tables
@@ -20,6 +19,7 @@ from tiles.kernels.gemm_rules import (
 )
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Gemm, Problem
 from tiles.recipes import Recipe
 
@@ -61,11 +61,10 @@ def _half_scales(fmt: TensorFormat) -> bool:
     return replace(fmt, scaling=wide).plain
 
 
-class TritonGemm(Kernel):
+class TritonGemm(TritonKernel):
     """``tiles/kernels/triton/gemm_scaled.py``: plain, tensor, row and block scaled products."""
 
     name: ClassVar[str] = "triton_gemm"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = GemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -195,16 +194,13 @@ class TritonGemm(Kernel):
         assert isinstance(problem, Gemm)
         return GemmWorkload(problem, device=device, seed=seed)
 
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
+    def blank_workload(self, problem: Problem, limits: Limits) -> Workload:
         from tiles.kernels.gemm_workload import GemmWorkload
-        from tiles.kernels.offline_triton import META, facts_of
+        from tiles.kernels.offline_triton import META
 
         assert isinstance(problem, Gemm)
         native = {
             e.name for e in (f.element for f in operand_formats(problem))
         } <= limits.native_elements
         # The number of multiprocessors decides the grid alone, not what is compiled.
-        workload = GemmWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)
-        return facts_of(lambda: workload.compile(config), limits)
+        return GemmWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)

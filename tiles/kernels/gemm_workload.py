@@ -14,9 +14,11 @@ import torch
 from tiles.formats import FloatElement, Scaling, TensorFormat
 from tiles.formats.torch_codec import empty_scales
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.quantize_torch import quantize_torch
 from tiles.kernels.triton import gemm_scaled
 from tiles.kernels.triton.gemm_arguments import shares_k
@@ -95,7 +97,7 @@ class Operands:
     b_scale: torch.Tensor | None
 
 
-class GemmWorkload(Workload):
+class GemmWorkload(CopiedWorkload[Operands]):
     """Random normal operands, quantised under the recipe, kept on ``device``."""
 
     problem: Gemm
@@ -161,7 +163,6 @@ class GemmWorkload(Workload):
         )
 
     def _copy(self) -> Operands:
-        """A fresh copy of the drawn operands, with an output of its own."""
         (a, a_scale), (b, b_scale) = self._drawn
         return Operands(
             a=a.clone(),
@@ -184,11 +185,6 @@ class GemmWorkload(Workload):
         layout = empty_scales(rows, self.problem.k, scaling, self.device)
         dtype = CODE_DTYPES.get(scaling.stored.name, torch.float32)
         return torch.empty_strided(layout.shape, layout.stride(), dtype=dtype, device=layout.device)
-
-    @cached_property
-    def operands(self) -> Operands:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
 
     @property
     def decode(self) -> bool:
@@ -231,10 +227,6 @@ class GemmWorkload(Workload):
             )
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def reference(self) -> Reference:
         """The exact product and its limits, computed once."""

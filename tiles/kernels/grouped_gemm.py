@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.dense_view import b_scale_rule, dense_rules, dense_smem_bytes
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Gemm, GroupedGemm, Problem
 
 __all__ = ["GroupedGemmConfig", "TritonGroupedGemm", "expert_gemm"]
@@ -45,11 +45,10 @@ def expert_gemm(problem: GroupedGemm) -> Gemm:
     return problem.single(-(-problem.m // problem.experts))
 
 
-class TritonGroupedGemm(Kernel):
+class TritonGroupedGemm(TritonKernel):
     """``tiles/kernels/triton/gemm_grouped.py``: contiguous, padded, masked and gathered rows."""
 
     name: ClassVar[str] = "triton_grouped_gemm"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = GroupedGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -154,14 +153,11 @@ class TritonGroupedGemm(Kernel):
         assert isinstance(problem, GroupedGemm)
         return GroupedWorkload(problem, device=device, seed=seed)
 
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
+    def blank_workload(self, problem: Problem, limits: Limits) -> Workload:
         from tiles.kernels.grouped_workload import GroupedWorkload
-        from tiles.kernels.offline_triton import META, facts_of
+        from tiles.kernels.offline_triton import META
 
         assert isinstance(problem, GroupedGemm)
         native = self.path(problem, limits) is NumericPath.NATIVE
         # The number of multiprocessors decides the grid alone, not what is compiled.
-        workload = GroupedWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)
-        return facts_of(lambda: workload.compile(config), limits)
+        return GroupedWorkload(problem, device=META, seed=0, decode=not native, num_sms=1)

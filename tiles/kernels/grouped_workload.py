@@ -10,9 +10,11 @@ import torch
 
 from tiles.formats import IntElement, TensorFormat
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.gemm_workload import (
     copied,
     dequantize,
@@ -48,7 +50,7 @@ class GroupedOperands:
         return GroupedOperands(**copies)
 
 
-class GroupedWorkload(Workload):
+class GroupedWorkload(CopiedWorkload[GroupedOperands]):
     """Random normal operands, quantised under the recipe, and random routing, on ``device``.
 
     Rows of A that no expert uses hold NaN (int8: 127), so that whoever reads them is seen.
@@ -212,9 +214,8 @@ class GroupedWorkload(Workload):
             "num_sms": self._num_sms,
         }
 
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self.operands.copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
+    def _copy(self) -> GroupedOperands:
+        return self.operands.copy()
 
     def _values(self, expert: int, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
         """An expert's rows and weights, dequantised."""

@@ -10,15 +10,17 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import empty_scales, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Reference, compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
 from tiles.kernels.accuracy_of_runs import allow_runs, scales_that_count
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.exact_difference import first_difference, poison
 from tiles.kernels.gemm_workload import GemmWorkload, Operands, dequantize
-from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig, block_scales
+from tiles.kernels.hopper_block_gemm import HopperBlockGemmConfig
+from tiles.kernels.hopper_block_rules import block_scales
 
 __all__ = ["SEED", "BlockOperands", "HopperBlockWorkload", "exact_values"]
 

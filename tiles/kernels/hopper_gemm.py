@@ -30,7 +30,6 @@ from tiles.problems import Gemm, GroupedGemm, Problem
 
 __all__ = [
     "CONSUMERS",
-    "STAGE_BYTES",
     "HopperGemm",
     "HopperGemmConfig",
     "hopper_facts",

@@ -12,7 +12,7 @@ from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_gemm import QUANT, hopper_refusal, scale_mode
 from tiles.kernels.hopper_rules import (
     STAGE_BYTES,

@@ -4,27 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.base import Limits, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
-from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, row_refusal
+from tiles.kernels.hopper_rules import compile_hopper
+from tiles.kernels.hopper_weight_kernel import HopperWeightKernel
 from tiles.kernels.hopper_weight_only_rules import (
     BLOCK_M,
     CLUSTERS,
     MAX_WARPS,
-    ROWS_MULTIPLE,
     WARP_ROWS,
     WARPS_K,
     capability_rules,
     panels_of,
     resource_rules,
-    scale_format,
     waste_rules,
     weight_smem_bytes,
 )
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.kernels.weight_only import weight_only_refusal
 from tiles.kernels.weight_only_resources import PANEL_BYTES, group_columns, halves
 from tiles.problems import Gemm, Problem
 
@@ -64,31 +62,19 @@ def _warp_rows(block_n: int, block_m: int) -> int:
     return 32 if block_n >= 96 and block_n % 32 == 0 and block_m <= 32 else 16
 
 
-class HopperWeightOnly(Kernel):
+class HopperWeightOnly(HopperWeightKernel):
     """``tiles/kernels/cuda/gemm_hopper_weight_only.cu``: few 16-bit rows by packed weights.
 
     Capability 9.0 alone.
     """
 
     name: ClassVar[str] = "hopper_weight_only"
-    backend: ClassVar[Backend] = Backend.CUPY
     config_type: ClassVar[type[TileConfig]] = HopperWeightOnlyConfig
 
-    def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Gemm):
-            return f"{self.name} serves gemm problems, not {problem}"
-        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        if reason := weight_only_refusal(self.name, problem):
-            return reason
-        if problem.m > MOST_ROWS:
-            return f"M {problem.m}: {self.name} is for up to {MOST_ROWS} rows of activations"
-        if problem.n % ROWS_MULTIPLE:
-            return f"N {problem.n}: {self.name} takes multiples of {ROWS_MULTIPLE} rows of weights"
-        return row_refusal(problem, problem.out)
-
-    def path(self, problem: Problem, limits: Limits) -> NumericPath:
-        return NumericPath.EMULATED
+    def rows_refusal(self, m: int) -> str | None:
+        if m <= MOST_ROWS:
+            return None
+        return f"M {m}: {self.name} is for up to {MOST_ROWS} rows of activations"
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         return ConfigTable.product(
@@ -171,24 +157,14 @@ class HopperWeightOnly(Kernel):
 
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperWeightOnlyConfig)
-        weight, fields = problem.recipe.weight, config.to_dict()
-        name, scales, group = weight.element.name, scale_format(weight), group_columns(weight)
-        options = launcher.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            weight=name,
-            scale_format=scales,
-            group=group,
-            config=fields,
-        )
+        formats, fields = self.weight_formats(problem), config.to_dict()
+        element, out = problem.recipe.activation.element.name, problem.out
         return compile_hopper(
             self.template.with_suffix(".cu"),
-            options,
+            launcher.options(element=element, out=out, config=fields, **formats),
             limits,
             threads=launcher.threads(fields),
-            dynamic_smem_bytes=launcher.smem_bytes(
-                weight=name, scale_format=scales, group=group, config=fields
-            ),
+            dynamic_smem_bytes=launcher.smem_bytes(config=fields, **formats),
             stages=config.stages,
         )
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from tiles.kernels.accuracy import Arithmetic, compare
+from tiles.kernels.accuracy import compare
+from tiles.kernels.arithmetic import Arithmetic
 from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
 from tiles.kernels.cuda import gemm_hopper_weight_only as launcher

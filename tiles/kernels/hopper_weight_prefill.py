@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
+from tiles.kernels.base import Limits, Workload
 from tiles.kernels.compile_facts import CompileFacts
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
-from tiles.kernels.hopper_rules import CAPABILITY, compile_hopper, row_refusal
-from tiles.kernels.hopper_weight_only_rules import ROWS_MULTIPLE, scale_format
+from tiles.kernels.hopper_rules import compile_hopper
+from tiles.kernels.hopper_weight_kernel import HopperWeightKernel
 from tiles.kernels.hopper_weight_prefill_rules import BLOCK_M, BLOCK_N, CLUSTERS, prefill_rules
 from tiles.kernels.table import ConfigTable, Rule
-from tiles.kernels.weight_only import weight_only_refusal
-from tiles.kernels.weight_only_resources import group_columns
 from tiles.problems import Gemm, Problem
 
 __all__ = ["HopperWeightPrefill", "HopperWeightPrefillConfig"]
@@ -36,31 +34,19 @@ class HopperWeightPrefillConfig(TileConfig):
     store_buffers: int  #: staging buffers of a warpgroup, 8 KiB each
 
 
-class HopperWeightPrefill(Kernel):
+class HopperWeightPrefill(HopperWeightKernel):
     """``tiles/kernels/cuda/gemm_hopper_weight_prefill.cu``: many 16-bit rows by packed weights.
 
     Capability 9.0 alone.
     """
 
     name: ClassVar[str] = "hopper_weight_prefill"
-    backend: ClassVar[Backend] = Backend.CUPY
     config_type: ClassVar[type[TileConfig]] = HopperWeightPrefillConfig
 
-    def refusal(self, problem: Problem, limits: Limits) -> str | None:
-        if not isinstance(problem, Gemm):
-            return f"{self.name} serves gemm problems, not {problem}"
-        if limits.vendor != "nvidia" or limits.capability != CAPABILITY:
-            return f"{self.name} is for capability {CAPABILITY}, {limits.gpu} has another"
-        if reason := weight_only_refusal(self.name, problem):
-            return reason
-        if problem.m < LEAST_ROWS:
-            return f"M {problem.m}: {self.name} is for {LEAST_ROWS} rows of activations and more"
-        if problem.n % ROWS_MULTIPLE:
-            return f"N {problem.n}: {self.name} takes multiples of {ROWS_MULTIPLE} rows of weights"
-        return row_refusal(problem, problem.out)
-
-    def path(self, problem: Problem, limits: Limits) -> NumericPath:
-        return NumericPath.EMULATED
+    def rows_refusal(self, m: int) -> str | None:
+        if m >= LEAST_ROWS:
+            return None
+        return f"M {m}: {self.name} is for {LEAST_ROWS} rows of activations and more"
 
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         return ConfigTable.product(
@@ -118,24 +104,14 @@ class HopperWeightPrefill(Kernel):
 
         assert isinstance(problem, Gemm)
         assert isinstance(config, HopperWeightPrefillConfig)
-        weight, fields = problem.recipe.weight, config.to_dict()
-        name, scales, group = weight.element.name, scale_format(weight), group_columns(weight)
-        options = launcher.options(
-            element=problem.recipe.activation.element.name,
-            out=problem.out,
-            weight=name,
-            scale_format=scales,
-            group=group,
-            config=fields,
-        )
+        formats, fields = self.weight_formats(problem), config.to_dict()
+        element, out = problem.recipe.activation.element.name, problem.out
         return compile_hopper(
             self.template.with_suffix(".cu"),
-            options,
+            launcher.options(element=element, out=out, config=fields, **formats),
             limits,
             threads=launcher.THREADS,
-            dynamic_smem_bytes=launcher.smem_bytes(
-                out=problem.out, weight=name, scale_format=scales, group=group, config=fields
-            ),
+            dynamic_smem_bytes=launcher.smem_bytes(out=out, config=fields, **formats),
             stages=config.stages,
         )
 

@@ -12,15 +12,10 @@ from numpy.typing import NDArray
 
 from tiles.formats import Rounding, decode, element, encode
 from tiles.formats.torch_codec import QuantizedTensor
-from tiles.kernels.accuracy import (
-    TILE_MARGIN,
-    Reference,
-    gemm_arithmetic,
-    gemm_reference,
-    row_slices,
-    tile_means,
-)
+from tiles.kernels.accuracy import TILE_MARGIN, Reference, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.cuda.align_mx_scales import ERRORS
+from tiles.kernels.output_tiles import row_slices, tile_means
 from tiles.problems import Gemm
 
 __all__ = ["align", "aligned_reference", "allow_alignment", "largest_errors"]

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiles.formats import IntElement, TensorFormat
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.kernels.table import ConfigTable, Rule
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Gemm, Problem
 from tiles.recipes import OutlierBlocks, OutlierColumns
 
@@ -95,11 +95,10 @@ def fallback_capacity(problem: Gemm) -> int:
     return math.ceil(outliers.share * blocks)
 
 
-class TritonOutlierGemm(Kernel):
+class TritonOutlierGemm(TritonKernel):
     """``triton/gemm_outliers.py``: int8 with kept columns in 16 bits, or with fallback blocks."""
 
     name: ClassVar[str] = "triton_outlier_gemm"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = OutlierGemmConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -192,16 +191,6 @@ class TritonOutlierGemm(Kernel):
 
         assert isinstance(problem, Gemm)
         return OutlierGemmWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-        from tiles.kernels.outlier_workload import OutlierGemmWorkload
-
-        assert isinstance(problem, Gemm)
-        workload = OutlierGemmWorkload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)
 
 
 def _outlier_rules(problem: Gemm, table: ConfigTable, limits: Limits) -> list[Rule]:

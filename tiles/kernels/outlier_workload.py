@@ -23,9 +23,11 @@ import torch
 
 from tiles.formats.torch_codec import empty_scales
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.gemm_workload import copied, dequantize, launch_block
 from tiles.kernels.outlier_gemm import expected_columns, fallback_capacity, inner_problem
 from tiles.kernels.outlier_packing import (
@@ -91,7 +93,7 @@ def _copied(outliers: KeptColumns | FallbackBlocks) -> KeptColumns | FallbackBlo
     return KeptColumns(**fresh) if isinstance(outliers, KeptColumns) else FallbackBlocks(**fresh)
 
 
-class OutlierGemmWorkload(Workload):
+class OutlierGemmWorkload(CopiedWorkload[OutlierOperands]):
     """Random normal operands with outliers planted, packed under the recipe."""
 
     problem: Gemm
@@ -150,7 +152,6 @@ class OutlierGemmWorkload(Workload):
         return torch.empty(self.problem.m, self.problem.n, dtype=dtype, device=self.device)
 
     def _copy(self) -> OutlierOperands:
-        """A fresh copy of the drawn operands, with an output of its own."""
         packed, (b, b_scale) = self.packed, self._weights
         return OutlierOperands(
             a=copied(packed.codes),
@@ -196,11 +197,6 @@ class OutlierGemmWorkload(Workload):
             outliers=outliers,
         )
 
-    @cached_property
-    def operands(self) -> OutlierOperands:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
-
     def _launcher(self, operands: OutlierOperands, config: TileConfig) -> Callable[[], None]:
         recipe, named = self.problem.recipe, config.to_dict()
         a_block, b_block = launch_block(recipe.activation), launch_block(recipe.weight)
@@ -221,10 +217,6 @@ class OutlierGemmWorkload(Workload):
             )
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def reference(self) -> Reference:
         """The exact product of codes and outliers with its limits, computed once."""

@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tiles.kernels.base import Backend, Limits, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.quantize_family import (
     MAX_PROGRAMS,
@@ -24,6 +23,7 @@ from tiles.kernels.quantize_family import (
 )
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import next_power_of_two
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Problem, Quantize
 
 __all__ = ["TritonQuantize", "TritonQuantizeConfig"]
@@ -45,11 +45,10 @@ class TritonQuantizeConfig(TileConfig):
     )
 
 
-class TritonQuantize(QuantizeKernel):
+class TritonQuantize(QuantizeKernel, TritonKernel):
     """``tiles/kernels/triton/quantize_blocks.py``: tensor, row and block scalings, any extents."""
 
     name: ClassVar[str] = "triton_quantize"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = TritonQuantizeConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -213,11 +212,3 @@ class TritonQuantize(QuantizeKernel):
 
         assert isinstance(problem, Quantize)
         return QuantizeWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-
-        workload = self.workload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)

@@ -7,8 +7,7 @@ from typing import ClassVar
 from tiles.formats import Scaling, TensorFormat
 from tiles.formats.rounding import Rounding
 from tiles.formats.scaling import ScaleRule
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import (
@@ -18,6 +17,7 @@ from tiles.kernels.tile_rules import (
     next_power_of_two,
     tile_rules,
 )
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Problem, Quantize
 
 __all__ = ["TritonQuantizeTiles", "TritonQuantizeTilesConfig", "launch_block"]
@@ -80,11 +80,10 @@ def _software(problem: Quantize, limits: Limits) -> bool:
     return name in SOFTWARE_ELEMENTS or not native
 
 
-class TritonQuantizeTiles(Kernel):
+class TritonQuantizeTiles(TritonKernel):
     """``tiles/kernels/triton/quantize_tiles.py``: blocks of powers of two, rows and tensors."""
 
     name: ClassVar[str] = "triton_quantize_tiles"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = TritonQuantizeTilesConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -194,11 +193,3 @@ class TritonQuantizeTiles(Kernel):
 
         assert isinstance(problem, Quantize)
         return QuantizeTilesWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-
-        workload = self.workload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)

@@ -13,8 +13,9 @@ from tiles.formats.packing import pack_codes, swizzle_scales
 from tiles.formats.rounding import Rounding
 from tiles.formats.torch_codec import QuantizedTensor, empty_scales, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.exact_difference import first_difference, poison
 from tiles.kernels.quantize_interpreter import exact_interpreter
 from tiles.kernels.quantize_tiles import launch_block
@@ -137,21 +138,10 @@ def quantized_outputs(x: torch.Tensor, problem: Quantize, seed: int) -> Outputs:
     )
 
 
-class QuantizeTilesWorkload(Workload):
+class QuantizeTilesWorkload(CopiedWorkload[Copy]):
     """Random normal values in the source format, kept on ``device``."""
 
     problem: Quantize
-
-    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the input, and stochastic rounding.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
 
     def _blank(self) -> Copy:
         """Tensors of the right shapes, dtypes and strides; they hold anything."""
@@ -193,11 +183,6 @@ class QuantizeTilesWorkload(Workload):
         return x.to(CODE_DTYPES[self.problem.source])
 
     @cached_property
-    def operands(self) -> Copy:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
-
-    @cached_property
     def _reference(self) -> Outputs:
         return quantized_outputs(self._drawn, self.problem, self._seed)
 
@@ -218,10 +203,6 @@ class QuantizeTilesWorkload(Workload):
                 quantize_tiles.launch(**arguments)
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def check(self, config: TileConfig) -> Accuracy:
         written = self.operands.outputs.named()

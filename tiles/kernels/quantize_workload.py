@@ -8,8 +8,9 @@ import torch
 
 from tiles.formats.torch_codec import empty_scales
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.quantize_torch import quantize_torch
 from tiles.problems import Quantize
 
@@ -28,22 +29,10 @@ class Matrices:
     scales: torch.Tensor
 
 
-class QuantizeWorkload(Workload):
+class QuantizeWorkload(CopiedWorkload[Matrices]):
     """Random normal values in the source format, kept on ``device``."""
 
     problem: Quantize
-
-    def __init__(self, problem: Quantize, *, device: str, seed: int) -> None:
-        """Open the problem; operands are drawn on first use.
-
-        Args:
-            problem: the quantisation.
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the input.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
 
     def _blank(self) -> Matrices:
         """Matrices of the right shapes, dtypes and strides; the input holds anything."""
@@ -68,11 +57,6 @@ class QuantizeWorkload(Workload):
         generator = torch.Generator(device=self.device).manual_seed(self._seed)
         x = torch.randn(self.problem.shape, generator=generator, device=self.device)
         return x.to(CODE_DTYPES[self.problem.source])
-
-    @cached_property
-    def matrices(self) -> Matrices:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
 
     @cached_property
     def _reference(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,21 +100,17 @@ class QuantizeWorkload(Workload):
 
         return run
 
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.matrices, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
-
     def check(self, config: TileConfig) -> Accuracy:
-        self.matrices.codes.view(torch.uint8).fill_(POISON)
-        self.matrices.scales.fill_(float("nan"))
-        self._launcher(self.matrices, config)()
+        self.operands.codes.view(torch.uint8).fill_(POISON)
+        self.operands.scales.fill_(float("nan"))
+        self._launcher(self.operands, config)()
         codes, scales = self._reference
-        reason = _first_difference("scale", self.matrices.scales, scales)
-        reason = reason or _first_difference("code", self.matrices.codes, codes)
+        reason = _first_difference("scale", self.operands.scales, scales)
+        reason = reason or _first_difference("code", self.operands.codes, codes)
         return Accuracy(
             ok=not reason,
             max_error_over_bound=float("inf") if reason else 0.0,
-            relative_rms=_relative_rms(self.matrices.codes, codes),
+            relative_rms=_relative_rms(self.operands.codes, codes),
             reason=reason,
         )
 

@@ -25,7 +25,8 @@ def kernels() -> dict[str, Kernel]:
     from tiles.kernels.cuda_quantize import CudaQuantize
     from tiles.kernels.cuda_quantize_nvfp4 import CudaQuantizeNvfp4
     from tiles.kernels.cuda_transpose import CudaTranspose
-    from tiles.kernels.dataflow import CudaDataflowBlocks, CudaDataflowRows
+    from tiles.kernels.dataflow_blocks import CudaDataflowBlocks
+    from tiles.kernels.dataflow_rows import CudaDataflowRows
     from tiles.kernels.decoded_gemm import TritonDecodedGemm
     from tiles.kernels.dequantize import TritonDequantize
     from tiles.kernels.gemm import TritonGemm

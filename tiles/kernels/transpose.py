@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import tile_rules
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.problems import Problem, Transpose
 
 __all__ = ["TritonTranspose", "TritonTransposeConfig"]
@@ -23,11 +23,10 @@ class TritonTransposeConfig(TileConfig):
     num_warps: int
 
 
-class TritonTranspose(Kernel):
+class TritonTranspose(TritonKernel):
     """``tiles/kernels/triton/transpose_codes.py``: any extents."""
 
     name: ClassVar[str] = "triton_transpose"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = TritonTransposeConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -66,11 +65,3 @@ class TritonTranspose(Kernel):
 
         assert isinstance(problem, Transpose)
         return TransposeWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-
-        workload = self.workload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)

@@ -7,8 +7,9 @@ from functools import cached_property
 import torch
 
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.cuda import transpose_codes as cuda_codes
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.kernels.exact_difference import POISON, first_difference
@@ -24,21 +25,10 @@ class _Copy:
     out: torch.Tensor
 
 
-class TransposeWorkload(Workload):
+class TransposeWorkload(CopiedWorkload[_Copy]):
     """Random codes, kept on ``device``."""
 
     problem: Transpose
-
-    def __init__(self, problem: Transpose, *, device: str, seed: int) -> None:
-        """Open the problem; codes are drawn on first use.
-
-        Args:
-            device: ``cuda``, ``cuda:1``, ..., or ``cpu`` for Triton's interpreter.
-            seed: seeds the codes.
-        """
-        self.problem = problem
-        self.device = device
-        self._seed = seed
 
     def _blank(self) -> _Copy:
         rows, cols = self.problem.shape
@@ -59,15 +49,6 @@ class TransposeWorkload(Workload):
         return torch.randint(
             0, 256, self.problem.shape, dtype=torch.uint8, generator=generator, device=self.device
         )
-
-    @cached_property
-    def operands(self) -> _Copy:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def _launcher(self, copy: _Copy, config: TileConfig) -> Callable[[], None]:
         fields = config.to_dict()

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from tiles.formats import TensorFormat
-from tiles.kernels.base import Backend, Kernel, Limits, NumericPath, Workload
-from tiles.kernels.compile_facts import CompileFacts
+from tiles.kernels.base import Limits, NumericPath, Workload
 from tiles.kernels.config import TileConfig
 from tiles.kernels.first_legal import first_legal
 from tiles.kernels.refusals import coded_output
 from tiles.kernels.table import ConfigTable, Rule
 from tiles.kernels.tile_rules import next_power_of_two
+from tiles.kernels.triton_kernel import TritonKernel
 from tiles.kernels.weight_only_resources import PANEL_BYTES, group_columns, halves
 from tiles.kernels.weight_only_rules import (
     LEAST_PANELS,
@@ -92,11 +92,10 @@ def weight_only_refusal(name: str, problem: Gemm) -> str | None:
     return None
 
 
-class TritonWeightOnly(Kernel):
+class TritonWeightOnly(TritonKernel):
     """``triton/gemm_weight_only.py``: bf16 or fp16 activations times packed low-bit weights."""
 
     name: ClassVar[str] = "triton_weight_only"
-    backend: ClassVar[Backend] = Backend.TRITON
     config_type: ClassVar[type[TileConfig]] = WeightOnlyConfig
 
     def refusal(self, problem: Problem, limits: Limits) -> str | None:
@@ -184,13 +183,3 @@ class TritonWeightOnly(Kernel):
 
         assert isinstance(problem, Gemm)
         return WeightOnlyWorkload(problem, device=device, seed=seed)
-
-    def compile_offline(
-        self, problem: Problem, config: TileConfig, limits: Limits
-    ) -> CompileFacts | None:
-        from tiles.kernels.offline_triton import META, facts_of
-        from tiles.kernels.weight_only_workload import WeightOnlyWorkload
-
-        assert isinstance(problem, Gemm)
-        workload = WeightOnlyWorkload(problem, device=META, seed=0)
-        return facts_of(lambda: workload.compile(config), limits)

@@ -21,11 +21,13 @@ import torch
 from tiles.formats import pack_codes
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES, decode
-from tiles.kernels.accuracy import Arithmetic, Reference, compare, gemm_arithmetic, gemm_reference
-from tiles.kernels.base import Accuracy, Workload
+from tiles.kernels.accuracy import Reference, compare, gemm_reference
+from tiles.kernels.arithmetic import Arithmetic, gemm_arithmetic
+from tiles.kernels.base import Accuracy
 from tiles.kernels.config import TileConfig
+from tiles.kernels.copied_workload import CopiedWorkload
 from tiles.kernels.triton import gemm_weight_only
-from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
+from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words
 from tiles.kernels.triton.weight_layout import PackedWeight, pack
 from tiles.kernels.weight_only import WeightOnlyConfig
 from tiles.kernels.weight_only_resources import group_columns
@@ -108,7 +110,7 @@ class Operands:
     c: torch.Tensor
 
 
-class WeightOnlyWorkload(Workload):
+class WeightOnlyWorkload(CopiedWorkload[Operands]):
     """Random normal operands, the weights quantised under the recipe, kept on ``device``."""
 
     problem: Gemm
@@ -149,13 +151,7 @@ class WeightOnlyWorkload(Workload):
         )
 
     def _copy(self) -> Operands:
-        """A fresh copy of the drawn operands, with an output of its own."""
         return Operands(x=self.drawn[0].clone(), weight=self._packed.clone(), c=self._output())
-
-    @cached_property
-    def operands(self) -> Operands:
-        """The copy that :meth:`check` uses."""
-        return self._copy()
 
     def _workspace(self, config: TileConfig) -> torch.Tensor | None:
         """Counters of zero, and NaN where partial sums go: what is not written shows."""
@@ -174,10 +170,6 @@ class WeightOnlyWorkload(Workload):
             )
 
         return run
-
-    def launchers(self, config: TileConfig, sets: int) -> list[Callable[[], None]]:
-        copies = [self.operands, *(self._copy() for _ in range(sets - 1))]
-        return [self._launcher(copy, config) for copy in copies]
 
     def arithmetic(self, *, fold: bool) -> Arithmetic:
         """How a configuration adds up, see the module's docstring."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim import Gpu
-from sim.gpu_file import check_figure, check_peak
+from sim.gpu_figures import check_figure, check_peak
 from tiles.kernels import Status
 from tuning.microbench.catalogue import RATES, Microbenchmark
 from tuning.microbench.quantity import Figure

@@ -16,11 +16,11 @@ from tuning.bench import Measurable
 from tuning.calibration.simulated import SimulatedMachine
 from tuning.conditions import Conditions
 from tuning.records import Environment, Measurement
-from tuning.timing import GRAPH_BELOW_US, MIN_SAMPLES, fewest, operand_sets, sample_count
+from tuning.timer import GRAPH_BELOW_US, MIN_SAMPLES, fewest, operand_sets, sample_count
 
 __all__ = ["Assumed", "Rehearsal"]
 
-#: As :mod:`tuning.timing_cuda` warms a kernel of 50 us and more up, whatever the window.
+#: As :mod:`tuning.timer_cuda` warms a kernel of 50 us and more up, whatever the window.
 WARM_UP_US = 20_000.0
 
 

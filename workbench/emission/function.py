@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import TensorFormat
 from tiles.kernels import Limits
-from tiles.problems import Problem
+from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
 __all__ = [
+    "ALIGNED_EXTENT",
     "ANY_GPU",
     "ANY_HOPPER",
     "CUPY_FILES",
@@ -28,7 +29,9 @@ __all__ = [
     "Function",
     "cupy_remark",
     "default_problems",
+    "operand_layout",
     "scale_block",
+    "torch_dtype",
 ]
 
 #: The extents of which the nearest tuned ones are taken: M, or several.
@@ -40,6 +43,8 @@ CUPY_FILES = ("_cupy_views.py", *TORCH_FILES)
 DEFAULT_M = (16, 64, 256, 1024, 4096)
 #: Fixed extents of that question: odd, so that no answer relies on alignment (TMA, vector loads).
 DEFAULT_EXTENT = 4095
+#: The same for families that have a stand-in where extents are odd.
+ALIGNED_EXTENT = 4096
 #: What any NVIDIA GPU of capability 8.0 and up has: no descriptors, 99 KiB of shared memory a CTA
 #: less a margin, no 8-bit floats (decoded at run time where the tensor cores do not take them).
 ANY_GPU = Limits(
@@ -61,6 +66,22 @@ ANY_HOPPER = replace(
 def scale_block(fmt: TensorFormat) -> list[int] | None:
     """(rows, columns) under one scale, 0 for the whole extent; ``None`` without scales."""
     return None if fmt.scaling is None else [fmt.scaling.rows or 0, fmt.scaling.cols or 0]
+
+
+def operand_layout(problem: Gemm | GroupedGemm | BatchedGemm) -> dict[str, Any]:
+    """Elements and blocks of both operands."""
+    recipe = problem.recipe
+    return {
+        "a_element": recipe.activation.element.name,
+        "a_block": scale_block(recipe.activation),
+        "b_element": recipe.weight.element.name,
+        "b_block": scale_block(recipe.weight),
+    }
+
+
+def torch_dtype(out: str) -> str:
+    """Torch's name of a plain output."""
+    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
 
 
 def default_problems(problem: Problem, extent: int = DEFAULT_EXTENT) -> dict[Free, Problem]:

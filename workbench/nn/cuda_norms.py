@@ -66,13 +66,13 @@ class CudaNorms(CudaDataflow):
         sums = {"d_gamma": self._vector(cols)}
         if op == "layernorm":
             sums["d_beta"] = self._vector(cols)
-        covered = dataflow_rows.geometry(
+        sums_shape = dataflow_rows.partial_sums(
             op=problem.op,
             shape=problem.shape,
             block=launch_block(out),
             config=choice.config.to_dict(),
         )
-        work = {"partials": self._vector(covered.clusters, 2, cols)}
+        work = {"partials": self._vector(*sums_shape)}
         tensors = named("x", x) | named("other", dy) | written(made) | sums | work
         tensors |= {"mean": mean, "variance": variance, "gamma": gamma}
         self._launch(problem, choice, tensors, seed=seed, epsilon=epsilon)

@@ -11,7 +11,7 @@ from tiles.formats.torch_encode import CODE_DTYPES
 from tiles.kernels.cuda import gemm_hopper, gemm_hopper_blocks
 from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.gemm_workload import launch_block, multiprocessors, must_decode
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
 from tiles.kernels.triton import gemm_scaled, transpose_codes
 from tiles.kernels.triton.gemm_arguments import shares_k

@@ -14,13 +14,7 @@ from workbench.nn.codes import BothDirections, Codes, held, hold
 from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
 from workbench.nn.in_graph import InGraph
-from workbench.nn.runtime import (
-    Like,
-    Runtime,
-    dtype_behind,
-    same_values,
-    serves_both_directions,
-)
+from workbench.nn.runtime import Like, Runtime, dtype_behind, same_values, serves_both_directions
 from workbench.nn.seeds import derived
 from workbench.nn.tensor_scales import LayerScales
 

@@ -20,14 +20,7 @@ from workbench.nn.tensor_scales import Delayed, Fixed, LayerScales
 if TYPE_CHECKING:
     from workbench.nn.choices import Choice
 
-__all__ = [
-    "Like",
-    "Runtime",
-    "backend_of",
-    "dtype_behind",
-    "same_values",
-    "serves_both_directions",
-]
+__all__ = ["Like", "Runtime", "backend_of", "dtype_behind", "same_values", "serves_both_directions"]
 
 
 def serves_both_directions(fmt: TensorFormat) -> bool:

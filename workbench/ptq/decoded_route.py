@@ -29,7 +29,7 @@ class DecodedRoute(FamilyRoute):
         from tiles.kernels.decoded_workload import stored_matrix
         from tiles.kernels.gemm_workload import multiprocessors
         from tiles.kernels.triton import gemm_decoded
-        from tiles.kernels.triton.decoded_arguments import workspace_bytes
+        from tiles.kernels.triton.decoded_staging import workspace_bytes
 
         b = held.get(self.name)
         if b is None:

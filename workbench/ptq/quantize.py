@@ -13,13 +13,7 @@ from tiles.recipes import Recipe
 from workbench.arguments import items_of
 from workbench.nn.backend import Backend
 from workbench.ptq.attention import take_attention_apart
-from workbench.ptq.calibrate import (
-    Batch,
-    calibrate,
-    check_batches,
-    measure,
-    recalibrate_batchnorm,
-)
+from workbench.ptq.calibrate import Batch, calibrate, check_batches, measure, recalibrate_batchnorm
 from workbench.ptq.formats import ptq_recipe, weight_only
 from workbench.ptq.gptq import check_gptq
 from workbench.ptq.interceptor import Interceptor

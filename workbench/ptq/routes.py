@@ -162,7 +162,7 @@ class WeightOnlyRoute(FamilyRoute):
         held: Held,
     ) -> torch.Tensor:
         from tiles.kernels.triton import gemm_weight_only
-        from tiles.kernels.triton.weight_arguments import MAX_SPLIT_TILES, workspace_words
+        from tiles.kernels.triton.split_workspace import MAX_SPLIT_TILES, workspace_words
         from tiles.kernels.weight_only_workload import pack_quantized
         from workbench.emission.package_files._workspace import zeroed_words
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tiles.formats import TensorFormat
+from workbench.printable import printable
 from workbench.reporting.figure import Figure, View, axis, label
-from workbench.weights import LayerErrors, WeightReport, printable
+from workbench.weight_report import LayerErrors, WeightReport
 
 __all__ = ["db_text", "layer_map"]
 

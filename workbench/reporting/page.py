@@ -11,10 +11,10 @@ from typing import Any
 
 from tuning import Run
 from workbench.outfile import check_outfile, write_outfile
+from workbench.printable import printable_name
 from workbench.reporting.comparison import compare
 from workbench.reporting.download import data_link, figure_csv
 from workbench.reporting.figure import Figure
-from workbench.reporting.printable import printable_name
 from workbench.reporting.run_header import header
 from workbench.reporting.section import Section
 from workbench.reporting.sections import sections

@@ -5,7 +5,7 @@ import html
 from tuning import Environment, Run
 from tuning.objective import objective_of
 from tuning.staleness import stale_studies
-from workbench.reporting.printable import printable_name
+from workbench.printable import printable_name
 from workbench.reporting.section import facts_list
 
 __all__ = ["header"]

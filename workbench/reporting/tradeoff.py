@@ -18,8 +18,8 @@ from tuning import Run, StudyRecord, TrialRecord
 from tuning.family import family
 from tuning.objective import Objective
 from workbench.pareto import pareto
+from workbench.printable import printable_name
 from workbench.reporting.comparison import pareto_front, quantize_step, shape_text, winner_of
-from workbench.reporting.printable import printable_name
 
 if TYPE_CHECKING:
     from sim import Gpu

@@ -4,12 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 from workbench.outfile import check_outfile, write_outfile
+from workbench.printable import printable
 from workbench.reporting.layer_map import db_text, layer_map
 from workbench.reporting.page import Page, page_html
 from workbench.reporting.section import Section, facts_list
 from workbench.reporting.section import paragraph as _paragraph
 from workbench.reporting.table import Column, table
-from workbench.weights import LayerStatus, WeightReport, printable
+from workbench.weight_report import LayerStatus, WeightReport
 
 __all__ = ["SCHEMA", "write_weights_page"]
 

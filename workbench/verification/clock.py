@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from tuning.environment import sm_clock_mhz
-from tuning.timing import Timer
+from tuning.timer import Timer
 
 __all__ = ["clock_under_load"]
 

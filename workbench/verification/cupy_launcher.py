@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from workbench.verification.function_checks import Subject, Tuned
-from workbench.verification.hopper_launcher import refusal
+from workbench.verification.hopper_launcher import expect_refusals
 from workbench.verification.recorder import Recorder
 
 __all__ = ["cupy_obstacle", "judge_arguments"]
@@ -26,11 +26,7 @@ def judge_arguments(
         asked: good arguments, without memory behind them.
         wrong: by what they are: changes to the good ones, and words of the refusal.
     """
-    said = refusal(launch, asked)
-    check.expect(not said, f"the launcher refuses its own: {said}")
-    for what, (change, words) in wrong.items():
-        said = refusal(launch, {**asked, **change})
-        check.expect(words in said, said or f"the launcher takes {what}")
+    expect_refusals(check, launch, asked, wrong)
     check.note(f"takes the configuration; refuses {', '.join(wrong)}")
 
 

@@ -67,10 +67,10 @@ def _arguments(template: Any, problem: Dataflow, choice: Any) -> dict[str, Any]:
     columns += ["beta"] if kind == "layernorm" and way != "bwd" else []
     if norm and way == "bwd":
         columns += ["d_gamma", "d_beta"] if kind == "layernorm" else ["d_gamma"]
-        covered = template.geometry(
+        sums = template.partial_sums(
             op=op, shape=(rows, cols), block=block, config=dict(choice.config)
         )
-        arguments["partials"] = fake_array((covered.clusters, 2, cols), "fp32")
+        arguments["partials"] = fake_array(sums, "fp32")
     arguments |= {name: fake_array((cols,), "fp32") for name in columns}
     return arguments | {
         "op": op,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.problems import Gemm
 from tiles.recipes import Recipe
 from workbench.verification.gemm_entry import GemmEntry

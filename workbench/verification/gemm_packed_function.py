@@ -10,7 +10,8 @@ import torch
 from tiles.formats import FloatElement, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.accuracy import gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.decoded_workload import DecodedGemmWorkload, stored_matrix
 from tiles.kernels.mx_alignment import aligned_reference
 from tiles.kernels.quantize_interpreter import exact_interpreter

@@ -15,13 +15,15 @@ import torch
 from tiles.formats import TensorFormat
 from tiles.formats.rounding import Rounding
 from tiles.formats.torch_codec import QuantizedTensor, quantize_tensor
-from tiles.kernels.accuracy import Reference, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import Reference, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.quantize_tiles import HARDWARE_ELEMENTS
 from tiles.problems import Gemm, Problem
 from workbench.verification.function_checks import Subject, Tuned
 from workbench.verification.hopper_operator import HopperOperatorChecks
 from workbench.verification.operator_case import POISON, Case
-from workbench.verification.quantize_packed_function import SEED, exact_tiles
+from workbench.verification.quantize_launcher import SEED
+from workbench.verification.quantize_packed_function import exact_tiles
 from workbench.verification.recorder import Recorder
 from workbench.verification.run_allowance import allow_for
 

@@ -14,7 +14,14 @@ import numpy as np
 
 from workbench.verification.recorder import Recorder
 
-__all__ = ["FakeDevice", "fake_array", "judge_launcher", "refusal"]
+__all__ = [
+    "FakeDevice",
+    "expect_refusals",
+    "fake_array",
+    "judge_launcher",
+    "judge_product",
+    "refusal",
+]
 
 #: CuPy has no bfloat16 and no 8-bit floats: the launcher takes their bits.
 VIEWS = {"bf16": "uint16", "fp16": "float16", "fp32": "float32", "int8": "int8"}
@@ -86,6 +93,48 @@ def refusal(launch: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
     return ""
 
 
+def expect_refusals(
+    check: Recorder,
+    launch: Callable[..., Any],
+    good: Mapping[str, Any],
+    wrong: Mapping[str, tuple[Mapping[str, Any], str]],
+) -> None:
+    """Whether a launcher takes arguments, and refuses changes to them with the words that say why.
+
+    Args:
+        check: takes the verdict.
+        launch: the launcher of a package.
+        good: its arguments, without memory behind them.
+        wrong: by what it is: a change, and words of the refusal.
+    """
+    said = refusal(launch, good)
+    check.expect(not said, f"the launcher refuses its own: {said}")
+    for what, (change, words) in wrong.items():
+        said = refusal(launch, {**good, **change})
+        check.expect(words in said, said or f"the launcher takes {what}")
+
+
+def judge_product(
+    check: Recorder,
+    template: Any,
+    formats: Mapping[str, Any],
+    good: Mapping[str, Any],
+    wrong: Mapping[str, tuple[Mapping[str, Any], str]],
+) -> None:
+    """The same of a product's launcher, whose compiler options tell fields that it does not know.
+
+    Args:
+        check: takes the verdict.
+        template: the launcher's module in the package.
+        formats: of its compiler options.
+        good, wrong: as :func:`expect_refusals` takes them, a configuration among them.
+    """
+    expect_refusals(check, template.launch, good, wrong)
+    said = refusal(template.options, {**formats, "config": {**good["config"], "warps": 4}})
+    check.expect("warps" in said, "the launcher takes a configuration with an unknown field")
+    check.note(f"takes the configuration; refuses {', '.join(wrong)}, an unknown field")
+
+
 def _scales(
     shape: tuple[int, ...], block: tuple[int, int], *, columns: bool, stored: str = "fp32"
 ) -> Any:
@@ -144,9 +193,6 @@ def judge_launcher(
     if experts:
         good["offsets"] = fake_array((experts + 1,), "int64")
     asked = {**formats, "config": config, **good}
-    check.expect(
-        not (said := refusal(template.launch, asked)), f"the launcher refuses its own: {said}"
-    )
     scaled = good["a_scale"] is not None
     wrong: dict[str, tuple[dict[str, Any], str]] = {
         "rows off a 16-byte boundary": (
@@ -159,9 +205,4 @@ def judge_launcher(
             "a_scale is",
         ),
     }
-    for what, (change, words) in wrong.items():
-        said = refusal(template.launch, {**asked, **change})
-        check.expect(words in said, f"the launcher takes {what}" if not said else said)
-    said = refusal(template.options, {**formats, "config": {**config, "warps": 4}})
-    check.expect("warps" in said, "the launcher takes a configuration with an unknown field")
-    check.note(f"takes the configuration; refuses {', '.join(wrong)}, an unknown field")
+    judge_product(check, template, formats, asked, wrong)

@@ -26,7 +26,7 @@ from workbench.verification.recorder import Recorder
 from workbench.verification.rivals import Contender
 from workbench.verification.tile_function import TileFunctionChecks
 
-__all__ = ["SEED", "QuantizePackedFunctionChecks", "exact_tiles"]
+__all__ = ["QuantizePackedFunctionChecks", "exact_tiles"]
 
 NVFP4 = "cuda_quantize_nvfp4"
 

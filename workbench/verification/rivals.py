@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from tiles.problems import Gemm
-from tuning.timing import Timing, open_timer, time_interleaved
+from tuning.timer import open_timer
+from tuning.timing import Timing, time_interleaved
 from workbench.verification.clock import clock_under_load
 from workbench.verification.gemm_entry import GemmEntry
 from workbench.verification.operands import Pattern

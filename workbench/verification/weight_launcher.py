@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.verification.hopper_launcher import fake_array, refusal
+from workbench.verification.hopper_launcher import fake_array, judge_product
 from workbench.verification.recorder import Recorder
 
 __all__ = ["judge_launcher"]
@@ -51,8 +51,6 @@ def judge_launcher(
         "row_scale": fake_array((N,), "fp32"),
     }
     asked = {**formats, "config": config, **good}
-    said = refusal(template.launch, asked)
-    check.expect(not said, f"the launcher refuses its own: {said}")
     wrong: dict[str, tuple[dict[str, Any], str]] = {
         "rows off a 16-byte boundary": (
             {"x": fake_array((M, k), element, off=8)},
@@ -64,9 +62,4 @@ def judge_launcher(
             "scale is",
         ),
     }
-    for what, (change, words) in wrong.items():
-        said = refusal(template.launch, {**asked, **change})
-        check.expect(words in said, f"the launcher takes {what}" if not said else said)
-    said = refusal(template.options, {**formats, "config": {**config, "warps": 4}})
-    check.expect("warps" in said, "the launcher takes a configuration with an unknown field")
-    check.note(f"takes the configuration; refuses {', '.join(wrong)}, an unknown field")
+    judge_product(check, template, formats, asked, wrong)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sim.gpu import Gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.hopper_aligned_gemm import HopperAlignedConfig
-from tiles.kernels.hopper_gemm import STAGE_BYTES, HopperGemmConfig
+from tiles.kernels.hopper_gemm import HopperGemmConfig
+from tiles.kernels.hopper_rules import STAGE_BYTES
 from tiles.kernels.hopper_skinny import HopperSkinnyConfig
 from tiles.kernels.hopper_weight_only import HopperWeightOnlyConfig
 from tiles.kernels.hopper_weight_prefill import HopperWeightPrefillConfig

@@ -119,3 +119,9 @@ def sglang_pair(
     two.pop("USE_TMA", None)
     two["BLOCK_SIZE_M"] = one["BLOCK_SIZE_M"]
     return linear_kernel(**one), linear_kernel(**two)
+
+
+def keys(**changed: int) -> tuple[int, ...]:
+    """What :func:`linear_kernel` is launched with for ``measured_studies.PLAIN``, or changed."""
+    config = {"m": 64, "n": 128, "k": 128, "group": 8, "warps": 4, "stages": 3} | changed
+    return tuple(config.values())

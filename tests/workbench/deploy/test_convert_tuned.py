@@ -1,10 +1,8 @@
 """Conversions between families: nothing but name, folder, blank and version key changes."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -215,84 +213,6 @@ def test_of_two_versions_the_newer_is_taken_and_the_other_told(tmp_path: Path) -
     done = convert(write(tmp_path / "from", files), "vllm-moe", tmp_path / "to")
     assert json.loads(done.files[0].read_text())["triton_version"] == "3.10.0"
     assert [str(one.path) for one in done.left_out] == [f"triton_3_5_1/{MOE_SPACED}"]
-
-
-def broken(folder: Path) -> None:
-    write(folder, {FP8: "{"})
-
-
-def out_of_it(folder: Path) -> None:
-    (folder / "N=1.json").symlink_to("/etc/hostname")
-
-
-def dotted(folder: Path) -> None:
-    write(folder, {"N=1..json": "{}"})
-
-
-def giant(folder: Path) -> None:
-    write(folder, {"giant.json": b" " * 2_000_001})
-
-
-def stray(folder: Path) -> None:
-    write(folder, {FP8: {**BODY, "comment": "mine"}})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (broken, r"not JSON: .*\[json.broken\]; `workbench lint` lists all"),
-        (out_of_it, r"a link that leads out of the folder: copy the file in \[path.link\]"),
-        (dotted, r"two dots or control characters: rename it \[path.dots\]"),
-        (giant, r"more than 2000000 bytes.*\[path.size\]"),
-        (stray, r"key 'comment' is no integer.*\[body.key\]"),
-    ],
-)
-def test_a_folder_that_cannot_be_trusted_is_refused_and_nothing_written(
-    spoil: Any, message: str, tmp_path: Path
-) -> None:
-    source = clean(tmp_path / "from", "vllm-linear")
-    spoil(source)
-    with pytest.raises(ValueError, match=message) as caught:
-        convert(source, "sglang-linear", tmp_path / "to")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "to").exists()
-
-
-def test_a_read_only_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = clean(tmp_path / "from", "vllm-linear")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ValueError, match="cannot be written: read only"):
-        convert(source, "sglang-linear", tmp_path / "to")
-    assert not (tmp_path / "to").exists()
-
-
-def test_a_disk_that_fills_up_leaves_no_half_of_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = clean(tmp_path / "from", "vllm-linear")
-    allowed, chmod = iter([True]), os.chmod
-
-    def filling(*arguments: Any, **options: Any) -> None:
-        if next(allowed, False):
-            chmod(*arguments, **options)
-        else:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "chmod", filling)
-    with pytest.raises(ValueError, match="No space left on device"):
-        convert(source, "sglang-linear", tmp_path / "a" / "b")
-    assert not (tmp_path / "a").exists()
-
-
-def test_foreign_files_in_the_output_are_kept(tmp_path: Path) -> None:
-    source = clean(tmp_path / "from", "vllm-linear")
-    write(tmp_path / "to", {FP8_SPACED: {"1": ENTRY}})
-    before = texts(tmp_path / "to")
-    with pytest.raises(ValueError, match="is there and was not written by us"):
-        convert(source, "sglang-linear", tmp_path / "to")
-    assert texts(tmp_path / "to") == before
-    with pytest.raises(ValueError, match="is the folder that is read: choose another output"):
-        convert(source, "sglang-linear", source)
 
 
 def test_text_for_a_number_is_read_and_written_as_one(tmp_path: Path) -> None:

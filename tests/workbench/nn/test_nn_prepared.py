@@ -143,9 +143,10 @@ def test_a_dataflow_launch_is_the_launchers(
         keys["mask_seed"] = SEED + 1
     first, other = dataflow(op, side), dataflow(op, side)
     if op.endswith("norm-bwd"):
-        covered = dataflow_rows.geometry(op=op, shape=(256, 512), block=(side, side), config=config)
+        block = (side, side)
+        sums = dataflow_rows.partial_sums(op=op, shape=(256, 512), block=block, config=config)
         for tensors in (first, other):
-            tensors["partials"] = torch.zeros(covered.clusters, 2, 512)
+            tensors["partials"] = torch.zeros(sums)
     again = DataflowLaunch({k: on_device(t) for k, t in first.items()}, options, rows=rows)
     again(other, None, **keys)
     launch = dataflow_rows.launch if rows else dataflow_blocks.launch

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from sim import load_gpu
-from tiles.kernels.accuracy import compare, gemm_arithmetic, gemm_reference
+from tiles.kernels.accuracy import compare, gemm_reference
+from tiles.kernels.arithmetic import gemm_arithmetic
 from tiles.kernels.decoded_formats import inner_problem, wide_name
 from tiles.kernels.decoded_workload import multiplied_values
 from tiles.kernels.quantize_interpreter import exact_interpreter

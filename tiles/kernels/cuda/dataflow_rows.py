@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import dataflow_arguments as arguments
 from .compiler_options import check_choices, macro_options
+from .dataflow_row_geometry import Geometry, geometry
 from .launches import allow_shared_memory, check_shared_memory, functions, run
 from .philox_keys import KEYS, round_keys
 
-__all__ = [
-    "OPS",
-    "SOURCE",
-    "Geometry",
-    "geometry",
-    "launch",
-    "options",
-    "precompile",
-    "prepare",
-]
+__all__ = ["OPS", "SOURCE", "launch", "options", "partial_sums", "precompile", "prepare"]
 
 #: Operators by macro value.
 OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 FIELDS = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
 SOURCE = "dataflow_rows.cu"
-#: Two row groups are kept where the CTAs that an SM should hold take at most that much together.
-STAGES_BYTES = 216 * 1024
 #: CTAs that any GPU with clusters takes as one.
 MAX_SPLITS = 8
 #: Lanes that share a row of a block: a warp's at most.  Backward's sums over rows take blocks of
@@ -53,60 +42,6 @@ PARAMETERS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """How clusters cover a matrix."""
-
-    row_groups: int  #: of ``rows`` rows each
-    clusters: int  #: that walk through them, or one for each
-    steps: int  #: of a CTA along its share of the columns
-    column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
-    beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
-    stages: int  #: row groups whose codes a CTA keeps
-    smem_bytes: int  #: dynamic, of a CTA
-    exact: bool  #: no row, column or step of any CTA lies outside the matrix
-
-
-def geometry(
-    *,
-    op: str,
-    shape: tuple[int, int],
-    block: tuple[int, int],
-    config: Mapping[str, int | bool],
-) -> Geometry:
-    """Work out how a configuration covers a matrix; both are taken as fitting."""
-    threads, lanes, rows = (int(config[name]) for name in ("threads", "lanes", "rows"))
-    groups, down = threads // lanes, rows // block[0]
-    across = -(-shape[1] // block[1])
-    share = -(-across // int(config["splits"]))
-    steps = -(-share // (groups // down))
-    row_groups = -(-shape[0] // rows)
-    backward, walks = op.endswith("-bwd"), op != "residual"
-    kept = walks + backward
-    codes = kept * steps * (block[0] * block[1] // lanes) * threads
-    across = groups // down
-    columns = (walks + (op == "layernorm")) * steps * across * block[1]
-    scales = 2 * kept * steps * groups
-    beside = arguments.beside(block, lanes, across)
-    sums = (threads // 16 if backward else 4 * across // beside) * rows
-    peaks = 2 * beside * threads // 32
-    floats = columns + scales + sums + (16 if backward else 12) * rows + peaks
-    clusters, ctas = int(config["clusters"]), int(config["ctas"])
-    roomy = ctas * (2 * codes + 4 * floats) <= STAGES_BYTES
-    stages = 2 if walks and (backward or clusters > 1) and roomy else 1
-    return Geometry(
-        row_groups=row_groups,
-        clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
-        steps=steps,
-        column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
-        beside=beside,
-        stages=stages,
-        smem_bytes=stages * codes + 4 * floats,
-        exact=shape[0] % rows == 0
-        and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
-    )
 
 
 def options(
@@ -171,6 +106,17 @@ def options(
     return macro_options(macros)
 
 
+def partial_sums(
+    *,
+    op: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> tuple[int, int, int]:
+    """Shape of the sums over rows that ``-bwd`` operators need to work in, fp32."""
+    return (geometry(op=op, shape=shape, block=block, config=config).clusters, 2, shape[1])
+
+
 def prepare(
     x: Any,
     x_scales: Any,
@@ -230,7 +176,7 @@ def prepare(
     for name, array in (*columns.items(), *sums.items()):
         arguments.check_vector(name, array, (cols,), f"{op} takes it")
     if backward:
-        work = (covered.clusters, 2, cols)
+        work = partial_sums(op=op, shape=shape, block=block, config=config)
         arguments.check_vector("partials", partials, work, f"{op} takes {work} floats to work in")
         sums["partials"] = partials
     optional = {
@@ -316,7 +262,7 @@ def launch(
             ``-bwd`` operators, where ``x`` is what went in.
         gamma: float32 (C), for all but ``residual``; ``beta``: float32 (C), for ``layernorm``.
         d_gamma: float32 (C), for ``-bwd``; ``d_beta``: float32 (C), for ``layernorm-bwd``; written.
-        partials: float32 (clusters, 2, C) for ``-bwd`` to work in; :func:`geometry` tells how many.
+        partials: float32 of :func:`partial_sums`' shape, for ``-bwd`` to work in.
         seed: 64-bit key of the rounding's random bits, element ``i`` of the flat matrix taking half
             ``i % 8`` of counter ``i // 8``.
         epsilon: added to the variance.

@@ -13,8 +13,9 @@ from workbench.emission.function import (
     TORCH_FILES,
     Free,
     Function,
+    operand_layout,
+    torch_dtype,
 )
-from workbench.emission.functions.gemm import operand_layout, torch_dtype
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.kernels import Limits
 from tiles.problems import Dequantize, Problem
-from workbench.emission.function import TORCH_FILES, Function, scale_block
-from workbench.emission.functions.gemm import torch_dtype
+from workbench.emission.function import TORCH_FILES, Function, scale_block, torch_dtype
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

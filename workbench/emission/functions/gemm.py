@@ -1,91 +1,43 @@
 """``gemm``: scaled products in Triton, and those in CUDA C++ that are faster on Hopper."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import IntElement
 from tiles.kernels import Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_gemm import scale_mode
-from tiles.problems import BatchedGemm, Gemm, GroupedGemm, Problem
+from tiles.problems import Gemm, Problem
 from workbench.emission.function import (
     ANY_GPU,
-    ANY_HOPPER,
     CUPY_FILES,
-    DEFAULT_EXTENT,
     TORCH_FILES,
-    Free,
-    Function,
-    cupy_remark,
-    default_problems,
-    scale_block,
+    operand_layout,
+    torch_dtype,
 )
+from workbench.emission.hopper_function import HopperFunction
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
 
-__all__ = [
-    "ALIGNED_EXTENT",
-    "HOPPER",
-    "GemmFunction",
-    "hopper_remark",
-    "operand_layout",
-    "torch_dtype",
-]
+__all__ = ["GemmFunction"]
 
 TRITON = "triton_gemm"
 HOPPER = ("hopper_gemm", "hopper_block_gemm", "hopper_skinny_gemm")
-#: Fixed extents that the defaults of a family with a stand-in are asked for.
-ALIGNED_EXTENT = 4096
-
-
-def operand_layout(problem: Gemm | GroupedGemm | BatchedGemm) -> dict[str, Any]:
-    """Elements and blocks of both operands."""
-    recipe = problem.recipe
-    return {
-        "a_element": recipe.activation.element.name,
-        "a_block": scale_block(recipe.activation),
-        "b_element": recipe.weight.element.name,
-        "b_block": scale_block(recipe.weight),
-    }
-
-
-def torch_dtype(out: str) -> str:
-    """Torch's name of a plain output."""
-    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[out]
 
 
 def _scaled(entry: "TunedEntry") -> bool:
     return isinstance(entry.problem, Gemm) and entry.problem.recipe.quantized
 
 
-def hopper_remark(
-    function: str,
-    hopper: Sequence[str],
-    stand_ins: Sequence[str],
-    entries: "Sequence[TunedEntry]",
-) -> list[str]:
-    """A paragraph about the kernels for capability 9.0 behind a function; or nothing.
-
-    Args:
-        function: its name.
-        hopper: families that need such a GPU.
-        stand_ins: those that run elsewhere.
-        entries: of the function.
-    """
-    where = (
-        "Where rows do not start at multiples of 16 bytes, CuPy is missing or the GPU's\n"
-        "capability is not 9.0"
-    )
-    return cupy_remark(function, hopper, stand_ins, entries, where)
-
-
-class GemmFunction(Function):
+class GemmFunction(HopperFunction):
     """``gemm`` on torch tensors, ``gemm_cuda.gemm`` on CuPy arrays."""
 
     name: ClassVar[str] = "gemm"
     families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
+    triton: ClassVar[str] = TRITON
+    hopper: ClassVar[tuple[str, ...]] = HOPPER
 
     def serves(self, family: str, problem: Problem) -> bool:
         if family in ("hopper_block_gemm", "hopper_skinny_gemm"):
@@ -98,12 +50,6 @@ class GemmFunction(Function):
         if not set(families) & set(HOPPER):
             return (*own, *TORCH_FILES)
         return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
-
-    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family in HOPPER else ()
-
-    def needs_cupy(self, family: str) -> bool:
-        return family in HOPPER
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
@@ -121,12 +67,6 @@ class GemmFunction(Function):
             return layout | {"scales": scales(recipe.activation, recipe.weight)}
         emulated = kernel(family).path(problem, limits) is NumericPath.EMULATED
         return layout | {"decode": None if any_gpu else emulated}
-
-    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
-        return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
-
-    def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family in HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         # A recipe with scales shows more of the call than a plain one.
@@ -154,6 +94,3 @@ class GemmFunction(Function):
                 f'c = gemm_cuda.gemm(a, b{scales}, recipe="{recipe}", out_format="{out}")',
             ]
         return lines
-
-    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark("gemm", HOPPER, (TRITON,), entries)

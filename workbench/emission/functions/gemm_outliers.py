@@ -7,8 +7,7 @@ from tiles.kernels import Limits
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.problems import Gemm, Problem
 from tiles.recipes import OutlierBlocks, OutlierColumns
-from workbench.emission.function import TORCH_FILES, Function
-from workbench.emission.functions.gemm import operand_layout, torch_dtype
+from workbench.emission.function import TORCH_FILES, Function, operand_layout, torch_dtype
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

@@ -1,27 +1,17 @@
 """``gemm_packed``: products of formats that few tensor cores multiply: MX, NVFP4, posits, E3M4."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import TensorFormat
 from tiles.kernels import Limits
 from tiles.kernels.decoded_formats import template_element
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.kernels.hopper_skinny import skinny_mode
 from tiles.problems import Gemm, Problem
-from workbench.emission.function import (
-    ANY_GPU,
-    ANY_HOPPER,
-    CUPY_FILES,
-    DEFAULT_EXTENT,
-    TORCH_FILES,
-    Free,
-    Function,
-    default_problems,
-    scale_block,
-)
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
+from workbench.emission.function import CUPY_FILES, TORCH_FILES, operand_layout, scale_block
+from workbench.emission.hopper_function import HopperFunction
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -54,11 +44,13 @@ def _powers_of_two(problem: Problem) -> bool:
     return scaling is not None and scaling.stored.name == "e8m0fnu"
 
 
-class PackedGemmFunction(Function):
+class PackedGemmFunction(HopperFunction):
     """``gemm_packed`` on torch tensors."""
 
     name: ClassVar[str] = "gemm_packed"
     families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
+    triton: ClassVar[str] = TRITON
+    hopper: ClassVar[tuple[str, ...]] = HOPPER
 
     def serves(self, family: str, problem: Problem) -> bool:
         return family == TRITON or (family in HOPPER and _powers_of_two(problem))
@@ -68,12 +60,6 @@ class PackedGemmFunction(Function):
         if not set(families) & set(HOPPER):
             return (*own, *TORCH_FILES)
         return (*own, "_hopper_gemm.py", "gemm_cuda.py", *CUPY_FILES)
-
-    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family in HOPPER else ()
-
-    def needs_cupy(self, family: str) -> bool:
-        return family in HOPPER
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
@@ -85,12 +71,6 @@ class PackedGemmFunction(Function):
             named = scales(recipe.activation, recipe.weight)
             return operand_layout(problem) | {"scales": named}
         return {"a": side_layout(recipe.activation), "b": side_layout(recipe.weight)}
-
-    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
-        return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
-
-    def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family in HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]
@@ -104,6 +84,3 @@ class PackedGemmFunction(Function):
             f"# codes of A (M, K) {recipe.activation} and B (N, K) {recipe.weight}, packed",
             f'c = gemm_packed(a, b{scales}, recipe="{recipe}")',
         ]
-
-    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark("gemm_packed", HOPPER, (TRITON,), entries)

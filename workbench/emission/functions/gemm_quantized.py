@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.formats import Rounding
 from tiles.kernels import Limits
-from tiles.kernels.hopper_block_gemm import block_scales
+from tiles.kernels.hopper_block_rules import block_scales
 from tiles.problems import Gemm, Problem, Quantize
-from workbench.emission.function import ANY_HOPPER, CUPY_FILES, Free, Function, default_problems
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
+from workbench.emission.function import (
+    ALIGNED_EXTENT,
+    ANY_HOPPER,
+    CUPY_FILES,
+    Free,
+    Function,
+    default_problems,
+    operand_layout,
+)
+from workbench.emission.hopper_function import hopper_remark
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

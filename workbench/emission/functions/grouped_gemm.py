@@ -8,17 +8,8 @@ from tiles.kernels import Limits, NumericPath, kernel
 from tiles.kernels.gemm import MAX_INT32_K
 from tiles.kernels.hopper_gemm import scale_mode
 from tiles.problems import GroupedGemm, Problem, RowOrder
-from workbench.emission.function import (
-    ANY_GPU,
-    ANY_HOPPER,
-    CUPY_FILES,
-    DEFAULT_EXTENT,
-    DEFAULT_M,
-    TORCH_FILES,
-    Free,
-    Function,
-)
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark, operand_layout
+from workbench.emission.function import CUPY_FILES, DEFAULT_M, TORCH_FILES, Free, operand_layout
+from workbench.emission.hopper_function import HopperFunction
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -36,22 +27,18 @@ ROUTING = {
 }
 
 
-class GroupedGemmFunction(Function):
+class GroupedGemmFunction(HopperFunction):
     """``grouped_gemm`` on torch tensors."""
 
     name: ClassVar[str] = "grouped_gemm"
     families: ClassVar[tuple[str, ...]] = (TRITON, HOPPER)
+    triton: ClassVar[str] = TRITON
+    hopper: ClassVar[tuple[str, ...]] = (HOPPER,)
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         if HOPPER not in families:
             return ("_grouped_gemm.py", *TORCH_FILES)
         return ("_grouped_gemm.py", "_hopper_gemm.py", *CUPY_FILES)
-
-    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family == HOPPER else ()
-
-    def needs_cupy(self, family: str) -> bool:
-        return family == HOPPER
 
     def formats(self, problem: Problem) -> tuple[str, ...]:
         """Recipe, order of rows, output."""
@@ -83,7 +70,7 @@ class GroupedGemmFunction(Function):
     def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
         assert isinstance(problem, GroupedGemm)
         size, order = problem.layout.size, problem.layout.order
-        extent = ALIGNED_EXTENT if family == HOPPER else DEFAULT_EXTENT
+        extent = self.default_extent(family)
         asked: dict[Free, Problem] = {}
         for m in DEFAULT_M:
             if order is RowOrder.MASKED:
@@ -92,9 +79,6 @@ class GroupedGemmFunction(Function):
                 m = -(-m // size) * size
             asked[m] = problem.resized(problem.experts, m, extent, extent)
         return asked
-
-    def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family == HOPPER else ANY_GPU
 
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]
@@ -108,6 +92,3 @@ class GroupedGemmFunction(Function):
             f"# b (E, N, K) {recipe.weight}; {layout.order.value} rows of a {recipe.activation}",
             f'c = grouped_gemm(a, b{scales}, recipe="{recipe}", {routing})',
         ]
-
-    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark("grouped_gemm", (HOPPER,), (TRITON,), entries)

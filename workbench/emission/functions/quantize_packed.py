@@ -7,6 +7,7 @@ from tiles.formats import Rounding
 from tiles.kernels import Limits
 from tiles.problems import Problem, Quantize
 from workbench.emission.function import (
+    ALIGNED_EXTENT,
     CUPY_FILES,
     TORCH_FILES,
     Free,
@@ -15,7 +16,6 @@ from workbench.emission.function import (
     default_problems,
     scale_block,
 )
-from workbench.emission.functions.gemm import ALIGNED_EXTENT
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry

@@ -1,22 +1,12 @@
 """``linear_weight_only`` and ``pack_weight``: 16-bit activations by packed low-bit weights."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiles.kernels import Limits
 from tiles.problems import Gemm, Problem
-from workbench.emission.function import (
-    ANY_GPU,
-    ANY_HOPPER,
-    CUPY_FILES,
-    DEFAULT_EXTENT,
-    TORCH_FILES,
-    Free,
-    Function,
-    default_problems,
-    scale_block,
-)
-from workbench.emission.functions.gemm import ALIGNED_EXTENT, hopper_remark
+from workbench.emission.function import CUPY_FILES, TORCH_FILES, scale_block
+from workbench.emission.hopper_function import HopperFunction
 
 if TYPE_CHECKING:
     from workbench.emission.winners import TunedEntry
@@ -29,23 +19,19 @@ TRITON = "triton_weight_only"
 HOPPER = ("hopper_weight_only", "hopper_weight_prefill")
 
 
-class WeightOnlyFunction(Function):
+class WeightOnlyFunction(HopperFunction):
     """``linear_weight_only`` on torch tensors."""
 
     name: ClassVar[str] = "linear_weight_only"
     families: ClassVar[tuple[str, ...]] = (TRITON, *HOPPER)
+    triton: ClassVar[str] = TRITON
+    hopper: ClassVar[tuple[str, ...]] = HOPPER
 
     def files(self, families: Collection[str]) -> tuple[str, ...]:
         own = ("_weight_only.py", "_packed_weight.py", "_workspace.py")
         if not set(HOPPER) & set(families):
             return (*own, *TORCH_FILES)
         return (*own, "_hopper_weight_only.py", "_hopper_gemm.py", *CUPY_FILES)
-
-    def stand_ins(self, family: str, problem: Problem) -> tuple[tuple[str, Problem], ...]:
-        return ((TRITON, problem),) if family in HOPPER else ()
-
-    def needs_cupy(self, family: str) -> bool:
-        return family in HOPPER
 
     def layout(
         self, family: str, problem: Problem, limits: Limits, *, any_gpu: bool
@@ -61,12 +47,6 @@ class WeightOnlyFunction(Function):
             "stored": weight.scaling.stored.name,
         }
 
-    def defaults(self, family: str, problem: Problem) -> Mapping[Free, Problem]:
-        return default_problems(problem, ALIGNED_EXTENT if family in HOPPER else DEFAULT_EXTENT)
-
-    def any_gpu(self, family: str) -> Limits:
-        return ANY_HOPPER if family in HOPPER else ANY_GPU
-
     def example(self, name: str, entries: "Sequence[TunedEntry]") -> list[str]:
         entry = entries[0]
         assert isinstance(entry.problem, Gemm)
@@ -78,6 +58,3 @@ class WeightOnlyFunction(Function):
             f'weight = pack_weight(codes, scales, recipe="{recipe}")',
             f"y = linear_weight_only(x, weight)  # x (..., K) {recipe.activation}",
         ]
-
-    def remarks(self, entries: "Sequence[TunedEntry]") -> list[str]:
-        return hopper_remark(self.name, HOPPER, (TRITON,), entries)

@@ -159,8 +159,7 @@ def run(
         tensors = {names.get(name, name): tensor for name, tensor in tensors.items()}
     elif op.endswith("-bwd"):
         shape = (x.shape[0], x.shape[1])
-        covered = module.geometry(op=op, shape=shape, block=block, config=choice.config)
-        work = (covered.clusters, 2, x.shape[1])
+        work = module.partial_sums(op=op, shape=shape, block=block, config=choice.config)
         tensors["partials"] = torch.empty(work, dtype=torch.float32, device=x.device)
     with torch.cuda.device(x.device):
         module.launch(

@@ -9,7 +9,7 @@ from pathlib import Path
 from tuning.journal_file import JOURNAL, PACKED
 from tuning.stored_plan import PLAN_FILE
 from workbench.emission.evidence import EVIDENCE
-from workbench.reporting.printable import printable_name
+from workbench.printable import printable_name
 from workbench.reporting.site.stored import SITE_FILE
 
 __all__ = ["Answer", "Contents", "Unread", "is_run_folder", "look"]

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from tuning import Run, load_run
 from workbench.outfile import check_name, unwritable
+from workbench.printable import printable_name
 from workbench.reporting.comparison import compare
 from workbench.reporting.page import page_html, plotly_script, report_page
-from workbench.reporting.printable import printable_name
 from workbench.reporting.section import paragraph
 from workbench.reporting.site.changes import changes
 from workbench.reporting.site.changes_page import changes_sections

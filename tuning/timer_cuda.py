@@ -1,4 +1,4 @@
-"""Timers on a CUDA device; see :mod:`tuning.timing` for the rule.  Imports torch."""
+"""Timers on a CUDA device; see :mod:`tuning.timer` for the rule.  Imports torch."""
 
 import functools
 import statistics
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tuning.timing import (
+from tuning.timer import (
     GRAPH_BELOW_US,
     MAX_REPLAYS,
     MAX_SETS,
@@ -179,7 +179,7 @@ def open_cuda_timer(
     like: Timer | None,
     sampling_us: float = SAMPLING_US,
 ) -> EventTimer | GraphTimer:
-    """Warm up and choose the rule by a first estimate; see :func:`tuning.timing.open_timer`."""
+    """Warm up and choose the rule by a first estimate; see :func:`tuning.timer.open_timer`."""
     launch = launchers(1)[0]
     timer = EventTimer(launch, None if cache == "warm" else _flush_buffer(l2_bytes))
     estimate_us = max(0.5, statistics.median(timer.sample(ESTIMATE_SAMPLES)))

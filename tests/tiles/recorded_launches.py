@@ -1,0 +1,48 @@
+"""Launchers of CuPy kernels without a GPU: what they would launch, and that they refuse first."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+__all__ = ["Recorded", "check_refuses", "record"]
+
+
+@dataclass
+class Recorded:
+    """What a launcher asked for; the nth map is handed to kernels as ``map n``."""
+
+    maps: list[tuple[Any, ...]] = field(default_factory=list)
+    launches: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def tensor_map(self, *numbers: Any) -> str:
+        self.maps.append(numbers)
+        return f"map {len(self.maps)}"
+
+    def kernel(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
+        self.launches.append((grid, block, arguments, shared_mem))
+
+
+def record(monkeypatch: pytest.MonkeyPatch, launcher: ModuleType) -> Recorded:
+    """Have a launcher's maps and launches kept, whatever it would compile."""
+    found = Recorded()
+    monkeypatch.setattr(launcher, "tensor_map", found.tensor_map)
+    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: found.kernel)
+    return found
+
+
+def check_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: ModuleType,
+    arguments: Mapping[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    """Launching and compiling refuse these arguments alike, before CuPy is asked for anything."""
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    for call in (launcher.launch, launcher.precompile):
+        with pytest.raises(error, match=message):
+            call(**arguments)

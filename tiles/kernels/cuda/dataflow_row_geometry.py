@@ -1,0 +1,67 @@
+"""How the clusters of the row operators cover a matrix, and what their CTAs keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import dataflow_arguments as arguments
+
+__all__ = ["Geometry", "geometry"]
+
+#: Two row groups are kept where the CTAs that an SM should hold take at most that much together.
+STAGES_BYTES = 216 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How clusters cover a matrix."""
+
+    row_groups: int  #: of ``rows`` rows each
+    clusters: int  #: that walk through them, or one for each
+    steps: int  #: of a CTA along its share of the columns
+    column_steps: int  #: times that backward's threads go across a CTA's share, 4 columns each
+    beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
+    stages: int  #: row groups whose codes a CTA keeps
+    smem_bytes: int  #: dynamic, of a CTA
+    exact: bool  #: no row, column or step of any CTA lies outside the matrix
+
+
+def geometry(
+    *,
+    op: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    config: Mapping[str, int | bool],
+) -> Geometry:
+    """Work out how a configuration covers a matrix; both are taken as fitting."""
+    threads, lanes, rows = (int(config[name]) for name in ("threads", "lanes", "rows"))
+    groups, down = threads // lanes, rows // block[0]
+    across = -(-shape[1] // block[1])
+    share = -(-across // int(config["splits"]))
+    steps = -(-share // (groups // down))
+    row_groups = -(-shape[0] // rows)
+    backward, walks = op.endswith("-bwd"), op != "residual"
+    kept = walks + backward
+    codes = kept * steps * (block[0] * block[1] // lanes) * threads
+    across = groups // down
+    columns = (walks + (op == "layernorm")) * steps * across * block[1]
+    scales = 2 * kept * steps * groups
+    beside = arguments.beside(block, lanes, across)
+    sums = (threads // 16 if backward else 4 * across // beside) * rows
+    peaks = 2 * beside * threads // 32
+    floats = columns + scales + sums + (16 if backward else 12) * rows + peaks
+    clusters, ctas = int(config["clusters"]), int(config["ctas"])
+    roomy = ctas * (2 * codes + 4 * floats) <= STAGES_BYTES
+    stages = 2 if walks and (backward or clusters > 1) and roomy else 1
+    return Geometry(
+        row_groups=row_groups,
+        clusters=min(clusters, row_groups) if backward or clusters > 1 else row_groups,
+        steps=steps,
+        column_steps=-(-share * block[1] // (4 * threads)) if backward else 1,
+        beside=beside,
+        stages=stages,
+        smem_bytes=stages * codes + 4 * floats,
+        exact=shape[0] % rows == 0
+        and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
+    )
