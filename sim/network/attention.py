@@ -20,12 +20,11 @@ BYTES, SUM_BYTES = 2, 4
 class AttentionKernel(Enum):
     """Who computes the core."""
 
-    #: What torch's ``scaled_dot_product_attention`` takes: cuDNN's kernel of warpgroup products
-    #: where there are some (a profile on an H200, torch 2.11, ``evidence/h200/patch.json``),
-    #: FlashAttention-2 elsewhere.
+    #: What torch's ``scaled_dot_product_attention`` takes, and the layers of ``workbench.nn`` with
+    #: it: cuDNN's kernel of warpgroup products where there are some (a profile on an H200, torch
+    #: 2.11, ``evidence/h200/patch.json``), FlashAttention-2 elsewhere.
     TORCH = "torch"
-    #: FlashAttention-2 by name, as the layers of ``workbench.nn`` call it: ``mma.sync`` on every
-    #: GPU (``evidence/h200/block-profile.json``).
+    #: FlashAttention-2 by name: ``mma.sync`` on every GPU (``evidence/h200/block-profile.json``).
     FLASH_2 = "flash-2"
 
 

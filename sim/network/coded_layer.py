@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sim.network import passes
-from sim.network.attention import Attention, AttentionKernel
+from sim.network.attention import Attention
 from sim.network.block import Block, Linear
 from sim.network.operators import Operator, Part, Phase, Work
 from sim.network.products import dgrad, forward, nearest, wgrad, wide_name
@@ -168,7 +168,6 @@ def coded_layer(
     block: Block, tokens: int, recipe: Recipe, core: Attention, *, training: bool
 ) -> Iterator[Operator]:
     """Forward in order, backward in reverse."""
-    core = replace(core, kernel=AttentionKernel.FLASH_2)
     forward_layer = _Layer(block, tokens, recipe, Phase.FORWARD)
     yield from _forward(block, forward_layer, core, training=training)
     if training:

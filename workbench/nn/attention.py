@@ -11,6 +11,7 @@ from workbench.nn.coded_tensor import CodedTensor
 from workbench.nn.codes import Codes, held, hold
 from workbench.nn.compiled import outside_graphs
 from workbench.nn.first_order import first_order
+from workbench.nn.fused_attention import FusedKernel
 from workbench.nn.runtime import Like, Runtime
 from workbench.nn.seeds import derived
 
@@ -49,6 +50,7 @@ class _Attention(torch.autograd.Function):
         out = backend.quantize(matrix, run.recipe.output, share=run.share)
         hold(ctx, codes, out, attended.log_sum)
         ctx.heads, ctx.causal, ctx.run, ctx.seed, ctx.dtype = heads, causal, run, seed, dtype
+        ctx.kernel = attended.kernel
         like = Like.of(qkv)
         ctx.like = replace(like, coded=like.coded or feeds_product)
         return run.tensor(out, shape, qkv)
@@ -77,6 +79,7 @@ class _Attention(torch.autograd.Function):
                 _numbers(qkv.rows(rows), run, ctx.dtype),
                 _numbers(out.rows(rows), run, ctx.dtype),
                 log_sum[begin : begin + count],
+                ctx.kernel,
                 ctx.heads,
                 run.backend(dy.device),
                 causal=ctx.causal,
@@ -92,6 +95,7 @@ def _backward_of(
     qkv: torch.Tensor,
     out: torch.Tensor,
     log_sum: torch.Tensor,
+    kernel: FusedKernel | None,
     heads: int,
     backend: Backend,
     *,
@@ -99,7 +103,7 @@ def _backward_of(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of queries, keys and values of some sequences, from 16-bit matrices."""
     batch = log_sum.shape[0]
-    saved = Attended(out=_heads(out, batch, heads), log_sum=log_sum)
+    saved = Attended(out=_heads(out, batch, heads), log_sum=log_sum, kernel=kernel)
     operands = _split(qkv, batch, heads)
     return backend.attend_backward(_heads(grad, batch, heads), *operands, saved, causal=causal)
 

@@ -9,6 +9,7 @@ import torch
 from tiles.formats import TensorFormat
 from workbench.nn.assembly import Assembly, JoinedNumbers
 from workbench.nn.codes import BothDirections, Codes
+from workbench.nn.fused_attention import FusedKernel
 
 __all__ = ["ACTIVATIONS", "NORMS", "Attended", "Backend", "NormGradients", "Normalized"]
 
@@ -40,7 +41,9 @@ class Attended:
     """Output of an attention core and what its softmax divided by."""
 
     out: torch.Tensor  #: (batch, heads, tokens, head width), 16 bit
-    log_sum: torch.Tensor  #: (batch, heads, tokens) fp32, logarithm of the sum of exponentials
+    #: fp32, logarithm of the sum of exponentials: (batch, heads, tokens), or with a 1 behind it
+    log_sum: torch.Tensor
+    kernel: FusedKernel | None = None  #: of torch's that computed it, for its own backward pass
 
 
 class Backend(ABC):

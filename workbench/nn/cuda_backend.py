@@ -9,12 +9,13 @@ from torch.nn import functional
 
 from workbench.nn.backend import Attended
 from workbench.nn.cuda_norms import CudaNorms
+from workbench.nn.fused_attention import chosen_kernel, fused_backward, fused_forward
 
 __all__ = ["CudaBackend"]
 
-#: Widths of heads that FlashAttention takes: multiples of a step, up to the largest.
-FLASH_STEP = 8
-FLASH_WIDTH = 256
+#: Widths of heads that fused kernels take: multiples of a step, up to the largest.
+FUSED_STEP = 8
+FUSED_WIDTH = 256
 
 
 class CudaBackend(CudaNorms):
@@ -24,12 +25,14 @@ class CudaBackend(CudaNorms):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     ) -> Attended:
         width = q.shape[-1]
-        if width > FLASH_WIDTH:
-            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+        if width > FUSED_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FUSED_WIDTH}")
             return twin.attend(q, k, v, causal=causal)
-        operands = (_filled(x) for x in (q, k, v))
-        out, log_sum = flash_forward(*operands, causal=causal, scale=width**-0.5)
-        return Attended(out=out[..., :width], log_sum=log_sum)
+        q, k, v = (_filled(x) for x in (q, k, v))
+        scale = width**-0.5
+        kernel = chosen_kernel(q, k, v, causal=causal, scale=scale)
+        out, log_sum = fused_forward(kernel, q, k, v, causal=causal, scale=scale)
+        return Attended(out=out[..., :width], log_sum=log_sum, kernel=kernel)
 
     def attend_backward(
         self,
@@ -42,30 +45,21 @@ class CudaBackend(CudaNorms):
         causal: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         width = q.shape[-1]
-        if width > FLASH_WIDTH:
-            twin = self._by_twin("attention", f"heads of {width}: up to {FLASH_WIDTH}")
+        if width > FUSED_WIDTH:
+            twin = self._by_twin("attention", f"heads of {width}: up to {FUSED_WIDTH}")
             return twin.attend_backward(dy, q, k, v, attended, causal=causal)
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
-        tokens = (q.shape[2], k.shape[2])
-        state = torch.zeros(2, dtype=torch.uint64, device=q.device)  # dropout's, and there is none
-        operands = (_filled(x) for x in (dy, q, k, v, attended.out))
-        d_q, d_k, d_v = backward(
-            *operands, attended.log_sum, None, None, *tokens, 0.0, causal, state, state,
+        if attended.kernel is None:
+            raise ValueError("what no fused kernel attended to has no fused backward pass")
+        dy, q, k, v, out = (_filled(x) for x in (dy, q, k, v, attended.out))
+        d_q, d_k, d_v = fused_backward(
+            *(attended.kernel, dy, q, k, v, out, attended.log_sum),
+            causal=causal,
             scale=width**-0.5,
-        )  # fmt: skip
+        )
         return d_q[..., :width], d_k[..., :width], d_v[..., :width]
 
 
-def flash_forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Torch's FlashAttention: output and the logarithms of its sums."""
-    forward = torch.ops.aten._scaled_dot_product_flash_attention
-    out, log_sum = forward(q, k, v, 0.0, causal, scale=scale)[:2]
-    return out, log_sum
-
-
 def _filled(x: torch.Tensor) -> torch.Tensor:
-    """Heads as wide as FlashAttention takes them, zeros behind their end, as torch's own has it."""
-    pad = -x.shape[-1] % FLASH_STEP
+    """Heads as wide as fused kernels take them, zeros behind their end, as torch's own has it."""
+    pad = -x.shape[-1] % FUSED_STEP
     return functional.pad(x, (0, pad)) if pad else x
