@@ -149,7 +149,7 @@ class _Predicted:
             self.attention(cost, phase, by)
             for by in (AttentionKernel.FLASH_2, AttentionKernel.TORCH)
         )
-        return cost.span(phase).time_us + flash - torch_s
+        return cost.span(phase).time_us + (flash - torch_s) * cost.network.layers
 
     def launch(self, family: str, text: str) -> float:
         """A family's default configuration."""

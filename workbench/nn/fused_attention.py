@@ -13,6 +13,8 @@ __all__ = ["FusedKernel", "chosen_kernel", "fused_backward", "fused_forward"]
 
 #: Widest heads whose gradients cuDNN's kernel computes.
 CUDNN_WIDTH = 128
+#: Bytes that its operands' first elements lie at a multiple of.
+ALIGNED_BYTES = 16
 
 
 class FusedKernel(Enum):
@@ -29,6 +31,9 @@ def chosen_kernel(
 
     ``torch.backends.cuda.enable_cudnn_sdp(False)`` leaves FlashAttention-2 alone to choose from,
     and so does ``torch.use_deterministic_algorithms``.
+
+    Raises:
+        RuntimeError: torch's own, all of its kernels are switched off.
     """
     if q.shape[-1] > CUDNN_WIDTH or torch.are_deterministic_algorithms_enabled():
         return FusedKernel.FLASH_2
@@ -71,6 +76,11 @@ def fused_backward(
     tokens = (q.shape[2], k.shape[2])
     if kernel is FusedKernel.CUDNN:
         backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
+        # Torch keeps cuDNN's plans by how queries, keys and values lie alone, and a plan reads the
+        # gradient as the first one lay: each is given as the output lies.
+        offset_bytes = dy.storage_offset() * dy.element_size()
+        if dy.stride() != out.stride() or offset_bytes % ALIGNED_BYTES:
+            dy = torch.empty_like(out).copy_(dy)
         seed, offset = torch.zeros(2, dtype=torch.int64, device=q.device)  # there is no dropout
         d_q, d_k, d_v = backward(
             dy, q, k, v, out, log_sum, seed, offset, None, None, None, *tokens, 0.0, causal,

@@ -6,6 +6,7 @@ from cuda_stand_ins import cuda
 from nn_cases import normal
 
 from workbench.nn import cuda_backend as backend_module
+from workbench.nn import fused_attention
 from workbench.nn.fused_attention import FusedKernel, chosen_kernel
 
 #: What torch's dispatcher answers: FlashAttention, cuDNN.
@@ -58,6 +59,42 @@ def test_cudnn_serves_the_widths_of_its_gradients_and_nothing_deterministic(
     assert chosen_kernel(*heads(136), **how) is FusedKernel.FLASH_2
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert chosen_kernel(*heads(128), **how) is FusedKernel.FLASH_2
+
+
+@pytest.mark.parametrize("lies", ["as the output", "in a wider matrix", "an element further"])
+def test_cudnn_gets_gradients_as_its_output_lies(
+    lies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch keeps plans by the layout of queries, keys and values: another's would be misread."""
+    batch, tokens, heads_, width = 2, 8, 4, 16
+    shape = (batch, tokens, heads_, width)
+
+    def laid(matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.view(batch, tokens, heads_, width).transpose(1, 2)
+
+    out = laid(torch.randn(batch * tokens, heads_ * width).bfloat16())
+    flat = torch.randn(batch * tokens, 2 * heads_ * width).bfloat16()
+    dy = {
+        "as the output": laid(flat[:, : heads_ * width].contiguous()),
+        "in a wider matrix": laid(flat[:, heads_ * width :]),
+        "an element further": laid(flat.flatten()[1 : 1 + out.numel()].view(-1, heads_ * width)),
+    }[lies]
+    seen: list[torch.Tensor] = []
+
+    def operator(grad: torch.Tensor, *given: torch.Tensor, **_: object) -> list[torch.Tensor]:
+        seen.append(grad)
+        return [torch.empty(shape)] * 3
+
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention_backward", operator)
+    fused_attention.fused_backward(
+        *(FusedKernel.CUDNN, dy, out, out, out, out, torch.empty(batch, heads_, tokens)),
+        causal=True,
+        scale=1.0,
+    )
+    assert (seen[0] is dy) == (lies == "as the output")
+    assert seen[0].stride() == out.stride()
+    assert seen[0].storage_offset() % 8 == 0
+    assert torch.equal(seen[0], dy)
 
 
 @pytest.mark.parametrize("choice", [0, 1, 2])
