@@ -14,7 +14,7 @@ _OUTSIDE = re.compile(r"(--[\w-]+=)?((?:/|~|\.\./).*)", re.S)
 def recorded(module: str, given: Sequence[str]) -> str:
     """A line to run again: files outside of the working folder are told by their names alone.
 
-    >>> recorded("bench.block", ["--output", "/root/out/block.json", "--gpu", "h200"])
+    >>> recorded("bench.block", ["--output", "/results/block.json", "--gpu", "h200"])
     'python -m bench.block --output block.json --gpu h200'
     """
     return shlex.join(["python", "-m", module, *map(_told, given)])

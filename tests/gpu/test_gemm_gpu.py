@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sim import load_gpu
-from tiles.kernels import Accepted, Limits, Rejected
+from tiles.kernels import Accepted, Rejected
 from tiles.kernels.gemm import GemmConfig, TritonGemm
 from tiles.problems import Gemm, parse_problem
 from tiles.recipes import RECIPES, Recipe
@@ -238,18 +238,8 @@ def test_legal_configurations_run() -> None:
     from tiles.kernels.gemm_workload import GemmWorkload
 
     if torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("the limits below are those of Hopper")
-    limits = Limits(
-        gpu="h200",
-        vendor="nvidia",
-        capability=90,
-        smem_bytes_per_cta=232448,
-        registers_per_sm=65536,
-        threads_per_sm=2048,
-        warp_threads=32,
-        native_elements=frozenset({"bf16", "fp16", "e4m3fn", "e5m2", "int8"}),
-        features=frozenset({"tma", "wgmma"}),
-    )
+        pytest.skip("the limits are those of Hopper")
+    limits = load_gpu("h200").limits
     family = TritonGemm()
     for name in ("bf16", "e4m3-row", "deepseek-fp8", "jetfire"):
         problem = gemm(f"gemm:1000x1000x1024:{name}:bf16")

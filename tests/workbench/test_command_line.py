@@ -11,7 +11,7 @@ from bench.command_line import recorded
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("/root/out/block.json", "block.json"),
+        ("/results/block.json", "block.json"),
         ("../out/block.json", "block.json"),
         ("~/block.json", "block.json"),
         ("--state=/tmp/a b/state", "--state=state"),
