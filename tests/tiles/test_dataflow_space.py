@@ -162,7 +162,12 @@ def test_shared_memory_of_blocks_is_what_the_launcher_asks_for(fmt: str) -> None
         one = problem(op, fmt)
         legal = kernel(BLOCKS).legal_space(one, H200).accepted
         asked = [
-            dataflow_blocks.smem_bytes(op, block_of(one), legal.config(row).to_dict())
+            dataflow_blocks.smem_bytes(
+                op,
+                block_of(one),
+                fields := legal.config(row).to_dict(),
+                lines=dataflow_blocks.lined(one.shape, block_of(one), fields),
+            )
             for row in range(len(legal))
         ]
         assert block_smem_bytes(one, legal).tolist() == asked

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiles.formats import Rounding
 from tiles.kernels.base import Limits
@@ -79,8 +80,21 @@ def block_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     groups, vectors = threads // lanes, cols // VECTOR
     side = np.where(lanes < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, groups), 1))
     copies = np.where(side * lanes > WARP, 2, 1)
-    total: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
-    return total
+    shared: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
+    # Of a warp that moves lines (``cuda.dataflow_blocks.lined``): its tiles, and a table.
+    stages = np.where(table["steps"] > 1, 2, 1)
+    tiles = stages * problem.matrices * rows * LINE_VECTORS * VECTOR
+    lines: I64 = threads // WARP * (tiles + tabled * TABLE_BYTES)
+    return np.where(_lined(problem, table), lines, shared)
+
+
+def _lined(problem: Dataflow, table: ConfigTable) -> NDArray[np.bool_]:
+    """Where warps have blocks to themselves and move whole lines of memory."""
+    rows, cols = block_of(problem)
+    line = LINE_VECTORS * VECTOR
+    fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
+    alone: NDArray[np.bool_] = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
+    return alone
 
 
 class CudaDataflowBlocks(DataflowKernel):
@@ -134,14 +148,17 @@ class CudaDataflowBlocks(DataflowKernel):
 
         assert isinstance(problem, Dataflow)
         high, wide = block_of(problem)
+        fields, aligned = config.to_dict(), problem.cols % VECTOR == 0  # device memory starts aligned
+        lines = dataflow_blocks.lined(problem.shape, (high, wide), fields)
         options = dataflow_blocks.options(
             op=problem.op,
             element=problem.target.element.name,
             block=(high, wide),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
-            aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
-            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), config.to_dict()),
-            config=config.to_dict(),
+            aligned=aligned,
+            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), fields),
+            lines=lines,
+            config=fields,
         )
-        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), config.to_dict())
+        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), fields, lines=lines)
         return self.offline(options, smem, config, limits)

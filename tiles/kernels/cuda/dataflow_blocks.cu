@@ -242,23 +242,30 @@ DEVICE void apply(const Operands &p, const Activation &f, const float *table, co
 #endif
 
 #if NORM
-// y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
-DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
-                      const float *beta, float *y) {
-    bool inside = WHOLE || row < p.rows;
-    float mean = inside ? __ldg(p.mean + row) : 0.0f;
-    float spread = inside ? __ldg(p.variance + row) : 1.0f;
+// What normalises a row.
+struct RowStatistics {
+    float mean, rstd;
+};
+
+DEVICE RowStatistics row_statistics(const Operands &p, float mean, float spread) {
 #if OP == RMSNORM_APPLY
     spread = __fmaf_rn(mean, mean, spread);  // of the second moment about zero
 #endif
-    float rstd = rsqrtf(spread + p.epsilon), factor = scale * rstd;
+    RowStatistics row = {mean, rsqrtf(spread + p.epsilon)};
+    return row;
+}
+
+// y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
+DEVICE void normalise(float scale, const u32 *x, const RowStatistics &row, const float *gamma,
+                      const float *beta, float *y) {
+    const float factor = scale * row.rstd;
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) decode(x[w], y + 4 * w);
 #if OP == RMSNORM_APPLY
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) y[k] = y[k] * factor * gamma[k];
 #else
-    float shift = -mean * rstd;
+    const float shift = -row.mean * row.rstd;
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k)
         y[k] = __fmaf_rn(__fmaf_rn(y[k], factor, shift), gamma[k], beta[k]);
@@ -275,6 +282,9 @@ struct Loaded {
     u32 x[ITEMS][WORDS];
 #if BINARY
     u32 dy[ITEMS][WORDS];
+#endif
+#if NORM && LINED
+    RowStatistics rows[ITEMS];  // of each vector
 #endif
 };
 
@@ -388,8 +398,14 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, float *tables, u32 
 #endif
             }
         }
-        const i64 row = WHOLE || inside(from, i) ? at.row : p.rows;
-        normalise(p, from.scale, from.x[i], row, gamma, beta, y[i]);
+#if LINED
+        const RowStatistics row = from.rows[i];
+#else
+        const bool there = WHOLE || inside(from, i);
+        const RowStatistics row = row_statistics(p, there ? __ldg(p.mean + at.row) : 0.0f,
+                                                 there ? __ldg(p.variance + at.row) : 1.0f);
+#endif
+        normalise(from.scale, from.x[i], row, gamma, beta, y[i]);
 #else
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
 #if BINARY
@@ -484,6 +500,9 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
 }
 #endif
 
+#if LINED
+#include "dataflow_lines.cuh"
+#else
 // The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
 // while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
 // take over the registers that are free by then.
@@ -523,3 +542,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
                     out.scale, is_first() && done.rows_left > 0);
     }
 }
+#endif

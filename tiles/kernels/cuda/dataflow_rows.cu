@@ -60,6 +60,7 @@ struct RowOperands {
 };
 
 #include "dataflow_cluster.cuh"
+#include "dataflow_copies.cuh"
 
 // What the threads of a CTA share beside codes.  What has two parities is written for the next row
 // group while somebody may still read what is there of this one.
