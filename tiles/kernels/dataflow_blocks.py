@@ -45,6 +45,8 @@ VALUE_REGISTERS, NEXT_REGISTERS = 16, 8
 LINEAR_OPS = ("relu", "relu-bwd", "dropout")
 #: Blocks of that many elements look activations up, ``cuda.dataflow_blocks``.
 TABLED_ELEMENTS, TABLE_BYTES = 1024, 4 * 256
+#: Elements whose random bits have counters of 32 bits, ``cuda.dataflow_blocks``.
+MAX_NARROW = 2**35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ def _lined(problem: Dataflow, table: ConfigTable) -> NDArray[np.bool_]:
     rows, cols = block_of(problem)
     line = LINE_VECTORS * VECTOR
     fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
+    fits = fits and problem.rows * problem.cols <= MAX_NARROW
     alone: NDArray[np.bool_] = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
     return alone
 

@@ -23,6 +23,9 @@
 #define RMSNORM_APPLY 8
 
 #define CONVERTED 0
+#ifndef CONVERSIONS
+#define CONVERSIONS 4
+#endif
 #define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
@@ -123,10 +126,10 @@ DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float
 #else
     float rest = exp2_approximate(code * f.a0);
 #endif
-    float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
+    const float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
 #if OP == GELU || OP == SILU
     at_code = code * passed;
-    at_negative = MAGNITUDES ? code * blocked : -code * blocked;
+    at_negative = (MAGNITUDES ? at_code : -at_code) * rest;
 #elif OP == GELU_BWD
     float bell = code * f.density * exp2_approximate(square * f.gauss);
     at_code = passed + bell;
@@ -184,7 +187,8 @@ DEVICE u32 kept_bytes(const u32 *pairs, u32 drop_below) {
 // What the operator leaves of sixteen codes.
 DEVICE void pass_codes(const Operands &p, const u32 *x, const u32 *dy, i64 index, u32 *y) {
 #if OP == DROPOUT
-    const Random halves[2] = {random_halves(index, p.mask_keys), random_halves(index + 8, p.mask_keys)};
+    Random halves[2];
+    random_sixteen(index, p.mask_keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w)
@@ -464,7 +468,8 @@ DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const 
                          u32 *words) {
     const Multiplier multiplier = multiplier_of(out.is_nan ? 0.0f : out.multiplier);
 #if STOCHASTIC
-    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+    Random halves[2];
+    random_sixteen(index, keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
@@ -483,7 +488,8 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
 #if MAGNITUDES
     const float multiplier = out.is_nan ? 0.0f : out.multiplier;
 #if STOCHASTIC
-    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+    Random halves[2];
+    random_sixteen(index, keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
@@ -496,9 +502,19 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
     }
     return;
 #endif
+#if ELEMENT == 0 && !NORM
+    // Values in registers are finite, and zeros become the code zero.
+    encode(y, out.is_nan ? 0.0f : out.multiplier, false, index, keys, words);
+#else
     encode(y, out.multiplier, out.is_nan, index, keys, words);
+#endif
 }
 #endif
+
+// Whether an input scale that is not finite does not show in the largest value times its unit.
+DEVICE bool hidden_nan(const Loaded &from) {
+    return !NORM && BINARY && !(from.scale <= FLOAT_MAX);
+}
 
 #if LINED
 #include "dataflow_lines.cuh"
@@ -525,8 +541,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         base += stride;
         load_block(p, base + team, from);
         peak = block_peak(peak, of_warp, odd);
-        const bool is_nan = !(done.scale <= FLOAT_MAX) || !(done.dy_scale <= FLOAT_MAX);
-        const OutputScale out = output_scale(peak, unit, is_nan);
+        const OutputScale out = output_scale(peak, unit, hidden_nan(done));
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const i64 index = done.index + down_of(i) * p.cols + right_of(i);

@@ -101,8 +101,7 @@ DEVICE float turn_block(const Operands &p, Loaded &from, u8 *stage, u32 place, f
     float peak = evaluate(p, from, tables, 0, y, unit);
 #endif
     peak = block_peak(peak, nullptr, 0);
-    const bool is_nan = !(from.scale <= FLOAT_MAX) || !(from.dy_scale <= FLOAT_MAX);
-    const OutputScale out = output_scale(peak, unit, is_nan);
+    const OutputScale out = output_scale(peak, unit, hidden_nan(from));
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         u32 words[WORDS];
