@@ -45,8 +45,6 @@ VALUE_REGISTERS, NEXT_REGISTERS = 16, 8
 LINEAR_OPS = ("relu", "relu-bwd", "dropout")
 #: Blocks of that many elements look activations up, ``cuda.dataflow_blocks``.
 TABLED_ELEMENTS, TABLE_BYTES = 1024, 4 * 256
-#: Elements whose random bits have counters of 32 bits, ``cuda.dataflow_blocks``.
-MAX_NARROW = 2**35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +93,6 @@ def _lined(problem: Dataflow, table: ConfigTable) -> NDArray[np.bool_]:
     rows, cols = block_of(problem)
     line = LINE_VECTORS * VECTOR
     fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
-    fits = fits and problem.rows * problem.cols <= MAX_NARROW
     alone: NDArray[np.bool_] = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
     return alone
 
@@ -147,11 +144,14 @@ class CudaDataflowBlocks(DataflowKernel):
     def compile_offline(
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
-        from tiles.kernels.cuda import dataflow_blocks
+        from tiles.kernels.cuda import dataflow_blocks, philox_keys
 
         assert isinstance(problem, Dataflow)
         high, wide = block_of(problem)
-        fields, aligned = config.to_dict(), problem.cols % VECTOR == 0  # device memory starts aligned
+        fields, aligned = (
+            config.to_dict(),
+            problem.cols % VECTOR == 0,
+        )  # device memory starts aligned
         lines = dataflow_blocks.lined(problem.shape, (high, wide), fields)
         options = dataflow_blocks.options(
             op=problem.op,
@@ -161,6 +161,7 @@ class CudaDataflowBlocks(DataflowKernel):
             aligned=aligned,
             whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), fields),
             lines=lines,
+            narrow=philox_keys.is_narrow(problem.shape),
             config=fields,
         )
         smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), fields, lines=lines)

@@ -126,16 +126,16 @@ DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float
 #else
     float rest = exp2_approximate(code * f.a0);
 #endif
-    const float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
+    const float passed = reciprocal_approximate(1.0f + rest);
 #if OP == GELU || OP == SILU
     at_code = code * passed;
     at_negative = (MAGNITUDES ? at_code : -at_code) * rest;
 #elif OP == GELU_BWD
-    float bell = code * f.density * exp2_approximate(square * f.gauss);
+    const float bell = code * f.density * exp2_approximate(square * f.gauss);
     at_code = passed + bell;
-    at_negative = blocked - bell;
+    at_negative = rest * passed - bell;
 #else
-    float bell = code * f.unit * (passed * blocked);
+    const float blocked = rest * passed, bell = code * f.unit * (passed * blocked);
     at_code = passed + bell;
     at_negative = blocked - bell;
 #endif

@@ -11,7 +11,7 @@ from . import dataflow_arguments as arguments
 from .block_arrays import division
 from .compiler_options import check_choices, macro_options
 from .launches import allow_shared_memory, check_shared_memory, functions, run
-from .philox_keys import KEYS, narrow_keys, round_keys
+from .philox_keys import KEYS, is_narrow, matrix_keys
 
 __all__ = [
     "OPS",
@@ -40,8 +40,6 @@ TABLE_BYTES = 4 * 256
 #: Lanes of a warp, and bytes of a line of memory: where narrower blocks have a warp each, it moves
 #: lines, see ``dataflow_lines.cuh``.
 WARP, LINE = 32, 128
-#: Elements whose Philox counters, of eight each, have 32 bits: warps of lines take no more.
-MAX_NARROW = 2**35
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -84,6 +82,7 @@ def options(
     config: Mapping[str, int | bool],
     whole: bool = False,
     lines: bool = False,
+    narrow: bool = False,
 ) -> tuple[str, ...]:
     """Compiler options for an operator and a configuration, architecture left out.
 
@@ -92,6 +91,7 @@ def options(
         aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
         whole: see :func:`whole_tiles`.
         lines: see :func:`lined`; asks for ``aligned``.
+        narrow: see :func:`.philox_keys.is_narrow`.
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
@@ -108,7 +108,7 @@ def options(
         "ALIGNED": int(aligned),
         "WHOLE": int((whole or lines) and aligned),
         "LINED": int(lines and aligned),
-        "NARROW": int(lines and aligned),
+        "NARROW": int(narrow),
         "STAGES": stages(config),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
@@ -120,14 +120,11 @@ def options(
     return macro_options(macros)
 
 
-def lined(
-    shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, int | bool]
-) -> bool:
+def lined(shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, int | bool]) -> bool:
     """Whether a warp has whole blocks to itself and moves whole lines of memory."""
     vectors = block[0] * block[1] // arguments.VECTOR
     alone = int(config["lanes"]) == WARP <= vectors and block[1] < LINE
-    whole = shape[0] % block[0] == 0 and shape[1] % LINE == 0
-    return alone and whole and shape[0] * shape[1] <= MAX_NARROW
+    return alone and shape[0] % block[0] == 0 and shape[1] % LINE == 0
 
 
 def stages(config: Mapping[str, int | bool]) -> int:
@@ -228,7 +225,6 @@ def prepare(
     straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
     lines = straight and lined(shape, block, config)
     side = LINE // block[1] if lines else blocks_beside(block, config)
-    keys = narrow_keys if lines else round_keys
     across = int(x_scales.shape[1])
     tiles_across = -(-across // side)
     tiles = int(x_scales.shape[0]) * tiles_across
@@ -236,7 +232,8 @@ def prepare(
     numbers = {
         "rows": shape[0], "cols": shape[1], "across": across, "tiles": tiles,
         "tiles_across": tiles_across, "magic": magic,
-        "shift": shift, "keys": keys(seed), "mask_keys": keys(mask_seed),
+        "shift": shift, "keys": matrix_keys(seed, shape),
+        "mask_keys": matrix_keys(mask_seed, shape),
         "drop_below": below, "keep_scale": 65536 / (65536 - below), "epsilon": epsilon,
     }  # fmt: skip
     laid_out = {"x": x_scales, "dy": dy_scales, "out": out_scales}
@@ -244,7 +241,7 @@ def prepare(
     teams = int(config["threads"]) // (WARP if lines else int(config["lanes"]) * side)
     ctas = -(-tiles // (teams * int(config["steps"])))
     whole = whole_tiles(shape, block, config)
-    made = options(**chosen, aligned=straight, whole=whole, lines=lines)
+    made = options(**chosen, aligned=straight, whole=whole, lines=lines, narrow=is_narrow(shape))
     return made, ctas, smem_bytes(op, block, config, lines=lines), parameters
 
 

@@ -23,20 +23,32 @@ DEVICE u32 chunk_place(u32 row, u32 chunk) {
     return row * LINE_BYTES + (chunk ^ turn) * VECTOR;
 }
 
-// A tile whose codes are under way, and what else is asked for with them.
+// Where a tile lies.
+struct Corner {
+    u32 down, right;  // its first block
+    i64 index;        // its first code
+};
+
+DEVICE Corner corner_of(const Operands &p, u32 number) {
+    Corner at;
+    at.down = (__umulhi(number, p.magic) + number) >> p.shift;
+    at.right = (number - at.down * p.tiles_across) * SIDE;
+    at.index = at.down * (BLOCK_ROWS * p.cols) + at.right * BLOCK_COLS;
+    return at;
+}
+
+// What is asked for with a tile's codes, which are under way.
 struct Ahead {
-    u32 down, right;        // its first block
     float scale, dy_scale;  // of block lane % SIDE
 #if NORM
     float mean[ITEMS], variance[ITEMS];
 #endif
 };
 
-// The first of a lane's chunks of lines.
-DEVICE i64 line_index(const Operands &p, const Ahead &tile) {
+// From a tile's first code to the first that a lane has, where so many lanes share a row.
+DEVICE i64 lane_index(const Operands &p, u32 sharing) {
     const u32 lane = threadIdx.x % 32;
-    const i64 row = (i64)tile.down * BLOCK_ROWS + lane / CHUNKS;
-    return row * p.cols + tile.right * BLOCK_COLS + lane % CHUNKS * VECTOR;
+    return lane / sharing * p.cols + lane % sharing * VECTOR;
 }
 
 DEVICE void copy_lines(const Operands &p, const u8 *from, u8 *to) {
@@ -60,19 +72,18 @@ DEVICE void store_lines(const Operands &p, const u8 *from, u8 *to) {
 }
 
 DEVICE void ask_for_tile(const Operands &p, u32 number, u8 *stage, Ahead &tile) {
-    tile.down = (__umulhi(number, p.magic) + number) >> p.shift;
-    tile.right = (number - tile.down * p.tiles_across) * SIDE;
-    const u32 right = tile.right + threadIdx.x % SIDE;
-    const i64 index = line_index(p, tile);
+    const Corner at = corner_of(p, number);
+    const u32 right = at.right + threadIdx.x % SIDE;
+    const i64 index = at.index + lane_index(p, CHUNKS);
     copy_lines(p, p.x + index, stage);
-    tile.scale = __ldg(p.x_scales + tile.down * p.x_row_stride + right * p.x_col_stride);
+    tile.scale = __ldg(p.x_scales + at.down * p.x_row_stride + right * p.x_col_stride);
     tile.dy_scale = 1.0f;
 #if BINARY
     copy_lines(p, p.dy + index, stage + TILE_BYTES);
-    tile.dy_scale = __ldg(p.dy_scales + tile.down * p.dy_row_stride + right * p.dy_col_stride);
+    tile.dy_scale = __ldg(p.dy_scales + at.down * p.dy_row_stride + right * p.dy_col_stride);
 #endif
 #if NORM
-    const i64 row = (i64)tile.down * BLOCK_ROWS + threadIdx.x % 32 / VECTORS_PER_ROW;
+    const i64 row = (i64)at.down * BLOCK_ROWS + threadIdx.x % 32 / VECTORS_PER_ROW;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         tile.mean[i] = __ldg(p.mean + row + down_of(i));
@@ -129,6 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
     while (true) {
         const Ahead tile = ahead;
         u8 *codes = own + stage * STAGE_BYTES;
+        const Corner at = corner_of(p, number);
         number += stride;
 #if STAGES > 1
         copies_begun();
@@ -140,26 +152,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
 #endif
         __syncwarp();
         Loaded from;
-        const Place first = first_place(tile.down, tile.right, p.cols);
 #if NORM
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
             from.rows[i] = row_statistics(p, tile.mean[i], tile.variance[i]);
 #endif
-        from.down = tile.down, from.index = first.index;
+        from.down = at.down, from.index = at.index + lane_index(p, VECTORS_PER_ROW);
         from.rows_left = 1, from.cols_left = VECTOR;
         float scale = 1.0f;
 #pragma unroll 1
         for (u32 b = 0; b < SIDE; ++b, from.index += BLOCK_COLS) {
-            from.right = tile.right + b;
+            from.right = at.right + b;
             from.scale = __shfl_sync(0xffffffffu, tile.scale, b);
             from.dy_scale = BINARY ? __shfl_sync(0xffffffffu, tile.dy_scale, b) : 1.0f;
             const float left = turn_block(p, from, codes, place ^ b * BLOCK_COLS, tables);
             scale = lane == b ? left : scale;
         }
         __syncwarp();
-        store_lines(p, codes, p.out + line_index(p, tile));
-        store_scale(p.out_scales + tile.down * p.out_row_stride + (tile.right + lane) * p.out_col_stride,
+        store_lines(p, codes, p.out + at.index + lane_index(p, CHUNKS));
+        store_scale(p.out_scales + at.down * p.out_row_stride + (at.right + lane) * p.out_col_stride,
                     scale, lane < SIDE);
         if (number >= p.tiles) break;
         __syncwarp();  // what was stored from is written anew

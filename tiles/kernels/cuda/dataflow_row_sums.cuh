@@ -199,7 +199,7 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
         const u32 near = valid ? block : 0, step = near / GROUPS_ACROSS, side = near % GROUPS_ACROSS;
         float gamma[VECTOR], products[VECTOR], plain[VECTOR];
         float dy_scale = 0.0f;
-        columns_at(shared.columns + near * BLOCK_COLS + across * VECTOR, gamma);
+        columns_at(shared.columns, near * BLOCK_COLS + across * VECTOR, gamma);
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) products[k] = plain[k] = 0.0f;
 #pragma unroll 2

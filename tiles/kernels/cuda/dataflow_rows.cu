@@ -26,6 +26,7 @@
 #define LAYERNORM_BWD 3
 #define RMSNORM_BWD 4
 
+#define CONVERSIONS (OP >= LAYERNORM_BWD ? 2 : 4)  // backward has four codes an element to convert
 #include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
@@ -79,11 +80,16 @@ DEVICE void words_of(const uint4 &four, u32 *words) {
     words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
 }
 
-// Sixteen floats of shared memory, on 16 bytes.
-DEVICE void columns_at(const float *from, float *values) {
+// Where a column's gamma and beta lie: lanes read the same four of sixteen columns each, which would
+// lie in the same banks.
+DEVICE u32 column_place(u32 col) { return col ^ col / (2 * VECTOR) % 4 * 4; }
+
+// Those of sixteen columns.
+DEVICE void columns_at(const float *from, u32 col, float *values) {
+    const u32 place = column_place(col);
 #pragma unroll
-    for (int w = 0; w < WORDS; ++w) {
-        const float4 four = ((const float4 *)from)[w];
+    for (u32 w = 0; w < WORDS; ++w) {
+        const float4 four = *(const float4 *)(from + (place ^ 4 * w));
         values[4 * w] = four.x, values[4 * w + 1] = four.y;
         values[4 * w + 2] = four.z, values[4 * w + 3] = four.w;
     }
@@ -231,9 +237,9 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             const Place place = place_of(at.first, i, p.cols);
             if (i == 0 || LANES < VECTORS_PER_ROW) {
                 const u32 col = (u32)(place.col - (i64)part.first_block * BLOCK_COLS);
-                columns_at(shared.columns + col, gamma);
+                columns_at(shared.columns, col, gamma);
 #if OP == LAYERNORM
-                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS + col, beta);
+                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS, col, beta);
 #endif
             }
             const uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
@@ -416,9 +422,9 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             fetch_step(p, shared, part, codes, row_group, step, 0);
     for (u32 k = threadIdx.x; k < share_cols; k += THREADS) {
         const i64 col = (i64)part.first_block * BLOCK_COLS + k;
-        shared.columns[k] = col < p.cols ? p.gamma[col] : 0.0f;
+        shared.columns[column_place(k)] = col < p.cols ? p.gamma[col] : 0.0f;
 #if OP == LAYERNORM
-        shared.columns[share_cols + k] = col < p.cols ? p.beta[col] : 0.0f;
+        shared.columns[share_cols + column_place(k)] = col < p.cols ? p.beta[col] : 0.0f;
 #endif
     }
 #endif

@@ -11,7 +11,7 @@ from . import dataflow_arguments as arguments
 from .compiler_options import check_choices, macro_options
 from .dataflow_row_geometry import Geometry, geometry
 from .launches import allow_shared_memory, check_shared_memory, functions, run
-from .philox_keys import KEYS, round_keys
+from .philox_keys import KEYS, is_narrow, matrix_keys
 
 __all__ = ["OPS", "SOURCE", "launch", "options", "partial_sums", "precompile", "prepare"]
 
@@ -92,6 +92,7 @@ def options(
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
         "WHOLE": int(aligned and covered.exact),
+        "NARROW": int(is_narrow(shape)),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
@@ -190,7 +191,7 @@ def prepare(
     (read if backward else written).update(statistics)
     arguments.check_memory(written, read)
     numbers = {
-        "rows": rows, "cols": cols, "keys": round_keys(seed), "across": x_scales.shape[1],
+        "rows": rows, "cols": cols, "keys": matrix_keys(seed, shape), "across": x_scales.shape[1],
         "row_groups": covered.row_groups, "steps": covered.steps, "epsilon": epsilon,
     }  # fmt: skip
     laid_out = {"x": x_scales, "other": other_scales, "out": out_scales}
