@@ -6,22 +6,9 @@
 // worked out once a tile.  Where it walks through several, the next one is under way meanwhile (STAGES).
 //
 // Shared memory: of each warp STAGES of the matrices' tiles; then the tables, one a warp.
-#include "dataflow_copies.cuh"
+#include "dataflow_tiles.cuh"
 
-#define LINE_BYTES 128
-#define CHUNKS (LINE_BYTES / VECTOR)
-#define SIDE (LINE_BYTES / BLOCK_COLS)
-#define TILE_BYTES (BLOCK_ROWS * LINE_BYTES)
 #define STAGE_BYTES ((1 + BINARY) * TILE_BYTES)
-#define ROWS_A_COPY (32 / CHUNKS)  // that an instruction of a warp moves
-#define ROWS_A_VECTOR (32 / VECTORS_PER_ROW)  // of a block, that one vector a lane makes
-
-// Where a chunk of 16 codes lies.  Eight lanes read chunks of one block in several rows at once, or a row's
-// eight: neither meets in a bank.
-DEVICE u32 chunk_place(u32 row, u32 chunk) {
-    const u32 turn = row % (CHUNKS / VECTORS_PER_ROW) * VECTORS_PER_ROW;
-    return row * LINE_BYTES + (chunk ^ turn) * VECTOR;
-}
 
 // Where a tile lies.
 struct Corner {
@@ -45,41 +32,15 @@ struct Ahead {
 #endif
 };
 
-// From a tile's first code to the first that a lane has, where so many lanes share a row.
-DEVICE i64 lane_index(const Operands &p, u32 sharing) {
-    const u32 lane = threadIdx.x % 32;
-    return lane / sharing * p.cols + lane % sharing * VECTOR;
-}
-
-DEVICE void copy_lines(const Operands &p, const u8 *from, u8 *to) {
-    const u32 lane = threadIdx.x % 32;
-#pragma unroll
-    for (int k = 0; k < BLOCK_ROWS / ROWS_A_COPY; ++k, from += ROWS_A_COPY * p.cols) {
-        const u32 place = chunk_place(lane / CHUNKS + k * ROWS_A_COPY, lane % CHUNKS);
-        copy_async((uint4 *)(to + place), from);
-    }
-}
-
-DEVICE void store_lines(const Operands &p, const u8 *from, u8 *to) {
-    const u32 lane = threadIdx.x % 32;
-#pragma unroll
-    for (int k = 0; k < BLOCK_ROWS / ROWS_A_COPY; ++k, to += ROWS_A_COPY * p.cols) {
-        const u32 place = chunk_place(lane / CHUNKS + k * ROWS_A_COPY, lane % CHUNKS);
-        const uint4 vector = *(const uint4 *)(from + place);
-        const u32 words[WORDS] = {vector.x, vector.y, vector.z, vector.w};
-        store_vector(to, words, true);
-    }
-}
-
 DEVICE void ask_for_tile(const Operands &p, u32 number, u8 *stage, Ahead &tile) {
     const Corner at = corner_of(p, number);
     const u32 right = at.right + threadIdx.x % SIDE;
-    const i64 index = at.index + lane_index(p, CHUNKS);
-    copy_lines(p, p.x + index, stage);
+    const i64 index = at.index + lane_index(p.cols, CHUNKS);
+    copy_lines(p.cols, p.x + index, stage);
     tile.scale = __ldg(p.x_scales + at.down * p.x_row_stride + right * p.x_col_stride);
     tile.dy_scale = 1.0f;
 #if BINARY
-    copy_lines(p, p.dy + index, stage + TILE_BYTES);
+    copy_lines(p.cols, p.dy + index, stage + TILE_BYTES);
     tile.dy_scale = __ldg(p.dy_scales + at.down * p.dy_row_stride + right * p.dy_col_stride);
 #endif
 #if NORM
@@ -157,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         for (int i = 0; i < ITEMS; ++i)
             from.rows[i] = row_statistics(p, tile.mean[i], tile.variance[i]);
 #endif
-        from.down = at.down, from.index = at.index + lane_index(p, VECTORS_PER_ROW);
+        from.down = at.down, from.index = at.index + lane_index(p.cols, VECTORS_PER_ROW);
         from.rows_left = 1, from.cols_left = VECTOR;
         float scale = 1.0f;
 #pragma unroll 1
@@ -169,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
             scale = lane == b ? left : scale;
         }
         __syncwarp();
-        store_lines(p, codes, p.out + at.index + lane_index(p, CHUNKS));
+        store_lines(p.cols, codes, p.out + at.index + lane_index(p.cols, CHUNKS));
         store_scale(p.out_scales + at.down * p.out_row_stride + (at.right + lane) * p.out_col_stride,
                     scale, lane < SIDE);
         if (number >= p.tiles) break;
