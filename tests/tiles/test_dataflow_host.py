@@ -71,6 +71,14 @@ SLOW_CASES = (
     ("gelu", "int8.b1x1024", (5, 2048), SPREAD),
     ("gelu", "int8.b1x1024+sr", (5, 1030), SHORT | {"lanes": 16}),
     ("silu-bwd", "int8.b32x32", (5, 7), WARP),
+    # Warps of whole lines in clusters: one row group in memory and two, several tiles a warp.
+    ("layernorm", "int8.b32x32+sr", (96, 512), PAIR),
+    ("layernorm", "int8.b32x32+sr", (192, 1024), WALK),
+    ("rmsnorm", "int8.b32x32", (64, 256), ALONE),
+    ("rmsnorm", "int8.b16x64+sr", (48, 512), PAIR | {"rows": 16}),
+    ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR),
+    ("rmsnorm-bwd", "int8.b32x32+sr", (96, 512), ALONE),
+    ("layernorm-bwd", "e4m3fn.b32x32+sr", (64, 512), PAIR | {"clusters": 1}),
     # Warps of whole lines: one tile each, several, blocks of other shapes.
     ("relu", "int8.b32x32+sr", (160, 384), WARP),
     ("gelu", "int8.b32x32+sr", (96, 256), WARP | {"steps": 1}),

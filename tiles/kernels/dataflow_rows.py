@@ -102,6 +102,11 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     shared = np.where(
         table["lanes"] < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, beside), 1)
     )
+    # Of warps that have blocks to themselves and move whole lines: ``Geometry.lined``.
+    high, line = block_of(problem)[0], LINE_VECTORS * VECTOR
+    fits = (problem.cols % (table["splits"] * beside * line) == 0) & (problem.rows % rows == 0)
+    alone = (table["lanes"] == WARP) & (high * wide >= WARP * VECTOR) & (wide < line)
+    shared = np.where(walks & alone & fits & (down == 1), 1, shared)
     sums = (threads // 16 if backward else 4 * beside // shared) * rows
     floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
     rest = 4 * (floats + (16 if backward else 12) * rows)

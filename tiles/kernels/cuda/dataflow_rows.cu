@@ -61,7 +61,11 @@ struct RowOperands {
 };
 
 #include "dataflow_cluster.cuh"
+#if LINED
+#include "dataflow_tiles.cuh"
+#else
 #include "dataflow_copies.cuh"
+#endif
 
 // What the threads of a CTA share beside codes.  What has two parities is written for the next row
 // group while somebody may still read what is there of this one.
@@ -127,7 +131,11 @@ struct Step {
 DEVICE Step step_of(const RowOperands &p, const Part &part, u32 row_group, u32 step) {
     Step at;
     at.down = row_group * DOWN + part.below;
+#if LINED
+    at.right = part.first_block + (step / SIDE * GROUPS_ACROSS + part.side) * SIDE + step % SIDE;
+#else
     at.right = part.first_block + step * GROUPS_ACROSS + part.side;
+#endif
     at.active = WHOLE || ((i64)at.down * BLOCK_ROWS < p.rows && at.right < part.end_block);
     at.first = first_place(at.down, at.right - block_of(), p.cols);
     return at;
@@ -147,7 +155,7 @@ DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
     return p.other_scales + at.down * p.other_row_stride + at.right * p.other_col_stride;
 }
 
-// From the block's largest magnitude.
+// From the block's largest magnitude; stores codes and scale, but where tiles of lines take the codes.
 DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECTOR], float peak,
                            bool is_nan, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(peak, 1.0f, is_nan);
@@ -158,11 +166,24 @@ DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECT
     for (int i = 0; i < ITEMS; ++i) {
         const Place place = place_of(at.first, i, p.cols);
         encode(y[i], out.multiplier, out.is_nan, place.index, p.keys, words[i]);
-        store_codes(p.out, place.index, place.col, p.cols, words[i], inside(p, at, i));
+        if (!LINED)
+            store_codes(p.out, place.index, place.col, p.cols, words[i], inside(p, at, i));
     }
 }
 
 #if OPERANDS > 0
+// Where a thread's vector of a step lies; those of the other operand lie as far behind as all of these.
+DEVICE u32 own_slot(u32 step, int i) {
+#if LINED
+    const u32 lane = threadIdx.x % 32, tile = step / SIDE * GROUPS + threadIdx.x / 32;
+    const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
+    return (tile * TILE_BYTES + (place ^ step % SIDE * BLOCK_COLS) + i * ROWS_A_VECTOR * LINE_BYTES) /
+           VECTOR;
+#else
+    return (step * ITEMS + i) * THREADS + threadIdx.x;
+#endif
+}
+
 // Brings a vector to shared memory, where only this thread reads it before a barrier.
 DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i64 cols) {
 #if ALIGNED
@@ -185,6 +206,27 @@ DEVICE uint4 *stage_of(const RowOperands &p, uint4 *codes, u32 parity) {
 DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
                        u32 row_group, u32 step, u32 parity) {
     codes = stage_of(p, codes, parity);
+#if LINED
+    // A warp's tile, with its last step.
+    if (step % SIDE < SIDE - 1) return;
+    Step at = step_of(p, part, row_group, step - step % SIDE);
+    const i64 index = (i64)at.down * BLOCK_ROWS * p.cols + (i64)at.right * BLOCK_COLS +
+                      lane_index(p.cols, CHUNKS);
+    u8 *tile = (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES;
+    copy_lines(p.cols, p.x + index, tile);
+#if BACKWARD
+    copy_lines(p.cols, p.other + index, tile + (u64)p.steps * ITEMS * THREADS * VECTOR);
+#endif
+    const u32 block = threadIdx.x % 32;
+    if (block >= SIDE) return;
+    at.right += block;
+    float *scale = shared.scales +
+                   (parity * OPERANDS * p.steps + step / SIDE * SIDE + block) * GROUPS + part.side;
+    copy_float_async(scale, x_scale_at(p, at));
+#if BACKWARD
+    copy_float_async(scale + p.steps * GROUPS, other_scale_at(p, at));
+#endif
+#else
     const Step at = step_of(p, part, row_group, step);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -208,12 +250,13 @@ DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part 
             scale[p.steps * GROUPS] = 1.0f;
 #endif
     }
+#endif
 }
 
 // Outputs of a row group, from its codes in shared memory; asks for those of `next`.
 DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *all,
                         u32 row_group, u32 next, u32 parity) {
-    const uint4 *codes = stage_of(p, all, parity);
+    uint4 *codes = stage_of(p, all, parity);
     const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
     const i64 top = (i64)row_group * ROWS;
 #pragma unroll 1
@@ -242,7 +285,7 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
                 columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS, col, beta);
 #endif
             }
-            const uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
+            const uint4 *slot = codes + own_slot(step, i);
             words_of(*slot, words[i]);
 #pragma unroll
             for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
@@ -285,8 +328,23 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
         // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
         // exchange orders no memory.
         if (TEAM <= 32) __syncwarp();
+#if LINED
+        quantize_block(p, at, y, peak, is_nan, words, scale);
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+            codes[own_slot(step, i)] =
+                make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+        if (step % SIDE < SIDE - 1) continue;
+        __syncwarp();
+        const i64 first = at.first.index - lane_index(p.cols, VECTORS_PER_ROW);  // of its last block
+        store_lines(p.cols, (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES,
+                    p.out + first - (SIDE - 1) * BLOCK_COLS + lane_index(p.cols, CHUNKS));
+        __syncwarp();
+        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+#else
         if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
         quantize_block(p, at, y, peak, is_nan, words, scale);
+#endif
     }
 }
 #else
@@ -393,7 +451,7 @@ DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Par
         u32 words[ITEMS][WORDS];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
-            words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
+            words_of(codes[own_slot(step, i)], words[i]);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }

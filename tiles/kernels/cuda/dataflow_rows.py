@@ -93,6 +93,7 @@ def options(
         "ALIGNED": int(aligned),
         "WHOLE": int(aligned and covered.exact),
         "NARROW": int(is_narrow(shape)),
+        "LINED": int(aligned and covered.lined),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
