@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiles.formats import Rounding
 from tiles.kernels.base import Limits
@@ -30,6 +29,7 @@ __all__ = [
     "DataflowBlocksConfig",
     "block_registers",
     "block_smem_bytes",
+    "blocks_at_once",
 ]
 
 BLOCK_OPS = (
@@ -85,16 +85,17 @@ def block_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     stages = np.where(table["steps"] > 1, 2, 1)
     tiles = stages * problem.matrices * rows * LINE_VECTORS * VECTOR
     lines: I64 = threads // WARP * (tiles + tabled * TABLE_BYTES)
-    return np.where(_lined(problem, table), lines, shared)
+    return np.where(blocks_at_once(problem, table) > 1, lines, shared)
 
 
-def _lined(problem: Dataflow, table: ConfigTable) -> NDArray[np.bool_]:
-    """Where warps have blocks to themselves and move whole lines of memory."""
+def blocks_at_once(problem: Dataflow, table: ConfigTable) -> I64:
+    """Blocks that the threads of one take at a step: a line's where a warp moves lines."""
     rows, cols = block_of(problem)
     line = LINE_VECTORS * VECTOR
     fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
-    alone: NDArray[np.bool_] = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
-    return alone
+    alone = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
+    taken: I64 = np.where(alone, line // cols, 1)
+    return taken
 
 
 class CudaDataflowBlocks(DataflowKernel):
