@@ -72,6 +72,8 @@ SLOW_CASES = (
     ("gelu", "int8.b1x1024+sr", (5, 1030), SHORT | {"lanes": 16}),
     ("silu-bwd", "int8.b32x32", (5, 7), WARP),
     # Warps of whole lines in clusters: one row group in memory and two, several tiles a warp.
+    ("residual", "int8.b32x32+sr", (96, 1024), PAIR),
+    ("residual", "e4m3fn.b16x64+sr", (48, 512), ALONE | {"rows": 16}),
     ("layernorm", "int8.b32x32+sr", (96, 512), PAIR),
     ("layernorm", "int8.b32x32+sr", (192, 1024), WALK),
     ("rmsnorm", "int8.b32x32", (64, 256), ALONE),

@@ -106,7 +106,10 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     high, line = block_of(problem)[0], LINE_VECTORS * VECTOR
     fits = (problem.cols % (table["splits"] * beside * line) == 0) & (problem.rows % rows == 0)
     alone = (table["lanes"] == WARP) & (high * wide >= WARP * VECTOR) & (wide < line)
-    shared = np.where(walks & alone & fits & (down == 1), 1, shared)
+    lined = alone & fits & (down == 1)
+    shared = np.where(lined, 1, shared)
+    if not walks:  # of a residual's addends
+        codes = np.where(lined, 2 * high * line * groups, codes)
     sums = (threads // 16 if backward else 4 * beside // shared) * rows
     floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
     rest = 4 * (floats + (16 if backward else 12) * rows)

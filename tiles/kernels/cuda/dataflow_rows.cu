@@ -355,6 +355,77 @@ struct Loaded {
     u32 x[ITEMS][WORDS], other[ITEMS][WORDS];
 };
 
+// Their sum; returns its largest magnitude.
+DEVICE float added(const Loaded &from, float (*y)[VECTOR]) {
+    float peak = 0.0f;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) {
+            float *four = y[i] + 4 * w, values[4];
+            decode(from.x[i][w], four);
+            decode(from.other[i][w], values);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                four[k] = __fmaf_rn(four[k], from.x_scale, values[k] * from.other_scale);
+                peak = larger(peak, fabsf(four[k]));
+            }
+        }
+    return peak;
+}
+
+#if LINED
+// Adds, rounds and stores a row group's codes, of which a warp has tiles one after the other; takes what is
+// stored into the rows' moments.
+DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
+                      u32 row_group, Moments *own) {
+    const u32 lane = threadIdx.x % 32;
+    u8 *tile = (u8 *)codes + threadIdx.x / 32 * (2 * TILE_BYTES);
+    const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+#pragma unroll 1
+    for (u32 step = 0; step < p.steps;) {
+        Loaded from;
+        from.at = step_of(p, part, row_group, step);
+        const i64 lines = from.at.first.index - lane_index(p.cols, VECTORS_PER_ROW) +
+                          lane_index(p.cols, CHUNKS);
+        copy_lines(p.cols, p.x + lines, tile);
+        copy_lines(p.cols, p.other + lines, tile + TILE_BYTES);
+        from.at.right += lane % SIDE;
+        const float x_scales = __ldg(x_scale_at(p, from.at));
+        const float other_scales = __ldg(other_scale_at(p, from.at));
+        copies_done();
+        __syncwarp();
+#pragma unroll 1
+        for (u32 b = 0; b < SIDE; ++b, ++step) {
+            from.at = step_of(p, part, row_group, step);
+            from.x_scale = __shfl_sync(0xffffffffu, x_scales, b);
+            from.other_scale = __shfl_sync(0xffffffffu, other_scales, b);
+            uint4 *slot = (uint4 *)(tile + (place ^ b * BLOCK_COLS));
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i) {
+                const uint4 *at = slot + i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR);
+                words_of(at[0], from.x[i]);
+                words_of(at[TILE_BYTES / VECTOR], from.other[i]);
+            }
+            float y[ITEMS][VECTOR], scale;
+            const float peak = block_peak(added(from, y), shared.of_warp, 0);
+            const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
+            u32 words[ITEMS][WORDS];
+            quantize_block(p, from.at, y, peak, is_nan, words, scale);
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i)
+                slot[i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR)] =
+                    make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+            add_moments(p, from.at.first, true, step, words, scale, own);
+        }
+        __syncwarp();
+        store_lines(p.cols, tile, p.out + lines);
+        __syncwarp();
+    }
+}
+#else
 DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32 step, Loaded &from) {
     from.at = step_of(p, part, row_group, step);
     from.x_scale = from.at.active ? __ldg(x_scale_at(p, from.at)) : 1.0f;
@@ -372,28 +443,15 @@ DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32
 }
 
 // Adds, rounds and stores a row group's codes; takes what is stored into the rows' moments.
-DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, u32 row_group,
-                      Moments *own) {
+DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *,
+                      u32 row_group, Moments *own) {
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
     Loaded from;
     load_step(p, part, row_group, 0, from);
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
-        float y[ITEMS][VECTOR], peak = 0.0f, scale;
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i)
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) {
-                float *four = y[i] + 4 * w, values[4];
-                decode(from.x[i][w], four);
-                decode(from.other[i][w], values);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    four[k] = __fmaf_rn(four[k], from.x_scale, values[k] * from.other_scale);
-                    peak = larger(peak, fabsf(four[k]));
-                }
-            }
+        float y[ITEMS][VECTOR], peak = added(from, y), scale;
         const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
         const Step at = from.at;
         if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
@@ -403,6 +461,7 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
+#endif
 #endif
 
 #if OPERANDS > 0
@@ -463,7 +522,11 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     uint4 *codes = (uint4 *)arena;
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
+#if LINED && OP == RESIDUAL
+    shared.columns = (float *)(codes + GROUPS * 2 * TILE_BYTES / VECTOR);
+#else
     shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
+#endif
     shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
     shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
@@ -496,7 +559,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #if OP == RESIDUAL
     for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
         Moments own[SLOTS];
-        add_group(p, shared, part, row_group, own);
+        add_group(p, shared, part, codes, row_group, own);
         publish_moments(shared, own, part, parity);
         cluster_arrive();
         cluster_wait();
