@@ -1,6 +1,6 @@
 """Descriptor of the dataflow kernel whose operators look at one block at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -136,7 +136,10 @@ class CudaDataflowBlocks(DataflowKernel):
         ragged = problem.cols % VECTOR > 0  # codes one by one, random bits of each: more registers
         resident = (256 if many else 512) if ragged else 512 if many else 640
         ctas = max(1, resident // threads)
-        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
+        config = DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
+        # Two tiles of two matrices a warp would leave an SM few warps: then CTAs hide each other's loads.
+        lines = blocks_at_once(problem, ConfigTable.of([config]))[0] > 1
+        return replace(config, steps=1) if lines and problem.matrices > 1 else config
 
     @property
     def template(self) -> Path:
