@@ -137,7 +137,7 @@ class CudaDataflowBlocks(DataflowKernel):
         resident = (256 if many else 512) if ragged else 512 if many else 640
         ctas = max(1, resident // threads)
         config = DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
-        # Two tiles of two matrices a warp would leave an SM few warps: then CTAs hide each other's loads.
+        # Two tiles of two matrices a warp would leave an SM few warps: CTAs hide loads then.
         lines = blocks_at_once(problem, ConfigTable.of([config]))[0] > 1
         return replace(config, steps=1) if lines and problem.matrices > 1 else config
 
