@@ -155,12 +155,25 @@ DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
     return p.other_scales + at.down * p.other_row_stride + at.right * p.other_col_stride;
 }
 
-// From the block's largest magnitude; stores codes and scale, but where tiles of lines take the codes.
+#if LINED
+// Stores a tile's codes, and the scales of its blocks, of which each lane has one; `last`: its last step.
+DEVICE void store_tile(const RowOperands &p, const Step &last, const u8 *tile, float scale) {
+    const i64 corner = last.first.index - lane_index(p.cols, VECTORS_PER_ROW) - (SIDE - 1) * BLOCK_COLS;
+    const u32 lane = threadIdx.x % 32, right = last.right - (SIDE - 1) + lane;
+    store_lines(p.cols, tile, p.out + corner + lane_index(p.cols, CHUNKS));
+    store_scale(p.out_scales + last.down * p.out_row_stride + right * p.out_col_stride, scale,
+                lane < SIDE);
+}
+#endif
+
+// From the block's largest magnitude; stores codes and scale, but where tiles of lines take them.
 DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECTOR], float peak,
                            bool is_nan, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(peak, 1.0f, is_nan);
+#if !LINED
     store_scale(p.out_scales + at.down * p.out_row_stride + at.right * p.out_col_stride, out.scale,
                 at.active && is_first());
+#endif
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -259,16 +272,18 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
     uint4 *codes = stage_of(p, all, parity);
     const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
     const i64 top = (i64)row_group * ROWS;
+    float of_lane = 1.0f;  // its block's scale, of a tile
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
         const Step at = step_of(p, part, row_group, step);
         const float *scales =
             shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
         const float x_scale = scales[0];
-        bool is_nan = !(x_scale <= FLOAT_MAX);
 #if BACKWARD
         const float dy_scale = scales[p.steps * GROUPS];
-        is_nan = is_nan || !(dy_scale <= FLOAT_MAX);
+        const bool is_nan = !(x_scale <= FLOAT_MAX) || !(dy_scale <= FLOAT_MAX);
+#else
+        const bool is_nan = false;  // no value is finite under a scale that is not
 #endif
         float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
 #if !BACKWARD
@@ -334,11 +349,10 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
         for (int i = 0; i < ITEMS; ++i)
             codes[own_slot(step, i)] =
                 make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+        of_lane = threadIdx.x % 32 == step % SIDE ? scale : of_lane;
         if (step % SIDE < SIDE - 1) continue;
         __syncwarp();
-        const i64 first = at.first.index - lane_index(p.cols, VECTORS_PER_ROW);  // of its last block
-        store_lines(p.cols, (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES,
-                    p.out + first - (SIDE - 1) * BLOCK_COLS + lane_index(p.cols, CHUNKS));
+        store_tile(p, at, (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES, of_lane);
         __syncwarp();
         if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
 #else
@@ -397,6 +411,7 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
         const float other_scales = __ldg(other_scale_at(p, from.at));
         copies_done();
         __syncwarp();
+        float of_lane = 1.0f;
 #pragma unroll 1
         for (u32 b = 0; b < SIDE; ++b, ++step) {
             from.at = step_of(p, part, row_group, step);
@@ -411,17 +426,17 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
             }
             float y[ITEMS][VECTOR], scale;
             const float peak = block_peak(added(from, y), shared.of_warp, 0);
-            const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
             u32 words[ITEMS][WORDS];
-            quantize_block(p, from.at, y, peak, is_nan, words, scale);
+            quantize_block(p, from.at, y, peak, false, words, scale);
 #pragma unroll
             for (int i = 0; i < ITEMS; ++i)
                 slot[i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR)] =
                     make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
             add_moments(p, from.at.first, true, step, words, scale, own);
+            of_lane = lane == b ? scale : of_lane;
         }
         __syncwarp();
-        store_lines(p.cols, tile, p.out + lines);
+        store_tile(p, from.at, tile, of_lane);
         __syncwarp();
     }
 }
@@ -452,12 +467,11 @@ DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
         float y[ITEMS][VECTOR], peak = added(from, y), scale;
-        const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
         const Step at = from.at;
         if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
         u32 words[ITEMS][WORDS];
         peak = block_peak(peak, shared.of_warp, step % 2);
-        quantize_block(p, at, y, peak, is_nan, words, scale);
+        quantize_block(p, at, y, peak, false, words, scale);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
