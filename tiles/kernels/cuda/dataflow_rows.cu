@@ -84,9 +84,9 @@ DEVICE void words_of(const uint4 &four, u32 *words) {
     words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
 }
 
-// Where a column's gamma and beta lie: lanes read the same four of sixteen columns each, which would
-// lie in the same banks.
-DEVICE u32 column_place(u32 col) { return col ^ col / (2 * VECTOR) % 4 * 4; }
+// Where a column's gamma and beta lie: lanes read the same four of sixteen columns each, which would lie
+// in the same banks where eight lanes have as many columns.
+DEVICE u32 column_place(u32 col) { return LINED ? col : col ^ col / (2 * VECTOR) % 4 * 4; }
 
 // Those of sixteen columns.
 DEVICE void columns_at(const float *from, u32 col, float *values) {
