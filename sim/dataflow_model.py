@@ -28,6 +28,7 @@ from tiles.kernels.dataflow_blocks import (
     block_registers,
     block_smem_bytes,
     blocks_at_once,
+    line_bytes,
 )
 from tiles.kernels.dataflow_family import block_of, items
 from tiles.kernels.dataflow_rows import row_registers, row_smem_bytes, row_steps
@@ -103,7 +104,8 @@ def instructions(problem: Dataflow, table: ConfigTable) -> F64:
     each = 16.0 * items(problem, table)
     if problem.op in BLOCK_OPS:
         side = blocks_at_once(problem, table)
-        once = np.where(side > 1, LINED_INSTRUCTIONS, BLOCK_INSTRUCTIONS)
+        lines = line_bytes(problem, table) > 0
+        once = np.where(lines, LINED_INSTRUCTIONS, BLOCK_INSTRUCTIONS)
         once = once + THREAD_INSTRUCTIONS / (table["steps"] * side)
     else:
         once = BLOCK_INSTRUCTIONS + ROW_INSTRUCTIONS / row_steps(problem, table)

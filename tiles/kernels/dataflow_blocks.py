@@ -1,6 +1,6 @@
 """Descriptor of the dataflow kernel whose operators look at one block at a time."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +30,7 @@ __all__ = [
     "block_registers",
     "block_smem_bytes",
     "blocks_at_once",
+    "line_bytes",
 ]
 
 BLOCK_OPS = (
@@ -83,18 +84,25 @@ def block_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     shared: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
     # Of a warp that moves lines (``cuda.dataflow_blocks.lined``): its tiles, and a table.
     stages = np.where(table["steps"] > 1, 2, 1)
-    tiles = stages * problem.matrices * rows * LINE_VECTORS * VECTOR
+    moved = line_bytes(problem, table)
+    tiles = stages * problem.matrices * rows * moved
     lines: I64 = threads // WARP * (tiles + tabled * TABLE_BYTES)
-    return np.where(blocks_at_once(problem, table) > 1, lines, shared)
+    return np.where(moved > 0, lines, shared)
 
 
-def blocks_at_once(problem: Dataflow, table: ConfigTable) -> I64:
-    """Blocks that the threads of one take at a step: a line's where a warp moves lines."""
+def line_bytes(problem: Dataflow, table: ConfigTable) -> I64:
+    """Bytes of a tile's rows where a warp has blocks to itself and moves lines, else 0."""
     rows, cols = block_of(problem)
     line = LINE_VECTORS * VECTOR
     fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
     alone = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
-    taken: I64 = np.where(alone, line // cols, 1)
+    moved: I64 = np.where((table["steps"] > 1) & (problem.matrices > 1), line // 2, line) * alone
+    return moved
+
+
+def blocks_at_once(problem: Dataflow, table: ConfigTable) -> I64:
+    """Blocks that the threads of one take at a step: a line's where a warp moves lines."""
+    taken: I64 = np.maximum(line_bytes(problem, table) // block_of(problem)[1], 1)
     return taken
 
 
@@ -136,10 +144,7 @@ class CudaDataflowBlocks(DataflowKernel):
         ragged = problem.cols % VECTOR > 0  # codes one by one, random bits of each: more registers
         resident = (256 if many else 512) if ragged else 512 if many else 640
         ctas = max(1, resident // threads)
-        config = DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
-        # Two tiles of two matrices a warp would leave an SM few warps: CTAs hide loads then.
-        lines = blocks_at_once(problem, ConfigTable.of([config]))[0] > 1
-        return replace(config, steps=1) if lines and problem.matrices > 1 else config
+        return DataflowBlocksConfig(threads=threads, lanes=lanes, steps=4, ctas=ctas)
 
     @property
     def template(self) -> Path:

@@ -110,6 +110,7 @@ def options(
         "LINED": int(lines and aligned),
         "NARROW": int(narrow),
         "STAGES": stages(config),
+        "LINE_BYTES": line_bytes(op, config),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": int(config["threads"]),
@@ -121,7 +122,7 @@ def options(
 
 
 def lined(shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, int | bool]) -> bool:
-    """Whether a warp has whole blocks to itself and moves whole lines of memory."""
+    """Whether a warp has whole blocks to itself and moves lines of memory, or half ones."""
     vectors = block[0] * block[1] // arguments.VECTOR
     alone = int(config["lanes"]) == WARP <= vectors and block[1] < LINE
     return alone and shape[0] % block[0] == 0 and shape[1] % LINE == 0
@@ -130,6 +131,11 @@ def lined(shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, i
 def stages(config: Mapping[str, int | bool]) -> int:
     """Tiles that a warp of lines has shared memory for: one comes while the other one is taken."""
     return 2 if int(config["steps"]) > 1 else 1
+
+
+def line_bytes(op: str, config: Mapping[str, int | bool]) -> int:
+    """Bytes of each of a tile's rows: half a line where two tiles of two matrices are kept."""
+    return LINE // 2 if stages(config) > 1 and op.endswith("-bwd") else LINE
 
 
 def smem_bytes(
@@ -144,7 +150,7 @@ def smem_bytes(
     tabled = op in TABLED_OPS and block[0] * block[1] >= TABLED_ELEMENTS
     if lines:
         matrices = 2 if op.endswith("-bwd") else 1
-        tiles = stages(config) * matrices * block[0] * LINE
+        tiles = stages(config) * matrices * block[0] * line_bytes(op, config)
         return threads // WARP * (tiles + tabled * TABLE_BYTES)
     side = blocks_beside(block, config)
     copies = 2 if side * lanes > 32 else 1
@@ -224,7 +230,7 @@ def prepare(
     columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
     straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
     lines = straight and lined(shape, block, config)
-    side = LINE // block[1] if lines else blocks_beside(block, config)
+    side = line_bytes(op, config) // block[1] if lines else blocks_beside(block, config)
     across = int(x_scales.shape[1])
     tiles_across = -(-across // side)
     tiles = int(x_scales.shape[0]) * tiles_across

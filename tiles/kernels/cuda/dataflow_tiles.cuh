@@ -4,7 +4,10 @@
 // Macros: those of dataflow_device.cuh, with LANES 32.
 #include "dataflow_copies.cuh"
 
+// Of two matrices, two tiles of which have to find room, half lines.
+#ifndef LINE_BYTES
 #define LINE_BYTES 128
+#endif
 #define CHUNKS (LINE_BYTES / VECTOR)
 #define SIDE (LINE_BYTES / BLOCK_COLS)
 #define TILE_BYTES (BLOCK_ROWS * LINE_BYTES)
@@ -14,7 +17,7 @@
 // Where a chunk of 16 codes lies.  Eight lanes read chunks of one block in several rows at once, or a row's
 // eight: neither meets in a bank.
 DEVICE u32 chunk_place(u32 row, u32 chunk) {
-    const u32 turn = row % (CHUNKS / VECTORS_PER_ROW) * VECTORS_PER_ROW;
+    const u32 turn = row * LINE_BYTES / 128 % (CHUNKS / VECTORS_PER_ROW) * VECTORS_PER_ROW;
     return row * LINE_BYTES + (chunk ^ turn) * VECTOR;
 }
 
