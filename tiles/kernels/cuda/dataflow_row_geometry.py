@@ -51,7 +51,7 @@ def geometry(
     line = lanes == WARP <= block[0] * block[1] // arguments.VECTOR and block[1] < LINE
     fits = shape[0] % rows == 0 and shape[1] % (int(config["splits"]) * across * LINE) == 0
     lined = line and down == 1 and fits
-    if lined and not walks:  # a warp's tiles of both addends
+    if lined and not walks:  # a warp's two tiles of both addends, in half lines
         codes = 2 * block[0] * LINE * groups
     columns = (walks + (op == "layernorm")) * steps * across * block[1]
     scales = 2 * kept * steps * groups

@@ -389,29 +389,44 @@ DEVICE float added(const Loaded &from, float (*y)[VECTOR]) {
 }
 
 #if LINED
-// Adds, rounds and stores a row group's codes, of which a warp has tiles one after the other; takes what is
-// stored into the rows' moments.
+#define STAGE_BYTES (2 * TILE_BYTES)  // both addends
+
+// Asks for a warp's tile from `step` on, and the scales of its blocks, of which each lane has one.
+DEVICE void ask_for_addends(const RowOperands &p, const Part &part, u32 row_group, u32 step, u8 *stage,
+                            float &x_scale, float &other_scale) {
+    Step at = step_of(p, part, row_group, step);
+    const i64 lines =
+        at.first.index - lane_index(p.cols, VECTORS_PER_ROW) + lane_index(p.cols, CHUNKS);
+    copy_lines(p.cols, p.x + lines, stage);
+    copy_lines(p.cols, p.other + lines, stage + TILE_BYTES);
+    at.right += threadIdx.x % SIDE;
+    x_scale = __ldg(x_scale_at(p, at));
+    other_scale = __ldg(other_scale_at(p, at));
+}
+
+// Adds, rounds and stores a row group's codes, of which a warp has tiles one after the other, the next one
+// under way; takes what is stored into the rows' moments.
 DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
                       u32 row_group, Moments *own) {
     const u32 lane = threadIdx.x % 32;
-    u8 *tile = (u8 *)codes + threadIdx.x / 32 * (2 * TILE_BYTES);
+    u8 *const stages = (u8 *)codes + threadIdx.x / 32 * (2 * STAGE_BYTES);
     const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+    float next_x, next_other, of_lane = 1.0f;
+    ask_for_addends(p, part, row_group, 0, stages, next_x, next_other);
 #pragma unroll 1
-    for (u32 step = 0; step < p.steps;) {
+    for (u32 step = 0, stage = 0; step < p.steps; stage ^= STAGE_BYTES) {
         Loaded from;
-        from.at = step_of(p, part, row_group, step);
-        const i64 lines = from.at.first.index - lane_index(p.cols, VECTORS_PER_ROW) +
-                          lane_index(p.cols, CHUNKS);
-        copy_lines(p.cols, p.x + lines, tile);
-        copy_lines(p.cols, p.other + lines, tile + TILE_BYTES);
-        from.at.right += lane % SIDE;
-        const float x_scales = __ldg(x_scale_at(p, from.at));
-        const float other_scales = __ldg(other_scale_at(p, from.at));
-        copies_done();
+        u8 *tile = stages + stage;
+        const float x_scales = next_x, other_scales = next_other;
+        copies_begun();
+        if (step + SIDE < p.steps)
+            ask_for_addends(p, part, row_group, step + SIDE, stages + (stage ^ STAGE_BYTES), next_x,
+                            next_other);
+        copies_begun();
+        copies_left<1>();
         __syncwarp();
-        float of_lane = 1.0f;
 #pragma unroll 1
         for (u32 b = 0; b < SIDE; ++b, ++step) {
             from.at = step_of(p, part, row_group, step);
@@ -537,7 +552,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
 #if LINED && OP == RESIDUAL
-    shared.columns = (float *)(codes + GROUPS * 2 * TILE_BYTES / VECTOR);
+    shared.columns = (float *)(codes + GROUPS * 2 * STAGE_BYTES / VECTOR);
 #else
     shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
 #endif

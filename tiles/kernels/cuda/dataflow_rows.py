@@ -24,6 +24,8 @@ MAX_SPLITS = 8
 #: Lanes that share a row of a block: a warp's at most.  Backward's sums over rows take blocks of
 #: so many columns at most.
 WARP, BACKWARD_COLS = 32, 128
+#: Bytes of the rows of tiles that warps move: a residual has two of each addend, see the source.
+LINE, HALF_LINE = 128, 64
 #: Columns that a CTA of the last kernel of backward adds up, and its threads.
 SUM_COLS, SUM_THREADS = 32, 512
 #: ``RowOperands`` of the source.
@@ -94,6 +96,7 @@ def options(
         "WHOLE": int(aligned and covered.exact),
         "NARROW": int(is_narrow(shape)),
         "LINED": int(aligned and covered.lined),
+        "LINE_BYTES": HALF_LINE if op == "residual" else LINE,
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
