@@ -10,8 +10,10 @@
 // large blocks are looked up, under each block's scale, in a table that its threads fill with the
 // operator's values at all 256 codes (TABLED).
 //
-// Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
-// the tables, and a float a warp.
+// Where a warp has narrow blocks to itself (LINED), it moves them through shared memory: dataflow_lines.cuh.
+//
+// Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold), LINED and, with it, STAGES
+// and LINE_BYTES.  Dynamic shared memory: the tables, and a float a warp.
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2

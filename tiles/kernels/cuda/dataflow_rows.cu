@@ -19,7 +19,8 @@
 // columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
 // Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
-// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS.
+// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
+// LINED (a warp has whole blocks to itself, in tiles of lines: dataflow_tiles.cuh) and, with it, LINE_BYTES.
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
