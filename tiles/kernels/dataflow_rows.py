@@ -140,7 +140,14 @@ class CudaDataflowRows(DataflowKernel):
                 "layernorm": [1, 32, 64, 128],
                 "rmsnorm": [1, 32, 64, 128],
             }.get(problem.op, [16, 32, 48, 64, 96]),
-            ctas=[1, 2, 3, 4] if problem.op.endswith("-bwd") else [1, 2, 3, 4, 5, 6],
+            ctas=[
+                1,
+                2,
+                3,
+                4,
+                *([] if problem.op.endswith("-bwd") else [5]),
+                *([6] if problem.op == "residual" else []),
+            ],  # fmt: skip
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
