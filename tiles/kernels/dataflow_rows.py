@@ -129,6 +129,7 @@ class CudaDataflowRows(DataflowKernel):
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Dataflow)
         high = block_of(problem)[0]
+        most = 4 if problem.op.endswith("-bwd") else 6 if problem.op == "residual" else 5
         return ConfigTable.product(
             DataflowRowsConfig,
             threads=[128, 256, 512, 1024],
@@ -140,14 +141,7 @@ class CudaDataflowRows(DataflowKernel):
                 "layernorm": [1, 32, 64, 128],
                 "rmsnorm": [1, 32, 64, 128],
             }.get(problem.op, [16, 32, 48, 64, 96]),
-            ctas=[
-                1,
-                2,
-                3,
-                4,
-                *([] if problem.op.endswith("-bwd") else [5]),
-                *([6] if problem.op == "residual" else []),
-            ],  # fmt: skip
+            ctas=list(range(1, most + 1)),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:
