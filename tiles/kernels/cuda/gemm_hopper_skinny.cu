@@ -37,7 +37,7 @@
 // 4 both 128x128, 5 both 1x32 in E8M0), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
 
 // With MX scales many rows are multiplied in parts: products then hide one another's latency.
-#define WGMMA_N (SCALES == 5 && BLOCK_M > 48 ? 32 : BLOCK_M)
+#define WGMMA_N (SCALES == 5 && BLOCK_M > 64 ? (BLOCK_N > 64 ? 32 : BLOCK_M / 2) : BLOCK_M)
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
 
@@ -89,7 +89,15 @@
 #define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
 // Scales that are read before the wait for their product, of every 8 rows of A: with 64 by 64 a tile
 // the others would cost a multiprocessor's third CTA.
-#define EARLY (BLOCK_M == 64 && BLOCK_N == 64 ? 3 : WGMMA_N / 8)
+#define EARLY (WGMMA_N == 64 ? 1 : READS)
+#define COLUMNS (BLOCK_M == 8 ? 2 : 4)  // rows of A whose scales a lane reads at once
+#define READS (WGMMA_N / 4 / COLUMNS)   // of a product
+#endif
+
+#if MX
+#define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
+#else
+#define RESIDENT 1
 #endif
 
 #if MX
@@ -144,7 +152,7 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4], int c
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) CLUSTER_SHAPE
 gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
                    const __grid_constant__ TensorMap map_scale, const Scale *a_scale,
                    const Scale *b_scale, u8 *c, i64 c_pitch, int m, int n, int k) {
@@ -168,7 +176,20 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const int count = INTERLEAVED ? (steps + CLUSTER - 1 - (int)rank) / CLUSTER
                                   : steps * ((int)rank + 1) / CLUSTER - begin;
 
-    if (threadIdx.x == CONSUMERS) {
+#if MX
+    ScaleWords scales;
+    if (warp == CONSUMERS / 32) {  // under way while barriers are initialised
+        scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
+        if (scales.whole) {
+#pragma unroll
+            for (int turn = 0; turn < AHEAD; turn++)
+                if (turn < count) scales.fetch_words(turn, first + turn * apart);
+        } else if (count > 0) {
+            scales.fetch_bytes(first);
+        }
+    }
+#endif
+    if (threadIdx.x == (MX ? 0 : CONSUMERS)) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
         init_ring(full_bar, empty_bar, MX ? 2 : 1, CONSUMERS / 32);
@@ -178,61 +199,58 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (warp == CONSUMERS / 32) {
         int stage = 0;
         u32 phase = 1;
-        auto load = [&](int i) {
+        auto ask = [&](int i, int s) {
             const int step = first + i * apart;
-            const u32 bar = full_bar + stage * 8;
-            barrier_wait(empty_bar + stage * 8, phase);
+            const u32 bar = full_bar + s * 8;
             barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-            load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-            load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            load_tile(b_ring + s * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+            load_tile(a_ring + s * A_BYTES, &map_a, bar, step * BLOCK_K, top);
 #if SCALES == 3
-            load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
+            load_tile(scale_ring + s * SCALE_SLOT, &map_scale, bar, top, step);
 #endif
-            if (++stage == STAGES) stage = 0, phase ^= 1;
         };
 #if MX
-        ScaleWords scales;
-        scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
-        int written = 0;  // the stage of the scales that are written next
-        auto begin = [&] {
-            if (lane == 0)
-                for (int i = 0; i < min(STAGES, count); i++) load(i);
+        if (lane == 0)
+            for (int i = 0; i < min(STAGES, count); i++) ask(i, i);
+        __syncwarp();
+        // A stage that has been multiplied gets its next tile, then that tile's scales.
+        auto claim = [&](int i) {
+            if (i < STAGES) return;
+            barrier_wait(empty_bar + stage * 8, phase);
+            if (lane == 0) ask(i, stage);
             __syncwarp();
         };
-        auto pass_on = [&](int i) {
+        auto pass_on = [&] {
             __syncwarp();
-            if (lane == 0) {
-                barrier_arrive(full_bar + written * 8);
-                if (i > 0 && i - 1 + STAGES < count) load(i - 1 + STAGES);
-            }
-            __syncwarp();  // the stage of the next scales is free as well
-            written = stage_after(written);
+            if (lane == 0) barrier_arrive(full_bar + stage * 8);
+            if (++stage == STAGES) stage = 0, phase ^= 1;
         };
         if (scales.whole) {
-#pragma unroll
-            for (int turn = 0; turn < AHEAD; turn++)
-                if (turn < count) scales.fetch_words(turn, first + turn * apart);
-            begin();
             for (int from = 0; from < count; from += AHEAD) {
 #pragma unroll
                 for (int turn = 0; turn < AHEAD; turn++) {
                     const int i = from + turn;
                     if (i >= count) break;
-                    scales.write_words(scale_ring + written * SCALE_SLOT, turn, lane);
+                    claim(i);
+                    scales.write_words(scale_ring + stage * SCALE_SLOT, turn, lane);
                     if (i + AHEAD < count) scales.fetch_words(turn, first + (i + AHEAD) * apart);
-                    pass_on(i);
+                    pass_on();
                 }
             }
         } else {
-            if (count > 0) scales.fetch_bytes(first);
-            begin();
             for (int i = 0; i < count; i++) {
-                scales.write_bytes(scale_ring + written * SCALE_SLOT, lane);
+                claim(i);
+                scales.write_bytes(scale_ring + stage * SCALE_SLOT, lane);
                 if (i + 1 < count) scales.fetch_bytes(first + (i + 1) * apart);
-                pass_on(i);
+                pass_on();
             }
         }
 #else
+        auto load = [&](int i) {
+            barrier_wait(empty_bar + stage * 8, phase);
+            ask(i, stage);
+            if (++stage == STAGES) stage = 0, phase ^= 1;
+        };
         if (lane == 0)
             for (int i = 0; i < count; i++) load(i);
 #endif
@@ -268,12 +286,11 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
     Accumulator product[SLOTS][HALF];
     u64 a_tile = 0, b_tile = 0;
-    // Waits until the next stage is full: its products can be issued.
-    auto await_stage = [&] {
-        barrier_wait(full_bar + stage * 8, phase);
-        a_tile = a_first + stage * (A_BYTES >> 4);
-        b_tile = b_first + stage * (B_BYTES >> 4);
-        if (++stage == STAGES) stage = 0, phase ^= 1;
+    // Waits until a stage is full: its products can be issued.
+    auto await_stage = [&](int s) {
+        barrier_wait(full_bar + s * 8, phase);
+        a_tile = a_first + s * (A_BYTES >> 4);
+        b_tile = b_first + s * (B_BYTES >> 4);
     };
     auto issue = [&](int index) {
         const int unit = index / PARTS, across = index % PARTS * (WGMMA_N * ROW_BYTES >> 4);
@@ -282,47 +299,62 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         wgmma(product[index % SLOTS], b_tile + unit * 2, a_tile + across + unit * 2, 0);
         wgmma_commit();
     };
-    int oldest = 0;  // the stage whose products are promoted
     if (count > 0) {
-        await_stage();
+        await_stage(0);
 #pragma unroll
         for (int index = 0; index < CARRIED; index++) issue(index);
     }
     for (int i = 0; i < count; i++) {
         const bool more = i + 1 < count;
-        const u32 scales = scale_ring + oldest * SCALE_SLOT;
-        const u32 row_scales = scales + (BLOCK_M + warp * 16 + lane / 4) * 4;
-        const u32 column_scales = scales + lane % 4 * 8;
-        float down[2];  // the scales of its rows of B
+        const int next = stage_after(stage);
+        const u32 scales = scale_ring + stage * SCALE_SLOT;
+        const u32 row_scales = scales + ROW_SCALES + (warp * 16 + lane / 4) * (UNITS * 4);
+        const u32 column_scales = scales + lane % 4 * (COLUMNS * 4);
+        float down[UNITS][2];  // the scales of its rows of B
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint4 bits = load_shared4(row_scales + h * (8 * UNITS * 4));
+            read_bits(bits.x, down[0][h]), read_bits(bits.y, down[1][h]);
+            read_bits(bits.z, down[2][h]), read_bits(bits.w, down[3][h]);
+        }
         // Waits for a product, issues the one IN_FLIGHT later, promotes the first.  The last products
         // of all have none that is so much later: they issue the first ones of the last stage once
         // more, which nobody reads.
 #pragma unroll
         for (int index = 0; index < PRODUCTS; index++) {
-            const int of_unit = index / PARTS * SCALED_ROWS, part = index % PARTS;
+            const int unit = index / PARTS, part = index % PARTS;
             if (index == 0 && IN_FLIGHT > 1) {
                 wgmma_wait<0>();
                 issue(CARRIED);
             }
-            if (index + IN_FLIGHT == PRODUCTS && more) await_stage();
+            if (index + IN_FLIGHT == PRODUCTS) {
+                if (next == 0) phase ^= 1;
+                if (more) await_stage(next);
+            }
             // The scales of its columns, rows of A.
-            float2 across[WGMMA_N / 8];
+            float across[WGMMA_N / 4];
             auto fetch_across = [&](int from, int to) {
 #pragma unroll
-                for (int g = from; g < to; g++)
-                    across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
+                for (int g = from; g < to; g++) {
+                    const u32 at = column_scales + (unit * BLOCK_M + part * WGMMA_N) * 4 + g * (COLUMNS * 16);
+#if COLUMNS == 4
+                    const uint4 bits = load_shared4(at);
+                    read_bits(bits.x, across[g * 4]), read_bits(bits.y, across[g * 4 + 1]);
+                    read_bits(bits.z, across[g * 4 + 2]), read_bits(bits.w, across[g * 4 + 3]);
+#else
+                    const float2 pair = load_shared2(at);
+                    across[0] = pair.x, across[1] = pair.y;
+#endif
+                }
             };
-            if (part == 0)
-#pragma unroll
-                for (int h = 0; h < 2; h++) down[h] = load_shared(row_scales + of_unit * 4 + h * 32);
             fetch_across(0, EARLY);
             if (index > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
             if (index < PRODUCTS - 1 || IN_FLIGHT == 1) issue((index + IN_FLIGHT) % PRODUCTS);
-            fetch_across(EARLY, WGMMA_N / 8);
+            fetch_across(EARLY, READS);
             if (index == PRODUCTS - 1) {
                 __syncwarp();  // every lane has read its scales before the first gives them up
-                if (more) release(oldest);
-                oldest = stage_after(oldest);
+                if (more) release(stage);
+                stage = next;
             }
             Accumulator(&d)[HALF] = product[index % SLOTS];
             pin(d);
@@ -330,7 +362,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             for (int g = 0; g < WGMMA_N / 8; g++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const float factor = multiply_rn(down[e / 2], e % 2 ? across[g].y : across[g].x);
+                    const float factor = multiply_rn(down[unit][e / 2], across[g * 2 + e % 2]);
                     float &to = sum[part * HALF + g * 4 + e];
                     to = fused_rn((float)d[g * 4 + e], factor, to);
                 }

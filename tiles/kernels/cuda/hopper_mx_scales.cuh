@@ -2,9 +2,13 @@
 //
 // In memory they lie row-major, ceil(K / 32) bytes a row: a row's scales of a step are one word.
 // The warp that loads fetches the words of a step AHEAD steps before it writes them, as powers of two
-// in fp32, to the step's stage: UNITS times those of BLOCK_M rows of A and BLOCK_N of B.  Where words
-// do not lie at multiples of four bytes it fetches bytes, one step before.  Blocks beyond K, whose
-// codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores, as its last.
+// in fp32, to the step's stage.  Where words do not lie at multiples of four bytes it fetches bytes, one
+// step before.  Blocks beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which
+// nobody stores, as its last.
+//
+// A stage holds UNITS times those of BLOCK_M rows of A, and BLOCK_N rows of B with UNITS each: a lane
+// that multiplies reads four numbers at once.  Those of A are four rows of one unit, row % 8 / 2 of
+// two neighbouring groups of 8 (of one where there is one), those of B all units of a row.
 //
 // A power of two's bits are a shift and a mask of the word; 2^-127, which fp32 holds as a subnormal,
 // and NaN are rare, and are looked for in four bytes at once.
@@ -12,9 +16,11 @@
 // Macros: BLOCK_M, BLOCK_N.
 
 #define UNITS 4  // of 32 elements, in a stage
-#define SCALED_ROWS (BLOCK_M + BLOCK_N)
-#define WORDS ((SCALED_ROWS + 31) / 32)  // of a lane
+#define WORDS_A ((BLOCK_M + 31) / 32)  // of a lane
+#define WORDS_B (BLOCK_N / 32)
+#define WORDS (WORDS_A + WORDS_B)  // those of A first
 #define AHEAD UNITS  // registers of four steps' words hold the bytes of one
+#define ROW_SCALES (UNITS * BLOCK_M * 4)  // bytes of a stage before those of B
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
 __device__ __forceinline__ float multiply_rn(float x, float y) {
@@ -29,6 +35,10 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
     return result;
 }
 
+__device__ __forceinline__ void store_shared4(u32 address, uint4 x) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // Among the highest bits of the bytes one is set where a byte is 0 or 255.
 __device__ __forceinline__ u32 rare_bytes(u32 x) {
     return (x - 0x01010101u & ~x) | (~x - 0x01010101u & x);
@@ -39,6 +49,12 @@ __device__ __forceinline__ u32 power_bits(u32 word, int unit, bool any) {
     const u32 plain = (unit == 3 ? word >> 1 : word << (23 - 8 * unit)) & 0x7f800000u;
     if (!any) return plain;
     return plain == 0 ? 0x00400000u : plain == 0x7f800000u ? 0x7fffffffu : plain;
+}
+
+// Where the scale of a row of A lies among those of a unit.
+__device__ __forceinline__ int column_place(int row) {
+    if (BLOCK_M == 8) return row;
+    return (row & ~15) | (row & 6) << 1 | (row & 8) >> 2 | (row & 1);
 }
 
 // What a lane of the warp that loads has of the scales.
@@ -54,9 +70,9 @@ struct ScaleWords {
         whole = (((u64)a | (u64)b | (u64)blocks) & 3) == 0;
 #pragma unroll
         for (int w = 0; w < WORDS; w++) {
-            const int row = lane + w * 32;
-            const bool of_a = row < BLOCK_M;
-            const int at = of_a ? min(top + row, m - 1) : min(left + row - BLOCK_M, n - 1);
+            const bool of_a = w < WORDS_A;
+            const int row = lane + (of_a ? w : w - WORDS_A) * 32;
+            const int at = of_a ? min(top + row, m - 1) : min(left + row, n - 1);
             rows[w] = (of_a ? a : b) + (i64)at * blocks;
         }
     }
@@ -103,12 +119,19 @@ struct ScaleWords {
                                              bool any) const {
 #pragma unroll
         for (int w = 0; w < WORDS; w++) {
-            const int row = lane + w * 32;
-            if (SCALED_ROWS % 32 && row >= SCALED_ROWS) continue;
+            u32 bits[UNITS];
+#pragma unroll
+            for (int unit = 0; unit < UNITS; unit++) bits[unit] = power_bits(words[w], unit, any);
+            if (w >= WORDS_A) {
+                const u32 to = stage_scales + ROW_SCALES + (lane + (w - WORDS_A) * 32) * (UNITS * 4);
+                store_shared4(to, make_uint4(bits[0], bits[1], bits[2], bits[3]));
+                continue;
+            }
+            if (BLOCK_M % 32 && lane + w * 32 >= BLOCK_M) continue;
+            const u32 to = stage_scales + (column_place(lane) + w * 32) * 4;
 #pragma unroll
             for (int unit = 0; unit < UNITS; unit++)
-                store_shared(stage_scales + (unit * SCALED_ROWS + row) * 4,
-                             power_bits(words[w], unit, any));
+                store_shared(to + unit * (BLOCK_M * 4), bits[unit]);
         }
     }
 };
