@@ -35,8 +35,10 @@ __device__ __forceinline__ float fused_rn(float x, float y, float z) {
     return result;
 }
 
-__device__ __forceinline__ void store_shared4(u32 address, uint4 x) {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+__device__ __forceinline__ void store_shared4(u32 address, const u32 (&x)[4]) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]),
+                 "r"(x[2]), "r"(x[3])
+                 : "memory");
 }
 
 // Among the highest bits of the bytes one is set where a byte is 0 or 255.
@@ -123,8 +125,8 @@ struct ScaleWords {
 #pragma unroll
             for (int unit = 0; unit < UNITS; unit++) bits[unit] = power_bits(words[w], unit, any);
             if (w >= WORDS_A) {
-                const u32 to = stage_scales + ROW_SCALES + (lane + (w - WORDS_A) * 32) * (UNITS * 4);
-                store_shared4(to, make_uint4(bits[0], bits[1], bits[2], bits[3]));
+                const int row = lane + (w - WORDS_A) * 32;
+                store_shared4(stage_scales + ROW_SCALES + row * (UNITS * 4), bits);
                 continue;
             }
             if (BLOCK_M % 32 && lane + w * 32 >= BLOCK_M) continue;
