@@ -180,12 +180,11 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     ScaleWords scales;
     if (warp == CONSUMERS / 32) {  // under way while barriers are initialised
         scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
-        if (scales.whole) {
-#pragma unroll
-            for (int turn = 0; turn < AHEAD; turn++)
-                if (turn < count) scales.fetch_words(turn, first + turn * apart);
-        } else if (count > 0) {
-            scales.fetch_bytes(first);
+        if (count > 0) {
+            if (scales.whole)
+                scales.fetch_words(first - scales.early(first), apart, count);
+            else
+                scales.fetch_bytes(first);
         }
     }
 #endif
@@ -218,7 +217,6 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             if (i < STAGES) return;
             barrier_wait(empty_bar + stage * 8, phase);
             if (lane == 0) ask(i, stage);
-            __syncwarp();
         };
         auto pass_on = [&] {
             __syncwarp();
@@ -226,14 +224,17 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             if (++stage == STAGES) stage = 0, phase ^= 1;
         };
         if (scales.whole) {
-            for (int from = 0; from < count; from += AHEAD) {
+            for (int from = -scales.early(first); from < count; from += GROUP) {
+                scales.turn_over();
+                const int then = from + GROUP;
+                if (then < count) scales.fetch_words(first + then * apart, apart, count - then);
 #pragma unroll
-                for (int turn = 0; turn < AHEAD; turn++) {
+                for (int turn = 0; turn < GROUP; turn++) {
                     const int i = from + turn;
                     if (i >= count) break;
+                    if (i < 0) continue;
                     claim(i);
                     scales.write_words(scale_ring + stage * SCALE_SLOT, turn, lane);
-                    if (i + AHEAD < count) scales.fetch_words(turn, first + (i + AHEAD) * apart);
                     pass_on();
                 }
             }

@@ -1,10 +1,12 @@
 // MX scales of both operands of gemm_hopper_skinny.cu: a byte (E8M0) for every 32 elements of a row.
 //
 // In memory they lie row-major, ceil(K / 32) bytes a row: a row's scales of a step are one word.
-// The warp that loads fetches the words of a step AHEAD steps before it writes them, as powers of two
-// in fp32, to the step's stage.  Where words do not lie at multiples of four bytes it fetches bytes, one
-// step before.  Blocks beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which
-// nobody stores, as its last.
+// The warp that loads fetches the words of GROUP steps while it writes those of the last GROUP, as
+// powers of two in fp32, to the steps' stages: 16 bytes at once where they lie so and neighbouring
+// steps are this CTA's, a word otherwise (the L1 is what CTAs leave of it: a sector is fetched again
+// for every read).  Where words do not lie at multiples of four bytes it fetches bytes, one step before.
+// Blocks beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores,
+// as its last.
 //
 // A stage holds UNITS times those of BLOCK_M rows of A, and BLOCK_N rows of B with UNITS each: a lane
 // that multiplies reads four numbers at once.  Those of A are four rows of one unit, row % 8 / 2 of
@@ -13,13 +15,13 @@
 // A power of two's bits are a shift and a mask of the word; 2^-127, which fp32 holds as a subnormal,
 // and NaN are rare, and are looked for in four bytes at once.
 //
-// Macros: BLOCK_M, BLOCK_N.
+// Macros: BLOCK_M, BLOCK_N, INTERLEAVED.
 
 #define UNITS 4  // of 32 elements, in a stage
 #define WORDS_A ((BLOCK_M + 31) / 32)  // of a lane
 #define WORDS_B (BLOCK_N / 32)
 #define WORDS (WORDS_A + WORDS_B)  // those of A first
-#define AHEAD UNITS  // registers of four steps' words hold the bytes of one
+#define GROUP UNITS  // steps; registers of their words hold the bytes of one step
 #define ROW_SCALES (UNITS * BLOCK_M * 4)  // bytes of a stage before those of B
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
@@ -62,14 +64,17 @@ __device__ __forceinline__ int column_place(int row) {
 // What a lane of the warp that loads has of the scales.
 struct ScaleWords {
     const u8 *rows[WORDS];
-    u32 held[AHEAD][WORDS];  // words of a step each, or one step's bytes
-    int blocks;              // bytes of a row
-    bool whole;              // words lie at multiples of four bytes
+    u32 held[GROUP][WORDS];   // words of a step each, or one step's bytes
+    u32 ahead[GROUP][WORDS];  // those of the next steps
+    int blocks;               // bytes of a row
+    bool whole, wide;         // words lie at multiples of four bytes, those of GROUP steps at 16
 
     __device__ __forceinline__ void begin(const u8 *a, const u8 *b, int m, int n, int k, int top,
                                           int left, int lane) {
         blocks = (k + 31) / 32;
-        whole = (((u64)a | (u64)b | (u64)blocks) & 3) == 0;
+        const int low = (int)(u64)a | (int)(u64)b | blocks;
+        whole = (low & 3) == 0;
+        wide = !INTERLEAVED && (low & 15) == 0;
 #pragma unroll
         for (int w = 0; w < WORDS; w++) {
             const bool of_a = w < WORDS_A;
@@ -79,9 +84,33 @@ struct ScaleWords {
         }
     }
 
-    __device__ __forceinline__ void fetch_words(int turn, int step) {
+    // Steps before the first of this CTA in the GROUP that is fetched first.
+    __device__ __forceinline__ int early(int first) const { return wide ? first % GROUP : 0; }
+
+    // Of GROUP steps from `step` on or, where they are not fetched together, `count` of them at most.
+    __device__ __forceinline__ void fetch_words(int step, int apart, int count) {
+        if (wide) {
 #pragma unroll
-        for (int w = 0; w < WORDS; w++) held[turn][w] = __ldg((const u32 *)rows[w] + step);
+            for (int w = 0; w < WORDS; w++) {
+                const uint4 words = __ldg((const uint4 *)(rows[w] + (i64)step * UNITS));
+                ahead[0][w] = words.x, ahead[1][w] = words.y;
+                ahead[2][w] = words.z, ahead[3][w] = words.w;
+            }
+            return;
+        }
+#pragma unroll
+        for (int turn = 0; turn < GROUP; turn++)
+            if (turn < count)
+#pragma unroll
+                for (int w = 0; w < WORDS; w++)
+                    ahead[turn][w] = __ldg((const u32 *)rows[w] + step + turn * apart);
+    }
+
+    __device__ __forceinline__ void turn_over() {
+#pragma unroll
+        for (int turn = 0; turn < GROUP; turn++)
+#pragma unroll
+            for (int w = 0; w < WORDS; w++) held[turn][w] = ahead[turn][w];
     }
 
     __device__ __forceinline__ void fetch_bytes(int step) {
