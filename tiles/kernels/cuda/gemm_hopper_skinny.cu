@@ -198,30 +198,34 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (warp == CONSUMERS / 32) {
         int stage = 0;
         u32 phase = 1;
-        auto ask = [&](int i, int s) {
+        auto load = [&](int i) {
             const int step = first + i * apart;
-            const u32 bar = full_bar + s * 8;
+            const u32 bar = full_bar + stage * 8;
+            if (!MX) barrier_wait(empty_bar + stage * 8, phase);
             barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-            load_tile(b_ring + s * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-            load_tile(a_ring + s * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+            load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
 #if SCALES == 3
-            load_tile(scale_ring + s * SCALE_SLOT, &map_scale, bar, top, step);
+            load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
 #endif
+            if (++stage == STAGES) stage = 0, phase ^= 1;
         };
 #if MX
         if (lane == 0)
-            for (int i = 0; i < min(STAGES, count); i++) ask(i, i);
+            for (int i = 0; i < min(STAGES, count); i++) load(i);
         __syncwarp();
         // A stage that has been multiplied gets its next tile, then that tile's scales.
+        int written = 0;
+        u32 parity = 1;
         auto claim = [&](int i) {
             if (i < STAGES) return;
-            barrier_wait(empty_bar + stage * 8, phase);
-            if (lane == 0) ask(i, stage);
+            barrier_wait(empty_bar + written * 8, parity);
+            if (lane == 0) load(i);
         };
         auto pass_on = [&] {
             __syncwarp();
-            if (lane == 0) barrier_arrive(full_bar + stage * 8);
-            if (++stage == STAGES) stage = 0, phase ^= 1;
+            if (lane == 0) barrier_arrive(full_bar + written * 8);
+            if (++written == STAGES) written = 0, parity ^= 1;
         };
         if (scales.whole) {
             for (int from = -scales.early(first); from < count; from += GROUP) {
@@ -234,24 +238,19 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
                     if (i >= count) break;
                     if (i < 0) continue;
                     claim(i);
-                    scales.write_words(scale_ring + stage * SCALE_SLOT, turn, lane);
+                    scales.write_words(scale_ring + written * SCALE_SLOT, turn, lane);
                     pass_on();
                 }
             }
         } else {
             for (int i = 0; i < count; i++) {
                 claim(i);
-                scales.write_bytes(scale_ring + stage * SCALE_SLOT, lane);
+                scales.write_bytes(scale_ring + written * SCALE_SLOT, lane);
                 if (i + 1 < count) scales.fetch_bytes(first + (i + 1) * apart);
                 pass_on();
             }
         }
 #else
-        auto load = [&](int i) {
-            barrier_wait(empty_bar + stage * 8, phase);
-            ask(i, stage);
-            if (++stage == STAGES) stage = 0, phase ^= 1;
-        };
         if (lane == 0)
             for (int i = 0; i < count; i++) load(i);
 #endif
