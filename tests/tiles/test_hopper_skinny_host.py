@@ -166,8 +166,8 @@ MUTATIONS = {
 #: The same of the warp that brings MX scales, and of those that read them.
 MX_MUTATIONS = {
     "scales written to a stage in use": (
-        "barrier_wait(empty_bar + written * 8, parity);\n            if (lane == 0) load(i);",
-        "if (lane == 0) barrier_wait(empty_bar + written * 8, parity), load(i);",
+        "barrier_wait(empty_bar + written * 8, parity);",
+        "if (lane == 0) barrier_wait(empty_bar + written * 8, parity);",
     ),
     "the first steps of a group that are another CTA's": ("if (i < 0) continue;", ""),
     "a group's words that are not taken over": ("scales.turn_over();", ""),

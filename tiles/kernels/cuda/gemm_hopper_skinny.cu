@@ -18,17 +18,19 @@
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
 // CUDA cores ("promoted").  SCALES 5 are MX: every 32 of K, on both sides.  A step is then four units
-// of one wgmma for every 32 rows of A or fewer; three are under way while one is promoted, from step
-// to step.  The warp that loads
-// brings the scales too, see hopper_mx_scales.cuh: with the stages full of tiles that are on their
-// way, it writes the scales of step i, and asks for tile i - 1 + STAGES when step i - 1 has been
-// multiplied.
+// of one wgmma, or two for many rows of A; three small ones or one wide one are under way while one is
+// promoted, from step to step.  The warp that loads brings the scales too (hopper_mx_scales.cuh): with
+// the stages full of tiles that are on their way it writes their scales, then asks for the tile of a
+// stage that has been multiplied and writes that tile's scales, so that both are as many steps ahead.
+// (Scales written one step before they are read make each step as long as a consumer's and that warp's
+// together: a step's products are issued while those of the step before are promoted.)
 //
 // Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
 //   BLOCK_M   8   16   32   48   64   96  128
-//            92  136  208  280  376  536  693   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
-// A multiprocessor's share of the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64
-// rows the memory is the slower one.
+//            93  122  193  262  333  482  622   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+// and of the warp that loads some 60 and 14 for every 32 rows of A or B.  A multiprocessor's share of
+// the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64 rows the memory is the slower
+// one.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -36,7 +38,8 @@
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
 // 4 both 128x128, 5 both 1x32 in E8M0), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
 
-// With MX scales many rows are multiplied in parts: products then hide one another's latency.
+// With MX scales many rows are multiplied in parts: a thread has not the registers for two products of
+// all.
 #define WGMMA_N (SCALES == 5 && BLOCK_M > 64 ? (BLOCK_N > 64 ? 32 : BLOCK_M / 2) : BLOCK_M)
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
@@ -87,13 +90,14 @@
 // the body is for all of them, else ptxas waits before every use of an accumulator.
 #define IN_FLIGHT (SLOTS - 1)
 #define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
-// Scales that are read before the wait for their product, of every 8 rows of A: with 64 by 64 a tile
-// the others would cost a multiprocessor's third CTA.
+// Reads of scales before the wait for their product: with 64 rows a product the others would cost a
+// multiprocessor's third CTA.
 #define EARLY (WGMMA_N == 64 ? 1 : READS)
 #define COLUMNS (BLOCK_M == 8 ? 2 : 4)  // rows of A whose scales a lane reads at once
 #define READS (WGMMA_N / 4 / COLUMNS)   // of a product
 #endif
 
+// CTAs that a multiprocessor has registers for.
 #if MX
 #define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
 #else
@@ -202,25 +206,25 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             const int step = first + i * apart;
             const u32 bar = full_bar + stage * 8;
             if (!MX) barrier_wait(empty_bar + stage * 8, phase);
-            barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-            load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-            load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            if (!MX || lane == 0) {
+                barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+                load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            }
 #if SCALES == 3
             load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
 #endif
             if (++stage == STAGES) stage = 0, phase ^= 1;
         };
 #if MX
-        if (lane == 0)
-            for (int i = 0; i < min(STAGES, count); i++) load(i);
-        __syncwarp();
+        for (int i = 0; i < min(STAGES, count); i++) load(i);
         // A stage that has been multiplied gets its next tile, then that tile's scales.
         int written = 0;
         u32 parity = 1;
         auto claim = [&](int i) {
             if (i < STAGES) return;
             barrier_wait(empty_bar + written * 8, parity);
-            if (lane == 0) load(i);
+            load(i);
         };
         auto pass_on = [&] {
             __syncwarp();
@@ -336,7 +340,8 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             auto fetch_across = [&](int from, int to) {
 #pragma unroll
                 for (int g = from; g < to; g++) {
-                    const u32 at = column_scales + (unit * BLOCK_M + part * WGMMA_N) * 4 + g * (COLUMNS * 16);
+                    const u32 at = column_scales + (unit * BLOCK_M + part * WGMMA_N) * 4 +
+                                   g * (COLUMNS * 16);
 #if COLUMNS == 4
                     const uint4 bits = load_shared4(at);
                     read_bits(bits.x, across[g * 4]), read_bits(bits.y, across[g * 4 + 1]);

@@ -3,10 +3,10 @@
 // In memory they lie row-major, ceil(K / 32) bytes a row: a row's scales of a step are one word.
 // The warp that loads fetches the words of GROUP steps while it writes those of the last GROUP, as
 // powers of two in fp32, to the steps' stages: 16 bytes at once where they lie so and neighbouring
-// steps are this CTA's, a word otherwise (the L1 is what CTAs leave of it: a sector is fetched again
-// for every read).  Where words do not lie at multiples of four bytes it fetches bytes, one step before.
-// Blocks beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores,
-// as its last.
+// steps are this CTA's, a word otherwise (little of the L1 is left: a sector may come again for every
+// read).  Where words do not lie at multiples of four bytes it fetches bytes, one step before.  Blocks
+// beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores, as
+// its last.
 //
 // A stage holds UNITS times those of BLOCK_M rows of A, and BLOCK_N rows of B with UNITS each: a lane
 // that multiplies reads four numbers at once.  Those of A are four rows of one unit, row % 8 / 2 of
