@@ -92,7 +92,7 @@
 #define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
 // Reads of scales before the wait for their product: with 64 rows a product the others would cost a
 // multiprocessor's third CTA.
-#define EARLY (WGMMA_N == 64 ? 1 : READS)
+#define EARLY (WGMMA_N == 64 || BLOCK_M == 128 ? 1 : READS)
 #define COLUMNS (BLOCK_M == 8 ? 2 : 4)  // rows of A whose scales a lane reads at once
 #define READS (WGMMA_N / 4 / COLUMNS)   // of a product
 #endif
