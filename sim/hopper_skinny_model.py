@@ -46,7 +46,7 @@ THREAD_REGISTERS = 26
 #: Under MX scales, of a step, read off the compiled loops: instructions of a consumer warp beside a
 #: multiply, a multiply-add and a sixteenth of a load for every two values of a unit, and those of a
 #: part; of the warp that loads beside those for every 32 rows' scales.
-MX_STEP_SLOTS, MX_PART_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 45.0, 15.0, 62.0, 14.0
+MX_STEP_SLOTS, MX_PART_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 45.0, 15.0, 55.0, 14.0
 #: Accumulators, sums included, that a thread has room for beside two warpgroups, and beside three;
 #: rows of A in a product of four under way; most of a tile that is one product; an SM's schedulers.
 MX_ROOM, MX_ROOM_OF_THREE, MX_NARROW, MX_WHOLE = 128, 96, 32, 64

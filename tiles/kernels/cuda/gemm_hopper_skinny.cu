@@ -27,8 +27,8 @@
 //
 // Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
 //   BLOCK_M   8   16   32   48   64   96  128
-//            93  122  193  262  333  482  622   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
-// and of the warp that loads some 60 and 14 for every 32 rows of A or B.  A multiprocessor's share of
+//            93  122  195  262  333  482  622   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+// and of the warp that loads some 55 and 14 for every 32 rows of A or B.  A multiprocessor's share of
 // the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64 rows the memory is the slower
 // one.
 //
@@ -206,7 +206,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             const int step = first + i * apart;
             const u32 bar = full_bar + stage * 8;
             if (!MX) barrier_wait(empty_bar + stage * 8, phase);
-            if (!MX || lane == 0) {
+            if (!MX || elected()) {
                 barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
                 load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
                 load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);

@@ -43,6 +43,14 @@ __device__ __forceinline__ void store_shared4(u32 address, const u32 (&x)[4]) {
                  : "memory");
 }
 
+// As in hopper_mma.cuh: behind it the compiler asks once for a copy, behind `lane == 0` it loops.
+__device__ __forceinline__ bool elected() {
+    u32 chosen;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(chosen));
+    return chosen != 0;
+}
+
 // Among the highest bits of the bytes one is set where a byte is 0 or 255.
 __device__ __forceinline__ u32 rare_bytes(u32 x) {
     return (x - 0x01010101u & ~x) | (~x - 0x01010101u & x);
