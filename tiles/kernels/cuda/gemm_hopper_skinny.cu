@@ -97,17 +97,15 @@
 #define READS (WGMMA_N / 4 / COLUMNS)   // of a product
 #endif
 
-// CTAs that a multiprocessor has registers for.
-#if MX
-#define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
-#else
-#define RESIDENT 1
-#endif
-
+// CTAs that a multiprocessor has registers for, and who asks for tiles: of a whole warp, one.
 #if MX
 typedef u8 Scale;
+#define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
+#define ASKS elected()
 #else
 typedef float Scale;
+#define RESIDENT 1
+#define ASKS true
 #endif
 
 // What is staged and added up across a cluster.
@@ -206,7 +204,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             const int step = first + i * apart;
             const u32 bar = full_bar + stage * 8;
             if (!MX) barrier_wait(empty_bar + stage * 8, phase);
-            if (!MX || elected()) {
+            if (ASKS) {
                 barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
                 load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
                 load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
