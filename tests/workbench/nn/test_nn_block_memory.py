@@ -56,8 +56,8 @@ def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
                      dequantize_tiles, quantize_tiles, transpose_codes,
-                     activation_tiles, norm_gradient, placed_tiles, quantize_blocks, residual_tiles, rounded_tiles,
-                     turned_tiles):  # fmt: skip
+                     activation_tiles, norm_gradient, placed_tiles, quantize_blocks,
+                     residual_tiles, rounded_tiles, turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)
     run = training_runtime(recipe, backend=backend, **options)
