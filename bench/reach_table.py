@@ -179,11 +179,23 @@ def _against(row: Row, goal: Goal) -> str:
     return " or ".join(goal.against or row.peers) + word
 
 
+def _agreed(row: Row, lines: Sequence[Line]) -> list[Line]:
+    """Those that every peer took, of the peers that took any."""
+
+    def takers(line: Line) -> set[str]:
+        timed = {peer.rival for peer in line.peers if peer.time_us is not None}
+        return timed & set(row.peers)
+
+    every = set[str]().union(*map(takers, lines))
+    return [line for line in lines if takers(line) == every]
+
+
 def _summary(row: Row, goal: Goal, lines: Sequence[Line]) -> Summary:
+    begun = {str(line.problem) for line in lines}
+    lines = _agreed(row, lines) if goal.agreed else lines
     rated = [(r, str(line.problem)) for line in lines if (r := line.ratio(goal)) is not None]
     worst = min(rated, default=None)
     mean = math.exp(math.fsum(math.log(r) for r, _ in rated) / len(rated)) if rated else None
-    begun = {str(line.problem) for line in lines}
     asked = [text for text in row.problems if goal.takes(parse_problem(text))]
     return Summary(
         row=row.name,

@@ -49,7 +49,7 @@ FACTOR_SLOTS = 105.0
 #: And of every piece but a unit's first: product, wait, the jump over its sums.
 PIECE_SLOTS = 8.0
 #: Instructions a code in an epilogue to nearest and stochastically, and beside them for 64 rows.
-CODE_SLOTS, STOCHASTIC_SLOTS = 12.0, 36.0
+CODE_SLOTS, STOCHASTIC_SLOTS = 12.0, 24.0
 CODED_ROWS_SLOTS = 250.0
 
 

@@ -44,12 +44,12 @@ F64 = NDArray[np.float64]
 #: Addresses and loop state of a thread beside accumulators, from the compiler's counts.
 THREAD_REGISTERS = 26
 #: Under MX scales, of a step, read off the compiled loops: instructions of a consumer warp beside a
-#: multiply, a multiply-add and an eighth of a load for every two values of a unit; of the warp that
-#: loads beside those for every 32 rows' scales.
-MX_STEP_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 50.0, 60.0, 20.0
+#: multiply, a multiply-add and a sixteenth of a load for every two values of a unit, and those of a
+#: part; of the warp that loads beside those for every 32 rows' scales.
+MX_STEP_SLOTS, MX_PART_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 45.0, 15.0, 55.0, 14.0
 #: Accumulators, sums included, that a thread has room for beside two warpgroups, and beside three;
-#: most rows of A in one product; schedulers of an SM.
-MX_ROOM, MX_ROOM_OF_THREE, MX_WIDE = 128, 96, 32
+#: rows of A in a product of four under way; most of a tile that is one product; an SM's schedulers.
+MX_ROOM, MX_ROOM_OF_THREE, MX_NARROW, MX_WHOLE = 128, 96, 32, 64
 SCHEDULERS = 4
 
 
@@ -57,9 +57,9 @@ def _mx_products(
     bm: NDArray[np.int64], bn: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Under MX scales: products of a unit, rows of A in one, and how many are under way."""
-    wide = np.where(bm > 48, MX_WIDE, bm)
+    wide = np.where(bm <= MX_WHOLE, bm, np.where(bn > 64, MX_NARROW, bm // 2))
     room = np.where(bn <= 128, MX_ROOM, MX_ROOM_OF_THREE)
-    four = (wide <= MX_WIDE) & ((bm + 4 * wide) // 2 <= room)
+    four = (wide <= MX_NARROW) & ((bm + 4 * wide) // 2 <= room)
     return bm // wide, wide, np.where(four, 4, 2)
 
 
@@ -89,7 +89,8 @@ def hopper_skinny_cost(
     held = bm // 2 * (2 if promoted else 1) + (np.minimum(bm, 64) // 4 if mode == "b1x128" else 0)
     parts, wide, slots = _mx_products(bm, bn)
     if mode == MX:
-        held = (bm + slots * wide) // 2 + 3 * wide // 16
+        early = np.where(wide == MX_WHOLE, 4, 3 * wide // 16)  # scales read before their product
+        held = (bm + slots * wide) // 2 + early
     warps = bn // 16 + 1
     occupancy = ctas_per_sm(
         gpu,
@@ -130,8 +131,8 @@ def hopper_skinny_cost(
     smem_clk = smem_port_clk(gpu, bn, bm, of.smem_fill_share)  # rows of B are the products'
     promotion_clk = np.zeros(len(table))
     if mode == MX:
-        of_warp = MX_UNITS * (bm + bm / 8 + 2) + 14.0 * parts + MX_STEP_SLOTS
-        loader = MX_LOADER_SLOTS + MX_WORD_SLOTS * -(-(bm + bn) // 32)
+        of_warp = MX_UNITS * (bm + bm / 16) + MX_PART_SLOTS * parts + MX_STEP_SLOTS
+        loader = MX_LOADER_SLOTS + MX_WORD_SLOTS * (-(-bm // 32) + bn // 32)
         promotion_clk = (bn / 64 * of_warp + loader / SCHEDULERS) / of.promotion_share
         promotion_clk = np.maximum(promotion_clk, 2.0 * MX_UNITS * bm * bn / gpu.fma_per_clk)
     elif promoted:

@@ -198,7 +198,7 @@ def test_a_nan_scale_poisons_its_rows_and_nothing_else(cluster: int) -> None:
     assert not bad[:, :128].any()
 
 
-@pytest.mark.parametrize("k", [1024, 1040])
+@pytest.mark.parametrize("k", [1024, 1040, 1152])  # scales in 16 bytes, in bytes, in words
 @pytest.mark.parametrize("cluster", [1, 4])
 def test_mx_scales_that_are_no_plain_exponents(cluster: int, k: int) -> None:
     """NaN poisons its row or column and nothing else; 2^-127 is what it says."""

@@ -23,12 +23,13 @@ _PTX = (
     (r'asm volatile\("mov\.b32 %0, 0x4b400000;"[^;]*;', "d = 0x4b400000;"),
     (r'asm\("div\.rn[^;]*;[^;]*;', "result = x / y;"),
     (r'asm\("\{\\n\.reg.*?\);', "result = host_larger(x, y);"),
+    (r'asm\("prmt\.b32[^;]*;[^;]*;', "bytes = host_signs(first, second);"),
     (r'asm volatile\("redux\.sync.*?\);\n', "peak = host_peak(__float_as_uint(magnitude));\n"),
     (r'asm volatile\("bar\.sync.*?"memory"\);', "named_sync(CONSUMER_BARRIER + CONSUMERS, 256);"),
     (
-        r'asm volatile\("st\.shared\.u16 \[%0\], %1;" ::"r"\((.*?)\),\s*"h"\(codes\)'
+        r'asm volatile\("st\.shared\.u16 \[%0\], %1;" ::"r"\((.*?)\),\s*"h"\((.*?)\)'
         r'\s*: "memory"\);',
-        r"store_shared16(\1, codes);",
+        r"store_shared16(\1, \2);",
     ),
     (
         r"__shared__ Peaks peaks\[CONSUMERS\];",
@@ -64,7 +65,7 @@ def program(options: tuple[str, ...]) -> Path:
         f'#include "hopper_on_host.h"\n{descriptor()}\n{whole}#include "hopper_blocks_on_host.h"\n'
     )
     folder = new_folder()
-    for header in SOURCE.parent.glob("hopper_*.cuh"):
+    for header in (*SOURCE.parent.glob("hopper_*.cuh"), SOURCE.parent / "philox.cuh"):
         (folder / header.name).write_text(_plain(header.read_text()))
     end = '\n#include "hopper_blocks_on_host.cpp"\n'
     whole = "".join((text[:at], ours, text[at:], end))

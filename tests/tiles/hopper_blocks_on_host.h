@@ -66,8 +66,13 @@ static float host_larger(float x, float y) {
 }
 static void store_shared16(u32 at, u16 x) { memcpy(shared_bytes(running->cta, at, 2), &x, 2); }
 static float __fadd_rn(float x, float y) { return x + y; }
-static float __fadd_rz(float x, float y) { return (float)std::floor((double)x + y); }  // of integers' ulp
-static u32 __float2uint_rz(float x) { return x >= 0x1p32f ? 0xffffffffu : (u32)x; }
+static float __fadd_rz(float x, float y) {  // of sums that a double holds
+    const float nearest = (float)((double)x + y);
+    return std::fabs(nearest) > std::fabs((double)x + y) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+static u32 host_signs(float first, float second) {
+    return (std::signbit(first) ? 0xffu : 0u) | (std::signbit(second) ? 0xff00u : 0u);
+}
 static u32 __byte_perm(u32 a, u32 b, u32 selector) {
     const u64 bytes = (u64)b << 32 | a;
     u32 found = 0;

@@ -18,6 +18,15 @@ _MX_HEADER = '#include "hopper_mx_scales.cuh"\n'
 _PLAIN = (
     (r'asm\("mul\.rn\.f32.*;', "result = x * y;"),
     (r'asm\("fma\.rn\.f32.*;', "result = std::fma(x, y, z);"),
+    # Nobody may count on the first.
+    (
+        r'(?s)asm volatile\("{\\n\.reg \.pred p;\\nelect.*?\);',
+        "chosen = running->index % 32 == 13;",
+    ),
+    (
+        r'(?s)asm volatile\("st\.shared\.v4.*?"memory"\);',
+        "for (int i = 0; i < 4; i++) store_shared(address + i * 4, x[i]);",
+    ),
 )
 
 

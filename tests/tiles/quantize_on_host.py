@@ -67,12 +67,22 @@ def wrong_quotients(bits: int) -> int:
 
 
 def quantize(
-    x: np.ndarray, *, block: tuple[int, int], transposed: bool, config: dict[str, int], **rest: Any
+    x: np.ndarray,
+    *,
+    block: tuple[int, int],
+    transposed: bool,
+    config: dict[str, int],
+    whole: tuple[int, int] | None = None,
+    **rest: Any,
 ) -> dict[str, np.ndarray]:
-    """``quantize_blocks.launch`` on the CPU, what it writes by its argument's name."""
-    rows, cols = x.shape
+    """``quantize_blocks.launch`` on the CPU, what it writes by its argument's name.
+
+    Args:
+        whole: shape of the matrix of which ``x`` is a part at ``place``.
+    """
+    rows, cols = whole or x.shape
     grid = -(-rows // block[0]), -(-cols // block[1]) if block[1] else 1
-    written = {"codes": poisoned(x.shape, "int8"), "scales": poisoned(grid, "float32")}
+    written = {"codes": poisoned((rows, cols), "int8"), "scales": poisoned(grid, "float32")}
     if transposed:
         written["codes_t"] = poisoned((cols, rows), "int8")
         written["scales_t"] = poisoned(grid[::-1], "float32")

@@ -297,16 +297,13 @@ def nearest_code(ratio: np.ndarray) -> np.ndarray:
 
 
 def stochastic_code(ratio: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """``stochastic_code`` of the quantizer, the low byte."""
+    """``stochastic_codes`` of the quantizer, one at a time; random halves above 16 zeros."""
     size = np.minimum(np.abs(ratio), F32(127))
-    whole = np.floor(size)
-    shifted = (whole + F32(8388608)).astype(F32)  # rounded down, as __fadd_rz does
-    rest = ((size - whole).astype(np.float64) * 2.0**32).astype(np.uint64).astype(np.uint32)
-    with np.errstate(over="ignore"):
-        carry = (rest + random < rest).astype(np.uint32)
-        code = shifted.view(np.uint32) + carry
-        sign = (ratio.view(np.int32) >> 31).astype(np.uint32)
-        return ((code ^ sign) - sign).astype(np.uint8).view(np.int8)
+    above = (0x43000000 | random >> 16).astype(np.uint32).view(F32)
+    exact = size.astype(np.float64) + above  # 24 bits and 24 bits, of at most 2^8
+    cut = (np.floor(exact * 2.0**16) / 2.0**16).astype(F32)  # as __fadd_rz does from 128 to 256
+    code = (cut.view(np.uint32) >> 16 & 0xFF).astype(np.uint8).view(np.int8)
+    return np.where(np.signbit(ratio), -code, code)
 
 
 @pytest.mark.parametrize("data", ["normal", "zero", "tiny", "huge", "ties", "outlier"])

@@ -198,28 +198,32 @@ def test_codes_reach_their_place_in_the_staging_buffer(block_n: int) -> None:
             assert (buffer[r, at] == tile[r, piece]).all()
 
 
-@pytest.mark.parametrize("n", [4096, 4100])
-def test_two_lanes_share_the_random_words_of_four_neighbours(n: int) -> None:
-    seed, x, y = 0x0123456789ABCDEF, 256, 640
+def exchanged(low: np.ndarray, high: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """``exchange`` of the quantizer, whole warps at once."""
+    upper = (np.arange(low.size) & distance).astype(bool)
+    other = np.where(upper, low, high)[np.arange(low.size) ^ distance]
+    return np.where(upper, other, low), np.where(upper, high, other)
+
+
+def test_four_lanes_share_the_random_words_of_two_groups_of_columns() -> None:
+    seed, x, y, n = 0x0123456789ABCDEF, 256, 640, 4096
     row, column = fragment(128)
     flat = (y + row) * n + x + column
     words = random_bits(int(flat.min()), int(flat.max() - flat.min()) + 1, seed)
     lane = np.arange(128) % 32
     warp = np.arange(128) // 32
-    for block in range(4):  # of 32 columns
-        for g in range(4):
-            columns = block * 32 + g * 8
-            odd = lane & 1
-            own_row = y + warp * 16 + lane // 4 + 8 * odd
-            index = own_row * n + (x + columns + lane % 4 // 2 * 4)
-            assert (index % 4 == 0).all()
-            eight = philox((index >> 3).astype(np.uint64), seed)
-            word0, word1 = (np.where(index & 4, eight[:, w + 2], eight[:, w]) for w in (0, 1))
-            other = np.where(odd, word0, word1)[np.arange(128) ^ 1]
-            drawn = np.where(odd, other, word0), np.where(odd, word1, other)
-            for h, pair in enumerate(drawn):
+    for columns in range(0, 128, 16):
+        own_row = y + warp * 16 + lane // 4 + 8 * (lane & 1)
+        index = own_row * n + x + columns + 8 * (lane >> 1 & 1)
+        assert (index % 8 == 0).all()
+        w = list(philox((index >> 3).astype(np.uint64), seed).T)
+        for low, high, distance in ((0, 1, 1), (2, 3, 1), (0, 2, 2), (1, 3, 2)):
+            w[low], w[high] = exchanged(w[low], w[high], distance)
+        for group in range(2):
+            for h in range(2):
+                pair = w[2 * group + h]
                 for e, random in enumerate((pair << 16, pair & 0xFFFF0000)):
-                    i = (columns // 8) * 4 + h * 2 + e
+                    i = (columns // 8 + group) * 4 + h * 2 + e
                     assert (random == words[flat[:, i] - flat.min()]).all()
 
 

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hopper_host_cases import ROUNDING, draw, grids, spread
-from hopper_skinny_host import SOURCE, run
+from hopper_skinny_host import SOURCE, run, source_text
 from numpy.typing import NDArray
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -78,6 +78,11 @@ SLOW: dict[str, tuple[Any, ...]] = {
     ),
     "MX, words, shared": ((30, 130, 1152), "e4m3fn", "fp32", "mx", (32, 128, 3, 2, True)),
     "MX, bytes, shared": ((9, 70, 1200), "e5m2", "bf16", "mx", (16, 64, 2, 8, False)),
+    "MX, scales of four steps at once, from the third on": (
+        (20, 70, 1536), "e4m3fn", "fp32", "mx", (32, 64, 3, 2, False),
+    ),
+    "MX, the same, interleaved": ((20, 70, 1536), "e5m2", "fp32", "mx", (32, 64, 2, 2, True)),
+    "MX, fewer steps than CTAs": ((20, 70, 512), "e4m3fn", "fp32", "mx", (32, 64, 2, 8, False)),
     "MX, more steps than are fetched ahead": (
         (5, 66, 1808), "e4m3fn", "fp32", "mx", (8, 64, 4, 1, False),
     ),
@@ -158,21 +163,54 @@ MUTATIONS = {
 }  # fmt: skip
 
 
+#: The same of the warp that brings MX scales, and of those that read them.
+MX_MUTATIONS = {
+    "scales written to a stage in use": (
+        "barrier_wait(empty_bar + written * 8, parity);",
+        "if (lane == 0) barrier_wait(empty_bar + written * 8, parity);",
+    ),
+    "the first steps of a group that are another CTA's": ("if (i < 0) continue;", ""),
+    "a group's words that are not taken over": ("scales.turn_over();", ""),
+    "a phase that never turns": ("if (next == 0) phase ^= 1;", ""),
+    "a stage given up before its scales are read": (
+        "fetch_across(EARLY, READS);", "release(stage);\n            fetch_across(EARLY, READS);",
+    ),
+}  # fmt: skip
+
+
+def _mutated(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    import hopper_skinny_host
+
+    monkeypatch.setattr(hopper_skinny_host, "source_text", lambda: text)
+    monkeypatch.setattr(hopper_skinny_host, "program", hopper_skinny_host.program.__wrapped__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MX_MUTATIONS)
+def test_what_stands_in_for_the_gpu_sees_mistakes_with_mx_scales(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = MX_MUTATIONS[name]
+    text = source_text()
+    assert before in text
+    _mutated(monkeypatch, text.replace(before, after))
+    with pytest.raises(AssertionError):
+        check((20, 100, 2560), "e4m3fn", "fp32", "mx", block_m=32, block_n=128, stages=2,
+              cluster=2, interleaved=False)  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_what_stands_in_for_the_gpu_sees_mistakes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hopper_skinny_host
-
     before, after = MUTATIONS[name]
     text = SOURCE.read_text()
     assert before in text
     text = text.replace(before, after)
     if "leaves" in name:  # its other threads as well
         text = text.replace("if (CLUSTER > 1) cluster_sync_relaxed();  // until", "// until")
-    monkeypatch.setattr(hopper_skinny_host, "source_text", lambda: text)
-    monkeypatch.setattr(hopper_skinny_host, "program", hopper_skinny_host.program.__wrapped__)
+    _mutated(monkeypatch, text)
     with pytest.raises(AssertionError):
         check((21, 100, 640), "bf16", "fp32", "none", block_m=16, block_n=128, stages=2,
               cluster=2, interleaved=False)  # fmt: skip

@@ -157,6 +157,31 @@ def test_launch_refuses(change: dict[str, Any], error: type[Exception], message:
 
 
 @pytest.mark.parametrize(
+    ("place", "block", "message"),
+    [
+        (
+            (16, 0),
+            (32, 32),
+            r"part of 32 x 64 at \(16, 0\) of 96 x 128: parts lie inside, and begin",
+        ),
+        ((0, 96), (32, 32), r"at \(0, 96\) of 96 x 128: parts lie inside"),
+        ((-32, 0), (32, 32), r"at \(-32, 0\) of 96 x 128"),
+        ((0, 0), (64, 64), "end at whole blocks of 64 x 64"),
+        ((0, 0), (1, 0), r"a part of a matrix has blocks of columns, not \(1, 0\)"),
+    ],
+)
+def test_parts_are_of_whole_blocks(
+    place: tuple[int, int], block: tuple[int, int], message: str
+) -> None:
+    grid = -(-96 // block[0]), -(-128 // block[1]) if block[1] else 1
+    with pytest.raises(ValueError, match=message):
+        quantize_blocks._validate(
+            array((32, 64), "uint16"), array((96, 128), "int8"), array(grid, "float32"), "bf16",
+            "int8", block, place=place,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"threads": 100}, "threads = 100: it must be a multiple of 32"),

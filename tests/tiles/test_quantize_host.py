@@ -71,6 +71,55 @@ def test_equals_the_codec_bit_for_bit(case: str) -> None:
         np.testing.assert_array_equal(got["codes_t"], codes.T)
 
 
+@pytest.mark.parametrize(
+    ("part", "block", "transposed", "config"),
+    [
+        # Rows and columns from and up to, of 160 x 152.
+        ((32, 96, 64, 128), 32, True, WARP | {"threads": 128}),
+        pytest.param((32, 96, 64, 128), 32, False, WARP, marks=pytest.mark.slow),
+        pytest.param((64, 160, 96, 152), 32, True, WARP | {"lanes": 16}, marks=pytest.mark.slow),
+        pytest.param(
+            (128, 160, 0, 128), 128, True, WARP | {"threads": 256, "lanes": 256},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_is_quantised_where_the_codes_of_the_whole_lie(
+    part: tuple[int, int, int, int], block: int, transposed: bool, config: dict[str, int]
+) -> None:
+    whole = (160, 152)
+    fmt = TensorFormat.parse(f"int8.b{block}x{block}+sr")
+    x = nasty(*whole, "bf16")
+    wanted = quantize(x.float().numpy(), fmt, seed=SEED)
+    top, bottom, left, right = part
+    here = np.s_[top:bottom, left:right]
+    got = run(
+        np.ascontiguousarray(x[here].view(torch.int16).numpy().view(np.uint16)),
+        source="bf16",
+        block=(block, block),
+        transposed=transposed,
+        config=config,
+        seed=SEED,
+        whole=whole,
+        place=(top, left),
+    )
+    untouched = run(
+        np.ascontiguousarray(x[:block, :block].view(torch.int16).numpy().view(np.uint16)),
+        source="bf16", block=(block, block), transposed=transposed, config=config, seed=SEED,
+        whole=whole, place=(0, 0),
+    )  # fmt: skip
+    codes = wanted.codes.view(np.int8)
+    grid = tuple(slice(s.start // block, -(-s.stop // block)) for s in here)
+    for end, turn in (("", np.asarray), ("_t", np.transpose))[: 1 + transposed]:
+        found, scales = turn(got[f"codes{end}"]), turn(got[f"scales{end}"])
+        np.testing.assert_array_equal(found[here], codes[here])
+        np.testing.assert_array_equal(scales[grid], wanted.scales[grid])
+        # What lies beside is as it was: the same poison as in a launch of another part.
+        beside = np.ones(whole, bool)
+        beside[here] = beside[:block, :block] = False
+        np.testing.assert_array_equal(found[beside], turn(untouched[f"codes{end}"])[beside])
+
+
 @pytest.mark.parametrize("bits", [8, 11], ids=["bf16", "fp16"])
 def test_every_short_quotient_is_correctly_rounded(bits: int) -> None:
     """By all scales that an amax of so many bits gives; powers of two change nothing."""

@@ -41,6 +41,7 @@ PRODUCTS = [
     "triton_gemm",
     "hopper_gemm",
     "hopper_block_gemm",
+    "hopper_skinny_gemm",
     "triton_weight_only",
     "hopper_weight_prefill",
     "triton_decoded_gemm",

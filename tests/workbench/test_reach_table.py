@@ -122,6 +122,26 @@ def test_rows_are_summed_up_by_geometric_mean_and_worst() -> None:
     assert row.reached is False
 
 
+def test_a_goal_may_leave_out_what_a_peer_refuses() -> None:
+    shapes = ("4096x4096x4096", "4096x2112x7168", "16x8192x8192")
+    square, narrow, few = (f"gemm:{shape}:deepseek-fp8:bf16" for shape in shapes)
+    lines = [
+        line(BLOCK, square, 100.0, 110.0, 121.0),
+        line(BLOCK, narrow, 100.0, "Invalid scaling configuration.", 50.0),
+        line(BLOCK, few, 100.0, 121.0, 130.0),
+    ]
+    agreed, every = of_row(BLOCK, lines)
+    assert (agreed.problems, agreed.without, agreed.missing) == (2, 0, 8)
+    assert agreed.geomean == pytest.approx(math.sqrt(1.1 * 1.21))
+    assert (agreed.worst, agreed.where, agreed.reached) == (1.1, "no peer refuses", True)
+    assert (every.problems, every.worst, every.reached) == (3, 0.5, False)
+    # A peer that is not there refuses everything: the other one's problems count.
+    alone, _ = of_row(
+        BLOCK, [line(BLOCK, text, 100.0, 110.0, "not installed") for text in (square, few)]
+    )
+    assert (alone.problems, alone.geomean) == (2, pytest.approx(1.1))
+
+
 def test_rows_without_a_measurement_stand_in_the_table() -> None:
     found = summaries([])
     assert {one.row for one in found} == set(BY_NAME)
@@ -172,8 +192,10 @@ def test_the_table_is_markdown_in_its_own_order() -> None:
     assert text.splitlines()[2:] == [
         "| bf16 | torch.matmul bf16 | all | 1 (+10 not begun) | 1.01 | 1.00 "
         "| 1.01 at gemm:4096x4096x4096:bf16:bf16 | 0.93 | yes |",
+        "| e4m3fn 1x128 / 128x128 | torch._scaled_mm 1x128 by 128x128 or DeepGEMM "
+        "| no peer refuses | 0 (+1 without) (+10 not begun) | - | 1.02 | - | - | - |",
         "| e4m3fn 1x128 / 128x128 | torch._scaled_mm 1x128 by 128x128 or DeepGEMM | all "
-        "| 0 (+1 without) (+10 not begun) | - | 1.02 | - | 0.93 | - |",
+        "| 0 (+1 without) (+10 not begun) | - | - | - | 0.93 | - |",
         "| int8 128x128, bf16 out | torch.matmul bf16 | M >= 2048 | 1 (+7 not begun) | 1.25 | 1.50 "
         "| 1.25 at gemm:4096x4096x4096:int8-b128:bf16 | - | no |",
         "| int8 128x128, bf16 out | torch.matmul bf16 | all | 1 (+10 not begun) | 1.25 | - "

@@ -6,9 +6,14 @@ import torch
 
 from tiles.formats import Rounding, TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
+from tiles.kernels import kernel
+from tiles.kernels.cuda import quantize_blocks
+from tiles.kernels.cupy_views import cupy_view
 from tiles.kernels.triton import placed_tiles
+from tiles.problems import Quantize
 from workbench.nn.codes import Codes
-from workbench.nn.prepared import TritonLaunch
+from workbench.nn.kernel_formats import PLAIN
+from workbench.nn.prepared import QuantizeLaunch, TritonLaunch
 
 if TYPE_CHECKING:
     from workbench.nn.cuda_quantizer import CudaQuantizer
@@ -43,11 +48,46 @@ class PlacedCodes:
             if known := backend._prepared.get(key) if key is not None else None:
                 known(tensors, self._seed)
                 return
+            if (options := self._options(x)) is not None:
+                views = {name: cupy_view(tensor) for name, tensor in self._typed(tensors).items()}
+                options |= {"place": place}
+                stream = backend._stream
+                quantize_blocks.launch(**views, **options, seed=self._seed, stream=stream())
+                if key is not None:
+                    backend._prepared[key] = QuantizeLaunch(views, options, self._seed, stream)
+                return
             rest: dict[str, Any] = {"place": place, "block": _side(fmt), "seed": self._seed}
             placed_tiles.launch(*tensors.values(), **rest)
             if key is not None:
                 call = placed_tiles._call(*tensors.values(), **rest)
                 backend._prepared[key] = TritonLaunch([call], tensors)
+
+    def _options(self, x: torch.Tensor) -> dict[str, Any] | None:
+        """How the kernel in CUDA C++, which is the faster one, serves a part; None: it does not."""
+        fmt, side = self._made.format, _side(self._made.format)
+        rows, cols = x.shape
+        problem = Quantize(
+            rows=rows,
+            cols=cols,
+            target=fmt,
+            source=PLAIN[x.dtype],
+            transposed=self._turned is not None,
+        )
+        family, limits = kernel("cuda_quantize"), self._backend.choices.limits
+        if family.refusal(problem, limits) is not None:
+            return None
+        config = family.default(problem, limits).to_dict()
+        return {
+            "source": problem.source,
+            "target": fmt.element.name,
+            "block": (side, side),
+            "config": config,
+        }
+
+    def _typed(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """With codes as their element's."""
+        of = {"codes": self._made, "codes_t": self._turned}
+        return tensors | {name: made.codes for name, made in of.items() if made is not None}
 
     def codes(self) -> Codes:
         return Codes(main=self._made, turned=self._turned)

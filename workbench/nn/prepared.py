@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.cuda import (
+    dataflow_blocks,
+    dataflow_rows,
+    gemm_hopper,
+    gemm_hopper_blocks,
+    quantize_blocks,
+)
 from tiles.kernels.cuda.hopper_block_operands import OUTPUTS
 from tiles.kernels.cuda.hopper_formats import ELEMENT_BYTES, ROW_BYTES
 from tiles.kernels.cuda.hopper_grid import cluster_sides, persistent_grid
@@ -21,7 +27,15 @@ from tiles.kernels.cuda.philox_keys import KEYS, matrix_keys, round_keys
 from tiles.kernels.cuda.tensor_maps import tensor_map
 from tiles.kernels.triton.tile_random import seed_words
 
-__all__ = ["ALIGNMENT", "DataflowLaunch", "ProductLaunch", "Tensors", "TritonLaunch", "layout"]
+__all__ = [
+    "ALIGNMENT",
+    "DataflowLaunch",
+    "ProductLaunch",
+    "QuantizeLaunch",
+    "Tensors",
+    "TritonLaunch",
+    "layout",
+]
 
 Tensors = Mapping[str, torch.Tensor]
 _KEYS = np.dtype([("words", KEYS)])
@@ -132,6 +146,45 @@ class DataflowLaunch:
         threads = dataflow_rows.SUM_THREADS
         ctas = -(-2 * cols // dataflow_rows.SUM_COLS)
         run(self._sums, ctas, threads, sums, smem_bytes=4 * threads, stream=stream)
+
+
+class QuantizeLaunch:
+    """Blocks of a matrix, or of a part of one, to codes and scales."""
+
+    def __init__(
+        self,
+        views: Mapping[str, Any],
+        options: Mapping[str, Any],
+        seed: int | None,
+        stream: Callable[[], Any],
+    ) -> None:
+        """Prepare as the launcher does.
+
+        Args:
+            views: CuPy's of the tensors, by argument.
+            options: other arguments but seed and stream.
+            seed: of any launch; ``None`` where codes are rounded to nearest.
+            stream: gives the current one.
+        """
+        chosen, self._ctas, self._parameters = quantize_blocks.prepare(
+            **views, **options, seed=seed
+        )
+        self._kernel = quantize_blocks._kernel(views["x"].device.id, chosen)
+        self._threads, self._stream = int(options["config"]["threads"]), stream
+        whole = views["codes"].shape
+        self._keys = quantize_blocks.keys_of(whole)
+        # Parts begin somewhere in what they are written to.
+        self._begins = {
+            name: int(self._parameters[name]) - view.data.ptr for name, view in views.items()
+        }
+
+    def __call__(self, tensors: Tensors, seed: int | None) -> None:
+        """Launch on the current stream."""
+        given = self._parameters.copy()
+        for name, begin in self._begins.items():
+            given[name] = tensors[name].data_ptr() + begin
+        given["keys"] = self._keys(seed or 0)
+        run(self._kernel, self._ctas, self._threads, (given,), stream=self._stream())
 
 
 class ProductLaunch:

@@ -16,7 +16,13 @@ from sim import load_gpu
 from tiles.formats import TensorFormat
 from tiles.formats.torch_codec import QuantizedTensor
 from tiles.formats.torch_encode import CODE_DTYPES
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.cuda import (
+    dataflow_blocks,
+    dataflow_rows,
+    gemm_hopper,
+    gemm_hopper_blocks,
+    quantize_blocks,
+)
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
@@ -32,6 +38,7 @@ from tiles.kernels.triton import (
 from tiles.kernels.triton.dequantize_tiles_arguments import request as dequantize_request
 from tiles.kernels.triton.quantize_tiles_arguments import request as quantize_request
 from workbench.nn import Codes, ReferenceBackend, TransformerBlock, training_runtime
+from workbench.nn import cuda_assembly as assembly_module
 from workbench.nn import cuda_dataflow as dataflow_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn.cuda_backend import CudaBackend
@@ -50,6 +57,7 @@ NUMPY = {
     torch.float8_e4m3fn: "uint8",
     torch.float8_e5m2: "uint8",
     torch.bfloat16: "uint16",
+    torch.float16: "float16",
     torch.float32: "float32",
 }
 
@@ -291,8 +299,20 @@ class Launches:
 
     def placed(self, x: Any, *made: Any, place: tuple[int, int], **given: Any) -> None:
         placed_tiles._call(x, *made, place=place, **given)
+        codes, *rest = made
+        self.put(x, codes.view(torch.int8), *rest, place=place, **given)
+
+    def part(
+        self, *, stream: Any, place: tuple[int, int], block: tuple[int, int], seed: int | None,
+        **given: Any,
+    ) -> None:  # fmt: skip
+        quantize_blocks.prepare(place=place, block=block, seed=seed, **given)
+        names = ("x", "codes", "scales", "codes_t", "scales_t")
+        tensors = (given[name].tensor for name in names if name in given)
+        self.put(*tensors, place=place, block=block[0], seed=seed)
+
+    def put(self, x: Any, *made: Any, place: tuple[int, int], block: int, seed: int | None) -> None:
         self.seen.append("quantize part" if len(made) == 2 else "quantize part both")
-        block, seed = given["block"], given["seed"]
         fmt = TensorFormat.parse(f"int8.b{block}x{block}{'' if seed is None else '+sr'}")
         # The random bits are those of the whole.
         whole = torch.zeros(made[0].shape, dtype=x.dtype)
@@ -301,10 +321,11 @@ class Launches:
         whole[part] = x
         found = TWIN.quantize(whole, fmt, seed=seed or 0).main
         assert found.scales is not None
-        made[0][part] = found.bits[part]
+        codes = found.codes.view(torch.int8)
+        made[0][part] = codes[part]
         made[1][blocks] = found.scales[blocks]
         if len(made) > 2:
-            made[2].t()[part] = found.bits[part]
+            made[2].view(torch.int8).t()[part] = codes[part]
             made[3].t()[blocks] = found.scales[blocks]
 
     def transpose(self, x: torch.Tensor, out: torch.Tensor, *, config: Any) -> None:
@@ -316,7 +337,7 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     made = Launches()
-    for module in (dataflow_module, products_module):
+    for module in (assembly_module, dataflow_module, products_module):
         monkeypatch.setattr(module, "cupy_view", view)
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     monkeypatch.setattr(CudaBackend, "attend", ReferenceBackend.attend)
@@ -333,6 +354,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
         (activation_tiles, made.activate),
         (turned_tiles, made.turned),
         (placed_tiles, made.placed),
+        (quantize_blocks, made.part),
         (norm_gradient, made.norm),
         (rounded_tiles, made.rounded),
         (residual_tiles, made.add),

@@ -7,7 +7,13 @@ import torch
 from cuda_stand_ins import LIMITS, view
 from live_bytes import LiveBytes
 
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.cuda import (
+    dataflow_blocks,
+    dataflow_rows,
+    gemm_hopper,
+    gemm_hopper_blocks,
+    quantize_blocks,
+)
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
@@ -21,6 +27,7 @@ from tiles.kernels.triton import (
 )
 from workbench.nn import (
     TransformerBlock,
+    cuda_assembly,
     cuda_dataflow,
     cuda_products,
     linear,
@@ -42,15 +49,15 @@ def meta(*shape: int) -> torch.Tensor:
 
 def peak(monkeypatch: pytest.MonkeyPatch, recipe: str, **options: Any) -> tuple[int, int]:
     """Most bytes alive, forward and backward, of 8 x 1024 tokens; and those behind forward."""
-    for module in (cuda_dataflow, cuda_products):
+    for module in (cuda_assembly, cuda_dataflow, cuda_products):
         monkeypatch.setattr(module, "cupy_view", view)
     for module in (linear, runtime):  # torch knows no autocast on meta
         monkeypatch.setattr(module, "dtype_behind", lambda x: x.dtype)
     monkeypatch.setattr(CudaBackend, "_stream", lambda self: None)
     for launcher in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks,
                      dequantize_tiles, quantize_tiles, transpose_codes,
-                     activation_tiles, norm_gradient, placed_tiles, residual_tiles, rounded_tiles,
-                     turned_tiles):  # fmt: skip
+                     activation_tiles, norm_gradient, placed_tiles, quantize_blocks,
+                     residual_tiles, rounded_tiles, turned_tiles):  # fmt: skip
         monkeypatch.setattr(launcher, "launch", lambda *_, **__: None)
     backend = CudaBackend(META, limits=LIMITS)
     run = training_runtime(recipe, backend=backend, **options)

@@ -10,7 +10,13 @@ from cuda_stand_ins import LIMITS, TWIN, Launches, cuda, launches, trained, view
 
 from tiles.formats import TensorFormat
 from tiles.kernels import kernel
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks
+from tiles.kernels.cuda import (
+    dataflow_blocks,
+    dataflow_rows,
+    gemm_hopper,
+    gemm_hopper_blocks,
+    quantize_blocks,
+)
 from tiles.kernels.triton import (
     activation_tiles,
     dequantize_tiles,
@@ -32,7 +38,13 @@ from workbench.nn import cuda_norms as norms_module
 from workbench.nn import cuda_products as products_module
 from workbench.nn import cuda_quantizer as quantizer_module
 from workbench.nn.cuda_backend import CudaBackend
-from workbench.nn.prepared import DataflowLaunch, ProductLaunch, TritonLaunch, layout
+from workbench.nn.prepared import (
+    DataflowLaunch,
+    ProductLaunch,
+    QuantizeLaunch,
+    TritonLaunch,
+    layout,
+)
 
 __all__ = ["launches"]
 
@@ -78,7 +90,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
 
     def run(kernel: Any, grid: int, threads: int, arguments: Any, **rest: Any) -> None:
-        found.append((kernel, grid, threads, tuple(map(plain, arguments)), rest["smem_bytes"]))
+        found.append((kernel, grid, threads, tuple(map(plain, arguments)), rest.get("smem_bytes")))
 
     def functions(device: int, source: str, options: Any, names: Any) -> Any:
         return tuple((source, options, name) for name in names)
@@ -86,9 +98,10 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     def map_of(*given: Any) -> Any:
         return ("map", *given)
 
-    for module in (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks, prepared):
+    launching = (dataflow_blocks, dataflow_rows, gemm_hopper, gemm_hopper_blocks, quantize_blocks)
+    for module in (*launching, prepared):
         monkeypatch.setattr(module, "run", run)
-    for module in (dataflow_blocks, dataflow_rows):
+    for module in (dataflow_blocks, dataflow_rows, quantize_blocks):
         monkeypatch.setattr(module, "functions", functions)
     for name in ("check_shared_memory", "allow_shared_memory"):
         for module in (dataflow_blocks, dataflow_rows):
@@ -261,6 +274,32 @@ def test_a_quantisation_is_the_launchers(
     assert mine == theirs
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("seed", [None, SEED])
+def test_a_launch_of_a_part_s_quantisation_is_the_launchers(
+    both: bool, seed: int | None, handed: list[tuple[Any, ...]]
+) -> None:
+    config = {"threads": 256, "lanes": 256, "vector": 8, "unroll": 1}
+    options: dict[str, Any] = {"source": "bf16", "target": "int8", "block": (128, 128)}
+    options |= {"config": config, "place": (128, 256)}
+    made = []
+    for _ in range(2):
+        tensors = {"x": torch.zeros(128, 128, dtype=torch.bfloat16)}
+        tensors["codes"], tensors["scales"] = matrix(256, 512, 128)
+        if both:
+            tensors["codes_t"], tensors["scales_t"] = matrix(512, 256, 128)
+        made.append(tensors)
+    first, other = made
+    views = {name: on_device(tensor) for name, tensor in first.items()}
+    # Another key than the first launch's.
+    again = QuantizeLaunch(views, options, None if seed is None else 7, lambda: None)
+    again(other, seed)
+    views = {name: on_device(tensor) for name, tensor in other.items()}
+    quantize_blocks.launch(**views, **options, seed=seed)
+    mine, theirs = handed
+    assert mine == theirs
+
+
 def test_dequantising_and_transposing_are_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     monkeypatch.setattr(dequantize_tiles, "_dequantize_tiles", recorder)
@@ -327,6 +366,16 @@ class Repeated:
                 else:
                     seen.plain(*views, stream=stream, **self.formats)
 
+        class Part:
+            def __init__(self, views: Any, options: Any, seed: Any, stream: Any) -> None:
+                self.options = options
+
+            def __call__(self, tensors: Any, seed: int | None) -> None:
+                outer.count += 1
+                codes = {n: t.view(torch.int8) for n, t in tensors.items() if "codes" in n}
+                views = {name: view(tensor) for name, tensor in (tensors | codes).items()}
+                seen.part(stream=None, **views, **self.options, seed=seed)
+
         class Triton:
             def __init__(self, calls: Any, tensors: Any) -> None:
                 ((self.kernel, _, arguments, constants),) = calls
@@ -382,6 +431,7 @@ class Repeated:
 
         monkeypatch.setattr(dataflow_module, "DataflowLaunch", Flow)
         monkeypatch.setattr(products_module, "ProductLaunch", Product)
+        monkeypatch.setattr(assembly_module, "QuantizeLaunch", Part)
         for module in (
             products_module,
             quantizer_module,

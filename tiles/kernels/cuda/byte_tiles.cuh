@@ -32,20 +32,20 @@ DEVICE void keep_turned(u8 *tile, u32 row, u32 col, u32 pitch, const u32 rows[4]
 }
 
 // All columns of a tile of `tile_rows` x `tile_cols` whose corner is (row, col) of a rows x cols matrix,
-// to the rows of the transposed matrix; called by `threads` threads.  `aligned`: whole chunks of 16 bytes
+// to the rows of the transposed matrix, which lie `pitch` bytes apart; called by `threads` threads.  `aligned`: whole chunks of 16 bytes
 // lie inside or outside, and on 16-byte boundaries; `even`: all lie inside.
-DEVICE void store_turned(const u8 *tile, u8 *out, i64 row, i64 col, i64 rows, i64 cols, u32 tile_rows,
-                         u32 tile_cols, u32 threads, bool aligned, bool even) {
+DEVICE void store_turned(const u8 *tile, u8 *out, i64 row, i64 col, i64 rows, i64 cols, i64 pitch,
+                         u32 tile_rows, u32 tile_cols, u32 threads, bool aligned, bool even) {
     const u32 across = tile_rows / 16, count = across * tile_cols;
     const i64 left_rows = rows - row, left_cols = cols - col;
-    out += col * rows + row;
+    out += col * pitch + row;
 #pragma unroll
     for (u32 first = 0; first < count; first += threads) {
         const u32 chunk = first + threadIdx.x, down = chunk / across, right = chunk % across * 16;
         if (count % threads && chunk >= count) continue;
         if (!even && (down >= left_cols || right >= left_rows)) continue;
         const u8 *from = tile + turned_place(down, tile_rows) + right;
-        u8 *to = out + (down * rows + right);
+        u8 *to = out + (down * pitch + right);
         if (aligned) {
             *(uint4 *)to = *(const uint4 *)from;
         } else {

@@ -18,17 +18,19 @@
 //
 // SCALES 3 and 4 change along K: every 128 of K a product is scaled and added to an fp32 sum on the
 // CUDA cores ("promoted").  SCALES 5 are MX: every 32 of K, on both sides.  A step is then four units
-// of one wgmma for every 32 rows of A or fewer; three are under way while one is promoted, from step
-// to step.  The warp that loads
-// brings the scales too, see hopper_mx_scales.cuh: with the stages full of tiles that are on their
-// way, it writes the scales of step i, and asks for tile i - 1 + STAGES when step i - 1 has been
-// multiplied.
+// of one wgmma, or two for many rows of A; three small ones or one wide one are under way while one is
+// promoted, from step to step.  The warp that loads brings the scales too (hopper_mx_scales.cuh): with
+// the stages full of tiles that are on their way it writes their scales, then asks for the tile of a
+// stage that has been multiplied and writes that tile's scales, so that both are as many steps ahead.
+// (Scales written one step before they are read make each step as long as a consumer's and that warp's
+// together: a step's products are issued while those of the step before are promoted.)
 //
 // Instructions of a consumer warp for a step of 128 of K and 64 rows of B with MX scales, as compiled:
 //   BLOCK_M   8   16   32   48   64   96  128
-//            92  136  208  280  376  536  693   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
-// A multiprocessor's share of the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64
-// rows the memory is the slower one.
+//            93  122  195  262  333  482  622   of them 4 x BLOCK_M / 2 x (FMUL: row x column, FFMA)
+// and of the warp that loads some 55 and 14 for every 32 rows of A or B.  A multiprocessor's share of
+// the DRAM brings the 8 KiB of such a step in some 450 clocks: up to 64 rows the memory is the slower
+// one.
 //
 // A NaN scale makes what it touches NaN.  Integer products are exact up to K = 133 144.
 //
@@ -36,8 +38,9 @@
 // 1 fp16, 2 fp32), SCALES (0 none, 1 one each, 2 rows of A x rows of B, 3 A 1x128 and B 128x128,
 // 4 both 128x128, 5 both 1x32 in E8M0), BLOCK_M (rows of A), BLOCK_N (rows of B), STAGES, CLUSTER, INTERLEAVED.
 
-// With MX scales many rows are multiplied in parts: products then hide one another's latency.
-#define WGMMA_N (SCALES == 5 && BLOCK_M > 48 ? 32 : BLOCK_M)
+// With MX scales many rows are multiplied in parts: a thread has not the registers for two products of
+// all.
+#define WGMMA_N (SCALES == 5 && BLOCK_M > 64 ? (BLOCK_N > 64 ? 32 : BLOCK_M / 2) : BLOCK_M)
 #include "hopper.cuh"
 #include "hopper_wgmma.cuh"
 
@@ -87,15 +90,22 @@
 // the body is for all of them, else ptxas waits before every use of an accumulator.
 #define IN_FLIGHT (SLOTS - 1)
 #define CARRIED (IN_FLIGHT > 1 ? IN_FLIGHT - 1 : 1)
-// Scales that are read before the wait for their product, of every 8 rows of A: with 64 by 64 a tile
-// the others would cost a multiprocessor's third CTA.
-#define EARLY (BLOCK_M == 64 && BLOCK_N == 64 ? 3 : WGMMA_N / 8)
+// Reads of scales before the wait for their product: with 64 rows a product the others would cost a
+// multiprocessor's third CTA.
+#define EARLY (WGMMA_N == 64 || BLOCK_M == 128 ? 1 : READS)
+#define COLUMNS (BLOCK_M == 8 ? 2 : 4)  // rows of A whose scales a lane reads at once
+#define READS (WGMMA_N / 4 / COLUMNS)   // of a product
 #endif
 
+// CTAs that a multiprocessor has registers for, and who asks for tiles: of a whole warp, one.
 #if MX
 typedef u8 Scale;
+#define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
+#define ASKS elected()
 #else
 typedef float Scale;
+#define RESIDENT 1
+#define ASKS true
 #endif
 
 // What is staged and added up across a cluster.
@@ -144,7 +154,7 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4], int c
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_SHAPE
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) CLUSTER_SHAPE
 gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
                    const __grid_constant__ TensorMap map_scale, const Scale *a_scale,
                    const Scale *b_scale, u8 *c, i64 c_pitch, int m, int n, int k) {
@@ -168,7 +178,19 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const int count = INTERLEAVED ? (steps + CLUSTER - 1 - (int)rank) / CLUSTER
                                   : steps * ((int)rank + 1) / CLUSTER - begin;
 
-    if (threadIdx.x == CONSUMERS) {
+#if MX
+    ScaleWords scales;
+    if (warp == CONSUMERS / 32) {  // under way while barriers are initialised
+        scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
+        if (count > 0) {
+            if (scales.whole)
+                scales.fetch_words(first - scales.early(first), apart, count);
+            else
+                scales.fetch_bytes(first);
+        }
+    }
+#endif
+    if (threadIdx.x == (MX ? 0 : CONSUMERS)) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
         init_ring(full_bar, empty_bar, MX ? 2 : 1, CONSUMERS / 32);
@@ -181,55 +203,53 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         auto load = [&](int i) {
             const int step = first + i * apart;
             const u32 bar = full_bar + stage * 8;
-            barrier_wait(empty_bar + stage * 8, phase);
-            barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-            load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-            load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            if (!MX) barrier_wait(empty_bar + stage * 8, phase);
+            if (ASKS) {
+                barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+                load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+                load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+            }
 #if SCALES == 3
             load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
 #endif
             if (++stage == STAGES) stage = 0, phase ^= 1;
         };
 #if MX
-        ScaleWords scales;
-        scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
-        int written = 0;  // the stage of the scales that are written next
-        auto begin = [&] {
-            if (lane == 0)
-                for (int i = 0; i < min(STAGES, count); i++) load(i);
-            __syncwarp();
+        for (int i = 0; i < min(STAGES, count); i++) load(i);
+        // A stage that has been multiplied gets its next tile, then that tile's scales.
+        int written = 0;
+        u32 parity = 1;
+        auto claim = [&](int i) {
+            if (i < STAGES) return;
+            barrier_wait(empty_bar + written * 8, parity);
+            load(i);
         };
-        auto pass_on = [&](int i) {
+        auto pass_on = [&] {
             __syncwarp();
-            if (lane == 0) {
-                barrier_arrive(full_bar + written * 8);
-                if (i > 0 && i - 1 + STAGES < count) load(i - 1 + STAGES);
-            }
-            __syncwarp();  // the stage of the next scales is free as well
-            written = stage_after(written);
+            if (lane == 0) barrier_arrive(full_bar + written * 8);
+            if (++written == STAGES) written = 0, parity ^= 1;
         };
         if (scales.whole) {
+            for (int from = -scales.early(first); from < count; from += GROUP) {
+                scales.turn_over();
+                const int then = from + GROUP;
+                if (then < count) scales.fetch_words(first + then * apart, apart, count - then);
 #pragma unroll
-            for (int turn = 0; turn < AHEAD; turn++)
-                if (turn < count) scales.fetch_words(turn, first + turn * apart);
-            begin();
-            for (int from = 0; from < count; from += AHEAD) {
-#pragma unroll
-                for (int turn = 0; turn < AHEAD; turn++) {
+                for (int turn = 0; turn < GROUP; turn++) {
                     const int i = from + turn;
                     if (i >= count) break;
+                    if (i < 0) continue;
+                    claim(i);
                     scales.write_words(scale_ring + written * SCALE_SLOT, turn, lane);
-                    if (i + AHEAD < count) scales.fetch_words(turn, first + (i + AHEAD) * apart);
-                    pass_on(i);
+                    pass_on();
                 }
             }
         } else {
-            if (count > 0) scales.fetch_bytes(first);
-            begin();
             for (int i = 0; i < count; i++) {
+                claim(i);
                 scales.write_bytes(scale_ring + written * SCALE_SLOT, lane);
                 if (i + 1 < count) scales.fetch_bytes(first + (i + 1) * apart);
-                pass_on(i);
+                pass_on();
             }
         }
 #else
@@ -268,12 +288,11 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
     Accumulator product[SLOTS][HALF];
     u64 a_tile = 0, b_tile = 0;
-    // Waits until the next stage is full: its products can be issued.
-    auto await_stage = [&] {
-        barrier_wait(full_bar + stage * 8, phase);
-        a_tile = a_first + stage * (A_BYTES >> 4);
-        b_tile = b_first + stage * (B_BYTES >> 4);
-        if (++stage == STAGES) stage = 0, phase ^= 1;
+    // Waits until a stage is full: its products can be issued.
+    auto await_stage = [&](int s) {
+        barrier_wait(full_bar + s * 8, phase);
+        a_tile = a_first + s * (A_BYTES >> 4);
+        b_tile = b_first + s * (B_BYTES >> 4);
     };
     auto issue = [&](int index) {
         const int unit = index / PARTS, across = index % PARTS * (WGMMA_N * ROW_BYTES >> 4);
@@ -282,47 +301,63 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         wgmma(product[index % SLOTS], b_tile + unit * 2, a_tile + across + unit * 2, 0);
         wgmma_commit();
     };
-    int oldest = 0;  // the stage whose products are promoted
     if (count > 0) {
-        await_stage();
+        await_stage(0);
 #pragma unroll
         for (int index = 0; index < CARRIED; index++) issue(index);
     }
     for (int i = 0; i < count; i++) {
         const bool more = i + 1 < count;
-        const u32 scales = scale_ring + oldest * SCALE_SLOT;
-        const u32 row_scales = scales + (BLOCK_M + warp * 16 + lane / 4) * 4;
-        const u32 column_scales = scales + lane % 4 * 8;
-        float down[2];  // the scales of its rows of B
+        const int next = stage_after(stage);
+        const u32 scales = scale_ring + stage * SCALE_SLOT;
+        const u32 row_scales = scales + ROW_SCALES + (warp * 16 + lane / 4) * (UNITS * 4);
+        const u32 column_scales = scales + lane % 4 * (COLUMNS * 4);
+        float down[UNITS][2];  // the scales of its rows of B
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint4 bits = load_shared4(row_scales + h * (8 * UNITS * 4));
+            read_bits(bits.x, down[0][h]), read_bits(bits.y, down[1][h]);
+            read_bits(bits.z, down[2][h]), read_bits(bits.w, down[3][h]);
+        }
         // Waits for a product, issues the one IN_FLIGHT later, promotes the first.  The last products
         // of all have none that is so much later: they issue the first ones of the last stage once
         // more, which nobody reads.
 #pragma unroll
         for (int index = 0; index < PRODUCTS; index++) {
-            const int of_unit = index / PARTS * SCALED_ROWS, part = index % PARTS;
+            const int unit = index / PARTS, part = index % PARTS;
             if (index == 0 && IN_FLIGHT > 1) {
                 wgmma_wait<0>();
                 issue(CARRIED);
             }
-            if (index + IN_FLIGHT == PRODUCTS && more) await_stage();
+            if (index + IN_FLIGHT == PRODUCTS) {
+                if (next == 0) phase ^= 1;
+                if (more) await_stage(next);
+            }
             // The scales of its columns, rows of A.
-            float2 across[WGMMA_N / 8];
+            float across[WGMMA_N / 4];
             auto fetch_across = [&](int from, int to) {
 #pragma unroll
-                for (int g = from; g < to; g++)
-                    across[g] = load_shared2(column_scales + (of_unit + part * WGMMA_N + g * 8) * 4);
+                for (int g = from; g < to; g++) {
+                    const u32 at = column_scales + (unit * BLOCK_M + part * WGMMA_N) * 4 +
+                                   g * (COLUMNS * 16);
+#if COLUMNS == 4
+                    const uint4 bits = load_shared4(at);
+                    read_bits(bits.x, across[g * 4]), read_bits(bits.y, across[g * 4 + 1]);
+                    read_bits(bits.z, across[g * 4 + 2]), read_bits(bits.w, across[g * 4 + 3]);
+#else
+                    const float2 pair = load_shared2(at);
+                    across[0] = pair.x, across[1] = pair.y;
+#endif
+                }
             };
-            if (part == 0)
-#pragma unroll
-                for (int h = 0; h < 2; h++) down[h] = load_shared(row_scales + of_unit * 4 + h * 32);
             fetch_across(0, EARLY);
             if (index > 0 || IN_FLIGHT == 1) wgmma_wait<IN_FLIGHT - 1>();
             if (index < PRODUCTS - 1 || IN_FLIGHT == 1) issue((index + IN_FLIGHT) % PRODUCTS);
-            fetch_across(EARLY, WGMMA_N / 8);
+            fetch_across(EARLY, READS);
             if (index == PRODUCTS - 1) {
                 __syncwarp();  // every lane has read its scales before the first gives them up
-                if (more) release(oldest);
-                oldest = stage_after(oldest);
+                if (more) release(stage);
+                stage = next;
             }
             Accumulator(&d)[HALF] = product[index % SLOTS];
             pin(d);
@@ -330,7 +365,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             for (int g = 0; g < WGMMA_N / 8; g++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const float factor = multiply_rn(down[e / 2], e % 2 ? across[g].y : across[g].x);
+                    const float factor = multiply_rn(down[unit][e / 2], across[g * 2 + e % 2]);
                     float &to = sum[part * HALF + g * 4 + e];
                     to = fused_rn((float)d[g * 4 + e], factor, to);
                 }

@@ -79,59 +79,95 @@ __device__ __forceinline__ u32 nearest_code(float ratio) {
     return __float_as_uint(__fadd_rn(fminf(fmaxf(ratio, -127.0f), 127.0f), 12582912.0f));
 }
 
-// The same, rounded away from zero with a probability of what lies above the integer: its bits behind
-// the point are added to the random word, 16 bits above 16 zeros, and a carry counts.
-__device__ __forceinline__ u32 stochastic_code(float ratio, u32 random) {
-    const float size = fminf(fabsf(ratio), 127.0f);
-    const float shifted = __fadd_rz(size, 8388608.0f);  // its low bits are the integer
-    const u32 rest = __float2uint_rz((size - (shifted - 8388608.0f)) * 0x1p32f);
-    const u32 code = __float_as_uint(shifted) + (rest + random < rest);
-    const u32 sign = (u32)((int)__float_as_uint(ratio) >> 31);
-    return (code ^ sign) - sign;
+// Bytes 0xff where a value is negative, else 0: of two values.
+__device__ __forceinline__ u32 sign_bytes(float first, float second) {
+    u32 bytes;
+    asm("prmt.b32 %0, %1, %2, 0x00fb;"
+        : "=r"(bytes) : "r"(__float_as_uint(first)), "r"(__float_as_uint(second)));
+    return bytes;
+}
+
+// Four codes: ratios rounded away from zero with the probability of what lies above the integer.  A random
+// half under the exponent of 128 is 128 + u, and a sum that is cut off there has the integer in byte 2.
+__device__ __forceinline__ u32 stochastic_codes(const float *ratios, const u32 *random) {
+    u32 bits[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const u32 above = __byte_perm(random[k / 2], 0x43000000u, k % 2 ? 0x7632 : 0x7610);
+        bits[k] = __float_as_uint(__fadd_rz(fminf(fabsf(ratios[k]), 127.0f), __uint_as_float(above)));
+    }
+    const u32 sizes = __byte_perm(__byte_perm(bits[0], bits[1], 0x0062),
+                                  __byte_perm(bits[2], bits[3], 0x0062), 0x5410);
+    const u32 negative = __byte_perm(sign_bytes(ratios[0], ratios[1]), sign_bytes(ratios[2], ratios[3]), 0x5410);
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    return ((negative & (0x80808080u - sizes)) | (~negative & sizes)) ^ (negative & 0x80808080u);
 }
 
 #endif
 
-// Codes of two neighbours, the first in the lower byte.
-__device__ __forceinline__ u16 encode_pair(float low, float high, const Divisor &d, u32 random_low,
-                                           u32 random_high) {
-    const float a = divide(low, d), b = divide(high, d);
+// Codes of four values, the first in the lowest byte; random halves as they lie in two words.
+__device__ __forceinline__ u32 encode_four(const float *values, const Divisor &d, const u32 *random) {
+    float ratios[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) ratios[k] = divide(values[k], d);
 #if OUT == 4
-    u16 codes;  // nearest even, saturating, NaN becomes 0x7f; the first operand is the upper byte
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(b), "f"(a));
-    return codes;
+    u32 pairs[2];  // nearest even, saturating, NaN becomes 0x7f; the first operand is the upper byte
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        u16 codes;
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+            : "=h"(codes) : "f"(ratios[2 * h + 1]), "f"(ratios[2 * h]));
+        pairs[h] = codes;
+    }
+    return pairs[0] | pairs[1] << 16;
 #else
 #if STOCHASTIC
-    const u32 codes = __byte_perm(stochastic_code(a, random_low), stochastic_code(b, random_high), 0x0040);
+    const u32 codes = stochastic_codes(ratios, random);
 #else
-    const u32 codes = __byte_perm(nearest_code(a), nearest_code(b), 0x0040);
+    const u32 codes = __byte_perm(__byte_perm(nearest_code(ratios[0]), nearest_code(ratios[1]), 0x0040),
+                                  __byte_perm(nearest_code(ratios[2]), nearest_code(ratios[3]), 0x0040), 0x5410);
 #endif
-    return __float_as_uint(d.scale) == NAN_BITS ? 0 : (u16)codes;  // int8 has no NaN
+    return __float_as_uint(d.scale) == NAN_BITS ? 0 : codes;  // int8 has no NaN
 #endif
 }
 
-// Philox4x32-10 (Salmon et al., SC 2011): a key and its nine successors.  They travel among the
-// kernel's parameters, where an instruction takes them from constant memory.
-struct RoundKeys {
-    u32 words[20];
-};
+#define DEVICE __device__ __forceinline__
+#include "philox.cuh"
 
-struct Random {
-    u32 words[4];
-};
+#if STOCHASTIC
+// Hands `high` to the lane at a distance and takes its `low` in place, or the other way round in the upper
+// lane of both.
+__device__ __forceinline__ void exchange(u32 &low, u32 &high, int distance, bool upper) {
+    const u32 other = __shfl_xor_sync(0xffffffffu, upper ? low : high, distance);
+    low = upper ? other : low, high = upper ? high : other;
+}
 
-__device__ __forceinline__ Random philox(u64 counter, const RoundKeys &keys) {
-    u32 a = (u32)counter, b = (u32)(counter >> 32), c = 0, d = 0;
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        const u64 first = (u64)a * 0xd2511f53u, second = (u64)c * 0xcd9e8d57u;
-        a = (u32)(second >> 32) ^ b ^ keys.words[2 * round];
-        b = (u32)second;
-        c = (u32)(first >> 32) ^ d ^ keys.words[2 * round + 1];
-        d = (u32)first;
+// Random words of a thread's pairs in rows r and r + 8 of two groups of eight columns, the first half
+// in the lower bits.  Four lanes share the groups' rows: where counters begin with them, each draws
+// one for all.
+__device__ __forceinline__ void draw(u64 row, i64 column, int n, int lane, const RoundKeys &keys,
+                                     u32 (&random)[2][2]) {
+    const bool odd = lane & 1, upper = lane & 2;
+    if (n % 8 == 0) {
+        const Random eight = philox(((row + 8 * odd) * n + column + 8 * upper) >> 3, keys);
+        u32 w[4] = {eight.words[0], eight.words[1], eight.words[2], eight.words[3]};
+        exchange(w[0], w[1], 1, odd), exchange(w[2], w[3], 1, odd);
+        exchange(w[0], w[2], 2, upper), exchange(w[1], w[3], 2, upper);
+        random[0][0] = w[0], random[0][1] = w[1], random[1][0] = w[2], random[1][1] = w[3];
+        return;
     }
-    return {{a, b, c, d}};
+    // Two lanes share the two words of four neighbours: the even one draws those of row r, the odd
+    // one those of row r + 8, and each hands over the other's.
+#pragma unroll
+    for (int group = 0; group < 2; group++) {
+        const u64 index = (row + 8 * odd) * n + column + 8 * group + 4 * upper;
+        const Random eight = philox(index >> 3, keys);
+        u32 w[2] = {index & 4 ? eight.words[2] : eight.words[0], index & 4 ? eight.words[3] : eight.words[1]};
+        exchange(w[0], w[1], 1, odd);
+        random[group][0] = w[0], random[group][1] = w[1];
+    }
 }
+#endif
 
 // ---- The rows of a consumer.
 
@@ -183,32 +219,21 @@ __device__ __forceinline__ void stage_codes(u32 buffer, const float *sum, Peaks 
 #pragma unroll
     for (int j = 0; j < OUT_BLOCKS; j++) {
         const Divisor d = divisor_from(own, j);
+        u32 random[2][2] = {};  // of two groups of columns
 #pragma unroll
         for (int g = 0; g < OUT_BLOCK / 8; g++) {
-            const float *v = sum + j * BLOCK_SUMS + g * 4;
             const int column = j * OUT_BLOCK + g * 8;
-            u32 random[2] = {};  // of the thread's pairs in its two rows, the first in the lower half
 #if STOCHASTIC
-            // Two lanes share the two words of four neighbours: the even one draws those of row r,
-            // the odd one those of row r + 8, and each hands over the other's.
-            const int row = y + warp * 16 + lane / 4, odd = lane & 1;
-            const u64 index = (u64)(row + 8 * odd) * n + (x + column + lane % 4 / 2 * 4);
-            const Random eight = philox(index >> 3, keys);
-            const u32 word0 = index & 4 ? eight.words[2] : eight.words[0];
-            const u32 word1 = index & 4 ? eight.words[3] : eight.words[1];
-            const u32 other = __shfl_xor_sync(0xffffffffu, odd ? word0 : word1, 1);
-            random[0] = odd ? other : word0;
-            random[1] = odd ? word1 : other;
+            if (g % 2 == 0) draw(y + warp * 16 + lane / 4, x + column, n, lane, keys, random);
 #endif
+            const u32 codes = encode_four(sum + j * BLOCK_SUMS + g * 4, d, random[g % 2]);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const u16 codes = encode_pair(v[h * 2], v[h * 2 + 1], d, random[h] << 16,
-                                              random[h] & 0xffff0000u);
                 const int r = warp * 16 + h * 8 + lane / 4, byte = column + lane % 4 * 2;
                 const int piece = STORE_PITCH == ROW_BYTES ? byte / 16 ^ r % 8 : byte / 16;
                 asm volatile("st.shared.u16 [%0], %1;" ::"r"(buffer + r * STORE_PITCH +
                                                              piece * 16 + byte % 16),
-                             "h"(codes)
+                             "h"((u16)(codes >> 16 * h))
                              : "memory");
             }
         }

@@ -10,8 +10,11 @@
 // With TRANSPOSED a CTA's blocks lie in a tile of DOWN x RIGHT, and a thread has patches of four rows,
 // whose codes are turned in shared memory.
 //
+// With PLACED the matrix is part of another one, whose codes have rows of `pitch` (turned `pitch_t`) elements
+// and whose element `first` is the part's first one: addresses of codes and scales are those of the part.
+//
 // Macros from the launcher: SOURCE, TARGET, STOCHASTIC (see quantize_codes.cuh), THREADS, LANES, VECTOR,
-// UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, NARROW, EVEN, TRANSPOSED, RIGHT.
+// UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, NARROW, EVEN, TRANSPOSED, RIGHT, PLACED.
 
 #include "quantize_codes.cuh"
 
@@ -42,13 +45,23 @@
 #define LINEAR (LANES % ACROSS == 0 || ACROSS % LANES == 0)
 #endif
 
+#if PLACED
+#define PITCH p.pitch
+#define PITCH_T p.pitch_t
+#define FIRST p.first
+#else
+#define PITCH p.cols
+#define PITCH_T p.rows
+#define FIRST 0
+#endif
+
 struct Operands {
     const void *x;
     u8 *codes;
     float *scales;
     u8 *codes_t;
     float *scales_t;
-    i64 rows, cols, scales_row, scales_col, scales_t_row, scales_t_col;
+    i64 rows, cols, scales_row, scales_col, scales_t_row, scales_t_col, pitch, pitch_t, first;
     RoundKeys keys;
     // Blocks = scale rows x scale columns, or tiles.  Those across are divided by as (high(n magic) + n)
     // >> shift, exact for n < 2^31 (Granlund and Montgomery, PLDI 1994).
@@ -61,12 +74,12 @@ struct Block {
     i64 row, col;              // of its corner
     i64 end_row, end_col;      // what is inside; end_row <= row where there is no block
     i64 first_row, first_col;  // of the thread's vector 0
-    i64 first;                 // its offset
+    i64 first, first_code;     // its offset, and that of its codes
 };
 
-// Where a vector lies: first element, and how many of its elements are inside the block (0: none).
+// Where a vector lies: first element, first code, and how many of its elements are inside the block (0: none).
 struct Place {
-    i64 offset;
+    i64 offset, code;
     int count;
 };
 
@@ -97,16 +110,18 @@ DEVICE int inside(i64 row, i64 col, const Block &block) {
 #endif
 }
 
-DEVICE Place place_of(const Block &block, u32 lane, u32 i, i64 cols) {
+DEVICE Place place_of(const Block &block, u32 lane, u32 i, const Operands &p) {
     u32 down, right;
     Place place;
 #if LINEAR
     inside_block(0, i, &down, &right);
-    place.offset = block.first + (down * cols + right);
+    place.offset = block.first + (down * p.cols + right);
+    place.code = block.first_code + (down * PITCH + right);
     place.count = inside(block.first_row + down, block.first_col + right, block);
 #else
     inside_block(lane, i, &down, &right);
-    place.offset = (block.row + down) * cols + block.col + right;
+    place.offset = (block.row + down) * p.cols + block.col + right;
+    place.code = (block.row + down) * PITCH + block.col + right;
     place.count = inside(block.row + down, block.col + right, block);
 #endif
     return place;
@@ -146,16 +161,16 @@ DEVICE void store(u8 *codes, const Place &place, const u32 *packed) {
 #if ALIGNED && VECTOR > 1
     if (place.count == 0) return;
 #if VECTOR == 16
-    *(uint4 *)(codes + place.offset) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    *(uint4 *)(codes + place.code) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
 #elif VECTOR == 8
-    *(uint2 *)(codes + place.offset) = make_uint2(packed[0], packed[1]);
+    *(uint2 *)(codes + place.code) = make_uint2(packed[0], packed[1]);
 #else
-    *(u32 *)(codes + place.offset) = packed[0];
+    *(u32 *)(codes + place.code) = packed[0];
 #endif
 #else
 #pragma unroll
     for (int j = 0; j < VECTOR; ++j)
-        if (j < place.count) codes[place.offset + j] = (u8)(packed[j / 4] >> (8 * (j & 3)));
+        if (j < place.count) codes[place.code + j] = (u8)(packed[j / 4] >> (8 * (j & 3)));
 #endif
 }
 
@@ -217,6 +232,7 @@ DEVICE Block block_of(u32 group, u32 lane, u32 u, const Operands &p) {
     inside_block(lane, 0, &row, &col);
     block.first_row = block.row + row, block.first_col = block.col + col;
     block.first = block.first_row * p.cols + block.first_col;
+    block.first_code = block.first_row * PITCH + block.first_col;
     return block;
 }
 
@@ -239,8 +255,8 @@ DEVICE void quantize(const u32 words[ITEMS][WORDS], const Block &block, u32 lane
         u32 packed[4][CODE_WORDS];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const Place place = place_of(block, lane, first + i, p.cols);
-            encode(words[first + i], d, ordinary, place.offset, p.keys, packed[i]);
+            const Place place = place_of(block, lane, first + i, p);
+            encode(words[first + i], d, ordinary, place.code + FIRST, p.keys, packed[i]);
             store(p.codes, place, packed[i]);
         }
         u32 row, col;
@@ -251,9 +267,9 @@ DEVICE void quantize(const u32 words[ITEMS][WORDS], const Block &block, u32 lane
 #else
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
-        const Place place = place_of(block, lane, i, p.cols);
+        const Place place = place_of(block, lane, i, p);
         u32 packed[CODE_WORDS];
-        encode(words[i], d, ordinary, place.offset, p.keys, packed);
+        encode(words[i], d, ordinary, place.code + FIRST, p.keys, packed);
         store(p.codes, place, packed);
     }
 #endif
@@ -265,7 +281,7 @@ DEVICE u32 peak_of_block(const Block &block, u32 lane, u32 items, const Operands
     u32 peak = 0;
     for (u32 i = 0; i < items; ++i) {
         u32 words[WORDS];
-        load(p.x, place_of(block, lane, i, p.cols), words);
+        load(p.x, place_of(block, lane, i, p), words);
 #pragma unroll
         for (int j = 0; j < WORDS; ++j) peak = larger_magnitude(peak, words[j]);
     }
@@ -275,10 +291,10 @@ DEVICE u32 peak_of_block(const Block &block, u32 lane, u32 items, const Operands
 DEVICE void quantize_again(const Block &block, u32 lane, u32 items, const Divisor &d, bool ordinary,
                            const Operands &p) {
     for (u32 i = 0; i < items; ++i) {
-        const Place place = place_of(block, lane, i, p.cols);
+        const Place place = place_of(block, lane, i, p);
         u32 words[WORDS], packed[CODE_WORDS];
         load(p.x, place, words);
-        encode(words, d, ordinary, place.offset, p.keys, packed);
+        encode(words, d, ordinary, place.code + FIRST, p.keys, packed);
         store(p.codes, place, packed);
     }
 }
@@ -298,7 +314,7 @@ quantize_blocks(const Operands p) {
         const Block block = block_of(group, lane, u, p);
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
-            load(p.x, place_of(block, lane, i, p.cols), words[u][i]);
+            load(p.x, place_of(block, lane, i, p), words[u][i]);
     }
 #pragma unroll
     for (int u = 0; u < UNROLL; ++u) {
@@ -340,6 +356,6 @@ quantize_blocks(const Operands p) {
     __syncthreads();
     const u32 down = quotient_of(blockIdx.x, p), right = blockIdx.x - down * p.across;
     store_turned(tile, p.codes_t, (i64)down * TILE_ROWS, (i64)right * TILE_COLS, p.rows, p.cols,
-                 TILE_ROWS, TILE_COLS, THREADS, ALIGNED, EVEN);
+                 PITCH_T, TILE_ROWS, TILE_COLS, THREADS, ALIGNED, EVEN);
 #endif
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .quantize_geometry import (
     power_of_two,
 )
 
-__all__ = ["SOURCE", "SOURCES", "TARGETS", "launch", "options", "precompile", "prepare"]
+__all__ = ["SOURCE", "SOURCES", "TARGETS", "keys_of", "launch", "options", "precompile", "prepare"]
 
 SOURCE = "quantize_blocks.cu"
 #: Input formats by macro value; bf16 arrives as a uint16 view.
@@ -42,6 +42,7 @@ PARAMETERS = np.dtype(
         *((name, np.uint64) for name in ("x", "codes", "scales", "codes_t", "scales_t")),
         *((name, np.int64) for name in (
             "rows", "cols", "scales_row", "scales_col", "scales_t_row", "scales_t_col",
+            "pitch", "pitch_t", "first",
         )),
         ("keys", KEYS),
         *((name, np.uint32) for name in ("blocks", "across", "magic", "shift")),
@@ -50,8 +51,13 @@ PARAMETERS = np.dtype(
 )  # fmt: skip
 
 
-def _narrow(shape: tuple[int, int]) -> bool:
-    return shape[0] * shape[1] <= MAX_NARROW
+def _narrow(whole: tuple[int, int]) -> bool:
+    return whole[0] * whole[1] <= MAX_NARROW
+
+
+def keys_of(whole: tuple[int, int]) -> Callable[[int], Any]:
+    """What makes the round keys of a seed for a matrix of that shape."""
+    return narrow_keys if _narrow(whole) else round_keys
 
 
 def _check_block(block: tuple[int, int]) -> None:
@@ -94,6 +100,7 @@ def options(
     config: Mapping[str, int | bool],
     stochastic: bool = False,
     transposed: bool = False,
+    whole: tuple[int, int] | None = None,
 ) -> tuple[str, ...]:
     """Compiler options for a problem and a configuration, architecture left out.
 
@@ -103,6 +110,7 @@ def options(
         aligned: every vector of ``config["vector"]`` elements starts on its natural boundary; with
             a transposed copy, every 16 of its codes too.
         stochastic: int8 only.
+        whole: shape of the matrix that this one is a part of.
     Raises:
         ValueError: an unknown format, or a configuration that does not fit the block.
     """
@@ -142,12 +150,28 @@ def options(
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "ALIGNED": int(aligned),
-        "NARROW": int(_narrow(shape)),
+        "NARROW": int(_narrow(whole or shape)),
         "EVEN": int(aligned and covered.even(shape)),
         "TRANSPOSED": int(transposed),
         "RIGHT": covered.right,
+        "PLACED": int(whole is not None),
     }
     return macro_options(macros)
+
+
+def _check_place(
+    place: tuple[int, int], part: tuple[int, int], whole: tuple[int, int], block: tuple[int, int]
+) -> None:
+    """Refuse a part that does not begin and end with whole blocks, or lies outside."""
+    if block[1] == 0:
+        raise ValueError(f"place = {place}: a part of a matrix has blocks of columns, not {block}")
+    for begin, size, extent, side in zip(place, part, whole, block, strict=True):
+        end = begin + size
+        if begin < 0 or end > extent or begin % side or (end % side and end != extent):
+            raise ValueError(
+                f"part of {part[0]} x {part[1]} at {place} of {whole[0]} x {whole[1]}: parts lie "
+                f"inside, and begin and end at whole blocks of {block[0]} x {block[1]}"
+            )
 
 
 def _validate(
@@ -159,20 +183,24 @@ def _validate(
     block: Any,
     codes_t: Any = None,
     scales_t: Any = None,
+    place: tuple[int, int] | None = None,
 ) -> None:
     check_choices({"source": (source, SOURCES), "target": (target, TARGETS)})
     check_array("x", x, SOURCE_DTYPES[source])
     check_array("codes", codes, TARGET_DTYPES[target])
     check_matrix("x", x)
-    check_matrix("codes", codes, x.shape)
+    check_matrix("codes", codes, x.shape if place is None else None)
     _check_block(block)
-    check_scales("scales", scales, x.shape, block)
+    whole = codes.shape
+    if place is not None:
+        _check_place(place, x.shape, whole, block)
+    check_scales("scales", scales, whole, block)
     written = {"codes": codes, "scales": scales}
     if (codes_t is None) != (scales_t is None):
         raise ValueError("codes_t and scales_t: a transposed copy takes both")
     if codes_t is not None:
         check_array("codes_t", codes_t, TARGET_DTYPES[target])
-        turned = (x.shape[1], x.shape[0])
+        turned = (whole[1], whole[0])
         check_matrix("codes_t", codes_t)
         if tuple(codes_t.shape) != turned:
             raise ValueError(f"codes_t has shape {tuple(codes_t.shape)}: it must be {turned}")
@@ -194,6 +222,7 @@ def prepare(
     seed: int | None = None,
     codes_t: Any = None,
     scales_t: Any = None,
+    place: tuple[int, int] | None = None,
 ) -> tuple[tuple[str, ...], int, Any]:
     """Check the arguments of :func:`launch`.
 
@@ -202,33 +231,56 @@ def prepare(
     Raises:
         ValueError, TypeError: as for :func:`launch`.
     """
-    _validate(x, codes, scales, source, target, block, codes_t, scales_t)
+    _validate(x, codes, scales, source, target, block, codes_t, scales_t, place)
     shape, transposed = (int(x.shape[0]), int(x.shape[1])), codes_t is not None
+    whole = int(codes.shape[0]), int(codes.shape[1])
+    row, col = place or (0, 0)
     chosen: dict[str, Any] = {
         "source": source, "target": target, "block": block, "shape": shape, "config": config,
         "stochastic": seed is not None, "transposed": transposed,
+        "whole": None if place is None else whole,
     }  # fmt: skip
     compiled = options(**chosen, aligned=False)
     vector = int(config["vector"])
     if (
         shape[1] % vector == 0
+        and whole[1] % vector == 0
         and x.data.ptr % min(16, vector * SOURCE_BYTES[source]) == 0
-        and codes.data.ptr % vector == 0
-        and not (transposed and (shape[0] % 16 or codes_t.data.ptr % 16))
+        and (codes.data.ptr + col) % vector == 0
+        and not (transposed and (shape[0] % 16 or whole[0] % 16 or (codes_t.data.ptr + row) % 16))
     ):
         compiled = options(**chosen, aligned=True)
     covered = geometry_of(block, shape, config, transposed=transposed)
     ctas, across = covered.ctas(shape)
     magic, shift = division(across)
     arrays = {"x": x, "codes": codes, "scales": scales, "codes_t": codes_t, "scales_t": scales_t}
-    keys = narrow_keys if _narrow(shape) else round_keys
+    blocks = -(-shape[0] // block[0]) * (-(-shape[1] // block[1]) if block[1] else 1)
     numbers = {
-        "rows": shape[0], "cols": shape[1], "keys": keys(seed or 0),
-        "blocks": scales.shape[0] * scales.shape[1], "across": across, "magic": magic,
-        "shift": shift,
+        "rows": shape[0], "cols": shape[1], "keys": keys_of(whole)(seed or 0), "blocks": blocks,
+        "across": across, "magic": magic, "shift": shift, "pitch": whole[1], "pitch_t": whole[0],
+        "first": row * whole[1] + col,
     }  # fmt: skip
+    if place is not None:
+        down, right = row // block[0], col // block[1]
+        places = {"codes": row * whole[1] + col, "scales": _bytes_to(scales, down, right)}
+        if transposed:
+            places |= {
+                "codes_t": col * whole[0] + row,
+                "scales_t": _bytes_to(scales_t, right, down),
+            }
+        numbers |= {name: arrays[name].data.ptr + at for name, at in places.items()}
     laid_out = {"scales": scales, "scales_t": scales_t}
     return compiled, ctas, parameter_block(PARAMETERS, arrays, laid_out, numbers)
+
+
+def _bytes_to(array: Any, row: int, col: int) -> int:
+    """From an array's first byte to those of an element."""
+    return row * int(array.strides[0]) + col * int(array.strides[1])
+
+
+def _kernel(device: int, options: tuple[str, ...]) -> Any:
+    (kernel,) = functions(device, SOURCE, options, ("quantize_blocks",))
+    return kernel
 
 
 def launch(x: Any, codes: Any, scales: Any, *, stream: Any = None, **rest: Any) -> None:
@@ -246,14 +298,21 @@ def launch(x: Any, codes: Any, scales: Any, *, stream: Any = None, **rest: Any) 
             taking half ``i % 8`` of counter ``i // 8``; ``None`` (default) rounds to nearest even.
         codes_t, scales_t: (C, R) codes and their scales, both or none: the transposed copy, of
             square blocks; written.
+        place: row and column from which ``x`` is a part, of whole blocks, of a matrix whose codes
+            and scales are given: only the part's are written, random bits are the whole one's.
         stream: a CuPy stream; CuPy's current one when not given.
     Raises:
         ValueError: shapes, strides, devices or the configuration do not fit; TypeError: dtypes.
     """
     chosen, ctas, parameters = prepare(x, codes, scales, **rest)
     with x.device:
-        (kernel,) = functions(x.device.id, SOURCE, chosen, ("quantize_blocks",))
-        run(kernel, ctas, int(rest["config"]["threads"]), (parameters,), stream=stream)
+        run(
+            _kernel(x.device.id, chosen),
+            ctas,
+            int(rest["config"]["threads"]),
+            (parameters,),
+            stream=stream,
+        )
 
 
 def precompile(x: Any, codes: Any, scales: Any, **rest: Any) -> None:
@@ -264,4 +323,4 @@ def precompile(x: Any, codes: Any, scales: Any, **rest: Any) -> None:
     """
     chosen, *_ = prepare(x, codes, scales, **rest)
     with x.device:
-        functions(x.device.id, SOURCE, chosen, ("quantize_blocks",))
+        _kernel(x.device.id, chosen)

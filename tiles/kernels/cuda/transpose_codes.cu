@@ -63,6 +63,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) transpose_codes(const Oper
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) keep_turned(tile, rows[i], cols[i], TILE_ROWS, words[i]);
     __syncthreads();
-    store_turned(tile, p.out, first_row, first_col, p.rows, p.cols, TILE_ROWS, TILE_COLS, THREADS, ALIGNED,
-                 EVEN);
+    store_turned(tile, p.out, first_row, first_col, p.rows, p.cols, p.rows, TILE_ROWS, TILE_COLS,
+                 THREADS, ALIGNED, EVEN);
 }
