@@ -22,7 +22,14 @@ from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.waves import waves
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.dataflow_blocks import BLOCK_OPS, TABLED_ELEMENTS, block_registers
+from tiles.kernels.dataflow_blocks import (
+    BLOCK_OPS,
+    TABLED_ELEMENTS,
+    block_registers,
+    block_smem_bytes,
+    blocks_at_once,
+    line_bytes,
+)
 from tiles.kernels.dataflow_family import block_of, items
 from tiles.kernels.dataflow_rows import row_registers, row_smem_bytes, row_steps
 from tiles.problems import Dataflow
@@ -34,25 +41,33 @@ F64 = NDArray[np.float64]
 #: Instructions an element rounded to nearest, without what is done once a block and thread.  Of
 #: activations: looked up in a table (TABLED), worked out (the others).
 ELEMENT_INSTRUCTIONS = {
-    "gelu": 15.2, "gelu-bwd": 22.4, "silu": 11.0, "silu-bwd": 17.0, "relu": 4.2, "relu-bwd": 6.0,
-    "dropout": 11.8, "residual": 12.3, "layernorm": 13.5, "layernorm-apply": 9.9,
-    "layernorm-bwd": 32.2, "rmsnorm": 13.0, "rmsnorm-apply": 9.6, "rmsnorm-bwd": 29.6,
+    "gelu": 14.2, "gelu-bwd": 20.4, "silu": 10.0, "silu-bwd": 15.0, "relu": 4.0, "relu-bwd": 6.5,
+    "dropout": 11.4, "residual": 10.3, "layernorm": 12.5, "layernorm-apply": 8.8,
+    "layernorm-bwd": 30.2, "rmsnorm": 12.0, "rmsnorm-apply": 8.5, "rmsnorm-bwd": 27.6,
 }  # fmt: skip
-TABLED = {"gelu": 9.7, "gelu-bwd": 13.5, "silu": 9.3, "silu-bwd": 13.3}
+TABLED = {"gelu": 7.6, "gelu-bwd": 12.0, "silu": 7.0, "silu-bwd": 11.4}
 #: Special functions an element that is not looked up.
 SPECIAL_FUNCTIONS = {"gelu": 2, "gelu-bwd": 3, "silu": 2, "silu-bwd": 2}
+#: int8 codes an element that the special-function pipe converts to floats, likewise.
+CONVERSIONS = {
+    "gelu": 1, "gelu-bwd": 2, "silu": 1, "silu-bwd": 2, "residual": 2, "layernorm": 1,
+    "layernorm-apply": 1, "layernorm-bwd": 2, "rmsnorm": 1, "rmsnorm-apply": 1, "rmsnorm-bwd": 2,
+}  # fmt: skip
+TABLED_CONVERSIONS = {"gelu-bwd": 1, "silu-bwd": 1}
 #: Lanes of a warp look up different words of a table: so many lie in the busiest bank.
 BANK_CONFLICTS = 3.5
 #: Once a thread and block: places, scales, the largest value over the lanes.  Once a thread.
 BLOCK_INSTRUCTIONS, THREAD_INSTRUCTIONS = 105.0, 85.0
+#: Once a block where a warp moves lines: places are worked out once a tile.
+LINED_INSTRUCTIONS = 70.0
 #: Once a thread and row group: sums over its lanes, warps and CTAs.
 ROW_INSTRUCTIONS = 500.0
 #: Philox, 40 for eight elements, and what rounding takes beyond the addition to nearest.
-STOCHASTIC_INSTRUCTIONS = 6.6
+STOCHASTIC_INSTRUCTIONS = 6.0
 #: Wide multiplications an element, see ``sim.pipes``.
-STOCHASTIC_MULTIPLIES = 2.4
+STOCHASTIC_MULTIPLIES = 2.25
 #: e4m3fn: decoding is cheaper than int8's, stochastic rounding dearer.
-FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = -1.0, 3.0
+FLOAT8_INSTRUCTIONS, FLOAT8_STOCHASTIC = 0.0, 3.0
 #: Clocks from an instruction of a warp to the next one, which mostly needs its result, and the
 #: norm of a CTA's own chain and of what its SM does meanwhile.  Set on nine operators at
 #: 8192 x 8192 (``data/h200/later_sweeps``), with instructions counted in the code of then.
@@ -68,6 +83,15 @@ def _tabled(problem: Dataflow) -> bool:
     return problem.op in TABLED and rows * cols >= TABLED_ELEMENTS
 
 
+def _special_functions(problem: Dataflow) -> int:
+    """Of the special-function pipe, an element: functions, and conversions of int8 codes."""
+    tabled = _tabled(problem)
+    functions = 0 if tabled else SPECIAL_FUNCTIONS.get(problem.op, 0)
+    if not isinstance(problem.target.element, IntElement):
+        return functions
+    return functions + (TABLED_CONVERSIONS if tabled else CONVERSIONS).get(problem.op, 0)
+
+
 def instructions(problem: Dataflow, table: ConfigTable) -> F64:
     """Issue slots an element, everything included."""
     count = TABLED[problem.op] if _tabled(problem) else ELEMENT_INSTRUCTIONS[problem.op]
@@ -79,7 +103,10 @@ def instructions(problem: Dataflow, table: ConfigTable) -> F64:
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
     each = 16.0 * items(problem, table)
     if problem.op in BLOCK_OPS:
-        once = BLOCK_INSTRUCTIONS + THREAD_INSTRUCTIONS / table["steps"]
+        side = blocks_at_once(problem, table)
+        lines = line_bytes(problem, table) > 0
+        once = np.where(lines, LINED_INSTRUCTIONS, BLOCK_INSTRUCTIONS)
+        once = once + THREAD_INSTRUCTIONS / (table["steps"] * side)
     else:
         once = BLOCK_INSTRUCTIONS + ROW_INSTRUCTIONS / row_steps(problem, table)
     return np.asarray(count + once / each, np.float64)
@@ -114,12 +141,13 @@ def dataflow_cost(
     launches = 1
     if problem.op in BLOCK_OPS:
         needed = block_registers(problem, table)
-        smem = warps * 4
+        smem = block_smem_bytes(problem, table)
         blocks = problem.target.scale_count(rows, cols)
-        ctas = -(-blocks // np.maximum(threads // table["lanes"] * table["steps"], 1))
-        in_flight = threads * have * 16.0 * problem.matrices
+        taken = table["steps"] * blocks_at_once(problem, table)
+        ctas = -(-blocks // np.maximum(threads // table["lanes"] * taken, 1))
+        in_flight = threads * have * 16.0 * problem.matrices * blocks_at_once(problem, table)
         idle: F64 = np.zeros(len(table))
-        rounds = table["steps"].astype(np.float64)
+        rounds = taken.astype(np.float64)
         waits = 1.0 / rounds  # all loads but the first are asked for a step ahead
     else:
         needed = row_registers(problem, table)
@@ -162,7 +190,7 @@ def dataflow_cost(
     on_sm = elements * even / clock_ghz
     slots = instructions(problem, table)
     issue = on_sm * (of.instruction_share * slots) / gpu.issue_per_clk
-    functions = 0 if _tabled(problem) else SPECIAL_FUNCTIONS.get(problem.op, 0)
+    functions = _special_functions(problem)
     special = one * (on_sm * functions / gpu.special_per_clk)
     multiply = one * (on_sm * _multiplies(problem) / gpu.int_per_clk)
     looked_up = one * (on_sm * BANK_CONFLICTS * _tabled(problem) / gpu.warp_threads)

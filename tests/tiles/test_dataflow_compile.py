@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nvrtc_compile import compile_cuda
 
-from bench.sass import loops
+from bench.sass import loops, opcodes
 from sim import load_gpu
 from tiles.kernels import kernel
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, modules
@@ -96,6 +96,25 @@ def test_next_block_is_loaded_before_this_one_is_stored_and_nothing_branches_bet
     assert after > len(loop) / 5  # of the loop hides each load, and so do other warps
     assert min(stores) > max(vectors)
     assert not [code for code in loop[:-1] if code.startswith(("BRA", "BSSY"))]
+
+
+@pytest.mark.parametrize(
+    ("op", "most"), [("relu", 370), pytest.param("gelu-bwd", 620, marks=pytest.mark.slow)]
+)
+def test_warp_of_lines_meets_no_barrier_and_does_little_once_a_block(op: str, most: int) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    config = BLOCK.to_dict() | {"steps": 1}
+    options = dataflow_blocks.options(
+        op=op, element="int8", block=(32, 32), stochastic=True, aligned=True, lines=True,
+        narrow=True, config=config,
+    )  # fmt: skip
+    source = FOLDER / dataflow_blocks.SOURCE
+    made = compile_cuda(source, (*options, "-ftz=true", "-arch=sm_90", "-default-device"))
+    code = made.machine_code()
+    (block,) = loops(code)
+    assert len(block) < most  # of 1024 codes
+    assert not [one for one in block if one.startswith(("LDG", "STG", "LDGSTS"))]
+    assert not [one for one in opcodes(code) if one.startswith("BAR")]
 
 
 @pytest.mark.parametrize(

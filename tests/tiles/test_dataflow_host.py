@@ -23,6 +23,7 @@ SPREAD_ROWS = {"threads": 128, "lanes": 128, "rows": 128, "splits": 1, "clusters
 CASES = (
     ("silu-bwd", "int8.b1x128+sr", (20, 384), SHORT),
     ("relu", "int8.b32x32+sr", (40, 51), WARP),
+    ("silu", "int8.b32x32+sr", (64, 256), WARP),
     ("layernorm", "int8.b32x32", (40, 77), ALONE),
     ("rmsnorm-bwd", "int8.b32x32", (40, 96), ALONE),
 )
@@ -70,6 +71,28 @@ SLOW_CASES = (
     ("gelu", "int8.b1x1024", (5, 2048), SPREAD),
     ("gelu", "int8.b1x1024+sr", (5, 1030), SHORT | {"lanes": 16}),
     ("silu-bwd", "int8.b32x32", (5, 7), WARP),
+    # Warps of whole lines in clusters: one row group in memory and two, several tiles a warp.
+    ("residual", "int8.b32x32+sr", (96, 1024), PAIR),
+    ("residual", "e4m3fn.b16x64+sr", (48, 512), ALONE | {"rows": 16}),
+    ("layernorm", "int8.b32x32+sr", (96, 512), PAIR),
+    ("layernorm", "int8.b32x32+sr", (192, 1024), WALK),
+    ("rmsnorm", "int8.b32x32", (64, 256), ALONE),
+    ("rmsnorm", "int8.b16x64+sr", (48, 512), PAIR | {"rows": 16}),
+    ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR),
+    ("rmsnorm-bwd", "int8.b32x32+sr", (96, 512), ALONE),
+    ("layernorm-bwd", "e4m3fn.b32x32+sr", (64, 512), PAIR | {"clusters": 1}),
+    # Warps of whole lines: one tile each, several, blocks of other shapes.
+    ("relu", "int8.b32x32+sr", (160, 384), WARP),
+    ("gelu", "int8.b32x32+sr", (96, 256), WARP | {"steps": 1}),
+    ("gelu-bwd", "int8.b32x32+sr", (96, 384), WARP),
+    ("silu-bwd", "int8.b16x64+sr", (48, 384), WARP),
+    ("relu-bwd", "int8.b32x32+sr", (64, 384), WARP | {"steps": 1}),
+    ("dropout", "int8.b64x16+sr", (128, 384), WARP),
+    ("dropout", "int8.b32x32", (64, 256), WARP | {"threads": 32}),
+    ("layernorm-apply", "int8.b32x32+sr", (96, 384), WARP),
+    ("rmsnorm-apply", "int8.b8x64+sr", (40, 256), WARP | {"steps": 3}),
+    ("layernorm-apply", "e4m3fn.b32x32+sr", (64, 256), WARP),
+    ("silu", "e4m3fn.b32x32+sr", (64, 256), WARP),
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim import gpu_names, load_gpu
 from tiles.formats import TensorFormat
 from tiles.kernels import Accepted, Rejected, kernel, kernels
-from tiles.kernels.cuda import dataflow_blocks, dataflow_rows
+from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, philox_keys
 from tiles.kernels.cuda.dataflow_row_geometry import geometry
 from tiles.kernels.dataflow_blocks import BLOCK_OPS, DataflowBlocksConfig
 from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
@@ -162,7 +162,12 @@ def test_shared_memory_of_blocks_is_what_the_launcher_asks_for(fmt: str) -> None
         one = problem(op, fmt)
         legal = kernel(BLOCKS).legal_space(one, H200).accepted
         asked = [
-            dataflow_blocks.smem_bytes(op, block_of(one), legal.config(row).to_dict())
+            dataflow_blocks.smem_bytes(
+                op,
+                block_of(one),
+                fields := legal.config(row).to_dict(),
+                lines=dataflow_blocks.lined(one.shape, block_of(one), fields),
+            )
             for row in range(len(legal))
         ]
         assert block_smem_bytes(one, legal).tolist() == asked
@@ -182,3 +187,9 @@ def test_shared_memory_of_the_rules_is_what_the_launcher_asks_for() -> None:
             for r in rows
         ]
         assert row_smem_bytes(one, legal)[rows].tolist() == asked
+
+
+def test_keys_are_those_of_narrow_counters_up_to_two_to_the_35_elements() -> None:
+    for rows, keys in ((2**18, philox_keys.narrow_keys), (2**18 + 1, philox_keys.round_keys)):
+        assert (philox_keys.matrix_keys(7, (rows, 2**17)) == keys(7)).all()
+    assert (philox_keys.narrow_keys(7) != philox_keys.round_keys(7)).any()

@@ -182,6 +182,15 @@ static inline float __shfl_xor_sync(uint32_t, float value, int distance) {
     host::wait(warp.barrier);
     return other;
 }
+static inline float __shfl_sync(uint32_t, float value, int lane) {
+    if (lane < 0 || lane > 31) complain("a shuffle beyond its warp");
+    host::Warp &warp = host::cta().warps[threadIdx.x / 32];
+    warp.slots[threadIdx.x % 32] = value;
+    host::wait(warp.barrier);
+    const float other = warp.slots[lane];
+    host::wait(warp.barrier);
+    return other;
+}
 // A copy to shared memory: until it has come there is neither what was there nor what will be.
 static inline void copy_later(void *to, const void *from, uint32_t bytes) {
     for (uint32_t k = 0; k < bytes; k += 4) ((uint32_t *)to)[k / 4] = 0xa5a5a5a5;

@@ -29,6 +29,8 @@ __all__ = [
     "DataflowBlocksConfig",
     "block_registers",
     "block_smem_bytes",
+    "blocks_at_once",
+    "line_bytes",
 ]
 
 BLOCK_OPS = (
@@ -79,8 +81,29 @@ def block_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     groups, vectors = threads // lanes, cols // VECTOR
     side = np.where(lanes < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, groups), 1))
     copies = np.where(side * lanes > WARP, 2, 1)
-    total: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
-    return total
+    shared: I64 = copies * (tabled * groups * TABLE_BYTES + threads // 32 * side * 4)
+    # Of a warp that moves lines (``cuda.dataflow_blocks.lined``): its tiles, and a table.
+    stages = np.where(table["steps"] > 1, 2, 1)
+    moved = line_bytes(problem, table)
+    tiles = stages * problem.matrices * rows * moved
+    lines: I64 = threads // WARP * (tiles + tabled * TABLE_BYTES)
+    return np.where(moved > 0, lines, shared)
+
+
+def line_bytes(problem: Dataflow, table: ConfigTable) -> I64:
+    """Bytes of a tile's rows where a warp has blocks to itself and moves lines, else 0."""
+    rows, cols = block_of(problem)
+    line = LINE_VECTORS * VECTOR
+    fits = cols < line and problem.rows % rows == 0 and problem.cols % line == 0
+    alone = (table["lanes"] == WARP) & fits & (rows * cols >= WARP * VECTOR)
+    moved: I64 = np.where((table["steps"] > 1) & (problem.matrices > 1), line // 2, line) * alone
+    return moved
+
+
+def blocks_at_once(problem: Dataflow, table: ConfigTable) -> I64:
+    """Blocks that the threads of one take at a step: a line's where a warp moves lines."""
+    taken: I64 = np.maximum(line_bytes(problem, table) // block_of(problem)[1], 1)
+    return taken
 
 
 class CudaDataflowBlocks(DataflowKernel):
@@ -130,18 +153,25 @@ class CudaDataflowBlocks(DataflowKernel):
     def compile_offline(
         self, problem: Problem, config: TileConfig, limits: Limits
     ) -> CompileFacts | None:
-        from tiles.kernels.cuda import dataflow_blocks
+        from tiles.kernels.cuda import dataflow_blocks, philox_keys
 
         assert isinstance(problem, Dataflow)
         high, wide = block_of(problem)
+        fields, aligned = (
+            config.to_dict(),
+            problem.cols % VECTOR == 0,
+        )  # device memory starts aligned
+        lines = dataflow_blocks.lined(problem.shape, (high, wide), fields)
         options = dataflow_blocks.options(
             op=problem.op,
             element=problem.target.element.name,
             block=(high, wide),
             stochastic=problem.target.rounding is Rounding.STOCHASTIC,
-            aligned=problem.cols % VECTOR == 0,  # device memory starts aligned
-            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), config.to_dict()),
-            config=config.to_dict(),
+            aligned=aligned,
+            whole=dataflow_blocks.whole_tiles(problem.shape, (high, wide), fields),
+            lines=lines,
+            narrow=philox_keys.is_narrow(problem.shape),
+            config=fields,
         )
-        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), config.to_dict())
+        smem = dataflow_blocks.smem_bytes(problem.op, (high, wide), fields, lines=lines)
         return self.offline(options, smem, config, limits)

@@ -102,6 +102,14 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
     shared = np.where(
         table["lanes"] < vectors, 1, np.maximum(np.minimum(LINE_VECTORS // vectors, beside), 1)
     )
+    # Of warps that have blocks to themselves and move whole lines: ``Geometry.lined``.
+    high, line = block_of(problem)[0], LINE_VECTORS * VECTOR
+    fits = (problem.cols % (table["splits"] * beside * line) == 0) & (problem.rows % rows == 0)
+    alone = (table["lanes"] == WARP) & (high * wide >= WARP * VECTOR) & (wide < line)
+    lined = alone & fits & (down == 1)
+    shared = np.where(lined, 1, shared)
+    if not walks:  # of a residual's addends
+        codes = np.where(lined, 2 * high * line * groups, codes)
     sums = (threads // 16 if backward else 4 * beside // shared) * rows
     floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
     rest = 4 * (floats + (16 if backward else 12) * rows)
@@ -121,6 +129,7 @@ class CudaDataflowRows(DataflowKernel):
     def space(self, problem: Problem, limits: Limits) -> ConfigTable:
         assert isinstance(problem, Dataflow)
         high = block_of(problem)[0]
+        most = 4 if problem.op.endswith("-bwd") else 6 if problem.op == "residual" else 5
         return ConfigTable.product(
             DataflowRowsConfig,
             threads=[128, 256, 512, 1024],
@@ -132,7 +141,7 @@ class CudaDataflowRows(DataflowKernel):
                 "layernorm": [1, 32, 64, 128],
                 "rmsnorm": [1, 32, 64, 128],
             }.get(problem.op, [16, 32, 48, 64, 96]),
-            ctas=[1, 2, 3, 4] if problem.op.endswith("-bwd") else [1, 2, 3, 4, 5],
+            ctas=list(range(1, most + 1)),
         )
 
     def rules(self, problem: Problem, table: ConfigTable, limits: Limits) -> list[Rule]:

@@ -23,7 +23,7 @@ from tiles.kernels.cuda.hopper_block_operands import OUTPUTS
 from tiles.kernels.cuda.hopper_formats import ELEMENT_BYTES, ROW_BYTES
 from tiles.kernels.cuda.hopper_grid import cluster_sides, persistent_grid
 from tiles.kernels.cuda.launches import run
-from tiles.kernels.cuda.philox_keys import KEYS, round_keys
+from tiles.kernels.cuda.philox_keys import KEYS, matrix_keys, round_keys
 from tiles.kernels.cuda.tensor_maps import tensor_map
 from tiles.kernels.triton.tile_random import seed_words
 
@@ -106,6 +106,7 @@ class DataflowLaunch:
             rows: of ``dataflow_rows``; else of ``dataflow_blocks``.
         """
         device, threads = views["x"].device.id, int(options["config"]["threads"])
+        self._shape = tuple(views["x"].shape)
         if rows:
             chosen, covered, parameters = dataflow_rows.prepare(**views, **options)
             kernels = dataflow_rows._kernels(device, chosen, covered.smem_bytes, options)
@@ -127,9 +128,9 @@ class DataflowLaunch:
         given = self._parameters.copy()
         for name in self._names:
             given[name] = tensors[name].data_ptr()
-        given["keys"] = round_keys(seed)
+        given["keys"] = matrix_keys(seed, self._shape)
         if mask_seed:
-            given["mask_keys"] = round_keys(mask_seed)
+            given["mask_keys"] = matrix_keys(mask_seed, self._shape)
         self._first(given, stream)
         if self._sums is None:
             return

@@ -10,8 +10,10 @@
 // large blocks are looked up, under each block's scale, in a table that its threads fill with the
 // operator's values at all 256 codes (TABLED).
 //
-// Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold).  Dynamic shared memory:
-// the tables, and a float a warp.
+// Where a warp has narrow blocks to itself (LINED), it moves them through shared memory: dataflow_lines.cuh.
+//
+// Macros beside those of dataflow_device.cuh: OP, CTAS (that an SM should hold), LINED and, with it, STAGES
+// and LINE_BYTES.  Dynamic shared memory: the tables, and a float a warp.
 #define GELU 0
 #define GELU_BWD 1
 #define SILU 2
@@ -23,6 +25,9 @@
 #define RMSNORM_APPLY 8
 
 #define CONVERTED 0
+#ifndef CONVERSIONS
+#define CONVERSIONS 4
+#endif
 #define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
@@ -123,16 +128,16 @@ DEVICE void at_both_signs(const Activation &f, float code, float &at_code, float
 #else
     float rest = exp2_approximate(code * f.a0);
 #endif
-    float passed = reciprocal_approximate(1.0f + rest), blocked = rest * passed;
+    const float passed = reciprocal_approximate(1.0f + rest);
 #if OP == GELU || OP == SILU
     at_code = code * passed;
-    at_negative = MAGNITUDES ? code * blocked : -code * blocked;
+    at_negative = (MAGNITUDES ? at_code : -at_code) * rest;
 #elif OP == GELU_BWD
-    float bell = code * f.density * exp2_approximate(square * f.gauss);
+    const float bell = code * f.density * exp2_approximate(square * f.gauss);
     at_code = passed + bell;
-    at_negative = blocked - bell;
+    at_negative = rest * passed - bell;
 #else
-    float bell = code * f.unit * (passed * blocked);
+    const float blocked = rest * passed, bell = code * f.unit * (passed * blocked);
     at_code = passed + bell;
     at_negative = blocked - bell;
 #endif
@@ -184,7 +189,8 @@ DEVICE u32 kept_bytes(const u32 *pairs, u32 drop_below) {
 // What the operator leaves of sixteen codes.
 DEVICE void pass_codes(const Operands &p, const u32 *x, const u32 *dy, i64 index, u32 *y) {
 #if OP == DROPOUT
-    const Random halves[2] = {random_halves(index, p.mask_keys), random_halves(index + 8, p.mask_keys)};
+    Random halves[2];
+    random_sixteen(index, p.mask_keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w)
@@ -242,23 +248,30 @@ DEVICE void apply(const Operands &p, const Activation &f, const float *table, co
 #endif
 
 #if NORM
-// y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
-DEVICE void normalise(const Operands &p, float scale, const u32 *x, i64 row, const float *gamma,
-                      const float *beta, float *y) {
-    bool inside = WHOLE || row < p.rows;
-    float mean = inside ? __ldg(p.mean + row) : 0.0f;
-    float spread = inside ? __ldg(p.variance + row) : 1.0f;
+// What normalises a row.
+struct RowStatistics {
+    float mean, rstd;
+};
+
+DEVICE RowStatistics row_statistics(const Operands &p, float mean, float spread) {
 #if OP == RMSNORM_APPLY
     spread = __fmaf_rn(mean, mean, spread);  // of the second moment about zero
 #endif
-    float rstd = rsqrtf(spread + p.epsilon), factor = scale * rstd;
+    RowStatistics row = {mean, rsqrtf(spread + p.epsilon)};
+    return row;
+}
+
+// y = (x - mean) rstd gamma + beta of a vector in one row; anything finite outside the matrix.
+DEVICE void normalise(float scale, const u32 *x, const RowStatistics &row, const float *gamma,
+                      const float *beta, float *y) {
+    const float factor = scale * row.rstd;
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) decode(x[w], y + 4 * w);
 #if OP == RMSNORM_APPLY
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) y[k] = y[k] * factor * gamma[k];
 #else
-    float shift = -mean * rstd;
+    const float shift = -row.mean * row.rstd;
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k)
         y[k] = __fmaf_rn(__fmaf_rn(y[k], factor, shift), gamma[k], beta[k]);
@@ -275,6 +288,9 @@ struct Loaded {
     u32 x[ITEMS][WORDS];
 #if BINARY
     u32 dy[ITEMS][WORDS];
+#endif
+#if NORM && LINED
+    RowStatistics rows[ITEMS];  // of each vector
 #endif
 };
 
@@ -388,8 +404,14 @@ DEVICE float evaluate(const Operands &p, const Loaded &from, float *tables, u32 
 #endif
             }
         }
-        const i64 row = WHOLE || inside(from, i) ? at.row : p.rows;
-        normalise(p, from.scale, from.x[i], row, gamma, beta, y[i]);
+#if LINED
+        const RowStatistics row = from.rows[i];
+#else
+        const bool there = WHOLE || inside(from, i);
+        const RowStatistics row = row_statistics(p, there ? __ldg(p.mean + at.row) : 0.0f,
+                                                 there ? __ldg(p.variance + at.row) : 1.0f);
+#endif
+        normalise(from.scale, from.x[i], row, gamma, beta, y[i]);
 #else
         const i64 index = from.index + down_of(i) * p.cols + right_of(i);
 #if BINARY
@@ -448,7 +470,8 @@ DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const 
                          u32 *words) {
     const Multiplier multiplier = multiplier_of(out.is_nan ? 0.0f : out.multiplier);
 #if STOCHASTIC
-    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+    Random halves[2];
+    random_sixteen(index, keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
@@ -467,7 +490,8 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
 #if MAGNITUDES
     const float multiplier = out.is_nan ? 0.0f : out.multiplier;
 #if STOCHASTIC
-    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+    Random halves[2];
+    random_sixteen(index, keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {
@@ -480,10 +504,23 @@ DEVICE void round_vector(const float *y, const OutputScale &out, i64 index, cons
     }
     return;
 #endif
+#if ELEMENT == 0 && !NORM
+    // Values in registers are finite, and zeros become the code zero.
+    encode(y, out.is_nan ? 0.0f : out.multiplier, false, index, keys, words);
+#else
     encode(y, out.multiplier, out.is_nan, index, keys, words);
+#endif
 }
 #endif
 
+// Whether an input scale that is not finite does not show in the largest value times its unit.
+DEVICE bool hidden_nan(const Loaded &from) {
+    return !NORM && BINARY && !(from.scale <= FLOAT_MAX);
+}
+
+#if LINED
+#include "dataflow_lines.cuh"
+#else
 // The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
 // while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
 // take over the registers that are free by then.
@@ -506,8 +543,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
         base += stride;
         load_block(p, base + team, from);
         peak = block_peak(peak, of_warp, odd);
-        const bool is_nan = !(done.scale <= FLOAT_MAX) || !(done.dy_scale <= FLOAT_MAX);
-        const OutputScale out = output_scale(peak, unit, is_nan);
+        const OutputScale out = output_scale(peak, unit, hidden_nan(done));
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
             const i64 index = done.index + down_of(i) * p.cols + right_of(i);
@@ -523,3 +559,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
                     out.scale, is_first() && done.rows_left > 0);
     }
 }
+#endif

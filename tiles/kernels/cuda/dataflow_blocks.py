@@ -11,13 +11,14 @@ from . import dataflow_arguments as arguments
 from .block_arrays import division
 from .compiler_options import check_choices, macro_options
 from .launches import allow_shared_memory, check_shared_memory, functions, run
-from .philox_keys import KEYS, round_keys
+from .philox_keys import KEYS, is_narrow, matrix_keys
 
 __all__ = [
     "OPS",
     "SOURCE",
     "drop_below",
     "launch",
+    "lined",
     "options",
     "precompile",
     "prepare",
@@ -36,6 +37,9 @@ SOURCE = "dataflow_blocks.cu"
 TABLED_OPS = ("gelu", "gelu-bwd", "silu", "silu-bwd")
 TABLED_ELEMENTS = 1024
 TABLE_BYTES = 4 * 256
+#: Lanes of a warp, and bytes of a line of memory: where narrower blocks have a warp each, it moves
+#: lines, see ``dataflow_lines.cuh``.
+WARP, LINE = 32, 128
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -77,6 +81,8 @@ def options(
     aligned: bool,
     config: Mapping[str, int | bool],
     whole: bool = False,
+    lines: bool = False,
+    narrow: bool = False,
 ) -> tuple[str, ...]:
     """Compiler options for an operator and a configuration, architecture left out.
 
@@ -84,6 +90,8 @@ def options(
         block: rows and columns under one scale, powers of two.
         aligned: every vector of 16 codes lies inside its row and on a 16-byte boundary.
         whole: see :func:`whole_tiles`.
+        lines: see :func:`lined`; asks for ``aligned``.
+        narrow: see :func:`.philox_keys.is_narrow`.
     Raises:
         ValueError: an unknown operator or format, or a configuration that does not fit the block.
     """
@@ -98,24 +106,52 @@ def options(
         "ELEMENT": arguments.ELEMENTS.index(element),
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
-        "WHOLE": int(whole and aligned),
+        "WHOLE": int((whole or lines) and aligned),
+        "LINED": int(lines and aligned),
+        "NARROW": int(narrow),
+        "STAGES": stages(config),
+        "LINE_BYTES": line_bytes(op, config),
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": int(config["threads"]),
         "LANES": int(config["lanes"]),
-        "BESIDE": blocks_beside(block, config),
+        "BESIDE": 1 if lines and aligned else blocks_beside(block, config),
         "CTAS": int(config["ctas"]),
     }
     return macro_options(macros)
 
 
-def smem_bytes(op: str, block: tuple[int, int], config: Mapping[str, int | bool]) -> int:
+def lined(shape: tuple[int, int], block: tuple[int, int], config: Mapping[str, int | bool]) -> bool:
+    """Whether a warp has whole blocks to itself and moves lines of memory, or half ones."""
+    vectors = block[0] * block[1] // arguments.VECTOR
+    alone = int(config["lanes"]) == WARP <= vectors and block[1] < LINE
+    return alone and shape[0] % block[0] == 0 and shape[1] % LINE == 0
+
+
+def stages(config: Mapping[str, int | bool]) -> int:
+    """Tiles that a warp of lines has shared memory for: one comes while the other one is taken."""
+    return 2 if int(config["steps"]) > 1 else 1
+
+
+def line_bytes(op: str, config: Mapping[str, int | bool]) -> int:
+    """Bytes of each of a tile's rows: half a line where two tiles of two matrices are kept."""
+    return LINE // 2 if stages(config) > 1 and op.endswith("-bwd") else LINE
+
+
+def smem_bytes(
+    op: str, block: tuple[int, int], config: Mapping[str, int | bool], *, lines: bool = False
+) -> int:
     """Dynamic shared memory of a CTA: activations' tables, and the largest values of warps.
 
-    Both exist twice where the threads that share them are in several warps.
+    Both exist twice where the threads that share them are in several warps.  Instead of the values
+    a warp that moves ``lines`` has its tiles there.
     """
     threads, lanes = int(config["threads"]), int(config["lanes"])
     tabled = op in TABLED_OPS and block[0] * block[1] >= TABLED_ELEMENTS
+    if lines:
+        matrices = 2 if op.endswith("-bwd") else 1
+        tiles = stages(config) * matrices * block[0] * line_bytes(op, config)
+        return threads // WARP * (tiles + tabled * TABLE_BYTES)
     side = blocks_beside(block, config)
     copies = 2 if side * lanes > 32 else 1
     return copies * (tabled * threads // lanes * TABLE_BYTES + threads // 32 * side * 4)
@@ -191,25 +227,28 @@ def prepare(
     below = drop_below(probability)
     read = {**codes, **scales, **vectors}
     arguments.check_memory(written, read)
-    across, side = int(x_scales.shape[1]), blocks_beside(block, config)
+    columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
+    straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
+    lines = straight and lined(shape, block, config)
+    side = line_bytes(op, config) // block[1] if lines else blocks_beside(block, config)
+    across = int(x_scales.shape[1])
     tiles_across = -(-across // side)
     tiles = int(x_scales.shape[0]) * tiles_across
     magic, shift = division(tiles_across)
     numbers = {
         "rows": shape[0], "cols": shape[1], "across": across, "tiles": tiles,
         "tiles_across": tiles_across, "magic": magic,
-        "shift": shift, "keys": round_keys(seed), "mask_keys": round_keys(mask_seed),
+        "shift": shift, "keys": matrix_keys(seed, shape),
+        "mask_keys": matrix_keys(mask_seed, shape),
         "drop_below": below, "keep_scale": 65536 / (65536 - below), "epsilon": epsilon,
     }  # fmt: skip
     laid_out = {"x": x_scales, "dy": dy_scales, "out": out_scales}
     parameters = arguments.parameter_block(PARAMETERS, {**read, **written}, laid_out, numbers)
-    columns = {name: a for name, a in vectors.items() if name in ("gamma", "beta")}
-    straight = arguments.aligned(shape[1], {**codes, **columns, "out": out})
-    teams = int(config["threads"]) // (int(config["lanes"]) * side)
+    teams = int(config["threads"]) // (WARP if lines else int(config["lanes"]) * side)
     ctas = -(-tiles // (teams * int(config["steps"])))
     whole = whole_tiles(shape, block, config)
-    made = options(**chosen, aligned=straight, whole=whole)
-    return made, ctas, smem_bytes(op, block, config), parameters
+    made = options(**chosen, aligned=straight, whole=whole, lines=lines, narrow=is_narrow(shape))
+    return made, ctas, smem_bytes(op, block, config, lines=lines), parameters
 
 
 def _kernel(

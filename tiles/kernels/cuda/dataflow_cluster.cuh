@@ -1,5 +1,4 @@
-// The CTAs of a cluster that share rows: their barrier and each other's shared memory; and copies to
-// shared memory that nobody waits for at once.
+// The CTAs of a cluster that share rows: their barrier and each other's shared memory.
 //
 // Macros: SPLITS (CTAs of a cluster).  A test on the CPU has all of these by itself.
 #ifndef ON_HOST
@@ -36,16 +35,4 @@ DEVICE float of_cta(const float *place, u32 rank) {
     return *place;
 #endif
 }
-
-DEVICE void copy_async(uint4 *to, const u8 *from) {
-    u32 place = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
-}
-
-DEVICE void copy_float_async(float *to, const float *from) {
-    u32 place = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(from) : "memory");
-}
-
-DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif

@@ -38,7 +38,11 @@ typedef long long i64;
 #define PERMUTED 0
 #endif
 
-// Codes become floats by conversions: one instruction, of a pipe that takes 16 lanes a clock.
+// Codes become floats by conversions: one instruction, of a pipe that takes 16 lanes a clock.  Of each
+// four codes so many, or all that are multiplied by a number (CONVERTED).
+#ifndef CONVERSIONS
+#define CONVERSIONS 0
+#endif
 #ifndef CONVERTED
 #define CONVERTED 0
 #endif
@@ -135,8 +139,10 @@ DEVICE void decode(u32 word, float *values) {
     // pipe has half the rate of additions and is what these kernels have most for.  A conversion from
     // 8 bits has a quarter of that rate.
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-        values[k] = as_float((u32)__dp4a((int)word, 1 << 8 * k, 0x4b400000)) - 12582912.0f;
+    for (int k = 0; k < 4; ++k) {
+        const u32 bits = (u32)__dp4a((int)word, 1 << 8 * k, 0x4b400000);
+        values[k] = k < CONVERSIONS ? converted_byte(word, k) : as_float(bits) - 12582912.0f;
+    }
 #endif
 #else
     decode_pair((u16)word, values[0], values[1]);
@@ -285,7 +291,8 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *p
 DEVICE void encode(const float *values, float multiplier, bool is_nan, i64 index,
                    const RoundKeys &keys, u32 *words) {
 #if STOCHASTIC
-    const Random halves[2] = {random_halves(index, keys), random_halves(index + 8, keys)};
+    Random halves[2];
+    random_sixteen(index, keys, halves);
 #endif
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) {

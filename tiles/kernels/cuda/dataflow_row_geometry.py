@@ -11,6 +11,8 @@ __all__ = ["Geometry", "geometry"]
 
 #: Two row groups are kept where the CTAs that an SM should hold take at most that much together.
 STAGES_BYTES = 216 * 1024
+#: Lanes of a warp, bytes of a line of memory.
+WARP, LINE = 32, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Geometry:
     beside: int  #: blocks that threads share, see :func:`dataflow_arguments.beside`
     stages: int  #: row groups whose codes a CTA keeps
     smem_bytes: int  #: dynamic, of a CTA
+    lined: bool  #: warps have blocks to themselves and move whole lines of memory
     exact: bool  #: no row, column or step of any CTA lies outside the matrix
 
 
@@ -45,9 +48,14 @@ def geometry(
     kept = walks + backward
     codes = kept * steps * (block[0] * block[1] // lanes) * threads
     across = groups // down
+    line = lanes == WARP <= block[0] * block[1] // arguments.VECTOR and block[1] < LINE
+    fits = shape[0] % rows == 0 and shape[1] % (int(config["splits"]) * across * LINE) == 0
+    lined = line and down == 1 and fits
+    if lined and not walks:  # a warp's two tiles of both addends, in half lines
+        codes = 2 * block[0] * LINE * groups
     columns = (walks + (op == "layernorm")) * steps * across * block[1]
     scales = 2 * kept * steps * groups
-    beside = arguments.beside(block, lanes, across)
+    beside = 1 if lined else arguments.beside(block, lanes, across)
     sums = (threads // 16 if backward else 4 * across // beside) * rows
     peaks = 2 * beside * threads // 32
     floats = columns + scales + sums + (16 if backward else 12) * rows + peaks
@@ -62,6 +70,7 @@ def geometry(
         beside=beside,
         stages=stages,
         smem_bytes=stages * codes + 4 * floats,
+        lined=lined,
         exact=shape[0] % rows == 0
         and shape[1] % (block[1] * int(config["splits"]) * across * steps) == 0,
     )

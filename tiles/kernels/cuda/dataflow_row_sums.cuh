@@ -196,10 +196,17 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
         const u32 across = at % VECTORS_PER_ROW, quarter = at / LINE % 4;
         const u32 block = at / (4 * LINE) * BESIDE + at % LINE / VECTORS_PER_ROW;
         const bool valid = block < blocks;
-        const u32 near = valid ? block : 0, step = near / GROUPS_ACROSS, side = near % GROUPS_ACROSS;
+        const u32 near = valid ? block : 0;
+#if LINED
+        const u32 tile = near / SIDE, side = tile % GROUPS_ACROSS;
+        const u32 step = tile / GROUPS_ACROSS * SIDE + near % SIDE;
+        const u32 chunk = near % SIDE * VECTORS_PER_ROW + across;
+#else
+        const u32 step = near / GROUPS_ACROSS, side = near % GROUPS_ACROSS;
+#endif
         float gamma[VECTOR], products[VECTOR], plain[VECTOR];
         float dy_scale = 0.0f;
-        columns_at(shared.columns + near * BLOCK_COLS + across * VECTOR, gamma);
+        columns_at(shared.columns, near * BLOCK_COLS + across * VECTOR, gamma);
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) products[k] = plain[k] = 0.0f;
 #pragma unroll 2
@@ -208,7 +215,11 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
             const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
             const u32 line = ROWS % 4 == 0 || row < ROWS ? row : 0;
             const u32 group = side * DOWN + line / BLOCK_ROWS;
+#if LINED
+            const uint4 *slot = codes + (tile * TILE_BYTES + chunk_place(line, chunk)) / VECTOR;
+#else
             const uint4 *slot = codes + step * ITEMS * THREADS + slot_of(line, side, across);
+#endif
             const float *scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + group;
             const float2 normal = shared.normals[parity * ROWS + line];
             const float factor = scale[0] * normal.x;

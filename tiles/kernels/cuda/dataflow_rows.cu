@@ -19,13 +19,15 @@
 // columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
 // Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
-// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS.
+// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
+// LINED (a warp has whole blocks to itself, in tiles of lines: dataflow_tiles.cuh) and, with it, LINE_BYTES.
 #define RESIDUAL 0
 #define LAYERNORM 1
 #define RMSNORM 2
 #define LAYERNORM_BWD 3
 #define RMSNORM_BWD 4
 
+#define CONVERSIONS (OP >= LAYERNORM_BWD ? 2 : 4)  // backward has four codes an element to convert
 #include "dataflow_device.cuh"
 
 #define GROUPS (THREADS / LANES)
@@ -60,6 +62,11 @@ struct RowOperands {
 };
 
 #include "dataflow_cluster.cuh"
+#if LINED
+#include "dataflow_tiles.cuh"
+#else
+#include "dataflow_copies.cuh"
+#endif
 
 // What the threads of a CTA share beside codes.  What has two parities is written for the next row
 // group while somebody may still read what is there of this one.
@@ -78,11 +85,16 @@ DEVICE void words_of(const uint4 &four, u32 *words) {
     words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
 }
 
-// Sixteen floats of shared memory, on 16 bytes.
-DEVICE void columns_at(const float *from, float *values) {
+// Where a column's gamma and beta lie: lanes read the same four of sixteen columns each, which would lie
+// in the same banks where eight lanes have as many columns.
+DEVICE u32 column_place(u32 col) { return LINED ? col : col ^ col / (2 * VECTOR) % 4 * 4; }
+
+// Those of sixteen columns.
+DEVICE void columns_at(const float *from, u32 col, float *values) {
+    const u32 place = column_place(col);
 #pragma unroll
-    for (int w = 0; w < WORDS; ++w) {
-        const float4 four = ((const float4 *)from)[w];
+    for (u32 w = 0; w < WORDS; ++w) {
+        const float4 four = *(const float4 *)(from + (place ^ 4 * w));
         values[4 * w] = four.x, values[4 * w + 1] = four.y;
         values[4 * w + 2] = four.z, values[4 * w + 3] = four.w;
     }
@@ -120,7 +132,11 @@ struct Step {
 DEVICE Step step_of(const RowOperands &p, const Part &part, u32 row_group, u32 step) {
     Step at;
     at.down = row_group * DOWN + part.below;
+#if LINED
+    at.right = part.first_block + (step / SIDE * GROUPS_ACROSS + part.side) * SIDE + step % SIDE;
+#else
     at.right = part.first_block + step * GROUPS_ACROSS + part.side;
+#endif
     at.active = WHOLE || ((i64)at.down * BLOCK_ROWS < p.rows && at.right < part.end_block);
     at.first = first_place(at.down, at.right - block_of(), p.cols);
     return at;
@@ -140,22 +156,48 @@ DEVICE const float *other_scale_at(const RowOperands &p, const Step &at) {
     return p.other_scales + at.down * p.other_row_stride + at.right * p.other_col_stride;
 }
 
-// From the block's largest magnitude.
+#if LINED
+// Stores a tile's codes, and the scales of its blocks, of which each lane has one; `last`: its last step.
+DEVICE void store_tile(const RowOperands &p, const Step &last, const u8 *tile, float scale) {
+    const i64 corner = last.first.index - lane_index(p.cols, VECTORS_PER_ROW) - (SIDE - 1) * BLOCK_COLS;
+    const u32 lane = threadIdx.x % 32, right = last.right - (SIDE - 1) + lane;
+    store_lines(p.cols, tile, p.out + corner + lane_index(p.cols, CHUNKS));
+    store_scale(p.out_scales + last.down * p.out_row_stride + right * p.out_col_stride, scale,
+                lane < SIDE);
+}
+#endif
+
+// From the block's largest magnitude; stores codes and scale, but where tiles of lines take them.
 DEVICE void quantize_block(const RowOperands &p, const Step &at, float (*y)[VECTOR], float peak,
                            bool is_nan, u32 (*words)[WORDS], float &scale) {
     const OutputScale out = output_scale(peak, 1.0f, is_nan);
+#if !LINED
     store_scale(p.out_scales + at.down * p.out_row_stride + at.right * p.out_col_stride, out.scale,
                 at.active && is_first());
+#endif
     scale = out.scale;
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const Place place = place_of(at.first, i, p.cols);
         encode(y[i], out.multiplier, out.is_nan, place.index, p.keys, words[i]);
-        store_codes(p.out, place.index, place.col, p.cols, words[i], inside(p, at, i));
+        if (!LINED)
+            store_codes(p.out, place.index, place.col, p.cols, words[i], inside(p, at, i));
     }
 }
 
 #if OPERANDS > 0
+// Where a thread's vector of a step lies; those of the other operand lie as far behind as all of these.
+DEVICE u32 own_slot(u32 step, int i) {
+#if LINED
+    const u32 lane = threadIdx.x % 32, tile = step / SIDE * GROUPS + threadIdx.x / 32;
+    const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
+    return (tile * TILE_BYTES + (place ^ step % SIDE * BLOCK_COLS) + i * ROWS_A_VECTOR * LINE_BYTES) /
+           VECTOR;
+#else
+    return (step * ITEMS + i) * THREADS + threadIdx.x;
+#endif
+}
+
 // Brings a vector to shared memory, where only this thread reads it before a barrier.
 DEVICE void fetch(uint4 *slot, const u8 *codes, const Place &at, bool inside, i64 cols) {
 #if ALIGNED
@@ -178,6 +220,27 @@ DEVICE uint4 *stage_of(const RowOperands &p, uint4 *codes, u32 parity) {
 DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
                        u32 row_group, u32 step, u32 parity) {
     codes = stage_of(p, codes, parity);
+#if LINED
+    // A warp's tile, with its last step.
+    if (step % SIDE < SIDE - 1) return;
+    Step at = step_of(p, part, row_group, step - step % SIDE);
+    const i64 index = (i64)at.down * BLOCK_ROWS * p.cols + (i64)at.right * BLOCK_COLS +
+                      lane_index(p.cols, CHUNKS);
+    u8 *tile = (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES;
+    copy_lines(p.cols, p.x + index, tile);
+#if BACKWARD
+    copy_lines(p.cols, p.other + index, tile + (u64)p.steps * ITEMS * THREADS * VECTOR);
+#endif
+    const u32 block = threadIdx.x % 32;
+    if (block >= SIDE) return;
+    at.right += block;
+    float *scale = shared.scales +
+                   (parity * OPERANDS * p.steps + step / SIDE * SIDE + block) * GROUPS + part.side;
+    copy_float_async(scale, x_scale_at(p, at));
+#if BACKWARD
+    copy_float_async(scale + p.steps * GROUPS, other_scale_at(p, at));
+#endif
+#else
     const Step at = step_of(p, part, row_group, step);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
@@ -201,24 +264,27 @@ DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part 
             scale[p.steps * GROUPS] = 1.0f;
 #endif
     }
+#endif
 }
 
 // Outputs of a row group, from its codes in shared memory; asks for those of `next`.
 DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *all,
                         u32 row_group, u32 next, u32 parity) {
-    const uint4 *codes = stage_of(p, all, parity);
+    uint4 *codes = stage_of(p, all, parity);
     const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
     const i64 top = (i64)row_group * ROWS;
+    float of_lane = 1.0f;  // its block's scale, of a tile
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
         const Step at = step_of(p, part, row_group, step);
         const float *scales =
             shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
         const float x_scale = scales[0];
-        bool is_nan = !(x_scale <= FLOAT_MAX);
 #if BACKWARD
         const float dy_scale = scales[p.steps * GROUPS];
-        is_nan = is_nan || !(dy_scale <= FLOAT_MAX);
+        const bool is_nan = !(x_scale <= FLOAT_MAX) || !(dy_scale <= FLOAT_MAX);
+#else
+        const bool is_nan = false;  // no value is finite under a scale that is not
 #endif
         float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
 #if !BACKWARD
@@ -230,12 +296,12 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
             const Place place = place_of(at.first, i, p.cols);
             if (i == 0 || LANES < VECTORS_PER_ROW) {
                 const u32 col = (u32)(place.col - (i64)part.first_block * BLOCK_COLS);
-                columns_at(shared.columns + col, gamma);
+                columns_at(shared.columns, col, gamma);
 #if OP == LAYERNORM
-                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS + col, beta);
+                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS, col, beta);
 #endif
             }
-            const uint4 *slot = codes + (step * ITEMS + i) * THREADS + threadIdx.x;
+            const uint4 *slot = codes + own_slot(step, i);
             words_of(*slot, words[i]);
 #pragma unroll
             for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
@@ -278,8 +344,22 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
         // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
         // exchange orders no memory.
         if (TEAM <= 32) __syncwarp();
+#if LINED
+        quantize_block(p, at, y, peak, is_nan, words, scale);
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i)
+            codes[own_slot(step, i)] =
+                make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+        of_lane = threadIdx.x % 32 == step % SIDE ? scale : of_lane;
+        if (step % SIDE < SIDE - 1) continue;
+        __syncwarp();
+        store_tile(p, at, (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES, of_lane);
+        __syncwarp();
+        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+#else
         if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
         quantize_block(p, at, y, peak, is_nan, words, scale);
+#endif
     }
 }
 #else
@@ -290,6 +370,93 @@ struct Loaded {
     u32 x[ITEMS][WORDS], other[ITEMS][WORDS];
 };
 
+// Their sum; returns its largest magnitude.
+DEVICE float added(const Loaded &from, float (*y)[VECTOR]) {
+    float peak = 0.0f;
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) {
+            float *four = y[i] + 4 * w, values[4];
+            decode(from.x[i][w], four);
+            decode(from.other[i][w], values);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                four[k] = __fmaf_rn(four[k], from.x_scale, values[k] * from.other_scale);
+                peak = larger(peak, fabsf(four[k]));
+            }
+        }
+    return peak;
+}
+
+#if LINED
+#define STAGE_BYTES (2 * TILE_BYTES)  // both addends
+
+// Asks for a warp's tile from `step` on, and the scales of its blocks, of which each lane has one.
+DEVICE void ask_for_addends(const RowOperands &p, const Part &part, u32 row_group, u32 step, u8 *stage,
+                            float &x_scale, float &other_scale) {
+    Step at = step_of(p, part, row_group, step);
+    const i64 lines =
+        at.first.index - lane_index(p.cols, VECTORS_PER_ROW) + lane_index(p.cols, CHUNKS);
+    copy_lines(p.cols, p.x + lines, stage);
+    copy_lines(p.cols, p.other + lines, stage + TILE_BYTES);
+    at.right += threadIdx.x % SIDE;
+    x_scale = __ldg(x_scale_at(p, at));
+    other_scale = __ldg(other_scale_at(p, at));
+}
+
+// Adds, rounds and stores a row group's codes, of which a warp has tiles one after the other, the next one
+// under way; takes what is stored into the rows' moments.
+DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *codes,
+                      u32 row_group, Moments *own) {
+    const u32 lane = threadIdx.x % 32;
+    u8 *const stages = (u8 *)codes + threadIdx.x / 32 * (2 * STAGE_BYTES);
+    const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
+#pragma unroll
+    for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
+    float next_x, next_other, of_lane = 1.0f;
+    ask_for_addends(p, part, row_group, 0, stages, next_x, next_other);
+#pragma unroll 1
+    for (u32 step = 0, stage = 0; step < p.steps; stage ^= STAGE_BYTES) {
+        Loaded from;
+        u8 *tile = stages + stage;
+        const float x_scales = next_x, other_scales = next_other;
+        copies_begun();
+        if (step + SIDE < p.steps)
+            ask_for_addends(p, part, row_group, step + SIDE, stages + (stage ^ STAGE_BYTES), next_x,
+                            next_other);
+        copies_begun();
+        copies_left<1>();
+        __syncwarp();
+#pragma unroll 1
+        for (u32 b = 0; b < SIDE; ++b, ++step) {
+            from.at = step_of(p, part, row_group, step);
+            from.x_scale = __shfl_sync(0xffffffffu, x_scales, b);
+            from.other_scale = __shfl_sync(0xffffffffu, other_scales, b);
+            uint4 *slot = (uint4 *)(tile + (place ^ b * BLOCK_COLS));
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i) {
+                const uint4 *at = slot + i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR);
+                words_of(at[0], from.x[i]);
+                words_of(at[TILE_BYTES / VECTOR], from.other[i]);
+            }
+            float y[ITEMS][VECTOR], scale;
+            const float peak = block_peak(added(from, y), shared.of_warp, 0);
+            u32 words[ITEMS][WORDS];
+            quantize_block(p, from.at, y, peak, false, words, scale);
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i)
+                slot[i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR)] =
+                    make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+            add_moments(p, from.at.first, true, step, words, scale, own);
+            of_lane = lane == b ? scale : of_lane;
+        }
+        __syncwarp();
+        store_tile(p, from.at, tile, of_lane);
+        __syncwarp();
+    }
+}
+#else
 DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32 step, Loaded &from) {
     from.at = step_of(p, part, row_group, step);
     from.x_scale = from.at.active ? __ldg(x_scale_at(p, from.at)) : 1.0f;
@@ -307,37 +474,24 @@ DEVICE void load_step(const RowOperands &p, const Part &part, u32 row_group, u32
 }
 
 // Adds, rounds and stores a row group's codes; takes what is stored into the rows' moments.
-DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, u32 row_group,
-                      Moments *own) {
+DEVICE void add_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *,
+                      u32 row_group, Moments *own) {
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) own[s].count = own[s].mean = own[s].second = 0.0f;
     Loaded from;
     load_step(p, part, row_group, 0, from);
 #pragma unroll 1
     for (u32 step = 0; step < p.steps; ++step) {
-        float y[ITEMS][VECTOR], peak = 0.0f, scale;
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i)
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) {
-                float *four = y[i] + 4 * w, values[4];
-                decode(from.x[i][w], four);
-                decode(from.other[i][w], values);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    four[k] = __fmaf_rn(four[k], from.x_scale, values[k] * from.other_scale);
-                    peak = larger(peak, fabsf(four[k]));
-                }
-            }
-        const bool is_nan = !(from.x_scale <= FLOAT_MAX) || !(from.other_scale <= FLOAT_MAX);
+        float y[ITEMS][VECTOR], peak = added(from, y), scale;
         const Step at = from.at;
         if (step + 1 < p.steps) load_step(p, part, row_group, step + 1, from);
         u32 words[ITEMS][WORDS];
         peak = block_peak(peak, shared.of_warp, step % 2);
-        quantize_block(p, at, y, peak, is_nan, words, scale);
+        quantize_block(p, at, y, peak, false, words, scale);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
+#endif
 #endif
 
 #if OPERANDS > 0
@@ -386,7 +540,7 @@ DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Par
         u32 words[ITEMS][WORDS];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i)
-            words_of(codes[(step * ITEMS + i) * THREADS + threadIdx.x], words[i]);
+            words_of(codes[own_slot(step, i)], words[i]);
         add_moments(p, at.first, at.active, step, words, scale, own);
     }
 }
@@ -398,7 +552,11 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     uint4 *codes = (uint4 *)arena;
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
+#if LINED && OP == RESIDUAL
+    shared.columns = (float *)(codes + GROUPS * 2 * STAGE_BYTES / VECTOR);
+#else
     shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
+#endif
     shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
     shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
@@ -415,9 +573,9 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
             fetch_step(p, shared, part, codes, row_group, step, 0);
     for (u32 k = threadIdx.x; k < share_cols; k += THREADS) {
         const i64 col = (i64)part.first_block * BLOCK_COLS + k;
-        shared.columns[k] = col < p.cols ? p.gamma[col] : 0.0f;
+        shared.columns[column_place(k)] = col < p.cols ? p.gamma[col] : 0.0f;
 #if OP == LAYERNORM
-        shared.columns[share_cols + k] = col < p.cols ? p.beta[col] : 0.0f;
+        shared.columns[share_cols + column_place(k)] = col < p.cols ? p.beta[col] : 0.0f;
 #endif
     }
 #endif
@@ -431,7 +589,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #if OP == RESIDUAL
     for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
         Moments own[SLOTS];
-        add_group(p, shared, part, row_group, own);
+        add_group(p, shared, part, codes, row_group, own);
         publish_moments(shared, own, part, parity);
         cluster_arrive();
         cluster_wait();

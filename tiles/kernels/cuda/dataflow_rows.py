@@ -11,7 +11,7 @@ from . import dataflow_arguments as arguments
 from .compiler_options import check_choices, macro_options
 from .dataflow_row_geometry import Geometry, geometry
 from .launches import allow_shared_memory, check_shared_memory, functions, run
-from .philox_keys import KEYS, round_keys
+from .philox_keys import KEYS, is_narrow, matrix_keys
 
 __all__ = ["OPS", "SOURCE", "launch", "options", "partial_sums", "precompile", "prepare"]
 
@@ -24,6 +24,8 @@ MAX_SPLITS = 8
 #: Lanes that share a row of a block: a warp's at most.  Backward's sums over rows take blocks of
 #: so many columns at most.
 WARP, BACKWARD_COLS = 32, 128
+#: Bytes of the rows of tiles that warps move: a residual has two of each addend, see the source.
+LINE, HALF_LINE = 128, 64
 #: Columns that a CTA of the last kernel of backward adds up, and its threads.
 SUM_COLS, SUM_THREADS = 32, 512
 #: ``RowOperands`` of the source.
@@ -92,6 +94,9 @@ def options(
         "STOCHASTIC": int(stochastic),
         "ALIGNED": int(aligned),
         "WHOLE": int(aligned and covered.exact),
+        "NARROW": int(is_narrow(shape)),
+        "LINED": int(aligned and covered.lined),
+        "LINE_BYTES": HALF_LINE if op == "residual" else LINE,
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "THREADS": threads,
@@ -190,7 +195,7 @@ def prepare(
     (read if backward else written).update(statistics)
     arguments.check_memory(written, read)
     numbers = {
-        "rows": rows, "cols": cols, "keys": round_keys(seed), "across": x_scales.shape[1],
+        "rows": rows, "cols": cols, "keys": matrix_keys(seed, shape), "across": x_scales.shape[1],
         "row_groups": covered.row_groups, "steps": covered.steps, "epsilon": epsilon,
     }  # fmt: skip
     laid_out = {"x": x_scales, "other": other_scales, "out": out_scales}

@@ -99,3 +99,15 @@ DEVICE Random random_halves(i64 index, const RoundKeys &keys) {
     return random;
 #endif
 }
+
+// Those of elements index to index + 15, of which ALIGNED promises a multiple of sixteen.
+DEVICE void random_sixteen(i64 index, const RoundKeys &keys, Random (&halves)[2]) {
+#if ALIGNED
+    const u64 counter = (u64)index >> 3;
+    halves[0] = philox_of(counter, keys);
+    halves[1] = philox_of(counter | 1, keys);
+#else
+    halves[0] = random_halves(index, keys);
+    halves[1] = random_halves(index + 8, keys);
+#endif
+}

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KEYS", "narrow_keys", "round_keys"]
+__all__ = ["KEYS", "is_narrow", "matrix_keys", "narrow_keys", "round_keys"]
 
 #: NumPy's type of ``RoundKeys``.
 KEYS = np.dtype((np.uint32, (20,)))
+#: Elements whose counters, of eight each, have 32 bits.
+MAX_NARROW = 2**35
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 #: What Philox multiplies a counter's lower word by.
 _FIRST = 0xD2511F53
@@ -39,3 +41,17 @@ def narrow_keys(seed: int) -> Any:
     keys[3] ^= np.uint32(high)
     keys[5] ^= np.uint32(low)
     return keys
+
+
+def is_narrow(shape: tuple[int, int]) -> bool:
+    """Whether the counters of a matrix's elements have 32 bits."""
+    return shape[0] * shape[1] <= MAX_NARROW
+
+
+def matrix_keys(seed: int, shape: tuple[int, int]) -> Any:
+    """The keys that a kernel with ``NARROW`` as :func:`is_narrow` says takes for a matrix.
+
+    Raises:
+        ValueError: the seed is not a 64-bit unsigned integer.
+    """
+    return narrow_keys(seed) if is_narrow(shape) else round_keys(seed)
