@@ -171,8 +171,7 @@ class QuantizeLaunch:
         )
         self._kernel = quantize_blocks._kernel(views["x"].device.id, chosen)
         self._threads, self._stream = int(options["config"]["threads"]), stream
-        whole = views["codes"].shape
-        self._keys = quantize_blocks.keys_of(whole)
+        self._whole = tuple(views["codes"].shape)
         # Parts begin somewhere in what they are written to.
         self._begins = {
             name: int(self._parameters[name]) - view.data.ptr for name, view in views.items()
@@ -183,7 +182,7 @@ class QuantizeLaunch:
         given = self._parameters.copy()
         for name, begin in self._begins.items():
             given[name] = tensors[name].data_ptr() + begin
-        given["keys"] = self._keys(seed or 0)
+        given["keys"] = matrix_keys(seed or 0, self._whole)
         run(self._kernel, self._ctas, self._threads, (given,), stream=self._stream())
 
 

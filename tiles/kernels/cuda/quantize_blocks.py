@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from .compiler_options import check_choices, check_fields, macro_options
 from .dataflow_arguments import parameter_block
 from .launches import functions, run
 from .overlap import check_apart
-from .philox_keys import KEYS, narrow_keys, round_keys
+from .philox_keys import KEYS, is_narrow, matrix_keys
 from .quantize_geometry import (
     MAX_SHARED_BYTES,
     MIN_TURNED_BLOCK,
@@ -21,7 +21,7 @@ from .quantize_geometry import (
     power_of_two,
 )
 
-__all__ = ["SOURCE", "SOURCES", "TARGETS", "keys_of", "launch", "options", "precompile", "prepare"]
+__all__ = ["SOURCE", "SOURCES", "TARGETS", "launch", "options", "precompile", "prepare"]
 
 SOURCE = "quantize_blocks.cu"
 #: Input formats by macro value; bf16 arrives as a uint16 view.
@@ -34,8 +34,6 @@ TARGET_DTYPES = {"int8": ("int8",), "e4m3fn": ("uint8",), "e5m2": ("uint8",)}
 SOURCE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 #: A thread keeps at most this many 4-byte words of a block in registers; more are read twice.
 MAX_KEPT_WORDS = 64
-#: Elements whose Philox counters, of eight each, have 32 bits.
-MAX_NARROW = 2**35
 #: ``Operands`` of the source.
 PARAMETERS = np.dtype(
     [
@@ -49,15 +47,6 @@ PARAMETERS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-
-
-def _narrow(whole: tuple[int, int]) -> bool:
-    return whole[0] * whole[1] <= MAX_NARROW
-
-
-def keys_of(whole: tuple[int, int]) -> Callable[[int], Any]:
-    """What makes the round keys of a seed for a matrix of that shape."""
-    return narrow_keys if _narrow(whole) else round_keys
 
 
 def _check_block(block: tuple[int, int]) -> None:
@@ -150,7 +139,7 @@ def options(
         "BLOCK_ROWS": block[0],
         "BLOCK_COLS": block[1],
         "ALIGNED": int(aligned),
-        "NARROW": int(_narrow(whole or shape)),
+        "NARROW": int(is_narrow(whole or shape)),
         "EVEN": int(aligned and covered.even(shape)),
         "TRANSPOSED": int(transposed),
         "RIGHT": covered.right,
@@ -256,7 +245,7 @@ def prepare(
     arrays = {"x": x, "codes": codes, "scales": scales, "codes_t": codes_t, "scales_t": scales_t}
     blocks = -(-shape[0] // block[0]) * (-(-shape[1] // block[1]) if block[1] else 1)
     numbers = {
-        "rows": shape[0], "cols": shape[1], "keys": keys_of(whole)(seed or 0), "blocks": blocks,
+        "rows": shape[0], "cols": shape[1], "keys": matrix_keys(seed or 0, whole), "blocks": blocks,
         "across": across, "magic": magic, "shift": shift, "pitch": whole[1], "pitch_t": whole[0],
         "first": row * whole[1] + col,
     }  # fmt: skip
