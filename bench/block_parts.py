@@ -2,10 +2,12 @@
 
     python -m bench.block_parts
 
-Reads from ``evidence/h200`` a step of ``jetfire-128`` (``block-profile.json``), forward passes of
-a block of Llama-3-8B's extents (``patch.json``) and whole steps (``block.json``,
-``block-later.json``); nothing is measured here.  Predicted times of single kernels are without
-their launch, as profiles have them.  Prints a Markdown table.
+Reads from ``evidence/h200`` the kernels of a step in bf16 and in codes
+(``block-profile-bf16.json``, ``block-profile.json``), of attention alone (``attention.json``), of
+forward passes of a block of Llama-3-8B's extents (``patch.json``), and whole steps
+(``block.json``, ``block-later.json``); nothing is measured here.  A profile's parts are sums over
+kernels, predicted without their launches; what of a step belongs to no part (copies, memsets) is a
+row of its own, predicted as nothing.  Prints a Markdown table.
 """
 
 import argparse
@@ -22,57 +24,33 @@ import sim
 from sim.network import Batch, NetworkCost, Part, Phase, network_cost
 from sim.network.attention import Attention, AttentionKernel
 from sim.network.attention_cost import attention_cost
-from tiles.kernels import kernel, kernels
-from tiles.kernels.table import ConfigTable
-from tiles.problems import parse_problem
+from tiles.kernels import kernels
 from tiles.recipes import recipe
 from workbench.network_models import read_network
 from workbench.pricer import Pricer
 
-__all__ = ["LAUNCHES", "Compared", "compared", "main", "table"]
+__all__ = ["KERNELS", "Compared", "compared", "main", "table"]
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "evidence" / "h200"
 MODELS = ROOT / "examples" / "models"
 GPT, LLAMA = "gpt-4096-block", "llama-3-8b"
-#: Launches of the profiled step that the layers choose a configuration for, by their kernel:
-#: family, problem, count.  A layer takes a family's default, which is not the fastest one.
-LAUNCHES: dict[str, list[tuple[str, str, int]]] = {
-    "_quantize_tiles": [
-        ("triton_quantize_tiles", "quantize:12288x4096:int8.b128x128:bf16", 1),  # weights
-        ("triton_quantize_tiles", "quantize:4096x4096:int8.b128x128:bf16", 1),
-        ("triton_quantize_tiles", "quantize:16384x4096:int8.b128x128:bf16", 1),
-        ("triton_quantize_tiles", "quantize:4096x16384:int8.b128x128:bf16", 1),
-        ("triton_quantize_tiles", "quantize:8192x12288:int8.b128x128:bf16", 1),  # activations
-        ("triton_quantize_tiles", "quantize:8192x16384:int8.b128x128:bf16", 1),
-        ("triton_quantize_tiles", "quantize:8192x4096:int8.b128x128:bf16", 3),
-        ("triton_quantize_tiles", "quantize:8192x4096:int8.b128x128+sr:bf16", 2),  # gradients
-        ("triton_quantize_tiles", "quantize:8192x4096:int8.b128x128+sr:bf16:transposed", 2),
-    ],
-    "_dequantize_tiles": [
-        ("triton_dequantize", "dequantize:8192x12288:int8.b128x128:bf16", 2),
-        ("triton_dequantize", "dequantize:8192x4096:int8.b128x128:bf16", 3),
-    ],
-    "_transpose_codes": [
-        ("triton_transpose", "transpose:8192x16384:int8", 2),
-        ("triton_transpose", "transpose:8192x4096:int8", 3),
-    ],
-    "dataflow_rows": [
-        ("cuda_dataflow_rows", "dataflow:8192x4096:layernorm:int8.b128x128", 2),
-        ("cuda_dataflow_rows", "dataflow:8192x4096:layernorm-bwd:int8.b128x128+sr", 2),
-    ],
-}
-_PASSES = {
-    "_quantize_tiles": "quantising, one configuration for all",
-    "_dequantize_tiles": "dequantising",
-    "_transpose_codes": "transposing codes",
-    "dataflow_rows": "norms on codes, both ways",
-}
-#: Whole passes: recipe, variant, file.
+#: Which part a kernel of a profiled step belongs to, by its name: the first that matches.
+KERNELS = (
+    (Part.PRODUCTS, "^gemm_hopper$|^nvjet"),
+    (Part.ATTENTION, "cudnn|pytorch_flash|CatArrayBatchedCopy"),
+    (Part.NORMALIZATION, "^dataflow_rows$|^_norm_gradient|layer_norm|GammaBeta|reduce_kernel"),
+    (Part.ACTIVATION, "^dataflow_blocks$|^_activation_backward|Gelu"),
+    (Part.RESIDUAL, "^_residual_tiles$|CUDAFunctor_add"),
+    (Part.QUANTIZE, "^_quantize_|^_dequantize_tiles$|^_transpose_codes$"),
+)
+#: Profiled steps: recipe and file.
+_STEPS = (("bf16", "block-profile-bf16.json"), ("jetfire-128", "block-profile.json"))
+#: Whole passes: recipe, variant, file.  Those of ``block.json`` in codes called FlashAttention-2 by
+#: name, and are predicted so.
 _WHOLE = (
-    ("bf16", "eager", "block.json"),
     ("bf16", "eager", "block-later.json"),
-    ("jetfire-128", "jetfire-128", "block-later.json"),
+    ("bf16", "eager-graph", "block-later.json"),
     ("jetfire-128", "jetfire-128-graph", "block-later.json"),
     ("jetfire-64", "jetfire-64", "block.json"),
     ("jetfire", "jetfire", "block.json"),
@@ -130,56 +108,67 @@ class _Predicted:
 
     def part(self, cost: NetworkCost, part: Part) -> float:
         """Of one layer of however many."""
-        return cost.parts[part].time_us / cost.network.layers
+        span = cost.parts.get(part)
+        return 0.0 if span is None else span.time_us / cost.network.layers
 
-    def attention(
-        self, cost: NetworkCost, phase: Phase, by: AttentionKernel = AttentionKernel.TORCH
-    ) -> float:
+    def by_name(self, cost: NetworkCost, phase: Phase) -> float:
+        """What FlashAttention-2 adds to a pass in place of the kernel that torch takes."""
         (work,) = [
             one.operator.work
             for one in cost.operators
             if isinstance(one.operator.work, Attention) and one.operator.phase is phase
         ]
+        flash = replace(work, kernel=AttentionKernel.FLASH_2)
+        return (self.attention(flash) - self.attention(work)) * cost.network.layers
+
+    def attention(self, work: Attention) -> float:
+        """Without its launches."""
         launches = len(work.launches) * self.gpu.graph_launch_us
-        return float(attention_cost(replace(work, kernel=by), self.gpu).time_us[0]) - launches
-
-    def as_recorded(self, cost: NetworkCost, phase: Phase) -> float:
-        """A pass of layers in codes: theirs called FlashAttention-2 by name when it was timed."""
-        flash, torch_s = (
-            self.attention(cost, phase, by)
-            for by in (AttentionKernel.FLASH_2, AttentionKernel.TORCH)
-        )
-        return cost.span(phase).time_us + (flash - torch_s) * cost.network.layers
-
-    def launch(self, family: str, text: str) -> float:
-        """A family's default configuration."""
-        problem, one = parse_problem(text), kernel(family)
-        configs = ConfigTable.of([one.default(problem, self.gpu.limits)])
-        found = sim.price(problem, one, configs, self.gpu).best()
-        return found.time_us - self.gpu.graph_launch_us
+        return float(attention_cost(work, self.gpu).time_us[0]) - launches
 
 
-def _int8_step(told: _Predicted) -> Iterator[Compared]:
-    listed, source = _record("block-profile.json")["kernels"], "block-profile.json"
-    cost = told.cost(GPT, "jetfire-128", 8, 1024)
-
-    def row(part: str, pattern: str, predicted_us: float) -> Compared:
-        return Compared(
-            part=part, source=source, measured_us=_of(listed, pattern), predicted_us=predicted_us
-        )
-
-    yield row("12 products, INT8", "^gemm_hopper$", told.part(cost, Part.PRODUCTS))
-    forward, backward = (
-        told.attention(cost, one, AttentionKernel.FLASH_2)
-        for one in (Phase.FORWARD, Phase.BACKWARD)
+def _step(told: _Predicted, name: str, source: str) -> Iterator[Compared]:
+    listed = _record(source)["kernels"]
+    cost = told.cost(GPT, name, 8, 1024)
+    unnamed = list(listed)
+    for part, pattern in KERNELS:
+        taken = [one for one in unnamed if re.search(pattern, one["kernel"])]
+        unnamed = [one for one in unnamed if one not in taken]
+        if taken:
+            yield Compared(
+                part=f"{name}: {part.value}",
+                source=source,
+                measured_us=_of(taken, ""),
+                predicted_us=told.part(cost, part),
+            )
+    yield Compared(
+        part=f"{name}: no part", source=source, measured_us=_of(unnamed, ""), predicted_us=0.0
     )
-    yield row("FlashAttention-2, forward", "flash_fwd_kernel", forward)
-    yield row("FlashAttention-2, backward", "flash_bwd", backward)
-    for name, part in _PASSES.items():
-        predicted = sum(count * told.launch(one, text) for one, text, count in LAUNCHES[name])
-        yield row(part, f"^{name}$", predicted)
-    plain = told.cost(GPT, "bf16", 8, 1024)
-    yield row("4 residual sums in bf16", "CUDAFunctor_add", told.part(plain, Part.RESIDUAL))
+
+
+def _attention_alone(told: _Predicted) -> Iterator[Compared]:
+    source = "attention.json"
+    for row in _record(source)["rows"]:
+        _, extents, *words = row["work"].split(":")
+        sequences, heads, length, head_dim = map(int, extents.split("x"))
+        for kernel in AttentionKernel:
+            for phase in ("forward", "backward"):
+                work = Attention(
+                    sequences=sequences,
+                    heads=heads,
+                    kv_heads=row["kv_heads"],
+                    length=length,
+                    head_dim=head_dim,
+                    causal="causal" in words,
+                    backward=phase == "backward",
+                    kernel=kernel,
+                )
+                yield Compared(
+                    part=str(work),
+                    source=source,
+                    measured_us=sum(row[kernel.value][phase]["kernels"].values()),
+                    predicted_us=told.attention(work),
+                )
 
 
 def _bf16_passes(told: _Predicted) -> Iterator[Compared]:
@@ -188,53 +177,45 @@ def _bf16_passes(told: _Predicted) -> Iterator[Compared]:
         rows = [row["profiled"] for row in _record("patch.json")["rows"] if case in row["case"]]
         sides = [row[side] for row in rows for side in ("bf16", "patched")]
         cost = told.cost(LLAMA, "bf16", sequences, length)
-
-        def row(
-            part: str,
-            pattern: str,
-            predicted_us: float,
-            case: str = case,
-            sides: Sequence[list[dict[str, Any]]] = sides,
-        ) -> Compared:
-            taken = [found for side in sides if (found := _of(side, pattern))]
-            return Compared(
-                part=part,
+        for part, pattern in (
+            (Part.PRODUCTS, "^nvjet"),
+            (Part.ATTENTION, r"^cudnn_\w*sdpa_sm90_flash_fprop"),
+            (Part.ACTIVATION, r"^triton_poi\w*_silu"),
+        ):
+            yield Compared(
+                part=f"bf16, forward: {part.value}",
                 source=f"patch.json, {case}",
-                measured_us=median(taken),
-                predicted_us=predicted_us,
+                measured_us=median(found for side in sides if (found := _of(side, pattern))),
+                predicted_us=told.part(cost, part),
             )
 
-        yield row("4 products, bf16", "^nvjet", told.part(cost, Part.PRODUCTS))
-        forward = told.attention(cost, Phase.FORWARD)
-        yield row("cuDNN's attention, forward", r"^cudnn_\w*sdpa_sm90_flash_fprop", forward)
-        activation = told.part(cost, Part.ACTIVATION)
-        yield row("gated activation", r"^triton_poi\w*_silu", activation)
 
-
-def compared() -> list[Compared]:
-    """Parts that the evidence has alone, then whole passes."""
-    told = _Predicted()
-    rows = [*_int8_step(told), *_bf16_passes(told)]
-    for name, variant, file in _WHOLE:
-        (row,) = _record(file)["rows"]
+def _whole(told: _Predicted) -> Iterator[Compared]:
+    for name, variant, source in _WHOLE:
+        (row,) = _record(source)["rows"]
         cost = told.cost(GPT, name, 8, 1024)
+        by_name = name != "bf16" and source == "block.json"
         forward, backward = (
-            cost.span(one).time_us if name == "bf16" else told.as_recorded(cost, one)
+            cost.span(one).time_us + (told.by_name(cost, one) if by_name else 0.0)
             for one in (Phase.FORWARD, Phase.BACKWARD)
         )
         for phase, part, predicted_us in (
             ("forward", "forward", forward),
             ("forward_backward", "forward and backward", forward + backward),
         ):
-            rows.append(
-                Compared(
-                    part=f"{variant}, {part}",
-                    source=file,
-                    measured_us=row["measured"][phase][variant]["measured_us"],
-                    predicted_us=predicted_us,
-                )
+            yield Compared(
+                part=f"{variant}, {part}",
+                source=source,
+                measured_us=row["measured"][phase][variant]["measured_us"],
+                predicted_us=predicted_us,
             )
-    return rows
+
+
+def compared() -> list[Compared]:
+    """Parts of steps, then attention alone, forward parts, and whole passes."""
+    told = _Predicted()
+    steps = [one for name, source in _STEPS for one in _step(told, name, source)]
+    return [*steps, *_attention_alone(told), *_bf16_passes(told), *_whole(told)]
 
 
 def table(rows: Sequence[Compared]) -> list[str]:

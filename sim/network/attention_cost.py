@@ -11,11 +11,12 @@ and ``ldmatrix``.  Forward each of its 4 warps has 32 queries and reads all keys
 backward 8 warps lie 4 by 2 over a product and read its left operand twice, its right one four
 times, P and dS through shared memory.  The tiles are those of heads of 64
 (``Flash_fwd_kernel_traits<64, 128, 128, 4>``, ``Flash_bwd_kernel_traits<64, 128, 128, 8, 4, 4, 4>``
-in ``evidence/h200/block-profile.json``), wider heads are taken to be cut likewise.
+in ``evidence/h200/attention.json``), wider heads are taken to be cut likewise.  Either kernel
+writes P and dS to shared memory on its way back.
 
-Instructions are counted, rates are the GPU's.  One constant was set on measurements, see
-:data:`EXPOSED`.  Left out: how unevenly the rows of a causal mask end, and the four launches that
-the layers of ``workbench.nn`` cut a backward pass into.
+Instructions are counted, rates are the GPU's.  Two constants were set on measurements, see
+:data:`EXPOSED` and :data:`FILL`.  Left out: how unevenly the rows of a causal mask end, and the
+four launches that the layers of ``workbench.nn`` cut a backward pass into.
 """
 
 from dataclasses import dataclass
@@ -44,11 +45,13 @@ INSTRUCTIONS = {False: 5.0, True: 9.0}
 MMA_FLOP, LOAD_BYTES = 4096.0, 512.0
 #: Warps, and issue slots of a multiprocessor in a clock.
 WARP_QUERIES, WARP_SLOTS = 32, ISSUE_LANES // 32
-#: Share of the shorter of products and all else that the longer one does not cover.  Forward two
-#: CTAs or warpgroups take turns on a multiprocessor: a half, set on FlashAttention-2 at 8 x 64
-#: heads of 64, 1024 causal, and cuDNN at 4 x 32 heads of 128, 2048 causal, both on an H200.
-#: Backward one CTA goes from barrier to barrier: all of it, a prior.
-EXPOSED = {False: 0.5, True: 1.0}
+#: Share of the shorter of products and all else that the longer one does not cover, by whether
+#: warpgroups multiply and whether it is backward.  Forward two CTAs or warpgroups take turns on a
+#: multiprocessor.  Backward cuDNN's goes from barrier to barrier: all of it.  Set, like ``FILL``,
+#: on every other case of ``evidence/h200/attention.json``, from the first on.
+EXPOSED = {(True, False): 0.5, (True, True): 1.0, (False, False): 0.4, (False, True): 0.4}
+#: Tiles that a CTA could have computed while it fills its pipeline and writes its results.
+FILL = {False: 0.5, True: 1.0}
 #: Instructions an element of what backward does before and behind its tiles.
 ROW_INSTRUCTIONS = 3.0
 
@@ -58,7 +61,7 @@ class TileClocks:
     """Clocks of a multiprocessor for one tile of scores, each as if it were alone."""
 
     tensor: float  #: products
-    operands: float  #: of ``mma.sync``, through shared memory
+    operands: float  #: to shared memory, and of ``mma.sync`` from it
     special: float  #: exponentials
     issue: float  #: all other instructions
     exposed: float  #: share of the shorter side that shows
@@ -103,9 +106,11 @@ def tile_clocks(work: Attention, gpu: Gpu) -> TileClocks:
     scores = _queries(work) * TILE
     flop = 2.0 * PRODUCTS[work.backward] * scores * work.head_dim
     peak, warpgroups = gpu.tensor_flop_per_clk["fp16"], warpgroup_products(work, gpu)
-    operands, issue = 0.0, scores * INSTRUCTIONS[work.backward] / ISSUE_LANES
-    if not warpgroups:
-        read, written = _shared_bytes(work)
+    issue = scores * INSTRUCTIONS[work.backward] / ISSUE_LANES
+    read, written = _shared_bytes(work)
+    if warpgroups:
+        operands = (2 * BYTES * scores if work.backward else 0) / gpu.smem_bytes_per_clk
+    else:
         operands = (read + written) / gpu.smem_bytes_per_clk
         issue += (flop / MMA_FLOP + read / LOAD_BYTES) / WARP_SLOTS
     return TileClocks(
@@ -113,7 +118,7 @@ def tile_clocks(work: Attention, gpu: Gpu) -> TileClocks:
         operands=operands,
         special=scores / gpu.special_per_clk,
         issue=issue,
-        exposed=EXPOSED[work.backward],
+        exposed=EXPOSED[warpgroups, work.backward],
     )
 
 
@@ -140,8 +145,8 @@ def _tiles_cost(work: Attention, gpu: Gpu, read: int, written: int) -> Cost:
     clock = _clock_ghz(work, gpu, tile)
     across = -(-work.length // TILE)
     all_heads = work.sequences * work.heads
-    on_sm = max(all_heads * work.tiles / gpu.sm_count, across)
     ctas_on_sm = max(all_heads * across / gpu.sm_count, 1.0)
+    on_sm = max(all_heads * work.tiles / gpu.sm_count, across) + FILL[work.backward] * ctas_on_sm
     # A tile of scores reads its keys and values; backward reads queries and gradients instead and
     # adds dQ up in fp32.
     tile_bytes = 2 * BYTES * TILE * work.head_dim
