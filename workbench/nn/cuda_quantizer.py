@@ -30,9 +30,6 @@ from workbench.nn.prepared import TritonLaunch
 
 __all__ = ["CudaQuantizer"]
 
-#: Blocks whose codes both ways take so many registers that a CTA more or less counts.
-LARGE_SIDE = 128
-
 
 class CudaQuantizer(CudaLauncher):
     """Quantises and dequantises by kernels; what none serves is in ``unserved``."""
@@ -75,8 +72,8 @@ class CudaQuantizer(CudaLauncher):
     def quantize_both(self, x: torch.Tensor, out: TensorFormat, *, seed: int = 0) -> Codes:
         # Rows of the transposed codes begin at multiples of 16 bytes: the products' loads need it.
         fits = stored_scales(out) == "fp32" and x.shape[0] % ROW_STEP == 0
-        if fits and square_side(out) == LARGE_SIDE and not self._tuned_both(x, out):
-            # A part of all: the kernel of parts leaves registers for two CTAs a multiprocessor.
+        if fits and square_side(out) and not self._tuned_both(x, out):
+            # A part of all: by the kernel of parts, which is the faster one.
             rows, cols = x.shape
             whole = PlacedCodes(
                 self, self._bare(rows, cols, out), self._bare(cols, rows, out), seed

@@ -81,10 +81,10 @@ def test_a_blocks_passes_over_memory(tokens: int, kept: bool, launches: Launches
     assert launches.seen.count("add codes to codes both" if fits else "add codes to codes") == 1
     weights = 0 if kept else 4  # anew
     assert launches.seen.count("quantize turned") == weights
-    assert launches.seen.count("quantize both") == (1 if fits else 0)
+    assert "quantize both" not in launches.seen
     assert launches.seen.count("quantize") == (0 if fits else 1)
-    # Gradients of queries, keys and values, where those of the joint projection lie.
-    assert launches.seen.count("quantize part both") == (3 if fits else 0)
+    # Gradients of queries, keys and values, where those of the joint projection lie; the output's.
+    assert launches.seen.count("quantize part both") == (3 + 1 if fits else 0)
     assert launches.seen.count("quantize part") == (0 if fits else 3)
     assert launches.seen.count("transpose") == (9 if fits else 12) - weights
 
@@ -223,16 +223,20 @@ def test_a_matrix_in_parts_has_its_own_codes(
         turn = one is found.turned
         assert torch.equal(one.codes, other.codes.t() if turn else other.codes)
         assert torch.equal(one.scales, other.scales.t() if turn else other.scales)
-    # Parts of 16 rows are no whole blocks.
-    assert ("quantize both" in launches.seen) == (part[0] == 16)
+    # Parts of 16 rows are no whole blocks: they are put together, and are one.
+    assert launches.seen.count("quantize part both") == (
+        1 if part[0] == 16 else -(-rows // part[0]) * (96 // part[1])
+    )
 
 
+@pytest.mark.parametrize("side", [32, 128])
 @pytest.mark.parametrize("tuned", [False, True])
-def test_large_blocks_both_ways_are_a_part_unless_a_sweep_knows_better(
-    tuned: bool, launches: Launches
+def test_blocks_both_ways_are_a_part_unless_a_sweep_knows_better(
+    tuned: bool, side: int, launches: Launches
 ) -> None:
-    out, x = TensorFormat.parse("int8.b128x128+sr"), normal(256, 384, dtype=torch.bfloat16)
-    text = "quantize:256x384:int8.b128x128+sr:bf16:transposed"
+    fmt = f"int8.b{side}x{side}+sr"
+    out, x = TensorFormat.parse(fmt), normal(256, 384, dtype=torch.bfloat16)
+    text = f"quantize:256x384:{fmt}:bf16:transposed"
     backend, family = cuda(), kernel("triton_quantize_tiles")
     config = family.default(parse_problem(text), LIMITS)
     found = Choice(family=family.name, config=config)
