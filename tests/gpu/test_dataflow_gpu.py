@@ -52,12 +52,16 @@ def opened(text: str) -> tuple[Kernel, Dataflow, list[TileConfig]] | None:
     pytest.skip("; ".join(r for r in reasons if "dataflow" in r))
 
 
-def check(text: str, configs: int, seed: int = 0) -> None:
+def check(text: str, configs: int, seed: int = 0, lanes: int = 0) -> None:
+    """The default and other configurations; with ``lanes`` only those of so many lanes a block."""
     found = opened(text)
     if found is None:
         assert "x40000:" in text
         return
     family, problem, legal = found
+    if lanes:
+        legal = [one for one in legal if one.to_dict()["lanes"] == lanes]
+        assert len(legal) >= configs, f"{text}: {len(legal)} configurations of {lanes} lanes"
     workload = family.workload(problem, device="cuda", seed=seed)
     rng = np.random.default_rng(seed)
     chosen = [0, *rng.choice(len(legal), min(configs - 1, len(legal)), replace=False).tolist()]
@@ -83,6 +87,13 @@ def test_many_configurations_agree_with_the_reference(op: str, fmt: str) -> None
 @pytest.mark.parametrize("op", DATAFLOW_OPS)
 def test_a_large_matrix_agrees_with_the_reference(op: str) -> None:
     check(f"dataflow:8192x4096:{op}:int8.b32x32+sr", configs=2)
+
+
+@pytest.mark.parametrize("op", DATAFLOW_OPS)
+@pytest.mark.parametrize("fmt", ["int8.b32x32+sr", "int8.b64x16", "e4m3fn.b16x64+sr"])
+def test_warps_that_move_lines_agree_with_the_reference(op: str, fmt: str) -> None:
+    """A warp has whole blocks to itself: one tile or several, a CTA alone or in a cluster."""
+    check(f"dataflow:640x2048:{op}:{fmt}", configs=7, lanes=32)
 
 
 @pytest.mark.parametrize("op", ["gelu", "silu-bwd"])
