@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sim import gpu_names, load_gpu
+from tiles.formats import random_bits
 from tiles.kernels import Kernel, TileConfig, kernels
 from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
 from tiles.kernels.dataflow_workload import DataflowWorkload
@@ -114,7 +115,7 @@ def test_narrow_and_wide_blocks_agree_with_the_reference(op: str, fmt: str) -> N
 
 
 def test_offsets_beyond_two_gigabytes() -> None:
-    """The last rows of 2.5e9 elements, against the same rows alone under the same random bits."""
+    """Of 2.5e9 elements: all rows against the first, and what dropout leaves of the last ones."""
     cupy = pytest.importorskip("cupy")
     from tiles.kernels.cuda import dataflow_blocks
 
@@ -130,6 +131,12 @@ def test_offsets_beyond_two_gigabytes() -> None:
     assert bool((out.reshape(-1, 32, cols) == out[:32]).all())
     assert bool((out_scales == out_scales[0]).all())
     assert bool((out[:32] >= 0).all())
+    seed, below = 2**63 + 5, dataflow_blocks.drop_below(0.25)
+    rest |= {"op": "dropout", "probability": 0.25, "mask_seed": seed}
+    dataflow_blocks.launch(x, scales, out, out_scales, **rest)
+    halves = random_bits((rows - 32) * cols, 32 * cols, seed).reshape(32, cols) >> 16
+    zero = (pattern.get() == 0) | (halves < below)
+    np.testing.assert_array_equal(out[-32:].get() == 0, zero)
 
 
 @pytest.mark.parametrize("op", ["gelu", "dropout", "residual", "layernorm", "layernorm-bwd"])
