@@ -1,6 +1,7 @@
 """The dataflow kernels on a GPU: every operator, format and many configurations, and replays."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_offsets_beyond_two_gigabytes() -> None:
 
     rows, cols, block = 2**17 + 2**15, 2**14, (32, 32)
     config = {"threads": 256, "lanes": 32, "steps": 4, "ctas": 3}
-    rest = {"op": "relu", "element": "int8", "block": block, "config": config}
+    rest: dict[str, Any] = {"op": "relu", "element": "int8", "block": block, "config": config}
     pattern = cupy.random.default_rng(0).integers(-127, 128, (32, cols)).astype(cupy.int8)
     x, out = cupy.empty((rows, cols), cupy.int8), cupy.full((rows, cols), 0x55, cupy.int8)
     x.reshape(-1, 32, cols)[:] = pattern
