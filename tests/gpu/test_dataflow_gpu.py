@@ -1,12 +1,14 @@
 """The dataflow kernels on a GPU: every operator, format and many configurations, and replays."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sim import gpu_names, load_gpu
+from tiles.formats import random_bits
 from tiles.kernels import Kernel, TileConfig, kernels
 from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
 from tiles.kernels.dataflow_workload import DataflowWorkload
@@ -52,12 +54,16 @@ def opened(text: str) -> tuple[Kernel, Dataflow, list[TileConfig]] | None:
     pytest.skip("; ".join(r for r in reasons if "dataflow" in r))
 
 
-def check(text: str, configs: int, seed: int = 0) -> None:
+def check(text: str, configs: int, seed: int = 0, lanes: int = 0) -> None:
+    """The default and other configurations; with ``lanes`` only those of so many lanes a block."""
     found = opened(text)
     if found is None:
         assert "x40000:" in text
         return
     family, problem, legal = found
+    if lanes:
+        legal = [one for one in legal if one.to_dict()["lanes"] == lanes]
+        assert len(legal) >= configs, f"{text}: {len(legal)} configurations of {lanes} lanes"
     workload = family.workload(problem, device="cuda", seed=seed)
     rng = np.random.default_rng(seed)
     chosen = [0, *rng.choice(len(legal), min(configs - 1, len(legal)), replace=False).tolist()]
@@ -85,6 +91,13 @@ def test_a_large_matrix_agrees_with_the_reference(op: str) -> None:
     check(f"dataflow:8192x4096:{op}:int8.b32x32+sr", configs=2)
 
 
+@pytest.mark.parametrize("op", DATAFLOW_OPS)
+@pytest.mark.parametrize("fmt", ["int8.b32x32+sr", "int8.b64x16", "e4m3fn.b16x64+sr"])
+def test_warps_that_move_lines_agree_with_the_reference(op: str, fmt: str) -> None:
+    """A warp has whole blocks to itself: one tile or several, a CTA alone or in a cluster."""
+    check(f"dataflow:640x2048:{op}:{fmt}", configs=7, lanes=32)
+
+
 @pytest.mark.parametrize("op", ["gelu", "silu-bwd"])
 def test_tables_of_more_than_48_kib(op: str) -> None:
     found = opened(f"dataflow:1000x4096:{op}:int8.b32x32+sr")
@@ -103,13 +116,13 @@ def test_narrow_and_wide_blocks_agree_with_the_reference(op: str, fmt: str) -> N
 
 
 def test_offsets_beyond_two_gigabytes() -> None:
-    """The last rows of 2.5e9 elements, against the same rows alone under the same random bits."""
+    """Of 2.5e9 elements: all rows against the first, and what dropout leaves of the last ones."""
     cupy = pytest.importorskip("cupy")
     from tiles.kernels.cuda import dataflow_blocks
 
     rows, cols, block = 2**17 + 2**15, 2**14, (32, 32)
     config = {"threads": 256, "lanes": 32, "steps": 4, "ctas": 3}
-    rest = {"op": "relu", "element": "int8", "block": block, "config": config}
+    rest: dict[str, Any] = {"op": "relu", "element": "int8", "block": block, "config": config}
     pattern = cupy.random.default_rng(0).integers(-127, 128, (32, cols)).astype(cupy.int8)
     x, out = cupy.empty((rows, cols), cupy.int8), cupy.full((rows, cols), 0x55, cupy.int8)
     x.reshape(-1, 32, cols)[:] = pattern
@@ -119,6 +132,12 @@ def test_offsets_beyond_two_gigabytes() -> None:
     assert bool((out.reshape(-1, 32, cols) == out[:32]).all())
     assert bool((out_scales == out_scales[0]).all())
     assert bool((out[:32] >= 0).all())
+    seed, below = 2**63 + 5, dataflow_blocks.drop_below(0.25)
+    rest |= {"op": "dropout", "probability": 0.25, "mask_seed": seed}
+    dataflow_blocks.launch(x, scales, out, out_scales, **rest)
+    halves = random_bits((rows - 32) * cols, 32 * cols, seed).reshape(32, cols) >> 16
+    zero = (pattern.get() == 0) | (halves < below)
+    np.testing.assert_array_equal(out[-32:].get() == 0, zero)
 
 
 @pytest.mark.parametrize("op", ["gelu", "dropout", "residual", "layernorm", "layernorm-bwd"])

@@ -48,9 +48,15 @@ def library(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
     return compile_library(text, options)
 
 
-def run_blocks(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> str:
+def run_blocks(
+    arrays: dict[str, Any],
+    config: dict[str, int],
+    *,
+    offsets: dict[str, int] | None = None,
+    **rest: Any,
+) -> str:
     """``dataflow_blocks.launch`` on the CPU; what it did wrong in memory, or nothing."""
-    with device_memory(arrays) as (there, tell):
+    with device_memory(arrays, offsets=offsets) as (there, tell):
         views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
         options, ctas, smem, parameters = dataflow_blocks.prepare(**views, config=config, **rest)
         made = library(dataflow_blocks.SOURCE, options)
@@ -60,9 +66,15 @@ def run_blocks(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> s
         return complaint(made)
 
 
-def run_rows(arrays: dict[str, Any], config: dict[str, int], **rest: Any) -> str:
+def run_rows(
+    arrays: dict[str, Any],
+    config: dict[str, int],
+    *,
+    offsets: dict[str, int] | None = None,
+    **rest: Any,
+) -> str:
     """``dataflow_rows.launch`` on the CPU; what it did wrong in memory, or nothing."""
-    with device_memory(arrays) as (there, tell):
+    with device_memory(arrays, offsets=offsets) as (there, tell):
         views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
         options, covered, parameters = dataflow_rows.prepare(**views, config=config, **rest)
         made = library(dataflow_rows.SOURCE, options)
@@ -98,6 +110,7 @@ class Case:
     probability: float = 0.0
     seed: int = 2**63 + 12345
     mask_seed: int = 99
+    odd: str = ""  #: the array that begins at an odd address
 
 
 def laid_out(scales: np.ndarray, scaling: Scaling) -> np.ndarray:
@@ -178,7 +191,8 @@ def judge_quantized(
         arrays["d_gamma"] = poisoned((cols,), "float32")
         if case.op == "layernorm-bwd":
             arrays["d_beta"] = poisoned((cols,), "float32")
-    if wrong := (run_blocks if blockwise else run_rows)(arrays, case.config, **rest):
+    run = run_blocks if blockwise else run_rows
+    if wrong := run(arrays, case.config, offsets={case.odd: 1} if case.odd else None, **rest):
         return wrong
     with np.errstate(all="ignore"):
         if len(exact) > 1:

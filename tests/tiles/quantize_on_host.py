@@ -1,5 +1,6 @@
 """Run the CUDA C++ quantisation and transposition on the CPU: g++ and ``cuda_on_host.h``."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,28 @@ extern "C" u32 wrong_quotients(u32 bits) {
     return wrong;
 }
 """
+
+
+_PHILOX = """
+#define ALIGNED 1
+#include "words.cuh"
+#include "philox.cuh"
+extern "C" void draw(const u64 *counters, u32 count, const RoundKeys *keys, u32 *words) {
+    for (u32 i = 0; i < count; ++i) {
+        const Random random = philox_of(counters[i], *keys);
+        for (int w = 0; w < 4; ++w) words[4 * i + w] = random.words[w];
+    }
+}
+"""
+
+
+def drawn(counters: np.ndarray, keys: np.ndarray, *, narrow: bool) -> np.ndarray:
+    """Random words of Philox counters (uint64), four each, as the kernels draw them."""
+    words = np.zeros((len(counters), 4), np.uint32)
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (counters, keys, words)]
+    made = compile_library(_PHILOX, (f"-DNARROW={int(narrow)}",))
+    made.draw(pointers[0], len(counters), *pointers[1:])
+    return words
 
 
 def wrong_quotients(bits: int) -> int:

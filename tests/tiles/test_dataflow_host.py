@@ -149,3 +149,24 @@ def test_statistics_of_equal_rows_have_no_variance() -> None:
     levels = np.repeat(np.arange(1, 33, dtype=np.float32)[:, None] * 1e4, 96, axis=1)
     case = Case(op="residual", format="int8.b32x32", shape=shape, config=ALONE)
     assert judge(case, [levels, np.zeros(shape, np.float32)]) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("op", "config", "odd"),
+    [
+        ("relu", WARP, "x"),
+        ("gelu-bwd", WARP, "dy"),
+        ("residual", PAIR, "other"),
+        ("layernorm", PAIR, "out"),
+        ("rmsnorm-bwd", PAIR, "x"),
+    ],
+)
+def test_what_begins_at_an_odd_address_moves_no_lines(
+    op: str, config: dict[str, int], odd: str
+) -> None:
+    """Of a shape whose lines warps move where they can."""
+    shape, rng = (64, 256), np.random.default_rng(2)
+    matrices = [rng.standard_normal(shape).astype(np.float32) for _ in range(DATAFLOW_OPS[op][0])]
+    case = Case(op=op, format="int8.b32x32+sr", shape=shape, config=config, odd=odd)
+    assert judge(case, matrices) == ""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from nasty_matrices import nasty
+from quantize_on_host import drawn, transpose, wrong_quotients
 from quantize_on_host import quantize as run
-from quantize_on_host import transpose, wrong_quotients
 
-from tiles.formats import TensorFormat, quantize
+from tiles.formats import TensorFormat, philox, quantize
 from tiles.kernels.cuda.philox_keys import narrow_keys, round_keys
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -126,15 +126,18 @@ def test_every_short_quotient_is_correctly_rounded(bits: int) -> None:
     assert wrong_quotients(bits) == 0
 
 
-def test_narrow_keys_draw_the_same_bits() -> None:
-    """Of counters of 32 bits; what the last bits of a seed are."""
+def test_kernels_draw_philox_bits_by_wide_and_by_narrow_counters() -> None:
+    """The last counters of 32 bits too, which only matrices of gigabytes have."""
+    first, last = np.arange(4, dtype=np.uint64), 2**32 - np.arange(1, 5, dtype=np.uint64)
+    some = np.random.default_rng(3).integers(0, 2**32, 50, np.uint64)
+    counters = np.concatenate((first, last, some))
+    beyond = counters + np.uint64(2**32)
     for seed in (0, 1, 2**64 - 1, SEED):
-        full, narrow = round_keys(seed), narrow_keys(seed)
-        kept = [k for k in range(20) if k not in (3, 5)]
-        assert (full[kept] == narrow[kept]).all()
-        product = int(full[0]) * 0xD2511F53
-        assert int(narrow[3] ^ full[3]) == product >> 32
-        assert int(narrow[5] ^ full[5]) == product & 0xFFFFFFFF
+        wanted = philox(counters, seed)
+        np.testing.assert_array_equal(drawn(counters, narrow_keys(seed), narrow=True), wanted)
+        np.testing.assert_array_equal(drawn(counters, round_keys(seed), narrow=False), wanted)
+        wide = drawn(beyond, round_keys(seed), narrow=False)
+        np.testing.assert_array_equal(wide, philox(beyond, seed))
 
 
 @pytest.mark.parametrize(("source", "bits"), [("bf16", 1), ("fp32", 190)])
