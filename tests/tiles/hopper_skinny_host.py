@@ -18,6 +18,9 @@ _MX_HEADER = '#include "hopper_mx_scales.cuh"\n'
 _PLAIN = (
     (r'asm\("mul\.rn\.f32.*;', "result = x * y;"),
     (r'asm\("fma\.rn\.f32.*;', "result = std::fma(x, y, z);"),
+)
+#: Of MX scales.
+_MX_PLAIN = (
     # Nobody may count on the first.
     (
         r'(?s)asm volatile\("{\\n\.reg \.pred p;\\nelect.*?\);',
@@ -33,7 +36,7 @@ _PLAIN = (
 def source_text() -> str:
     """The kernel, with the header of its MX scales in it."""
     text = SOURCE.with_name("hopper_mx_scales.cuh").read_text()
-    for ptx, plain in _PLAIN:
+    for ptx, plain in (*_PLAIN, *_MX_PLAIN):
         text, found = re.subn(ptx, plain, text)
         assert found == 1
     return SOURCE.read_text().replace(_MX_HEADER, text)
