@@ -130,19 +130,20 @@ class _Predicted:
 def _step(told: _Predicted, name: str, source: str) -> Iterator[Compared]:
     listed = _record(source)["kernels"]
     cost = told.cost(GPT, name, 8, 1024)
-    unnamed = list(listed)
-    for part, pattern in KERNELS:
-        taken = [one for one in unnamed if re.search(pattern, one["kernel"])]
-        unnamed = [one for one in unnamed if one not in taken]
-        if taken:
+    spent: dict[Part | None, float] = {}
+    for one in listed:
+        part = next((part for part, names in KERNELS if re.search(names, one["kernel"])), None)
+        spent[part] = spent.get(part, 0.0) + float(one["time_us"])
+    for part, _ in KERNELS:
+        if part in spent:
             yield Compared(
                 part=f"{name}: {part.value}",
                 source=source,
-                measured_us=_of(taken, ""),
+                measured_us=spent[part],
                 predicted_us=told.part(cost, part),
             )
     yield Compared(
-        part=f"{name}: no part", source=source, measured_us=_of(unnamed, ""), predicted_us=0.0
+        part=f"{name}: no part", source=source, measured_us=spent.get(None, 0.0), predicted_us=0.0
     )
 
 

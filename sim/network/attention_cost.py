@@ -107,10 +107,10 @@ def tile_clocks(work: Attention, gpu: Gpu) -> TileClocks:
     flop = 2.0 * PRODUCTS[work.backward] * scores * work.head_dim
     peak, warpgroups = gpu.tensor_flop_per_clk["fp16"], warpgroup_products(work, gpu)
     issue = scores * INSTRUCTIONS[work.backward] / ISSUE_LANES
-    read, written = _shared_bytes(work)
     if warpgroups:
         operands = (2 * BYTES * scores if work.backward else 0) / gpu.smem_bytes_per_clk
     else:
+        read, written = _shared_bytes(work)
         operands = (read + written) / gpu.smem_bytes_per_clk
         issue += (flop / MMA_FLOP + read / LOAD_BYTES) / WARP_SLOTS
     return TileClocks(
