@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from sim.parameters.base import Parameters, fitted
 
 __all__ = [
+    "DATAFLOW",
     "DATAFLOW_ROW",
     "STREAM",
     "TURNS",
+    "DataflowParameters",
     "DataflowRowParameters",
     "StreamParameters",
     "TurnParameters",
@@ -46,7 +48,14 @@ class TurnParameters(StreamParameters):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataflowRowParameters(StreamParameters):
+class DataflowParameters(StreamParameters):
+    """Of dataflow kernels: dot products, permutes and conversions have pipes of half the rate."""
+
+    instruction_share: float = fitted(1.19, 0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataflowRowParameters(DataflowParameters):
     """Of dataflow kernels on rows."""
 
     #: A barrier of a cluster.
@@ -55,4 +64,5 @@ class DataflowRowParameters(StreamParameters):
 
 STREAM = StreamParameters()
 TURNS = TurnParameters()
+DATAFLOW = DataflowParameters()
 DATAFLOW_ROW = DataflowRowParameters()
