@@ -49,15 +49,18 @@ Bool = NDArray[np.bool_]
 
 # Set on the rows in view of ``data/h200/rewritten_sweeps``: 168 timings of 14 operators.
 #: Clocks from an instruction of a warp to the next one, which mostly needs its result.
-DEPENDENT_CLK = 2.5
-#: Of the norm that joins a warp's or CTA's own chain and what it queues for.
-CHAIN_EXPONENT = 4.0
+DEPENDENT_CLK = 2.2
+#: Of the norm that joins a warp's or CTA's own chain and what it queues for; of CTAs whose warps meet
+#: at every step, of which fewer fill one another's gaps.
+CHAIN_EXPONENT, MEETING_EXPONENT = 4.0, 2.0
 #: Longer chain of a table of activations that several warps fill and look up between barriers.
-TABLE_CHAIN = 1.4
+TABLE_CHAIN = 1.55
 #: Issue slots once a block of a register that is spilled: stored, loaded, waited for.
 SPILLED_SLOTS = 7.0
 #: Lanes of a warp look up different words of a table: so many lie in the busiest bank.
 BANK_CONFLICTS = 3.5
+#: Of what a partial wave costs beyond its share, over the waves before it: CTAs drift apart.
+DRIFT_SHARE = 0.8
 #: Of the multiprocessors, those that clusters of more than two CTAs find room on, as
 #: ``HopperSkinnyParameters.packed_share`` has it from other kernels.
 PACKED_SHARE = 0.9
@@ -213,6 +216,7 @@ def dataflow_cost(
     work = overlap(shared, l2, issue, special, multiply, load_store, exponent=of.overlap_exponent)
 
     # Turns of what shares an SM: CTAs, or warps that wait for nobody.
+    exponent = np.where(lines, CHAIN_EXPONENT, MEETING_EXPONENT)
     units = np.where(walk.alone, warps, 1)
     of_unit = work * gpu.sm_count / (ctas * walk.turns * units)
     dependent = slots - wide_multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
@@ -228,7 +232,7 @@ def dataflow_cost(
         left = walk.turns - whole
         held = np.maximum(beside, 1.0)
         of_all, of_some = (
-            turn_ns(k * units, work=of_unit, chain=chain, waits=waits, exponent=CHAIN_EXPONENT)
+            turn_ns(k * units, work=of_unit, chain=chain, waits=waits, exponent=exponent)
             for k in (held, np.maximum(held * left, 1.0))
         )
         return whole * of_all + np.where(left > 0, of_some, 0.0)
@@ -236,10 +240,9 @@ def dataflow_cost(
     full_waves, left_over = ctas // capacity, ctas % capacity
     full = wave_ns(np.minimum(capacity, ctas) / gpu.sm_count)
     tail = wave_ns(left_over / gpu.sm_count)
-    # CTAs drift apart from wave to wave: what a partial one costs beyond its share shows less.
     share = left_over / capacity
     beyond = np.maximum((left_over > 0) * tail - share * full, 0.0)
-    waved = (full_waves + share) * full + beyond / np.maximum(full_waves, 1)
+    waved = (full_waves + share) * full + DRIFT_SHARE * beyond / np.maximum(full_waves, 1)
     main = overlap(np.where(full_waves > 0, waved, full), ctas * of.cta_start_ns)
     # A partial wave costs less than one of waiting where CTAs drift apart.
     waves = full_waves + (left_over > 0)

@@ -9,8 +9,6 @@ a delay, in its approximation by Schweitzer (Int. Conf. on Stochastic Control an
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.memory import overlap
-
 __all__ = ["turn_ns"]
 
 F64 = NDArray[np.float64]
@@ -19,7 +17,7 @@ F64 = NDArray[np.float64]
 ITERATIONS = 10
 
 
-def turn_ns(resident: F64, *, work: F64, chain: F64, waits: F64, exponent: float) -> F64:
+def turn_ns(resident: F64, *, work: F64, chain: F64, waits: F64, exponent: F64) -> F64:
     """Nanoseconds of a turn.
 
     Args:
@@ -29,9 +27,13 @@ def turn_ns(resident: F64, *, work: F64, chain: F64, waits: F64, exponent: float
         waits: in which it asks for nothing.
     """
     others = np.maximum(resident, 1.0) - 1.0
-    turn = waits + overlap(chain, (1.0 + others) * work, exponent=exponent)
+
+    def computed(share: F64 | float) -> F64:
+        queued = (1.0 + others * share) * work
+        joined: F64 = (chain**exponent + queued**exponent) ** (1.0 / exponent)
+        return joined
+
+    turn = waits + computed(1.0)
     for _ in range(ITERATIONS):
-        computing = (turn - waits) / turn
-        queued = overlap(chain, (1.0 + others * computing) * work, exponent=exponent)
-        turn = (turn + waits + queued) / 2
+        turn = (turn + waits + computed((turn - waits) / turn)) / 2
     return turn

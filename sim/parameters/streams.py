@@ -51,7 +51,9 @@ class TurnParameters(StreamParameters):
 class DataflowParameters(StreamParameters):
     """Of dataflow kernels: dot products, permutes and conversions have pipes of half the rate."""
 
-    instruction_share: float = fitted(1.19, 0.2)
+    instruction_share: float = fitted(1.2, 0.2)
+    #: Loads are asked for a step ahead: nothing is computed between them and what comes after.
+    dram_share: float = fitted(1.0, 0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
