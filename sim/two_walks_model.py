@@ -52,8 +52,10 @@ def two_walks_cost(
     rings = ctas * warps * stages * STEP_BYTES
 
     on_sms = np.where(fused, np.minimum(rings * (1 + held_steps / stages), read), 0.0)
-    in_l2 = np.minimum(HELD_SHARE * gpu.l2_bytes, read - on_sms)
-    in_l2 = np.where(kept > 0, np.minimum(in_l2, kept), in_l2)
+    # What was read last lies in the L2 as well, unless it is asked to keep what was read first.
+    held = HELD_SHARE * gpu.l2_bytes
+    in_l2 = np.where(kept > 0, np.minimum(held, kept), np.maximum(held - on_sms, 0.0))
+    in_l2 = np.minimum(in_l2, read - on_sms)
     again = read - on_sms - in_l2
     # Every lane waits for its own oldest step alone.
     busy = saturation(np.minimum(rings, read), gpu.dram_read_gb_per_s, gpu.dram_latency_ns)
