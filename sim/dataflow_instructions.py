@@ -8,7 +8,6 @@ an element, the rest once a block and thread.
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.pipes import WIDE_MULTIPLY_SLOTS
 from tiles.formats import IntElement, Rounding
 from tiles.kernels import ConfigTable
 from tiles.kernels.dataflow_blocks import BLOCK_OPS, TABLED_ELEMENTS, blocks_at_once, line_bytes
@@ -95,12 +94,11 @@ def wide_multiplies(problem: Dataflow) -> float:
 
 
 def instructions(problem: Dataflow, table: ConfigTable) -> F64:
-    """Issue slots an element, everything included."""
+    """Instructions an element, everything included."""
     count = TABLED[problem.op] if tabled(problem) else ELEMENT_INSTRUCTIONS[problem.op]
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
     if stochastic:
         count += STOCHASTIC_INSTRUCTIONS
-    count += wide_multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
     if not isinstance(problem.target.element, IntElement):
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
     each = 16.0 * items(problem, table)

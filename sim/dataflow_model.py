@@ -27,7 +27,6 @@ from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation, segment_share
 from sim.occupancy import ctas_per_sm
 from sim.parameters import DATAFLOW_ROW, TURNS, DataflowRowParameters, StreamParameters
-from sim.pipes import WIDE_MULTIPLY_SLOTS
 from sim.resident_turns import turn_ns
 from tiles.kernels import ConfigTable, NumericPath
 from tiles.kernels.dataflow_blocks import (
@@ -49,14 +48,18 @@ Bool = NDArray[np.bool_]
 
 # Set on the rows in view of ``data/h200/rewritten_sweeps``: 168 timings of 14 operators.
 #: Clocks from an instruction of a warp to the next one, which mostly needs its result.
-DEPENDENT_CLK = 2.2
+DEPENDENT_CLK = 2.15
+#: Issue slots of a multiplication of 32 bits to 64, and of a conversion or special function: their
+#: pipes have a quarter and an eighth of the schedulers' rate, and warps at the same place of a
+#: kernel ask for them together.
+WIDE_SLOTS, SPECIAL_SLOTS = 2.5, 3.0
 #: Of the norm that joins a warp's or CTA's own chain and what it queues for; of CTAs whose warps meet
 #: at every step, of which fewer fill one another's gaps.
 CHAIN_EXPONENT, MEETING_EXPONENT = 4.0, 2.0
 #: Longer chain of a table of activations that several warps fill and look up between barriers.
-TABLE_CHAIN = 1.55
+TABLE_CHAIN = 1.6
 #: Issue slots once a block of a register that is spilled: stored, loaded, waited for.
-SPILLED_SLOTS = 7.0
+SPILLED_SLOTS = 8.0
 #: Lanes of a warp look up different words of a table: so many lie in the busiest bank.
 BANK_CONFLICTS = 3.5
 #: Of what a partial wave costs beyond its share, over the waves before it: CTAs drift apart.
@@ -202,7 +205,9 @@ def dataflow_cost(
     l2 = l2_ns(gpu, bytes_per_sm=moved * even, bytes_total=moved, clock_ghz=clock_ghz)
     on_sm = size * even / clock_ghz
     each = VECTOR * items(problem, table) * 1.0
-    slots = instructions(problem, table) + SPILLED_SLOTS * compiled.spilled_registers / each
+    counted = instructions(problem, table) + SPILLED_SLOTS * compiled.spilled_registers / each
+    slow = (WIDE_SLOTS - 1) * wide_multiplies(problem)
+    slots = counted + slow + (SPECIAL_SLOTS - 1) * special_functions(problem)
     issue = on_sm * (of.instruction_share * slots) / gpu.issue_per_clk
     one = np.ones(len(table))
     special = one * (on_sm * special_functions(problem) / gpu.special_per_clk)
@@ -219,9 +224,8 @@ def dataflow_cost(
     exponent = np.where(lines, CHAIN_EXPONENT, MEETING_EXPONENT)
     units = np.where(walk.alone, warps, 1)
     of_unit = work * gpu.sm_count / (ctas * walk.turns * units)
-    dependent = slots - wide_multiplies(problem) * (WIDE_MULTIPLY_SLOTS - 1)
     table_share = TABLE_CHAIN if tabled(problem) else 1.0
-    chain = DEPENDENT_CLK / clock_ghz * dependent * walk.elements * np.where(lines, 1, table_share)
+    chain = DEPENDENT_CLK / clock_ghz * counted * walk.elements * np.where(lines, 1, table_share)
     of_turn = read / (ctas * walk.turns) / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)
     latency = of.cta_clk / clock_ghz + gpu.dram_latency_ns + walk.ahead * of_turn
     waits = latency * walk.cold + walk.idle_ns

@@ -24,7 +24,6 @@ from sim.memory_bound import quantize_cost
 from sim.outlier_model import outlier_cost
 from sim.parameters import (
     BATCHED,
-    DATAFLOW,
     DATAFLOW_ROW,
     DECODED,
     GEMM,
@@ -153,7 +152,7 @@ _MODELS: dict[tuple[type[Problem], type[TileConfig]], _Model] = {
     (Dequantize, TritonDequantizeConfig): _Model(tile_stream_cost, TURNS),
     (Transpose, TritonTransposeConfig): _Model(tile_stream_cost, TURNS),
     (Transpose, CudaTransposeConfig): _Model(tile_stream_cost, TURNS),
-    (Dataflow, DataflowBlocksConfig): _Model(dataflow_cost, DATAFLOW),
+    (Dataflow, DataflowBlocksConfig): _Model(dataflow_cost, STREAM),
     (Dataflow, DataflowRowsConfig): _Model(dataflow_cost, DATAFLOW_ROW),
 }
 #: Parameters of the families that others are made of.

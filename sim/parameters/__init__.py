@@ -28,11 +28,9 @@ from sim.parameters.hopper import (
     HopperWeightPrefillParameters,
 )
 from sim.parameters.streams import (
-    DATAFLOW,
     DATAFLOW_ROW,
     STREAM,
     TURNS,
-    DataflowParameters,
     DataflowRowParameters,
     StreamParameters,
     TurnParameters,
@@ -60,13 +58,12 @@ TEMPLATES: dict[str, type[Parameters]] = {
     "triton_dequantize": TurnParameters,
     "triton_transpose": TurnParameters,
     "cuda_transpose": TurnParameters,
-    "cuda_dataflow_blocks": DataflowParameters,
+    "cuda_dataflow_blocks": StreamParameters,
     "cuda_dataflow_rows": DataflowRowParameters,
 }
 
 __all__ = [
     "BATCHED",
-    "DATAFLOW",
     "DATAFLOW_ROW",
     "DECODED",
     "GEMM",
@@ -82,7 +79,6 @@ __all__ = [
     "TURNS",
     "WEIGHT_ONLY",
     "BatchedParameters",
-    "DataflowParameters",
     "DataflowRowParameters",
     "DecodedParameters",
     "GemmParameters",

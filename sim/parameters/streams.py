@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from sim.parameters.base import Parameters, fitted
 
 __all__ = [
-    "DATAFLOW",
     "DATAFLOW_ROW",
     "STREAM",
     "TURNS",
-    "DataflowParameters",
     "DataflowRowParameters",
     "StreamParameters",
     "TurnParameters",
@@ -48,16 +46,7 @@ class TurnParameters(StreamParameters):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataflowParameters(StreamParameters):
-    """Of dataflow kernels: dot products, permutes and conversions have pipes of half the rate."""
-
-    instruction_share: float = fitted(1.2, 0.2)
-    #: Loads are asked for a step ahead: nothing is computed between them and what comes after.
-    dram_share: float = fitted(1.0, 0.05)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataflowRowParameters(DataflowParameters):
+class DataflowRowParameters(StreamParameters):
     """Of dataflow kernels on rows."""
 
     #: A barrier of a cluster.
@@ -66,5 +55,4 @@ class DataflowRowParameters(DataflowParameters):
 
 STREAM = StreamParameters()
 TURNS = TurnParameters()
-DATAFLOW = DataflowParameters()
 DATAFLOW_ROW = DataflowRowParameters()
