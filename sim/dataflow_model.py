@@ -25,7 +25,7 @@ from sim.dataflow_instructions import (
 )
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation, segment_share
-from sim.occupancy import ctas_per_sm
+from sim.occupancy import QUARTERS, ctas_per_sm
 from sim.parameters import DATAFLOW_ROW, TURNS, DataflowRowParameters, StreamParameters
 from sim.resident_turns import turn_ns
 from tiles.kernels import ConfigTable, NumericPath
@@ -59,7 +59,11 @@ CHAIN_EXPONENT, MEETING_EXPONENT = 4.0, 2.0
 #: Longer chain of a table of activations that several warps fill and look up between barriers.
 TABLE_CHAIN = 1.6
 #: Issue slots once a block of a register that is spilled: stored, loaded, waited for.
-SPILLED_SLOTS = 8.0
+SPILLED_SLOTS = 7.5
+#: Of its chain, what a warp that meets the others at every step waits longer for each warp beyond
+#: the first on its scheduler: the last one ends alone.  Row groups, whose first pass nobody meets
+#: in, show none of it.
+SKEW_SHARE = 0.35
 #: Lanes of a warp look up different words of a table: so many lie in the busiest bank.
 BANK_CONFLICTS = 3.5
 #: Of what a partial wave costs beyond its share, over the waves before it: CTAs drift apart.
@@ -224,8 +228,9 @@ def dataflow_cost(
     exponent = np.where(lines, CHAIN_EXPONENT, MEETING_EXPONENT)
     units = np.where(walk.alone, warps, 1)
     of_unit = work * gpu.sm_count / (ctas * walk.turns * units)
-    table_share = TABLE_CHAIN if tabled(problem) else 1.0
-    chain = DEPENDENT_CLK / clock_ghz * counted * walk.elements * np.where(lines, 1, table_share)
+    last = SKEW_SHARE * (np.maximum(warps / QUARTERS, 1.0) - 1.0) * (problem.op in BLOCK_OPS)
+    meeting = (TABLE_CHAIN if tabled(problem) else 1.0) * (1.0 + last)
+    chain = DEPENDENT_CLK / clock_ghz * counted * walk.elements * np.where(lines, 1.0, meeting)
     of_turn = read / (ctas * walk.turns) / (gpu.l2_bytes_per_clk_per_sm * clock_ghz)
     latency = of.cta_clk / clock_ghz + gpu.dram_latency_ns + walk.ahead * of_turn
     waits = latency * walk.cold + walk.idle_ns
