@@ -53,8 +53,8 @@ DEPENDENT_CLK = 2.15
 #: pipes have a quarter and an eighth of the schedulers' rate, and warps at the same place of a
 #: kernel ask for them together.
 WIDE_SLOTS, SPECIAL_SLOTS = 2.5, 3.0
-#: Of the norm that joins a warp's or CTA's own chain and what it queues for; of CTAs whose warps meet
-#: at every step, of which fewer fill one another's gaps.
+#: Of the norm that joins a warp's or CTA's own chain and what it queues for; of CTAs whose warps
+#: meet at every step, of which fewer fill one another's gaps.
 CHAIN_EXPONENT, MEETING_EXPONENT = 4.0, 2.0
 #: Longer chain of a table of activations that several warps fill and look up between barriers.
 TABLE_CHAIN = 1.6
@@ -96,11 +96,11 @@ def _by_blocks(problem: Dataflow, table: ConfigTable, gpu: Gpu) -> _Walk:
     rows, cols = problem.shape
     threads, lanes, steps = table["threads"], table["lanes"], table["steps"].astype(np.float64)
     side, line = blocks_at_once(problem, table), line_bytes(problem, table)
-    elements = VECTOR * items(problem, table) * side * 1.0
+    elements: F64 = (VECTOR * items(problem, table) * side).astype(np.float64)
     blocks = problem.target.scale_count(rows, cols)
     none: F64 = np.zeros(len(table))
     # Gamma and beta of a block's columns are asked for when they are needed.
-    asks = side * gpu.l2_latency_ns if problem.op.endswith("-apply") else none
+    asks: F64 = side * gpu.l2_latency_ns * problem.op.endswith("-apply") + none
     return _Walk(
         registers=block_registers(problem, table),
         smem_bytes=block_smem_bytes(problem, table),
@@ -108,7 +108,7 @@ def _by_blocks(problem: Dataflow, table: ConfigTable, gpu: Gpu) -> _Walk:
         cluster=np.ones(len(table), np.int64),
         turns=steps,
         elements=elements,
-        in_flight_bytes=threads * elements * problem.matrices,
+        in_flight_bytes=(threads * problem.matrices) * elements,
         cold=1.0 / steps,
         ahead=none + 1.0,
         idle_ns=asks,
@@ -136,15 +136,15 @@ def _by_rows(
     across = threads // lanes // np.maximum(table["rows"] // block_of(problem)[0], 1)
     line = LINE_VECTORS * VECTOR
     lines = moves_lines(problem, table)
-    barrier_clk = 60.0 + of.cluster_clk * (splits > 1)
+    barrier_clk: F64 = np.where(splits > 1, of.cluster_clk, 0.0) + 60.0
     return _Walk(
         registers=row_registers(problem, table),
         smem_bytes=row_smem_bytes(problem, table),
         ctas=clusters * splits,
         cluster=splits,
         turns=turns,
-        elements=steps * have * 1.0,
-        in_flight_bytes=threads * have * problem.matrices * asked * 1.0,
+        elements=(steps * have).astype(np.float64),
+        in_flight_bytes=(threads * have * problem.matrices * asked).astype(np.float64),
         cold=np.where(walking, 1.0 / np.ceil(turns), 1.0),
         ahead=1.0 / steps if residual else np.ones(len(table)),
         idle_ns=2.0 * barrier_clk / clock_ghz,  # sums travel twice
@@ -252,7 +252,8 @@ def dataflow_cost(
     share = left_over / capacity
     beyond = np.maximum((left_over > 0) * tail - share * full, 0.0)
     waved = (full_waves + share) * full + DRIFT_SHARE * beyond / np.maximum(full_waves, 1)
-    main = overlap(np.where(full_waves > 0, waved, full), ctas * of.cta_start_ns)
+    starts: F64 = ctas * of.cta_start_ns + 0.0 * full
+    main = overlap(np.where(full_waves > 0, waved, full), starts)
     # A partial wave costs less than one of waiting where CTAs drift apart.
     waves = full_waves + (left_over > 0)
     latency_ns = np.minimum(np.ceil(walk.turns) * waves * (chain + waits), main)
