@@ -45,7 +45,9 @@ def tables(name: str) -> tuple[MeasuredTable, ...]:
 def unchanged(name: str, table: MeasuredTable) -> bool:
     """Whether a kernel of an older set counts instructions as it did when that was measured."""
     rewritten = table.kernel.name.startswith("cuda_")
-    return name in OLDER and not rewritten and not (name == OLDER[0] and "+sr" in str(table.problem))
+    return (
+        name in OLDER and not rewritten and not (name == OLDER[0] and "+sr" in str(table.problem))
+    )
 
 
 def as_today(name: str, table: MeasuredTable) -> bool:
