@@ -9,8 +9,6 @@ Left out: instructions of 8-bit floats beyond a difference, where a cluster's CT
 the share of multiprocessors that clusters find room on, and where spilled registers go.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,28 +21,21 @@ from sim.dataflow_instructions import (
     tabled,
     wide_multiplies,
 )
+from sim.dataflow_walk import by_blocks, by_rows
 from sim.gpu import Gpu
 from sim.memory import l2_ns, overlap, saturation, segment_share
 from sim.occupancy import QUARTERS, ctas_per_sm
 from sim.parameters import DATAFLOW_ROW, TURNS, DataflowRowParameters, StreamParameters
 from sim.resident_turns import turn_ns
 from tiles.kernels import ConfigTable, NumericPath
-from tiles.kernels.dataflow_blocks import (
-    BLOCK_OPS,
-    block_registers,
-    block_smem_bytes,
-    blocks_at_once,
-    line_bytes,
-)
-from tiles.kernels.dataflow_family import LINE_VECTORS, VECTOR, block_of, items
-from tiles.kernels.dataflow_rows import row_registers, row_smem_bytes, row_steps
+from tiles.kernels.dataflow_blocks import BLOCK_OPS
+from tiles.kernels.dataflow_family import VECTOR, items
 from tiles.problems import Dataflow
 
 __all__ = ["dataflow_cost"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-Bool = NDArray[np.bool_]
 
 # Set on the rows in view of ``data/h200/rewritten_sweeps``: 168 timings of 14 operators.
 #: Clocks from an instruction of a warp to the next one, which mostly needs its result.
@@ -73,96 +64,6 @@ DRIFT_SHARE = 0.8
 PACKED_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Walk:
-    """How CTAs go through a matrix; one entry a configuration."""
-
-    registers: I64  #: of a thread, about
-    smem_bytes: I64  #: of a CTA
-    ctas: I64
-    cluster: I64  #: CTAs of a cluster
-    turns: F64  #: of a CTA, a mean where not all have as many
-    elements: F64  #: of a thread in a turn
-    in_flight_bytes: F64  #: of a CTA
-    cold: F64  #: share of the turns whose loads nobody asked for a turn ahead
-    ahead: F64  #: of such a turn's bytes, what it waits for
-    idle_ns: F64  #: of a turn, for a cluster's barriers and for loads when they are needed
-    alone: Bool  #: a warp waits for no other warp of its CTA between turns
-    piece_bytes: I64  #: neighbouring codes that threads ask for together
-    exchanged_bytes: F64  #: sums of clusters, written and read by a second launch
-
-
-def _by_blocks(problem: Dataflow, table: ConfigTable, gpu: Gpu) -> _Walk:
-    rows, cols = problem.shape
-    threads, lanes, steps = table["threads"], table["lanes"], table["steps"].astype(np.float64)
-    side, line = blocks_at_once(problem, table), line_bytes(problem, table)
-    elements: F64 = (VECTOR * items(problem, table) * side).astype(np.float64)
-    blocks = problem.target.scale_count(rows, cols)
-    none: F64 = np.zeros(len(table))
-    # Gamma and beta of a block's columns are asked for when they are needed.
-    asks: F64 = side * gpu.l2_latency_ns * problem.op.endswith("-apply") + none
-    return _Walk(
-        registers=block_registers(problem, table),
-        smem_bytes=block_smem_bytes(problem, table),
-        ctas=-(-blocks // np.maximum(threads // lanes * table["steps"] * side, 1)),
-        cluster=np.ones(len(table), np.int64),
-        turns=steps,
-        elements=elements,
-        in_flight_bytes=(threads * problem.matrices) * elements,
-        cold=1.0 / steps,
-        ahead=none + 1.0,
-        idle_ns=asks,
-        # Warps of one tile each begin together, and leave room together.
-        alone=(line > 0) & (table["steps"] > 1),
-        piece_bytes=np.where(line > 0, line, _beside_bytes(problem, lanes, threads // lanes)),
-        exchanged_bytes=none,
-    )
-
-
-def _by_rows(
-    problem: Dataflow, table: ConfigTable, gpu: Gpu, of: DataflowRowParameters, clock_ghz: float
-) -> _Walk:
-    rows, cols = problem.shape
-    threads, lanes, splits = table["threads"], table["lanes"], table["splits"]
-    groups = -(-rows // table["rows"])
-    backward, residual = problem.op.endswith("-bwd"), problem.op == "residual"
-    walking = backward | (table["clusters"] > 1)
-    clusters = np.where(walking, np.minimum(groups, table["clusters"]), groups)
-    steps = row_steps(problem, table)
-    have = VECTOR * items(problem, table)
-    turns = groups / clusters
-    # Addends come step by step; what norms are taken of is asked for as a whole.
-    asked = 1 if residual else steps
-    across = threads // lanes // np.maximum(table["rows"] // block_of(problem)[0], 1)
-    line = LINE_VECTORS * VECTOR
-    lines = moves_lines(problem, table)
-    barrier_clk: F64 = np.where(splits > 1, of.cluster_clk, 0.0) + 60.0
-    return _Walk(
-        registers=row_registers(problem, table),
-        smem_bytes=row_smem_bytes(problem, table),
-        ctas=clusters * splits,
-        cluster=splits,
-        turns=turns,
-        elements=(steps * have).astype(np.float64),
-        in_flight_bytes=(threads * have * problem.matrices * asked).astype(np.float64),
-        cold=np.where(walking, 1.0 / np.ceil(turns), 1.0),
-        ahead=1.0 / steps if residual else np.ones(len(table)),
-        idle_ns=2.0 * barrier_clk / clock_ghz,  # sums travel twice
-        alone=np.zeros(len(table), np.bool_),
-        piece_bytes=np.where(lines, line, _beside_bytes(problem, lanes, across)),
-        exchanged_bytes=8.0 * cols * clusters * backward,
-    )
-
-
-def _beside_bytes(problem: Dataflow, lanes: I64, across: I64) -> I64:
-    """Bytes of a row of the blocks that threads share, ``cuda.dataflow_arguments.beside``."""
-    cols = block_of(problem)[1]
-    vectors = cols // VECTOR
-    shared = np.maximum(np.minimum(LINE_VECTORS // vectors, across), 1)
-    beside: I64 = np.where(lanes < vectors, 1, shared) * cols
-    return np.minimum(beside, LINE_VECTORS * VECTOR)
-
-
 def dataflow_cost(
     problem: Dataflow,
     _: NumericPath,
@@ -182,10 +83,10 @@ def dataflow_cost(
     backward_rows = problem.op not in BLOCK_OPS and problem.op.endswith("-bwd")
     launches = 1 + backward_rows
     if problem.op in BLOCK_OPS:
-        walk = _by_blocks(problem, table, gpu)
+        walk = by_blocks(problem, table, gpu)
     else:
         rows_of = of if isinstance(of, DataflowRowParameters) else DATAFLOW_ROW
-        walk = _by_rows(problem, table, gpu, rows_of, clock_ghz)
+        walk = by_rows(problem, table, gpu, rows_of, clock_ghz)
     read = problem.min_bytes - storage + walk.exchanged_bytes
     written = storage + walk.exchanged_bytes
     # The compiler unrolls into what the CTAs that an SM should hold leave it, up to about twice.
