@@ -71,7 +71,8 @@ def quantize_cost(
     resident = np.minimum(spread.capacity, traits.ctas)
     between = traits.reread_bytes * (1 if traits.launches > 1 else resident)
     again = (traits.passes - 1) * read_once
-    dram_read = read_once + again * miss_share(between, gpu.l2_bytes)
+    missed = miss_share(between, gpu.l2_bytes)
+    dram_read = read_once + again * missed
     l2_read = read_once * traits.passes
     # Full waves and the partial one keep different numbers of bytes in flight.
     tail_share = spread.tail_ctas / traits.ctas
@@ -130,8 +131,9 @@ def quantize_cost(
         resident=np.clip(traits.ctas / gpu.sm_count, 1, occupancy),
     )
     if traits.launches == 1:
-        # All resident CTAs turn to their second pass at about the same time: DRAM rests meanwhile.
-        main = main + again / gpu.l2_read_gb_per_s
+        # All resident CTAs turn to their second pass at about the same time: DRAM rests for as long
+        # as the L2 serves what it still has.
+        main = main + again * (1.0 - missed) / gpu.l2_read_gb_per_s
     ends_us = (gpu.dram_latency_ns + of.cta_clk / clock_ghz) * traits.launches / 1e3
     launch_us = traits.launches * (gpu.graph_launch_us + DEVICE_FLOOR_US)
     terms = {

@@ -10,6 +10,7 @@ __all__ = [
     "BASE_REGISTERS",
     "FLATTENED_REGISTERS",
     "NEEDED_REGISTERS",
+    "QUARTERS",
     "SCALE_REGISTERS",
     "ctas_per_sm",
     "gemm_registers",

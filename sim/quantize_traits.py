@@ -48,9 +48,10 @@ PHILOX_ELEMENTS = 8
 TURNED_THREAD, TURNED = 50.0, 1.5
 #: Steps across that the compiler unrolls, their loads under way together.
 UNROLLED_STEPS = 4
-#: Bytes that a thread which walks through its block has under way: one wide vector, or several
-#: narrow ones, whose loop the compiler unrolls.
-WALKED_BYTES = 16
+#: Bytes that a thread which walks through its block has under way: eight loads of 16 bytes in the
+#: first pass and two in the second one (SASS), whose harmonic mean counts; of narrow vectors as
+#: much.
+WALKED_BYTES = 51
 SECTOR_BYTES = 32
 #: 4-byte words of a block that a thread keeps in registers; longer blocks are read twice.
 KEPT_WORDS = 64

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import sim
-from sim.dataflow_model import instructions
+from sim.dataflow_instructions import ROW_INSTRUCTIONS, instructions
 from tiles.kernels import ConfigTable, Kernel, kernels
 from tiles.kernels.dataflow_blocks import DataflowBlocksConfig, blocks_at_once
-from tiles.kernels.dataflow_rows import DataflowRowsConfig
+from tiles.kernels.dataflow_rows import DataflowRowsConfig, row_steps
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
 H200 = sim.load_gpu("h200")
@@ -68,24 +68,24 @@ def blocks(steps: int, lanes: int = 32, ctas: int = 6) -> ConfigTable:
 
 
 @pytest.mark.parametrize(
-    ("op", "lanes", "loop", "once", "wide"),
+    ("op", "lanes", "loop", "once"),
     [
-        ("relu", 32, 389, 112, 72),
-        ("relu", 16, 735, 92, 144),
-        ("relu-bwd", 32, 508, 142, 72),
-        ("dropout", 32, 628, 126, 144),
-        ("gelu", 32, 498, 128, 72),
-        ("gelu-bwd", 32, 676, 248, 72),
-        ("silu", 32, 476, 123, 72),
-        ("silu-bwd", 32, 649, 215, 72),
-        ("layernorm-apply", 32, 545, 136, 72),
-        ("rmsnorm-apply", 16, 1046, 96, 144),
+        ("relu", 32, 389, 112),
+        ("relu", 16, 735, 92),
+        ("relu-bwd", 32, 508, 142),
+        ("dropout", 32, 628, 126),
+        ("gelu", 32, 498, 128),
+        ("gelu-bwd", 32, 676, 248),
+        ("silu", 32, 476, 123),
+        ("silu-bwd", 32, 649, 215),
+        ("layernorm-apply", 32, 545, 136),
+        ("rmsnorm-apply", 16, 1046, 96),
     ],
 )
 def test_instructions_are_those_of_the_machine_code(
-    op: str, lanes: int, loop: int, once: int, wide: int
+    op: str, lanes: int, loop: int, once: int
 ) -> None:
-    """``python -m bench.sass cuda_dataflow_blocks``; a wide multiplication takes a second slot.
+    """``python -m bench.sass cuda_dataflow_blocks``.
 
     Of a block: where a warp moves lines, its own loop and a part of what is done once a tile.
     """
@@ -93,62 +93,115 @@ def test_instructions_are_those_of_the_machine_code(
     job, table = problem(op, shape="8192x8192"), blocks(4, lanes)
     taken = 4 * blocks_at_once(job, table)[0]
     found = instructions(job, table)[0]
-    assert found * elements == pytest.approx(loop + wide + once / taken, rel=0.08)
+    assert found * elements == pytest.approx(loop + once / taken, rel=0.09)
+
+
+@pytest.mark.parametrize(
+    ("op", "threads", "lanes", "counted"),
+    [
+        # Once a block and thread, of loops that go through a block at a time, and once a row group.
+        ("residual", 128, 32, 573 + 134 / 4),
+        ("residual", 256, 64, 395),
+        ("layernorm", 128, 32, 120 / 2 + 629 - 90),
+        ("layernorm", 256, 64, 67 / 2 + 401),
+        ("rmsnorm", 256, 64, 67 / 2 + 365),
+        ("layernorm-bwd", 128, 64, 364 / 2 + 415),
+        ("rmsnorm-bwd", 128, 32, 295 + 803 - 130),
+    ],
+)
+def test_row_kernels_count_both_of_their_passes(
+    op: str, threads: int, lanes: int, counted: float
+) -> None:
+    """``python -m bench.sass cuda_dataflow_rows``; without what is done once a row group.
+
+    Of tiles of lines what stores one and asks for the next is executed at every fourth step.
+    """
+    fields = {"rows": 32, "splits": 8, "clusters": 48, "ctas": 3, "threads": threads}
+    if op == "residual":
+        fields["clusters"] = 1
+    job = problem(op, shape="8192x8192")
+    table = ConfigTable.of([DataflowRowsConfig(lanes=lanes, **fields)])
+    found = instructions(job, table)[0] * 1024 / lanes - ROW_INSTRUCTIONS / row_steps(job, table)[0]
+    assert found == pytest.approx(counted, rel=0.13)
+
+
+def told(job: Dataflow, config: DataflowBlocksConfig | DataflowRowsConfig) -> float:
+    """Microseconds."""
+    return float(sim.price(job, family(job), ConfigTable.of([config]), H200).time_us[0])
 
 
 def test_a_wave_that_few_ctas_are_left_over_for_is_a_wave_of_waiting() -> None:
-    """Outside check: 57 us where CTAs take 21 blocks each (one wave), 74 with 16 (1.3 waves).
+    """Outside check: CTAs that take 21 blocks each are one wave, with 16 each they are 1.3 waves.
 
-    Measured at 8192 x 8192 by the kernel that serves matrices which are not whole lines of blocks.
+    Measured at 8192 x 8160, by a kernel before today's: 57 and 74 us.
     """
     job = problem("relu", shape="8192x8160")
     whole, left = (float(sim.price(job, family(job), blocks(n), H200).time_us[0]) for n in (21, 16))
-    assert left > 1.08 * whole
+    assert left > 1.03 * whole
 
 
-def test_two_inputs_cost_dram_more_than_their_bytes() -> None:
-    """Backward ReLU, nearest: three matrices, of which two are read."""
-    one, two = (
-        sim.price(job, family(job), blocks(4), H200).terms_us["dram"][0]
-        for job in (problem(op, "int8.b32x32", "8192x8192") for op in ("relu", "relu-bwd"))
-    )
-    assert two == pytest.approx(1.5 * one / 0.8, rel=1e-2)
+def test_codes_in_pieces_of_lines_cost_dram_more_than_their_bytes() -> None:
+    """Backward ReLU: two tiles of two matrices are kept in half lines, one in whole ones."""
+    job, one = problem("relu-bwd", "int8.b32x32", "8192x8192"), problem("relu", "int8.b32x32")
+    half, whole = (sim.price(job, family(job), blocks(n), H200).terms_us["dram"][0] for n in (2, 1))
+    assert 1.05 < half / whole < 1.15
+    alone = sim.price(one, family(one), blocks(1), H200).terms_us["dram"][0] / 2  # 16384 rows
+    assert whole == pytest.approx(1.5 * alone, rel=1e-2)
 
 
 @pytest.mark.parametrize(
     ("op", "fields", "measured"),
     [
-        ("layernorm-bwd", (128, 16, 32, 8, 64, 3), 227.2),
-        ("rmsnorm-bwd", (128, 16, 32, 8, 64, 3), 226.7),
-        ("layernorm", (128, 16, 32, 8, 1, 3), 100.3),
-        ("rmsnorm", (128, 16, 32, 8, 1, 3), 99.3),
+        ("residual", (128, 32, 32, 2, 1, 4), 75.2),
+        ("layernorm", (128, 32, 32, 8, 1, 4), 82.8),
+        ("layernorm", (128, 32, 32, 8, 64, 4), 102.0),
+        ("rmsnorm", (128, 32, 32, 8, 1, 4), 81.7),
+        ("layernorm-bwd", (256, 32, 32, 8, 96, 3), 154.9),
+        ("rmsnorm-bwd", (256, 32, 32, 8, 96, 3), 139.7),
+        ("rmsnorm-bwd", (512, 64, 32, 4, 32, 2), 266.9),
     ],
 )
-def test_warps_that_meet_at_every_step_do_not_fill_each_other_s_gaps(
+def test_row_kernels_are_told_within_a_tenth(
     op: str, fields: tuple[int, ...], measured: float
 ) -> None:
-    """Measured at 8192 x 8192; 156, 156, 84 and 81 us were predicted."""
+    """Rows in view of ``data/h200/rewritten_sweeps``, 8192 x 8192, nothing compiled."""
     names = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
-    job = problem(op, shape="8192x8192")
     config = DataflowRowsConfig(**dict(zip(names, fields, strict=True)))
-    found = sim.price(job, family(job), ConfigTable.of([config]), H200).time_us[0]
-    assert found == pytest.approx(measured, rel=0.15)
+    assert told(problem(op, shape="8192x8192"), config) == pytest.approx(measured, rel=0.13)
+
+
+def test_clusters_that_find_no_room_are_a_wave_of_their_own() -> None:
+    """As many as would fit on all multiprocessors are more than fit within their groups."""
+    job = problem("layernorm", shape="8192x8192")
+    fewer, more = (
+        told(
+            job,
+            DataflowRowsConfig(threads=128, lanes=32, rows=32, splits=8, clusters=n, ctas=4),
+        )
+        for n in (56, 64)
+    )
+    assert more > 1.1 * fewer
+
+
+def test_warps_that_meet_at_every_step_wait_for_the_last_one() -> None:
+    """Measured at 8192 x 8192: 78.2 and 67.1 us, by warps of one line 114 us in one CTA an SM."""
+    job = problem("rmsnorm-apply", shape="8192x8192")
+    one, eight = (
+        told(job, DataflowBlocksConfig(threads=n, lanes=16, steps=16, ctas=c))
+        for n, c in ((512, 1), (64, 8))
+    )
+    assert one > 1.1 * eight
+    assert eight == pytest.approx(67.1, rel=0.1)
+    assert one == pytest.approx(78.2, rel=0.1)
 
 
 def test_a_row_kernel_alone_on_an_sm_computes_and_then_waits() -> None:
     """One CTA of 16 warps an SM takes far longer than four of four warps: nobody fills its gaps."""
     job = problem("layernorm", shape="8192x8192")
-    table = ConfigTable.of(
-        [
-            DataflowRowsConfig(threads=n, lanes=32, rows=32, splits=s, clusters=c, ctas=k)
-            for n, s, c, k in ((512, 4, 32, 1), (128, 8, 64, 4))
-        ]
+    lone, four = (
+        told(job, DataflowRowsConfig(threads=n, lanes=32, rows=32, splits=s, clusters=c, ctas=k))
+        for n, s, c, k in ((512, 4, 32, 1), (128, 8, 1, 4))
     )
-    lone, four = sim.price(job, family(job), table, H200).time_us
-    # Each step of the lone one: all warps' issue slots, and a warp's own chain.
-    issue_us = instructions(job, table)[0] * 1.06 * 8192 * 8192 / 101.5 / 132 / 1980
-    chain_us = 3.0 * instructions(job, table)[0] * 32 * 32 / 1980  # 32 rounds of 32 elements
-    assert lone > issue_us + chain_us
     assert lone > 1.4 * four
 
 
@@ -172,5 +225,6 @@ def test_words_of_a_table_are_looked_up_through_conflicts_of_banks() -> None:
         )
     )
     clk_us = 8192 * 8192 / 132 / 1980  # one access an element and clock, 32 lanes together
-    assert looked == pytest.approx(3.5 / 32 * clk_us)
+    tiles = 1.0  # words of four codes, into a tile, out of it, in again and out
+    assert looked == pytest.approx((3.5 + tiles) / 32 * clk_us)
     assert worked == 0

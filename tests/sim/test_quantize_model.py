@@ -159,12 +159,21 @@ def test_blocks_side_by_side_are_whole_lines_to_dram() -> None:
 
 
 def test_who_walks_through_a_block_waits_for_every_vector() -> None:
-    """Measured at 8192 x 8192: 550 us where 4 lanes walk through 128 x 128; 196 were predicted."""
+    """Measured at 8192 x 8192: 268 us where 4 lanes walk through 128 x 128, 448 were predicted."""
     job = problem(8192, 8192, "e4m3fn.b128x128")
-    assert one_of_lanes(job, 128, 4, 8).waits[0] == 2 * 128 * 128 / 8 / 4
+    assert one_of_lanes(job, 128, 4, 8).waits[0] == 2 * np.ceil(128 * 128 * 2 / 4 / 51)
     assert one_of_lanes(job, 256, 256, 8).waits[0] == 1
     table = ConfigTable.of([CudaQuantizeConfig(threads=128, lanes=4, vector=8, unroll=1)])
-    assert sim.price(job, CudaQuantize(), table, H200).time_us[0] == pytest.approx(550, rel=0.2)
+    assert sim.price(job, CudaQuantize(), table, H200).time_us[0] == pytest.approx(268, rel=0.25)
+
+
+def test_a_second_pass_that_dram_serves_does_not_wait_for_the_l2_too() -> None:
+    """Blocks of 128 x 128 that lanes cannot keep; measured at 8192 x 8192: 88.9 us."""
+    job = problem(8192, 8192, "int8.b128x128")
+    table = ConfigTable.of([CudaQuantizeConfig(threads=256, lanes=64, vector=8, unroll=1)])
+    found = sim.price(job, CudaQuantize(), table, H200)
+    assert found.dram_read_bytes[0] == pytest.approx(2 * 8192 * 8192 * 2, rel=0.02)
+    assert found.time_us[0] == pytest.approx(88.9, rel=0.13)
 
 
 def test_software_cast_costs_instructions() -> None:

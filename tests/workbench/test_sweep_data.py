@@ -116,8 +116,8 @@ def test_what_the_model_reaches_on_shapes_that_it_was_not_set_on(
     Stochastic rounding then took a random word an element, as the kernels that were measured did.
     The dataflow kernels have another shape since, which no sweep has measured: they are among all.
     """
-    monkeypatch.setattr("sim.dataflow_model.STOCHASTIC_INSTRUCTIONS", 15.0)
-    monkeypatch.setattr("sim.dataflow_model.STOCHASTIC_MULTIPLIES", 4.75)
+    monkeypatch.setattr("sim.dataflow_instructions.STOCHASTIC_INSTRUCTIONS", 15.0)
+    monkeypatch.setattr("sim.dataflow_instructions.STOCHASTIC_MULTIPLIES", 4.75)
     monkeypatch.setattr("sim.tile_stream.STOCHASTIC", 31.0)
     monkeypatch.setattr("sim.tile_stream.STOCHASTIC_INTEGER", 31.0)
     monkeypatch.setattr("sim.tile_stream.STOCHASTIC_MULTIPLIES", 5.0)
