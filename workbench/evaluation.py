@@ -18,6 +18,7 @@ from sim.evaluation.residuals import by_binding, by_instruction, slopes
 from sim.evaluation.score import Score
 from sim.measured import MeasuredTable
 from tiles.intake import shown
+from tiles.kernels.closure import source_digest
 from workbench.arguments import count_of, items_of
 from workbench.evaluation_report import Evaluation
 from workbench.evaluation_searches import replay_searches, shares_of
@@ -71,6 +72,7 @@ def evaluate(
     # What a search chose by its own predictions is judged apart.
     tables = [t for one in sets if not one.foretold for t in one.tables if t.cold]
     frozen = _frozen(sets, board)
+    current = _frozen(sets, board, as_measured=True)
     if not tables:
         raise ValueError(
             f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
@@ -121,7 +123,7 @@ def evaluate(
         instructions=tuple(by_instruction(judged, priced)),
         slopes=tuple(slopes(judged, priced)),
         frozen=tuple(frozen),
-        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace, frozen))),
+        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace, current))),
         pace=tuple(pace),
         seconds=time.monotonic() - begun,
     )
@@ -169,13 +171,16 @@ def _parts(
     return [(name, _score(own, groups[name], gpu)) for name in sorted(groups)]
 
 
-def _frozen(sets: "Sequence[DataSet]", gpu: sim.Gpu) -> list[FrozenPart]:
+def _frozen(
+    sets: "Sequence[DataSet]", gpu: sim.Gpu, *, as_measured: bool = False
+) -> list[FrozenPart]:
+    """What searches chose by predictions; if wanted, of kernels whose source is still the same."""
     pairs = [
         (table, told)
         for one in sets
         if one.foretold
         for table, told in zip(one.tables, one.foretold, strict=True)
-        if table.cold
+        if table.cold and not (as_measured and table.source != source_digest(table.kernel.template))
     ]
     return frozen_parts([t for t, _ in pairs], [told for _, told in pairs], gpu) if pairs else []
 
@@ -215,16 +220,16 @@ def _figures(
     gpu: sim.Gpu,
     searches: "Sequence[Searched]",
     pace: Sequence[tuple[str, float]],
-    frozen: Sequence[FrozenPart],
+    current: Sequence[FrozenPart],
 ) -> dict[Regime, dict[str, float]]:
-    """What is asked for and is no field of a score."""
+    """What is asked for and is no field of a score; of today's kernels what they were told."""
     found: dict[str, float] = {}
     memory = [table for table in judged if not table.problem.flops]
     error = _score(own, memory, gpu).mape if memory else None
     if error is not None:
         found["memory_mape"] = error
     else:  # no sample of a space: what a search chose, at shapes that no constant was set on
-        for part in frozen:
+        for part in current:
             if (part.family, part.shapes, part.model) == (MEMORY, "held out", "now"):
                 found["memory_mape"] = part.mape
     if own.name in dict(pace):

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 #: The newest set with the kernels of today, and older ones, most of whose kernels were rewritten.
 TODAY, OLDER = "rewritten_sweeps", ("sweeps", "later_sweeps")
 GPU = load_gpu("h200")
-#: Asked of kernels of this kind, on shapes held out; what is reached lies just above.
-ASKED, REACHED = 0.05, 0.0505
+#: Asked of kernels of this kind, on shapes held out.
+ASKED = 0.05
 #: Of families that do not meet it, what they do reach.
 BARS = {
     "cuda_dataflow_blocks": 0.052,
@@ -82,7 +82,7 @@ def test_kernels_that_are_as_they_were_measured_meet_what_is_asked(compiled: boo
 def test_todays_kernels_are_told_about_as_well_as_is_asked() -> None:
     found = misses(lambda name, table: True, names=(TODAY,))
     assert len(found) == 240
-    assert found.mean() < REACHED
+    assert found.mean() < ASKED
     assert np.median(found) < 0.038
 
 
