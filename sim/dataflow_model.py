@@ -59,8 +59,10 @@ SKEW_SHARE = 0.35
 BANK_CONFLICTS = 3.5
 #: Of what a partial wave costs beyond its share, over the waves before it: CTAs drift apart.
 DRIFT_SHARE = 0.8
+# Not set on them:
 #: Of the multiprocessors, those that clusters of more than two CTAs find room on, as
-#: ``HopperSkinnyParameters.packed_share`` has it from other kernels.
+#: ``HopperSkinnyParameters.packed_share`` has it from other kernels; of those tried it is the best
+#: on rows held out, too.
 PACKED_SHARE = 0.9
 
 

@@ -20,7 +20,7 @@ from tiles.kernels import ConfigTable
 from tiles.kernels.cuda.quantize_nvfp4 import BLOCK, STEP_BLOCKS, STEP_BYTES
 from tiles.problems import Quantize
 
-__all__ = ["CODE_STEP", "FIND_STEP", "two_walks_cost"]
+__all__ = ["CODE_STEP", "FIND_STEP", "HELD_SHARE", "two_walks_cost"]
 
 F64 = NDArray[np.float64]
 

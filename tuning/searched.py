@@ -27,9 +27,8 @@ class Searched:
     predictor: str  #: whose predictions it follows
     tables: int
     seeds: int  #: searches a table
-    shares: dict[
-        int, float
-    ]  #: by measurements given: share of the optimum, geometric mean over all
+    #: By measurements given: share of the optimum, geometric mean over all.
+    shares: dict[int, float]
     worst: dict[int, float]  #: the same of the table that fares worst, over its seeds
 
 

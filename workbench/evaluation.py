@@ -72,7 +72,7 @@ def evaluate(
     # What a search chose by its own predictions is judged apart.
     tables = [t for one in sets if not one.foretold for t in one.tables if t.cold]
     frozen = _frozen(sets, board)
-    current = _frozen(sets, board, as_measured=True)
+    current = _frozen(sets, board, unchanged=True)
     if not tables:
         raise ValueError(
             f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
@@ -172,7 +172,7 @@ def _parts(
 
 
 def _frozen(
-    sets: "Sequence[DataSet]", gpu: sim.Gpu, *, as_measured: bool = False
+    sets: "Sequence[DataSet]", gpu: sim.Gpu, *, unchanged: bool = False
 ) -> list[FrozenPart]:
     """What searches chose by predictions; if wanted, of kernels whose source is still the same."""
     pairs = [
@@ -180,7 +180,7 @@ def _frozen(
         for one in sets
         if one.foretold
         for table, told in zip(one.tables, one.foretold, strict=True)
-        if table.cold and not (as_measured and table.source != source_digest(table.kernel.template))
+        if table.cold and not (unchanged and table.source != source_digest(table.kernel.template))
     ]
     return frozen_parts([t for t, _ in pairs], [told for _, told in pairs], gpu) if pairs else []
 

@@ -44,7 +44,7 @@ def replay_searches(
 
 
 def shares_of(searches: "Sequence[Searched]", predictor: str) -> dict[str, float]:
-    """What the default search reaches by a predictor, by measurements."""
+    """What searches by a predictor reach, by strategy and measurements."""
     return {
         f"{one.strategy.value}{count}": share
         for one in searches

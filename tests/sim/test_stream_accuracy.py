@@ -23,7 +23,7 @@ TODAY, OLDER = "rewritten_sweeps", ("sweeps", "later_sweeps")
 GPU = load_gpu("h200")
 #: Asked of kernels of this kind, on shapes held out.
 ASKED = 0.05
-#: Of families that do not meet it, what they do reach.
+#: Of each family what it reaches.
 BARS = {
     "cuda_dataflow_blocks": 0.052,
     "cuda_dataflow_rows": 0.068,
@@ -55,10 +55,20 @@ def as_today(name: str, table: MeasuredTable) -> bool:
     return table.source == source_digest(table.kernel.template)
 
 
+def told(table: MeasuredTable, *, compiled: bool = True) -> NDArray[np.float64]:
+    """Microseconds that are predicted of a table's rows."""
+    facts = table.facts if compiled else {}
+    return price(table.problem, table.kernel, table.table, GPU, facts).time_us
+
+
 def off(table: MeasuredTable, *, compiled: bool = True) -> NDArray[np.float64]:
     """predicted / measured - 1 of a table's rows."""
-    facts = table.facts if compiled else {}
-    return price(table.problem, table.kernel, table.table, GPU, facts).time_us / table.time_us - 1
+    return told(table, compiled=compiled) / table.time_us - 1
+
+
+def first_choice(table: MeasuredTable) -> int:
+    """The row that is predicted to be the fastest."""
+    return int(np.argmin(told(table)))
 
 
 def misses(
@@ -80,8 +90,8 @@ def test_kernels_that_are_as_they_were_measured_meet_what_is_asked(compiled: boo
 
 @pytest.mark.slow
 def test_todays_kernels_are_told_about_as_well_as_is_asked() -> None:
-    found = misses(lambda name, table: True, names=(TODAY,))
-    assert len(found) == 240
+    found = misses(as_today, names=(TODAY,))
+    assert len(found) == 240, "a kernel was rewritten: judge it by a new set"
     assert found.mean() < ASKED
     assert np.median(found) < 0.038
 
@@ -98,7 +108,7 @@ def test_a_family_of_today_is_told_as_well_as_when_its_constants_were_set(family
 def test_what_is_told_to_be_the_fastest_is_nearly_that(family: str) -> None:
     """Of each study held out; of the configurations that were measured."""
     gets = [
-        table.time_us.min() / table.time_us[np.argmin(off(table) * table.time_us + table.time_us)]
+        table.time_us.min() / table.time_us[first_choice(table)]
         for table in tables(TODAY)
         if table.kernel.name == family and not table.in_view
     ]
@@ -113,8 +123,7 @@ def print_families(in_view: bool) -> None:
     for family in sorted({table.kernel.name for table in chosen}):
         of = [table for table in chosen if table.kernel.name == family]
         found = np.concatenate([off(table) for table in of])
-        first = [int(np.argmin((off(table) + 1) * table.time_us)) for table in of]
-        gets = [t.time_us.min() / t.time_us[at] for t, at in zip(of, first, strict=True)]
+        gets = [table.time_us.min() / table.time_us[first_choice(table)] for table in of]
         print(
             f"  {family:22} {len(found):4} rows, mean {100 * np.abs(found).mean():5.1f} %, "
             f"bias {100 * found.mean():+6.1f} %, first choice gets {100 * np.mean(gets):.0f} %"

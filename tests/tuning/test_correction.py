@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import fake_kernels
 import numpy as np
@@ -10,8 +11,17 @@ from numpy.typing import NDArray
 
 from tiles.kernels import ConfigTable, Status
 from tuning.plan import Strategy
-from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, Proposals
-from tuning.strategies.correction import FAILED, LEAST_SPREAD, NOISE, REACH, Correction
+from tuning.strategies import STRATEGIES, History, LegalTable, Outcome, Proposals, correction
+from tuning.strategies.correction import (
+    FAILED,
+    FASTEST,
+    LATEST,
+    LEAST_SPREAD,
+    NOISE,
+    REACH,
+    Correction,
+    _learnt,
+)
 
 F64 = NDArray[np.float64]
 
@@ -37,29 +47,31 @@ def chosen_by_hand(
 ) -> list[int]:
     """The same rule, one configuration at a time, by the textbook's formulas."""
     timed = {row: one.value for row, one in told if one.value is not None}
+    failed = [row for row, one in told if one.value is None]
     ratio = {row: math.log(value / legal.predicted[row]) for row, value in timed.items()}
-    bias = sorted(ratio.values())[len(ratio) // 2]
-    assert len(ratio) % 2, "a median of its own"
-    spread = math.sqrt(sum((one - bias) ** 2 for one in ratio.values()) / len(ratio))
-    spread = max(LEAST_SPREAD, spread, abs(bias))
-    slowest = max(ratio.values())
-    known = [(row, ratio.get(row, slowest + math.log(FAILED)) - bias) for row, _ in told]
-    goal = math.log(min(timed.values()))
+    bias = median(ratio.values()) if ratio else 0.0
+    square = sum((one - bias) ** 2 for one in ratio.values())
+    spread = max(LEAST_SPREAD, math.sqrt(square / len(ratio)) if ratio else 0.0, abs(bias))
+    known = [(row, one - bias) for row, one in ratio.items()]
+    goal = math.log(min(timed.values()) if timed else min(legal.predicted))
 
-    def alike(one: int, other: int) -> float:
+    def likeness(one: int, other: int) -> float:
         square = sum((legal.points[one] - legal.points[other]) ** 2)
-        return spread**2 * math.exp(-square / (2 * REACH**2))
+        return math.exp(-square / (2 * REACH**2))
 
     def gain(row: int) -> tuple[float, float]:
-        among = [one for one, _ in known]
-        k = np.array([[alike(i, j) + NOISE**2 * (i == j) for i in among] for j in among])
-        near = np.array([alike(row, one) for one in among])
-        mean = float(near @ np.linalg.solve(k, [error for _, error in known]))
-        deviation = math.sqrt(spread**2 - float(near @ np.linalg.solve(k, near)))
-        ahead = goal - (math.log(legal.predicted[row]) + bias + mean)
-        z = ahead / deviation
+        mean, variance = 0.0, spread**2
+        if among := [one for one, _ in known]:
+            k = [[spread**2 * likeness(i, j) + NOISE**2 * (i == j) for i in among] for j in among]
+            near = np.array([spread**2 * likeness(row, one) for one in among])
+            mean = float(near @ np.linalg.solve(k, [error for _, error in known]))
+            variance -= float(near @ np.linalg.solve(k, near))
+        distrust = math.log(FAILED) * max((likeness(row, one) for one in failed), default=0.0)
+        ahead = goal - (math.log(legal.predicted[row]) + bias + mean + distrust)
+        z = ahead / math.sqrt(variance)
         below = 0.5 * math.erfc(-z / math.sqrt(2))
-        return ahead * below + deviation * math.exp(-z * z / 2) / math.sqrt(2 * math.pi), mean
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return ahead * below + math.sqrt(variance) * density, mean
 
     rows = []
     for _ in range(count):
@@ -70,16 +82,49 @@ def chosen_by_hand(
     return rows
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_rows_are_those_of_the_textbook_s_formulas(seed: int) -> None:
+@pytest.mark.parametrize("failures", [0, 1, 2, 6])
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_are_those_of_the_textbook_s_formulas(seed: int, failures: int) -> None:
+    """An odd and an even number of timings, and none at all."""
     legal, rng = legal_table(), np.random.default_rng(seed)
     rows = rng.choice(len(legal), 6, replace=False).tolist()
     told = [(row, outcome(float(legal.predicted[row] * rng.uniform(0.8, 1.4)))) for row in rows]
-    told[2] = (rows[2], Outcome(Status.CORRECTNESS))
+    told[:failures] = [(row, Outcome(Status.CORRECTNESS)) for row in rows[:failures]]
     untried = np.ones(len(legal), dtype=np.bool_)
     untried[rows] = False
     by_hand = chosen_by_hand(legal, told, set(np.flatnonzero(untried).tolist()), 5)
     assert Correction(legal, told).choose(untried, 5) == by_hand
+
+
+def test_a_long_history_is_its_fastest_and_its_latest() -> None:
+    told = [(row, outcome(float(1000 - row))) for row in range(200)]
+    told[70:80] = [(row, Outcome(Status.TIMEOUT)) for row in range(70, 80)]
+    told[3] = (3, outcome(1.0))
+    rows = [row for row, _ in _learnt(told)]
+    assert rows[-LATEST:] == list(range(200 - LATEST, 200))
+    assert rows[0] == 3
+    timed = [row for row in range(200 - LATEST) if not 70 <= row < 80 and row != 3]
+    assert rows[1:FASTEST] == timed[::-1][: FASTEST - 1]
+    assert len(rows) == FASTEST + LATEST
+
+
+def test_of_a_large_space_the_best_predicted_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ninth would be the best, by what was measured beside it."""
+    legal = legal_table()
+    ninth = int(legal.ranking[8])
+    near = ((legal.points - legal.points[ninth]) ** 2).sum(axis=1)
+    beside = int(next(row for row in np.argsort(near) if row not in legal.ranking[:9]))
+    told = [(beside, outcome(float(legal.predicted[beside] / 2)))]
+    far = [int(row) for row in np.argsort(near)[-4:]]
+    told += [(row, outcome(float(legal.predicted[row]))) for row in far]
+    untried = np.ones(len(legal), dtype=np.bool_)
+    untried[[row for row, _ in told]] = False
+    (free,) = Correction(legal, told).choose(untried, 1)
+    monkeypatch.setattr(correction, "LOOKED_AT", 4)
+    (bound,) = Correction(legal, told).choose(untried, 1)
+    best = [int(row) for row in legal.ranking if untried[row]][:4]
+    assert bound in best
+    assert free not in best
 
 
 def best_of(legal: LegalTable, taken: F64, kind: Strategy, seed: int, budget: int) -> float:
@@ -123,15 +168,23 @@ def test_a_few_measurements_stay_near_the_model_s_best_where_it_is_right() -> No
     assert max(legal.predicted[learnt]) < near
 
 
-def test_what_fails_drives_the_search_away() -> None:
+def test_what_fails_drives_the_search_away_and_makes_nothing_faster() -> None:
+    """The best four fail; what was timed took exactly as long as predicted."""
     legal = legal_table()
-    rows = [int(row) for row in legal.ranking[:4]]
+    failed = [(int(row), Outcome(Status.CORRECTNESS)) for row in legal.ranking[:4]]
+    fine = [(int(r), outcome(float(legal.predicted[r]))) for r in legal.ranking[[8, 60, 70, 80]]]
     untried = np.ones(len(legal), dtype=np.bool_)
-    untried[rows] = False
-    failed = [(row, Outcome(Status.CORRECTNESS)) for row in rows]
-    fine = [(int(legal.ranking[60]), outcome(float(legal.predicted[legal.ranking[60]])))]
-    untried[fine[0][0]] = False
-    (first,) = Correction(legal, [*failed, *fine]).choose(untried, 1)
-    distance = ((legal.points[first] - legal.points[rows]) ** 2).sum(axis=1).min()
-    (next_best,) = Correction(legal, fine).choose(untried, 1)
-    assert distance > ((legal.points[next_best] - legal.points[rows]) ** 2).sum(axis=1).min()
+    untried[[row for row, _ in [*failed, *fine]]] = False
+    beside, free = (
+        [
+            (found := Correction(legal, told).choose(untried, 1)[0]),
+            min(float(((legal.points[found] - legal.points[row]) ** 2).sum()) for row, _ in failed),
+        ]
+        for told in ([*failed, *fine], fine)
+    )
+    assert beside[1] > free[1]
+    corrected = Correction(legal, [*failed, *fine])
+    rows = np.flatnonzero(untried)
+    mean, _ = corrected._believed(corrected._rows, corrected._errors, rows)
+    assert abs(mean).max() < 1e-9
+    assert (corrected._distrust(rows) >= 0).all()

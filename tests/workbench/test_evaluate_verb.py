@@ -26,6 +26,7 @@ from workbench.grid import markdown
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data" / "h200"
+REWRITTEN = DATA / "rewritten_sweeps" / "measurements.parquet"
 PAGE = ROOT / "docs" / "cost-model.md"
 STORED = ROOT / "docs" / "cost-model" / "evaluation.json"
 #: What renews the page, its plots and the golden copy.
@@ -172,6 +173,34 @@ def test_searches_follow_what_learned_on_other_shapes_too(
     assert full < as_it_is < 1.0
     named = {(one.strategy.value, one.predictor) for one in found.searches}
     assert named == {("tpe", "cost model")} | {("hybrid", one) for one in ("cost model", *powers)}
+
+
+def test_of_memory_bound_kernels_those_count_that_are_as_they_were_measured(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What searches chose is listed whatever became of the kernel."""
+
+    def memory_bound() -> tuple[float | None, int]:
+        found = workbench.evaluate(
+            [small, DATA / "rewritten_sweeps"], splits=["template"], search=False,
+            predictors=[CostModelAsItIs()],
+        )  # fmt: skip
+        aims = {one.aim.quantity: one.values[0] for one in found.reached}
+        return aims["memory-bound kernels, MAPE"], len(found.frozen)
+
+    today, listed = memory_bound()
+    assert today is not None
+    kernels = {t.kernel.template for t in read_measured(REWRITTEN) if "dataflow" in str(t.problem)}
+    digest = evaluation.source_digest
+    monkeypatch.setattr(
+        evaluation, "source_digest", lambda path: "another" if path in kernels else digest(path)
+    )
+    without_dataflow, still = memory_bound()
+    assert without_dataflow is not None
+    assert without_dataflow < today - 0.005
+    assert still == listed
+    monkeypatch.setattr(evaluation, "source_digest", lambda path: "another")
+    assert memory_bound() == (None, listed)
 
 
 def other_gpu(folder: Path, gpu: str) -> Path:

@@ -114,7 +114,7 @@ def test_what_the_model_reaches_on_shapes_that_it_was_not_set_on(
     """Half a point above what was reached when constants were set last.
 
     Stochastic rounding then took a random word an element, as the kernels that were measured did.
-    The dataflow kernels have another shape since, which no sweep has measured: they are among all.
+    The dataflow kernels have another shape since: they are among all.
     """
     monkeypatch.setattr("sim.dataflow_instructions.STOCHASTIC_INSTRUCTIONS", 15.0)
     monkeypatch.setattr("sim.dataflow_instructions.STOCHASTIC_MULTIPLIES", 4.75)

@@ -18,9 +18,9 @@ I64 = NDArray[np.int64]
 REACH = 1.5
 #: The model's errors spread by this at least, however well it did on a few configurations.
 LEAST_SPREAD = 0.03
-#: Of one timing, relative.
+#: Of one measurement, relative.
 NOISE = 0.01
-#: What failed counts as slower than all that was measured, by this factor of its prediction.
+#: What is like a configuration that failed counts as slower than it is held for, by up to this.
 FAILED = 2.0
 #: Outcomes that are learnt from: so many of the fastest, and so many of the latest.
 FASTEST = LATEST = 64
@@ -34,7 +34,7 @@ class Correction:
     Its mean is the median error seen, its spread what was seen about that, but no less than the
     mean: a model that is 40 % off on what was measured first, which is alike, may be right on the
     rest.  Configurations that are alike have like errors (a squared exponential over
-    :data:`REACH`).
+    :data:`REACH`).  What failed says nothing of errors; what is like it is avoided.
 
     Args:
         legal: the study's configurations.
@@ -45,22 +45,20 @@ class Correction:
         self._legal = legal
         self._logs = np.log(legal.predicted)
         learnt = _learnt(told)
-        rows = np.array([row for row, _ in learnt], dtype=np.int64)
-        values = np.array([math.nan if o.value is None else o.value for _, o in learnt])
-        errors = np.log(values) - self._logs[rows]
-        timed = ~np.isnan(errors)
-        self._bias = float(np.median(errors[timed])) if timed.any() else 0.0
-        errors[~timed] = (errors[timed].max() if timed.any() else 0.0) + math.log(FAILED)
-        self._rows, self._errors = rows, errors - self._bias
-        spread = math.sqrt(float(np.mean(self._errors[timed] ** 2))) if timed.any() else 0.0
+        values = np.array([o.value for _, o in learnt if o.value is not None])
+        self._rows = np.array([r for r, o in learnt if o.value is not None], dtype=np.int64)
+        self._failed = np.array([r for r, o in learnt if o.value is None], dtype=np.int64)
+        errors = np.log(values) - self._logs[self._rows]
+        self._bias = float(np.median(errors)) if len(errors) else 0.0
+        self._errors = errors - self._bias
+        spread = math.sqrt(float(np.mean(self._errors**2))) if len(errors) else 0.0
         self._spread = max(LEAST_SPREAD, spread, abs(self._bias))
-        best = values[timed].min() if timed.any() else legal.predicted.min()
-        self._goal = math.log(float(best))
+        self._goal = math.log(float(values.min() if len(values) else legal.predicted.min()))
 
     def choose(self, untried: NDArray[np.bool_], count: int) -> list[int]:
-        """Rows by the time that each is expected to save, one after the other.
+        """Rows by the improvement that is expected of each, one after the other.
 
-        A row that is chosen counts as measured at its expected time for those after it, so that
+        A row that is chosen counts as measured at its expected value for those after it, so that
         they are not all alike.
 
         Args:
@@ -71,8 +69,8 @@ class Correction:
         rows, errors, chosen = self._rows, self._errors, []
         for _ in range(count):
             mean, deviation = self._believed(rows, errors, looked_at)
-            gain = _expected_gain(self._goal, self._logs[looked_at] + self._bias + mean, deviation)
-            at = int(np.argmax(gain))
+            held_for = self._logs[looked_at] + self._bias + mean + self._distrust(looked_at)
+            at = int(np.argmax(_expected_gain(self._goal, held_for, deviation)))
             rows, errors = np.append(rows, looked_at[at]), np.append(errors, mean[at])
             chosen.append(int(looked_at[at]))
             looked_at = np.delete(looked_at, at)
@@ -83,6 +81,8 @@ class Correction:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
+        if not len(rows):
+            return np.zeros(len(of)), np.full(len(of), self._spread)
         points = self._legal.points
         process = GaussianProcessRegressor(
             ConstantKernel(self._spread**2) * RBF(REACH), alpha=NOISE**2, optimizer=None
@@ -91,16 +91,25 @@ class Correction:
         mean, deviation = process.predict(points[of], return_std=True)
         return mean, deviation
 
+    def _distrust(self, of: I64) -> F64:
+        """What some rows are held for beyond their errors, by how near the nearest failure is."""
+        points = self._legal.points
+        nearest = np.full(len(of), np.inf)
+        for row in self._failed:
+            nearest = np.minimum(nearest, ((points[of] - points[row]) ** 2).sum(axis=1))
+        distrust: F64 = math.log(FAILED) * np.exp(-nearest / (2 * REACH**2))
+        return distrust
+
 
 def _learnt(told: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-    """The latest outcomes, and the fastest before them."""
+    """The latest outcomes, and the fastest before them; failures before them are forgotten."""
     earlier, latest = told[:-LATEST], told[-LATEST:]
     fastest = sorted((o.value, place) for place, (_, o) in enumerate(earlier) if o.value)
     return [earlier[place] for _, place in fastest[:FASTEST]] + list(latest)
 
 
 def _expected_gain(goal: float, mean: F64, deviation: F64) -> F64:
-    """Expected improvement on ``goal`` of normal logarithms of times (Jones et al., 1998)."""
+    """Expected improvement on ``goal`` of normal logarithms (Jones et al., 1998)."""
     z = (goal - mean) / deviation
     below = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(z / math.sqrt(2)))
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
