@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tuning.normal import normal_cdf
+
 __all__ = ["improvement_chance"]
 
 F64 = NDArray[np.float64]
@@ -47,5 +49,4 @@ def improvement_chance(
     sigma = np.maximum(max(_FLOOR, abs(bias)), np.minimum(stated, max(seen, _FLOOR)))
     goal = math.log(float(measured.min()) * (1 - margin))
     z = (goal - np.log(predicted[untried]) - bias) / sigma
-    better = 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(z / math.sqrt(2)))
-    return float(1 - np.prod(1 - better))
+    return float(1 - np.prod(1 - normal_cdf(z)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tuning.normal import normal_cdf
 from tuning.strategies.base import Outcome
 from tuning.strategies.legal_table import LegalTable
 
@@ -64,16 +65,16 @@ class Correction:
         Args:
             untried: (rows,) which may be chosen; at least ``count``.
         """
-        ranking = self._legal.ranking
-        looked_at = ranking[untried[ranking]][: max(LOOKED_AT, count)]
+        looked_at = self._legal.ranked(untried)[: max(LOOKED_AT, count)]
+        distrust = self._distrust(looked_at)
         rows, errors, chosen = self._rows, self._errors, []
         for _ in range(count):
             mean, deviation = self._believed(rows, errors, looked_at)
-            held_for = self._logs[looked_at] + self._bias + mean + self._distrust(looked_at)
+            held_for = self._logs[looked_at] + self._bias + mean + distrust
             at = int(np.argmax(_expected_gain(self._goal, held_for, deviation)))
             rows, errors = np.append(rows, looked_at[at]), np.append(errors, mean[at])
             chosen.append(int(looked_at[at]))
-            looked_at = np.delete(looked_at, at)
+            looked_at, distrust = np.delete(looked_at, at), np.delete(distrust, at)
         return chosen
 
     def _believed(self, rows: I64, errors: F64, of: I64) -> tuple[F64, F64]:
@@ -111,7 +112,6 @@ def _learnt(told: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
 def _expected_gain(goal: float, mean: F64, deviation: F64) -> F64:
     """Expected improvement on ``goal`` of normal logarithms (Jones et al., 1998)."""
     z = (goal - mean) / deviation
-    below = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(z / math.sqrt(2)))
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    gain: F64 = (goal - mean) * below + deviation * density
+    gain: F64 = (goal - mean) * normal_cdf(z) + deviation * density
     return gain

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from tuning.plan import Strategy
 from tuning.stopping import improvement_chance
-from tuning.strategies.base import History, SearchStrategy
+from tuning.strategies.base import History
 from tuning.strategies.correction import Correction
 from tuning.strategies.legal_table import diverse_best
+from tuning.strategies.model import ModelStrategy
 
 __all__ = ["HybridStrategy"]
 
@@ -21,7 +22,7 @@ ENOUGH = 8
 UNLIKELY = 0.05
 
 
-class HybridStrategy(SearchStrategy):
+class HybridStrategy(ModelStrategy):
     """The default.
 
     It opens with the winners of neighbouring problems and with the model's best, half of them
@@ -30,7 +31,6 @@ class HybridStrategy(SearchStrategy):
     """
 
     name: ClassVar[Strategy] = Strategy.HYBRID
-    seeded: ClassVar[bool] = False
 
     def choose_openers(self) -> list[int]:
         """Neighbours' winners, nearest first, then the model's best."""
@@ -42,8 +42,7 @@ class HybridStrategy(SearchStrategy):
     def search(self, history: History, count: int) -> list[int]:
         """By expected improvement; before any outcome the model's best."""
         if not history.finished:
-            ranking = self.legal.ranking
-            return [int(row) for row in ranking[history.untried[ranking]][:count]]
+            return super().search(history, count)
         return Correction(self.legal, history.told).choose(history.untried, count)
 
     def satisfied(self, history: History) -> str:

@@ -47,6 +47,10 @@ class LegalTable:
         """The configurations that the cost model has priced, by their times."""
         return cls(priced.table, priced.time_us, priced.low_us, priced.high_us)
 
+    def ranked(self, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The rows that are allowed, the best predicted first."""
+        return self.ranking[among[self.ranking]]
+
     def __len__(self) -> int:
         return len(self.table)
 

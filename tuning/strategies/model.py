@@ -16,5 +16,4 @@ class ModelStrategy(SearchStrategy):
 
     def search(self, history: History, count: int) -> list[int]:
         """The best predicted rows that are left."""
-        ranking = self.legal.ranking
-        return [int(row) for row in ranking[history.untried[ranking]][:count]]
+        return [int(row) for row in self.legal.ranked(history.untried)[:count]]
