@@ -14,6 +14,7 @@ from tiles.kernels.cuda import gemm_hopper_skinny
 SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma)?\.cuh"$', re.MULTILINE)
 _MX_HEADER = '#include "hopper_mx_scales.cuh"\n'
+_START = '#include "hopper_start.cuh"', '#include "hopper_start_on_host.h"'
 #: What the kernel says in PTX, in C++.
 _PLAIN = (
     (r'asm\("mul\.rn\.f32.*;', "result = x * y;"),
@@ -39,7 +40,7 @@ def source_text() -> str:
     for ptx, plain in (*_PLAIN, *_MX_PLAIN):
         text, found = re.subn(ptx, plain, text)
         assert found == 1
-    return SOURCE.read_text().replace(_MX_HEADER, text)
+    return SOURCE.read_text().replace(_MX_HEADER, text).replace(*_START)
 
 
 @cache
