@@ -25,7 +25,7 @@
 #define QUAD 4  // steps whose words are 16 bytes
 // Steps whose words are fetched together, half a sector of a row or a whole one: as many as a thread
 // has registers for.
-#define GROUP (BLOCK_N > 128 || BLOCK_M > 64 ? QUAD : 2 * QUAD)
+#define GROUP (BLOCK_N > 64 || BLOCK_M > 64 ? QUAD : 2 * QUAD)
 #define ROW_SCALES (UNITS * BLOCK_M * 4)  // bytes of a stage before those of B
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
