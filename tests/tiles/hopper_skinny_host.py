@@ -40,13 +40,13 @@ def source_text() -> str:
     for ptx, plain in (*_PLAIN, *_MX_PLAIN):
         text, found = re.subn(ptx, plain, text)
         assert found == 1
-    return SOURCE.read_text().replace(_MX_HEADER, text).replace(*_START)
+    return SOURCE.read_text().replace(_MX_HEADER, text)
 
 
 @cache
 def program(options: tuple[str, ...]) -> Path:
     """The kernel with these macros as a program of the CPU."""
-    text = _HEADERS.sub("", source_text())
+    text = _HEADERS.sub("", source_text()).replace(*_START)
     # THREADS is the kernel's, and what stands in for the GPU needs it.
     at = text.index('#include "hopper_ring.cuh"')
     pieces = (text[:at], '#include "hopper_on_host.h"\n', descriptor(), "\n", text[at:])

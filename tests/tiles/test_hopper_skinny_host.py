@@ -154,6 +154,7 @@ MUTATIONS = {
         "barrier_wait(full_bar + stage * 8, phase);\n        multiply(false);",
         "multiply(false);",
     ),
+    "barriers that are not set up yet": ("        named_sync(READY, THREADS);\n", ""),
     "a stage given up too soon": ("wgmma_wait<1>();\n        if (i > 0) release(last);",
                                   "release(stage);\n        wgmma_wait<1>();"),
     "a phase that never turns": ("if (++stage == STAGES) stage = 0, phase ^= 1;", "stage = 0;"),

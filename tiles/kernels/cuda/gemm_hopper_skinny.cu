@@ -6,7 +6,7 @@
 // A CTA has one tile of C: one warp keeps a ring of STAGES tiles of A and B filled (128 bytes of K
 // each, 128-byte swizzle), and each of BLOCK_N / 64 warpgroups multiplies 64 rows of B.  "full"
 // barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are
-// done with a stage.  Where tiles are small several CTAs share a multiprocessor: together they keep
+// done with a stage.  The first copies are asked for before the CTA has met.  Where tiles are small several CTAs share a multiprocessor: together they keep
 // as many bytes under way as the memory's latency asks for, and one multiplies while another starts
 // or ends.
 //
@@ -67,6 +67,7 @@
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
 #define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
 #define STAGED 1  // the consumers' named barrier
+#define READY 2   // that of the CTA: the ring's barriers can be waited for
 
 #if BLOCK_N % 64
 #error "BLOCK_N is a multiple of 64"
@@ -79,9 +80,9 @@
 #endif
 
 #include "hopper_ring.cuh"
+#include "hopper_start.cuh"
 #if MX
 #include "hopper_mx_scales.cuh"
-#include "hopper_start.cuh"
 #define PARTS (BLOCK_M / WGMMA_N)
 #define PRODUCTS (UNITS * PARTS)  // of a step, a wgmma each
 // Accumulators, sums included, that the registers of so many warpgroups have room for, and products
@@ -214,14 +215,21 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         barriers_are_ready();
         for (int i = 0; i < min(STAGES, count); i++) load(i, i);
     }
+    __syncthreads();
 #else
-    if (threadIdx.x == CONSUMERS) {
-        prefetch_map(&map_a);
-        prefetch_map(&map_b);
-        init_ring(full_bar, empty_bar, 1, CONSUMERS / 32);
+    if (warp == CONSUMERS / 32) {
+        if (lane == 0) {
+            prefetch_map(&map_a);
+            prefetch_map(&map_b);
+            init_ring(full_bar, empty_bar, 1, CONSUMERS / 32);
+            barriers_are_ready();
+        }
+        __syncwarp();
+        named_arrive(READY, THREADS);  // its copies need not wait until the CTA has met
+    } else {
+        named_sync(READY, THREADS);
     }
 #endif
-    __syncthreads();
 
     if (warp == CONSUMERS / 32) {
 #if MX

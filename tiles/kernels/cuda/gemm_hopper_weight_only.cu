@@ -6,7 +6,7 @@
 // row: 128 columns of 4-bit codes, 64 of 8-bit ones), the columns of X that they meet (128-byte
 // swizzle), scales and zero points.  A tile's panel is contiguous in device memory, so it comes in
 // one copy, and a lane finds the 16 bytes that it multiplies side by side: nothing is shuffled, and
-// decoded weights exist in registers alone.
+// decoded weights exist in registers alone.  The first copies are asked for before the CTA has met.
 //
 // WGMMA 1: four warps multiply together, 64 rows of weights by all rows of X in shared memory, which
 // is read once for the four.  They decode a unit of 64 columns while the tensor cores work on the one
