@@ -5,10 +5,10 @@
 //
 // A CTA has one tile of C: one warp keeps a ring of STAGES tiles of A and B filled (128 bytes of K
 // each, 128-byte swizzle), and each of BLOCK_N / 64 warpgroups multiplies 64 rows of B.  "full"
-// barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are
-// done with a stage.  The first copies are asked for before the CTA has met.  Where tiles are small several CTAs share a multiprocessor: together they keep
-// as many bytes under way as the memory's latency asks for, and one multiplies while another starts
-// or ends.
+// barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are done
+// with a stage.  The first copies are asked for before the CTA has met.  Where tiles are small several
+// CTAs share a multiprocessor: together they keep as many bytes under way as the memory's latency asks
+// for, and one multiplies while another starts or ends.
 //
 // The CTAs of a cluster share a tile: each takes its part of the steps along K, neighbouring ones
 // or (INTERLEAVED) every CLUSTER-th.  They then read each other's sums through distributed shared
