@@ -51,6 +51,8 @@ MX_STEP_SLOTS, MX_PART_SLOTS, MX_LOADER_SLOTS, MX_WORD_SLOTS = 45.0, 15.0, 55.0,
 #: rows of A in a product of four under way; most of a tile that is one product; an SM's schedulers.
 MX_ROOM, MX_ROOM_OF_THREE, MX_NARROW, MX_WHOLE = 128, 96, 32, 64
 SCHEDULERS = 4
+#: Registers of the warp that loads beside those of :data:`THREAD_REGISTERS` and scales.
+MX_LOADER_REGISTERS = 10
 
 
 def _mx_products(
@@ -90,7 +92,10 @@ def hopper_skinny_cost(
     parts, wide, slots = _mx_products(bm, bn)
     if mode == MX:
         early = np.where(wide == MX_WHOLE, 4, 3 * wide // 16)  # scales read before their product
-        held = (bm + slots * wide) // 2 + early
+        # The warp that loads has words of two groups of steps.
+        steps = np.where((bm > MX_WHOLE) | (bn > 64), 4, 8)
+        words = 2 * steps * (-(-bm // 32) + bn // 32) + MX_LOADER_REGISTERS
+        held = np.maximum((bm + slots * wide) // 2 + early, words)
     warps = bn // 16 + 1
     occupancy = ctas_per_sm(
         gpu,

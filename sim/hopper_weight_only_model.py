@@ -8,8 +8,8 @@ of tiles that CTAs share, through memory or within a cluster.
 
 Constants were set on sweeps of an H200 (``data/h200/later_sweeps``); instructions are those of the
 loop that NVRTC makes for sm_90a.  Formats other than ``w4a16-g128`` and ``w8a16`` were not
-measured, nor were clusters, the shorter loop of the warp that loads and products by warpgroups
-(``wgmma``), which came later.
+measured, nor were clusters, the shorter loop of the warp that loads, products by warpgroups
+(``wgmma``), and copies that begin before the CTA has met, which came later.
 """
 
 import numpy as np

@@ -189,7 +189,7 @@ class HopperWeightOnlyParameters(Parameters):
     instruction_clk: float = fitted(2.65, 0.3)
     #: Clocks of the warp that loads to ask for a stage, whatever its bytes: 12.9 to 13.5 us for
     #: 4096x14336 in tiles of 32 rows on an H200.  In ``data/h200/later_sweeps`` it is 470: that
-    #: loop took 91 instructions a stage, today's takes 38.
+    #: loop took 91 instructions a stage, today's takes 39.
     request_clk: float = fitted(150.0, 0.4)
     #: Share of the multiprocessors that clusters of more than two find room on: 128 CTAs by fours
     #: or eights took 19.1 to 19.8 us for 4096x14336 on an H200, in clusters of two 11.5 us, as if

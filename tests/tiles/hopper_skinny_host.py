@@ -14,6 +14,7 @@ from tiles.kernels.cuda import gemm_hopper_skinny
 SOURCE = Path(gemm_hopper_skinny.__file__).with_suffix(".cu")
 _HEADERS = re.compile(r'^#include "hopper(_wgmma)?\.cuh"$', re.MULTILINE)
 _MX_HEADER = '#include "hopper_mx_scales.cuh"\n'
+_START = '#include "hopper_start.cuh"', '#include "hopper_start_on_host.h"'
 #: What the kernel says in PTX, in C++.
 _PLAIN = (
     (r'asm\("mul\.rn\.f32.*;', "result = x * y;"),
@@ -45,7 +46,7 @@ def source_text() -> str:
 @cache
 def program(options: tuple[str, ...]) -> Path:
     """The kernel with these macros as a program of the CPU."""
-    text = _HEADERS.sub("", source_text())
+    text = _HEADERS.sub("", source_text()).replace(*_START)
     # THREADS is the kernel's, and what stands in for the GPU needs it.
     at = text.index('#include "hopper_ring.cuh"')
     pieces = (text[:at], '#include "hopper_on_host.h"\n', descriptor(), "\n", text[at:])

@@ -16,7 +16,7 @@ from tiles.kernels.cuda.hopper_weight_operands import COUNTED_TILES
 from tiles.kernels.triton.weight_layout import PackedWeight
 
 SOURCE = Path(launcher.__file__).with_suffix(".cu")
-_HEADERS = re.compile(r'^#include "hopper(_mma|_wgmma)?\.cuh"$', re.MULTILINE)
+_HEADERS = re.compile(r'^#include "hopper(_mma|_start|_wgmma)?\.cuh"$', re.MULTILINE)
 _OUT = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32}
 
 
@@ -32,6 +32,7 @@ def program(options: tuple[str, ...]) -> Path:
     at = text.index('#include "hopper_ring.cuh"')
     stand_ins = "#ifndef WGMMA_N\n#define WGMMA_N 8\n#endif\n"
     stand_ins += '#include "hopper_on_host.h"\n#include "hopper_mma_on_host.h"\n'
+    stand_ins += '#include "hopper_start_on_host.h"\n'
     body = (text[:at], stand_ins, descriptor(), "\n", text[at:])
     counted = f"#define COUNTED {COUNTED_TILES}\n"
     whole = "".join(body) + f'\n{counted}#include "hopper_weight_only_on_host.cpp"\n'

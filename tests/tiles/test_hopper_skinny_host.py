@@ -86,6 +86,14 @@ SLOW: dict[str, tuple[Any, ...]] = {
     "MX, more steps than are fetched ahead": (
         (5, 66, 1808), "e4m3fn", "fp32", "mx", (8, 64, 4, 1, False),
     ),
+    "MX, more of 16 bytes than are fetched ahead, from the third on": (
+        (5, 66, 4608), "e4m3fn", "fp32", "mx", (8, 64, 3, 2, False),
+    ),
+    "MX, more words than are fetched ahead": (
+        (5, 66, 2432), "e5m2", "fp32", "mx", (8, 64, 3, 1, False),
+    ),
+    "MX, more words, interleaved": ((5, 66, 4608), "e4m3fn", "fp32", "mx", (8, 64, 3, 2, True)),
+    "MX, one step more than a group": ((5, 66, 1152), "int8", "fp32", "mx", (8, 64, 2, 1, False)),
     "MX, 48 rows": ((43, 70, 384), "e4m3fn", "fp32", "mx", (48, 64, 5, 1, False)),
     "MX, three warpgroups": ((64, 200, 640), "e4m3fn", "fp32", "mx", (64, 192, 2, 1, False)),
     "MX, integers": ((33, 200, 300), "int8", "fp32", "mx", (64, 64, 2, 2, False)),
@@ -146,6 +154,7 @@ MUTATIONS = {
         "barrier_wait(full_bar + stage * 8, phase);\n        multiply(false);",
         "multiply(false);",
     ),
+    "barriers that are not set up yet": ("        named_sync(READY, THREADS);\n", ""),
     "a stage given up too soon": ("wgmma_wait<1>();\n        if (i > 0) release(last);",
                                   "release(stage);\n        wgmma_wait<1>();"),
     "a phase that never turns": ("if (++stage == STAGES) stage = 0, phase ^= 1;", "stage = 0;"),
@@ -170,7 +179,7 @@ MX_MUTATIONS = {
         "if (lane == 0) barrier_wait(empty_bar + written * 8, parity);",
     ),
     "the first steps of a group that are another CTA's": ("if (i < 0) continue;", ""),
-    "a group's words that are not taken over": ("scales.turn_over();", ""),
+    "a group's words that are not taken over": ("scales.turn_over(taken);", ""),
     "a phase that never turns": ("if (next == 0) phase ^= 1;", ""),
     "a stage given up before its scales are read": (
         "fetch_across(EARLY, READS);", "release(stage);\n            fetch_across(EARLY, READS);",

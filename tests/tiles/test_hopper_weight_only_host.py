@@ -92,7 +92,7 @@ MUTATIONS = {
     "a stage given up while products read it": (
         "            take_products(of, sum);\n            done();",
         "            done();\n            take_products(of, sum);",
-        (30, 128, 904), (32, 64, 16, 2, 4, 0, 1, 1),
+        (30, 192, 904), (32, 64, 16, 2, 4, 0, 1, 1),
     ),
     "the last panel's products left out": (
         "        take_products(products, sum);\n        give_back();", "        give_back();",
@@ -108,6 +108,16 @@ MUTATIONS = {
         "if (lane == 0) barrier_arrive(empty_bar + stage * 8);\n            __syncwarp();\n"
         "            multiply_stage(RINGS(stage), warp_row, lane, sum);",
         (5, 112, 904), (8, 32, 16, 2, 4, 1),
+    ),
+    "barriers that are not set up yet": (
+        "    named_sync(READY, THREADS);\n", "", (5, 112, 904), (8, 32, 16, 2, 4, 0),
+    ),
+    "the part of K of another CTA of the cluster": (
+        "first_panel = panels * rank / CLUSTER;", "first_panel = panels / CLUSTER * rank;",
+        (5, 64, 896), (8, 32, 16, 1, 3, 0, 4),
+    ),
+    "the tile of a column of tiles": (
+        "top = (tile - across * tiles_m) * BLOCK_M", "top = 0", (20, 64, 392), (8, 32, 16, 1, 3, 0),
     ),
     "sums read before all are there": (
         "        named_sync(STAGED, CONSUMERS);\n\n        const int pieces",

@@ -5,10 +5,10 @@
 //
 // A CTA has one tile of C: one warp keeps a ring of STAGES tiles of A and B filled (128 bytes of K
 // each, 128-byte swizzle), and each of BLOCK_N / 64 warpgroups multiplies 64 rows of B.  "full"
-// barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are
-// done with a stage.  Where tiles are small several CTAs share a multiprocessor: together they keep
-// as many bytes under way as the memory's latency asks for, and one multiplies while another starts
-// or ends.
+// barriers count the bytes that the copy engine has brought, "empty" barriers the warps that are done
+// with a stage.  The first copies are asked for before the CTA has met.  Where tiles are small several
+// CTAs share a multiprocessor: together they keep as many bytes under way as the memory's latency asks
+// for, and one multiplies while another starts or ends.
 //
 // The CTAs of a cluster share a tile: each takes its part of the steps along K, neighbouring ones
 // or (INTERLEAVED) every CLUSTER-th.  They then read each other's sums through distributed shared
@@ -22,6 +22,7 @@
 // promoted, from step to step.  The warp that loads brings the scales too (hopper_mx_scales.cuh): with
 // the stages full of tiles that are on their way it writes their scales, then asks for the tile of a
 // stage that has been multiplied and writes that tile's scales, so that both are as many steps ahead.
+// The first tiles are asked for by a warp that has none to multiply yet, beside the first scales.
 // (Scales written one step before they are read make each step as long as a consumer's and that warp's
 // together: a step's products are issued while those of the step before are promoted.)
 //
@@ -66,6 +67,7 @@
 #define QUANT 128  // K under one scale, and rows of B (and of A in mode 4)
 #define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
 #define STAGED 1  // the consumers' named barrier
+#define READY 2   // that of the CTA: the ring's barriers can be waited for
 
 #if BLOCK_N % 64
 #error "BLOCK_N is a multiple of 64"
@@ -78,6 +80,7 @@
 #endif
 
 #include "hopper_ring.cuh"
+#include "hopper_start.cuh"
 #if MX
 #include "hopper_mx_scales.cuh"
 #define PARTS (BLOCK_M / WGMMA_N)
@@ -97,15 +100,13 @@
 #define READS (WGMMA_N / 4 / COLUMNS)   // of a product
 #endif
 
-// CTAs that a multiprocessor has registers for, and who asks for tiles: of a whole warp, one.
+// CTAs that a multiprocessor has registers for.
 #if MX
 typedef u8 Scale;
 #define RESIDENT (BLOCK_N > 64 ? 1 : BLOCK_M > 64 ? 2 : 3)
-#define ASKS elected()
 #else
 typedef float Scale;
 #define RESIDENT 1
-#define ASKS true
 #endif
 
 // What is staged and added up across a cluster.
@@ -170,7 +171,8 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const u32 rank = CLUSTER > 1 ? cluster_rank() : 0;
     // Tiles that share rows of B are neighbours: they find them in the L2.
     const int tile = blockIdx.x / CLUSTER, tiles_m = (m + BLOCK_M - 1) / BLOCK_M;
-    const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+    const int row_of_tiles = tiles_m == 1 ? tile : tile / tiles_m;  // mostly without a division
+    const int top = (tile - row_of_tiles * tiles_m) * BLOCK_M, left = row_of_tiles * BLOCK_N;
     // The part of K that is this CTA's; none is possible.
     const int steps = (k + BLOCK_K - 1) / BLOCK_K;
     const int begin = steps * (int)rank / CLUSTER;
@@ -178,51 +180,66 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     const int count = INTERLEAVED ? (steps + CLUSTER - 1 - (int)rank) / CLUSTER
                                   : steps * ((int)rank + 1) / CLUSTER - begin;
 
+    // Asks for a step's tiles.
+    auto load = [&](int i, int stage) {
+        const int step = first + i * apart;
+        const u32 bar = full_bar + stage * 8;
+        barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
+        load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
+        load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
+#if SCALES == 3
+        load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
+#endif
+    };
 #if MX
     ScaleWords scales;
-    if (warp == CONSUMERS / 32) {  // under way while barriers are initialised
+    int early = 0;  // steps of another CTA that are fetched with its first
+    auto fetch_ahead = [&](int then) {
+        if (then < count)
+            scales.fetch_words(scales.ahead, first + then * apart, apart, count - then);
+    };
+    if (warp == CONSUMERS / 32) {
         scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
-        if (count > 0) {
-            if (scales.whole)
-                scales.fetch_words(first - scales.early(first), apart, count);
-            else
-                scales.fetch_bytes(first);
+        early = scales.early(first);
+        if (count > 0 && !scales.whole) scales.fetch_bytes(first);
+        if (count > 0 && scales.whole) {
+            if (GROUP > QUAD) scales.fetch_words(scales.held, first - early, apart, count);
+            fetch_ahead((GROUP > QUAD ? GROUP : 0) - early);
         }
     }
-#endif
-    if (threadIdx.x == (MX ? 0 : CONSUMERS)) {
+    // Meanwhile a warp that multiplies asks for the first tiles.
+    if (warp == 0 && elected()) {
         prefetch_map(&map_a);
         prefetch_map(&map_b);
-        init_ring(full_bar, empty_bar, MX ? 2 : 1, CONSUMERS / 32);
+        init_ring(full_bar, empty_bar, 2, CONSUMERS / 32);
+        barriers_are_ready();
+        for (int i = 0; i < min(STAGES, count); i++) load(i, i);
     }
     __syncthreads();
+#else
+    if (warp == CONSUMERS / 32) {
+        if (lane == 0) {
+            prefetch_map(&map_a);
+            prefetch_map(&map_b);
+            init_ring(full_bar, empty_bar, 1, CONSUMERS / 32);
+            barriers_are_ready();
+        }
+        __syncwarp();
+        named_arrive(READY, THREADS);  // its copies need not wait until the CTA has met
+    } else {
+        named_sync(READY, THREADS);
+    }
+#endif
 
     if (warp == CONSUMERS / 32) {
-        int stage = 0;
-        u32 phase = 1;
-        auto load = [&](int i) {
-            const int step = first + i * apart;
-            const u32 bar = full_bar + stage * 8;
-            if (!MX) barrier_wait(empty_bar + stage * 8, phase);
-            if (ASKS) {
-                barrier_expect(bar, A_BYTES + B_BYTES + SCALE_BYTES);
-                load_tile(b_ring + stage * B_BYTES, &map_b, bar, step * BLOCK_K, left);
-                load_tile(a_ring + stage * A_BYTES, &map_a, bar, step * BLOCK_K, top);
-            }
-#if SCALES == 3
-            load_tile(scale_ring + stage * SCALE_SLOT, &map_scale, bar, top, step);
-#endif
-            if (++stage == STAGES) stage = 0, phase ^= 1;
-        };
 #if MX
-        for (int i = 0; i < min(STAGES, count); i++) load(i);
         // A stage that has been multiplied gets its next tile, then that tile's scales.
         int written = 0;
         u32 parity = 1;
         auto claim = [&](int i) {
             if (i < STAGES) return;
             barrier_wait(empty_bar + written * 8, parity);
-            load(i);
+            if (elected()) load(i, written);
         };
         auto pass_on = [&] {
             __syncwarp();
@@ -230,12 +247,15 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             if (++written == STAGES) written = 0, parity ^= 1;
         };
         if (scales.whole) {
-            for (int from = -scales.early(first); from < count; from += GROUP) {
-                scales.turn_over();
-                const int then = from + GROUP;
-                if (then < count) scales.fetch_words(first + then * apart, apart, count - then);
+            bool taken = GROUP == QUAD;  // the QUADs held but the last
+            for (int from = -early; from < count; from += QUAD) {
+                if (GROUP == QUAD || from > -early) {
+                    scales.turn_over(taken);
+                    if (taken) fetch_ahead(from + GROUP);
+                    if (GROUP > QUAD) taken = !taken;
+                }
 #pragma unroll
-                for (int turn = 0; turn < GROUP; turn++) {
+                for (int turn = 0; turn < QUAD; turn++) {
                     const int i = from + turn;
                     if (i >= count) break;
                     if (i < 0) continue;
@@ -253,8 +273,14 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
             }
         }
 #else
+        int stage = 0;
+        u32 phase = 1;
         if (lane == 0)
-            for (int i = 0; i < count; i++) load(i);
+            for (int i = 0; i < count; i++) {
+                barrier_wait(empty_bar + stage * 8, phase);
+                load(i, stage);
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+            }
 #endif
         __syncwarp();
         if (CLUSTER > 1) {

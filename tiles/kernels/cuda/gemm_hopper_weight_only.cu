@@ -6,7 +6,7 @@
 // row: 128 columns of 4-bit codes, 64 of 8-bit ones), the columns of X that they meet (128-byte
 // swizzle), scales and zero points.  A tile's panel is contiguous in device memory, so it comes in
 // one copy, and a lane finds the 16 bytes that it multiplies side by side: nothing is shuffled, and
-// decoded weights exist in registers alone.
+// decoded weights exist in registers alone.  The first copies are asked for before the CTA has met.
 //
 // WGMMA 1: four warps multiply together, 64 rows of weights by all rows of X in shared memory, which
 // is read once for the four.  They decode a unit of 64 columns while the tensor cores work on the one
@@ -39,6 +39,7 @@
 #define ROW_BYTES 128  // of a stage's rows of X: the width of the swizzle
 #include "hopper.cuh"
 #include "hopper_mma.cuh"
+#include "hopper_start.cuh"
 #if WGMMA
 #define WGMMA_N BLOCK_M
 #include "hopper_wgmma.cuh"
@@ -67,6 +68,10 @@
 #define TILE_WORDS (BLOCK_M * BLOCK_N)
 #define PIECES (BLOCK_N / 4)  // of 4 columns, in a row of C
 #define STAGED 1              // the consumers' named barrier
+#define READY 2               // that of the CTA: the ring's barriers can be waited for
+// Whether all pieces of a thread, multiples of CONSUMERS apart, are of the same columns, and it has
+// registers for their scales: of warpgroups it has not.
+#define SAME_COLUMNS (!WGMMA && CONSUMERS % PIECES == 0)
 
 #if (BLOCK_N % WARP_ROWS && !WGMMA) || WARP_ROWS % 16 || BLOCK_M % 8 || STAGES % WARPS_K
 #error "BLOCK_N is a multiple of WARP_ROWS, that of 16, BLOCK_M of 8, STAGES of WARPS_K"
@@ -92,9 +97,7 @@ __device__ __forceinline__ void store_columns(u8 *to, const float (&v)[4]) {
 }
 
 // Writes columns x to x + 3 of a row of C, each with the scale of its row of W.
-__device__ __forceinline__ void store_scaled(u8 *row, const float *row_scale, int x,
-                                             float (&total)[4]) {
-    const float4 by = *(const float4 *)(row_scale + x);
+__device__ __forceinline__ void store_scaled(u8 *row, const float4 &by, int x, float (&total)[4]) {
     total[0] *= by.x, total[1] *= by.y, total[2] *= by.z, total[3] *= by.w;
     store_columns(row + (i64)x * (OUT == 2 ? 4 : 2), total);
 }
@@ -111,10 +114,12 @@ __device__ __forceinline__ void load_stage(const Rings &ring, u32 bar, const Ten
                                            const u8 *codes, const u8 *scale, const u8 *zero,
                                            i64 row, int rows, int top, int left, int panel, int n) {
     barrier_expect(bar, rows * PANEL_ROW_BYTES + HALVES * X_BYTES);
+    load_panel(ring.w, ring.scale, ring.zero, bar, codes, scale, zero, row, rows, left, panel, n);
+    // Behind the weights, which need no tensor map: of a launch's first copies they are not held up
+    // by one on its way.
 #pragma unroll
     for (int half = 0; half < HALVES; half++)
         load_tile(ring.x + half * X_BYTES, map_x, bar, panel * PANEL + half * 64, top);
-    load_panel(ring.w, ring.scale, ring.zero, bar, codes, scale, zero, row, rows, left, panel, n);
 }
 
 #if WGMMA
@@ -275,30 +280,46 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     const u32 staging = zero_ring + STAGES * ZERO_SLOT;
     const u32 full_bar = staging + WARPS_K * STAGED_WORDS * 4, empty_bar = full_bar + STAGES * 8;
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    // Nobody waits for the barriers of others before its first copies are under way.
+    const bool loads = warp == CONSUMERS / 32;
+    if (loads && elected()) {
+        prefetch_map(&map_x);
+        init_ring(full_bar, empty_bar, 1, WARPS_N);
+        barriers_are_ready();
+    }
     // Tiles that share rows of W are neighbours: they find them in the L2.
     const int tiles_m = (m + BLOCK_M - 1) / BLOCK_M, tiles_n = (n + BLOCK_N - 1) / BLOCK_N;
     const i64 steps = (i64)tiles_m * tiles_n * panels;
-    const i64 first = first_step(steps, cta, ctas);
-    const int count = (int)(first_step(steps, cta + 1, ctas) - first);
-    const int first_tile = (int)(first / panels), first_panel = (int)(first % panels);
+    // Where a CTA or a cluster has a tile nothing is divided, which takes a hundred clocks each time.
+    int first_tile = cta / CLUSTER, first_panel = 0, count = panels;
+    if (CLUSTER > 1) {
+        const int rank = cta % CLUSTER;
+        first_panel = panels * rank / CLUSTER;
+        count = panels * (rank + 1) / CLUSTER - first_panel;
+    } else if (ctas != tiles_m * tiles_n) {
+        const i64 first = first_step(steps, cta, ctas);
+        count = (int)(first_step(steps, cta + 1, ctas) - first);
+        first_tile = (int)(first / panels), first_panel = (int)(first % panels);
+    }
+    auto place = [&](int tile, int &top, int &left) {
+        const int across = tiles_m == 1 ? tile : tile / tiles_m;
+        top = (tile - across * tiles_m) * BLOCK_M, left = across * BLOCK_N;
+    };
 #define RINGS(stage)                                                                        \
     Rings {                                                                                 \
         w_ring + (stage) * W_BYTES, x_ring + (stage) * HALVES * X_BYTES,                    \
             scale_ring + (stage) * SCALE_SLOT, zero_ring + (stage) * ZERO_SLOT              \
     }
 
-    if (threadIdx.x == CONSUMERS) {
-        prefetch_map(&map_x);
-        init_ring(full_bar, empty_bar, 1, WARPS_N);
-    }
-    __syncthreads();
-
-    if (warp == CONSUMERS / 32) {
+    if (loads) {
+        __syncwarp();
+        named_arrive(READY, THREADS);
         if (elected()) {
             int stage = 0, tile = first_tile, panel = first_panel, asked = 0;
             u32 phase = 1;
             for (; asked < count; tile++, panel = 0) {
-                const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+                int top, left;
+                place(tile, top, left);
                 const int rows = min(BLOCK_N, n - left), until = min(panels, panel + count - asked);
                 asked += until - panel;
                 i64 row = (i64)panel * n + left;
@@ -324,8 +345,12 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
 #endif
     int stage = group, mine = group, done = 0;
     u32 phase = 0;
+    named_sync(READY, THREADS);
     for (int tile = first_tile; done < count; tile++) {
-        const int top = tile % tiles_m * BLOCK_M, left = tile / tiles_m * BLOCK_N;
+        int top, left;
+        place(tile, top, left);
+        // Its scales are the last that a tile reads: asked for then they would come from far away.
+        if (thread < PIECES && left + thread * 4 < n) prefetch_line(row_scale + left + thread * 4);
         const int begin = tile == first_tile ? first_panel : 0;
         const int here = min(panels - begin, count - done);
         done += here;
@@ -356,6 +381,15 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
         give_back();
 #endif
 
+        auto scale_of = [&](int x) {
+            return x < n ? *(const float4 *)(row_scale + x) : make_float4(0, 0, 0, 0);
+        };
+#if SAME_COLUMNS
+        const float4 row_scales = scale_of(left + thread % PIECES * 4);  // while sums are staged
+#define ROW_SCALES(x) row_scales
+#else
+#define ROW_SCALES(x) scale_of(x)
+#endif
         // mma.sync leaves element (row, column) of 16 x 8 in lane row % 8 * 4 + column / 2.
 #pragma unroll
         for (int i = 0; i < M16 * N8 * 4; i++) {
@@ -390,7 +424,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
             float total[4] = {};
 #pragma unroll
             for (int r = 0; r < CLUSTER; r++) add_bits(parts[r], total);
-            store_scaled(c + (i64)(top + row) * c_pitch, row_scale, x, total);
+            store_scaled(c + (i64)(top + row) * c_pitch, ROW_SCALES(x), x, total);
         }
         __syncwarp();
         cluster_sync_relaxed();  // until then a neighbour may read this CTA's sums
@@ -414,7 +448,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
             if (thread == 0) arrived[tile] = 0;  // ready for the next launch
         }
         // Of a tile a CTA has its first part in its second place if it began with another tile.
-        const int second = first_step(steps, from, ctas) < (i64)tile * panels;
+        const int second = here < panels && first_step(steps, from, ctas) < (i64)tile * panels;
         for (int piece = thread; piece < pieces; piece += CONSUMERS) {
             const int row = piece / PIECES, column = piece % PIECES * 4, x = left + column;
             if (x >= n) continue;
@@ -431,7 +465,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
                     for (int e = 0; e < 4; e++) total[e] += more[e];
                 }
             }
-            store_scaled(c + (i64)(top + row) * c_pitch, row_scale, x, total);
+            store_scaled(c + (i64)(top + row) * c_pitch, ROW_SCALES(x), x, total);
         }
         named_sync(STAGED, CONSUMERS);  // staged sums have been read
 #endif

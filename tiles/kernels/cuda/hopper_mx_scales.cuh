@@ -4,9 +4,10 @@
 // The warp that loads fetches the words of GROUP steps while it writes those of the last GROUP, as
 // powers of two in fp32, to the steps' stages: 16 bytes at once where they lie so and neighbouring
 // steps are this CTA's, a word otherwise (little of the L1 is left: a sector may come again for every
-// read).  Where words do not lie at multiples of four bytes it fetches bytes, one step before.  Blocks
-// beyond K, whose codes are read as zeros, count as 1; rows beyond a matrix, which nobody stores, as
-// its last.
+// read).  Those of the first two GROUPs are asked for ahead of all tiles: words that come behind a
+// ring's tiles keep the warp from asking for the next ones.  Where words do not lie at multiples of
+// four bytes it fetches bytes, one step before.  Blocks beyond K, whose codes are read as zeros,
+// count as 1; rows beyond a matrix, which nobody stores, as its last.
 //
 // A stage holds UNITS times those of BLOCK_M rows of A, and BLOCK_N rows of B with UNITS each: a lane
 // that multiplies reads four numbers at once.  Those of A are four rows of one unit, row % 8 / 2 of
@@ -21,7 +22,10 @@
 #define WORDS_A ((BLOCK_M + 31) / 32)  // of a lane
 #define WORDS_B (BLOCK_N / 32)
 #define WORDS (WORDS_A + WORDS_B)  // those of A first
-#define GROUP UNITS  // steps; registers of their words hold the bytes of one step
+#define QUAD 4  // steps whose words are 16 bytes
+// Steps whose words are fetched together, half a sector of a row or a whole one: as many as a thread
+// has registers for.
+#define GROUP (BLOCK_N > 64 || BLOCK_M > 64 ? QUAD : 2 * QUAD)
 #define ROW_SCALES (UNITS * BLOCK_M * 4)  // bytes of a stage before those of B
 
 // Arithmetic on scales and sums keeps subnormals, E8M0's 2^-127 among them, whatever -ftz says.
@@ -75,7 +79,7 @@ struct ScaleWords {
     u32 held[GROUP][WORDS];   // words of a step each, or one step's bytes
     u32 ahead[GROUP][WORDS];  // those of the next steps
     int blocks;               // bytes of a row
-    bool whole, wide;         // words lie at multiples of four bytes, those of GROUP steps at 16
+    bool whole, wide;         // words lie at multiples of four bytes, those of a QUAD at 16
 
     __device__ __forceinline__ void begin(const u8 *a, const u8 *b, int m, int n, int k, int top,
                                           int left, int lane) {
@@ -92,17 +96,22 @@ struct ScaleWords {
         }
     }
 
-    // Steps before the first of this CTA in the GROUP that is fetched first.
-    __device__ __forceinline__ int early(int first) const { return wide ? first % GROUP : 0; }
+    // Steps before the first of this CTA in the QUAD that is fetched first.
+    __device__ __forceinline__ int early(int first) const { return wide ? first % QUAD : 0; }
 
     // Of GROUP steps from `step` on or, where they are not fetched together, `count` of them at most.
-    __device__ __forceinline__ void fetch_words(int step, int apart, int count) {
+    __device__ __forceinline__ void fetch_words(u32 (&to)[GROUP][WORDS], int step, int apart,
+                                                int count) const {
         if (wide) {
 #pragma unroll
-            for (int w = 0; w < WORDS; w++) {
-                const uint4 words = __ldg((const uint4 *)(rows[w] + (i64)step * UNITS));
-                ahead[0][w] = words.x, ahead[1][w] = words.y;
-                ahead[2][w] = words.z, ahead[3][w] = words.w;
+            for (int q = 0; q < GROUP; q += QUAD) {
+                if (q > 0 && (step + q) * UNITS >= blocks) break;  // behind the row
+#pragma unroll
+                for (int w = 0; w < WORDS; w++) {
+                    const uint4 words = __ldg((const uint4 *)(rows[w] + (i64)(step + q) * UNITS));
+                    to[q][w] = words.x, to[q + 1][w] = words.y;
+                    to[q + 2][w] = words.z, to[q + 3][w] = words.w;
+                }
             }
             return;
         }
@@ -111,10 +120,18 @@ struct ScaleWords {
             if (turn < count)
 #pragma unroll
                 for (int w = 0; w < WORDS; w++)
-                    ahead[turn][w] = __ldg((const u32 *)rows[w] + step + turn * apart);
+                    to[turn][w] = __ldg((const u32 *)rows[w] + step + turn * apart);
     }
 
-    __device__ __forceinline__ void turn_over() {
+    // Goes on to the next QUAD; where that is the first of the words ahead, there is room again.
+    __device__ __forceinline__ void turn_over(bool taken) {
+        if (GROUP > QUAD && !taken) {
+#pragma unroll
+            for (int turn = 0; turn < GROUP - QUAD; turn++)
+#pragma unroll
+                for (int w = 0; w < WORDS; w++) held[turn][w] = held[turn + QUAD][w];
+            return;
+        }
 #pragma unroll
         for (int turn = 0; turn < GROUP; turn++)
 #pragma unroll
