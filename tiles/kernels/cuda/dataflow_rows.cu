@@ -547,8 +547,14 @@ DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Par
 #endif
 
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
-    dataflow_rows(const RowOperands p) {
+    dataflow_rows(const RowOperands given) {
     SHARED_MEMORY(arena);
+#if KEYS_HELD
+    RowOperands p = given;
+    hold(p.keys, given.keys, (u32 *)arena + threadIdx.x / 32 * 20);
+#else
+    const RowOperands &p = given;
+#endif
     uint4 *codes = (uint4 *)arena;
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;

@@ -4,11 +4,14 @@
 // bits depend on neither tiles nor threads.
 //
 // Macros: NARROW (all counters have 32 bits, and the keys are narrow_keys'), ALIGNED (the index of eight
-// elements is a multiple of eight), DEVICE, given by the file that includes this one, as are the short
-// names of integers.
+// elements is a multiple of eight), KEYS_HELD (keys in registers of the thread: hold()), DEVICE, given by the
+// file that includes this one, as are the short names of integers.
 
 #ifndef NARROW
 #define NARROW 0
+#endif
+#ifndef KEYS_HELD
+#define KEYS_HELD 0
 #endif
 
 // A key and its nine successors.  They travel among a kernel's parameters, where an instruction takes
@@ -32,6 +35,20 @@ DEVICE void wide_product(u32 x, u32 y, u32 &low, u32 &high) {
     low = (u32)product, high = (u32)(product >> 32);
 #endif
 }
+
+#if KEYS_HELD
+// Puts keys into registers of each thread, through twenty words of shared memory of its warp: uniform
+// registers, which the compiler takes for what all lanes have alike, were seen to hold up the logic that
+// reads them.
+DEVICE void hold(RoundKeys &keys, const RoundKeys &given, u32 *scratch) {
+    const u32 lane = threadIdx.x % 32;
+    if (lane < 20) scratch[lane] = given.words[lane];
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < 20; ++k) keys.words[k] = scratch[k];
+    __syncwarp();
+}
+#endif
 
 // Rounds from `first_round` on.
 DEVICE Random philox_rounds(u32 a, u32 b, u32 c, u32 d, int first_round, const RoundKeys &keys) {
