@@ -159,6 +159,16 @@ DEVICE void decode(u32 word, float *values) {
 
 // ---- Rounding to codes.
 
+// Bytes 0xff where the byte of a word is negative, else 0.
+DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
+
+// Four sizes up to 127, those whose byte of `negative` is set with their sign turned.
+DEVICE u32 with_signs(u32 sizes, u32 negative) {
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    const u32 turned = 0x80808080u - sizes;
+    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
+}
+
 #if ELEMENT == 0
 
 // Four codes in a word, rounded to nearest even: under 1.5 x 2^23 the ulp is 1.
@@ -189,16 +199,6 @@ DEVICE u32 encode_stochastic(const float *values, float multiplier, const u32 *p
         bits[k + 1] = as_bits(__fadd_rd(__fmaf_rn(values[k + 1], multiplier, high), 12582784.0f));
     }
     return permute(permute(bits[0], bits[1], 0x0040), permute(bits[2], bits[3], 0x0040), 0x5410);
-}
-
-// Bytes 0xff where the byte of a word is negative, else 0.
-DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
-
-// Four sizes up to 127, those whose byte of `negative` is set with their sign turned.
-DEVICE u32 with_signs(u32 sizes, u32 negative) {
-    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
-    const u32 turned = 0x80808080u - sizes;
-    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
 }
 
 // ---- Codes times a number, without floats.

@@ -92,9 +92,16 @@ DEVICE Moments moments_at(const float *three) {
     return m;
 }
 
-// Rows' moments over the CTA from threads' own, left for the cluster; called by all.
+// Where a CTA's parts of rows lie among those of a row group.
+DEVICE float *share_of(const Exchange &shared, u32 parity, u32 rank, u32 row) {
+    return shared.of_share + ((parity * SPLITS + rank) * ROWS + row) * SHARES;
+}
+
+#define SHARE_BYTES (SPLITS * ROWS * SHARES * 4)  // of a row group
+
+// Rows' moments over the CTA from threads' own, sent to the cluster; called by all.
 DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &part, u32 parity) {
-    float *shares = shared.of_share + parity * 4 * ROWS;
+    expect_shares(shared.arrivals + parity, SHARE_BYTES);
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) {
 #pragma unroll
@@ -117,23 +124,22 @@ DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &pa
 #pragma unroll 4
         for (u32 g = 1; g < TEAMS_ACROSS; ++g)
             all = merged(all, moments_at(shared.of_group + 4 * (g * ROWS + row)));
-        float *three = shares + 4 * row;
-        three[0] = all.count, three[1] = all.mean, three[2] = all.second;
+        send_share(share_of(shared, parity, part.rank, row), shared.arrivals + parity, all.mean, all.second);
     }
 }
 
 // Those over the whole cluster; leaves mean and rstd.  The threads that published them.
 DEVICE void finish_moments(const RowOperands &p, const Exchange &shared, const Part &part, i64 top,
                            u32 parity) {
-    const float *shares = shared.of_share + parity * 4 * ROWS;
+    const i64 wide = (i64)((p.across + SPLITS - 1) / SPLITS) * BLOCK_COLS;  // columns of a CTA's share
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         Moments of_rank[SPLITS], all;
 #pragma unroll
         for (u32 r = 0; r < SPLITS; ++r) {
-            const float *three = shares + 4 * row;
-            of_rank[r].count = of_cta(three, r);
-            of_rank[r].mean = of_cta(three + 1, r);
-            of_rank[r].second = of_cta(three + 2, r);
+            const float *two = share_of(shared, parity, r, row);
+            const i64 left = p.cols - r * wide;
+            of_rank[r].count = (float)(left < 0 ? 0 : left < wide ? left : wide);
+            of_rank[r].mean = two[0], of_rank[r].second = two[1];
         }
         all = of_rank[0];
 #pragma unroll
@@ -280,9 +286,9 @@ DEVICE u32 column_of(int c, bool &products) {
     return first + (CENTRED ? quarter / 2 * 8 : quarter % 2 * 8 + quarter / 2 * 4);
 }
 
-// Adds two sums a row over warps, and leaves them for the cluster.
-DEVICE void publish_sums(const Exchange &shared, u32 parity) {
-    float *shares = shared.of_share + parity * 4 * ROWS;
+// Adds two sums a row over warps, and sends them to the cluster.
+DEVICE void publish_sums(const Exchange &shared, const Part &part, u32 parity) {
+    expect_shares(shared.arrivals + parity, SHARE_BYTES);
     __syncthreads();
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         float a = 0.0f, b = 0.0f;
@@ -292,24 +298,19 @@ DEVICE void publish_sums(const Exchange &shared, u32 parity) {
             if (CENTRED) a += two[0];
             b += two[1];
         }
-        shares[4 * row] = a, shares[4 * row + 1] = b;
+        send_share(share_of(shared, parity, part.rank, row), shared.arrivals + parity, b, a);
     }
 }
 
 // Adds them over CTAs; leaves what the second pass takes of each row: the factor of x and what is added.
 DEVICE void finish_sums(const RowOperands &p, const Exchange &shared, u32 parity) {
-    const float *shares = shared.of_share + parity * 4 * ROWS;
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f, of_rank[2 * SPLITS];
+        float a = 0.0f, b = 0.0f;
 #pragma unroll
         for (u32 r = 0; r < SPLITS; ++r) {
-            if (CENTRED) of_rank[2 * r] = of_cta(shares + 4 * row, r);
-            of_rank[2 * r + 1] = of_cta(shares + 4 * row + 1, r);
-        }
-#pragma unroll
-        for (u32 r = 0; r < SPLITS; ++r) {
-            if (CENTRED) a += of_rank[2 * r];
-            b += of_rank[2 * r + 1];
+            const float *two = share_of(shared, parity, r, row);
+            b += two[0];
+            if (CENTRED) a += two[1];
         }
         const float share = reciprocal_approximate((float)p.cols);
         a *= share, b *= share;

@@ -19,7 +19,7 @@
 // columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
 // Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
-// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
+// just so): OP, ROWS, SPLITS, STAGES, WALKS (some cluster has more than one row group), COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
 // LINED (a warp has whole blocks to itself, in tiles of lines: dataflow_tiles.cuh) and, with it, LINE_BYTES.
 #define RESIDUAL 0
 #define LAYERNORM 1
@@ -61,6 +61,9 @@ struct RowOperands {
     float epsilon;
 };
 
+// Floats of a row that CTAs send to one another: mean and second moment, or two sums, or one.
+#define SHARES (BACKWARD && !CENTRED ? 1 : 2)
+#define PARITIES (WALKS ? 2 : 1)
 #include "dataflow_cluster.cuh"
 #if LINED
 #include "dataflow_tiles.cuh"
@@ -72,11 +75,12 @@ struct RowOperands {
 // group while somebody may still read what is there of this one.
 struct Exchange {
     float *columns;   // (COLUMN_VECTORS, columns of the share): gamma, beta
+    u64 *arrivals;    // (2): barriers of what CTAs send
     float2 *normals;  // backward: (2, ROWS), 1 / standard deviation and -mean times that
     float *of_group;  // (TEAMS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
-    float *of_share;  // (2, ROWS, 4): what other CTAs read
-    float *first;     // (2, ROWS) mean, or in backward the factor of x
-    float *second;    // (2, ROWS) 1 / standard deviation, or what backward adds
+    float *of_share;  // (PARITIES, SPLITS, ROWS, SHARES): what CTAs send
+    float *first;     // (PARITIES, ROWS) mean, or in backward the factor of x
+    float *second;    // (PARITIES, ROWS) 1 / standard deviation, or what backward adds
     float *scales;    // (2, OPERANDS, steps, GROUPS)
     float *of_warp;   // (2, THREADS / 32, BESIDE): see block_peak
 };
@@ -563,16 +567,19 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #else
     shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
 #endif
-    shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
+    shared.arrivals = (u64 *)(shared.columns + COLUMN_VECTORS * share_cols);
+    shared.normals = (float2 *)(shared.arrivals + 2);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
     shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
-    shared.first = shared.of_share + 8 * ROWS;
-    shared.second = shared.first + 2 * ROWS;
-    shared.scales = shared.second + 2 * ROWS;
+    shared.first = shared.of_share + PARITIES * SPLITS * SHARES * ROWS;
+    shared.second = shared.first + PARITIES * ROWS;
+    shared.scales = shared.second + PARITIES * ROWS;
     shared.of_warp = shared.scales + 2 * OPERANDS * p.steps * GROUPS;
     const Part part = part_of(p);
     const u32 clusters = gridDim.x / SPLITS;
-    u32 row_group = blockIdx.x / SPLITS, parity = 0;
+    u32 row_group = blockIdx.x / SPLITS, parity = 0, phase = 0;  // of the barriers in turn
+    bool met = false;
+    shares_begin(shared.arrivals);
 #if OPERANDS > 0
     if (row_group < p.row_groups)
         for (u32 step = 0; step < p.steps; ++step)
@@ -593,12 +600,13 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         for (int k = 0; k < COLUMN_SUMS; ++k) column_sums[c][k] = 0.0f;
 #endif
 #if OP == RESIDUAL
-    for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
+    for (; row_group < p.row_groups; row_group += clusters, phase ^= parity, parity ^= 1) {
         Moments own[SLOTS];
         add_group(p, shared, part, codes, row_group, own);
+        if (!met) shares_met(), met = true;
         publish_moments(shared, own, part, parity);
-        cluster_arrive();
-        cluster_wait();
+        shares_sent();
+        await_shares(shared.arrivals + parity, phase);
         finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
         // A CTA alone has no cluster's barrier: some may still add up what others write for the next rows.
         if (SPLITS == 1 && row_group + clusters < p.row_groups) __syncthreads();
@@ -607,7 +615,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.
     float2 normals[NORMALS];
     load_normals(p, row_group, normals);
-    for (u32 behind = p.row_groups;; behind = row_group, row_group += clusters, parity ^= 1) {
+    for (u32 behind = p.row_groups;;
+         behind = row_group, row_group += clusters, phase ^= parity, parity ^= 1) {
         const bool more = row_group < p.row_groups, late = STAGES == 2 && behind < p.row_groups;
         const u32 next = row_group + clusters;
         if (!more && !late) break;
@@ -620,18 +629,20 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
                     fetch_step(p, shared, part, codes, next, step, parity ^ 1);
 #if BACKWARD
             sum_products(p, shared, stage_of(p, codes, parity), parity, part, column_sums);
-            publish_sums(shared, parity);
+            if (!met) shares_met(), met = true;
+            publish_sums(shared, part, parity);
 #else
             Moments own[SLOTS];
             take_moments(p, shared, part, stage_of(p, codes, parity), row_group, parity, own);
+            if (!met) shares_met(), met = true;
             publish_moments(shared, own, part, parity);
 #endif
-            cluster_arrive();
+            shares_sent();
             load_normals(p, next, normals);
         }
         if (late) write_group(p, shared, part, codes, behind, next, parity ^ 1);
         if (more) {
-            cluster_wait();
+            await_shares(shared.arrivals + parity, phase);
 #if BACKWARD
             finish_sums(p, shared, parity);
 #else
@@ -642,8 +653,6 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         if (STAGES == 1) write_group(p, shared, part, codes, row_group, next, parity);
     }
 #endif
-    cluster_arrive();  // others may still read what this CTA shares
-    cluster_wait();
 #if BACKWARD
     float *products = p.partials + (u64)(blockIdx.x / SPLITS) * 2 * p.cols;
     const u32 wide = (part.end_block - part.first_block) * BLOCK_COLS;

@@ -105,6 +105,7 @@ def options(
         "ROWS": rows,
         "SPLITS": splits,
         "STAGES": covered.stages,
+        "WALKS": int(covered.walks),
         "COLUMN_STEPS": covered.column_steps,
         "CTAS": ctas,
     }
