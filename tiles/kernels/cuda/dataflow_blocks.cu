@@ -523,15 +523,8 @@ DEVICE bool hidden_nan(const Loaded &from) {
 // The codes of a block are taken up by evaluate(), and the next one's are under way from then on:
 // while its largest value is found, random bits are drawn, and codes are rounded and stored.  They
 // take over the registers that are free by then.
-extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands given) {
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
-#if KEYS_HELD
-    Operands p = given;
-    hold(p.keys, given.keys, (u32 *)arena + threadIdx.x / 32 * 20);
-    if (OP == DROPOUT) hold(p.mask_keys, given.mask_keys, (u32 *)arena + threadIdx.x / 32 * 20);
-#else
-    const Operands &p = given;
-#endif
     float *tables = (float *)arena, *of_warp = tables + TABLES * TABLE;
     const u32 team = threadIdx.x / TEAM, stride = gridDim.x * (THREADS / TEAM);
     u32 base = blockIdx.x * (THREADS / TEAM), odd = 0;

@@ -92,8 +92,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
     SHARED_MEMORY(arena);
 #if KEYS_HELD
     Operands p = given;
-    hold(p.keys, given.keys, (u32 *)arena + threadIdx.x / 32 * 20);
-    if (OP == DROPOUT) hold(p.mask_keys, given.mask_keys, (u32 *)arena + threadIdx.x / 32 * 20);
+    hold(p.keys, given.keys, (u32 *)arena);
+    if (OP == DROPOUT) hold(p.mask_keys, given.mask_keys, (u32 *)arena);
 #else
     const Operands &p = given;
 #endif

@@ -553,9 +553,9 @@ DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Par
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     dataflow_rows(const RowOperands given) {
     SHARED_MEMORY(arena);
-#if KEYS_HELD
+#if KEYS_HELD && LINED
     RowOperands p = given;
-    hold(p.keys, given.keys, (u32 *)arena + threadIdx.x / 32 * 20);
+    hold(p.keys, given.keys, (u32 *)arena);
 #else
     const RowOperands &p = given;
 #endif

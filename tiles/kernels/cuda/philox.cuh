@@ -37,16 +37,15 @@ DEVICE void wide_product(u32 x, u32 y, u32 &low, u32 &high) {
 }
 
 #if KEYS_HELD
-// Puts keys into registers of each thread, through twenty words of shared memory of its warp: uniform
-// registers, which the compiler takes for what all lanes have alike, were seen to hold up the logic that
-// reads them.
+// Puts keys into registers of each thread, through twenty words of shared memory; called by the whole CTA.
+// What all lanes have alike the compiler takes for uniform registers, and the logic that reads those was
+// seen to be held up.
 DEVICE void hold(RoundKeys &keys, const RoundKeys &given, u32 *scratch) {
-    const u32 lane = threadIdx.x % 32;
-    if (lane < 20) scratch[lane] = given.words[lane];
-    __syncwarp();
+    if (threadIdx.x < 20) scratch[threadIdx.x] = given.words[threadIdx.x];
+    __syncthreads();
 #pragma unroll
     for (int k = 0; k < 20; ++k) keys.words[k] = scratch[k];
-    __syncwarp();
+    __syncthreads();
 }
 #endif
 
