@@ -179,7 +179,8 @@ def test_row_kernel_waits_for_no_stores_of_its_cluster_and_keeps_its_cache(op: s
     code = opcodes(made.machine_code())
     assert not [one for one in code if one.startswith("MEMBAR")]
     sent = len([one for one in code if one.startswith("STAS")])
-    assert sent > 0 and sent % ROW.splits == 0
+    assert sent > 0
+    assert sent % ROW.splits == 0
     assert (
         len([one for one in code if one.startswith("CCTL")]) == 1
     )  # before the first part is sent
