@@ -243,14 +243,20 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
                 for (int k = 0; k < 4; ++k) {
                     const int n = 4 * w + k;
                     if (DOWN > 1) dy[k] *= dy_scale;
-                    const float normalised =
-                        CENTRED ? __fmaf_rn(x[k], factor, normal.y) : x[k] * factor;
+#if CENTRED
+                    const float normalised = __fmaf_rn(x[k], factor, normal.y);
                     const float weighted = dy[k] * gamma[n];
                     tilted = __fmaf_rn(weighted, normalised, tilted);
                     products[n] = __fmaf_rn(dy[k], normalised, products[n]);
-                    if (CENTRED) along += weighted, plain[n] += dy[k];
+                    along += weighted, plain[n] += dy[k];
+#else
+                    const float product = dy[k] * x[k];  // of codes, exact
+                    tilted = __fmaf_rn(product, gamma[n], tilted);
+                    products[n] = __fmaf_rn(product, factor, products[n]);
+#endif
                 }
             }
+            if (!CENTRED) tilted *= factor;
             if (DOWN == 1) along *= dy_scale, tilted *= dy_scale;
             const bool odd = side_lane & MIXED(1);
             float sum = CENTRED ? (odd ? tilted : along) + from_lane(odd ? along : tilted, MIXED(1))
