@@ -95,7 +95,7 @@ def run_rows(
                 ctypes.c_void_p(None if d_beta is None else d_beta.ctypes.data),
                 ctypes.c_int64(cols),
                 covered.clusters,
-                -(-2 * cols // dataflow_rows.SUM_COLS),
+                dataflow_rows.sum_ctas(cols, plain=d_beta is not None),
             )
             wrong = complaint(made)
         return wrong

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dataflow_on_host import Case, judge
 
+from tiles.kernels.cuda import dataflow_rows
 from tiles.problems import DATAFLOW_OPS
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -165,6 +166,10 @@ def test_other_forms_of_the_source_agree_too(
         op=op, format=fmt, shape=shape, config=config, probability=probability, macros=macros
     )
     assert judge(case, matrices) == ""
+
+
+def test_sums_of_plain_gradients_are_made_where_they_are_asked_for() -> None:
+    assert [dataflow_rows.sum_ctas(100, plain=plain) for plain in (False, True)] == [4, 7]
 
 
 @pytest.mark.slow
