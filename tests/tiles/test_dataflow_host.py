@@ -82,6 +82,8 @@ SLOW_CASES = (
     ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR),
     ("rmsnorm-bwd", "int8.b32x32+sr", (96, 512), ALONE),
     ("layernorm-bwd", "e4m3fn.b32x32+sr", (64, 512), PAIR | {"clusters": 1}),
+    ("layernorm-bwd", "int8.b32x16+sr", (64, 512), PAIR),
+    ("rmsnorm-bwd", "int8.b16x64", (48, 512), ALONE | {"rows": 16}),
     # Warps of whole lines: one tile each, several, blocks of other shapes.
     ("relu", "int8.b32x32+sr", (160, 384), WARP),
     ("gelu", "int8.b32x32+sr", (96, 256), WARP | {"steps": 1}),

@@ -215,24 +215,40 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
         columns_at(shared.columns, near * BLOCK_COLS + across * VECTOR, gamma);
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) products[k] = plain[k] = 0.0f;
+#if LINED
+        // Of one block, whose scales serve all rows; from a row to the next but three places lie evenly.
+        const float *const scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + side;
+        const float x_scale = scale[0];
+        dy_scale = valid ? scale[p.steps * GROUPS] : 0.0f;
+        const uint4 *slot = codes + (tile * TILE_BYTES + chunk_place(quarter, chunk)) / VECTOR;
+        const float2 *normals = shared.normals + parity * ROWS + quarter;
+#endif
 #pragma unroll 2
         for (u32 j = 0; j < (ROWS + 3) / 4; ++j) {
             const u32 row = 4 * j + quarter;
-            const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
             const u32 line = ROWS % 4 == 0 || row < ROWS ? row : 0;
-            const u32 group = side * DOWN + line / BLOCK_ROWS;
+            u32 x_words[WORDS], dy_words[WORDS];
 #if LINED
-            const uint4 *slot = codes + (tile * TILE_BYTES + chunk_place(line, chunk)) / VECTOR;
+            const float2 normal = *normals;
+            const float factor = x_scale * normal.x;
+            // Eight blocks side by side are turned by eight rows, so that the next one lies elsewhere.
+            const uint4 *here = VECTORS_PER_ROW > 1
+                                    ? slot
+                                    : codes + (tile * TILE_BYTES + chunk_place(line, chunk)) / VECTOR;
+            words_of(here[0], x_words);
+            words_of(here[gradients], dy_words);
+            slot += 4 * LINE_BYTES / VECTOR, normals += 4;
 #else
+            const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
+            const u32 group = side * DOWN + line / BLOCK_ROWS;
             const uint4 *slot = codes + step * ITEMS * THREADS + slot_of(line, side, across);
-#endif
             const float *scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + group;
             const float2 normal = shared.normals[parity * ROWS + line];
             const float factor = scale[0] * normal.x;
             dy_scale = counts ? scale[p.steps * GROUPS] : 0.0f;
-            u32 x_words[WORDS], dy_words[WORDS];
             words_of(slot[0], x_words);
             words_of(slot[gradients], dy_words);
+#endif
             float along = 0.0f, tilted = 0.0f;
 #pragma unroll
             for (int w = 0; w < WORDS; ++w) {
