@@ -259,17 +259,17 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
                 for (int k = 0; k < 4; ++k) {
                     const int n = 4 * w + k;
                     if (DOWN > 1) dy[k] *= dy_scale;
-#if CENTRED
-                    const float normalised = __fmaf_rn(x[k], factor, normal.y);
-                    const float weighted = dy[k] * gamma[n];
-                    tilted = __fmaf_rn(weighted, normalised, tilted);
-                    products[n] = __fmaf_rn(dy[k], normalised, products[n]);
-                    along += weighted, plain[n] += dy[k];
-#else
-                    const float product = dy[k] * x[k];  // of codes, exact
-                    tilted = __fmaf_rn(product, gamma[n], tilted);
-                    products[n] = __fmaf_rn(product, factor, products[n]);
-#endif
+                    if (CENTRED) {
+                        const float normalised = __fmaf_rn(x[k], factor, normal.y);
+                        const float weighted = dy[k] * gamma[n];
+                        tilted = __fmaf_rn(weighted, normalised, tilted);
+                        products[n] = __fmaf_rn(dy[k], normalised, products[n]);
+                        along += weighted, plain[n] += dy[k];
+                    } else {
+                        const float product = dy[k] * x[k];  // of codes, exact
+                        tilted = __fmaf_rn(product, gamma[n], tilted);
+                        products[n] = __fmaf_rn(product, factor, products[n]);
+                    }
                 }
             }
             if (!CENTRED) tilted *= factor;

@@ -294,7 +294,6 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
                         u32 row_group, u32 next, u32 parity) {
     uint4 *codes = stage_of(p, all, parity);
     const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
-    const i64 top = (i64)row_group * ROWS;
 #if LINED
     // A tile's places are worked out once, and what belongs to rows once a row group.
     const u32 lane = threadIdx.x % 32, place_in_tile = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
@@ -347,7 +346,7 @@ DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part
                 const RowTerms row = rows[i];
 #else
                 const uint4 *slot = codes + own_slot(step, i);
-                const RowTerms row = row_terms(shared, parity * ROWS + (u32)(place.row - top));
+                const RowTerms row = row_terms(shared, parity * ROWS + (u32)(place.row - (i64)row_group * ROWS));
 #endif
                 words_of(*slot, words[i]);
 #pragma unroll
