@@ -28,7 +28,7 @@ MAX_SHARED_NAME = 512
 class Strategy(Enum):
     """Who chooses the next configuration to measure."""
 
-    HYBRID = "hybrid"  #: the model's best first, then TPE, until an improvement is unlikely
+    HYBRID = "hybrid"  #: the model's best, then the model set right, until improvement is unlikely
     MODEL = "model"  #: the model's best, in its order
     TPE = "tpe"  #: TPE alone, without the model's advice
     RANDOM = "random"  #: uniformly among the legal configurations

@@ -30,7 +30,7 @@ __all__ = ["Progress", "Search", "search_all"]
 
 #: A simulated trial is recomputed in a millisecond: its journal entries may wait this long.
 SIMULATED_FLUSH_S = 0.5
-#: TPE proposals drawn together while compilers work ahead.
+#: Proposals drawn together while compilers work ahead.
 LOOK_AHEAD = 8
 
 

@@ -11,11 +11,11 @@ from tiles.kernels import Status
 from tuning.plan import Strategy
 from tuning.replay_space import ReplaySpace
 from tuning.store import quiet_optuna
-from tuning.strategies import LegalTable, Outcome
+from tuning.strategies import STRATEGIES, LegalTable, Outcome
 
 __all__ = ["Searched", "searched"]
 
-#: Measurements after which a search is looked at.
+#: Measurements that a search is given: it may open otherwise with more of them.
 COUNTS = (1, 4, 8, 16)
 
 
@@ -24,9 +24,12 @@ class Searched:
     """One strategy over all tables."""
 
     strategy: Strategy
+    predictor: str  #: whose predictions it follows
     tables: int
-    seeds: int
-    shares: dict[int, float]  #: by measurements: share of the optimum, geometric mean over all
+    seeds: int  #: searches a table
+    shares: dict[
+        int, float
+    ]  #: by measurements given: share of the optimum, geometric mean over all
     worst: dict[int, float]  #: the same of the table that fares worst, over its seeds
 
 
@@ -35,17 +38,18 @@ def searched(
     answers: Sequence[Predicted],
     strategies: Sequence[Strategy],
     *,
+    predictor: str,
     seeds: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Searched]:
     """Let the sweep's own strategies search tables by the times that were measured.
 
     A table stands for the space that it is a sample of.  The strategies draw one configuration at
-    a time and stop after the last of :data:`COUNTS`, or before where they see fit.
+    a time, in a search of its own for each of :data:`COUNTS`, and stop where they see fit.
 
     Args:
-        answers: what the cost model tells about each table, with intervals.
-        seeds: searches a table.
+        answers: what ``predictor`` tells about each table, with intervals.
+        seeds: searches a table, of a strategy that has any.
         progress: told how many searches are done, of how many.
 
     Raises:
@@ -53,14 +57,15 @@ def searched(
     """
     spaces = [_space(table, answer) for table, answer in zip(tables, answers, strict=True)]
     found = []
-    done, total = 0, len(strategies) * len(spaces) * seeds
+    walks_of = {one: seeds if STRATEGIES[one].seeded else 1 for one in strategies}
+    done, total = 0, len(spaces) * sum(walks_of.values())
     with quiet_optuna():
         for strategy in strategies:
-            logs = np.empty((len(spaces), seeds, len(COUNTS)))
+            logs = np.empty((len(spaces), walks_of[strategy], len(COUNTS)))
             for index, space in enumerate(spaces):
-                for seed in range(seeds):
-                    fractions = space.walk(strategy, seed, COUNTS[-1], batch=1).fractions
-                    reached = [fractions[min(n, len(fractions)) - 1] for n in COUNTS]
+                for seed in range(walks_of[strategy]):
+                    walks = (space.walk(strategy, seed, count, batch=1) for count in COUNTS)
+                    reached = [walk.fractions[-1] for walk in walks]
                     logs[index, seed] = np.log(reached)
                     done += 1
                     progress(done, total)
@@ -68,8 +73,9 @@ def searched(
             found.append(
                 Searched(
                     strategy=strategy,
+                    predictor=predictor,
                     tables=len(spaces),
-                    seeds=seeds,
+                    seeds=walks_of[strategy],
                     shares=dict(zip(COUNTS, np.exp(logs.mean(axis=(0, 1))).tolist(), strict=True)),
                     worst=dict(zip(COUNTS, means.min(axis=0).tolist(), strict=True)),
                 )

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sim
-from sim.evaluation import Kind, Split, default_predictors, parse_split, score
+from sim.evaluation import Kind, ScoredRow, Split, default_predictors, parse_split, score
 from sim.evaluation import evaluate as evaluate_tables
-from sim.evaluation.aims import AIMS, Regime, reached
+from sim.evaluation.aims import AIMS, PREDICTOR_OF, Regime, reached
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.evaluation.calibrated import CalibratedModel
 from sim.evaluation.frozen import MEMORY, FrozenPart, frozen_parts
 from sim.evaluation.pace import predictions_per_second
-from sim.evaluation.predictor import Predictor
+from sim.evaluation.predictor import Predicted, Predictor
 from sim.evaluation.residuals import by_binding, by_instruction, slopes
 from sim.evaluation.score import Score
 from sim.measured import MeasuredTable
 from tiles.intake import shown
 from workbench.arguments import count_of, items_of
 from workbench.evaluation_report import Evaluation
+from workbench.evaluation_searches import replay_searches, shares_of
 
 if TYPE_CHECKING:
     from tuning.data_sets import DataSet
@@ -29,8 +30,6 @@ __all__ = ["DEFAULT_DATA", "evaluate", "load_judged"]
 
 #: Where a checkout of the sources keeps its data sets.
 DEFAULT_DATA = Path("data/h200")
-#: Searches a table and strategy: so many, or fewer where there are many tables.
-SEARCH_SEEDS, SEARCH_WALKS = 10, 320
 
 
 def evaluate(
@@ -79,6 +78,13 @@ def evaluate(
         )
     asked = list(dict.fromkeys(chosen))
     tell = progress or (lambda done, of: None)
+    told: dict[str, list[tuple[MeasuredTable, Predicted | None]]] = {}
+
+    def answered(row: ScoredRow, answers: Sequence[Predicted | None]) -> None:
+        if row.split is Split.SHAPE:
+            held_out = [table for table in tables if not table.in_view]
+            told[row.predictor] = list(zip(held_out, answers, strict=True))
+
     rows, skipped = evaluate_tables(
         tables,
         board,
@@ -91,7 +97,9 @@ def evaluate(
         # A fit takes half a minute: of all splits those that something is asked of.
         aimed = asked or list(dict.fromkeys(one.split for one in AIMS))
         models = (CalibratedModel(64), CalibratedModel())
-        rows += evaluate_tables(tables, board, models, aimed, seed=seed, progress=tell)[0]
+        rows += evaluate_tables(
+            tables, board, models, aimed, seed=seed, progress=tell, answered=answered
+        )[0]
     own = CostModelAsItIs()
     judged = [
         table
@@ -99,7 +107,7 @@ def evaluate(
         if not table.in_view and sim.unpriced(table.problem, table.kernel) is None
     ]
     priced = [sim.price(one.problem, one.kernel, one.table, board, one.facts) for one in judged]
-    searches = _searches(own, judged, board) if search else []
+    searches = replay_searches(own, judged, told, board) if search else []
     pace = _pace(judged, board)
     return Evaluation(
         gpu=board.name,
@@ -187,25 +195,6 @@ def _score(own: CostModelAsItIs, tables: Sequence[MeasuredTable], gpu: sim.Gpu) 
     return score(tables, [own.predict(one.blinded(), gpu) for one in tables], Kind.FORMULA)
 
 
-def _searches(
-    own: CostModelAsItIs, judged: Sequence[MeasuredTable], gpu: sim.Gpu
-) -> "list[Searched]":
-    from sim.evaluation.score import MIN_ROWS
-    from tuning.plan import Strategy
-    from tuning.searched import searched
-
-    pairs = [(t, own.predict(t.blinded(), gpu)) for t in judged if len(t) >= MIN_ROWS]
-    known = [(table, answer) for table, answer in pairs if answer is not None]
-    if not known:
-        return []
-    return searched(
-        [table for table, _ in known],
-        [answer for _, answer in known],
-        [Strategy.HYBRID, Strategy.TPE],
-        seeds=max(1, min(SEARCH_SEEDS, SEARCH_WALKS // len(known))),
-    )
-
-
 def _pace(judged: Sequence[MeasuredTable], gpu: sim.Gpu) -> list[tuple[str, float]]:
     """Predictions a second of the largest table's kind, of what needs no fit."""
     if not judged:
@@ -230,9 +219,6 @@ def _figures(
 ) -> dict[Regime, dict[str, float]]:
     """What is asked for and is no field of a score."""
     found: dict[str, float] = {}
-    for one in searches:
-        if one.strategy.value == "hybrid":
-            found |= {f"hybrid{count}": share for count, share in one.shares.items()}
     memory = [table for table in judged if not table.problem.flops]
     error = _score(own, memory, gpu).mape if memory else None
     if error is not None:
@@ -243,4 +229,6 @@ def _figures(
                 found["memory_mape"] = part.mape
     if own.name in dict(pace):
         found["pace"] = dict(pace)[own.name] / 1e6
-    return {Regime.NONE: found}
+    figures = {regime: shares_of(searches, name) for regime, name in PREDICTOR_OF.items()}
+    figures[Regime.NONE] |= found
+    return figures

@@ -84,6 +84,7 @@ class Evaluation:
             "searches": [
                 {
                     "strategy": one.strategy.value,
+                    "predictor": one.predictor,
                     "tables": one.tables,
                     "seeds": one.seeds,
                     "shares": rounded(one.shares),

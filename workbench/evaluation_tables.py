@@ -119,14 +119,14 @@ def _pace(value: float | None) -> str:
 
 def _searches(found: Mapping[str, Any]) -> Grid:
     counts = list(found["searches"][0]["shares"])
-    first = found["searches"][0]
+    tables, seeds = (max(one[name] for one in found["searches"]) for name in ("tables", "seeds"))
     return Grid(
-        title=f"Searches replayed on {first['tables']} studies, {first['seeds']} seeds: share of "
-        "the optimum after so many measurements (worst study), %",
-        columns=("strategy", *counts),
+        title=f"Searches replayed on {tables} studies, {seeds} seeds if any: share of "
+        "the optimum in a search of so many measurements (worst study), %",
+        columns=("strategy, by what is told", *counts),
         rows=[
             (
-                one["strategy"],
+                f"{one['strategy']}, {one['predictor']}",
                 *(beside(one["shares"][n], one["worst"][n], percent) for n in counts),
             )
             for one in found["searches"]

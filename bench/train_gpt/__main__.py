@@ -150,7 +150,7 @@ def _train(
     folder = RunFolder(arguments.state)
     folder.open(settings, text)
     runs = [Run(recipe=name, seed=seed) for seed in range(arguments.seeds) for name in recipes]
-    known = [found for run in runs if (found := folder.outcome(run)) is not None]
+    known = folder.outcomes()
     session = {
         "command": command,
         "commit": arguments.commit,

@@ -57,6 +57,15 @@ class RunFolder:
         """
         return read_outcome(self.result(run))
 
+    def outcomes(self) -> list[Outcome]:
+        """What came of every run of the folder so far, whatever command asked for it.
+
+        Raises:
+            ValueError: a file holds something else.
+        """
+        paths = sorted((self.path / "results").glob("*.json"))
+        return [found for path in paths if (found := read_outcome(path)) is not None]
+
     def open(self, settings: Settings, text: Text) -> None:
         """Make the folder, or go on with it.
 

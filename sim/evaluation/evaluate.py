@@ -43,6 +43,7 @@ def evaluate(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    answered: Callable[[ScoredRow, Sequence[Predicted | None]], None] = lambda row, answers: None,
 ) -> tuple[list[ScoredRow], list[SkippedSplit]]:
     """Judge predictors by measured tables, the ones that learn on what is held out alone.
 
@@ -54,6 +55,7 @@ def evaluate(
         tables: measured on the GPU that ``gpu`` describes; at least one not in view.
         seed: of splits by rows and of bootstraps.
         progress: told how many scores are done, of how many.
+        answered: told each score with the answers for the judged tables that it is of.
 
     Raises:
         ValueError: there is no table to judge by.
@@ -72,6 +74,7 @@ def evaluate(
             continue
         answers = [_ask(one, table, gpu) for table in judged]
         rows.append(_scored(one, None, judged, answers, seed))
+        answered(rows[-1], answers)
         progress(len(rows), total)
     skipped = []
     for split, found in parts.items():
@@ -81,6 +84,7 @@ def evaluate(
         for one in fitted if found else ():
             answers = answers_of(one, tables, found, gpu)
             rows.append(_scored(one, split, judged, answers, seed))
+            answered(rows[-1], answers)
             progress(len(rows), total)
     return rows, skipped
 

@@ -108,6 +108,8 @@ def test_other_recipes_stay_outside(recipe: str, kernels: CudaBackend) -> None:
     compare(recipe, kernels)
 
 
+# Between two layers there may be nothing but views: torch captures that, too, and says so.
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
 @pytest.mark.parametrize("recipe", ["int8-row", "deepseek-fp8", "jetfire-128"])
 def test_graphs_of_cuda_leave_layers_out(recipe: str, kernels: CudaBackend) -> None:
     """A captured launch would round every step by the same bits: keys go on as they do in eager."""

@@ -23,14 +23,16 @@ def told(table: MeasuredTable, power: float) -> Predicted:
 
 
 def test_who_is_told_the_truth_needs_one_measurement() -> None:
-    (found,) = searched(TABLES, [told(t, 1.0) for t in TABLES], [Strategy.MODEL], seeds=1)
+    (found,) = searched(
+        TABLES, [told(t, 1.0) for t in TABLES], [Strategy.MODEL], predictor="a power", seeds=1
+    )
     assert (found.tables, list(found.shares)) == (2, list(COUNTS))
     assert set(found.shares.values()) == {1.0}
 
 
 def test_shares_are_those_of_what_was_tried_first() -> None:
     answers = [told(t, -1.0) for t in TABLES]
-    (found,) = searched(TABLES, answers, [Strategy.MODEL], seeds=1)
+    (found,) = searched(TABLES, answers, [Strategy.MODEL], predictor="a power", seeds=1)
     for count in COUNTS:
         each = [
             expected_fraction(a.time_us, t.time_us, count)
@@ -45,7 +47,12 @@ def test_same_seeds_same_shares_and_they_rise() -> None:
     calls = []
     once, again = (
         searched(
-            TABLES, answers, [Strategy.TPE], seeds=2, progress=lambda d, of: calls.append((d, of))
+            TABLES,
+            answers,
+            [Strategy.TPE],
+            predictor="a power",
+            seeds=2,
+            progress=lambda d, of: calls.append((d, of)),
         )
         for _ in range(2)
     )
@@ -58,4 +65,10 @@ def test_same_seeds_same_shares_and_they_rise() -> None:
 
 def test_a_search_needs_intervals() -> None:
     with pytest.raises(ValueError, match="a search needs predictions with intervals"):
-        searched(TABLES[:1], [Predicted(time_us=TABLES[0].time_us)], [Strategy.HYBRID], seeds=1)
+        searched(
+            TABLES[:1],
+            [Predicted(time_us=TABLES[0].time_us)],
+            [Strategy.HYBRID],
+            predictor="a power",
+            seeds=1,
+        )

@@ -5,6 +5,7 @@ import gzip
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import fake_kernels
 import kill_loop
@@ -68,12 +69,16 @@ def test_hybrid_starts_with_the_models_best(tmp_path: Path) -> None:
     assert all(abs(mode - earlier) > 1 for mode in modes[3:6] for earlier in modes[:3])
 
 
-def test_same_plan_same_trials(tmp_path: Path) -> None:
-    first = sweep(make_plan(tmp_path / "a", max_measurements=24))
-    again = sweep(make_plan(tmp_path / "b", max_measurements=24))
-    other = sweep(make_plan(tmp_path / "c", max_measurements=24, seed=1))
-    assert configs_of(first) == configs_of(again)
-    assert configs_of(first) != configs_of(other)
+@pytest.mark.parametrize("strategy", [Strategy.HYBRID, Strategy.TPE])
+def test_same_plan_same_trials(tmp_path: Path, strategy: Strategy) -> None:
+    """Another seed is another search, where there is anything to draw."""
+    options: dict[str, Any] = {"strategy": strategy, "max_measurements": 24}
+    first, again, other = (
+        configs_of(sweep(make_plan(tmp_path / name, seed=seed, **options)))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again
+    assert (first != other) == (strategy is Strategy.TPE)
 
 
 def test_every_rejection_is_listed_with_its_reason(tmp_path: Path) -> None:

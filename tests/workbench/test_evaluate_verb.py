@@ -13,7 +13,7 @@ from command_line import Call, is_mistake
 
 import sim
 import workbench
-from sim.evaluation import Kind, Split, default_predictors
+from sim.evaluation import Kind, Predicted, Split, default_predictors
 from sim.evaluation.baselines.matmul_heuristics import installed
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.measured import MeasuredTable
@@ -136,6 +136,42 @@ def test_what_is_fitted_is_judged_where_something_is_asked_of_it(
     reached = {one.aim.quantity: one for one in found.reached}["MAPE, format unseen"]
     assert None not in reached.values
     assert set(fits) == names
+
+
+def test_searches_follow_what_learned_on_other_shapes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands for 64 timings knows the truth here, what stands for all of them its opposite."""
+    tables = read_measured(DATA / "first_look" / "measurements.parquet")
+    formats = ("e4m3-row", "int8-row")
+    judged = [replace(t, in_view=False) for t in tables if str(t.problem).split(":")[2] in formats]
+    write_measured(tmp_path / "measurements.parquet", judged)
+    times = {(str(t.problem), len(t)): t.time_us for t in judged}
+    powers = {"calibrated, 64 timings": 1.0, "calibrated": -1.0}
+
+    class Fitted(CostModelAsItIs):
+        kind = Kind.FITTED
+
+        def __init__(self, timings: int | None = None) -> None:
+            super().__init__()
+            self.name = "calibrated" + (f", {timings} timings" if timings else "")
+
+        def predict(self, table: MeasuredTable, gpu: sim.Gpu) -> Predicted:
+            told = times[str(table.problem), len(table)] ** powers[self.name]
+            return Predicted(time_us=told, low_us=told / 1.1, high_us=told * 1.1)
+
+    monkeypatch.setattr(evaluation, "CalibratedModel", Fitted)
+    found = workbench.evaluate(
+        tmp_path, splits=["shape"], predictors=[CostModelAsItIs()], calibrated=True
+    )
+    (four,) = (one for one in found.reached if one.aim.quantity == "`hybrid`, 4 measurements")
+    as_it_is, few, full = four.values
+    assert few == 1.0
+    assert full is not None
+    assert as_it_is is not None
+    assert full < as_it_is < 1.0
+    named = {(one.strategy.value, one.predictor) for one in found.searches}
+    assert named == {("tpe", "cost model")} | {("hybrid", one) for one in ("cost model", *powers)}
 
 
 def other_gpu(folder: Path, gpu: str) -> Path:

@@ -257,3 +257,6 @@ def test_the_rehearsal_trains_three_recipes_and_goes_on_with_what_is_left(
         pytest.approx(found["jetfire"]["loss"] / found["bf16"]["loss"] - 1)
     ]
     assert told.count("finished, 5 steps") == 3
+    assert main([*given, "--recipes", "bf16"]) == 0  # asks for less than there is
+    kept = json.loads(output.read_text(encoding="utf-8"))["runs"]
+    assert {one["recipe"]: one for one in kept} == found

@@ -1,16 +1,13 @@
-"""The model's best first, then TPE on what the model leaves uncertain, until that is settled."""
+"""The model's best first, then the model set right by what was measured, until that is settled."""
 
 import math
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tuning.plan import Strategy
-from tuning.stopping import improvement_chance, row_chances
-from tuning.strategies.base import History
+from tuning.stopping import improvement_chance
+from tuning.strategies.base import History, SearchStrategy
+from tuning.strategies.correction import Correction
 from tuning.strategies.legal_table import diverse_best
-from tuning.strategies.tpe import TpeStrategy
 
 __all__ = ["HybridStrategy"]
 
@@ -24,16 +21,16 @@ ENOUGH = 8
 UNLIKELY = 0.05
 
 
-class HybridStrategy(TpeStrategy):
+class HybridStrategy(SearchStrategy):
     """The default.
 
     It opens with the winners of neighbouring problems and with the model's best, half of them
-    unlike the rest.  Then TPE proposes, and proposals move to the nearest row that may still
-    hold an improvement.  It stops when an improvement by 1 % anywhere is unlikely.
+    unlike the rest.  Then those follow that are expected to save most by the model and its errors
+    so far.  It stops when an improvement by 1 % anywhere is unlikely.
     """
 
     name: ClassVar[Strategy] = Strategy.HYBRID
-    advised: ClassVar[bool] = True
+    seeded: ClassVar[bool] = False
 
     def choose_openers(self) -> list[int]:
         """Neighbours' winners, nearest first, then the model's best."""
@@ -42,16 +39,12 @@ class HybridStrategy(TpeStrategy):
         best = diverse_best(self.legal.table, self.legal.ranking, count)
         return list(dict.fromkeys(winners + best))[:count]
 
-    def promising(self, history: History) -> NDArray[np.bool_]:
-        """(rows,) Untried, and not among those that together cannot keep the search going."""
-        rows, values = history.correct()
-        if len(rows) < ENOUGH:
-            return history.untried
-        legal, untried = self.legal, history.untried
-        chances = row_chances(legal.predicted, legal.low, legal.high, untried, rows, values)
-        wanted = untried.copy()
-        wanted[untried] = chances >= UNLIKELY / len(chances)
-        return wanted
+    def search(self, history: History, count: int) -> list[int]:
+        """By expected improvement; before any outcome the model's best."""
+        if not history.finished:
+            ranking = self.legal.ranking
+            return [int(row) for row in ranking[history.untried[ranking]][:count]]
+        return Correction(self.legal, history.told).choose(history.untried, count)
 
     def satisfied(self, history: History) -> str:
         """The stopping rule: the chance that something unmeasured is more than 1 % better."""

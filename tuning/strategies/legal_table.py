@@ -60,24 +60,20 @@ class LegalTable:
         """A row as optuna parameters."""
         return {name: column[row].item() for name, column in self.table.columns.items()}
 
-    def nearest(
-        self, values: Mapping[str, Any], among: NDArray[np.bool_], advised: bool = True
-    ) -> int:
-        """The row nearest to a point, among those allowed.
+    def nearest(self, values: Mapping[str, Any], among: NDArray[np.bool_]) -> int:
+        """The row nearest to a point, among those allowed; of equally near ones the first.
 
         Distance is Euclidean over log2 of integer fields and 0/1 of flags.
 
         Args:
             values: a value for every field that has a choice.
             among: (rows,) which rows may be chosen, at least one.
-            advised: among equally near rows the best predicted one, else the first.
         """
         columns = self.table.columns
         point = np.array([_axis(c, values[n] if n in values else c[0]) for n, c in columns.items()])
         distance = ((self.points - point) ** 2).sum(axis=1)
         distance[~among] = np.inf
-        near = np.flatnonzero(distance <= distance.min() + 1e-9)
-        return int(near[np.argmin(self.predicted[near])] if advised else near[0])
+        return int(np.flatnonzero(distance <= distance.min() + 1e-9)[0])
 
 
 def diverse_best(table: ConfigTable, ranking: NDArray[np.int64], count: int) -> list[int]:

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
@@ -28,8 +27,6 @@ class TpeStrategy(SearchStrategy):
     """TPE alone: it does not look at predicted times."""
 
     name: ClassVar[Strategy] = Strategy.TPE
-    #: Whether the model decides among rows that are equally near to a proposal.
-    advised: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,7 +60,7 @@ class TpeStrategy(SearchStrategy):
         told = _learnt(history.told)
         modelled = len(told) >= STARTUP_TRIALS and bool(self.legal.varied)
         if modelled:
-            begun, wanted = create_trial(state=TrialState.RUNNING), self.promising(history)
+            begun = create_trial(state=TrialState.RUNNING)
             sampler = TPESampler(
                 seed=int(rng.integers(2**32)),
                 multivariate=True,
@@ -76,17 +73,12 @@ class TpeStrategy(SearchStrategy):
             if modelled:
                 places = sampler.sample_relative(study, begun, self._axes)
                 proposal = {name: self._values[name][place] for name, place in places.items()}
-                among = left & wanted
-                row = self.legal.nearest(proposal, among if among.any() else left, self.advised)
+                row = self.legal.nearest(proposal, left)
             else:
                 row = int(rng.choice(np.flatnonzero(left)))
             left[row] = False
             rows.append(row)
         return rows
-
-    def promising(self, history: History) -> NDArray[np.bool_]:
-        """(rows,) Where proposals may go while any such row is left: everywhere."""
-        return history.untried
 
     def _study(self, told: list[tuple[int, Outcome]], sampler: TPESampler) -> optuna.Study:
         """The history as a study in memory, which is what optuna's sampler reads."""

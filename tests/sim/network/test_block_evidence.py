@@ -36,7 +36,7 @@ BOUNDS = {
     ("bf16, forward: activation", SHORT): (-16, 16),
     ("eager, forward", "block-later.json"): (-10, 10),
     ("eager, forward and backward", "block-later.json"): (-10, 10),
-    ("eager-graph, forward", "block-later.json"): (-10, 10),
+    ("eager-graph, forward", "block-later.json"): (-12, 10),
     ("eager-graph, forward and backward", "block-later.json"): (-10, 10),
     ("jetfire-128-graph, forward", "block-later.json"): (-10, 10),
     ("jetfire-128-graph, forward and backward", "block-later.json"): (-10, 10),
