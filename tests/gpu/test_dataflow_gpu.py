@@ -11,6 +11,7 @@ from sim import gpu_names, load_gpu
 from tiles.formats import random_bits
 from tiles.kernels import Kernel, TileConfig, kernels
 from tiles.kernels.dataflow_blocks import DataflowBlocksConfig
+from tiles.kernels.dataflow_rows import ROW_OPS, DataflowRowsConfig
 from tiles.kernels.dataflow_workload import DataflowWorkload
 from tiles.problems import DATAFLOW_OPS, Dataflow, parse_problem
 
@@ -138,6 +139,34 @@ def test_offsets_beyond_two_gigabytes() -> None:
     halves = random_bits((rows - 32) * cols, 32 * cols, seed).reshape(32, cols) >> 16
     zero = (pattern.get() == 0) | (halves < below)
     np.testing.assert_array_equal(out[-32:].get() == 0, zero)
+
+
+@pytest.mark.parametrize("splits", [2, 8])
+@pytest.mark.parametrize("op", ROW_OPS)
+def test_clusters_that_walk_far_agree_and_repeat_themselves(op: str, splits: int) -> None:
+    """CTAs send each other the sums of many row groups: none may be taken for another's."""
+    found = opened(f"dataflow:4096x2048:{op}:int8.b32x32+sr")
+    assert found is not None
+    family, problem, legal = found
+    walking = [
+        config
+        for config in legal
+        if isinstance(config, DataflowRowsConfig)
+        and (config.splits, config.rows, config.lanes) == (splits, 32, 32)
+        and (op == "residual" or config.clusters > 1)
+    ]
+    config = min(walking, key=lambda c: (c.clusters, c.threads))
+    workload = family.workload(problem, device="cuda", seed=2)
+    assert isinstance(workload, DataflowWorkload)
+    accuracy = workload.check(config)
+    assert accuracy.ok, accuracy.reason
+    first = {name: t.clone() for name, t in workload.tensors.written.items()}
+    launch = workload.launchers(config, 1)[0]
+    for _ in range(40):
+        launch()
+    torch.cuda.synchronize()
+    for name, tensor in workload.tensors.written.items():
+        assert torch.equal(tensor.view(torch.uint8), first[name].view(torch.uint8)), name
 
 
 @pytest.mark.parametrize("op", ["gelu", "dropout", "residual", "layernorm", "layernorm-bwd"])

@@ -163,4 +163,24 @@ def test_row_kernel_copies_asynchronously_and_meets_in_its_cluster(splits: int) 
     assert "cp.async.cg.shared.global" in text
     assert "dp4a.s32" in text
     assert ("barrier.cluster.arrive" in text) == (splits > 1)
-    assert ("ld.shared::cluster" in text) == (splits > 1)
+    assert ("st.async.shared::cluster" in text) == (splits > 1)
+
+
+@pytest.mark.parametrize("op", ["layernorm", pytest.param("rmsnorm-bwd", marks=pytest.mark.slow)])
+def test_row_kernel_waits_for_no_stores_of_its_cluster_and_keeps_its_cache(op: str) -> None:
+    """A release to the cluster would wait for stores to memory, at each row group."""
+    pytest.importorskip("cuda.bindings.nvrtc")
+    options = dataflow_rows.options(
+        op=op, element="int8", shape=(4096, 4096), block=(32, 32), stochastic=True, aligned=True,
+        config=ROW.to_dict() | {"ctas": 2},
+    )  # fmt: skip
+    source = FOLDER / dataflow_rows.SOURCE
+    made = compile_cuda(source, (*options, "-ftz=true", "-arch=sm_90", "-default-device"))
+    assert not made.log
+    code = opcodes(made.machine_code())
+    assert not [one for one in code if one.startswith("MEMBAR")]
+    sent = len([one for one in code if one.startswith("STAS")])
+    assert sent > 0
+    assert sent % ROW.splits == 0
+    emptied = [one for one in code if one.startswith("CCTL")]
+    assert len(emptied) == 1  # before the first part is sent

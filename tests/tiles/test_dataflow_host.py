@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dataflow_on_host import Case, judge
 
+from tiles.kernels.cuda import dataflow_rows
 from tiles.problems import DATAFLOW_OPS
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -81,6 +82,8 @@ SLOW_CASES = (
     ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR),
     ("rmsnorm-bwd", "int8.b32x32+sr", (96, 512), ALONE),
     ("layernorm-bwd", "e4m3fn.b32x32+sr", (64, 512), PAIR | {"clusters": 1}),
+    ("layernorm-bwd", "int8.b32x16+sr", (64, 512), PAIR),
+    ("rmsnorm-bwd", "int8.b16x64", (48, 512), ALONE | {"rows": 16}),
     # Warps of whole lines: one tile each, several, blocks of other shapes.
     ("relu", "int8.b32x32+sr", (160, 384), WARP),
     ("gelu", "int8.b32x32+sr", (96, 256), WARP | {"steps": 1}),
@@ -131,6 +134,44 @@ def test_kernel_agrees_with_the_reference(
         far = [rng.standard_normal(shape).astype(np.float32) for _ in range(count)]
         far[0] += np.float32(1000)
         assert judge(case, far) == ""
+
+
+#: Forms of the source that wait for a measurement: other pipes, the same numbers.
+FLOATS, DOTS, HELD = "-DLINEAR_FLOATS=1", "-DBELOW_DOTS=2", "-DKEYS_HELD=1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("op", "fmt", "shape", "config", "macros"),
+    [
+        ("relu", "int8.b32x32+sr", (96, 256), WARP, (FLOATS,)),
+        ("relu", "int8.b32x32", (40, 51), WARP, (FLOATS,)),
+        ("relu-bwd", "int8.b32x32+sr", (96, 384), WARP | {"steps": 1}, (FLOATS, DOTS)),
+        ("relu-bwd", "int8.b128x128", (130, 144), SPREAD, (FLOATS,)),
+        ("dropout", "int8.b32x32+sr", (96, 256), WARP, (FLOATS, HELD)),
+        ("dropout", "int8.b32x32+sr", (70, 80), WARP, (FLOATS, HELD)),
+        ("dropout", "int8.b32x32", (64, 256), WARP, (FLOATS,)),
+        ("layernorm-apply", "int8.b32x32+sr", (96, 384), WARP, (HELD,)),
+        ("residual", "int8.b32x32+sr", (96, 1024), PAIR, (HELD,)),
+        ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR, (HELD,)),
+    ],
+)
+def test_other_forms_of_the_source_agree_too(
+    op: str, fmt: str, shape: tuple[int, int], config: dict[str, int], macros: tuple[str, ...]
+) -> None:
+    count, row_vectors, _ = DATAFLOW_OPS[op]
+    matrices = [nasty(*shape, seed) for seed in range(count)]
+    if row_vectors and op != "residual":
+        matrices = [np.nan_to_num(m, nan=1, posinf=2) for m in matrices]
+    probability = 0.25 if op == "dropout" else 0.0
+    case = Case(
+        op=op, format=fmt, shape=shape, config=config, probability=probability, macros=macros
+    )
+    assert judge(case, matrices) == ""
+
+
+def test_sums_of_plain_gradients_are_made_where_they_are_asked_for() -> None:
+    assert [dataflow_rows.sum_ctas(100, plain=plain) for plain in (False, True)] == [4, 7]
 
 
 @pytest.mark.slow

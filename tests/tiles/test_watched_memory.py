@@ -71,6 +71,15 @@ FAULTS = {
         f"read(of_cta(shared + {T}, 1));",
         "has left",
     ),
+    "parts that CTAs send one another": (
+        f"send_floats<1>(shared + {T} + 64 * {C}, 1, 0); shares_sent(); await_shares(nullptr, 0);"
+        f"read(shared[{T} + 64 * ({C} ^ 1)]);", "",
+    ),
+    "a part that nobody waited for": (
+        f"send_floats<1>(shared + {T} + 64 * {C}, 1, 0); __syncthreads();"
+        f"read(shared[{T} + 64 * ({C} ^ 1)]); shares_sent(); await_shares(nullptr, 0);",
+        "no barrier between|nobody has written",
+    ),
     "a copy that nobody waited for": (
         f"copy_float_async(shared + {T}, x + {T}); __syncthreads();"
         f"read(shared[{T} ^ 1]); copies_done();",

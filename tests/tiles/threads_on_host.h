@@ -172,6 +172,22 @@ static inline float of_cta(const float *place, uint32_t rank) {
     if (host::ctas[rank].at_work == 0) complain("a CTA whose shared memory is read has left");
     return *(const float *)(host::ctas[rank].memory + offset);
 }
+// Parts of rows' sums that CTAs send one another: dataflow_cluster.cuh.  Here the cluster's barrier is waited for.
+static inline void shares_begin(void *) {}
+static inline void shares_met() {}
+static inline void expect_shares(void *, uint32_t) {}
+static inline void shares_sent() { cluster_arrive(); }
+static inline void await_shares(void *, uint32_t) { cluster_wait(); }
+template <int Count> static void send_floats(float *place, float first, float second) {
+    const size_t offset = (unsigned char *)place - host::cta().memory;
+    for (auto &cta : host::ctas) {
+        if (cta.at_work == 0) complain("a CTA that something is sent to has left");
+        float *to = (float *)(cta.memory + offset);
+        to[0] = first;
+        if (Count == 2) to[1] = second;
+    }
+}
+#define send_share(place, arrival, first, second) send_floats<SHARES>(place, first, second)
 // Lanes exchange values, which orders nothing else between them.
 static inline float __shfl_xor_sync(uint32_t, float value, int distance) {
     if (distance < 1 || distance > 31) complain("a shuffle beyond its warp");

@@ -36,6 +36,8 @@ ROW_OPS = ("residual", "layernorm", "rmsnorm", "layernorm-bwd", "rmsnorm-bwd")
 #: First NVIDIA capability with clusters.
 CLUSTER_CAPABILITY = 90
 ROW_REGISTERS, ROW_VECTOR_REGISTERS = 24, 28
+#: Floats that a CTA's barriers take.
+BARRIERS = 4
 #: Two row groups are kept in less, see ``cuda.dataflow_rows``.
 STAGES_BYTES = 216 * 1024
 #: Words of 4 columns that a thread adds up in backward, 8 registers each.
@@ -112,7 +114,12 @@ def row_smem_bytes(problem: Dataflow, table: ConfigTable) -> I64:
         codes = np.where(lined, 2 * high * line * groups, codes)
     sums = (threads // 16 if backward else 4 * beside // shared) * rows
     floats = columns + 2 * kept * steps * groups + sums + 2 * shared * threads // 32
-    rest = 4 * (floats + (16 if backward else 12) * rows)
+    # Of a cluster that walks through row groups two by turns; and what CTAs send one another.
+    groups_down = -(-problem.rows // np.maximum(rows, 1))
+    given = table["clusters"]
+    parities = 1 + ((given < groups_down) & (backward | (given > 1)))
+    shares = table["splits"] * (1 if problem.op == "rmsnorm-bwd" else 2)
+    rest = 4 * (floats + (parities * (shares + 2) + 4 * backward) * rows + BARRIERS)
     roomy = table["ctas"] * (2 * codes + rest) <= STAGES_BYTES
     stages = 1 + (walks & roomy & (backward | (table["clusters"] > 1)))
     total: I64 = stages * codes + rest

@@ -144,7 +144,7 @@ class DataflowLaunch:
             np.uint32(self._clusters),
         )
         threads = dataflow_rows.SUM_THREADS
-        ctas = -(-2 * cols // dataflow_rows.SUM_COLS)
+        ctas = dataflow_rows.sum_ctas(cols, plain=d_beta is not None)
         run(self._sums, ctas, threads, sums, smem_bytes=4 * threads, stream=stream)
 
 

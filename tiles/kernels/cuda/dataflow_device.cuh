@@ -46,6 +46,11 @@ typedef long long i64;
 #ifndef CONVERTED
 #define CONVERTED 0
 #endif
+// With CONVERTED: of each four random halves so many reach their place by a dot product, the others by a
+// permutation.
+#ifndef BELOW_DOTS
+#define BELOW_DOTS 0
+#endif
 
 #ifndef ON_HOST
 #define DEVICE __device__ __forceinline__
@@ -154,6 +159,16 @@ DEVICE void decode(u32 word, float *values) {
 
 // ---- Rounding to codes.
 
+// Bytes 0xff where the byte of a word is negative, else 0.
+DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
+
+// Four sizes up to 127, those whose byte of `negative` is set with their sign turned.
+DEVICE u32 with_signs(u32 sizes, u32 negative) {
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    const u32 turned = 0x80808080u - sizes;
+    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
+}
+
 #if ELEMENT == 0
 
 // Four codes in a word, rounded to nearest even: under 1.5 x 2^23 the ulp is 1.
@@ -204,20 +219,26 @@ DEVICE Multiplier multiplier_of(float value) { return value; }
 
 DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
     float codes[4];
-    decode(word, codes);
 #if !STOCHASTIC
+    decode(word, codes);
     return encode_nearest(codes, multiplier);
-#elif !NONNEGATIVE
-    return encode_stochastic(codes, multiplier, pairs);
 #else
-    // Under the exponent of 128 the integer fills byte 2.
+    // Sizes are rounded down, under the exponent of 128 where the integer fills byte 2; then they take
+    // their signs back.  So random bits need not be turned, and one sum an element is enough.
+    const u32 sizes = NONNEGATIVE ? word : __vabs4(word);
+    decode(sizes, codes);
     u32 bits[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        const float below = as_float(permute(pairs[k / 2], 0x43000000u, k % 2 ? 0x7632 : 0x7610));
+        const u32 pair = pairs[k / 2];
+        const float below =
+            as_float(k < BELOW_DOTS ? __dp2a_lo(pair, k % 2 ? 0x0100u : 0x0001u, 0x43000000u)
+                                    : permute(pair, 0x43000000u, k % 2 ? 0x7632 : 0x7610));
         bits[k] = as_bits(__fmaf_rn(codes[k], multiplier, below));
     }
-    return permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+    const u32 rounded =
+        permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
+    return NONNEGATIVE ? rounded : with_signs(rounded, sign_bytes(word));
 #endif
 }
 #else

@@ -92,9 +92,16 @@ DEVICE Moments moments_at(const float *three) {
     return m;
 }
 
-// Rows' moments over the CTA from threads' own, left for the cluster; called by all.
+// Where a CTA's parts of rows lie among those of a row group.
+DEVICE float *share_of(const Exchange &shared, u32 parity, u32 rank, u32 row) {
+    return shared.of_share + ((parity * SPLITS + rank) * ROWS + row) * SHARES;
+}
+
+#define SHARE_BYTES (SPLITS * ROWS * SHARES * 4)  // of a row group
+
+// Rows' moments over the CTA from threads' own, sent to the cluster; called by all.
 DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &part, u32 parity) {
-    float *shares = shared.of_share + parity * 4 * ROWS;
+    expect_shares(shared.arrivals + parity, SHARE_BYTES);
 #pragma unroll
     for (int s = 0; s < SLOTS; ++s) {
 #pragma unroll
@@ -117,23 +124,22 @@ DEVICE void publish_moments(const Exchange &shared, Moments *own, const Part &pa
 #pragma unroll 4
         for (u32 g = 1; g < TEAMS_ACROSS; ++g)
             all = merged(all, moments_at(shared.of_group + 4 * (g * ROWS + row)));
-        float *three = shares + 4 * row;
-        three[0] = all.count, three[1] = all.mean, three[2] = all.second;
+        send_share(share_of(shared, parity, part.rank, row), shared.arrivals + parity, all.mean, all.second);
     }
 }
 
 // Those over the whole cluster; leaves mean and rstd.  The threads that published them.
 DEVICE void finish_moments(const RowOperands &p, const Exchange &shared, const Part &part, i64 top,
                            u32 parity) {
-    const float *shares = shared.of_share + parity * 4 * ROWS;
+    const i64 wide = (i64)((p.across + SPLITS - 1) / SPLITS) * BLOCK_COLS;  // columns of a CTA's share
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         Moments of_rank[SPLITS], all;
 #pragma unroll
         for (u32 r = 0; r < SPLITS; ++r) {
-            const float *three = shares + 4 * row;
-            of_rank[r].count = of_cta(three, r);
-            of_rank[r].mean = of_cta(three + 1, r);
-            of_rank[r].second = of_cta(three + 2, r);
+            const float *two = share_of(shared, parity, r, row);
+            const i64 left = p.cols - r * wide;
+            of_rank[r].count = (float)(left < 0 ? 0 : left < wide ? left : wide);
+            of_rank[r].mean = two[0], of_rank[r].second = two[1];
         }
         all = of_rank[0];
 #pragma unroll
@@ -209,24 +215,40 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
         columns_at(shared.columns, near * BLOCK_COLS + across * VECTOR, gamma);
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) products[k] = plain[k] = 0.0f;
+#if LINED
+        // Of one block, whose scales serve all rows; from a row to the next but three places lie evenly.
+        const float *const scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + side;
+        const float x_scale = scale[0];
+        dy_scale = valid ? scale[p.steps * GROUPS] : 0.0f;
+        const uint4 *slot = codes + (tile * TILE_BYTES + chunk_place(quarter, chunk)) / VECTOR;
+        const float2 *normals = shared.normals + parity * ROWS + quarter;
+#endif
 #pragma unroll 2
         for (u32 j = 0; j < (ROWS + 3) / 4; ++j) {
             const u32 row = 4 * j + quarter;
-            const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
             const u32 line = ROWS % 4 == 0 || row < ROWS ? row : 0;
-            const u32 group = side * DOWN + line / BLOCK_ROWS;
+            u32 x_words[WORDS], dy_words[WORDS];
 #if LINED
-            const uint4 *slot = codes + (tile * TILE_BYTES + chunk_place(line, chunk)) / VECTOR;
+            const float2 normal = *normals;
+            const float factor = x_scale * normal.x;
+            // Eight blocks side by side are turned by eight rows, so that the next one lies elsewhere.
+            const uint4 *here = VECTORS_PER_ROW > 1
+                                    ? slot
+                                    : codes + (tile * TILE_BYTES + chunk_place(line, chunk)) / VECTOR;
+            words_of(here[0], x_words);
+            words_of(here[gradients], dy_words);
+            slot += 4 * LINE_BYTES / VECTOR, normals += 4;
 #else
+            const bool counts = valid && (ROWS % 4 == 0 || row < ROWS);
+            const u32 group = side * DOWN + line / BLOCK_ROWS;
             const uint4 *slot = codes + step * ITEMS * THREADS + slot_of(line, side, across);
-#endif
             const float *scale = shared.scales + (parity * 2 * p.steps + step) * GROUPS + group;
             const float2 normal = shared.normals[parity * ROWS + line];
             const float factor = scale[0] * normal.x;
             dy_scale = counts ? scale[p.steps * GROUPS] : 0.0f;
-            u32 x_words[WORDS], dy_words[WORDS];
             words_of(slot[0], x_words);
             words_of(slot[gradients], dy_words);
+#endif
             float along = 0.0f, tilted = 0.0f;
 #pragma unroll
             for (int w = 0; w < WORDS; ++w) {
@@ -237,14 +259,20 @@ DEVICE void sum_products(const RowOperands &p, const Exchange &shared, const uin
                 for (int k = 0; k < 4; ++k) {
                     const int n = 4 * w + k;
                     if (DOWN > 1) dy[k] *= dy_scale;
-                    const float normalised =
-                        CENTRED ? __fmaf_rn(x[k], factor, normal.y) : x[k] * factor;
-                    const float weighted = dy[k] * gamma[n];
-                    tilted = __fmaf_rn(weighted, normalised, tilted);
-                    products[n] = __fmaf_rn(dy[k], normalised, products[n]);
-                    if (CENTRED) along += weighted, plain[n] += dy[k];
+                    if (CENTRED) {
+                        const float normalised = __fmaf_rn(x[k], factor, normal.y);
+                        const float weighted = dy[k] * gamma[n];
+                        tilted = __fmaf_rn(weighted, normalised, tilted);
+                        products[n] = __fmaf_rn(dy[k], normalised, products[n]);
+                        along += weighted, plain[n] += dy[k];
+                    } else {
+                        const float product = dy[k] * x[k];  // of codes, exact
+                        tilted = __fmaf_rn(product, gamma[n], tilted);
+                        products[n] = __fmaf_rn(product, factor, products[n]);
+                    }
                 }
             }
+            if (!CENTRED) tilted *= factor;
             if (DOWN == 1) along *= dy_scale, tilted *= dy_scale;
             const bool odd = side_lane & MIXED(1);
             float sum = CENTRED ? (odd ? tilted : along) + from_lane(odd ? along : tilted, MIXED(1))
@@ -280,9 +308,9 @@ DEVICE u32 column_of(int c, bool &products) {
     return first + (CENTRED ? quarter / 2 * 8 : quarter % 2 * 8 + quarter / 2 * 4);
 }
 
-// Adds two sums a row over warps, and leaves them for the cluster.
-DEVICE void publish_sums(const Exchange &shared, u32 parity) {
-    float *shares = shared.of_share + parity * 4 * ROWS;
+// Adds two sums a row over warps, and sends them to the cluster.
+DEVICE void publish_sums(const Exchange &shared, const Part &part, u32 parity) {
+    expect_shares(shared.arrivals + parity, SHARE_BYTES);
     __syncthreads();
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
         float a = 0.0f, b = 0.0f;
@@ -292,24 +320,19 @@ DEVICE void publish_sums(const Exchange &shared, u32 parity) {
             if (CENTRED) a += two[0];
             b += two[1];
         }
-        shares[4 * row] = a, shares[4 * row + 1] = b;
+        send_share(share_of(shared, parity, part.rank, row), shared.arrivals + parity, b, a);
     }
 }
 
 // Adds them over CTAs; leaves what the second pass takes of each row: the factor of x and what is added.
 DEVICE void finish_sums(const RowOperands &p, const Exchange &shared, u32 parity) {
-    const float *shares = shared.of_share + parity * 4 * ROWS;
     for (u32 row = threadIdx.x; row < ROWS; row += THREADS) {
-        float a = 0.0f, b = 0.0f, of_rank[2 * SPLITS];
+        float a = 0.0f, b = 0.0f;
 #pragma unroll
         for (u32 r = 0; r < SPLITS; ++r) {
-            if (CENTRED) of_rank[2 * r] = of_cta(shares + 4 * row, r);
-            of_rank[2 * r + 1] = of_cta(shares + 4 * row + 1, r);
-        }
-#pragma unroll
-        for (u32 r = 0; r < SPLITS; ++r) {
-            if (CENTRED) a += of_rank[2 * r];
-            b += of_rank[2 * r + 1];
+            const float *two = share_of(shared, parity, r, row);
+            b += two[0];
+            if (CENTRED) a += two[1];
         }
         const float share = reciprocal_approximate((float)p.cols);
         a *= share, b *= share;

@@ -19,7 +19,7 @@
 // columns in registers; what clusters leave is added up by dataflow_column_sums in their order.
 //
 // Macros beside those of dataflow_device.cuh (WHOLE: besides, clusters and their steps cover the matrix
-// just so): OP, ROWS, SPLITS, STAGES, COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
+// just so): OP, ROWS, SPLITS, STAGES, WALKS (some cluster has more than one row group), COLUMN_STEPS (times that backward's threads go across a CTA's share), CTAS,
 // LINED (a warp has whole blocks to itself, in tiles of lines: dataflow_tiles.cuh) and, with it, LINE_BYTES.
 #define RESIDUAL 0
 #define LAYERNORM 1
@@ -61,6 +61,9 @@ struct RowOperands {
     float epsilon;
 };
 
+// Floats of a row that CTAs send to one another: mean and second moment, or two sums, or one.
+#define SHARES (BACKWARD && !CENTRED ? 1 : 2)
+#define PARITIES (WALKS ? 2 : 1)
 #include "dataflow_cluster.cuh"
 #if LINED
 #include "dataflow_tiles.cuh"
@@ -72,11 +75,12 @@ struct RowOperands {
 // group while somebody may still read what is there of this one.
 struct Exchange {
     float *columns;   // (COLUMN_VECTORS, columns of the share): gamma, beta
+    u64 *arrivals;    // (2): barriers of what CTAs send
     float2 *normals;  // backward: (2, ROWS), 1 / standard deviation and -mean times that
     float *of_group;  // (TEAMS_ACROSS, ROWS, 4), or backward (THREADS / 32, ROWS, 2)
-    float *of_share;  // (2, ROWS, 4): what other CTAs read
-    float *first;     // (2, ROWS) mean, or in backward the factor of x
-    float *second;    // (2, ROWS) 1 / standard deviation, or what backward adds
+    float *of_share;  // (PARITIES, SPLITS, ROWS, SHARES): what CTAs send
+    float *first;     // (PARITIES, ROWS) mean, or in backward the factor of x
+    float *second;    // (PARITIES, ROWS) 1 / standard deviation, or what backward adds
     float *scales;    // (2, OPERANDS, steps, GROUPS)
     float *of_warp;   // (2, THREADS / 32, BESIDE): see block_peak
 };
@@ -267,98 +271,137 @@ DEVICE void fetch_step(const RowOperands &p, const Exchange &shared, const Part 
 #endif
 }
 
+// What the second pass takes of a vector's row: backward the factors of x and of dy, else the factor of x;
+// and what is added.
+struct RowTerms {
+    float x, dy, level;
+};
+
+DEVICE RowTerms row_terms(const Exchange &shared, u32 at) {
+    const float first = shared.first[at], second = shared.second[at];
+#if BACKWARD
+    RowTerms row = {first, shared.normals[at].x, second};
+#else
+    RowTerms row = {second, 0.0f, -first * second};
+#endif
+    return row;
+}
+
+#define STEPS_A_TILE (LINED ? LINE_BYTES / BLOCK_COLS : 1)
+
 // Outputs of a row group, from its codes in shared memory; asks for those of `next`.
 DEVICE void write_group(const RowOperands &p, const Exchange &shared, const Part &part, uint4 *all,
                         u32 row_group, u32 next, u32 parity) {
     uint4 *codes = stage_of(p, all, parity);
     const u32 next_parity = STAGES == 1 ? parity ^ 1 : parity;
-    const i64 top = (i64)row_group * ROWS;
-    float of_lane = 1.0f;  // its block's scale, of a tile
+#if LINED
+    // A tile's places are worked out once, and what belongs to rows once a row group.
+    const u32 lane = threadIdx.x % 32, place_in_tile = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
+    float of_lane = 1.0f;  // its block's scale
+    RowTerms rows[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i)
+        rows[i] = row_terms(shared, parity * ROWS + part.below * BLOCK_ROWS + lane / VECTORS_PER_ROW + down_of(i));
+#endif
 #pragma unroll 1
-    for (u32 step = 0; step < p.steps; ++step) {
-        const Step at = step_of(p, part, row_group, step);
+    for (u32 step = 0; step < p.steps;) {
+        Step at = step_of(p, part, row_group, step);
         const float *scales =
             shared.scales + (parity * OPERANDS * p.steps + step) * GROUPS + group_of(part);
-        const float x_scale = scales[0];
-#if BACKWARD
-        const float dy_scale = scales[p.steps * GROUPS];
-        const bool is_nan = !(x_scale <= FLOAT_MAX) || !(dy_scale <= FLOAT_MAX);
-#else
-        const bool is_nan = false;  // no value is finite under a scale that is not
-#endif
-        float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
-#if !BACKWARD
-        float beta[VECTOR] = {};
-#endif
-        u32 words[ITEMS][WORDS];
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
-            const Place place = place_of(at.first, i, p.cols);
-            if (i == 0 || LANES < VECTORS_PER_ROW) {
-                const u32 col = (u32)(place.col - (i64)part.first_block * BLOCK_COLS);
-                columns_at(shared.columns, col, gamma);
-#if OP == LAYERNORM
-                columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS, col, beta);
-#endif
-            }
-            const uint4 *slot = codes + own_slot(step, i);
-            words_of(*slot, words[i]);
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
-            const u32 row = (u32)(place.row - top);
-#if BACKWARD
-            // x's part has the mean gradients in it: see reduce_sums.
-            const float slope = shared.first[parity * ROWS + row] * x_scale;
-            const float level = shared.second[parity * ROWS + row];
-            const float factor = shared.normals[parity * ROWS + row].x * dy_scale;
-            u32 dy_words[WORDS];
-            words_of(slot[(u64)p.steps * ITEMS * THREADS], dy_words);
-#pragma unroll
-            for (int w = 0; w < WORDS; ++w) {
-                float dy[4];
-                decode(dy_words[w], dy);
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    float &value = y[i][4 * w + k];
-                    value = __fmaf_rn(dy[k] * gamma[4 * w + k], factor,
-                                      __fmaf_rn(value, slope, level));
-                }
-            }
-#else
-            const float rstd = shared.second[parity * ROWS + row], factor = x_scale * rstd;
-            const float shift = -shared.first[parity * ROWS + row] * rstd;
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k)
-                y[i][k] = CENTRED ? __fmaf_rn(__fmaf_rn(y[i][k], factor, shift), gamma[k], beta[k])
-                                  : y[i][k] * factor * gamma[k];
-#endif
-            // What lies outside is not stored: it only must not count.
-            const int count = inside(p, at, i) ? columns_inside(place, p) : 0;
-            float highest = 0.0f;
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k)
-                if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
-            peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
-        }
-        peak = block_peak(peak, shared.of_warp, step % 2);
-        // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
-        // exchange orders no memory.
-        if (TEAM <= 32) __syncwarp();
 #if LINED
-        quantize_block(p, at, y, peak, is_nan, words, scale);
-#pragma unroll
-        for (int i = 0; i < ITEMS; ++i)
-            codes[own_slot(step, i)] =
-                make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
-        of_lane = threadIdx.x % 32 == step % SIDE ? scale : of_lane;
-        if (step % SIDE < SIDE - 1) continue;
-        __syncwarp();
-        store_tile(p, at, (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES, of_lane);
-        __syncwarp();
-        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+        const Step first = at;
+        u8 *const tile = (u8 *)codes + (step / SIDE * GROUPS + threadIdx.x / 32) * TILE_BYTES;
+#endif
+#pragma unroll 1
+        for (u32 b = 0; b < STEPS_A_TILE; ++b, ++step, scales += GROUPS) {
+#if LINED
+            uint4 *const slots = (uint4 *)(tile + (place_in_tile ^ b * BLOCK_COLS));
+            at.right = first.right + b;
+            at.first.col = first.first.col + b * BLOCK_COLS, at.first.index = first.first.index + b * BLOCK_COLS;
+#endif
+            const float x_scale = scales[0];
+#if BACKWARD
+            const float dy_scale = scales[p.steps * GROUPS];
+            const bool is_nan = !(x_scale <= FLOAT_MAX) || !(dy_scale <= FLOAT_MAX);
 #else
-        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
-        quantize_block(p, at, y, peak, is_nan, words, scale);
+            const bool is_nan = false;  // no value is finite under a scale that is not
+#endif
+            float y[ITEMS][VECTOR], peak = 0.0f, scale, gamma[VECTOR];
+#if !BACKWARD
+            float beta[VECTOR] = {};
+#endif
+            u32 words[ITEMS][WORDS];
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i) {
+                const Place place = place_of(at.first, i, p.cols);
+                if (i == 0 || LANES < VECTORS_PER_ROW) {
+                    const u32 col = (u32)(place.col - (i64)part.first_block * BLOCK_COLS);
+                    columns_at(shared.columns, col, gamma);
+#if OP == LAYERNORM
+                    columns_at(shared.columns + p.steps * GROUPS_ACROSS * BLOCK_COLS, col, beta);
+#endif
+                }
+#if LINED
+                const uint4 *slot = slots + i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR);
+                const RowTerms row = rows[i];
+#else
+                const uint4 *slot = codes + own_slot(step, i);
+                const RowTerms row = row_terms(shared, parity * ROWS + (u32)(place.row - (i64)row_group * ROWS));
+#endif
+                words_of(*slot, words[i]);
+#pragma unroll
+                for (int w = 0; w < WORDS; ++w) decode(words[i][w], y[i] + 4 * w);
+#if BACKWARD
+                // x's part has the mean gradients in it: see reduce_sums.
+                const float slope = row.x * x_scale, factor = row.dy * dy_scale;
+                u32 dy_words[WORDS];
+                words_of(slot[(u64)p.steps * ITEMS * THREADS], dy_words);
+#pragma unroll
+                for (int w = 0; w < WORDS; ++w) {
+                    float dy[4];
+                    decode(dy_words[w], dy);
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) {
+                        float &value = y[i][4 * w + k];
+                        value = __fmaf_rn(dy[k] * gamma[4 * w + k], factor,
+                                          __fmaf_rn(value, slope, row.level));
+                    }
+                }
+#else
+                const float factor = x_scale * row.x;
+#pragma unroll
+                for (int k = 0; k < VECTOR; ++k)
+                    y[i][k] = CENTRED ? __fmaf_rn(__fmaf_rn(y[i][k], factor, row.level), gamma[k], beta[k])
+                                      : y[i][k] * factor * gamma[k];
+#endif
+                // What lies outside is not stored: it only must not count.
+                const int count = inside(p, at, i) ? columns_inside(place, p) : 0;
+                float highest = 0.0f;
+#pragma unroll
+                for (int k = 0; k < VECTOR; ++k)
+                    if (ALIGNED || k < count) highest = larger(highest, fabsf(y[i][k]));
+                peak = larger(peak, ALIGNED && count == 0 ? 0.0f : highest);
+            }
+            peak = block_peak(peak, shared.of_warp, step % 2);
+            // Behind that, all threads of the block have its codes' scales, and have taken them up: what lanes
+            // exchange orders no memory.
+            if (TEAM <= 32) __syncwarp();
+#if LINED
+            quantize_block(p, at, y, peak, is_nan, words, scale);
+#pragma unroll
+            for (int i = 0; i < ITEMS; ++i)
+                slots[i * (ROWS_A_VECTOR * LINE_BYTES / VECTOR)] =
+                    make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
+            of_lane = lane == b ? scale : of_lane;
+        }
+        __syncwarp();
+        store_tile(p, at, tile, of_lane);
+        __syncwarp();
+        if (next < p.row_groups) fetch_step(p, shared, part, all, next, step - 1, next_parity);
+#else
+            if (next < p.row_groups) fetch_step(p, shared, part, all, next, step, next_parity);
+            quantize_block(p, at, y, peak, is_nan, words, scale);
+        }
 #endif
     }
 }
@@ -547,8 +590,14 @@ DEVICE void take_moments(const RowOperands &p, const Exchange &shared, const Par
 #endif
 
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
-    dataflow_rows(const RowOperands p) {
+    dataflow_rows(const RowOperands given) {
     SHARED_MEMORY(arena);
+#if KEYS_HELD && LINED
+    RowOperands p = given;
+    hold(p.keys, given.keys, (u32 *)arena);
+#else
+    const RowOperands &p = given;
+#endif
     uint4 *codes = (uint4 *)arena;
     const u32 share_cols = p.steps * GROUPS_ACROSS * BLOCK_COLS;
     Exchange shared;
@@ -557,16 +606,19 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
 #else
     shared.columns = (float *)(codes + (u64)STAGES * OPERANDS * p.steps * ITEMS * THREADS);
 #endif
-    shared.normals = (float2 *)(shared.columns + COLUMN_VECTORS * share_cols);
+    shared.arrivals = (u64 *)(shared.columns + COLUMN_VECTORS * share_cols);
+    shared.normals = (float2 *)(shared.arrivals + 2);
     shared.of_group = (float *)(shared.normals + (BACKWARD ? 2 * ROWS : 0));
     shared.of_share = shared.of_group + (BACKWARD ? THREADS / 16 : 4 * TEAMS_ACROSS) * ROWS;
-    shared.first = shared.of_share + 8 * ROWS;
-    shared.second = shared.first + 2 * ROWS;
-    shared.scales = shared.second + 2 * ROWS;
+    shared.first = shared.of_share + PARITIES * SPLITS * SHARES * ROWS;
+    shared.second = shared.first + PARITIES * ROWS;
+    shared.scales = shared.second + PARITIES * ROWS;
     shared.of_warp = shared.scales + 2 * OPERANDS * p.steps * GROUPS;
     const Part part = part_of(p);
     const u32 clusters = gridDim.x / SPLITS;
-    u32 row_group = blockIdx.x / SPLITS, parity = 0;
+    u32 row_group = blockIdx.x / SPLITS, parity = 0, phase = 0;  // of the barriers in turn
+    bool met = false;
+    shares_begin(shared.arrivals);
 #if OPERANDS > 0
     if (row_group < p.row_groups)
         for (u32 step = 0; step < p.steps; ++step)
@@ -587,12 +639,13 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         for (int k = 0; k < COLUMN_SUMS; ++k) column_sums[c][k] = 0.0f;
 #endif
 #if OP == RESIDUAL
-    for (; row_group < p.row_groups; row_group += clusters, parity ^= 1) {
+    for (; row_group < p.row_groups; row_group += clusters, phase ^= parity, parity ^= 1) {
         Moments own[SLOTS];
         add_group(p, shared, part, codes, row_group, own);
+        if (!met) shares_met(), met = true;
         publish_moments(shared, own, part, parity);
-        cluster_arrive();
-        cluster_wait();
+        shares_sent();
+        await_shares(shared.arrivals + parity, phase);
         finish_moments(p, shared, part, (i64)row_group * ROWS, parity);
         // A CTA alone has no cluster's barrier: some may still add up what others write for the next rows.
         if (SPLITS == 1 && row_group + clusters < p.row_groups) __syncthreads();
@@ -601,7 +654,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     // `row_group` is at its first pass; where there are two stages, `behind` is at its second one.
     float2 normals[NORMALS];
     load_normals(p, row_group, normals);
-    for (u32 behind = p.row_groups;; behind = row_group, row_group += clusters, parity ^= 1) {
+    for (u32 behind = p.row_groups;;
+         behind = row_group, row_group += clusters, phase ^= parity, parity ^= 1) {
         const bool more = row_group < p.row_groups, late = STAGES == 2 && behind < p.row_groups;
         const u32 next = row_group + clusters;
         if (!more && !late) break;
@@ -614,18 +668,20 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
                     fetch_step(p, shared, part, codes, next, step, parity ^ 1);
 #if BACKWARD
             sum_products(p, shared, stage_of(p, codes, parity), parity, part, column_sums);
-            publish_sums(shared, parity);
+            if (!met) shares_met(), met = true;
+            publish_sums(shared, part, parity);
 #else
             Moments own[SLOTS];
             take_moments(p, shared, part, stage_of(p, codes, parity), row_group, parity, own);
+            if (!met) shares_met(), met = true;
             publish_moments(shared, own, part, parity);
 #endif
-            cluster_arrive();
+            shares_sent();
             load_normals(p, next, normals);
         }
         if (late) write_group(p, shared, part, codes, behind, next, parity ^ 1);
         if (more) {
-            cluster_wait();
+            await_shares(shared.arrivals + parity, phase);
 #if BACKWARD
             finish_sums(p, shared, parity);
 #else
@@ -636,8 +692,6 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
         if (STAGES == 1) write_group(p, shared, part, codes, row_group, next, parity);
     }
 #endif
-    cluster_arrive();  // others may still read what this CTA shares
-    cluster_wait();
 #if BACKWARD
     float *products = p.partials + (u64)(blockIdx.x / SPLITS) * 2 * p.cols;
     const u32 wide = (part.end_block - part.first_block) * BLOCK_COLS;

@@ -105,6 +105,7 @@ def options(
         "ROWS": rows,
         "SPLITS": splits,
         "STAGES": covered.stages,
+        "WALKS": int(covered.walks),
         "COLUMN_STEPS": covered.column_steps,
         "CTAS": ctas,
     }
@@ -120,6 +121,11 @@ def partial_sums(
 ) -> tuple[int, int, int]:
     """Shape of the sums over rows that ``-bwd`` operators need to work in, fp32."""
     return (geometry(op=op, shape=shape, block=block, config=config).clusters, 2, shape[1])
+
+
+def sum_ctas(cols: int, *, plain: bool) -> int:
+    """CTAs that add up what clusters leave: of products, and where asked of plain gradients."""
+    return -(-(1 + plain) * cols // SUM_COLS)
 
 
 def prepare(
@@ -235,7 +241,7 @@ def _run(
             np.int64(cols),
             np.uint32(covered.clusters),
         )
-        ctas = -(-2 * cols // SUM_COLS)
+        ctas = sum_ctas(cols, plain=rest.get("d_beta") is not None)
         run(kernels[1], ctas, SUM_THREADS, sums, smem_bytes=4 * SUM_THREADS, stream=stream)
 
 
