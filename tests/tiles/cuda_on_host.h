@@ -14,6 +14,7 @@
 #define ON_HOST 1
 #define __global__
 #define __device__
+#define __forceinline__ inline
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 #define CLUSTER

@@ -4,6 +4,7 @@
 static std::deque<TensorMap> bulk_copies;
 
 static void copy_bulk(u32 to, const void *from, u32 bytes, u32 bar) {
+    need_launch_before();
     if (bytes == 0 || bytes % 16 || to % 16 || (u64)from % 16) fail("a misaligned copy");
     bulk_copies.push_back({(const u8 *)from, bytes, 1, bytes, 1, (int)bytes, 1});
     loads.push_back({running->cta, to, bar, &bulk_copies.back(), 0, 0});

@@ -95,6 +95,7 @@ struct Thread {
     Cta *cta = nullptr;
     u32 index = 0;
     bool done = false;
+    bool followed = false;  // the launch before has ended
     std::deque<std::vector<Product>> groups;
     std::vector<Product> issued;
     std::vector<char> stack;
@@ -147,7 +148,15 @@ static uint4 load_peer4(u32 at, u32 cta) {
 static void store_shared(u32 at, u32 x) {
     memcpy(shared_bytes(running->cta, at, 4), &x, 4);
 }
-template <class T> static T __ldg(const T *p) { return *p; }
+static void follow_launch() { running->followed = true; }
+// What the launch before wrote may be missing, what it reads may be overwritten.
+static void need_launch_before() {
+    if (!running->followed) fail("memory is touched before the launch before has ended");
+}
+template <class T> static T __ldg(const T *p) {
+    need_launch_before();
+    return *p;
+}
 
 // Round to nearest even, without NaN.
 static u32 bf16_bits(float x) {
@@ -197,11 +206,13 @@ static bool barrier_passed(u32 bar, u32 parity) {
 
 static void prefetch_map(const TensorMap *) {}
 static void load_tile(u32 to, const TensorMap *map, u32 bar, int x, int y) {
+    need_launch_before();
     if (to % 128 || (map->box_inner * map->item == 128 && map->box_outer > 1 && to % 1024))
         fail("a tile is brought to a misaligned address");
     loads.push_back({running->cta, to, bar, map, x, y});
 }
 static void load_tile_everywhere(u32 to, const TensorMap *map, u32 bar, int x, int y) {
+    need_launch_before();
     if (to % 1024) fail("a tile is brought to a misaligned address");
     for (auto &cta : ctas) loads.push_back({cta.get(), to, bar, map, x, y});
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tiles.kernels.cuda import launches
+
 __all__ = ["Recorded", "check_refuses", "record"]
 
 
@@ -22,15 +24,18 @@ class Recorded:
         self.maps.append(numbers)
         return f"map {len(self.maps)}"
 
-    def kernel(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        self.launches.append((grid, block, arguments, shared_mem))
+    def launch(
+        self, kernel: Any, grid: int, threads: int, arguments: Any, smem_bytes: int, stream: Any
+    ) -> None:
+        self.launches.append((grid, threads, arguments, smem_bytes))
 
 
 def record(monkeypatch: pytest.MonkeyPatch, launcher: ModuleType) -> Recorded:
     """Have a launcher's maps and launches kept, whatever it would compile."""
     found = Recorded()
     monkeypatch.setattr(launcher, "tensor_map", found.tensor_map)
-    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: found.kernel)
+    monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: None)
+    monkeypatch.setattr(launches, "launch_dependent", found.launch)
     return found
 
 

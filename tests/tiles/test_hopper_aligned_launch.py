@@ -9,7 +9,13 @@ from cupy_arrays import array
 from hopper_aligned_cases import config
 from recorded_launches import check_refuses
 
-from tiles.kernels.cuda import align_mx_scales, gemm_hopper, gemm_hopper_aligned, hopper_grid
+from tiles.kernels.cuda import (
+    align_mx_scales,
+    gemm_hopper,
+    gemm_hopper_aligned,
+    hopper_grid,
+    launches,
+)
 
 M, N, K = 300, 128, 272
 BYTES = gemm_hopper_aligned.workspace_bytes(M, N, K)
@@ -71,12 +77,13 @@ def test_what_compiles_ahead_is_what_is_launched(monkeypatch: pytest.MonkeyPatch
 
     def made(*key: Any) -> Any:
         compiled.append(key)
-        return (lambda *rest, **words: None,)
+        return (None,)
 
     monkeypatch.setattr(gemm_hopper_aligned, "functions", made)
     monkeypatch.setattr(align_mx_scales, "functions", made)
     monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: made(*key)[0])
     monkeypatch.setattr(gemm_hopper, "tensor_map", lambda *numbers: "map")
+    monkeypatch.setattr(launches, "launch_dependent", lambda *given: None)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     gemm_hopper_aligned.precompile(**GOOD)
     ahead, compiled[:] = list(compiled), []
@@ -87,24 +94,27 @@ def test_what_compiles_ahead_is_what_is_launched(monkeypatch: pytest.MonkeyPatch
 
 def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     maps: list[tuple[Any, ...]] = []
-    launches: list[tuple[Any, ...]] = []
+    seen: list[tuple[Any, ...]] = []
 
     def tensor_map(*numbers: Any) -> str:
         maps.append(numbers)
         return f"map {len(maps)}"
 
-    def launched(grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        launches.append((grid, block, arguments, shared_mem))
+    def launched(
+        kernel: Any, grid: int, threads: int, arguments: Any, smem_bytes: int, stream: Any
+    ) -> None:
+        seen.append((grid, threads, arguments, smem_bytes))
 
     monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: launched)
-    monkeypatch.setattr(align_mx_scales, "functions", lambda *key: (launched,))
+    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: None)
+    monkeypatch.setattr(align_mx_scales, "functions", lambda *key: (None,))
+    monkeypatch.setattr(launches, "launch_dependent", launched)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     work = array((BYTES,), "uint8", pointer=1 << 40)
     given = GOOD | {"workspace": work, "a": array((M, K), "uint8", strides=(512, 1))}
     gemm_hopper_aligned.launch(**given)
-    (align_grid, align_block, (held,), _), (grid, block, arguments, smem) = launches
-    assert (align_grid, align_block) == ((10 + 4,), (256,))
+    (align_grid, align_block, (held,), _), (grid, block, arguments, smem) = seen
+    assert (align_grid, align_block) == (10 + 4, 256)
     a, b = held["a"], held["b"]
     assert (int(a["pitch"]), int(b["pitch"]), int(a["rows"]), int(b["rows"])) == (512, K, M, N)
     assert (int(held["k"]), int(held["a_ctas"])) == (K, 10)
@@ -124,7 +134,7 @@ def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) ->
         (places[3], 4, N, 3, 512, (128, 1)),
         (IN_C, 2, N, M, 2 * N, (64, 64)),
     ]
-    assert (grid, block) == ((2,), (384,))
+    assert (grid, block) == (2, 384)
     assert arguments[:4] == ("map 1", "map 2", "map 3", "map 5")
     assert arguments[-1] == "map 4"
     assert [int(x) for x in arguments[6:9]] == [M, N, K]

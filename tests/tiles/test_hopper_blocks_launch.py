@@ -136,7 +136,7 @@ def test_scales_of_rows_go_by_tensor_maps(launched: Recorded) -> None:
     ]
     ((grid, block, arguments, smem),) = launched.launches
     # Three rows of tiles make two clusters of two; there is one column of tiles.
-    assert (grid, block) == ((4,), (384,))
+    assert (grid, block) == (4, 384)
     assert arguments[:5] == ("map 1", "map 2", "map 3", "map 4", "map 5")
     assert [int(x) for x in arguments[5:]] == [4 << 20, 5 << 20, 300, 128, 256]
     assert smem == gemm_hopper_blocks.smem_bytes(scales="b1x32", config=config().to_dict())
@@ -157,4 +157,4 @@ def test_codes_take_their_scales_and_the_keys(launched: Recorded) -> None:
         narrow = GOOD | {"config": config(**fields).to_dict()}
         gemm_hopper_blocks.launch(**narrow)
         assert launched.maps[-1][-1] == (64, 64)
-    assert [block for _, block, _, _ in launched.launches] == [(384,), (384,), (640,)]
+    assert [block for _, block, _, _ in launched.launches] == [384, 384, 640]

@@ -128,7 +128,7 @@ def test_tensor_maps_and_grid_follow_rows_that_lie_apart(monkeypatch: pytest.Mon
     ]
     ((grid, block, arguments, smem),) = found.launches
     # Three rows of tiles make two clusters of two; there is one column of tiles.
-    assert (grid, block) == ((4,), (384,))
+    assert (grid, block) == (4, 384)
     assert arguments[:4] == ("map 1", "map 2", "map 3", "map 4")
     assert [int(x) for x in arguments[4:]] == [1 << 22, GOOD["b_scale"].data.ptr, 300, 128, 256]
     assert smem == gemm_hopper.smem_bytes(scales="b1x128", config=apart["config"])

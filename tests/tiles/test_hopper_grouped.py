@@ -13,7 +13,7 @@ from nvrtc_compile import compile_cuda
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.compile_facts import OfflineCompileError
-from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped, hopper_grid
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped, hopper_grid, launches
 from tiles.kernels.grouped_gemm import expert_gemm
 from tiles.kernels.hopper_gemm import HopperGemmConfig, hopper_smem_bytes, scale_mode
 from tiles.kernels.hopper_grouped_gemm import MAX_GROUPS, SCALES, HopperGroupedGemm
@@ -131,15 +131,17 @@ def launch(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Launched:
         seen.maps.append(numbers)
         return f"map {len(seen.maps)}"
 
-    def kernel(grid: Any, block: Any, values: Any, *, shared_mem: int) -> None:
-        seen.grid, seen.block, seen.values, seen.smem = grid, block, values, shared_mem
+    def launched(
+        kernel: Any, grid: int, threads: int, values: Any, smem_bytes: int, stream: Any
+    ) -> None:
+        seen.grid, seen.block, seen.values, seen.smem = grid, threads, values, smem_bytes
 
     def compiled(*key: Any) -> Any:
         seen.key = key
-        return kernel
 
     monkeypatch.setattr(gemm_hopper_grouped, "tensor_map", tensor_map)
     monkeypatch.setattr(gemm_hopper_grouped, "compiled_kernel", compiled)
+    monkeypatch.setattr(launches, "launch_dependent", launched)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     gemm_hopper_grouped.launch(**arguments)
     return seen
@@ -154,7 +156,7 @@ def test_maps_lie_over_all_experts_and_the_grid_over_the_most_tiles(
     assert b == (2 << 20, 1, 256, 5 * 128, 256, (128, 128))
     assert scale == (4 << 20, 4, 64, 2, 256, (132, 1))  # a group starts at any row
     assert c == (3 << 20, 2, 128, 64, 256, (64, 64))
-    assert seen.grid == (5,)  # each of five experts may have a ragged tile
+    assert seen.grid == 5  # each of five experts may have a ragged tile
     assert seen.key[-1] == 5
     groups = seen.values[-1]
     assert (groups["offsets"], groups["counts"]) == (GOOD["offsets"].data.ptr, 0)

@@ -95,7 +95,7 @@ def test_tensor_maps_and_grid_follow_tiles_and_pitches(monkeypatch: pytest.Monke
     ]
     ((grid, block, arguments, smem),) = found.launches
     # 3 x 3 tiles, 4 CTAs each; two warpgroups and a warp.
-    assert (grid, block) == ((36,), (288,))
+    assert (grid, block) == (36, 288)
     assert arguments[:3] == ("map 1", "map 2", "map 3")
     b_scale = apart["b_scale"].data.ptr
     assert [int(x) for x in arguments[3:]] == [1 << 22, b_scale, 1 << 21, 1024, 70, 300, 256]
@@ -107,7 +107,7 @@ def test_mx_scales_go_to_the_kernel_as_they_lie(monkeypatch: pytest.MonkeyPatch)
     given = GOOD | MX | {"config": config(block_m=64, stages=4).to_dict()}
     gemm_hopper_skinny.launch(**given)
     ((grid, block, arguments, smem),) = found.launches
-    assert (grid, block) == ((2,), (160,))
+    assert (grid, block) == (2, 160)
     assert [int(x) for x in arguments[3:5]] == [MX[x].data.ptr for x in ("a_scale", "b_scale")]
     # Four stages: 128 rows of 128 bytes and of four floats; barriers.
     assert smem == 4 * 128 * (128 + 16) + 4 * 16

@@ -85,7 +85,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 def test_a_tile_a_cta_needs_no_workspace(launched: Recorded) -> None:
     launcher.launch(**good())
     ((grid, block, arguments, smem),) = launched.launches
-    assert (grid, block) == ((2,), (544,))
+    assert (grid, block) == (2, 544)
     assert launched.maps[0][1:] == (2, 392, 5, 784, (64, 8))
     assert [int(x) for x in arguments[-4:]] == [5, 96, 4, 2]  # M, N, panels, CTAs
     assert smem == 16 * (64 * 64 + 2 * 8 * 128 + 128 + 16) + 4 * 8 * 68 * 4 + 16
@@ -109,7 +109,7 @@ def test_ctas_that_share_tiles_take_a_workspace(launched: Recorded) -> None:
     workspace = array((words,), "int32")
     launcher.launch(**shared, workspace=workspace)
     ((grid, _, arguments, _),) = launched.launches
-    assert grid == (6,)
+    assert grid == 6
     assert int(arguments[6]) == workspace.data.ptr + 4 * 2**14
     assert int(arguments[7]) == workspace.data.ptr
 

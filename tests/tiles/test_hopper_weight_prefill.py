@@ -213,7 +213,7 @@ def test_a_launch_has_whole_clusters_along_n(monkeypatch: pytest.MonkeyPatch) ->
     launcher.launch(**good())
     ((grid, block, arguments, smem),) = found.launches
     # 3 rows of tiles by 2 clusters of two: 6 clusters, of which 4 at a time are resident.
-    assert (grid, block) == ((8,), (384,))
+    assert (grid, block) == (8, 384)
     assert found.maps[0][1:] == (2, 392, 300, 784, (64, 64))
     assert found.maps[1][1:] == (2, 528, 300, 1056, (64, 64))
     assert [int(x) for x in arguments[-3:]] == [300, 528, 4]  # M, N, panels

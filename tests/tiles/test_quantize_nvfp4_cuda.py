@@ -153,15 +153,20 @@ def test_launches_one_cta_a_multiprocessor_and_together_where_they_meet(
     monkeypatch.setattr(quantize_nvfp4, "functions", lambda *_: (made,))
     monkeypatch.setattr(quantize_nvfp4, "multiprocessors", lambda device: 5)
     monkeypatch.setattr("tiles.kernels.cuda.launches.shared_memory_bytes", lambda device: 227 << 10)
+    followed: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "tiles.kernels.cuda.launches.launch_dependent",
+        lambda kernel, grid, threads, held, smem, stream: followed.append((grid, threads, smem)),
+    )
     arrays = _arrays(
         x=array((4096, 96), "uint16"), codes=array((4096, 48), "uint8"),
         scales=array((4096, 6), "uint8"), config=GOOD | {"fused": fused},
     )  # fmt: skip
     quantize_nvfp4.launch(**arrays)
     shared = 2304 + 16 * 7 * 2048
-    together = {"enable_cooperative_groups": True} if fused else {}
-    once = ((5,), (512,), {"shared_mem": shared} | together)
-    assert made.launched == [once] * (2 - fused)
+    together = {"shared_mem": shared, "enable_cooperative_groups": True}
+    assert made.launched == ([((5,), (512,), together)] if fused else [])
+    assert followed == ([] if fused else [(5, 512, shared)] * 2)
     assert made.max_dynamic_shared_size_bytes == shared
 
 

@@ -13,6 +13,7 @@
 // Macros from the launcher: ELEMENT (2 e4m3fn, 3 e5m2), CHUNKS.
 
 #include "words.cuh"
+#include "follow_launch.cuh"
 #include "mx_alignment.cuh"
 
 #define THREADS 256
@@ -81,6 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) align_mx_scales(const Oper
 
     uint4 codes[CHUNKS];
     u32 exponent[CHUNKS];
+    follow_launch();
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
         codes[c] = make_uint4(0, 0, 0, 0);

@@ -529,6 +529,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
     const u32 team = threadIdx.x / TEAM, stride = gridDim.x * (THREADS / TEAM);
     u32 base = blockIdx.x * (THREADS / TEAM), odd = 0;
     Loaded from;
+    follow_launch();
     load_block(p, base + team, from);
     for (; base < p.tiles; odd ^= 1) {
         Value y[ITEMS][VALUES];

@@ -9,6 +9,7 @@ extern "C" __global__ void __launch_bounds__(512)
     const u32 side = threadIdx.x % 32, line = threadIdx.x / 32;
     const i64 col = (i64)blockIdx.x * 32 + side;
     float sum = 0.0f;
+    follow_launch();
     if (col < 2 * cols)
         for (u32 k = line; k < count; k += 16) sum += __ldcs(partials + k * 2 * cols + col);
     of_line[line * 32 + side] = sum;

@@ -156,6 +156,7 @@ DEVICE void decode(u32 word, float *values) {
 }
 
 #include "philox.cuh"
+#include "follow_launch.cuh"
 
 // ---- Rounding to codes.
 

@@ -102,6 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(cons
     float *tables = (float *)(arena + GROUPS * STAGES * STAGE_BYTES);
     const u32 place = chunk_place(lane / VECTORS_PER_ROW, lane % VECTORS_PER_ROW);
     u32 number = blockIdx.x * GROUPS + warp, stage = 0;
+    follow_launch();
     if (number >= p.tiles) return;
     Ahead ahead;
     ask_for_tile(p, number, own, ahead);

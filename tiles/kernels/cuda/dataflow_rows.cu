@@ -619,6 +619,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, CTAS)
     u32 row_group = blockIdx.x / SPLITS, parity = 0, phase = 0;  // of the barriers in turn
     bool met = false;
     shares_begin(shared.arrivals);
+    follow_launch();
 #if OPERANDS > 0
     if (row_group < p.row_groups)
         for (u32 step = 0; step < p.steps; ++step)

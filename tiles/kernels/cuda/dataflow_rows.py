@@ -235,8 +235,8 @@ def _run(
     if len(kernels) > 1:
         cols = int(parameters["cols"])
         sums = (
-            rest["partials"],
-            rest["d_gamma"],
+            np.uint64(arguments.pointer(rest["partials"])),
+            np.uint64(arguments.pointer(rest["d_gamma"])),
             np.uint64(arguments.pointer(rest.get("d_beta"))),
             np.int64(cols),
             np.uint32(covered.clusters),

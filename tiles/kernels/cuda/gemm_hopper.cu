@@ -139,7 +139,6 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
 #if GROUPS
     __shared__ GroupTable table;
-    if (threadIdx.x < 32) scan_groups(table, groups, m);
     TileOrder tiles(n, table, groups);
 #else
     TileOrder tiles(m, n);
@@ -158,6 +157,10 @@ gemm_hopper(const __grid_constant__ TensorMap map_a, const __grid_constant__ Ten
 #endif
         prefetch_map(&map_c);
     }
+    follow_launch();
+#if GROUPS
+    if (threadIdx.x < 32) scan_groups(table, groups, m);
+#endif
     sync_cluster_or_cta();
 
     if (group == 0) {

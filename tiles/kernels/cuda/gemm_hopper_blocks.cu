@@ -222,6 +222,7 @@ gemm_hopper_blocks(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (threadIdx.x < STAGES) barrier_init(ready_bar + threadIdx.x * 8, 1);
     if (threadIdx.x < STAGES) barrier_fence();
 #endif
+    follow_launch();
     sync_cluster_or_cta();
 
     if (group == 0) {

@@ -201,6 +201,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     if (warp == CONSUMERS / 32) {
         scales.begin(a_scale, b_scale, m, n, k, top, left, lane);
         early = scales.early(first);
+        follow_launch();
         if (count > 0 && !scales.whole) scales.fetch_bytes(first);
         if (count > 0 && scales.whole) {
             if (GROUP > QUAD) scales.fetch_words(scales.held, first - early, apart, count);
@@ -213,6 +214,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
         prefetch_map(&map_b);
         init_ring(full_bar, empty_bar, 2, CONSUMERS / 32);
         barriers_are_ready();
+        follow_launch();
         for (int i = 0; i < min(STAGES, count); i++) load(i, i);
     }
     __syncthreads();
@@ -229,6 +231,7 @@ gemm_hopper_skinny(const __grid_constant__ TensorMap map_a, const __grid_constan
     } else {
         named_sync(READY, THREADS);
     }
+    follow_launch();
 #endif
 
     if (warp == CONSUMERS / 32) {

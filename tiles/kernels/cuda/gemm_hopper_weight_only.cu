@@ -314,6 +314,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     if (loads) {
         __syncwarp();
         named_arrive(READY, THREADS);
+        follow_launch();
         if (elected()) {
             int stage = 0, tile = first_tile, panel = first_panel, asked = 0;
             u32 phase = 1;
@@ -346,6 +347,7 @@ gemm_hopper_weight_only(const __grid_constant__ TensorMap map_x, const u8 *codes
     int stage = group, mine = group, done = 0;
     u32 phase = 0;
     named_sync(READY, THREADS);
+    follow_launch();
     for (int tile = first_tile; done < count; tile++) {
         int top, left;
         place(tile, top, left);

@@ -156,6 +156,7 @@ gemm_hopper_weight_prefill(const __grid_constant__ TensorMap map_x,
         prefetch_map(&map_x);
         prefetch_map(&map_c);
     }
+    follow_launch();
     sync_cluster_or_cta();
 
     if (group == 0) {

@@ -14,6 +14,8 @@ typedef unsigned short u16;
 typedef unsigned char u8;
 typedef long long i64;
 
+#include "follow_launch.cuh"
+
 struct __align__(64) TensorMap {
     u8 bytes[128];
 };

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .dependent_launch import launch_dependent
 from .modules import load
 
 __all__ = [
@@ -87,13 +88,19 @@ def run(
 ) -> None:
     """Launch ``grid`` CTAs on a CuPy stream, or on CuPy's current one.
 
+    They may begin before the launch before them has ended: every kernel of this folder waits for it
+    by itself (``follow_launch.cuh``) before it touches memory.
+
     Args:
-        cooperative: all at once or not at all, for CTAs that wait for one another.
+        arguments: NumPy scalars and records, as wide as the kernel's parameters.
+        cooperative: all at once or not at all, for CTAs that wait for one another; these begin when
+            the launch before has ended.
     """
-    options: dict[str, Any] = {"shared_mem": smem_bytes}
-    if cooperative:
-        # Of a module without CUDA's own grid groups, which would take a linker, RawKernel does not
-        # say so; its function does.
-        kernel, options = kernel.kernel, options | {"enable_cooperative_groups": True}
+    if not cooperative:
+        launch_dependent(kernel, grid, threads, arguments, smem_bytes, stream)
+        return
+    # Of a module without CUDA's own grid groups, which would take a linker, RawKernel does not say
+    # so; its function does.
+    options = {"shared_mem": smem_bytes, "enable_cooperative_groups": True}
     with nullcontext() if stream is None else stream:
-        kernel((grid,), (threads,), arguments, **options)
+        kernel.kernel((grid,), (threads,), arguments, **options)

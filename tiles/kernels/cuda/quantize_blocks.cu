@@ -17,6 +17,7 @@
 // UNROLL, ITEMS, KEEP, BLOCK_ROWS, BLOCK_COLS, ALIGNED, NARROW, EVEN, TRANSPOSED, RIGHT, PLACED.
 
 #include "quantize_codes.cuh"
+#include "follow_launch.cuh"
 
 #define GROUPS (THREADS / LANES)
 #define ACROSS (BLOCK_COLS / VECTOR)  // vectors of a block's row; the launcher sees to it that VECTOR divides
@@ -307,6 +308,7 @@ quantize_blocks(const Operands p) {
     SHARED_BYTES(tile, TILE_BYTES + UNROLL * THREADS / 32 * 4);
     u32 *of_warp = (u32 *)(tile + TILE_BYTES);
     u32 peaks[UNROLL];
+    follow_launch();
 #if KEEP
     u32 words[UNROLL][ITEMS][WORDS];
 #pragma unroll

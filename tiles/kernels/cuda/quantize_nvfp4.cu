@@ -19,6 +19,7 @@
 // Macros from the launcher: THREADS, STAGES, HELD (at most STAGES; 0 unless FIND and CODE), FIND, CODE, KEPT_MIB, EVEN (whole steps alone).
 
 #include "words.cuh"
+#include "follow_launch.cuh"
 
 #ifndef ON_HOST
 #define SHARED_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]
@@ -353,6 +354,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) quantize_nvfp4(const Op
     const Walk walk = walk_of(p, arena);
     u32 *peaks = (u32 *)(arena + PEAKS_PLACE);
     Words held[HELD + 1];
+    follow_launch();
 #if FIND
     const u32 largest = __reduce_max_sync(0xffffffffu, find(walk, held));
     if (threadIdx.x % 32 == 0) peaks[threadIdx.x / 32] = largest;

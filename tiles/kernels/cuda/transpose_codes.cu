@@ -7,6 +7,7 @@
 // 16 bytes, on 16-byte boundaries; otherwise bytes are moved one by one), EVEN (whole tiles).
 
 #include "words.cuh"
+#include "follow_launch.cuh"
 
 #define PATCH_COLS 16
 #define PATCHES (TILE_ROWS / 4 * (TILE_COLS / PATCH_COLS))
@@ -50,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) transpose_codes(const Oper
     const i64 first_row = (i64)down * TILE_ROWS;
     const i64 first_col = (i64)(blockIdx.x - down * p.across) * TILE_COLS;
     u32 words[ITEMS][4][4], rows[ITEMS], cols[ITEMS];
+    follow_launch();
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
         const u32 patch = i * THREADS + threadIdx.x, warps = patch / 32;
