@@ -59,12 +59,12 @@ class Refused(Exception):
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A stand-in of CuPy on capability 9.0; what is asked of it."""
     found: list[str] = []
-    attributes = {"ComputeCapabilityMajor": 9}
+    device = SimpleNamespace(compute_capability="90")
     cuda = SimpleNamespace(
         get_current_stream=lambda: SimpleNamespace(ptr=64),
         runtime=SimpleNamespace(getDevice=lambda: 0, memGetInfo=lambda: found.append("memGetInfo")),
         driver=SimpleNamespace(CUDADriverError=Refused),
-        Device=lambda device: SimpleNamespace(attributes=attributes),
+        Device=lambda number: device,
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     dependent_launch._attributes.cache_clear()
@@ -121,7 +121,7 @@ def test_what_the_driver_refuses_is_said(asked: list[str], monkeypatch: pytest.M
 def test_before_hopper_nothing_begins_early(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sys.modules["cupy"].cuda.Device(0).attributes["ComputeCapabilityMajor"] = 8
+    sys.modules["cupy"].cuda.Device(0).compute_capability = "89"
     driver = Driver((128, 8, 4, 8, 4))
     launch(driver, monkeypatch)
     assert driver.calls[0]["count"] == 0

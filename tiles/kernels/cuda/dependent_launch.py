@@ -50,7 +50,7 @@ def _attributes(device: int) -> int:
     """Attributes of a launch there: before Hopper (capability 9.0) a kernel begins when it may."""
     import cupy
 
-    return int(int(cupy.cuda.Device(device).attributes["ComputeCapabilityMajor"]) >= 9)
+    return int(int(cupy.cuda.Device(device).compute_capability) >= 90)
 
 
 @cache
