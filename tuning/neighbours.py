@@ -55,10 +55,14 @@ def winner(
     except KeyError:
         return None
     validity = Validity.of(storage.get_study_user_attrs(study_id))
+    trials = storage.get_all_trials(study_id, deepcopy=False)
+    outpaced = validity.outpaced(trials, objective)
     values: list[tuple[float, int, Mapping[str, Any]]] = []
-    for trial in storage.get_all_trials(study_id, deepcopy=False):
+    for trial in trials:
         # Not the trial's state: one that was interrupted after its outcome was stored has failed.
         if "measurement" not in trial.user_attrs or validity.stale(trial):
+            continue
+        if trial.number in outpaced:
             continue
         value = objective.of_stored(validity.outcome(trial))
         if value is not None:

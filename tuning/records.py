@@ -108,6 +108,7 @@ class TrialRecord:
     predicted_low_us: float  #: lower end of the 90 % interval
     predicted_high_us: float  #: upper end of the 90 % interval
     stale: str = ""  #: why it may not win: other trials of its study were measured again later
+    outpaced: bool = False  #: it may not win: others were better, and took turns since
     predicted_energy_mj: float | None = None  #: stored where energy is searched for
 
 
@@ -136,7 +137,8 @@ class StudyRecord:
         """The CORRECT trial with the least time, or energy, that still counts."""
         best, least = None, math.inf
         for trial in self.trials:
-            value = None if trial.stale else self.objective.of(trial.measurement)
+            lost = trial.stale or trial.outpaced
+            value = None if lost else self.objective.of(trial.measurement)
             if value is not None and value < least:
                 best, least = trial, value
         return best

@@ -233,6 +233,7 @@ def _study_record(
     again = attributes.get("revalidated")
     environment = attributes.get("environment") if again is None else again["environment"]
     kernel = family(attributes["kernel"])
+    outpaced = validity.outpaced(trials, objective)
     records: dict[TileConfig, TrialRecord] = {}
     measured = 0
     for trial in trials:
@@ -250,6 +251,7 @@ def _study_record(
             predicted_low_us=number("predicted_90_us", low),
             predicted_high_us=number("predicted_90_us", high),
             stale=validity.stale(trial),
+            outpaced=trial.number in outpaced,
             predicted_energy_mj=(
                 None if energy_mj is None else number("predicted_energy_mj", energy_mj)
             ),

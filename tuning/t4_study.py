@@ -99,6 +99,7 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_low_us=low,
         predicted_high_us=high,
         stale=_text(block, "stale"),
+        outpaced=block.get("outpaced") is True,
         predicted_energy_mj=block.get("predicted_energy_mj"),
     )
 

@@ -1,11 +1,13 @@
 """Which of a study's stored outcomes count, and which of several outcomes of one trial holds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from optuna.trial import FrozenTrial
+
+from tuning.objective import Objective
 
 __all__ = ["Validity"]
 
@@ -72,3 +74,30 @@ class Validity:
             return {**self.measured(trial), **in_turns}
         stored = {**trial.user_attrs["measurement"], **in_turns}
         return dict(self.again.get(str(trial.number), stored))
+
+    def outpaced(self, trials: Iterable[FrozenTrial], objective: Objective) -> frozenset[int]:
+        """Numbers of the trials that were beaten before the near-ties took turns.
+
+        Times taken in turns are those of a GPU that is kept busy: where power binds they are some
+        per cent longer than the same configuration's own.  So a trial that took no part may not be
+        set against them; only one that was better by itself than all that took part, as a later
+        one may be, still counts.
+        """
+        trials = list(trials)
+        told = frozenset(t.number for t in trials if t.user_attrs.get("outpaced"))  # of an import
+        if not self.compared or not self.compared_later:
+            return told
+        alone = {
+            trial.number: value
+            for trial in trials
+            if "measurement" in trial.user_attrs
+            and not self.stale(trial)
+            and (value := objective.of_stored(self.measured(trial))) is not None
+        }
+        rivals = [value for number, value in alone.items() if str(number) in self.compared]
+        least = min(rivals, default=math.inf)
+        return told | {
+            number
+            for number, value in alone.items()
+            if value >= least and str(number) not in self.compared
+        }

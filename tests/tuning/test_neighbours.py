@@ -192,4 +192,8 @@ def test_near_ties_timed_in_turns_decide_who_won() -> None:
     timings = {"0": {"time_us": 10.3}, "1": {"time_us": 10.2}}
     study.set_user_attr("compared", {"timings": timings})
     assert winner(study._storage, "s") == {"size": 32}
+    # In turns the GPU is warmer: one that was slower by itself does not win by its own time.
+    timings = {"0": {"time_us": 12.5}, "1": {"time_us": 12.4}}
+    study.set_user_attr("compared", {"timings": timings})
+    assert winner(study._storage, "s") == {"size": 32}
     assert winner(study._storage, "absent") is None
