@@ -137,6 +137,34 @@ def test_times_in_turns_have_the_conditions_of_their_turns(
     assert study.best.measurement.conditions == ObservedBench.cool
 
 
+class BusyBench(FlatBench):
+    """Some lose by 4 % each by itself; kept busy in turns, the GPU is 10 % slower."""
+
+    def measure(
+        self, study: object, config: TileConfig, environment: bool
+    ) -> tuple[Measurement, None]:
+        found, _ = super().measure(study, config, environment)
+        return replace(found, time_us=100.0 if config.to_dict()["flag"] else 104.0), None
+
+    def compare(self, study: object, configs: Sequence[TileConfig]) -> list[Timing]:
+        return [replace(one, time_us=110.0) for one in super().compare(study, configs)]
+
+
+def test_who_lost_alone_does_not_win_because_others_were_timed_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.sweep.Bench", BusyBench)
+    plan = make_plan(tmp_path / "run", simulate=False, strategy=Strategy.EXHAUSTIVE)
+    (study,) = tuning.run(plan, price=fake_kernels.price).studies
+    assert study.best is not None
+    assert study.best.config.to_dict()["flag"]
+    assert {(t.measurement.time_us, t.outpaced) for t in study.trials} == {
+        (110.0, False),
+        (104.0, True),
+    }
+    assert tuning.load_run(plan.folder).studies[0].best == study.best
+
+
 class HoldingBench(FlatBench):
     """Begins to compare and never ends."""
 
