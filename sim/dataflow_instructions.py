@@ -29,11 +29,13 @@ Bool = NDArray[np.bool_]
 #: Instructions an element rounded to nearest, without what is done once a block and thread.  Of
 #: activations: looked up in a table (TABLED), worked out (the others).
 ELEMENT_INSTRUCTIONS = {
-    "gelu": 14.2, "gelu-bwd": 20.4, "silu": 10.0, "silu-bwd": 15.0, "relu": 4.0, "relu-bwd": 6.5,
-    "dropout": 11.4, "residual": 9.3, "layernorm": 9.6, "layernorm-apply": 8.8,
-    "layernorm-bwd": 24.5, "rmsnorm": 9.5, "rmsnorm-apply": 8.5, "rmsnorm-bwd": 22.4,
+    "gelu": 12.2, "gelu-bwd": 18.4, "silu": 8.0, "silu-bwd": 13.0, "relu": 4.0, "relu-bwd": 6.5,
+    "dropout": 11.4, "residual": 7.3, "layernorm": 7.6, "layernorm-apply": 6.8,
+    "layernorm-bwd": 19.6, "rmsnorm": 7.5, "rmsnorm-apply": 6.5, "rmsnorm-bwd": 16.8,
 }  # fmt: skip
-TABLED = {"gelu": 7.6, "gelu-bwd": 12.0, "silu": 7.0, "silu-bwd": 11.4}
+TABLED = {"gelu": 7.6, "gelu-bwd": 10.0, "silu": 7.0, "silu-bwd": 9.4}
+#: Operators that multiply codes by one number.
+LINEAR = ("relu", "relu-bwd", "dropout")
 #: Special functions an element that is not looked up.
 SPECIAL_FUNCTIONS = {"gelu": 2, "gelu-bwd": 3, "silu": 2, "silu-bwd": 2}
 #: int8 codes an element that the special-function pipe converts to floats, likewise.
@@ -51,6 +53,9 @@ LINED_INSTRUCTIONS = 70.0
 ROW_BLOCK_INSTRUCTIONS, ROW_LINED_INSTRUCTIONS, ROW_INSTRUCTIONS = 155.0, 130.0, 500.0
 #: Philox, 40 for eight elements, and what rounding takes beyond the addition to nearest.
 STOCHASTIC_INSTRUCTIONS = 6.0
+#: More of them where floats of both signs are rounded: a second addition, random bits that are
+#: inverted with the sign.  Codes that one number multiplies, and looked-up magnitudes, lack both.
+SIGNED_STOCHASTIC = 2.0
 #: Wide multiplications an element, see ``sim.pipes``.
 STOCHASTIC_MULTIPLIES = 2.25
 #: e4m3fn beyond int8: decoding, and random bits below each code's own exponent.
@@ -93,12 +98,18 @@ def wide_multiplies(problem: Dataflow) -> float:
     return STOCHASTIC_MULTIPLIES * (stochastic + (problem.op == "dropout"))
 
 
+def _signed_floats(problem: Dataflow) -> bool:
+    """Whether what is rounded are floats of both signs."""
+    magnitudes = tabled(problem) and not problem.op.endswith("-bwd")
+    return problem.op not in LINEAR and not magnitudes
+
+
 def instructions(problem: Dataflow, table: ConfigTable) -> F64:
     """Instructions an element, everything included."""
     count = TABLED[problem.op] if tabled(problem) else ELEMENT_INSTRUCTIONS[problem.op]
     stochastic = problem.target.rounding is Rounding.STOCHASTIC
     if stochastic:
-        count += STOCHASTIC_INSTRUCTIONS
+        count += STOCHASTIC_INSTRUCTIONS + SIGNED_STOCHASTIC * _signed_floats(problem)
     if not isinstance(problem.target.element, IntElement):
         count += FLOAT8_INSTRUCTIONS + FLOAT8_STOCHASTIC * stochastic
     each = 16.0 * items(problem, table)

@@ -97,32 +97,68 @@ def test_instructions_are_those_of_the_machine_code(
 
 
 @pytest.mark.parametrize(
+    ("op", "counted"),
+    [
+        ("gelu", 313), ("gelu-bwd", 395), ("silu", 291), ("silu-bwd", 365), ("relu", 207),
+        ("relu-bwd", 260), ("dropout", 429), ("layernorm-apply", 294), ("rmsnorm-apply", 285),
+    ],
+)  # fmt: skip
+def test_to_nearest_no_random_bits_are_turned_with_the_sign(op: str, counted: int) -> None:
+    """``python -m bench.sass cuda_dataflow_blocks``: a block, a fourth of its tile included."""
+    found = instructions(problem(op, "int8.b32x32", "8192x8192"), blocks(4, ctas=4))[0]
+    assert 32 * found == pytest.approx(counted, rel=0.13)
+
+
+def row_count(op: str, threads: int, lanes: int, fmt: str = "int8.b32x32+sr") -> float:
+    """Instructions of the model, once a block and thread."""
+    fields = {"rows": 32, "splits": 8, "clusters": 48, "ctas": 3, "threads": threads}
+    if op == "residual":
+        fields["clusters"] = 1
+    job = problem(op, fmt, "8192x8192")
+    table = ConfigTable.of([DataflowRowsConfig(lanes=lanes, **fields)])
+    each = float(instructions(job, table)[0]) * 1024 / lanes
+    return each - ROW_INSTRUCTIONS / float(row_steps(job, table)[0])
+
+
+@pytest.mark.parametrize(
     ("op", "threads", "lanes", "counted"),
     [
         # Once a block and thread, of loops that go through a block at a time, and once a row group.
-        ("residual", 128, 32, 573 + 134 / 4),
-        ("residual", 256, 64, 395),
-        ("layernorm", 128, 32, 120 / 2 + 629 - 90),
-        ("layernorm", 256, 64, 67 / 2 + 401),
-        ("rmsnorm", 256, 64, 67 / 2 + 365),
-        ("layernorm-bwd", 128, 64, 364 / 2 + 415),
-        ("rmsnorm-bwd", 128, 32, 295 + 803 - 130),
+        # Of tiles of lines a fourth of what is done once a tile of four blocks.
+        ("residual", 128, 32, 574 + 173 / 4),
+        ("residual", 256, 64, 393),
+        ("layernorm", 128, 32, 122 / 2 + 493 + 170 / 4),
+        ("layernorm", 256, 64, 69 / 2 + 393),
+        ("rmsnorm", 128, 32, 119 / 2 + 487 + 163 / 4),
+        ("rmsnorm", 256, 64, 67 / 2 + 358),
+        ("layernorm-bwd", 128, 32, 332 + 596 + 199 / 4),
+        ("layernorm-bwd", 128, 64, 365 / 2 + 414),
+        ("rmsnorm-bwd", 128, 32, 230 + 596 + 198 / 4),
+        ("rmsnorm-bwd", 128, 64, 267 / 2 + 419),
     ],
 )
 def test_row_kernels_count_both_of_their_passes(
     op: str, threads: int, lanes: int, counted: float
 ) -> None:
-    """``python -m bench.sass cuda_dataflow_rows``; without what is done once a row group.
+    """``python -m bench.sass cuda_dataflow_rows``; without what is done once a row group."""
+    assert row_count(op, threads, lanes) == pytest.approx(counted, rel=0.07)
 
-    Of tiles of lines what stores one and asks for the next is executed at every fourth step.
-    """
-    fields = {"rows": 32, "splits": 8, "clusters": 48, "ctas": 3, "threads": threads}
-    if op == "residual":
-        fields["clusters"] = 1
-    job = problem(op, shape="8192x8192")
-    table = ConfigTable.of([DataflowRowsConfig(lanes=lanes, **fields)])
-    found = instructions(job, table)[0] * 1024 / lanes - ROW_INSTRUCTIONS / row_steps(job, table)[0]
-    assert found == pytest.approx(counted, rel=0.13)
+
+@pytest.mark.parametrize(
+    ("op", "threads", "lanes", "counted"),
+    [
+        ("residual", 128, 32, 309 + 139 / 4),
+        ("layernorm", 128, 32, 122 / 2 + 238 + 158 / 4),
+        ("rmsnorm", 256, 64, 67 / 2 + 231),
+        ("layernorm-bwd", 128, 64, 365 / 2 + 286),
+        ("rmsnorm-bwd", 128, 32, 230 + 341 + 191 / 4),
+    ],
+)
+def test_row_kernels_that_round_to_nearest_take_what_the_machine_code_says(
+    op: str, threads: int, lanes: int, counted: float
+) -> None:
+    """The same loops, without random bits."""
+    assert row_count(op, threads, lanes, "int8.b32x32") == pytest.approx(counted, rel=0.13)
 
 
 def told(job: Dataflow, config: DataflowBlocksConfig | DataflowRowsConfig) -> float:
@@ -152,19 +188,25 @@ def test_codes_in_pieces_of_lines_cost_dram_more_than_their_bytes() -> None:
 @pytest.mark.parametrize(
     ("op", "fields", "measured"),
     [
-        ("residual", (128, 32, 32, 2, 1, 4), 75.2),
-        ("layernorm", (128, 32, 32, 8, 1, 4), 82.8),
+        ("residual", (128, 32, 32, 2, 1, 4), 73.7),
+        ("layernorm", (128, 32, 32, 8, 1, 4), 78.8),
+        ("layernorm", (256, 32, 32, 8, 1, 2), 94.4),
         ("layernorm", (128, 32, 32, 8, 64, 4), 102.0),
-        ("rmsnorm", (128, 32, 32, 8, 1, 4), 81.7),
-        ("layernorm-bwd", (256, 32, 32, 8, 96, 3), 154.9),
-        ("rmsnorm-bwd", (256, 32, 32, 8, 96, 3), 139.7),
+        ("rmsnorm", (128, 32, 32, 8, 1, 4), 77.1),
+        ("layernorm-bwd", (128, 32, 32, 8, 96, 3), 131.3),
+        ("layernorm-bwd", (256, 32, 32, 8, 96, 3), 149.9),
+        ("rmsnorm-bwd", (128, 32, 32, 8, 128, 3), 121.0),
+        ("rmsnorm-bwd", (256, 32, 32, 8, 96, 3), 125.0),
         ("rmsnorm-bwd", (512, 64, 32, 4, 32, 2), 266.9),
     ],
 )
 def test_row_kernels_are_told_within_13_percent(
     op: str, fields: tuple[int, ...], measured: float
 ) -> None:
-    """Rows in view of ``data/h200/rewritten_sweeps``, 8192 x 8192, nothing compiled."""
+    """Timed by hand on an H200, 8192 x 8192, nothing compiled.
+
+    102.0 and 266.9: rows in view of ``data/h200/rewritten_sweeps``, of the text before.
+    """
     names = ("threads", "lanes", "rows", "splits", "clusters", "ctas")
     config = DataflowRowsConfig(**dict(zip(names, fields, strict=True)))
     assert told(problem(op, shape="8192x8192"), config) == pytest.approx(measured, rel=0.13)

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,6 +33,10 @@ BARS = {
     "triton_dequantize": 0.031,
 }
 
+#: Instructions an element of the texts that were measured, where today's have fewer.
+COUNTS = "sim.dataflow_instructions.ELEMENT_INSTRUCTIONS"
+COUNTED = {"layernorm-bwd": 22.5, "rmsnorm-bwd": 20.4}
+
 Chosen = Callable[[str, MeasuredTable], bool]
 
 
@@ -56,9 +61,11 @@ def as_today(name: str, table: MeasuredTable) -> bool:
 
 
 def told(table: MeasuredTable, *, compiled: bool = True) -> NDArray[np.float64]:
-    """Microseconds that are predicted of a table's rows."""
+    """Microseconds that are predicted of a table's rows, with the instructions of their source."""
     facts = table.facts if compiled else {}
-    return price(table.problem, table.kernel, table.table, GPU, facts).time_us
+    today = table.source == source_digest(table.kernel.template)
+    with patch.dict(COUNTS, {} if today else COUNTED):
+        return price(table.problem, table.kernel, table.table, GPU, facts).time_us
 
 
 def off(table: MeasuredTable, *, compiled: bool = True) -> NDArray[np.float64]:

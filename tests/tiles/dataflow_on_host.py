@@ -53,14 +53,13 @@ def run_blocks(
     config: dict[str, int],
     *,
     offsets: dict[str, int] | None = None,
-    macros: tuple[str, ...] = (),
     **rest: Any,
 ) -> str:
     """``dataflow_blocks.launch`` on the CPU; what it did wrong in memory, or nothing."""
     with device_memory(arrays, offsets=offsets) as (there, tell):
         views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
         options, ctas, smem, parameters = dataflow_blocks.prepare(**views, config=config, **rest)
-        made = library(dataflow_blocks.SOURCE, (*options, *macros))
+        made = library(dataflow_blocks.SOURCE, options)
         tell(made)
         assert made.parameter_bytes() == np.array(parameters).nbytes
         made.run_on_host(struct_bytes(parameters), ctas, 1, config["threads"], smem)
@@ -72,14 +71,13 @@ def run_rows(
     config: dict[str, int],
     *,
     offsets: dict[str, int] | None = None,
-    macros: tuple[str, ...] = (),
     **rest: Any,
 ) -> str:
     """``dataflow_rows.launch`` on the CPU; what it did wrong in memory, or nothing."""
     with device_memory(arrays, offsets=offsets) as (there, tell):
         views: dict[str, Any] = {name: HostArray(array) for name, array in there.items()}
         options, covered, parameters = dataflow_rows.prepare(**views, config=config, **rest)
-        made = library(dataflow_rows.SOURCE, (*options, *macros))
+        made = library(dataflow_rows.SOURCE, options)
         tell(made)
         assert made.parameter_bytes() == np.array(parameters).nbytes
         splits, cols = config["splits"], arrays["x"].shape[1]
@@ -113,7 +111,6 @@ class Case:
     seed: int = 2**63 + 12345
     mask_seed: int = 99
     odd: str = ""  #: the array that begins at an odd address
-    macros: tuple[str, ...] = ()  #: of the source, besides those of its options
 
 
 def laid_out(scales: np.ndarray, scaling: Scaling) -> np.ndarray:
@@ -196,7 +193,7 @@ def judge_quantized(
             arrays["d_beta"] = poisoned((cols,), "float32")
     run = run_blocks if blockwise else run_rows
     odd = {case.odd: 1} if case.odd else None
-    if wrong := run(arrays, case.config, offsets=odd, macros=case.macros, **rest):
+    if wrong := run(arrays, case.config, offsets=odd, **rest):
         return wrong
     with np.errstate(all="ignore"):
         if len(exact) > 1:

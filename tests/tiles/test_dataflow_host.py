@@ -136,40 +136,6 @@ def test_kernel_agrees_with_the_reference(
         assert judge(case, far) == ""
 
 
-#: Forms of the source that wait for a measurement: other pipes, the same numbers.
-FLOATS, DOTS, HELD = "-DLINEAR_FLOATS=1", "-DBELOW_DOTS=2", "-DKEYS_HELD=1"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("op", "fmt", "shape", "config", "macros"),
-    [
-        ("relu", "int8.b32x32+sr", (96, 256), WARP, (FLOATS,)),
-        ("relu", "int8.b32x32", (40, 51), WARP, (FLOATS,)),
-        ("relu-bwd", "int8.b32x32+sr", (96, 384), WARP | {"steps": 1}, (FLOATS, DOTS)),
-        ("relu-bwd", "int8.b128x128", (130, 144), SPREAD, (FLOATS,)),
-        ("dropout", "int8.b32x32+sr", (96, 256), WARP, (FLOATS, HELD)),
-        ("dropout", "int8.b32x32+sr", (70, 80), WARP, (FLOATS, HELD)),
-        ("dropout", "int8.b32x32", (64, 256), WARP, (FLOATS,)),
-        ("layernorm-apply", "int8.b32x32+sr", (96, 384), WARP, (HELD,)),
-        ("residual", "int8.b32x32+sr", (96, 1024), PAIR, (HELD,)),
-        ("layernorm-bwd", "int8.b32x32+sr", (160, 1024), PAIR, (HELD,)),
-    ],
-)
-def test_other_forms_of_the_source_agree_too(
-    op: str, fmt: str, shape: tuple[int, int], config: dict[str, int], macros: tuple[str, ...]
-) -> None:
-    count, row_vectors, _ = DATAFLOW_OPS[op]
-    matrices = [nasty(*shape, seed) for seed in range(count)]
-    if row_vectors and op != "residual":
-        matrices = [np.nan_to_num(m, nan=1, posinf=2) for m in matrices]
-    probability = 0.25 if op == "dropout" else 0.0
-    case = Case(
-        op=op, format=fmt, shape=shape, config=config, probability=probability, macros=macros
-    )
-    assert judge(case, matrices) == ""
-
-
 def test_sums_of_plain_gradients_are_made_where_they_are_asked_for() -> None:
     assert [dataflow_rows.sum_ctas(100, plain=plain) for plain in (False, True)] == [4, 7]
 

@@ -24,15 +24,8 @@
 #define LAYERNORM_APPLY 7
 #define RMSNORM_APPLY 8
 
-// Operators that multiply codes by one number: as floats, whose pipes have nothing else to do, or as integers.
-#ifndef LINEAR_FLOATS
-#define LINEAR_FLOATS 0
-#endif
-#define CONVERTED (LINEAR_FLOATS && (OP == RELU || OP == RELU_BWD || OP == DROPOUT))
-#ifndef CONVERSIONS
 #define CONVERSIONS 4
-#endif
-#define PERMUTED (!CONVERTED && OP == DROPOUT)  // which multiplies most: its two sets of random words
+#define PERMUTED (OP == DROPOUT)  // which multiplies most: its two sets of random words
 #define NONNEGATIVE (OP == RELU)  // asked before RELU had its number, it would be true of GELU
 #include "dataflow_device.cuh"
 
@@ -170,6 +163,9 @@ DEVICE void fill_table(const Activation &f, float *table) {
     if (ELEMENT == 0 && rank == 0) table[0] = BINARY ? 0.5f : 0.0f;
 }
 #endif
+
+// Bytes 0xff where the byte of a word is negative, else 0.
+DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
 
 // Bytes 0xff where the byte, a code, stands for more than zero.
 DEVICE u32 positive_bytes(u32 word) {
@@ -457,7 +453,9 @@ DEVICE u32 encode_magnitudes(const float *values, float multiplier, u32 signs, c
     }
     const u32 sizes =
         permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
-    return with_signs(sizes, sign_bytes(signs));
+    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
+    const u32 negative = sign_bytes(signs), turned = 0x80808080u - sizes;
+    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
 }
 #endif
 
@@ -467,7 +465,7 @@ typedef u32 Value;
 #define VALUES WORDS
 DEVICE void round_vector(const u32 *y, const OutputScale &out, i64 index, const RoundKeys &keys,
                          u32 *words) {
-    const Multiplier multiplier = multiplier_of(out.is_nan ? 0.0f : out.multiplier);
+    const int multiplier = (int)((out.is_nan ? 0.0f : out.multiplier) * 0x1p24f);
 #if STOCHASTIC
     Random halves[2];
     random_sixteen(index, keys, halves);

@@ -39,17 +39,9 @@ typedef long long i64;
 #endif
 
 // Codes become floats by conversions: one instruction, of a pipe that takes 16 lanes a clock.  Of each
-// four codes so many, or all that are multiplied by a number (CONVERTED).
+// four codes so many.
 #ifndef CONVERSIONS
 #define CONVERSIONS 0
-#endif
-#ifndef CONVERTED
-#define CONVERTED 0
-#endif
-// With CONVERTED: of each four random halves so many reach their place by a dot product, the others by a
-// permutation.
-#ifndef BELOW_DOTS
-#define BELOW_DOTS 0
 #endif
 
 #ifndef ON_HOST
@@ -129,10 +121,7 @@ DEVICE u32 as_bits(float value) { return __float_as_uint(value); }
 // The values of one word's four codes.
 DEVICE void decode(u32 word, float *values) {
 #if ELEMENT == 0
-#if CONVERTED
-#pragma unroll
-    for (int k = 0; k < 4; ++k) values[k] = converted_byte(word, k);
-#elif PERMUTED
+#if PERMUTED
     // A byte under the exponent of 2^23 is 2^23 + byte; xor 0x80 makes the byte code + 128.
     const u32 shifted = word ^ 0x80808080u;
 #pragma unroll
@@ -159,16 +148,6 @@ DEVICE void decode(u32 word, float *values) {
 #include "follow_launch.cuh"
 
 // ---- Rounding to codes.
-
-// Bytes 0xff where the byte of a word is negative, else 0.
-DEVICE u32 sign_bytes(u32 word) { return permute(word, 0, 0xba98); }
-
-// Four sizes up to 127, those whose byte of `negative` is set with their sign turned.
-DEVICE u32 with_signs(u32 sizes, u32 negative) {
-    // 128 - size never borrows from the next byte; with its upper bit turned it is -size.
-    const u32 turned = 0x80808080u - sizes;
-    return ((negative & turned) | (~negative & sizes)) ^ (negative & 0x80808080u);
-}
 
 #if ELEMENT == 0
 
@@ -213,44 +192,10 @@ DEVICE int code_of(u32 word, int k) {
 #endif
 }
 
-#if CONVERTED
-typedef float Multiplier;
-
-DEVICE Multiplier multiplier_of(float value) { return value; }
-
-DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
-    float codes[4];
-#if !STOCHASTIC
-    decode(word, codes);
-    return encode_nearest(codes, multiplier);
-#else
-    // Sizes are rounded down, under the exponent of 128 where the integer fills byte 2; then they take
-    // their signs back.  So random bits need not be turned, and one sum an element is enough.
-    const u32 sizes = NONNEGATIVE ? word : __vabs4(word);
-    decode(sizes, codes);
-    u32 bits[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        const u32 pair = pairs[k / 2];
-        const float below =
-            as_float(k < BELOW_DOTS ? __dp2a_lo(pair, k % 2 ? 0x0100u : 0x0001u, 0x43000000u)
-                                    : permute(pair, 0x43000000u, k % 2 ? 0x7632 : 0x7610));
-        bits[k] = as_bits(__fmaf_rn(codes[k], multiplier, below));
-    }
-    const u32 rounded =
-        permute(permute(bits[0], bits[1], 0x0062), permute(bits[2], bits[3], 0x0062), 0x5410);
-    return NONNEGATIVE ? rounded : with_signs(rounded, sign_bytes(word));
-#endif
-}
-#else
-typedef int Multiplier;
-
-DEVICE Multiplier multiplier_of(float value) { return (int)(value * 0x1p24f); }
-
 // Four codes times a multiplier with 24 bits behind the point, rounded: the product and what is added
 // below the point fill 32 bits, of which the uppermost eight are the code.  Stochastically as floor, with
 // the random bits inverted where the code is negative: see encode_stochastic.
-DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
+DEVICE u32 multiply_codes(u32 word, int multiplier, const u32 *pairs) {
     u32 sums[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -268,7 +213,6 @@ DEVICE u32 multiply_codes(u32 word, Multiplier multiplier, const u32 *pairs) {
     }
     return permute(permute(sums[0], sums[1], 0x0073), permute(sums[2], sums[3], 0x0073), 0x5410);
 }
-#endif
 
 // The largest of the 8 bytes of two words, and of the largest before, in the upper bytes of halves: of
 // bytes 1 and 3, and of bytes 0 and 2, what lies below them not being looked at.

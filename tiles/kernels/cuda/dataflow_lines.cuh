@@ -88,15 +88,8 @@ DEVICE float turn_block(const Operands &p, Loaded &from, u8 *stage, u32 place, f
     return out.scale;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands given) {
+extern "C" __global__ void __launch_bounds__(THREADS, CTAS) dataflow_blocks(const Operands p) {
     SHARED_MEMORY(arena);
-#if KEYS_HELD
-    Operands p = given;
-    hold(p.keys, given.keys, (u32 *)arena);
-    if (OP == DROPOUT) hold(p.mask_keys, given.mask_keys, (u32 *)arena);
-#else
-    const Operands &p = given;
-#endif
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, stride = gridDim.x * GROUPS;
     u8 *own = arena + warp * (STAGES * STAGE_BYTES);
     float *tables = (float *)(arena + GROUPS * STAGES * STAGE_BYTES);

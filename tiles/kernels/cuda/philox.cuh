@@ -4,14 +4,11 @@
 // bits depend on neither tiles nor threads.
 //
 // Macros: NARROW (all counters have 32 bits, and the keys are narrow_keys'), ALIGNED (the index of eight
-// elements is a multiple of eight), KEYS_HELD (keys in registers of the thread: hold()), DEVICE, given by the
-// file that includes this one, as are the short names of integers.
+// elements is a multiple of eight), DEVICE, given by the file that includes this one, as are the short
+// names of integers.
 
 #ifndef NARROW
 #define NARROW 0
-#endif
-#ifndef KEYS_HELD
-#define KEYS_HELD 0
 #endif
 
 // A key and its nine successors.  They travel among a kernel's parameters, where an instruction takes
@@ -35,19 +32,6 @@ DEVICE void wide_product(u32 x, u32 y, u32 &low, u32 &high) {
     low = (u32)product, high = (u32)(product >> 32);
 #endif
 }
-
-#if KEYS_HELD
-// Puts keys into registers of each thread, through twenty words of shared memory; called by the whole CTA.
-// What all lanes have alike the compiler takes for uniform registers, and the logic that reads those was
-// seen to be held up.
-DEVICE void hold(RoundKeys &keys, const RoundKeys &given, u32 *scratch) {
-    if (threadIdx.x < 20) scratch[threadIdx.x] = given.words[threadIdx.x];
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < 20; ++k) keys.words[k] = scratch[k];
-    __syncthreads();
-}
-#endif
 
 // Rounds from `first_round` on.
 DEVICE Random philox_rounds(u32 a, u32 b, u32 c, u32 d, int first_round, const RoundKeys &keys) {
