@@ -105,7 +105,7 @@ def by_rows(
         in_flight_bytes=(threads * have * problem.matrices * asked).astype(np.float64),
         cold=np.where(walking, 1.0 / np.ceil(turns), 1.0),
         ahead=1.0 / steps if residual else np.ones(len(table)),
-        idle_ns=2.0 * barrier_clk / clock_ghz,  # sums travel twice
+        idle_ns=2.0 * barrier_clk / clock_ghz,  # set when sums travelled twice, by barriers
         alone=np.zeros(len(table), np.bool_),
         piece_bytes=np.where(lines, line, _beside_bytes(problem, lanes, across)),
         exchanged_bytes=8.0 * cols * clusters * backward,
