@@ -139,9 +139,9 @@ class Kernel:
     max_dynamic_shared_size_bytes = 48 * 1024
     launched = 0
 
-    def __call__(self, grid: Any, threads: Any, arguments: Any, *, shared_mem: int) -> None:
-        assert shared_mem <= self.max_dynamic_shared_size_bytes
-        self.launched = shared_mem
+    def launch(self, kernel: Any, grid: int, threads: int, held: Any, smem: int, _: Any) -> None:
+        assert smem <= self.max_dynamic_shared_size_bytes
+        self.launched = smem
 
 
 def test_tables_have_the_shared_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +154,7 @@ def test_tables_have_the_shared_memory_that_they_take(monkeypatch: pytest.Monkey
     }  # fmt: skip
     kernel = Kernel()
     monkeypatch.setattr(dataflow_blocks, "functions", lambda *key: (kernel,))
+    monkeypatch.setattr(launches, "launch_dependent", kernel.launch)
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 227 * 1024)
     dataflow_blocks.launch(**given)
     assert kernel.launched == 66048
