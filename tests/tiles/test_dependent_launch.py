@@ -104,6 +104,29 @@ def test_the_driver_reads_the_launch_as_c_lays_it_out(
     assert driver.calls[1]["stream"] == 128
 
 
+def test_nvidias_own_bindings_lay_a_launch_out_likewise() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    theirs, dependent = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
+    theirs.gridDimX, theirs.gridDimY, theirs.gridDimZ = 7, 1, 1
+    theirs.blockDimX, theirs.blockDimY, theirs.blockDimZ = 384, 1, 1
+    theirs.sharedMemBytes, theirs.hStream = 1024, driver.CUstream(64)
+    dependent.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    value = driver.CUlaunchAttributeValue()
+    value.programmaticStreamSerializationAllowed = 1
+    dependent.value = value
+    theirs.attrs, theirs.numAttrs = [dependent], 1
+    own = dependent_launch._Config(*(7, 1, 1, 384, 1, 1, 1024, 64), dependent_launch._DEPENDENT, 1)
+    size = ctypes.sizeof(dependent_launch._Config)
+    told, held = ctypes.string_at(theirs.getPtr(), size), bytes(own)
+    assert told[:ATTRIBUTES] == held[:ATTRIBUTES]
+    assert told[COUNT : COUNT + 4] == held[COUNT : COUNT + 4]
+    attributes = ctypes.c_void_p.from_buffer_copy(told, ATTRIBUTES).value
+    assert attributes is not None
+    own_attribute = bytes(dependent_launch._DEPENDENT.contents)
+    assert ctypes.string_at(attributes, len(own_attribute)) == own_attribute
+    assert int(driver.CUresult.CUDA_ERROR_INVALID_CONTEXT) == 201
+
+
 def test_a_thread_that_is_new_to_the_device_binds_it_and_asks_again(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,15 +155,46 @@ def test_an_array_is_no_argument() -> None:
         dependent_launch.packed((SimpleNamespace(nbytes=8),))
 
 
+_KERNEL = re.compile(
+    r"__global__ [^;{]*?\b([a-z]\w*)\s*\([^;{]*\{(.*?)^\}", re.DOTALL | re.MULTILINE
+)
+_LAMBDA = re.compile(r"auto \w+ = \[&\].*?^    \};", re.DOTALL | re.MULTILINE)
+_USE = re.compile(r"\breturn;|__ld\w+\(|\batomic\w+\(|\b(load|copy|fetch)_\w+\(")
+FOLDER = Path(dependent_launch.__file__).parent
+KERNELS = [
+    (path.name, name, body)
+    for path in sorted(FOLDER.glob("*.cu*"))
+    for name, body in _KERNEL.findall(path.read_text(encoding="utf-8"))
+]
+
+
+def test_every_kernel_of_the_folder_is_looked_at() -> None:
+    stated = sum(path.read_text().count("__global__ ") for path in FOLDER.glob("*.cu*"))
+    assert len(KERNELS) == stated > 10
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "body"), KERNELS, ids=[f"{file}-{name}" for file, name, _ in KERNELS]
+)
+def test_kernels_wait_before_they_read_or_leave(file: str, name: str, body: str) -> None:
+    """A CTA that leaves without having waited hides the launch before from the one behind."""
+    before, called, _ = body.partition("follow_launch();")
+    assert called, f"{file}: {name} does not call follow_launch()"
+    assert _USE.search(_LAMBDA.sub("", before)) is None, f"{file}: {name}: before follow_launch()"
+
+
 #: Problems whose default configurations reach every kernel and every way of reading scales.
 CASES = (
     ("hopper_gemm", "gemm:512x512x512:e4m3-row:bf16"),
     ("hopper_gemm", "gemm:512x512x512:deepseek-fp8:bf16"),
+    # One scale a tensor: what is read once is what a compiler would move up.
+    ("hopper_gemm", "gemm:512x512x512:e4m3-tensor:bf16"),
     ("hopper_aligned_gemm", "gemm:512x512x512:mxfp8-e4m3:bf16"),
     ("hopper_grouped_gemm", "grouped_gemm:8x1024x512x512:deepseek-fp8:contiguous:bf16"),
     ("hopper_block_gemm", "gemm:512x512x512:int8-b128:bf16"),
     ("hopper_block_gemm", "gemm:512x512x512:mxfp8-e4m3:bf16"),
     ("hopper_skinny_gemm", "gemm:16x512x512:e4m3-row:bf16"),
+    ("hopper_skinny_gemm", "gemm:16x512x512:e4m3-tensor:bf16"),
     ("hopper_skinny_gemm", "gemm:16x512x512:mxfp8-e4m3:bf16"),
     ("hopper_weight_only", "gemm:8x512x512:w4a16-g128:bf16"),
     ("hopper_weight_prefill", "gemm:512x512x512:w4a16-g128:bf16"),
@@ -152,7 +206,7 @@ CASES = (
     ("cuda_dataflow_rows", "dataflow:512x512:layernorm-bwd:int8.b32x32+sr"),
     ("cuda_dataflow_rows", "dataflow:512x512:residual:int8.b32x32+sr"),
 )
-_TOUCH = re.compile(r"\b(LDG|STG|UTMALDG|UTMASTG|UBLKCP|LDGSTS|ATOMG|ATOM|RED|REDG)\b")
+_TOUCH = re.compile(r"\b(LDG?|STG?|UTMA(LDG|STG|REDG)|UBLK(CP|RED)|LDGSTS|ATOMG?|REDG?)\b")
 
 
 @pytest.mark.slow
