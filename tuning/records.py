@@ -108,8 +108,19 @@ class TrialRecord:
     predicted_low_us: float  #: lower end of the 90 % interval
     predicted_high_us: float  #: upper end of the 90 % interval
     stale: str = ""  #: why it may not win: other trials of its study were measured again later
-    outpaced: bool = False  #: it may not win: others were better, and took turns since
+    #: Above 0 it may not win: others were better, and took turns since.  Its own time, or energy,
+    #: times this can be set against theirs.
+    outpaced: float = 0.0
     predicted_energy_mj: float | None = None  #: stored where energy is searched for
+
+    @property
+    def lost(self) -> bool:
+        """True when it may not win, whatever its time."""
+        return bool(self.stale or self.outpaced)
+
+    def beside_turns(self, value: float) -> float:
+        """Its own time, or energy, as it can be set against those that were taken in turns."""
+        return value * (self.outpaced or 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +148,7 @@ class StudyRecord:
         """The CORRECT trial with the least time, or energy, that still counts."""
         best, least = None, math.inf
         for trial in self.trials:
-            lost = trial.stale or trial.outpaced
-            value = None if lost else self.objective.of(trial.measurement)
+            value = None if trial.lost else self.objective.of(trial.measurement)
             if value is not None and value < least:
                 best, least = trial, value
         return best

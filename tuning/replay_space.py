@@ -57,6 +57,11 @@ class ReplaySpace:
                 "finish a sweep with strategy: exhaustive, or name another problem"
             )
         objective = study.objective
+
+        def value(trial: TrialRecord) -> float | None:
+            found = objective.of(trial.measurement)
+            return None if found is None else trial.beside_turns(found)
+
         if all(objective.of(trial.measurement) is None for trial in trials):
             raise ValueError(f"{name}: no configuration is correct: there is no optimum to find")
         # By their fields: the order of measuring may be the model's, which is not to be had here.
@@ -68,10 +73,7 @@ class ReplaySpace:
             simulated=study.simulated,
             legal_size=study.legal_size,
             legal=LegalTable(table, *_predicted(trials, objective, name)),
-            outcomes=tuple(
-                Outcome(trial.measurement.status, objective.of(trial.measurement))
-                for trial in trials
-            ),
+            outcomes=tuple(Outcome(trial.measurement.status, value(trial)) for trial in trials),
             objective=objective,
         )
 

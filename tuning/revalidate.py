@@ -150,6 +150,7 @@ def _measure_again(
         "before": len(trials),
         "waiting": [t.number for t in trials if _without_outcome(t)],
         "measurements": entries,
+        "timings": {},
     }
     for done, (number, row) in enumerate(chosen.items(), start=1):
         if str(number) in entries:
@@ -187,8 +188,9 @@ def _measure_again(
         timings = bench.compare(study, [study.priced.table.config(chosen[n]) for n in correct])
         if isinstance(timings, str):
             return again | {"not_compared": timings}
-        for number, timing in zip(correct, timings, strict=True):
-            entries[str(number)] |= timing.in_turns()
+        again["timings"] = {
+            str(number): timing.in_turns() for number, timing in zip(correct, timings, strict=True)
+        }
     return again
 
 
@@ -209,6 +211,7 @@ def _winners(
 ) -> dict[int, int]:
     """Trial number and row of the best CORRECT trials that count and are legal still."""
     validity = Validity.of(attributes)
+    outpaced = validity.outpaced(trials, objective)
     found: list[tuple[float, int, int]] = []
     for trial in trials:
         row = legal.row(trial.params)
@@ -216,7 +219,7 @@ def _winners(
             continue
         value = objective.of_stored(validity.outcome(trial))
         if value is not None:
-            found.append((value, trial.number, row))
+            found.append((value * outpaced.get(trial.number, 1.0), trial.number, row))
     found.sort()
     limit = found[0][0] * (1 + WITHIN) if found else 0.0
     return {

@@ -39,7 +39,8 @@ class RowTimes:
     rows: tuple[int, ...]  #: M, ascending: the tuned ones and some between them
     tuned: tuple[int, ...]  #: of these the ones that a study searched
     candidates: tuple[tuple[str, TileConfig], ...]  #: (kernel family, configuration)
-    #: Times of correct trials; infinite where a trial failed, NaN where there was none.
+    #: Times of correct trials, as of one rule (:attr:`tuning.TrialRecord.outpaced`); infinite
+    #: where a trial failed, NaN where there was none.
     told_us: F64
     #: Modelled times, scaled to the told ones; infinite where the family does not serve so many.
     modelled_us: F64
@@ -99,7 +100,8 @@ def row_times(
             index = place.get((one.kernel, trial.config))
             if index is not None and not trial.stale:
                 time = trial.measurement.time_us
-                told[index, at] = np.fmin(told[index, at], np.inf if time is None else time)
+                time = np.inf if time is None else trial.beside_turns(time)
+                told[index, at] = np.fmin(told[index, at], time)
     priced = _priced(first, candidates, rows, gpu)
     return RowTimes(
         rows=rows,

@@ -251,13 +251,13 @@ def _study_record(
             predicted_low_us=number("predicted_90_us", low),
             predicted_high_us=number("predicted_90_us", high),
             stale=validity.stale(trial),
-            outpaced=trial.number in outpaced,
+            outpaced=outpaced.get(trial.number, 0.0),
             predicted_energy_mj=(
                 None if energy_mj is None else number("predicted_energy_mj", energy_mj)
             ),
         )
-        if record.config not in records or (records[record.config].stale and not record.stale):
-            records[record.config] = record  # of repeats the first counts, unless it is stale
+        if record.config not in records or (records[record.config].lost and not record.lost):
+            records[record.config] = record  # of repeats the first that may win
     return StudyRecord(
         problem=parse_problem(attributes["problem"]),
         kernel=attributes["kernel"],

@@ -184,7 +184,7 @@ class Study:
             row = self._row(trial)
             if trial.number not in self.outcomes and "measurement" in trial.user_attrs:
                 outcome = Measurement.from_dict(validity.measured(trial))
-                stale = bool(validity.stale(trial))
+                stale = bool(validity.stale(trial) or validity.outpaced_there(trial))
                 self.outcomes.note(trial.number, row, outcome, stale=stale)
             elif trial.number in self.outcomes:
                 continue

@@ -106,7 +106,7 @@ def _result(trial: TrialRecord, objective: Objective) -> dict[str, Any]:
             "predicted_us": trial.predicted_us,
             "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
             **({"stale": trial.stale} if trial.stale else {}),
-            **({"outpaced": True} if trial.outpaced else {}),
+            **({"outpaced": trial.outpaced} if trial.outpaced else {}),
             **({} if energy is None else {"predicted_energy_mj": energy}),
         },
     }

@@ -241,7 +241,7 @@ def _store(storage: JournalStorage, file: T4Study) -> None:
                     "predicted_90_us": [trial.predicted_low_us, trial.predicted_high_us],
                     "measurement": trial.measurement.to_dict(),
                     **({"stale": trial.stale} if trial.stale else {}),
-                    **({"outpaced": True} if trial.outpaced else {}),
+                    **({"outpaced": trial.outpaced} if trial.outpaced else {}),
                     **({} if energy is None else {"predicted_energy_mj": energy}),
                 },
             ),

@@ -16,6 +16,7 @@ from tuning.family import family
 from tuning.objective import objective_of
 from tuning.plan import Plan, Strategy, StudyPlan
 from tuning.records import Environment, Measurement, StudyRecord, TrialRecord
+from tuning.stored_plan import number
 from tuning.t4 import STUDY_SCHEMA, accuracy_in
 
 __all__ = ["T4Study", "foreign_study", "own_study"]
@@ -99,7 +100,7 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_low_us=low,
         predicted_high_us=high,
         stale=_text(block, "stale"),
-        outpaced=block.get("outpaced") is True,
+        outpaced=number("outpaced", block.get("outpaced", 0.0)),
         predicted_energy_mj=block.get("predicted_energy_mj"),
     )
 

@@ -26,6 +26,7 @@ class Validity:
     before: float  #: trials from this number on are younger than the revalidation
     waiting: frozenset[int]  #: older ones without an outcome then: measured later
     again: _Outcomes  #: by trial number, outcomes of the revalidation
+    again_in_turns: _Outcomes  #: what its near-ties' times in turns put in their place
     compared: _Outcomes  #: by trial number, what timing near-ties in turns puts in their place
     not_compared: str  #: why near-ties could not be timed in turns
     compared_later: bool  #: whether that was done after the revalidation
@@ -46,6 +47,7 @@ class Validity:
             before=before,
             waiting=frozenset(again.get("waiting", ())),
             again=again.get("measurements", {}),
+            again_in_turns=again.get("timings", {}),
             compared={**compared.get("timings", {}), **promotion.get("timings", {})},
             not_compared=(compared.get("failed", "") if later else again.get("not_compared", "")),
             compared_later=later,
@@ -73,31 +75,52 @@ class Validity:
         if self.compared_later:
             return {**self.measured(trial), **in_turns}
         stored = {**trial.user_attrs["measurement"], **in_turns}
-        return dict(self.again.get(str(trial.number), stored))
+        again = self.again.get(str(trial.number), stored)
+        return {**again, **self.again_in_turns.get(str(trial.number), {})}
 
-    def outpaced(self, trials: Iterable[FrozenTrial], objective: Objective) -> frozenset[int]:
-        """Numbers of the trials that were beaten before the near-ties took turns.
+    def outpaced(self, trials: Iterable[FrozenTrial], objective: Objective) -> dict[int, float]:
+        """Trials that were beaten before the near-ties took turns, by number.
 
         Times taken in turns are those of a GPU that is kept busy: where power binds they are some
         per cent longer than the same configuration's own.  So a trial that took no part may not be
         set against them; only one that was better by itself than all that took part, as a later
         one may be, still counts.
+
+        Returns:
+            What turns made of the best of the others: a trial's own time, or energy, times this
+            can be set against theirs.
         """
         trials = list(trials)
-        told = frozenset(t.number for t in trials if t.user_attrs.get("outpaced"))  # of an import
-        if not self.compared or not self.compared_later:
-            return told
+        told = {trial.number: factor for trial in trials if (factor := self.outpaced_there(trial))}
+        turned = self.compared if self.compared_later else self.again_in_turns
         alone = {
             trial.number: value
             for trial in trials
             if "measurement" in trial.user_attrs
+            and trial.number not in told
             and not self.stale(trial)
             and (value := objective.of_stored(self.measured(trial))) is not None
+            and value > 0  # another one is refused where its record is made
         }
-        rivals = [value for number, value in alone.items() if str(number) in self.compared]
-        least = min(rivals, default=math.inf)
+        rivals = [
+            (alone[trial.number], value)
+            for trial in trials
+            if trial.number in alone
+            and str(trial.number) in turned
+            and (value := objective.of_stored(self.outcome(trial))) is not None
+        ]
+        if not rivals:
+            return told
+        least, in_turns = min(rivals)
         return told | {
-            number
+            number: in_turns / least
             for number, value in alone.items()
-            if value >= least and str(number) not in self.compared
+            if value >= least and str(number) not in turned
         }
+
+    def outpaced_there(self, trial: FrozenTrial) -> float:
+        """The same of an imported trial, as its file told; 0 once it was measured here."""
+        number = str(trial.number)
+        if number in self.again or number in self.compared:
+            return 0.0
+        return float(trial.user_attrs.get("outpaced", 0.0))

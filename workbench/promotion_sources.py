@@ -63,7 +63,8 @@ def _run_source(path: Path) -> Source:
                 continue
             before = None if study.simulated else time_us
             one = Contender(kernel=study.kernel, config=trial.config, before_us=before)
-            timed.setdefault(key, []).append((study.simulated, time_us, one))
+            beside = trial.beside_turns(time_us)
+            timed.setdefault(key, []).append((study.simulated, beside, one))
             found.setdefault(key, (study.problem, []))
     for key, told in timed.items():
         # A measured and a simulated time are never compared: measured ones come first, as where

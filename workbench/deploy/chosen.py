@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workbench.deploy.families import ConfigFamily
 from workbench.deploy.file_name import parse_version
-from workbench.deploy.measured import LeftOut, MeasuredProduct, time_us
+from workbench.deploy.measured import LeftOut, MeasuredProduct, comparable_us
 from workbench.deploy.tuned import Entry, TunedName
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _paired(products: Sequence[MeasuredProduct], left: list[LeftOut]) -> list[Ch
 
 def _pair(up: MeasuredProduct, down: MeasuredProduct) -> tuple[Entry, Entry] | None:
     both = [
-        (time_us(one[1]) + time_us(two[1]), place, one[0], two[0])
+        (comparable_us(one[1]) + comparable_us(two[1]), place, one[0], two[0])
         for place, (one, two) in enumerate((a, b) for a in up.eligible for b in down.eligible)
         if one[0].block_m == two[0].block_m
     ]

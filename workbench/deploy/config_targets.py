@@ -12,7 +12,7 @@ from workbench.deploy.earlier_rows import rows_that_stay
 from workbench.deploy.families import ConfigFamily, family_named
 from workbench.deploy.file_name import check_device, file_names, parse_version, version_folder
 from workbench.deploy.kept_keys import KeptKeys, keep_keys
-from workbench.deploy.measured import measured_products, time_us
+from workbench.deploy.measured import comparable_us, measured_products, time_us
 from workbench.deploy.resources import gpu_of
 from workbench.deploy.side_file import held, write_folder
 from workbench.deploy.tuned import Entry, TunedFile
@@ -145,7 +145,7 @@ def _written(path: Path, row: ChosenRow) -> WrittenRow:
         problem=str(product.study.problem),
         entry=row.entry,
         time_us=time_us(row.trial),
-        loss=time_us(row.trial) / time_us(product.fastest) - 1,
+        loss=comparable_us(row.trial) / comparable_us(product.fastest) - 1,
         eligible=len(product.eligible),
         simulated=product.study.simulated,
         of_m=product.m,
@@ -174,7 +174,7 @@ def _record(row: ChosenRow) -> dict[str, Any]:
         what: time_us(trial),
         "predicted_us": trial.predicted_us,
         "fastest": {"config": product.fastest.config.to_dict(), what: time_us(product.fastest)},
-        "slower_than_fastest": time_us(trial) / time_us(product.fastest) - 1,
+        "slower_than_fastest": comparable_us(trial) / comparable_us(product.fastest) - 1,
         "not_said": product.refused,
         "environment": None if study.environment is None else study.environment.to_dict(),
     }

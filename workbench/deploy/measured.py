@@ -22,7 +22,14 @@ from workbench.deploy.tuned import Entry, ProductKind, TunedName
 if TYPE_CHECKING:
     from tuning import Run, StudyRecord, TrialRecord
 
-__all__ = ["LeftOut", "MeasuredProduct", "entry_of", "measured_products", "time_us"]
+__all__ = [
+    "LeftOut",
+    "MeasuredProduct",
+    "comparable_us",
+    "entry_of",
+    "measured_products",
+    "time_us",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +58,13 @@ class MeasuredProduct:
 
     @property
     def best_us(self) -> float:
-        """Time of the fastest eligible configuration."""
-        return time_us(self.eligible[0][1])
+        """Time of the fastest eligible configuration, by :func:`comparable_us`."""
+        return comparable_us(self.eligible[0][1])
 
     @property
     def loss(self) -> float:
         """How much slower the fastest eligible configuration is than the fastest of all."""
-        return self.best_us / time_us(self.fastest) - 1
+        return self.best_us / comparable_us(self.fastest) - 1
 
 
 def time_us(trial: "TrialRecord") -> float:
@@ -65,6 +72,11 @@ def time_us(trial: "TrialRecord") -> float:
     found = trial.measurement.time_us
     assert found is not None
     return found
+
+
+def comparable_us(trial: "TrialRecord") -> float:
+    """The same, as it can be set against times that others took in turns."""
+    return trial.beside_turns(time_us(trial))
 
 
 def measured_products(
@@ -112,7 +124,7 @@ def _product(
     refused: Counter[str] = Counter()
     fastest: dict[Entry, TrialRecord] = {}
     trials = [t for t in study.trials if t.measurement.time_us is not None and not t.stale]
-    for trial in sorted(trials, key=time_us):
+    for trial in sorted(trials, key=comparable_us):
         entry, why = entry_of(trial, family, name)
         if entry is None:
             refused[why] += 1

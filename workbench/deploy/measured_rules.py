@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from workbench.deploy.file_name import parse_version
 from workbench.deploy.finding import Finding
 from workbench.deploy.folder import ReadFile
-from workbench.deploy.measured import MeasuredProduct, measured_products, time_us
+from workbench.deploy.measured import MeasuredProduct, comparable_us, measured_products
 from workbench.deploy.name_rules import right_name
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def lookups(run: "Run", files: Sequence[ReadFile]) -> Iterator[Lookup]:
                 file=file,
                 product=product,
                 row=row,
-                taken_us=None if found is None else time_us(found),
+                taken_us=None if found is None else comparable_us(found),
             )
 
 

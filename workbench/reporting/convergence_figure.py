@@ -27,16 +27,22 @@ def convergence(run: Run) -> Figure | None:
             "In a simulated run the model judges its own choices, so a search that asks the model "
             "first starts at its best."
         )
+    if any(trial.outpaced for study in started for trial in study.trials):
+        notes.append(
+            "Where near-ties were timed in turns, on a GPU that is kept busy, what lost before "
+            "counts as so much slower as the turns made the best of them."
+        )
     return Figure(key="convergence", title="Best so far", views=views, notes=notes)
 
 
 def _best_so_far(study: StudyRecord) -> list[float | None]:
+    """After each trial the least so far, by one rule: in the end the winner's."""
     best: float | None = None
     course: list[float | None] = []
     for trial in study.trials:
-        value = study.objective.of(trial.measurement)
-        if value is not None and (best is None or value < best):
-            best = value
+        value = None if trial.stale else study.objective.of(trial.measurement)
+        if value is not None and (best is None or trial.beside_turns(value) < best):
+            best = trial.beside_turns(value)
         course.append(best)
     return course
 

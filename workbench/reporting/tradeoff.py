@@ -234,7 +234,10 @@ def _entries(
 def _chosen(studies: Sequence[StudyRecord]) -> list[tuple[StudyRecord, TrialRecord]]:
     """Of all families the winner or, of those whose energies were read, what no other beats."""
     read = [
-        (study, trial, trial.measurement.time_us, trial.measurement.energy.energy_mj)
+        (
+            *(study, trial, trial.measurement.time_us),
+            trial.beside_turns(trial.measurement.energy.energy_mj),
+        )
         for study in studies
         if study.objective is Objective.ENERGY
         for trial in study.trials
