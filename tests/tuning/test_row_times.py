@@ -112,6 +112,13 @@ def test_at_a_tuned_m_nothing_untried_beats_the_winner() -> None:
     assert found.times_us[:, at].tolist() == [500.0, 500.0]
 
 
+def test_what_was_outpaced_is_no_faster_than_the_winner() -> None:
+    one = _study(256, {SMALL: 104.0, LARGE: 110.0})
+    lost, won = one.trials  # alone 104 and 100; in turns the GPU is a tenth slower
+    found = row_times([replace(one, trials=(replace(lost, outpaced=1.1), won))], GPU)
+    assert found.told_us[:, 0].tolist() == [pytest.approx(114.4), 110.0]
+
+
 def test_rows_that_a_family_does_not_serve_take_for_ever() -> None:
     skinny, wide = "hopper_weight_only", "triton_weight_only"
     problems = [parse_problem(f"gemm:{m}x4096x4096:w4a16-g128:bf16") for m in (16, 1024)]

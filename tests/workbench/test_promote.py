@@ -13,6 +13,7 @@ from emit_runs import run_of, simulated_run, study
 import tuning
 import workbench
 from sim import load_gpu
+from tiles.kernels.gemm import GemmConfig
 from tiles.problems import parse_problem
 from tuning.promotion.contest import Contender, Status
 from workbench.promotion_sources import contests_of, open_source
@@ -154,6 +155,23 @@ def test_of_a_run_that_mixes_them_measured_entries_compete_alone(
     monkeypatch.setattr(tuning, "load_run", lambda path: mixed)
     ((_, held),) = open_source(tmp_path).entries.values()
     assert [(one.kernel, one.before_us) for one in held] == [("triton_gemm", 12.0)]
+
+
+def test_what_lost_before_the_turns_competes_by_what_it_would_take_in_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    found = study(SMALL, simulated=False, time_us=104.0)
+    (lost,) = found.trials
+    measurement = replace(lost.measurement, time_us=110.0)
+    assert isinstance(lost.config, GemmConfig)
+    other = replace(lost.config, num_stages=lost.config.num_stages + 1)
+    won = replace(lost, config=other, measurement=measurement)
+    made = run_of(replace(found, trials=(replace(lost, outpaced=1.1), won)))
+    made = replace(made, plan={**made.plan, "cache": "cold", "seed": 0})
+    monkeypatch.setattr(tuning, "load_run", lambda path: made)
+    ((_, held),) = open_source(tmp_path).entries.values()
+    assert [(one.config, one.before_us) for one in held] == [(other, 110.0)]
 
 
 def test_problems_of_one_side_alone_are_said_and_lost_by_nobody(

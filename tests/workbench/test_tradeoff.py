@@ -203,6 +203,43 @@ def test_winners_and_searches_are_shown_by_energy() -> None:
     assert line[-1] == Objective.ENERGY.of(best.measurement)
 
 
+def test_a_search_ends_at_its_winner_though_others_were_outpaced() -> None:
+    run = timed()
+    for place, found in enumerate(run.studies):
+        best = found.best
+        assert best is not None
+        assert best.measurement.time_us is not None
+        slow = replace(best.measurement, time_us=1.5 * best.measurement.time_us)
+        trials = tuple(
+            replace(one, measurement=slow) if one is best else replace(one, outpaced=1.5)
+            for one in found.trials
+        )
+        turned = replace(found, trials=trials)
+        assert turned.best is not None
+        assert turned.best.config == best.config
+        figure = convergence(replace(run, studies=(turned,)))
+        assert figure is not None
+        assert figure.views[1].data[0]["y"][-1] == pytest.approx(slow.time_us), place
+        assert any("turns" in note for note in figure.notes)
+
+
+def test_energies_that_were_outpaced_are_set_against_those_in_turns() -> None:
+    run = energetic(quantize=False)
+    found = run.studies[0]
+    won = found.best
+    assert won is not None
+    assert won.measurement.energy is not None
+    less = replace(
+        won.measurement,
+        time_us=0.99 * (won.measurement.time_us or 0.0),
+        energy=replace(won.measurement.energy, energy_mj=0.99 * won.measurement.energy.energy_mj),
+    )
+    lost = replace(won, measurement=less, outpaced=1.1)
+    turned = replace(run, studies=(replace(found, trials=(lost, won)),))
+    taken = {row.energy_mj for row in only(turned).rows}
+    assert won.measurement.energy.energy_mj in taken
+
+
 def test_a_site_has_a_page_of_all_runs_with_measured_and_simulated_apart(tmp_path: Path) -> None:
     runs = {
         "runs/energy": energetic(),

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from workbench.deploy.file_name import parse_version
 from workbench.deploy.finding import Finding
 from workbench.deploy.folder import ReadFile
-from workbench.deploy.measured import MeasuredProduct, comparable_us, measured_products
+from workbench.deploy.measured import MeasuredProduct, comparable_us, measured_products, time_us
 from workbench.deploy.name_rules import right_name
 
 if TYPE_CHECKING:
-    from tuning import Run
+    from tuning import Run, TrialRecord
 
 __all__ = ["MAX_LOSS", "Lookup", "lookup_findings", "lookups"]
 
@@ -26,12 +26,12 @@ class Lookup:
     file: ReadFile
     product: MeasuredProduct
     row: int  #: the key that is nearest
-    taken_us: float | None  #: of its entry at this M; ``None``: that was not measured
+    taken: "TrialRecord | None"  #: of its entry at this M; ``None``: that was not measured
 
     @property
     def loss(self) -> float | None:
         """How much slower than the fastest entry that was measured."""
-        return None if self.taken_us is None else self.taken_us / self.product.best_us - 1
+        return None if self.taken is None else comparable_us(self.taken) / self.product.best_us - 1
 
 
 def lookups(run: "Run", files: Sequence[ReadFile]) -> Iterator[Lookup]:
@@ -54,19 +54,18 @@ def lookups(run: "Run", files: Sequence[ReadFile]) -> Iterator[Lookup]:
                 ),
             )
             row, entry = file.tuned().row(product.m)
-            found = dict(product.eligible).get(entry)
             yield Lookup(
                 file=file,
                 product=product,
                 row=row,
-                taken_us=None if found is None else comparable_us(found),
+                taken=dict(product.eligible).get(entry),
             )
 
 
 def lookup_findings(found: Iterable[Lookup]) -> Iterator[Finding]:
     """Lookups that lose more than :data:`MAX_LOSS`."""
     for one in found:
-        if one.loss is None or one.loss <= MAX_LOSS:
+        if one.taken is None or one.loss is None or one.loss <= MAX_LOSS:
             continue
         product = one.product
         how = "simulated" if product.study.simulated else "measured"
@@ -75,7 +74,7 @@ def lookup_findings(found: Iterable[Lookup]) -> Iterator[Finding]:
         yield Finding(
             rule="lookup.loss",
             path=one.file.path,
-            message=f"M {product.m} takes row {one.row}: {one.taken_us:.2f} us {how}, "
-            f"{100 * one.loss:.1f} % slower than {product.best_us:.2f} us with "
+            message=f"M {product.m} takes row {one.row}: {time_us(one.taken):.2f} us {how}, "
+            f"{100 * one.loss:.1f} % slower than {time_us(product.eligible[0][1]):.2f} us with "
             f"{' '.join(f'{k}={v}' for k, v in best.items())}: {step}",
         )

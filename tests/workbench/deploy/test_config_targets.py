@@ -44,6 +44,16 @@ def test_linear_files_are_read_at_every_m_and_between(
     assert lint(tmp_path, family=target).findings == ()
 
 
+def test_what_lost_before_the_turns_is_not_taken_for_its_own_time(tmp_path: Path) -> None:
+    """Alone 100 and 104 us; in turns, where the first took part, the GPU is a tenth slower."""
+    found = linear(64, [(PLAIN, 104.0), (replace(PLAIN, num_stages=4), 110.0)])
+    lost, won = found.trials
+    turned = replace(found, trials=(replace(lost, outpaced=1.1), won))
+    done = write_configs(run_of(turned), "vllm-linear", tmp_path)
+    (row,) = done.rows
+    assert (row.time_us, row.loss) == (110.0, 0.0)
+
+
 def test_the_fastest_that_can_be_said_is_taken_and_the_loss_told(
     linear_run: Run, tmp_path: Path
 ) -> None:
