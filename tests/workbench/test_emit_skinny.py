@@ -69,6 +69,8 @@ def test_sources_headers_and_defaults_ship(package: EmittedPackage) -> None:
         f"kernels/cuda/{name}"
         for name in (
             "gemm_hopper_skinny.cu",
+            "dependent_launch.py",
+            "follow_launch.cuh",
             "gemm_hopper_skinny.py",
             "hopper.cuh",
             "hopper_ring.cuh",
