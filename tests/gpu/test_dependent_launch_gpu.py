@@ -1,13 +1,14 @@
 """Kernels that begin early read what the launch before wrote, and write where it has read."""
 
 from collections.abc import Callable
+from threading import Thread
 
 import pytest
 import torch
 
 from sim import load_gpu
 from tiles.kernels import kernel
-from tiles.kernels.cuda import gemm_hopper_blocks, quantize_blocks, transpose_codes
+from tiles.kernels.cuda import gemm_hopper_blocks, launches, quantize_blocks, transpose_codes
 from tiles.kernels.cupy_views import cupy_stream, cupy_view
 from tiles.problems import parse_problem
 
@@ -124,3 +125,108 @@ def test_a_graph_whose_branches_meet_keeps_the_order() -> None:
         torch.cuda.synchronize()
         assert torch.equal(chain.x, wanted)
         assert turns.right(1 + 3 * replay)
+
+
+class Branches:
+    """A long branch and a short one, each ended by a transposition, and one of each behind both."""
+
+    def __init__(self) -> None:
+        self.long = torch.zeros(16 * SIDE, 16 * SIDE, dtype=torch.int8, device="cuda")
+        self.short = torch.zeros(SIDE, SIDE, dtype=torch.int8, device="cuda")
+        self.turned = [torch.zeros_like(one) for one in (self.long, self.short)]
+        self.back = [torch.zeros_like(one) for one in (self.long, self.short)]
+        self.configs = [
+            config("cuda_transpose", f"transpose:{len(one)}x{len(one)}:int8")
+            for one in (self.long, self.short)
+        ]
+
+    def turn(self, which: int, source: torch.Tensor, to: torch.Tensor) -> None:
+        transpose_codes.launch(
+            *map(cupy_view, (source, to)), config=self.configs[which], stream=cupy_stream("cuda")
+        )
+
+    def __call__(self, beside: torch.cuda.Stream) -> None:
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            self.turn(0, self.long, self.turned[0])
+        self.turn(1, self.short, self.turned[1])
+        torch.cuda.current_stream().wait_stream(beside)
+        for which in (1, 0):  # the second one's edge to the long branch is by way of the first
+            self.turn(which, self.turned[which], self.back[which])
+
+    def right(self) -> bool:
+        pairs = zip((self.long, self.short), self.back, strict=True)
+        return all(torch.equal(one, back) for one, back in pairs)
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["streams", "graph"])
+def test_what_stands_behind_two_branches_waits_for_both(captured: bool) -> None:
+    branches, beside = Branches(), torch.cuda.Stream()
+    branches(beside)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    if captured:
+        with torch.cuda.graph(graph):
+            branches(beside)
+    for value in range(1, 6):
+        branches.long.fill_(value)
+        branches.short.fill_(-value)
+        if captured:
+            graph.replay()
+        else:
+            branches(beside)
+        torch.cuda.synchronize()
+        assert branches.right()
+
+
+def test_behind_a_copy_or_a_memset_a_launch_waits_likewise() -> None:
+    """Edges that cannot be programmatic: what stands before is no kernel."""
+    branches = Branches()
+    branches.turn(0, branches.long, branches.turned[0])
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    source = torch.empty_like(branches.long)
+    with torch.cuda.graph(graph):
+        branches.turn(0, branches.long, branches.turned[0])
+        branches.turned[0].zero_()
+        branches.turn(0, branches.turned[0], branches.back[0])
+        branches.long.copy_(source)
+        branches.turn(0, branches.long, branches.turned[0])
+    for value in range(1, 4):
+        source.fill_(value)
+        branches.back[0].fill_(-1)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert not branches.back[0].any()
+        assert bool((branches.turned[0] == value).all())
+
+
+def test_a_thread_of_its_own_launches_too() -> None:
+    turns, errors = Turns(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            turns()
+        except BaseException as error:
+            errors.append(error)
+
+    turns()
+    torch.cuda.synchronize()
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert not errors
+    assert turns.right(2)
+
+
+def test_what_the_driver_refuses_is_said_by_name() -> None:
+    import cupy
+
+    turns = Turns()
+    kernel = cupy.RawKernel('extern "C" __global__ void nothing() {}', "nothing")
+    with pytest.raises(cupy.cuda.driver.CUDADriverError, match="CUDA_ERROR_INVALID_VALUE"):
+        launches.run(kernel, 1, 4096, (), stream=cupy_stream("cuda"))
+    turns()
+    torch.cuda.synchronize()
+    assert turns.right(1)
