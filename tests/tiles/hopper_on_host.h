@@ -434,6 +434,11 @@ static void run_launch(u32 blocks, u32 smem_bytes, u32 seed, std::function<void(
             if (left && !moved && loads.empty()) fail("nobody can go on");
         }
         if (!loads.empty()) fail("loads are under way after the kernel's end");
+        // Who ends without having waited hides the launch before from the launch behind.
+        for (auto &cta : ctas)
+            if (std::none_of(threads.begin(), threads.end(),
+                             [&](auto &t) { return t->cta == cta.get() && t->followed; }))
+                fail("a CTA ends that has not waited for the launch before");
         for (auto &cta : ctas)
             for (auto [barrier, arrived] : cta->named)
                 if (arrived) fail("a named barrier is left with arrivals");
