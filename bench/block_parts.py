@@ -4,10 +4,10 @@
 
 Reads from ``evidence/h200`` the kernels of a step in bf16 and in codes
 (``block-profile-bf16.json``, ``block-profile.json``), of attention alone (``attention.json``), of
-forward passes of a block of Llama-3-8B's extents (``patch.json``), and whole steps
-(``block.json``, ``block-later.json``); nothing is measured here.  A profile's parts are sums over
-kernels, predicted without their launches; what of a step belongs to no part (copies, memsets) is a
-row of its own, predicted as nothing.  Prints a Markdown table.
+forward passes of a block of Llama-3-8B's extents (``patch.json``), and whole passes of blocks of
+two widths (``block.json``); nothing is measured here.  A profile's parts are sums over kernels,
+predicted without their launches; what of a step belongs to no part (copies, memsets) is a row of
+its own, predicted as nothing.  Prints a Markdown table.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +34,7 @@ __all__ = ["KERNELS", "Compared", "compared", "main", "table"]
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "evidence" / "h200"
 MODELS = ROOT / "examples" / "models"
-GPT, LLAMA = "gpt-4096-block", "llama-3-8b"
+GPT, NARROW, LLAMA = "gpt-4096-block", "gpt-2048-block", "llama-3-8b"
 #: Which part a kernel of a profiled step belongs to, by its name: the first that matches.
 KERNELS = (
     (Part.PRODUCTS, "^gemm_hopper$|^nvjet"),
@@ -46,14 +46,16 @@ KERNELS = (
 )
 #: Profiled steps: recipe and file.
 _STEPS = (("bf16", "block-profile-bf16.json"), ("jetfire-128", "block-profile.json"))
-#: Whole passes: recipe, variant, file.  Those of ``block.json`` in codes called FlashAttention-2 by
-#: name, and are predicted so.
-_WHOLE = (
-    ("bf16", "eager", "block-later.json"),
-    ("bf16", "eager-graph", "block-later.json"),
-    ("jetfire-128", "jetfire-128-graph", "block-later.json"),
-    ("jetfire-64", "jetfire-64", "block.json"),
-    ("jetfire", "jetfire", "block.json"),
+#: Whole passes: model, sequences, their length.
+_BATCHES = ((GPT, 8, 1024), (NARROW, 16, 1024))
+#: Recipe and variant.  Codes as graphs: launched by the host, a step of the narrow block waits for
+#: it, which nothing here predicts.
+_VARIANTS = (
+    ("bf16", "eager"),
+    ("bf16", "eager-graph"),
+    ("jetfire-128", "jetfire-128-graph"),
+    ("jetfire-64", "jetfire-64-graph"),
+    ("jetfire", "jetfire-graph"),
 )
 
 
@@ -91,7 +93,7 @@ class _Predicted:
         self._costs: dict[tuple[str, str, int, int], NetworkCost] = {}
 
     def cost(self, model: str, name: str, sequences: int, length: int) -> NetworkCost:
-        """Of one layer, with backward where it is the GPT's."""
+        """Of one layer, with backward where it is a GPT's."""
         key = (model, name, sequences, length)
         if key not in self._costs:
             found = network_cost(
@@ -100,7 +102,7 @@ class _Predicted:
                 recipe(name),
                 self.gpu,
                 self.pricer.best,
-                training=model == GPT,
+                training=model != LLAMA,
             )
             assert isinstance(found, NetworkCost), found
             self._costs[key] = found
@@ -110,16 +112,6 @@ class _Predicted:
         """Of one layer of however many."""
         span = cost.parts.get(part)
         return 0.0 if span is None else span.time_us / cost.network.layers
-
-    def by_name(self, cost: NetworkCost, phase: Phase) -> float:
-        """What FlashAttention-2 adds to a pass in place of the kernel that torch takes."""
-        (work,) = [
-            one.operator.work
-            for one in cost.operators
-            if isinstance(one.operator.work, Attention) and one.operator.phase is phase
-        ]
-        flash = replace(work, kernel=AttentionKernel.FLASH_2)
-        return (self.attention(flash) - self.attention(work)) * cost.network.layers
 
     def attention(self, work: Attention) -> float:
         """Without its launches."""
@@ -192,24 +184,23 @@ def _bf16_passes(told: _Predicted) -> Iterator[Compared]:
 
 
 def _whole(told: _Predicted) -> Iterator[Compared]:
-    for name, variant, source in _WHOLE:
-        (row,) = (one for one in _record(source)["rows"] if one["case"] == f"{GPT} 8x1024")
-        cost = told.cost(GPT, name, 8, 1024)
-        by_name = name != "bf16" and source == "block.json"
-        forward, backward = (
-            cost.span(one).time_us + (told.by_name(cost, one) if by_name else 0.0)
-            for one in (Phase.FORWARD, Phase.BACKWARD)
-        )
-        for phase, part, predicted_us in (
-            ("forward", "forward", forward),
-            ("forward_backward", "forward and backward", forward + backward),
-        ):
-            yield Compared(
-                part=f"{variant}, {part}",
-                source=source,
-                measured_us=row["measured"][phase][variant]["measured_us"],
-                predicted_us=predicted_us,
-            )
+    source = "block.json"
+    cases = {row["case"]: row["measured"] for row in _record(source)["rows"]}
+    for model, sequences, length in _BATCHES:
+        case = f"{model} {sequences}x{length}"
+        for name, variant in _VARIANTS:
+            cost = told.cost(model, name, sequences, length)
+            forward, backward = (cost.span(one).time_us for one in (Phase.FORWARD, Phase.BACKWARD))
+            for phase, part, predicted_us in (
+                ("forward", "forward", forward),
+                ("forward_backward", "forward and backward", forward + backward),
+            ):
+                yield Compared(
+                    part=f"{case}, {variant}: {part}",
+                    source=source,
+                    measured_us=cases[case][phase][variant]["measured_us"],
+                    predicted_us=predicted_us,
+                )
 
 
 def compared() -> list[Compared]:

@@ -46,7 +46,8 @@ TAIL = """\
 {schemes}
 - [kernels][k]: one H200, [the runs](../evidence/h200/README.md#the-table), [the table](kernels.md#the-table); above 1 ours is faster.
   `python -m bench.kernels FILE...`; Jetfire's released kernels were timed in another run.
-- [block][b]: one GPT layer of 4096 features forward and backward, [the run](../evidence/h200/README.md#a-transformer-block).
+- [block][b]: GPT layers of 4096 and 2048 features forward and backward, beside the better of torch's steps launched by the host (eager) and
+  replayed as a CUDA graph (eager-graph), [the run](../evidence/h200/README.md#transformer-blocks-of-two-widths).
 {block}
 - [training][t]: a GPT under ten recipes from the same weights on the same batches, [the run and its table](../evidence/h200/README.md#a-gpt-trained-under-ten-recipes).
 {training}

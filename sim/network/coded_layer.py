@@ -2,7 +2,7 @@
 
 Source: arXiv 2403.12422; the launches are those of ``workbench.nn``'s block, as it runs by default.
 Its products leave 16 bits, and the pass behind each makes the codes: writing codes from a product
-took longer in all (``evidence/h200/block.json``).  Where that pass computes with numbers anyway it
+took longer in all (``evidence/h200/README.md``).  Where that pass computes with numbers anyway it
 takes them as they are: attention forward, an activation's and a normalisation's gradient, the
 residual sums, which also leave codes.  The residual stream and the attention core are 16-bit, only
 codes are kept for backward.  Products take K-contiguous codes alone, so backward transposes what

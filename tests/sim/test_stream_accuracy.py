@@ -19,8 +19,10 @@ from sim.model import price
 from tiles.kernels.closure import source_digest
 
 ROOT = Path(__file__).parents[2]
-#: The newest set with the kernels of today, and older ones, most of whose kernels were rewritten.
+#: The set that constants were set on, and older ones, most of whose kernels were rewritten.
 TODAY, OLDER = "rewritten_sweeps", ("sweeps", "later_sweeps")
+#: Measured after the model was frozen, of kernels as they are: nothing was set on either.
+FROZEN = ("dataflow_sweeps", "overlapped_sweeps")
 GPU = load_gpu("h200")
 #: Asked of kernels of this kind, on shapes held out.
 ASKED = 0.05
@@ -31,6 +33,14 @@ BARS = {
     "cuda_quantize": 0.039,
     "triton_quantize_tiles": 0.030,
     "triton_dequantize": 0.031,
+}
+
+#: The same of what was measured after the model was frozen: rows, mean error.
+FROZEN_BARS = {
+    "cuda_dataflow_blocks": (216, 0.053),
+    "cuda_dataflow_rows": (120, 0.088),
+    "cuda_quantize_nvfp4": (16, 0.11),
+    "triton_dequantize": (9, 0.052),
 }
 
 #: Instructions an element of the texts that were measured, where today's have fewer.
@@ -96,11 +106,22 @@ def test_kernels_that_are_as_they_were_measured_meet_what_is_asked(compiled: boo
 
 
 @pytest.mark.slow
-def test_todays_kernels_are_told_about_as_well_as_is_asked() -> None:
-    found = misses(as_today, names=(TODAY,))
-    assert len(found) == 240, "a kernel was rewritten: judge it by a new set"
+def test_the_set_that_constants_were_set_on_is_told_as_well_as_is_asked() -> None:
+    found = misses(lambda *_: True, names=(TODAY,))
+    assert len(found) == 240
     assert found.mean() < ASKED
     assert np.median(found) < 0.038
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FROZEN_BARS)
+def test_what_was_measured_later_is_told_worse(family: str) -> None:
+    """All rows count; what is asked, 5 %, is missed by gradients of norms and by NVFP4."""
+    tables_of = [t for name in FROZEN for t in tables(name) if t.kernel.name == family]
+    found = np.concatenate([np.abs(off(table)) for table in tables_of])
+    rows, bar = FROZEN_BARS[family]
+    assert len(found) == rows
+    assert found.mean() < bar
 
 
 @pytest.mark.slow
@@ -123,10 +144,9 @@ def test_what_is_told_to_be_the_fastest_is_nearly_that(family: str) -> None:
     assert min(gets) > 0.88
 
 
-def print_families(in_view: bool) -> None:
-    """A line a family of the newest set: rows, mean error, bias, what the first choice gets."""
-    print(f"today's kernels, {'in view' if in_view else 'held out'}:")
-    chosen = [table for table in tables(TODAY) if table.in_view is in_view]
+def print_families(title: str, chosen: list[MeasuredTable]) -> None:
+    """A line a family: rows, mean error, bias, what the first choice gets."""
+    print(f"{title}:")
     for family in sorted({table.kernel.name for table in chosen}):
         of = [table for table in chosen if table.kernel.name == family]
         found = np.concatenate([off(table) for table in of])
@@ -142,8 +162,9 @@ if __name__ == "__main__":
     listed: list[tuple[str, Chosen, tuple[str, ...]]] = [
         ("older sets, not rewritten", unchanged, OLDER),
         ("older sets, all", every, OLDER),
-        ("today's kernels", every, (TODAY,)),
-        ("all sets, sources of today", as_today, (*OLDER, TODAY)),
+        ("the set that constants were set on", every, (TODAY,)),
+        ("measured later", every, FROZEN),
+        ("all sets, sources of today", as_today, (*OLDER, TODAY, *FROZEN)),
     ]
     for title, rows, names in listed:
         for known in (True, False):
@@ -153,5 +174,7 @@ if __name__ == "__main__":
                 f"mean {100 * one.mean():.1f} %, median {100 * np.median(one):.1f} %, "
                 f"within 10 %: {100 * (one < 0.1).mean():.0f} of 100"
             )
-    print_families(True)
-    print_families(False)
+    for view in (True, False):
+        seen = "in view" if view else "held out"
+        print_families(f"set on, {seen}", [t for t in tables(TODAY) if t.in_view is view])
+    print_families("measured later, all rows", [t for name in FROZEN for t in tables(name)])

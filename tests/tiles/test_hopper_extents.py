@@ -79,7 +79,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
     for launcher in CONFIGS:
         monkeypatch.setattr(launcher, "tensor_map", lambda *numbers: "map")
-        monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: lambda *launch, **rest: None)
+        monkeypatch.setattr(launcher, "compiled_kernel", lambda *key: None)
+    monkeypatch.setattr(launches, "launch_dependent", lambda *launch: None)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
 
 
@@ -179,8 +180,8 @@ class Kernel:
         self.max_dynamic_shared_size_bytes = 0
         self.launched = 0
 
-    def __call__(self, *launch: Any, shared_mem: int) -> None:
-        assert shared_mem <= self.max_dynamic_shared_size_bytes
+    def launch(self, kernel: Any, grid: int, threads: int, held: Any, smem: int, _: Any) -> None:
+        assert smem <= self.max_dynamic_shared_size_bytes
         self.launched += 1
 
 
@@ -228,6 +229,7 @@ def test_rows_that_a_cta_cannot_keep_name_splits(monkeypatch: pytest.MonkeyPatch
     kernel = Kernel()
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 227 * 1024)
     monkeypatch.setattr(dataflow_rows, "functions", lambda *key: (kernel,))
+    monkeypatch.setattr(launches, "launch_dependent", kernel.launch)
     advice = "splits = 1: up to 8 share a row's codes"
     for act in (dataflow_rows.launch, dataflow_rows.precompile):
         with pytest.raises(ValueError, match=f"for a CTA, the device has 232448: {advice}"):

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, quantiles, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -74,45 +74,63 @@ def test_the_bad_recipe_is_caught_and_bf16_beats_the_bigram_model() -> None:
     assert len(found["bf16"]) >= 3
 
 
-def test_the_table_of_the_block_is_that_of_its_record() -> None:
-    (row,) = record("block.json")["rows"]
-    step = row["measured"]["forward_backward"]
-    eager = step["eager"]["measured_us"]
-    variants = [
-        "eager",
-        "eager-graph",
-        "jetfire-128",
-        "jetfire-128-graph",
-        "jetfire-128-fused",
-        "jetfire-128-kept",
-        "jetfire-64",
-        "jetfire",
-    ]
-    rows = table_rows("A transformer block")
-    assert set(variants) == set(step)
-    for variant, (_, measured, ratio, predicted, memory) in zip(variants, rows, strict=True):
-        one = step[variant]
-        assert measured == f"{one['measured_us'] / 1e3:.2f}"
-        assert ratio == f"{eager / one['measured_us']:.2f}"
-        assert (predicted == "") == (not variant.startswith("eager"))
-        above = one.get("peak_above_gradients_bytes")
-        assert memory == ("" if above is None else f"{above / 2**20:.0f}")
+def block_steps() -> dict[str, dict[str, Any]]:
+    """What was measured of each case; two cases, one run."""
+    return {one["case"]: one["measured"] for one in record("block.json")["rows"]}
 
 
-def test_the_table_of_the_later_block_is_that_of_its_record() -> None:
-    """Torch's better time of a case over ours of it; two cases, one run."""
-    steps = {one["case"]: one["measured"] for one in record("block-later.json")["rows"]}
+def against_bf16(step: dict[str, Any], variant: str) -> str:
+    """Torch's better time of a case over ours of it."""
+    eager = min(step["eager"]["measured_us"], step["eager-graph"]["measured_us"])
+    return f"{eager / step[variant]['measured_us']:.2f}"
+
+
+def test_the_table_of_the_blocks_is_that_of_their_record() -> None:
+    steps = block_steps()
     told = table_rows("Transformer blocks of two widths")
-    assert len(told) == sum(len(one["forward"]) for one in steps.values())
+    assert {(row[0], row[1].strip("`")) for row in told} == {
+        (case, variant) for case, one in steps.items() for variant in one["forward"]
+    }
     for case, variant, forward, both, ratio, memory in told:
         one, name = steps[case], variant.strip("`")
         step = one["forward_backward"]
-        eager = min(step["eager"]["measured_us"], step["eager-graph"]["measured_us"])
         assert forward == f"{one['forward'][name]['measured_us'] / 1e3:.2f}"
         assert both == f"{step[name]['measured_us'] / 1e3:.2f}"
-        assert ratio == f"{eager / step[name]['measured_us']:.2f}"
+        assert ratio == against_bf16(step, name)
         above = step[name].get("peak_above_gradients_bytes")
         assert memory == ("" if above is None else f"{above / 2**20:.0f}")
+
+
+def test_what_is_told_of_single_samples_and_quartiles_is_in_the_record() -> None:
+    steps = {case: one["forward_backward"] for case, one in block_steps().items()}
+    wide, narrow = steps["gpt-4096-block 8x1024"], steps["gpt-2048-block 16x1024"]
+    launched = [narrow["jetfire-128"], narrow["jetfire-128-kept"]]
+    medians = [one["measured_us"] / 1e3 for one in launched]
+    samples = [sample / 1e3 for one in launched for sample in one["samples_us"]]
+    all_of_them = f"(single samples {min(samples):.1f} to {max(samples):.1f})"
+    assert f"{min(medians):.1f} to {max(medians):.1f} ms {all_of_them}" in EVIDENCE
+    assert f"{min(medians):.1f} to {max(medians):.1f} ms in that run" in GUIDE
+    kept = [quantiles(wide[f"jetfire-128-kept{end}"]["samples_us"], n=4) for end in ("", "-graph")]
+    low, high = min(one[0] for one in kept) / 1e3, max(one[2] for one in kept) / 1e3
+    assert f"quartiles of the steps {low:.1f} to {high:.1f} ms" in EVIDENCE
+    low, _, high = quantiles(wide["eager"]["samples_us"], n=4)
+    assert f"of eager bf16 {low / 1e3:.1f} to {high / 1e3:.1f}." in EVIDENCE
+
+
+def test_the_guide_s_table_of_blocks_is_that_of_their_record() -> None:
+    steps = block_steps()
+    section = GUIDE.split("**Time.**")[1].split("\n\n", 2)[1]
+    head, _, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()
+    )
+    names = [cell.split("`")[1] + ("-kept" if "kept" in cell else "") for cell in head[1:]]
+    assert names == ["jetfire-128", "jetfire-128-kept", "jetfire-64", "jetfire"]
+    assert len(lines) == 2 * len(steps)
+    for title, *ratios in lines:
+        (case,) = (one for one in steps if one.split()[0].split("-")[1] in title)
+        end = "-graph" if "replayed" in title else ""
+        step = steps[case]["forward_backward"]
+        assert ratios == [against_bf16(step, f"{name}{end}") for name in names]
 
 
 def test_the_profile_s_parts_are_those_of_its_record() -> None:

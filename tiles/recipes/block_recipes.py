@@ -16,6 +16,14 @@ BLOCK_RECIPES = (
         source=f"{_MX}; E4M3 for gradients too: arXiv 2506.08027, which rounds scales up (+rceil)",
     ),
     Recipe.of(
+        "mxfp8-e4m3-rceil",
+        activation="e4m3fn.mx+rceil",
+        gradient="e4m3fn.mx+rceil",
+        update="fp32",
+        source="Recipes for Pre-training LLMs with MXFP8, arXiv 2506.08027: scales rounded up, so "
+        "that no block's largest value is cut off",
+    ),
+    Recipe.of(
         "mxfp8-e5m2",
         activation="e5m2.mx",
         gradient="e5m2.mx",
@@ -28,6 +36,13 @@ BLOCK_RECIPES = (
         gradient="e3m2fn.mx",
         update="fp32",
         source=f"{_MX}: weights, activations and gradients in MXFP6 (E3M2)",
+    ),
+    Recipe.of(
+        "mxfp6-e3m2-rceil",
+        activation="e3m2fn.mx+rceil",
+        gradient="e3m2fn.mx+rceil",
+        update="fp32",
+        source="MXFP6 (E3M2) with the scales of arXiv 2506.08027, rounded up",
     ),
     Recipe.of("mxfp6-e2m3", activation="e2m3fn.mx", source=f"{_MX}: {_CAST}"),
     Recipe.of("mxfp4", activation="e2m1fn.mx", source=f"{_MX}: {_CAST}"),

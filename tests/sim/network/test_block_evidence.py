@@ -14,6 +14,8 @@ from sim.network.attention_cost import warpgroup_products
 H200 = sim.load_gpu("h200")
 BF16, CODES, ALONE = "block-profile-bf16.json", "block-profile.json", "attention.json"
 LONG, SHORT = "patch.json, 4x2048", "patch.json, 1x512"
+WHOLE, WIDE = "block.json", "gpt-4096-block 8x1024"
+JETFIRE = ("jetfire-128", "jetfire-64", "jetfire")
 #: Least and most relative error, in percent.  Nothing was set on the steps' own kernels.
 BOUNDS = {
     ("bf16: products", BF16): (-5, 5),
@@ -35,17 +37,15 @@ BOUNDS = {
     ("bf16, forward: products", SHORT): (0, 25),
     ("bf16, forward: attention", SHORT): (-30, 30),
     ("bf16, forward: activation", SHORT): (-16, 16),
-    ("eager, forward", "block-later.json"): (-10, 10),
-    ("eager, forward and backward", "block-later.json"): (-10, 10),
-    ("eager-graph, forward", "block-later.json"): (-12, 10),
-    ("eager-graph, forward and backward", "block-later.json"): (-10, 10),
-    ("jetfire-128-graph, forward", "block-later.json"): (-10, 10),
-    ("jetfire-128-graph, forward and backward", "block-later.json"): (-10, 10),
-    ("jetfire-64, forward", "block.json"): (-10, 10),
-    ("jetfire-64, forward and backward", "block.json"): (-10, 10),
-    ("jetfire, forward", "block.json"): (-10, 10),
-    ("jetfire, forward and backward", "block.json"): (-10, 10),
 }
+BOUNDS |= {
+    (f"{case}, {variant}: {part}", WHOLE): (-10, 10)
+    for case in (WIDE, "gpt-2048-block 16x1024")
+    for variant in ("eager", *(f"{one}-graph" for one in ("eager", *JETFIRE)))
+    for part in ("forward", "forward and backward")
+}
+# Replayed it took 5 % longer than launched; why was not looked into.
+BOUNDS[f"{WIDE}, eager-graph: forward", WHOLE] = (-11, 10)
 
 
 @cache

@@ -20,7 +20,14 @@ __all__ = ["launches"]
 
 
 E4M3 = "gemm:64x64x64:e4m3-row:fp32"
-EMULATED = ("mxfp6-e3m2", "mxfp6-e2m3", "mxfp4", "mxfp4-w-mxfp6-a", "int4-tensor")
+EMULATED = (
+    "mxfp6-e3m2",
+    "mxfp6-e3m2-rceil",
+    "mxfp6-e2m3",
+    "mxfp4",
+    "mxfp4-w-mxfp6-a",
+    "int4-tensor",
+)
 PRODUCTS = [name for name in RECIPES if name[:3] != "jet" and name != "int8-fallback"]
 
 
