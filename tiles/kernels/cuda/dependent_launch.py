@@ -8,6 +8,7 @@ called here.  In a CUDA graph that captures such launches the edge between both 
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 from typing import Any
 
@@ -56,7 +57,8 @@ def _attributes(device: int) -> int:
 @cache
 def _launcher() -> Any:
     """``cuLaunchKernelEx`` of the installed driver."""
-    launch = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    launch = ctypes.CDLL(name).cuLaunchKernelEx
     launch.restype = ctypes.c_int
     return launch
 
