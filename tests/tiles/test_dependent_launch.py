@@ -141,19 +141,6 @@ def test_what_the_driver_refuses_is_said(asked: list[str], monkeypatch: pytest.M
         launch(Driver((128, 8, 4, 8, 4), errors=(1,)), monkeypatch)
 
 
-@pytest.mark.parametrize(("system", "name"), [("win32", "nvcuda.dll"), ("linux", "libcuda.so.1")])
-def test_the_driver_is_found_by_its_name_on_the_system(
-    system: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CuPy runs on both, and so do these kernels."""
-    asked_for: list[str] = []
-    driver = SimpleNamespace(cuLaunchKernelEx=SimpleNamespace())
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked_for.append(name) or driver)
-    monkeypatch.setattr(sys, "platform", system)
-    assert dependent_launch._launcher.__wrapped__() is driver.cuLaunchKernelEx
-    assert asked_for == [name]
-
-
 def test_before_hopper_nothing_begins_early(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

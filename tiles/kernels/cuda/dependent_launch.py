@@ -8,7 +8,6 @@ called here.  In a CUDA graph that captures such launches the edge between both 
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import cache
 from typing import Any
 
@@ -57,8 +56,7 @@ def _attributes(device: int) -> int:
 @cache
 def _launcher() -> Any:
     """``cuLaunchKernelEx`` of the installed driver."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    launch = ctypes.CDLL(name).cuLaunchKernelEx
+    launch = ctypes.CDLL("libcuda.so.1").cuLaunchKernelEx
     launch.restype = ctypes.c_int
     return launch
 
