@@ -100,9 +100,16 @@ def _own_trial(index: int, result: Mapping[str, Any], config_type: type[TileConf
         predicted_low_us=low,
         predicted_high_us=high,
         stale=_text(block, "stale"),
-        outpaced=number("outpaced", block.get("outpaced", 0.0)),
+        outpaced=_factor(block, "outpaced"),
         predicted_energy_mj=block.get("predicted_energy_mj"),
     )
+
+
+def _factor(block: Mapping[str, Any], key: str) -> float:
+    value = number(key, block.get(key, 0.0))
+    if value < 0:
+        raise ValueError(f"{key} is below zero")
+    return float(value)
 
 
 def _text(block: Mapping[str, Any], key: str) -> str:

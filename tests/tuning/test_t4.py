@@ -196,6 +196,8 @@ def _edit_time(content: dict[str, Any]) -> None:
         (lambda c: c["workbench"].update(gpu_file="schema: 1"), "gpu_file"),
         (lambda c: c["results"][0].pop("workbench"), "'workbench' is missing"),
         (lambda c: c["results"][0]["workbench"].update(stale=1), "stale is not a text"),
+        (lambda c: c["results"][0]["workbench"].update(outpaced="much"), "outpaced is not a numb"),
+        (lambda c: c["results"][0]["workbench"].update(outpaced=-1), "outpaced is below zero"),
         (lambda c: c["workbench"].update(source=["x"]), "source is not a text"),
         (lambda c: c["workbench"].update(repeats="many"), "makes no run: .*repeats"),
         (lambda c: c["results"][0]["configuration"].update(mode="x"), "takes int, got 'x'"),
