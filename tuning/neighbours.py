@@ -60,9 +60,9 @@ def winner(
     values: list[tuple[float, int, Mapping[str, Any]]] = []
     for trial in trials:
         # Not the trial's state: one that was interrupted after its outcome was stored has failed.
-        if "measurement" not in trial.user_attrs or validity.stale(trial):
+        if "measurement" not in trial.user_attrs:
             continue
-        if trial.number in outpaced:
+        if validity.stale(trial) or trial.number in outpaced:
             continue
         value = objective.of_stored(validity.outcome(trial))
         if value is not None:

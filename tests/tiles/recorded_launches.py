@@ -10,7 +10,7 @@ import pytest
 
 from tiles.kernels.cuda import launches
 
-__all__ = ["Recorded", "check_refuses", "record"]
+__all__ = ["HeldKernel", "Recorded", "check_refuses", "record"]
 
 
 @dataclass
@@ -28,6 +28,21 @@ class Recorded:
         self, kernel: Any, grid: int, threads: int, arguments: Any, smem_bytes: int, stream: Any
     ) -> None:
         self.launches.append((grid, threads, arguments, smem_bytes))
+
+
+class HeldKernel:
+    """A compiled kernel, as far as its shared memory goes; bytes of each launch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, shared_size_bytes: int = 0) -> None:
+        self.shared_size_bytes = shared_size_bytes
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+        self.launched: list[int] = []
+        monkeypatch.setattr(launches, "launch_dependent", self._launch)
+
+    def _launch(self, kernel: Any, grid: int, threads: int, held: Any, smem: int, _: Any) -> None:
+        assert kernel is self
+        assert smem <= self.max_dynamic_shared_size_bytes
+        self.launched.append(smem)
 
 
 def record(monkeypatch: pytest.MonkeyPatch, launcher: ModuleType) -> Recorded:

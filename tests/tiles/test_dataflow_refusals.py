@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cupy_arrays import array
 from device_on_host import HostArray
+from recorded_launches import HeldKernel
 
 from tiles.kernels.cuda import dataflow_blocks, dataflow_rows, launches
 
@@ -132,18 +133,6 @@ def test_row_launch_refuses(change: dict[str, Any], error: type[Exception], mess
         dataflow_rows.prepare(**(ROWS | change))
 
 
-class Kernel:
-    """A compiled kernel, as far as its shared memory goes."""
-
-    shared_size_bytes = 0
-    max_dynamic_shared_size_bytes = 48 * 1024
-    launched = 0
-
-    def launch(self, kernel: Any, grid: int, threads: int, held: Any, smem: int, _: Any) -> None:
-        assert smem <= self.max_dynamic_shared_size_bytes
-        self.launched = smem
-
-
 def test_tables_have_the_shared_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 512 threads, 16 a block, some 64 KiB: more than a kernel has without asking for it."""
     given = {
@@ -152,12 +141,11 @@ def test_tables_have_the_shared_memory_that_they_take(monkeypatch: pytest.Monkey
         "op": "gelu", "element": "int8", "block": (32, 32),
         "config": BLOCK | {"threads": 512, "lanes": 16},
     }  # fmt: skip
-    kernel = Kernel()
+    kernel = HeldKernel(monkeypatch)
     monkeypatch.setattr(dataflow_blocks, "functions", lambda *key: (kernel,))
-    monkeypatch.setattr(launches, "launch_dependent", kernel.launch)
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 227 * 1024)
     dataflow_blocks.launch(**given)
-    assert kernel.launched == 66048
+    assert kernel.launched == [66048]
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 64 * 1024)
     with pytest.raises(ValueError, match=r"66048 bytes of shared memory .* threads = 512, lanes"):
         dataflow_blocks.launch(**given)

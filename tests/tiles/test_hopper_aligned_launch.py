@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cupy_arrays import array
 from hopper_aligned_cases import config
-from recorded_launches import check_refuses
+from recorded_launches import check_refuses, record
 
 from tiles.kernels.cuda import (
     align_mx_scales,
@@ -93,27 +93,13 @@ def test_what_compiles_ahead_is_what_is_launched(monkeypatch: pytest.MonkeyPatch
 
 
 def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps: list[tuple[Any, ...]] = []
-    seen: list[tuple[Any, ...]] = []
-
-    def tensor_map(*numbers: Any) -> str:
-        maps.append(numbers)
-        return f"map {len(maps)}"
-
-    def launched(
-        kernel: Any, grid: int, threads: int, arguments: Any, smem_bytes: int, stream: Any
-    ) -> None:
-        seen.append((grid, threads, arguments, smem_bytes))
-
-    monkeypatch.setattr(gemm_hopper, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper, "compiled_kernel", lambda *key: None)
+    found = record(monkeypatch, gemm_hopper)
     monkeypatch.setattr(align_mx_scales, "functions", lambda *key: (None,))
-    monkeypatch.setattr(launches, "launch_dependent", launched)
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     work = array((BYTES,), "uint8", pointer=1 << 40)
     given = GOOD | {"workspace": work, "a": array((M, K), "uint8", strides=(512, 1))}
     gemm_hopper_aligned.launch(**given)
-    (align_grid, align_block, (held,), _), (grid, block, arguments, smem) = seen
+    (align_grid, align_block, (held,), _), (grid, block, arguments, smem) = found.launches
     assert (align_grid, align_block) == (10 + 4, 256)
     a, b = held["a"], held["b"]
     assert (int(a["pitch"]), int(b["pitch"]), int(a["rows"]), int(b["rows"])) == (512, K, M, N)
@@ -127,7 +113,7 @@ def test_both_launches_meet_in_the_workspace(monkeypatch: pytest.MonkeyPatch) ->
     assert all(end <= place for end, place in zip(ends, places[1:], strict=False))
     assert places[0] == 1 << 40
     assert ends[3] <= (1 << 40) + BYTES
-    assert maps == [
+    assert found.maps == [
         (places[0], 1, K, M, K, (128, 256)),
         (places[2], 1, K, N, K, (128, 128)),
         (places[1], 4, M, 3, 1200, (256, 1)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cupy_arrays import array
+from recorded_launches import HeldKernel
 
 from sim import load_gpu
 from tiles.kernels import hopper_grouped_gemm, kernel
@@ -171,27 +172,15 @@ def test_the_descriptor_of_groups_refuses_them_too(text: str, reason: str | None
     assert found == (reason and f"{reason}: the kernel's coordinates have 31 bits")
 
 
-class Kernel:
-    """A compiled kernel, as far as its shared memory goes."""
-
-    shared_size_bytes = 1024
-
-    def __init__(self) -> None:
-        self.max_dynamic_shared_size_bytes = 0
-        self.launched = 0
-
-    def launch(self, kernel: Any, grid: int, threads: int, held: Any, smem: int, _: Any) -> None:
-        assert smem <= self.max_dynamic_shared_size_bytes
-        self.launched += 1
-
-
 @pytest.mark.parametrize("launcher", [gemm_hopper, gemm_hopper_skinny, gemm_hopper_blocks])
 def test_stages_that_no_cta_has_room_for_are_refused(
     launcher: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 99 * 1024)
-    monkeypatch.setattr(launcher, "functions", lambda *key: (Kernel(),))
+    monkeypatch.setattr(
+        launcher, "functions", lambda *key: (HeldKernel(monkeypatch, shared_size_bytes=1024),)
+    )
     config = {**CONFIGS[launcher], "stages": 6, "block_n": 128}
     key = (0, "e4m3fn", "bf16", operands(launcher, 8, 8, 8)["scales"], tuple(config.items()))
     with pytest.raises(
@@ -226,16 +215,15 @@ def rows_of(cols: int, splits: int) -> dict[str, Any]:
 
 
 def test_rows_that_a_cta_cannot_keep_name_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = Kernel()
+    kernel = HeldKernel(monkeypatch, shared_size_bytes=1024)
     monkeypatch.setattr(launches, "shared_memory_bytes", lambda device: 227 * 1024)
     monkeypatch.setattr(dataflow_rows, "functions", lambda *key: (kernel,))
-    monkeypatch.setattr(launches, "launch_dependent", kernel.launch)
     advice = "splits = 1: up to 8 share a row's codes"
     for act in (dataflow_rows.launch, dataflow_rows.precompile):
         with pytest.raises(ValueError, match=f"for a CTA, the device has 232448: {advice}"):
             act(**rows_of(16384, 1))
         with pytest.raises(ValueError, match="splits = 8: rows are too long for them"):
             act(**rows_of(2**17, 8))
-    assert kernel.launched == 0
+    assert not kernel.launched
     dataflow_rows.launch(**rows_of(16384, 4))
-    assert kernel.launched == 1
+    assert len(kernel.launched) == 1

@@ -9,11 +9,12 @@ import pytest
 from cupy_arrays import array
 from hopper_gemm_cases import SOURCE, THREADS, config
 from nvrtc_compile import compile_cuda
+from recorded_launches import record
 
 from sim import load_gpu
 from tiles.kernels import ConfigTable
 from tiles.kernels.compile_facts import OfflineCompileError
-from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped, hopper_grid, launches
+from tiles.kernels.cuda import gemm_hopper, gemm_hopper_grouped, hopper_grid
 from tiles.kernels.grouped_gemm import expert_gemm
 from tiles.kernels.hopper_gemm import HopperGemmConfig, hopper_smem_bytes, scale_mode
 from tiles.kernels.hopper_grouped_gemm import MAX_GROUPS, SCALES, HopperGroupedGemm
@@ -120,31 +121,14 @@ ROW: dict[str, Any] = {
 }
 
 
-class Launched(SimpleNamespace):
+def launch(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> SimpleNamespace:
     """What the launcher gave to the kernel."""
-
-
-def launch(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Launched:
-    seen = Launched(maps=[])
-
-    def tensor_map(*numbers: Any) -> str:
-        seen.maps.append(numbers)
-        return f"map {len(seen.maps)}"
-
-    def launched(
-        kernel: Any, grid: int, threads: int, values: Any, smem_bytes: int, stream: Any
-    ) -> None:
-        seen.grid, seen.block, seen.values, seen.smem = grid, threads, values, smem_bytes
-
-    def compiled(*key: Any) -> Any:
-        seen.key = key
-
-    monkeypatch.setattr(gemm_hopper_grouped, "tensor_map", tensor_map)
-    monkeypatch.setattr(gemm_hopper_grouped, "compiled_kernel", compiled)
-    monkeypatch.setattr(launches, "launch_dependent", launched)
+    found, keys = record(monkeypatch, gemm_hopper_grouped), []
+    monkeypatch.setattr(gemm_hopper_grouped, "compiled_kernel", lambda *key: keys.append(key))
     monkeypatch.setattr(hopper_grid, "multiprocessors", lambda device: 132)
     gemm_hopper_grouped.launch(**arguments)
-    return seen
+    ((grid, _, values, smem),) = found.launches
+    return SimpleNamespace(maps=found.maps, key=keys[0], grid=grid, values=values, smem=smem)
 
 
 def test_maps_lie_over_all_experts_and_the_grid_over_the_most_tiles(

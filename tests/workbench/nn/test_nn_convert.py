@@ -1,4 +1,4 @@
-"""Conversion of ordinary models, their checkpoints, and steps that are refused."""
+"""Conversion of ordinary models."""
 
 import copy
 import warnings
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nn_cases import PlainSgd, normal
+from nn_cases import normal
+from tied_model import IDS, model
 from torch import nn
 
 from tiles.formats import TensorFormat
@@ -17,46 +18,12 @@ from workbench.nn import (
     QuantizedDropout,
     QuantizedLinear,
     QuantizedNorm,
-    StepGuard,
-    StepRefused,
-    StepTaken,
     TransformerBlock,
     convert,
-    load_training_state,
     training_runtime,
     training_state,
 )
 from workbench.nn.runtime import backend_of
-
-
-class Tied(nn.Module):
-    """An ordinary model with a tied head and operators that no recipe knows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(48, 32)
-        self.norm = nn.LayerNorm(32)
-        self.up = nn.Linear(32, 64)
-        self.act = nn.GELU()
-        self.drop = nn.Dropout(0.1)
-        self.down = nn.Linear(64, 32)
-        self.tanh = nn.Tanh()
-        self.odd = nn.Linear(32, 10)
-        self.head = nn.Linear(32, 48, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = self.embed(ids)
-        x = x + self.drop(self.down(self.act(self.up(self.norm(x)))))
-        return self.head(self.tanh(x)) + self.odd(x).mean()  # type: ignore[no-any-return]
-
-
-def model() -> Tied:
-    torch.manual_seed(0)
-    return Tied()
-
-
-IDS = torch.arange(40).view(2, 20) % 48
 
 
 def test_replaces_what_the_recipe_knows_and_lists_the_rest() -> None:
@@ -306,113 +273,6 @@ def test_refuses_what_is_no_model_or_no_recipe() -> None:
 def test_refuses_to_convert_twice() -> None:
     with pytest.raises(ValueError, match="converted already"):
         convert(convert(model(), "jetfire").model, "jetfire-64")
-
-
-def train(network: nn.Module, steps: int, optimizer: PlainSgd) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        network(IDS).pow(2).mean().backward()
-        optimizer.step()
-
-
-def test_training_goes_on_to_the_bit() -> None:
-    one = convert(model(), "jetfire", seed=7).model
-    plain = PlainSgd(one)
-    train(one, 1, plain)
-    state = copy.deepcopy(training_state(one))
-    train(one, 2, plain)
-    other = convert(model(), "jetfire", seed=1).model
-    load_training_state(other, state)
-    train(other, 2, PlainSgd(other))
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_refuses_a_checkpoint_of_another_recipe() -> None:
-    state = training_state(convert(model(), "jetfire-64").model)
-    network = convert(model(), "jetfire").model
-    before = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match="the checkpoint is of recipe jetfire-64, fallback 0, the"):
-        load_training_state(network, state)
-    with pytest.raises(ValueError, match="not a state of tile-workbench/training-state/2"):
-        load_training_state(network, network.state_dict())
-    other = {**training_state(network), "model": {**before, "up.weight": torch.ones(2, 2)}}
-    with pytest.raises(ValueError, match=r"up\.weight and 0 more do not fit the model"):
-        load_training_state(network, other)
-    after = network.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_an_unconverted_model_has_no_training_state() -> None:
-    with pytest.raises(ValueError, match="Tied has layers of 0 runtimes: convert it as a whole"):
-        training_state(model())
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["jetfire", "deepseek-fp8"])
-def test_a_step_with_gradients_that_are_not_finite_is_refused_and_said(
-    name: str, value: float
-) -> None:
-    network = convert(model(), name).model
-    optimizer = PlainSgd(network)
-    guard = StepGuard(network, optimizer)
-    before = copy.deepcopy(network.state_dict())
-    out = network(IDS)
-    out.backward(torch.full_like(out, 1.0).index_fill_(0, torch.tensor([1]), value))
-    with pytest.warns(RuntimeWarning, match="step 1 refused: the gradient of .* is not finite"):
-        refused = guard.step()
-    assert isinstance(refused, StepRefused)
-    assert "up.weight" in refused.parameters
-    assert all(torch.equal(before[n], p) for n, p in network.state_dict().items())
-    assert optimizer.steps == 0
-    optimizer.zero_grad()
-    network(IDS).pow(2).mean().backward()
-    assert guard.step() == StepTaken(step=1)
-    assert (guard.taken, guard.refused) == (1, 1)
-    assert not torch.equal(before["up.weight"], network.up.weight)
-
-
-def test_a_guard_clips_what_is_finite_and_names_what_is_not() -> None:
-    """Clipped before it, one NaN is in every gradient."""
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    guard = StepGuard(network, PlainSgd(network, rate=1.0), max_norm=0.5)  # type: ignore[arg-type]
-    for p in network.parameters():
-        p.grad = torch.ones_like(p)
-    before = [p.detach().clone() for p in network.parameters()]
-    assert guard.step() == StepTaken(step=1)
-    moved = [
-        (p.detach() - b).pow(2).sum() for p, b in zip(network.parameters(), before, strict=True)
-    ]
-    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(0.5, rel=1e-4)
-    network[1].bias.grad[0] = float("nan")
-    with pytest.warns(RuntimeWarning, match=r"the gradient of 1\.bias is not finite"):
-        refused = guard.step()
-    assert isinstance(refused, StepRefused)
-    assert refused.parameters == ("1.bias",)
-    with pytest.raises(ValueError, match="max_norm 0: it must be positive"):
-        StepGuard(network, PlainSgd(network), max_norm=0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("value", [1.0, float("inf")])
-def test_a_guard_reads_sparse_gradients(value: float) -> None:
-    table = nn.Embedding(8, 4, sparse=True)
-    table(torch.tensor([1, 1, 3])).sum().backward()
-    assert table.weight.grad is not None
-    assert table.weight.grad.is_sparse
-    table.weight.grad = table.weight.grad * value
-    guard = StepGuard(table, PlainSgd(table))  # type: ignore[arg-type]
-    if value == 1.0:
-        assert guard.step() == StepTaken(step=1)
-        return
-    with pytest.warns(RuntimeWarning, match="the gradient of weight is not finite"):
-        guard.step()
-
-
-def test_a_guard_without_gradients_says_what_is_missing() -> None:
-    network = convert(model(), "jetfire").model
-    guard = StepGuard(network, PlainSgd(network))
-    with pytest.raises(ValueError, match=r"call backward\(\) before step\(\)"):
-        guard.step()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
