@@ -11,7 +11,7 @@ from sim.evaluation import evaluate as evaluate_tables
 from sim.evaluation.aims import AIMS, PREDICTOR_OF, Regime, reached
 from sim.evaluation.baselines.own import CostModelAsItIs
 from sim.evaluation.calibrated import CalibratedModel
-from sim.evaluation.frozen import MEMORY, FrozenPart, frozen_parts
+from sim.evaluation.frozen import FrozenPart, frozen_parts
 from sim.evaluation.pace import predictions_per_second
 from sim.evaluation.predictor import Predicted, Predictor
 from sim.evaluation.residuals import by_binding, by_instruction, slopes
@@ -72,7 +72,6 @@ def evaluate(
     # What a search chose by its own predictions is judged apart.
     tables = [t for one in sets if not one.foretold for t in one.tables if t.cold]
     frozen = _frozen(sets, board)
-    current = _frozen(sets, board, unchanged=True)
     if not tables:
         raise ValueError(
             f"{sets[0].path}: all times are of a warm L2, and predictions of a cold one, or chosen "
@@ -123,7 +122,7 @@ def evaluate(
         instructions=tuple(by_instruction(judged, priced)),
         slopes=tuple(slopes(judged, priced)),
         frozen=tuple(frozen),
-        reached=tuple(reached(rows, _figures(own, judged, board, searches, pace, current))),
+        reached=tuple(reached(rows, _figures(own, judged, sets, board, searches, pace))),
         pace=tuple(pace),
         seconds=time.monotonic() - begun,
     )
@@ -171,18 +170,30 @@ def _parts(
     return [(name, _score(own, groups[name], gpu)) for name in sorted(groups)]
 
 
-def _frozen(
-    sets: "Sequence[DataSet]", gpu: sim.Gpu, *, unchanged: bool = False
-) -> list[FrozenPart]:
-    """What searches chose by predictions; if wanted, of kernels whose source is still the same."""
+def _frozen(sets: "Sequence[DataSet]", gpu: sim.Gpu) -> list[FrozenPart]:
+    """What searches chose by predictions."""
     pairs = [
         (table, told)
         for one in sets
         if one.foretold
         for table, told in zip(one.tables, one.foretold, strict=True)
-        if table.cold and not (unchanged and table.source != source_digest(table.kernel.template))
+        if table.cold
     ]
     return frozen_parts([t for t, _ in pairs], [told for _, told in pairs], gpu) if pairs else []
+
+
+def _passes_of_today(sets: "Sequence[DataSet]") -> list[MeasuredTable]:
+    """Held-out tables of memory-bound kernels that a search chose, where the source is today's."""
+    return [
+        table
+        for one in sets
+        if one.foretold
+        for table in one.tables
+        if table.cold
+        and not table.in_view
+        and not table.problem.flops
+        and table.source == source_digest(table.kernel.template)
+    ]
 
 
 def _in_view(
@@ -217,21 +228,18 @@ def _pace(judged: Sequence[MeasuredTable], gpu: sim.Gpu) -> list[tuple[str, floa
 def _figures(
     own: CostModelAsItIs,
     judged: Sequence[MeasuredTable],
+    sets: "Sequence[DataSet]",
     gpu: sim.Gpu,
     searches: "Sequence[Searched]",
     pace: Sequence[tuple[str, float]],
-    current: Sequence[FrozenPart],
 ) -> dict[Regime, dict[str, float]]:
     """What is asked for and is no field of a score; of today's kernels what they were told."""
     found: dict[str, float] = {}
-    memory = [table for table in judged if not table.problem.flops]
+    # Without a sample of a space: what a search chose, at shapes that no constant was set on.
+    memory = [t for t in judged if not t.problem.flops] or _passes_of_today(sets)
     error = _score(own, memory, gpu).mape if memory else None
     if error is not None:
         found["memory_mape"] = error
-    else:  # no sample of a space: what a search chose, at shapes that no constant was set on
-        for part in current:
-            if (part.family, part.shapes, part.model) == (MEMORY, "held out", "now"):
-                found["memory_mape"] = part.mape
     if own.name in dict(pace):
         found["pace"] = dict(pace)[own.name] / 1e6
     figures = {regime: shares_of(searches, name) for regime, name in PREDICTOR_OF.items()}
